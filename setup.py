@@ -1,0 +1,91 @@
+"""Package metadata. Tool settings are in pyproject.toml."""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+HERE = Path(__file__).parent
+SHIPPED = ("configs", "export", "serving")  # top-level folders that an installed package needs too
+
+
+class BuildWithAssets(build_py):
+    """Copies the top-level folders into the package, where `rsseg_tf.assets` finds them once installed."""
+
+    def run(self) -> None:
+        """Builds the Python files, then adds the folders."""
+        super().run()
+        if self.editable_mode:  # a checkout has the folders beside the package
+            return
+        for name in SHIPPED:
+            if (HERE / name).is_dir():
+                target = Path(self.build_lib) / "rsseg_tf" / "_assets" / name
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.copytree(HERE / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+version = re.search(r'^__version__ = "(.+)"$', (HERE / "rsseg_tf/__init__.py").read_text("utf-8"), re.M)
+if version is None:
+    raise SystemExit("rsseg_tf/__init__.py must hold a line __version__ = \"X.Y.Z\"")
+
+# Each bound has its reason. Lower bounds are what the tests have run on; upper bounds stop at the next release
+# that may break us: these were tested with the newest version below them.
+REQUIREMENTS = [
+    "tensorflow>=2.21,<2.22",  # the last line with wheels for Python 3.11-3.13; each minor release drops some
+    "keras>=3.15,<3.16",  # minor releases change ops and saving; our layers are tested on 3.15 alone
+    "numpy>=2.0,<3",  # numpy 2 typing and casting rules; TensorFlow 2.21 is built for it
+    "opencv-python-headless>=4.10,<6",  # imports as cv2 and needs no libGL; 4.10 is the first built for numpy 2
+    "click>=8.1,<9",  # 8.1: ParameterSource, used to see which options were given
+    "pydantic>=2.10,<3",  # v2: strict, frozen, discriminated unions; 2.10 is the first for Python 3.13
+    "PyYAML>=6.0.2,<7",  # 6.0.2 is the first with Python 3.13 wheels
+    "rich>=13.7,<16",  # progress bars and tables
+    "rasterio>=1.4,<2",  # 1.4 is the first built for numpy 2 and Python 3.13
+    "tensorboard>=2.20,<2.22",  # follows TensorFlow's minor release
+]
+EXTRAS = {
+    "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
+    "onnx": ["tf2onnx>=1.17,<1.18", "onnx>=1.18,<2", "onnxruntime>=1.22,<2"],
+    "tflite": ["ai-edge-litert>=2.1,<3"],
+    "serving": ["tensorflow-serving-api>=2.19,<2.22", "requests>=2.32,<3"],
+    "hub": ["keras-hub>=0.25,<0.33"],
+    "cluster": ["dask>=2025.1", "distributed>=2025.1"],
+}
+EXTRAS["all"] = sorted({requirement for name in ("onnx", "tflite", "serving", "hub", "cluster") for requirement in EXTRAS[name]})
+EXTRAS["test"] = [
+    "pytest>=8.3,<10",
+    "pytest-xdist>=3.6,<4",
+    "hypothesis>=6.120,<7",
+    "ruff>=0.14,<0.18",
+    "mypy>=1.18,<3",
+    "types-PyYAML>=6.0.12",
+    "build>=1.2,<2",
+]
+
+setup(
+    name="rsseg-tf",
+    version=version.group(1),
+    description="Semantic segmentation of remote sensing images with TensorFlow and Keras",
+    long_description=(HERE / "README.md").read_text("utf-8") if (HERE / "README.md").is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",  # keras 3.15 needs 3.11; TensorFlow 2.21 has no wheel for 3.14
+    packages=find_packages(include=["rsseg_tf", "rsseg_tf.*"]),
+    package_data={"rsseg_tf": ["py.typed"]},
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["rsseg-tf = rsseg_tf.cli:main"]},
+    cmdclass={"build_py": BuildWithAssets},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: GIS",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+)
