@@ -1,0 +1,79 @@
+"""Counts of label against prediction.
+
+The original benchmark (PaddleSeg, `paddleseg/utils/metrics.py`) keeps three vectors: the areas of intersection,
+prediction and label. They are the diagonal, the column sums and the row sums of the matrix counted here; the matrix
+also says *which* classes are mistaken for each other.
+
+One difference, on purpose: in the original a label that is neither a class nor the ignored value still counts as
+predicted area, which lowers the scores in silence. Such a label is a mistake in the data, and here it is refused.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsseg_tf.errors import DataError
+
+__all__ = ["confusion_matrix", "count_ignored"]
+
+
+def confusion_matrix(
+    labels: NDArray[np.integer],
+    predictions: NDArray[np.integer],
+    num_classes: int,
+    ignore_index: int = 255,
+) -> NDArray[np.int64]:
+    """Counts pixels by label and prediction; pixels labelled `ignore_index` are left out.
+
+    Matrices of several images or batches are merged by adding them.
+
+    Args:
+        labels: integers of any shape, 0..num_classes-1 or `ignore_index`.
+        predictions: integers of the same shape, 0..num_classes-1 where the label is not ignored; elsewhere free.
+        num_classes: number of classes, at least 1.
+        ignore_index: label of pixels that do not count.
+
+    Returns:
+        `(num_classes, num_classes)` int64: row = label, column = prediction.
+
+    Raises:
+        DataError: if shapes differ, an array is not of integers, or a value is out of range.
+    """
+    if num_classes < 1:
+        raise DataError(f"num_classes must be at least 1; got {num_classes}. Give the number of classes of the data.")
+    if labels.shape != predictions.shape:
+        raise DataError(
+            f"labels and predictions must have one shape; got labels {labels.shape} and predictions "
+            f"{predictions.shape}. Resize the prediction to the label's size."
+        )
+    for what, values in (("labels", labels), ("predictions", predictions)):
+        if not np.issubdtype(values.dtype, np.integer):
+            raise DataError(
+                f"{what} must be integers (class ids); got {values.dtype}. Take the argmax of logits first."
+            )
+    counted = labels != ignore_index
+    # int64 before the multiplication: 16 * 16 already overflows uint8.
+    rows = labels[counted].astype(np.int64)
+    columns = predictions[counted].astype(np.int64)
+    _refuse_outside("labels", rows, num_classes, f" or {ignore_index} (ignored)")
+    _refuse_outside("predictions", columns, num_classes, "")
+    counts = np.bincount(rows * num_classes + columns, minlength=num_classes * num_classes)
+    return counts.astype(np.int64).reshape(num_classes, num_classes)
+
+
+def count_ignored(labels: NDArray[np.integer], ignore_index: int = 255) -> int:
+    """Returns how many pixels of `labels` (any shape) have the ignored value."""
+    return int(np.count_nonzero(labels == ignore_index))
+
+
+def _refuse_outside(what: str, values: NDArray[np.int64], num_classes: int, also: str) -> None:
+    """Raises `DataError` naming the values of `values` that are not in 0..num_classes-1."""
+    if values.size == 0 or (values.min() >= 0 and values.max() < num_classes):
+        return
+    outside = np.unique(values[(values < 0) | (values >= num_classes)])
+    shown = ", ".join(str(value) for value in outside[:8]) + (", …" if outside.size > 8 else "")
+    raise DataError(
+        f"{what} must be 0..{num_classes - 1}{also}; got {shown}. "
+        "Convert the values to class ids, or set num_classes and ignore_index to fit the data."
+    )

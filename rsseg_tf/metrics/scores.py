@@ -1,0 +1,221 @@
+"""Scores that are read from a confusion matrix.
+
+The names without an addition (`miou`, `acc`, `kappa`, `dice`) are the original benchmark's numbers, with its handling
+of zero areas (PaddleSeg, `paddleseg/utils/metrics.py`, functions `mean_iou`, `class_measurement`, `kappa`, `dice`), so
+that they may stand beside published tables. Two choices of others are given beside them, because both are in use and
+differ by several points: `miou_present` leaves absent classes out, `micro_iou` pools the pixels of all classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsseg_tf.errors import DataError
+
+__all__ = ["ABSENT_CLASS_POLICY", "SegmentationScores"]
+
+ABSENT_CLASS_POLICY = (
+    "A class in neither label nor prediction has IoU 1 and dice, precision and recall 0, and enters every macro mean, "
+    "as in the original benchmark; miou_present leaves such classes out."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationScores:
+    """Scores of a segmentation, all computed from `confusion`.
+
+    Per-class arrays are `(C,)` float64 in 0..1, in the order of `classes`; means are floats in 0..1 (`kappa`: at most
+    1, and below 0 for a prediction worse than chance).
+
+    Attributes:
+        confusion: `(C, C)` int64, row = label, column = prediction, without ignored pixels.
+        classes: C class names.
+        ignored_pixels: pixels that were left out of `confusion`.
+
+    Raises:
+        DataError: if the matrix is not square of integers >= 0, does not fit the class names, or counts no pixel.
+    """
+
+    confusion: NDArray[np.int64]
+    classes: tuple[str, ...]
+    ignored_pixels: int = 0
+
+    def __post_init__(self) -> None:
+        size = len(self.classes)
+        matrix = np.array(self.confusion)
+        if matrix.shape != (size, size) or size == 0:
+            raise DataError(
+                f"the confusion matrix must be {size} x {size} for {size} class names; got shape {matrix.shape}. "
+                "Count it with num_classes equal to the number of names."
+            )
+        if not np.issubdtype(matrix.dtype, np.integer) or matrix.min() < 0 or self.ignored_pixels < 0:
+            raise DataError(
+                f"pixel counts must be integers >= 0; got {matrix.dtype} with minimum {matrix.min()} and "
+                f"{self.ignored_pixels} ignored pixels. Use confusion_matrix() and count_ignored()."
+            )
+        if matrix.sum() == 0:
+            raise DataError(
+                f"no pixel to score: 0 pixels counted, {self.ignored_pixels} ignored; at least one is needed. "
+                "Check the labels and the ignore index."
+            )
+        matrix = matrix.astype(np.int64)
+        matrix.setflags(write=False)
+        object.__setattr__(self, "confusion", matrix)
+        object.__setattr__(self, "classes", tuple(self.classes))
+
+    @classmethod
+    def merge(cls, parts: Sequence[SegmentationScores]) -> SegmentationScores:
+        """Adds the counts of scores over the same classes (for instance of several images or workers)."""
+        if not parts:
+            raise DataError("merge needs at least one set of scores; got none.")
+        names = {part.classes for part in parts}
+        if len(names) != 1:
+            raise DataError(
+                f"scores to merge must have the same classes; got {len(names)} different lists. "
+                "Score all parts with one data set's class names."
+            )
+        total = np.stack([part.confusion for part in parts]).sum(axis=0)
+        return cls(total, parts[0].classes, sum(part.ignored_pixels for part in parts))
+
+    @property
+    def intersection(self) -> NDArray[np.int64]:
+        """Pixels per class that are right, `(C,)`."""
+        return np.diagonal(self.confusion)
+
+    @property
+    def label_pixels(self) -> NDArray[np.int64]:
+        """Pixels per class in the label, `(C,)`."""
+        return self.confusion.sum(axis=1)
+
+    @property
+    def prediction_pixels(self) -> NDArray[np.int64]:
+        """Pixels per class in the prediction, `(C,)`."""
+        return self.confusion.sum(axis=0)
+
+    @property
+    def union(self) -> NDArray[np.int64]:
+        """Pixels per class in label or prediction, `(C,)`."""
+        return self.label_pixels + self.prediction_pixels - self.intersection
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """Whether a class occurs in label or prediction, `(C,)`."""
+        return self.union > 0
+
+    @property
+    def class_iou(self) -> NDArray[np.float64]:
+        """Intersection over union per class; 1 for an absent class."""
+        return _ratio(self.intersection, self.union, where_zero=1.0)
+
+    @property
+    def class_precision(self) -> NDArray[np.float64]:
+        """Right pixels among the predicted ones per class; 0 where nothing is predicted."""
+        return _ratio(self.intersection, self.prediction_pixels, where_zero=0.0)
+
+    @property
+    def class_recall(self) -> NDArray[np.float64]:
+        """Right pixels among the labelled ones per class; 0 where nothing is labelled."""
+        return _ratio(self.intersection, self.label_pixels, where_zero=0.0)
+
+    @property
+    def class_dice(self) -> NDArray[np.float64]:
+        """Twice the intersection over the sum of both areas per class (equal to F1); 0 for an absent class."""
+        return _ratio(2 * self.intersection, self.label_pixels + self.prediction_pixels, where_zero=0.0)
+
+    @property
+    def miou(self) -> float:
+        """The benchmark's mean IoU: over all classes, absent ones with 1."""
+        return float(self.class_iou.mean())
+
+    @property
+    def miou_present(self) -> float:
+        """Mean IoU over the classes that occur in label or prediction."""
+        return float(self.class_iou[self.present].mean())
+
+    @property
+    def micro_iou(self) -> float:
+        """Sum of intersections over sum of unions."""
+        return float(self.intersection.sum() / self.union.sum())
+
+    @property
+    def acc(self) -> float:
+        """Share of right pixels; as every pixel has one class, also micro precision, recall and F1."""
+        return float(self.intersection.sum() / self.prediction_pixels.sum())
+
+    @property
+    def kappa(self) -> float:
+        """Cohen's kappa; nan where label and prediction are wholly one class (chance agreement 1), as in the original.
+
+        Computed from the areas in float64, like the original, so that large products do not overflow.
+        """
+        total = float(self.confusion.sum())
+        observed = float(self.intersection.sum()) / total
+        by_class = self.prediction_pixels.astype(np.float64) * self.label_pixels.astype(np.float64)
+        chance = float(by_class.sum()) / (total * total)
+        return math.nan if chance == 1.0 else (observed - chance) / (1.0 - chance)
+
+    @property
+    def dice(self) -> float:
+        """The benchmark's mean dice: over all classes, absent ones with 0."""
+        return float(self.class_dice.mean())
+
+    @property
+    def macro_precision(self) -> float:
+        """Mean of the per-class precision over all classes."""
+        return float(self.class_precision.mean())
+
+    @property
+    def macro_recall(self) -> float:
+        """Mean of the per-class recall over all classes."""
+        return float(self.class_recall.mean())
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean of the per-class F1 over all classes; the same number as `dice`."""
+        return self.dice
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns everything as plain Python values for `json.dump`; a kappa that is nan becomes None."""
+        kappa = self.kappa
+        columns = zip(
+            self.classes,
+            self.label_pixels.tolist(),
+            self.prediction_pixels.tolist(),
+            self.class_iou.tolist(),
+            self.class_precision.tolist(),
+            self.class_recall.tolist(),
+            self.class_dice.tolist(),
+            self.present.tolist(),
+            strict=True,
+        )
+        keys = ("name", "label_pixels", "prediction_pixels", "iou", "precision", "recall", "dice", "present")
+        return {
+            "classes": [dict(zip(keys, values, strict=True)) for values in columns],
+            "counted_pixels": int(self.confusion.sum()),
+            "ignored_pixels": int(self.ignored_pixels),
+            "absent_class_policy": ABSENT_CLASS_POLICY,
+            "macro": {
+                "miou": self.miou,
+                "miou_present": self.miou_present,
+                "dice": self.dice,
+                "precision": self.macro_precision,
+                "recall": self.macro_recall,
+                "f1": self.macro_f1,
+            },
+            "micro": {"iou": self.micro_iou, "acc": self.acc},
+            "kappa": None if math.isnan(kappa) else kappa,
+            "confusion_matrix": {"rows": "label", "columns": "prediction", "counts": self.confusion.tolist()},
+        }
+
+
+def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64], where_zero: float) -> NDArray[np.float64]:
+    """Divides counts; where the divisor is 0, gives `where_zero`."""
+    quotient = np.full(part.shape, where_zero, dtype=np.float64)
+    np.divide(part, whole, out=quotient, where=whole > 0)
+    return quotient

@@ -1,0 +1,189 @@
+"""The scores against the original's stored numbers and against literal loops."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from rsseg_tf.errors import DataError
+from rsseg_tf.metrics import SegmentationScores, confusion_matrix, count_ignored
+
+GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
+CLASSES = 5
+NAMES = tuple("abcde")
+
+
+def scores_of(labels, predictions, num_classes=CLASSES, names=NAMES) -> SegmentationScores:
+    matrix = confusion_matrix(labels, predictions, num_classes)
+    return SegmentationScores(matrix, names, count_ignored(labels))
+
+
+@pytest.mark.parity
+def test_equals_the_original_to_1e_12():
+    if not (GOLDEN / "pieces.json").exists():
+        pytest.skip("no golden files beside the checkout")
+    expected = json.loads((GOLDEN / "pieces.json").read_text())["metrics"]
+    with np.load(GOLDEN / "pieces.npz") as arrays:
+        labels, predictions = arrays["met_label"], arrays["met_pred"]
+    scores = scores_of(labels, predictions, 6, tuple("abcdef"))
+    assert scores.intersection.tolist() == expected["intersect"]
+    assert scores.prediction_pixels.tolist() == expected["pred"]
+    assert scores.label_pixels.tolist() == expected["label"]
+    for ours, theirs in {
+        "class_iou": "class_iou",
+        "class_precision": "precision",
+        "class_recall": "recall",
+        "class_dice": "class_dice",
+        "miou": "miou",
+        "acc": "acc",
+        "kappa": "kappa",
+        "dice": "mdice",
+    }.items():
+        np.testing.assert_allclose(getattr(scores, ours), expected[theirs], rtol=0, atol=1e-12, err_msg=ours)
+    assert scores.ignored_pixels + int(scores.confusion.sum()) == labels.size
+
+
+pixels = hnp.arrays(np.uint8, (2, 4, 5), elements=st.sampled_from([0, 1, 2, 3, 4, 255]))
+class_ids = hnp.arrays(np.uint8, (2, 4, 5), elements=st.integers(0, CLASSES - 1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(labels=pixels, predictions=class_ids)
+def test_equals_a_literal_loop(labels, predictions):
+    counted = [(int(a), int(b)) for a, b in zip(labels.ravel(), predictions.ravel(), strict=True) if a != 255]
+    if not counted:
+        with pytest.raises(DataError, match="no pixel to score"):
+            scores_of(labels, predictions)
+        return
+    scores = scores_of(labels, predictions)
+    total = len(counted)
+    ious, dices, precisions, recalls, present, inters, unions = [], [], [], [], [], 0, 0
+    chance = 0.0
+    for c in range(CLASSES):
+        inter = sum(1 for a, b in counted if a == c and b == c)
+        area_l = sum(1 for a, _ in counted if a == c)
+        area_p = sum(1 for _, b in counted if b == c)
+        union = area_l + area_p - inter
+        ious.append(inter / union if union else 1.0)
+        dices.append(2 * inter / (area_l + area_p) if union else 0.0)
+        precisions.append(inter / area_p if area_p else 0.0)
+        recalls.append(inter / area_l if area_l else 0.0)
+        if union:
+            present.append(inter / union)
+        inters, unions, chance = inters + inter, unions + union, chance + area_l * area_p / total**2
+    near = {"abs": 1e-12}
+    assert scores.class_iou.tolist() == pytest.approx(ious, **near)
+    assert scores.class_precision.tolist() == pytest.approx(precisions, **near)
+    assert scores.class_recall.tolist() == pytest.approx(recalls, **near)
+    assert scores.class_dice.tolist() == pytest.approx(dices, **near)
+    assert scores.miou == pytest.approx(sum(ious) / CLASSES, **near)
+    assert scores.miou_present == pytest.approx(sum(present) / len(present), **near)
+    assert scores.micro_iou == pytest.approx(inters / unions, **near)
+    assert scores.acc == pytest.approx(inters / total, **near)
+    assert scores.dice == scores.macro_f1 == pytest.approx(sum(dices) / CLASSES, **near)
+    assert scores.macro_precision == pytest.approx(sum(precisions) / CLASSES, **near)
+    assert scores.macro_recall == pytest.approx(sum(recalls) / CLASSES, **near)
+    if abs(1 - chance) > 1e-9:
+        assert scores.kappa == pytest.approx((inters / total - chance) / (1 - chance), abs=1e-9)
+    assert scores.ignored_pixels == labels.size - total
+    assert [[sum((a, b) == (r, c) for a, b in counted) for c in range(CLASSES)] for r in range(CLASSES)] == (
+        scores.confusion.tolist()
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(labels=pixels, predictions=class_ids)
+def test_merging_parts_equals_scoring_the_whole(labels, predictions):
+    labels[:, 0, 0] = 1  # at least one counted pixel in each part
+    parts = [scores_of(a, b) for a, b in zip(labels, predictions, strict=True)]
+    assert SegmentationScores.merge(parts).to_json() == scores_of(labels, predictions).to_json()
+
+
+def test_rows_are_labels_and_columns_predictions():
+    matrix = confusion_matrix(np.array([0, 0, 1, 255]), np.array([1, 1, 1, 7]), 2)
+    assert matrix.tolist() == [[0, 2], [0, 1]] and matrix.dtype == np.int64
+
+
+def test_another_ignored_value_may_be_negative():
+    assert confusion_matrix(np.array([-1, 1]), np.array([0, 1]), 2, ignore_index=-1).tolist() == [[0, 0], [0, 1]]
+
+
+def test_uint8_does_not_overflow():
+    labels = np.full((3,), 199, np.uint8)
+    assert confusion_matrix(labels, labels, 200)[199, 199] == 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "predictions", "message"),
+    [
+        (np.array([0, 7, 6]), np.array([0, 0, 0]), r"labels must be 0\.\.4 or 255 \(ignored\); got 6, 7"),
+        (np.array([0, -1]), np.array([0, 0]), "got -1"),
+        (np.array([0, 1]), np.array([0, 5]), r"predictions must be 0\.\.4; got 5"),
+        (np.array([0, 1]), np.array([[0, 1]]), "must have one shape"),
+        (np.array([0, 1]), np.array([0.0, 1.0]), "predictions must be integers"),
+        (np.array([0.0, 1.0]), np.array([0, 1]), "labels must be integers"),
+    ],
+)
+def test_refuses_what_cannot_be_counted(labels, predictions, message):
+    with pytest.raises(DataError, match=message):
+        confusion_matrix(labels, predictions, CLASSES)
+
+
+def test_kappa_of_a_single_class_is_nan_and_null_in_json():
+    scores = scores_of(np.zeros((3,), int), np.zeros((3,), int))
+    assert math.isnan(scores.kappa)
+    assert scores.to_json()["kappa"] is None
+    assert scores.miou == scores.miou_present == 1.0
+
+
+def test_json_is_valid_and_complete():
+    scores = scores_of(np.array([0, 0, 1, 255, 255]), np.array([0, 1, 1, 0, 0]), 3, ("water", "road", "roof"))
+    report = json.loads(json.dumps(scores.to_json(), allow_nan=False))
+    assert [entry["name"] for entry in report["classes"]] == ["water", "road", "roof"]
+    assert [entry["label_pixels"] for entry in report["classes"]] == [2, 1, 0]
+    assert [entry["present"] for entry in report["classes"]] == [True, True, False]
+    assert (report["counted_pixels"], report["ignored_pixels"]) == (3, 2)
+    assert report["macro"]["miou"] == pytest.approx((0.5 + 0.5 + 1) / 3)
+    assert report["macro"]["miou_present"] == pytest.approx(0.5)
+    assert report["micro"] == {"iou": pytest.approx(2 / 4), "acc": pytest.approx(2 / 3)}
+    assert report["confusion_matrix"]["counts"] == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert "IoU 1" in report["absent_class_policy"]
+
+
+def test_scores_do_not_change_with_the_callers_array():
+    matrix = np.eye(2, dtype=np.int64)
+    scores = SegmentationScores(matrix, ("a", "b"))
+    matrix[0, 1] = 100
+    assert scores.acc == 1.0
+    with pytest.raises(ValueError, match="read-only"):
+        scores.confusion[0, 0] = 5
+
+
+@pytest.mark.parametrize(
+    ("matrix", "classes", "message"),
+    [
+        (np.eye(3, dtype=int), ("a", "b"), "must be 2 x 2"),
+        (np.eye(2), ("a", "b"), "integers >= 0"),
+        (np.array([[1, -1], [0, 1]]), ("a", "b"), "integers >= 0"),
+        (np.zeros((2, 2), int), ("a", "b"), "no pixel to score"),
+    ],
+)
+def test_refuses_a_wrong_matrix(matrix, classes, message):
+    with pytest.raises(DataError, match=message):
+        SegmentationScores(matrix, classes)
+
+
+def test_merge_refuses_other_classes_and_nothing():
+    with pytest.raises(DataError, match="same classes"):
+        SegmentationScores.merge(
+            [SegmentationScores(np.eye(2, dtype=int), ("a", "b")), SegmentationScores(np.eye(2, dtype=int), ("a", "c"))]
+        )
+    with pytest.raises(DataError, match="at least one"):
+        SegmentationScores.merge([])
