@@ -1,0 +1,23 @@
+"""Datasets: what they are, how their archives become tiles and lists, and how images are read and written."""
+
+from __future__ import annotations
+
+from rsseg_tf.datasets.images import ImageHeader, atomic_path, image_header, read_image, read_label, write_png
+from rsseg_tf.datasets.listing import Sample, read_list, write_list
+from rsseg_tf.datasets.spec import RGB, DatasetSpec, custom_spec, default_palette
+
+__all__ = [
+    "RGB",
+    "DatasetSpec",
+    "ImageHeader",
+    "Sample",
+    "atomic_path",
+    "custom_spec",
+    "default_palette",
+    "image_header",
+    "read_image",
+    "read_label",
+    "read_list",
+    "write_list",
+    "write_png",
+]

@@ -1,0 +1,439 @@
+"""Reading and writing of images and labels: PNG and JPEG through OpenCV, TIFF through rasterio.
+
+The kind of file is told by its first bytes, not by its name. PNG and JPEG files are checked for completeness before
+they are decoded, because OpenCV fills the rest of a truncated JPEG with grey, and the GDAL driver that of a truncated
+PNG, without an error. All functions are safe to call from several threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from rsseg_tf.datasets.spec import RGB
+from rsseg_tf.errors import DataError
+
+__all__ = [
+    "ImageHeader",
+    "atomic_path",
+    "decode_image",
+    "image_header",
+    "read_image",
+    "read_label",
+    "write_png",
+]
+
+# Tiles without a CRS are legitimate input. A filter set around each call would not be safe in threads.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_JPEG_SIGNATURE = b"\xff\xd8\xff"
+_TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+_HEAD_BYTES = 8
+
+# PNG colour types (PNG specification, table 11.1) and the bands that `read_image` gives for them.
+_PNG_GREY, _PNG_RGB, _PNG_PALETTE, _PNG_GREY_ALPHA, _PNG_RGBA = 0, 2, 3, 4, 6
+_PNG_BANDS = {_PNG_GREY: 1, _PNG_RGB: 3, _PNG_PALETTE: 3, _PNG_GREY_ALPHA: 4, _PNG_RGBA: 4}
+
+# JPEG frame headers SOF0..SOF15 without DHT (C4), JPG (C8) and DAC (CC).
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """Size and type of an image, as `read_image` would return it.
+
+    Attributes:
+        height: Rows.
+        width: Columns.
+        bands: Bands; 3 for a palette PNG, whose colours `read_image` looks up (`read_label` gives its indices).
+        dtype: NumPy name of the pixel type, such as ``"uint8"``.
+    """
+
+    height: int
+    width: int
+    bands: int
+    dtype: str
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Reads an image with all its bands.
+
+    PNG and JPEG come in red, green, blue (alpha) order; a palette PNG is turned into its colours; grey with alpha
+    becomes four bands; transparency by colour (tRNS) and the EXIF orientation are ignored, because labels do not
+    follow them. TIFF comes as stored.
+
+    Args:
+        path: A PNG, JPEG or TIFF file.
+
+    Returns:
+        ``(H, W, C)`` array in the file's own dtype; C is 1 for grey images.
+
+    Raises:
+        DataError: When the file is missing, cut short, damaged or of another kind.
+    """
+    if _kind(_read_bytes(path, _HEAD_BYTES), str(path)) == "TIFF":
+        return np.ascontiguousarray(_read_tiff(path).transpose(1, 2, 0))
+    return decode_image(_read_bytes(path), str(path))
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """Decodes the bytes of a PNG or JPEG file as `read_image` does, for members of an archive.
+
+    Args:
+        data: The whole file.
+        name: What to call it in errors.
+
+    Returns:
+        ``(H, W, C)`` uint8 or uint16 array, red first.
+
+    Raises:
+        DataError: When the data are cut short, damaged or of another kind (TIFF included).
+    """
+    kind = _kind(data, name)
+    if kind == "PNG":
+        data = _plain_png(data, name)
+    elif kind == "JPEG":
+        _check_jpeg_end(data, name)
+    else:
+        raise DataError(f"{name} is a {kind} file; PNG or JPEG is expected here. Convert it to PNG.")
+    image = _decode(data, kind, name)
+    if image.ndim == 2:
+        return image[:, :, np.newaxis]
+    order = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
+    return cv2.cvtColor(image, order)
+
+
+def read_label(path: Path) -> np.ndarray:
+    """Reads the class ids of a single-band PNG or TIFF.
+
+    A palette PNG gives its indices, not its colours, and a grey PNG of 1, 2 or 4 bits its stored values (OpenCV
+    would stretch them to 0..255).
+
+    Args:
+        path: A PNG or TIFF file.
+
+    Returns:
+        ``(H, W)`` array of uint8 or uint16.
+
+    Raises:
+        DataError: When the file is missing or damaged, has more than one band (a mask in colours), is a JPEG, or
+            holds values that are no ids.
+    """
+    kind = _kind(_read_bytes(path, _HEAD_BYTES), str(path))
+    if kind == "JPEG":
+        raise DataError(f"{path} is a JPEG label; its compression changes class ids. Export the labels as PNG or TIFF.")
+    if kind == "PNG":
+        return _decode_png_label(_read_bytes(path), str(path))
+    bands = _read_tiff(path)
+    _check_single_band(bands.shape[0], str(path))
+    return _as_ids(bands[0], str(path))
+
+
+def image_header(path: Path) -> ImageHeader:
+    """Reads size and type of an image without decoding its pixels.
+
+    Args:
+        path: A PNG, JPEG or TIFF file.
+
+    Raises:
+        DataError: When the file is missing, of another kind, or cut off within its header.
+    """
+    head = _read_bytes(path, 64)
+    kind = _kind(head, str(path))
+    if kind == "PNG":
+        height, width, depth, colour = _png_header(head, str(path))
+        return ImageHeader(height, width, _PNG_BANDS[colour], "uint16" if depth == 16 else "uint8")
+    if kind == "JPEG":
+        return _jpeg_header(_read_bytes(path), str(path))
+    try:
+        with rasterio.open(path, driver="GTiff") as source:
+            return ImageHeader(source.height, source.width, source.count, source.dtypes[0])
+    except (RasterioError, OSError) as error:
+        raise _damaged(str(path), "TIFF", str(error)) from error
+
+
+def write_png(path: Path, array: np.ndarray, palette: Sequence[RGB] | None = None) -> None:
+    """Writes a PNG so that readers see the old file or the whole new one, never a part.
+
+    The same array gives the same bytes.
+
+    Args:
+        path: The file to write; its folder must exist.
+        array: ``(H, W)`` uint8 ids when `palette` is given; otherwise ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` RGB or
+            ``(H, W, 4)`` RGBA in uint8 or uint16.
+        palette: RGB colours of the ids 0, 1, …; ids beyond the palette show as black, id 255 as white.
+
+    Raises:
+        DataError: When the array has another shape or type, or the file cannot be written.
+    """
+    data = _encode_png(array) if palette is None else _encode_indexed_png(array, palette)
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise DataError(f"Cannot write {path}: {error.strerror or error}. Check the folder and the free space.") from (
+            error
+        )
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path` that becomes `path` when the block ends well.
+
+    The temporary name keeps the suffix, so that writers which choose the format by it work. On success the file is
+    flushed to the disk and renamed over `path`; on any error it is removed and `path` stays as it was.
+
+    Args:
+        path: The file to appear; its folder must exist.
+
+    Yields:
+        The path to write to. The block must create that file.
+
+    Raises:
+        OSError: When the file cannot be flushed or renamed, or the block did not create it.
+    """
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_bytes(path: Path, count: int = -1) -> bytes:
+    """Reads the first `count` bytes of a file, or all of it."""
+    try:
+        with path.open("rb") as handle:
+            return handle.read(count)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist. Check the path and the root folder.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _kind(head: bytes, name: str) -> str:
+    """Tells the kind of file by its first bytes: ``"PNG"``, ``"JPEG"`` or ``"TIFF"``."""
+    if not head:
+        raise DataError(f"{name} is empty (0 bytes); an image is expected. Copy or download it again.")
+    if head.startswith(_PNG_SIGNATURE):
+        return "PNG"
+    if head.startswith(_JPEG_SIGNATURE):
+        return "JPEG"
+    if head.startswith(_TIFF_SIGNATURES):
+        return "TIFF"
+    raise DataError(f"{name} is not a PNG, JPEG or TIFF file (it starts with {head[:8].hex(' ')}). Convert it to one.")
+
+
+def _damaged(name: str, kind: str, why: str) -> DataError:
+    return DataError(f"{name} is a damaged {kind} file: {why}. Copy or download it again.")
+
+
+def _decode(data: bytes, kind: str, name: str) -> np.ndarray:
+    """Decodes PNG or JPEG bytes as stored: ``(H, W)``, or ``(H, W, 3 | 4)`` with blue first."""
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise _damaged(name, kind, error.err or "OpenCV cannot decode it") from error
+    if image is None:
+        raise _damaged(name, kind, "its pixels cannot be decoded")
+    return image
+
+
+# --- PNG ---------------------------------------------------------------------------------------------------------
+
+
+def _png_header(data: bytes, name: str) -> tuple[int, int, int, int]:
+    """Returns height, width, bit depth and colour type."""
+    if len(data) < 33 or data[12:16] != b"IHDR":
+        raise _damaged(name, "PNG", "its header is cut short")
+    width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
+    if colour not in _PNG_BANDS or width == 0 or height == 0:
+        raise _damaged(name, "PNG", "its header is invalid")
+    return height, width, depth, colour
+
+
+def _png_chunks(data: bytes, name: str) -> list[tuple[bytes, bytes]]:
+    """Splits a PNG into its chunks ``(type, content)``, checking lengths and checksums up to IEND."""
+    chunks: list[tuple[bytes, bytes]] = []
+    position = len(_PNG_SIGNATURE)
+    while not chunks or chunks[-1][0] != b"IEND":
+        if position + 12 > len(data):
+            raise _damaged(name, "PNG", f"it is cut short at {len(data)} bytes, before its end marker")
+        (length,) = struct.unpack_from(">I", data, position)
+        end = position + 8 + length
+        if end + 4 > len(data):
+            raise _damaged(name, "PNG", f"it is cut short at {len(data)} bytes, before its end marker")
+        (checksum,) = struct.unpack_from(">I", data, end)
+        if zlib.crc32(data[position + 4 : end]) != checksum:
+            raise _damaged(name, "PNG", f"a checksum fails at byte {position}")
+        chunks.append((data[position + 4 : position + 8], data[position + 8 : end]))
+        position = end + 4
+    return chunks
+
+
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def _plain_png(data: bytes, name: str, *, as_grey: bool = False) -> bytes:
+    """Checks a PNG and rebuilds it from the chunks that hold pixels.
+
+    Without tRNS, gAMA and eXIf every decoder gives the stored values.
+
+    Args:
+        data: The file.
+        name: What to call it in errors.
+        as_grey: Declare palette indices to be grey values, so that the decoder gives the indices.
+    """
+    _png_header(data, name)
+    chunks = _png_chunks(data, name)
+    kept = {b"IHDR", b"IDAT", b"IEND"} | (set() if as_grey else {b"PLTE"})
+    parts = [_PNG_SIGNATURE]
+    for kind, content in chunks:
+        if kind not in kept:
+            continue
+        if kind == b"IHDR" and as_grey:
+            content = content[:9] + bytes([_PNG_GREY]) + content[10:]
+        parts.append(_png_chunk(kind, content))
+    return b"".join(parts)
+
+
+def _decode_png_label(data: bytes, name: str) -> np.ndarray:
+    """Decodes palette indices or grey values: ``(H, W)`` uint8 or uint16."""
+    _, _, depth, colour = _png_header(data, name)
+    _check_single_band(1 if colour == _PNG_PALETTE else _PNG_BANDS[colour], name)
+    label = _decode(_plain_png(data, name, as_grey=colour == _PNG_PALETTE), "PNG", name)
+    if depth < 8:  # the decoder stretches 0..2**depth-1 to 0..255; the division is exact
+        label //= 255 // (2**depth - 1)
+    return label
+
+
+def _encode_indexed_png(array: np.ndarray, palette: Sequence[RGB]) -> bytes:
+    """Encodes ``(H, W)`` uint8 ids with a palette; OpenCV can neither write nor keep one."""
+    if array.ndim != 2 or array.dtype != np.uint8 or array.size == 0:
+        raise DataError(
+            f"An indexed PNG needs a non-empty (H, W) uint8 array; got {array.shape} {array.dtype}. Pass class ids."
+        )
+    if not 1 <= len(palette) <= 256:
+        raise DataError(f"A PNG palette holds 1 to 256 colours; got {len(palette)}.")
+    colours = np.zeros((256, 3), np.uint8)
+    colours[255] = 255
+    colours[: len(palette)] = palette
+    height, width = array.shape
+    rows = np.zeros((height, width + 1), np.uint8)  # each row starts with its filter type, 0 = none
+    rows[:, 1:] = array
+    header = struct.pack(">IIBBBBB", width, height, 8, _PNG_PALETTE, 0, 0, 0)
+    return b"".join(
+        (
+            _PNG_SIGNATURE,
+            _png_chunk(b"IHDR", header),
+            _png_chunk(b"PLTE", colours.tobytes()),
+            _png_chunk(b"IDAT", zlib.compress(rows.tobytes(), 6)),
+            _png_chunk(b"IEND", b""),
+        )
+    )
+
+
+def _encode_png(array: np.ndarray) -> bytes:
+    """Encodes grey, RGB or RGBA of 8 or 16 bits."""
+    bands = array.shape[2] if array.ndim == 3 else 1
+    if array.ndim not in (2, 3) or bands not in (1, 3, 4) or array.dtype not in (np.uint8, np.uint16) or not array.size:
+        raise DataError(
+            f"A PNG holds (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) in uint8 or uint16; got {array.shape} "
+            f"{array.dtype}. Write other arrays as TIFF."
+        )
+    if bands > 1:
+        array = cv2.cvtColor(array, cv2.COLOR_RGBA2BGRA if bands == 4 else cv2.COLOR_RGB2BGR)
+    ok, data = cv2.imencode(".png", array)
+    if not ok:
+        raise DataError(f"OpenCV cannot encode an array of {array.shape} {array.dtype} as PNG.")
+    return data.tobytes()
+
+
+# --- JPEG --------------------------------------------------------------------------------------------------------
+
+
+def _jpeg_segments(data: bytes, name: str) -> Iterator[tuple[int, int]]:
+    """Yields ``(marker, position after its length field)`` of each segment up to and with the start of scan."""
+    position = 2
+    while True:
+        while data[position : position + 2] == b"\xff\xff":  # fill bytes
+            position += 1
+        if position + 4 > len(data):
+            raise _damaged(name, "JPEG", f"it is cut short at {len(data)} bytes, within its header")
+        if data[position] != 0xFF:
+            raise _damaged(name, "JPEG", f"no marker at byte {position}")
+        marker = data[position + 1]
+        yield marker, position + 4
+        if marker == 0xDA:
+            return
+        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+
+
+def _check_jpeg_end(data: bytes, name: str) -> None:
+    """Raises unless an end-of-image marker follows the pixels (one in an embedded thumbnail does not count)."""
+    scan = 0
+    for _, position in _jpeg_segments(data, name):
+        scan = position
+    if data.rfind(b"\xff\xd9", scan) < 0:
+        raise _damaged(name, "JPEG", f"it is cut short at {len(data)} bytes, before its end marker")
+
+
+def _jpeg_header(data: bytes, name: str) -> ImageHeader:
+    for marker, position in _jpeg_segments(data, name):
+        if marker in _JPEG_FRAMES and position + 6 <= len(data):
+            _, height, width, components = struct.unpack_from(">BHHB", data, position)
+            return ImageHeader(height, width, 1 if components == 1 else 3, "uint8")
+    raise _damaged(name, "JPEG", "it has no frame header")
+
+
+# --- TIFF and labels ---------------------------------------------------------------------------------------------
+
+
+def _read_tiff(path: Path) -> np.ndarray:
+    """Reads all bands: ``(C, H, W)``."""
+    try:
+        with rasterio.open(path, driver="GTiff") as source:
+            return source.read()
+    except (RasterioError, OSError) as error:
+        raise _damaged(str(path), "TIFF", str(error).rstrip(".")) from error
+
+
+def _check_single_band(bands: int, name: str) -> None:
+    if bands == 1:
+        return
+    kind = "an RGB mask (H,W,3)" if bands == 3 else f"a label of {bands} bands"
+    raise DataError(
+        f"{name} is {kind}; class ids in one band are expected. "
+        "Convert it with rsseg_tf.datasets.rgb_to_ids and save it with write_png."
+    )
+
+
+def _as_ids(label: np.ndarray, name: str) -> np.ndarray:
+    """Returns uint8 and uint16 as they are, other whole numbers as uint16 if they fit."""
+    if label.dtype in (np.uint8, np.uint16):
+        return label
+    if not np.issubdtype(label.dtype, np.integer):
+        raise DataError(f"{name} holds {label.dtype} values; class ids must be whole numbers. Save it as uint8.")
+    low, high = int(label.min()), int(label.max())
+    if low < 0 or high > 65535:
+        raise DataError(
+            f"{name} holds values {low}..{high} ({label.dtype}); class ids must lie in 0..65535. "
+            "Map negative nodata to the ignore index and save it as uint8."
+        )
+    return label.astype(np.uint16)

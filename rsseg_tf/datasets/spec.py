@@ -1,0 +1,213 @@
+"""What a dataset is: its classes, colours, ignored id, bands and normalisation, each said once.
+
+A `DatasetSpec` is the only home of these facts: the config, the model's head, the metrics and the export manifest all
+take them from here.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rsseg_tf.errors import DataError
+
+__all__ = ["MAX_CLASSES", "RGB", "DatasetSpec", "custom_spec", "default_palette"]
+
+RGB = tuple[int, int, int]
+
+MAX_CLASSES = 255
+"""Class ids are stored in eight bits and one value is needed for the ignored pixels."""
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """The facts about a dataset that code outside this folder needs.
+
+    Pixels are normalised as ``(x / max_value - mean) / std``, band by band.
+
+    Attributes:
+        name: Short name, as in the config.
+        classes: Class names; the position is the class id in the label files.
+        palette: One RGB colour per class, 0..255, all different.
+        ignore_index: Label value of pixels that count neither in the loss nor in the metrics.
+        bands: Number of image bands.
+        rgb_bands: Zero-based bands that make a picture for people: three for red, green, blue, or one for grey.
+        max_value: Pixel value that becomes 1.0 before the mean is taken off (255 for uint8).
+        mean: Mean of each band, in units of `max_value`.
+        std: Standard deviation of each band, in units of `max_value`.
+        source: Where the data come from: title and publisher.
+
+    Raises:
+        DataError: When any of these contradict each other; see `_check_classes`, `_check_bands`.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[RGB, ...]
+    ignore_index: int = 255
+    bands: int = 3
+    rgb_bands: tuple[int, int, int] | tuple[int] = (0, 1, 2)
+    max_value: float = 255.0
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise DataError("A dataset needs a name; got an empty one. Give it a short one, such as 'my_city'.")
+        self._check_classes()
+        self._check_palette()
+        self._check_bands()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, ignored pixels not counted."""
+        return len(self.classes)
+
+    def _check_classes(self) -> None:
+        count = len(self.classes)
+        if not 1 <= count <= MAX_CLASSES:
+            raise DataError(
+                f"Dataset '{self.name}' has {count} classes; 1 to {MAX_CLASSES} are allowed, because labels hold "
+                "eight-bit ids and one id is kept for ignored pixels. Merge classes or name at least one."
+            )
+        for position, name in enumerate(self.classes):
+            if not name.strip() or "\n" in name:
+                raise DataError(
+                    f"Dataset '{self.name}': the name of class {position} is {name!r}; it must be one non-empty line."
+                )
+        duplicates = sorted({name for name in self.classes if self.classes.count(name) > 1})
+        if duplicates:
+            raise DataError(
+                f"Dataset '{self.name}' names class '{duplicates[0]}' more than once; names must differ. Rename one."
+            )
+        if not 0 <= self.ignore_index <= 255:
+            raise DataError(
+                f"Dataset '{self.name}': ignore_index is {self.ignore_index}; it must lie in 0..255. 255 is usual."
+            )
+        if self.ignore_index < count:
+            raise DataError(
+                f"Dataset '{self.name}': ignore_index {self.ignore_index} is also the id of class "
+                f"'{self.classes[self.ignore_index]}'; it must be outside 0..{count - 1}. 255 is usual."
+            )
+
+    def _check_palette(self) -> None:
+        if len(self.palette) != len(self.classes):
+            raise DataError(
+                f"Dataset '{self.name}' has {len(self.classes)} classes but {len(self.palette)} palette colours; "
+                "one colour per class is needed. Use default_palette(n) if the colours do not matter."
+            )
+        for name, colour in zip(self.classes, self.palette, strict=True):
+            if len(colour) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in colour):
+                raise DataError(
+                    f"Dataset '{self.name}': the colour of class '{name}' is {colour!r}; "
+                    "three whole numbers in 0..255 (red, green, blue) are needed."
+                )
+        seen: dict[RGB, str] = {}
+        for name, colour in zip(self.classes, self.palette, strict=True):
+            if colour in seen:
+                raise DataError(
+                    f"Dataset '{self.name}': classes '{seen[colour]}' and '{name}' share the colour {colour}; "
+                    "colours must differ. Change one."
+                )
+            seen[colour] = name
+
+    def _check_bands(self) -> None:
+        if self.bands < 1:
+            raise DataError(f"Dataset '{self.name}': bands is {self.bands}; at least 1 is needed.")
+        if len(self.rgb_bands) not in (1, 3) or not all(0 <= band < self.bands for band in self.rgb_bands):
+            raise DataError(
+                f"Dataset '{self.name}': rgb_bands is {self.rgb_bands}; one or three zero-based bands in "
+                f"0..{self.bands - 1} are needed. Use (0,) to show the first band as grey."
+            )
+        for field, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.bands:
+                raise DataError(
+                    f"Dataset '{self.name}': {field} has {len(values)} values for {self.bands} bands; "
+                    "one value per band is needed."
+                )
+            if not all(math.isfinite(value) for value in values):
+                raise DataError(f"Dataset '{self.name}': {field} is {values}; all values must be finite.")
+        if any(value <= 0 for value in self.std):
+            raise DataError(f"Dataset '{self.name}': std is {self.std}; all values must be above 0. 0.5 is usual.")
+        if not (math.isfinite(self.max_value) and self.max_value > 0):
+            raise DataError(
+                f"Dataset '{self.name}': max_value is {self.max_value}; it must be finite and above 0. "
+                "Use 255 for uint8 images."
+            )
+
+
+def default_palette(n: int) -> tuple[RGB, ...]:
+    """Returns `n` different colours, always the same ones, none of them black, white or grey.
+
+    Hues step by the golden ratio, so that neighbouring ids look different; brightness and saturation change with
+    every ten colours.
+
+    Args:
+        n: Number of colours, 0..255.
+
+    Raises:
+        DataError: When `n` lies outside 0..255.
+    """
+    if not 0 <= n <= MAX_CLASSES:
+        raise DataError(f"default_palette makes 0 to {MAX_CLASSES} colours; {n} were asked for. Merge classes.")
+    tones = ((0.75, 0.90), (0.55, 0.65), (0.45, 1.00), (0.90, 0.55), (0.35, 0.80))
+    golden = (math.sqrt(5) - 1) / 2
+    colours: list[RGB] = []
+    for step in range(4 * MAX_CLASSES):
+        if len(colours) == n:
+            break
+        saturation, value = tones[step // 10 % len(tones)]
+        red, green, blue = colorsys.hsv_to_rgb((0.58 + step * golden) % 1.0, saturation, value)
+        colour = (round(red * 255), round(green * 255), round(blue * 255))
+        if colour not in colours:
+            colours.append(colour)
+    return tuple(colours)
+
+
+def custom_spec(
+    name: str,
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]] | None = None,
+    *,
+    ignore_index: int = 255,
+    bands: int = 3,
+    rgb_bands: Sequence[int] | None = None,
+    max_value: float = 255.0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    source: str = "",
+) -> DatasetSpec:
+    """Makes the spec of a user's own data, filling in what was left out.
+
+    Args:
+        name: Short name of the data.
+        classes: Class names in the order of their ids.
+        palette: One RGB colour per class; `default_palette` when left out.
+        ignore_index: Label value of ignored pixels.
+        bands: Number of image bands.
+        rgb_bands: Bands to show; the first three, or the first one when there are fewer than three.
+        max_value: Pixel value that becomes 1.0.
+        mean: Mean per band; 0.5 for each when left out.
+        std: Standard deviation per band; 0.5 for each when left out.
+        source: Where the data come from.
+
+    Raises:
+        DataError: As `DatasetSpec`.
+    """
+    colours = default_palette(min(len(classes), MAX_CLASSES)) if palette is None else palette
+    shown = tuple(rgb_bands) if rgb_bands is not None else ((0, 1, 2) if bands >= 3 else (0,))
+    return DatasetSpec(
+        name=name,
+        classes=tuple(classes),
+        palette=tuple(tuple(colour) for colour in colours),  # type: ignore[misc]  # checked by DatasetSpec
+        ignore_index=ignore_index,
+        bands=bands,
+        rgb_bands=shown,  # type: ignore[arg-type]  # checked by DatasetSpec
+        max_value=max_value,
+        mean=tuple(mean) if mean is not None else (0.5,) * bands,
+        std=tuple(std) if std is not None else (0.5,) * bands,
+        source=source,
+    )
