@@ -1,0 +1,21 @@
+"""Backbones: functions from an image to features named by their stride, ``c2`` (4) to ``c5`` (up to 32)."""
+
+from __future__ import annotations
+
+from rsseg_tf.backbones.hrnet import hrnet, hrnet_w18, hrnet_w48
+from rsseg_tf.backbones.resnet import resnet, resnet18, resnet50, resnet101
+from rsseg_tf.backbones.resnet_vd import resnet18_vd, resnet50_vd, resnet101_vd, resnet_vd
+
+__all__ = [
+    "hrnet",
+    "hrnet_w18",
+    "hrnet_w48",
+    "resnet",
+    "resnet18",
+    "resnet18_vd",
+    "resnet50",
+    "resnet50_vd",
+    "resnet101",
+    "resnet101_vd",
+    "resnet_vd",
+]

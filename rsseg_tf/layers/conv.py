@@ -1,0 +1,142 @@
+"""Convolution blocks as functions of a Keras tensor.
+
+A block called ``name`` makes the layers ``name`` (convolution), ``name_bn``, ``name_relu`` and, where it pads,
+``name_pad``, so that every variable of a model has a path that can be read and mapped (see ``rsseg_tf.weights``).
+
+Source: paddleseg/models/layers/layer_libs.py of PaddleSeg.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+
+from rsseg_tf.layers.norm import BatchNorm
+
+__all__ = ["Padding", "classifier", "conv_bn", "conv_bn_relu", "kernel_initializer", "separable_conv_bn_relu"]
+
+Padding = Literal["same", "symmetric"]
+
+
+def kernel_initializer(stddev: float | None = None) -> keras.initializers.Initializer:
+    """Returns a new initialiser of convolution kernels.
+
+    Args:
+        stddev: Standard deviation of a normal distribution with mean 0. ``None`` means the default of the original,
+            sqrt(2 / (kernel height * kernel width * input channels)); for a depthwise kernel too it counts all input
+            channels of the layer.
+
+    Returns:
+        An initialiser that must be used once: an instance without a seed gives the same values at every call.
+    """
+    if stddev is None:
+        return keras.initializers.VarianceScaling(scale=2.0, mode="fan_in", distribution="untruncated_normal")
+    return keras.initializers.RandomNormal(stddev=stddev)
+
+
+def conv_bn(
+    x: Any,
+    filters: int,
+    kernel_size: int,
+    *,
+    name: str,
+    strides: int = 1,
+    dilation: int = 1,
+    padding: Padding = "same",
+    use_bias: bool = False,
+    stddev: float | None = None,
+) -> Any:
+    """Convolution and batch normalisation.
+
+    Args:
+        x: (B, H, W, C) floating point.
+        filters: Channels of the result.
+        kernel_size: Odd side of the square kernel.
+        name: Name of the convolution and prefix of the other layers.
+        strides: Step in both directions.
+        dilation: Distance of the kernel's taps.
+        padding: ``"same"`` pads as little as possible and the odd pixel at the bottom and right, as HRNet does;
+            ``"symmetric"`` pads dilation * (kernel_size - 1) / 2 on every side, as the ResNets do. They differ only
+            where ``strides`` is not 1.
+        use_bias: Whether the convolution has a bias. It has no effect before the normalisation, but the original's
+            heads have one, and weight decay and released weights see it.
+        stddev: See `kernel_initializer`.
+
+    Returns:
+        (B, ceil(H / strides), ceil(W / strides), filters).
+    """
+    if padding == "symmetric" and strides != 1 and kernel_size != 1:
+        x = keras.layers.ZeroPadding2D(dilation * (kernel_size - 1) // 2, name=f"{name}_pad")(x)
+        padding_of_conv = "valid"
+    else:
+        padding_of_conv = "same"
+    x = keras.layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=strides,
+        dilation_rate=dilation,
+        padding=padding_of_conv,
+        use_bias=use_bias,
+        kernel_initializer=kernel_initializer(stddev),
+        name=name,
+    )(x)
+    return BatchNorm(name=f"{name}_bn")(x)
+
+
+def conv_bn_relu(
+    x: Any,
+    filters: int,
+    kernel_size: int,
+    *,
+    name: str,
+    strides: int = 1,
+    dilation: int = 1,
+    padding: Padding = "same",
+    use_bias: bool = False,
+    stddev: float | None = None,
+) -> Any:
+    """`conv_bn` followed by a ReLU; same arguments and result."""
+    x = conv_bn(
+        x,
+        filters,
+        kernel_size,
+        name=name,
+        strides=strides,
+        dilation=dilation,
+        padding=padding,
+        use_bias=use_bias,
+        stddev=stddev,
+    )
+    return keras.layers.ReLU(name=f"{name}_relu")(x)
+
+
+def separable_conv_bn_relu(x: Any, filters: int, kernel_size: int, *, name: str, dilation: int = 1) -> Any:
+    """Depthwise convolution and normalisation, then pointwise convolution, normalisation and ReLU.
+
+    There is no ReLU between the two, and both convolutions have a bias, as in the original's SeparableConvBNReLU.
+
+    Args:
+        x: (B, H, W, C) floating point.
+        filters: Channels of the result.
+        kernel_size: Odd side of the square depthwise kernel.
+        name: Prefix: ``name_depthwise``, ``name_depthwise_bn``, ``name_pointwise``, …
+        dilation: Distance of the depthwise kernel's taps.
+
+    Returns:
+        (B, H, W, filters).
+    """
+    x = keras.layers.DepthwiseConv2D(
+        kernel_size,
+        dilation_rate=dilation,
+        padding="same",
+        depthwise_initializer=kernel_initializer(),
+        name=f"{name}_depthwise",
+    )(x)
+    x = BatchNorm(name=f"{name}_depthwise_bn")(x)
+    return conv_bn_relu(x, filters, 1, name=f"{name}_pointwise", use_bias=True)
+
+
+def classifier(x: Any, num_classes: int, *, name: str, stddev: float | None = None) -> Any:
+    """1x1 convolution with bias that turns features (B, H, W, C) into logits (B, H, W, num_classes)."""
+    return keras.layers.Conv2D(num_classes, 1, kernel_initializer=kernel_initializer(stddev), name=name)(x)

@@ -1,0 +1,78 @@
+"""Bilinear resizing to the size of another tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+__all__ = ["ResizeLike"]
+
+
+@keras.saving.register_keras_serializable(package="rsseg_tf")
+class ResizeLike(keras.layers.Layer):
+    """Resizes images bilinearly, without antialiasing, to the height and width of a reference.
+
+    `keras.ops.image.resize` and `keras.layers.UpSampling2D` refuse sizes that are unknown when the graph is built.
+
+    Args:
+        align_corners: False puts pixel centres at half-integers (paddle's ``align_corners=False, align_mode=0``);
+            True makes the centres of the corner pixels coincide.
+        name: Name of the layer.
+        trainable: Has no effect; part of every Keras layer's config.
+        dtype: Name of a dtype or a `keras.DTypePolicy`. The interpolation is computed in float32; the result has the
+            dtype that the policy computes in, so ``dtype="float32"`` gives float32 under mixed precision.
+    """
+
+    def __init__(
+        self,
+        *,
+        align_corners: bool = False,
+        name: str | None = None,
+        trainable: bool = True,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(name=name, trainable=trainable, dtype=dtype)
+        self.align_corners = align_corners
+
+    def call(self, x: Any, reference: Any) -> Any:
+        """Resizes x (B, h, w, C) to (B, H, W, C) for a reference of shape (B, H, W, any)."""
+        _, height, width, _ = ops.shape(reference)
+        resized = _resize_bilinear(ops.cast(x, "float32"), height, width, align_corners=self.align_corners)
+        return ops.cast(resized, x.dtype)
+
+    def compute_output_shape(self, x_shape: Any, reference_shape: Any) -> tuple[Any, ...]:
+        """Returns (B, H, W, C)."""
+        return (x_shape[0], reference_shape[1], reference_shape[2], x_shape[3])
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "align_corners": self.align_corners}
+
+
+def _resize_bilinear(x: Any, height: Any, width: Any, *, align_corners: bool) -> Any:
+    """(B, h, w, C) float32 -> (B, height, width, C) float32."""
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.raw_ops.ResizeBilinear(
+            images=x, size=tf.stack([height, width]), align_corners=align_corners, half_pixel_centers=not align_corners
+        )
+    rows = _interpolation_weights(ops.shape(x)[1], height, align_corners=align_corners)
+    columns = _interpolation_weights(ops.shape(x)[2], width, align_corners=align_corners)
+    return ops.einsum("Hh,bhwc,Ww->bHWc", rows, x, columns)
+
+
+def _interpolation_weights(size: Any, new_size: Any, *, align_corners: bool) -> Any:
+    """(new_size, size) float32 weights of linear interpolation along one axis; rows sum to 1."""
+    target = ops.cast(ops.arange(new_size, dtype="int32"), "float32")
+    last = ops.cast(size - 1, "float32")
+    if align_corners:
+        source = target * last / ops.cast(ops.maximum(new_size - 1, 1), "float32")
+    else:
+        source = (target + 0.5) * (ops.cast(size, "float32") / ops.cast(new_size, "float32")) - 0.5
+    source = ops.clip(source, 0.0, last)
+    pixel = ops.cast(ops.arange(size, dtype="int32"), "float32")
+    # The weight of a pixel falls linearly from 1 at the sampled place to 0 at a distance of one pixel.
+    return ops.maximum(1.0 - ops.abs(source[:, None] - pixel[None, :]), 0.0)

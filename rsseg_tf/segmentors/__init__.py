@@ -1,0 +1,8 @@
+"""Segmentors: functions from a backbone to a model whose outputs are logits by head name."""
+
+from __future__ import annotations
+
+from rsseg_tf.segmentors.deeplabv3plus import deeplabv3plus
+from rsseg_tf.segmentors.fcn import fcn
+
+__all__ = ["deeplabv3plus", "fcn"]

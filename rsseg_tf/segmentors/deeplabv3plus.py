@@ -1,0 +1,95 @@
+"""DeepLabV3+: atrous spatial pyramid pooling and a decoder that sees features of stride 4.
+
+Chen et al., Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation,
+https://arxiv.org/abs/1802.02611.
+Source: DeepLabV3P in paddleseg/models/deeplab.py and ASPPModule in paddleseg/models/layers/pyramid_pool.py of
+PaddleSeg. The paper's decoder has plain 3x3 convolutions, the original separable ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from rsseg_tf.errors import ConfigError
+from rsseg_tf.layers import (
+    AdaptiveAveragePooling,
+    ResizeLike,
+    classifier,
+    conv_bn_relu,
+    separable_conv_bn_relu,
+)
+
+__all__ = ["deeplabv3plus"]
+
+
+def deeplabv3plus(
+    backbone: keras.Model,
+    *,
+    num_classes: int,
+    aspp_rates: Sequence[int] = (1, 12, 24, 36),
+    aspp_channels: int = 256,
+    decoder_channels: int = 256,
+    low_level_channels: int = 48,
+    align_corners: bool = False,
+) -> keras.Model:
+    """Builds a DeepLabV3+ on the stride-4 and the deepest features of a backbone.
+
+    The model shares the backbone's layers and variables. The benchmark uses the same rates on its undilated ResNet-50
+    (output stride 32) as on ResNet-50-D at output stride 8, for which they are meant.
+
+    Args:
+        backbone: Model from an image to features ``"c2"`` and at least one deeper one.
+        num_classes: Channels of the logits.
+        aspp_rates: Dilation of each branch of the pyramid; rate 1 is a 1x1 convolution. (6, 12, 18 are usual at output
+            stride 16.)
+        aspp_channels: Channels of every branch and of the pyramid's result.
+        decoder_channels: Channels of the decoder's two separable convolutions.
+        low_level_channels: Channels to which the stride-4 features are reduced.
+        align_corners: How features and logits are resized, see `rsseg_tf.layers.ResizeLike`.
+
+    Returns:
+        A model from images (B, H, W, C) to ``{"main": logits}``, (B, H, W, num_classes) float32.
+
+    Raises:
+        ConfigError: If the backbone lacks features or a rate is below 1.
+    """
+    names = sorted(name for name in backbone.output if name.startswith("c"))
+    if "c2" not in names or names[-1] == "c2":
+        raise ConfigError(
+            f"deeplabv3plus needs features c2 and a deeper one (c3, c4 or c5); backbone '{backbone.name}' has "
+            f"{', '.join(names) or 'none'}. Use a resnet, or fcn as the segmentor."
+        )
+    if not aspp_rates or min(aspp_rates) < 1:
+        raise ConfigError(f"aspp_rates must be integers of at least 1; got {tuple(aspp_rates)}.")
+    low_level, features = backbone.output["c2"], backbone.output[names[-1]]
+    x = _aspp(features, aspp_rates, aspp_channels, align_corners=align_corners)
+
+    low_level = conv_bn_relu(low_level, low_level_channels, 1, use_bias=True, name="decoder_low_level")
+    x = ResizeLike(align_corners=align_corners, name="decoder_resize")(x, low_level)
+    x = keras.layers.Concatenate(name="decoder_concat")([x, low_level])
+    x = separable_conv_bn_relu(x, decoder_channels, 3, name="decoder_conv1")
+    x = separable_conv_bn_relu(x, decoder_channels, 3, name="decoder_conv2")
+    x = classifier(x, num_classes, name="decoder_classifier")
+
+    logits = ResizeLike(align_corners=align_corners, dtype="float32", name="main")(x, backbone.input)
+    return keras.Model(backbone.input, {"main": logits}, name="deeplabv3plus")
+
+
+def _aspp(x: Any, rates: Sequence[int], channels: int, *, align_corners: bool) -> Any:
+    """Atrous spatial pyramid pooling with image pooling, (B, H, W, C) -> (B, H, W, channels)."""
+    branches = []
+    for index, rate in enumerate(rates, start=1):
+        name = f"aspp_branch{index}"
+        if rate == 1:
+            branches.append(conv_bn_relu(x, channels, 1, use_bias=True, name=name))
+        else:
+            branches.append(separable_conv_bn_relu(x, channels, 3, dilation=rate, name=name))
+    pooled = AdaptiveAveragePooling(1, name="aspp_pool")(x)
+    pooled = conv_bn_relu(pooled, channels, 1, name="aspp_pool_conv")
+    branches.append(ResizeLike(align_corners=align_corners, name="aspp_pool_resize")(pooled, x))
+    y = keras.layers.Concatenate(name="aspp_concat")(branches)
+    y = conv_bn_relu(y, channels, 1, use_bias=True, name="aspp_project")
+    return keras.layers.Dropout(0.1, name="aspp_dropout")(y)

@@ -1,0 +1,15 @@
+"""Released weights: names of the original's tensors and their strict assignment."""
+
+from __future__ import annotations
+
+from rsseg_tf.weights.assign import assign_weights
+from rsseg_tf.weights.names import deeplabv3plus_names, fcn_names, hrnet_names, resnet_names, resnet_vd_names
+
+__all__ = [
+    "assign_weights",
+    "deeplabv3plus_names",
+    "fcn_names",
+    "hrnet_names",
+    "resnet_names",
+    "resnet_vd_names",
+]
