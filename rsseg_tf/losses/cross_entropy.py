@@ -1,0 +1,62 @@
+"""Cross entropy over the pixels that have a label.
+
+Source: paddleseg/models/losses/cross_entropy_loss.py of PaddleSeg, without hard pixel mining.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from keras import ops
+
+from rsseg_tf.errors import ConfigError
+
+__all__ = ["cross_entropy"]
+
+# The original's guard against a batch without a label: its loss is 0 / epsilon = 0.
+_EPSILON = 1e-8
+
+
+def cross_entropy(
+    logits: Any,
+    labels: Any,
+    *,
+    ignore_index: int,
+    class_weights: Sequence[float] | None = None,
+    mean: Callable[[Any], Any] = ops.mean,
+) -> Any:
+    """Mean cross entropy of the pixels whose label is not `ignore_index`.
+
+    With w the weight of a pixel's class (1 without `class_weights`, 0 where ignored) the loss is
+    mean(w * -log p) / (mean(w) + 1e-8). A batch without any label gives exactly 0 and gradients of 0.
+
+    Args:
+        logits: (B, H, W, C) floating point; computed in float32.
+        labels: (B, H, W) integers in [0, C) or `ignore_index`; the data pipeline refuses others.
+        ignore_index: Label of pixels that do not count; any integer, inside or outside of [0, C).
+        class_weights: C weights, or None for 1 everywhere.
+        mean: Averages the pixel weights (B, H, W) to a scalar. In training over several replicas it averages over all
+            of them, so that the mean of the replicas' losses is the loss of the whole batch although the replicas
+            have different numbers of labelled pixels.
+
+    Returns:
+        A float32 scalar >= 0.
+
+    Raises:
+        ConfigError: If there are not as many class weights as classes.
+    """
+    num_classes = logits.shape[-1]
+    if class_weights is not None and len(class_weights) != num_classes:
+        raise ConfigError(
+            f"class_weights must have one value for each of {num_classes} classes; got {len(class_weights)}."
+        )
+    labels = ops.cast(labels, "int32")
+    counted = ops.not_equal(labels, ignore_index)
+    # Ignored labels may be no class at all, for which the look-ups below are not defined.
+    labels = ops.where(counted, labels, 0)
+    weights = ops.cast(counted, "float32")
+    if class_weights is not None:
+        weights = weights * ops.take(ops.convert_to_tensor(class_weights, dtype="float32"), labels)
+    losses = ops.sparse_categorical_crossentropy(labels, ops.cast(logits, "float32"), from_logits=True)
+    return ops.mean(losses * weights) / (mean(weights) + _EPSILON)
