@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from rsseg_tf.datasets.dubai import DUBAI, prepare_dubai
 from rsseg_tf.datasets.images import ImageHeader, atomic_path, image_header, read_image, read_label, write_png
 from rsseg_tf.datasets.listing import Sample, read_list, write_list
+from rsseg_tf.datasets.prepared import PrepareReport, SplitReport, read_dataset_json
+from rsseg_tf.datasets.rgb_masks import rgb_to_ids
 from rsseg_tf.datasets.spec import RGB, DatasetSpec, custom_spec, default_palette
 from rsseg_tf.datasets.tiling import Window, sliding_windows, windows
 
 __all__ = [
+    "DUBAI",
     "RGB",
     "DatasetSpec",
     "ImageHeader",
+    "PrepareReport",
     "Sample",
+    "SplitReport",
     "Window",
     "atomic_path",
     "custom_spec",
     "default_palette",
     "image_header",
+    "prepare_dubai",
+    "read_dataset_json",
     "read_image",
     "read_label",
     "read_list",
+    "rgb_to_ids",
     "sliding_windows",
     "windows",
     "write_list",
