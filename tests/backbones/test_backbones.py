@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from rsseg_tf.backbones import hrnet, resnet, resnet18, resnet18_vd, resnet50, resnet50_vd, resnet_vd
+from rsseg_tf.errors import ConfigError
+
+_WIDTHS = (4, 4, 8, 8)
+
+_NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]] = {
+    # Strides and channels of the features.
+    "resnet": (
+        lambda **options: resnet((1, 1, 2, 1), _WIDTHS, bottleneck=True, **options),
+        {"c2": (4, 16), "c3": (8, 16), "c4": (16, 32), "c5": (32, 32)},
+    ),
+    "resnet_basic": (
+        lambda **options: resnet((1, 2, 1, 1), _WIDTHS, bottleneck=False, **options),
+        {"c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (32, 8)},
+    ),
+    "resnet_vd_8": (
+        lambda **options: resnet_vd((1, 1, 1, 2), _WIDTHS, bottleneck=True, **options),
+        {"c2": (4, 16), "c3": (8, 16), "c4": (8, 32), "c5": (8, 32)},
+    ),
+    "resnet_vd_16": (
+        lambda **options: resnet_vd((1, 1, 1, 1), _WIDTHS, bottleneck=False, output_stride=16, **options),
+        {"c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (16, 8)},
+    ),
+    "resnet_vd_32": (
+        lambda **options: resnet_vd((1, 1, 1, 1), _WIDTHS, bottleneck=True, output_stride=32, **options),
+        {"c2": (4, 16), "c3": (8, 16), "c4": (16, 32), "c5": (32, 32)},
+    ),
+    "hrnet": (lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, **options), {"c2": (4, 60)}),
+}
+
+
+@pytest.fixture(params=_NARROW)
+def narrow(request: pytest.FixtureRequest) -> Any:
+    return _NARROW[request.param]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (49, 67)])
+def test_feature_shapes(narrow: Any, size: tuple[int, int]) -> None:
+    build, expected = narrow
+    model = build()
+    features = model(np.zeros((2, *size, 3), "float32"), training=False)
+    assert features.keys() == expected.keys()
+    for name, (stride, channels) in expected.items():
+        assert features[name].shape == (2, -(-size[0] // stride), -(-size[1] // stride), channels), name
+        assert model.output[name].shape[-1] == channels
+
+
+def test_input_channels(narrow: Any) -> None:
+    build, _ = narrow
+    model = build(in_channels=5)
+    assert model.input.shape == (None, None, None, 5)
+    assert model(np.zeros((1, 32, 32, 5), "float32"))["c2"].shape[1:3] == (8, 8)
+
+
+def test_every_variable_gets_a_gradient(narrow: Any) -> None:
+    build, _ = narrow
+    model = build()
+    # At initialisation the kernels of HRNet are so small that gradients nearly vanish; ordinary ones show more.
+    for variable in model.trainable_variables:
+        if variable.name == "kernel":
+            variable.assign(keras.random.normal(variable.shape, stddev=np.prod(variable.shape[:3]) ** -0.5, seed=1))
+    image = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
+    with tf.GradientTape() as tape:
+        features = model(image, training=True)
+        loss = sum(tf.reduce_mean(feature**2) for feature in features.values())
+    gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        assert gradient is not None and np.abs(gradient).max() > 0, variable.path
+
+
+def test_names_are_unique_and_plain(narrow: Any) -> None:
+    build, _ = narrow
+    names = [layer.name for layer in build().layers]
+    assert len(set(names)) == len(names)
+    assert not [name for name in names if "/" in name or name != name.lower()]
+    # A second model in the same process has the same names: none was made unique by a counter.
+    assert names == [layer.name for layer in build().layers]
+
+
+def test_same_seed_same_weights(narrow: Any) -> None:
+    build, _ = narrow
+    weights = []
+    for _ in range(2):
+        keras.utils.set_random_seed(3)
+        weights.append(build().get_weights())
+    for first, second in zip(*weights, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_initial_kernels_differ_between_layers() -> None:
+    model = resnet((2, 1, 1, 1), _WIDTHS, bottleneck=True)
+    first = model.get_layer("stage1_block1_conv2").kernel
+    second = model.get_layer("stage1_block2_conv2").kernel
+    assert np.abs(np.asarray(first) - np.asarray(second)).max() > 0.01
+
+
+def test_dilation_replaces_stride_and_multiplies_with_the_grid() -> None:
+    model = resnet_vd((1, 1, 2, 3), _WIDTHS, bottleneck=True, output_stride=8, multi_grid=(1, 2, 4))
+    rates = {
+        name: model.get_layer(f"{name}_conv2").dilation_rate[0]
+        for name in (
+            "stage2_block1",
+            "stage3_block1",
+            "stage3_block2",
+            "stage4_block1",
+            "stage4_block2",
+            "stage4_block3",
+        )
+    }
+    assert list(rates.values()) == [1, 2, 2, 4, 8, 16]
+    at_16 = resnet_vd((1, 1, 1, 2), _WIDTHS, bottleneck=True, output_stride=16, multi_grid=(1, 2))
+    assert at_16.get_layer("stage4_block2_conv2").dilation_rate == (4, 4)
+    assert at_16.get_layer("stage3_block1_conv2").strides == (2, 2)
+
+
+def test_named_builders_are_the_published_networks() -> None:
+    # Parameters of torchvision's ResNets without their classifier.
+    assert sum(int(np.prod(weight.shape)) for weight in resnet18().trainable_weights) == 11_176_512
+    assert sum(int(np.prod(weight.shape)) for weight in resnet50().trainable_weights) == 23_508_032
+    assert resnet18_vd().output["c5"].shape[-1] == 512
+    assert resnet50_vd(output_stride=16).name == "resnet50_vd"
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: resnet50_vd(output_stride=12), "output_stride must be 8, 16 or 32; got 12"),
+        (lambda: resnet50_vd(multi_grid=(1, 2)), "multi_grid must be at least 3 integers"),
+        (lambda: resnet50_vd(multi_grid=(1, 0, 1)), "multi_grid must be at least 3 integers of at least 1"),
+        (lambda: resnet50_vd(output_stride=32, multi_grid=(2, 2, 2)), "must begin with 1 at output_stride 32"),
+        (lambda: resnet_vd((1, 1, 1), bottleneck=True), "depths must be four integers"),
+        (lambda: resnet((1, 1, 1, 1), (4, 4, 4), bottleneck=True), "widths must be four integers"),
+        (lambda: hrnet(0), "width, stem_width and blocks must be at least 1"),
+        (lambda: hrnet(4, modules=(1, 1)), "modules must be three integers"),
+    ],
+)
+def test_wrong_arguments(build: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build()
