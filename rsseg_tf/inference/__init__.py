@@ -13,15 +13,39 @@ from rsseg_tf.inference.logits import (
     slide_logits,
 )
 from rsseg_tf.inference.options import InferenceOptions
+from rsseg_tf.inference.pictures import as_rgb, colour_table, colourise, montage, overlay
+from rsseg_tf.inference.predict import (
+    PredictionResult,
+    Progress,
+    collect_images,
+    iterate_predictions,
+    palette_with,
+    predict_paths,
+)
+from rsseg_tf.inference.raster import Scene, read_scene, write_labels
 
 __all__ = [
     "InferenceOptions",
     "Predict",
+    "PredictionResult",
+    "Progress",
+    "Scene",
+    "as_rgb",
     "augmented_logits",
+    "collect_images",
+    "colour_table",
+    "colourise",
+    "iterate_predictions",
+    "montage",
     "normalise",
+    "overlay",
+    "palette_with",
     "plain_logits",
     "predict_labels",
     "predict_logits",
+    "predict_paths",
+    "read_scene",
     "resize_bilinear",
     "slide_logits",
+    "write_labels",
 ]
