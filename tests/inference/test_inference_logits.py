@@ -327,6 +327,7 @@ def test_errors_name_both_sides():
         ({"is_slide": True, "crop_size": (8, 8)}, "needs crop_size and stride"),
         ({"crop_size": (8, 8), "stride": (8, 8)}, "with is_slide only"),
         ({"is_slide": True, "crop_size": (8, 4), "stride": (8, 5)}, "at most crop_size"),
+        ({"is_slide": True, "crop_size": (4, 8), "stride": (5, 8)}, "at most crop_size"),
         ({"is_slide": True, "crop_size": (8, 0), "stride": (8, 0)}, "two whole numbers above 0"),
     ],
 )

@@ -65,6 +65,8 @@ def test_pixels_without_data_are_black_and_do_not_stretch():
     picture = as_rgb(spoiled, spec, nodata)
     np.testing.assert_array_equal(picture[:, :101], as_rgb(ramp, spec))
     assert (picture[:, 101:] == 0).all()
+    eight_bit = np.full((1, 2, 1), 200, np.uint8)
+    assert as_rgb(eight_bit, spec, np.array([[True, False]]))[0, :, 0].tolist() == [0, 200]
     assert (as_rgb(np.full((2, 2, 1), 7.0), spec) == 0).all()
     assert (as_rgb(np.full((2, 2, 1), np.nan), spec) == 0).all()
 

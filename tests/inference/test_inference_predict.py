@@ -161,6 +161,16 @@ def test_pixels_without_data_are_ignored_in_every_result(tmp_path):
     assert (read_image(result.overlay)[:4] == 0).all()
 
 
+def test_what_lies_under_alpha_zero_is_shown_black(tmp_path):
+    alpha = np.full((16, 24, 1), 255, np.uint8)
+    alpha[:4] = 0
+    write_png(tmp_path / "a.png", np.concatenate([half_bright(), alpha], axis=2))
+    (result,) = predict_paths([tmp_path / "a.png"], bright, SPEC, tmp_path / "out", PLAIN)
+    picture = read_image(result.overlay)
+    assert (picture[:4] == 0).all() and (picture[4:] > 0).all(axis=-1).any()
+    assert (read_label(result.pseudo_color)[:4] == 255).all() and result.geotiff is None
+
+
 def test_windows_give_the_same_files(folder, tmp_path):
     options = InferenceOptions(is_slide=True, crop_size=(7, 5), stride=(4, 3), batch_size=3)
     (result,) = predict_paths([folder / "tile.png"], bright, SPEC, tmp_path / "out", options)
