@@ -6,23 +6,33 @@ from rsseg_tf.datasets.dubai import DUBAI, prepare_dubai
 from rsseg_tf.datasets.images import ImageHeader, atomic_path, image_header, read_image, read_label, write_png
 from rsseg_tf.datasets.listing import Sample, read_list, write_list
 from rsseg_tf.datasets.prepared import PrepareReport, SplitReport, read_dataset_json
+from rsseg_tf.datasets.preparers import PREPARERS, SPECS, PrepareOptions, Preparer, dataset_spec, prepare_dataset
 from rsseg_tf.datasets.rgb_masks import rgb_to_ids
 from rsseg_tf.datasets.spec import RGB, DatasetSpec, custom_spec, default_palette
+from rsseg_tf.datasets.synthetic import SYNTHETIC, generate_synthetic
 from rsseg_tf.datasets.tiling import Window, sliding_windows, windows
 
 __all__ = [
     "DUBAI",
+    "PREPARERS",
     "RGB",
+    "SPECS",
+    "SYNTHETIC",
     "DatasetSpec",
     "ImageHeader",
+    "PrepareOptions",
     "PrepareReport",
+    "Preparer",
     "Sample",
     "SplitReport",
     "Window",
     "atomic_path",
     "custom_spec",
+    "dataset_spec",
     "default_palette",
+    "generate_synthetic",
     "image_header",
+    "prepare_dataset",
     "prepare_dubai",
     "read_dataset_json",
     "read_image",

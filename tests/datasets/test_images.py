@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import rasterio
-from affine import Affine
+from rasterio import Affine
 
 from rsseg_tf.datasets import atomic_path, image_header, read_image, read_label, write_png
 from rsseg_tf.datasets.images import decode_image
