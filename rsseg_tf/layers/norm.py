@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+from keras import ops
 
 __all__ = ["BatchNorm"]
 
@@ -13,8 +14,14 @@ __all__ = ["BatchNorm"]
 class BatchNorm(keras.layers.BatchNormalization):
     """Batch normalisation over the last axis with momentum 0.9, epsilon 1e-5 and a biased running variance.
 
+    A training batch with a single value per channel, such as the pooled features of one image, has no variance. As in
+    the original, the layer then passes it on as it is and leaves its running statistics alone; Keras' own layer would
+    return beta and pull the running variance towards zero.
+
     Args:
-        synchronized: Whether training statistics are taken over all replicas of the batch.
+        synchronized: Whether training statistics are taken over all replicas of the batch. It may be switched on later
+            by setting the attribute, before the first training step is traced. A batch is then taken to have more than
+            one value per channel, so it is meant for two or more replicas.
         name: Name of the layer.
         trainable: Where it is False the layer normalises with its running statistics in training too.
         dtype: Name of a dtype or a `keras.DTypePolicy`. Statistics and variables are float32 in any case.
@@ -31,6 +38,28 @@ class BatchNorm(keras.layers.BatchNormalization):
         super().__init__(
             momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name, trainable=trainable, dtype=dtype
         )
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Normalises (B, ..., C) floating point; the result has the dtype that the policy computes in."""
+        if not (training and self.trainable):
+            return super().call(inputs, training=False)
+        x = ops.cast(inputs, "float32")
+        axes = tuple(range(len(x.shape) - 1))
+        mean, variance = ops.moments(x, axes=axes, synchronized=self.synchronized)
+        gamma, beta = ops.convert_to_tensor(self.gamma), ops.convert_to_tensor(self.beta)
+        momentum = self.momentum
+        if not self.synchronized:
+            # The choice is made on vectors of C values, so that it costs nothing on large batches.
+            single = ops.equal(ops.size(x), x.shape[-1])
+            momentum = ops.where(single, 1.0, momentum)
+            mean = ops.where(single, 0.0, mean)
+            variance = ops.where(single, 1.0 - self.epsilon, variance)
+            gamma = ops.where(single, 1.0, gamma)
+            beta = ops.where(single, 0.0, beta)
+        self.moving_mean.assign(self.moving_mean * momentum + mean * (1.0 - momentum))
+        self.moving_variance.assign(self.moving_variance * momentum + variance * (1.0 - momentum))
+        y = ops.batch_normalization(x, mean, variance, axis=-1, offset=beta, scale=gamma, epsilon=self.epsilon)
+        return ops.cast(y, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
