@@ -28,7 +28,7 @@ class BuildWithAssets(build_py):
 
 version = re.search(r'^__version__ = "(.+)"$', (HERE / "rsseg_tf/__init__.py").read_text("utf-8"), re.M)
 if version is None:
-    raise SystemExit("rsseg_tf/__init__.py must hold a line __version__ = \"X.Y.Z\"")
+    raise SystemExit('rsseg_tf/__init__.py must hold a line __version__ = "X.Y.Z"')
 
 # Each bound has its reason. Lower bounds are what the tests have run on; upper bounds stop at the next release
 # that may break us: these were tested with the newest version below them.
@@ -52,7 +52,9 @@ EXTRAS = {
     "hub": ["keras-hub>=0.25,<0.33"],
     "cluster": ["dask>=2025.1", "distributed>=2025.1"],
 }
-EXTRAS["all"] = sorted({requirement for name in ("onnx", "tflite", "serving", "hub", "cluster") for requirement in EXTRAS[name]})
+EXTRAS["all"] = sorted(
+    {requirement for name in ("onnx", "tflite", "serving", "hub", "cluster") for requirement in EXTRAS[name]}
+)
 EXTRAS["test"] = [
     "pytest>=8.3,<10",
     "pytest-xdist>=3.6,<4",

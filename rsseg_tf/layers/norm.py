@@ -14,9 +14,9 @@ __all__ = ["BatchNorm"]
 class BatchNorm(keras.layers.BatchNormalization):
     """Batch normalisation over the last axis with momentum 0.9, epsilon 1e-5 and a biased running variance.
 
-    A training batch with a single value per channel, such as the pooled features of one image, has no variance. As in
-    the original, the layer then passes it on as it is and leaves its running statistics alone; Keras' own layer would
-    return beta and pull the running variance towards zero.
+    The pooled features (B, 1, 1, C) of a training batch of one image have no variance. As in the original, the layer
+    then passes them on as they are and leaves its running statistics alone; Keras' own layer would return beta and
+    pull the running variance towards zero. This needs the height and width of 1 to be known when the graph is built.
 
     Args:
         synchronized: Whether training statistics are taken over all replicas of the batch. It may be switched on later
@@ -41,25 +41,20 @@ class BatchNorm(keras.layers.BatchNormalization):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Normalises (B, ..., C) floating point; the result has the dtype that the policy computes in."""
-        if not (training and self.trainable):
-            return super().call(inputs, training=False)
+        pooled = all(size == 1 for size in inputs.shape[1:-1])
+        if not (training and self.trainable and pooled) or self.synchronized:
+            return super().call(inputs, training=training)
         x = ops.cast(inputs, "float32")
         axes = tuple(range(len(x.shape) - 1))
-        mean, variance = ops.moments(x, axes=axes, synchronized=self.synchronized)
-        gamma, beta = ops.convert_to_tensor(self.gamma), ops.convert_to_tensor(self.beta)
-        momentum = self.momentum
-        if not self.synchronized:
-            # The choice is made on vectors of C values, so that it costs nothing on large batches.
-            single = ops.equal(ops.size(x), x.shape[-1])
-            momentum = ops.where(single, 1.0, momentum)
-            mean = ops.where(single, 0.0, mean)
-            variance = ops.where(single, 1.0 - self.epsilon, variance)
-            gamma = ops.where(single, 1.0, gamma)
-            beta = ops.where(single, 0.0, beta)
+        mean, variance = ops.moments(x, axes=axes)
+        single = ops.equal(ops.size(x), x.shape[-1])
+        momentum = ops.where(single, 1.0, self.momentum)
         self.moving_mean.assign(self.moving_mean * momentum + mean * (1.0 - momentum))
         self.moving_variance.assign(self.moving_variance * momentum + variance * (1.0 - momentum))
-        y = ops.batch_normalization(x, mean, variance, axis=-1, offset=beta, scale=gamma, epsilon=self.epsilon)
-        return ops.cast(y, self.compute_dtype)
+        y = ops.batch_normalization(
+            x, mean, variance, axis=-1, offset=self.beta, scale=self.gamma, epsilon=self.epsilon
+        )
+        return ops.cast(ops.where(single, x, y), self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

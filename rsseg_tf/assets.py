@@ -1,0 +1,58 @@
+"""Finds the folders that ship with the package: `configs/`, `export/` and `serving/`.
+
+In a checkout they lie beside the package; in an installed package the build step of `setup.py` has copied them
+into `rsseg_tf/_assets`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rsseg_tf.errors import ConfigError, did_you_mean
+
+__all__ = ["asset_dir", "find_config", "shipped_configs"]
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def asset_dir(name: str) -> Path:
+    """Returns the folder `name` (`configs`, `export` or `serving`) as shipped.
+
+    Raises:
+        ConfigError: when neither the package nor the checkout has it, i.e. the installation is broken.
+    """
+    for candidate in (_PACKAGE / "_assets" / name, _PACKAGE.parent / name):
+        if candidate.is_dir():
+            return candidate
+    raise ConfigError(f"The folder '{name}' that ships with rsseg_tf is missing; install the package again.")
+
+
+def shipped_configs() -> list[str]:
+    """Returns the names of all shipped configs that can be trained, e.g. `fcn/fcn_hrnet_w18_dubai_512x512_80k.yml`."""
+    root = asset_dir("configs")
+    names = (path.relative_to(root).as_posix() for path in root.rglob("*.yml"))
+    return sorted(name for name in names if not name.startswith("_base_/"))
+
+
+def find_config(name: str) -> Path:
+    """Returns the path of a config: a file as given, or else a shipped config of that name.
+
+    Args:
+        name: a path, or a shipped name with or without the leading `configs/`.
+
+    Raises:
+        ConfigError: when there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = name.removeprefix("./").removeprefix("configs/")
+    if shipped and (candidate := asset_dir("configs") / shipped).is_file():
+        return candidate
+    if path.is_dir():
+        raise ConfigError(f"--config must be a YAML file; {name} is a folder.")
+    hint = did_you_mean(shipped, shipped_configs())
+    raise ConfigError(
+        f"The config {name} does not exist, neither as a file nor among the shipped ones.{hint} "
+        "`rsseg-tf config list` names all shipped configs."
+    )

@@ -1,0 +1,222 @@
+"""Checkpoints: weights, optimizer, position and config in one folder, written whole or not at all.
+
+    iter_1000/
+        weights.npz     one array per model variable, keyed by the variable's path
+        optimizer.npz   one array per optimizer variable, in order
+        state.json      step, samples seen, best score so far
+        config.yml      the resolved config of the run
+
+A checkpoint is written under a temporary name in the same folder, flushed to disk, and renamed. A full disk or a kill
+in the middle leaves the checkpoints that were there before untouched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import keras
+import numpy as np
+
+from rsseg_tf.config import Config, dump_config
+from rsseg_tf.errors import ConfigError, WeightsError
+
+__all__ = ["TrainState", "config_file", "load_weights", "read_state", "restore_optimizer", "save_checkpoint"]
+
+_WEIGHTS, _OPTIMIZER, _STATE, _CONFIG = "weights.npz", "optimizer.npz", "state.json", "config.yml"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Where a run stands.
+
+    Attributes:
+        step: optimizer steps taken.
+        samples_seen: training samples consumed; the data go on from here.
+        best_miou: best validation mIoU so far (0..1), -1 before the first evaluation.
+        best_step: the step that reached it.
+        stale_intervals: evaluations since then that were worse.
+    """
+
+    step: int = 0
+    samples_seen: int = 0
+    best_miou: float = -1.0
+    best_step: int = 0
+    stale_intervals: int = 0
+
+
+def save_checkpoint(
+    folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer | None, state: TrainState, config: Config
+) -> None:
+    """Writes a checkpoint to `folder`, replacing one that is there only once the new one is complete.
+
+    Args:
+        folder: e.g. `output/iter_1000`.
+        model: whose variables (weights, statistics, seeds) are kept.
+        optimizer: whose variables are kept; None for weights that nobody will train on with.
+        state: the run's position.
+        config: the resolved config.
+
+    Raises:
+        WeightsError: when it cannot be written; what was there before is unchanged.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    retired = folder.with_name(f".{folder.name}.retired")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write_arrays(partial / _WEIGHTS, _named_arrays(model))
+        if optimizer is not None:
+            _write_arrays(partial / _OPTIMIZER, {f"{i:05d}": np.asarray(v) for i, v in enumerate(optimizer.variables)})
+        _write(partial / _STATE, lambda file: file.write(_to_json(state)))
+        _write(partial / _CONFIG, lambda file: file.write(dump_config(config).encode()))
+        if folder.exists():
+            shutil.rmtree(retired, ignore_errors=True)
+            folder.rename(retired)
+        partial.rename(folder)
+        shutil.rmtree(retired, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if retired.exists() and not folder.exists():
+            retired.rename(folder)
+        raise WeightsError(
+            f"The checkpoint {folder} could not be written: {error.strerror or error}. Earlier checkpoints are "
+            "unharmed; make room or correct the permissions, then go on with --resume_model."
+        ) from error
+
+
+def load_weights(model: keras.Model, folder: Path, *, with_seeds: bool = False) -> None:
+    """Loads the weights of a checkpoint; every variable and every array must find its partner.
+
+    Args:
+        model: the same architecture as the one that was saved.
+        folder: the checkpoint.
+        with_seeds: also restore the state of random layers, so that a resumed run draws what it would have drawn.
+
+    Raises:
+        WeightsError: for a folder without a checkpoint, a damaged file, or a checkpoint of another architecture.
+    """
+    arrays = _read_arrays(folder, _WEIGHTS)
+    weights = {variable.path for variable in model.weights}
+    variables = {variable.path: variable for variable in model.variables}
+    if not with_seeds:
+        seeds = variables.keys() - weights
+        variables = {path: variable for path, variable in variables.items() if path in weights}
+        arrays = {path: array for path, array in arrays.items() if path not in seeds}
+    problems = _differences({path: tuple(v.shape) for path, v in variables.items()}, arrays)
+    if problems:
+        raise WeightsError(
+            f"The checkpoint {folder} does not fit the model '{model.name}': {problems}. "
+            f"Use the config that lies beside it: {folder / _CONFIG}."
+        )
+    for path, variable in variables.items():
+        variable.assign(arrays[path])
+
+
+def restore_optimizer(optimizer: keras.optimizers.Optimizer, folder: Path) -> None:
+    """Loads the optimizer's variables; it must be built on the same trainable variables as when it was saved.
+
+    Raises:
+        WeightsError: for a checkpoint without an optimizer, or of another one.
+    """
+    arrays = _read_arrays(folder, _OPTIMIZER)
+    wanted = {f"{i:05d}": tuple(variable.shape) for i, variable in enumerate(optimizer.variables)}
+    problems = _differences(wanted, arrays)
+    if problems:
+        raise WeightsError(
+            f"The optimizer in {folder} does not fit '{optimizer.name}': {problems}. "
+            "Resume with the optimizer and precision of the first run."
+        )
+    for i, variable in enumerate(optimizer.variables):
+        variable.assign(arrays[f"{i:05d}"])
+
+
+def config_file(folder: Path) -> Path:
+    """Returns the file with the config that the weights were trained with.
+
+    Raises:
+        WeightsError: when `folder` is no checkpoint.
+    """
+    _require(folder, _CONFIG)
+    return folder / _CONFIG
+
+
+def read_state(folder: Path) -> TrainState:
+    """Returns where the run stood when the checkpoint was written.
+
+    Raises:
+        WeightsError: when `folder` is no checkpoint or its state is damaged.
+    """
+    _require(folder, _STATE)
+    try:
+        return TrainState(**json.loads((folder / _STATE).read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise WeightsError(f"{folder / _STATE} is damaged: {error}. Use an earlier checkpoint.") from error
+
+
+def _named_arrays(model: keras.Model) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    for variable in model.variables:
+        if variable.path in arrays:
+            raise ConfigError(f"The model '{model.name}' has two variables named {variable.path}; rename a layer.")
+        arrays[variable.path] = keras.ops.convert_to_numpy(variable.value)
+    return arrays
+
+
+def _differences(wanted: Mapping[str, Sequence[int]], arrays: Mapping[str, np.ndarray]) -> str:
+    """Says in one clause how the names and shapes differ; empty when they are equal."""
+    missing = [name for name in wanted if name not in arrays]
+    left_over = [name for name in arrays if name not in wanted]
+    other = [name for name in wanted if name in arrays and tuple(wanted[name]) != arrays[name].shape]
+    clauses = []
+    if missing:
+        clauses.append(f"{len(missing)} of its {len(wanted)} variables are missing (first: {missing[0]})")
+    if left_over:
+        clauses.append(f"{len(left_over)} stored arrays have no variable (first: {left_over[0]})")
+    if other:
+        name = other[0]
+        clauses.append(
+            f"{len(other)} differ in shape (first: {name}, stored {list(arrays[name].shape)}, "
+            f"model {list(wanted[name])})"
+        )
+    return "; ".join(clauses)
+
+
+def _require(folder: Path, name: str) -> None:
+    if (folder / name).is_file():
+        return
+    inside = sorted(p.parent for p in folder.glob(f"*/{name}") if not p.parent.name.startswith("."))
+    hint = f" Did you mean {inside[0]}?" if inside else " A checkpoint is a folder such as output/best_model."
+    what = f"has no {name}" if folder.is_dir() else "does not exist"
+    raise WeightsError(f"{folder} is not a checkpoint: it {what}.{hint}")
+
+
+def _read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
+    _require(folder, name)
+    try:
+        with np.load(folder / name, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise WeightsError(f"{folder / name} is damaged or truncated: {error}. Use an earlier checkpoint.") from error
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    _write(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+
+
+def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    with path.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _to_json(state: TrainState) -> bytes:
+    return (json.dumps(dataclasses.asdict(state), indent=2) + "\n").encode()

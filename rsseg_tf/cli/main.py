@@ -1,0 +1,72 @@
+"""The command group: finds commands when they are called, and turns this package's errors into one clear message."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from rsseg_tf import __version__
+from rsseg_tf.errors import RssegError
+
+__all__ = ["main"]
+
+# name -> (module, line in the list of commands); the order is that of the work
+_COMMANDS = {
+    "prepare": ("rsseg_tf.cli.prepare", "Make tiles and lists from a dataset as it was downloaded."),
+    "config": ("rsseg_tf.cli.config", "Show, check and list configs."),
+    "train": ("rsseg_tf.cli.train", "Train a model."),
+    "eval": ("rsseg_tf.cli.evaluate", "Count a model's predictions against labels."),
+    "predict": ("rsseg_tf.cli.predict", "Predict images: labels, pictures, GeoTIFFs."),
+    "quickstart": ("rsseg_tf.cli.quickstart", "Run the whole way on synthetic scenes in about three minutes."),
+}
+
+
+class _Commands(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(_COMMANDS[cmd_name][0])
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RssegError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(2)
+
+
+@click.group(
+    cls=_Commands,
+    # Users of the original write --save_dir, others --save-dir: both are understood everywhere.
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+        "max_content_width": 110,
+    },
+)
+@click.version_option(__version__, prog_name="rsseg-tf")
+def main() -> None:
+    """Semantic segmentation of remote sensing images: prepare, train, evaluate, predict.
+
+    Options may be written with dashes or underscores (--save-dir or --save_dir).
+    """
+    # TensorFlow's own log lines would drown ours; a user who wants them sets the variable.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)

@@ -1,0 +1,92 @@
+"""`rsseg-tf predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rsseg_tf.cli.options import (
+    ManyValues,
+    choose_device,
+    config_option,
+    device_options,
+    load_beside,
+    prediction_options,
+    resolve_prediction,
+)
+
+__all__ = ["command"]
+
+
+@click.command(name="predict", cls=ManyValues)
+@click.option("--model-path", required=True, metavar="DIR", help="A checkpoint, e.g. output/best_model.")
+@click.option("--image-path", required=True, type=Path, help="An image, a folder of images, or a list file (.txt).")
+@click.option("--save-dir", type=Path, default=Path("output/result"), show_default=True, help="Where results go.")
+@config_option(required=False)
+@prediction_options("aug-pred")
+@click.option(
+    "--custom-color",
+    multiple=True,
+    type=click.IntRange(0, 255),
+    metavar="R G B...",
+    help="Colours of the classes in order, three numbers each, instead of the dataset's palette.",
+)
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
+    help="Type of activations.",
+)  # fmt: skip
+@device_options
+def command(
+    model_path: str,
+    image_path: Path,
+    save_dir: Path,
+    config_path: str | None,
+    overrides: tuple[str, ...],
+    custom_color: tuple[int, ...],
+    precision: str,
+    device: str,
+    gpus: tuple[int, ...],
+    **values: Any,
+) -> None:
+    """Predict images.
+
+    Writes to --save-dir: pseudo_color_prediction/ (class ids as PNG with the palette), added_prediction/ (the image
+    with the classes laid over it) and, for georeferenced images, geotiff_prediction/ (class ids with the image's CRS
+    and transform, a colour table and the class names). Folders keep their structure. An image that cannot be predicted
+    is named at the end, with exit code 1; the others are done.
+    """
+    config = load_beside(model_path, config_path, overrides)
+    options = resolve_prediction(config, "aug_pred", values)
+
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    from rsseg_tf.inference import collect_images, palette_with, predict_paths
+
+    palette_with(custom_color or None, config.dataset.spec)  # a wrong one is told before TensorFlow is loaded
+    paths, base = collect_images(image_path, exclude=save_dir)
+
+    from rsseg_tf.predictors import checkpoint_predictor
+
+    choose_device(device, gpus)
+    predict = checkpoint_predictor(Path(model_path), config, precision=precision)
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task("Predicting", total=len(paths))
+        results = predict_paths(
+            paths,
+            predict,
+            config.dataset.spec,
+            save_dir,
+            options,
+            base=base,
+            custom_color=custom_color or None,
+            progress=lambda done, total, result: progress.update(task, completed=done),
+        )
+    failed = [result for result in results if not result.ok]
+    click.echo(f"{len(results) - len(failed)} of {len(results)} images predicted: {save_dir}")
+    for result in failed:
+        click.echo(f"Error: {result.image}: {result.error}", err=True)
+    if failed:
+        raise SystemExit(1)

@@ -1,0 +1,31 @@
+"""Reads and checks the samples of a config, with a progress line where that takes a while."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import Progress
+
+from rsseg_tf.config import Config
+from rsseg_tf.datasets import Sample, read_list
+
+__all__ = ["checked_samples"]
+
+
+def checked_samples(config: Config, split: Literal["train", "val"]) -> tuple[Sample, ...]:
+    """Returns the samples of a split after a look at every image's header and every label's ids.
+
+    Raises:
+        DataError: for the first thing that is wrong, naming the file.
+    """
+    from rsseg_tf.data.reader import check_samples
+
+    dataset = config.dataset
+    root = Path(dataset.root)
+    samples = read_list(root / (dataset.train_list if split == "train" else dataset.val_list), root)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"Checking {len(samples)} {split} samples", total=len(samples))
+        check_samples(samples, dataset.spec, progress=lambda done, _: progress.update(task, completed=done))
+    return samples

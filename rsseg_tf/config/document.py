@@ -1,0 +1,188 @@
+"""YAML with a memory: values, and for each key the file and line where it was written.
+
+Differences from plain PyYAML, each of which has cost somebody a training run:
+
+- a key that is written twice in one mapping is an error (PyYAML keeps the last one silently);
+- `1e-4` is a number and `on`, `no` or `12:30` are strings, as in YAML 1.2 (PyYAML follows YAML 1.1);
+- `base:` names one or more files to start from. Mappings merge, lists and scalars replace, and a mapping whose
+  `name` changes starts afresh, since the fields of another model mean nothing to the new one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rsseg_tf.errors import ConfigError
+
+__all__ = ["Document", "load_document", "parse_assignment"]
+
+Path_ = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the scalar rules of YAML 1.2."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"^(?:null|Null|NULL|~|)$", "nN~"),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^$"), [""])
+
+
+def _float(loader: _Loader, node: yaml.ScalarNode) -> float:
+    return float(loader.construct_scalar(node))
+
+
+def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node), 10)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _float)
+_Loader.add_constructor("tag:yaml.org,2002:int", _int)
+
+
+@dataclass
+class Document:
+    """A nested mapping and the place where each of its keys was written.
+
+    Attributes:
+        values: what the YAML says, merged with its bases.
+        origins: key path -> `file:line`, or `--set key=value` for an override.
+    """
+
+    values: dict[str, Any]
+    origins: dict[Path_, str] = field(default_factory=dict)
+
+    def origin(self, path: Path_) -> str:
+        """Returns where `path`, or else its nearest parent, was written; empty if nowhere."""
+        while path:
+            if path in self.origins:
+                return self.origins[path]
+            path = path[:-1]
+        return ""
+
+    def merged_with(self, other: Document) -> Document:
+        """Returns this document overridden by `other`."""
+        result = Document({}, dict(self.origins))
+        result.values = _merge(self.values, other.values, (), result.origins)
+        result.origins.update(other.origins)
+        return result
+
+
+def _merge(old: Mapping[str, Any], new: Mapping[str, Any], path: Path_, origins: dict[Path_, str]) -> dict[str, Any]:
+    merged = dict(old)
+    for key, value in new.items():
+        here = (*path, key)
+        before = merged.get(key)
+        if isinstance(before, dict) and isinstance(value, dict):
+            renamed = "name" in value and value["name"] != before.get("name", value["name"])
+            if not renamed:
+                merged[key] = _merge(before, value, here, origins)
+                continue
+        for stale in [known for known in origins if known[: len(here)] == here]:
+            del origins[stale]
+        merged[key] = value
+    return merged
+
+
+def load_document(path: Path, _from: tuple[Path, ...] = ()) -> Document:
+    """Reads a YAML file and the files that it is based on.
+
+    Args:
+        path: the file. `base:` in it names a file or a list of files relative to its folder; later ones win.
+
+    Raises:
+        ConfigError: for a file that cannot be read, broken YAML, a duplicate key, or files based on each other.
+    """
+    resolved = path.resolve()
+    if resolved in _from:
+        chain = " -> ".join(p.name for p in (*_from, resolved))
+        raise ConfigError(f"{path}: these configs are based on each other: {chain}. Remove one `base:`.")
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        by = f", which {_from[-1]} names as its base," if _from else ""
+        raise ConfigError(f"The config {path}{by} does not exist.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The config {path} cannot be read as UTF-8 text: {error}.") from error
+    own = _parse(text, str(path))
+    bases = own.values.pop("base", [])
+    where = own.origins.pop(("base",), str(path))
+    names = [bases] if isinstance(bases, str) else bases
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{where}: base must be a file name or a list of them; got {bases!r}.")
+    document = Document({})
+    for name in names:
+        document = document.merged_with(load_document(path.parent / name, (*_from, resolved)))
+    return document.merged_with(own)
+
+
+def parse_assignment(text: str) -> Document:
+    """Turns `key.sub=value` into a document of that one value; the value is read as YAML.
+
+    Raises:
+        ConfigError: without `=`, with an empty key, or with a value that is not YAML.
+    """
+    key, sign, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not sign or not all(parts):
+        raise ConfigError(f"--set takes key=value, for example --set train.iters=100; got '{text}'.")
+    parsed = _parse(f"value: {value}" if value.strip() else "value: null", f"--set {text}")
+    path: Path_ = tuple(parts)
+    values: Any = parsed.values["value"]
+    for part in reversed(parts):
+        values = {part: values}
+    return Document(values, {path[: i + 1]: f"--set {text}" for i in range(len(path))})
+
+
+def _parse(text: str, file: str) -> Document:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        document = Document({})
+        if node is None:
+            return document
+        if not isinstance(node, yaml.MappingNode):
+            raise ConfigError(f"{file}: a config is a mapping of keys to values; got {node.tag.rpartition(':')[2]}.")
+        document.values = _construct(loader, node, (), document.origins, file)
+        return document
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{file}{line}: this is not valid YAML: {problem}.") from error
+    finally:
+        loader.dispose()
+
+
+def _construct(loader: _Loader, node: yaml.Node, path: Path_, origins: dict[Path_, str], file: str) -> Any:
+    """Builds the value of a node and notes the line of each key below it."""
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(loader, item, (*path, i), origins, file) for i, item in enumerate(node.value)]
+    if not isinstance(node, yaml.MappingNode):
+        return loader.construct_object(node)
+    values: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        where = file if file.startswith("--set") else f"{file}:{line}"
+        if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "<<":
+            raise ConfigError(f"{where}: keys are plain words; YAML merge keys are not supported, use `base:`.")
+        key = key_node.value
+        if key in values:
+            raise ConfigError(f"{where}: the key '{key}' was already written on line {lines[key]}; remove one of them.")
+        lines[key] = line
+        origins[(*path, key)] = where
+        values[key] = _construct(loader, value_node, (*path, key), origins, file)
+    return values

@@ -1,0 +1,357 @@
+"""Random changes to one training sample, each a pure function of (image, label, seed).
+
+Images are `(H, W, bands)` float32 on the scale 0..255, whatever their type on disk; labels are `(H, W)` int32. Seeds
+are stateless (`(2,)` int32), so that the same seed gives the same result eagerly, inside `tf.data` and after a resume.
+
+Semantics, constants and order are those of PaddleSeg's `paddleseg/transforms/transforms.py`, which the benchmark
+trains with. Colour changes there run on 8-bit Pillow images; so they truncate to whole numbers here too, for 8-bit data
+(`quantise=True`). Other types keep their fractions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from rsseg_tf.config.schema import Augment
+
+__all__ = [
+    "adjust_brightness",
+    "adjust_contrast",
+    "adjust_hue",
+    "adjust_saturation",
+    "augment_sample",
+    "normalise",
+    "pad_and_crop",
+    "random_distort",
+    "random_flip",
+    "random_rotate90",
+    "random_rotation",
+    "random_step_scale",
+    "rescale",
+    "scale_factors",
+]
+
+Pair = tuple[tf.Tensor, tf.Tensor]
+
+
+def augment_sample(
+    image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, augment: Augment, *, ignore_index: int, quantise: bool
+) -> Pair:
+    """Applies the whole training chain: scale, pad and crop, flips, rotations, colours.
+
+    Args:
+        image: `(H, W, bands)` float32, 0..255.
+        label: `(H, W)` int32 class ids.
+        seed: `(2,)` int32.
+        augment: ranges and probabilities.
+        ignore_index: the id that padded and uncovered pixels get.
+        quantise: truncate colours to whole numbers, as the original does for its 8-bit images.
+
+    Returns:
+        The changed image `(crop height, crop width, bands)` float32 0..255 and label `(crop height, crop width)`.
+    """
+    seeds = tf.unstack(tf.random.split(seed, 7))
+    width, height = augment.crop_size
+    bands = image.shape[-1]
+    image, label = random_step_scale(image, label, seeds[0], augment.scale_range, augment.scale_step)
+    image = tf.ensure_shape(image, (None, None, bands))  # a condition forgets it
+    image, label = pad_and_crop(
+        image, label, seeds[1], (height, width), image_padding=augment.image_padding, label_padding=ignore_index
+    )
+    image, label = random_flip(image, label, seeds[2], augment.flip_horizontal, axis=1)
+    image, label = random_flip(image, label, seeds[3], augment.flip_vertical, axis=0)
+    if augment.rotate90:
+        image, label = random_rotate90(image, label, seeds[4], augment.rotate90)
+    if augment.rotate_degrees:
+        image, label = random_rotation(
+            image,
+            label,
+            seeds[5],
+            augment.rotate_degrees,
+            augment.rotate_probability,
+            image_padding=augment.image_padding,
+            label_padding=ignore_index,
+        )
+    image = random_distort(
+        image,
+        seeds[6],
+        brightness=augment.brightness_range,
+        contrast=augment.contrast_range,
+        saturation=augment.saturation_range,
+        hue=augment.hue_range,
+        probability=augment.distort_probability,
+        quantise=quantise,
+    )
+    return image, label
+
+
+def normalise(image: tf.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> tf.Tensor:
+    """Returns `(image / 255 - mean) / std` per band; the benchmark's mean and std are 0.5, so -1..1."""
+    return (image / 255.0 - tf.constant(mean, tf.float32)) / tf.constant(std, tf.float32)
+
+
+# === Geometry ===
+
+
+def scale_factors(scale_range: tuple[float, float], step: float) -> list[float]:
+    """Returns the factors that stepped scaling draws from, e.g. 0.5, 0.75, … 2.0."""
+    low, high = scale_range
+    count = int((high - low) / step + 1)
+    return [low + (high - low) * i / (count - 1) for i in range(count)] if count > 1 else [low]
+
+
+def rescale(image: tf.Tensor, label: tf.Tensor, factor: tf.Tensor) -> Pair:
+    """Resizes to `round(factor * size)`: bilinear with half-pixel centres for the image, nearest for the label.
+
+    Nearest takes source pixel `floor(i / factor)` as OpenCV does, not the half-pixel rule of `tf.image`.
+    """
+    size = tf.cast(tf.round(tf.cast(factor, tf.float64) * tf.cast(tf.shape(label), tf.float64)), tf.int32)
+    size = tf.maximum(size, 1)
+    bands = image.shape[-1]
+    image = tf.image.resize(image, size, method="bilinear", antialias=False)
+    image.set_shape((None, None, bands))
+    label = tf.raw_ops.ResizeNearestNeighbor(images=label[None, ..., None], size=size)[0, ..., 0]
+    return image, label
+
+
+def random_step_scale(
+    image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, scale_range: tuple[float, float], step: float
+) -> Pair:
+    """Resizes by a factor drawn from `scale_range` in steps (step 0: any factor in the range)."""
+    low, high = scale_range
+    if low == high == 1.0:
+        return image, label
+    if step == 0 and low < high:
+        factor = tf.random.stateless_uniform((), seed, low, high)
+    else:
+        factors = scale_factors(scale_range, step) if low < high else [low]
+        factor = tf.constant(factors)[tf.random.stateless_uniform((), seed, 0, len(factors), tf.int32)]
+    return tf.cond(tf.equal(factor, 1.0), lambda: (image, label), lambda: rescale(image, label, factor))
+
+
+def pad_and_crop(
+    image: tf.Tensor,
+    label: tf.Tensor,
+    seed: tf.Tensor,
+    size: tuple[int, int],
+    *,
+    image_padding: float,
+    label_padding: int,
+) -> Pair:
+    """Pads at the bottom and right up to `size` (height, width) where needed, then crops a random window of it."""
+    bands = image.shape[-1]
+    wanted = tf.constant(size)
+    missing = tf.maximum(wanted - tf.shape(label), 0)
+    paddings = tf.stack([tf.zeros_like(missing), missing], axis=1)
+    image = tf.pad(image, tf.concat([paddings, [[0, 0]]], 0), constant_values=image_padding)
+    label = tf.pad(label, paddings, constant_values=label_padding)
+    room = tf.shape(label) - wanted + 1
+    offset = tf.random.stateless_uniform((2,), seed, 0, 2**31 - 1, tf.int32) % room
+    y, x = offset[0], offset[1]
+    image = image[y : y + size[0], x : x + size[1]]
+    label = label[y : y + size[0], x : x + size[1]]
+    return tf.ensure_shape(image, (*size, bands)), tf.ensure_shape(label, size)
+
+
+def random_flip(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, probability: float, *, axis: int) -> Pair:
+    """Mirrors along `axis` (1: left-right, 0: up-down) with the given probability."""
+    if probability == 0:
+        return image, label
+    flip = tf.random.stateless_uniform((), seed) < probability
+    turned = tf.cond(flip, lambda: (tf.reverse(image, [axis]), tf.reverse(label, [axis])), lambda: (image, label))
+    return tf.ensure_shape(turned[0], image.shape), tf.ensure_shape(turned[1], label.shape)
+
+
+def random_rotate90(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, probability: float) -> Pair:
+    """Turns by 90, 180 or 270 degrees (by 180 only where the crop is not square) with the given probability."""
+    draws = tf.random.stateless_uniform((2,), seed)
+    square = image.shape[0] == image.shape[1]
+    turns = 1 + tf.cast(draws[1] * 3, tf.int32) if square else tf.constant(2)
+    shape = image.shape
+
+    def turned() -> Pair:
+        return tf.image.rot90(image, turns), tf.image.rot90(label[..., None], turns)[..., 0]
+
+    result = tf.cond(draws[0] < probability, turned, lambda: (image, label))
+    return tf.ensure_shape(result[0], shape), tf.ensure_shape(result[1], shape[:2])
+
+
+def random_rotation(
+    image: tf.Tensor,
+    label: tf.Tensor,
+    seed: tf.Tensor,
+    degrees: float,
+    probability: float,
+    *,
+    image_padding: float,
+    label_padding: int,
+) -> Pair:
+    """Rotates about the centre by up to `degrees` either way; uncovered pixels get the padding values."""
+    draws = tf.random.stateless_uniform((2,), seed)
+    angle = (2 * draws[1] - 1) * (degrees * math.pi / 180)
+    height, width = tf.unstack(tf.cast(tf.shape(label) - 1, tf.float32) / 2)
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    # The eight numbers map output to input coordinates; rotation about the centre, no perspective.
+    matrix = [cos, -sin, width - cos * width + sin * height, sin, cos, height - sin * width - cos * height, 0.0, 0.0]
+
+    def warp(x: tf.Tensor, method: str, fill: float) -> tf.Tensor:
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=x[None],
+            transforms=tf.stack(matrix)[None],
+            output_shape=tf.shape(x)[:2],
+            fill_value=fill,
+            interpolation=method,
+            fill_mode="CONSTANT",
+        )[0]
+
+    def rotated() -> Pair:
+        return warp(image, "BILINEAR", image_padding), warp(label[..., None], "NEAREST", float(label_padding))[..., 0]
+
+    result = tf.cond(draws[0] < probability, rotated, lambda: (image, label))
+    return tf.ensure_shape(result[0], image.shape), tf.ensure_shape(result[1], label.shape)
+
+
+# === Colour ===
+
+
+def random_distort(
+    image: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+    probability: float,
+    quantise: bool,
+) -> tf.Tensor:
+    """Changes brightness, contrast, saturation and hue in random order, each with the given probability.
+
+    Args:
+        image: `(H, W, bands)` float32, 0..255.
+        seed: `(2,)` int32.
+        brightness: the factor is drawn from 1 ± this; likewise `contrast` and `saturation`.
+        contrast: see `brightness`.
+        saturation: see `brightness`; needs 3 bands.
+        hue: the shift is drawn from ± this, on a circle of 256 steps; needs 3 bands.
+        probability: of each of the four.
+        quantise: truncate to whole numbers, as for 8-bit images.
+    """
+    if not (brightness or contrast or saturation or hue) or probability == 0:
+        return image
+    if quantise:
+        image = tf.floor(image)
+    adjustments: list[tuple[Callable[..., tf.Tensor], float, float]] = [
+        (adjust_brightness, 1 - brightness, 1 + brightness),
+        (adjust_contrast, 1 - contrast, 1 + contrast),
+        (adjust_saturation, 1 - saturation, 1 + saturation),
+        (adjust_hue, -hue, hue),
+    ]
+    used = [row for row, width in zip(adjustments, (brightness, contrast, saturation, hue), strict=True) if width]
+    order_seed, chance_seed, value_seed = tf.unstack(tf.random.split(seed, 3))
+    order = tf.argsort(tf.random.stateless_uniform((len(used),), order_seed))
+    chance = tf.random.stateless_uniform((len(used),), chance_seed)
+    value = tf.random.stateless_uniform((len(used),), value_seed)
+
+    def branch(index: int, current: tf.Tensor) -> Callable[[], tf.Tensor]:
+        adjust, low, high = used[index]
+        return lambda: adjust(current, low + (high - low) * value[index], quantise=quantise)
+
+    for position in range(len(used)):
+        chosen = order[position]
+        current = image
+        image = tf.cond(
+            tf.gather(chance, chosen) < probability,
+            lambda current=current, chosen=chosen: tf.switch_case(
+                chosen, [branch(i, current) for i in range(len(used))]
+            ),
+            lambda current=current: current,
+        )
+        image = tf.ensure_shape(image, current.shape)
+    return image
+
+
+def _blend(base: tf.Tensor, image: tf.Tensor, factor: tf.Tensor, quantise: bool) -> tf.Tensor:
+    """Moves from `base` to `image` and beyond, as Pillow's `Image.blend`: clipped, then truncated."""
+    mixed = tf.clip_by_value(base + factor * (image - base), 0.0, 255.0)
+    return tf.floor(mixed) if quantise else mixed
+
+
+def _luma(image: tf.Tensor, quantise: bool) -> tf.Tensor:
+    """Returns `(H, W, 1)` ITU-R 601 luma in Pillow's fixed-point arithmetic; the plain mean where it is not RGB."""
+    if image.shape[-1] != 3:
+        return tf.reduce_mean(image, axis=-1, keepdims=True)
+    if not quantise:
+        return tf.reduce_sum(image * tf.constant([0.299, 0.587, 0.114]), axis=-1, keepdims=True)
+    whole = tf.cast(image, tf.int32)
+    total = tf.reduce_sum(whole * tf.constant([19595, 38470, 7471]), axis=-1, keepdims=True)
+    return tf.cast(tf.bitwise.right_shift(total + 0x8000, 16), tf.float32)
+
+
+def adjust_brightness(image: tf.Tensor, factor: tf.Tensor, *, quantise: bool) -> tf.Tensor:
+    """Multiplies by `factor` (0 gives black); image 0..255."""
+    return _blend(tf.zeros((), tf.float32), image, factor, quantise)
+
+
+def adjust_contrast(image: tf.Tensor, factor: tf.Tensor, *, quantise: bool) -> tf.Tensor:
+    """Moves away from the image's mean luma by `factor`; image 0..255."""
+    mean = tf.reduce_mean(_luma(image, quantise))
+    return _blend(tf.floor(mean + 0.5) if quantise else mean, image, factor, quantise)
+
+
+def adjust_saturation(image: tf.Tensor, factor: tf.Tensor, *, quantise: bool) -> tf.Tensor:
+    """Moves away from the pixel's own grey by `factor`; image 0..255, 3 bands."""
+    return _blend(_luma(image, quantise), image, factor, quantise)
+
+
+def adjust_hue(image: tf.Tensor, shift: tf.Tensor, *, quantise: bool) -> tf.Tensor:
+    """Turns the hue by `shift` steps of a circle of 256; image 0..255, 3 bands.
+
+    With `quantise` hue, saturation and value are whole numbers 0..255 in between, as in Pillow's HSV mode.
+    """
+    if not quantise:
+        return tf.image.adjust_hue(image / 255.0, shift / 256.0) * 255.0
+    hue, saturation, value = _rgb_to_hsv255(image)
+    # Truncation towards zero, then wrap-around: what a cast to uint8 does with a float.
+    shifted = tf.cast(hue + shift, tf.int32) & 255
+    return _hsv255_to_rgb(tf.cast(shifted, tf.float32), saturation, value)
+
+
+def _rgb_to_hsv255(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns hue, saturation and value as whole numbers 0..255, with Pillow's mix of single and double precision."""
+    red, green, blue = tf.unstack(image, axis=-1)
+    value = tf.reduce_max(image, axis=-1)
+    span = value - tf.reduce_min(image, axis=-1)
+    from_red, from_green, from_blue = (tf.math.divide_no_nan(value - x, span) for x in (red, green, blue))
+    sextant = tf.where(
+        tf.equal(red, value),
+        from_blue - from_green,
+        tf.where(tf.equal(green, value), _single(2.0, from_red, from_blue), _single(4.0, from_green, from_red)),
+    )
+    turn = tf.math.floormod(tf.cast(sextant, tf.float64) / 6.0 + 1.0, tf.constant(1.0, tf.float64))
+    hue = tf.floor(tf.cast(tf.cast(turn, tf.float32), tf.float64) * 255.0)
+    saturation = tf.floor(tf.cast(tf.math.divide_no_nan(span, value), tf.float64) * 255.0)
+    return tf.where(span > 0, tf.cast(hue, tf.float32), 0.0), tf.cast(saturation, tf.float32), value
+
+
+def _single(offset: float, plus: tf.Tensor, minus: tf.Tensor) -> tf.Tensor:
+    """Returns `offset + plus - minus`, summed in double precision and rounded once."""
+    return tf.cast(offset + tf.cast(plus, tf.float64) - tf.cast(minus, tf.float64), tf.float32)
+
+
+def _hsv255_to_rgb(hue: tf.Tensor, saturation: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    position = hue * 6.0 / 255.0
+    sextant = tf.floor(position)
+    fraction = position - sextant
+    grey = saturation / 255.0
+    low = tf.floor(value * (1.0 - grey) + 0.5)
+    falling = tf.floor(value * (1.0 - grey * fraction) + 0.5)
+    rising = tf.floor(value * (1.0 - grey * (1.0 - fraction)) + 0.5)
+    which = tf.cast(sextant, tf.int32) % 6
+    red = tf.gather(tf.stack([value, falling, low, low, rising, value], -1), which, batch_dims=2)
+    green = tf.gather(tf.stack([rising, value, value, falling, low, low], -1), which, batch_dims=2)
+    blue = tf.gather(tf.stack([low, low, rising, value, value, falling], -1), which, batch_dims=2)
+    return tf.stack([red, green, blue], axis=-1)

@@ -1,0 +1,93 @@
+"""From list files to batches with `tf.data`.
+
+The stream of training samples is a pure function of the position: sample number `n` is the `n % N`-th of a permutation
+that belongs to epoch `n // N`, changed by random numbers that belong to `n`. So two runs with one seed are equal, any
+run can go on at any position without reading what came before, and the number of workers changes nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from rsseg_tf.config.schema import Augment
+from rsseg_tf.data.augment import augment_sample, normalise
+from rsseg_tf.data.reader import SampleReader
+
+__all__ = ["sample_order", "train_batches"]
+
+
+def train_batches(
+    reader: SampleReader,
+    augment: Augment,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    workers: int | None = None,
+) -> tf.data.Dataset:
+    """Returns endless batches for training.
+
+    Args:
+        reader: the samples.
+        augment: crop size and random changes.
+        batch_size: samples per batch, over all devices.
+        seed: of order and changes.
+        start: how many samples were consumed before (a resumed run).
+        workers: samples prepared in parallel; None lets TensorFlow choose.
+
+    Returns:
+        Elements `{"image": (B, H, W, bands) float32 normalised, "label": (B, H, W) int32, "index": (B,) int64}`,
+        `index` being the sample's place in the list.
+    """
+    load = _Loader(reader, augment, seed)
+    # A worker's file reads wait on the disk and its NumPy code holds Python's lock only briefly.
+    parallel = workers or tf.data.AUTOTUNE
+    dataset = tf.data.Dataset.counter(start).map(load, num_parallel_calls=parallel, deterministic=True)
+    dataset = dataset.batch(batch_size, drop_remainder=True)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.prefetch(2).with_options(options)
+
+
+def sample_order(epoch: int, count: int, seed: int) -> np.ndarray:
+    """Returns the permutation of `0..count-1` in which an epoch visits the samples."""
+    positions = tf.range(count, dtype=tf.int64)
+    return _shuffled(positions, tf.constant(epoch, tf.int64), count, seed).numpy()
+
+
+def _shuffled(position: tf.Tensor, epoch: tf.Tensor, count: int, seed: int) -> tf.Tensor:
+    if count == 1:
+        return tf.zeros_like(position)
+    key = tf.stack([tf.constant(seed, tf.int64), epoch])
+    return tf.random.experimental.index_shuffle(position, key, tf.constant(count - 1, tf.int64))
+
+
+class _Loader:
+    """Maps a position in the endless stream to a training sample."""
+
+    def __init__(self, reader: SampleReader, augment: Augment, seed: int) -> None:
+        self.reader, self.augment, self.seed = reader, augment, seed
+        self.quantise = reader.dtype == np.uint8
+
+    def __call__(self, position: tf.Tensor) -> dict[str, tf.Tensor]:
+        spec, count = self.reader.spec, len(self.reader.samples)
+        index = _shuffled(position % count, position // count, count, self.seed)
+        image, label = tf.numpy_function(
+            self.reader, [index], [tf.as_dtype(self.reader.dtype), tf.uint8], stateful=False
+        )
+        image.set_shape((None, None, spec.bands))
+        label.set_shape((None, None))
+        image = tf.cast(image, tf.float32)
+        if spec.max_value != 255.0:
+            image = image * (255.0 / spec.max_value)
+        sample_seed = tf.stack([tf.constant(self.seed, tf.int64), position])
+        image, label = augment_sample(
+            image,
+            tf.cast(label, tf.int32),
+            tf.cast(sample_seed, tf.int32),
+            self.augment,
+            ignore_index=spec.ignore_index,
+            quantise=self.quantise,
+        )
+        return {"image": normalise(image, spec.mean, spec.std), "label": label, "index": index}

@@ -1,0 +1,6 @@
+"""Training: devices, schedules, the one loop and what hangs on it."""
+
+from rsseg_tf.training.loop import TrainResult, train
+from rsseg_tf.training.strategy import make_strategy
+
+__all__ = ["TrainResult", "make_strategy", "train"]

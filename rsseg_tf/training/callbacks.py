@@ -1,0 +1,120 @@
+"""Keras callbacks for the loop.
+
+The loop calls `on_train_begin`, `on_train_batch_end(step, logs)` every `log_iters` steps with the averages since the
+last call, `on_test_end(logs)` after each evaluation (`logs["step"]` says when) and `on_train_end`. A callback may end
+the run by `self.model.stop_training = True`.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+__all__ = ["ConsoleLog", "TensorBoardLog", "format_duration"]
+
+Logs = dict[str, Any]
+
+
+def format_duration(seconds: float) -> str:
+    """Returns `HH:MM:SS`."""
+    whole = int(seconds)
+    return f"{whole // 3600:02d}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+
+
+class ConsoleLog(keras.callbacks.Callback):
+    """The benchmark's log lines, above one progress line."""
+
+    def __init__(self, iters: int, start: int = 0, console: Console | None = None) -> None:
+        """Takes the number of steps in all and where the run begins."""
+        super().__init__()
+        self.console = console or Console()
+        self.iters, self.start = iters, start
+        self._progress = Progress(
+            TextColumn("[bold]train"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("mIoU {task.fields[miou]}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA {task.fields[eta]}"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._progress.add_task("train", total=iters, completed=start, loss="–", miou="–", eta="–")
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Shows the progress line."""
+        self._progress.start()
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Prints one [TRAIN] line."""
+        values = logs or {}
+        eta = format_duration((self.iters - batch) * values["batch_cost"])
+        self._line(
+            f"[TRAIN] epoch: {values['epoch']}, iter: {batch}/{self.iters}, loss: {values['loss']:.4f}, "
+            f"lr: {values['lr']:.6f}, batch_cost: {values['batch_cost']:.4f}, "
+            f"reader_cost: {values['reader_cost']:.5f}, ips: {values['ips']:.4f} samples/sec | ETA {eta}"
+        )
+        self._progress.update(self._task, completed=batch, loss=f"{values['loss']:.4f}", eta=eta)
+
+    def on_test_end(self, logs: Logs | None = None) -> None:
+        """Prints the [EVAL] lines."""
+        values = logs or {}
+        self._line(
+            f"[EVAL] #Images: {values['images']} mIoU: {values['miou']:.4f} Acc: {values['acc']:.4f} "
+            f"Kappa: {values['kappa']:.4f} Dice: {values['dice']:.4f}"
+        )
+        self._line(
+            f"[EVAL] The model with the best validation mIoU ({values['best_miou']:.4f}) was saved at iter "
+            f"{values['best_step']}."
+        )
+        self._progress.update(self._task, miou=f"{values['miou']:.4f}")
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Takes the progress line away."""
+        self._progress.stop()
+
+    def _line(self, text: str) -> None:
+        # Time first, as the original's logger; soft_wrap keeps a line whole in files and narrow terminals.
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        self.console.print(f"{stamp} {text}", soft_wrap=True, markup=False, highlight=False)
+
+
+class TensorBoardLog(keras.callbacks.Callback):
+    """Scalars under the original's names, and a few overlay images at each evaluation."""
+
+    def __init__(self, folder: Path) -> None:
+        """Takes the folder for event files."""
+        super().__init__()
+        self._writer = tf.summary.create_file_writer(str(folder))
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Writes loss, rates and costs."""
+        with self._writer.as_default(step=batch):
+            for name, value in (logs or {}).items():
+                if name not in ("epoch", "samples_seen"):
+                    tf.summary.scalar(f"Train/{name}", value)
+
+    def on_test_end(self, logs: Logs | None = None) -> None:
+        """Writes scores and pictures."""
+        values = logs or {}
+        with self._writer.as_default(step=values["step"]):
+            for name, tag in (("miou", "mIoU"), ("acc", "Acc"), ("kappa", "Kappa"), ("dice", "Dice")):
+                tf.summary.scalar(f"Evaluate/{tag}", values[name])
+            for name, iou in values["class_iou"].items():
+                tf.summary.scalar(f"Evaluate/IoU/{name}", iou)
+            for i, picture in enumerate(values["pictures"]):
+                tf.summary.image(f"Evaluate/sample_{i}", np.asarray(picture)[None])
+        self._writer.flush()
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Closes the event file."""
+        self._writer.close()

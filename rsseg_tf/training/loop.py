@@ -1,0 +1,354 @@
+"""The training loop: straight-line, iteration-based, resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from rsseg_tf.build import build_losses, build_model
+from rsseg_tf.checkpoint import TrainState, load_weights, read_state, restore_optimizer, save_checkpoint
+from rsseg_tf.config import Config
+from rsseg_tf.config.schema import Eval
+from rsseg_tf.data import SampleReader, train_batches
+from rsseg_tf.datasets import Sample
+from rsseg_tf.errors import ConfigError, TrainingError
+from rsseg_tf.evaluation import evaluate
+from rsseg_tf.inference import InferenceOptions, Predict, as_rgb, overlay
+from rsseg_tf.metrics import SegmentationScores
+from rsseg_tf.predictors import keras_predictor
+from rsseg_tf.training.optimizers import build_optimizer
+from rsseg_tf.training.schedules import learning_rate
+from rsseg_tf.training.step import TrainStep, synchronise_batch_norm
+
+__all__ = ["TrainResult", "checkpoints", "inference_options", "prepare_save_dir", "train"]
+
+_PICTURES = 4  # validation overlays for TensorBoard at each evaluation
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        state: step, samples seen and best score.
+        stopped: `finished`, `early` (no better score for a while), `signal`, or `callback`.
+        checkpoint: the last one that was written.
+    """
+
+    state: TrainState
+    stopped: str
+    checkpoint: Path
+
+
+def train(
+    config: Config,
+    save_dir: Path,
+    train_samples: Sequence[Sample],
+    val_samples: Sequence[Sample] = (),
+    *,
+    strategy: tf.distribute.Strategy | None = None,
+    resume: Path | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> TrainResult:
+    """Trains a model and keeps checkpoints in `save_dir`.
+
+    Args:
+        config: the whole run.
+        save_dir: where `iter_N/` and `best_model/` go.
+        train_samples: what to train on.
+        val_samples: what to evaluate on every `save_interval` steps; empty for no evaluation.
+        strategy: the devices; None for the default one.
+        resume: a checkpoint to go on from.
+        callbacks: Keras callbacks, called as `training.callbacks` says.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        TrainingError: when a loss is NaN or infinite; the message names the step and the files of the batch.
+        DataError: when a sample turns out to be wrong.
+        WeightsError: when a checkpoint cannot be read or written.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+    batch_size = config.train.batch_size * replicas
+    keras.utils.set_random_seed(config.train.seed)
+    with strategy.scope():
+        model = build_model(config, precision=config.train.precision)
+        if replicas > 1:
+            synchronise_batch_norm(model)
+        optimizer = build_optimizer(config.optimizer, precision=config.train.precision)
+        optimizer.build(model.trainable_variables)
+        state = TrainState()
+        if resume is not None:
+            load_weights(model, resume, with_seeds=True)
+            restore_optimizer(optimizer, resume)
+            state = read_state(resume)
+    if state.step >= config.train.iters:
+        raise ConfigError(
+            f"{resume} is at step {state.step}, and train.iters is {config.train.iters}: nothing is left to do. "
+            "Raise --iters."
+        )
+
+    spec = config.dataset.spec
+    reader = SampleReader(train_samples, spec, cache_mb=config.data.cache_mb)
+    dataset = train_batches(
+        reader,
+        config.augment,
+        batch_size=batch_size,
+        seed=config.train.seed,
+        start=state.samples_seen,
+        workers=config.data.workers,
+    )
+    batches = iter(strategy.experimental_distribute_dataset(dataset))
+    take_step = TrainStep(model, optimizer, build_losses(config), strategy)
+    predict = keras_predictor(model)
+    hooks = keras.callbacks.CallbackList(list(callbacks), model=model)
+    model.stop_training = False
+    window = _Window(train_samples, batch_size)
+    saved = [path for path in checkpoints(save_dir) if step_of(path) <= state.step]
+    stopped = "finished"
+
+    with _stop_signals() as stop_requested, _closing(hooks):
+        while state.step < config.train.iters:
+            rate = learning_rate(state.step, config.lr_schedule, config.train.iters)
+            began = time.perf_counter()
+            batch = _next(batches, reader)
+            read = time.perf_counter()
+            losses = take_step(batch, rate)
+            state = dataclasses.replace(state, step=state.step + 1, samples_seen=state.samples_seen + batch_size)
+            window.add(state.step, losses, strategy.experimental_local_results(batch["index"]))
+            if state.step == 1 or state.step % config.train.log_iters == 0:
+                window.require_finite()  # fetching the losses waits for the devices, so the time below is the step's
+            window.time(read - began, time.perf_counter() - began)
+
+            if state.step % config.train.log_iters == 0:
+                epoch = (state.samples_seen - 1) // len(train_samples) + 1
+                hooks.on_train_batch_end(state.step, {"epoch": epoch, "lr": rate, **window.averages()})
+            last = state.step == config.train.iters
+            interrupted = stop_requested.is_set() or model.stop_training
+            if not (last or interrupted or state.step % config.train.save_interval == 0):
+                continue
+
+            window.require_finite()
+            improved = False
+            scored = None
+            if val_samples:
+                hooks.on_test_begin()
+                scored = _evaluate(predict, config, val_samples, stop_requested)
+            if scored is not None:
+                scores, pictures = scored
+                improved = scores.miou > state.best_miou
+                state = _with_score(state, scores.miou)
+                hooks.on_test_end(_eval_logs(scores, state, len(val_samples), pictures))
+            saved.append(save_dir / f"iter_{state.step}")
+            save_checkpoint(saved[-1], model, optimizer, state, config)
+            if improved:
+                save_checkpoint(save_dir / "best_model", model, None, state, config)
+            while len(saved) > config.train.keep_checkpoint_max:
+                shutil.rmtree(saved.pop(0))
+            patience = config.train.early_stop_intervals
+            if interrupted:
+                stopped = "signal" if stop_requested.is_set() else "callback"
+                break
+            if patience is not None and state.stale_intervals >= patience and not last:
+                stopped = "early"
+                break
+    return TrainResult(state, stopped, saved[-1])
+
+
+def inference_options(section: Eval) -> InferenceOptions:
+    """Returns how to predict, from a config's `eval` section."""
+    return InferenceOptions(**section.model_dump())
+
+
+def checkpoints(save_dir: Path) -> list[Path]:
+    """Returns the `iter_N` folders in a save_dir, oldest first."""
+    return sorted((path for path in save_dir.glob("iter_*") if path.name[5:].isdecimal()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Returns N of a folder `iter_N`."""
+    return int(checkpoint.name.removeprefix("iter_"))
+
+
+def prepare_save_dir(save_dir: Path, *, resume: bool, overwrite: bool) -> None:
+    """Creates the folder, makes sure that it can be written, and that nobody's checkpoints are in the way.
+
+    Raises:
+        ConfigError: when it cannot be written, or holds checkpoints of a run that this one does not resume.
+    """
+    try:
+        save_dir.mkdir(parents=True, exist_ok=True)
+        probe = save_dir / ".writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"--save_dir {save_dir} cannot be written: {error.strerror}. Choose another folder."
+        ) from error
+    there = [*checkpoints(save_dir), *(p for p in [save_dir / "best_model"] if p.exists())]
+    if not there or resume:
+        return
+    if not overwrite:
+        raise ConfigError(
+            f"--save_dir {save_dir} holds {there[-1].name} of an earlier run. Go on from it with "
+            f"--resume_model {there[-1]}, choose another folder, or replace it with --overwrite."
+        )
+    for folder in there:
+        shutil.rmtree(folder)
+
+
+@dataclass
+class _Window:
+    """Losses and times since the last log line.
+
+    Losses stay on the device until they are needed. Every one of them is looked at before anything is saved.
+    """
+
+    samples: Sequence[Sample]
+    batch_size: int
+    unchecked: list[tuple[int, dict[str, Any], Any]] = field(default_factory=list)
+    losses: list[dict[str, float]] = field(default_factory=list)
+    reader_seconds: float = 0.0
+    batch_seconds: float = 0.0
+    steps: int = 0
+
+    def add(self, step: int, losses: dict[str, Any], indices: Any) -> None:
+        self.unchecked.append((step, losses, indices))
+
+    def time(self, reader_seconds: float, batch_seconds: float) -> None:
+        self.reader_seconds += reader_seconds
+        self.batch_seconds += batch_seconds
+        self.steps += 1
+
+    def require_finite(self) -> None:
+        """Fetches the losses and raises TrainingError for the first that is NaN or infinite."""
+        for step, tensors, indices in self.unchecked:
+            losses = {name: float(value) for name, value in tensors.items()}
+            bad = [name for name, value in losses.items() if not np.isfinite(value)]
+            if bad:
+                names = [str(self.samples[int(i)].image) for part in indices for i in np.asarray(part)]
+                raise TrainingError(
+                    f"The loss is {losses[bad[0]]} at step {step} ({bad[0]}); the files in the batch: "
+                    f"{', '.join(names)}. Look at these images, lower the learning rate, or train with "
+                    "--precision fp32 or bf16. No checkpoint was written from this step on."
+                )
+            self.losses.append(losses)
+        self.unchecked.clear()
+
+    def averages(self) -> dict[str, float]:
+        """Returns mean losses and costs since the last call and starts afresh."""
+        self.require_finite()
+        means = {name: float(np.mean([row[name] for row in self.losses])) for name in self.losses[0]}
+        steps = self.steps
+        costs = {
+            "batch_cost": self.batch_seconds / steps,
+            "reader_cost": self.reader_seconds / steps,
+            "ips": self.batch_size * steps / self.batch_seconds,
+        }
+        self.losses.clear()
+        self.reader_seconds, self.batch_seconds, self.steps = 0.0, 0.0, 0
+        return {**means, **costs}
+
+
+def _next(batches: Iterator[dict[str, Any]], reader: SampleReader) -> dict[str, Any]:
+    """Returns the next batch; an error of the reader comes through as itself, not as TensorFlow's rendering of it."""
+    try:
+        return next(batches)
+    except tf.errors.OpError as error:
+        if reader.failure is not None:
+            raise reader.failure from error
+        raise
+
+
+def _evaluate(
+    predict: Predict, config: Config, samples: Sequence[Sample], stop_requested: threading.Event
+) -> tuple[SegmentationScores, list[np.ndarray]] | None:
+    """Returns scores and pictures, or None when the run was asked to stop meanwhile: saving cannot wait then."""
+    spec = config.dataset.spec
+    pictures: list[np.ndarray] = []
+    shown = {round(i * (len(samples) - 1) / max(1, _PICTURES - 1)) for i in range(_PICTURES)}
+
+    def observe(index: int, image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> None:
+        if index in shown:
+            rgb = as_rgb(image, spec)
+            pictures.append(np.hstack([rgb, overlay(rgb, label, spec.palette), overlay(rgb, prediction, spec.palette)]))
+
+        if stop_requested.is_set():
+            raise _StopRequestedError
+
+    try:
+        return evaluate(predict, samples, spec, inference_options(config.eval), observe=observe), pictures
+    except _StopRequestedError:
+        return None
+
+
+class _StopRequestedError(Exception):
+    """Leaves an evaluation in the middle."""
+
+
+def _with_score(state: TrainState, miou: float) -> TrainState:
+    if miou > state.best_miou:
+        return dataclasses.replace(state, best_miou=miou, best_step=state.step, stale_intervals=0)
+    return dataclasses.replace(state, stale_intervals=state.stale_intervals + 1)
+
+
+def _eval_logs(
+    scores: SegmentationScores, state: TrainState, images: int, pictures: list[np.ndarray]
+) -> dict[str, Any]:
+    return {
+        "step": state.step,
+        "images": images,
+        "miou": scores.miou,
+        "acc": scores.acc,
+        "kappa": scores.kappa,
+        "dice": scores.dice,
+        "class_iou": dict(zip(scores.classes, scores.class_iou.tolist(), strict=True)),
+        "best_miou": state.best_miou,
+        "best_step": state.best_step,
+        "pictures": pictures,
+    }
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Turns SIGTERM and Ctrl-C into a request to save and stop; a second Ctrl-C interrupts at once."""
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield requested
+        return
+
+    def request(number: int, frame: FrameType | None) -> None:
+        if requested.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        requested.set()
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield requested
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _closing(hooks: keras.callbacks.CallbackList) -> Iterator[None]:
+    hooks.on_train_begin()
+    try:
+        yield
+    finally:
+        hooks.on_train_end()

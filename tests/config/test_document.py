@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rsseg_tf.config.document import load_document, parse_assignment
+from rsseg_tf.errors import ConfigError
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_scalars_follow_yaml_1_2(tmp_path: Path) -> None:
+    text = "a: 1e-4\nb: on\nc: 12:30\nd: 010\ne: ~\nf: -5\ng: 2.\nh: true\ni: '1'\nj: 2026-01-01\n"
+    values = load_document(write(tmp_path / "c.yml", text)).values
+    expected = {"a": 1e-4, "b": "on", "c": "12:30", "d": 10, "e": None, "f": -5, "g": 2.0, "h": True, "i": "1"}
+    assert values == expected | {"j": "2026-01-01"}
+    assert isinstance(values["a"], float)
+
+
+def test_a_duplicate_key_names_both_lines(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yml", "train:\n  iters: 1\n  seed: 2\n  iters: 3\n")
+    with pytest.raises(ConfigError, match=r"c\.yml:4: the key 'iters' was already written on line 2"):
+        load_document(path)
+
+
+def test_bases_merge_mappings_and_replace_lists(tmp_path: Path) -> None:
+    write(tmp_path / "one.yml", "m: {a: 1, b: [1, 2, 3]}\nk: 1\n")
+    write(tmp_path / "two.yml", "k: 2\n")
+    path = write(tmp_path / "c.yml", "base: [one.yml, two.yml]\nm: {b: [9]}\n")
+    document = load_document(path)
+    assert document.values == {"m": {"a": 1, "b": [9]}, "k": 2}
+    assert document.origin(("m", "a")).endswith("one.yml:1")
+    assert document.origin(("k",)).endswith("two.yml:1")
+    assert document.origin(("m", "b", 0)).endswith("c.yml:2")
+
+
+def test_a_changed_name_starts_the_section_afresh(tmp_path: Path) -> None:
+    write(tmp_path / "base.yml", "model: {name: fcn, channels: 7, backbone: {name: x, depth: 3}}\n")
+    changed = write(tmp_path / "c.yml", "base: base.yml\nmodel: {name: other}\n")
+    assert load_document(changed).values["model"] == {"name": "other"}
+    nested = write(tmp_path / "d.yml", "base: base.yml\nmodel: {backbone: {name: y}}\n")
+    assert load_document(nested).values["model"] == {"name": "fcn", "channels": 7, "backbone": {"name": "y"}}
+    same = write(tmp_path / "e.yml", "base: base.yml\nmodel: {name: fcn, backbone: {depth: 4}}\n")
+    assert load_document(same).values["model"]["backbone"] == {"name": "x", "depth": 4}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1, 2\n", r"c\.yml:2: this is not valid YAML"),
+        ("- 1\n", "a config is a mapping of keys to values; got seq"),
+        ("a: &x {b: 1}\nc:\n  <<: *x\n", r"c\.yml:3: .*merge keys are not supported"),
+        ("base: nowhere.yml\n", r"nowhere\.yml, which .*c\.yml names as its base, does not exist"),
+        ("base: 3\n", "base must be a file name or a list of them; got 3"),
+        ("base: c.yml\n", "based on each other: c.yml -> c.yml"),
+    ],
+)
+def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_document(write(tmp_path / "c.yml", text))
+
+
+def test_a_missing_or_binary_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_document(tmp_path / "none.yml")
+    (tmp_path / "b.yml").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(ConfigError, match="cannot be read as UTF-8"):
+        load_document(tmp_path / "b.yml")
+
+
+def test_assignments_are_yaml() -> None:
+    document = parse_assignment("augment.crop_size=[64, 32]")
+    assert document.values == {"augment": {"crop_size": [64, 32]}}
+    assert document.origin(("augment", "crop_size", 0)) == "--set augment.crop_size=[64, 32]"
+    assert parse_assignment("a=").values == {"a": None}
+    assert parse_assignment("a.b={c: 1}").values == {"a": {"b": {"c": 1}}}
+
+
+@pytest.mark.parametrize("text", ["novalue", "=1", "a..b=1"])
+def test_bad_assignments(text: str) -> None:
+    with pytest.raises(ConfigError, match="--set takes key=value"):
+        parse_assignment(text)

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from rsseg_tf.assets import find_config, shipped_configs
+from rsseg_tf.config import Config, dump_config, load_config
+from rsseg_tf.errors import ConfigError
+
+BASE = """\
+dataset: {name: dubai, root: data/dubai}
+model:
+  name: fcn
+  backbone: {name: hrnet_w18}
+"""
+
+
+def load(tmp_path: Path, more: str = "", *overrides: str, base: str = BASE) -> Config:
+    path = tmp_path / "c.yml"
+    path.write_text(base + more, "utf-8")
+    return load_config(path, overrides)
+
+
+def test_defaults_are_the_benchmarks(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    assert (config.train.iters, config.train.batch_size) == (80000, 4)
+    assert config.optimizer.model_dump() == {"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4}
+    assert config.lr_schedule.learning_rate == 0.01
+    assert config.augment.crop_size == (512, 512)
+    assert config.dataset.spec.num_classes == 5
+    with pytest.raises(ValidationError):
+        config.train.iters = 5  # type: ignore[misc]
+
+
+def test_a_dumped_config_reads_back_equal(tmp_path: Path) -> None:
+    config = load(tmp_path, "augment: {crop_size: [64, 32]}\n", "lr_schedule={name: cosine, warmup_steps: 5}")
+    again = tmp_path / "again.yml"
+    again.write_text(dump_config(config), "utf-8")
+    assert load_config(again) == config
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_every_shipped_config_loads(name: str) -> None:
+    config = load_config(find_config(name))
+    assert config.dataset.spec.num_classes > 1
+    segmentor, backbone, dataset = name.split("/")[1].split("_")[0], config.model.backbone.name, config.dataset.name
+    assert name.split("/")[1].startswith(f"{segmentor}_{backbone}_{dataset}_")
+    width, height = config.augment.crop_size
+    assert f"_{width}x{height}_" in name
+
+
+def test_overrides_obey_the_schema(tmp_path: Path) -> None:
+    assert load(tmp_path, "", "train.iters=7", "model.backbone={name: resnet50_vd, output_stride: 16}").train.iters == 7
+    with pytest.raises(ConfigError, match=r"--set train.itters=7: unknown key 'train.itters'. Did you mean 'iters'\?"):
+        load(tmp_path, "", "train.itters=7")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("trian: {iters: 1}\n", r"c\.yml:5: unknown key 'trian'\. Did you mean 'train'\? Allowed here: dataset, model"),
+        ("train:\n  iters: '5'\n", r"c\.yml:6: train\.iters must be a valid integer; got '5'"),
+        ("train:\n  iters: 0\n", r"c\.yml:6: train\.iters must be greater than 0; got 0"),
+        ("train: {seed: 1.5}\n", r"c\.yml:5: train\.seed must be a valid integer"),
+        ("train: {precision: fp8}\n", r"train\.precision must be 'fp32', 'fp16' or 'bf16'; got 'fp8'"),
+        ("optimizer: {name: sdg}\n", r"optimizer\.name is 'sdg'\. Did you mean 'sgd'\? Allowed: sgd, adamw"),
+        ("loss: {main: {name: mse}}\n", r"loss\.main\.name must be 'cross_entropy'; got 'mse'"),
+        ("optimizer: {name: sgd, beta_1: 0.9}\n", r"unknown key 'optimizer\.beta_1'.* Allowed here: name, momentum"),
+        ("augment: {crop_size: [5]}\n", r"'augment\.crop_size\.1' is missing"),
+        ("augment: {scale_range: [2.0, 0.5]}\n", r"c\.yml:5: scale_range is smallest, largest; got 2.0, 0.5"),
+        ("loss: {main: {name: cross_entropy, class_weights: [1, 2]}}\n", "has 2 values; the dataset 'dubai' has 5"),
+        ("lr_schedule: {name: poly, warmup_steps: 80000}\n", "must be smaller than train.iters"),
+        ("eval: {is_slide: true}\n", "is_slide needs crop_size and stride"),
+        ("eval: {crop_size: [5, 5]}\n", "with is_slide: true only"),
+        ("train: {iters: .nan}\n", r"train\.iters must be a valid integer; got '\.nan'"),
+    ],
+)
+def test_wrong_configs_say_where_and_what(tmp_path: Path, more: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, more)
+
+
+def test_kinds_have_defaults_but_the_model_must_be_named(tmp_path: Path) -> None:
+    config = load(tmp_path, "lr_schedule: {learning_rate: 0.5}\n", "optimizer.momentum=0.5")
+    assert config.lr_schedule.model_dump(include={"name", "learning_rate"}) == {"name": "poly", "learning_rate": 0.5}
+    assert config.optimizer.model_dump(include={"name", "momentum"}) == {"name": "sgd", "momentum": 0.5}
+    assert load(tmp_path, "optimizer: {name: adamw}\n").optimizer.name == "adamw"
+    with pytest.raises(ConfigError, match="'model' needs a 'name' that says which kind it is"):
+        load(tmp_path, base="dataset: {name: dubai, root: x}\nmodel: {backbone: {name: hrnet_w18}}\n")
+
+
+def test_every_problem_has_its_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, "train: {iters: -1, seed: x}\nfoo: 1\n")
+    assert len(str(error.value).splitlines()) == 3
+
+
+def test_a_model_that_contradicts_the_dataset(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="model.num_classes is 6, but the dataset 'dubai' has 5 classes"):
+        load(tmp_path, "", "model.num_classes=6")
+    assert load(tmp_path, "", "model.num_classes=5").model.num_classes == 5
+
+
+CUSTOM = """\
+model: {name: fcn, backbone: {name: resnet50}}
+dataset:
+  name: custom
+  root: .
+  classes: [a, b]
+"""
+
+
+def test_custom_datasets(tmp_path: Path) -> None:
+    spec = load(tmp_path, "  palette: [[1, 2, 3], [4, 5, 6]]\n  ignore_index: 9\n", base=CUSTOM).dataset.spec
+    assert (spec.classes, spec.palette, spec.ignore_index) == (("a", "b"), ((1, 2, 3), (4, 5, 6)), 9)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("  palette: [[1, 2, 3]]\n", "c.yml:2: .*palette"),
+        ("  ignore_index: 1\n", "c.yml:2: .*ignore"),
+        ("  bands: 5\n", "need 3 bands"),
+        ("  palette: [[1, 2, 300], [1, 2, 3]]\n", r"dataset\.palette\.0\.2 must be less than or equal to 255; got 300"),
+    ],
+)
+def test_wrong_custom_datasets(tmp_path: Path, more: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, more, base=CUSTOM)
+
+
+def test_a_config_that_does_not_exist() -> None:
+    with pytest.raises(ConfigError, match=r"Did you mean 'fcn/fcn_hrnet_w18_dubai_512x512_80k\.yml'"):
+        find_config("fcn/fcn_hrnet_w18_dubay_512x512_80k.yml")
+    assert find_config("configs/fcn/fcn_hrnet_w18_dubai_512x512_80k.yml").is_file()
