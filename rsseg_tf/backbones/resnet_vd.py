@@ -121,7 +121,7 @@ def _stage_dilations(
     if output_stride not in _DILATIONS:
         raise ConfigError(
             f"output_stride must be 8, 16 or 32; got {output_stride}. "
-            "8 is the benchmark's; 16 needs about a third of its time and memory."
+            "8 is the benchmark's; 16 and 32 need less time and memory and give coarser features."
         )
     if len(multi_grid) < depths[3] or min(multi_grid) < 1:
         raise ConfigError(

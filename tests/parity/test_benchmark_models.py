@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import detinit
 import keras
 import numpy as np
 import pytest
@@ -27,6 +26,7 @@ from rsseg_tf.weights import (
     resnet_names,
     resnet_vd_names,
 )
+from tests.parity import detinit
 
 _GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
 
