@@ -1,8 +1,8 @@
 """Checkpoints: weights, optimizer, position and config in one folder, written whole or not at all.
 
     iter_1000/
-        weights.npz     one array per model variable, keyed by the variable's path
-        optimizer.npz   one array per optimizer variable, in order
+        weights.npz     one array per weight of the model, keyed by the weight's path
+        training.npz    the optimizer's variables and the seeds of random layers, in order; only to resume
         state.json      step, samples seen, best score so far
         config.yml      the resolved config of the run
 
@@ -28,9 +28,9 @@ import numpy as np
 from rsseg_tf.config import Config, dump_config
 from rsseg_tf.errors import ConfigError, WeightsError
 
-__all__ = ["TrainState", "config_file", "load_weights", "read_state", "restore_optimizer", "save_checkpoint"]
+__all__ = ["TrainState", "config_file", "load_weights", "read_state", "restore_training", "save_checkpoint"]
 
-_WEIGHTS, _OPTIMIZER, _STATE, _CONFIG = "weights.npz", "optimizer.npz", "state.json", "config.yml"
+_WEIGHTS, _TRAINING, _STATE, _CONFIG = "weights.npz", "training.npz", "state.json", "config.yml"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +59,8 @@ def save_checkpoint(
 
     Args:
         folder: e.g. `output/iter_1000`.
-        model: whose variables (weights, statistics, seeds) are kept.
-        optimizer: whose variables are kept; None for weights that nobody will train on with.
+        model: whose weights (batch-norm statistics included) and seeds are kept.
+        optimizer: whose variables are kept; None for weights that no run will go on from.
         state: the run's position.
         config: the resolved config.
 
@@ -74,7 +74,8 @@ def save_checkpoint(
         partial.mkdir(parents=True)
         _write_arrays(partial / _WEIGHTS, _named_arrays(model))
         if optimizer is not None:
-            _write_arrays(partial / _OPTIMIZER, {f"{i:05d}": np.asarray(v) for i, v in enumerate(optimizer.variables)})
+            variables = _training_variables(model, optimizer)
+            _write_arrays(partial / _TRAINING, {name: np.asarray(value) for name, value in variables.items()})
         _write(partial / _STATE, lambda file: file.write(_to_json(state)))
         _write(partial / _CONFIG, lambda file: file.write(dump_config(config).encode()))
         if folder.exists():
@@ -92,50 +93,41 @@ def save_checkpoint(
         ) from error
 
 
-def load_weights(model: keras.Model, folder: Path, *, with_seeds: bool = False) -> None:
-    """Loads the weights of a checkpoint; every variable and every array must find its partner.
+def load_weights(model: keras.Model, folder: Path) -> None:
+    """Loads the weights of a checkpoint; every weight and every array must find its partner.
 
     Args:
         model: the same architecture as the one that was saved.
         folder: the checkpoint.
-        with_seeds: also restore the state of random layers, so that a resumed run draws what it would have drawn.
 
     Raises:
         WeightsError: for a folder without a checkpoint, a damaged file, or a checkpoint of another architecture.
     """
-    arrays = _read_arrays(folder, _WEIGHTS)
-    weights = {variable.path for variable in model.weights}
-    variables = {variable.path: variable for variable in model.variables}
-    if not with_seeds:
-        seeds = variables.keys() - weights
-        variables = {path: variable for path, variable in variables.items() if path in weights}
-        arrays = {path: array for path, array in arrays.items() if path not in seeds}
-    problems = _differences({path: tuple(v.shape) for path, v in variables.items()}, arrays)
+    problems = _assign({weight.path: weight for weight in model.weights}, _read_arrays(folder, _WEIGHTS))
     if problems:
         raise WeightsError(
             f"The checkpoint {folder} does not fit the model '{model.name}': {problems}. "
             f"Use the config that lies beside it: {folder / _CONFIG}."
         )
-    for path, variable in variables.items():
-        variable.assign(arrays[path])
 
 
-def restore_optimizer(optimizer: keras.optimizers.Optimizer, folder: Path) -> None:
-    """Loads the optimizer's variables; it must be built on the same trainable variables as when it was saved.
+def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, folder: Path) -> None:
+    """Loads what a run needs beside the weights to go on: the optimizer's variables and the seeds of random layers.
+
+    Args:
+        model: the same architecture as the one that was saved.
+        optimizer: of the same kind, built on the same trainable variables.
+        folder: the checkpoint.
 
     Raises:
-        WeightsError: for a checkpoint without an optimizer, or of another one.
+        WeightsError: for a checkpoint without them (`best_model` has none), a damaged file, or another optimizer.
     """
-    arrays = _read_arrays(folder, _OPTIMIZER)
-    wanted = {f"{i:05d}": tuple(variable.shape) for i, variable in enumerate(optimizer.variables)}
-    problems = _differences(wanted, arrays)
+    problems = _assign(_training_variables(model, optimizer), _read_arrays(folder, _TRAINING))
     if problems:
         raise WeightsError(
             f"The optimizer in {folder} does not fit '{optimizer.name}': {problems}. "
             "Resume with the optimizer and precision of the first run."
         )
-    for i, variable in enumerate(optimizer.variables):
-        variable.assign(arrays[f"{i:05d}"])
 
 
 def config_file(folder: Path) -> Path:
@@ -163,11 +155,28 @@ def read_state(folder: Path) -> TrainState:
 
 def _named_arrays(model: keras.Model) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
-    for variable in model.variables:
+    for variable in model.weights:
         if variable.path in arrays:
-            raise ConfigError(f"The model '{model.name}' has two variables named {variable.path}; rename a layer.")
+            raise ConfigError(f"The model '{model.name}' has two weights named {variable.path}; rename a layer.")
         arrays[variable.path] = keras.ops.convert_to_numpy(variable.value)
     return arrays
+
+
+def _training_variables(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> dict[str, keras.Variable]:
+    """Names variables by their order: Keras numbers seeds by how many models a process has built."""
+    weights = {id(weight) for weight in model.weights}
+    seeds = [variable for variable in model.variables if id(variable) not in weights]
+    named = {f"optimizer/{i:05d}": variable for i, variable in enumerate(optimizer.variables)}
+    return named | {f"seed/{i:05d}": variable for i, variable in enumerate(seeds)}
+
+
+def _assign(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray]) -> str:
+    """Assigns all arrays, or none and says how they differ."""
+    problems = _differences({name: tuple(variable.shape) for name, variable in variables.items()}, arrays)
+    if not problems:
+        for name, variable in variables.items():
+            variable.assign(arrays[name])
+    return problems
 
 
 def _differences(wanted: Mapping[str, Sequence[int]], arrays: Mapping[str, np.ndarray]) -> str:
@@ -192,6 +201,8 @@ def _differences(wanted: Mapping[str, Sequence[int]], arrays: Mapping[str, np.nd
 def _require(folder: Path, name: str) -> None:
     if (folder / name).is_file():
         return
+    if name == _TRAINING and (folder / _WEIGHTS).is_file():
+        raise WeightsError(f"{folder} holds weights only, no optimizer; resume from an iter_N folder.")
     inside = sorted(p.parent for p in folder.glob(f"*/{name}") if not p.parent.name.startswith("."))
     hint = f" Did you mean {inside[0]}?" if inside else " A checkpoint is a folder such as output/best_model."
     what = f"has no {name}" if folder.is_dir() else "does not exist"

@@ -171,6 +171,9 @@ def load(config_path: str, overrides: tuple[str, ...], **changes: Any) -> Config
 
 def load_beside(model_path: str, config_path: str | None, overrides: tuple[str, ...]) -> Config:
     """Reads --config if given, else the config in the checkpoint folder `model_path`."""
+    from rsseg_tf.cli.quiet import load_tensorflow
+
+    load_tensorflow()
     from rsseg_tf.checkpoint import config_file
 
     beside = config_file(Path(model_path))  # also when --config is given: this is the check that it is a checkpoint

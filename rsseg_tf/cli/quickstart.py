@@ -43,7 +43,9 @@ def command(ctx: click.Context, output: Path, iters: int | None) -> None:
     group = ctx.find_root().command
     for arguments in steps:
         click.secho(f"\n$ rsseg-tf {shlex.join(arguments)}", bold=True)
-        group.main(arguments, prog_name="rsseg-tf", standalone_mode=False)
+        code = group.main(arguments, prog_name="rsseg-tf", standalone_mode=False)
+        if code:
+            ctx.exit(code)
     picture = _write_report(output, steps)
     click.secho(f"\nPicture: {picture}\nReport:  {report}", bold=True)
 

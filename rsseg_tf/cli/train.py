@@ -61,11 +61,13 @@ def command(
         train__precision=settings["precision"],
         data__workers=settings["num_workers"],
     )
+    from rsseg_tf.cli.quiet import load_tensorflow
     from rsseg_tf.cli.samples import checked_samples
     from rsseg_tf.errors import ConfigError
 
     if config.train.early_stop_intervals is not None and not do_eval:
         raise ConfigError("--early_stop_intervals counts evaluations; add --do_eval.")
+    load_tensorflow()
     train_samples = checked_samples(config, "train")
     val_samples = checked_samples(config, "val") if do_eval else ()
 

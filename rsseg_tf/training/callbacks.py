@@ -1,8 +1,8 @@
 """Keras callbacks for the loop.
 
 The loop calls `on_train_begin`, `on_train_batch_end(step, logs)` every `log_iters` steps with the averages since the
-last call, `on_test_end(logs)` after each evaluation (`logs["step"]` says when) and `on_train_end`. A callback may end
-the run by `self.model.stop_training = True`.
+last call, `on_test_begin()` and `on_test_end(logs)` around each evaluation (`logs["step"]` says when) and
+`on_train_end`. Keras makes all numbers in `logs` floats. A callback may end the run by `self.model.stop_training = True`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ConsoleLog(keras.callbacks.Callback):
         values = logs or {}
         eta = format_duration((self.iters - batch) * values["batch_cost"])
         self._line(
-            f"[TRAIN] epoch: {values['epoch']}, iter: {batch}/{self.iters}, loss: {values['loss']:.4f}, "
+            f"[TRAIN] epoch: {values['epoch']:.0f}, iter: {batch}/{self.iters}, loss: {values['loss']:.4f}, "
             f"lr: {values['lr']:.6f}, batch_cost: {values['batch_cost']:.4f}, "
             f"reader_cost: {values['reader_cost']:.5f}, ips: {values['ips']:.4f} samples/sec | ETA {eta}"
         )
@@ -69,12 +69,12 @@ class ConsoleLog(keras.callbacks.Callback):
         """Prints the [EVAL] lines."""
         values = logs or {}
         self._line(
-            f"[EVAL] #Images: {values['images']} mIoU: {values['miou']:.4f} Acc: {values['acc']:.4f} "
+            f"[EVAL] #Images: {values['images']:.0f} mIoU: {values['miou']:.4f} Acc: {values['acc']:.4f} "
             f"Kappa: {values['kappa']:.4f} Dice: {values['dice']:.4f}"
         )
         self._line(
             f"[EVAL] The model with the best validation mIoU ({values['best_miou']:.4f}) was saved at iter "
-            f"{values['best_step']}."
+            f"{values['best_step']:.0f}."
         )
         self._progress.update(self._task, miou=f"{values['miou']:.4f}")
 
@@ -106,11 +106,12 @@ class TensorBoardLog(keras.callbacks.Callback):
     def on_test_end(self, logs: Logs | None = None) -> None:
         """Writes scores and pictures."""
         values = logs or {}
-        with self._writer.as_default(step=values["step"]):
+        with self._writer.as_default(step=int(values["step"])):
             for name, tag in (("miou", "mIoU"), ("acc", "Acc"), ("kappa", "Kappa"), ("dice", "Dice")):
                 tf.summary.scalar(f"Evaluate/{tag}", values[name])
-            for name, iou in values["class_iou"].items():
-                tf.summary.scalar(f"Evaluate/IoU/{name}", iou)
+            for name in values:
+                if name.startswith("iou/"):
+                    tf.summary.scalar(f"Evaluate/IoU/{name[4:]}", values[name])
             for i, picture in enumerate(values["pictures"]):
                 tf.summary.image(f"Evaluate/sample_{i}", np.asarray(picture)[None])
         self._writer.flush()

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from rsseg_tf.build import build_losses, build_model
-from rsseg_tf.checkpoint import TrainState, load_weights, read_state, restore_optimizer, save_checkpoint
+from rsseg_tf.checkpoint import TrainState, load_weights, read_state, restore_training, save_checkpoint
 from rsseg_tf.config import Config
 from rsseg_tf.config.schema import Eval
 from rsseg_tf.data import SampleReader, train_batches
@@ -94,8 +94,8 @@ def train(
         optimizer.build(model.trainable_variables)
         state = TrainState()
         if resume is not None:
-            load_weights(model, resume, with_seeds=True)
-            restore_optimizer(optimizer, resume)
+            load_weights(model, resume)
+            restore_training(model, optimizer, resume)
             state = read_state(resume)
     if state.step >= config.train.iters:
         raise ConfigError(
@@ -317,7 +317,7 @@ def _eval_logs(
         "acc": scores.acc,
         "kappa": scores.kappa,
         "dice": scores.dice,
-        "class_iou": dict(zip(scores.classes, scores.class_iou.tolist(), strict=True)),
+        **{f"iou/{name}": float(iou) for name, iou in zip(scores.classes, scores.class_iou, strict=True)},
         "best_miou": state.best_miou,
         "best_step": state.best_step,
         "pictures": pictures,

@@ -36,9 +36,9 @@ class MomentumSGD(keras.optimizers.Optimizer):
         v = momentum * v + g
         w = w - learning_rate * v
 
-    Two things differ from `keras.optimizers.SGD`: the learning rate is outside of the velocity, so a decaying rate acts
-    on past gradients too (Paddle's `Momentum` and PyTorch's `SGD` do so), and the decay goes through the momentum, where
-    Keras's `weight_decay` is decoupled. Every trained parameter decays, batch-norm scales and biases included; one
+    Two things differ from `keras.optimizers.SGD`: the learning rate is outside of the velocity, so a decaying rate
+    acts on past gradients too (Paddle's `Momentum` and PyTorch's `SGD` do so), and the decay goes through the momentum,
+    where Keras's `weight_decay` is decoupled. Every trained parameter decays, batch-norm scales and biases included; one
     without a gradient does not.
     """
 

@@ -12,8 +12,8 @@ __all__ = ["learning_rate"]
 def learning_rate(step: int, schedule: PolySchedule | CosineSchedule, iters: int) -> float:
     """Returns the learning rate of a step.
 
-    During `warmup_steps` it rises linearly from `warmup_start_lr` to `learning_rate`; over the remaining steps it decays
-    to `end_lr`, which it reaches at step `iters` and keeps. Polynomial decay without warm-up is the original's
+    During `warmup_steps` it rises linearly from `warmup_start_lr` to `learning_rate`; over the remaining steps it
+    decays to `end_lr`, which it reaches at step `iters` and keeps. Polynomial decay without warm-up is the original's
     `PolynomialDecay(learning_rate, decay_steps=iters, end_lr, power)`.
 
     Args:

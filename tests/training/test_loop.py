@@ -68,7 +68,7 @@ def test_a_run_writes_checkpoints_and_reports(tmp_path: Path) -> None:
     assert [path.name for path in checkpoints(tmp_path / "out")] == ["iter_6", "iter_7"]
     assert result.checkpoint == tmp_path / "out" / "iter_7"
     assert sorted(path.name for path in result.checkpoint.iterdir()) == [
-        "config.yml", "optimizer.npz", "state.json", "weights.npz",
+        "config.yml", "state.json", "training.npz", "weights.npz",
     ]  # fmt: skip
     assert list(record.steps) == [2, 4, 6]
     assert set(record.steps[2]) == {"epoch", "lr", "loss", "loss_main", "batch_cost", "reader_cost", "ips"}
@@ -106,7 +106,7 @@ def test_a_resumed_run_equals_a_straight_one(tmp_path: Path, extra: tuple[str, .
     resumed = run(tmp_path, "halves", *extra, resume=tmp_path / "halves" / "iter_4")
     assert resumed.state.samples_seen == straight.state.samples_seen
     assert_equal_weights(straight.checkpoint, resumed.checkpoint)
-    with np.load(straight.checkpoint / "optimizer.npz") as one, np.load(resumed.checkpoint / "optimizer.npz") as other:
+    with np.load(straight.checkpoint / "training.npz") as one, np.load(resumed.checkpoint / "training.npz") as other:
         for name in one.files:
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 

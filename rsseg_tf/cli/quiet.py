@@ -1,0 +1,31 @@
+"""Loads TensorFlow without its complaints about a GPU that nobody asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+__all__ = ["load_tensorflow"]
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow and lets it look for devices.
+
+    On a machine without an NVIDIA driver its C++ core prints several lines about that before any log level applies, so
+    standard error is closed meanwhile. Where there is a driver nothing is hidden: there they may matter. Python errors
+    come through in any case.
+    """
+    if Path("/proc/driver/nvidia").exists() or sys.platform != "linux":
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
