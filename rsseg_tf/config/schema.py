@@ -324,9 +324,4 @@ class Config(Section):
                     f"loss.{head}.class_weights has {len(loss.class_weights)} values; the dataset '{spec.name}' has "
                     f"{spec.num_classes} classes, one weight each."
                 )
-        if self.lr_schedule.warmup_steps >= self.train.iters:
-            raise ValueError(
-                f"lr_schedule.warmup_steps is {self.lr_schedule.warmup_steps}; it must be smaller than train.iters "
-                f"({self.train.iters})."
-            )
         return self

@@ -7,6 +7,7 @@ last call, `on_test_begin()` and `on_test_end(logs)` around each evaluation (`lo
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,12 @@ class TensorBoardLog(keras.callbacks.Callback):
     def __init__(self, folder: Path) -> None:
         """Takes the folder for event files."""
         super().__init__()
-        self._writer = tf.summary.create_file_writer(str(folder))
+        self._folder = folder
+
+    @functools.cached_property
+    def _writer(self) -> Any:
+        # Made at the first scalar, so that a run that fails before leaves no empty event file.
+        return tf.summary.create_file_writer(str(self._folder))
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Writes loss, rates and costs."""
@@ -118,4 +124,5 @@ class TensorBoardLog(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Closes the event file."""
-        self._writer.close()
+        if "_writer" in self.__dict__:
+            self._writer.close()

@@ -24,7 +24,7 @@ def learning_rate(step: int, schedule: PolySchedule | CosineSchedule, iters: int
     start, end, warmup = schedule.learning_rate, schedule.end_lr, schedule.warmup_steps
     if step < warmup:
         return schedule.warmup_start_lr + (start - schedule.warmup_start_lr) * step / warmup
-    progress = min(1.0, (step - warmup) / (iters - warmup))
+    progress = min(1.0, (step - warmup) / max(1, iters - warmup))  # a trial run may be shorter than the warm-up
     if isinstance(schedule, PolySchedule):
         return (start - end) * (1.0 - progress) ** schedule.power + end
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -71,7 +71,7 @@ def test_overrides_obey_the_schema(tmp_path: Path) -> None:
         ("augment: {crop_size: [5]}\n", r"'augment\.crop_size\.1' is missing"),
         ("augment: {scale_range: [2.0, 0.5]}\n", r"c\.yml:5: scale_range is smallest, largest; got 2.0, 0.5"),
         ("loss: {main: {name: cross_entropy, class_weights: [1, 2]}}\n", "has 2 values; the dataset 'dubai' has 5"),
-        ("lr_schedule: {name: poly, warmup_steps: 80000}\n", "must be smaller than train.iters"),
+        ("lr_schedule: {name: poly, warmup_steps: -1}\n", r"lr_schedule\.warmup_steps must be greater than or equal"),
         ("eval: {is_slide: true}\n", "is_slide needs crop_size and stride"),
         ("eval: {crop_size: [5, 5]}\n", "with is_slide: true only"),
         ("train: {iters: .nan}\n", r"train\.iters must be a valid integer; got '\.nan'"),

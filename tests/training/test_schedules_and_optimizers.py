@@ -31,6 +31,12 @@ def test_warm_up_rises_linearly_then_decay_runs_to_the_end() -> None:
     assert [learning_rate(step, cosine, 10) for step in (0, 1, 2, 6, 10)] == pytest.approx([0.0, 0.5, 1.0, 0.6, 0.2])
 
 
+def test_a_trial_run_may_be_shorter_than_the_warm_up() -> None:
+    poly = PolySchedule(name="poly", learning_rate=1.0, warmup_steps=10)
+    assert [learning_rate(step, poly, 3) for step in range(4)] == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert learning_rate(10, poly, 10) == 1.0
+
+
 def test_momentum_sgd_is_the_originals_arithmetic() -> None:
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(3, 4)).astype(np.float32)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+
+from rsseg_tf.training.callbacks import ConsoleLog, TensorBoardLog, format_duration
+
+TRAIN = {
+    "epoch": 2.0, "lr": 0.00999, "loss": 1.23456, "loss_main": 1.23456, "batch_cost": 0.5, "reader_cost": 0.001,
+    "ips": 8.0,
+}  # fmt: skip
+EVAL = {
+    "step": 10.0, "images": 3.0, "miou": 0.641, "acc": 0.9, "kappa": 0.8, "dice": 0.7, "iou/road": 0.5,
+    "best_miou": 0.65, "best_step": 5.0, "pictures": [np.zeros((4, 12, 3), np.uint8)],
+}  # fmt: skip
+
+
+def test_log_lines_have_the_known_shape() -> None:
+    text = io.StringIO()
+    log = ConsoleLog(80000, console=Console(file=text, width=40))
+    log.on_train_begin()
+    log.on_train_batch_end(10, TRAIN)
+    log.on_test_end(EVAL)
+    log.on_train_end()
+    lines = [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", line) for line in text.getvalue().splitlines() if line]
+    assert lines == [
+        "[TRAIN] epoch: 2, iter: 10/80000, loss: 1.2346, lr: 0.009990, batch_cost: 0.5000, reader_cost: 0.00100, "
+        "ips: 8.0000 samples/sec | ETA 11:06:35",
+        "[EVAL] #Images: 3 mIoU: 0.6410 Acc: 0.9000 Kappa: 0.8000 Dice: 0.7000",
+        "[EVAL] The model with the best validation mIoU (0.6500) was saved at iter 5.",
+    ]
+
+
+def test_durations() -> None:
+    assert [format_duration(s) for s in (0, 59.9, 3661, 360000)] == ["00:00:00", "00:00:59", "01:01:01", "100:00:00"]
+
+
+def test_tensorboard_gets_scalars_and_pictures_under_the_known_names(tmp_path: Path) -> None:
+    log = TensorBoardLog(tmp_path / "tb")
+    log.on_train_begin()
+    assert not (tmp_path / "tb").exists()
+    log.on_train_batch_end(10, TRAIN)
+    log.on_test_end(EVAL)
+    log.on_train_end()
+    (file,) = (tmp_path / "tb").iterdir()
+    found: dict[str, int] = {}
+    for record in tf.data.TFRecordDataset(str(file)):
+        event = tf.compat.v1.Event.FromString(record.numpy())
+        for value in event.summary.value:
+            found[value.tag] = event.step
+    assert found == dict.fromkeys(
+        ["Train/lr", "Train/loss", "Train/loss_main", "Train/batch_cost", "Train/reader_cost", "Train/ips"]
+        + [
+            "Evaluate/mIoU",
+            "Evaluate/Acc",
+            "Evaluate/Kappa",
+            "Evaluate/Dice",
+            "Evaluate/IoU/road",
+            "Evaluate/sample_0",
+        ],
+        10,
+    )
