@@ -7,7 +7,8 @@
         config.yml      the resolved config of the run
 
 A checkpoint is written under a temporary name in the same folder, flushed to disk, and renamed. A full disk or a kill
-in the middle leaves the checkpoints that were there before untouched.
+in the middle leaves the checkpoints that were there before untouched. Replacing one takes two renames; a kill between
+them leaves the earlier one whole as `.iter_1000.retired`, and reading says so.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def save_checkpoint(
         WeightsError: when it cannot be written; what was there before is unchanged.
     """
     partial = folder.with_name(f".{folder.name}.partial")
-    retired = folder.with_name(f".{folder.name}.retired")
+    retired = _retired(folder)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -148,9 +149,19 @@ def read_state(folder: Path) -> TrainState:
     """
     _require(folder, _STATE)
     try:
-        return TrainState(**json.loads((folder / _STATE).read_text("utf-8")))
+        state = TrainState(**json.loads((folder / _STATE).read_text("utf-8")))
+        for field in dataclasses.fields(state):
+            value = getattr(state, field.name)
+            if not isinstance(value, (int, type(field.default))):  # JSON may write 1.0 as 1
+                raise TypeError(f"{field.name} is {value!r}")
+        return state
     except (OSError, ValueError, TypeError) as error:
         raise WeightsError(f"{folder / _STATE} is damaged: {error}. Use an earlier checkpoint.") from error
+
+
+def _retired(folder: Path) -> Path:
+    """Returns where a checkpoint waits while another takes its place."""
+    return folder.with_name(f".{folder.name}.retired")
 
 
 def _named_arrays(model: keras.Model) -> dict[str, np.ndarray]:
@@ -203,6 +214,11 @@ def _require(folder: Path, name: str) -> None:
         return
     if name == _TRAINING and (folder / _WEIGHTS).is_file():
         raise WeightsError(f"{folder} holds weights only, no optimizer; resume from an iter_N folder.")
+    if not folder.exists() and ((retired := _retired(folder)) / name).is_file():
+        raise WeightsError(
+            f"{folder} is not a checkpoint: it does not exist. A run was killed while it replaced it; the earlier one "
+            f"is whole: {retired}; rename it to {folder}."
+        )
     inside = sorted(p.parent for p in folder.glob(f"*/{name}") if not p.parent.name.startswith("."))
     hint = f" Did you mean {inside[0]}?" if inside else " A checkpoint is a folder such as output/best_model."
     what = f"has no {name}" if folder.is_dir() else "does not exist"
@@ -212,9 +228,11 @@ def _require(folder: Path, name: str) -> None:
 def _read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
     _require(folder, name)
     try:
-        with np.load(folder / name, allow_pickle=False) as archive:
+        # Opened here, because NumPy leaves a file open that it cannot read.
+        with (folder / name).open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        # RuntimeError: a damaged zip entry can look encrypted or compressed in an unknown way.
         raise WeightsError(f"{folder / name} is damaged or truncated: {error}. Use an earlier checkpoint.") from error
 
 
