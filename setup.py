@@ -44,13 +44,14 @@ REQUIREMENTS = [
     "rasterio>=1.4,<2",  # 1.4 is the first built for numpy 2 and Python 3.13
     "tensorboard>=2.20,<2.22",  # follows TensorFlow's minor release
 ]
+# Extras serve what goes beyond train, eval and predict; their bounds are the releases tried beside TensorFlow 2.21.
 EXTRAS = {
     "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
-    "onnx": ["tf2onnx>=1.17,<1.18", "onnx>=1.18,<2", "onnxruntime>=1.22,<2"],
-    "tflite": ["ai-edge-litert>=2.1,<3"],
-    "serving": ["tensorflow-serving-api>=2.19,<2.22", "requests>=2.32,<3"],
-    "hub": ["keras-hub>=0.25,<0.33"],
-    "cluster": ["dask>=2025.1", "distributed>=2025.1"],
+    "onnx": ["tf2onnx>=1.17,<1.18", "onnx>=1.23,<2", "onnxruntime>=1.32,<2"],
+    "tflite": ["ai-edge-litert>=2.3,<3"],
+    "serving": ["tensorflow-serving-api>=2.21,<2.22"],
+    "hub": ["keras-hub>=0.32,<0.33"],
+    "cluster": ["dask>=2026.1,<2027", "distributed>=2026.1,<2027"],
 }
 EXTRAS["all"] = sorted(
     {requirement for name in ("onnx", "tflite", "serving", "hub", "cluster") for requirement in EXTRAS[name]}
@@ -61,7 +62,7 @@ EXTRAS["test"] = [
     "hypothesis>=6.120,<7",
     "ruff>=0.14,<0.18",
     "mypy>=1.18,<3",
-    "types-PyYAML>=6.0.12",
+    "types-PyYAML>=6.0.12,<7",
     "build>=1.2,<2",
 ]
 

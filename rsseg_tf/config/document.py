@@ -4,8 +4,9 @@ Differences from plain PyYAML, each of which has cost somebody a training run:
 
 - a key that is written twice in one mapping is an error (PyYAML keeps the last one silently);
 - `1e-4` is a number and `on`, `no` or `12:30` are strings, as in YAML 1.2 (PyYAML follows YAML 1.1);
-- `base:` names one or more files to start from. Mappings merge, lists and scalars replace, and a mapping whose
-  `name` changes starts afresh, since the fields of another model mean nothing to the new one.
+- `base:` names one or more files to start from, relative to the file or among the shipped configs. Mappings merge,
+  lists and scalars replace, and a mapping whose `name` changes starts afresh, since the fields of another model mean
+  nothing to the new one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from rsseg_tf.assets import asset_dir
 from rsseg_tf.errors import ConfigError
 
 __all__ = ["Document", "load_document", "parse_assignment"]
@@ -100,7 +102,8 @@ def load_document(path: Path, _from: tuple[Path, ...] = ()) -> Document:
     """Reads a YAML file and the files that it is based on.
 
     Args:
-        path: the file. `base:` in it names a file or a list of files relative to its folder; later ones win.
+        path: the file. `base:` in it names a file or a list of files, relative to its folder or as
+            `rsseg-tf config list` names them; later ones win.
 
     Raises:
         ConfigError: for a file that cannot be read, broken YAML, a duplicate key, or files based on each other.
@@ -124,7 +127,10 @@ def load_document(path: Path, _from: tuple[Path, ...] = ()) -> Document:
         raise ConfigError(f"{where}: base must be a file name or a list of them; got {bases!r}.")
     document = Document({})
     for name in names:
-        document = document.merged_with(load_document(path.parent / name, (*_from, resolved)))
+        base = path.parent / name
+        if not base.is_file() and (shipped := asset_dir("configs") / name).is_file():
+            base = shipped
+        document = document.merged_with(load_document(base, (*_from, resolved)))
     return document.merged_with(own)
 
 

@@ -61,7 +61,7 @@ def dump_config(config: Config) -> str:
 
 def _explain(problem: ErrorDetails, document: Document, source: str) -> str:
     """Returns one line for one pydantic complaint."""
-    path, parent = _key_path(problem["loc"], document.values)
+    path = _key_path(problem["loc"], document.values)
     where = document.origin(path) or source
     name = ".".join(str(part) for part in path) or "config"
     received = _shorten(problem["input"])
@@ -91,12 +91,12 @@ def _explain(problem: ErrorDetails, document: Document, source: str) -> str:
     return f"{where}: {name} {rule[0].lower()}{rule[1:]}; got {received}."
 
 
-def _key_path(loc: Sequence[str | int], values: Any) -> tuple[Path_, Any]:
+def _key_path(loc: Sequence[str | int], values: Any) -> Path_:
     """Drops the tags that pydantic puts into the location of a union's member; they are no keys of the document."""
     path: list[str | int] = []
     here: Any = values
-    for i, part in enumerate(loc):
-        is_tag = isinstance(here, dict) and part not in here and here.get("name") == part and i < len(loc)
+    for part in loc:
+        is_tag = isinstance(here, dict) and part not in here and here.get("name") == part
         if is_tag:
             continue
         path.append(part)
@@ -106,7 +106,7 @@ def _key_path(loc: Sequence[str | int], values: Any) -> tuple[Path_, Any]:
             here = here[part]
         else:
             here = None
-    return tuple(path), here
+    return tuple(path)
 
 
 def _fields_at(loc: Sequence[str | int]) -> list[str]:

@@ -159,6 +159,8 @@ class DeepLabV3Plus(Section):
     backbone: Backbone
     aspp_rates: tuple[Positive, ...] = (1, 12, 24, 36)
     aspp_channels: Positive = 256
+    decoder_channels: Positive = 256
+    low_level_channels: Positive = 48
     align_corners: bool = False
     num_classes: int | None = Field(None, description="follows from the dataset; if given it must agree")
 

@@ -2,7 +2,8 @@
 
 The loop calls `on_train_begin`, `on_train_batch_end(step, logs)` every `log_iters` steps with the averages since the
 last call, `on_test_begin()` and `on_test_end(logs)` around each evaluation (`logs["step"]` says when) and
-`on_train_end`. Keras makes all numbers in `logs` floats. A callback may end the run by `self.model.stop_training = True`.
+`on_train_end`. Keras makes all numbers in `logs` floats. A callback may end the run by setting
+`self.model.stop_training = True`.
 """
 
 from __future__ import annotations

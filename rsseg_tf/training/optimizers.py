@@ -38,8 +38,8 @@ class MomentumSGD(keras.optimizers.Optimizer):
 
     Two things differ from `keras.optimizers.SGD`: the learning rate is outside of the velocity, so a decaying rate
     acts on past gradients too (Paddle's `Momentum` and PyTorch's `SGD` do so), and the decay goes through the momentum,
-    where Keras's `weight_decay` is decoupled. Every trained parameter decays, batch-norm scales and biases included; one
-    without a gradient does not.
+    where Keras's `weight_decay` is decoupled. Every trained parameter decays, batch-norm scales and biases included;
+    one without a gradient does not.
     """
 
     def __init__(self, learning_rate: float = 0.01, momentum: float = 0.9, l2: float = 0.0, **options: Any) -> None:

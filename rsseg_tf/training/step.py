@@ -22,7 +22,7 @@ def mean_over_replicas(values: tf.Tensor) -> tf.Tensor:
 
 def synchronise_batch_norm(model: keras.Model) -> None:
     """Makes every batch normalisation take its statistics over the batch of all devices, not of each one."""
-    for layer in model._flatten_layers():
+    for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
 

@@ -38,6 +38,14 @@ def test_bases_merge_mappings_and_replace_lists(tmp_path: Path) -> None:
     assert document.origin(("m", "b", 0)).endswith("c.yml:2")
 
 
+def test_a_base_may_be_a_shipped_config_but_a_file_nearby_wins(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yml", "base: _base_/dubai.yml\n")
+    assert load_document(path).values["dataset"]["name"] == "dubai"
+    (tmp_path / "_base_").mkdir()
+    write(tmp_path / "_base_" / "dubai.yml", "near: true\n")
+    assert load_document(path).values == {"near": True}
+
+
 def test_a_changed_name_starts_the_section_afresh(tmp_path: Path) -> None:
     write(tmp_path / "base.yml", "model: {name: fcn, channels: 7, backbone: {name: x, depth: 3}}\n")
     changed = write(tmp_path / "c.yml", "base: base.yml\nmodel: {name: other}\n")

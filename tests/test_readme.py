@@ -1,0 +1,103 @@
+"""What the README says: commands parse, configs load, links lead somewhere, the tour of one's own data runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from rsseg_tf.assets import find_config
+from rsseg_tf.cli import main
+from rsseg_tf.config import load_config
+from tests.tiny import use_tiny_backbone, write_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S)
+COMMANDS = [line for kind, text in BLOCKS if not kind for line in text.splitlines() if line.startswith("rsseg-tf ")]
+YAML = [text for kind, text in BLOCKS if kind == "yaml"]
+DOCUMENTS = [
+    path for path in ROOT.rglob("*.md") if not {".venv", "quickstart", "build"} & set(path.relative_to(ROOT).parts)
+]
+
+
+def test_the_readme_has_commands_and_configs() -> None:
+    assert len(COMMANDS) >= 10 and len(YAML) == 2
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_parses_and_its_config_exists(line: str) -> None:
+    name, *arguments = shlex.split(line)[1:]
+    with click.Context(main, **{"token_normalize_func": main.context_settings["token_normalize_func"]}) as parent:
+        command = main.get_command(parent, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            return
+        context = command.make_context(name, arguments, parent=parent)  # raises for a wrong option or value
+    config = context.params.get("config_path")
+    if config and config != "mine.yml":
+        load_config(find_config(config), context.params["overrides"])
+
+
+def test_the_configuration_example_is_sound(tmp_path: Path) -> None:
+    path = tmp_path / "example.yml"
+    path.write_text(YAML[1].replace("../_base_", str(ROOT / "configs" / "_base_")), "utf-8")
+    assert load_config(path).model.backbone.name == "resnet50_vd"
+
+
+@pytest.mark.slow
+def test_the_tour_of_ones_own_data_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiny_backbone(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "data" / "mine"
+    write_dataset(mine)
+    for folder, files in (("labels", mine.glob("*_label.png")), ("images", mine.glob("*.png"))):
+        (mine / folder).mkdir()
+        for file in list(files):
+            file.rename(mine / folder / file.name)
+    for split in ("train", "val"):
+        pairs = (line.split() for line in (mine / f"{split}.txt").read_text("utf-8").splitlines())
+        lines = "".join(f"images/{image} labels/{label}\n" for image, label in pairs)
+        (mine / f"{split}.txt").write_text(lines, "utf-8")
+    (tmp_path / "mine.yml").write_text(YAML[0], "utf-8")
+    for line in COMMANDS:
+        if "mine" not in line:
+            continue
+        name, *arguments = shlex.split(line)[1:]
+        if name == "train":  # the same command on a network and for a time that a test can afford
+            arguments += ["--iters", "1", "--batch_size", "1", "--set", "augment.crop_size=[32, 32]"]
+            arguments += ["model.backbone={name: resnet18_vd}"]
+        result = CliRunner().invoke(main, [name, *arguments])
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "output" / "mine" / "best_model" / "eval.json").is_file()
+    assert len(list((tmp_path / "output" / "mine" / "result" / "added_prediction").iterdir())) == 8
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text("utf-8")):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (document.parent / name) if name else document
+        assert path.exists(), f"{document.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text("utf-8"), re.M)
+            slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in slugs, f"{document.name} links to {target}"
+
+
+def test_the_readme_names_the_commands_that_exist() -> None:
+    for name in main.list_commands(click.Context(main)):
+        assert f"rsseg-tf {name}" in README
+
+
+def test_make_targets_that_documents_name_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for document in DOCUMENTS:
+        for target in re.findall(r"\bmake (\w+)\b", "\n".join(re.findall(r"`+[^`]+`+", document.read_text("utf-8")))):
+            assert re.search(rf"^{target}:", makefile, re.M), f"{document.name}: make {target}"
