@@ -1,0 +1,183 @@
+"""The wheel, built from what git knows and used from an empty folder, as someone who installs it would."""
+
+from __future__ import annotations
+
+import email
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from email.message import Message
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import rsseg_tf
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED_CONFIG = "fcn/fcn_hrnet_w18_dubai_512x512_80k.yml"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout: there is no list of its files"),
+]
+
+
+def run(command: Sequence[str], folder: Path, **environment: str) -> str:
+    """Runs a command without GPUs and network; its output goes into the message if it fails."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    apart = {"CUDA_VISIBLE_DEVICES": "", "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    result = subprocess.run(
+        command,
+        cwd=folder,
+        env=inherited | apart | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copies the files that git knows, and so no build/ folder; the build leaves its own in the copy."""
+    folder = tmp_path_factory.mktemp("wheel") / "source"
+    for name in filter(None, run(["git", "ls-files", "-z"], ROOT).split("\0")):
+        if (ROOT / name).is_file():  # one may have been removed and not yet committed
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packaged(source: Path) -> dict[str, bytes]:
+    """What the copy holds before the build."""
+    return {path.relative_to(source).as_posix(): path.read_bytes() for path in source.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, packaged: dict[str, bytes]) -> Path:
+    """Builds a wheel from the copy with the setuptools that is installed."""
+    options = ["--no-deps", "--no-build-isolation", "--no-cache-dir", "--wheel-dir", str(source.parent)]
+    run([sys.executable, "-m", "pip", "wheel", ".", *options], source)
+    (built,) = source.parent.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Installs the wheel, without what it requires, into an empty folder."""
+    target = tmp_path_factory.mktemp("installed")
+    run(
+        [sys.executable, "-m", "pip", "install", "--no-deps", "--no-compile", "--target", str(target), str(wheel)],
+        target.parent,
+    )
+    return target
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return email.message_from_string(archive.read(name).decode())
+
+
+def within(files: dict[str, bytes], folder: str) -> dict[str, bytes]:
+    return {name: content for name, content in files.items() if name.startswith(f"{folder}/")}
+
+
+# === What is in it ===
+
+
+@pytest.mark.parametrize("folder", ["configs", "export", "serving"])
+def test_the_shipped_folders_are_in_the_wheel_unchanged(wheel: Path, packaged: dict[str, bytes], folder: str) -> None:
+    prefix = "rsseg_tf/_assets/"
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {
+            name.removeprefix(prefix): archive.read(name)
+            for name in archive.namelist()
+            if name.startswith(f"{prefix}{folder}/") and not name.endswith("/")
+        }
+    assert packed == within(packaged, folder)
+    assert packed or folder != "configs"
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path, packaged: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+    others = {name.split("/")[0] for name in names} - {"rsseg_tf"}
+    assert others == {f"rsseg_tf-{rsseg_tf.__version__}.dist-info"}
+    modules = {name for name in names if name.startswith("rsseg_tf/") and not name.startswith("rsseg_tf/_assets/")}
+    assert modules == set(within(packaged, "rsseg_tf"))
+    assert "rsseg_tf/py.typed" in modules
+
+
+def test_the_command_is_declared(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt"))
+        assert re.search(r"^rsseg-tf = rsseg_tf\.cli:main$", archive.read(name).decode(), re.M)
+    from rsseg_tf.cli import main
+
+    assert callable(main)
+
+
+# === What it says of itself ===
+
+
+def test_the_pythons_named_are_those_allowed(metadata: Message) -> None:
+    prefix = "Programming Language :: Python :: "
+    classifiers = [value.removeprefix(prefix) for value in metadata.get_all("Classifier") or []]
+    assert [value for value in classifiers if re.fullmatch(r"\d\.\d+", value)] == ["3.11", "3.12", "3.13"]
+    specifiers = Requirement(f"python{metadata['Requires-Python']}").specifier
+    assert [minor for minor in range(8, 20) if specifiers.contains(f"3.{minor}.1")] == [11, 12, 13]
+
+
+def test_every_requirement_has_a_lower_and_an_upper_bound(metadata: Message) -> None:
+    requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist") or []]
+    assert {"tensorflow", "keras", "pytest"} <= {requirement.name for requirement in requirements}
+    for requirement in requirements:
+        operators = {specifier.operator for specifier in requirement.specifier}
+        assert operators & {">=", ">", "==", "~="}, f"{requirement} has no lower bound"
+        assert operators & {"<=", "<", "==", "~="}, f"{requirement} has no upper bound"
+
+
+def test_one_name_has_one_range_in_all_extras(metadata: Message) -> None:
+    ranges: dict[str, set[str]] = {}
+    for text in metadata.get_all("Requires-Dist") or []:
+        requirement = Requirement(text)
+        ranges.setdefault(requirement.name.lower(), set()).add(str(requirement.specifier))
+    assert not {name: found for name, found in ranges.items() if len(found) > 1}
+
+
+def test_the_version_is_the_newest_one_of_the_changelog(metadata: Message, packaged: dict[str, bytes]) -> None:
+    assert metadata["Version"] == rsseg_tf.__version__
+    versions = re.findall(r"^## \[?(\d+\.\d+\.\d+[^\]\s]*)", packaged["CHANGELOG.md"].decode(), re.M)
+    assert versions[0] == rsseg_tf.__version__
+
+
+def test_the_readme_is_the_description(metadata: Message, packaged: dict[str, bytes]) -> None:
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata.get_payload() == packaged["README.md"].decode()
+
+
+# === It works from anywhere ===
+
+
+def test_an_installed_package_finds_its_configs(installed: Path, packaged: dict[str, bytes], tmp_path: Path) -> None:
+    cli = [sys.executable, "-m", "rsseg_tf.cli", "config"]
+    place = [sys.executable, "-c", "import rsseg_tf; print(rsseg_tf.__file__)"]
+    where = run(place, tmp_path, PYTHONPATH=str(installed))
+    assert Path(where.strip()).is_relative_to(installed), "another installation was tested"
+
+    listed = run([*cli, "list"], tmp_path, PYTHONPATH=str(installed)).split()
+    shipped = [name.removeprefix("configs/") for name in within(packaged, "configs")]
+    assert listed == sorted(name for name in shipped if not name.startswith("_base_/"))
+
+    shown = run([*cli, "show", SHIPPED_CONFIG], tmp_path, PYTHONPATH=str(installed))
+    assert re.search(r"^  name: fcn$", shown, re.M)
+    assert "hrnet_w18" in shown
