@@ -181,7 +181,14 @@ def load_beside(model_path: str, config_path: str | None, overrides: tuple[str, 
 
 
 def choose_device(device: str, gpus: tuple[int, ...]) -> None:
-    """Makes the chosen device the one that single-device commands run on; see `make_strategy`."""
+    """Makes the chosen device the one that eval and predict run on; see `make_strategy`.
+
+    Raises:
+        ConfigError: for a device that is not there, or for more than one.
+    """
+    from rsseg_tf.errors import ConfigError
     from rsseg_tf.training import make_strategy
 
-    make_strategy(device, gpus[:1] or None)
+    if len(gpus) > 1:
+        raise ConfigError(f"eval and predict run on one GPU; got --gpus {' '.join(map(str, gpus))}. Name one of them.")
+    make_strategy(device, gpus or None)

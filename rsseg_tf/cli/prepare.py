@@ -16,16 +16,23 @@ __all__ = ["command"]
 @click.argument("dataset", type=click.Choice(sorted(PREPARERS)))
 @click.argument("source", type=Path, required=False)
 @click.option("-o", "--output", type=Path, required=True, help="The folder to write, e.g. data/dubai.")
-@click.option("--tile-size", type=click.IntRange(min=1), help="Side of a tile in pixels [default: 512].")
-@click.option("--overlap", type=click.IntRange(min=0), help="Pixels that neighbouring tiles share [default: 0].")
+@click.option("--tile-size", type=click.IntRange(min=1), metavar="N", help="Side of a tile in pixels [default: 512].")
+@click.option(
+    "--overlap", type=click.IntRange(min=0), metavar="N", help="Pixels that neighbouring tiles share [default: 0]."
+)
 @click.option(
     "--off-palette-fraction",
     type=click.FloatRange(0, 1),
+    metavar="F",
     help="Share of a mask that may have unknown colours; they become ignored [default: 0].",
 )
-@click.option("--scenes-train", type=click.IntRange(min=1), help="synthetic: training scenes to make [default: 18].")
-@click.option("--scenes-val", type=click.IntRange(min=1), help="synthetic: validation scenes to make [default: 6].")
-@click.option("--seed", type=click.IntRange(min=0), help="synthetic: seed of the scenes [default: 0].")
+@click.option(
+    "--scenes-train", type=click.IntRange(min=1), metavar="N", help="synthetic: training scenes to make [default: 18]."
+)
+@click.option(
+    "--scenes-val", type=click.IntRange(min=1), metavar="N", help="synthetic: validation scenes to make [default: 6]."
+)
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="synthetic: seed of the scenes [default: 0].")
 def command(dataset: str, source: Path | None, output: Path, **settings: int | float | None) -> None:
     """Make tiles, id masks and lists from a dataset as it was downloaded.
 

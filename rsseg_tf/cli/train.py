@@ -16,19 +16,23 @@ _COUNT = click.IntRange(min=1)
 
 @click.command(name="train", cls=ManyValues)
 @config_option(required=True)
-@click.option("--iters", type=_COUNT, help="Optimizer steps in all.")
-@click.option("--batch-size", type=_COUNT, help="Samples per device and step.")
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), help="Initial learning rate.")
+@click.option("--iters", type=_COUNT, metavar="N", help="Optimizer steps in all.")
+@click.option("--batch-size", type=_COUNT, metavar="N", help="Samples per device and step.")
+@click.option(
+    "--learning-rate", type=click.FloatRange(min=0, min_open=True), metavar="LR", help="Initial learning rate."
+)
 @click.option("--save-dir", type=Path, default=Path("output"), show_default=True, help="Where checkpoints and logs go.")
-@click.option("--save-interval", type=_COUNT, help="Steps between checkpoints.")
-@click.option("--log-iters", type=_COUNT, help="Steps between log lines.")
+@click.option("--save-interval", type=_COUNT, metavar="N", help="Steps between checkpoints.")
+@click.option("--log-iters", type=_COUNT, metavar="N", help="Steps between log lines.")
 @click.option("--do-eval", is_flag=True, help="Evaluate at each checkpoint and keep the best as best_model/.")
 @click.option("--resume-model", type=Path, metavar="DIR", help="Go on from a checkpoint, e.g. output/iter_1000.")
-@click.option("--keep-checkpoint-max", type=_COUNT, help="How many iter_N/ to keep; the oldest go first.")
-@click.option("--early-stop-intervals", type=_COUNT, help="Stop after this many evaluations without a better mIoU.")
-@click.option("--seed", type=click.IntRange(min=0), help="Of weights, order and augmentation.")
+@click.option("--keep-checkpoint-max", type=_COUNT, metavar="N", help="How many iter_N/ to keep; the oldest go first.")
+@click.option(
+    "--early-stop-intervals", type=_COUNT, metavar="N", help="Stop after this many evaluations without a better mIoU."
+)
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of weights, order and augmentation.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Type of activations.")
-@click.option("--num-workers", type=_COUNT, help="Samples prepared in parallel; default: as many as help.")
+@click.option("--num-workers", type=_COUNT, metavar="N", help="Samples prepared in parallel; default: as many as help.")
 @click.option("--overwrite", is_flag=True, help="Replace the checkpoints of an earlier run in --save-dir.")
 @device_options
 def command(
