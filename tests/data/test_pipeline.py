@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,17 @@ def test_one_seed_gives_one_stream_whatever_reads_it(samples: list[Sample]) -> N
     reference = take(samples, 5, workers=1, cache_mb=0)
     assert_equal(reference, take(samples, 5, workers=4))
     assert_equal(reference, take(samples, 5, workers=None))
+
+
+def test_samples_come_in_order_although_some_are_read_slowly(samples: list[Sample]) -> None:
+    class Slow(SampleReader):
+        def __call__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            time.sleep(0.05 * (int(index) % 3))
+            return super().__call__(index)
+
+    dataset = train_batches(Slow(samples, SPEC), PLAIN, batch_size=COUNT, seed=5, workers=4)
+    (batch,) = islice(dataset.as_numpy_iterator(), 1)
+    assert list(batch["index"]) == list(sample_order(0, COUNT, 5))
 
 
 def test_another_seed_gives_another_order_and_other_changes(samples: list[Sample]) -> None:
