@@ -13,6 +13,7 @@ them leaves the earlier one whole as `.iter_1000.retired`, and reading says so.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -83,6 +84,7 @@ def save_checkpoint(
             shutil.rmtree(retired, ignore_errors=True)
             folder.rename(retired)
         partial.rename(folder)
+        _flush_folder(folder.parent)
         shutil.rmtree(retired, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -245,6 +247,16 @@ def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         write(file)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes a rename in the folder survive a power cut; a file system that cannot do so for folders is left alone."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _to_json(state: TrainState) -> bytes:

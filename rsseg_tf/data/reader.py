@@ -71,11 +71,7 @@ class SampleReader:
     def _read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         image = read_image(sample.image)
         _check_bands(sample.image, image.shape[2], self.spec)
-        if image.dtype != self.dtype:
-            raise DataError(
-                f"{sample.image} is {image.dtype}, but {self.samples[0].image} is {self.dtype}; all images of a data "
-                "set must have one type. Convert one of them."
-            )
+        _check_type(sample.image, image.dtype, self.samples[0].image, self.dtype)
         if not np.issubdtype(image.dtype, np.integer) and not np.isfinite(image).all():
             raise DataError(f"{sample.image} holds NaN or infinite pixels; replace them with a number before training.")
         label = _label_of(sample)
@@ -96,6 +92,14 @@ def _check_bands(path: Path, bands: int, spec: DatasetSpec) -> None:
         raise DataError(
             f"{path} has {bands} bands, but the dataset '{spec.name}' has {spec.bands}. "
             "Set dataset.bands (name: custom), or write images with those bands alone."
+        )
+
+
+def _check_type(path: Path, dtype: np.dtype, first: Path, first_dtype: np.dtype) -> None:
+    if dtype != first_dtype:
+        raise DataError(
+            f"{path} is {dtype}, but {first} is {first_dtype}; all images of a data set must have one type. "
+            "Convert one of them."
         )
 
 
@@ -135,7 +139,7 @@ def check_samples(
     workers: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Looks at every sample before training: image header (bands, size) and the ids in its label.
+    """Looks at every sample before training: image header (bands, type, size) and the ids in its label.
 
     Args:
         samples: what the list files name.
@@ -147,9 +151,13 @@ def check_samples(
         DataError: for the first sample in list order that is wrong.
     """
 
+    first = samples[0].image
+    first_dtype = np.dtype(image_header(first).dtype)
+
     def check(sample: Sample) -> None:
         header = image_header(sample.image)
         _check_bands(sample.image, header.bands, spec)
+        _check_type(sample.image, np.dtype(header.dtype), first, first_dtype)
         label = _label_of(sample)
         ids = read_label(label)
         check_same_size(sample, (header.height, header.width), ids.shape)

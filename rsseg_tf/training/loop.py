@@ -196,6 +196,8 @@ def prepare_save_dir(save_dir: Path, *, resume: bool, overwrite: bool) -> None:
         probe = save_dir / ".writable"
         probe.write_bytes(b"")
         probe.unlink()
+        for leftover in save_dir.glob(".iter_*.partial"):  # of a run that was killed while it wrote
+            shutil.rmtree(leftover)
     except OSError as error:
         raise ConfigError(
             f"--save_dir {save_dir} cannot be written: {error.strerror}. Choose another folder."

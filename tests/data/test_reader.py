@@ -204,6 +204,8 @@ def test_images_of_different_types_are_refused(tmp_path: Path) -> None:
     reader(0)
     with pytest.raises(DataError, match=r"b\.png is uint16, but .*a\.png is uint8; all images .* must have one type"):
         reader(1)
+    with pytest.raises(DataError, match=r"b\.png is uint16, but .*a\.png is uint8"):
+        check_samples(samples, SPEC)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -203,7 +203,9 @@ def test_the_save_dir_is_never_overwritten_by_accident(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds iter_5 of an earlier run\. Go on from it with --resume_model"):
         prepare_save_dir(save_dir, resume=False, overwrite=False)
     prepare_save_dir(save_dir, resume=True, overwrite=False)
-    assert (save_dir / "iter_5").exists()
+    (save_dir / ".iter_6.partial").mkdir()
+    prepare_save_dir(save_dir, resume=True, overwrite=False)
+    assert [path.name for path in save_dir.iterdir()] == ["iter_5"]
     prepare_save_dir(save_dir, resume=False, overwrite=True)
     assert list(save_dir.iterdir()) == []
 
