@@ -239,7 +239,8 @@ def _read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    _write(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+    save: Callable[..., None] = np.savez  # its keywords are the arrays, which its annotation does not say
+    _write(path, lambda file: save(file, **arrays))
 
 
 def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:

@@ -150,7 +150,6 @@ def check_samples(
     Raises:
         DataError: for the first sample in list order that is wrong.
     """
-
     first = samples[0].image
     first_dtype = np.dtype(image_header(first).dtype)
 

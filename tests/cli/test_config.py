@@ -27,7 +27,7 @@ def test_show_prints_the_resolved_config() -> None:
     values = yaml.safe_load(result.output)
     assert values["train"]["iters"] == 9 and values["train"]["seed"] == 5
     assert values["augment"]["crop_size"] == [256, 256]
-    assert values["augment"]["hue_range"] == 18.0
+    assert values["augment"]["hue_range"] == 0 and values["augment"]["flip_horizontal"] == 0.5
     assert values["model"]["backbone"]["name"] == "hrnet_w18"
 
 
