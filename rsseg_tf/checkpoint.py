@@ -239,8 +239,15 @@ def _read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    save: Callable[..., None] = np.savez  # its keywords are the arrays, which its annotation does not say
-    _write(path, lambda file: save(file, **arrays))
+    _write(path, lambda file: _write_npz(file, arrays))
+
+
+def _write_npz(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes what `np.savez` writes; that one leaves its archive open when the disk is full, with noise later on."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
