@@ -136,6 +136,15 @@ def test_two_devices_equal_one(tmp_path: Path) -> None:
     assert_equal_weights(one.checkpoint, two.checkpoint, atol=2e-5)
 
 
+def test_bfloat16_activations_keep_float32_weights_and_a_finite_loss(tmp_path: Path) -> None:
+    record = Record()
+    result = run(tmp_path, "out", "train.precision=bf16", "train.iters=2", callbacks=[record])
+    assert np.isfinite(record.steps[2]["loss"])
+    assert {str(value.dtype) for value in weights(result.checkpoint).values()} == {"float32"}
+    start = run(tmp_path, "fp32", "train.iters=2")
+    assert any(not np.array_equal(v, weights(start.checkpoint)[k]) for k, v in weights(result.checkpoint).items())
+
+
 def test_an_ignored_batch_gives_no_loss_and_no_nan(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, "optimizer.weight_decay=0.0")
     for sample in samples(config, "train"):
