@@ -12,11 +12,10 @@ import click
 from rsseg_tf.cli.options import (
     ManyValues,
     choose_device,
-    config_option,
-    device_options,
     load_beside,
     prediction_options,
     resolve_prediction,
+    weights_options,
 )
 
 if TYPE_CHECKING:
@@ -26,15 +25,9 @@ __all__ = ["command"]
 
 
 @click.command(name="eval", cls=ManyValues)
-@click.option("--model-path", required=True, metavar="DIR", help="A checkpoint, e.g. output/best_model.")
-@config_option(required=False)
+@weights_options
 @prediction_options("aug-eval")
 @click.option("--save-dir", type=Path, help="Where eval.json goes. Default: the checkpoint.")
-@click.option(
-    "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
-    help="Type of activations.",
-)  # fmt: skip
-@device_options
 def command(
     model_path: str,
     config_path: str | None,

@@ -21,6 +21,7 @@ __all__ = [
     "load_beside",
     "prediction_options",
     "resolve_prediction",
+    "weights_options",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -97,6 +98,22 @@ def device_options(function: F) -> F:
         show_default=True,
         help="auto: GPUs if there are any, else the CPU.",
     )(function)
+
+
+def weights_options(function: F) -> F:
+    """Adds what eval and predict need to find and run a model: --model-path, --config, --set, --precision, devices."""
+    function = device_options(function)
+    function = click.option(
+        "--precision",
+        type=click.Choice(["fp32", "fp16", "bf16"]),
+        default="fp32",
+        show_default=True,
+        help="Type of activations.",
+    )(function)
+    function = config_option(required=False)(function)
+    return click.option("--model-path", required=True, metavar="DIR", help="A checkpoint, e.g. output/best_model.")(
+        function
+    )
 
 
 def prediction_options(switch: str) -> Callable[[F], F]:

@@ -10,21 +10,19 @@ import click
 from rsseg_tf.cli.options import (
     ManyValues,
     choose_device,
-    config_option,
-    device_options,
     load_beside,
     prediction_options,
     resolve_prediction,
+    weights_options,
 )
 
 __all__ = ["command"]
 
 
 @click.command(name="predict", cls=ManyValues)
-@click.option("--model-path", required=True, metavar="DIR", help="A checkpoint, e.g. output/best_model.")
+@weights_options
 @click.option("--image-path", required=True, type=Path, help="An image, a folder of images, or a list file (.txt).")
 @click.option("--save-dir", type=Path, default=Path("output/result"), show_default=True, help="Where results go.")
-@config_option(required=False)
 @prediction_options("aug-pred")
 @click.option(
     "--custom-color",
@@ -33,11 +31,6 @@ __all__ = ["command"]
     metavar="R G B...",
     help="Colours of the classes in order, three numbers each, instead of the dataset's palette.",
 )
-@click.option(
-    "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
-    help="Type of activations.",
-)  # fmt: skip
-@device_options
 def command(
     model_path: str,
     image_path: Path,

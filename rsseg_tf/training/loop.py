@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import shutil
 import signal
 import threading
@@ -83,28 +84,9 @@ def train(
         WeightsError: when a checkpoint cannot be read or written.
     """
     strategy = strategy or tf.distribute.get_strategy()
-    replicas = strategy.num_replicas_in_sync
-    batch_size = config.train.batch_size * replicas
-    keras.utils.set_random_seed(config.train.seed)
-    with strategy.scope():
-        model = build_model(config, precision=config.train.precision)
-        if replicas > 1:
-            synchronise_batch_norm(model)
-        optimizer = build_optimizer(config.optimizer, precision=config.train.precision)
-        optimizer.build(model.trainable_variables)
-        state = TrainState()
-        if resume is not None:
-            load_weights(model, resume)
-            restore_training(model, optimizer, resume)
-            state = read_state(resume)
-    if state.step >= config.train.iters:
-        raise ConfigError(
-            f"{resume} is at step {state.step}, and train.iters is {config.train.iters}: nothing is left to do. "
-            "Raise --iters."
-        )
-
-    spec = config.dataset.spec
-    reader = SampleReader(train_samples, spec, cache_mb=config.data.cache_mb)
+    model, optimizer, state = _start(config, strategy, resume)
+    batch_size = config.train.batch_size * strategy.num_replicas_in_sync
+    reader = SampleReader(train_samples, config.dataset.spec, cache_mb=config.data.cache_mb)
     dataset = train_batches(
         reader,
         config.augment,
@@ -119,11 +101,10 @@ def train(
     hooks = keras.callbacks.CallbackList(list(callbacks), model=model)
     model.stop_training = False
     window = _Window(train_samples, batch_size)
-    saved = [path for path in checkpoints(save_dir) if step_of(path) <= state.step]
-    stopped = "finished"
+    keeper = _Keeper(save_dir, config, model, optimizer, state)
 
     with _stop_signals() as stop_requested, _closing(hooks):
-        while state.step < config.train.iters:
+        while True:
             rate = learning_rate(state.step, config.lr_schedule, config.train.iters)
             began = time.perf_counter()
             batch = _next(batches, reader)
@@ -138,36 +119,80 @@ def train(
             if state.step % config.train.log_iters == 0:
                 epoch = (state.samples_seen - 1) // len(train_samples) + 1
                 hooks.on_train_batch_end(state.step, {"epoch": epoch, "lr": rate, **window.averages()})
-            last = state.step == config.train.iters
+            finished = state.step == config.train.iters
             interrupted = stop_requested.is_set() or model.stop_training
-            if not (last or interrupted or state.step % config.train.save_interval == 0):
+            if not (finished or interrupted or state.step % config.train.save_interval == 0):
                 continue
 
             window.require_finite()
             improved = False
-            scored = None
             if val_samples:
                 hooks.on_test_begin()
                 scored = _evaluate(predict, config, val_samples, stop_requested)
-            if scored is not None:
-                scores, pictures = scored
-                improved = scores.miou > state.best_miou
-                state = _with_score(state, scores.miou)
-                hooks.on_test_end(_eval_logs(scores, state, len(val_samples), pictures))
-            saved.append(save_dir / f"iter_{state.step}")
-            save_checkpoint(saved[-1], model, optimizer, state, config)
-            if improved:
-                save_checkpoint(save_dir / "best_model", model, None, state, config)
-            while len(saved) > config.train.keep_checkpoint_max:
-                shutil.rmtree(saved.pop(0))
-            patience = config.train.early_stop_intervals
+                if scored is not None:
+                    scores, pictures = scored
+                    improved = scores.miou > state.best_miou
+                    state = _with_score(state, scores.miou)
+                    hooks.on_test_end(_eval_logs(scores, state, len(val_samples), pictures))
+            checkpoint = keeper.save(state, improved=improved)
+            if stop_requested.is_set():
+                return TrainResult(state, "signal", checkpoint)
             if interrupted:
-                stopped = "signal" if stop_requested.is_set() else "callback"
-                break
-            if patience is not None and state.stale_intervals >= patience and not last:
-                stopped = "early"
-                break
-    return TrainResult(state, stopped, saved[-1])
+                return TrainResult(state, "callback", checkpoint)
+            if finished:
+                return TrainResult(state, "finished", checkpoint)
+            if state.stale_intervals >= (config.train.early_stop_intervals or math.inf):
+                return TrainResult(state, "early", checkpoint)
+
+
+def _start(
+    config: Config, strategy: tf.distribute.Strategy, resume: Path | None
+) -> tuple[keras.Model, keras.optimizers.Optimizer, TrainState]:
+    """Builds model and optimizer on the devices, and goes back to where a checkpoint left them."""
+    keras.utils.set_random_seed(config.train.seed)
+    with strategy.scope():
+        model = build_model(config, precision=config.train.precision)
+        if strategy.num_replicas_in_sync > 1:
+            synchronise_batch_norm(model)
+        optimizer = build_optimizer(config.optimizer, precision=config.train.precision)
+        optimizer.build(model.trainable_variables)
+        if resume is None:
+            return model, optimizer, TrainState()
+        load_weights(model, resume)
+        restore_training(model, optimizer, resume)
+    state = read_state(resume)
+    if state.step >= config.train.iters:
+        raise ConfigError(
+            f"{resume} is at step {state.step}, and train.iters is {config.train.iters}: nothing is left to do. "
+            "Raise --iters."
+        )
+    return model, optimizer, state
+
+
+class _Keeper:
+    """Writes checkpoints and removes the oldest of this run; those of an abandoned branch of it are left alone."""
+
+    def __init__(
+        self,
+        save_dir: Path,
+        config: Config,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        state: TrainState,
+    ) -> None:
+        self.save_dir, self.config, self.model, self.optimizer = save_dir, config, model, optimizer
+        self._saved = [path for path in checkpoints(save_dir) if step_of(path) <= state.step]
+
+    def save(self, state: TrainState, *, improved: bool) -> Path:
+        """Writes `iter_N`, and `best_model` where the score is better than any before; returns the first."""
+        folder = self.save_dir / f"iter_{state.step}"
+        save_checkpoint(folder, self.model, self.optimizer, state, self.config)
+        if improved:
+            save_checkpoint(self.save_dir / "best_model", self.model, None, state, self.config)
+        self._saved.append(folder)
+        while len(self._saved) > self.config.train.keep_checkpoint_max:
+            shutil.rmtree(self._saved.pop(0))
+        return folder
 
 
 def inference_options(section: Eval) -> InferenceOptions:
