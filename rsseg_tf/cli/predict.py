@@ -80,6 +80,7 @@ def command(
     failed = [result for result in results if not result.ok]
     click.echo(f"{len(results) - len(failed)} of {len(results)} images predicted: {save_dir}")
     for result in failed:
-        click.echo(f"Error: {result.image}: {result.error}", err=True)
+        named = str(result.image) in str(result.error)
+        click.echo(f"Error: {result.error}" if named else f"Error: {result.image}: {result.error}", err=True)
     if failed:
         raise SystemExit(1)
