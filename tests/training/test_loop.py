@@ -232,19 +232,18 @@ def test_sigterm_writes_a_checkpoint_and_ends_cleanly(tmp_path: Path) -> None:
         sys.executable, "-m", "rsseg_tf.cli", "train", "--config", str(tmp_path / "tiny.yml"),
         "--save_dir", str(tmp_path / "out"), "--iters", "100000", "--log_iters", "1", "--save_interval", "90000",
     ]  # fmt: skip
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    )
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            if "iter: 2/100000" in line:
-                process.send_signal(signal.SIGTERM)
-                break
-        rest = process.stdout.read()
-        assert process.wait(timeout=60) == 0
-    finally:
-        process.kill()
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                if "iter: 2/100000" in line:
+                    process.send_signal(signal.SIGTERM)
+                    break
+            rest = process.stdout.read()
+            assert process.wait(timeout=60) == 0
+        finally:
+            process.kill()
     folder = checkpoints(tmp_path / "out")[-1]
     assert f"go on with --resume_model {folder}" in rest
     assert read_state(folder).step == int(folder.name.removeprefix("iter_"))
