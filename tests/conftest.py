@@ -1,4 +1,4 @@
-"""Two logical CPU devices, so that training on several devices can be tested anywhere; no deadlines on busy machines."""
+"""Two logical CPU devices, to test training on several devices anywhere; no deadlines on busy machines."""
 
 from __future__ import annotations
 
