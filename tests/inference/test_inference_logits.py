@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -23,8 +22,9 @@ from rsseg_tf.inference import (
     resize_bilinear,
     slide_logits,
 )
+from tests.golden import GOLDEN
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "pieces.npz"
+PIECES = GOLDEN / "pieces.npz"
 SPEC = custom_spec("toy", ("a", "b", "c"))
 
 
@@ -63,9 +63,9 @@ def golden():
     The model is one 5 x 5 convolution of stride 2 and a bilinear resize; its weights are found by least squares from
     the plain prediction alone, which leaves the windowed and augmented arrays as tests.
     """
-    if not GOLDEN.exists():
+    if not PIECES.exists():
         pytest.skip("no golden files beside the checkout")
-    with np.load(GOLDEN) as stored:
+    with np.load(PIECES) as stored:
         arrays = {
             key: np.ascontiguousarray(stored[key][0].transpose(1, 2, 0))
             for key in stored.files

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -20,18 +19,17 @@ from rsseg_tf.layers import (
     separable_conv_bn_relu,
 )
 from rsseg_tf.layers.resize import _interpolation_weights
-
-_GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
+from tests.golden import GOLDEN
 
 needs_golden = pytest.mark.skipif(
-    not _GOLDEN.is_dir(), reason="the golden files are not beside the checkout (shared/golden)"
+    not GOLDEN.is_dir(), reason="the golden files are not beside the checkout (shared/golden)"
 )
 
 
 @pytest.fixture(scope="module")
 def pieces() -> dict[str, np.ndarray]:
     """Arrays of the original, as NHWC."""
-    with np.load(_GOLDEN / "pieces.npz") as file:
+    with np.load(GOLDEN / "pieces.npz") as file:
         return {name: file[name].transpose(0, 2, 3, 1) for name in file if file[name].ndim == 4}
 
 
@@ -128,7 +126,7 @@ def test_padding_equals_original(
 ) -> None:
     image = keras.Input((None, None, 2))
     model = keras.Model(image, conv_bn(image, 3, 3, strides=strides, dilation=dilation, padding=padding, name="conv"))
-    with np.load(_GOLDEN / "pieces.npz") as file:
+    with np.load(GOLDEN / "pieces.npz") as file:
         model.get_layer("conv").kernel.assign(file["fn_w"].transpose(2, 3, 1, 0))
     convolved = model(pieces["fn_x"][:, : size[0], : size[1]], training=False) * np.sqrt(1 + 1e-5)
     np.testing.assert_allclose(np.asarray(convolved), pieces[stored], atol=1e-5)
@@ -188,7 +186,7 @@ def test_batch_norm_in_training(shape: tuple[int, ...], in_graph: bool) -> None:
 @needs_golden
 @pytest.mark.parity
 def test_batch_norm_of_a_single_value_equals_original() -> None:
-    expected = json.loads((_GOLDEN / "pieces.json").read_text())["bn_train_single_value"]
+    expected = json.loads((GOLDEN / "pieces.json").read_text())["bn_train_single_value"]
     layer = BatchNorm()
     x = np.asarray(expected["x"], "float32").reshape(1, 1, 1, -1)
     y = layer(x, training=True)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,8 +9,8 @@ import tensorflow as tf
 
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.losses import cross_entropy
+from tests.golden import GOLDEN
 
-_GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
 # Those of the golden run; class 3 does not occur there.
 _WEIGHTS = (1.0, 2.0, 0.5, 1.0, 3.0, 1.0)
 
@@ -47,11 +46,11 @@ def test_equals_definition(ignore_index: int, class_weights: tuple[float, ...] |
 
 
 @pytest.mark.parity
-@pytest.mark.skipif(not _GOLDEN.is_dir(), reason="the golden files are not beside the checkout (shared/golden)")
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden files are not beside the checkout (shared/golden)")
 @pytest.mark.parametrize(("stored", "class_weights"), [("loss_ce", None), ("loss_ce_weight", _WEIGHTS)])
 def test_equals_original(stored: str, class_weights: tuple[float, ...] | None) -> None:
-    expected = json.loads((_GOLDEN / "pieces.json").read_text())[stored]
-    with np.load(_GOLDEN / "pieces.npz") as file:
+    expected = json.loads((GOLDEN / "pieces.json").read_text())[stored]
+    with np.load(GOLDEN / "pieces.npz") as file:
         logits = tf.constant(file["loss_logits"].transpose(0, 2, 3, 1))
         labels, stored_gradient = file["loss_label"], file["grad_ce"]
     with tf.GradientTape() as tape:

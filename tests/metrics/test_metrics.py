@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,8 @@ from hypothesis.extra import numpy as hnp
 
 from rsseg_tf.errors import DataError
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix, count_ignored
+from tests.golden import GOLDEN
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
 CLASSES = 5
 NAMES = tuple("abcde")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -26,14 +25,13 @@ from rsseg_tf.weights import (
     resnet_names,
     resnet_vd_names,
 )
+from tests.golden import GOLDEN
 from tests.parity import detinit
-
-_GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
 
 pytestmark = [
     pytest.mark.parity,
     pytest.mark.slow,
-    pytest.mark.skipif(not _GOLDEN.is_dir(), reason="the golden files are not beside the checkout (shared/golden)"),
+    pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden files are not beside the checkout (shared/golden)"),
 ]
 
 
@@ -61,8 +59,8 @@ class Case(NamedTuple):
 @pytest.fixture(scope="module", params=_CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     build_backbone, backbone_names, build, build_names = _CASES[request.param]
-    expected = json.loads((_GOLDEN / f"{request.param}.json").read_text())
-    with np.load(_GOLDEN / f"{request.param}.npz") as file:
+    expected = json.loads((GOLDEN / f"{request.param}.json").read_text())
+    with np.load(GOLDEN / f"{request.param}.npz") as file:
         arrays = dict(file)
     backbone = build_backbone()
     model = build(backbone, num_classes=expected["num_classes"])
