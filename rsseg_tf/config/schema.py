@@ -21,27 +21,43 @@ __all__ = [
     "AdamW",
     "Augment",
     "Backbone",
+    "C2FNet",
+    "CoarseModel",
     "Config",
     "CosineSchedule",
     "CrossEntropy",
     "CustomDataset",
+    "DANet",
     "Data",
     "Dataset",
     "DeepLabV3Plus",
+    "Dice",
     "Eval",
+    "Focal",
     "HRNet",
+    "HRNetContrast",
+    "Loss",
+    "LovaszSoftmax",
     "LrSchedule",
+    "Mixed",
     "Model",
+    "OCRNet",
+    "OhemCrossEntropy",
     "Optimizer",
+    "PSPNet",
+    "PixelContrast",
+    "PixelLoss",
     "PolySchedule",
     "PreparedDataset",
     "ResNet",
     "ResNetVd",
     "Train",
+    "UPerNet",
 ]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+ClassWeights = tuple[Annotated[float, Field(ge=0)], ...] | None
 Rgb = tuple[
     Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
 ]
@@ -88,6 +104,7 @@ class CustomDataset(Section):
     max_value: Annotated[float, Field(gt=0)] = 255.0
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    small_classes: tuple[str, ...] = Field((), description="names of the classes that c2fnet refines")
 
     @property
     def spec(self) -> DatasetSpec:
@@ -102,6 +119,7 @@ class CustomDataset(Section):
             max_value=self.max_value,
             mean=self.mean,
             std=self.std,
+            small_classes=self.small_classes,
         )
 
     @model_validator(mode="after")
@@ -119,13 +137,20 @@ Dataset = Annotated[PreparedDataset | CustomDataset, Field(discriminator="name")
 # === Model ===
 
 
-class ResNet(Section):
+class _Backbone(Section):
+    name: str
+    pretrained: str | None = Field(
+        None, description="released weights (file, URL, keras-hub preset) or one of our checkpoints; null for random"
+    )
+
+
+class ResNet(_Backbone):
     """ResNet with the classic 7x7 stem and no dilation (stride 32), as the benchmark's own ResNet50."""
 
     name: Literal["resnet18", "resnet50", "resnet101"]
 
 
-class ResNetVd(Section):
+class ResNetVd(_Backbone):
     """ResNet-D: three 3x3 convolutions as stem, average pooling in the shortcuts, dilation by `output_stride`."""
 
     name: Literal["resnet18_vd", "resnet50_vd", "resnet101_vd"]
@@ -133,7 +158,7 @@ class ResNetVd(Section):
     multi_grid: tuple[Positive, Positive, Positive] = (1, 1, 1)
 
 
-class HRNet(Section):
+class HRNet(_Backbone):
     """HRNet: four resolutions side by side, joined at stride 4."""
 
     name: Literal["hrnet_w18", "hrnet_w48"]
@@ -142,30 +167,98 @@ class HRNet(Section):
 Backbone = Annotated[ResNet | ResNetVd | HRNet, Field(discriminator="name")]
 
 
-class FCN(Section):
-    """A 1x1 convolution and a classifier on the deepest feature."""
-
-    name: Literal["fcn"]
+class _Segmentor(Section):
+    name: str
     backbone: Backbone
-    channels: Positive | None = None
+    pretrained: str | None = Field(
+        None, description="weights of the whole model (file or URL) or one of our checkpoints; null for random"
+    )
     align_corners: bool = False
     num_classes: int | None = Field(None, description="follows from the dataset; if given it must agree")
 
 
-class DeepLabV3Plus(Section):
+class FCN(_Segmentor):
+    """A 1x1 convolution and a classifier on the deepest feature."""
+
+    name: Literal["fcn"]
+    channels: Positive | None = None
+
+
+class DeepLabV3Plus(_Segmentor):
     """Atrous spatial pyramid pooling with a decoder at stride 4."""
 
     name: Literal["deeplabv3plus"]
-    backbone: Backbone
     aspp_rates: tuple[Positive, ...] = (1, 12, 24, 36)
     aspp_channels: Positive = 256
     decoder_channels: Positive = 256
     low_level_channels: Positive = 48
-    align_corners: bool = False
-    num_classes: int | None = Field(None, description="follows from the dataset; if given it must agree")
 
 
-Model = Annotated[FCN | DeepLabV3Plus, Field(discriminator="name")]
+class PSPNet(_Segmentor):
+    """Pyramid pooling on the deepest feature; auxiliary head on the one before."""
+
+    name: Literal["pspnet"]
+    pyramid_channels: Positive = 1024
+    bin_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 3, 6)
+    aux_head: bool = True
+
+
+class UPerNet(_Segmentor):
+    """Pyramid pooling and a feature pyramid over all four strides; auxiliary head on the third."""
+
+    name: Literal["upernet"]
+    channels: Positive = 512
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    aux_head: bool = True
+
+
+class DANet(_Segmentor):
+    """Position and channel attention on the deepest feature; heads main, cam, pam and aux."""
+
+    name: Literal["danet"]
+
+
+class OCRNet(_Segmentor):
+    """Object-contextual representations; heads main and aux (the soft object regions)."""
+
+    name: Literal["ocrnet"]
+    features: tuple[Literal["c2", "c3", "c4", "c5"], ...] | None = Field(
+        None, description="one feature for both heads, or the auxiliary head's and the main head's; null: the deepest"
+    )
+    ocr_channels: Positive = 512
+    key_channels: Positive = 256
+
+
+class HRNetContrast(_Segmentor):
+    """FCN with a 3x3 convolution and, for training, a projection for the pixel-contrast loss (head contrast)."""
+
+    name: Literal["hrnet_contrast"]
+    projection_channels: Positive = 256
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+CoarseModel = Annotated[
+    FCN | DeepLabV3Plus | PSPNet | UPerNet | DANet | OCRNet | HRNetContrast, Field(discriminator="name")
+]
+
+
+class C2FNet(_Segmentor):
+    """A frozen coarse model, and a fine one that looks again at windows with small objects.
+
+    The fine model is an FCN that tells the dataset's `small_classes` from everything else.
+    """
+
+    name: Literal["c2fnet"]
+    coarse: CoarseModel
+    channels: Positive | None = None
+    window_size: Positive = 128
+    training_stride: Positive = 32
+    windows_per_image: Positive = 32
+
+
+Model = Annotated[
+    FCN | DeepLabV3Plus | PSPNet | UPerNet | DANet | OCRNet | HRNetContrast | C2FNet, Field(discriminator="name")
+]
 
 
 # === Training ===
@@ -250,12 +343,71 @@ class CosineSchedule(_Schedule):
 LrSchedule = Annotated[PolySchedule | CosineSchedule, Field(discriminator="name")]
 
 
-class CrossEntropy(Section):
+class _Loss(Section):
+    name: str
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+class CrossEntropy(_Loss):
     """Cross-entropy of one head; ignored pixels have no part in it."""
 
     name: Literal["cross_entropy"]
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    class_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = None
+    class_weights: ClassWeights = None
+
+
+class OhemCrossEntropy(_Loss):
+    """Cross-entropy of the hard pixels: those whose true class has a low probability, at least `min_kept`."""
+
+    name: Literal["ohem_cross_entropy"]
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    min_kept: Positive = 10000
+
+
+class Dice(_Loss):
+    """One minus the soft Dice score, averaged over the classes."""
+
+    name: Literal["dice"]
+    class_weights: ClassWeights = None
+    smooth: Annotated[float, Field(ge=0)] = 1.0
+
+
+class Focal(_Loss):
+    """Cross-entropy that counts easy pixels less."""
+
+    name: Literal["focal"]
+    alpha: Annotated[float, Field(gt=0)] = 1.0
+    gamma: Annotated[float, Field(ge=0)] = 2.0
+
+
+class LovaszSoftmax(_Loss):
+    """The Lovász extension of one minus the IoU, averaged over the classes that are present."""
+
+    name: Literal["lovasz_softmax"]
+
+
+PixelLoss = Annotated[CrossEntropy | OhemCrossEntropy | Dice | Focal | LovaszSoftmax, Field(discriminator="name")]
+
+
+class Mixed(_Loss):
+    """A sum of losses of the same head, each with its weight."""
+
+    name: Literal["mixed"]
+    losses: Annotated[tuple[PixelLoss, ...], Field(min_length=1)]
+
+
+class PixelContrast(_Loss):
+    """Contrast of embeddings between classes, for the head contrast of hrnet_contrast."""
+
+    name: Literal["pixel_contrast"]
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    base_temperature: Annotated[float, Field(gt=0)] = 0.07
+    max_samples: Positive = 1024
+    max_views: Positive = 100
+
+
+Loss = Annotated[
+    CrossEntropy | OhemCrossEntropy | Dice | Focal | LovaszSoftmax | Mixed | PixelContrast, Field(discriminator="name")
+]
 
 
 class Train(Section):
@@ -291,6 +443,10 @@ class Eval(Section):
         return self
 
 
+def _default_loss() -> dict[str, Loss]:
+    return {"main": CrossEntropy(name="cross_entropy")}
+
+
 class Config(Section):
     """A whole run: data, model and recipe."""
 
@@ -300,30 +456,40 @@ class Config(Section):
     data: Data = Data()
     optimizer: Optimizer = SGD(name="sgd")
     lr_schedule: LrSchedule = PolySchedule(name="poly")
-    loss: Annotated[dict[str, CrossEntropy], Field(min_length=1)] = Field(
-        default_factory=lambda: {"main": CrossEntropy(name="cross_entropy")}
-    )
+    loss: Annotated[dict[str, Loss], Field(min_length=1)] = Field(default_factory=_default_loss)
     train: Train = Train()
     eval: Eval = Eval()
 
     @model_validator(mode="after")
     def _agrees(self) -> Config:
         spec = self.dataset.spec
-        given = self.model.num_classes
-        if given is not None and given != spec.num_classes:
-            raise ValueError(
-                f"model.num_classes is {given}, but the dataset '{spec.name}' has {spec.num_classes} classes "
-                f"({', '.join(spec.classes[:6])}{', …' if spec.num_classes > 6 else ''}). Remove model.num_classes."
-            )
         if spec.bands != 3 and (self.augment.saturation_range or self.augment.hue_range):
             raise ValueError(
                 f"augment.saturation_range and augment.hue_range need 3 bands (RGB); the dataset '{spec.name}' has "
                 f"{spec.bands}. Set both to 0."
             )
-        for head, loss in self.loss.items():
-            if loss.class_weights is not None and len(loss.class_weights) != spec.num_classes:
+        for model in (self.model, *([self.model.coarse] if isinstance(self.model, C2FNet) else [])):
+            if model.num_classes is not None and model.num_classes != spec.num_classes:
                 raise ValueError(
-                    f"loss.{head}.class_weights has {len(loss.class_weights)} values; the dataset '{spec.name}' has "
-                    f"{spec.num_classes} classes, one weight each."
+                    f"model.num_classes is {model.num_classes}, but the dataset '{spec.name}' has {spec.num_classes} "
+                    f"classes ({', '.join(spec.classes[:6])}{', …' if spec.num_classes > 6 else ''}). Remove it."
                 )
+        if isinstance(self.model, C2FNet) and not spec.small_classes:
+            raise ValueError(
+                f"model.name c2fnet needs classes of small objects; the dataset '{spec.name}' names none. "
+                "Use a dataset that has some (isaid), or list them in dataset.small_classes of a custom one."
+            )
+        for head, loss in self.loss.items():
+            classes = 2 if isinstance(self.model, C2FNet) else spec.num_classes
+            for part in loss.losses if isinstance(loss, Mixed) else (loss,):
+                weights = getattr(part, "class_weights", None)
+                if weights is not None and len(weights) != classes:
+                    raise ValueError(
+                        f"loss.{head}.class_weights has {len(weights)} values; "
+                        + (
+                            "the fine model of c2fnet has 2 classes (other, small object), one weight each."
+                            if isinstance(self.model, C2FNet)
+                            else f"the dataset '{spec.name}' has {spec.num_classes} classes, one weight each."
+                        )
+                    )
         return self

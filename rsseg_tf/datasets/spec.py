@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rsseg_tf.errors import DataError
+from rsseg_tf.errors import DataError, did_you_mean
 
 __all__ = ["MAX_CLASSES", "RGB", "DatasetSpec", "custom_spec", "default_palette"]
 
@@ -37,6 +37,7 @@ class DatasetSpec:
         max_value: Pixel value that becomes 1.0 before the mean is taken off (255 for uint8).
         mean: Mean of each band, in units of `max_value`.
         std: Standard deviation of each band, in units of `max_value`.
+        small_classes: Classes of small objects, which a coarse-to-fine model looks at twice.
         source: Where the data come from: title and publisher.
 
     Raises:
@@ -52,6 +53,7 @@ class DatasetSpec:
     max_value: float = 255.0
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    small_classes: tuple[str, ...] = ()
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -65,6 +67,11 @@ class DatasetSpec:
     def num_classes(self) -> int:
         """Number of classes, ignored pixels not counted."""
         return len(self.classes)
+
+    @property
+    def small_class_ids(self) -> tuple[int, ...]:
+        """Ids of `small_classes`, in rising order."""
+        return tuple(sorted(self.classes.index(name) for name in self.small_classes))
 
     def _check_classes(self) -> None:
         count = len(self.classes)
@@ -91,6 +98,13 @@ class DatasetSpec:
             raise DataError(
                 f"Dataset '{self.name}': ignore_index {self.ignore_index} is also the id of class "
                 f"'{self.classes[self.ignore_index]}'; it must be outside 0..{count - 1}. 255 is usual."
+            )
+
+        unknown = [name for name in self.small_classes if name not in self.classes]
+        if unknown:
+            raise DataError(
+                f"Dataset '{self.name}': small_classes names '{unknown[0]}', which is no class of it; "
+                f"allowed: {', '.join(self.classes)}.{did_you_mean(unknown[0], self.classes)}"
             )
 
     def _check_palette(self) -> None:
@@ -178,6 +192,7 @@ def custom_spec(
     max_value: float = 255.0,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    small_classes: Sequence[str] = (),
     source: str = "",
 ) -> DatasetSpec:
     """Makes the spec of a user's own data, filling in what was left out.
@@ -192,6 +207,7 @@ def custom_spec(
         max_value: Pixel value that becomes 1.0.
         mean: Mean per band; 0.5 for each when left out.
         std: Standard deviation per band; 0.5 for each when left out.
+        small_classes: Names of the classes of small objects.
         source: Where the data come from.
 
     Raises:
@@ -209,5 +225,6 @@ def custom_spec(
         max_value=max_value,
         mean=tuple(mean) if mean is not None else (0.5,) * bands,
         std=tuple(std) if std is not None else (0.5,) * bands,
+        small_classes=tuple(small_classes),
         source=source,
     )
