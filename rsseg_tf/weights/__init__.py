@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from rsseg_tf.weights.assign import assign_weights
-from rsseg_tf.weights.names import deeplabv3plus_names, fcn_names, hrnet_names, resnet_names, resnet_vd_names
+from rsseg_tf.weights.names import (
+    c2fnet_names,
+    deeplabv3plus_names,
+    fcn_names,
+    hrnet_names,
+    resnet_names,
+    resnet_vd_names,
+)
 
 __all__ = [
     "assign_weights",
+    "c2fnet_names",
     "deeplabv3plus_names",
     "fcn_names",
     "hrnet_names",

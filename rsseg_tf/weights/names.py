@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["deeplabv3plus_names", "fcn_names", "hrnet_names", "resnet_names", "resnet_vd_names"]
+__all__ = ["c2fnet_names", "deeplabv3plus_names", "fcn_names", "hrnet_names", "resnet_names", "resnet_vd_names"]
 
 
 def resnet_names(depths: Sequence[int] = (3, 4, 6, 3), *, bottleneck: bool = True) -> dict[str, str]:
@@ -99,6 +99,17 @@ def deeplabv3plus_names(backbone: Mapping[str, str], aspp_rates: Sequence[int] =
     names |= _separable_conv_bn("head.decoder.conv_bn_relu2", "decoder_conv1")
     names |= _separable_conv_bn("head.decoder.conv_bn_relu3", "decoder_conv2")
     return names | _conv("head.decoder.conv", "decoder_classifier", bias=True)
+
+
+def c2fnet_names(backbone: Mapping[str, str]) -> dict[str, str]:
+    """Names of the fine model of `rsseg_tf.segmentors.c2fnet` on a backbone with these names.
+
+    That is all the original stores; its coarse model is a file of its own. Our variables lie under ``fine/``, as
+    `c2fnet` describes.
+    """
+    head = _conv_bn("head_fgbg.conv_1", "head_conv", bias=True) | _conv("head_fgbg.cls", "head_classifier", bias=True)
+    names = {f"backbone.{theirs}": ours for theirs, ours in backbone.items()} | head
+    return {theirs: f"fine/{ours}" for theirs, ours in names.items()}
 
 
 def _hrnet_module_names(stage: int, module: int, blocks: int) -> dict[str, str]:
