@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 
-from rsseg_tf import backbones, segmentors
+from rsseg_tf import backbones, segmentors, weights
 from rsseg_tf.config import Config
-from rsseg_tf.config.schema import Backbone
+from rsseg_tf.config.schema import Backbone, C2FNet, Loss, Mixed, Model, PixelContrast
+from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.losses import cross_entropy
+from rsseg_tf.segmentors.c2fnet import window_labels
 
-__all__ = ["BACKBONES", "LOSSES", "POLICIES", "SEGMENTORS", "build_backbone", "build_losses", "build_model"]
+__all__ = [
+    "BACKBONES",
+    "BACKBONE_NAMES",
+    "LOSSES",
+    "POLICIES",
+    "SEGMENTORS",
+    "SEGMENTOR_NAMES",
+    "HeadLoss",
+    "backbone_names",
+    "build_backbone",
+    "build_losses",
+    "build_model",
+    "weight_names",
+]
 
 BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "resnet18": backbones.resnet18,
@@ -26,9 +41,26 @@ BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "hrnet_w18": backbones.hrnet_w18,
     "hrnet_w48": backbones.hrnet_w48,
 }
+# Names of the original's tensors, from the names of a backbone's tensors and the section of the model.
+BACKBONE_NAMES: dict[str, Callable[[], dict[str, str]]] = {
+    "resnet18": lambda: weights.resnet_names((2, 2, 2, 2), bottleneck=False),
+    "resnet50": weights.resnet_names,
+    "resnet101": lambda: weights.resnet_names((3, 4, 23, 3)),
+    "resnet18_vd": lambda: weights.resnet_vd_names((2, 2, 2, 2), bottleneck=False),
+    "resnet50_vd": weights.resnet_vd_names,
+    "resnet101_vd": lambda: weights.resnet_vd_names((3, 4, 23, 3)),
+    "hrnet_w18": weights.hrnet_names,
+    "hrnet_w48": weights.hrnet_names,
+}
+SEGMENTOR_NAMES: dict[str, Callable[[dict[str, str], Any], dict[str, str]]] = {
+    "fcn": lambda names, _: weights.fcn_names(names),
+    "deeplabv3plus": lambda names, section: weights.deeplabv3plus_names(names, section.aspp_rates),
+    "c2fnet": lambda names, _: weights.c2fnet_names(names),
+}
 SEGMENTORS: dict[str, Callable[..., keras.Model]] = {
     "fcn": segmentors.fcn,
     "deeplabv3plus": segmentors.deeplabv3plus,
+    "c2fnet": segmentors.c2fnet,
 }
 LOSSES: dict[str, Callable[..., Any]] = {
     "cross_entropy": cross_entropy,
@@ -38,7 +70,7 @@ POLICIES = {"fp32": "float32", "fp16": "mixed_float16", "bf16": "mixed_bfloat16"
 
 def build_backbone(config: Backbone, *, in_channels: int = 3) -> keras.Model:
     """Returns the backbone of a config: `(B, H, W, in_channels)` to features keyed "c2".."c5"."""
-    options = config.model_dump(exclude={"name"})
+    options = config.model_dump(exclude={"name", "pretrained"})
     return BACKBONES[config.name](in_channels=in_channels, **options)
 
 
@@ -55,12 +87,11 @@ def build_model(config: Config, *, precision: str = "fp32") -> keras.Model:
     Raises:
         ConfigError: when a loss is configured for a head that the model does not have, or the other way round.
     """
-    spec = config.dataset.spec
-    options = config.model.model_dump(exclude={"name", "backbone", "num_classes"})
     with _dtype_policy(POLICIES[precision]):
-        backbone = build_backbone(config.model.backbone, in_channels=spec.bands)
-        model = SEGMENTORS[config.model.name](backbone, num_classes=spec.num_classes, **options)
-    heads, losses = sorted(model.output), sorted(config.loss)
+        model = _build_segmentor(config.model, config.dataset.spec)
+    # The coarse logits of c2fnet are its main output; they do not learn.
+    heads = ["fine"] if isinstance(config.model, C2FNet) else sorted(model.output)
+    losses = sorted(config.loss)
     if heads != losses:
         raise ConfigError(
             f"loss names the heads {', '.join(losses)}, but {config.model.name} has the heads {', '.join(heads)}; "
@@ -69,18 +100,93 @@ def build_model(config: Config, *, precision: str = "fp32") -> keras.Model:
     return model
 
 
-def build_losses(config: Config) -> dict[str, tuple[Callable[..., Any], float]]:
-    """Returns for each head its loss `(logits, labels, mean=…) -> scalar` and the loss's weight in the sum."""
-    ignore_index = config.dataset.spec.ignore_index
+def _build_segmentor(section: Model, spec: DatasetSpec) -> keras.Model:
+    options = section.model_dump(exclude={"name", "backbone", "pretrained", "num_classes", "coarse"})
+    if not isinstance(section, C2FNet):
+        backbone = build_backbone(section.backbone, in_channels=spec.bands)
+        return SEGMENTORS[section.name](backbone, num_classes=spec.num_classes, **options)
+    # Both parts have layers of the same names; the scopes keep the paths of their variables apart.
+    with keras.name_scope("coarse"):
+        coarse = _build_segmentor(section.coarse, spec)
+    with keras.name_scope("fine"):
+        backbone = build_backbone(section.backbone, in_channels=spec.bands)
+    return SEGMENTORS[section.name](
+        backbone, coarse=coarse, num_classes=spec.num_classes, small_classes=spec.small_class_ids, **options
+    )
 
-    def bind(head: str) -> Callable[..., Any]:
-        section = config.loss[head]
-        options = section.model_dump(exclude={"name", "weight"})
-        return lambda logits, labels, mean=keras.ops.mean: LOSSES[section.name](
-            logits, labels, ignore_index=ignore_index, mean=mean, **options
+
+def backbone_names(section: Backbone) -> dict[str, str]:
+    """Returns the names of the tensors in released weights of a backbone, each with the path of our variable."""
+    return BACKBONE_NAMES[section.name]()
+
+
+def weight_names(section: Model) -> dict[str, str]:
+    """Returns the names of the tensors in released weights of a model, each with the path of our variable.
+
+    For c2fnet these are the fine model's; the coarse model's are `weight_names(section.coarse)`, with paths that lie
+    under `coarse/`.
+    """
+    return SEGMENTOR_NAMES[section.name](backbone_names(section.backbone), section)
+
+
+class HeadLoss(Protocol):
+    """The loss of one head."""
+
+    def __call__(self, output: Any, labels: Any, *, mean: Callable[[Any], Any] = ..., seed: Any = ...) -> Any:
+        """Returns the loss as a float32 scalar.
+
+        Args:
+            output: what the model returns for the head.
+            labels: (B, H, W) integer class ids, or the dataset's `ignore_index`.
+            mean: mean over all elements of all devices, see `rsseg_tf.losses.cross_entropy`.
+            seed: integer that draws of random pixels follow from; another one for each step.
+        """
+
+
+def build_losses(config: Config) -> dict[str, tuple[HeadLoss, float]]:
+    """Returns for each head its loss and the loss's weight in the sum."""
+    spec = config.dataset.spec
+    losses = {head: _build_loss(section, spec.ignore_index) for head, section in config.loss.items()}
+    if isinstance(config.model, C2FNet):
+        losses = {head: _on_windows(loss, config.model, spec) for head, loss in losses.items()}
+    return {head: (loss, config.loss[head].weight) for head, loss in losses.items()}
+
+
+def _build_loss(section: Loss, ignore_index: int) -> HeadLoss:
+    if isinstance(section, Mixed):
+        return _sum_of([(_build_loss(part, ignore_index), part.weight) for part in section.losses])
+    function = LOSSES[section.name]
+    options = section.model_dump(exclude={"name", "weight"})
+    draws = isinstance(section, PixelContrast)
+
+    def loss(output: Any, labels: Any, *, mean: Callable[[Any], Any] = keras.ops.mean, seed: Any = 0) -> Any:
+        drawn = {"seed": seed} if draws else {}
+        return function(output, labels, ignore_index=ignore_index, mean=mean, **drawn, **options)
+
+    return loss
+
+
+def _sum_of(parts: list[tuple[HeadLoss, float]]) -> HeadLoss:
+    def mixed(output: Any, labels: Any, *, mean: Callable[[Any], Any] = keras.ops.mean, seed: Any = 0) -> Any:
+        return sum(weight * part(output, labels, mean=mean, seed=seed) for part, weight in parts)
+
+    return mixed
+
+
+def _on_windows(loss: HeadLoss, section: C2FNet, spec: DatasetSpec) -> HeadLoss:
+    """Returns the loss of c2fnet's fine head, whose labels are cut out of those of the images."""
+
+    def of_windows(output: Any, labels: Any, *, mean: Callable[[Any], Any] = keras.ops.mean, seed: Any = 0) -> Any:
+        targets = window_labels(
+            labels,
+            output["windows"],
+            window_size=section.window_size,
+            small_classes=spec.small_class_ids,
+            ignore_index=spec.ignore_index,
         )
+        return loss(output["logits"], targets, mean=mean, seed=seed)
 
-    return {head: (bind(head), section.weight) for head, section in config.loss.items()}
+    return of_windows
 
 
 @contextmanager

@@ -11,9 +11,19 @@ import pytest
 from pydantic import BaseModel
 
 from rsseg_tf import build
-from rsseg_tf.build import BACKBONES, LOSSES, POLICIES, SEGMENTORS, build_backbone, build_losses, build_model
+from rsseg_tf.build import (
+    BACKBONE_NAMES,
+    BACKBONES,
+    LOSSES,
+    POLICIES,
+    SEGMENTOR_NAMES,
+    SEGMENTORS,
+    build_backbone,
+    build_losses,
+    build_model,
+)
 from rsseg_tf.config import Config
-from rsseg_tf.config.schema import Backbone, CrossEntropy, HRNet, Model, ResNet, ResNetVd, Train
+from rsseg_tf.config.schema import Backbone, HRNet, Loss, Mixed, Model, ResNet, ResNetVd, Train
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.losses import cross_entropy
 from tests.tiny import tiny_config, use_tiny_backbone
@@ -33,14 +43,21 @@ def names(section: type[BaseModel]) -> tuple[str, ...]:
 
 # Kind -> (sections of the schema, table of builders, fields that are no options of the builder).
 KINDS: dict[str, tuple[Any, dict[str, Callable[..., Any]], set[str]]] = {
-    "backbone": (Backbone, BACKBONES, {"name"}),
-    "segmentor": (Model, SEGMENTORS, {"name", "backbone", "num_classes"}),
-    "loss": (CrossEntropy, LOSSES, {"name", "weight"}),
+    "backbone": (Backbone, BACKBONES, {"name", "pretrained"}),
+    "segmentor": (Model, SEGMENTORS, {"name", "backbone", "coarse", "pretrained", "num_classes"}),
+    "loss": (Loss, LOSSES, {"name", "weight"}),
 }
+
+
+def sections(kind: str) -> list[type[BaseModel]]:
+    """The sections of a kind but `mixed`, which stands for no function: it is a sum of others."""
+    return [section for section in members(KINDS[kind][0]) if section is not Mixed]
+
+
 SECTIONS = [
     pytest.param(section, name, kind, id=f"{kind}-{name}")
-    for kind, (union, _, _) in KINDS.items()
-    for section in members(union)
+    for kind in KINDS
+    for section in sections(kind)
     for name in names(section)
 ]
 
@@ -50,8 +67,8 @@ SECTIONS = [
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_name_of_the_schema_is_in_the_table_and_the_other_way_round(kind: str) -> None:
-    union, table, _ = KINDS[kind]
-    allowed = [name for section in members(union) for name in names(section)]
+    _, table, _ = KINDS[kind]
+    allowed = [name for section in sections(kind) for name in names(section)]
     assert sorted(allowed) == sorted(table), "one name may stand in one section only"
 
 
@@ -84,8 +101,19 @@ def test_what_the_builder_needs_beyond_the_fields_is_given_by_build(
         if parameter.default is inspect.Parameter.empty and parameter.name not in section.model_fields
     }
     # `num_classes` is a field too, for an agreement with the dataset, and `build` gives the dataset's.
-    given = {"backbone": {"in_channels"}, "segmentor": set(), "loss": {"logits", "labels", "ignore_index"}}
+    given = {
+        "backbone": {"in_channels"},
+        "segmentor": {"small_classes"},
+        "loss": {"logits", "outputs", "labels", "ignore_index", "seed"},
+    }
     assert needed <= given[kind]
+
+
+@pytest.mark.parametrize(("builders", "names_of"), [(BACKBONES, BACKBONE_NAMES), (SEGMENTORS, SEGMENTOR_NAMES)])
+def test_everything_with_weights_has_a_map_of_the_original_names(
+    builders: dict[str, Any], names_of: dict[str, Any]
+) -> None:
+    assert builders.keys() == names_of.keys()
 
 
 @pytest.mark.parametrize("table", [BACKBONES, SEGMENTORS, LOSSES], ids=["backbones", "segmentors", "losses"])

@@ -468,28 +468,35 @@ class Config(Section):
                 f"augment.saturation_range and augment.hue_range need 3 bands (RGB); the dataset '{spec.name}' has "
                 f"{spec.bands}. Set both to 0."
             )
+        self._check_classes(spec)
+        self._check_losses(spec)
+        return self
+
+    def _check_classes(self, spec: DatasetSpec) -> None:
         for model in (self.model, *([self.model.coarse] if isinstance(self.model, C2FNet) else [])):
             if model.num_classes is not None and model.num_classes != spec.num_classes:
                 raise ValueError(
                     f"model.num_classes is {model.num_classes}, but the dataset '{spec.name}' has {spec.num_classes} "
-                    f"classes ({', '.join(spec.classes[:6])}{', …' if spec.num_classes > 6 else ''}). Remove it."
+                    f"classes ({', '.join(spec.classes[:6])}{', …' if spec.num_classes > 6 else ''}). "
+                    "Remove model.num_classes."
                 )
         if isinstance(self.model, C2FNet) and not spec.small_classes:
             raise ValueError(
                 f"model.name c2fnet needs classes of small objects; the dataset '{spec.name}' names none. "
                 "Use a dataset that has some (isaid), or list them in dataset.small_classes of a custom one."
             )
+
+    def _check_losses(self, spec: DatasetSpec) -> None:
+        classes, of = spec.num_classes, f"the dataset '{spec.name}' has {spec.num_classes} classes"
+        if isinstance(self.model, C2FNet):
+            classes, of = 2, "the fine model of c2fnet has 2 classes (other, small object)"
         for head, loss in self.loss.items():
-            classes = 2 if isinstance(self.model, C2FNet) else spec.num_classes
+            if (head == "contrast") != isinstance(loss, PixelContrast):
+                raise ValueError(
+                    f"loss.{head}.name is {loss.name}; pixel_contrast is for the head contrast, and that head takes "
+                    "no other loss."
+                )
             for part in loss.losses if isinstance(loss, Mixed) else (loss,):
                 weights = getattr(part, "class_weights", None)
                 if weights is not None and len(weights) != classes:
-                    raise ValueError(
-                        f"loss.{head}.class_weights has {len(weights)} values; "
-                        + (
-                            "the fine model of c2fnet has 2 classes (other, small object), one weight each."
-                            if isinstance(self.model, C2FNet)
-                            else f"the dataset '{spec.name}' has {spec.num_classes} classes, one weight each."
-                        )
-                    )
-        return self
+                    raise ValueError(f"loss.{head}.class_weights has {len(weights)} values; {of}, one weight each.")

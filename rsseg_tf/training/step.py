@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from rsseg_tf.build import HeadLoss
+
 __all__ = ["TrainStep", "mean_over_replicas", "synchronise_batch_norm"]
 
-Losses = dict[str, tuple[Callable[..., Any], float]]
+Losses = dict[str, tuple[HeadLoss, float]]
 
 
 def mean_over_replicas(values: tf.Tensor) -> tf.Tensor:
@@ -22,7 +23,8 @@ def mean_over_replicas(values: tf.Tensor) -> tf.Tensor:
 
 def synchronise_batch_norm(model: keras.Model) -> None:
     """Makes every batch normalisation take its statistics over the batch of all devices, not of each one."""
-    for layer in model.layers:
+    # `model.layers` are the outer ones only; models may lie within models (c2fnet).
+    for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
 
@@ -69,8 +71,11 @@ class TrainStep:
     def _replica(self, image: tf.Tensor, label: tf.Tensor) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
             outputs = self.model(image, training=True)
+            # The step of the run, which a resumed one goes on counting: draws repeat.
+            step = tf.cast(self.optimizer.iterations.value, tf.int32)
             values = {
-                head: loss(outputs[head], label, mean=mean_over_replicas) for head, (loss, _) in self.losses.items()
+                head: loss(outputs[head], label, mean=mean_over_replicas, seed=step)
+                for head, (loss, _) in self.losses.items()
             }
             total = sum(weight * values[head] for head, (_, weight) in self.losses.items())
             # The optimizer adds up the gradients of the devices; dividing here makes that their mean.
