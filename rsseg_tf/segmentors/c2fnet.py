@@ -20,7 +20,7 @@ from keras import ops
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.segmentors.fcn import fcn
 
-__all__ = ["RefineSmallObjects", "c2fnet", "window_labels"]
+__all__ = ["FrozenSegmentor", "RefineSmallObjects", "c2fnet", "window_labels"]
 
 # A training step with too few windows that show small objects takes this fraction of what it would take.
 _SPARSE_DIVISOR = 8
@@ -40,8 +40,8 @@ def c2fnet(
 ) -> keras.Model:
     """Builds a coarse-to-fine model.
 
-    The coarse model is frozen: it runs with its stored statistics and without dropout in training too. The fine one is
-    `rsseg_tf.segmentors.fcn` with two classes, other and small object, on windows of the image.
+    The coarse model is frozen, see `FrozenSegmentor`. The fine one is `rsseg_tf.segmentors.fcn` with two classes,
+    other and small object, on windows of the image.
 
     In inference the image is cut into windows. Where the coarse prediction has a pixel of a small class, the fine
     model's probability of a small object is added to the logits of all small classes; other windows stay as they are.
@@ -90,7 +90,6 @@ def c2fnet(
             f"coarse and fine models have {len(shared)} weights of the same name (such as {min(shared)}); build the "
             'coarse model within keras.name_scope("coarse") and the backbone within keras.name_scope("fine").'
         )
-    coarse.trainable = False
     image = keras.Input((None, None, coarse.input_shape[-1]), name="image")
     outputs = RefineSmallObjects(
         fine,
@@ -100,7 +99,7 @@ def c2fnet(
         windows_per_image=windows_per_image,
         dtype="float32",
         name="refine",
-    )(image, coarse(image, training=False)["main"])
+    )(image, FrozenSegmentor(coarse, dtype="float32", name="coarse")(image))
     return keras.Model(image, outputs, name="c2fnet")
 
 
@@ -189,6 +188,40 @@ def _lookup(grid: Any, tiles: Any, offsets: Any) -> Any:
     shape = ops.shape(grid)
     merged = ops.reshape(grid, (shape[0], shape[1] * size, *shape[3:]))
     return ops.take(merged, tiles * size + offsets, axis=1)
+
+
+@keras.saving.register_keras_serializable(package="rsseg_tf")
+class FrozenSegmentor(keras.layers.Layer):
+    """The main logits of a segmentor that does not learn: stored statistics and no dropout, in training too.
+
+    Args:
+        segmentor: Model from images (B, H, W, C) to ``{"main": (B, H, W, num_classes), …}``.
+        name: Name of the layer.
+        trainable: Has no effect on the segmentor.
+        dtype: Name of a dtype or a `keras.DTypePolicy`; of the result, not of the segmentor.
+    """
+
+    def __init__(
+        self, segmentor: keras.Model, *, name: str | None = None, trainable: bool = True, dtype: Any = None
+    ) -> None:
+        super().__init__(name=name, trainable=trainable, dtype=dtype)
+        self.segmentor = segmentor
+        segmentor.trainable = False
+
+    def call(self, image: Any) -> Any:
+        """(B, H, W, C) to (B, H, W, num_classes)."""
+        return ops.cast(self.segmentor(image, training=False)["main"], self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "segmentor": keras.saving.serialize_keras_object(self.segmentor)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> FrozenSegmentor:
+        """Returns a layer with the arguments of `get_config`; its variables lie under ``coarse/`` again."""
+        with keras.name_scope("coarse"):
+            segmentor = keras.saving.deserialize_keras_object(config["segmentor"])
+        return cls(**{**config, "segmentor": segmentor})
 
 
 @keras.saving.register_keras_serializable(package="rsseg_tf")
@@ -333,5 +366,7 @@ class RefineSmallObjects(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> RefineSmallObjects:
-        """Returns a layer with the arguments of `get_config`."""
-        return cls(**{**config, "fine": keras.saving.deserialize_keras_object(config["fine"])})
+        """Returns a layer with the arguments of `get_config`; its variables lie under ``fine/`` again."""
+        with keras.name_scope("fine"):
+            fine = keras.saving.deserialize_keras_object(config["fine"])
+        return cls(**{**config, "fine": fine})
