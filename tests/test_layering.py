@@ -86,7 +86,8 @@ def test_every_module_has_its_row() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_only_rows_above_its_own(module: str) -> None:
     own = row(module)
-    allowed = {"", *ORDER[: ORDER.index(own) + 1]} if own else set()
+    # `rsseg_tf` itself offers what a program starts from, but loads none of it before it is asked for (see below).
+    allowed = {"", *ORDER[: ORDER.index(own) + 1]} if own else set(ORDER)
     ours = [name for name in imports_of(TREES[module], module) if name.split(".")[0] == "rsseg_tf"]
     below = sorted(name for name in ours if row(name) not in allowed)
     assert not below, f"{module} imports {', '.join(below)}, which comes later in the order"

@@ -46,7 +46,9 @@ def c2fnet(
     In inference the image is cut into windows. Where the coarse prediction has a pixel of a small class, the fine
     model's probability of a small object is added to the logits of all small classes; other windows stay as they are.
     In training windows overlap, and those with the most pixels predicted as small classes are taken:
-    ``windows_per_image`` for each image of the batch, or an eighth of that if fewer windows have any.
+    ``windows_per_image`` for each image of the batch, or an eighth of that if fewer windows have any. Where Keras does
+    not run on TensorFlow, sizes cannot follow from values: all windows are looked at in inference (the logits are the
+    same), and the full number is taken in training.
 
     Layers of the two parts often have the same names. Build each part within `keras.name_scope("coarse")` and
     `keras.name_scope("fine")`, so that the variables have different paths.
@@ -135,16 +137,26 @@ def _is_one_of(ids: Any, wanted: Sequence[int]) -> Any:
     return found
 
 
+def _at_least_0(size: Any) -> Any:
+    """Keeps a size that is known a Python number, as JAX wants the sizes of its arrays."""
+    return max(size, 0) if isinstance(size, int) else ops.maximum(size, 0)
+
+
+def _sizes_may_follow_from_values() -> bool:
+    """Only TensorFlow runs arrays whose size it learns on the way."""
+    return str(keras.config.backend()) == "tensorflow"
+
+
 def _pad_to(x: Any, size: int, value: int = 0) -> Any:
     """Extends (B, H, W, C) downwards and to the right until both sides have at least `size` pixels."""
     _, height, width, _ = ops.shape(x)
-    padding = [[0, 0], [0, ops.maximum(size - height, 0)], [0, ops.maximum(size - width, 0)], [0, 0]]
+    padding = [[0, 0], [0, _at_least_0(size - height)], [0, _at_least_0(size - width)], [0, 0]]
     return ops.pad(x, padding, constant_values=value)
 
 
 def _starts(side: Any, size: int, stride: int) -> Any:
     """First pixels of windows along a side, every `stride` pixels, and of one more that ends where the side ends."""
-    last = ops.maximum(side - size, 0)
+    last = _at_least_0(side - size)
     return ops.minimum(ops.arange(0, last + stride, stride, dtype="int32"), last)
 
 
@@ -309,10 +321,11 @@ class RefineSmallObjects(keras.layers.Layer):
         counts = _count(_pad_to(small[..., None], size)[..., 0], (rows, rows + size), (columns, columns + size))
         flat = ops.reshape(counts, (-1,))
         wanted = self.windows_per_image * ops.shape(image)[0]
-        enough = ops.sum(ops.cast(flat > 0, "int32")) >= wanted
-        wanted = ops.where(enough, wanted, ops.maximum(wanted // _SPARSE_DIVISOR, 1))
-        wanted = ops.minimum(wanted, ops.shape(flat)[0])
-        # The order of the windows does not matter to the loss; that of the image keeps memory access in line.
+        if _sizes_may_follow_from_values():
+            enough = ops.sum(ops.cast(flat > 0, "int32")) >= wanted
+            wanted = ops.where(enough, wanted, ops.maximum(wanted // _SPARSE_DIVISOR, 1))
+        # A slice ends where the array ends: there may be fewer windows than wanted. Their order does not matter to the
+        # loss; that of the image keeps memory access in line.
         chosen = ops.sort(ops.argsort(-flat)[:wanted])
         windows = _places(chosen, rows, columns)
         logits = self.fine(_cut(image, windows, size), training=True)["main"]
@@ -324,16 +337,16 @@ class RefineSmallObjects(keras.layers.Layer):
         batch, height, width, _ = ops.shape(coarse)
         tile_rows, tile_columns = (ops.arange(0, side, size, dtype="int32") for side in (height, width))
         # A tile at the border may be smaller than a window; its window is moved back so that it shows the image only.
-        rows = ops.minimum(tile_rows, ops.maximum(height - size, 0))
-        columns = ops.minimum(tile_columns, ops.maximum(width - size, 0))
+        rows = ops.minimum(tile_rows, _at_least_0(height - size))
+        columns = ops.minimum(tile_columns, _at_least_0(width - size))
         row_ends, column_ends = ops.minimum(tile_rows + size, height), ops.minimum(tile_columns + size, width)
         counts = _count(small, (tile_rows, row_ends), (tile_columns, column_ends))
         selected = ops.reshape(counts, (-1,)) > 0
 
         total = ops.shape(selected)[0]
         kept = total
-        if keras.config.backend() == "tensorflow":
-            # Only there may a size depend on values. One window at least, for operations that refuse empty batches.
+        if _sizes_may_follow_from_values():
+            # One window at least, for operations that refuse empty batches.
             kept = ops.maximum(ops.sum(ops.cast(selected, "int32")), 1)
         chosen = ops.argsort(ops.cast(ops.logical_not(selected), "int32"))[:kept]
         windows = _places(chosen, rows, columns)
