@@ -50,7 +50,7 @@ def find_config(name: str) -> Path:
     if shipped and (candidate := asset_dir("configs") / shipped).is_file():
         return candidate
     if path.is_dir():
-        raise ConfigError(f"--config must be a YAML file; {name} is a folder.")
+        raise ConfigError(f"A config must be a YAML file; {name} is a folder.")
     hint = did_you_mean(shipped, shipped_configs())
     raise ConfigError(
         f"The config {name} does not exist, neither as a file nor among the shipped ones.{hint} "

@@ -10,7 +10,6 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from rsseg_tf.assets import find_config
 from rsseg_tf.cli import main
 from rsseg_tf.config import load_config
 from tests.tiny import use_tiny_backbone, write_dataset
@@ -40,7 +39,7 @@ def test_every_command_parses_and_its_config_exists(line: str) -> None:
         context = command.make_context(name, arguments, parent=parent)  # raises for a wrong option or value
     config = context.params.get("config_path")
     if config and config != "mine.yml":
-        load_config(find_config(config), context.params["overrides"])
+        load_config(config, context.params["overrides"])
 
 
 def test_the_configuration_example_is_sound(tmp_path: Path) -> None:

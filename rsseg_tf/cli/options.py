@@ -179,11 +179,10 @@ def load(config_path: str, overrides: tuple[str, ...], **changes: Any) -> Config
         overrides: values of --set.
         **changes: `train__iters=100` and so on: what dedicated options set; None leaves the config's value.
     """
-    from rsseg_tf.assets import find_config
     from rsseg_tf.config import load_config
 
     dedicated = [f"{key.replace('__', '.')}={value}" for key, value in changes.items() if value is not None]
-    return load_config(find_config(config_path), [*overrides, *dedicated])
+    return load_config(config_path, [*overrides, *dedicated])
 
 
 def load_beside(model_path: str, config_path: str | None, overrides: tuple[str, ...]) -> Config:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from rsseg_tf.assets import find_config
 from rsseg_tf.config.document import Document, Path_, load_document, parse_assignment
 from rsseg_tf.config.schema import Config
 from rsseg_tf.errors import ConfigError, did_you_mean
@@ -21,17 +22,17 @@ __all__ = ["config_from_document", "dump_config", "load_config"]
 _DEFAULT_KINDS = Document({"optimizer": {"name": "sgd"}, "lr_schedule": {"name": "poly"}})
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Reads and checks a config.
 
     Args:
-        path: a YAML file; `base:` in it is followed.
+        path: a YAML file, or the name of a shipped one (`rsseg_tf.assets.shipped_configs`); `base:` in it is followed.
         overrides: `key.sub=value` each, applied in order, under the same schema as the file.
 
     Raises:
         ConfigError: one line per problem: where, what, received, allowed.
     """
-    document = _DEFAULT_KINDS.merged_with(load_document(path))
+    document = _DEFAULT_KINDS.merged_with(load_document(find_config(str(path))))
     for text in overrides:
         document = document.merged_with(parse_assignment(text))
     return config_from_document(document, str(path))

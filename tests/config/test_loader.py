@@ -66,7 +66,7 @@ def test_overrides_obey_the_schema(tmp_path: Path) -> None:
         ("train: {seed: 1.5}\n", r"c\.yml:5: train\.seed must be a valid integer"),
         ("train: {precision: fp8}\n", r"train\.precision must be 'fp32', 'fp16' or 'bf16'; got 'fp8'"),
         ("optimizer: {name: sdg}\n", r"optimizer\.name is 'sdg'\. Did you mean 'sgd'\? Allowed: sgd, adamw"),
-        ("loss: {main: {name: mse}}\n", r"loss\.main\.name must be 'cross_entropy'; got 'mse'"),
+        ("loss: {main: {name: mse}}\n", r"loss\.main\.name is 'mse'\. Allowed: cross_entropy, ohem_cross_entropy"),
         ("optimizer: {name: sgd, beta_1: 0.9}\n", r"unknown key 'optimizer\.beta_1'.* Allowed here: name, momentum"),
         ("augment: {crop_size: [5]}\n", r"'augment\.crop_size\.1' is missing"),
         ("augment: {scale_range: [2.0, 0.5]}\n", r"c\.yml:5: scale_range is smallest, largest; got 2.0, 0.5"),
