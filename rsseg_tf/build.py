@@ -8,12 +8,11 @@ from typing import Any, Protocol
 
 import keras
 
-from rsseg_tf import backbones, segmentors, weights
+from rsseg_tf import backbones, losses, segmentors, weights
 from rsseg_tf.config import Config
 from rsseg_tf.config.schema import Backbone, C2FNet, Loss, Mixed, Model, PixelContrast
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ConfigError
-from rsseg_tf.losses import cross_entropy
 from rsseg_tf.segmentors.c2fnet import window_labels
 
 __all__ = [
@@ -55,15 +54,30 @@ BACKBONE_NAMES: dict[str, Callable[[], dict[str, str]]] = {
 SEGMENTOR_NAMES: dict[str, Callable[[dict[str, str], Any], dict[str, str]]] = {
     "fcn": lambda names, _: weights.fcn_names(names),
     "deeplabv3plus": lambda names, section: weights.deeplabv3plus_names(names, section.aspp_rates),
+    "pspnet": lambda names, section: weights.pspnet_names(names, section.bin_sizes, aux_head=section.aux_head),
+    "upernet": lambda names, section: weights.upernet_names(names, aux_head=section.aux_head),
+    "danet": lambda names, _: weights.danet_names(names),
+    "ocrnet": lambda names, _: weights.ocrnet_names(names),
+    "hrnet_contrast": lambda names, _: weights.hrnet_contrast_names(names),
     "c2fnet": lambda names, _: weights.c2fnet_names(names),
 }
 SEGMENTORS: dict[str, Callable[..., keras.Model]] = {
     "fcn": segmentors.fcn,
     "deeplabv3plus": segmentors.deeplabv3plus,
+    "pspnet": segmentors.pspnet,
+    "upernet": segmentors.upernet,
+    "danet": segmentors.danet,
+    "ocrnet": segmentors.ocrnet,
+    "hrnet_contrast": segmentors.hrnet_contrast,
     "c2fnet": segmentors.c2fnet,
 }
 LOSSES: dict[str, Callable[..., Any]] = {
-    "cross_entropy": cross_entropy,
+    "cross_entropy": losses.cross_entropy,
+    "ohem_cross_entropy": losses.ohem_cross_entropy,
+    "dice": losses.dice,
+    "focal": losses.focal,
+    "lovasz_softmax": losses.lovasz_softmax,
+    "pixel_contrast": losses.pixel_contrast,
 }
 POLICIES = {"fp32": "float32", "fp16": "mixed_float16", "bf16": "mixed_bfloat16"}
 
@@ -91,10 +105,10 @@ def build_model(config: Config, *, precision: str = "fp32") -> keras.Model:
         model = _build_segmentor(config.model, config.dataset.spec)
     # The coarse logits of c2fnet are its main output; they do not learn.
     heads = ["fine"] if isinstance(config.model, C2FNet) else sorted(model.output)
-    losses = sorted(config.loss)
-    if heads != losses:
+    with_loss = sorted(config.loss)
+    if heads != with_loss:
         raise ConfigError(
-            f"loss names the heads {', '.join(losses)}, but {config.model.name} has the heads {', '.join(heads)}; "
+            f"loss names the heads {', '.join(with_loss)}, but {config.model.name} has the heads {', '.join(heads)}; "
             "write one loss for each head."
         )
     return model
@@ -146,10 +160,10 @@ class HeadLoss(Protocol):
 def build_losses(config: Config) -> dict[str, tuple[HeadLoss, float]]:
     """Returns for each head its loss and the loss's weight in the sum."""
     spec = config.dataset.spec
-    losses = {head: _build_loss(section, spec.ignore_index) for head, section in config.loss.items()}
+    by_head = {head: _build_loss(section, spec.ignore_index) for head, section in config.loss.items()}
     if isinstance(config.model, C2FNet):
-        losses = {head: _on_windows(loss, config.model, spec) for head, loss in losses.items()}
-    return {head: (loss, config.loss[head].weight) for head, loss in losses.items()}
+        by_head = {head: _on_windows(loss, config.model, spec) for head, loss in by_head.items()}
+    return {head: (loss, config.loss[head].weight) for head, loss in by_head.items()}
 
 
 def _build_loss(section: Loss, ignore_index: int) -> HeadLoss:

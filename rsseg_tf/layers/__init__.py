@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from rsseg_tf.layers.attention import AttendRegions, ChannelAttention, GatherRegions, PositionAttention
 from rsseg_tf.layers.conv import classifier, conv_bn, conv_bn_relu, kernel_initializer, separable_conv_bn_relu
 from rsseg_tf.layers.norm import BatchNorm
 from rsseg_tf.layers.pooling import AdaptiveAveragePooling, average_pool_ceil, max_pool_3x3
+from rsseg_tf.layers.pyramid import auxiliary_head, pyramid_pooling
 from rsseg_tf.layers.resize import ResizeLike
+from rsseg_tf.layers.unused import UnusedWeights
 
 __all__ = [
     "AdaptiveAveragePooling",
+    "AttendRegions",
     "BatchNorm",
+    "ChannelAttention",
+    "GatherRegions",
+    "PositionAttention",
     "ResizeLike",
+    "UnusedWeights",
+    "auxiliary_head",
     "average_pool_ceil",
     "classifier",
     "conv_bn",
     "conv_bn_relu",
     "kernel_initializer",
     "max_pool_3x3",
+    "pyramid_pooling",
     "separable_conv_bn_relu",
 ]

@@ -137,6 +137,8 @@ def separable_conv_bn_relu(x: Any, filters: int, kernel_size: int, *, name: str,
     return conv_bn_relu(x, filters, 1, name=f"{name}_pointwise", use_bias=True)
 
 
-def classifier(x: Any, num_classes: int, *, name: str, stddev: float | None = None) -> Any:
-    """1x1 convolution with bias that turns features (B, H, W, C) into logits (B, H, W, num_classes)."""
-    return keras.layers.Conv2D(num_classes, 1, kernel_initializer=kernel_initializer(stddev), name=name)(x)
+def classifier(x: Any, num_classes: int, *, name: str, use_bias: bool = True, stddev: float | None = None) -> Any:
+    """1x1 convolution that turns features (B, H, W, C) into logits (B, H, W, num_classes)."""
+    return keras.layers.Conv2D(
+        num_classes, 1, use_bias=use_bias, kernel_initializer=kernel_initializer(stddev), name=name
+    )(x)

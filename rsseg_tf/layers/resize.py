@@ -19,6 +19,8 @@ class ResizeLike(keras.layers.Layer):
     Args:
         align_corners: False puts pixel centres at half-integers (paddle's ``align_corners=False, align_mode=0``);
             True makes the centres of the corner pixels coincide.
+        half_pixel_centers: False puts pixel centres at integers instead, so that the upper left corners coincide
+            (paddle's ``align_mode=1``). It has no effect with `align_corners`.
         name: Name of the layer.
         trainable: Has no effect; part of every Keras layer's config.
         dtype: Name of a dtype or a `keras.DTypePolicy`. The interpolation is computed in float32; the result has the
@@ -29,17 +31,22 @@ class ResizeLike(keras.layers.Layer):
         self,
         *,
         align_corners: bool = False,
+        half_pixel_centers: bool = True,
         name: str | None = None,
         trainable: bool = True,
         dtype: Any = None,
     ) -> None:
         super().__init__(name=name, trainable=trainable, dtype=dtype)
         self.align_corners = align_corners
+        self.half_pixel_centers = half_pixel_centers
 
     def call(self, x: Any, reference: Any) -> Any:
         """Resizes x (B, h, w, C) to (B, H, W, C) for a reference of shape (B, H, W, any)."""
         _, height, width, _ = ops.shape(reference)
-        resized = _resize_bilinear(ops.cast(x, "float32"), height, width, align_corners=self.align_corners)
+        half_pixel = self.half_pixel_centers and not self.align_corners
+        resized = _resize_bilinear(
+            ops.cast(x, "float32"), height, width, align_corners=self.align_corners, half_pixel=half_pixel
+        )
         return ops.cast(resized, x.dtype)
 
     def compute_output_shape(self, x_shape: Any, reference_shape: Any) -> tuple[Any, ...]:
@@ -48,30 +55,35 @@ class ResizeLike(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return {**super().get_config(), "align_corners": self.align_corners}
+        return {
+            **super().get_config(),
+            "align_corners": self.align_corners,
+            "half_pixel_centers": self.half_pixel_centers,
+        }
 
 
-def _resize_bilinear(x: Any, height: Any, width: Any, *, align_corners: bool) -> Any:
+def _resize_bilinear(x: Any, height: Any, width: Any, *, align_corners: bool, half_pixel: bool) -> Any:
     """(B, h, w, C) float32 -> (B, height, width, C) float32."""
     if keras.config.backend() == "tensorflow":
         import tensorflow as tf
 
         return tf.raw_ops.ResizeBilinear(
-            images=x, size=tf.stack([height, width]), align_corners=align_corners, half_pixel_centers=not align_corners
+            images=x, size=tf.stack([height, width]), align_corners=align_corners, half_pixel_centers=half_pixel
         )
-    rows = _interpolation_weights(ops.shape(x)[1], height, align_corners=align_corners)
-    columns = _interpolation_weights(ops.shape(x)[2], width, align_corners=align_corners)
+    rows = _interpolation_weights(ops.shape(x)[1], height, align_corners=align_corners, half_pixel=half_pixel)
+    columns = _interpolation_weights(ops.shape(x)[2], width, align_corners=align_corners, half_pixel=half_pixel)
     return ops.einsum("Hh,bhwc,Ww->bHWc", rows, x, columns)
 
 
-def _interpolation_weights(size: Any, new_size: Any, *, align_corners: bool) -> Any:
+def _interpolation_weights(size: Any, new_size: Any, *, align_corners: bool, half_pixel: bool) -> Any:
     """(new_size, size) float32 weights of linear interpolation along one axis; rows sum to 1."""
     target = ops.cast(ops.arange(new_size, dtype="int32"), "float32")
     last = ops.cast(size - 1, "float32")
     if align_corners:
         source = target * last / ops.cast(ops.maximum(new_size - 1, 1), "float32")
     else:
-        source = (target + 0.5) * (ops.cast(size, "float32") / ops.cast(new_size, "float32")) - 0.5
+        shift = 0.5 if half_pixel else 0.0
+        source = (target + shift) * (ops.cast(size, "float32") / ops.cast(new_size, "float32")) - shift
     source = ops.clip(source, 0.0, last)
     pixel = ops.cast(ops.arange(size, dtype="int32"), "float32")
     # The weight of a pixel falls linearly from 1 at the sampled place to 0 at a distance of one pixel.

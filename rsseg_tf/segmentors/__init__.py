@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from rsseg_tf.segmentors.c2fnet import c2fnet
+from rsseg_tf.segmentors.danet import danet
 from rsseg_tf.segmentors.deeplabv3plus import deeplabv3plus
 from rsseg_tf.segmentors.fcn import fcn
+from rsseg_tf.segmentors.hrnet_contrast import hrnet_contrast
+from rsseg_tf.segmentors.ocrnet import ocrnet
+from rsseg_tf.segmentors.pspnet import pspnet
+from rsseg_tf.segmentors.upernet import upernet
 
-__all__ = ["c2fnet", "deeplabv3plus", "fcn"]
+__all__ = ["c2fnet", "danet", "deeplabv3plus", "fcn", "hrnet_contrast", "ocrnet", "pspnet", "upernet"]

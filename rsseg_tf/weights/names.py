@@ -11,7 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["c2fnet_names", "deeplabv3plus_names", "fcn_names", "hrnet_names", "resnet_names", "resnet_vd_names"]
+__all__ = [
+    "c2fnet_names",
+    "danet_names",
+    "deeplabv3plus_names",
+    "fcn_names",
+    "hrnet_contrast_names",
+    "hrnet_names",
+    "ocrnet_names",
+    "pspnet_names",
+    "resnet_names",
+    "resnet_vd_names",
+    "upernet_names",
+]
 
 
 def resnet_names(depths: Sequence[int] = (3, 4, 6, 3), *, bottleneck: bool = True) -> dict[str, str]:
@@ -101,6 +113,73 @@ def deeplabv3plus_names(backbone: Mapping[str, str], aspp_rates: Sequence[int] =
     return names | _conv("head.decoder.conv", "decoder_classifier", bias=True)
 
 
+def pspnet_names(
+    backbone: Mapping[str, str], bin_sizes: Sequence[int] = (1, 2, 3, 6), *, aux_head: bool = True
+) -> dict[str, str]:
+    """Names of `rsseg_tf.segmentors.pspnet` on a backbone with these names and with these options."""
+    names = {f"backbone.{theirs}": ours for theirs, ours in backbone.items()}
+    names |= _pyramid_pooling("head.psp_module", len(bin_sizes)) | _conv("head.conv", "head_classifier", bias=True)
+    return names | (_auxiliary_head("head.auxlayer") if aux_head else {})
+
+
+def upernet_names(backbone: Mapping[str, str], *, aux_head: bool = True) -> dict[str, str]:
+    """Names of `rsseg_tf.segmentors.upernet` on a backbone with these names and with this option.
+
+    Without the auxiliary head, the original's files still hold ``head.conv_last``, which no model of ours needs.
+    """
+    names = {f"backbone.{theirs}": ours for theirs, ours in backbone.items()}
+    names |= _pyramid_pooling("head.ppm", 4)
+    for level in range(3):
+        names |= _conv_bn(f"head.lateral_convs.{level}", f"fpn_lateral{level + 1}", bias=True)
+        names |= _conv_bn(f"head.fpn_convs.{level}", f"fpn_conv{level + 1}")
+    names |= _conv_bn("head.fpn_bottleneck", "fpn_bottleneck", bias=True)
+    names |= _conv("head.conv_seg", "head_classifier", bias=True)
+    if not aux_head:
+        return names
+    names |= _conv_bn("head.conv_last.0", "conv_last")
+    names |= _conv("head.conv_last.1", "conv_last_classifier", bias=True)
+    return names | _auxiliary_head("head.aux_head")
+
+
+def danet_names(backbone: Mapping[str, str]) -> dict[str, str]:
+    """Names of `rsseg_tf.segmentors.danet` on a backbone with these names."""
+    names = {f"backbone.{theirs}": ours for theirs, ours in backbone.items()}
+    for theirs, ours in {
+        "channel_conv": "cam_conv", "conv1": "cam_project", "position_conv": "pam_conv", "conv2": "pam_project"
+    }.items():  # fmt: skip
+        names |= _conv_bn(f"head.{theirs}", ours, bias=True)
+    for theirs, ours in {
+        "pam.query_conv": "pam_query", "pam.key_conv": "pam_key", "pam.value_conv": "pam_value",
+        "cls_head.1": "head_classifier", "aux_head_cam.1": "attention_classifier", "aux_head.1": "aux_classifier",
+        "aux_head_pam.1": "pam_classifier",
+    }.items():  # fmt: skip
+        names |= _conv(f"head.{theirs}", ours, bias=True)
+    return names | {"head.pam.gamma": "pam_attention/gamma", "head.cam.gamma": "cam_attention/gamma"}
+
+
+def ocrnet_names(backbone: Mapping[str, str]) -> dict[str, str]:
+    """Names of `rsseg_tf.segmentors.ocrnet` on a backbone with these names."""
+    names = {f"backbone.{theirs}": ours for theirs, ours in backbone.items()}
+    attention = "spatial_ocr.attention_block"
+    for theirs, ours in {
+        "conv3x3_ocr": "ocr_conv", "aux_head.0": "aux_conv", "spatial_ocr.conv1x1.0": "ocr_project",
+        f"{attention}.f_pixel.0": "ocr_pixel1", f"{attention}.f_pixel.1": "ocr_pixel2",
+        f"{attention}.f_object.0": "ocr_object1", f"{attention}.f_object.1": "ocr_object2",
+        f"{attention}.f_down": "ocr_down", f"{attention}.f_up": "ocr_up",
+    }.items():  # fmt: skip
+        names |= _conv_bn(f"head.{theirs}", ours, bias=True)
+    names |= _conv("head.cls_head", "head_classifier", bias=True)
+    return names | _conv("head.aux_head.1", "aux_classifier", bias=True)
+
+
+def hrnet_contrast_names(backbone: Mapping[str, str]) -> dict[str, str]:
+    """Names of `rsseg_tf.segmentors.hrnet_contrast` on a backbone with these names."""
+    names = {f"backbone.{theirs}": ours for theirs, ours in backbone.items()}
+    names |= _conv_bn("cls_head.0", "head_conv", bias=True) | _conv("cls_head.2", "head_classifier")
+    names |= _conv_bn("proj_head.proj.0", "projection_conv", bias=True)
+    return names | _conv("proj_head.proj.1", "projection", bias=True)
+
+
 def c2fnet_names(backbone: Mapping[str, str]) -> dict[str, str]:
     """Names of the fine model of `rsseg_tf.segmentors.c2fnet` on a backbone with these names.
 
@@ -110,6 +189,18 @@ def c2fnet_names(backbone: Mapping[str, str]) -> dict[str, str]:
     head = _conv_bn("head_fgbg.conv_1", "head_conv", bias=True) | _conv("head_fgbg.cls", "head_classifier", bias=True)
     names = {f"backbone.{theirs}": ours for theirs, ours in backbone.items()} | head
     return {theirs: f"fine/{ours}" for theirs, ours in names.items()}
+
+
+def _pyramid_pooling(theirs: str, branches: int) -> dict[str, str]:
+    names = _conv_bn(f"{theirs}.conv_bn_relu2", "ppm_project", bias=True)
+    for branch in range(branches):
+        names |= _conv_bn(f"{theirs}.stages.{branch}.1", f"ppm_branch{branch + 1}", bias=True)
+    return names
+
+
+def _auxiliary_head(theirs: str) -> dict[str, str]:
+    names = _conv_bn(f"{theirs}.conv_bn_relu", "aux_conv", bias=True)
+    return names | _conv(f"{theirs}.conv", "aux_classifier", bias=True)
 
 
 def _hrnet_module_names(stage: int, module: int, blocks: int) -> dict[str, str]:

@@ -35,6 +35,7 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
         bound = np.sqrt(6.0 / np.prod(shape[1:]))
         return uniform(name, shape, -bound, bound)
     low, high = {
+        "gamma": (0.3, 0.6),  # of DANet's attention
         "_mean": (-0.1, 0.1),
         "_variance": (0.5, 1.5),
         "bias": (-0.1, 0.1),

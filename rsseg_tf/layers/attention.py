@@ -1,0 +1,135 @@
+"""Attention between pixels, between channels, and between pixels and classes.
+
+All of them compute similarities and their softmax in float32, whatever the features' dtype.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+__all__ = ["AttendRegions", "ChannelAttention", "GatherRegions", "PositionAttention"]
+
+
+@keras.saving.register_keras_serializable(package="rsseg_tf")
+class PositionAttention(keras.layers.Layer):
+    """Adds to every pixel a mixture of all pixels' values, weighted by how alike they are.
+
+    Fu et al., Dual Attention Network for Scene Segmentation, https://arxiv.org/abs/1809.02983.
+    Source: PAM in paddleseg/models/danet.py of PaddleSeg. Memory grows with (H * W) squared.
+    """
+
+    def build(self, x_shape: Any, query_shape: Any, key_shape: Any, value_shape: Any) -> None:
+        """Makes the weight of the mixture, 0 at first."""
+        self.gamma = self.add_weight(name="gamma", shape=(1,), initializer="zeros", dtype="float32", autocast=False)
+
+    def call(self, x: Any, query: Any, key: Any, value: Any) -> Any:
+        """Mixes pixels.
+
+        Args:
+            x: (B, H, W, C).
+            query: (B, H, W, K).
+            key: (B, H, W, K).
+            value: (B, H, W, C).
+
+        Returns:
+            (B, H, W, C): x + gamma * mixture.
+        """
+        query, key, value = (_flat(tensor) for tensor in (query, key, value))
+        similarity = ops.softmax(ops.cast(ops.einsum("bqk,bpk->bqp", query, key), "float32"), axis=-1)
+        mixed = ops.einsum("bqp,bpc->bqc", ops.cast(similarity, value.dtype), value)
+        return x + ops.cast(self.gamma, x.dtype) * ops.reshape(mixed, ops.shape(x))
+
+    def compute_output_shape(self, x_shape: Any, query_shape: Any, key_shape: Any, value_shape: Any) -> Any:
+        """Returns (B, H, W, C)."""
+        return x_shape
+
+
+@keras.saving.register_keras_serializable(package="rsseg_tf")
+class ChannelAttention(keras.layers.Layer):
+    """Adds to every channel a mixture of all channels, weighted by how unlike they are.
+
+    Fu et al., Dual Attention Network for Scene Segmentation, https://arxiv.org/abs/1809.02983.
+    Source: CAM in paddleseg/models/danet.py of PaddleSeg.
+    """
+
+    def build(self, x_shape: Any) -> None:
+        """Makes the weight of the mixture, 0 at first."""
+        self.gamma = self.add_weight(name="gamma", shape=(1,), initializer="zeros", dtype="float32", autocast=False)
+
+    def call(self, x: Any) -> Any:
+        """(B, H, W, C) to (B, H, W, C): x + gamma * mixture."""
+        flat = ops.cast(_flat(x), "float32")
+        similarity = ops.einsum("bpc,bpd->bcd", flat, flat)
+        # Turned around: the most alike get the least weight. The difference to the maximum also keeps gradients small.
+        weights = ops.softmax(ops.max(similarity, axis=-1, keepdims=True) - similarity, axis=-1)
+        mixed = ops.einsum("bcd,bpd->bpc", weights, flat)
+        return x + ops.cast(self.gamma * ops.reshape(mixed, ops.shape(x)), x.dtype)
+
+    def compute_output_shape(self, x_shape: Any) -> Any:
+        """Returns (B, H, W, C)."""
+        return x_shape
+
+
+@keras.saving.register_keras_serializable(package="rsseg_tf")
+class GatherRegions(keras.layers.Layer):
+    """The mean feature of each class, over the pixels as far as they are likely to belong to it.
+
+    Yuan et al., Object-Contextual Representations for Semantic Segmentation, https://arxiv.org/abs/1909.11065.
+    Source: SpatialGatherBlock in paddleseg/models/ocrnet.py of PaddleSeg.
+    """
+
+    def call(self, pixels: Any, regions: Any) -> Any:
+        """Gathers features.
+
+        Args:
+            pixels: (B, H, W, C).
+            regions: (B, H, W, K) logits of K classes.
+
+        Returns:
+            (B, K, 1, C): the softmax is taken over the pixels of a class.
+        """
+        weights = ops.softmax(ops.cast(_flat(regions), "float32"), axis=1)
+        return ops.einsum("bpk,bpc->bkc", ops.cast(weights, pixels.dtype), _flat(pixels))[:, :, None, :]
+
+    def compute_output_shape(self, pixels_shape: Any, regions_shape: Any) -> tuple[Any, ...]:
+        """Returns (B, K, 1, C)."""
+        return (pixels_shape[0], regions_shape[-1], 1, pixels_shape[-1])
+
+
+@keras.saving.register_keras_serializable(package="rsseg_tf")
+class AttendRegions(keras.layers.Layer):
+    """Gives every pixel a mixture of the classes' values, weighted by how alike pixel and class are.
+
+    Source: ObjectAttentionBlock in paddleseg/models/ocrnet.py of PaddleSeg.
+    """
+
+    def call(self, query: Any, key: Any, value: Any) -> Any:
+        """Mixes classes.
+
+        Args:
+            query: (B, H, W, C) of the pixels.
+            key: (B, K, 1, C) of the classes.
+            value: (B, K, 1, D) of the classes.
+
+        Returns:
+            (B, H, W, D).
+        """
+        channels = query.shape[-1]
+        similarity = ops.einsum("bpc,bkc->bpk", _flat(query), _flat(key))
+        weights = ops.softmax(channels**-0.5 * ops.cast(similarity, "float32"), axis=-1)
+        mixed = ops.einsum("bpk,bkd->bpd", ops.cast(weights, value.dtype), _flat(value))
+        batch, height, width, _ = ops.shape(query)
+        return ops.reshape(mixed, (batch, height, width, value.shape[-1]))
+
+    def compute_output_shape(self, query_shape: Any, key_shape: Any, value_shape: Any) -> tuple[Any, ...]:
+        """Returns (B, H, W, D)."""
+        return (*query_shape[:-1], value_shape[-1])
+
+
+def _flat(x: Any) -> Any:
+    """(B, H, W, C) to (B, H * W, C)."""
+    batch, height, width, channels = ops.shape(x)
+    return ops.reshape(x, (batch, height * width, channels))

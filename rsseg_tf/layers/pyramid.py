@@ -1,0 +1,59 @@
+"""Pyramid pooling and the auxiliary head, which PSPNet and UPerNet share.
+
+Source: paddleseg/models/layers/pyramid_pool.py (PPModule) and layer_libs.py (AuxLayer) of PaddleSeg.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from rsseg_tf.errors import ConfigError
+from rsseg_tf.layers.conv import classifier, conv_bn_relu
+from rsseg_tf.layers.pooling import AdaptiveAveragePooling
+from rsseg_tf.layers.resize import ResizeLike
+
+__all__ = ["auxiliary_head", "pyramid_pooling"]
+
+
+def pyramid_pooling(x: Any, channels: int, *, bin_sizes: Sequence[int], align_corners: bool) -> Any:
+    """Joins features with their means over grids of several sizes.
+
+    Each mean is reduced to C / len(bin_sizes) channels and resized; the finest grid comes first after the features.
+    The layers are called ``ppm_branch1``… in the order of `bin_sizes`, and ``ppm_project``.
+
+    Args:
+        x: (B, H, W, C) floating point.
+        channels: Channels of the result.
+        bin_sizes: Cells per side of each grid, each at least 1.
+        align_corners: How the means are resized, see `rsseg_tf.layers.ResizeLike`.
+
+    Returns:
+        (B, H, W, channels).
+
+    Raises:
+        ConfigError: If there is no bin size, or one below 1.
+    """
+    if not bin_sizes or min(bin_sizes) < 1:
+        raise ConfigError(f"bin_sizes must be integers of at least 1; got {tuple(bin_sizes)}.")
+    reduced = x.shape[-1] // len(bin_sizes)
+    branches = []
+    for index, bins in enumerate(bin_sizes, start=1):
+        name = f"ppm_branch{index}"
+        y = AdaptiveAveragePooling(bins, name=f"{name}_pool")(x)
+        y = conv_bn_relu(y, reduced, 1, use_bias=True, name=name)
+        branches.append(ResizeLike(align_corners=align_corners, name=f"{name}_resize")(y, x))
+    y = keras.layers.Concatenate(name="ppm_concat")([x, *reversed(branches)])
+    return conv_bn_relu(y, channels, 3, use_bias=True, name="ppm_project")
+
+
+def auxiliary_head(x: Any, channels: int, num_classes: int, *, dropout: float) -> Any:
+    """Logits (B, H, W, num_classes) from features (B, H, W, C) over a 3x3 convolution with `channels` channels.
+
+    The layers are called ``aux_conv``, ``aux_dropout`` and ``aux_classifier``.
+    """
+    x = conv_bn_relu(x, channels, 3, use_bias=True, name="aux_conv")
+    x = keras.layers.Dropout(dropout, name="aux_dropout")(x)
+    return classifier(x, num_classes, name="aux_classifier")

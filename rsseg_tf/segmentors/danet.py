@@ -1,0 +1,92 @@
+"""DANet: attention between pixels and between channels on the deepest features.
+
+Fu et al., Dual Attention Network for Scene Segmentation, https://arxiv.org/abs/1809.02983.
+Source: paddleseg/models/danet.py of PaddleSeg.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from rsseg_tf.errors import ConfigError
+from rsseg_tf.layers import (
+    ChannelAttention,
+    PositionAttention,
+    ResizeLike,
+    UnusedWeights,
+    conv_bn_relu,
+    kernel_initializer,
+)
+
+__all__ = ["danet"]
+
+_DROPOUT = 0.1
+
+
+def danet(backbone: keras.Model, *, num_classes: int, align_corners: bool = False) -> keras.Model:
+    """Builds a DANet on the deepest features of a backbone.
+
+    The model shares the backbone's layers and variables. Three quirks of the original are kept:
+
+    - The outputs ``"cam"`` and ``"pam"`` have the same classifier. The weights of the one that was meant for ``"pam"``
+      lie on that output as `rsseg_tf.layers.UnusedWeights`.
+    - Logits are resized with sources at target * scale, without the half pixel.
+    - Dropout takes away whole channels.
+
+    Args:
+        backbone: Model from an image to features ``"c2"``…; the last name in order of depth is used.
+        num_classes: Channels of the logits.
+        align_corners: How the logits are resized, see `rsseg_tf.layers.ResizeLike`.
+
+    Returns:
+        A model from images (B, H, W, C) to logits (B, H, W, num_classes) float32: ``"main"`` and, for training only,
+        ``"cam"`` (after the attention between channels), ``"pam"`` (between pixels) and ``"aux"`` (of the features).
+
+    Raises:
+        ConfigError: If the backbone has no features named ``"c1"``, ``"c2"``, ….
+    """
+    names = sorted(name for name in backbone.output if name.startswith("c"))
+    if not names:
+        raise ConfigError(f"danet needs features named c2 to c5; backbone '{backbone.name}' has none of them.")
+    features = backbone.output[names[-1]]
+    channels = features.shape[-1] // 4
+    by_channel = conv_bn_relu(features, channels, 3, use_bias=True, name="cam_conv")
+    by_channel = ChannelAttention(name="cam_attention")(by_channel)
+    by_channel = conv_bn_relu(by_channel, channels, 3, use_bias=True, name="cam_project")
+
+    by_pixel = conv_bn_relu(features, channels, 3, use_bias=True, name="pam_conv")
+    query, key, value = (
+        _conv1x1(size, name=f"pam_{name}")(by_pixel)
+        for name, size in (("query", channels // 8), ("key", channels // 8), ("value", channels))
+    )
+    by_pixel = PositionAttention(name="pam_attention")(by_pixel, query, key, value)
+    by_pixel = conv_bn_relu(by_pixel, channels, 3, use_bias=True, name="pam_project")
+
+    shared = _conv1x1(num_classes, name="attention_classifier")
+    both = keras.layers.Add(name="head_add")([by_pixel, by_channel])
+    logits = {
+        "main": _conv1x1(num_classes, name="head_classifier")(_dropout(both, "head_dropout")),
+        "cam": shared(_dropout(by_channel, "cam_dropout")),
+        "pam": shared(_dropout(by_pixel, "pam_dropout")),
+        "aux": _conv1x1(num_classes, name="aux_classifier")(_dropout(features, "aux_dropout")),
+    }
+    outputs = {
+        head: ResizeLike(align_corners=align_corners, half_pixel_centers=False, dtype="float32", name=head)(
+            x, backbone.input
+        )
+        for head, x in logits.items()
+    }
+    unused = _conv1x1(num_classes, name="pam_classifier")
+    unused.build((None, None, None, channels))
+    outputs["pam"] = UnusedWeights([unused], dtype="float32", name="unused")(outputs["pam"])
+    return keras.Model(backbone.input, outputs, name="danet")
+
+
+def _conv1x1(filters: int, *, name: str) -> keras.layers.Conv2D:
+    return keras.layers.Conv2D(filters, 1, kernel_initializer=kernel_initializer(), name=name)
+
+
+def _dropout(x: Any, name: str) -> Any:
+    return keras.layers.SpatialDropout2D(_DROPOUT, name=name)(x)

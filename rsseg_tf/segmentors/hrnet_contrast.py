@@ -1,0 +1,60 @@
+"""HRNet with pixel contrast: an FCN with a 3x3 convolution, and an embedding that the contrastive loss trains.
+
+Wang et al., Exploring Cross-Image Pixel Contrast for Semantic Segmentation, https://arxiv.org/abs/2101.11939.
+Source: paddleseg/models/hrnet_contrast.py of PaddleSeg.
+"""
+
+from __future__ import annotations
+
+import keras
+
+from rsseg_tf.errors import ConfigError
+from rsseg_tf.layers import ResizeLike, classifier, conv_bn_relu
+
+__all__ = ["hrnet_contrast"]
+
+
+def hrnet_contrast(
+    backbone: keras.Model,
+    *,
+    num_classes: int,
+    projection_channels: int = 256,
+    dropout: float = 0.1,
+    align_corners: bool = False,
+) -> keras.Model:
+    """Builds a segmentor with an embedding of every pixel, on the deepest features of a backbone.
+
+    The model shares the backbone's layers and variables. The embedding serves training only.
+
+    Args:
+        backbone: Model from an image to features ``"c2"``…; the last name in order of depth is used (an HRNet in the
+            original).
+        num_classes: Channels of the logits.
+        projection_channels: Channels D of the embedding.
+        dropout: Share of channels that are dropped before the classifier.
+        align_corners: How the logits are resized, see `rsseg_tf.layers.ResizeLike`.
+
+    Returns:
+        A model from images (B, H, W, C) to ``{"main": logits, "contrast": {"logits", "embedding"}}``. ``main`` is
+        (B, H, W, num_classes) float32. ``contrast`` has the size (h, w) of the features: the same logits before they
+        are resized, and vectors of length 1, (B, h, w, D); both float32. See `rsseg_tf.losses.pixel_contrast`.
+
+    Raises:
+        ConfigError: If the backbone has no features named ``"c1"``, ``"c2"``, ….
+    """
+    names = sorted(name for name in backbone.output if name.startswith("c"))
+    if not names:
+        raise ConfigError(f"hrnet_contrast needs features named c2 to c5; backbone '{backbone.name}' has none of them.")
+    features = backbone.output[names[-1]]
+    x = conv_bn_relu(features, features.shape[-1], 3, use_bias=True, name="head_conv")
+    x = keras.layers.SpatialDropout2D(dropout, name="head_dropout")(x)
+    x = classifier(x, num_classes, use_bias=False, name="head_classifier")
+    main = ResizeLike(align_corners=align_corners, dtype="float32", name="main")(x, backbone.input)
+
+    embedding = conv_bn_relu(features, features.shape[-1], 1, use_bias=True, name="projection_conv")
+    embedding = classifier(embedding, projection_channels, name="projection")
+    contrast = {
+        "logits": keras.layers.Activation("linear", dtype="float32", name="contrast_logits")(x),
+        "embedding": keras.layers.UnitNormalization(axis=-1, dtype="float32", name="contrast_embedding")(embedding),
+    }
+    return keras.Model(backbone.input, {"main": main, "contrast": contrast}, name="hrnet_contrast")

@@ -1,0 +1,62 @@
+"""PSPNet: the deepest features together with their means over grids of several sizes.
+
+Zhao et al., Pyramid Scene Parsing Network, https://arxiv.org/abs/1612.01105.
+Source: paddleseg/models/pspnet.py of PaddleSeg.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+
+from rsseg_tf.errors import ConfigError
+from rsseg_tf.layers import ResizeLike, auxiliary_head, classifier, pyramid_pooling
+
+__all__ = ["pspnet"]
+
+
+def pspnet(
+    backbone: keras.Model,
+    *,
+    num_classes: int,
+    pyramid_channels: int = 1024,
+    bin_sizes: Sequence[int] = (1, 2, 3, 6),
+    aux_head: bool = True,
+    align_corners: bool = False,
+) -> keras.Model:
+    """Builds a PSPNet on the deepest features of a backbone, with an auxiliary head on those before.
+
+    The model shares the backbone's layers and variables.
+
+    Args:
+        backbone: Model from an image to features ``"c2"``…; with `aux_head` at least two of them.
+        num_classes: Channels of the logits.
+        pyramid_channels: Channels of the pyramid's result.
+        bin_sizes: Cells per side of each grid of the pyramid.
+        aux_head: Whether the model has the output ``"aux"``, which helps the training of deep backbones.
+        align_corners: How means and logits are resized, see `rsseg_tf.layers.ResizeLike`.
+
+    Returns:
+        A model from images (B, H, W, C) to ``{"main": logits, "aux": logits}``, (B, H, W, num_classes) float32.
+
+    Raises:
+        ConfigError: If the backbone lacks features or a bin size is below 1.
+    """
+    names = sorted(name for name in backbone.output if name.startswith("c"))
+    if len(names) < 1 + aux_head:
+        raise ConfigError(
+            f"pspnet needs {'two features' if aux_head else 'a feature'} named c2 to c5; backbone '{backbone.name}' "
+            f"has {', '.join(names) or 'none'}. Use a resnet" + (", or set aux_head to false." if names else ".")
+        )
+    x = pyramid_pooling(backbone.output[names[-1]], pyramid_channels, bin_sizes=bin_sizes, align_corners=align_corners)
+    x = keras.layers.Dropout(0.1, name="head_dropout")(x)
+    logits = {"main": classifier(x, num_classes, name="head_classifier")}
+    if aux_head:
+        features = backbone.output[names[-2]]
+        logits["aux"] = auxiliary_head(features, features.shape[-1] // 4, num_classes, dropout=0.1)
+    outputs = {
+        head: ResizeLike(align_corners=align_corners, dtype="float32", name=head)(x, backbone.input)
+        for head, x in logits.items()
+    }
+    return keras.Model(backbone.input, outputs, name="pspnet")
