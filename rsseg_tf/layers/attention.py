@@ -38,7 +38,7 @@ class PositionAttention(keras.layers.Layer):
             (B, H, W, C): x + gamma * mixture.
         """
         query, key, value = (_flat(tensor) for tensor in (query, key, value))
-        similarity = ops.softmax(ops.cast(ops.einsum("bqk,bpk->bqp", query, key), "float32"), axis=-1)
+        similarity = _softmax(ops.cast(ops.einsum("bqk,bpk->bqp", query, key), "float32"), axis=-1)
         mixed = ops.einsum("bqp,bpc->bqc", ops.cast(similarity, value.dtype), value)
         return x + ops.cast(self.gamma, x.dtype) * ops.reshape(mixed, ops.shape(x))
 
@@ -64,7 +64,7 @@ class ChannelAttention(keras.layers.Layer):
         flat = ops.cast(_flat(x), "float32")
         similarity = ops.einsum("bpc,bpd->bcd", flat, flat)
         # Turned around: the most alike get the least weight. The difference to the maximum also keeps gradients small.
-        weights = ops.softmax(ops.max(similarity, axis=-1, keepdims=True) - similarity, axis=-1)
+        weights = _softmax(ops.max(similarity, axis=-1, keepdims=True) - similarity, axis=-1)
         mixed = ops.einsum("bcd,bpd->bpc", weights, flat)
         return x + ops.cast(self.gamma * ops.reshape(mixed, ops.shape(x)), x.dtype)
 
@@ -91,7 +91,7 @@ class GatherRegions(keras.layers.Layer):
         Returns:
             (B, K, 1, C): the softmax is taken over the pixels of a class.
         """
-        weights = ops.softmax(ops.cast(_flat(regions), "float32"), axis=1)
+        weights = _softmax(ops.cast(_flat(regions), "float32"), axis=1)
         return ops.einsum("bpk,bpc->bkc", ops.cast(weights, pixels.dtype), _flat(pixels))[:, :, None, :]
 
     def compute_output_shape(self, pixels_shape: Any, regions_shape: Any) -> tuple[Any, ...]:
@@ -119,7 +119,7 @@ class AttendRegions(keras.layers.Layer):
         """
         channels = query.shape[-1]
         similarity = ops.einsum("bpc,bkc->bpk", _flat(query), _flat(key))
-        weights = ops.softmax(channels**-0.5 * ops.cast(similarity, "float32"), axis=-1)
+        weights = _softmax(channels**-0.5 * ops.cast(similarity, "float32"), axis=-1)
         mixed = ops.einsum("bpk,bkd->bpd", ops.cast(weights, value.dtype), _flat(value))
         batch, height, width, _ = ops.shape(query)
         return ops.reshape(mixed, (batch, height, width, value.shape[-1]))
@@ -127,6 +127,11 @@ class AttendRegions(keras.layers.Layer):
     def compute_output_shape(self, query_shape: Any, key_shape: Any, value_shape: Any) -> tuple[Any, ...]:
         """Returns (B, H, W, D)."""
         return (*query_shape[:-1], value_shape[-1])
+
+
+def _softmax(x: Any, axis: int) -> Any:
+    # An image may be so small that there is one pixel to choose from. Keras warns of that.
+    return ops.ones_like(x) if x.shape[axis] == 1 else ops.softmax(x, axis=axis)
 
 
 def _flat(x: Any) -> Any:

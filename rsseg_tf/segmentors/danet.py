@@ -52,6 +52,7 @@ def danet(backbone: keras.Model, *, num_classes: int, align_corners: bool = Fals
         raise ConfigError(f"danet needs features named c2 to c5; backbone '{backbone.name}' has none of them.")
     features = backbone.output[names[-1]]
     channels = features.shape[-1] // 4
+    compared = max(channels // 8, 1)
     by_channel = conv_bn_relu(features, channels, 3, use_bias=True, name="cam_conv")
     by_channel = ChannelAttention(name="cam_attention")(by_channel)
     by_channel = conv_bn_relu(by_channel, channels, 3, use_bias=True, name="cam_project")
@@ -59,7 +60,7 @@ def danet(backbone: keras.Model, *, num_classes: int, align_corners: bool = Fals
     by_pixel = conv_bn_relu(features, channels, 3, use_bias=True, name="pam_conv")
     query, key, value = (
         _conv1x1(size, name=f"pam_{name}")(by_pixel)
-        for name, size in (("query", channels // 8), ("key", channels // 8), ("value", channels))
+        for name, size in (("query", compared), ("key", compared), ("value", channels))
     )
     by_pixel = PositionAttention(name="pam_attention")(by_pixel, query, key, value)
     by_pixel = conv_bn_relu(by_pixel, channels, 3, use_bias=True, name="pam_project")

@@ -33,9 +33,10 @@ def pieces() -> dict[str, np.ndarray]:
         return {name: file[name].transpose(0, 2, 3, 1) for name in file if file[name].ndim == 4}
 
 
-def _resize(x: np.ndarray, size: tuple[int, int], *, align_corners: bool) -> np.ndarray:
+def _resize(x: np.ndarray, size: tuple[int, int], *, align_corners: bool, half_pixel: bool = True) -> np.ndarray:
     reference = np.zeros((1, *size, 1), "float32")
-    return keras.ops.convert_to_numpy(ResizeLike(align_corners=align_corners)(x, reference))
+    layer = ResizeLike(align_corners=align_corners, half_pixel_centers=half_pixel)
+    return keras.ops.convert_to_numpy(layer(x, reference))
 
 
 # --- resize ---
@@ -44,20 +45,25 @@ def _resize(x: np.ndarray, size: tuple[int, int], *, align_corners: bool) -> np.
 @needs_golden
 @pytest.mark.parity
 @pytest.mark.parametrize("size", [(13, 20), (4, 5)])
-@pytest.mark.parametrize("align_corners", [False, True])
-def test_resize_equals_original(pieces: dict[str, np.ndarray], size: tuple[int, int], align_corners: bool) -> None:
-    expected = pieces[f"interp_bilinear_ac{int(align_corners)}_am0_{size[0]}x{size[1]}"]
-    np.testing.assert_allclose(_resize(pieces["fn_x"], size, align_corners=align_corners), expected, atol=1e-6)
+@pytest.mark.parametrize(("align_corners", "half_pixel"), [(False, True), (True, True), (False, False)])
+def test_resize_equals_original(
+    pieces: dict[str, np.ndarray], size: tuple[int, int], align_corners: bool, half_pixel: bool
+) -> None:
+    expected = pieces[f"interp_bilinear_ac{int(align_corners)}_am{int(not half_pixel)}_{size[0]}x{size[1]}"]
+    resized = _resize(pieces["fn_x"], size, align_corners=align_corners, half_pixel=half_pixel)
+    np.testing.assert_allclose(resized, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(13, 20), (4, 5), (1, 1), (7, 9)])
-@pytest.mark.parametrize("align_corners", [False, True])
-def test_generic_resize_equals_tensorflow(size: tuple[int, int], align_corners: bool) -> None:
+@pytest.mark.parametrize(("align_corners", "half_pixel"), [(False, True), (True, False), (False, False)])
+def test_generic_resize_equals_tensorflow(size: tuple[int, int], align_corners: bool, half_pixel: bool) -> None:
     """The weights used on other backends give what TensorFlow's kernel gives."""
     x = np.random.default_rng(0).normal(size=(1, 7, 9, 2)).astype("float32")
-    rows = np.asarray(_interpolation_weights(7, size[0], align_corners=align_corners))
-    columns = np.asarray(_interpolation_weights(9, size[1], align_corners=align_corners))
-    expected = _resize(x, size, align_corners=align_corners)
+    rows, columns = (
+        np.asarray(_interpolation_weights(old, new, align_corners=align_corners, half_pixel=half_pixel))
+        for old, new in zip((7, 9), size, strict=True)
+    )
+    expected = _resize(x, size, align_corners=align_corners, half_pixel=half_pixel)
     np.testing.assert_allclose(np.einsum("Hh,bhwc,Ww->bHWc", rows, x, columns), expected, atol=1e-6)
 
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from rsseg_tf.backbones import hrnet, resnet, resnet_vd
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.losses import cross_entropy
-from rsseg_tf.segmentors import deeplabv3plus, fcn
+from rsseg_tf.segmentors import danet, deeplabv3plus, fcn, hrnet_contrast, ocrnet, pspnet, upernet
 
 _CLASSES = 5
 
@@ -48,6 +48,42 @@ _SEGMENTORS: dict[str, tuple[Callable[[], keras.Model], tuple[str, ...]]] = {
     "fcn_hrnet": (lambda: fcn(_hrnet(), num_classes=_CLASSES, channels=8), ("main",)),
     "deeplabv3plus_resnet": (lambda: _deeplabv3plus(_resnet()), ("main",)),
     "deeplabv3plus_resnet_vd": (lambda: _deeplabv3plus(_resnet_vd()), ("main",)),
+    "pspnet_resnet": (lambda: pspnet(_resnet(), num_classes=_CLASSES, pyramid_channels=8), ("main", "aux")),
+    "pspnet_hrnet": (
+        lambda: pspnet(_hrnet(), num_classes=_CLASSES, pyramid_channels=8, bin_sizes=(1, 2), aux_head=False),
+        ("main",),
+    ),
+    "upernet_resnet": (lambda: upernet(_resnet(), num_classes=_CLASSES, channels=8), ("main", "aux")),
+    "upernet_resnet_vd": (
+        lambda: upernet(_resnet_vd(), num_classes=_CLASSES, channels=8, aux_head=False),
+        ("main",),
+    ),
+    "danet_resnet": (lambda: danet(_resnet(), num_classes=_CLASSES), ("main", "cam", "pam", "aux")),
+    "danet_hrnet": (lambda: danet(_hrnet(), num_classes=_CLASSES), ("main", "cam", "pam", "aux")),
+    "ocrnet_resnet": (
+        lambda: ocrnet(_resnet(), num_classes=_CLASSES, ocr_channels=8, key_channels=4),
+        ("main", "aux"),
+    ),
+    "ocrnet_of_c2": (
+        lambda: ocrnet(_resnet(), num_classes=_CLASSES, features=("c2",), ocr_channels=8, key_channels=4),
+        ("main", "aux"),
+    ),
+    "ocrnet_hrnet": (
+        lambda: ocrnet(_hrnet(), num_classes=_CLASSES, ocr_channels=8, key_channels=4),
+        ("main", "aux"),
+    ),
+    "hrnet_contrast": (
+        lambda: hrnet_contrast(_hrnet(), num_classes=_CLASSES, projection_channels=6),
+        ("main", "contrast"),
+    ),
+    "contrast_resnet_vd": (lambda: hrnet_contrast(_resnet_vd(), num_classes=_CLASSES), ("main", "contrast")),
+}
+# Beginnings of the paths of weights that no output depends on, as in the original.
+_UNUSED = {
+    "upernet_resnet": ("conv_last",),
+    "danet_resnet": ("pam_classifier",),
+    "danet_hrnet": ("pam_classifier",),
+    "ocrnet_of_c2": ("stage2", "stage3", "stage4"),
 }
 
 
@@ -81,7 +117,10 @@ def test_outputs(name: str) -> None:
     model = build()
     assert tuple(model.output) == outputs
     assert model.output["main"].shape == (None, None, None, _CLASSES)
-    assert {keras.backend.standardize_dtype(output.dtype) for output in model.output.values()} == {"float32"}
+    assert {keras.backend.standardize_dtype(output.dtype) for output in keras.tree.flatten(model.output)} == {"float32"}
+    assert {output.shape for head, output in model.output.items() if head != "contrast"} == {
+        (None, None, None, _CLASSES)
+    }
 
 
 @pytest.mark.parametrize("size", [(64, 64), (33, 47), (1, 1)])
@@ -103,17 +142,39 @@ def test_sizes_may_be_unknown_in_a_graph(build: Callable[[], keras.Model]) -> No
         np.testing.assert_allclose(np.asarray(call(image)), logits, atol=1e-4 * logits.std())
 
 
-def test_every_variable_gets_a_gradient(build: Callable[[], keras.Model]) -> None:
-    model = _lively(build())
-    labels = np.random.default_rng(1).integers(0, _CLASSES, (2, 64, 64))
+@pytest.mark.parametrize("name", _SEGMENTORS)
+def test_every_variable_but_the_unused_gets_a_gradient(name: str) -> None:
+    model = _lively(_SEGMENTORS[name][0]())
+    for variable in model.trainable_variables:
+        if variable.name == "gamma" and variable.shape == (1,):  # of DANet's attention, 0 at first
+            variable.assign([0.5])
+    image = _image(64, 64)
+    weights = np.random.default_rng(1).normal(size=(2, 64, 64, 5)).astype("float32")
     with tf.GradientTape() as tape:
-        outputs = model(_image(64, 64), training=True)
-        loss = sum(cross_entropy(logits, labels, ignore_index=255) for logits in outputs.values())
+        outputs = keras.tree.flatten(model(image, training=True))
+        loss = sum(
+            tf.reduce_mean(output**2 * weights[:, : output.shape[1], : output.shape[2], :1]) for output in outputs
+        )
     gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+    without = set()
     for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
-        assert gradient is not None, variable.path
+        if gradient is None:
+            without.add(variable.path)
+            continue
         assert np.isfinite(gradient).all(), variable.path
-        assert np.abs(gradient).max() > 0, variable.path
+        # A bias before a normalisation has none but for rounding; one value per channel is passed on by the pyramid.
+        assert variable.name in ("bias", "gamma", "beta") or np.abs(gradient).max() > 0, variable.path
+    unused = _UNUSED.get(name, ())
+    assert without == {v.path for v in model.trainable_variables if v.path.startswith(unused or ("-",))}
+    assert bool(without) == bool(unused)
+
+
+@pytest.mark.parametrize("name", _UNUSED)
+def test_a_model_of_the_main_output_has_no_unused_weights(name: str) -> None:
+    model = _SEGMENTORS[name][0]()
+    main = keras.Model(model.input, model.output["main"])
+    assert any(weight.path.startswith(_UNUSED[name]) for weight in model.weights)
+    assert not any(weight.path.startswith(_UNUSED[name]) for weight in main.weights)
 
 
 def test_saved_model_is_the_same(build: Callable[[], keras.Model], tmp_path: Path) -> None:
@@ -153,7 +214,9 @@ def test_training_lowers_the_loss(build: Callable[[], keras.Model]) -> None:
         with tf.GradientTape() as tape:
             loss = cross_entropy(model(image, training=True)["main"], labels, ignore_index=255)
         variables = model.trainable_variables
-        optimizer.apply(tape.gradient(loss, [variable.value for variable in variables]), variables)
+        gradients = tape.gradient(loss, [variable.value for variable in variables])
+        pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]  # of the main output
+        optimizer.apply_gradients(pairs)
         losses.append(float(loss))
     assert losses[-1] < 0.9 * losses[0]
 
@@ -186,9 +249,75 @@ def test_rates_below_one_are_refused() -> None:
 
 def test_align_corners_reaches_every_resize() -> None:
     models: list[Any] = [
+        pspnet(_resnet(), num_classes=_CLASSES, pyramid_channels=4, align_corners=True),
+        danet(_resnet(), num_classes=_CLASSES, align_corners=True),
+        ocrnet(_resnet(), num_classes=_CLASSES, ocr_channels=4, key_channels=4, align_corners=True),
+        hrnet_contrast(_resnet(), num_classes=_CLASSES, align_corners=True),
         fcn(_resnet(), num_classes=_CLASSES, align_corners=True),
         deeplabv3plus(_resnet(), num_classes=_CLASSES, aspp_channels=4, align_corners=True),
     ]
     for model in models:
         resizes = [layer for layer in model.layers if hasattr(layer, "align_corners")]
         assert resizes and all(layer.align_corners for layer in resizes)
+
+
+def test_upernet_aligns_corners_between_its_levels_only() -> None:
+    for align_corners in (False, True):
+        model = upernet(_resnet(), num_classes=_CLASSES, channels=4, align_corners=align_corners)
+        resizes = {layer.name: layer.align_corners for layer in model.layers if hasattr(layer, "align_corners")}
+        last = {"main": resizes.pop("main"), "aux": resizes.pop("aux")}
+        assert last == {"main": align_corners, "aux": align_corners}
+        assert len(resizes) == 10 and all(resizes.values())
+
+
+def test_danet_classifies_pixels_and_channels_with_the_same_weights() -> None:
+    model = danet(_resnet(), num_classes=_CLASSES)
+    before = model(_image(64, 64), training=False)
+    model.get_layer("attention_classifier").bias.assign(np.arange(_CLASSES))
+    after = model(_image(64, 64), training=False)
+    for head in ("cam", "pam"):
+        added = np.asarray(after[head]) - np.asarray(before[head])
+        np.testing.assert_allclose(added, np.broadcast_to(np.arange(_CLASSES), added.shape), atol=1e-5)
+    for head in ("main", "aux"):
+        np.testing.assert_array_equal(after[head], before[head])
+
+
+def test_ocrnet_takes_the_features_that_are_asked_for() -> None:
+    options: dict[str, Any] = {"num_classes": _CLASSES, "ocr_channels": 8, "key_channels": 4}
+    by_default = ocrnet(_resnet(), **options)
+    assert by_default.get_layer("aux_conv").kernel.shape[2:] == (32, 32), "c4, of as many channels as in the original"
+    asked = ocrnet(_resnet(), features=("c2", "c5"), **options)
+    assert asked.get_layer("aux_conv").kernel.shape[2] == 16 and asked.get_layer("ocr_conv").kernel.shape[2] == 32
+    assert asked(_image(64, 64), training=False)["main"].shape == (2, 64, 64, _CLASSES)
+    for features in [(), ("c9",), ("c2", "c3", "c4")]:
+        with pytest.raises(ConfigError, match=r"ocrnet needs one or two features of backbone 'resnet'; it has c2, c3"):
+            ocrnet(_resnet(), features=features, **options)
+
+
+def test_embeddings_have_length_one() -> None:
+    model = _lively(hrnet_contrast(_hrnet(), num_classes=_CLASSES, projection_channels=6))
+    contrast = model(_image(33, 47), training=False)["contrast"]
+    assert contrast["logits"].shape == (2, 9, 12, _CLASSES) and contrast["embedding"].shape == (2, 9, 12, 6)
+    np.testing.assert_allclose(np.linalg.norm(contrast["embedding"], axis=-1), 1.0, atol=1e-5)
+
+
+def test_features_that_are_missing_are_named() -> None:
+    with pytest.raises(ConfigError, match="pspnet needs two features .*'hrnet' has c2.*set aux_head to false"):
+        pspnet(_hrnet(), num_classes=_CLASSES)
+    with pytest.raises(ConfigError, match="upernet needs the features c2 to c5; backbone 'hrnet' has no c3, c4, c5"):
+        upernet(_hrnet(), num_classes=_CLASSES)
+    with pytest.raises(ConfigError, match=r"bin_sizes must be integers of at least 1; got \(0, 2\)"):
+        pspnet(_resnet(), num_classes=_CLASSES, bin_sizes=(0, 2))
+    image = keras.Input((None, None, 3))
+    nameless = keras.Model(image, {"logits": keras.layers.Conv2D(2, 1)(image)}, name="nameless")
+    for build in (danet, hrnet_contrast):
+        with pytest.raises(ConfigError, match=f"{build.__name__} needs features named c2 to c5; backbone 'nameless'"):
+            build(nameless, num_classes=_CLASSES)
+
+
+@pytest.mark.parametrize("in_channels", [1, 5])
+def test_any_number_of_bands(in_channels: int) -> None:
+    backbone = resnet((1, 1, 1, 1), (4, 4, 8, 8), bottleneck=True, in_channels=in_channels)
+    model = upernet(backbone, num_classes=_CLASSES, channels=4)
+    image = np.zeros((1, 40, 40, in_channels), np.float32)
+    assert model(image, training=False)["main"].shape == (1, 40, 40, _CLASSES)
