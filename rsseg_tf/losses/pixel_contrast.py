@@ -13,6 +13,8 @@ from keras import ops
 
 __all__ = ["pixel_contrast"]
 
+_LEAST = -1e30  # exp(_LEAST) is 0, and differences to it are finite
+
 
 def pixel_contrast(
     outputs: Mapping[str, Any],
@@ -144,12 +146,12 @@ def _contrast(anchors: Any, classes: Any, valid: Any, temperature: float) -> Any
     same = ops.equal(classes[:, None], classes[None, :])
     other_anchor = ops.logical_not(ops.cast(ops.eye(ops.shape(anchors)[0]), "bool"))
     positive = ops.cast(ops.logical_and(both, ops.logical_and(same, other_anchor)), "float32")
-    negative = ops.cast(ops.logical_and(both, ops.logical_not(same)), "float32")
+    negative = ops.logical_and(both, ops.logical_not(same))
 
     logits = ops.matmul(anchors, ops.transpose(anchors)) / temperature
-    logits = logits - ops.stop_gradient(ops.max(logits, axis=1, keepdims=True))
-    exponent = ops.exp(logits)
-    log_probability = logits - ops.log(exponent + ops.sum(exponent * negative, axis=1, keepdims=True))
+    # log(exp(logit) + sum of exp(negatives)), for embeddings of any length.
+    of_negatives = ops.logsumexp(ops.where(negative, logits, _LEAST), axis=1, keepdims=True)
+    log_probability = logits - ops.logaddexp(logits, of_negatives)
     positives = ops.maximum(ops.sum(positive, axis=1), 1.0)
     losses = -ops.sum(positive * log_probability, axis=1) / positives
     weights = ops.cast(valid, "float32")
