@@ -1,6 +1,8 @@
-"""`rsseg-tf config show|check|list`."""
+"""`rsseg-tf config show|check|list|import`."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 
@@ -15,7 +17,7 @@ _overrides = click.option(
 
 @click.group(name="config")
 def command() -> None:
-    """Show, check and list configs."""
+    """Show, check, list and import configs."""
 
 
 @command.command(cls=ManyValues)
@@ -53,3 +55,32 @@ def list_() -> None:
 
     for name in shipped_configs():
         click.echo(name)
+
+
+@command.command(name="import")
+@click.argument("source", type=Path, metavar="FILE")
+@click.option("-o", "--output", type=Path, metavar="FILE", help="Where to write; without it, print.")
+@click.option("--overwrite", is_flag=True, help="Replace the output file if it exists.")
+def import_(source: Path, output: Path | None, overwrite: bool) -> None:
+    """Turn a YAML config of PaddleSeg into one of ours.
+
+    What it is based on (_base_) is merged in. A file without a model, which others are based on, gives the sections
+    that it has, for `base:`. Decisions are noted on top of the result; what has no counterpart is an error, all of
+    them at once, and nothing is written.
+    """
+    from rsseg_tf.config.paddleseg import import_paddleseg
+    from rsseg_tf.datasets import atomic_path
+    from rsseg_tf.errors import ConfigError
+
+    text = import_paddleseg(source).text(source.name)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    if output.exists() and not overwrite:
+        raise ConfigError(f"{output} exists; choose another name, or replace it with --overwrite.")
+    try:
+        with atomic_path(output) as partial:
+            partial.write_text(text, "utf-8")
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be written: {error.strerror}. Choose another place.") from error
+    click.echo(f"Wrote {output}")

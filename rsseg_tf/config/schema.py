@@ -73,9 +73,9 @@ class Section(BaseModel):
 
 
 class PreparedDataset(Section):
-    """A dataset that `rsseg-tf prepare` wrote; its classes, palette and statistics are known by name."""
+    """A dataset whose classes, palette and statistics are known by name; `rsseg-tf prepare` writes some of them."""
 
-    name: Literal["dubai", "synthetic"]
+    name: Literal["dubai", "isaid", "potsdam", "synthetic", "vaihingen"]
     root: str
     train_list: str = "train.txt"
     val_list: str = "val.txt"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rsseg_tf.datasets.dubai import DUBAI, prepare_dubai
 from rsseg_tf.datasets.images import ImageHeader, atomic_path, image_header, read_image, read_label, write_png
+from rsseg_tf.datasets.isaid import ISAID
+from rsseg_tf.datasets.isprs import POTSDAM, VAIHINGEN
 from rsseg_tf.datasets.listing import Sample, read_list, write_list
 from rsseg_tf.datasets.prepared import PrepareReport, SplitReport, read_dataset_json
 from rsseg_tf.datasets.preparers import PREPARERS, SPECS, PrepareOptions, Preparer, dataset_spec, prepare_dataset
@@ -14,10 +16,13 @@ from rsseg_tf.datasets.tiling import Window, sliding_windows, windows
 
 __all__ = [
     "DUBAI",
+    "ISAID",
+    "POTSDAM",
     "PREPARERS",
     "RGB",
     "SPECS",
     "SYNTHETIC",
+    "VAIHINGEN",
     "DatasetSpec",
     "ImageHeader",
     "PrepareOptions",

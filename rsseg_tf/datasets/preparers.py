@@ -12,6 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from rsseg_tf.datasets.dubai import DUBAI, prepare_dubai
+from rsseg_tf.datasets.isaid import ISAID
+from rsseg_tf.datasets.isprs import POTSDAM, VAIHINGEN
 from rsseg_tf.datasets.prepared import PrepareReport
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.datasets.synthetic import SYNTHETIC, generate_synthetic
@@ -77,7 +79,9 @@ def _prepare_synthetic(source: Path | None, output: Path, options: PrepareOption
 PREPARERS: Mapping[str, Preparer] = MappingProxyType({"dubai": _prepare_dubai, "synthetic": _prepare_synthetic})
 """Preparing functions by dataset name: ``(source, output, options)``; the source is None for made-up data."""
 
-SPECS: Mapping[str, DatasetSpec] = MappingProxyType({"dubai": DUBAI, "synthetic": SYNTHETIC})
+SPECS: Mapping[str, DatasetSpec] = MappingProxyType(
+    {spec.name: spec for spec in (DUBAI, ISAID, POTSDAM, SYNTHETIC, VAIHINGEN)}
+)
 """Specs by dataset name. A user's own data are not here: see `custom_spec`."""
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ model:
   name: fcn
   backbone: {name: hrnet_w18}
 """
+
+
+SHORT = {"deeplabv3p": "deeplabv3plus", "hrnet": "hrnet_contrast"}
+# The original's base file crops 896x896, and these two configs do not override it, whatever their names say.
+TRAINED_AT_896 = {
+    "pspnet_resnet50_isaid_512x512_80k.yml",
+    "pspnet_pixpro_imgnet_resnet50_isaid_512x512.yml",
+}
 
 
 def load(tmp_path: Path, more: str = "", *overrides: str, base: str = BASE) -> Config:
@@ -45,10 +54,23 @@ def test_a_dumped_config_reads_back_equal(tmp_path: Path) -> None:
 def test_every_shipped_config_loads(name: str) -> None:
     config = load_config(find_config(name))
     assert config.dataset.spec.num_classes > 1
-    segmentor, backbone, dataset = name.split("/")[1].split("_")[0], config.model.backbone.name, config.dataset.name
-    assert name.split("/")[1].startswith(f"{segmentor}_{backbone}_{dataset}_")
-    width, height = config.augment.crop_size
-    assert f"_{width}x{height}_" in name
+    # <segmentor>[_<pretraining>]_<backbone>_<dataset>_<width>x<height>…, with the benchmark's own short names.
+    pattern = r"(?P<segmentor>[a-z0-9]+)_(?:[a-z0-9]+_[a-z]+_)??(?P<backbone>(?:resnet|hrnet_w)\d+(?:_vd)?)_"
+    pattern += r"(?P<dataset>[a-z]+)_(?P<width>\d+)x(?P<height>\d+)(?:_\w+)?\.yml"
+    file = name.split("/")[1]
+    if config.model.name == "c2fnet":  # named after the coarse model, which is one of the benchmark's
+        short = re.fullmatch(r"c2fnet_([a-z0-9]+)_isaid_512x512_80k\.yml", file)
+        assert short is not None and config.model.coarse.name == SHORT.get(short[1], short[1])
+        assert (config.dataset.name, config.augment.crop_size) == ("isaid", (512, 512))
+        return
+    told = re.fullmatch(pattern, file.replace("hrnet_w48_", "hrnet_hrnet_w48_", 1) if file[:5] == "hrnet" else file)
+    assert told is not None
+    assert config.model.name == SHORT.get(told["segmentor"], told["segmentor"])
+    assert (config.model.backbone.name, config.dataset.name) == (told["backbone"], told["dataset"])
+    if file in TRAINED_AT_896:
+        assert config.augment.crop_size == (896, 896)
+    else:
+        assert config.augment.crop_size == (int(told["width"]), int(told["height"]))
 
 
 def test_overrides_obey_the_schema(tmp_path: Path) -> None:

@@ -1,0 +1,241 @@
+"""PaddleSeg's configs become the ones that we ship."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from rsseg_tf.cli import main
+from rsseg_tf.config import Config, load_config
+from rsseg_tf.config.paddleseg import import_paddleseg
+from rsseg_tf.errors import ConfigError
+
+# The facts of the benchmark's base file, once for a large crop (its own) and once as most configs override it.
+TRANSFORMS = """\
+  transforms:
+    - {type: ResizeStepScaling, min_scale_factor: 0.5, max_scale_factor: 2.0, scale_step_size: 0.25}
+    - {type: RandomPaddingCrop, crop_size: [SIZE, SIZE]}
+    - {type: RandomHorizontalFlip}
+    - {type: RandomDistort, brightness_range: 0.4, contrast_range: 0.4, saturation_range: 0.4}
+    - {type: Normalize}
+"""
+BASE = """\
+batch_size: 4
+iters: 80000
+train_dataset:
+  {type: Dataset, dataset_root: data/ROOT, train_path: data/ROOT/train.txt, num_classes: COUNT, mode: train, TRANSFORMS}
+val_dataset:
+  {type: Dataset, dataset_root: data/ROOT, val_path: data/ROOT/val.txt, num_classes: COUNT, mode: val,
+   transforms: [{type: Normalize}]}
+optimizer: {type: sgd, momentum: 0.9, weight_decay: DECAY}
+lr_scheduler: {type: PolynomialDecay, learning_rate: 0.01, end_lr: 0, power: 0.9}
+loss: {types: [{type: CrossEntropyLoss}], coef: [1]}
+"""
+R50 = "{type: ResNet50, pretrained: https://paddle-hapi.bj.bcebos.com/models/resnet50.pdparams}"
+VD = "{type: ResNet50_vd, output_stride: 8, pretrained: https://bj.bcebos.com/paddleseg/dygraph/resnet50_vd_ssld_v2.tar.gz}"
+GRID = VD.replace("8,", "8, multi_grid: [1, 2, 4],")
+W18 = (
+    "{type: HRNet_W18, align_corners: False, pretrained: https://bj.bcebos.com/paddleseg/dygraph/hrnet_w18_ssld.tar.gz}"
+)
+W48 = "{type: HRNet_W48, pretrained: https://bj.bcebos.com/paddleseg/dygraph/hrnet_w48_ssld.tar.gz}"
+SSL = "https://paddleseg.bj.bcebos.com/dygraph/backbone/ssl/"
+ASPP = "backbone_indices: [0, 3], aspp_ratios: [1, 12, 24, 36], aspp_out_channels: 256, align_corners: False"
+CONTRAST = "in_channels: 720, drop_prob: 0.1, proj_dim: 720"
+UPERNET = "backbone_indices: [0, 1, 2, 3], channels: 512, dropout_prob: 0.1, enable_auxiliary_loss: True"
+TWO = "loss: {types: [{type: CrossEntropyLoss}], coef: [1, 0.4]}\n"
+FOUR = f"loss: {{types: [{', '.join(['{type: CrossEntropyLoss}'] * 4)}], coef: [1, 1, 1, 0.4]}}\n"
+MIXED = "{type: MixedLoss, losses: [{type: CrossEntropyLoss}, {type: LovaszSoftmaxLoss}], coef: [0.8, 0.2]}"
+
+# Name of the shipped config -> dataset, crop and what the original's file says beyond its base.
+CASES = {
+    "fcn/fcn_hrnet_w18_isaid_512x512_80k": (
+        "iSAID", 512, f"model: {{type: FCN, backbone: {W18}, num_classes: 16, pretrained: Null}}\n",
+    ),
+    "fcn/fcn_resnet50_vd_isaid_512x512_80k": (
+        "iSAID", 512, f"model: {{type: FCN, backbone: {GRID}, num_classes: 16, backbone_indices: [-1]}}\n",
+    ),
+    "deeplabv3p/deeplabv3p_resnet50_vd_isaid_896x896_80k": (
+        "iSAID", 896, f"model: {{type: DeepLabV3P, backbone: {GRID}, num_classes: 16, {ASPP}, pretrained: null}}\n",
+    ),
+    "pspnet/pspnet_resnet50_isaid_512x512_80k": (
+        "iSAID", 896, f"{TWO}model: {{type: PSPNet, backbone: {R50}, num_classes: 16, enable_auxiliary_loss: True}}\n",
+    ),
+    "upernet/upernet_resnet50_vd_vaihingen_512x512_80k": (
+        "Vaihingen", 512, f"{TWO}model: {{type: UPerNet, backbone: {VD}, num_classes: 6, {UPERNET}}}\n",
+    ),
+    "danet/danet_resnet50_vd_isaid_512x512_80k": (
+        "iSAID", 512, f"{FOUR}model: {{type: DANet, backbone: {VD}, num_classes: 16, backbone_indices: [2, 3]}}\n",
+    ),
+    "hrnet/hrnet_w48_potsdam_512x512_80k": (
+        "Potsdam", 512,
+        "loss: {types: [{type: CrossEntropyLoss}, {type: PixelContrastCrossEntropyLoss, temperature: 0.1,"
+        " base_temperature: 0.07, ignore_index: 255, max_samples: 1024, max_views: 100}], coef: [1, 0.1]}\n"
+        f"model: {{type: HRNetW48Contrast, backbone: {W48}, num_classes: 6, {CONTRAST}}}\n",
+    ),
+    "ssl/ocrnet_pixpro_imgnet_resnet50_isaid_512x512": (
+        "iSAID", 512,
+        f"loss: {{types: [{MIXED}, {MIXED}], coef: [1, 0.4]}}\nmodel: {{type: OCRNet, backbone: {{type: ResNet50, "
+        f"ssl_pretrained: True, pretrained: {SSL}pixpro_r50_ep100_no_instance_with_linear.zip}}, num_classes: 16,"
+        " backbone_indices: [0]}\n",
+    ),
+    "c2fnet/c2fnet_hrnet_isaid_512x512_80k": (
+        "iSAID", 512,
+        f"optimizer: {{weight_decay: 4.0e-5}}\nmodel: {{type: C2FNet, backbone: {W18}, num_classes: 16,"
+        f" backbone_indices: [-1]}}\ncoase_model: {{type: HRNetW48Contrast, backbone: {W48}, {CONTRAST}}}\n",
+    ),
+}  # fmt: skip
+
+
+def write(folder: Path, dataset: str, crop: int, more: str) -> Path:
+    transforms = " ".join(line.strip() for line in TRANSFORMS.splitlines())
+    transforms = transforms.replace("transforms:", "transforms: [").replace("- ", ", ").replace("[ ,", "[") + "]"
+    base = BASE.replace("TRANSFORMS", transforms).replace("SIZE", str(crop)).replace("ROOT", dataset)
+    base = base.replace("COUNT", "16" if dataset == "iSAID" else "6").replace("DECAY", "0.0005")
+    (folder / "_base_").mkdir(exist_ok=True)
+    (folder / "_base_" / "base.yml").write_text(base, "utf-8")
+    path = folder / "theirs.yml"
+    path.write_text(f"_base_: '_base_/base.yml'\n{more}", "utf-8")
+    return path
+
+
+def imported(path: Path, folder: Path) -> Config:
+    ours = folder / "ours.yml"
+    ours.write_text(import_paddleseg(path).text(path.name), "utf-8")
+    return load_config(ours)
+
+
+def comparable(config: Config) -> dict[str, object]:
+    """Without what the original does not say in its config: the coarse model's weights are an option of its command."""
+    values = config.model_dump()
+    if config.model.name == "c2fnet":
+        values["model"]["coarse"]["pretrained"] = values["model"]["coarse"]["backbone"]["pretrained"] = None
+    values["dataset"]["root"] = values["dataset"]["root"].removeprefix("../")  # C2FNet runs in a folder of its own
+    return values
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_shipped_config_is_what_the_original_becomes(name: str, tmp_path: Path) -> None:
+    theirs = imported(write(tmp_path, *CASES[name]), tmp_path)
+    assert comparable(theirs) == comparable(load_config(f"{name}.yml"))
+
+
+@pytest.mark.skipif("RSSEG_TF_PADDLESEG" not in os.environ, reason="RSSEG_TF_PADDLESEG names no checkout of PaddleSeg")
+def test_all_configs_of_the_original_become_the_shipped_ones(tmp_path: Path) -> None:
+    root = Path(os.environ["RSSEG_TF_PADDLESEG"]) / "contrib" / "RSSegBenchmark"
+    files = sorted(root.rglob("*.yml"))
+    assert len(files) == 45 + 4
+    for path in files:
+        if path.parent.name == "_base_":
+            assert "model" not in import_paddleseg(path).values
+            continue
+        shipped = load_config(f"{path.parent.name}/{path.name}")
+        assert comparable(imported(path, tmp_path)) == comparable(shipped), path.name
+
+
+def test_a_file_without_a_model_gives_the_sections_it_has(tmp_path: Path) -> None:
+    write(tmp_path, "Potsdam", 512, "")
+    result = import_paddleseg(tmp_path / "_base_" / "base.yml")
+    assert sorted(result.values) == ["augment", "dataset", "loss", "lr_schedule", "optimizer", "train"]
+    assert result.values["dataset"] == {"name": "potsdam", "root": "data/Potsdam"}
+
+
+def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "iSAID", 512,
+        "model: {type: UNet, backbone: {type: ResNet34}}\noptimizer: {type: lamb}\nunheard_of: 1\n"
+        "lr_scheduler: {type: StepDecay}\nloss: {types: [{type: EdgeLoss}]}\n"
+        "val_dataset: {transforms: [{type: Resize}]}\n",
+    )  # fmt: skip
+    with pytest.raises(ConfigError) as error:
+        import_paddleseg(path)
+    lines = str(error.value).splitlines()
+    assert all(line.startswith(str(path)) for line in lines)
+    for said in (
+        "model: the type UNet has no counterpart; allowed: FCN,",
+        "optimizer: the type lamb has no counterpart; allowed: sgd, adamw.",
+        "theirs.yml: the key unheard_of has no counterpart here; remove it.",
+        "lr_scheduler: the type StepDecay has no counterpart",
+        "loss of main: the type EdgeLoss has no counterpart",
+        "val_dataset.transforms: Resize has no counterpart",
+    ):
+        assert sum(said in line for line in lines) == 1, (said, lines)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("model: {type: FCN, backbone: {type: ResNet50}, backbone_indices: [1]}", r"backbone_indices is \[1\]"),
+        ("model: {type: FCN, backbone: {type: ResNet50_v}}", r"ResNet50_v has no counterpart.* Did you mean 'ResNet50"),
+        ("loss: {types: [{type: CrossEntropyLoss}], coef: [1, 0.4]}", "heads main, one loss each; got 2 types"),
+        ("loss: {types: [{type: CrossEntropyLoss, ignore_index: 0}]}", "ignore_index is 0; the ignored id follows"),
+        ("lr_scheduler: {decay_steps: 5}", "decay_steps is 5; decay here spans all iterations"),
+        ("train_dataset: {transforms: [{type: Normalize}]}", "RandomPaddingCrop is needed"),
+        (
+            "train_dataset: {transforms: [{type: Normalize}, {type: RandomPaddingCrop}]}",
+            "the order here is .*got Normalize, RandomPaddingCrop",
+        ),
+        ("train_dataset: {transforms: [{type: RandomBlur}]}", "RandomBlur: it has no counterpart here"),
+        ("batch_size: many", "train.batch_size must be"),
+    ],
+)
+def test_what_has_no_counterpart_is_refused(more: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        import_paddleseg(write(tmp_path, "iSAID", 512, more + "\n"))
+
+
+def test_data_that_are_not_known_become_a_custom_dataset(tmp_path: Path) -> None:
+    result = import_paddleseg(
+        write(
+            tmp_path, "iSAID", 512,
+            "train_dataset: {dataset_root: data/mine, num_classes: 3, train_path: data/mine/lists/a.txt}\n"
+            "val_dataset: {val_path: data/mine/val.txt}\nmodel: {type: FCN, backbone: {type: HRNet_W18}}\n"
+            "test_config: {aug_eval: True, scales: [0.75, 1], flip_horizontal: True, is_slide: True,"
+            " crop_size: [512, 512], stride: [384, 384]}\n",
+        )
+    )  # fmt: skip
+    assert result.values["dataset"] == {
+        "name": "custom",
+        "root": "data/mine",
+        "train_list": "lists/a.txt",
+        "classes": ["class_0", "class_1", "class_2"],
+    }
+    assert result.values["eval"]["scales"] == [0.75, 1.0] and result.values["eval"]["is_slide"] is True
+    assert any("class_0 to class_2" in note for note in result.notes)
+
+
+def test_a_key_that_is_written_twice_is_noted(tmp_path: Path) -> None:
+    more = "loss:\n  types: [{type: DiceLoss}]\n  types: [{type: CrossEntropyLoss}]\n  coef: [1]\n"
+    result = import_paddleseg(write(tmp_path, "iSAID", 512, more))
+    assert result.values["loss"] == {"main": {"name": "cross_entropy"}}
+    assert any(note.startswith("'types' is written twice (line 3 on)") for note in result.notes)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere.yml cannot be read as YAML: No such file"):
+        import_paddleseg(tmp_path / "nowhere.yml")
+    path = tmp_path / "a.yml"
+    for text, message in (
+        ("a: [", "cannot be read as YAML"),
+        ("- 1\n", "must be a mapping of sections; got list"),
+        ("_base_: a.yml\n", "is based on itself"),
+        ("_base_: b.yml\n", "b.yml, the _base_ of a.yml, cannot be read"),
+        ("model: 3\n", "model must be a mapping; got 3"),
+    ):
+        path.write_text(text, "utf-8")
+        with pytest.raises(ConfigError, match=message):
+            import_paddleseg(path)
+
+
+def test_the_command_writes_a_config_that_is_sound(tmp_path: Path) -> None:
+    source = write(tmp_path, *CASES["danet/danet_resnet50_vd_isaid_512x512_80k"])
+    target = tmp_path / "danet.yml"
+    run = CliRunner().invoke(main, ["config", "import", str(source), "-o", str(target)])
+    assert (run.exit_code, run.output) == (0, f"Wrote {target}\n")
+    assert load_config(target).model.name == "danet"
+    again = CliRunner().invoke(main, ["config", "import", str(source), "-o", str(target)])
+    assert again.exit_code == 2 and "exists; choose another name" in again.output
+    shown = CliRunner().invoke(main, ["config", "import", str(source)])
+    assert shown.output == target.read_text("utf-8")
