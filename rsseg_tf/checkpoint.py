@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import keras
@@ -30,7 +32,15 @@ import numpy as np
 from rsseg_tf.config import Config, dump_config
 from rsseg_tf.errors import ConfigError, WeightsError
 
-__all__ = ["TrainState", "config_file", "load_weights", "read_state", "restore_training", "save_checkpoint"]
+__all__ = [
+    "TrainState",
+    "config_file",
+    "load_weights",
+    "read_state",
+    "read_weights",
+    "restore_training",
+    "save_checkpoint",
+]
 
 _WEIGHTS, _TRAINING, _STATE, _CONFIG = "weights.npz", "training.npz", "state.json", "config.yml"
 
@@ -55,7 +65,13 @@ class TrainState:
 
 
 def save_checkpoint(
-    folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer | None, state: TrainState, config: Config
+    folder: Path,
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer | None,
+    state: TrainState,
+    config: Config,
+    *,
+    extra: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
     """Writes a checkpoint to `folder`, replacing one that is there only once the new one is complete.
 
@@ -65,6 +81,7 @@ def save_checkpoint(
         optimizer: whose variables are kept; None for weights that no run will go on from.
         state: the run's position.
         config: the resolved config.
+        extra: contents of further files by their names.
 
     Raises:
         WeightsError: when it cannot be written; what was there before is unchanged.
@@ -80,6 +97,8 @@ def save_checkpoint(
             _write_arrays(partial / _TRAINING, {name: np.asarray(value) for name, value in variables.items()})
         _write(partial / _STATE, lambda file: file.write(_to_json(state)))
         _write(partial / _CONFIG, lambda file: file.write(dump_config(config).encode()))
+        for name, content in extra.items():
+            (partial / name).write_bytes(content)
         if folder.exists():
             shutil.rmtree(retired, ignore_errors=True)
             folder.rename(retired)
@@ -112,6 +131,17 @@ def load_weights(model: keras.Model, folder: Path) -> None:
             f"The checkpoint {folder} does not fit the model '{model.name}': {problems}. "
             f"Use the config that lies beside it: {folder / _CONFIG}."
         )
+
+
+def read_weights(folder: Path) -> tuple[dict[str, np.ndarray], str]:
+    """Returns the arrays of a checkpoint by the paths of the variables, and the SHA-256 of their file.
+
+    Raises:
+        WeightsError: for a folder without a checkpoint, or a damaged file.
+    """
+    arrays = _read_arrays(folder, _WEIGHTS)
+    with (folder / _WEIGHTS).open("rb") as file:
+        return arrays, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, folder: Path) -> None:

@@ -28,6 +28,7 @@ ORDER = (
     "weights",
     "checkpoint",
     "build",
+    "pretrained",
     "predictors",
     "evaluation",
     "training",

@@ -17,7 +17,8 @@ __all__ = ["main"]
 # name -> (module, line in the list of commands); the order is that of the work
 _COMMANDS = {
     "prepare": ("rsseg_tf.cli.prepare", "Make tiles and lists from a dataset as it was downloaded."),
-    "config": ("rsseg_tf.cli.config", "Show, check and list configs."),
+    "config": ("rsseg_tf.cli.config", "Show, check, list and import configs."),
+    "convert": ("rsseg_tf.cli.convert", "Turn released weights into a checkpoint."),
     "train": ("rsseg_tf.cli.train", "Train a model."),
     "eval": ("rsseg_tf.cli.evaluate", "Count a model's predictions against labels."),
     "predict": ("rsseg_tf.cli.predict", "Predict images: labels, pictures, GeoTIFFs."),

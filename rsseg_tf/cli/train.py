@@ -33,6 +33,8 @@ _COUNT = click.IntRange(min=1)
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of weights, order and augmentation.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Type of activations.")
 @click.option("--num-workers", type=_COUNT, metavar="N", help="Samples prepared in parallel; default: as many as help.")
+@click.option("--coarse-model", metavar="SRC", help="Weights of the coarse model of c2fnet: checkpoint, file or URL.")
+@click.option("--offline", is_flag=True, help="Never use the network; pre-trained weights must be in the cache.")
 @click.option("--overwrite", is_flag=True, help="Replace the checkpoints of an earlier run in --save-dir.")
 @device_options
 def command(
@@ -41,6 +43,7 @@ def command(
     save_dir: Path,
     do_eval: bool,
     resume_model: Path | None,
+    offline: bool,
     overwrite: bool,
     device: str,
     gpus: tuple[int, ...],
@@ -64,6 +67,7 @@ def command(
         train__seed=settings["seed"],
         train__precision=settings["precision"],
         data__workers=settings["num_workers"],
+        model__coarse__pretrained=settings["coarse_model"],
     )
     from rsseg_tf.cli.quiet import load_tensorflow
     from rsseg_tf.cli.samples import checked_samples
@@ -88,6 +92,8 @@ def command(
         val_samples,
         strategy=strategy,
         resume=resume_model,
+        offline=offline,
+        notify=click.echo,
         callbacks=[ConsoleLog(config.train.iters), TensorBoardLog(save_dir / "tensorboard")],
     )
     step = result.state.step

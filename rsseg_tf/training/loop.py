@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -22,7 +22,7 @@ import tensorflow as tf
 from rsseg_tf.build import build_losses, build_model
 from rsseg_tf.checkpoint import TrainState, load_weights, read_state, restore_training, save_checkpoint
 from rsseg_tf.config import Config
-from rsseg_tf.config.schema import Eval
+from rsseg_tf.config.schema import C2FNet, Eval
 from rsseg_tf.data import SampleReader, train_batches
 from rsseg_tf.datasets import Sample
 from rsseg_tf.errors import ConfigError, TrainingError
@@ -30,6 +30,7 @@ from rsseg_tf.evaluation import evaluate
 from rsseg_tf.inference import InferenceOptions, Predict, as_rgb, overlay
 from rsseg_tf.metrics import SegmentationScores
 from rsseg_tf.predictors import keras_predictor
+from rsseg_tf.pretrained import load_pretrained
 from rsseg_tf.training.optimizers import build_optimizer
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import TrainStep, synchronise_batch_norm
@@ -63,6 +64,8 @@ def train(
     strategy: tf.distribute.Strategy | None = None,
     resume: Path | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    offline: bool = False,
+    notify: Callable[[str], object] = lambda line: None,
 ) -> TrainResult:
     """Trains a model and keeps checkpoints in `save_dir`.
 
@@ -74,6 +77,8 @@ def train(
         strategy: the devices; None for the default one.
         resume: a checkpoint to go on from.
         callbacks: Keras callbacks, called as `training.callbacks` says.
+        offline: whether pre-trained weights must be in the cache already.
+        notify: called with a line for each file of pre-trained weights that was loaded.
 
     Returns:
         How it ended.
@@ -84,7 +89,7 @@ def train(
         WeightsError: when a checkpoint cannot be read or written.
     """
     strategy = strategy or tf.distribute.get_strategy()
-    model, optimizer, state = _start(config, strategy, resume)
+    model, optimizer, state = _start(config, strategy, resume, offline=offline, notify=notify)
     batch_size = config.train.batch_size * strategy.num_replicas_in_sync
     reader = SampleReader(train_samples, config.dataset.spec, cache_mb=config.data.cache_mb)
     dataset = train_batches(
@@ -146,9 +151,19 @@ def train(
 
 
 def _start(
-    config: Config, strategy: tf.distribute.Strategy, resume: Path | None
+    config: Config,
+    strategy: tf.distribute.Strategy,
+    resume: Path | None,
+    *,
+    offline: bool,
+    notify: Callable[[str], object],
 ) -> tuple[keras.Model, keras.optimizers.Optimizer, TrainState]:
-    """Builds model and optimizer on the devices, and goes back to where a checkpoint left them."""
+    """Builds model and optimizer on the devices, with pre-trained weights or those of the checkpoint to resume."""
+    if resume is None and isinstance(config.model, C2FNet) and config.model.coarse.pretrained is None:
+        raise ConfigError(
+            "c2fnet learns on the predictions of a trained coarse model; there are no weights of one. Name them with "
+            "--coarse_model (or model.coarse.pretrained): a checkpoint folder, a file or a URL."
+        )
     keras.utils.set_random_seed(config.train.seed)
     with strategy.scope():
         model = build_model(config, precision=config.train.precision)
@@ -157,6 +172,8 @@ def _start(
         optimizer = build_optimizer(config.optimizer, precision=config.train.precision)
         optimizer.build(model.trainable_variables)
         if resume is None:
+            for report in load_pretrained(model, config, offline=offline):
+                notify(report.summary())
             return model, optimizer, TrainState()
         load_weights(model, resume)
         restore_training(model, optimizer, resume)

@@ -9,7 +9,7 @@ import numpy as np
 
 from rsseg_tf.errors import WeightsError
 
-__all__ = ["assign_weights"]
+__all__ = ["assign_variables", "assign_weights"]
 
 # Names printed per kind of problem; a wrong map touches all of them, and the first few tell the pattern.
 _MAX_LISTED = 5
@@ -39,28 +39,56 @@ def assign_weights(
         WeightsError: If an array is not used, a variable gets no array, a shape differs, a value is not finite, or a
             skip matches nothing.
     """
-    left = dict(arrays)
     variables = {variable.path: variable for variable in model.weights}
     problems: list[str] = []
-    for what, skips, known in (("tensors", skip_arrays, left), ("variables", skip_variables, variables)):
+    for what, skips, known in (("tensors", skip_arrays, arrays), ("variables", skip_variables, variables)):
         problems += _listed(f"{what} to skip that do not exist", (skip for skip in skips if skip not in known))
-    for name in skip_arrays:
-        left.pop(name, None)
-    for path in skip_variables:
-        variables.pop(path, None)
+    left = {name: array for name, array in arrays.items() if name not in skip_arrays}
+    wanted = {path: variable for path, variable in variables.items() if path not in skip_variables}
+    skipped = set(skip_variables)
+    names = {name: path for name, path in names.items() if path not in skipped and path in variables}
+    _assign(wanted, left, names, f"model '{model.name}'", problems, theirs=True)
 
+
+def assign_variables(
+    variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray], names: Mapping[str, str], what: str, *, theirs: bool
+) -> None:
+    """Sets some of a model's variables; every one of them and every array must find its partner.
+
+    Args:
+        variables: Variables by path.
+        arrays: Floating-point arrays by name.
+        names: Path of the variable for each name.
+        what: How messages call the variables, e.g. "model.backbone".
+        theirs: Whether convolutions are OIHW, as in the original, or as ours are.
+
+    Raises:
+        WeightsError: As `assign_weights`; nothing is assigned then.
+    """
+    _assign(variables, arrays, names, what, [], theirs=theirs)
+
+
+def _assign(
+    variables: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    names: Mapping[str, str],
+    what: str,
+    problems: list[str],
+    *,
+    theirs: bool,
+) -> None:
+    left = dict(arrays)
     values: dict[str, np.ndarray] = {}
     missing, misshapen, not_finite = [], [], []
     for name, path in names.items():
-        if path not in variables:
-            continue
         if name not in left:
             missing.append(f"{name} -> {path}")
             continue
         array = np.asarray(left.pop(name))
-        value = _to_our_layout(array, tuple(variables[path].shape))
+        shape = tuple(variables[path].shape)
+        value = _to_our_layout(array, shape) if theirs else array if array.shape == shape else None
         if value is None:
-            misshapen.append(f"{name} {array.shape} -> {path} {tuple(variables[path].shape)}")
+            misshapen.append(f"{name} {array.shape} -> {path} {shape}")
         elif not np.isfinite(value).all():
             not_finite.append(name)
         else:
@@ -72,7 +100,7 @@ def assign_weights(
     problems += _listed("shapes that differ", misshapen)
     problems += _listed("tensors with values that are not finite", not_finite)
     if problems:
-        raise WeightsError(f"The weights do not fit model '{model.name}': " + "; ".join(problems) + ".")
+        raise WeightsError(f"The weights do not fit {what}: " + "; ".join(problems) + ".")
     for path, value in values.items():
         variables[path].assign(value)
 

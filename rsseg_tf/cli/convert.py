@@ -1,0 +1,178 @@
+"""`rsseg-tf convert`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rsseg_tf.cli.options import ManyValues, config_option, load
+
+if TYPE_CHECKING:
+    import keras
+
+    from rsseg_tf.pretrained import LoadReport
+
+__all__ = ["command"]
+
+_CHECKSUM = "verify.json"
+# Logits differ between machines by rounding: far below this share of their spread, while a wrong weight is far above.
+_TOLERANCE = 1e-3
+
+
+@click.command(name="convert", cls=ManyValues)
+@click.argument("source", metavar="SRC")
+@config_option(required=True)
+@click.option("-o", "--output", type=Path, required=True, metavar="DIR", help="The checkpoint to write.")
+@click.option(
+    "--part",
+    type=click.Choice(["model", "backbone"]),
+    default="model",
+    show_default=True,
+    help="What SRC holds, and what DIR will hold.",
+)
+@click.option("--coarse-model", metavar="SRC", help="Weights of the coarse model, for a config of c2fnet.")
+@click.option("--verify", is_flag=True, help="Compare logits with the checksum in DIR; without DIR, after writing it.")
+@click.option("--offline", is_flag=True, help="Never use the network; take downloads from the cache.")
+@click.option("--overwrite", is_flag=True, help="Replace DIR if it exists.")
+def command(
+    source: str,
+    config_path: str,
+    overrides: tuple[str, ...],
+    output: Path,
+    part: str,
+    coarse_model: str | None,
+    verify: bool,
+    offline: bool,
+    overwrite: bool,
+) -> None:
+    """Turn released weights into a checkpoint.
+
+    SRC is a file or URL: .pdparams, torch's .pth, or a zip or tar.gz archive with one of them. Nothing in it is
+    executed, and neither Paddle nor torch is needed. Every tensor must find its place in the config's model.
+
+    DIR becomes a folder that eval and predict take as --model-path, and configs as model.pretrained; with --part
+    backbone one that configs take as model.backbone.pretrained. It also holds a checksum of the logits for a made-up
+    image: mean, deviation, extremes and some values. With --verify and an existing DIR nothing is written: SRC is read
+    again and its logits are compared with that checksum; exit code 1 if they differ.
+    """
+    config = load(config_path, overrides, model__coarse__pretrained=coarse_model)
+    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.errors import ConfigError
+
+    stored = _stored_checksum(output) if verify and output.exists() else None
+    if output.exists() and not (verify or overwrite):
+        raise ConfigError(f"{output} exists; choose another folder, replace it with --overwrite, or compare: --verify.")
+    load_tensorflow()
+    from rsseg_tf.checkpoint import TrainState, load_weights, save_checkpoint
+
+    model, reports = _converted(config, source, part, offline=offline)
+    for report in reports:
+        _print(report)
+    checksum = _checksum(model)
+    if stored is not None:
+        _compare(checksum, stored, output)
+        return
+    save_checkpoint(
+        output, model, None, TrainState(), config, extra={_CHECKSUM: json.dumps(checksum, indent=2).encode()}
+    )
+    click.echo(f"Wrote {output}")
+    if verify:
+        for variable in model.weights:
+            variable.assign(variable * 0)
+        load_weights(model, output)
+        _compare(_checksum(model), _stored_checksum(output), output)
+
+
+def _converted(config: Any, source: str, part: str, *, offline: bool) -> tuple[keras.Model, list[LoadReport]]:
+    """Returns the model, or its backbone, with the weights of the source."""
+    from rsseg_tf.build import build_backbone, build_model
+    from rsseg_tf.errors import ConfigError
+    from rsseg_tf.pretrained import load_part, open_source, parts
+
+    bands = config.dataset.spec.bands
+    model = build_model(config) if part == "model" else build_backbone(config.model.backbone, in_channels=bands)
+    sections = {found.section: found for found in parts(config)}
+    wanted = sections["model" if part == "model" else "model.backbone"]
+    progress = _progress()
+    file = open_source(source, offline=offline, progress=progress)
+    if part == "backbone":
+        # Built by itself, the backbone has no prefix, whatever model of the config it belongs to.
+        names = {name: path.removeprefix(wanted.prefix) for name, path in wanted.names.items()}
+        wanted = type(wanted)(wanted.section, None, names, "", wanted.stem, False)
+        return model, [load_part(model, wanted, file)]
+    reports = []
+    if (coarse := sections.get("model.coarse")) is not None and not file.ours:
+        if coarse.source is None:
+            raise ConfigError("A model of c2fnet has a coarse model too; name its weights with --coarse_model.")
+        reports.append(load_part(model, coarse, open_source(coarse.source, offline=offline, progress=progress)))
+    return model, [*reports, load_part(model, wanted, file)]
+
+
+def _progress() -> Any:
+    """Returns a callback that shows how far a download is, on a terminal."""
+    import sys
+
+    if not sys.stderr.isatty():
+        return None
+    return lambda received, expected: click.echo(
+        f"\r{received / 2**20:.1f} MiB" + (f" of {expected / 2**20:.1f}" if expected else ""), err=True, nl=False
+    )
+
+
+def _print(report: LoadReport) -> None:
+    click.echo(f"source:   {report.file.source} ({report.file.format})")
+    click.echo(f"sha256:   {report.file.sha256}")
+    click.echo(f"{report.section}: {report.tensors} tensors, {report.values} values assigned")
+    if report.skipped:
+        shown = ", ".join(report.skipped[:8]) + (", …" if len(report.skipped) > 8 else "")
+        click.echo(f"not used: {len(report.skipped)} tensors of the file ({shown})")
+
+
+def _checksum(model: keras.Model) -> dict[str, Any]:
+    """Returns figures of what a model gives for an image that follows from the number of bands."""
+    import numpy as np
+
+    bands = model.input_shape[-1]
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 128, 128, bands)).astype(np.float32)
+    outputs = model(image, training=False)
+    logits = np.asarray(outputs["main"] if "main" in outputs else outputs[max(outputs)], np.float64)
+    return {
+        "input": "numpy.random.default_rng(0).uniform(-1, 1, (1, 128, 128, bands))",
+        "shape": list(logits.shape),
+        "mean": logits.mean(),
+        "std": logits.std(),
+        "min": logits.min(),
+        "max": logits.max(),
+        "values": logits.ravel()[:: max(1, logits.size // 16)][:16].tolist(),
+    }
+
+
+def _stored_checksum(folder: Path) -> dict[str, Any]:
+    from rsseg_tf.errors import WeightsError
+
+    try:
+        return dict(json.loads((folder / _CHECKSUM).read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise WeightsError(
+            f"{folder} has no readable {_CHECKSUM}, which `rsseg-tf convert` writes: {error}. Convert again."
+        ) from error
+
+
+def _compare(actual: dict[str, Any], stored: dict[str, Any], folder: Path) -> None:
+    import numpy as np
+
+    def figures(checksum: dict[str, Any]) -> list[float]:
+        return [checksum[name] for name in ("mean", "std", "min", "max")] + list(checksum["values"])
+
+    same_shape = actual["shape"] == stored.get("shape")
+    difference = (
+        max(abs(a - b) for a, b in zip(figures(actual), figures(stored), strict=True)) if same_shape else np.inf
+    )
+    share = difference / max(actual["std"], 1e-12)
+    if not share <= _TOLERANCE:
+        click.echo(f"The logits differ from those in {folder / _CHECKSUM} by {share:.2g} of their spread.", err=True)
+        raise SystemExit(1)
+    click.echo(f"verified: the logits differ from {folder / _CHECKSUM} by {share:.1g} of their spread")
