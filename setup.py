@@ -64,6 +64,7 @@ EXTRAS["test"] = [
     "mypy>=1.18,<3",
     "types-PyYAML>=6.0.12,<7",
     "build>=1.2,<2",
+    "jax>=0.10,<0.11",  # models run on Keras's JAX backend too
     "setuptools>=77,<85",  # builds the wheel that the tests look into; Python 3.12 and later do not bring it
 ]
 

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import click
+import keras
 import pytest
 from click.testing import CliRunner
 
@@ -18,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S)
 COMMANDS = [line for kind, text in BLOCKS if not kind for line in text.splitlines() if line.startswith("rsseg-tf ")]
+PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 YAML = [text for kind, text in BLOCKS if kind == "yaml"]
 DOCUMENTS = [
     path for path in ROOT.rglob("*.md") if not {".venv", "quickstart", "build"} & set(path.relative_to(ROOT).parts)
@@ -25,7 +27,7 @@ DOCUMENTS = [
 
 
 def test_the_readme_has_commands_and_configs() -> None:
-    assert len(COMMANDS) >= 10 and len(YAML) == 2
+    assert len(COMMANDS) >= 10 and len(YAML) == 2 and len(PYTHON) == 2
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -46,6 +48,14 @@ def test_the_configuration_example_is_sound(tmp_path: Path) -> None:
     path = tmp_path / "example.yml"
     path.write_text(YAML[1].replace("../_base_", str(ROOT / "configs" / "_base_")), "utf-8")
     assert load_config(path).model.backbone.name == "resnet50_vd"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", PYTHON)
+def test_examples_of_the_library_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    keras.backend.clear_session()
 
 
 @pytest.mark.slow

@@ -71,17 +71,21 @@ def _nearest(labels: Any, height: Any, width: Any) -> Any:
 def _shuffled(batch: Any, pixels: Any, seed: Any) -> Any:
     """(batch, pixels) int32: the pixels of each image in an order that follows from the seed."""
     counter = ops.cast(ops.arange(batch * pixels, dtype="int32"), "uint32")
-    mixed = _hash(ops.bitwise_xor(_hash(counter), _hash(ops.cast(seed, "uint32") + 0x9E3779B9)))
+    mixed = _hash(ops.bitwise_xor(_hash(counter), _hash(ops.cast(seed, "uint32") + _bits(0x9E3779B9))))
     # 24 bits fit into a float32, which every backend sorts.
-    scores = ops.cast(ops.right_shift(mixed, ops.cast(8, "uint32")), "float32")
+    scores = ops.cast(ops.right_shift(mixed, _bits(8)), "float32")
     return ops.cast(ops.argsort(ops.reshape(scores, (batch, pixels)), axis=-1), "int32")
 
 
 def _hash(x: Any) -> Any:
     """Mixes the bits of uint32 values, by C. Wellons' lowbias32; `keras.random` takes no seed from a tensor."""
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x = ops.bitwise_xor(x, ops.right_shift(x, ops.cast(shift, "uint32"))) * ops.cast(factor, "uint32")
-    return ops.bitwise_xor(x, ops.right_shift(x, ops.cast(16, "uint32")))
+        x = ops.bitwise_xor(x, ops.right_shift(x, _bits(shift))) * _bits(factor)
+    return ops.bitwise_xor(x, ops.right_shift(x, _bits(16)))
+
+
+def _bits(value: int) -> Any:
+    return ops.convert_to_tensor(value, dtype="uint32")
 
 
 def _sample(

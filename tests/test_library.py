@@ -1,0 +1,79 @@
+"""The package as a library: what it offers, how fast it loads, and that models run on JAX too."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import rsseg_tf
+from rsseg_tf import backbones, build_model, load_config, segmentors
+from tests import on_jax
+from tests.tiny import tiny_config, use_tiny_backbone
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_everything_that_is_offered_is_there() -> None:
+    for name in rsseg_tf.__all__:
+        assert name in dir(rsseg_tf)
+        assert getattr(rsseg_tf, name) is not None
+    assert rsseg_tf.build_model.__module__ == "rsseg_tf.build"
+    assert rsseg_tf.segmentors is segmentors and rsseg_tf.backbones is backbones
+    with pytest.raises(AttributeError, match="has no attribute 'segmentor'; it has __version__, backbones"):
+        rsseg_tf.segmentor  # noqa: B018
+
+
+def test_the_import_loads_no_network_library() -> None:
+    code = "import sys, rsseg_tf; print({'keras', 'tensorflow', 'numpy', 'pydantic'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == "set()"
+
+
+def test_a_model_from_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiny_backbone(monkeypatch)
+    tiny_config(tmp_path)
+    model = build_model(load_config(str(tmp_path / "tiny.yml")))
+    assert isinstance(model, keras.Model) and model.output["main"].shape == (None, None, None, 2)
+
+
+@pytest.mark.parametrize("name", on_jax.MODELS)
+def test_a_summary_is_readable(name: str) -> None:
+    """One line for each layer, with names that say what it is."""
+    model = on_jax.MODELS[name]()
+    lines: list[str] = []
+    model.summary(print_fn=lines.append, line_length=140)
+    text = "\n".join(lines)
+    assert f'Model: "{name}"' in text and "Trainable params" in text
+    assert all(layer.name[:30] in text for layer in model.layers)
+    assert not any(layer.name.rsplit("_", 1)[0] in ("conv2d", "re_lu", "add", "concatenate") for layer in model.layers)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
+def test_every_model_and_loss_runs_on_jax(tmp_path: Path) -> None:
+    for name, build in on_jax.MODELS.items():
+        model = build()
+        for variable in model.weights:
+            if variable.name == "kernel":  # the initial ones make most logits almost 0
+                stddev = float(np.prod(variable.shape[:3])) ** -0.5
+                variable.assign(keras.random.normal(variable.shape, stddev=stddev, seed=1))
+            elif variable.shape == (1,):
+                variable.assign([0.5])
+        arrays = {variable.path: variable.numpy() for variable in model.weights}
+        np.savez(tmp_path / f"{name}.npz", main=on_jax.forward(model), **arrays)
+    np.savez(tmp_path / "losses.npz", **on_jax.loss_values())
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.on_jax", str(tmp_path)],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.splitlines()[-1] == "all of it without TensorFlow"
+    assert len(result.stdout.splitlines()) == len(on_jax.MODELS) + 1
