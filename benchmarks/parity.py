@@ -29,9 +29,9 @@ HEAD = """\
 # Parity with the original
 
 Made by `python -m benchmarks.parity FOLDER` ({date}; TensorFlow {tensorflow}, Keras {keras}, NumPy {numpy},
-{machine}; the original: PaddleSeg develop with Paddle {paddle}). Both sides have the same made-up weights and images and
-compute in float32. The difference is the largest one of any logit, divided by the standard deviation of the logits; the
-loss is that of the first training step, all heads and coefficients included.
+{machine}; the original: PaddleSeg develop with Paddle {paddle}). Both sides have the same made-up weights and images
+and compute in float32. The difference is the largest one of any logit, divided by the standard deviation of the logits;
+the loss is that of the first training step, all heads and coefficients included.
 
 | model | parameters (ours = original) | difference 128x128 | difference 97x131 | argmax equal | loss, relative |
 |---|---|---|---|---|---|

@@ -1,0 +1,219 @@
+"""Makes docs/model_zoo.md.
+
+    python docs/make_model_zoo.py            # the page, from docs/model_zoo.json
+    python docs/make_model_zoo.py --measure  # parameters and operations first, which builds every model
+
+The tables of the benchmark (config, published score, address of the weights) are written down here; parameters and
+operations are counted on our models.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+NUMBERS, PAGE = HERE / "model_zoo.json", HERE / "model_zoo.md"
+SIDE = 512
+WEIGHTS = "https://paddleseg.bj.bcebos.com/dygraph"
+
+# Config -> mIoU in percent as published. The weights lie under the config's name.
+BASELINES = {
+    "iSAID": {
+        "danet/danet_resnet50_isaid_512x512_80k": 37.30,
+        "danet/danet_resnet50_vd_isaid_512x512_80k": 64.56,
+        "deeplabv3p/deeplabv3p_resnet50_isaid_512x512_80k": 62.59,
+        "deeplabv3p/deeplabv3p_resnet50_vd_isaid_512x512_80k": 65.46,
+        "fcn/fcn_hrnet_w18_isaid_512x512_80k": 64.73,
+        "fcn/fcn_resnet50_isaid_512x512_80k": 52.12,
+        "hrnet/hrnet_w48_isaid_512x512_80k": 67.31,
+        "pspnet/pspnet_resnet50_vd_isaid_512x512_80k": 63.36,
+        "upernet/upernet_resnet50_isaid_512x512_80k": 64.10,
+    },
+    "ISPRS Potsdam": {
+        "deeplabv3p/deeplabv3p_resnet50_vd_potsdam_512x512_80k": 77.93,
+        "fcn/fcn_hrnet_w18_potsdam_512x512_80k": 78.13,
+        "hrnet/hrnet_w48_potsdam_512x512_80k": 78.84,
+        "pspnet/pspnet_resnet50_vd_potsdam_512x512_80k": 77.69,
+        "upernet/upernet_resnet50_potsdam_512x512_80k": 77.59,
+    },
+    "ISPRS Vaihingen": {
+        "deeplabv3p/deeplabv3p_resnet50_vd_vaihingen_512x512_80k": 74.08,
+        "fcn/fcn_hrnet_w18_vaihingen_512x512_80k": 73.25,
+        "hrnet/hrnet_w48_vaihingen_512x512_80k": 74.98,
+        "upernet/upernet_resnet50_vd_vaihingen_512x512_80k": 74.31,
+    },
+}
+# All of these have their weights under isaid/ssl, those of Potsdam too.
+SELF_SUPERVISED = {
+    "ImageNet": {
+        "deeplabv3p_densecl_imgnet_resnet50_isaid_512x512": 56.94,
+        "deeplabv3p_mocobyol_imgnet_resnet50_isaid_512x512": 57.96,
+        "deeplabv3p_pixpro_imgnet_resnet50_isaid_512x512": 62.22,
+        "fcn_pixpro_imgnet_resnet50_isaid_512x512": 51.30,
+        "ocrnet_pixpro_imgnet_resnet50_isaid_512x512": 41.95,
+        "pspnet_pixpro_imgnet_resnet50_isaid_512x512": 50.23,
+        "upernet_densecl_imgnet_resnet50_isaid_512x512": 54.22,
+        "upernet_mocobyol_imgnet_resnet50_isaid_512x512": 64.36,
+        "upernet_pixpro_imgnet_resnet50_isaid_512x512": 64.36,
+        "upernet_simsiam_imgnet_resnet50_isaid_512x512": 50.70,
+        "upernet_swav_imgnet_resnet50_isaid_512x512": 63.42,
+        "upernet_pixpro_imgnet_resnet50_potsdam_512x512": 77.40,
+    },
+    "Million-AID and DOTA 2.0": {
+        "fcn_pixpro_dota_resnet50_isaid_512x512": 41.26,
+        "upernet_densecl_millionaid_resnet50_isaid_512x512": 61.67,
+        "upernet_mocov2_millionaid_resnet50_isaid_512x512": 55.62,
+        "upernet_pixpro_dota_resnet50_isaid_512x512": 59.50,
+        "upernet_pixpro_millionaid_resnet50_isaid_512x512": 58.24,
+        "upernet_pixpro_millionaid_resnet50_potsdam_512x512": 75.68,
+    },
+}
+# IoU in percent of ship, large vehicle, small vehicle, helicopter, swimming pool, plane, harbor: coarse, then refined.
+C2FNET = {
+    "deeplabv3p": (
+        (64.49, 61.68, 45.77, 33.35, 49.58, 81.65, 53.41),
+        (70.37, 65.50, 51.73, 39.04, 48.19, 84.83, 58.13),
+    ),
+    "fcn": ((69.04, 62.61, 48.75, 23.14, 44.99, 83.35, 58.61), (69.51, 63.60, 51.58, 24.47, 46.19, 84.04, 60.55)),
+    "hrnet": ((73.80, 66.61, 54.27, 38.17, 52.19, 85.51, 62.25), (74.32, 67.56, 56.46, 38.89, 52.78, 85.75, 63.70)),
+    "pspnet": ((66.74, 62.18, 46.35, 32.59, 47.17, 81.87, 54.72), (67.92, 63.94, 50.63, 33.30, 48.85, 83.72, 56.93)),
+}
+# Shipped by the original without a published score.
+WITHOUT_SCORE = (
+    "deeplabv3p/deeplabv3p_resnet50_vd_isaid_896x896_80k",
+    "fcn/fcn_resnet50_vd_isaid_512x512_80k",
+    "pspnet/pspnet_resnet50_isaid_512x512_80k",
+    "pspnet/pspnet_resnet50_vd_vaihingen_512x512_80k",
+    "ssl/danet_pixpro_imgnet_resnet50_isaid_512x512",
+    "c2fnet/c2fnet_upernet_isaid_512x512_80k",
+)
+
+HEAD = f"""\
+# Model zoo
+
+Made by `python docs/make_model_zoo.py`. Scores are those that the
+[original](https://github.com/PaddlePaddle/PaddleSeg/tree/develop/contrib/RSSegBenchmark) publishes for its weights,
+trained and measured with PaddleSeg; they are not measurements of ours. With the same weights our models give the same
+logits ([parity](../benchmarks/parity.md)).
+
+- **Params**: trainable parameters in millions, auxiliary heads included, as in the original.
+- **GFLOPs**: operations of the output `main` for one image of {SIDE}x{SIDE}, in billions; a multiplication and an
+  addition count as two. Convolutions and matrix products are counted.
+- **Weights** are addresses: give them to `rsseg-tf convert`, or write them into `model.pretrained`.
+"""
+C2FNET_HEAD = """
+## C2FNet on iSAID
+
+IoU in percent of the classes of small objects: of the coarse model, and refined. Parameters are those of the fine
+model, which learns; operations are those for one window of 128x128. The coarse model's come on top, and how many
+windows are looked at depends on the image.
+
+"""
+SMALL = ("ship", "large vehicle", "small vehicle", "helicopter", "swimming pool", "plane", "harbor")
+
+
+def every_config() -> list[str]:
+    """Returns the names of all configs on the page, without `.yml`."""
+    names = [name for rows in BASELINES.values() for name in rows]
+    names += [f"ssl/{name}" for rows in SELF_SUPERVISED.values() for name in rows]
+    return names + [f"c2fnet/c2fnet_{name}_isaid_512x512_80k" for name in C2FNET] + list(WITHOUT_SCORE)
+
+
+def measure(name: str) -> dict[str, float]:
+    """Returns trainable parameters and operations of a config's model."""
+    import keras
+
+    from rsseg_tf import build_model, load_config
+
+    config = load_config(f"{name}.yml")
+    model = build_model(config)
+    side = SIDE
+    if config.model.name == "c2fnet":
+        model, side = model.get_layer("refine").fine, config.model.window_size
+    parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    operations = count_operations(keras.Model(model.input, model.output["main"]), side)
+    keras.backend.clear_session()
+    return {"parameters": parameters, "operations": operations}
+
+
+def count_operations(model: Any, side: int) -> int:
+    """Returns twice the multiply-adds of convolutions and matrix products for one square image."""
+    import tensorflow as tf
+
+    image = tf.TensorSpec((1, side, side, model.input_shape[-1]), tf.float32)
+    graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(image).graph
+    total = 0
+    for operation in graph.get_operations():
+        shapes = [tuple(tensor.shape) for tensor in operation.inputs]
+        match operation.type:
+            case "Conv2D":
+                total += math.prod(operation.outputs[0].shape) * math.prod(shapes[1][:3])
+            case "DepthwiseConv2dNative":
+                total += math.prod(operation.outputs[0].shape) * math.prod(shapes[1][:2])
+            case "Einsum":
+                letters = operation.get_attr("equation").decode().split("->")[0].split(",")
+                sizes = {
+                    c: n for word, shape in zip(letters, shapes, strict=True) for c, n in zip(word, shape, strict=True)
+                }
+                total += math.prod(sizes.values())
+            case "MatMul" | "BatchMatMulV2":
+                total += math.prod(operation.outputs[0].shape) * shapes[0][-1]
+    return 2 * int(total)
+
+
+def page(numbers: dict[str, dict[str, float]]) -> str:
+    """Returns the text of the page."""
+    text = HEAD
+    for dataset, rows in BASELINES.items():
+        text += f"\n## {dataset}\n\n" + _table(rows, numbers, lambda name: _folder(name) + "/" + name.split("/")[1])
+    for data, rows in SELF_SUPERVISED.items():
+        text += f"\n## Pre-trained without labels: {data}\n\n"
+        text += _table({f"ssl/{name}": score for name, score in rows.items()}, numbers, lambda name: f"isaid/{name}")
+    text += C2FNET_HEAD + f"| config | | {' | '.join(SMALL)} | Params | GFLOPs | weights |\n{'|---' * 12}|\n"
+    for name, (coarse, refined) in C2FNET.items():
+        config = f"c2fnet/c2fnet_{name}_isaid_512x512_80k"
+        text += f"| | coarse | {' | '.join(f'{score:.2f}' for score in coarse)} | | | |\n"
+        text += f"| {_link(config)} | refined | {' | '.join(f'{score:.2f}' for score in refined)} | "
+        text += f"{_cost(numbers[config])} | "
+        text += f"[model]({WEIGHTS}/isaid/c2fnet_{name}_isaid_512x512_80k/model.pdparams) |\n"
+    text += "\n## Configs without a published score\n\n| config | Params | GFLOPs |\n|---|---|---|\n"
+    return text + "".join(f"| {_link(name)} | {_cost(numbers[name])} |\n" for name in WITHOUT_SCORE)
+
+
+def _table(rows: dict[str, float], numbers: dict[str, dict[str, float]], place: Any) -> str:
+    text = "| config | mIoU (%) | Params | GFLOPs | weights |\n|---|---|---|---|---|\n"
+    for name, score in rows.items():
+        address = f"{WEIGHTS}/{place(name)}/model.pdparams"
+        text += f"| {_link(name)} | {score:.2f} | {_cost(numbers[name])} | [model]({address}) |\n"
+    return text
+
+
+def _folder(name: str) -> str:
+    return next(dataset for dataset in ("isaid", "potsdam", "vaihingen") if f"_{dataset}_" in name)
+
+
+def _link(name: str) -> str:
+    return f"[{name.split('/')[1]}](../configs/{name}.yml)"
+
+
+def _cost(numbers: dict[str, float]) -> str:
+    return f"{numbers['parameters'] / 1e6:.2f} | {numbers['operations'] / 1e9:.1f}"
+
+
+def main() -> None:
+    """Writes the page."""
+    if "--measure" in sys.argv[1:]:
+        numbers = {}
+        for name in every_config():
+            numbers[name] = measure(name)
+            print(name, numbers[name], flush=True)
+        NUMBERS.write_text(json.dumps(numbers, indent=1) + "\n", "utf-8")
+    PAGE.write_text(page(json.loads(NUMBERS.read_text("utf-8"))), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""The model zoo page is what its script makes, and its numbers are those of our models."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+
+from rsseg_tf.assets import shipped_configs
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+@pytest.fixture(scope="module")
+def zoo() -> Any:
+    spec = importlib.util.spec_from_file_location("make_model_zoo", DOCS / "make_model_zoo.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_up_to_date(zoo: Any) -> None:
+    numbers = json.loads((DOCS / "model_zoo.json").read_text("utf-8"))
+    assert (DOCS / "model_zoo.md").read_text("utf-8") == zoo.page(numbers)
+
+
+def test_every_config_of_the_benchmark_is_on_it(zoo: Any) -> None:
+    of_the_benchmark = [n for n in shipped_configs() if any(f"_{d}_" in n for d in ("isaid", "potsdam", "vaihingen"))]
+    assert sorted(f"{name}.yml" for name in zoo.every_config()) == of_the_benchmark
+    rows = [len(rows) for rows in (*zoo.BASELINES.values(), *zoo.SELF_SUPERVISED.values())]
+    assert rows == [9, 5, 4, 12, 6]
+
+
+def test_operations_are_counted_as_described(zoo: Any) -> None:
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(8, 3, strides=2, padding="same")(image)
+    x = keras.layers.DepthwiseConv2D(3, padding="same")(x)
+    model = keras.Model(image, keras.layers.Conv2D(5, 1)(x))
+    per_pixel = 8 * 3 * 9 + 8 * 9 + 5 * 8
+    assert zoo.count_operations(model, 32) == 2 * 16 * 16 * per_pixel
+
+
+@pytest.mark.slow
+def test_a_row_is_what_is_measured(zoo: Any) -> None:
+    name = "fcn/fcn_hrnet_w18_isaid_512x512_80k"
+    assert zoo.measure(name) == json.loads((DOCS / "model_zoo.json").read_text("utf-8"))[name]
