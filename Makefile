@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: quickstart test check setup clean
+.PHONY: quickstart test check setup parity-env clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/rsseg-tf quickstart -o quickstart
@@ -33,5 +33,12 @@ $(VENV)/.installed-test: setup.py $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -e ".[test]"
 	@touch $@
 
+# The original beside ours: see tests/parity/README.md.
+PADDLESEG_URL ?= https://github.com/PaddlePaddle/PaddleSeg
+parity-env:
+	$(PYTHON) -m venv .parity
+	.parity/bin/python -m pip install --quiet paddlepaddle==3.3.1 "numpy<2" paddleseg==2.8.0 scikit-image setuptools
+	test -d .parity/PaddleSeg || git clone --quiet --depth 1 --branch develop $(PADDLESEG_URL) .parity/PaddleSeg
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info quickstart
+	rm -rf $(VENV) .parity build dist *.egg-info quickstart

@@ -1,9 +1,9 @@
 """Compares every model with the original's outputs and writes benchmarks/parity.md.
 
-    python -m benchmarks.parity FOLDER
+    python -m benchmarks.parity FOLDER [TARGET.md]
 
-FOLDER holds `<model>.json` and `<model>.npz` as tests/parity/README.md describes. The weights follow from the names of
-the original's tensors, so that nothing has to be downloaded.
+FOLDER holds `<model>.json` and `<model>.npz` as tests/parity/README.md describes, for all models or some. The weights
+follow from the names of the original's tensors, so that nothing has to be downloaded.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ Made by `python -m benchmarks.parity FOLDER` ({date}; TensorFlow {tensorflow}, K
 and compute in float32. The difference is the largest one of any logit, divided by the standard deviation of the logits;
 the loss is that of the first training step, all heads and coefficients included.
 
-| model | parameters (ours = original) | difference 128x128 | difference 97x131 | argmax equal | loss, relative |
-|---|---|---|---|---|---|
+| model | parameters (ours = original) | {sizes} | argmax equal | loss, relative |
+|{rules}
 """
 
 
@@ -43,7 +43,8 @@ def compare(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
     case = CASES[name]
     expected = json.loads((folder / f"{name}.json").read_text("utf-8"))
     model = case.segmentor(case.backbone(), num_classes=expected["num_classes"])
-    tensors = {key: detinit.weight(key, tuple(shape)) for key, shape, _ in expected["state"]}
+    prefix = expected.get("prefix", "")
+    tensors = {key: detinit.weight(key, tuple(shape), prefix) for key, shape, _ in expected["state"]}
     assign_weights(model, tensors, case.names(case.backbone_names))
     same = count(model.trainable_weights) == expected["trainable"]
     parameters = (
@@ -52,10 +53,11 @@ def compare(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
 
     differences, equal, pixels = [], 0, 0
     with np.load(folder / f"{name}.npz") as arrays:
-        for height, width, step, stored in ((128, 128, 1, "out0"), (97, 131, 2, "out0_s2")):
-            key = f"eval_{height}x{width}"
+        for key in expected["eval"]:
+            height, width = map(int, key.removeprefix("eval_").split("x"))
             logits = np.asarray(model(detinit.image(key, 1, height, width), training=False)["main"])
-            theirs = arrays[f"{key}_{stored}"].transpose(0, 2, 3, 1)
+            step = 1 if f"{key}_out0" in arrays else 2  # large outputs are stored at every other pixel
+            theirs = arrays[f"{key}_out0" if step == 1 else f"{key}_out0_s2"].transpose(0, 2, 3, 1)
             differences.append(np.abs(logits[:, ::step, ::step] - theirs).max() / theirs.std())
             same_class = logits.argmax(-1) == arrays[f"{key}_argmax"]
             equal, pixels = equal + int(same_class.sum()), pixels + same_class.size
@@ -67,14 +69,14 @@ def compare(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
     outputs = model(detinit.image("train", 2, 128, 128), training=True)
     loss = sum(float(weight * loss(outputs[head], label)) for head, loss, weight in case.losses)
     theirs = expected["train"]["steps"][0]["loss"]
-    row = f"| {name} | {parameters} | {differences[0]:.1e} | {differences[1]:.1e} | {equal / pixels:.4%} | "
+    row = f"| {name} | {parameters} | {' | '.join(f'{d:.1e}' for d in differences)} | {equal / pixels:.4%} | "
     return row + f"{abs(loss - theirs) / theirs:.1e} |", expected
 
 
-def main(folder: Path) -> None:
-    """Compares all models and writes the page."""
+def main(folder: Path, target: Path = TARGET) -> None:
+    """Compares the models that the folder has and writes the page."""
     rows = []
-    for name in CASES:
+    for name in (name for name in CASES if (folder / f"{name}.json").is_file()):
         row, expected = compare(name, folder)
         print(row, flush=True)
         rows.append(row)
@@ -87,9 +89,11 @@ def main(folder: Path) -> None:
         numpy=np.__version__,
         machine=f"{platform.system()} {platform.machine()}",
         paddle=expected["paddle"],
+        sizes=" | ".join(f"difference {key.removeprefix('eval_')}" for key in expected["eval"]),
+        rules="---|" * (4 + len(expected["eval"])),
     )
-    TARGET.write_text(head + "\n".join(rows) + "\n", "utf-8")
+    target.write_text(head + "\n".join(rows) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

@@ -29,11 +29,11 @@ def uniform(key: str, shape: tuple[int, ...], low: float, high: float) -> np.nda
     return (low + (high - low) * unit(key, int(np.prod(shape)))).reshape(shape).astype(np.float32)
 
 
-def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Value of the original's parameter or statistic `name`; convolutions are OIHW."""
+def weight(name: str, shape: tuple[int, ...], prefix: str = "") -> np.ndarray:
+    """Value of the original's parameter or statistic `name`; convolutions are OIHW. Another prefix, other values."""
     if len(shape) == 4:
         bound = np.sqrt(6.0 / np.prod(shape[1:]))
-        return uniform(name, shape, -bound, bound)
+        return uniform(prefix + name, shape, -bound, bound)
     low, high = {
         "gamma": (0.3, 0.6),  # of DANet's attention
         "_mean": (-0.1, 0.1),
@@ -41,7 +41,7 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
         "bias": (-0.1, 0.1),
         "weight": (0.15, 0.35) if _ENDS_BRANCH.search(name) else (0.8, 1.2),
     }[name.rsplit(".", 1)[1]]
-    return uniform(name, shape, low, high)
+    return uniform(prefix + name, shape, low, high)
 
 
 def image(key: str, count: int, height: int, width: int) -> np.ndarray:
