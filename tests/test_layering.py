@@ -38,8 +38,9 @@ ORDER = (
 WITHOUT_KERAS = {"errors", "assets", "datasets", "config", "metrics", "inference", "weights"}
 # Everything else is pure Keras, so that models run on any of its backends.
 WITH_TENSORFLOW = {"data", "training", "predictors"}
-# Single places: the quiet first import for the command line, and resizing to a size known only at run time.
-TENSORFLOW_MODULES = {"rsseg_tf.cli.quiet", "rsseg_tf.layers.resize"}
+# Single places: the quiet first import for the command line, resizing to a size known only at run time, and dilated
+# convolutions as one operation.
+TENSORFLOW_MODULES = {"rsseg_tf.cli.quiet", "rsseg_tf.layers.conv", "rsseg_tf.layers.resize"}
 
 
 def module_name(path: Path) -> str:

@@ -14,7 +14,15 @@ import keras
 
 from rsseg_tf.layers.norm import BatchNorm
 
-__all__ = ["Padding", "classifier", "conv_bn", "conv_bn_relu", "kernel_initializer", "separable_conv_bn_relu"]
+__all__ = [
+    "DilatedConv2D",
+    "Padding",
+    "classifier",
+    "conv_bn",
+    "conv_bn_relu",
+    "kernel_initializer",
+    "separable_conv_bn_relu",
+]
 
 Padding = Literal["same", "symmetric"]
 
@@ -33,6 +41,24 @@ def kernel_initializer(stddev: float | None = None) -> keras.initializers.Initia
     if stddev is None:
         return keras.initializers.VarianceScaling(scale=2.0, mode="fan_in", distribution="untruncated_normal")
     return keras.initializers.RandomNormal(stddev=stddev)
+
+
+@keras.saving.register_keras_serializable(package="rsseg_tf")
+class DilatedConv2D(keras.layers.Conv2D):
+    """A convolution with dilation that stays one operation in inference on TensorFlow.
+
+    Keras's own moves the pixels apart, convolves, and moves them back, since TensorFlow's gradient of a dilated
+    convolution needs that on CPUs. Strides are 1 and padding is "same".
+    """
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """(B, H, W, C) to (B, H, W, filters)."""
+        if training or keras.config.backend() != "tensorflow":
+            return super().call(inputs)
+        import tensorflow as tf
+
+        y = tf.nn.conv2d(inputs, self.kernel, strides=1, padding="SAME", dilations=self.dilation_rate)
+        return y if self.bias is None else y + self.bias
 
 
 def conv_bn(
@@ -71,7 +97,8 @@ def conv_bn(
         padding_of_conv = "valid"
     else:
         padding_of_conv = "same"
-    x = keras.layers.Conv2D(
+    layer = DilatedConv2D if dilation > 1 else keras.layers.Conv2D
+    x = layer(
         filters,
         kernel_size,
         strides=strides,

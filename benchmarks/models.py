@@ -1,0 +1,148 @@
+"""Times models side by side with the original on the same CPU and threads: forward pass and training step.
+
+    .venv/bin/python -m benchmarks.models --original .parity/bin/python --paddleseg .parity/PaddleSeg
+
+Each system runs in a process of its own, and they take turns. A run warms up once and then measures; the table gives
+the median over all runs, the ratio original / ours (above 1: ours is faster), and the peak memory of the processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+MODELS = ("fcn_hrnet_w18", "deeplabv3p_resnet50_vd", "upernet_resnet50")
+TASKS = {"forward": (1, 512), "step": (2, 256)}  # images and their side
+REPEATS = {"forward": 3, "step": 2}
+
+
+def ours(name: str, task: str) -> Any:
+    """Returns a callable that runs our model once, compiled as `eval` and `train` compile it."""
+    import numpy as np
+    import tensorflow as tf
+
+    from rsseg_tf.predictors import keras_predictor
+    from rsseg_tf.training.optimizers import MomentumSGD
+    from rsseg_tf.training.step import TrainStep
+    from tests.parity.cases import CASES
+
+    case = CASES[name]
+    model = case.segmentor(case.backbone(), num_classes=16)
+    count, side = TASKS[task]
+    image = np.random.default_rng(0).normal(size=(count, side, side, 3)).astype(np.float32)
+    if task == "forward":
+        predict = keras_predictor(model)
+        return lambda: predict(image)
+    label = tf.constant(np.random.default_rng(1).integers(0, 16, (count, side, side)), tf.int32)
+    optimizer = MomentumSGD(0.01, momentum=0.9, weight_decay=5e-4)
+    optimizer.build(model.trainable_variables)
+
+    def with_mean(loss: Any) -> Any:
+        return lambda output, labels, *, mean, seed: loss(output, labels)
+
+    losses = {head: (with_mean(loss), weight) for head, loss, weight in case.losses}
+    take_step = TrainStep(model, optimizer, losses, tf.distribute.get_strategy())
+    batch = {"image": tf.constant(image), "label": label}
+    return lambda: float(take_step(batch, 0.01)["loss"])
+
+
+def original(name: str, task: str) -> Any:
+    """Returns a callable that runs the original's model once."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "parity" / "original"))
+    import numpy as np
+    import paddle
+    from generate import build
+
+    builder = build(name)
+    model, losses = builder.model, builder.loss
+    count, side = TASKS[task]
+    image = paddle.to_tensor(np.random.default_rng(0).normal(size=(count, 3, side, side)).astype("float32"))
+    if task == "forward":
+        model.eval()
+
+        def run() -> Any:
+            with paddle.no_grad():
+                return model(image)[0].numpy()
+
+        return run
+    label = paddle.to_tensor(np.random.default_rng(1).integers(0, 16, (count, side, side)))
+    optimizer = paddle.optimizer.Momentum(0.01, 0.9, parameters=model.parameters(), weight_decay=5e-4)
+    model.train()
+
+    def step() -> float:
+        outputs = model(image)
+        total = sum(w * loss(o, label) for o, loss, w in zip(outputs, losses["types"], losses["coef"], strict=True))
+        total.backward()
+        optimizer.step()
+        model.clear_gradients()
+        return float(total)
+
+    return step
+
+
+def measure(system: str, name: str, task: str) -> None:
+    """Prints seconds of each repetition and the peak memory in MiB, as JSON."""
+    run = {"ours": ours, "original": original}[system](name, task)
+    run()
+    seconds = []
+    for _ in range(REPEATS[task]):
+        began = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - began)
+    print(json.dumps({"seconds": seconds, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+
+
+def child(python: str, environment: dict[str, str], *arguments: str) -> dict[str, Any]:
+    """Runs `measure` in another process."""
+    command = [python, str(Path(__file__).resolve()), "--measure", *arguments]
+    result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise SystemExit(f"{' '.join(arguments)} failed:\n{result.stderr[-2000:]}")
+    return dict(json.loads(result.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """Reads the command line and prints the table."""
+    parser = argparse.ArgumentParser(description="Time models side by side with the original.")
+    parser.add_argument("--measure", nargs=3, metavar=("SYSTEM", "MODEL", "TASK"), help=argparse.SUPPRESS)
+    parser.add_argument("--original", metavar="PYTHON", help="of the original's environment")
+    parser.add_argument("--paddleseg", metavar="DIR", help="a checkout of PaddleSeg")
+    parser.add_argument("--rounds", type=int, default=2, help="turns that each system takes")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for both")
+    arguments = parser.parse_args()
+    root = str(Path(__file__).resolve().parents[1])
+    if arguments.measure:
+        sys.path.insert(0, root)
+        measure(*arguments.measure)
+        return
+    threads = str(arguments.threads)
+    shared = {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    pythons = {"ours": sys.executable, "original": arguments.original}
+    environment = {"ours": shared, "original": {**shared, "PADDLESEG": arguments.paddleseg}}
+    print("| model | task | ours s | original s | original / ours | ours MiB | original MiB |")
+    print("|---" * 7 + "|")
+    for name in MODELS:
+        for task in TASKS:
+            runs: dict[str, list[dict[str, Any]]] = {"ours": [], "original": []}
+            for _ in range(arguments.rounds):
+                for system, done in runs.items():
+                    done.append(child(pythons[system], environment[system], system, name, task))
+            seconds = {s: statistics.median(t for run in done for t in run["seconds"]) for s, done in runs.items()}
+            memory = {s: max(run["memory"] for run in done) for s, done in runs.items()}
+            print(
+                f"| {name} | {task} | {seconds['ours']:.2f} | {seconds['original']:.2f} | "
+                f"{seconds['original'] / seconds['ours']:.2f} | {memory['ours']:.0f} | {memory['original']:.0f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
