@@ -50,8 +50,9 @@ def command(
 ) -> None:
     """Turn released weights into a checkpoint.
 
-    SRC is a file or URL: .pdparams, torch's .pth, or a zip or tar.gz archive with one of them. Nothing in it is
-    executed, and neither Paddle nor torch is needed. Every tensor must find its place in the config's model.
+    SRC is a file or URL (.pdparams, torch's .pth, or a zip or tar.gz archive with one of them), or the name of a
+    keras-hub preset. Nothing in it is executed, and neither Paddle nor torch is needed. Every tensor must find its
+    place in the config's model.
 
     DIR becomes a folder that eval and predict take as --model-path, and configs as model.pretrained; with --part
     backbone one that configs take as model.backbone.pretrained. It also holds a checksum of the logits for a made-up
