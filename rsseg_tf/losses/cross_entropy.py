@@ -12,7 +12,7 @@ from keras import ops
 
 from rsseg_tf.errors import ConfigError
 
-__all__ = ["cross_entropy"]
+__all__ = ["cross_entropy", "pixel_losses"]
 
 # The original's guard against a batch without a label: its loss is 0 / epsilon = 0.
 _EPSILON = 1e-8
@@ -51,12 +51,21 @@ def cross_entropy(
         raise ConfigError(
             f"class_weights must have one value for each of {num_classes} classes; got {len(class_weights)}."
         )
-    labels = ops.cast(labels, "int32")
-    counted = ops.not_equal(labels, ignore_index)
-    # Ignored labels may be no class at all, for which the look-ups below are not defined.
-    labels = ops.where(counted, labels, 0)
+    losses, counted = pixel_losses(logits, labels, ignore_index=ignore_index)
     weights = ops.cast(counted, "float32")
     if class_weights is not None:
-        weights = weights * ops.take(ops.convert_to_tensor(class_weights, dtype="float32"), labels)
-    losses = ops.sparse_categorical_crossentropy(labels, ops.cast(logits, "float32"), from_logits=True)
+        of_labels = ops.where(counted, ops.cast(labels, "int32"), 0)
+        weights = weights * ops.take(ops.convert_to_tensor(class_weights, dtype="float32"), of_labels)
     return ops.mean(losses * weights) / (mean(weights) + _EPSILON)
+
+
+def pixel_losses(logits: Any, labels: Any, *, ignore_index: int) -> tuple[Any, Any]:
+    """Returns the cross entropy of each pixel (B, H, W) float32, and whether it counts (bool).
+
+    Where it does not, the value is finite and means nothing.
+    """
+    labels = ops.cast(labels, "int32")
+    counted = ops.not_equal(labels, ignore_index)
+    # Ignored labels may be no class at all, for which the look-up is not defined.
+    labels = ops.where(counted, labels, 0)
+    return ops.sparse_categorical_crossentropy(labels, ops.cast(logits, "float32"), from_logits=True), counted

@@ -11,6 +11,8 @@ from typing import Any
 
 from keras import ops
 
+from rsseg_tf.losses.cross_entropy import pixel_losses
+
 __all__ = ["focal"]
 
 _EPSILON = 1e-10
@@ -40,10 +42,7 @@ def focal(
     Returns:
         A float32 scalar >= 0.
     """
-    labels = ops.cast(labels, "int32")
-    counted = ops.not_equal(labels, ignore_index)
-    labels = ops.where(counted, labels, 0)
-    losses = ops.sparse_categorical_crossentropy(labels, ops.cast(logits, "float32"), from_logits=True)
+    losses, counted = pixel_losses(logits, labels, ignore_index=ignore_index)
     # Powers below 1 have no derivative at 0.
     doubt = ops.maximum(1.0 - ops.exp(-losses), _EPSILON)
     weights = ops.cast(counted, "float32")

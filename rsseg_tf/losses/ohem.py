@@ -12,6 +12,8 @@ from typing import Any
 
 from keras import ops
 
+from rsseg_tf.losses.cross_entropy import pixel_losses
+
 __all__ = ["ohem_cross_entropy"]
 
 # The original's guard against a batch without a kept pixel.
@@ -44,10 +46,7 @@ def ohem_cross_entropy(
     Returns:
         A float32 scalar >= 0.
     """
-    labels = ops.cast(labels, "int32")
-    counted = ops.not_equal(labels, ignore_index)
-    labels = ops.where(counted, labels, 0)
-    losses = ops.sparse_categorical_crossentropy(labels, ops.cast(logits, "float32"), from_logits=True)
+    losses, counted = pixel_losses(logits, labels, ignore_index=ignore_index)
     # Ignored pixels are the easiest of all, so that they are never among the hardest.
     probability = ops.stop_gradient(ops.where(counted, ops.exp(-losses), 2.0))
     ordered = ops.sort(ops.reshape(probability, (-1,)))
