@@ -108,5 +108,5 @@ def test_the_readme_names_the_commands_that_exist() -> None:
 def test_make_targets_that_documents_name_exist() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for document in DOCUMENTS:
-        for target in re.findall(r"\bmake (\w+)\b", "\n".join(re.findall(r"`+[^`]+`+", document.read_text("utf-8")))):
+        for target in re.findall(r"\bmake ([\w-]+)", "\n".join(re.findall(r"`+[^`]+`+", document.read_text("utf-8")))):
             assert re.search(rf"^{target}:", makefile, re.M), f"{document.name}: make {target}"
