@@ -3,29 +3,64 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 # Not TensorFlow: half a second at most, and the help can name the datasets.
-from rsseg_tf.datasets import PREPARERS, PrepareOptions, prepare_dataset
+from rsseg_tf.datasets import OUTPUTS, PREPARERS, PrepareOptions, prepare_dataset
 
 __all__ = ["command"]
 
 
 @click.command(name="prepare")
 @click.argument("dataset", type=click.Choice(sorted(PREPARERS)))
-@click.argument("source", type=Path, required=False)
-@click.option("-o", "--output", type=Path, required=True, help="The folder to write, e.g. data/dubai.")
-@click.option("--tile-size", type=click.IntRange(min=1), metavar="N", help="Side of a tile in pixels [default: 512].")
+@click.argument("sources", metavar="[SOURCE]...", type=Path, nargs=-1)
 @click.option(
-    "--overlap", type=click.IntRange(min=0), metavar="N", help="Pixels that neighbouring tiles share [default: 0]."
+    "-o",
+    "--output",
+    "--out-dir",
+    type=Path,
+    help="The folder to write [default: where the configs look for it, such as data/Potsdam].",
+)
+@click.option(
+    "--tile-size",
+    "--clip-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Side of a tile in pixels [default: isaid 896, loveda 1024, others 512].",
+)
+@click.option(
+    "--overlap",
+    "--overlap-area",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Pixels that neighbouring tiles share [default: isaid 384, others 0].",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["seed", "overlap"]),
+    help="potsdam, vaihingen: windows as the benchmark cut them, or with --overlap, half a tile if not given "
+    "[default: seed].",
+)
+@click.option(
+    "--labels",
+    type=click.Choice(["eroded", "full"]),
+    help="potsdam, vaihingen: masks without or with the boundaries of objects [default: eroded].",
 )
 @click.option(
     "--off-palette-fraction",
     type=click.FloatRange(0, 1),
     metavar="F",
-    help="Share of a mask that may have unknown colours; they become ignored [default: 0].",
+    help="Share of a mask that may have unknown colours; they become ignored [default: isaid, potsdam, vaihingen "
+    "0.001, others 0].",
 )
+@click.option(
+    "--image-format",
+    type=click.Choice(["jpg", "png", "tif"]),
+    help="million_aid, dota, images: kind of file for the crops [default: jpg].",
+)
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes [default: one for each core].")
 @click.option(
     "--scenes-train", type=click.IntRange(min=1), metavar="N", help="synthetic: training scenes to make [default: 18]."
 )
@@ -33,12 +68,15 @@ __all__ = ["command"]
     "--scenes-val", type=click.IntRange(min=1), metavar="N", help="synthetic: validation scenes to make [default: 6]."
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="synthetic: seed of the scenes [default: 0].")
-def command(dataset: str, source: Path | None, output: Path, **settings: int | float | None) -> None:
+def command(dataset: str, sources: tuple[Path, ...], output: Path | None, **settings: Any) -> None:
     """Make tiles, id masks and lists from a dataset as it was downloaded.
 
-    SOURCE is the downloaded folder or zip file (synthetic scenes have none). Writes img_dir/ and ann_dir/ with train/
-    and val/, train.txt and val.txt (`image label` per line), labels.txt and dataset.json. The folder appears when all
-    is done; nothing half-written is left.
+    SOURCE is the downloaded folder or zip file, or several of them (synthetic scenes have none); zip files are not
+    unpacked. Writes img_dir/ and ann_dir/ with train/ and val/, train.txt and val.txt (`image label` per line),
+    labels.txt and dataset.json; of million_aid, dota and images, which have no labels, img_dir/train/ and train.txt.
+
+    The folder appears when all is done. After a kill, or once a damaged file is mended, the same command goes on where
+    it stopped.
     """
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
@@ -49,13 +87,13 @@ def command(dataset: str, source: Path | None, output: Path, **settings: int | f
     ) as progress:
         task = progress.add_task(f"Preparing {dataset}", total=None)
         options = PrepareOptions(
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-            **settings,  # type: ignore[arg-type]
+            progress=lambda done, total: progress.update(task, completed=done, total=total), **settings
         )
-        report = prepare_dataset(dataset, source, output, options)
-    table = Table(title=f"{report.name}: {report.output}")
-    for column in ("split", "scenes", "tiles"):
+        report = prepare_dataset(dataset, sources, output or OUTPUTS[dataset], options)
+    ending = " (already there, nothing to do)" if report.up_to_date else ""
+    table = Table(title=f"{report.name}: {report.output}{ending}")
+    for column in ("split", "scenes", "tiles", "off-palette pixels"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for name, split in report.splits.items():
-        table.add_row(name, str(split.scenes), str(split.tiles))
+        table.add_row(name, str(split.scenes), str(split.tiles), f"{split.off_palette_pixels:,}")
     Console().print(table)

@@ -73,9 +73,9 @@ class Section(BaseModel):
 
 
 class PreparedDataset(Section):
-    """A dataset whose classes, palette and statistics are known by name; `rsseg-tf prepare` writes some of them."""
+    """A dataset whose classes, palette and statistics are known by name; `rsseg-tf prepare` writes them."""
 
-    name: Literal["dubai", "isaid", "potsdam", "synthetic", "vaihingen"]
+    name: Literal["dubai", "isaid", "loveda", "potsdam", "synthetic", "vaihingen"]
     root: str
     train_list: str = "train.txt"
     val_list: str = "val.txt"

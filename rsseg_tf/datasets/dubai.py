@@ -8,17 +8,17 @@ so the split goes by tile: with parts of one tile on both sides, validation woul
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from rsseg_tf.datasets.archives import Archive, open_archive
-from rsseg_tf.datasets.images import decode_image
-from rsseg_tf.datasets.prepared import PreparedFolder, PrepareReport, staged_output
-from rsseg_tf.datasets.rgb_masks import rgb_to_ids
+from rsseg_tf.datasets.archives import Member
+from rsseg_tf.datasets.cutting import CutPlan, Scene
+from rsseg_tf.datasets.label_codings import ColourCoding
+from rsseg_tf.datasets.pairing import SourceFiles, as_paths, check_pairs, check_tiling, file_once, named
+from rsseg_tf.datasets.prepared import PrepareReport
+from rsseg_tf.datasets.preparing import workspace
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
+from rsseg_tf.datasets.tile_names import TILE_NAMES
 from rsseg_tf.errors import DataError
 
 __all__ = ["DUBAI", "IGNORED_COLOURS", "TRAIN_TILES", "VAL_TILES", "prepare_dubai"]
@@ -47,21 +47,14 @@ _PUBLIC = re.compile(
 _PICTURE = re.compile(r"(?:^|/)(?:images|masks)/[^/]+\.(?:jpe?g|png|tiff?)$", re.IGNORECASE)
 
 
-@dataclass(frozen=True, order=True)
-class _Scene:
-    tile: int
-    part: int
-    image: str
-    mask: str
-
-
 def prepare_dubai(
-    source: Path,
+    source: SourceFiles,
     output: Path,
     *,
     tile_size: int = 512,
     overlap: int = 0,
     off_palette_fraction: float = 0.0,
+    workers: int | None = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> PrepareReport:
     """Cuts the scenes into tiles, turns the masks into class ids and splits them by mosaic tile.
@@ -69,13 +62,15 @@ def prepare_dubai(
     Running it again gives the same bytes.
 
     Args:
-        source: The folder or the zip file, either with ``images/tile1_001.jpg`` and ``masks/tile1_001.png``, or as
-            distributed with ``Tile 1/images/image_part_001.jpg`` and ``Tile 1/masks/image_part_001.png``.
+        source: The folder or the zip file (or several), either with ``images/tile1_001.jpg`` and
+            ``masks/tile1_001.png``, or as distributed with ``Tile 1/images/image_part_001.jpg`` and
+            ``Tile 1/masks/image_part_001.png``.
         output: The folder to appear; see `rsseg_tf.datasets.prepared` for what it holds. Tiles are named
             ``tile1_001_{y0}_{x0}.png``, rows first.
         tile_size: Side of a tile in pixels.
         overlap: Pixels that neighbouring tiles share; the last tile of a row or column is shifted back and shares more.
         off_palette_fraction: Share of the pixels of a mask, 0..1, that may have an unknown colour; they are ignored.
+        workers: Processes; None takes one for each core.
         progress: Called after each scene with the number done and the number of all.
 
     Returns:
@@ -85,85 +80,42 @@ def prepare_dubai(
         DataError: When the source is not the dataset, an image or a mask lacks its counterpart, a file is damaged, a
             mask has unknown colours, or the output cannot be written or must not be replaced.
     """
-    if tile_size < 1 or not 0 <= overlap < tile_size:
-        raise DataError(
-            f"Tiles of {tile_size} pixels with an overlap of {overlap} are not possible; the size must be at least 1 "
-            "and the overlap from 0 to below the size. 512 and 0 are usual."
-        )
-    if not 0 <= off_palette_fraction <= 1:
-        raise DataError(f"off_palette_fraction is {off_palette_fraction}; it must lie in 0..1. 0 allows none.")
-    with open_archive(source) as archive, staged_output(output) as folder:
-        scenes = _find_scenes(archive, source)
-        prepared = PreparedFolder(folder, DUBAI)
-        for done, scene in enumerate(scenes, start=1):
-            image, label = _read_scene(archive, scene, off_palette_fraction)
-            prepared.add_scene(
-                "val" if scene.tile in VAL_TILES else "train",
-                f"tile{scene.tile}_{scene.part:03d}",
-                image,
-                label,
-                tile_size=tile_size,
-                overlap=overlap,
-            )
-            if progress is not None:
-                progress(done, len(scenes))
-        splits = prepared.finish({"tile_size": tile_size, "overlap": overlap})
-    return PrepareReport(DUBAI.name, output, splits)
+    check_tiling(tile_size, overlap, off_palette_fraction)
+    coding = ColourCoding(DUBAI.palette, IGNORED_COLOURS, DUBAI.ignore_index)
+    plan = CutPlan(tile_size, overlap, TILE_NAMES[DUBAI.name], coding=coding, palette=DUBAI.palette)
+    facts = {"tile_size": tile_size, "overlap": overlap, "tile_names": plan.names}
+    with workspace(output) as work:
+        return work.prepare(
+            DUBAI, _find_scenes(work.members(as_paths(source)), named(source)), plan, facts,
+            off_palette_fraction=off_palette_fraction, workers=workers, progress=progress,
+        )  # fmt: skip
 
 
-def _find_scenes(archive: Archive, source: Path) -> list[_Scene]:
+def _find_scenes(members: Sequence[Member], source: str) -> list[Scene]:
     """Pairs images and masks by tile and part."""
-    found: dict[str, dict[tuple[int, int], str]] = {"images": {}, "masks": {}}
-    for name in archive.names:
-        match = _FLAT.search(name) or _PUBLIC.search(name)
+    found: dict[str, dict[tuple[int, int], Member]] = {"images": {}, "masks": {}}
+    for member in members:
+        match = _FLAT.search(member.path) or _PUBLIC.search(member.path)
         if match is None:
-            if _PICTURE.search(name):
+            if _PICTURE.search(member.path):
                 raise DataError(
-                    f"{archive.describe(name)} has a name that does not belong to the dataset; tile1_001.jpg in "
+                    f"{member} has a name that does not belong to the dataset; tile1_001.jpg in "
                     "images/, or image_part_001.jpg in 'Tile 1/images/', is expected. Move it away."
                 )
             continue
         key = int(match["tile"]), int(match["part"])
-        files = found[match["kind"].lower()]
-        if key in files:
-            raise DataError(f"{source} holds tile {key[0]}, part {key[1]} twice: {files[key]} and {name}. Remove one.")
-        files[key] = name
+        file_once(found[match["kind"].lower()], key, member, source, f"tile {key[0]}, part {key[1]}")
     images, masks = found["images"], found["masks"]
     if not images and not masks:
-        zips = [name for name in archive.names if name.lower().endswith(".zip")]
-        hint = f" It holds {zips[0]}: give that file itself." if zips else " Check the path."
         raise DataError(
             f"{source} holds no scene of the dataset; images/tile1_001.jpg with masks/tile1_001.png, or "
-            f"'Tile 1/images/image_part_001.jpg' with 'Tile 1/masks/image_part_001.png', is expected.{hint}"
+            "'Tile 1/images/image_part_001.jpg' with 'Tile 1/masks/image_part_001.png', is expected. Check the path."
         )
-    for kind, these, others in (("mask", images, masks), ("image", masks, images)):
-        lonely = sorted(these[key] for key in these.keys() - others.keys())
-        if lonely:
-            raise DataError(
-                f"{source}: {len(lonely)} file{'s have' if len(lonely) > 1 else ' has'} no {kind}: "
-                f"{', '.join(lonely[:5])}{', …' if len(lonely) > 5 else ''}. Complete the dataset."
-            )
+    check_pairs(images, masks, source)
     for tile, part in images:
         if tile not in TRAIN_TILES + VAL_TILES:
             raise DataError(f"{source}: {images[tile, part]} is of tile {tile}; the dataset has tiles 1 to 8.")
-    return sorted(_Scene(*key, images[key], masks[key]) for key in images)
-
-
-def _read_scene(archive: Archive, scene: _Scene, off_palette_fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the image ``(H, W, 3)`` and the class ids ``(H, W)``, both uint8."""
-    image = decode_image(archive.read(scene.image), archive.describe(scene.image))
-    if image.shape[2] != DUBAI.bands or image.dtype != np.uint8:
-        raise DataError(
-            f"{archive.describe(scene.image)} has {image.shape[2]} bands of {image.dtype}; 3 of uint8 are expected."
-        )
-    name = archive.describe(scene.mask)
-    mask = decode_image(archive.read(scene.mask), name)  # a palette PNG, as 18 of them are, comes in its colours
-    label = rgb_to_ids(
-        mask,
-        DUBAI.palette,
-        ignored=IGNORED_COLOURS,
-        ignore_index=DUBAI.ignore_index,
-        off_palette_fraction=off_palette_fraction,
-        name=name,
-    )
-    return image, label
+    return [
+        Scene("val" if tile in VAL_TILES else "train", f"tile{tile}_{part:03d}", images[tile, part], masks[tile, part])
+        for tile, part in sorted(images)
+    ]

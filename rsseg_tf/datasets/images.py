@@ -8,6 +8,7 @@ PNG, without an error. All functions are safe to call from several threads.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import secrets
 import struct
@@ -28,10 +29,14 @@ from rsseg_tf.errors import DataError
 __all__ = [
     "ImageHeader",
     "atomic_path",
+    "check_jpeg",
+    "check_png",
     "decode_image",
     "image_header",
+    "image_kind",
     "read_image",
     "read_label",
+    "write_image",
     "write_png",
 ]
 
@@ -84,7 +89,7 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         DataError: When the file is missing, cut short, damaged or of another kind.
     """
-    if _kind(_read_bytes(path, _HEAD_BYTES), str(path)) == "TIFF":
+    if image_kind(_read_bytes(path, _HEAD_BYTES), str(path)) == "TIFF":
         return np.ascontiguousarray(_read_tiff(path).transpose(1, 2, 0))
     return decode_image(_read_bytes(path), str(path))
 
@@ -102,7 +107,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     Raises:
         DataError: When the data are cut short, damaged or of another kind (TIFF included).
     """
-    kind = _kind(data, name)
+    kind = image_kind(data, name)
     if kind == "PNG":
         data = _plain_png(data, name)
     elif kind == "JPEG":
@@ -132,7 +137,7 @@ def read_label(path: Path) -> np.ndarray:
         DataError: When the file is missing or damaged, has more than one band (a mask in colours), is a JPEG, or
             holds values that are no ids.
     """
-    kind = _kind(_read_bytes(path, _HEAD_BYTES), str(path))
+    kind = image_kind(_read_bytes(path, _HEAD_BYTES), str(path))
     if kind == "JPEG":
         raise DataError(f"{path} is a JPEG label; its compression changes class ids. Export the labels as PNG or TIFF.")
     if kind == "PNG":
@@ -152,7 +157,7 @@ def image_header(path: Path) -> ImageHeader:
         DataError: When the file is missing, of another kind, or cut off within its header.
     """
     head = _read_bytes(path, 64)
-    kind = _kind(head, str(path))
+    kind = image_kind(head, str(path))
     if kind == "PNG":
         height, width, depth, colour = _png_header(head, str(path))
         return ImageHeader(height, width, _PNG_BANDS[colour], "uint16" if depth == 16 else "uint8")
@@ -179,7 +184,46 @@ def write_png(path: Path, array: np.ndarray, palette: Sequence[RGB] | None = Non
     Raises:
         DataError: When the array has another shape or type, or the file cannot be written.
     """
-    data = _encode_png(array) if palette is None else _encode_indexed_png(array, palette)
+    _write_bytes(path, _encode_png(array) if palette is None else _encode_indexed_png(array, palette))
+
+
+def write_image(path: Path, array: np.ndarray, *, jpeg_quality: int = 95) -> None:
+    """Writes an image in the format that its suffix names, whole or not at all.
+
+    Args:
+        path: ``.png``, ``.jpg`` or ``.tif``; its folder must exist.
+        array: ``(H, W, C)``. PNG takes 1, 3 or 4 bands of uint8 or uint16, JPEG 1 or 3 of uint8, TIFF any.
+        jpeg_quality: 1..100.
+
+    Raises:
+        DataError: When the format cannot hold the array, or the file cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".png":
+        write_png(path, array)
+    elif suffix in (".jpg", ".jpeg"):
+        if array.ndim != 3 or array.shape[2] not in (1, 3) or array.dtype != np.uint8 or not array.size:
+            raise DataError(
+                f"A JPEG holds (H, W, 1) or (H, W, 3) in uint8; got {array.shape} {array.dtype}. Write it as TIFF."
+            )
+        pixels = array if array.shape[2] == 1 else cv2.cvtColor(array, cv2.COLOR_RGB2BGR)
+        ok, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
+        if not ok:
+            raise DataError(f"OpenCV cannot encode an array of {array.shape} {array.dtype} as JPEG.")
+        _write_bytes(path, data.tobytes())
+    elif suffix in (".tif", ".tiff"):
+        height, width, bands = array.shape
+        profile = {"height": height, "width": width, "count": bands, "dtype": array.dtype, "compress": "deflate"}
+        try:
+            with atomic_path(path) as temporary, rasterio.open(temporary, "w", driver="GTiff", **profile) as file:
+                file.write(array.transpose(2, 0, 1))
+        except (RasterioError, OSError) as error:
+            raise DataError(f"Cannot write {path}: {error}. Check the folder and the free space.") from error
+    else:
+        raise DataError(f"{path} names no format that can be written; .png, .jpg or .tif are.")
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
     try:
         with atomic_path(path) as temporary:
             temporary.write_bytes(data)
@@ -226,8 +270,12 @@ def _read_bytes(path: Path, count: int = -1) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _kind(head: bytes, name: str) -> str:
-    """Tells the kind of file by its first bytes: ``"PNG"``, ``"JPEG"`` or ``"TIFF"``."""
+def image_kind(head: bytes, name: str) -> str:
+    """Tells the kind of file by its first bytes: ``"PNG"``, ``"JPEG"`` or ``"TIFF"``.
+
+    Raises:
+        DataError: When it is none of them.
+    """
     if not head:
         raise DataError(f"{name} is empty (0 bytes); an image is expected. Copy or download it again.")
     if head.startswith(_PNG_SIGNATURE):
@@ -267,23 +315,41 @@ def _png_header(data: bytes, name: str) -> tuple[int, int, int, int]:
     return height, width, depth, colour
 
 
-def _png_chunks(data: bytes, name: str) -> list[tuple[bytes, bytes]]:
-    """Splits a PNG into its chunks ``(type, content)``, checking lengths and checksums up to IEND."""
-    chunks: list[tuple[bytes, bytes]] = []
-    position = len(_PNG_SIGNATURE)
-    while not chunks or chunks[-1][0] != b"IEND":
-        if position + 12 > len(data):
-            raise _damaged(name, "PNG", f"it is cut short at {len(data)} bytes, before its end marker")
-        (length,) = struct.unpack_from(">I", data, position)
-        end = position + 8 + length
-        if end + 4 > len(data):
-            raise _damaged(name, "PNG", f"it is cut short at {len(data)} bytes, before its end marker")
-        (checksum,) = struct.unpack_from(">I", data, end)
-        if zlib.crc32(data[position + 4 : end]) != checksum:
-            raise _damaged(name, "PNG", f"a checksum fails at byte {position}")
-        chunks.append((data[position + 4 : position + 8], data[position + 8 : end]))
-        position = end + 4
-    return chunks
+def _png_chunks(data: bytes | mmap.mmap, name: str) -> Iterator[tuple[bytes, int, int]]:
+    """Yields ``(type, first byte of the content, its end)`` of each chunk up to IEND, checksums compared."""
+    with memoryview(data) as view:
+        position, kind = len(_PNG_SIGNATURE), b""
+        while kind != b"IEND":
+            if position + 12 > len(view):
+                raise _damaged(name, "PNG", f"it is cut short at {len(view)} bytes, before its end marker")
+            (length,) = struct.unpack_from(">I", view, position)
+            start = position + 8
+            end = start + length
+            if end + 4 > len(view):
+                raise _damaged(name, "PNG", f"it is cut short at {len(view)} bytes, before its end marker")
+            (checksum,) = struct.unpack_from(">I", view, end)
+            if zlib.crc32(view[position + 4 : end]) != checksum:
+                raise _damaged(name, "PNG", f"a checksum fails at byte {position}")
+            kind = bytes(view[position + 4 : start])
+            yield kind, start, end
+            position = end + 4
+
+
+def check_png(data: bytes | mmap.mmap, name: str) -> ImageHeader:
+    """Checks a whole PNG file for completeness and its checksums, without decoding it.
+
+    Args:
+        data: The file: bytes, or a memory map.
+        name: What to call it in errors.
+
+    Raises:
+        DataError: When it is cut short or damaged.
+    """
+    with memoryview(data) as view:
+        height, width, depth, colour = _png_header(bytes(view[:64]), name)
+    for _ in _png_chunks(data, name):
+        pass
+    return ImageHeader(height, width, _PNG_BANDS[colour], "uint16" if depth == 16 else "uint8")
 
 
 def _png_chunk(kind: bytes, content: bytes) -> bytes:
@@ -301,12 +367,12 @@ def _plain_png(data: bytes, name: str, *, as_grey: bool = False) -> bytes:
         as_grey: Declare palette indices to be grey values, so that the decoder gives the indices.
     """
     _png_header(data, name)
-    chunks = _png_chunks(data, name)
     kept = {b"IHDR", b"IDAT", b"IEND"} | (set() if as_grey else {b"PLTE"})
     parts = [_PNG_SIGNATURE]
-    for kind, content in chunks:
+    for kind, start, end in _png_chunks(data, name):
         if kind not in kept:
             continue
+        content = data[start:end]
         if kind == b"IHDR" and as_grey:
             content = content[:9] + bytes([_PNG_GREY]) + content[10:]
         parts.append(_png_chunk(kind, content))
@@ -368,7 +434,21 @@ def _encode_png(array: np.ndarray) -> bytes:
 # --- JPEG --------------------------------------------------------------------------------------------------------
 
 
-def _jpeg_segments(data: bytes, name: str) -> Iterator[tuple[int, int]]:
+def check_jpeg(data: bytes | mmap.mmap, name: str) -> ImageHeader:
+    """Checks that a whole JPEG file is there: an end marker follows the pixels.
+
+    Args:
+        data: The file: bytes, or a memory map.
+        name: What to call it in errors.
+
+    Raises:
+        DataError: When it is cut short or damaged.
+    """
+    _check_jpeg_end(data, name)
+    return _jpeg_header(data, name)
+
+
+def _jpeg_segments(data: bytes | mmap.mmap, name: str) -> Iterator[tuple[int, int]]:
     """Yields ``(marker, position after its length field)`` of each segment up to and with the start of scan."""
     position = 2
     while True:
@@ -385,7 +465,7 @@ def _jpeg_segments(data: bytes, name: str) -> Iterator[tuple[int, int]]:
         position += 2 + struct.unpack_from(">H", data, position + 2)[0]
 
 
-def _check_jpeg_end(data: bytes, name: str) -> None:
+def _check_jpeg_end(data: bytes | mmap.mmap, name: str) -> None:
     """Raises unless an end-of-image marker follows the pixels (one in an embedded thumbnail does not count)."""
     scan = 0
     for _, position in _jpeg_segments(data, name):
@@ -394,7 +474,7 @@ def _check_jpeg_end(data: bytes, name: str) -> None:
         raise _damaged(name, "JPEG", f"it is cut short at {len(data)} bytes, before its end marker")
 
 
-def _jpeg_header(data: bytes, name: str) -> ImageHeader:
+def _jpeg_header(data: bytes | mmap.mmap, name: str) -> ImageHeader:
     for marker, position in _jpeg_segments(data, name):
         if marker in _JPEG_FRAMES and position + 6 <= len(data):
             _, height, width, components = struct.unpack_from(">BHHB", data, position)

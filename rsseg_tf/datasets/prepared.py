@@ -1,10 +1,13 @@
 """The folder that a prepared dataset is: tiles, lists and a description, written whole or not at all.
 
-img_dir/{train,val}/…    images
-ann_dir/{train,val}/…    labels: class ids in one band
-train.txt, val.txt       one line per tile, image and label
-labels.txt               class names, one a line, in the order of their ids
-dataset.json             the spec, and what was counted on the way
+img_dir/{train,val,test}/…    images; test only where the owners hand out images without labels
+ann_dir/{train,val}/…         labels: class ids in one band
+train.txt, val.txt, test.txt  one line per tile, image and label (test: image)
+train_GROUP.txt               the tiles of a part of the split, where the dataset has such parts
+labels.txt                    class names, one a line, in the order of their ids
+dataset.json                  the spec, and what was counted on the way
+
+A dataset for pre-training has images and ``train.txt`` alone.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import json
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,18 +27,29 @@ from typing import Any
 import numpy as np
 
 import rsseg_tf
-from rsseg_tf.datasets.images import write_png
+from rsseg_tf.datasets.cutting import SceneRecord
 from rsseg_tf.datasets.listing import Sample, write_list
 from rsseg_tf.datasets.spec import DatasetSpec, custom_spec
-from rsseg_tf.datasets.tiling import windows
 from rsseg_tf.errors import DataError
 
-__all__ = ["SPLITS", "PrepareReport", "PreparedFolder", "SplitReport", "read_dataset_json", "staged_output"]
+__all__ = [
+    "SPLITS",
+    "PrepareReport",
+    "PreparedFolder",
+    "SplitReport",
+    "check_replaceable",
+    "read_dataset_json",
+    "read_description",
+    "replace_folder",
+    "staged_output",
+]
 
 SPLITS = ("train", "val")
+"""What every labelled dataset has."""
 
 _WRITER = "rsseg_tf"
-_OUR_NAMES = frozenset({"img_dir", "ann_dir", "labels.txt", "dataset.json", *(f"{split}.txt" for split in SPLITS)})
+_MARK = ".prepared"
+_OUR_NAMES = frozenset({"img_dir", "ann_dir", "labels.txt", "dataset.json", _MARK, "train.txt", "val.txt", "test.txt"})
 
 
 @dataclass(frozen=True)
@@ -46,50 +61,73 @@ class SplitReport:
         tiles: Number of tiles, that is of lines in the list file.
         pixels: Source pixels of each class, by class name; pixels in two tiles count once, padding not at all.
         ignored_pixels: Source pixels without a class.
+        off_palette_pixels: Those of them whose colour or value means nothing.
     """
 
     scenes: int
     tiles: int
     pixels: Mapping[str, int]
     ignored_pixels: int
+    off_palette_pixels: int = 0
 
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What was prepared: the dataset's name, its folder, and the counts of each split."""
+    """What was prepared: the dataset's name, its folder, the counts of each split, and whether all was there before."""
 
     name: str
     output: Path
     splits: Mapping[str, SplitReport]
+    up_to_date: bool = False
 
 
 class PreparedFolder:
     """Fills a folder with the tiles of a dataset and, in the end, its lists and description.
 
     Args:
-        folder: An existing empty folder.
-        spec: The dataset.
+        folder: An existing folder.
+        spec: The dataset, or the name of one without labels.
 
     Raises:
         OSError: From every method, when a file cannot be written (`staged_output` turns it into a DataError).
     """
 
-    def __init__(self, folder: Path, spec: DatasetSpec) -> None:
+    def __init__(self, folder: Path, spec: DatasetSpec | str) -> None:
         self.folder = folder
         self.spec = spec
-        self._samples: dict[str, list[Sample]] = {split: [] for split in SPLITS}
-        self._scenes = dict.fromkeys(SPLITS, 0)
-        self._pixels = {split: np.zeros(256, np.int64) for split in SPLITS}
-        for kind in ("img_dir", "ann_dir"):
-            for split in SPLITS:
-                (folder / kind / split).mkdir(parents=True)
+        self._needed = ("train",) if isinstance(spec, str) else SPLITS
+        self._samples: dict[str, list[Sample]] = {split: [] for split in self._needed}
+        self._groups: dict[str, list[Sample]] = {}
+        self._scenes: Counter[str] = Counter()
+        self._strangers: Counter[str] = Counter()
+        self._pixels: dict[str, np.ndarray] = {}
+        for split in self._needed:
+            self.open_split(split)
 
-    def add_sample(self, split: str, image_name: str, label_name: str) -> tuple[Path, Path]:
-        """Enters a tile into the list of its split and returns where to write its two files."""
+    def open_split(self, split: str) -> None:
+        """Makes the folders of a split."""
+        self._samples.setdefault(split, [])
+        self._pixels.setdefault(split, np.zeros(256, np.int64))
+        for kind in ("img_dir",) if isinstance(self.spec, str) else ("img_dir", "ann_dir"):
+            (self.folder / kind / split).mkdir(parents=True, exist_ok=True)
+
+    def add_sample(self, split: str, image_name: str, label_name: str | None) -> Sample:
+        """Enters a tile into the list of its split and returns where its files lie or should be written."""
         image = self.folder / "img_dir" / split / image_name
-        label = self.folder / "ann_dir" / split / label_name
+        label = None if label_name is None else self.folder / "ann_dir" / split / label_name
         self._samples[split].append(Sample(image, label))
-        return image, label
+        return self._samples[split][-1]
+
+    def add_record(self, record: SceneRecord) -> None:
+        """Enters the tiles of a scene, which are there already, and its counts."""
+        for image_name, label_name in record.tiles:
+            sample = self.add_sample(record.split, image_name, label_name)
+            if record.group:
+                self._groups.setdefault(f"{record.split}_{record.group}", []).append(sample)
+        if record.pixels:
+            self._pixels[record.split] += np.array(record.pixels)
+        self._strangers[record.split] += record.strangers.pixels
+        self._scenes[record.split] += 1
 
     def count_scene(self, split: str, label: np.ndarray, name: str) -> None:
         """Counts a scene and the pixels of its ``(H, W)`` uint8 label.
@@ -97,6 +135,8 @@ class PreparedFolder:
         Raises:
             DataError: When the label holds a value that is neither a class id nor the ignore index.
         """
+        if isinstance(self.spec, str):
+            raise DataError(f"Dataset '{self.spec}' has no labels; got one for {name}.")
         counts = np.bincount(label.ravel(), minlength=256)
         strangers = [
             value
@@ -111,39 +151,27 @@ class PreparedFolder:
         self._scenes[split] += 1
         self._pixels[split] += counts
 
-    def add_scene(
-        self, split: str, stem: str, image: np.ndarray, label: np.ndarray, *, tile_size: int, overlap: int
-    ) -> None:
-        """Cuts a scene into tiles and writes them as PNG, the labels with the palette.
+    def sweep(self) -> None:
+        """Removes files that no list names: what a killed run left half-written, or cut from scenes that are gone."""
+        named = {path for samples in self._samples.values() for sample in samples for path in _files_of(sample)}
+        for kind in ("img_dir", "ann_dir"):
+            for directory, _, names in os.walk(self.folder / kind):
+                for name in names:
+                    path = Path(directory, name)
+                    if path not in named:
+                        path.unlink()
 
-        A scene smaller than a tile is padded at the right and the bottom, with 0 in the image and the ignore index in
-        the label. Files are named ``{stem}_{y0}_{x0}.png``: the first row, then the first column of the tile.
+    def mark(self, digest: str) -> None:
+        """Notes what the folder was made of."""
+        (self.folder / _MARK).write_text(digest + "\n", encoding="utf-8")
 
-        Args:
-            split: ``"train"`` or ``"val"``.
-            stem: Name of the scene.
-            image: ``(H, W, C)`` uint8 or uint16.
-            label: ``(H, W)`` uint8 class ids.
-            tile_size: Side of a tile in pixels.
-            overlap: Pixels that neighbouring tiles share.
-
-        Raises:
-            DataError: When image and label differ in size, or a label value is not allowed.
-        """
-        if image.shape[:2] != label.shape:
-            raise DataError(
-                f"{stem}: the image is {image.shape[0]}x{image.shape[1]} and its mask {label.shape[0]}x"
-                f"{label.shape[1]} pixels (rows x columns); they must be equal. Check that they belong together."
-            )
-        self.count_scene(split, label, stem)
-        rows, columns = (max(tile_size - size, 0) for size in label.shape)
-        image = np.pad(image, ((0, rows), (0, columns), (0, 0)))
-        label = np.pad(label, ((0, rows), (0, columns)), constant_values=self.spec.ignore_index)
-        for y0, x0, y1, x1 in windows(label.shape[0], label.shape[1], tile_size, overlap):
-            name = f"{stem}_{y0}_{x0}.png"
-            image_path, label_path = self.add_sample(split, name, name)
-            write_png(image_path, image[y0:y1, x0:x1])
-            write_png(label_path, label[y0:y1, x0:x1], self.spec.palette)
+    @staticmethod
+    def marked(folder: Path) -> str | None:
+        """Returns what `mark` noted, None if nothing."""
+        try:
+            return (folder / _MARK).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return None
 
     def finish(self, facts: Mapping[str, Any]) -> dict[str, SplitReport]:
         """Writes the lists, ``labels.txt`` and ``dataset.json``.
@@ -158,32 +186,48 @@ class PreparedFolder:
             DataError: When a split is empty.
         """
         splits: dict[str, SplitReport] = {}
+        name = self.spec if isinstance(self.spec, str) else self.spec.name
         for split, samples in self._samples.items():
             if not samples:
                 raise DataError(
-                    f"Dataset '{self.spec.name}' would have no {split} tiles; both splits need some. "
+                    f"Dataset '{name}' would have no {split} tiles; {' and '.join(self._needed)} need some. "
                     "Check that the source is complete."
                 )
             samples.sort(key=lambda sample: sample.image)
             write_list(self.folder / f"{split}.txt", samples, self.folder)
-            counts = self._pixels[split]
-            splits[split] = SplitReport(
-                scenes=self._scenes[split],
-                tiles=len(samples),
-                pixels={name: int(counts[position]) for position, name in enumerate(self.spec.classes)},
-                ignored_pixels=int(counts[self.spec.ignore_index]),
+            splits[split] = self._report(split)
+        for group, samples in self._groups.items():
+            write_list(self.folder / f"{group}.txt", sorted(samples, key=lambda sample: sample.image), self.folder)
+        content: dict[str, Any] = {"written_by": _WRITER, "version": rsseg_tf.__version__}
+        if isinstance(self.spec, str):
+            content |= {"name": self.spec, "labelled": False}
+        else:
+            content |= {**dataclasses.asdict(self.spec), "labelled": True}
+            (self.folder / "labels.txt").write_text(
+                "".join(f"{line}\n" for line in self.spec.classes), encoding="utf-8"
             )
-        (self.folder / "labels.txt").write_text("".join(f"{name}\n" for name in self.spec.classes), encoding="utf-8")
-        content = {
-            "written_by": _WRITER,
-            "version": rsseg_tf.__version__,
-            **dataclasses.asdict(self.spec),
-            **facts,
-            "splits": {split: dataclasses.asdict(report) for split, report in splits.items()},
-        }
+        if self._groups:
+            content["groups"] = {group: len(samples) for group, samples in self._groups.items()}
+        content |= {**facts, "splits": {split: dataclasses.asdict(report) for split, report in splits.items()}}
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         (self.folder / "dataset.json").write_text(text, encoding="utf-8")
         return splits
+
+    def _report(self, split: str) -> SplitReport:
+        counts = self._pixels[split]
+        labelled = not isinstance(self.spec, str) and split in self._needed
+        classes = self.spec.classes if labelled and not isinstance(self.spec, str) else ()
+        return SplitReport(
+            scenes=self._scenes[split],
+            tiles=len(self._samples[split]),
+            pixels={name: int(counts[position]) for position, name in enumerate(classes)},
+            ignored_pixels=int(counts[self.spec.ignore_index]) if not isinstance(self.spec, str) else 0,
+            off_palette_pixels=self._strangers[split],
+        )
+
+
+def _files_of(sample: Sample) -> tuple[Path, ...]:
+    return (sample.image,) if sample.label is None else (sample.image, sample.label)
 
 
 @contextlib.contextmanager
@@ -205,11 +249,11 @@ def staged_output(output: Path) -> Iterator[Path]:
     output = Path(os.path.abspath(output))  # a name is needed, which "." has not
     staged = output.with_name(f".{output.name}.{secrets.token_hex(6)}.tmp")
     try:
-        _check_replaceable(output)
+        check_replaceable(output)
         staged.mkdir(parents=True)
         yield staged
-        _check_replaceable(output)  # once more: minutes may have gone by
-        _replace_folder(staged, output)
+        check_replaceable(output)  # once more: minutes may have gone by
+        replace_folder(staged, output)
     except OSError as error:
         raise DataError(
             f"Cannot write {output}: {error.strerror or error}. Check the permissions and the free space."
@@ -218,14 +262,11 @@ def staged_output(output: Path) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def read_dataset_json(path: Path) -> tuple[DatasetSpec, dict[str, Any]]:
-    """Reads the ``dataset.json`` of a prepared dataset.
-
-    Returns:
-        The spec, and the whole content of the file.
+def read_description(path: Path) -> dict[str, Any]:
+    """Reads the ``dataset.json`` of a prepared dataset, labelled or not.
 
     Raises:
-        DataError: When the file is missing, is no such description, or contradicts itself.
+        DataError: When the file is missing or is no such description.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -235,6 +276,19 @@ def read_dataset_json(path: Path) -> tuple[DatasetSpec, dict[str, Any]]:
         raise DataError(f"{path} cannot be read as JSON: {error}. Prepare the dataset again.") from error
     if not isinstance(content, dict) or content.get("written_by") != _WRITER:
         raise DataError(f"{path} does not describe a dataset prepared by {_WRITER}. Prepare the dataset again.")
+    return content
+
+
+def read_dataset_json(path: Path) -> tuple[DatasetSpec, dict[str, Any]]:
+    """Reads the ``dataset.json`` of a prepared dataset with labels.
+
+    Returns:
+        The spec, and the whole content of the file.
+
+    Raises:
+        DataError: When the file is missing, is no such description, or contradicts itself.
+    """
+    content = read_description(path)
     names = [field.name for field in dataclasses.fields(DatasetSpec)]
     absent = [name for name in names if name not in content]
     if absent:
@@ -245,8 +299,8 @@ def read_dataset_json(path: Path) -> tuple[DatasetSpec, dict[str, Any]]:
         raise DataError(f"{path} holds an entry of a wrong type ({error}). Prepare the dataset again.") from error
 
 
-def _check_replaceable(output: Path) -> None:
-    """Raises unless `output` is absent, an empty folder, or a prepared dataset without anything else in it."""
+def check_replaceable(output: Path) -> None:
+    """Raises DataError unless `output` is absent, an empty folder, or a prepared dataset with nothing else in it."""
     if not os.path.lexists(output):
         return
     if output.is_symlink() or not output.is_dir():
@@ -254,18 +308,22 @@ def _check_replaceable(output: Path) -> None:
     names = {path.name for path in output.iterdir()}
     if not names:
         return
-    strangers = sorted(names - _OUR_NAMES)
+    groups: frozenset[str] = frozenset()
+    unreadable: DataError | None = None
+    try:
+        groups = frozenset(f"{group}.txt" for group in read_description(output / "dataset.json").get("groups", {}))
+    except DataError as error:
+        unreadable = error
+    strangers = sorted(names - _OUR_NAMES - groups)
     if strangers:
         raise DataError(f"{output} holds '{strangers[0]}', which is not ours to replace. Choose another output folder.")
-    try:
-        read_dataset_json(output / "dataset.json")
-    except DataError as error:
+    if unreadable is not None:
         raise DataError(
-            f"{output} exists, and nothing shows that {_WRITER} wrote it ({error}) Choose another output folder."
-        ) from error
+            f"{output} exists, and nothing shows that {_WRITER} wrote it ({unreadable}) Choose another output folder."
+        ) from unreadable
 
 
-def _replace_folder(staged: Path, output: Path) -> None:
+def replace_folder(staged: Path, output: Path) -> None:
     """Renames `staged` to `output`, an old folder being set aside until that has worked."""
     if not output.exists():
         staged.rename(output)

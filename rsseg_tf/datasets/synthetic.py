@@ -80,12 +80,12 @@ def generate_synthetic(
         for done, (split, number) in enumerate(plan):
             image, label = render_scene(np.random.default_rng([seed, split == "val", number]), size)
             name = f"scene_{number:03d}.tif"
-            image_path, label_path = prepared.add_sample(split, name, name)
+            sample = prepared.add_sample(split, name, name)
             row, column = divmod(done, _SCENES_PER_ROW)
             side_m = size * GSD_M
             transform = Affine(GSD_M, 0.0, _WEST_M + column * side_m, 0.0, -GSD_M, _NORTH_M - row * side_m)
-            _write_geotiff(image_path, image, transform)
-            _write_geotiff(label_path, label[..., np.newaxis], transform)
+            _write_geotiff(sample.image, image, transform)
+            _write_geotiff(prepared.folder / "ann_dir" / split / name, label[..., np.newaxis], transform)
             prepared.count_scene(split, label, name)
             if progress is not None:
                 progress(done + 1, len(plan))

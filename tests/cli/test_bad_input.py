@@ -155,7 +155,14 @@ def test_bad_evaluation_options(project: Path, arguments: tuple[str, ...], messa
         (("dubai", "EMPTY", "-o", "OUT"), ""),
         (("dubai", "NOWHERE", "-o", "OUT"), "NOWHERE"),
         (("synthetic", "-o", "OUT", "--overlap", "3"), "has no option overlap"),
-        (("isaid", "x", "-o", "OUT"), "is not one of"),
+        (("isiad", "x", "-o", "OUT"), "is not one of"),
+        (("isaid", "NOWHERE", "-o", "OUT"), "NOWHERE does not exist"),
+        (("isaid", "EMPTY", "-o", "OUT"), "holds no scene of iSAID"),
+        (("potsdam", "EMPTY", "-o", "OUT", "--overlap", "3"), "choose protocol 'overlap'"),
+        (("vaihingen", "EMPTY", "-o", "OUT", "--labels", "none"), "is not one of"),
+        (("loveda", "EMPTY", "-o", "OUT", "--protocol", "seed"), "has no option protocol"),
+        (("million_aid", "EMPTY", "-o", "OUT"), "holds no PNG, JPEG or TIFF images"),
+        (("images", "EMPTY", "-o", "OUT", "--labels", "full"), "has no option labels"),
     ],
 )
 def test_bad_preparations(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from rsseg_tf.assets import find_config, shipped_configs
 from rsseg_tf.config import Config, dump_config, load_config
+from rsseg_tf.datasets import OUTPUTS, SPECS
 from rsseg_tf.errors import ConfigError
 
 BASE = """\
@@ -71,6 +72,15 @@ def test_every_shipped_config_loads(name: str) -> None:
         assert config.augment.crop_size == (896, 896)
     else:
         assert config.augment.crop_size == (int(told["width"]), int(told["height"]))
+
+
+@pytest.mark.parametrize("name", sorted(SPECS))
+def test_configs_look_where_prepare_writes(name: str) -> None:
+    roots = [
+        (config.dataset.root, config.dataset.spec) for config in map(load_config, map(find_config, shipped_configs()))
+    ]
+    found = {root for root, spec in roots if spec.name == name}
+    assert found == {OUTPUTS[name].as_posix()}
 
 
 def test_overrides_obey_the_schema(tmp_path: Path) -> None:

@@ -1,54 +1,144 @@
 from __future__ import annotations
 
+import io
+import os
 import zipfile
 
 import pytest
 
 from rsseg_tf.datasets import archives
-from rsseg_tf.datasets.archives import open_archive
+from rsseg_tf.datasets.archives import list_members, local_copy, read_member
 from rsseg_tf.errors import DataError
 
 
-def make_zip(path, members):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    archives.close_archives()
+
+
+def zip_bytes(members, compression=zipfile.ZIP_DEFLATED):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as file:
         for name, content in members.items():
             file.writestr(name, content)
+    return buffer.getvalue()
+
+
+def make_zip(path, members, compression=zipfile.ZIP_DEFLATED):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(zip_bytes(members, compression))
     return path
 
 
-def test_folder_and_zip_look_alike(tmp_path):
-    members = {"b/x.txt": b"1", "a.txt": b"2", "__MACOSX/b/._x.txt": b"3", "b/.DS_Store": b"4"}
-    folder = tmp_path / "folder"
+def make_folder(path, members):
     for name, content in members.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    for source in (folder, make_zip(tmp_path / "a.zip", members)):
-        with open_archive(source) as archive:
-            assert archive.names == ("a.txt", "b/x.txt")
-            assert archive.read("b/x.txt") == b"1"
-            assert "b/x.txt" in archive.describe("b/x.txt")
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+def paths(*sources, **options):
+    return [member.path for member in list_members(sources, **options)]
+
+
+MEMBERS = {"b/x.txt": b"1", "a.txt": b"2", "__MACOSX/b/._x.txt": b"3", "b/.DS_Store": b"4"}
+
+
+def test_folder_and_zip_look_alike(tmp_path):
+    for source in (make_folder(tmp_path / "set", MEMBERS), make_zip(tmp_path / "z" / "set.zip", MEMBERS)):
+        members = list_members([source])
+        assert [member.path for member in members] == ["set/a.txt", "set/b/x.txt"]
+        assert read_member(members[1]) == b"1"
+        assert str(members[1]).endswith("b/x.txt")
+        assert members[1].size == 1
+
+
+def test_several_sources_and_relative_ones(tmp_path, monkeypatch):
+    make_folder(tmp_path / "one", {"x": b"1"})
+    make_folder(tmp_path / "two", {"x": b"2"})
+    monkeypatch.chdir(tmp_path / "one")
+    here, there = list_members([type(tmp_path)("."), tmp_path / "two"])
+    assert (here.path, read_member(here), there.path, read_member(there)) == ("one/x", b"1", "two/x", b"2")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zip_files_within_folders_and_zip_files(tmp_path, compression):
+    inner = zip_bytes({"x.txt": b"x" * 5000, "__MACOSX/x.txt": b""})
+    middle = zip_bytes({"inner.zip": inner, "y.txt": b"y"}, compression)
+    make_zip(tmp_path / "set" / "outer.ZIP", {"deep/middle.zip": middle, "z.txt": b"z"}, compression)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    members = list_members([tmp_path / "set"], scratch)
+    assert [member.path for member in members] == [
+        "set/outer/deep/middle/inner/x.txt", "set/outer/deep/middle/y.txt", "set/outer/z.txt",
+    ]  # fmt: skip
+    assert read_member(members[0], scratch) == b"x" * 5000
+    assert [read_member(member, scratch) for member in members[1:]] == [b"y", b"z"]
+
+
+def test_a_zip_file_compressed_in_another_needs_room(tmp_path):
+    path = make_zip(tmp_path / "a.zip", {"inner.zip": zip_bytes({"x": b""})})
+    with pytest.raises(DataError, match=r"inner\.zip is a zip file compressed within another one; unpack"):
+        list_members([path])
+
+
+def test_what_lies_unpacked_beside_its_zip_file_counts_once(tmp_path):
+    content = {"top/x.tif": b"1", "y.tif": b"22"}
+    for place in ("set", "set/part"):  # unpacked here, or into a folder of its name
+        root = tmp_path / place.replace("/", "_")
+        make_zip(root / "set" / "part.zip", content)
+        make_folder(root / place, content)
+        members = list_members([root / "set"])
+        assert [member.chain for member in members] == [(), ()]
+        (root / place / "y.tif").write_bytes(b"another")
+        assert len(list_members([root / "set"])) == 3
+
+
+def test_same_name_elsewhere_is_another_file(tmp_path):
+    make_zip(tmp_path / "set" / "masks.zip", {"x.tif": b"1"})
+    make_folder(tmp_path / "set" / "images", {"x.tif": b"2"})
+    assert paths(tmp_path / "set") == ["set/images/x.tif", "set/masks/x.tif"]
+
+
+def test_copies_are_removed(tmp_path):
+    (member,) = list_members([make_zip(tmp_path / "a.zip", {"x.png": b"1"})])
+    with local_copy(member, tmp_path) as path:
+        assert (path.read_bytes(), path.suffix, path.parent) == (b"1", ".png", tmp_path)
+    assert os.listdir(tmp_path) == ["a.zip"]
+
+
+def test_a_replaced_zip_file_is_opened_anew(tmp_path):
+    path = make_zip(tmp_path / "a.zip", {"x": b"1"})
+    (before,) = list_members([path])
+    assert read_member(before) == b"1"
+    make_zip(path, {"x": b"2"})
+    os.utime(path, ns=(1, 1))
+    (after,) = list_members([path])
+    assert read_member(after) == b"2"
+    assert before.stamp != after.stamp
 
 
 @pytest.mark.parametrize("name", ["../evil.txt", "a/../../evil.txt", "/etc/evil", "..\\evil", "C:/evil", "\\\\x\\y"])
 def test_names_that_lead_outside_are_refused(tmp_path, name):
     path = make_zip(tmp_path / "a.zip", {"fine.txt": b"", name: b"x"})
-    with pytest.raises(DataError, match="leads outside the archive"), open_archive(path):
-        pass
+    with pytest.raises(DataError, match="leads outside the archive"):
+        list_members([path])
 
 
 def test_no_zip_and_nothing_at_all(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"not a zip")
-    with pytest.raises(DataError, match="neither a folder nor a whole zip file"), open_archive(tmp_path / "a.zip"):
-        pass
-    with pytest.raises(DataError, match="does not exist"), open_archive(tmp_path / "absent.zip"):
-        pass
+    with pytest.raises(DataError, match="neither a folder nor a whole zip file"):
+        list_members([tmp_path / "a.zip"])
+    with pytest.raises(DataError, match="does not exist"):
+        list_members([tmp_path / "absent.zip"])
 
 
 def test_truncated_zip(tmp_path):
     path = make_zip(tmp_path / "a.zip", {"x": b"0" * 1000})
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(DataError, match="Download it again"), open_archive(path):
-        pass
+    with pytest.raises(DataError, match="Download it again"):
+        list_members([path])
 
 
 def test_damaged_member(tmp_path):
@@ -56,15 +146,16 @@ def test_damaged_member(tmp_path):
     data = bytearray(path.read_bytes())
     data[60:80] = bytes(20)
     path.write_bytes(data)
-    with open_archive(path) as archive, pytest.raises(DataError, match=r"a\.zip:x\.txt is damaged"):
-        archive.read("x.txt")
+    (member,) = list_members([path])
+    with pytest.raises(DataError, match=r"a\.zip:x\.txt is damaged"):
+        read_member(member)
 
 
 def test_oversized_member(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 100)
     path = make_zip(tmp_path / "bomb.zip", {"x": b"0" * 101})
-    with pytest.raises(DataError, match="x would take 101 bytes"), open_archive(path):
-        pass
+    with pytest.raises(DataError, match="x would take 101 bytes"):
+        list_members([path])
 
 
 def test_encrypted_zip(tmp_path):
@@ -72,13 +163,15 @@ def test_encrypted_zip(tmp_path):
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\1\2") + 8] |= 1  # the flag in the central directory
     path.write_bytes(data)
-    with pytest.raises(DataError, match="is encrypted"), open_archive(path):
-        pass
+    with pytest.raises(DataError, match="is encrypted"):
+        list_members([path])
 
 
-def test_vanished_file(tmp_path):
-    (tmp_path / "x").write_bytes(b"1")
-    with open_archive(tmp_path) as archive:
-        (tmp_path / "x").unlink()
+def test_vanished_files(tmp_path):
+    (in_folder,) = list_members([make_folder(tmp_path / "set", {"x": b"1"})])
+    (in_zip,) = list_members([make_zip(tmp_path / "a.zip", {"x": b"1"})])
+    (tmp_path / "set" / "x").unlink()
+    (tmp_path / "a.zip").unlink()
+    for member in (in_folder, in_zip):
         with pytest.raises(DataError, match="cannot be read"):
-            archive.read("x")
+            read_member(member)

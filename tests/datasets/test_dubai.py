@@ -49,7 +49,10 @@ def zipped(folder, path):
 
 
 def content(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Returns all files but the note of what the folder was made of, which differs between a folder and a zip file."""
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files.pop(".prepared")
+    return files
 
 
 def test_spec():
@@ -123,9 +126,12 @@ def truncate(name):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (remove("masks/tile1_002.png"), r"1 file has no mask: images/tile1_002\.jpg"),
-        (remove("images/tile4_001.jpg"), r"1 file has no image: masks/tile4_001\.png"),
-        (lambda root: shutil.rmtree(root / "masks"), r"4 files have no mask: images/tile1_001\.jpg, images"),
+        (remove("masks/tile1_002.png"), r"1 file has no mask: source/images/tile1_002\.jpg"),
+        (remove("images/tile4_001.jpg"), r"1 file has no image: source/masks/tile4_001\.png"),
+        (
+            lambda root: shutil.rmtree(root / "masks"),
+            r"4 files have no mask: source/images/tile1_001\.jpg, source/images",
+        ),
         (repaint, r"tile1_002\.png has 2 of 540 pixels .*\(9, 8, 7\)"),
         (truncate("images/tile1_001.jpg"), r"tile1_001\.jpg is a damaged JPEG"),
         (truncate("masks/tile1_001.png"), r"tile1_001\.png is a damaged PNG"),
@@ -150,7 +156,7 @@ def test_bad_sources(tmp_path, spoil, message):
     with pytest.raises(DataError, match=message) as caught:
         prepare_dubai(tmp_path / "source", tmp_path / "out", tile_size=16)
     assert "\n" not in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    assert {path.name for path in tmp_path.iterdir()} <= {"source", ".out.partial"}
 
 
 def test_off_palette_pixels_within_the_limit_are_ignored(tmp_path):
@@ -167,7 +173,7 @@ def test_folder_without_scenes(tmp_path):
     with pytest.raises(DataError, match="holds no scene of the dataset"):
         prepare_dubai(tmp_path / "source", tmp_path / "out")
     (tmp_path / "source" / "archive.zip").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"It holds archive\.zip: give that file itself"):
+    with pytest.raises(DataError, match=r"archive\.zip is neither a folder nor a whole zip file"):
         prepare_dubai(tmp_path / "source", tmp_path / "out")
     with pytest.raises(DataError, match="does not exist"):
         prepare_dubai(tmp_path / "absent", tmp_path / "out")

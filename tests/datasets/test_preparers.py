@@ -4,19 +4,22 @@ from pathlib import Path
 
 import pytest
 
-from rsseg_tf.datasets import PREPARERS, SPECS, PrepareOptions, dataset_spec, prepare_dataset
+from rsseg_tf.datasets import OUTPUTS, PREPARERS, SPECS, UNLABELLED, PrepareOptions, dataset_spec, prepare_dataset
 from rsseg_tf.errors import DataError
 
 
 def test_tables_agree():
-    assert set(PREPARERS) <= set(SPECS)
+    assert set(PREPARERS) == set(SPECS) | set(UNLABELLED)
+    assert set(PREPARERS) == set(OUTPUTS)
     assert all(name == spec.name for name, spec in SPECS.items())
     assert dataset_spec("dubai") is SPECS["dubai"]
 
 
-@pytest.mark.parametrize("call", [dataset_spec, lambda name: prepare_dataset(name, None, Path("x"), PrepareOptions())])
+@pytest.mark.parametrize("call", [dataset_spec, lambda name: prepare_dataset(name, [], Path("x"), PrepareOptions())])
 def test_unknown_name_gets_a_hint(call):
-    with pytest.raises(DataError, match=r"no dataset 'dubay'; known are dubai, .*synthetic.*\. Did you mean 'dubai'\?"):
+    with pytest.raises(
+        DataError, match=r"no dataset 'dubay'; known are .*dubai, .*synthetic.*\. Did you mean 'dubai'\?"
+    ):
         call("dubay")
 
 
@@ -30,25 +33,25 @@ def test_datasets_of_the_benchmark():
 
 def test_synthetic(tmp_path):
     options = PrepareOptions(tile_size=64, scenes_train=2, scenes_val=1, seed=5)
-    report = prepare_dataset("synthetic", None, tmp_path / "out", options)
+    report = prepare_dataset("synthetic", [], tmp_path / "out", options)
     assert (report.name, report.splits["train"].tiles, report.splits["val"].tiles) == ("synthetic", 2, 1)
     assert report.output == tmp_path / "out"
 
 
 def test_dubai_passes_its_options_on(tmp_path):
     with pytest.raises(DataError, match="Tiles of 64 pixels with an overlap of 70"):
-        prepare_dataset("dubai", tmp_path, tmp_path / "out", PrepareOptions(tile_size=64, overlap=70))
+        prepare_dataset("dubai", [tmp_path], tmp_path / "out", PrepareOptions(tile_size=64, overlap=70))
     with pytest.raises(DataError, match="off_palette_fraction is 3"):
-        prepare_dataset("dubai", tmp_path, tmp_path / "out", PrepareOptions(off_palette_fraction=3))
+        prepare_dataset("dubai", [tmp_path], tmp_path / "out", PrepareOptions(off_palette_fraction=3))
 
 
 @pytest.mark.parametrize(
     ("name", "source", "options", "message"),
     [
-        ("dubai", None, {}, "needs the downloaded folder or zip file"),
-        ("dubai", Path("x"), {"seed": 0}, r"'dubai' has no option seed \(got 0\); it takes off_palette"),
-        ("synthetic", None, {"overlap": 8}, "'synthetic' has no option overlap"),
-        ("synthetic", Path("x"), {}, "is made, not read; got the source x"),
+        ("dubai", [], {}, "needs the downloaded folder or zip file"),
+        ("dubai", [Path("x")], {"seed": 0}, r"'dubai' has no option seed \(got 0\); it takes off_palette"),
+        ("synthetic", [], {"overlap": 8}, "'synthetic' has no option overlap"),
+        ("synthetic", [Path("x")], {}, "is made, not read; got the source x"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, name, source, options, message):

@@ -1,0 +1,351 @@
+"""Prepares a dataset from its scenes: several processes, resumable, and whole in the end or not there at all.
+
+While the work goes on, everything lies in ``.NAME.partial`` beside the output NAME. Finished scenes are entered in a
+journal there; after a kill, or once a damaged file is mended, the same command goes on with the rest. In the end the
+folder takes the place of the output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+import rsseg_tf
+from rsseg_tf.datasets.archives import Member, close_archives, list_members
+from rsseg_tf.datasets.cutting import CutPlan, Scene, SceneRecord, cut_scene, source_stamp
+from rsseg_tf.datasets.images import atomic_path
+from rsseg_tf.datasets.listing import read_list
+from rsseg_tf.datasets.prepared import (
+    SPLITS,
+    PreparedFolder,
+    PrepareReport,
+    SplitReport,
+    check_replaceable,
+    read_description,
+    replace_folder,
+)
+from rsseg_tf.datasets.spec import DatasetSpec
+from rsseg_tf.errors import DataError
+
+__all__ = ["Workspace", "workspace"]
+
+_WORK = ".work"
+_CHUNK_BYTES = 64 << 20
+_CHUNKS_PER_WORKER = 8
+_SHOWN_FAILURES = 20
+
+Outcome = SceneRecord | DataError
+
+
+class Workspace:
+    """The folder that becomes the output; from `workspace`."""
+
+    def __init__(self, output: Path, folder: Path) -> None:
+        self.output = output
+        self.folder = folder
+        self.scratch = folder / _WORK / "scratch"
+        self._journal = folder / _WORK / "journal"
+        self._settings = folder / _WORK / "settings.json"
+
+    def members(self, sources: Sequence[Path]) -> tuple[Member, ...]:
+        """Names every file of the sources; see `list_members`."""
+        return list_members(sources, self.scratch)
+
+    def prepare(
+        self,
+        spec: DatasetSpec | str,
+        scenes: Sequence[Scene],
+        plan: CutPlan,
+        facts: Mapping[str, Any],
+        *,
+        off_palette_fraction: float = 0.0,
+        workers: int | None = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> PrepareReport:
+        """Cuts the scenes that are not yet cut and finishes the output.
+
+        Args:
+            spec: The dataset, or the name of one without labels.
+            scenes: All of them.
+            plan: How to cut.
+            facts: Entries for ``dataset.json``.
+            off_palette_fraction: Share of the pixels of a mask, 0..1, that may mean nothing; they are ignored.
+            workers: Processes; 1 works in this one, None takes one for each core.
+            progress: Called after each scene with the number done and the number of all.
+
+        Returns:
+            What was written, or already there.
+
+        Raises:
+            DataError: When scenes failed (after all others are done), an unfinished run had other settings, or a worker
+                was killed.
+            OSError: When something cannot be written.
+        """
+        name = spec if isinstance(spec, str) else spec.name
+        if workers is not None and workers < 1:
+            raise DataError(f"workers is {workers}; at least 1 is needed.")
+        for split in ("train",) if isinstance(spec, str) else SPLITS:
+            if not any(scene.split == split for scene in scenes):
+                raise DataError(f"Dataset '{name}' would have no {split} tiles. Check that the source is complete.")
+        settings = {"dataset": name, "format": 1, **json.loads(json.dumps(dataclasses.asdict(plan))), **facts}
+        digest = _digest(settings, scenes, off_palette_fraction)
+        finished = _finished_report(self.output, digest)
+        if finished is not None:
+            shutil.rmtree(self.folder)
+            return finished
+        self._check_settings(settings)
+        records = self._load(scenes)
+        todo = [scene for scene in scenes if (scene.split, scene.stem) not in records]
+        done = len(records)
+        if progress is not None and done:  # taken over from an earlier run
+            progress(done, len(scenes))
+        failures: list[str] = []
+        prepared = PreparedFolder(self.folder, spec)
+        for split in {scene.split for scene in scenes}:
+            prepared.open_split(split)
+        for outcomes in _cut_all(todo, plan, self.folder, self.scratch, workers or os.cpu_count() or 1):
+            fresh = [outcome for outcome in outcomes if isinstance(outcome, SceneRecord)]
+            self._enter(fresh)
+            records |= {(record.split, record.stem): record for record in fresh}
+            failures += [str(outcome) for outcome in outcomes if isinstance(outcome, DataError)]
+            for _ in outcomes:
+                done += 1
+                if progress is not None:
+                    progress(done, len(scenes))
+        failures += _off_palette(scenes, records, off_palette_fraction)
+        if failures:
+            raise DataError(self._failed(failures, len(scenes)))
+        for scene in scenes:
+            prepared.add_record(records[scene.split, scene.stem])
+        prepared.sweep()
+        splits = prepared.finish(facts)
+        prepared.mark(digest)
+        return PrepareReport(name, self.output, splits)
+
+    def _check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Compares the settings with those of an unfinished run, or writes them."""
+        try:
+            earlier = json.loads(self._settings.read_text("utf-8"))
+        except (FileNotFoundError, ValueError):
+            with atomic_path(self._settings) as partial:
+                partial.write_text(json.dumps(settings), "utf-8")
+            return
+        changed = sorted(key for key in earlier.keys() | settings.keys() if earlier.get(key) != settings.get(key))
+        if changed:
+            key = changed[0]
+            raise DataError(
+                f"An unfinished run in {self.folder} had {key} {earlier.get(key)}, now it is {settings.get(key)}. "
+                "Finish it with the earlier settings, or delete that folder to start anew."
+            )
+
+    def _load(self, scenes: Sequence[Scene]) -> dict[tuple[str, str], SceneRecord]:
+        """Returns the records in the journal whose sources have not changed."""
+        stamps = {(scene.split, scene.stem): source_stamp(scene) for scene in scenes}
+        records: dict[tuple[str, str], SceneRecord] = {}
+        for path in sorted(self._journal.glob("*.json")):
+            for content in json.loads(path.read_text("utf-8")):
+                record = SceneRecord.from_json(content)
+                if stamps.get((record.split, record.stem)) == record.source:
+                    records[record.split, record.stem] = record
+        return records
+
+    def _enter(self, records: Sequence[SceneRecord]) -> None:
+        if not records:
+            return
+        text = json.dumps([record.to_json() for record in records])
+        with atomic_path(self._journal / f"{len(list(self._journal.iterdir())):07d}.json") as partial:
+            partial.write_text(text, "utf-8")
+
+    def _failed(self, failures: list[str], count: int) -> str:
+        kept = self.has_records()
+        ending = f" The other scenes are kept in {self.folder}; mend it and run the same command again." if kept else ""
+        if len(failures) == 1:
+            return failures[0] + ending
+        lines = sorted(failures)[:_SHOWN_FAILURES]
+        more = len(failures) - len(lines)
+        lines += [f"and {more} more"] if more else []
+        return f"{len(failures)} of {count} scenes failed.{ending}" + "".join(f"\n  {line}" for line in lines)
+
+    def has_records(self) -> bool:
+        """Tells whether a finished scene would be lost with the folder."""
+        return any(self._journal.glob("*.json"))
+
+
+@contextlib.contextmanager
+def workspace(output: Path) -> Iterator[Workspace]:
+    """Gives a folder beside `output` that takes its place when the block ends well.
+
+    On an error the folder stays if a scene in it is finished, and `output` stays as it was.
+
+    Args:
+        output: The folder to appear. Parents are made. It may exist if it is empty or a prepared dataset of this
+            package with nothing else in it; that is then replaced.
+
+    Yields:
+        The workspace; one of an earlier run is taken up.
+
+    Raises:
+        DataError: When `output` holds anything else, cannot be written, or is being prepared by another process.
+    """
+    output = Path(os.path.abspath(output))  # a name is needed, which "." has not
+    folder = output.with_name(f".{output.name}.partial")
+    work = Workspace(output, folder)
+    try:
+        check_replaceable(output)
+        for place in (work.scratch, folder / _WORK / "journal"):
+            place.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _WORK / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise DataError(
+                f"Another process is preparing {output} (its lock is {lock.lock_file}). Wait for it, or choose another "
+                "output."
+            ) from error
+        try:
+            shutil.rmtree(work.scratch)
+            work.scratch.mkdir()
+            yield work
+        except BaseException:
+            close_archives()
+            keep = work.has_records()
+            shutil.rmtree(work.scratch, ignore_errors=True)
+            lock.release()
+            if not keep:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        close_archives()
+        lock.release()
+        if folder.exists():  # not so when the output was up to date
+            check_replaceable(output)  # once more: hours may have gone by
+            shutil.rmtree(folder / _WORK)
+            replace_folder(folder, output)
+    except OSError as error:
+        raise DataError(
+            f"Cannot write {output}: {error.strerror or error}. Check the permissions and the free space."
+        ) from error
+
+
+def _digest(settings: Mapping[str, Any], scenes: Sequence[Scene], off_palette_fraction: float) -> str:
+    """Returns what changes when the output would."""
+    lines = sorted(f"{scene.split} {scene.stem} {scene.group} {source_stamp(scene)}" for scene in scenes)
+    text = json.dumps([rsseg_tf.__version__, settings, off_palette_fraction, lines], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _finished_report(output: Path, digest: str) -> PrepareReport | None:
+    """Returns the report of an output that was made of the very same sources and has all its files."""
+    if PreparedFolder.marked(output) != digest:
+        return None
+    try:
+        content = read_description(output / "dataset.json")
+        splits = {name: SplitReport(**report) for name, report in content["splits"].items()}
+        for split in splits:
+            read_list(output / f"{split}.txt", output, labels=(output / "labels.txt").exists() and split != "test")
+    except (DataError, KeyError, TypeError):
+        return None
+    return PrepareReport(content["name"], output, splits, up_to_date=True)
+
+
+def _off_palette(scenes: Sequence[Scene], records: Mapping[tuple[str, str], SceneRecord], allowed: float) -> list[str]:
+    """Returns a complaint for each mask with too many pixels that mean nothing."""
+    complaints = []
+    for scene in scenes:
+        record = records.get((scene.split, scene.stem))
+        if record is None:
+            continue
+        try:
+            record.strangers.check(str(scene.mask), record.height * record.width, allowed)
+        except DataError as error:
+            complaints.append(str(error))
+    return complaints
+
+
+# --- processes ----------------------------------------------------------------------------------------------------
+
+
+def _cut_all(
+    scenes: Sequence[Scene], plan: CutPlan, folder: Path, scratch: Path, workers: int
+) -> Iterator[list[Outcome]]:
+    """Yields the outcomes of chunks of scenes as they are ready."""
+    chunks = list(_chunks(scenes, workers))
+    if min(workers, len(chunks)) <= 1:
+        for chunk in chunks:
+            yield _cut_chunk(chunk, plan, folder, scratch)
+        return
+    context = multiprocessing.get_context("spawn")  # a forked copy of threads in OpenCV and GDAL would hang
+    pool = ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context, initializer=_start_worker)
+    try:
+        waiting = iter(chunks)
+        running: set[Future[list[Outcome]]] = set()
+        for chunk in islice(waiting, 2 * workers):
+            running.add(pool.submit(_cut_chunk, chunk, plan, folder, scratch))
+        while running:
+            ready, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in ready:
+                for chunk in islice(waiting, 1):
+                    running.add(pool.submit(_cut_chunk, chunk, plan, folder, scratch))
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "A worker process was killed, most likely for want of memory. Run the same command again with fewer "
+            f"--workers (now {workers}); finished scenes are kept."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _chunks(scenes: Sequence[Scene], workers: int) -> Iterator[list[Scene]]:
+    """Groups scenes so that small ones are not sent one by one and each worker gets several groups."""
+    total = sum(scene.image.size for scene in scenes)
+    target = min(_CHUNK_BYTES, total // (workers * _CHUNKS_PER_WORKER))
+    chunk: list[Scene] = []
+    size = 0
+    for scene in scenes:
+        chunk.append(scene)
+        size += scene.image.size
+        if size >= target:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _cut_chunk(scenes: Iterable[Scene], plan: CutPlan, folder: Path, scratch: Path) -> list[Outcome]:
+    """Cuts some scenes; a bad one does not stop the others."""
+    outcomes: list[Outcome] = []
+    for scene in scenes:
+        try:
+            outcomes.append(cut_scene(scene, plan, folder, scratch))
+        except DataError as error:
+            outcomes.append(error)
+    return outcomes
+
+
+def _start_worker() -> None:
+    """Readies a worker: one thread for OpenCV, and an end when the parent is gone."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def follow() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=follow, daemon=True).start()
