@@ -7,13 +7,15 @@ from typing import Any
 
 import click
 
+from rsseg_tf.cli.options import ManyValues
+
 # Not TensorFlow: half a second at most, and the help can name the datasets.
 from rsseg_tf.datasets import OUTPUTS, PREPARERS, PrepareOptions, prepare_dataset
 
 __all__ = ["command"]
 
 
-@click.command(name="prepare")
+@click.command(name="prepare", cls=ManyValues)
 @click.argument("dataset", type=click.Choice(sorted(PREPARERS)))
 @click.argument("sources", metavar="[SOURCE]...", type=Path, nargs=-1)
 @click.option(
@@ -49,6 +51,13 @@ __all__ = ["command"]
     help="potsdam, vaihingen: masks without or with the boundaries of objects [default: eroded].",
 )
 @click.option(
+    "--splits",
+    multiple=True,
+    type=click.Choice(["train", "val", "test"]),
+    metavar="NAME...",
+    help="Parts of a labelled dataset, e.g. --splits val [default: all; train and val must be there].",
+)
+@click.option(
     "--off-palette-fraction",
     type=click.FloatRange(0, 1),
     metavar="F",
@@ -68,7 +77,9 @@ __all__ = ["command"]
     "--scenes-val", type=click.IntRange(min=1), metavar="N", help="synthetic: validation scenes to make [default: 6]."
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="synthetic: seed of the scenes [default: 0].")
-def command(dataset: str, sources: tuple[Path, ...], output: Path | None, **settings: Any) -> None:
+def command(
+    dataset: str, sources: tuple[Path, ...], output: Path | None, splits: tuple[str, ...], **settings: Any
+) -> None:
     """Make tiles, id masks and lists from a dataset as it was downloaded.
 
     SOURCE is the downloaded folder or zip file, or several of them (synthetic scenes have none); zip files are not
@@ -87,7 +98,9 @@ def command(dataset: str, sources: tuple[Path, ...], output: Path | None, **sett
     ) as progress:
         task = progress.add_task(f"Preparing {dataset}", total=None)
         options = PrepareOptions(
-            progress=lambda done, total: progress.update(task, completed=done, total=total), **settings
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            splits=splits or None,
+            **settings,
         )
         report = prepare_dataset(dataset, sources, output or OUTPUTS[dataset], options)
     ending = " (already there, nothing to do)" if report.up_to_date else ""

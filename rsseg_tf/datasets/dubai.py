@@ -14,7 +14,7 @@ from pathlib import Path
 from rsseg_tf.datasets.archives import Member
 from rsseg_tf.datasets.cutting import CutPlan, Scene
 from rsseg_tf.datasets.label_codings import ColourCoding
-from rsseg_tf.datasets.pairing import SourceFiles, as_paths, check_pairs, check_tiling, file_once, named
+from rsseg_tf.datasets.pairing import SourceFiles, as_paths, check_pairs, check_splits, check_tiling, file_once, named
 from rsseg_tf.datasets.prepared import PrepareReport
 from rsseg_tf.datasets.preparing import workspace
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
@@ -53,6 +53,7 @@ def prepare_dubai(
     *,
     tile_size: int = 512,
     overlap: int = 0,
+    splits: Sequence[str] | None = None,
     off_palette_fraction: float = 0.0,
     workers: int | None = 1,
     progress: Callable[[int, int], None] | None = None,
@@ -69,6 +70,8 @@ def prepare_dubai(
             ``tile1_001_{y0}_{x0}.png``, rows first.
         tile_size: Side of a tile in pixels.
         overlap: Pixels that neighbouring tiles share; the last tile of a row or column is shifted back and shares more.
+        splits: Parts to prepare, ``"train"``, ``"val"``; None takes all, of which train
+            and val must be there.
         off_palette_fraction: Share of the pixels of a mask, 0..1, that may have an unknown colour; they are ignored.
         workers: Processes; None takes one for each core.
         progress: Called after each scene with the number done and the number of all.
@@ -80,18 +83,19 @@ def prepare_dubai(
         DataError: When the source is not the dataset, an image or a mask lacks its counterpart, a file is damaged, a
             mask has unknown colours, or the output cannot be written or must not be replaced.
     """
+    check_splits(splits)
     check_tiling(tile_size, overlap, off_palette_fraction)
     coding = ColourCoding(DUBAI.palette, IGNORED_COLOURS, DUBAI.ignore_index)
     plan = CutPlan(tile_size, overlap, TILE_NAMES[DUBAI.name], coding=coding, palette=DUBAI.palette)
     facts = {"tile_size": tile_size, "overlap": overlap, "tile_names": plan.names}
     with workspace(output) as work:
         return work.prepare(
-            DUBAI, _find_scenes(work.members(as_paths(source)), named(source)), plan, facts,
-            off_palette_fraction=off_palette_fraction, workers=workers, progress=progress,
+            DUBAI, _find_scenes(work.members(as_paths(source)), named(source), splits), plan, facts,
+            splits=splits, off_palette_fraction=off_palette_fraction, workers=workers, progress=progress,
         )  # fmt: skip
 
 
-def _find_scenes(members: Sequence[Member], source: str) -> list[Scene]:
+def _find_scenes(members: Sequence[Member], source: str, splits: Sequence[str] | None) -> list[Scene]:
     """Pairs images and masks by tile and part."""
     found: dict[str, dict[tuple[int, int], Member]] = {"images": {}, "masks": {}}
     for member in members:
@@ -111,10 +115,13 @@ def _find_scenes(members: Sequence[Member], source: str) -> list[Scene]:
             f"{source} holds no scene of the dataset; images/tile1_001.jpg with masks/tile1_001.png, or "
             "'Tile 1/images/image_part_001.jpg' with 'Tile 1/masks/image_part_001.png', is expected. Check the path."
         )
-    check_pairs(images, masks, source)
     for tile, part in images:
         if tile not in TRAIN_TILES + VAL_TILES:
             raise DataError(f"{source}: {images[tile, part]} is of tile {tile}; the dataset has tiles 1 to 8.")
+    if splits is not None:
+        tiles = {tile for split in splits for tile in (VAL_TILES if split == "val" else TRAIN_TILES)}
+        images, masks = ({key: file for key, file in files.items() if key[0] in tiles} for files in (images, masks))
+    check_pairs(images, masks, source)
     return [
         Scene("val" if tile in VAL_TILES else "train", f"tile{tile}_{part:03d}", images[tile, part], masks[tile, part])
         for tile, part in sorted(images)

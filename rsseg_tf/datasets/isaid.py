@@ -14,7 +14,7 @@ from pathlib import Path
 from rsseg_tf.datasets.archives import Member
 from rsseg_tf.datasets.cutting import CutPlan, Scene
 from rsseg_tf.datasets.label_codings import ColourCoding
-from rsseg_tf.datasets.pairing import SourceFiles, as_paths, check_pairs, check_tiling, file_once, named
+from rsseg_tf.datasets.pairing import SourceFiles, as_paths, check_pairs, check_splits, check_tiling, file_once, named
 from rsseg_tf.datasets.prepared import PrepareReport
 from rsseg_tf.datasets.preparing import workspace
 from rsseg_tf.datasets.spec import DatasetSpec
@@ -76,6 +76,7 @@ def prepare_isaid(
     *,
     tile_size: int = 896,
     overlap: int = 384,
+    splits: Sequence[str] | None = None,
     off_palette_fraction: float = 0.001,
     workers: int | None = 1,
     progress: Callable[[int, int], None] | None = None,
@@ -94,6 +95,8 @@ def prepare_isaid(
             names, ``P0000_{y0}_{y1}_{x0}_{x1}.png`` and ``…_instance_color_RGB.png``, rows first.
         tile_size: Side of a tile in pixels; 896 in the benchmark's main tables.
         overlap: Pixels that neighbouring tiles share; 384 in the benchmark.
+        splits: Parts to prepare, ``"train"``, ``"val"``, ``"test"``; None takes all, of which train
+            and val must be there.
         off_palette_fraction: Share of the pixels of a mask, 0..1, that may have an unknown colour; they are ignored
             (the original makes them background).
         workers: Processes; None takes one for each core.
@@ -106,6 +109,7 @@ def prepare_isaid(
         DataError: When the source is not the dataset or lacks a file, an option is impossible, files are damaged, masks
             have unknown colours, or the output cannot be written or must not be replaced.
     """
+    check_splits(splits, ("train", "val", "test"))
     check_tiling(tile_size, overlap, off_palette_fraction)
     plan = CutPlan(
         tile_size, overlap, TILE_NAMES[ISAID.name], label_suffix=_MASK_SUFFIX, bands="rgb",
@@ -114,8 +118,8 @@ def prepare_isaid(
     facts = {"tile_size": tile_size, "overlap": overlap, "tile_names": plan.names}
     with workspace(output) as work:
         return work.prepare(
-            ISAID, _find_scenes(work.members(as_paths(source)), named(source)), plan, facts,
-            off_palette_fraction=off_palette_fraction, workers=workers, progress=progress,
+            ISAID, _find_scenes(work.members(as_paths(source)), named(source), splits), plan, facts,
+            splits=splits, off_palette_fraction=off_palette_fraction, workers=workers, progress=progress,
         )  # fmt: skip
 
 
@@ -125,7 +129,7 @@ def split_of(path: str) -> str | None:
     return found[-1].lower() if found else None
 
 
-def _find_scenes(members: Sequence[Member], source: str) -> list[Scene]:
+def _find_scenes(members: Sequence[Member], source: str, splits: Sequence[str] | None) -> list[Scene]:
     """Pairs images and masks by split and number."""
     images: dict[tuple[str, str], Member] = {}
     masks: dict[tuple[str, str], Member] = {}
@@ -139,6 +143,8 @@ def _find_scenes(members: Sequence[Member], source: str) -> list[Scene]:
                 f"{member} does not say its split; folders named train, val and test are expected on the way to it. "
                 "Arrange the files as downloaded: train/images/part1.zip."
             )
+        if splits is not None and split not in splits:
+            continue
         number = match["id"].upper()
         files, kind = (masks, "mask") if match["mask"] else (images, "image")
         file_once(files, (split, number), member, source, f"the {kind} of {number} ({split})")

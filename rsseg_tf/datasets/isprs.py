@@ -16,7 +16,7 @@ from typing import Literal
 from rsseg_tf.datasets.archives import Member
 from rsseg_tf.datasets.cutting import CutPlan, Scene
 from rsseg_tf.datasets.label_codings import ColourCoding
-from rsseg_tf.datasets.pairing import SourceFiles, as_paths, check_pairs, check_tiling, file_once, named
+from rsseg_tf.datasets.pairing import SourceFiles, as_paths, check_pairs, check_splits, check_tiling, file_once, named
 from rsseg_tf.datasets.prepared import PrepareReport
 from rsseg_tf.datasets.preparing import workspace
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
@@ -84,6 +84,7 @@ def prepare_isprs(
     protocol: str = "seed",
     overlap: int | None = None,
     labels: str = "eroded",
+    splits: Sequence[str] | None = None,
     off_palette_fraction: float = 0.001,
     workers: int | None = 1,
     progress: Callable[[int, int], None] | None = None,
@@ -106,6 +107,8 @@ def prepare_isprs(
             stride that those scripts document.
         overlap: With ``"overlap"``, pixels that neighbouring tiles share; half the tile size when left out.
         labels: ``"eroded"``: masks without the boundaries of objects, as in the benchmark; ``"full"``: masks with them.
+        splits: Parts to prepare, ``"train"``, ``"val"``; None takes all, of which train
+            and val must be there.
         off_palette_fraction: Share of the pixels of a mask, 0..1, that may have an unknown colour; they are ignored.
         workers: Processes; None takes one for each core.
         progress: Called after each scene with the number done and the number of all.
@@ -126,6 +129,7 @@ def prepare_isprs(
             f"An overlap of {overlap} has no effect on the windows of protocol 'seed'; choose protocol 'overlap'."
         )
     shared = 0 if protocol == "seed" else tile_size // 2 if overlap is None else overlap
+    check_splits(splits)
     check_tiling(tile_size, shared, off_palette_fraction)
     plan = CutPlan(
         tile_size, shared, TILE_NAMES[spec.name], bands="rgb",
@@ -135,13 +139,16 @@ def prepare_isprs(
         "tile_size": tile_size, "overlap": shared, "protocol": protocol, "labels": labels, "tile_names": plan.names,
     }  # fmt: skip
     with workspace(output) as work:
-        scenes = _find_scenes(spec.name, work.members(as_paths(source)), named(source), labels)
+        scenes = _find_scenes(spec.name, work.members(as_paths(source)), named(source), labels, splits)
         return work.prepare(
-            spec, scenes, plan, facts, off_palette_fraction=off_palette_fraction, workers=workers, progress=progress
-        )
+            spec, scenes, plan, facts,
+            splits=splits, off_palette_fraction=off_palette_fraction, workers=workers, progress=progress,
+        )  # fmt: skip
 
 
-def _find_scenes(name: str, members: Sequence[Member], source: str, labels: str) -> list[Scene]:
+def _find_scenes(
+    name: str, members: Sequence[Member], source: str, labels: str, chosen: Sequence[str] | None
+) -> list[Scene]:
     """Pairs images and masks by scene."""
     files = _sorted_out(name, members, source)
     images, masks = files["image"], files[labels]
@@ -160,9 +167,11 @@ def _find_scenes(name: str, members: Sequence[Member], source: str, labels: str)
             raise DataError(
                 f"{member} is scene {scene}, which is in no split of {name}. Check its name or move it away."
             )
-    known = {scene: member for scene, member in masks.items() if scene in splits}  # area9 has a mask and no image
-    check_pairs(images, known, source)
-    return [Scene(splits[scene], scene, images[scene], known[scene]) for scene in sorted(images)]
+    # area9 has a mask and is in no split
+    wanted = {scene for scene, split in splits.items() if chosen is None or split in chosen}
+    images, masks = ({scene: files[scene] for scene in files.keys() & wanted} for files in (images, masks))
+    check_pairs(images, masks, source)
+    return [Scene(splits[scene], scene, images[scene], masks[scene]) for scene in sorted(images)]
 
 
 def _sorted_out(name: str, members: Sequence[Member], source: str) -> dict[str, dict[str, Member]]:

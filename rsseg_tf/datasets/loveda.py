@@ -14,7 +14,7 @@ from pathlib import Path
 from rsseg_tf.datasets.archives import Member
 from rsseg_tf.datasets.cutting import CutPlan, Scene
 from rsseg_tf.datasets.label_codings import IdCoding
-from rsseg_tf.datasets.pairing import SourceFiles, as_paths, check_pairs, check_tiling, file_once, named
+from rsseg_tf.datasets.pairing import SourceFiles, as_paths, check_pairs, check_splits, check_tiling, file_once, named
 from rsseg_tf.datasets.prepared import PrepareReport
 from rsseg_tf.datasets.preparing import workspace
 from rsseg_tf.datasets.spec import DatasetSpec
@@ -50,6 +50,7 @@ def prepare_loveda(
     *,
     tile_size: int = 1024,
     overlap: int = 0,
+    splits: Sequence[str] | None = None,
     off_palette_fraction: float = 0.0,
     workers: int | None = 1,
     progress: Callable[[int, int], None] | None = None,
@@ -68,6 +69,8 @@ def prepare_loveda(
             ``urban_1366_{y0}_{x0}.png``, rows first.
         tile_size: Side of a tile in pixels.
         overlap: Pixels that neighbouring tiles share.
+        splits: Parts to prepare, ``"train"``, ``"val"``, ``"test"``; None takes all, of which train
+            and val must be there.
         off_palette_fraction: Share of the pixels of a mask, 0..1, that may have another value than 0..7; they are
             ignored.
         workers: Processes; None takes one for each core.
@@ -80,6 +83,7 @@ def prepare_loveda(
         DataError: When the source is not the dataset or lacks a file, an option is impossible, files are damaged, masks
             have unknown values, or the output cannot be written or must not be replaced.
     """
+    check_splits(splits, ("train", "val", "test"))
     check_tiling(tile_size, overlap, off_palette_fraction)
     ids = ((0, LOVEDA.ignore_index), *((number + 1, number) for number in range(LOVEDA.num_classes)))
     plan = CutPlan(
@@ -88,17 +92,17 @@ def prepare_loveda(
     facts = {"tile_size": tile_size, "overlap": overlap, "tile_names": plan.names}
     with workspace(output) as work:
         return work.prepare(
-            LOVEDA, _find_scenes(work.members(as_paths(source)), named(source)), plan, facts,
-            off_palette_fraction=off_palette_fraction, workers=workers, progress=progress,
+            LOVEDA, _find_scenes(work.members(as_paths(source)), named(source), splits), plan, facts,
+            splits=splits, off_palette_fraction=off_palette_fraction, workers=workers, progress=progress,
         )  # fmt: skip
 
 
-def _find_scenes(members: Sequence[Member], source: str) -> list[Scene]:
+def _find_scenes(members: Sequence[Member], source: str, splits: Sequence[str] | None) -> list[Scene]:
     """Pairs images and masks by split, domain and number."""
     found: dict[str, dict[tuple[str, str, int], Member]] = {"images": {}, "masks": {}}
     for member in members:
         match = _FILE.search(member.path)
-        if match is not None:
+        if match is not None and (splits is None or match["split"].lower() in splits):
             key = match["split"].lower(), match["domain"].lower(), int(match["id"])
             kind = match["kind"].lower()
             file_once(found[kind], key, member, source, f"{kind[:-1]} {key[2]} ({key[0]}, {key[1]})")

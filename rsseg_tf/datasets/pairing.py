@@ -9,7 +9,7 @@ from typing import TypeVar
 from rsseg_tf.datasets.archives import Member
 from rsseg_tf.errors import DataError
 
-__all__ = ["SourceFiles", "as_paths", "check_pairs", "check_tiling", "file_once", "named"]
+__all__ = ["SourceFiles", "as_paths", "check_pairs", "check_splits", "check_tiling", "file_once", "named"]
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -58,6 +58,18 @@ def check_pairs(images: Mapping[Key, Member], masks: Mapping[Key, Member], sourc
                 f"{source}: {len(lonely)} file{'s have' if len(lonely) > 1 else ' has'} no {kind}: "
                 f"{', '.join(lonely[:5])}{', …' if len(lonely) > 5 else ''}. Complete the dataset."
             )
+
+
+def check_splits(splits: Sequence[str] | None, allowed: Sequence[str] = ("train", "val")) -> None:
+    """Checks which parts of a dataset a user wants.
+
+    Raises:
+        DataError: When there is no such part, or none is wanted.
+    """
+    unknown = [split for split in splits or () if split not in allowed]
+    if splits is not None and (unknown or not splits):
+        got = f"'{unknown[0]}'" if unknown else "none"
+        raise DataError(f"splits holds {got}; name one or more of {', '.join(allowed)}, or leave it out for all.")
 
 
 def check_tiling(tile_size: int, overlap: int, off_palette_fraction: float = 0.0) -> None:

@@ -19,7 +19,7 @@ import os
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ __all__ = [
     "PreparedFolder",
     "SplitReport",
     "check_replaceable",
+    "needed_splits",
     "read_dataset_json",
     "read_description",
     "replace_folder",
@@ -87,15 +88,16 @@ class PreparedFolder:
     Args:
         folder: An existing folder.
         spec: The dataset, or the name of one without labels.
+        needed: Splits that must not be empty; left out, `SPLITS`, or ``train`` without labels.
 
     Raises:
         OSError: From every method, when a file cannot be written (`staged_output` turns it into a DataError).
     """
 
-    def __init__(self, folder: Path, spec: DatasetSpec | str) -> None:
+    def __init__(self, folder: Path, spec: DatasetSpec | str, needed: Sequence[str] | None = None) -> None:
         self.folder = folder
         self.spec = spec
-        self._needed = ("train",) if isinstance(spec, str) else SPLITS
+        self._needed = needed_splits(spec, needed)
         self._samples: dict[str, list[Sample]] = {split: [] for split in self._needed}
         self._groups: dict[str, list[Sample]] = {}
         self._scenes: Counter[str] = Counter()
@@ -215,8 +217,7 @@ class PreparedFolder:
 
     def _report(self, split: str) -> SplitReport:
         counts = self._pixels[split]
-        labelled = not isinstance(self.spec, str) and split in self._needed
-        classes = self.spec.classes if labelled and not isinstance(self.spec, str) else ()
+        classes = () if isinstance(self.spec, str) or split not in SPLITS else self.spec.classes
         return SplitReport(
             scenes=self._scenes[split],
             tiles=len(self._samples[split]),
@@ -224,6 +225,13 @@ class PreparedFolder:
             ignored_pixels=int(counts[self.spec.ignore_index]) if not isinstance(self.spec, str) else 0,
             off_palette_pixels=self._strangers[split],
         )
+
+
+def needed_splits(spec: DatasetSpec | str, chosen: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Returns the splits that a dataset (a name: one without labels) must have, which a user may choose."""
+    if chosen is not None:
+        return tuple(chosen)
+    return ("train",) if isinstance(spec, str) else SPLITS
 
 
 def _files_of(sample: Sample) -> tuple[Path, ...]:

@@ -37,6 +37,7 @@ class PrepareOptions:
         protocol: Which windows the ISPRS scenes are cut by: ``"seed"`` or ``"overlap"``.
         labels: Which ISPRS masks: ``"eroded"`` or ``"full"``.
         off_palette_fraction: Share of the pixels of a mask, 0..1, that may have a colour outside the palette.
+        splits: Parts of a labelled dataset: ``"train"``, ``"val"`` and, where there is one, ``"test"``.
         image_format: Kind of file for crops without labels: ``"jpg"``, ``"png"`` or ``"tif"``.
         scenes_train: Number of training scenes to make.
         scenes_val: Number of validation scenes to make.
@@ -50,6 +51,7 @@ class PrepareOptions:
     protocol: str | None = None
     labels: str | None = None
     off_palette_fraction: float | None = None
+    splits: tuple[str, ...] | None = None
     image_format: str | None = None
     scenes_train: int | None = None
     scenes_val: int | None = None
@@ -81,7 +83,7 @@ class PrepareOptions:
 Preparer = Callable[[Sequence[Path], Path, PrepareOptions], PrepareReport]
 
 _TILES = ("tile_size", "overlap")
-_LABELLED = (*_TILES, "off_palette_fraction")
+_LABELLED = (*_TILES, "splits", "off_palette_fraction")
 
 
 def _prepare_dubai(sources: Sequence[Path], output: Path, options: PrepareOptions) -> PrepareReport:

@@ -30,11 +30,11 @@ from rsseg_tf.datasets.cutting import CutPlan, Scene, SceneRecord, cut_scene, so
 from rsseg_tf.datasets.images import atomic_path
 from rsseg_tf.datasets.listing import read_list
 from rsseg_tf.datasets.prepared import (
-    SPLITS,
     PreparedFolder,
     PrepareReport,
     SplitReport,
     check_replaceable,
+    needed_splits,
     read_description,
     replace_folder,
 )
@@ -72,6 +72,7 @@ class Workspace:
         plan: CutPlan,
         facts: Mapping[str, Any],
         *,
+        splits: Sequence[str] | None = None,
         off_palette_fraction: float = 0.0,
         workers: int | None = 1,
         progress: Callable[[int, int], None] | None = None,
@@ -83,6 +84,7 @@ class Workspace:
             scenes: All of them.
             plan: How to cut.
             facts: Entries for ``dataset.json``.
+            splits: Those that the scenes must have; None for the usual ones, see `needed_splits`.
             off_palette_fraction: Share of the pixels of a mask, 0..1, that may mean nothing; they are ignored.
             workers: Processes; 1 works in this one, None takes one for each core.
             progress: Called after each scene with the number done and the number of all.
@@ -98,9 +100,14 @@ class Workspace:
         name = spec if isinstance(spec, str) else spec.name
         if workers is not None and workers < 1:
             raise DataError(f"workers is {workers}; at least 1 is needed.")
-        for split in ("train",) if isinstance(spec, str) else SPLITS:
+        needed = needed_splits(spec, splits)
+        for split in needed:
             if not any(scene.split == split for scene in scenes):
-                raise DataError(f"Dataset '{name}' would have no {split} tiles. Check that the source is complete.")
+                there = sorted({scene.split for scene in scenes})
+                raise DataError(
+                    f"Dataset '{name}' would have no {split} tiles. Check that the source is complete"
+                    + (f", or prepare what is there alone: splits {' '.join(there)}." if there else ".")
+                )
         settings = {"dataset": name, "format": 1, **json.loads(json.dumps(dataclasses.asdict(plan))), **facts}
         digest = _digest(settings, scenes, off_palette_fraction)
         finished = _finished_report(self.output, digest)
@@ -114,7 +121,7 @@ class Workspace:
         if progress is not None and done:  # taken over from an earlier run
             progress(done, len(scenes))
         failures: list[str] = []
-        prepared = PreparedFolder(self.folder, spec)
+        prepared = PreparedFolder(self.folder, spec, needed)
         for split in {scene.split for scene in scenes}:
             prepared.open_split(split)
         for outcomes in _cut_all(todo, plan, self.folder, self.scratch, workers or os.cpu_count() or 1):
@@ -132,9 +139,9 @@ class Workspace:
         for scene in scenes:
             prepared.add_record(records[scene.split, scene.stem])
         prepared.sweep()
-        splits = prepared.finish(facts)
+        reports = prepared.finish(facts)
         prepared.mark(digest)
-        return PrepareReport(name, self.output, splits)
+        return PrepareReport(name, self.output, reports)
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         """Compares the settings with those of an unfinished run, or writes them."""

@@ -162,3 +162,22 @@ def test_files_that_do_not_say_their_split(tmp_path):
 )
 def test_split_of_a_path(path, split):
     assert split_of(path) == split
+
+
+def test_parts_of_the_dataset(tmp_path):
+    """Whoever evaluates released weights needs the validation scenes alone."""
+    downloads.isaid(tmp_path / "iSAID")
+    prepare_isaid(tmp_path / "iSAID", tmp_path / "all", tile_size=32, overlap=0)
+    shutil.rmtree(tmp_path / "iSAID/train/images")
+    shutil.rmtree(tmp_path / "iSAID/test")
+    with pytest.raises(DataError, match="3 files have no image"):
+        prepare_isaid(tmp_path / "iSAID", tmp_path / "val", tile_size=32, overlap=0)
+    report = prepare_isaid(tmp_path / "iSAID", tmp_path / "val", tile_size=32, overlap=0, splits=["val"])
+    assert set(report.splits) == {"val"}
+    assert (tmp_path / "val/val.txt").read_bytes() == (tmp_path / "all/val.txt").read_bytes()
+    assert not (tmp_path / "val/train.txt").exists() and not (tmp_path / "val/img_dir/train").exists()
+    with pytest.raises(DataError, match=r"no test tiles\. Check .*, or prepare what is there alone: splits val\."):
+        prepare_isaid(tmp_path / "iSAID", tmp_path / "val", tile_size=32, overlap=0, splits=["val", "test"])
+    for splits, got in (([], "none"), (["vall"], "'vall'")):
+        with pytest.raises(DataError, match=f"splits holds {got}; name one or more of train, val, test"):
+            prepare_isaid(tmp_path / "iSAID", tmp_path / "val", splits=splits)

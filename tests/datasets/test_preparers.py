@@ -6,6 +6,7 @@ import pytest
 
 from rsseg_tf.datasets import OUTPUTS, PREPARERS, SPECS, UNLABELLED, PrepareOptions, dataset_spec, prepare_dataset
 from rsseg_tf.errors import DataError
+from tests.datasets import downloads
 
 
 def test_tables_agree():
@@ -58,3 +59,25 @@ def test_what_does_not_fit_is_refused(tmp_path, name, source, options, message):
     with pytest.raises(DataError, match=message):
         prepare_dataset(name, source, tmp_path / "out", PrepareOptions(**options))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "download"),
+    [("potsdam", downloads.potsdam), ("vaihingen", downloads.vaihingen), ("loveda", downloads.loveda)],
+)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_one_part_of_a_dataset(tmp_path, name, download, split):
+    download(tmp_path / "download")
+    for place, splits in (("all", None), ("part", (split,))):
+        prepare_dataset(name, [tmp_path / "download"], tmp_path / place, PrepareOptions(tile_size=32, splits=splits))
+    assert [path.name for path in (tmp_path / "part").glob(f"{split}.txt")] == [f"{split}.txt"]
+    assert {path.name for path in (tmp_path / "part/img_dir").iterdir()} == {split}
+    for path in (tmp_path / "part").rglob("*.png"):
+        assert path.read_bytes() == (tmp_path / "all" / path.relative_to(tmp_path / "part")).read_bytes()
+    assert (tmp_path / f"part/{split}.txt").read_bytes() == (tmp_path / f"all/{split}.txt").read_bytes()
+
+
+def test_an_incomplete_dataset_says_how_to_take_what_is_there(tmp_path):
+    downloads.potsdam(tmp_path / "download", ("2_10",))
+    with pytest.raises(DataError, match=r"would have no val tiles\. .*prepare what is there alone: splits train\."):
+        prepare_dataset("potsdam", [tmp_path / "download"], tmp_path / "out", PrepareOptions(tile_size=32))

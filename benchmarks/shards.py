@@ -1,0 +1,135 @@
+"""Would shards of many tiles in one file feed `train` faster than the tiles that `prepare` writes?
+
+    python benchmarks/shards.py
+
+The same 512x512 tiles as PNG files (what `prepare` writes), as a TFRecord file of the encoded PNGs, and as a TFRecord
+file of raw pixels; each read alone, and followed by the benchmark's whole augmentation. TFRecord is read in order with
+interleaved decoding, which is the best case for it: a shuffle buffer and an exact resume would come on top. All files
+are in the system's cache. Prints a table in Markdown, as samples per second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.prepare import scene
+from rsseg_tf.config.schema import Augment
+from rsseg_tf.data import SampleReader
+from rsseg_tf.data.augment import augment_sample
+from rsseg_tf.datasets import POTSDAM, read_list, rgb_to_ids, windows, write_png
+
+Parse = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+
+def tiles(folder: Path) -> int:
+    """Writes the tiles of one scene of 6000x6000 and their list; returns how many bytes they take."""
+    image, mask = scene(0)
+    ids = rgb_to_ids(mask, POTSDAM.palette, ignored=[(0, 0, 0)])
+    lines = []
+    for y0, x0, y1, x1 in windows(*ids.shape, 512):
+        write_png(folder / f"{y0}_{x0}.png", image[y0:y1, x0:x1])
+        write_png(folder / f"{y0}_{x0}_label.png", ids[y0:y1, x0:x1], POTSDAM.palette)
+        lines.append(f"{y0}_{x0}.png {y0}_{x0}_label.png\n")
+    (folder / "train.txt").write_text("".join(lines), "utf-8")
+    return sum(path.stat().st_size for path in folder.glob("*.png"))
+
+
+def write_shard(path: Path, reader: SampleReader, *, raw: bool) -> int:
+    """Writes one TFRecord file and returns its bytes."""
+    with tf.io.TFRecordWriter(str(path)) as file:
+        for index, sample in enumerate(reader.samples):
+            if raw:
+                parts = [array.tobytes() for array in reader(index)]
+            else:
+                # a plain grey PNG: TensorFlow would look up the colours of an indexed one
+                label = tf.io.encode_png(reader(index)[1][..., np.newaxis]).numpy()
+                parts = [sample.image.read_bytes(), label]
+            features = {
+                name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[part]))
+                for name, part in zip(("image", "label"), parts, strict=True)
+            }
+            file.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+    return path.stat().st_size
+
+
+def parse_with(decode: Callable[[tf.Tensor, int], tf.Tensor]) -> Parse:
+    """Returns a parser of records."""
+    wanted = {name: tf.io.FixedLenFeature((), tf.string) for name in ("image", "label")}
+
+    def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        found = tf.io.parse_single_example(record, wanted)
+        return decode(found["image"], 3), decode(found["label"], 1)[..., 0]
+
+    return parse
+
+
+def rate(dataset: tf.data.Dataset, seconds: float) -> float:
+    """Returns elements per second, after some that fill buffers and start threads."""
+    elements = iter(dataset.prefetch(4))
+    for _ in range(40):
+        next(elements)
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        next(elements)
+        count += 1
+    return count / (time.perf_counter() - began)
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=8.0, help="for each row and column")
+    options = parser.parse_args()
+    augment = Augment()
+
+    def augmented(number: tf.Tensor, pair: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        image, label = pair
+        image, label = tf.cast(tf.ensure_shape(image, (None, None, 3)), tf.float32), tf.cast(label, tf.int32)
+        label = tf.ensure_shape(label, (None, None))
+        return augment_sample(
+            image, label, tf.stack([0, tf.cast(number, tf.int32)]), augment, ignore_index=255, quantise=True
+        )
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        sizes = {"PNG files": tiles(folder)}
+        reader = SampleReader(read_list(folder / "train.txt", folder), POTSDAM)
+
+        def read(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return tf.numpy_function(reader, [index % len(reader.samples)], [tf.uint8, tf.uint8], stateful=False)
+
+        def shard(name: str, *, raw: bool) -> tf.data.Dataset:
+            path = folder / f"{raw}.tfrecord"
+            sizes[name] = write_shard(path, reader, raw=raw)
+            decode = parse_with(
+                (lambda data, bands: tf.reshape(tf.io.decode_raw(data, tf.uint8), (512, 512, bands)))
+                if raw
+                else (lambda data, bands: tf.io.decode_png(data, bands))
+            )
+            return tf.data.TFRecordDataset(str(path)).repeat().map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+
+        ways = {
+            "PNG files": tf.data.Dataset.counter().map(read, num_parallel_calls=tf.data.AUTOTUNE),
+            "TFRecord of PNG": shard("TFRecord of PNG", raw=False),
+            "TFRecord of raw pixels": shard("TFRecord of raw pixels", raw=True),
+        }
+        print(f"{len(reader.samples)} tiles of 512x512, {os.cpu_count()} cores, TensorFlow {tf.__version__}\n")
+        print("| | MB | read | read and augmented | ratio to PNG files |\n|---|---|---|---|---|")
+        base = 0.0
+        for name, dataset in ways.items():
+            plain = rate(dataset, options.seconds)
+            whole = rate(dataset.enumerate().map(augmented, num_parallel_calls=tf.data.AUTOTUNE), options.seconds)
+            base = base or whole
+            print(f"| {name} | {sizes[name] / 1e6:.0f} | {plain:.0f} | {whole:.1f} | {whole / base:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
