@@ -181,12 +181,13 @@ def _zip_members(file: Path, chain: tuple[str, ...], prefix: str, scratch: Path 
             raise DataError(
                 f"{where}: {name} would take {info.file_size} bytes; at most {MAX_MEMBER_BYTES} are allowed."
             )
-        if info.is_dir() or not _is_content(name):
+        path = name.replace("\\", "/")  # some programs on Windows write names their own way
+        if path.endswith("/") or not _is_content(path):
             continue
-        if name.lower().endswith(".zip"):
-            yield from _zip_members(file, (*chain, name), f"{prefix}/{_without_zip(name)}", scratch)
+        if path.lower().endswith(".zip"):
+            yield from _zip_members(file, (*chain, name), f"{prefix}/{_without_zip(path)}", scratch)
         else:
-            yield Member(f"{prefix}/{name}", file, (*chain, name), info.file_size, info.CRC)
+            yield Member(f"{prefix}/{path}", file, (*chain, name), info.file_size, info.CRC)
 
 
 _OPEN: dict[tuple[Path, tuple[str, ...], int], tuple[zipfile.ZipFile, BinaryIO]] = {}

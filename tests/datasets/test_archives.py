@@ -54,6 +54,16 @@ def test_folder_and_zip_look_alike(tmp_path):
         assert members[1].size == 1
 
 
+def test_names_with_backslashes(tmp_path):
+    names = ["b\\x.txt", "a.txt", "__MACOSX\\x.txt", "empty\\"]
+    source = make_zip(tmp_path / "set.zip", dict.fromkeys(names, b"1"))
+    with zipfile.ZipFile(source) as file:
+        assert file.namelist() == names
+    members = list_members([source])
+    assert [member.path for member in members] == ["set/a.txt", "set/b/x.txt"]
+    assert read_member(members[1]) == b"1"
+
+
 def test_several_sources_and_relative_ones(tmp_path, monkeypatch):
     make_folder(tmp_path / "one", {"x": b"1"})
     make_folder(tmp_path / "two", {"x": b"2"})
