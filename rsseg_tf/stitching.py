@@ -90,7 +90,8 @@ class Stitcher:
 
     The edges of all tiles, prolonged, cut the scene into cells; the tiles that cover one pixel of a cell cover all of
     it. Of a grid of tiles, only the rows that two rows of tiles share wait at any time, over the width of the scene,
-    and within the current row the columns that the next tile shares.
+    and within the current row the columns that the next tile shares. Tiles at random places are put back just as well,
+    only slowly, because every edge then makes cells of its own.
     """
 
     def __init__(self, scene: TiledScene) -> None:
