@@ -135,13 +135,7 @@ def train(
             window.require_finite()
             improved = False
             if evaluation is not None:
-                hooks.on_test_begin()
-                scored = _evaluate(predict, evaluation, inference_options(config.eval), stop_requested)
-                if scored is not None:
-                    scores, pictures = scored
-                    improved = scores.miou > state.best_miou
-                    state = _with_score(state, scores.miou)
-                    hooks.on_test_end(_eval_logs(scores, state, evaluation, pictures))
+                state, improved = _score(predict, evaluation, config.eval, state, hooks, stop_requested)
             checkpoint = keeper.save(state, improved=improved)
             if stop_requested.is_set():
                 return TrainResult(state, "signal", checkpoint)
@@ -320,6 +314,26 @@ def _next(batches: Iterator[dict[str, Any]], reader: SampleReader) -> dict[str, 
         if reader.failure is not None:
             raise reader.failure from error
         raise
+
+
+def _score(
+    predict: Predict,
+    evaluation: Evaluation,
+    section: Eval,
+    state: TrainState,
+    hooks: keras.callbacks.CallbackList,
+    stop_requested: threading.Event,
+) -> tuple[TrainState, bool]:
+    """Evaluates and reports; returns the state with the score, and whether that is the best so far."""
+    hooks.on_test_begin()
+    scored = _evaluate(predict, evaluation, inference_options(section), stop_requested)
+    if scored is None:
+        return state, False
+    scores, pictures = scored
+    improved = scores.miou > state.best_miou
+    state = _with_score(state, scores.miou)
+    hooks.on_test_end(_eval_logs(scores, state, evaluation, pictures))
+    return state, improved
 
 
 def _evaluate(
