@@ -55,6 +55,7 @@ class TrainState:
         best_miou: best validation mIoU so far (0..1), -1 before the first evaluation.
         best_step: the step that reached it.
         stale_intervals: evaluations since then that were worse.
+        protocol: the evaluation protocol that the score was counted by (`rsseg_tf.protocols`).
     """
 
     step: int = 0
@@ -62,6 +63,7 @@ class TrainState:
     best_miou: float = -1.0
     best_step: int = 0
     stale_intervals: int = 0
+    protocol: str = "seed"
 
 
 def save_checkpoint(

@@ -16,6 +16,7 @@ PACKAGE = Path(rsseg_tf.__file__).parent
 ORDER = (
     "errors",
     "assets",
+    "protocols",
     "datasets",
     "config",
     "data",
@@ -25,6 +26,7 @@ ORDER = (
     "losses",
     "metrics",
     "inference",
+    "stitching",
     "weights",
     "checkpoint",
     "build",
@@ -35,7 +37,7 @@ ORDER = (
     "cli",
 )
 # What a process may do without loading a network library: describe data, read configs, count, cut and blend.
-WITHOUT_KERAS = {"errors", "assets", "datasets", "config", "metrics", "inference", "weights"}
+WITHOUT_KERAS = {"errors", "assets", "protocols", "datasets", "config", "metrics", "inference", "stitching", "weights"}
 # Everything else is pure Keras, so that models run on any of its backends.
 WITH_TENSORFLOW = {"data", "training", "predictors"}
 # Single places: the quiet first import for the command line, resizing to a size known only at run time, and dilated

@@ -17,6 +17,7 @@ from rsseg_tf.cli.options import (
     resolve_prediction,
     weights_options,
 )
+from rsseg_tf.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from rsseg_tf.metrics import SegmentationScores
@@ -26,12 +27,20 @@ __all__ = ["command"]
 
 @click.command(name="eval", cls=ManyValues)
 @weights_options
+@click.option(
+    "--protocol",
+    type=click.Choice(list(PROTOCOLS)),
+    help="What is counted. seed: every pixel of every image, as the benchmark. stitched: tiles put back into their "
+    "scenes, each pixel once. isprs5: the same on eroded labels of potsdam or vaihingen, means without clutter. "
+    "Default: the config's eval.protocol.",
+)
 @prediction_options("aug-eval")
 @click.option("--save-dir", type=Path, help="Where eval.json goes. Default: the checkpoint.")
 def command(
     model_path: str,
     config_path: str | None,
     overrides: tuple[str, ...],
+    protocol: str | None,
     save_dir: Path | None,
     precision: str,
     device: str,
@@ -40,9 +49,11 @@ def command(
 ) -> None:
     """Count a model's predictions on the validation list: mIoU, Acc, Kappa, Dice, and each class.
 
-    Prints a table and writes eval.json with the confusion matrix, ignored pixels, and macro and micro averages.
+    Prints a table and writes eval.json with the protocol, the confusion matrix, ignored pixels, and macro and micro
+    averages.
     """
-    config = load_beside(model_path, config_path, overrides)
+    chosen = [f"eval.protocol={protocol}"] if protocol else []
+    config = load_beside(model_path, config_path, (*overrides, *chosen))
     options = resolve_prediction(config, "aug_eval", values)
     from rsseg_tf.cli.samples import checked_samples
 
@@ -51,24 +62,26 @@ def command(
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
-    from rsseg_tf.evaluation import evaluate
+    from rsseg_tf.evaluation import plan_evaluation
     from rsseg_tf.predictors import checkpoint_predictor
 
+    evaluation = plan_evaluation(config, samples)
     choose_device(device, gpus)
     predict = checkpoint_predictor(Path(model_path), config, precision=precision)
     console = Console()
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task("Evaluating", total=len(samples))
-        scores = evaluate(predict, samples, config.dataset.spec, options, observe=lambda *_: progress.advance(task))
+        scores = evaluation.run(predict, options, observe=lambda *_: progress.advance(task))
     console.print(
         f"[EVAL] #Images: {len(samples)} mIoU: {scores.miou:.4f} Acc: {scores.acc:.4f} Kappa: {scores.kappa:.4f} "
-        f"Dice: {scores.dice:.4f}",
+        f"Dice: {scores.dice:.4f} Protocol: {evaluation.summary}",
         soft_wrap=True, markup=False, highlight=False,
     )  # fmt: skip
-    console.print(scores_table(scores))
+    console.print(scores_table(scores, evaluation.summary))
     report = {
         "model_path": model_path,
         "dataset": config.dataset.name,
+        "protocol": evaluation.to_json(),
         "images": len(samples),
         "inference": dataclasses.asdict(options),
         "precision": precision,
@@ -79,21 +92,33 @@ def command(
     click.echo(f"Written: {target}")
 
 
-def scores_table(scores: SegmentationScores) -> Any:
-    """Returns a rich table of the per-class scores in percent."""
+def scores_table(scores: SegmentationScores, protocol: str) -> Any:
+    """Returns a rich table of the per-class scores in percent, and their means.
+
+    Args:
+        scores: what to show.
+        protocol: what it was counted by, for the title.
+    """
     from rich.table import Table
 
-    table = Table(title="Scores of each class, %")
+    table = Table(title=f"Scores of each class, %; protocol {protocol}")
     table.add_column("class")
     for column in ("IoU", "precision", "recall", "Dice", "pixels"):
         table.add_column(column, justify="right")
-    pixels = scores.confusion.sum(axis=1)
     rows = zip(
-        scores.classes, scores.class_iou, scores.class_precision, scores.class_recall, scores.class_dice, pixels,
-        strict=True,
+        scores.classes, scores.in_means, scores.class_iou, scores.class_precision, scores.class_recall,
+        scores.class_dice, scores.label_pixels, strict=True,
     )  # fmt: skip
-    for name, iou, precision, recall, dice, count in rows:
-        table.add_row(name, *(f"{100 * value:.2f}" for value in (iou, precision, recall, dice)), f"{count:,}")
+    for name, in_means, *values, count in rows:
+        table.add_row(
+            name if in_means else f"{name} (not in the means)",
+            *(f"{100 * value:.2f}" for value in values),
+            f"{count:,}",
+            style=None if in_means else "dim",
+        )
+    table.add_section()
+    means = (scores.miou, scores.macro_precision, scores.macro_recall, scores.dice)
+    table.add_row(f"mean of {int(scores.in_means.sum())}", *(f"{100 * mean:.2f}" for mean in means), "")
     return table
 
 

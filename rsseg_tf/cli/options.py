@@ -157,7 +157,7 @@ def resolve_prediction(config: Config, switch: str, values: dict[str, Any]) -> I
     from rsseg_tf.errors import ConfigError
     from rsseg_tf.inference import InferenceOptions
 
-    options = config.eval.model_dump()
+    options = config.eval.model_dump(exclude={"protocol"})
     augmentation = {name: values[name] for name in ("scales", "flip_horizontal", "flip_vertical")}
     if values["augmented"]:
         options |= augmentation | {"scales": values["scales"] or (1.0,)}

@@ -24,7 +24,11 @@ _COUNT = click.IntRange(min=1)
 @click.option("--save-dir", type=Path, default=Path("output"), show_default=True, help="Where checkpoints and logs go.")
 @click.option("--save-interval", type=_COUNT, metavar="N", help="Steps between checkpoints.")
 @click.option("--log-iters", type=_COUNT, metavar="N", help="Steps between log lines.")
-@click.option("--do-eval", is_flag=True, help="Evaluate at each checkpoint and keep the best as best_model/.")
+@click.option(
+    "--do-eval",
+    is_flag=True,
+    help="Evaluate at each checkpoint, by eval.protocol, and keep the best as best_model/.",
+)
 @click.option("--resume-model", type=Path, metavar="DIR", help="Go on from a checkpoint, e.g. output/iter_1000.")
 @click.option("--keep-checkpoint-max", type=_COUNT, metavar="N", help="How many iter_N/ to keep; the oldest go first.")
 @click.option(
@@ -79,10 +83,13 @@ def command(
     train_samples = checked_samples(config, "train")
     val_samples = checked_samples(config, "val") if do_eval else ()
 
+    from rsseg_tf.evaluation import plan_evaluation
     from rsseg_tf.training import make_strategy, train
     from rsseg_tf.training.callbacks import ConsoleLog, TensorBoardLog
     from rsseg_tf.training.loop import prepare_save_dir
 
+    if do_eval:  # train() does it again; here, so that a wrong protocol ends before --overwrite removes anything
+        plan_evaluation(config, val_samples)
     strategy = make_strategy(device, gpus or None)
     prepare_save_dir(save_dir, resume=resume_model is not None, overwrite=overwrite)
     result = train(

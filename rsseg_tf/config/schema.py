@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rsseg_tf.datasets import SPECS as DATASET_SPECS
-from rsseg_tf.datasets import DatasetSpec, custom_spec
+from rsseg_tf.datasets import TILE_NAME_PATTERNS, DatasetSpec, custom_spec
 from rsseg_tf.errors import DataError
+from rsseg_tf.protocols import PROTOCOLS, ProtocolName
 
 __all__ = [
     "FCN",
@@ -105,6 +106,14 @@ class CustomDataset(Section):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     small_classes: tuple[str, ...] = Field((), description="names of the classes that c2fnet refines")
+    tile_names: str | None = Field(None, description="where the names of tiles say their place in a scene: the pattern")
+
+    @field_validator("tile_names")
+    @classmethod
+    def _known_pattern(cls, value: str | None) -> str | None:
+        if value is not None and value not in TILE_NAME_PATTERNS:
+            raise ValueError(f"dataset.tile_names is '{value}'; it must be one of {', '.join(TILE_NAME_PATTERNS)}.")
+        return value
 
     @property
     def spec(self) -> DatasetSpec:
@@ -424,8 +433,12 @@ class Train(Section):
 
 
 class Eval(Section):
-    """How validation images are predicted, in training (`--do_eval`) and by `rsseg-tf eval`."""
+    """How validation images are predicted and counted, in training (`--do_eval`) and by `rsseg-tf eval`.
 
+    All but `protocol` are the fields of `rsseg_tf.inference.InferenceOptions`.
+    """
+
+    protocol: ProtocolName = Field("seed", description="what is counted, see rsseg_tf.protocols")
     scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
     flip_horizontal: bool = False
     flip_vertical: bool = False
@@ -470,6 +483,7 @@ class Config(Section):
             )
         self._check_classes(spec)
         self._check_losses(spec)
+        self._check_protocol(spec)
         return self
 
     def _check_classes(self, spec: DatasetSpec) -> None:
@@ -484,6 +498,15 @@ class Config(Section):
             raise ValueError(
                 f"model.name c2fnet needs classes of small objects; the dataset '{spec.name}' names none. "
                 "Use a dataset that has some (isaid), or list them in dataset.small_classes of a custom one."
+            )
+
+    def _check_protocol(self, spec: DatasetSpec) -> None:
+        allowed = PROTOCOLS[self.eval.protocol].datasets
+        if allowed and spec.name not in allowed:
+            others = [name for name, protocol in PROTOCOLS.items() if not protocol.datasets]
+            raise ValueError(
+                f"eval.protocol {self.eval.protocol} is for the datasets {' and '.join(allowed)}; the dataset is "
+                f"'{spec.name}'. Choose {' or '.join(others)}."
             )
 
     def _check_losses(self, spec: DatasetSpec) -> None:

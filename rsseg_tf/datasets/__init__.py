@@ -29,7 +29,7 @@ from rsseg_tf.datasets.preparers import (
 from rsseg_tf.datasets.rgb_masks import rgb_to_ids
 from rsseg_tf.datasets.spec import RGB, DatasetSpec, custom_spec, default_palette
 from rsseg_tf.datasets.synthetic import SYNTHETIC, generate_synthetic
-from rsseg_tf.datasets.tile_names import TILE_NAMES, parse_tile_name, tile_name
+from rsseg_tf.datasets.tile_names import TILE_NAME_PATTERNS, TILE_NAMES, parse_tile_name, tile_name
 from rsseg_tf.datasets.tiling import Window, sliding_windows, windows
 from rsseg_tf.datasets.unlabelled import UNLABELLED, prepare_unlabelled
 
@@ -44,6 +44,7 @@ __all__ = [
     "SPECS",
     "SYNTHETIC",
     "TILE_NAMES",
+    "TILE_NAME_PATTERNS",
     "UNLABELLED",
     "VAIHINGEN",
     "DatasetSpec",

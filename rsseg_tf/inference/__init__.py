@@ -9,6 +9,7 @@ from rsseg_tf.inference.logits import (
     plain_logits,
     predict_labels,
     predict_logits,
+    require_classes,
     resize_bilinear,
     slide_logits,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "predict_logits",
     "predict_paths",
     "read_scene",
+    "require_classes",
     "resize_bilinear",
     "slide_logits",
     "write_labels",

@@ -37,6 +37,7 @@ __all__ = [
     "plain_logits",
     "predict_labels",
     "predict_logits",
+    "require_classes",
     "resize_bilinear",
     "slide_logits",
 ]
@@ -247,16 +248,7 @@ def predict_labels(
         DataError: when bands or number of classes do not fit the spec; as `predict_logits`.
     """
     _check_image(pixels)
-
-    def model(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits = predict(batch)
-        if logits.shape[-1] != spec.num_classes:
-            raise DataError(
-                f"the model gives {logits.shape[-1]} classes, data set '{spec.name}' has {spec.num_classes}. "
-                "Use the data set that the model was trained on."
-            )
-        return logits
-
+    model = require_classes(predict, spec)
     if options.is_augmented or options.crop_size is None or options.stride is None:
         logits = predict_logits(model, normalise(pixels, spec), options)
         return logits.argmax(axis=-1).astype(np.uint8)
@@ -273,6 +265,26 @@ def predict_labels(
         # float32, as slide_logits returns, so that both ways agree where two classes are all but equal.
         labels[top : top + len(band)] = band.astype(np.float32).argmax(axis=-1)
     return labels
+
+
+def require_classes(predict: Predict, spec: DatasetSpec) -> Predict:
+    """Returns `predict` with a check: it raises `DataError` when the model gives another number of classes than `spec`.
+
+    Args:
+        predict: the model.
+        spec: the data set that the model should have been trained for.
+    """
+
+    def checked(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits = predict(batch)
+        if logits.shape[-1] != spec.num_classes:
+            raise DataError(
+                f"the model gives {logits.shape[-1]} classes, data set '{spec.name}' has {spec.num_classes}. "
+                "Use the data set that the model was trained on."
+            )
+        return logits
+
+    return checked
 
 
 def _slide_bands(

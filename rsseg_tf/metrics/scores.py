@@ -21,8 +21,8 @@ from rsseg_tf.errors import DataError
 __all__ = ["ABSENT_CLASS_POLICY", "SegmentationScores"]
 
 ABSENT_CLASS_POLICY = (
-    "A class in neither label nor prediction has IoU 1 and dice, precision and recall 0, and enters every macro mean, "
-    "as in the original benchmark; miou_present leaves such classes out."
+    "A class in neither label nor prediction has IoU 1 and dice, precision and recall 0, and enters the macro means "
+    "like any other, as in the original benchmark; miou_present leaves such classes out."
 )
 
 
@@ -37,14 +37,18 @@ class SegmentationScores:
         confusion: `(C, C)` int64, row = label, column = prediction, without ignored pixels.
         classes: C class names.
         ignored_pixels: pixels that were left out of `confusion`.
+        left_out: names of classes that no mean over classes takes in (`miou`, `miou_present`, `dice`, `macro_…`).
+            Their pixels are counted all the same: in the other classes' scores and in `acc`, `kappa` and `micro_iou`.
 
     Raises:
-        DataError: if the matrix is not square of integers >= 0, does not fit the class names, or counts no pixel.
+        DataError: if the matrix is not square of integers >= 0, does not fit the class names, or counts no pixel; if
+            `left_out` names something else than classes, or all of them.
     """
 
     confusion: NDArray[np.int64]
     classes: tuple[str, ...]
     ignored_pixels: int = 0
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         size = len(self.classes)
@@ -64,24 +68,31 @@ class SegmentationScores:
                 f"no pixel to score: 0 pixels counted, {self.ignored_pixels} ignored; at least one is needed. "
                 "Check the labels and the ignore index."
             )
+        strangers = [name for name in self.left_out if name not in self.classes]
+        if strangers or set(self.left_out) == set(self.classes):
+            raise DataError(
+                f"left_out must name classes, and not all of them; got {', '.join(self.left_out)} for the classes "
+                f"{', '.join(self.classes)}. Leave none out, or correct the names."
+            )
         matrix = matrix.astype(np.int64)
         matrix.setflags(write=False)
         object.__setattr__(self, "confusion", matrix)
         object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "left_out", tuple(self.left_out))
 
     @classmethod
     def merge(cls, parts: Sequence[SegmentationScores]) -> SegmentationScores:
         """Adds the counts of scores over the same classes (for instance of several images or workers)."""
         if not parts:
             raise DataError("merge needs at least one set of scores; got none.")
-        names = {part.classes for part in parts}
+        names = {(part.classes, part.left_out) for part in parts}
         if len(names) != 1:
             raise DataError(
-                f"scores to merge must have the same classes; got {len(names)} different lists. "
+                f"scores to merge must have the same classes and leave out the same; got {len(names)} different lists. "
                 "Score all parts with one data set's class names."
             )
         total = np.stack([part.confusion for part in parts]).sum(axis=0)
-        return cls(total, parts[0].classes, sum(part.ignored_pixels for part in parts))
+        return cls(total, parts[0].classes, sum(part.ignored_pixels for part in parts), parts[0].left_out)
 
     @property
     def intersection(self) -> NDArray[np.int64]:
@@ -109,6 +120,11 @@ class SegmentationScores:
         return self.union > 0
 
     @property
+    def in_means(self) -> NDArray[np.bool_]:
+        """Whether the means over classes take a class in, `(C,)`."""
+        return np.array([name not in self.left_out for name in self.classes])
+
+    @property
     def class_iou(self) -> NDArray[np.float64]:
         """Intersection over union per class; 1 for an absent class."""
         return _ratio(self.intersection, self.union, where_zero=1.0)
@@ -130,13 +146,14 @@ class SegmentationScores:
 
     @property
     def miou(self) -> float:
-        """The benchmark's mean IoU: over all classes, absent ones with 1."""
-        return float(self.class_iou.mean())
+        """The benchmark's mean IoU: over all classes that are not left out, absent ones with 1."""
+        return self._mean(self.class_iou)
 
     @property
     def miou_present(self) -> float:
-        """Mean IoU over the classes that occur in label or prediction."""
-        return float(self.class_iou[self.present].mean())
+        """Mean IoU over the classes that occur in label or prediction; nan where those are all left out."""
+        chosen = self.present & self.in_means
+        return float(self.class_iou[chosen].mean()) if chosen.any() else math.nan
 
     @property
     def micro_iou(self) -> float:
@@ -162,27 +179,29 @@ class SegmentationScores:
 
     @property
     def dice(self) -> float:
-        """The benchmark's mean dice: over all classes, absent ones with 0."""
-        return float(self.class_dice.mean())
+        """The benchmark's mean dice: over all classes that are not left out, absent ones with 0."""
+        return self._mean(self.class_dice)
 
     @property
     def macro_precision(self) -> float:
-        """Mean of the per-class precision over all classes."""
-        return float(self.class_precision.mean())
+        """Mean of the per-class precision over all classes that are not left out."""
+        return self._mean(self.class_precision)
 
     @property
     def macro_recall(self) -> float:
-        """Mean of the per-class recall over all classes."""
-        return float(self.class_recall.mean())
+        """Mean of the per-class recall over all classes that are not left out."""
+        return self._mean(self.class_recall)
 
     @property
     def macro_f1(self) -> float:
-        """Mean of the per-class F1 over all classes; the same number as `dice`."""
+        """Mean of the per-class F1 over all classes that are not left out; the same number as `dice`."""
         return self.dice
 
+    def _mean(self, values: NDArray[np.float64]) -> float:
+        return float(values[self.in_means].mean())
+
     def to_json(self) -> dict[str, Any]:
-        """Returns everything as plain Python values for `json.dump`; a kappa that is nan becomes None."""
-        kappa = self.kappa
+        """Returns everything as plain Python values for `json.dump`; numbers that are nan become None."""
         columns = zip(
             self.classes,
             self.label_pixels.tolist(),
@@ -192,9 +211,12 @@ class SegmentationScores:
             self.class_recall.tolist(),
             self.class_dice.tolist(),
             self.present.tolist(),
+            self.in_means.tolist(),
             strict=True,
         )
-        keys = ("name", "label_pixels", "prediction_pixels", "iou", "precision", "recall", "dice", "present")
+        keys = (
+            "name", "label_pixels", "prediction_pixels", "iou", "precision", "recall", "dice", "present", "in_means",
+        )  # fmt: skip
         return {
             "classes": [dict(zip(keys, values, strict=True)) for values in columns],
             "counted_pixels": int(self.confusion.sum()),
@@ -202,16 +224,21 @@ class SegmentationScores:
             "absent_class_policy": ABSENT_CLASS_POLICY,
             "macro": {
                 "miou": self.miou,
-                "miou_present": self.miou_present,
+                "miou_present": _or_none(self.miou_present),
                 "dice": self.dice,
                 "precision": self.macro_precision,
                 "recall": self.macro_recall,
                 "f1": self.macro_f1,
             },
             "micro": {"iou": self.micro_iou, "acc": self.acc},
-            "kappa": None if math.isnan(kappa) else kappa,
+            "kappa": _or_none(self.kappa),
             "confusion_matrix": {"rows": "label", "columns": "prediction", "counts": self.confusion.tolist()},
         }
+
+
+def _or_none(value: float) -> float | None:
+    """Returns None for nan, which JSON does not have."""
+    return None if math.isnan(value) else value
 
 
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64], where_zero: float) -> NDArray[np.float64]:

@@ -1,9 +1,9 @@
 """Keras callbacks for the loop.
 
 The loop calls `on_train_begin`, `on_train_batch_end(step, logs)` every `log_iters` steps with the averages since the
-last call, `on_test_begin()` and `on_test_end(logs)` around each evaluation (`logs["step"]` says when) and
-`on_train_end`. Keras makes all numbers in `logs` floats. A callback may end the run by setting
-`self.model.stop_training = True`.
+last call, `on_test_begin()` and `on_test_end(logs)` around each evaluation (`logs["step"]` says when, and
+`logs["protocol"]` what was counted) and `on_train_end`. Keras makes all numbers in `logs` floats. A callback may end
+the run by setting `self.model.stop_training = True`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class ConsoleLog(keras.callbacks.Callback):
         values = logs or {}
         self._line(
             f"[EVAL] #Images: {values['images']:.0f} mIoU: {values['miou']:.4f} Acc: {values['acc']:.4f} "
-            f"Kappa: {values['kappa']:.4f} Dice: {values['dice']:.4f}"
+            f"Kappa: {values['kappa']:.4f} Dice: {values['dice']:.4f} Protocol: {values['protocol']}"
         )
         self._line(
             f"[EVAL] The model with the best validation mIoU ({values['best_miou']:.4f}) was saved at iter "

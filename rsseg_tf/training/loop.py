@@ -26,7 +26,7 @@ from rsseg_tf.config.schema import C2FNet, Eval
 from rsseg_tf.data import SampleReader, train_batches
 from rsseg_tf.datasets import Sample
 from rsseg_tf.errors import ConfigError, TrainingError
-from rsseg_tf.evaluation import evaluate
+from rsseg_tf.evaluation import Evaluation, plan_evaluation
 from rsseg_tf.inference import InferenceOptions, Predict, as_rgb, overlay
 from rsseg_tf.metrics import SegmentationScores
 from rsseg_tf.predictors import keras_predictor
@@ -73,22 +73,25 @@ def train(
         config: the whole run.
         save_dir: where `iter_N/` and `best_model/` go.
         train_samples: what to train on.
-        val_samples: what to evaluate on every `save_interval` steps; empty for no evaluation.
+        val_samples: what to evaluate on every `save_interval` steps, by the config's `eval.protocol`; empty for no
+            evaluation.
         strategy: the devices; None for the default one.
         resume: a checkpoint to go on from.
         callbacks: Keras callbacks, called as `training.callbacks` says.
         offline: whether pre-trained weights must be in the cache already.
-        notify: called with a line for each file of pre-trained weights that was loaded.
+        notify: called with a line for each file of pre-trained weights that was loaded, and when the best score of the
+            run to resume was counted by another protocol.
 
     Returns:
         How it ended.
 
     Raises:
         TrainingError: when a loss is NaN or infinite; the message names the step and the files of the batch.
-        DataError: when a sample turns out to be wrong.
+        DataError: when a sample turns out to be wrong, or the protocol does not fit the dataset.
         WeightsError: when a checkpoint cannot be read or written.
     """
     strategy = strategy or tf.distribute.get_strategy()
+    evaluation = plan_evaluation(config, val_samples) if val_samples else None
     model, optimizer, state = _start(config, strategy, resume, offline=offline, notify=notify)
     batch_size = config.train.batch_size * strategy.num_replicas_in_sync
     reader = SampleReader(train_samples, config.dataset.spec, cache_mb=config.data.cache_mb)
@@ -131,14 +134,8 @@ def train(
 
             window.require_finite()
             improved = False
-            if val_samples:
-                hooks.on_test_begin()
-                scored = _evaluate(predict, config, val_samples, stop_requested)
-                if scored is not None:
-                    scores, pictures = scored
-                    improved = scores.miou > state.best_miou
-                    state = _with_score(state, scores.miou)
-                    hooks.on_test_end(_eval_logs(scores, state, len(val_samples), pictures))
+            if evaluation is not None:
+                state, improved = _score(predict, evaluation, config.eval, state, hooks, stop_requested)
             checkpoint = keeper.save(state, improved=improved)
             if stop_requested.is_set():
                 return TrainResult(state, "signal", checkpoint)
@@ -174,10 +171,10 @@ def _start(
         if resume is None:
             for report in load_pretrained(model, config, offline=offline):
                 notify(report.summary())
-            return model, optimizer, TrainState()
+            return model, optimizer, TrainState(protocol=config.eval.protocol)
         load_weights(model, resume)
         restore_training(model, optimizer, resume)
-    state = read_state(resume)
+    state = _with_protocol(read_state(resume), config, notify)
     if state.step >= config.train.iters:
         raise ConfigError(
             f"{resume} is at step {state.step}, and train.iters is {config.train.iters}: nothing is left to do. "
@@ -214,7 +211,7 @@ class _Keeper:
 
 def inference_options(section: Eval) -> InferenceOptions:
     """Returns how to predict, from a config's `eval` section."""
-    return InferenceOptions(**section.model_dump())
+    return InferenceOptions(**section.model_dump(exclude={"protocol"}))
 
 
 def checkpoints(save_dir: Path) -> list[Path]:
@@ -319,13 +316,34 @@ def _next(batches: Iterator[dict[str, Any]], reader: SampleReader) -> dict[str, 
         raise
 
 
+def _score(
+    predict: Predict,
+    evaluation: Evaluation,
+    section: Eval,
+    state: TrainState,
+    hooks: keras.callbacks.CallbackList,
+    stop_requested: threading.Event,
+) -> tuple[TrainState, bool]:
+    """Evaluates and reports; returns the state with the score, and whether that is the best so far."""
+    hooks.on_test_begin()
+    scored = _evaluate(predict, evaluation, inference_options(section), stop_requested)
+    if scored is None:
+        return state, False
+    scores, pictures = scored
+    improved = scores.miou > state.best_miou
+    state = _with_score(state, scores.miou)
+    hooks.on_test_end(_eval_logs(scores, state, evaluation, pictures))
+    return state, improved
+
+
 def _evaluate(
-    predict: Predict, config: Config, samples: Sequence[Sample], stop_requested: threading.Event
+    predict: Predict, evaluation: Evaluation, options: InferenceOptions, stop_requested: threading.Event
 ) -> tuple[SegmentationScores, list[np.ndarray]] | None:
     """Returns scores and pictures, or None when the run was asked to stop meanwhile: saving cannot wait then."""
-    spec = config.dataset.spec
+    spec = evaluation.spec
     pictures: list[np.ndarray] = []
-    shown = {round(i * (len(samples) - 1) / max(1, _PICTURES - 1)) for i in range(_PICTURES)}
+    last = len(evaluation.samples) - 1
+    shown = {round(i * last / max(1, _PICTURES - 1)) for i in range(_PICTURES)}
 
     def observe(index: int, image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> None:
         if index in shown:
@@ -336,13 +354,25 @@ def _evaluate(
             raise _StopRequestedError
 
     try:
-        return evaluate(predict, samples, spec, inference_options(config.eval), observe=observe), pictures
+        return evaluation.run(predict, options, observe=observe), pictures
     except _StopRequestedError:
         return None
 
 
 class _StopRequestedError(Exception):
     """Leaves an evaluation in the middle."""
+
+
+def _with_protocol(state: TrainState, config: Config, notify: Callable[[str], object]) -> TrainState:
+    """Forgets the best score of a run that is resumed with another protocol: the two cannot be compared."""
+    if state.protocol == config.eval.protocol:
+        return state
+    if state.best_step:
+        notify(
+            f"The best mIoU so far, {state.best_miou:.4f}, was counted by protocol {state.protocol}; from here on "
+            f"{config.eval.protocol} counts, and the best model is looked for anew."
+        )
+    return dataclasses.replace(state, best_miou=-1.0, best_step=0, stale_intervals=0, protocol=config.eval.protocol)
 
 
 def _with_score(state: TrainState, miou: float) -> TrainState:
@@ -352,11 +382,12 @@ def _with_score(state: TrainState, miou: float) -> TrainState:
 
 
 def _eval_logs(
-    scores: SegmentationScores, state: TrainState, images: int, pictures: list[np.ndarray]
+    scores: SegmentationScores, state: TrainState, evaluation: Evaluation, pictures: list[np.ndarray]
 ) -> dict[str, Any]:
     return {
         "step": state.step,
-        "images": images,
+        "images": len(evaluation.samples),
+        "protocol": evaluation.summary,
         "miou": scores.miou,
         "acc": scores.acc,
         "kappa": scores.kappa,

@@ -167,3 +167,24 @@ def test_a_config_that_does_not_exist() -> None:
     with pytest.raises(ConfigError, match=r"Did you mean 'fcn/fcn_hrnet_w18_dubai_512x512_80k\.yml'"):
         find_config("fcn/fcn_hrnet_w18_dubay_512x512_80k.yml")
     assert find_config("configs/fcn/fcn_hrnet_w18_dubai_512x512_80k.yml").is_file()
+
+
+def test_protocols_fit_the_dataset(tmp_path: Path) -> None:
+    assert load(tmp_path).eval.protocol == "seed"
+    assert load(tmp_path, "", "eval.protocol=stitched").eval.protocol == "stitched"
+    potsdam = BASE.replace("dubai", "potsdam")
+    assert load(tmp_path, "", "eval.protocol=isprs5", base=potsdam).eval.protocol == "isprs5"
+    with pytest.raises(ConfigError, match="eval.protocol must be 'seed', 'stitched' or 'isprs5'; got 'stiched'"):
+        load(tmp_path, "", "eval.protocol=stiched")
+    message = "eval.protocol isprs5 is for the datasets potsdam and vaihingen; the dataset is 'dubai'. Choose seed or "
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, "", "eval.protocol=isprs5")
+
+
+def test_tile_names_of_ones_own_data(tmp_path: Path) -> None:
+    custom = BASE.replace("{name: dubai, root: data/dubai}", "{name: custom, root: data, classes: [a, b]}")
+    assert load(tmp_path, base=custom).dataset.tile_names is None
+    config = load(tmp_path, "", "dataset.tile_names='{stem}_{y0}_{x0}'", base=custom)
+    assert config.dataset.tile_names == "{stem}_{y0}_{x0}"
+    with pytest.raises(ConfigError, match=re.escape("tile_names is '{stem}'; it must be one of {stem}_{y0}_{x0}, {s")):
+        load(tmp_path, "", "dataset.tile_names='{stem}'", base=custom)

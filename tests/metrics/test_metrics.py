@@ -156,6 +156,37 @@ def test_json_is_valid_and_complete():
     assert "IoU 1" in report["absent_class_policy"]
 
 
+def test_means_without_a_class_by_hand():
+    # Rows are labels. Clutter meets both others: it counts in their unions and in the accuracy, not in the means.
+    matrix = np.array([[6, 1, 1], [0, 4, 0], [2, 1, 5]])
+    scores = SegmentationScores(matrix, ("road", "roof", "clutter"), 7, left_out=("clutter",))
+    whole = SegmentationScores(matrix, ("road", "roof", "clutter"), 7)
+    assert scores.in_means.tolist() == [True, True, False]
+    assert scores.class_iou.tolist() == whole.class_iou.tolist() == pytest.approx([6 / 10, 4 / 6, 5 / 9])
+    assert scores.miou == scores.miou_present == pytest.approx((6 / 10 + 4 / 6) / 2)
+    assert scores.dice == scores.macro_f1 == pytest.approx((12 / 16 + 8 / 10) / 2)
+    assert scores.macro_precision == pytest.approx((6 / 8 + 4 / 6) / 2)
+    assert scores.macro_recall == pytest.approx((6 / 8 + 4 / 4) / 2)
+    assert scores.acc == whole.acc == pytest.approx(15 / 20)
+    assert (scores.kappa, scores.micro_iou) == (whole.kappa, whole.micro_iou)
+    assert [entry["in_means"] for entry in scores.to_json()["classes"]] == [True, True, False]
+    assert SegmentationScores.merge([scores, scores]).miou == scores.miou
+    with pytest.raises(DataError, match="the same classes and leave out the same"):
+        SegmentationScores.merge([scores, whole])
+
+
+def test_where_only_left_out_classes_occur_the_mean_over_the_present_ones_is_null():
+    scores = SegmentationScores(np.array([[0, 0], [0, 3]]), ("road", "clutter"), left_out=("clutter",))
+    assert math.isnan(scores.miou_present) and scores.to_json()["macro"]["miou_present"] is None
+    assert scores.miou == 1.0
+
+
+@pytest.mark.parametrize("left_out", [("cluter",), ("a", "b"), ("a", "c")])
+def test_only_some_of_the_classes_can_be_left_out(left_out):
+    with pytest.raises(DataError, match=f"left_out must name classes, and not all of them; got {', '.join(left_out)} "):
+        SegmentationScores(np.eye(2, dtype=int), ("a", "b"), left_out=left_out)
+
+
 def test_scores_do_not_change_with_the_callers_array():
     matrix = np.eye(2, dtype=np.int64)
     scores = SegmentationScores(matrix, ("a", "b"))

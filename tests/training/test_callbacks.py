@@ -16,7 +16,8 @@ TRAIN = {
 }  # fmt: skip
 EVAL = {
     "step": 10.0, "images": 3.0, "miou": 0.641, "acc": 0.9, "kappa": 0.8, "dice": 0.7, "iou/road": 0.5,
-    "best_miou": 0.65, "best_step": 5.0, "pictures": [np.zeros((4, 12, 3), np.uint8)],
+    "protocol": "stitched (2 scenes)", "best_miou": 0.65, "best_step": 5.0,
+    "pictures": [np.zeros((4, 12, 3), np.uint8)],
 }  # fmt: skip
 
 
@@ -31,7 +32,7 @@ def test_log_lines_have_the_known_shape() -> None:
     assert lines == [
         "[TRAIN] epoch: 2, iter: 10/80000, loss: 1.2346, lr: 0.009990, batch_cost: 0.5000, reader_cost: 0.00100, "
         "ips: 8.0000 samples/sec | ETA 11:06:35",
-        "[EVAL] #Images: 3 mIoU: 0.6410 Acc: 0.9000 Kappa: 0.8000 Dice: 0.7000",
+        "[EVAL] #Images: 3 mIoU: 0.6410 Acc: 0.9000 Kappa: 0.8000 Dice: 0.7000 Protocol: stitched (2 scenes)",
         "[EVAL] The model with the best validation mIoU (0.6500) was saved at iter 5.",
     ]
 
