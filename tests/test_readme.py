@@ -22,7 +22,12 @@ COMMANDS = [line for kind, text in BLOCKS if not kind for line in text.splitline
 PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 YAML = [text for kind, text in BLOCKS if kind == "yaml"]
 DOCUMENTS = [
-    path for path in ROOT.rglob("*.md") if not {".venv", "quickstart", "build"} & set(path.relative_to(ROOT).parts)
+    path
+    for path in ROOT.rglob("*.md")
+    if not any(
+        part in {"quickstart", "build", "output", "data", "node_modules"} or part.startswith(".")
+        for part in path.relative_to(ROOT).parts
+    )
 ]
 
 
