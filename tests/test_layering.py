@@ -25,6 +25,7 @@ ORDER = (
     "losses",
     "metrics",
     "inference",
+    "checking",
     "weights",
     "checkpoint",
     "build",
@@ -35,7 +36,7 @@ ORDER = (
     "cli",
 )
 # What a process may do without loading a network library: describe data, read configs, count, cut and blend.
-WITHOUT_KERAS = {"errors", "assets", "datasets", "config", "metrics", "inference", "weights"}
+WITHOUT_KERAS = {"errors", "assets", "datasets", "config", "metrics", "inference", "checking", "weights"}
 # Everything else is pure Keras, so that models run on any of its backends.
 WITH_TENSORFLOW = {"data", "training", "predictors"}
 # Single places: the quiet first import for the command line, resizing to a size known only at run time, and dilated
