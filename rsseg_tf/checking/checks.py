@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from rsseg_tf.checking.evidence import Evidence, listing
-from rsseg_tf.checking.findings import Finding
+from rsseg_tf.checking.evidence import Evidence
+from rsseg_tf.checking.findings import Finding, listing
 from rsseg_tf.checking.samples import ImageFacts, LabelFacts
 from rsseg_tf.checking.statistics import Moments
 from rsseg_tf.datasets.dubai import IGNORED_COLOURS

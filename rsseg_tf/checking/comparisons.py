@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
-from rsseg_tf.checking.evidence import Evidence, listing
-from rsseg_tf.checking.findings import Finding
+from rsseg_tf.checking.evidence import Evidence
+from rsseg_tf.checking.findings import Finding, listing
 from rsseg_tf.checking.fingerprints import Fingerprint, NearPair, near_pairs
 from rsseg_tf.checking.places import Place, overlaps
 

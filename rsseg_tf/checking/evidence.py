@@ -11,7 +11,7 @@ from rsseg_tf.checking.samples import SampleFacts
 from rsseg_tf.checking.targets import Target, shown
 from rsseg_tf.datasets.listing import Sample
 
-__all__ = ["Evidence", "distinct_samples", "listing"]
+__all__ = ["Evidence", "distinct_samples"]
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,3 @@ def distinct_samples(target: Target) -> tuple[tuple[Sample, ...], dict[str, tupl
         for split in target.splits
     }
     return tuple(positions), members
-
-
-def listing(names: Iterable[str], most: int = 3) -> str:
-    """Returns names for a sentence: ``a, b and c``, or ``a, b, c and 4 more``."""
-    known = list(names)
-    if len(known) > most:
-        return f"{', '.join(known[:most])} and {len(known) - most} more"
-    return " and ".join(part for part in (", ".join(known[:-1]), known[-1]) if part) if known else "none"

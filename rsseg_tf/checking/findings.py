@@ -6,12 +6,12 @@ an expert would look at before training. A note is worth knowing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["KINDS", "SEVERITIES", "Finding", "Kind", "Severity"]
+__all__ = ["KINDS", "SEVERITIES", "Finding", "Kind", "Severity", "listing"]
 
 Severity = Literal["error", "warning", "note"]
 
@@ -211,3 +211,11 @@ class Finding:
     def severity(self) -> Severity:
         """How bad it is."""
         return KINDS[self.code].severity
+
+
+def listing(names: Iterable[str], most: int = 3) -> str:
+    """Returns names for a sentence: ``a, b and c``, or ``a, b, c and 4 more``."""
+    known = list(names)
+    if len(known) > most:
+        return f"{', '.join(known[:most])} and {len(known) - most} more"
+    return " and ".join(part for part in (", ".join(known[:-1]), known[-1]) if part) if known else "none"

@@ -95,16 +95,15 @@ def fingerprint(image: NDArray, absent: NDArray[np.bool_] | None = None) -> Fing
     if min(image.shape[:2]) < _SIDE:
         return None
     grey = _grey(image)
-    if absent is not None or grey.dtype != np.uint8:
-        known = np.isfinite(grey) if absent is None else np.isfinite(grey) & ~absent
-        if not known.any():
-            return None
+    known = np.isfinite(grey) if absent is None else np.isfinite(grey) & ~absent
+    if not known.any():
+        return None
+    if not known.all():
         grey[~known] = grey[known].mean(dtype=np.float64)
     corner = grey[:-1, :-1]
     edges = ((corner != grey[:-1, 1:]) | (corner != grey[1:, :-1])).astype(np.float32)
     content = cv2.resize(edges, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA) > 0
-    # The mean is taken off first: large values would leave float32 no room for their differences.
-    shades = cv2.resize(grey - np.float32(grey.mean(dtype=np.float64)), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    shades = cv2.resize(_centred(grey), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     spread = float(shades.std())
     if int(content.sum()) < _LEAST_CELLS or not spread > 0:
         return None
@@ -176,6 +175,12 @@ def _grey(image: NDArray) -> NDArray:
         for band in range(1, image.shape[2]):
             total += image[:, :, band].astype(np.float32)
     return total
+
+
+def _centred(grey: NDArray) -> NDArray[np.float32]:
+    """Takes the mean off, and brings what is no byte to -1..1, so that float32 has room for it."""
+    centred = grey - np.float32(grey.mean(dtype=np.float64))
+    return centred if grey.dtype == np.uint8 else centred / max(float(np.abs(centred).max()), 1e-30)
 
 
 # --- the search ---------------------------------------------------------------------------------------------------

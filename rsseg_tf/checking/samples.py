@@ -219,7 +219,7 @@ def _is_far(nodata: float, moments: Sequence[Moments]) -> bool:
     """Tells whether a nodata value lies off the data by more than they spread: -9999, but not 0 beside 1..255."""
     low = min(band.low for band in moments)
     high = max(band.high for band in moments)
-    return not low <= high or nodata < low - (high - low) or nodata > high + (high - low)
+    return low <= high and not low - (high - low) <= nodata <= high + (high - low)
 
 
 def _constant(moments: Sequence[Moments]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rsseg_tf.checking.findings import Finding
+from rsseg_tf.checking.findings import Finding, listing
 from rsseg_tf.checking.folders import FolderSplit, find_folders
 from rsseg_tf.config import Config
 from rsseg_tf.datasets.listing import Sample, list_lines
@@ -293,8 +293,7 @@ class _Lists:
         for label, beside in images.items():
             if len(beside) > 1:
                 names = [self._name(path) for path in beside]
-                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-                message = f"{self._name(label)} stands beside {', '.join(names[:3])}{more}"
+                message = f"{self._name(label)} stands beside {listing(names)}"
                 self.findings.append(Finding("label-reused", (split,), (self._name(label), *names), message))
 
     def _note(self, code: str, split: str, path: Path, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -45,12 +46,13 @@ def in_processes(
     pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_start_worker)
     try:
         waiting = iter(items)
-        running: set[Future[Result]] = {pool.submit(work, item) for item in islice(waiting, 2 * workers)}
+        with _interrupts_held_back():  # processes start here
+            running: set[Future[Result]] = {pool.submit(work, item) for item in islice(waiting, 2 * workers)}
         while running:
             ready, running = wait(running, return_when=FIRST_COMPLETED)
             for future in ready:
-                for item in islice(waiting, 1):
-                    running.add(pool.submit(work, item))
+                with _interrupts_held_back():
+                    running |= {pool.submit(work, item) for item in islice(waiting, 1)}
                 yield future.result()
     except BrokenProcessPool as error:
         raise DataError(
@@ -59,6 +61,22 @@ def in_processes(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Keeps Ctrl-C from this thread for a moment, and for good from processes that it starts meanwhile.
+
+    A process inherits what is held back; without that, one that is still importing would print a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # not on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker() -> None:
