@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import contextlib
+import os
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +14,6 @@ from rsseg_tf.checking.findings import Finding, listing
 from rsseg_tf.checking.samples import ImageFacts, LabelFacts
 from rsseg_tf.checking.statistics import Moments
 from rsseg_tf.datasets.dubai import IGNORED_COLOURS
-from rsseg_tf.datasets.images import png_palette
 from rsseg_tf.datasets.preparers import SPECS
 from rsseg_tf.datasets.spec import RGB, unknown_ids
 
@@ -56,8 +57,10 @@ def _hint(path: Path, folders: dict[Path, dict[str, str]]) -> str:
     if "\\" in str(path):
         return "; paths are written with /, not \\"
     if path.parent not in folders:
-        entries = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
-        folders[path.parent] = {entry.stem.lower(): entry.name for entry in entries}
+        names: list[str] = []
+        with contextlib.suppress(OSError):
+            names = sorted(os.listdir(path.parent))
+        folders[path.parent] = {os.path.splitext(name)[0].lower(): name for name in names}
     other = folders[path.parent].get(path.stem.lower())
     return f"; there is {other}" if other is not None and other != path.name else ""
 
@@ -97,6 +100,9 @@ def image_findings(evidence: Evidence, measured: Sequence[Moments] | None) -> It
             high = max(band.high for band in image.moments)
             message = f"{name} reaches {high:g}; {share:.1%} of its values are above max_value {spec.max_value:g}"
             values.append(Finding("above-max-value", splits, (name,), message))
+        if spec and (low := min(band.low for band in image.moments)) < -spec.max_value:
+            message = f"{name} reaches {low:g}, further below 0 than max_value {spec.max_value:g} is above it"
+            values.append(Finding("nodata-values", splits, (name,), message))
         if small := _too_small(image, evidence.target.crop_size) if "train" in splits else "":
             yield Finding("small-image", ("train",), (name,), f"{name} {small}")
     yield from values
@@ -168,6 +174,7 @@ def label_findings(evidence: Evidence) -> Iterator[Finding]:
         yield from _shifted(present, evidence)
     if labels and not is_mask:
         yield from _absent(evidence)
+    yield from _palette_conflicts(labels, evidence)
     yield from _known_colours(evidence, strangers, labels)
 
 
@@ -219,17 +226,38 @@ def _absent(evidence: Evidence) -> Iterator[Finding]:
             yield Finding("class-absent", lacking, (), message)
 
 
+def _palette_conflicts(labels: Mapping[Path, tuple[int, LabelFacts]], evidence: Evidence) -> Iterator[Finding]:
+    """Yields the ids that stand for several colours in palette PNGs, or for the colour of another class."""
+    expected = evidence.target.expected
+    holders: defaultdict[int, dict[RGB, Path]] = defaultdict(dict)  # the first label with each colour of each id
+    for path, (_, label) in labels.items():
+        for value, colour in label.colours.items():
+            holders[value].setdefault(colour, path)
+    classes = dict(zip(expected.spec.palette, expected.spec.classes, strict=True)) if expected.spec else {}
+    for value, colours in sorted(holders.items()):
+        if value == expected.ignore_index:
+            continue
+        if len(colours) > 1:
+            shown = [f"{colour} in {evidence.name(path)}" for colour, path in colours.items()]
+            files = tuple(dict.fromkeys(evidence.name(path) for path in colours.values()))
+            yield Finding("palette-conflict", (), files, f"id {value} is {listing(shown)}")
+        for colour, path in colours.items():
+            other = list(classes).index(colour) if colour in classes else value
+            if other != value:
+                name = evidence.name(path)
+                message = f"id {value} has the colour of class {other} ({classes[colour]}) in {name}"
+                yield Finding("palette-conflict", (), (name,), message)
+
+
 def _known_colours(
     evidence: Evidence, strangers: Sequence[Path], labels: Mapping[Path, tuple[int, LabelFacts]]
 ) -> Iterator[Finding]:
     """Yields a finding if the colours of masks, or of the palette of a label with wrong ids, are a dataset's."""
     colours = {colour for facts in evidence.facts for colour in facts.mask_colours}
-    if (known := _datasets_with(colours)) != "":
+    if known := _datasets_with(colours):
         yield Finding("label-colours", (), (), f"the colours of the masks are those of {known}")
     for path in strangers[:1]:
-        palette = png_palette(path) or ()
-        of_ids = {palette[value] for value in labels[path][1].counts if value < len(palette)}
-        if (known := _datasets_with(of_ids)) != "":
+        if known := _datasets_with(set(labels[path][1].colours.values())):
             name = evidence.name(path)
             message = f"{name} is a palette PNG; the colours of its ids are those of {known}, in another order"
             yield Finding("label-colours", (), (name,), message)

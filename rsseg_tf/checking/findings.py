@@ -83,7 +83,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "not-finite": Kind("error", "Images hold NaN or infinite values.", "Replace them with a number."),
         "nodata-values": Kind(
             "warning",
-            "Images hold values that the file declares to be no data, far from those of data.",
+            "Images hold values such as -9999 that stand for no data, far from those of data.",
             "Training takes them as brightness: replace them with 0 and give these pixels the ignored id.",
         ),
         "above-max-value": Kind(
@@ -133,6 +133,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "error",
             "Labels hold ids that are neither a class nor the ignored one.",
             "Correct the labels, or the class list.",
+        ),
+        "palette-conflict": Kind(
+            "warning",
+            "The palettes of labels contradict each other or the dataset: one id stands for several colours.",
+            "Look at the labels (--sheet). If each has ids of its own, convert their colours with rgb_to_ids.",
         ),
         "ids-shifted": Kind(
             "error",

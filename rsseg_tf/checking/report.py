@@ -15,7 +15,7 @@ from rsseg_tf.checking.findings import KINDS, SEVERITIES, Finding, Severity
 from rsseg_tf.checking.fingerprints import MAX_DISTANCE
 from rsseg_tf.checking.samples import inspect_samples
 from rsseg_tf.checking.statistics import Moments, inverse_log_weights, median_frequency_weights
-from rsseg_tf.checking.targets import Target
+from rsseg_tf.checking.targets import Split, Target
 from rsseg_tf.errors import DataError, did_you_mean
 
 __all__ = ["FORMAT", "ClassCount", "Report", "SplitSummary", "check_data"]
@@ -63,7 +63,8 @@ class SplitSummary:
         classes: How often each class occurs.
         ignored_pixels: Pixels with the ignored id.
         unknown_pixels: Pixels with an id that means nothing.
-        moments: Of each band, in units of the pixel value that becomes 1.0; empty if images differ in their bands.
+        moments: Of each band of the images that have the commonest bands and type, in units of the pixel value that
+            becomes 1.0; empty if there is no image.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Report:
         splits: The splits, in their order.
         findings: What was found, errors first.
         max_value: The pixel value that becomes 1.0: the spec's, 255 for bytes, else the highest value seen.
+        class_names: Names of the classes by id; where they are not known, the ids up to the highest one seen.
         class_weights: Suggested weights by method, from the training split; empty without labels.
     """
 
@@ -101,6 +103,7 @@ class Report:
     splits: tuple[SplitSummary, ...]
     findings: tuple[Finding, ...]
     max_value: float
+    class_names: tuple[str, ...]
     class_weights: Mapping[str, tuple[float, ...]]
 
     @property
@@ -213,7 +216,7 @@ def check_data(
     evidence = Evidence(target, samples, tuple(facts), members)
     max_value = spec.max_value if spec else _max_value(evidence)
     names = _class_names(evidence)
-    splits = tuple(_summary(evidence, split.name, names, max_value) for split in target.splits)
+    splits = tuple(_summary(evidence, split, names, max_value) for split in target.splits)
     measured = splits[0].moments
     usable = measured if measured and all(band.count for band in measured) else None
     findings: list[Finding] = [
@@ -225,7 +228,7 @@ def check_data(
         *(near_duplicate_findings(evidence, near) if not set(leave_out) >= _NEAR_CODES else ()),
         *overlap_findings(evidence),
     ]
-    return Report(evidence, splits, _ordered(findings, leave_out), max_value, _weights(splits[0]))
+    return Report(evidence, splits, _ordered(findings, leave_out), max_value, names, _weights(splits[0]))
 
 
 def _ordered(findings: Iterable[Finding], leave_out: Collection[str]) -> tuple[Finding, ...]:
@@ -249,13 +252,17 @@ def _class_names(evidence: Evidence) -> tuple[str, ...]:
     expected = evidence.target.expected
     if expected.classes is not None:
         return expected.classes
-    present = {value for facts in evidence.facts if facts.label for value in facts.label.counts}
-    ids = [value for value in present if value != expected.ignore_index and value < 256]
-    return tuple(map(str, range(max(ids, default=-1) + 1)))
+    return tuple(map(str, range(max(_occurring_ids(evidence), default=-1) + 1)))
 
 
-def _summary(evidence: Evidence, split: str, names: tuple[str, ...], max_value: float) -> SplitSummary:
-    members = evidence.members[split]
+def _occurring_ids(evidence: Evidence) -> set[int]:
+    """Returns the ids of eight bits that occur in any label, but for the ignored one."""
+    present = {value for facts in evidence.facts if facts.label for value in facts.label.counts if value < 256}
+    return present - {evidence.target.expected.ignore_index}
+
+
+def _summary(evidence: Evidence, split: Split, names: tuple[str, ...], max_value: float) -> SplitSummary:
+    members = evidence.members[split.name]
     images = [image for position in members if (image := evidence.facts[position].image)]
     labels = [label for position in members if (label := evidence.facts[position].label)]
     ignored = evidence.target.expected.ignore_index
@@ -267,13 +274,15 @@ def _summary(evidence: Evidence, split: str, names: tuple[str, ...], max_value: 
             pixels[value] += count
             holders[value] += 1
             around[value] += total
+    occurring = _occurring_ids(evidence)
     everything = sum(sum(label.counts.values()) for label in labels)
     without = sum(label.counts.get(ignored, 0) for label in labels)
-    alike = len({image.bands for image in images}) == 1
+    kinds = Counter((image.bands, image.dtype) for image in images).most_common(1)
+    usual = [image for image in images if (image.bands, image.dtype) == kinds[0][0]]
     return SplitSummary(
-        name=split,
+        name=split.name,
         samples=len(members),
-        labelled=next(part.labelled for part in evidence.target.splits if part.name == split),
+        labelled=split.labelled,
         images=len(images),
         labels=len(labels),
         sizes=_counted(f"{image.width}x{image.height}" for image in images),
@@ -282,13 +291,13 @@ def _summary(evidence: Evidence, split: str, names: tuple[str, ...], max_value: 
         classes=tuple(
             ClassCount(number, name, pixels[number], holders[number], around[number])
             for number, name in enumerate(names)
-            if labels and number != ignored
+            if labels and (number in occurring or evidence.target.expected.classes is not None)
         ),
         ignored_pixels=without,
         unknown_pixels=everything - without - pixels.total(),
         moments=tuple(
-            Moments.joined(image.moments[band] for image in images).scaled(1 / max_value)
-            for band in range(images[0].bands if alike else 0)
+            Moments.joined(image.moments[band] for image in usual).scaled(1 / max_value)
+            for band in range(usual[0].bands if usual else 0)
         ),
     )
 
@@ -298,7 +307,7 @@ def _counted(values: Iterable[Value]) -> dict[Value, int]:
 
 
 def _weights(training: SplitSummary) -> dict[str, tuple[float, ...]]:
-    """Suggests class weights; none where there is nothing to count, or where an id among them is ignored."""
+    """Suggests class weights; none where there is nothing to count, or where ids are missing in between."""
     if not training.class_pixels or [entry.id for entry in training.classes] != list(range(len(training.classes))):
         return {}
     pixels = [entry.pixels for entry in training.classes]

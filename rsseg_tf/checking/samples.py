@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rsseg_tf.checking.fingerprints import Fingerprint, fingerprint
 from rsseg_tf.checking.places import Place, read_place
 from rsseg_tf.checking.statistics import Moments, look_at_band
-from rsseg_tf.datasets.images import image_kind, read_image, read_label
+from rsseg_tf.datasets.images import image_kind, png_palette, read_image, read_label
 from rsseg_tf.datasets.listing import Sample
 from rsseg_tf.datasets.processes import in_processes
 from rsseg_tf.datasets.spec import RGB
@@ -83,12 +83,14 @@ class LabelFacts:
         width: Columns.
         counts: Pixels of each id that occurs.
         digest: Equal for two labels if their ids are.
+        colours: The colours of the ids that occur, if it is a palette PNG.
     """
 
     height: int
     width: int
     counts: dict[int, int]
     digest: bytes
+    colours: dict[int, RGB]
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def inspect_sample(sample: Sample, *, limit: float | None = None) -> SampleFacts
     if sample.label is not None and _exists(sample.label, problems):
         ids, colours = _read_ids(sample.label, problems)
         if ids is not None:
-            label = _label_facts(ids)
+            label = _label_facts(ids, png_palette(sample.label) or ())
             label_place, _ = _place_of(sample.label)
     if image and label and (image.height, image.width) != (label.height, label.width):
         sizes = f"is {image.width}x{image.height} pixels, its label {label.width}x{label.height}"
@@ -276,15 +278,16 @@ def _describe_mask(pixels: NDArray) -> tuple[str, tuple[RGB, ...]]:
     return f"has {count} bands and the colours {', '.join(map(str, colours))}", colours
 
 
-def _label_facts(ids: NDArray) -> LabelFacts:
+def _label_facts(ids: NDArray, palette: Sequence[RGB]) -> LabelFacts:
     counts = np.bincount(ids.ravel())
     present = np.flatnonzero(counts)
     narrow = ids.astype(np.uint8) if ids.dtype != np.uint8 and present[-1] < 256 else ids
     return LabelFacts(
-        ids.shape[0],
-        ids.shape[1],
-        dict(zip(present.tolist(), counts[present].tolist(), strict=True)),
-        _digest(narrow),
+        height=ids.shape[0],
+        width=ids.shape[1],
+        counts=dict(zip(present.tolist(), counts[present].tolist(), strict=True)),
+        digest=_digest(narrow),
+        colours={value: palette[value] for value in present.tolist() if value < len(palette)},
     )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rsseg_tf.checking.evidence import Evidence
 from rsseg_tf.checking.report import Report
 from rsseg_tf.datasets.images import atomic_path, read_image, read_label, write_png
-from rsseg_tf.datasets.spec import RGB, custom_spec, default_palette
+from rsseg_tf.datasets.spec import MAX_CLASSES, RGB, custom_spec, default_palette
 from rsseg_tf.errors import DataError
 from rsseg_tf.inference.pictures import IGNORED_COLOUR, as_rgb, legend, resized, titled
 
@@ -66,8 +66,8 @@ def write_sheet(path: Path, report: Report, *, count: int = 12, seed: int = 0) -
     positions = choose_samples(report.evidence, count, seed)
     if not positions:
         raise DataError(f"No sample of {report.target.source} can be shown: mend the errors first.")
-    names = [entry.name for entry in report.splits[0].classes] if report.target.labelled else []
-    palette = report.target.expected.palette or default_palette(min(len(names), 255))
+    names = report.class_names[:MAX_CLASSES] if report.target.labelled else ()
+    palette = report.target.expected.palette[: len(names)] or default_palette(len(names))
     panels = [_panel(report.evidence, position, palette, names, _SIDE[suffix]) for position in positions]
     entries = _entries(report.evidence, positions, names, palette)
     title = f"{report.target.expected.name}: {len(panels)} of {len(report.evidence.samples)} samples"
@@ -110,7 +110,7 @@ def choose_samples(evidence: Evidence, count: int, seed: int) -> list[int]:
         if len(chosen) < count and not any(value in counts[position] for position in chosen):
             able = [position for position in usable if value in counts[position]][:_TRIED]
             chosen.append(max(able, key=lambda position: counts[position][value]))
-    rest = [position for position in usable if position not in set(chosen)]
+    rest = [position for position in usable if position not in chosen]
     return sorted((chosen + rest)[:count])
 
 
@@ -185,7 +185,7 @@ def _picture(panels: Sequence[_Panel], entries: Sequence[tuple[str, RGB]], title
         for start in range(0, len(cells), columns)
     ]
     grid = np.pad(np.concatenate(rows, axis=0), ((0, 0), (0, _GAP), (0, 0)), constant_values=255)
-    body = titled(_ascii(title), grid)
+    body = np.pad(titled(_ascii(title), grid[:, _GAP:]), ((0, 0), (_GAP, 0), (0, 0)), constant_values=255)
     if not entries:
         return body
     return np.concatenate([body, legend([(_ascii(name), colour) for name, colour in entries], body.shape[1])], axis=0)

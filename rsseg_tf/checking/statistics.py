@@ -67,7 +67,7 @@ class BandLook(NamedTuple):
 
     Attributes:
         moments: Of its values.
-        broken: Values that are not finite.
+        broken: Values that are not finite in float32.
         absent: Values that are declared to be no data.
         above: Values above the limit.
     """
@@ -93,7 +93,7 @@ def look_at_band(band: NDArray, nodata: float | None, limit: float | None) -> Ba
     rows = max(1, _BLOCK_PIXELS // max(1, band.shape[1]))
     for start in range(0, band.shape[0], rows):
         values = band[start : start + rows].astype(np.float64).ravel()
-        finite = np.isfinite(values)
+        finite = np.abs(values) <= np.finfo(np.float32).max  # not so for NaN; training computes in float32
         broken += values.size - int(finite.sum())
         values = values[finite]
         if nodata is not None:

@@ -179,7 +179,8 @@ def _without_validation(target: Target) -> Target:
     if not target.labelled or any(split.name == "val" for split in target.splits):
         return target
     names = tuple(split.name for split in target.splits)
-    finding = Finding("no-validation", names, (), f"{target.root} has {' and '.join(names)}, but no split named val")
+    message = f"{target.root} has no split named val, only {listing(names)}"
+    finding = Finding("no-validation", names, (), message)
     return replace(target, findings=(*target.findings, finding))
 
 

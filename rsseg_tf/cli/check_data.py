@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 # Not TensorFlow: half a second at most, and the help can name the kinds of findings.
 from rsseg_tf.checking import KINDS, MAX_DISTANCE, SEVERITIES, SHEET_SUFFIXES, check_data, write_sheet
@@ -28,7 +29,7 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 @click.command(name="check-data", cls=ManyValues)
-@click.argument("source", metavar="CONFIG|FOLDER", required=False)
+@click.argument("source", metavar="[CONFIG|FOLDER]", required=False)
 @click.option("--config", "config_path", metavar="FILE", help="Another way to name a CONFIG, as train has it.")
 @click.option(
     "--set",
@@ -56,8 +57,8 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
     default=7,
     show_default=True,
     metavar="N",
-    help="Compare images as pictures whose perceptual hashes differ in at most N of 63 bits, "
-    f"0..{MAX_DISTANCE}; more than 7 takes longer.",
+    help="Compare images as pictures if at most N of the 63 bits of their perceptual hashes differ; more than 7 takes "
+    "longer.",
 )
 @click.option(
     "--ignore",
@@ -118,12 +119,11 @@ def command(
 
     Every file is decoded. Checked are damage, sizes, bands, types and values of the pixels, ids of the labels, masks
     in colours or of 0 and 255, classes that are absent, duplicates, and pictures or ground that two splits share, also
-    if encoded again, brightened, mirrored or turned. Suggests class weights, mean and std. docs/check_data.md describes
-    all findings.
+    if encoded again, brightened, mirrored or turned. Suggests class weights, mean and std.
 
     Exit code 1 if there are errors, 0 if not.
     """
-    _check_options(leave_out, sheet)
+    _check_options(ctx, leave_out, sheet, as_json)
     target = _find_target(source, config_path, overrides, num_classes, ignore_index, unlabelled)
     try:
         report = _checked(target, near, leave_out, workers or os.cpu_count() or 1)
@@ -144,8 +144,15 @@ def command(
         ctx.exit(1)
 
 
-def _check_options(leave_out: Sequence[str], sheet: Path | None) -> None:
-    """Refuses what could not be done in the end, before hours are spent."""
+def _check_options(ctx: click.Context, leave_out: Sequence[str], sheet: Path | None, as_json: bool) -> None:
+    """Refuses what could not be done in the end, or would have no effect, before hours are spent."""
+    for name, option, needed, has_effect in (
+        ("sheet_count", "--sheet-count", "with --sheet", sheet is not None),
+        ("seed", "--seed", "with --sheet", sheet is not None),
+        ("show", "--show", "without --json", not as_json),
+    ):
+        if not has_effect and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise ConfigError(f"{option} has an effect {needed} only; leave it out.")
     for code in leave_out:
         if code not in KINDS:
             raise ConfigError(
@@ -226,7 +233,7 @@ def _print(report: Report, show: int) -> None:
     for code in dict.fromkeys(finding.code for finding in report.findings):
         _print_findings(console, [finding for finding in report.findings if finding.code == code], show)
     counts = [_counted(report.count(severity), severity) for severity in SEVERITIES]
-    _line(console, f"{', '.join(counts)}.", style="bold")
+    _line(console, f"\n{', '.join(counts)}.", style="bold")
 
 
 def _counted(count: int, severity: Severity) -> str:

@@ -200,6 +200,15 @@ CASES: dict[str, Case] = {
         ),
         ("nodata-values",), T, ("images/train_1.tif",), rf"holds its nodata value -9999 {9 * SIZE * 3} times",
     ),
+    "nodata-values, not declared": Case(
+        lambda r: (
+            as_tiffs(r, lambda pixels: pixels.astype(np.int16)),
+            write_tiff(
+                r / "images/train_1.tif", np.where(np.arange(SIZE)[:, None, None] < 9, np.int16(-9999), picture(1))
+            ),
+        ),
+        ("nodata-values",), T, ("images/train_1.tif",), "reaches -9999, further below 0 than max_value 255 is above",
+    ),
     "above-max-value": Case(
         lambda r: as_tiffs(r, lambda pixels: pixels.astype(np.uint16) * 40), ("above-max-value",) * 8, T,
         ("images/train_0.tif",), r"reaches \d+; 9\d\.\d% of its values are above max_value 255",
@@ -275,6 +284,19 @@ CASES: dict[str, Case] = {
     "label-out-of-range, 16 bits": Case(
         lambda r: write(r / LABEL, np.where(ids(1) == 2, np.uint16(256), ids(1))), ("label-out-of-range",), T,
         (LABEL,), "holds the id 256 in",
+    ),
+    "palette-conflict": Case(
+        lambda r: [
+            write_png(r / f"labels/train_{number}.png", ids(number), palette)
+            for number, palette in ((1, [(1, 1, 1), (2, 2, 2), (3, 3, 3)]), (2, [(1, 1, 1), (9, 9, 9), (3, 3, 3)]))
+        ],
+        ("palette-conflict",), (), (LABEL, "labels/train_2.png"),
+        r"id 1 is \(2, 2, 2\) in labels/train_1.png and \(9, 9, 9\) in labels/train_2.png",
+    ),
+    "palette-conflict, with the dataset": Case(
+        lambda r: write_png(r / LABEL, ids(1), [(0, 0, 0), (0, 0, 255), (0, 255, 0)]),
+        ("palette-conflict",) * 2, (), (LABEL,), r"id 1 has the colour of class 2 \(road\) in labels/train_1.png",
+        ("dataset.palette=[[0, 0, 0], [0, 255, 0], [0, 0, 255]]",),
     ),
     "ids-shifted": Case(
         lambda r: relabel(r, lambda label: np.where(label < 255, label + 1, 255).astype(np.uint8)),

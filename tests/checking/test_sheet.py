@@ -110,6 +110,18 @@ def test_unknown_ids_are_shown_and_named(root: Path, tmp_path: Path) -> None:
     assert "unknown id 900" in "".join(page.words)
 
 
+def test_splits_without_a_label_and_an_ignored_id_among_the_classes(root: Path, tmp_path: Path) -> None:
+    for path in (root / "labels").glob("train_*"):
+        path.unlink()
+    write_sheet(tmp_path / "s.html", check_folder(root))
+    assert "road" in (tmp_path / "s.html").read_text("utf-8")
+    (root / "labels.txt").unlink()
+    write_sheet(tmp_path / "t.html", check_data(target_from_folder(root, ignore_index=0)))
+    page = Page((tmp_path / "t.html").read_text("utf-8"))
+    colours = [colour for colour in (*default_palette(255)[1:3], (0, 0, 0)) if has_colour(page.pictures[1], colour)]
+    assert len(colours) == 3, "ids 1 and 2 have their colours, 0 is black"
+
+
 def test_each_class_is_shown_if_there_is_room(tmp_path: Path) -> None:
     root = write_sound(tmp_path / "data", train=30, val=1)
     for number in range(30):

@@ -38,6 +38,12 @@ def test_values_that_are_not_finite_are_counted_and_left_out() -> None:
     assert (look.moments.count, look.moments.mean, look.moments.low, look.moments.high) == (3, 3, 1, 5)
 
 
+def test_values_beyond_float32_are_not_finite_in_training() -> None:
+    look = look_at_band(np.array([[-1.7e308, 1e39, -3e38, 2.0]]), None, None)
+    assert look.broken == 2 and (look.moments.low, look.moments.high) == (-3e38, 2)
+    assert math.isfinite(look.moments.std)
+
+
 def test_blocks_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     band = np.random.default_rng(0).normal(1e6, 1, (50, 30))  # far from 0, where sums of squares would fail
     monkeypatch.setattr(statistics, "_BLOCK_PIXELS", 64)

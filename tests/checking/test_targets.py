@@ -104,8 +104,11 @@ def test_lists_without_a_description_take_the_classes_from_labels_txt(tmp_path: 
     assert codes(check_folder(root)) == ["label-out-of-range"]
     (root / "labels.txt").unlink()
     report = check_folder(root)
-    assert codes(report) == [] and [entry.name for entry in report.splits[0].classes] == list("01234")
-    assert len(report.class_weights["inverse_log"]) == 5
+    assert codes(report) == [] and [entry.name for entry in report.splits[0].classes] == list("0124")
+    assert report.class_weights == {}, "ids with gaps are no classes"
+    write(root / "labels/train_0.png", ids(0))
+    assert len(check_folder(root).class_weights["inverse_log"]) == 3
+    write(root / "labels/train_0.png", np.where(ids(0) == 2, 4, ids(0)))
     assert codes(check_data(target_from_folder(root, num_classes=3))) == ["label-out-of-range"]
 
 
@@ -126,11 +129,14 @@ def test_no_weights_are_suggested_where_an_ignored_id_lies_among_the_classes(tmp
 
 def test_images_unlike_the_others_are_found_without_a_spec(tmp_path: Path) -> None:
     root = write_sound(tmp_path)
-    write(root / "images/train_0.png", picture(0, bands=4))
+    sound = check_folder(root).splits[0].moments
+    write(root / "images/extra.png", picture(0, bands=4))
+    with (root / "train.txt").open("a") as file:
+        file.write("images/extra.png labels/train_0.png\n")
     report = check_folder(root)
-    assert codes(report) == ["band-count"] and "has 4 bands; most images have 3" in report.findings[0].message
-    assert report.splits[0].moments == (), "bands that differ have no common statistics"
-    assert len(report.splits[1].moments) == 3
+    assert codes(report) == ["band-count", "label-reused"]
+    assert "has 4 bands; most images have 3" in report.findings[0].message
+    assert report.splits[0].moments == sound, "statistics are those of the images that are alike"
 
 
 def test_the_highest_value_stands_for_1_where_nothing_says_what_does(tmp_path: Path) -> None:
@@ -177,7 +183,7 @@ def test_without_validation_nothing_can_be_said_about_leaks(tmp_path: Path) -> N
     root = write_sound(tmp_path)
     (root / "val.txt").unlink()
     report = check_folder(root)
-    assert codes(report) == ["no-validation"] and "has train, but no split named val" in report.findings[0].message
+    assert codes(report) == ["no-validation"] and "has no split named val, only train" in report.findings[0].message
 
 
 @pytest.mark.parametrize(
