@@ -27,6 +27,7 @@ ORDER = (
     "metrics",
     "inference",
     "stitching",
+    "checking",
     "weights",
     "checkpoint",
     "build",
@@ -37,7 +38,18 @@ ORDER = (
     "cli",
 )
 # What a process may do without loading a network library: describe data, read configs, count, cut and blend.
-WITHOUT_KERAS = {"errors", "assets", "protocols", "datasets", "config", "metrics", "inference", "stitching", "weights"}
+WITHOUT_KERAS = {
+    "errors",
+    "assets",
+    "protocols",
+    "datasets",
+    "config",
+    "metrics",
+    "inference",
+    "stitching",
+    "checking",
+    "weights",
+}
 # Everything else is pure Keras, so that models run on any of its backends.
 WITH_TENSORFLOW = {"data", "training", "predictors"}
 # Single places: the quiet first import for the command line, resizing to a size known only at run time, and dilated

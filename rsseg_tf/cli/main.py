@@ -17,6 +17,7 @@ __all__ = ["main"]
 # name -> (module, line in the list of commands); the order is that of the work
 _COMMANDS = {
     "prepare": ("rsseg_tf.cli.prepare", "Make tiles and lists from a dataset as it was downloaded."),
+    "check-data": ("rsseg_tf.cli.check_data", "Find what is wrong with a dataset before training does."),
     "config": ("rsseg_tf.cli.config", "Show, check, list and import configs."),
     "convert": ("rsseg_tf.cli.convert", "Turn released weights into a checkpoint."),
     "train": ("rsseg_tf.cli.train", "Train a model."),

@@ -11,6 +11,7 @@ import numpy as np
 
 from rsseg_tf.datasets import DatasetSpec, Sample, read_image, read_label
 from rsseg_tf.datasets.images import image_header
+from rsseg_tf.datasets.spec import unknown_ids
 from rsseg_tf.errors import DataError
 
 __all__ = ["SampleReader", "check_label_ids", "check_samples"]
@@ -118,7 +119,7 @@ def check_label_ids(label: np.ndarray, path: Path, spec: DatasetSpec) -> None:
     if top < spec.num_classes:
         return
     present = np.flatnonzero(np.bincount(label.ravel(), minlength=top + 1))
-    wrong = [int(i) for i in present if i >= spec.num_classes and i != spec.ignore_index]
+    wrong = unknown_ids(present, spec.num_classes, spec.ignore_index)
     if wrong:
         shown = ", ".join(map(str, wrong[:8])) + (", …" if len(wrong) > 8 else "")
         remedy = (

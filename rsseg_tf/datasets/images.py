@@ -34,6 +34,7 @@ __all__ = [
     "decode_image",
     "image_header",
     "image_kind",
+    "png_palette",
     "read_image",
     "read_label",
     "write_image",
@@ -145,6 +146,25 @@ def read_label(path: Path) -> np.ndarray:
     bands = _read_tiff(path)
     _check_single_band(bands.shape[0], str(path))
     return _as_ids(bands[0], str(path))
+
+
+def png_palette(path: Path) -> tuple[RGB, ...] | None:
+    """Reads the colours of a palette PNG, in the order of its indices.
+
+    Returns:
+        The colours; None for a PNG without a palette, and for files of other kinds.
+
+    Raises:
+        DataError: When the file is missing, of no known kind, or a damaged PNG.
+    """
+    data = _read_bytes(path)
+    if image_kind(data[:_HEAD_BYTES], str(path)) != "PNG" or _png_header(data, str(path))[3] != _PNG_PALETTE:
+        return None
+    for kind, start, end in _png_chunks(data, str(path)):
+        if kind == b"PLTE":
+            values = list(data[start:end])
+            return tuple(zip(values[0::3], values[1::3], values[2::3], strict=False))
+    return None
 
 
 def image_header(path: Path) -> ImageHeader:

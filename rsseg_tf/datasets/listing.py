@@ -15,7 +15,7 @@ from pathlib import Path
 from rsseg_tf.datasets.images import atomic_path
 from rsseg_tf.errors import DataError
 
-__all__ = ["Sample", "read_list", "write_list"]
+__all__ = ["Sample", "list_lines", "read_list", "write_list"]
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,9 @@ def read_list(list_file: Path, root: Path, *, labels: bool = True) -> tuple[Samp
         DataError: When the list is missing, no UTF-8 text, empty, has a line with a wrong number of columns, or names
             files that do not exist (all are counted, the first is named).
     """
-    try:
-        text = list_file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(f"List file {list_file} does not exist. Check the path or prepare the dataset first.") from (
-            error
-        )
-    except UnicodeDecodeError as error:
-        raise DataError(f"List file {list_file} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
-    except OSError as error:
-        raise DataError(f"List file {list_file} cannot be read: {error.strerror or error}.") from error
-
     samples: list[Sample] = []
     missing: list[tuple[int, Path]] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        columns = _columns(line)
+    for number, columns in list_lines(list_file):
         if not (len(columns) == 2 or (len(columns) == 1 and not labels)):
             wanted = "an image and a label" if labels else "an image and at most a label"
             raise DataError(
@@ -77,6 +63,29 @@ def read_list(list_file: Path, root: Path, *, labels: bool = True) -> tuple[Samp
             f"the first is {path} (line {number}). Paths are relative to the root {root}; check it."
         )
     return tuple(samples)
+
+
+def list_lines(list_file: Path) -> list[tuple[int, list[str]]]:
+    """Returns the lines of a list file that name something: their numbers, from 1, and their columns.
+
+    Raises:
+        DataError: When the file is missing or is no UTF-8 text.
+    """
+    try:
+        text = list_file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"List file {list_file} does not exist. Check the path or prepare the dataset first.") from (
+            error
+        )
+    except UnicodeDecodeError as error:
+        raise DataError(f"List file {list_file} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
+    except OSError as error:
+        raise DataError(f"List file {list_file} cannot be read: {error.strerror or error}.") from error
+    return [
+        (number, _columns(line))
+        for number, line in enumerate(text.split("\n"), start=1)
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
 
 
 def write_list(path: Path, samples: Iterable[Sample], root: Path) -> None:

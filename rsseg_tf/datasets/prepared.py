@@ -29,7 +29,7 @@ import numpy as np
 import rsseg_tf
 from rsseg_tf.datasets.cutting import SceneRecord
 from rsseg_tf.datasets.listing import Sample, write_list
-from rsseg_tf.datasets.spec import DatasetSpec, custom_spec
+from rsseg_tf.datasets.spec import DatasetSpec, custom_spec, unknown_ids
 from rsseg_tf.errors import DataError
 
 __all__ = [
@@ -140,11 +140,7 @@ class PreparedFolder:
         if isinstance(self.spec, str):
             raise DataError(f"Dataset '{self.spec}' has no labels; got one for {name}.")
         counts = np.bincount(label.ravel(), minlength=256)
-        strangers = [
-            value
-            for value in np.flatnonzero(counts)
-            if value >= self.spec.num_classes and value != self.spec.ignore_index
-        ]
+        strangers = unknown_ids(np.flatnonzero(counts), self.spec.num_classes, self.spec.ignore_index)
         if strangers:
             raise DataError(
                 f"{name} holds label {strangers[0]} ({counts[strangers[0]]} pixels); dataset '{self.spec.name}' allows "

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +34,7 @@ from rsseg_tf.datasets.prepared import (
     read_description,
     replace_folder,
 )
+from rsseg_tf.datasets.processes import in_processes
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import DataError
 
@@ -124,7 +121,9 @@ class Workspace:
         prepared = PreparedFolder(self.folder, spec, needed)
         for split in {scene.split for scene in scenes}:
             prepared.open_split(split)
-        for outcomes in _cut_all(todo, plan, self.folder, self.scratch, workers or os.cpu_count() or 1):
+        workers = workers or os.cpu_count() or 1
+        cut = functools.partial(_cut_chunk, plan=plan, folder=self.folder, scratch=self.scratch)
+        for outcomes in in_processes(cut, list(_chunks(todo, workers)), workers, kept="finished scenes are kept"):
             fresh = [outcome for outcome in outcomes if isinstance(outcome, SceneRecord)]
             self._enter(fresh)
             records |= {(record.split, record.stem): record for record in fresh}
@@ -282,38 +281,7 @@ def _off_palette(scenes: Sequence[Scene], records: Mapping[tuple[str, str], Scen
     return complaints
 
 
-# --- processes ----------------------------------------------------------------------------------------------------
-
-
-def _cut_all(
-    scenes: Sequence[Scene], plan: CutPlan, folder: Path, scratch: Path, workers: int
-) -> Iterator[list[Outcome]]:
-    """Yields the outcomes of chunks of scenes as they are ready."""
-    chunks = list(_chunks(scenes, workers))
-    if min(workers, len(chunks)) <= 1:
-        for chunk in chunks:
-            yield _cut_chunk(chunk, plan, folder, scratch)
-        return
-    context = multiprocessing.get_context("spawn")  # a forked copy of threads in OpenCV and GDAL would hang
-    pool = ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context, initializer=_start_worker)
-    try:
-        waiting = iter(chunks)
-        running: set[Future[list[Outcome]]] = set()
-        for chunk in islice(waiting, 2 * workers):
-            running.add(pool.submit(_cut_chunk, chunk, plan, folder, scratch))
-        while running:
-            ready, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in ready:
-                for chunk in islice(waiting, 1):
-                    running.add(pool.submit(_cut_chunk, chunk, plan, folder, scratch))
-                yield future.result()
-    except BrokenProcessPool as error:
-        raise DataError(
-            "A worker process was killed, most likely for want of memory. Run the same command again with fewer "
-            f"--workers (now {workers}); finished scenes are kept."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+# --- chunks -------------------------------------------------------------------------------------------------------
 
 
 def _chunks(scenes: Sequence[Scene], workers: int) -> Iterator[list[Scene]]:
@@ -341,18 +309,3 @@ def _cut_chunk(scenes: Iterable[Scene], plan: CutPlan, folder: Path, scratch: Pa
         except DataError as error:
             outcomes.append(error)
     return outcomes
-
-
-def _start_worker() -> None:
-    """Readies a worker: one thread for OpenCV, and an end when the parent is gone."""
-    import cv2
-
-    cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-
-        def follow() -> None:
-            parent.join()
-            os._exit(1)
-
-        threading.Thread(target=follow, daemon=True).start()

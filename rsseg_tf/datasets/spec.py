@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rsseg_tf.errors import DataError, did_you_mean
 
-__all__ = ["MAX_CLASSES", "RGB", "DatasetSpec", "custom_spec", "default_palette"]
+__all__ = ["MAX_CLASSES", "RGB", "DatasetSpec", "custom_spec", "default_palette", "unknown_ids"]
 
 RGB = tuple[int, int, int]
 
@@ -151,6 +151,11 @@ class DatasetSpec:
                 f"Dataset '{self.name}': max_value is {self.max_value}; it must be finite and above 0. "
                 "Use 255 for uint8 images."
             )
+
+
+def unknown_ids(present: Iterable[int], num_classes: int, ignore_index: int) -> list[int]:
+    """Returns those of the label values that are neither a class, 0..num_classes-1, nor the ignored one."""
+    return [int(value) for value in present if not 0 <= value < num_classes and value != ignore_index]
 
 
 def default_palette(n: int) -> tuple[RGB, ...]:

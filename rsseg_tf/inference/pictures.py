@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import DataError
 
-__all__ = ["IGNORED_COLOUR", "OVERLAY_WEIGHT", "as_rgb", "colour_table", "colourise", "montage", "overlay"]
+__all__ = [
+    "IGNORED_COLOUR",
+    "OVERLAY_WEIGHT",
+    "as_rgb",
+    "colour_table",
+    "colourise",
+    "legend",
+    "montage",
+    "overlay",
+    "resized",
+    "titled",
+]
 
 IGNORED_COLOUR: RGB = (0, 0, 0)
 OVERLAY_WEIGHT = 0.6
@@ -168,13 +179,13 @@ def montage(
         if ids is not None:
             _check_picture(image, ids.shape)
             panels.append((title, colourise(ids, palette, ignore_index=ignore_index)))
-    parts = [_titled(title, _resized(picture, panel_side, smooth=title == "image")) for title, picture in panels]
+    parts = [titled(title, resized(picture, panel_side, smooth=title == "image")) for title, picture in panels]
     gap = np.full((parts[0].shape[0], _GAP, 3), 255, np.uint8)
     row = np.concatenate([piece for part in parts for piece in (gap, part)] + [gap], axis=1)
     entries = list(zip(classes, palette, strict=True))
     if any(ids is not None and (ids == ignore_index).any() for ids in (label, prediction)):
         entries.append(("ignored", IGNORED_COLOUR))
-    return np.concatenate([row, _legend(entries, row.shape[1])], axis=0)
+    return np.concatenate([row, legend(entries, row.shape[1])], axis=0)
 
 
 def _check_picture(image: NDArray[np.uint8], size: tuple[int, ...]) -> None:
@@ -197,7 +208,7 @@ def _stretch(band: NDArray, nodata: NDArray[np.bool_] | None) -> NDArray[np.uint
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
-def _resized(picture: NDArray[np.uint8], side: int, *, smooth: bool) -> NDArray[np.uint8]:
+def resized(picture: NDArray[np.uint8], side: int, *, smooth: bool) -> NDArray[np.uint8]:
     """Resizes so that the longer side is `side`; class colours are not mixed."""
     height, width = picture.shape[:2]
     factor = side / max(height, width)
@@ -209,14 +220,14 @@ def _resized(picture: NDArray[np.uint8], side: int, *, smooth: bool) -> NDArray[
     return cv2.resize(picture, size, interpolation=method)
 
 
-def _titled(title: str, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def titled(title: str, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Puts a line with `title` above a picture."""
     line = np.full((_LINE + 6, picture.shape[1], 3), 255, np.uint8)
     cv2.putText(line, title, (2, _LINE - 4), _FONT, _FONT_SCALE, _INK, 1, cv2.LINE_AA)
     return np.concatenate([line, picture], axis=0)
 
 
-def _legend(entries: Sequence[tuple[str, RGB]], width: int) -> NDArray[np.uint8]:
+def legend(entries: Sequence[tuple[str, RGB]], width: int) -> NDArray[np.uint8]:
     """Draws colour fields with names, in as many lines as `width` pixels need."""
     box = 14
     places: list[tuple[int, int]] = []

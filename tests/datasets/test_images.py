@@ -11,7 +11,7 @@ import rasterio
 from rasterio import Affine
 
 from rsseg_tf.datasets import atomic_path, image_header, read_image, read_label, write_png
-from rsseg_tf.datasets.images import decode_image
+from rsseg_tf.datasets.images import decode_image, png_palette
 from rsseg_tf.errors import DataError
 
 RNG = np.random.default_rng(7)
@@ -271,6 +271,18 @@ def test_indexed_label_round_trip_and_readable_by_gdal(tmp_path):
         assert file.count == 1
         np.testing.assert_array_equal(file.read(1), label)
         assert file.colormap(1)[1][:3] == PALETTE[1]
+
+
+def test_the_palette_of_a_label(tmp_path):
+    label = RNG.integers(0, 3, (5, 6), np.uint8)
+    write_png(tmp_path / "a.png", label, PALETTE)
+    assert png_palette(tmp_path / "a.png")[:3] == PALETTE
+    write_png(tmp_path / "b.png", label)
+    (tmp_path / "c.jpg").write_bytes(cv2.imencode(".jpg", label)[1].tobytes())
+    assert png_palette(tmp_path / "b.png") is None and png_palette(tmp_path / "c.jpg") is None
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    with pytest.raises(DataError, match="a damaged PNG file: it is cut short"):
+        png_palette(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from rsseg_tf.datasets import DatasetSpec, custom_spec, default_palette
+from rsseg_tf.datasets.spec import unknown_ids
 from rsseg_tf.errors import DataError
 
 GOOD = {"name": "city", "classes": ("road", "roof"), "palette": ((1, 2, 3), (4, 5, 6))}
@@ -94,3 +95,8 @@ def test_custom_spec_takes_lists():
     assert spec.mean == (0.1, 0.2, 0.3)
     assert spec.rgb_bands == (2, 1, 0)
     hash(spec)
+
+
+def test_unknown_ids_are_neither_classes_nor_ignored():
+    assert unknown_ids([-1, 0, 2, 3, 254, 255, 300], 3, 255) == [-1, 3, 254, 300]
+    assert unknown_ids([0, 1], 1, 1) == []

@@ -1,0 +1,165 @@
+"""Numbers about a dataset: mean and deviation of its bands, and class weights from its class histogram."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["BandLook", "Moments", "inverse_log_weights", "look_at_band", "median_frequency_weights"]
+
+_BLOCK_PIXELS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What is known of the values of one band.
+
+    Attributes:
+        count: Number of values: finite ones that are not declared to be no data.
+        mean: Their mean; 0 if there are none.
+        squares: Sum of their squared differences from the mean.
+        low: The lowest; infinity if there are none.
+        high: The highest; minus infinity if there are none.
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the population."""
+        return math.sqrt(self.squares / self.count) if self.count else 0.0
+
+    @staticmethod
+    def joined(parts: Iterable[Moments]) -> Moments:
+        """Returns the moments of all values together; the order of the parts decides the last bits."""
+        total = Moments()
+        for part in parts:
+            count = total.count + part.count
+            if not part.count:
+                continue
+            shift = part.mean - total.mean
+            # Chan, Golub, LeVeque: Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979.
+            total = Moments(
+                count,
+                total.mean + shift * part.count / count,
+                total.squares + part.squares + shift * shift * total.count * part.count / count,
+                min(total.low, part.low),
+                max(total.high, part.high),
+            )
+        return total
+
+    def scaled(self, factor: float) -> Moments:
+        """Returns the moments of all values times a positive factor."""
+        return Moments(self.count, self.mean * factor, self.squares * factor**2, self.low * factor, self.high * factor)
+
+
+class BandLook(NamedTuple):
+    """What one look at a band gave.
+
+    Attributes:
+        moments: Of its values.
+        broken: Values that are not finite in float32.
+        absent: Values that are declared to be no data.
+        above: Values above the limit.
+    """
+
+    moments: Moments
+    broken: int = 0
+    absent: int = 0
+    above: int = 0
+
+
+def look_at_band(band: NDArray, nodata: float | None, limit: float | None) -> BandLook:
+    """Looks at all values of one band once.
+
+    Args:
+        band: ``(H, W)`` of a real type.
+        nodata: The value that stands for no data, None if there is none.
+        limit: Values above it are counted.
+    """
+    if band.dtype.kind in "bui" and band.dtype.itemsize <= 2:
+        return _from_histogram(band, nodata, limit)
+    parts: list[Moments] = []
+    broken = absent = above = 0
+    rows = max(1, _BLOCK_PIXELS // max(1, band.shape[1]))
+    for start in range(0, band.shape[0], rows):
+        values = band[start : start + rows].astype(np.float64).ravel()
+        finite = np.abs(values) <= np.finfo(np.float32).max  # not so for NaN; training computes in float32
+        broken += values.size - int(finite.sum())
+        values = values[finite]
+        if nodata is not None:
+            data = values != nodata
+            absent += values.size - int(data.sum())
+            values = values[data]
+        if values.size:
+            mean = float(values.mean())
+            squares = float(((values - mean) ** 2).sum())
+            parts.append(Moments(values.size, mean, squares, float(values.min()), float(values.max())))
+            above += int((values > limit).sum()) if limit is not None else 0
+    return BandLook(Moments.joined(parts), broken, absent, above)
+
+
+def _from_histogram(band: NDArray, nodata: float | None, limit: float | None) -> BandLook:
+    """As `look_at_band`, for whole numbers of at most 16 bits: exact, and quicker."""
+    lowest = 0 if band.dtype.kind in "bu" else int(band.min(initial=0))
+    shifted = band.ravel() if not lowest else band.ravel().astype(np.int32) - lowest
+    counts = np.bincount(shifted)
+    values = np.arange(lowest, lowest + counts.size, dtype=np.float64)
+    absent = 0
+    if nodata is not None and lowest <= nodata < lowest + counts.size and nodata == int(nodata):
+        place = int(nodata) - lowest
+        absent = int(counts[place])
+        counts[place] = 0
+    count = int(counts.sum())
+    if not count:
+        return BandLook(Moments(), absent=absent)
+    mean = float(counts @ values) / count
+    squares = float(counts @ (values - mean) ** 2)
+    present = values[counts > 0]
+    above = int(counts[values > limit].sum()) if limit is not None else 0
+    return BandLook(Moments(count, mean, squares, float(present[0]), float(present[-1])), absent=absent, above=above)
+
+
+def median_frequency_weights(pixels: Sequence[int], pixels_around: Sequence[int]) -> tuple[float, ...]:
+    """Class weights by median frequency balancing: ``median(f) / f[c]``.
+
+    ``f[c]`` is the share of class c among the labelled pixels of the images that hold it (Eigen and Fergus, Predicting
+    Depth, Surface Normals and Semantic Labels, ICCV 2015). A class without pixels gets 1, which nothing multiplies.
+
+    Args:
+        pixels: Pixels of each class.
+        pixels_around: For each class, the labelled pixels of all images that hold it.
+    """
+    shares = [own / around if own else math.nan for own, around in zip(pixels, pixels_around, strict=True)]
+    known = [share for share in shares if not math.isnan(share)]
+    if not known:
+        return (1.0,) * len(shares)
+    median = float(np.median(known))
+    return tuple(_rounded(median / share) if not math.isnan(share) else 1.0 for share in shares)
+
+
+def inverse_log_weights(pixels: Sequence[int]) -> tuple[float, ...]:
+    """Class weights ``1 / ln(1.02 + p[c])``, with p the share of class c among all labelled pixels.
+
+    Between 1.4 (a class that covers all) and 50.5 (one that does not occur); gentler than median frequency (Paszke et
+    al., ENet, arXiv:1606.02147).
+
+    Args:
+        pixels: Pixels of each class.
+    """
+    total = sum(pixels)
+    return tuple(_rounded(1 / math.log(1.02 + (count / total if total else 0.0))) for count in pixels)
+
+
+def _rounded(value: float) -> float:
+    """Returns four significant digits, which is more than class weights need."""
+    return float(f"{value:.4g}")

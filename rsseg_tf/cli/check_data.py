@@ -1,0 +1,339 @@
+"""`rsseg-tf check-data`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+# Not TensorFlow: half a second at most, and the help can name the kinds of findings.
+from rsseg_tf.checking import KINDS, MAX_DISTANCE, SEVERITIES, SHEET_SUFFIXES, check_data, write_sheet
+from rsseg_tf.checking.sheet import choose_samples
+from rsseg_tf.cli.options import ManyValues, load
+from rsseg_tf.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rsseg_tf.checking import Finding, Report, Severity, Target
+
+__all__ = ["command"]
+
+_INTERRUPTED = 130  # what shells give for Ctrl-C
+_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+
+
+@click.command(name="check-data", cls=ManyValues)
+@click.argument("source", metavar="[CONFIG|FOLDER]", required=False)
+@click.option("--config", "config_path", metavar="FILE", help="Another way to name a CONFIG, as train has it.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change any value of the config, e.g. --set dataset.root=data/mine.",
+)
+@click.option("--unlabelled", is_flag=True, help="FOLDER: check images alone.")
+@click.option(
+    "--num-classes",
+    type=click.IntRange(1, 255),
+    metavar="N",
+    help="FOLDER: number of classes, where neither dataset.json nor labels.txt says it.",
+)
+@click.option(
+    "--ignore-index",
+    type=click.IntRange(0, 255),
+    metavar="ID",
+    help="FOLDER: label value that does not count, where dataset.json does not say it [default: 255].",
+)
+@click.option(
+    "--near",
+    type=click.IntRange(0, MAX_DISTANCE),
+    default=7,
+    show_default=True,
+    metavar="N",
+    help="Compare images as pictures if at most N of the 63 bits of their perceptual hashes differ; more than 7 takes "
+    "longer.",
+)
+@click.option(
+    "--ignore",
+    "leave_out",
+    multiple=True,
+    metavar="CODE...",
+    help="Leave out findings of these kinds, e.g. --ignore small-image near-duplicate.",
+)
+@click.option("--strict", is_flag=True, help="Exit with 1 on warnings too.")
+@click.option(
+    "--show",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Findings of each kind to print; --json has all.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON, and nothing else.")
+@click.option(
+    "--sheet", type=Path, metavar="FILE", help="Write a contact sheet of some pairs: .png, or .html that stands alone."
+)
+@click.option(
+    "--sheet-count",
+    type=click.IntRange(min=1),
+    default=12,
+    show_default=True,
+    metavar="N",
+    help="With --sheet: pairs to show; each class is among them if there is room.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="With --sheet: of the choice."
+)
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes [default: one for each core].")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    source: str | None,
+    config_path: str | None,
+    overrides: tuple[str, ...],
+    unlabelled: bool,
+    num_classes: int | None,
+    ignore_index: int | None,
+    near: int,
+    leave_out: tuple[str, ...],
+    strict: bool,
+    show: int,
+    as_json: bool,
+    sheet: Path | None,
+    sheet_count: int,
+    seed: int,
+    workers: int | None,
+) -> None:
+    """Find what is wrong with a dataset before hours of training do.
+
+    CONFIG is a YAML file or the name of a shipped config; its lists are checked against its dataset section. FOLDER
+    is a prepared dataset, a folder with train.txt and val.txt, or one with images and labels in folders of their own
+    (images/ and labels/, img_dir/ and ann_dir/, each with train/ and val/ or without), which are paired by name.
+
+    Every file is decoded. Checked are damage, sizes, bands, types and values of the pixels, ids of the labels, masks
+    in colours or of 0 and 255, classes that are absent, duplicates, and pictures or ground that two splits share, also
+    if encoded again, brightened, mirrored or turned. Suggests class weights, mean and std.
+
+    Exit code 1 if there are errors, 0 if not.
+    """
+    _check_options(ctx, leave_out, sheet, as_json)
+    target = _find_target(source, config_path, overrides, num_classes, ignore_index, unlabelled)
+    try:
+        report = _checked(target, near, leave_out, workers or os.cpu_count() or 1)
+    except KeyboardInterrupt:
+        click.echo("Stopped.", err=True)
+        ctx.exit(_INTERRUPTED)
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
+    else:
+        _print(report, show)
+    if sheet is not None:
+        if choose_samples(report.evidence, 1, seed):
+            write_sheet(sheet, report, count=sheet_count, seed=seed)
+            click.echo(f"Written: {sheet}", err=as_json)
+        else:
+            click.echo(f"Not written: {sheet}, because no sample could be read.", err=True)
+    if report.count("error") or (strict and report.count("warning")):
+        ctx.exit(1)
+
+
+def _check_options(ctx: click.Context, leave_out: Sequence[str], sheet: Path | None, as_json: bool) -> None:
+    """Refuses what could not be done in the end, or would have no effect, before hours are spent."""
+    for name, option, needed, has_effect in (
+        ("sheet_count", "--sheet-count", "with --sheet", sheet is not None),
+        ("seed", "--seed", "with --sheet", sheet is not None),
+        ("show", "--show", "without --json", not as_json),
+    ):
+        if not has_effect and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise ConfigError(f"{option} has an effect {needed} only; leave it out.")
+    for code in leave_out:
+        if code not in KINDS:
+            raise ConfigError(
+                f"--ignore {code}: there is no such kind of finding.{did_you_mean(code, KINDS)} Allowed: "
+                f"{', '.join(KINDS)}."
+            )
+    if sheet is None:
+        return
+    if sheet.suffix.lower() not in SHEET_SUFFIXES:
+        raise ConfigError(f"--sheet writes {' or '.join(SHEET_SUFFIXES)} files; got {sheet}. Change the suffix.")
+    try:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{sheet} cannot be written: {error.strerror or error}. Choose another place.") from error
+
+
+def _find_target(
+    source: str | None,
+    config_path: str | None,
+    overrides: tuple[str, ...],
+    num_classes: int | None,
+    ignore_index: int | None,
+    unlabelled: bool,
+) -> Target:
+    """Returns what the user named."""
+    from rsseg_tf.checking import target_from_config, target_from_folder
+
+    if (source is None) == (config_path is None):
+        raise ConfigError("Name one thing to check: a folder or a config, e.g. rsseg-tf check-data data/dubai.")
+    named = source or config_path or ""
+    if config_path is None and Path(named).is_dir():
+        if overrides:
+            raise ConfigError(f"--set changes a config; {named} is a folder. Leave it out.")
+        return target_from_folder(
+            Path(named), num_classes=num_classes, ignore_index=ignore_index, unlabelled=unlabelled
+        )
+    for option, given in (
+        ("--num-classes", num_classes is not None),
+        ("--ignore-index", ignore_index is not None),
+        ("--unlabelled", unlabelled),
+    ):
+        if given:
+            raise ConfigError(f"{option} goes with a folder; {named} is a config, which says what its data are.")
+    return target_from_config(load(named, overrides), named)
+
+
+def _checked(target: Target, near: int, leave_out: Sequence[str], workers: int) -> Report:
+    """Checks with a progress line."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    with Progress(
+        *Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True), transient=True
+    ) as progress:
+        task = progress.add_task(f"Checking {_printable(target.expected.name)}", total=None)
+        return check_data(
+            target,
+            near=near,
+            leave_out=leave_out,
+            workers=workers,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def _print(report: Report, show: int) -> None:
+    from rich.console import Console
+
+    console = Console()
+    console.print(_splits_table(report))
+    if report.class_weights or any(split.classes for split in report.splits):
+        console.print(_classes_table(report))
+    _print_suggestions(console, report)
+    if report.findings:
+        console.print(_findings_table(report))
+    for code in dict.fromkeys(finding.code for finding in report.findings):
+        _print_findings(console, [finding for finding in report.findings if finding.code == code], show)
+    counts = [_counted(report.count(severity), severity) for severity in SEVERITIES]
+    _line(console, f"\n{', '.join(counts)}.", style="bold")
+
+
+def _counted(count: int, severity: Severity) -> str:
+    return f"{count} {severity}{'s' if count != 1 else ''}"
+
+
+def _splits_table(report: Report) -> Any:
+    from rich.table import Table
+
+    table = Table(title=_printable(f"{report.target.expected.name}: {report.target.root}"))
+    for column in ("split", "samples", "sizes", "bands", "type"):
+        table.add_column(column, justify="right" if column == "samples" else "left")
+    for split in report.splits:
+        kinds = (split.sizes, split.bands, split.dtypes)
+        table.add_row(split.name, f"{split.samples:,}", *(_kinds(values) for values in kinds))
+    return table
+
+
+def _kinds(values: Any) -> str:
+    """Says what images are: the one value of all, or the commonest ones with their numbers."""
+    if len(values) == 1:
+        return str(next(iter(values)))
+    shown = [f"{value} ({count:,})" for value, count in list(values.items())[:3]]
+    return ", ".join(shown) + (f", {len(values) - 3} more" if len(values) > 3 else "")
+
+
+def _classes_table(report: Report) -> Any:
+    from rich.table import Table
+
+    splits = [split for split in report.splits if split.labels]
+    table = Table(title="Pixels of each class, and images that hold it")
+    table.add_column("\nid", justify="right")
+    table.add_column("\nclass")
+    for split in splits:
+        for column in (f"{split.name}\npixels", "\n%", "\nimages"):
+            table.add_column(column, justify="right")
+    for row in zip(*(split.classes for split in splits), strict=True):
+        cells = [str(row[0].id), _printable(row[0].name)]
+        for split, entry in zip(splits, row, strict=True):
+            share = 100 * entry.pixels / split.class_pixels if split.class_pixels else 0.0
+            cells += [f"{entry.pixels:,}", f"{share:.2f}", f"{entry.images:,}"]
+        table.add_row(*cells)
+    for name, counts in (
+        ("ignored", [split.ignored_pixels for split in splits]),
+        ("unknown ids", [split.unknown_pixels for split in splits]),
+    ):
+        if any(counts) or name == "ignored":
+            table.add_row("", name, *(cell for count in counts for cell in (f"{count:,}", "", "")))
+    return table
+
+
+def _print_suggestions(console: Console, report: Report) -> None:
+    """Prints what can be pasted into a config."""
+    training = report.training
+    bands = training.moments
+    if bands and all(band.count for band in bands):
+        mean, std = [round(band.mean, 4) for band in bands], [round(band.std, 4) for band in bands]
+        _line(console, f"Mean and std of {training.name} for a config of custom data (max_value {report.max_value:g}):")
+        _line(console, f"  dataset: {{mean: {mean}, std: {std}}}")
+    formulas = {"median_frequency": "median(f) / f[c]", "inverse_log": "1 / ln(1.02 + p[c])"}
+    for name, weights in report.class_weights.items():
+        _line(console, f"Class weights of {training.name} by {name.replace('_', ' ')}, {formulas[name]}:")
+        _line(console, f"  loss: {{main: {{name: cross_entropy, class_weights: {list(weights)}}}}}")
+
+
+def _findings_table(report: Report) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="Findings")
+    for column in ("", "kind", "number", "where"):
+        table.add_column(column, justify="right" if column == "number" else "left")
+    for code in dict.fromkeys(finding.code for finding in report.findings):
+        found = [finding for finding in report.findings if finding.code == code]
+        severity = found[0].severity
+        counts = {split.name: sum(split.name in finding.splits for finding in found) for split in report.splits}
+        where = ", ".join(f"{split} {count:,}" for split, count in counts.items() if count)
+        table.add_row(Text(severity, style=_COLOURS[severity]), code, f"{len(found):,}", where)
+    return table
+
+
+def _print_findings(console: Console, found: Sequence[Finding], show: int) -> None:
+    """Prints the first findings of a kind, with what it means and what to do."""
+    kind = found[0].kind
+    _line(console, f"\n{kind.severity}: {found[0].code}", style=f"bold {_COLOURS[kind.severity]}")
+    _line(console, f"{kind.what} {kind.remedy}")
+    for finding in found[:show]:
+        _line(console, f"  {_printable(finding.message)}")
+    if len(found) > show:
+        _line(console, f"  … and {len(found) - show:,} more (--show {len(found)}, or --json)")
+
+
+def _line(console: Console, text: str, style: str | None = None) -> None:
+    """Prints a line as it is: not wrapped, so that names can be copied, and without reading markup in them."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False, style=style)
+
+
+def _printable(text: str) -> str:
+    """Returns a text in which file names cannot move the cursor or break the output."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in text
+    )

@@ -1,0 +1,95 @@
+"""Work in several processes, with a bounded queue and a clean end: what preparing and checking a dataset share."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import TypeVar
+
+from rsseg_tf.errors import DataError
+
+__all__ = ["in_processes"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_processes(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int, *, kept: str = ""
+) -> Iterator[Result]:
+    """Yields ``work(item)`` of all items, as they are ready.
+
+    No more than two items for each process are under way, so that results do not pile up. With one process, or one
+    item, all is done in this one, in order. When the consumer stops early, or is interrupted, what is under way is
+    finished and the rest left.
+
+    Args:
+        work: A function of a module, or a `functools.partial` of one: other processes import it.
+        items: What to work on.
+        workers: Processes, at least 1.
+        kept: What to say of finished work when a process was killed, such as "finished scenes are kept".
+
+    Raises:
+        DataError: When a process was killed.
+    """
+    if min(workers, len(items)) <= 1:
+        yield from map(work, items)
+        return
+    context = multiprocessing.get_context("spawn")  # a forked copy of threads in OpenCV and GDAL would hang
+    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_start_worker)
+    try:
+        waiting = iter(items)
+        with _interrupts_held_back():  # processes start here
+            running: set[Future[Result]] = {pool.submit(work, item) for item in islice(waiting, 2 * workers)}
+        while running:
+            ready, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in ready:
+                with _interrupts_held_back():
+                    running |= {pool.submit(work, item) for item in islice(waiting, 1)}
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "A worker process was killed, most likely for want of memory. Run the same command again with fewer "
+            f"--workers (now {workers}){f'; {kept}' if kept else ''}."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Keeps Ctrl-C from this thread for a moment, and for good from processes that it starts meanwhile.
+
+    A process inherits what is held back; without that, one that is still importing would print a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # not on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker() -> None:
+    """Readies a worker: one thread for OpenCV, Ctrl-C left to the parent, and an end when the parent is gone."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def follow() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=follow, daemon=True).start()
