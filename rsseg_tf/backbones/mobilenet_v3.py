@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import keras
 
 from rsseg_tf.errors import ConfigError
-from rsseg_tf.layers import AdaptiveAveragePooling, BatchNorm
+from rsseg_tf.layers import AdaptiveAveragePooling, BatchNorm, DilatedDepthwiseConv2D
 
 __all__ = ["InvertedResidual", "mobilenet_v3", "mobilenet_v3_large", "mobilenet_v3_small"]
 
@@ -228,7 +228,8 @@ def _conv_bn(
         x = keras.layers.ZeroPadding2D((kernel_size - 1) // 2, name=f"{name}_pad")(x)
     padding = "same" if strides == 1 else "valid"
     if filters is None:
-        x = keras.layers.DepthwiseConv2D(
+        layer = DilatedDepthwiseConv2D if dilation > 1 else keras.layers.DepthwiseConv2D
+        x = layer(
             kernel_size,
             strides=strides,
             dilation_rate=dilation,
@@ -239,7 +240,9 @@ def _conv_bn(
         )(x)
     else:
         x = _conv(x, filters, kernel_size, strides=strides, padding=padding, name=name)
-    x = BatchNorm(momentum=0.99, epsilon=1e-3, name=f"{name}_bn")(x)
+    # Torchvision's epsilon, which its weights need, but not its momentum of 0.99: with that the running statistics
+    # follow so slowly that after a few hundred steps evaluation is far behind training.
+    x = BatchNorm(epsilon=1e-3, name=f"{name}_bn")(x)
     return keras.layers.Activation(activation, name=f"{name}_{activation}")(x) if activation else x
 
 
