@@ -91,6 +91,16 @@ WITHOUT_SCORE = (
     "ssl/danet_pixpro_imgnet_resnet50_isaid_512x512",
     "c2fnet/c2fnet_upernet_isaid_512x512_80k",
 )
+# Ours, for phones and boards: not in the benchmark, hence without a published score.
+FOR_DEVICES = (
+    "lraspp/lraspp_mobilenet_v3_large_isaid_512x512_80k",
+    "lraspp/lraspp_mobilenet_v3_small_isaid_512x512_80k",
+    "lraspp/lraspp_mobilenet_v3_large_potsdam_512x512_80k",
+    "lraspp/lraspp_mobilenet_v3_large_vaihingen_512x512_80k",
+    "lraspp/lraspp_mobilenet_v3_large_loveda_512x512_80k",
+    "lraspp/lraspp_mobilenet_v3_large_dubai_512x512_80k",
+    "lraspp/lraspp_mobilenet_v3_small_dubai_512x512_80k",
+)
 
 HEAD = f"""\
 # Model zoo
@@ -113,6 +123,15 @@ model, which learns; operations are those for one window of 128x128. The coarse 
 windows are looked at depends on the image.
 
 """
+FOR_DEVICES_HEAD = """
+## For phones and boards
+
+LR-ASPP on MobileNetV3, which the benchmark does not have: there is no published score. They compute what torchvision's
+do, and its weights fit. [Sizes and times](../benchmarks/edge.md) of their TFLite files.
+
+| config | mIoU (%) | Params | GFLOPs |
+|---|---|---|---|
+"""
 SMALL = ("ship", "large vehicle", "small vehicle", "helicopter", "swimming pool", "plane", "harbor")
 
 
@@ -120,7 +139,8 @@ def every_config() -> list[str]:
     """Returns the names of all configs on the page, without `.yml`."""
     names = [name for rows in BASELINES.values() for name in rows]
     names += [f"ssl/{name}" for rows in SELF_SUPERVISED.values() for name in rows]
-    return names + [f"c2fnet/c2fnet_{name}_isaid_512x512_80k" for name in C2FNET] + list(WITHOUT_SCORE)
+    names += [f"c2fnet/c2fnet_{name}_isaid_512x512_80k" for name in C2FNET]
+    return [*names, *WITHOUT_SCORE, *FOR_DEVICES]
 
 
 def measure(name: str) -> dict[str, float]:
@@ -181,7 +201,8 @@ def page(numbers: dict[str, dict[str, float]]) -> str:
         text += f"{_cost(numbers[config])} | "
         text += f"[model]({WEIGHTS}/isaid/c2fnet_{name}_isaid_512x512_80k/model.pdparams) |\n"
     text += "\n## Configs without a published score\n\n| config | Params | GFLOPs |\n|---|---|---|\n"
-    return text + "".join(f"| {_link(name)} | {_cost(numbers[name])} |\n" for name in WITHOUT_SCORE)
+    text += "".join(f"| {_link(name)} | {_cost(numbers[name])} |\n" for name in WITHOUT_SCORE)
+    return text + FOR_DEVICES_HEAD + "".join(f"| {_link(name)} | | {_cost(numbers[name])} |\n" for name in FOR_DEVICES)
 
 
 def _table(rows: dict[str, float], numbers: dict[str, dict[str, float]], place: Any) -> str:

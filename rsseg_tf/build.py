@@ -39,6 +39,8 @@ BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "resnet101_vd": backbones.resnet101_vd,
     "hrnet_w18": backbones.hrnet_w18,
     "hrnet_w48": backbones.hrnet_w48,
+    "mobilenet_v3_large": backbones.mobilenet_v3_large,
+    "mobilenet_v3_small": backbones.mobilenet_v3_small,
 }
 # Names of the original's tensors, from the names of a backbone's tensors and the section of the model.
 BACKBONE_NAMES: dict[str, Callable[[], dict[str, str]]] = {
@@ -50,6 +52,8 @@ BACKBONE_NAMES: dict[str, Callable[[], dict[str, str]]] = {
     "resnet101_vd": lambda: weights.resnet_vd_names((3, 4, 23, 3)),
     "hrnet_w18": weights.hrnet_names,
     "hrnet_w48": weights.hrnet_names,
+    "mobilenet_v3_large": weights.mobilenet_v3_names,
+    "mobilenet_v3_small": lambda: weights.mobilenet_v3_names(11, squeezed=(1, *range(4, 12))),
 }
 SEGMENTOR_NAMES: dict[str, Callable[[dict[str, str], Any], dict[str, str]]] = {
     "fcn": lambda names, _: weights.fcn_names(names),
@@ -59,6 +63,7 @@ SEGMENTOR_NAMES: dict[str, Callable[[dict[str, str], Any], dict[str, str]]] = {
     "danet": lambda names, _: weights.danet_names(names),
     "ocrnet": lambda names, _: weights.ocrnet_names(names),
     "hrnet_contrast": lambda names, _: weights.hrnet_contrast_names(names),
+    "lraspp": lambda names, _: weights.lraspp_names(names),
     "c2fnet": lambda names, _: weights.c2fnet_names(names),
 }
 SEGMENTORS: dict[str, Callable[..., keras.Model]] = {
@@ -69,6 +74,7 @@ SEGMENTORS: dict[str, Callable[..., keras.Model]] = {
     "danet": segmentors.danet,
     "ocrnet": segmentors.ocrnet,
     "hrnet_contrast": segmentors.hrnet_contrast,
+    "lraspp": segmentors.lraspp,
     "c2fnet": segmentors.c2fnet,
 }
 LOSSES: dict[str, Callable[..., Any]] = {

@@ -82,11 +82,12 @@ def parts(config: Config) -> tuple[Part, ...]:
         inner = {name: prefix + path for name, path in inner.items()}
         if not isinstance(model, C2FNet):  # whose names have their prefix already
             outer = {name: prefix + path for name, path in outer.items()}
+        whole_stem = next(name for name, path in outer.items() if path == inner[stem])
         # A whole model brings its backbone along.
         source = None if model.pretrained else model.backbone.pretrained
         return (
             Part(f"{section}.backbone", source, inner, prefix, stem, False),
-            Part(section, model.pretrained, outer, prefix, f"backbone.{stem}", True),
+            Part(section, model.pretrained, outer, prefix, whole_stem, True),
         )
 
     if isinstance(config.model, C2FNet):

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from rsseg_tf import backbones, losses, segmentors
+from tests.narrow import narrow_mobilenet_v3
 
 CLASSES = 4
 IMAGE = np.random.default_rng(0).normal(size=(2, 40, 33, 3)).astype(np.float32)
@@ -50,6 +51,7 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
     "danet": lambda: segmentors.danet(_resnet(), num_classes=CLASSES),
     "ocrnet": lambda: segmentors.ocrnet(_resnet(), num_classes=CLASSES, ocr_channels=8, key_channels=4),
     "hrnet_contrast": lambda: segmentors.hrnet_contrast(_hrnet(), num_classes=CLASSES, projection_channels=6),
+    "lraspp": lambda: segmentors.lraspp(narrow_mobilenet_v3(), num_classes=CLASSES, channels=8),
     "c2fnet": _c2fnet,
 }
 

@@ -16,13 +16,16 @@ from rsseg_tf.checkpoint import TrainState, save_checkpoint
 from rsseg_tf.config import Config
 from rsseg_tf.errors import WeightsError
 from rsseg_tf.pretrained import load_pretrained
-from rsseg_tf.weights import inflate_bands, match_names, resnet_names
+from rsseg_tf.weights import inflate_bands, match_names, mobilenet_v3_names, resnet_names
+from tests.narrow import NAMES, narrow_mobilenet_v3
 from tests.tiny import tiny_config
 from tests.weights.files import write_legacy_torch, write_pdparams, write_torch
 
 DEPTHS, WIDTHS = (1, 1, 1, 1), (4, 4, 8, 8)
 FCN = "model={name: fcn, channels: 8, backbone: {name: resnet18, pretrained: SOURCE}}"
 WHOLE = "model={name: fcn, channels: 8, backbone: {name: resnet18}, pretrained: SOURCE}"
+LRASPP = "model={name: lraspp, channels: 8, backbone: {name: mobilenet_v3_small, pretrained: SOURCE}}"
+WHOLE_LRASPP = "model={name: lraspp, channels: 8, backbone: {name: mobilenet_v3_small}, pretrained: SOURCE}"
 C2FNET = (
     "model={name: c2fnet, channels: 8, window_size: 16, training_stride: 8, windows_per_image: 2,"
     " backbone: {name: resnet18, pretrained: FINE}, coarse: {name: fcn, channels: 8, backbone: {name: resnet18},"
@@ -31,14 +34,16 @@ C2FNET = (
 
 
 @pytest.fixture(autouse=True)
-def tiny_resnet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`resnet18` of a few thousand weights, and its names."""
+def tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`resnet18` and `mobilenet_v3_small` of a few thousand weights, and their names."""
 
     def tiny(**options: Any) -> keras.Model:
         return resnet(DEPTHS, WIDTHS, bottleneck=False, **options)
 
     monkeypatch.setitem(build.BACKBONES, "resnet18", tiny)
     monkeypatch.setitem(build.BACKBONE_NAMES, "resnet18", lambda: resnet_names(DEPTHS, bottleneck=False))
+    monkeypatch.setitem(build.BACKBONES, "mobilenet_v3_small", narrow_mobilenet_v3)
+    monkeypatch.setitem(build.BACKBONE_NAMES, "mobilenet_v3_small", lambda: mobilenet_v3_names(**NAMES))
 
 
 def config_of(tmp_path: Path, model: str, source: Path | str = "null", *more: str, **sources: Path) -> Config:
@@ -55,15 +60,23 @@ def released(model: keras.Model, names: dict[str, str], seed: int = 0) -> dict[s
     tensors = {}
     for name, path in names.items():
         shape = tuple(variables[path].shape)
-        shape = (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
+        if len(shape) == 4:
+            shape = (*(shape[2:] if depthwise(path) else shape[:1:-1]), *shape[:2])
         tensors[name] = rng.uniform(0.1, 1.0, shape).astype(np.float32)
     return tensors
+
+
+def depthwise(path: str) -> bool:
+    """Whether it is the path of a depthwise kernel, whose last two axes have the original's order."""
+    return path.endswith("_depthwise/kernel")
 
 
 def assert_loaded(model: keras.Model, names: dict[str, str], tensors: dict[str, np.ndarray]) -> None:
     variables = {variable.path: variable.numpy() for variable in model.weights}
     for name, path in names.items():
-        expected = tensors[name].transpose(2, 3, 1, 0) if tensors[name].ndim == 4 else tensors[name]
+        expected = tensors[name]
+        if expected.ndim == 4:
+            expected = expected.transpose(2, 3, 0, 1) if depthwise(path) else expected.transpose(2, 3, 1, 0)
         np.testing.assert_array_equal(variables[path], expected, err_msg=name)
 
 
@@ -88,6 +101,18 @@ def test_a_backbone_of_paddle_with_its_classifier(tmp_path: Path, backbone: Any)
     assert report.summary().endswith("(paddle); 2 tensors of the file are not part of it")
 
 
+def as_torch_names_them(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns tensors under torch's names for statistics, with its counters."""
+    torch_names = {"_mean": "running_mean", "_variance": "running_var"}
+    state: dict[str, np.ndarray] = {}
+    for name, array in tensors.items():
+        head, _, last = name.rpartition(".")
+        state[f"{head}.{torch_names.get(last, last)}"] = array
+        if last == "_variance":
+            state[f"{head}.num_batches_tracked"] = np.array(5, np.int64)
+    return state
+
+
 PREFIXES = {
     "torchvision": "",
     "moco": "module.encoder_q.",
@@ -102,13 +127,7 @@ PREFIXES = {
 @pytest.mark.parametrize("write", [write_torch, write_legacy_torch])
 def test_layouts_of_torch(layout: str, write: Any, tmp_path: Path, backbone: Any) -> None:
     names, tensors = backbone
-    torch_names = {"_mean": "running_mean", "_variance": "running_var"}
-    state: dict[str, np.ndarray] = {}
-    for name, array in tensors.items():
-        head, _, last = name.rpartition(".")
-        state[f"{PREFIXES[layout]}{head}.{torch_names.get(last, last)}"] = array
-        if last == "_variance":
-            state[f"{PREFIXES[layout]}{head}.num_batches_tracked"] = np.array(5, np.int64)
+    state = {f"{PREFIXES[layout]}{name}": array for name, array in as_torch_names_them(tensors).items()}
     # What moves behind the trained encoder has the same names under another prefix.
     state |= {f"module.encoder_k.{name}": np.full_like(array, 9) for name, array in tensors.items()}
     path = write(tmp_path / "r50.pth", state, lambda inner: {"epoch": 1, "state_dict": inner})
@@ -128,6 +147,48 @@ def test_encoders_that_are_lists(backbone: Any) -> None:
     found, rest_of_file = match_names({**listed, "target_network.encoder.0.weight": tensors["conv1.weight"]}, names)
     assert found.keys() == names.keys() and rest_of_file == ("target_network.encoder.0.weight",)
     assert all(found[name] is tensors[name] for name in names)
+
+
+@pytest.mark.parametrize("layout", ["classifier", "segmentor"])
+def test_a_mobilenet_of_torchvision(layout: str, tmp_path: Path) -> None:
+    names = mobilenet_v3_names(**NAMES)
+    tensors = released(narrow_mobilenet_v3(), names)
+    state = as_torch_names_them(tensors)
+    if layout == "classifier":
+        state |= {"classifier.0.weight": np.zeros((4, 48), np.float32), "classifier.0.bias": np.zeros(4, np.float32)}
+    else:  # which keeps the list `features` as its backbone
+        state = {name.replace("features.", "backbone."): array for name, array in state.items()}
+        state |= {"classifier.cbr.0.weight": np.zeros((8, 48, 1, 1), np.float32)}
+    config = config_of(tmp_path, LRASPP, write_torch(tmp_path / "mobilenet.pth", state))
+    model = build_model(config)
+    (report,) = load_pretrained(model, config)
+    assert_loaded(model, names, tensors)
+    assert report.tensors == len(names)
+    rest = {name for name in report.skipped if not name.endswith("num_batches_tracked")}
+    assert rest and all(name.startswith("classifier.") for name in rest)
+
+
+def test_an_lraspp_of_torchvision(tmp_path: Path) -> None:
+    config = config_of(tmp_path, WHOLE_LRASPP)
+    names = weight_names(config.model)
+    assert {"backbone.0.0.weight", "classifier.cbr.0.weight", "classifier.scale.1.weight"} < names.keys()
+    tensors = released(build_model(config), names)
+    path = write_torch(tmp_path / "lraspp.pth", as_torch_names_them(tensors))
+    config = config_of(tmp_path, WHOLE_LRASPP, path)
+    model = build_model(config)
+    (report,) = load_pretrained(model, config)
+    assert_loaded(model, names, tensors)
+    assert (report.section, report.tensors) == ("model", len(model.weights))
+
+    more = config_of(
+        tmp_path, WHOLE_LRASPP, path, "dataset.bands=5", "augment.saturation_range=0.0", "augment.hue_range=0.0"
+    )
+    model = build_model(more)
+    load_pretrained(model, more)
+    stem = names.pop("backbone.0.0.weight")
+    kernel = {variable.path: variable.numpy() for variable in model.weights}[stem]
+    np.testing.assert_allclose(kernel.sum(2), tensors["backbone.0.0.weight"].sum(1).transpose(1, 2, 0), rtol=1e-5)
+    assert_loaded(model, names, tensors)
 
 
 @pytest.mark.parametrize("bands", [1, 2, 4, 5, 6])

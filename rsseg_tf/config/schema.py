@@ -18,6 +18,7 @@ from rsseg_tf.protocols import PROTOCOLS, ProtocolName
 
 __all__ = [
     "FCN",
+    "LRASPP",
     "SGD",
     "AdamW",
     "Augment",
@@ -41,6 +42,7 @@ __all__ = [
     "LovaszSoftmax",
     "LrSchedule",
     "Mixed",
+    "MobileNetV3",
     "Model",
     "OCRNet",
     "OhemCrossEntropy",
@@ -173,7 +175,15 @@ class HRNet(_Backbone):
     name: Literal["hrnet_w18", "hrnet_w48"]
 
 
-Backbone = Annotated[ResNet | ResNetVd | HRNet, Field(discriminator="name")]
+class MobileNetV3(_Backbone):
+    """MobileNetV3 for phones: depthwise convolutions, dilation by `output_stride`; `reduced_tail` halves the end."""
+
+    name: Literal["mobilenet_v3_large", "mobilenet_v3_small"]
+    output_stride: Literal[8, 16, 32] = 16
+    reduced_tail: bool = False
+
+
+Backbone = Annotated[ResNet | ResNetVd | HRNet | MobileNetV3, Field(discriminator="name")]
 
 
 class _Segmentor(Section):
@@ -246,8 +256,15 @@ class HRNetContrast(_Segmentor):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
+class LRASPP(_Segmentor):
+    """A head for phones: deepest features under a gate from their mean, joined with those of stride 8 as logits."""
+
+    name: Literal["lraspp"]
+    channels: Positive = 128
+
+
 CoarseModel = Annotated[
-    FCN | DeepLabV3Plus | PSPNet | UPerNet | DANet | OCRNet | HRNetContrast, Field(discriminator="name")
+    FCN | DeepLabV3Plus | PSPNet | UPerNet | DANet | OCRNet | HRNetContrast | LRASPP, Field(discriminator="name")
 ]
 
 
@@ -266,7 +283,8 @@ class C2FNet(_Segmentor):
 
 
 Model = Annotated[
-    FCN | DeepLabV3Plus | PSPNet | UPerNet | DANet | OCRNet | HRNetContrast | C2FNet, Field(discriminator="name")
+    FCN | DeepLabV3Plus | PSPNet | UPerNet | DANet | OCRNet | HRNetContrast | LRASPP | C2FNet,
+    Field(discriminator="name"),
 ]
 
 

@@ -12,13 +12,14 @@ __all__ = ["BatchNorm"]
 
 @keras.saving.register_keras_serializable(package="rsseg_tf")
 class BatchNorm(keras.layers.BatchNormalization):
-    """Batch normalisation over the last axis with momentum 0.9, epsilon 1e-5 and a biased running variance.
+    """Batch normalisation over the last axis with momentum 0.9 and a biased running variance.
 
     The pooled features (B, 1, 1, C) of a training batch of one image have no variance. As in the original, the layer
     then passes them on as they are and leaves its running statistics alone; Keras' own layer would return beta and
     pull the running variance towards zero. This needs the height and width of 1 to be known when the graph is built.
 
     Args:
+        epsilon: What is added to the variance; 1e-5 is the original's.
         synchronized: Whether training statistics are taken over all replicas of the batch. It may be switched on later
             by setting the attribute, before the first training step is traced. A batch is then taken to have more than
             one value per channel, so it is meant for two or more replicas.
@@ -30,13 +31,19 @@ class BatchNorm(keras.layers.BatchNormalization):
     def __init__(
         self,
         *,
+        epsilon: float = 1e-5,
         synchronized: bool = False,
         name: str | None = None,
         trainable: bool = True,
         dtype: Any = None,
     ) -> None:
         super().__init__(
-            momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name, trainable=trainable, dtype=dtype
+            momentum=0.9,
+            epsilon=epsilon,
+            synchronized=synchronized,
+            name=name,
+            trainable=trainable,
+            dtype=dtype,
         )
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -62,5 +69,6 @@ class BatchNorm(keras.layers.BatchNormalization):
             "name": self.name,
             "trainable": self.trainable,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+            "epsilon": self.epsilon,
             "synchronized": self.synchronized,
         }

@@ -28,6 +28,9 @@ _PREFIXES = (
     "encoder.",
     "model.",
 )
+# The prefix of each try, and what comes in its place: torchvision's segmentors hold the list `features` of a MobileNet
+# as their backbone.
+_TRIES = (*((prefix, "") for prefix in _PREFIXES), ("backbone.", "features."))
 # PASSL keeps some encoders as lists: positions in torch's ResNet instead of names.
 _POSITIONS = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 _STATISTICS = {"running_mean": "_mean", "running_var": "_variance"}
@@ -47,8 +50,8 @@ def match_names(
         Torch's counters `num_batches_tracked` are among the latter.
     """
     best: dict[str, str] = {}
-    for prefix in _PREFIXES:
-        found = {_benchmark_name(name[len(prefix) :]): name for name in tensors if name.startswith(prefix)}
+    for prefix, instead in _TRIES:
+        found = {_benchmark_name(instead + name[len(prefix) :]): name for name in tensors if name.startswith(prefix)}
         matched = {name: found[name] for name in wanted if name in found}
         if len(matched) > len(best):
             best = matched

@@ -4,7 +4,8 @@ Every function returns ``{name in a .pdparams file: path in keras.Model.weights}
 the builder in ``rsseg_tf.backbones`` or ``rsseg_tf.segmentors`` has. The backbones' maps carry no prefix, as in the
 released backbone weights; the segmentors' maps prefix them with ``backbone.``, as in the trained models.
 
-Source: the state dicts of paddleseg/models and contrib/RSSegBenchmark/backbones of PaddleSeg, misspellings included.
+Source: the state dicts of paddleseg/models and contrib/RSSegBenchmark/backbones of PaddleSeg, misspellings included;
+for MobileNetV3 and LR-ASPP, which the benchmark lacks, those of torchvision.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ __all__ = [
     "fcn_names",
     "hrnet_contrast_names",
     "hrnet_names",
+    "lraspp_names",
+    "mobilenet_v3_names",
     "ocrnet_names",
     "pspnet_names",
     "resnet_names",
@@ -90,6 +93,32 @@ def hrnet_names(modules: Sequence[int] = (1, 4, 3), blocks: int = 4) -> dict[str
         for module in range(1, num_modules + 1):
             names |= _hrnet_module_names(stage, module, blocks)
     return names
+
+
+def mobilenet_v3_names(
+    blocks: int = 15, *, unexpanded: Sequence[int] = (1,), squeezed: Sequence[int] = (4, 5, 6, *range(11, 16))
+) -> dict[str, str]:
+    """Names of `rsseg_tf.backbones.mobilenet_v3`; the default is the large network.
+
+    Args:
+        blocks: Number of inverted residual blocks.
+        unexpanded: Numbers, from 1, of the blocks without the first convolution.
+        squeezed: Numbers of the blocks with squeeze-and-excitation.
+    """
+    names = _sequential_conv_bn("features.0", "stem_conv")
+    for block in range(1, blocks + 1):
+        ours, part = f"block{block}", 0
+        for layer in ("expand", "depthwise", "squeeze", "project"):
+            if (layer == "expand" and block in unexpanded) or (layer == "squeeze" and block not in squeezed):
+                continue
+            theirs = f"features.{block}.block.{part}"
+            part += 1  # torchvision numbers what is there
+            if layer == "squeeze":
+                names |= _conv(f"{theirs}.fc1", f"{ours}_squeeze_conv1", bias=True)
+                names |= _conv(f"{theirs}.fc2", f"{ours}_squeeze_conv2", bias=True)
+            else:
+                names |= _sequential_conv_bn(theirs, f"{ours}_{layer}")
+    return names | _sequential_conv_bn(f"features.{blocks + 1}", "last_conv")
 
 
 def fcn_names(backbone: Mapping[str, str]) -> dict[str, str]:
@@ -180,6 +209,17 @@ def hrnet_contrast_names(backbone: Mapping[str, str]) -> dict[str, str]:
     return names | _conv("proj_head.proj.1", "projection", bias=True)
 
 
+def lraspp_names(backbone: Mapping[str, str]) -> dict[str, str]:
+    """Names of `rsseg_tf.segmentors.lraspp` on a backbone with these names.
+
+    Torchvision's model has the list ``features`` of its MobileNetV3 as its backbone.
+    """
+    names = {f"backbone.{theirs.removeprefix('features.')}": ours for theirs, ours in backbone.items()}
+    names |= _sequential_conv_bn("classifier.cbr", "head_conv") | _conv("classifier.scale.1", "head_gate")
+    names |= _conv("classifier.low_classifier", "head_low_classifier", bias=True)
+    return names | _conv("classifier.high_classifier", "head_classifier", bias=True)
+
+
 def c2fnet_names(backbone: Mapping[str, str]) -> dict[str, str]:
     """Names of the fine model of `rsseg_tf.segmentors.c2fnet` on a backbone with these names.
 
@@ -241,6 +281,10 @@ def _batch_norm(theirs: str, ours: str) -> dict[str, str]:
 
 def _conv_bn(theirs: str, ours: str, *, bias: bool = False) -> dict[str, str]:
     return _conv(f"{theirs}._conv", ours, bias=bias) | _batch_norm(f"{theirs}._batch_norm", f"{ours}_bn")
+
+
+def _sequential_conv_bn(theirs: str, ours: str) -> dict[str, str]:
+    return _conv(f"{theirs}.0", ours) | _batch_norm(f"{theirs}.1", f"{ours}_bn")
 
 
 def _separable_conv_bn(theirs: str, ours: str) -> dict[str, str]:

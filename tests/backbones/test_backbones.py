@@ -8,8 +8,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rsseg_tf.backbones import hrnet, resnet, resnet18, resnet18_vd, resnet50, resnet50_vd, resnet_vd
+from rsseg_tf.backbones import (
+    hrnet,
+    mobilenet_v3,
+    mobilenet_v3_large,
+    resnet,
+    resnet18,
+    resnet18_vd,
+    resnet50,
+    resnet50_vd,
+    resnet_vd,
+)
 from rsseg_tf.errors import ConfigError
+from tests.narrow import BLOCKS, narrow_mobilenet_v3
 
 _WIDTHS = (4, 4, 8, 8)
 
@@ -34,6 +45,15 @@ _NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]
     "resnet_vd_32": (
         lambda **options: resnet_vd((1, 1, 1, 1), _WIDTHS, bottleneck=True, output_stride=32, **options),
         {"c2": (4, 16), "c3": (8, 16), "c4": (16, 32), "c5": (32, 32)},
+    ),
+    "mobilenet_v3_8": (
+        lambda **options: narrow_mobilenet_v3(output_stride=8, **options),
+        {"c2": (4, 4), "c3": (8, 8), "c4": (8, 8), "c5": (8, 48)},
+    ),
+    "mobilenet_v3_16": (narrow_mobilenet_v3, {"c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (16, 48)}),
+    "mobilenet_v3_32": (
+        lambda **options: narrow_mobilenet_v3(output_stride=32, reduced_tail=True, **options),
+        {"c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (32, 24)},
     ),
     "hrnet": (lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, **options), {"c2": (4, 60)}),
 }
@@ -123,6 +143,44 @@ def test_dilation_replaces_stride_and_multiplies_with_the_grid() -> None:
     assert at_16.get_layer("stage3_block1_conv2").strides == (2, 2)
 
 
+def test_mobilenet_dilates_its_last_blocks() -> None:
+    for output_stride, expected in {32: [1, 1, 1], 16: [1, 2, 2], 8: [2, 4, 4]}.items():
+        model = narrow_mobilenet_v3(output_stride=output_stride)
+        layers = [model.get_layer(f"block{number}_depthwise") for number in (5, 6, 7)]
+        assert [layer.dilation_rate[0] for layer in layers] == expected
+        assert [layer.strides[0] for layer in layers] == [1 if rate > 1 else 2 for rate in expected[:2]] + [1]
+        # The stride that is left out gives no block a shortcut: weights mean the same at any output stride.
+        shortcuts = [layer.name for layer in model.layers if layer.name.endswith("_add")]
+        assert shortcuts == ["block1_add", "block4_add", "block7_add"]
+
+
+def test_mobilenet_takes_its_features_from_the_first_blocks_of_a_stride() -> None:
+    model = narrow_mobilenet_v3()
+    # Block 4 has the stride of block 3.
+    c3 = model.get_layer("block3_project_bn").output
+    assert model.output["c3"] is c3 and model.get_layer("block4_expand").input is c3
+
+
+def test_a_reduced_tail_keeps_what_comes_before() -> None:
+    whole, reduced = (
+        {weight.path: tuple(weight.shape) for weight in narrow_mobilenet_v3(reduced_tail=halved).weights}
+        for halved in (False, True)
+    )
+    different = {path.split("/")[0] for path in whole if whole[path] != reduced[path]}
+    assert different == {
+        "block6_project", "block6_project_bn", "block7_expand", "block7_expand_bn", "block7_depthwise",
+        "block7_depthwise_bn", "block7_squeeze_conv1", "block7_squeeze_conv2", "block7_project", "block7_project_bn",
+        "last_conv", "last_conv_bn",
+    }  # fmt: skip
+    assert (reduced["block7_expand/kernel"], reduced["last_conv/kernel"]) == ((1, 1, 4, 8), (1, 1, 4, 24))
+
+
+def test_depthwise_kernels_start_as_large_as_their_taps_want() -> None:
+    model = mobilenet_v3_large()
+    for name, taps in {"block14_depthwise": 25, "block9_depthwise": 9, "block14_project": 160}.items():
+        assert np.std(model.get_layer(name).kernel) == pytest.approx((2 / taps) ** 0.5, rel=0.05)
+
+
 def test_named_builders_are_the_published_networks() -> None:
     # Parameters of torchvision's ResNets without their classifier.
     assert sum(int(np.prod(weight.shape)) for weight in resnet18().trainable_weights) == 11_176_512
@@ -140,6 +198,9 @@ def test_named_builders_are_the_published_networks() -> None:
         (lambda: resnet50_vd(output_stride=32, multi_grid=(2, 2, 2)), "must begin with 1 at output_stride 32"),
         (lambda: resnet_vd((1, 1, 1), bottleneck=True), "depths must be four integers"),
         (lambda: resnet((1, 1, 1, 1), (4, 4, 4), bottleneck=True), "widths must be four integers"),
+        (lambda: mobilenet_v3_large(output_stride=4), "output_stride must be 8, 16 or 32; got 4. 16 is usual"),
+        (lambda: mobilenet_v3(BLOCKS[:5]), "stride 2 four times, for the strides 4, 8, 16 and 32; got 3 of them"),
+        (lambda: mobilenet_v3(BLOCKS, stem_channels=0), "channels of all blocks must be at least 1; got 0"),
         (lambda: hrnet(0), "width, stem_width and blocks must be at least 1"),
         (lambda: hrnet(4, modules=(1, 1)), "modules must be three integers"),
     ],

@@ -246,6 +246,17 @@ def test_batch_norm_with_running_statistics(training: bool, trainable: bool) -> 
     np.testing.assert_allclose(np.asarray(layer.moving_mean), [1.0, -1.0])
 
 
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (2, 1, 1, 3)])
+def test_batch_norm_with_another_epsilon(shape: tuple[int, ...]) -> None:
+    layer = BatchNorm(epsilon=0.5)
+    x = np.random.default_rng(0).normal(size=shape).astype("float32")
+    expected = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 0.5)
+    np.testing.assert_allclose(np.asarray(layer(x, training=True)), expected, atol=1e-5)
+    layer.moving_mean.assign(np.zeros(3))
+    layer.moving_variance.assign(np.ones(3))
+    np.testing.assert_allclose(np.asarray(layer(x, training=False)), x / np.sqrt(1.5), rtol=1e-5)
+
+
 def test_batch_norm_in_mixed_precision_keeps_float32_statistics() -> None:
     layer = BatchNorm(dtype="mixed_bfloat16")
     y = layer(np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32"), training=True)
@@ -259,7 +270,7 @@ def test_batch_norm_in_mixed_precision_keeps_float32_statistics() -> None:
 @pytest.mark.parametrize(
     "layer",
     [
-        BatchNorm(synchronized=True, trainable=False, name="a", dtype="mixed_bfloat16"),
+        BatchNorm(epsilon=0.1, synchronized=True, trainable=False, name="a", dtype="mixed_bfloat16"),
         AdaptiveAveragePooling(3, name="b", dtype="float32"),
         ResizeLike(align_corners=True, name="c", dtype="mixed_bfloat16"),
     ],

@@ -17,6 +17,9 @@ _ENDS_BRANCH = re.compile(
     r"|residual_[a-z0-9_]+\._batch_norm)\.weight$"
 )
 
+# Those of MobileNets are smaller too: with ordinary ones values grow to hundreds, and rounding with them.
+_OF_MOBILENET = re.compile(r"^(features|backbone)\.\d+\.(block\.\d\.)?1\.weight$")
+
 
 def unit(key: str, count: int) -> np.ndarray:
     """(count,) float64 in [0, 1)."""
@@ -34,12 +37,13 @@ def weight(name: str, shape: tuple[int, ...], prefix: str = "") -> np.ndarray:
     if len(shape) == 4:
         bound = np.sqrt(6.0 / np.prod(shape[1:]))
         return uniform(prefix + name, shape, -bound, bound)
+    gamma = (0.15, 0.35) if _ENDS_BRANCH.search(name) else (0.6, 1.0) if _OF_MOBILENET.match(name) else (0.8, 1.2)
     low, high = {
         "gamma": (0.3, 0.6),  # of DANet's attention
         "_mean": (-0.1, 0.1),
         "_variance": (0.5, 1.5),
         "bias": (-0.1, 0.1),
-        "weight": (0.15, 0.35) if _ENDS_BRANCH.search(name) else (0.8, 1.2),
+        "weight": gamma,
     }[name.rsplit(".", 1)[1]]
     return uniform(prefix + name, shape, low, high)
 

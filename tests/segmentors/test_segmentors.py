@@ -14,7 +14,8 @@ import tensorflow as tf
 from rsseg_tf.backbones import hrnet, resnet, resnet_vd
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.losses import cross_entropy
-from rsseg_tf.segmentors import danet, deeplabv3plus, fcn, hrnet_contrast, ocrnet, pspnet, upernet
+from rsseg_tf.segmentors import danet, deeplabv3plus, fcn, hrnet_contrast, lraspp, ocrnet, pspnet, upernet
+from tests.narrow import narrow_mobilenet_v3
 
 _CLASSES = 5
 
@@ -48,6 +49,7 @@ _SEGMENTORS: dict[str, tuple[Callable[[], keras.Model], tuple[str, ...]]] = {
     "fcn_hrnet": (lambda: fcn(_hrnet(), num_classes=_CLASSES, channels=8), ("main",)),
     "deeplabv3plus_resnet": (lambda: _deeplabv3plus(_resnet()), ("main",)),
     "deeplabv3plus_resnet_vd": (lambda: _deeplabv3plus(_resnet_vd()), ("main",)),
+    "deeplabv3plus_mobilenet_v3": (lambda: _deeplabv3plus(narrow_mobilenet_v3()), ("main",)),
     "pspnet_resnet": (lambda: pspnet(_resnet(), num_classes=_CLASSES, pyramid_channels=8), ("main", "aux")),
     "pspnet_hrnet": (
         lambda: pspnet(_hrnet(), num_classes=_CLASSES, pyramid_channels=8, bin_sizes=(1, 2), aux_head=False),
@@ -77,6 +79,8 @@ _SEGMENTORS: dict[str, tuple[Callable[[], keras.Model], tuple[str, ...]]] = {
         ("main", "contrast"),
     ),
     "contrast_resnet_vd": (lambda: hrnet_contrast(_resnet_vd(), num_classes=_CLASSES), ("main", "contrast")),
+    "lraspp_mobilenet_v3": (lambda: lraspp(narrow_mobilenet_v3(), num_classes=_CLASSES, channels=8), ("main",)),
+    "lraspp_resnet_vd": (lambda: lraspp(_resnet_vd(), num_classes=_CLASSES, channels=8), ("main",)),
 }
 # Beginnings of the paths of weights that no output depends on, as in the original.
 _UNUSED = {
@@ -198,7 +202,8 @@ def test_layer_names_do_not_depend_on_what_was_built_before(build: Callable[[], 
 def test_mixed_precision_gives_float32(build: Callable[[], keras.Model], training: bool) -> None:
     model = build()
     logits = model(_image(64, 64), training=training)["main"]
-    assert model.get_layer("stage1_block1_conv1").compute_dtype == "bfloat16"
+    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert {layer.compute_dtype for layer in convolutions} == {"bfloat16"}
     assert keras.backend.standardize_dtype(logits.dtype) == "float32"
     assert np.isfinite(logits).all()
 
@@ -255,6 +260,7 @@ def test_align_corners_reaches_every_resize() -> None:
         hrnet_contrast(_resnet(), num_classes=_CLASSES, align_corners=True),
         fcn(_resnet(), num_classes=_CLASSES, align_corners=True),
         deeplabv3plus(_resnet(), num_classes=_CLASSES, aspp_channels=4, align_corners=True),
+        lraspp(_resnet(), num_classes=_CLASSES, align_corners=True),
     ]
     for model in models:
         resizes = [layer for layer in model.layers if hasattr(layer, "align_corners")]
@@ -306,6 +312,8 @@ def test_features_that_are_missing_are_named() -> None:
         pspnet(_hrnet(), num_classes=_CLASSES)
     with pytest.raises(ConfigError, match="upernet needs the features c2 to c5; backbone 'hrnet' has no c3, c4, c5"):
         upernet(_hrnet(), num_classes=_CLASSES)
+    with pytest.raises(ConfigError, match=r"lraspp needs features c3 and a deeper one .*'hrnet' has c2\. Use a mobile"):
+        lraspp(_hrnet(), num_classes=_CLASSES)
     with pytest.raises(ConfigError, match=r"bin_sizes must be integers of at least 1; got \(0, 2\)"):
         pspnet(_resnet(), num_classes=_CLASSES, bin_sizes=(0, 2))
     image = keras.Input((None, None, 3))
@@ -313,6 +321,19 @@ def test_features_that_are_missing_are_named() -> None:
     for build in (danet, hrnet_contrast):
         with pytest.raises(ConfigError, match=f"{build.__name__} needs features named c2 to c5; backbone 'nameless'"):
             build(nameless, num_classes=_CLASSES)
+
+
+def test_lraspp_gates_its_deep_features_by_the_mean_of_the_image() -> None:
+    model = _lively(lraspp(narrow_mobilenet_v3(), num_classes=_CLASSES, channels=8))
+    parts = ("head_conv_relu", "head_gate_sigmoid", "head_multiply", "head_low_classifier", "head_classifier")
+    inner = keras.Model(model.input, {name: model.get_layer(name).output for name in (*parts, "last_conv_hard_silu")})
+    values = {name: np.asarray(value) for name, value in inner(_image(64, 64), training=False).items()}
+    kernel = np.asarray(model.get_layer("head_gate").kernel)[0, 0]
+    gate = 1 / (1 + np.exp(-values["last_conv_hard_silu"].mean((1, 2)) @ kernel))
+    np.testing.assert_allclose(values["head_gate_sigmoid"][:, 0, 0], gate, atol=1e-6)
+    np.testing.assert_allclose(values["head_multiply"], values["head_conv_relu"] * gate[:, None, None], atol=1e-6)
+    assert values["head_low_classifier"].shape == (2, 8, 8, _CLASSES), "stride 8"
+    assert values["head_classifier"].shape == (2, 4, 4, _CLASSES), "stride 16"
 
 
 @pytest.mark.parametrize("in_channels", [1, 5])

@@ -9,15 +9,18 @@ import pytest
 
 from rsseg_tf.backbones import hrnet, resnet, resnet_vd
 from rsseg_tf.errors import WeightsError
-from rsseg_tf.segmentors import deeplabv3plus, fcn
+from rsseg_tf.segmentors import deeplabv3plus, fcn, lraspp
 from rsseg_tf.weights import (
     assign_weights,
     deeplabv3plus_names,
     fcn_names,
     hrnet_names,
+    lraspp_names,
+    mobilenet_v3_names,
     resnet_names,
     resnet_vd_names,
 )
+from tests.narrow import NAMES, narrow_mobilenet_v3
 
 _DEPTHS, _WIDTHS = (2, 1, 2, 1), (4, 4, 8, 8)
 
@@ -30,13 +33,25 @@ _DEPTHS, _WIDTHS = (2, 1, 2, 1), (4, 4, 8, 8)
         (lambda: resnet_vd(_DEPTHS, _WIDTHS, bottleneck=True), resnet_vd_names(_DEPTHS)),
         (lambda: resnet_vd(_DEPTHS, _WIDTHS, bottleneck=False), resnet_vd_names(_DEPTHS, bottleneck=False)),
         (lambda: hrnet(2, stem_width=4, modules=(1, 2, 1), blocks=2), hrnet_names((1, 2, 1), 2)),
+        (narrow_mobilenet_v3, mobilenet_v3_names(**NAMES)),
+        (lambda: lraspp(narrow_mobilenet_v3(), num_classes=3), lraspp_names(mobilenet_v3_names(**NAMES))),
         (lambda: fcn(_narrow(), num_classes=3), fcn_names(resnet_names((1, 1, 1, 1)))),
         (
             lambda: deeplabv3plus(_narrow(), num_classes=3, aspp_rates=(1, 6), aspp_channels=4),
             deeplabv3plus_names(resnet_names((1, 1, 1, 1)), aspp_rates=(1, 6)),
         ),
     ],
-    ids=["resnet", "resnet_basic", "resnet_vd", "resnet_vd_basic", "hrnet", "fcn", "deeplabv3plus"],
+    ids=[
+        "resnet",
+        "resnet_basic",
+        "resnet_vd",
+        "resnet_vd_basic",
+        "hrnet",
+        "mobilenet_v3",
+        "lraspp",
+        "fcn",
+        "deeplabv3plus",
+    ],
 )
 def test_names_cover_every_variable_once(build: Callable[[], keras.Model], names: dict[str, str]) -> None:
     assert sorted(names.values()) == sorted(weight.path for weight in build().weights)
