@@ -55,7 +55,6 @@ def measured(name: str, folder: Path, runs: int) -> list[tuple[str, ...]]:
     from rsseg_tf.export import export_model, load_trained, verify
     from rsseg_tf.export.benchmark import measure
     from rsseg_tf.export.tiles import random_tiles
-    from rsseg_tf.export.verify import artifact_name
 
     checkpoint = checkpoint_of(name, folder)
     trained = load_trained(checkpoint)
@@ -78,11 +77,11 @@ def measured(name: str, folder: Path, runs: int) -> list[tuple[str, ...]]:
         comparisons = {one.name: one for one in verify(exported.folder)}
         for artifact in exported.manifest.artifacts:
             timing = measure(exported.folder / artifact.path, (SIDE, SIDE), threads=threads, runs=runs)
-            comparison = comparisons[artifact_name(artifact)]
+            comparison = comparisons[artifact.name]
             rows.append(
                 _row(
                     name,
-                    f"{artifact.format} {artifact.quantization}",
+                    artifact.name,
                     "any" if artifact.tile is None else f"{SIDE}x{SIDE}",
                     comparison.size_bytes,
                     timing,

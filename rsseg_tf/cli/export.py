@@ -208,7 +208,7 @@ def accuracy_table(accuracy: Accuracy) -> Any:
     table = Table(title=f"IoU on {accuracy.images} images, %")
     table.add_column("class")
     for name in accuracy.scores:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     scores = list(accuracy.scores.values())
     for index, name in enumerate(scores[0].classes):
         table.add_row(name, *(f"{100 * one.class_iou[index]:.2f}" for one in scores))

@@ -75,8 +75,8 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Any:
     from rich.table import Table
 
     table = Table(title=f"Differences from the Keras model on {comparisons[0].tiles} tiles")
-    table.add_column("model")
-    for column in ("MiB", "ms per tile", "max |Δlogit|", "max |Δp|", "mean |Δp|", "same class", "passed"):
+    table.add_column("model", no_wrap=True)
+    for column in ("MiB", "ms", "max |Δlogit|", "max |Δp|", "mean |Δp|", "same class, %", "passed"):
         table.add_column(column, justify="right")
     for one in comparisons:
         table.add_row(
@@ -86,7 +86,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Any:
             f"{one.max_logit_difference:.2g}",
             f"{one.max_probability_difference:.2g}",
             f"{one.mean_probability_difference:.2g}",
-            f"{100 * one.agreement:.3f} %",
+            f"{100 * one.agreement:.3f}",
             "yes" if one.passed else "NO",
         )
     return table
