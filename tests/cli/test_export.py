@@ -22,6 +22,7 @@ from rsseg_tf.cli import main
 from rsseg_tf.datasets import read_label
 from rsseg_tf.export import publish
 from rsseg_tf.inference import Predict
+from rsseg_tf.manifest import FORMATS, QUANTIZATIONS
 from rsseg_tf.predictors import Predictor
 from tests.export.models import write_checkpoint
 from tests.tiny import use_tiny_backbone
@@ -160,6 +161,12 @@ def spoiled(measure: Callable[..., Any]) -> Callable[..., Any]:
         return measure(right, changed, *others, **more)
 
     return measure_others
+
+
+def test_the_choices_are_those_of_the_package() -> None:
+    from rsseg_tf.cli import export
+
+    assert export._FORMATS == FORMATS and export._QUANTIZATIONS == QUANTIZATIONS
 
 
 BAD: dict[str, tuple[tuple[str, ...], str]] = {
