@@ -17,7 +17,7 @@ from rsseg_tf.config.schema import CustomDataset, Dataset
 from rsseg_tf.data import SampleReader
 from rsseg_tf.datasets import TILE_NAME_PATTERNS, TILE_NAMES, DatasetSpec, Sample, read_description
 from rsseg_tf.errors import DataError
-from rsseg_tf.inference import InferenceOptions, Predict, normalise, predict_labels, predict_logits, require_classes
+from rsseg_tf.inference import InferenceOptions, Predict, predict_labels, predict_logits, require_classes
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix, count_ignored
 from rsseg_tf.protocols import PROTOCOLS, Protocol
 from rsseg_tf.stitching import Stitcher, TiledScene, find_scenes
@@ -109,7 +109,7 @@ def evaluate(
     """Predicts every sample at its own size and counts the pixels: protocol `seed`.
 
     Args:
-        predict: normalised `(B, H, W, bands)` to logits `(B, H, W, classes)`.
+        predict: the model, see `Predict`.
         samples: images with labels.
         spec: classes, ignored id and statistics.
         options: scales, flips and sliding windows.
@@ -162,7 +162,7 @@ def evaluate_stitched(
         stitcher = Stitcher(scene)
         for tile in scene.tiles:
             image, label = next(pairs)
-            logits = predict_logits(model, normalise(image, spec), options)
+            logits = predict_logits(model, image, options)
             for part, prediction in stitcher.add(tile, logits, label):
                 counts += confusion_matrix(part, prediction, spec.num_classes, spec.ignore_index)
                 ignored += count_ignored(part, spec.ignore_index)

@@ -28,7 +28,7 @@ from rsseg_tf.datasets import (
 from rsseg_tf.datasets.tile_names import XYXY, YX
 from rsseg_tf.errors import DataError
 from rsseg_tf.evaluation import evaluate, evaluate_stitched, plan_evaluation, read_ahead
-from rsseg_tf.inference import InferenceOptions, normalise, predict_logits
+from rsseg_tf.inference import InferenceOptions, predict_logits
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix
 from rsseg_tf.stitching import find_scenes
 from tests.datasets import downloads
@@ -54,7 +54,7 @@ def write_samples(folder: Path, sizes: Sequence[tuple[int, int]] = SIZES) -> lis
 
 def predict(images: np.ndarray) -> np.ndarray:
     """Takes the first band for the class: (B, H, W, 3) to logits (B, H, W, 3)."""
-    guess = np.rint(images[..., 0] * 255).astype(int)
+    guess = images[..., 0].astype(int)
     return (np.arange(3) == guess[..., None]).astype(np.float32)
 
 
@@ -112,7 +112,7 @@ def test_a_sample_that_is_ignored_throughout_adds_nothing(tmp_path: Path) -> Non
     assert scores.ignored_pixels == ignored + 25
 
 
-def test_the_model_sees_normalised_pixels(tmp_path: Path) -> None:
+def test_the_model_sees_pixels_as_they_are_in_the_file(tmp_path: Path) -> None:
     samples = write_samples(tmp_path, [(4, 4)])
     spec = custom_spec("town", ["ground", "roof", "tree"])
     seen: list[np.ndarray] = []
@@ -123,7 +123,8 @@ def test_the_model_sees_normalised_pixels(tmp_path: Path) -> None:
 
     evaluate(keep, samples, spec, InferenceOptions())
     pixels, _ = SampleReader(samples, spec)(0)
-    np.testing.assert_allclose(seen[0], [(pixels / 255 - 0.5) / 0.5], atol=1e-6)
+    assert seen[0].dtype == np.uint8
+    np.testing.assert_array_equal(seen[0], pixels[np.newaxis])
 
 
 def test_the_observer_is_called_in_order_with_what_was_read_and_predicted(samples: list[Sample]) -> None:
@@ -169,7 +170,7 @@ PLACES = np.random.default_rng(5).normal(size=(40, 40, 3)).astype(np.float32)
 def uneven(images: np.ndarray) -> np.ndarray:
     """Gives logits that depend on the pixel and on its place in the tile: (B, H, W, 3) to (B, H, W, 3)."""
     height, width = images.shape[1:3]
-    return images[..., ::-1] + PLACES[:height, :width]
+    return images[..., ::-1] / np.float32(255) + PLACES[:height, :width]
 
 
 def write_scene(folder: Path, stem: str, size: tuple[int, int], places: Sequence[Window], seed: int) -> list[Sample]:
@@ -195,7 +196,7 @@ def stitched_in_one_piece(
     for sample, place in zip(samples, places, strict=True):
         part = np.s_[place.y0 : place.y1, place.x0 : place.x1]
         pixels = cv2.imread(str(sample.image))[..., ::-1]
-        total[part] += predict_logits(uneven, normalise(pixels, SPEC), options)
+        total[part] += predict_logits(uneven, pixels, options)
         cover[part] += 1
         label[part] = cv2.imread(str(sample.label), cv2.IMREAD_UNCHANGED)
     seen = cover > 0
@@ -259,7 +260,7 @@ def test_observers_of_stitched_scenes_see_each_tile_with_its_own_prediction(tmp_
         seen.append(index)
         np.testing.assert_array_equal(image, cv2.imread(str(samples[index].image))[..., ::-1])
         np.testing.assert_array_equal(label, cv2.imread(str(samples[index].label), cv2.IMREAD_UNCHANGED))
-        np.testing.assert_array_equal(prediction, uneven(normalise(image, SPEC)[None])[0].argmax(-1))
+        np.testing.assert_array_equal(prediction, uneven(image[None])[0].argmax(-1))
 
     evaluate_stitched(uneven, find_scenes(samples, XYXY), SPEC, InferenceOptions(), observe=observe)
     assert seen == [3, 2, 1, 0]
@@ -298,8 +299,8 @@ def potsdam(tmp_path: Path, labels: str = "eroded") -> tuple[Path, tuple[Sample,
 
 
 def by_red(images: np.ndarray) -> np.ndarray:
-    """Takes the red band for the class, 0..5 in turn: normalised (B, H, W, 3) to logits (B, H, W, 6)."""
-    red = np.rint((images[..., 0] * 0.5 + 0.5) * 255).astype(int)
+    """Takes the red band for the class, 0..5 in turn: (B, H, W, 3) to logits (B, H, W, 6)."""
+    red = np.rint(images[..., 0]).astype(int)
     return (np.arange(6) == (red % 6)[..., None]).astype(np.float32)
 
 

@@ -7,7 +7,7 @@ bands come from the dataset.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -108,6 +108,8 @@ class CustomDataset(Section):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     small_classes: tuple[str, ...] = Field((), description="names of the classes that c2fnet refines")
+    band_names: tuple[str, ...] = Field((), description="what each band shows, e.g. [red, green, blue]")
+    gsd: Annotated[float, Field(gt=0)] | None = Field(None, description="metres per pixel, if all images have the same")
     tile_names: str | None = Field(None, description="where the names of tiles say their place in a scene: the pattern")
 
     @field_validator("tile_names")
@@ -131,6 +133,8 @@ class CustomDataset(Section):
             mean=self.mean,
             std=self.std,
             small_classes=self.small_classes,
+            band_names=self.band_names,
+            gsd=self.gsd,
         )
 
     @model_validator(mode="after")
@@ -463,6 +467,10 @@ class Eval(Section):
     is_slide: bool = False
     crop_size: tuple[Positive, Positive] | None = Field(None, description="width, height of the window in pixels")
     stride: tuple[Positive, Positive] | None = Field(None, description="horizontal, vertical step in pixels")
+
+    def inference(self) -> dict[str, Any]:
+        """Returns the fields that say how an image is predicted, as `InferenceOptions` takes them."""
+        return self.model_dump(exclude={"protocol"})
 
     @model_validator(mode="after")
     def _window(self) -> Eval:

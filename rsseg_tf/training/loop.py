@@ -105,7 +105,7 @@ def train(
     )
     batches = iter(strategy.experimental_distribute_dataset(dataset))
     take_step = TrainStep(model, optimizer, build_losses(config), strategy)
-    predict = keras_predictor(model)
+    predict = keras_predictor(model, config.dataset.spec)
     hooks = keras.callbacks.CallbackList(list(callbacks), model=model)
     model.stop_training = False
     window = _Window(train_samples, batch_size)
@@ -211,7 +211,7 @@ class _Keeper:
 
 def inference_options(section: Eval) -> InferenceOptions:
     """Returns how to predict, from a config's `eval` section."""
-    return InferenceOptions(**section.model_dump(exclude={"protocol"}))
+    return InferenceOptions(**section.inference())
 
 
 def checkpoints(save_dir: Path) -> list[Path]:
