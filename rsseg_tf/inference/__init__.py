@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rsseg_tf.inference.jobs import Job, JobSettings, PredictionResult, run_job
 from rsseg_tf.inference.logits import (
     Predict,
     augmented_logits,
@@ -11,24 +12,29 @@ from rsseg_tf.inference.logits import (
     resize_bilinear,
     slide_logits,
 )
-from rsseg_tf.inference.options import InferenceOptions
+from rsseg_tf.inference.options import InferenceOptions, OutputOptions, SceneOptions
 from rsseg_tf.inference.pictures import as_rgb, colour_table, colourise, montage, overlay
 from rsseg_tf.inference.predict import (
-    PredictionResult,
     Progress,
+    Run,
     collect_images,
     iterate_predictions,
     palette_with,
     predict_paths,
 )
-from rsseg_tf.inference.raster import Scene, read_scene, write_labels
+from rsseg_tf.inference.raster import Scene, open_scene
 
 __all__ = [
     "InferenceOptions",
+    "Job",
+    "JobSettings",
+    "OutputOptions",
     "Predict",
     "PredictionResult",
     "Progress",
+    "Run",
     "Scene",
+    "SceneOptions",
     "as_rgb",
     "augmented_logits",
     "collect_images",
@@ -36,14 +42,14 @@ __all__ = [
     "colourise",
     "iterate_predictions",
     "montage",
+    "open_scene",
     "overlay",
     "palette_with",
     "plain_logits",
     "predict_labels",
     "predict_logits",
     "predict_paths",
-    "read_scene",
     "resize_bilinear",
+    "run_job",
     "slide_logits",
-    "write_labels",
 ]

@@ -1,0 +1,87 @@
+"""Which jobs of a run are done, so that a run which was stopped does them once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rsseg_tf.errors import ConfigError, DataError
+from rsseg_tf.inference.jobs import Job, JobSettings, PredictionResult, stamp
+
+__all__ = ["JOURNAL", "FinishedJobs"]
+
+JOURNAL = ".predicted.jsonl"
+"""In `save_dir`: one line per image that is done; a line that a kill has cut short is not read."""
+
+
+class FinishedJobs:
+    """The journal of a run.
+
+    Args:
+        settings: the run's; `settings.scenes.resume` says whether an earlier journal counts.
+        jobs: its jobs.
+
+    Raises:
+        ConfigError: on resume, when one of the jobs was done with other options.
+    """
+
+    def __init__(self, settings: JobSettings, jobs: Sequence[Job]) -> None:
+        self._path = settings.save_dir / JOURNAL
+        self._identity: dict[str, Any] = json.loads(json.dumps(settings.identity()))
+        self._save_dir = settings.save_dir
+        self._lines = self._read() if settings.scenes.resume else {}
+        self._fresh = not settings.scenes.resume
+        for job in jobs:
+            made = self._lines.get(str(job.name), {}).get("settings", self._identity)
+            differing = sorted(key for key in {*made, *self._identity} if made.get(key) != self._identity.get(key))
+            if differing:
+                name = differing[0]
+                raise ConfigError(
+                    f"{job.path} was predicted to {settings.save_dir} with another {name}: {made.get(name)}, now "
+                    f"{self._identity.get(name)}. Use the same options to resume, or leave --resume out."
+                )
+
+    def result(self, job: Job) -> PredictionResult | None:
+        """Returns the result of a job that is done and whose image and results are still there unchanged."""
+        line = self._lines.get(str(job.name))
+        if line is None or line["source"] != [str(job.path), *stamp(job.path)]:
+            return None
+        files = {name: Path(path) for name, path in line["files"].items()}
+        if not all(path.is_file() for path in files.values()):
+            return None
+        return replace(PredictionResult(job.path, note=line["note"] or "done by an earlier run"), **files)
+
+    def record(self, job: Job, result: PredictionResult) -> None:
+        """Adds a job that is done; those that failed are left to the next run."""
+        if not result.ok:
+            return
+        line = {
+            "name": str(job.name),
+            "source": [str(job.path), *stamp(job.path)],
+            "files": {name: str(path) for name, path in result.files.items()},
+            "note": result.note,
+            "settings": self._identity,
+        }
+        try:
+            self._save_dir.mkdir(parents=True, exist_ok=True)
+            with self._path.open("w" if self._fresh else "a", encoding="utf-8") as handle:
+                # The line break in front ends a line that a kill has cut short.
+                handle.write(("" if self._fresh else "\n") + json.dumps(line) + "\n")
+        except OSError as error:
+            raise DataError(f"cannot write {self._path}: {error}. Check the folder and the free space.") from error
+        self._fresh = False
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        lines: dict[str, dict[str, Any]] = {}
+        if not self._path.is_file():
+            return lines
+        for text in self._path.read_text("utf-8").splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            lines[line["name"]] = line
+        return lines
