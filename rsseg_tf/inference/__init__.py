@@ -23,6 +23,7 @@ from rsseg_tf.inference.predict import (
     predict_paths,
 )
 from rsseg_tf.inference.raster import Scene, open_scene
+from rsseg_tf.inference.tiles import any_size, tile_options, tile_stride
 
 __all__ = [
     "InferenceOptions",
@@ -35,6 +36,7 @@ __all__ = [
     "Run",
     "Scene",
     "SceneOptions",
+    "any_size",
     "as_rgb",
     "augmented_logits",
     "collect_images",
@@ -52,4 +54,6 @@ __all__ = [
     "resize_bilinear",
     "run_job",
     "slide_logits",
+    "tile_options",
+    "tile_stride",
 ]

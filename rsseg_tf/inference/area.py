@@ -45,9 +45,10 @@ def area_of_interest(path: Path, scene: Scene) -> Wanted | None:
         raise DataError(f"{path} holds no polygon; the area to predict must be drawn as polygons.")
     crs = None if meta["crs"] is None else CRS.from_user_input(meta["crs"])
     if (crs is None) != (scene.crs is None) or scene.gcps:
-        place = "control points" if scene.gcps else scene.crs or "no CRS"
+        lies = "control points" if scene.gcps else scene.crs or "no CRS"
         raise DataError(
-            f"{path} is in {crs or 'no CRS'} and {scene.path} in {place}; polygons and scene must both say where they lie, with a CRS and a transform."
+            f"{path} is in {crs or 'no CRS'} and {scene.path} in {lies}; polygons and scene must both say where they "
+            "lie, with a CRS and a transform."
         )
     to_pixels = ~scene.transform
 

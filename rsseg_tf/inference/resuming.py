@@ -52,7 +52,8 @@ class FinishedJobs:
         files = {name: Path(path) for name, path in line["files"].items()}
         if not all(path.is_file() for path in files.values()):
             return None
-        return replace(PredictionResult(job.path, note=line["note"] or "done by an earlier run"), **files)
+        result = PredictionResult(job.path, note=line["note"] or "done by an earlier run")
+        return replace(result, **files)  # type: ignore[arg-type]  # `files` has the names of fields that are paths
 
     def record(self, job: Job, result: PredictionResult) -> None:
         """Adds a job that is done; those that failed are left to the next run."""
