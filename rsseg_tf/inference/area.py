@@ -13,10 +13,10 @@ from rasterio.warp import transform as reproject
 
 from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.errors import DataError
+from rsseg_tf.extras import require
 from rsseg_tf.inference.ground import move
 from rsseg_tf.inference.raster import Scene
 from rsseg_tf.inference.streaming import Wanted
-from rsseg_tf.inference.vector_libraries import load_vector_libraries
 
 __all__ = ["area_of_interest"]
 
@@ -25,17 +25,17 @@ def area_of_interest(path: Path, scene: Scene) -> Wanted | None:
     """Returns a function that tells which pixels have their centre inside of the polygons of a file.
 
     Args:
-        path: polygons in any format that GDAL reads (GeoJSON, GeoPackage, FlatGeobuf, Shapefile…); all layers' first.
+        path: polygons as GDAL reads them (GeoJSON, GeoPackage, FlatGeobuf, Shapefile…); the first layer counts.
         scene: the scene; polygons are brought to its CRS.
 
     Returns:
         None when no polygon touches the scene.
 
     Raises:
-        ConfigError: when shapely or pyogrio are not installed.
+        ExportError: when the extra `vector` is not installed.
         DataError: when the file cannot be read, holds no polygon, or one of both says not where it lies.
     """
-    shapely, pyogrio = load_vector_libraries("--aoi")
+    shapely, pyogrio = require("shapely", "vector"), require("pyogrio", "vector")
     try:
         meta, _, wkb, _ = pyogrio.raw.read(str(path), columns=[])
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, OSError) as error:

@@ -176,7 +176,7 @@ def run_job(
         DataError: when the scene is damaged or does not fit the model, or a file cannot be written.
     """
     spec, output = settings.spec, settings.output
-    with open_scene(job.path, settings.scenes.bands) as scene, _gdal_cache(settings.scenes.max_memory):
+    with open_scene(job.path, settings.scenes.bands, spec.band_names) as scene, _gdal_cache(settings.scenes.max_memory):
         value_scale = _check_scene(scene, settings)
         ground = pixel_size(scene.size, scene.transform, scene.crs) if settings.scenes.match_gsd else None
         tiling = make_tiling(scene.size, settings.options, settings.scenes, ground)

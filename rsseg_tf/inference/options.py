@@ -98,10 +98,11 @@ class SceneOptions:
     """How scenes are read, and how much memory that may take.
 
     Attributes:
-        bands: bands of the file to give to the model, counted from 1, in the model's order; by default all.
+        bands: bands of the file to give to the model, counted from 1, in the model's order. By default those with the
+            names of the model's bands, if the file has them all, and otherwise all.
         max_value: pixel value of the scenes that stands for the model's `max_value`; by default they are the same.
         match_gsd: resample each window to the model's ground sampling distance.
-        model_gsd: metres per pixel that the model was trained on; needed with `match_gsd`.
+        model_gsd: metres per pixel that the model was trained on, where its data set does not say.
         tile: (width, height) of windows where `InferenceOptions` names none.
         fixed_tile: whether the model takes windows of just that size.
         aoi: file of polygons; only pixels whose centre is inside are predicted.
@@ -131,11 +132,6 @@ class SceneOptions:
             raise ConfigError(f"max_value must be above 0; got {self.max_value}. Give for instance 65535.")
         if self.max_memory < _MIB:
             raise ConfigError(f"max_memory must be at least 1M; got {self.max_memory} bytes. Give for instance 2G.")
-        if self.match_gsd and self.model_gsd is None:
-            raise ConfigError(
-                "--match_gsd needs the ground sampling distance that the model was trained on, and this model states "
-                "none. Give it with --model_gsd METRES."
-            )
         if self.model_gsd is not None and not (math.isfinite(self.model_gsd) and self.model_gsd > 0):
             raise ConfigError(f"model_gsd must be above 0 metres; got {self.model_gsd}. Give for instance 0.3.")
 

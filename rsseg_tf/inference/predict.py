@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -132,6 +133,12 @@ class Run:
     ) -> None:
         scenes, output = scenes or SceneOptions(), output or OutputOptions()
         check_review_value(output, spec)
+        scenes = replace(scenes, model_gsd=scenes.model_gsd or spec.gsd)
+        if scenes.match_gsd and scenes.model_gsd is None:
+            raise ConfigError(
+                f"--match_gsd needs the ground sampling distance that the model was trained on, and data set "
+                f"'{spec.name}' states none. Give it with --model_gsd METRES."
+            )
         if output.vector_file is not None and len(paths) > 1:
             raise ConfigError(
                 f"--vector {output.vector} is one file, but there are {len(paths)} images. Give the format alone, "

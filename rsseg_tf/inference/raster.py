@@ -103,7 +103,7 @@ class Scene:
 
 
 @contextlib.contextmanager
-def open_scene(path: Path, bands: Sequence[int] | None = None) -> Iterator[Scene]:
+def open_scene(path: Path, bands: Sequence[int] | None = None, names: Sequence[str] = ()) -> Iterator[Scene]:
     """Opens a PNG, JPEG, TIFF or VRT file.
 
     A band marked alpha is a mask and no band of the image; the fourth band of a PNG always is. PNG and JPEG files are
@@ -111,7 +111,9 @@ def open_scene(path: Path, bands: Sequence[int] | None = None) -> Iterator[Scene
 
     Args:
         path: the file; its kind is told by its first bytes.
-        bands: the bands to read and their order, from 1; by default all that are not alpha.
+        bands: the bands to read and their order, from 1. By default those called `names`, if the file has them all;
+            otherwise all that are not alpha.
+        names: what the wanted bands are called; capitals do not matter.
 
     Raises:
         DataError: when the file is missing, damaged, of another kind, of complex numbers, or lacks one of `bands`.
@@ -128,7 +130,7 @@ def open_scene(path: Path, bands: Sequence[int] | None = None) -> Iterator[Scene
             source = stack.enter_context(rasterio.open(path, driver=driver))
         except (RasterioError, OSError) as error:
             raise _damaged(path, error, driver) from error
-        yield _describe(path, source, bands)
+        yield _describe(path, source, bands, names)
 
 
 def _driver(path: Path) -> str | None:
@@ -148,7 +150,7 @@ def _damaged(path: Path, error: Exception, driver: str = "GTiff") -> DataError:
     return DataError(f"{path} is a damaged {kind} file: {str(error).rstrip('.')}. Copy or download it again.")
 
 
-def _describe(path: Path, source: rasterio.DatasetReader, bands: Sequence[int] | None) -> Scene:
+def _describe(path: Path, source: rasterio.DatasetReader, bands: Sequence[int] | None, names: Sequence[str]) -> Scene:
     """Returns an open raster as a scene."""
     data_bands = [
         band
@@ -157,6 +159,9 @@ def _describe(path: Path, source: rasterio.DatasetReader, bands: Sequence[int] |
     ]
     if not data_bands:
         raise DataError(f"{path} has {source.count} band, an alpha band; at least one band of data is needed.")
+    called = {(source.descriptions[band - 1] or "").casefold(): band for band in data_bands}
+    if bands is None and names and all(name.casefold() in called for name in names):
+        bands = [called[name.casefold()] for name in names]
     chosen = _chosen(path, data_bands, source.count, bands)
     dtype = np.result_type(*(source.dtypes[band - 1] for band in chosen))
     if np.issubdtype(dtype, np.complexfloating):

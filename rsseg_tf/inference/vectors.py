@@ -23,10 +23,10 @@ from rasterio.warp import transform as reproject
 
 from rsseg_tf.datasets.images import atomic_path
 from rsseg_tf.errors import DataError
+from rsseg_tf.extras import require
 from rsseg_tf.inference.decoding import PROBABILITY_STEPS
 from rsseg_tf.inference.ground import area_plane, move
 from rsseg_tf.inference.raster import Scene
-from rsseg_tf.inference.vector_libraries import load_vector_libraries
 
 __all__ = ["Legend", "Region", "regions", "write_polygons"]
 
@@ -107,10 +107,10 @@ def write_polygons(
             neighbours keep a common edge.
 
     Raises:
-        ConfigError: when shapely or pyogrio are not installed.
+        ExportError: when the extra `vector` is not installed.
         DataError: when the scene lies by control points alone, or the file cannot be written.
     """
-    _, pyogrio = load_vector_libraries("--vector")
+    pyogrio = require("pyogrio", "vector")
     if scene.gcps:
         raise DataError(f"{scene.path} lies by control points alone; polygons need a transform. Warp the scene first.")
     with rasterio.open(labels_file) as labels, rasterio.open(confidence_file) as confidence:
@@ -140,7 +140,7 @@ def regions(
         simplify: see `write_polygons`.
         tile: side of the tiles.
     """
-    shapely, _ = load_vector_libraries("--vector")
+    shapely = require("shapely", "vector")
     height, width = labels.shape
     groups = _Groups()
     above = np.full(width, _OUTSIDE, np.int64)  # numbers of the parts along the lower edge of the last row of tiles
@@ -181,7 +181,7 @@ def _outlines(
     values: NDArray[np.int16], around: NDArray[np.int16], top: int, left: int, simplify: float
 ) -> tuple[NDArray[np.int32], NDArray[Any]]:
     """Returns the number of each pixel's part, `(H, W)`, and the polygons of the parts by number."""
-    shapely, _ = load_vector_libraries("--vector")
+    shapely = require("shapely", "vector")
     ids = np.zeros(values.shape, np.int32)
     count = 0
     for value in np.unique(values):
@@ -217,7 +217,9 @@ def _nodes(around: NDArray[np.int16]) -> NDArray[np.int64]:
 
 def _with_nodes(polygons: NDArray[Any], nodes: NDArray[np.int64]) -> NDArray[Any]:
     """Adds to polygons with axis-parallel edges the nodes that lie on an edge, between its ends."""
-    shapely, _ = load_vector_libraries("--vector")
+    if not len(nodes):
+        return polygons
+    shapely = require("shapely", "vector")
     kind, points, (ring_ends, polygon_ends) = shapely.to_ragged_array(polygons)
     corners = points.astype(np.int64)
     steps = np.diff(corners, axis=0, append=corners[-1:])
@@ -322,7 +324,7 @@ class _Feature:
 
 def _features(found: Iterable[Region], scene: Scene, min_area: float) -> Iterator[_Feature]:
     """Places regions on the map; leaves out those that are too small."""
-    shapely, _ = load_vector_libraries("--vector")
+    shapely = require("shapely", "vector")
 
     for region in found:
         for polygon in shapely.get_parts(region.geometry):
@@ -362,7 +364,7 @@ def _write_batch(
     to_wgs84: bool,
     append: bool,
 ) -> None:
-    shapely, pyogrio = load_vector_libraries("--vector")
+    shapely, pyogrio = require("shapely", "vector"), require("pyogrio", "vector")
     geometries = np.array([feature.geometry for feature in batch], object)
     if to_wgs84:
 

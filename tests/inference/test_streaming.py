@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import threading
@@ -321,6 +322,19 @@ def test_bands_are_chosen_and_ordered(tmp_path):
         SceneOptions(bands=(0, 1, 2))
 
 
+def test_bands_are_found_by_the_names_that_the_model_knows(tmp_path):
+    bands = noise(20, 30, 4)
+    path = write_scene(tmp_path / "a.tif", bands)
+    with rasterio.open(path, "r+") as scene:
+        scene.descriptions = ("Blue", "Green", "Red", "NIR")
+    spec = dataclasses.replace(SPEC, band_names=("red", "green", "blue"))
+    result = predict_one(path, tmp_path / "out", COSINE, spec=spec)
+    same = write_scene(tmp_path / "b.tif", bands[[2, 1, 0]])
+    np.testing.assert_array_equal(
+        read_band(result.geotiff), read_band(predict_one(same, tmp_path / "o", COSINE).geotiff)
+    )
+
+
 @pytest.mark.parametrize(
     ("dtype", "scale", "message"),
     [
@@ -370,9 +384,9 @@ def test_the_models_sampling_distance_is_matched_on_the_scenes_own_grid(tmp_path
 
 
 def test_a_sampling_distance_that_nobody_knows_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match="this model states none"):
-        SceneOptions(match_gsd=True)
     path = write_scene(tmp_path / "a.tif", noise(20, 30), crs=None, transform=None)
+    with pytest.raises(ConfigError, match=r"data set 'toy' states none. Give it with --model_gsd"):
+        predict_paths([path], lopsided, SPEC, tmp_path / "out", COSINE, scenes=SceneOptions(match_gsd=True))
     scenes = SceneOptions(match_gsd=True, model_gsd=0.3)
     (failed,) = predict_paths([path], lopsided, SPEC, tmp_path / "out", COSINE, scenes=scenes)
     assert "no CRS and transform" in failed.error and "0.3 m" in failed.error
