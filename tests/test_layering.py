@@ -32,6 +32,7 @@ ORDER = (
     "build",
     "pretrained",
     "predictors",
+    "cluster",
     "evaluation",
     "export",
     "training",

@@ -43,7 +43,7 @@ def command(
     Prints a table and writes eval.json with the confusion matrix, ignored pixels, and macro and micro averages.
     """
     config = load_beside(model_path, config_path, overrides)
-    options = resolve_prediction(config, "aug_eval", values)
+    options = resolve_prediction(config.eval.model_dump(), "aug_eval", values)
     from rsseg_tf.cli.samples import checked_samples
 
     samples = checked_samples(config, "val")

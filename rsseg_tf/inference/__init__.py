@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rsseg_tf.inference.jobs import Job, JobSettings, PredictionResult, run_job
+from rsseg_tf.inference.jobs import Job, JobSettings, PredictionResult, discard_partial, run_job
 from rsseg_tf.inference.logits import (
     Predict,
     augmented_logits,
@@ -17,9 +17,11 @@ from rsseg_tf.inference.pictures import as_rgb, colour_table, colourise, montage
 from rsseg_tf.inference.predict import (
     Progress,
     Run,
+    attempt,
     collect_images,
     iterate_predictions,
     palette_with,
+    pixel_count,
     predict_paths,
 )
 from rsseg_tf.inference.raster import Scene, open_scene
@@ -38,15 +40,18 @@ __all__ = [
     "SceneOptions",
     "any_size",
     "as_rgb",
+    "attempt",
     "augmented_logits",
     "collect_images",
     "colour_table",
     "colourise",
+    "discard_partial",
     "iterate_predictions",
     "montage",
     "open_scene",
     "overlay",
     "palette_with",
+    "pixel_count",
     "plain_logits",
     "predict_labels",
     "predict_logits",

@@ -38,6 +38,7 @@ __all__ = [
     "Job",
     "JobSettings",
     "PredictionResult",
+    "discard_partial",
     "run_job",
     "stamp",
 ]
@@ -101,7 +102,7 @@ class JobSettings:
             options.pop(name)
         for name in ("max_memory", "resume"):
             scenes.pop(name)
-        scenes["aoi"] = None if self.scenes.aoi is None else [str(self.scenes.aoi), *stamp(self.scenes.aoi)]
+        scenes["aoi"] = None if self.scenes.aoi is None else [self.scenes.aoi.name, *stamp(self.scenes.aoi)]
         spec = {"classes": self.spec.classes, "ignore_index": self.spec.ignore_index, "palette": self.palette}
         return {
             "version": __version__,
@@ -220,6 +221,15 @@ def run_job(
         probabilities=kept.get("probabilities"),
         vector=vector,
     )
+
+
+def discard_partial(job: Job, settings: JobSettings) -> None:
+    """Removes what a run that was stopped has left of a job: see `SceneWriter`."""
+    for folder in (*_FOLDERS.values(), PSEUDO_COLOR_FOLDER):
+        place = settings.save_dir / folder / job.name.parent
+        for product in ("", *(f".{product}" for product in _FOLDERS)):
+            for suffix in (".tif", ".json"):
+                (place / f".{job.name.name}{product}.partial{suffix}").unlink(missing_ok=True)
 
 
 def _gdal_cache(max_memory: int) -> rasterio.Env:

@@ -9,24 +9,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import rasterio
 from rasterio.errors import RasterioError
 
+from rsseg_tf.datasets.images import image_header
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError, RssegError
 from rsseg_tf.inference.decoding import check_review_value
 from rsseg_tf.inference.jobs import Job, JobSettings, PredictionResult, run_job
 from rsseg_tf.inference.logits import Predict
 from rsseg_tf.inference.options import InferenceOptions, OutputOptions, SceneOptions
+from rsseg_tf.inference.raster import raster_driver
 from rsseg_tf.inference.resuming import FinishedJobs
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "Progress",
     "Run",
+    "attempt",
     "collect_images",
-    "failed",
     "iterate_predictions",
     "palette_with",
+    "pixel_count",
     "predict_paths",
 ]
 
@@ -158,10 +162,42 @@ class Run:
         """Remembers a job that is done, for a later run that resumes."""
         self._finished.record(job, result)
 
+    def steps(
+        self, predict: Predict, advance: Callable[[Job, int], None] | None = None
+    ) -> Iterator[tuple[Job, PredictionResult]]:
+        """Does the jobs one by one; each step yields what became of the next.
 
-def failed(job: Job, error: BaseException) -> PredictionResult:
-    """Returns the result of a job that failed; its message is one line."""
-    return PredictionResult(job.path, error=" ".join(str(error).split()) or type(error).__name__)
+        Args:
+            predict: the model.
+            advance: called with the job and the number of its pixels that were finished.
+        """
+        for job, result in self.todo():
+            if result is None:
+                result = attempt(job, self.settings, predict, advance)
+                self.record(job, result)
+            yield job, result
+
+
+def attempt(
+    job: Job, settings: JobSettings, predict: Predict, advance: Callable[[Job, int], None] | None = None
+) -> PredictionResult:
+    """Does a job; what goes wrong with its image becomes the result's error, in one line. See `run_job`."""
+    try:
+        return run_job(job, settings, predict, advance)
+    except (RssegError, OSError, RasterioError, cv2.error, MemoryError) as error:
+        return PredictionResult(job.path, error=" ".join(str(error).split()) or type(error).__name__)
+
+
+def pixel_count(path: Path) -> int:
+    """Returns the number of pixels that a file says it has; 0 for one that says nothing sensible."""
+    try:
+        if raster_driver(path) is None:
+            header = image_header(path)
+            return header.height * header.width
+        with rasterio.open(path, driver=raster_driver(path)) as source:
+            return source.height * source.width
+    except (RssegError, RasterioError, OSError):
+        return 0
 
 
 def iterate_predictions(
@@ -194,17 +230,7 @@ def iterate_predictions(
         output=output,
     )
 
-    def steps() -> Iterator[PredictionResult]:
-        for job, result in run.todo():
-            if result is None:
-                try:
-                    result = run_job(job, run.settings, predict, advance)
-                except (RssegError, OSError, RasterioError, cv2.error, MemoryError) as error:
-                    result = failed(job, error)
-                run.record(job, result)
-            yield result
-
-    return steps()
+    return (result for _, result in run.steps(predict, advance))
 
 
 def predict_paths(

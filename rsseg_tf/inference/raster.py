@@ -22,7 +22,7 @@ from rsseg_tf.datasets.images import read_image
 from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.errors import DataError
 
-__all__ = ["Scene", "open_scene"]
+__all__ = ["Scene", "open_scene", "raster_driver"]
 
 # AREA_OR_POINT decides whether coordinates mean corners or centres of pixels; the date is the only other tag that
 # stays true of a label map.
@@ -118,7 +118,7 @@ def open_scene(path: Path, bands: Sequence[int] | None = None, names: Sequence[s
     Raises:
         DataError: when the file is missing, damaged, of another kind, of complex numbers, or lacks one of `bands`.
     """
-    driver = _driver(path)
+    driver = raster_driver(path)
     if driver is None:
         pixels = read_image(path)
         has_alpha = pixels.shape[2] == 4
@@ -133,8 +133,8 @@ def open_scene(path: Path, bands: Sequence[int] | None = None, names: Sequence[s
         yield _describe(path, source, bands, names)
 
 
-def _driver(path: Path) -> str | None:
-    """Tells a TIFF by its byte-order mark and a VRT by its first tag; `read_image` reports files that are neither."""
+def raster_driver(path: Path) -> str | None:
+    """Returns the GDAL driver for a TIFF, told by its byte-order mark, or a VRT, by its first tag; None for others."""
     try:
         with path.open("rb") as handle:
             head = handle.read(len(_VRT_START))

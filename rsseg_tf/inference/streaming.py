@@ -73,8 +73,8 @@ def make_tiling(
     if scene_options.match_gsd and scene_options.model_gsd is not None:
         if pixel_size is None:
             raise ConfigError(
-                "--match_gsd needs scenes whose pixels have a size on the ground; this one has no CRS and transform, the "
-                f"model has {scene_options.model_gsd} m. Georeference the scene, or leave --match_gsd out."
+                "--match_gsd needs scenes whose pixels have a size on the ground; this one has no CRS and transform, "
+                f"the model has {scene_options.model_gsd} m. Georeference the scene, or leave --match_gsd out."
             )
         zoom = pixel_size[0] / scene_options.model_gsd, pixel_size[1] / scene_options.model_gsd
     whole = _scaled(size, zoom)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import rasterio
 import rasterio.shutil
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
@@ -136,7 +137,7 @@ class SceneWriter:
 
     Raises:
         ConfigError: on resume, when the partial files were made with other settings.
-        DataError: when a file cannot be written.
+        DataError: when a file cannot be written, or another process is writing it.
     """
 
     def __init__(
@@ -153,11 +154,18 @@ class SceneWriter:
         self._journal = first.partial.with_suffix(".json")
         self._settings = {**settings, "strips": [list(strip) for strip in strips], "products": list(files)}
         self._open: dict[Product, rasterio.io.DatasetWriter] = {}
-        self.finished = self._resumed() if resume else Rows()
+        self._lock = FileLock(first.partial.with_suffix(".lock"))
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise DataError(f"{first.path} is being written by another process. Wait for it, or stop it.") from error
+        try:
+            self.finished = self._resumed() if resume else Rows()
+        except BaseException:
+            self._unlock()
+            raise
         if self.finished == Rows():
-            self._journal.unlink(missing_ok=True)
-            for file in files.values():
-                file.partial.unlink(missing_ok=True)
+            self._discard()
         self._buffers: dict[Product, NDArray[np.uint8]] = {}
         self._filled = 0  # rows in the buffers
         self._saved_at = time.monotonic()
@@ -248,6 +256,7 @@ class SceneWriter:
             except (RasterioError, OSError) as error:
                 raise _unwritable(file.path, error) from error
         self._journal.unlink(missing_ok=True)
+        self._unlock()
 
     def abandon(self, *, save: bool) -> None:
         """Ends after a failure: what the journal knows stays for a later run, anything else goes.
@@ -259,9 +268,17 @@ class SceneWriter:
             self.checkpoint()
         self._close()
         if self.finished == Rows():
-            self._journal.unlink(missing_ok=True)
-            for file in self._files.values():
-                file.partial.unlink(missing_ok=True)
+            self._discard()
+        self._unlock()
+
+    def _discard(self) -> None:
+        self._journal.unlink(missing_ok=True)
+        for file in self._files.values():
+            file.partial.unlink(missing_ok=True)
+
+    def _unlock(self) -> None:
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
 
     def _resumed(self) -> Rows:
         """Reads how far an earlier run came."""
