@@ -221,16 +221,34 @@ def _part_of_raster(
     window = ((part.y0, part.y1), (part.x0, part.x1))
     shape = size or (part.y1 - part.y0, part.x1 - part.x0)
     pixels = source.read(bands, window=window, out_shape=(len(bands), *shape), resampling=Resampling.average)
-    nodata = np.zeros(shape, bool)
-    flags = source.mask_flag_enums
-    if any(MaskFlags.all_valid not in flags[band - 1] for band in bands):
+    nodata: NDArray[np.bool_] = np.zeros(shape, bool)
+    alpha = [band for band in source.indexes if source.colorinterp[band - 1] is ColorInterp.alpha]
+    if alpha:
+        nodata |= source.read(alpha[0], window=window, out_shape=shape) == 0
+    elif any(MaskFlags.per_dataset in source.mask_flag_enums[band - 1] for band in bands):
         nodata |= source.dataset_mask(window=window, out_shape=shape) == 0
+    # Compared by value: read_masks would read the pixels again, and warns of an alpha band beside a nodata value.
+    missing = np.ones(shape, bool)
     for position, band in enumerate(bands):
-        if MaskFlags.nodata in flags[band - 1]:
-            pixels[position][source.read_masks(band, window=window, out_shape=shape) == 0] = 0
+        here = _equal(pixels[position], source.nodatavals[band - 1])
+        pixels[position][here] = 0
+        missing &= here
+    nodata |= missing
     if np.issubdtype(pixels.dtype, np.floating):
         broken = ~np.isfinite(pixels)
         if broken.any():
             nodata |= broken.any(axis=0)
             pixels[broken] = 0
     return np.ascontiguousarray(pixels.transpose(1, 2, 0)), nodata
+
+
+def _equal(pixels: NDArray, value: float | None) -> NDArray[np.bool_]:
+    """Tells where pixels have the declared nodata value; NaN is left to the test for values that are not finite."""
+    if np.issubdtype(pixels.dtype, np.integer) and value is not None:
+        limits = np.iinfo(pixels.dtype)
+        if not (np.isfinite(value) and value == int(value) and limits.min <= value <= limits.max):
+            value = None
+    if value is None:
+        return np.zeros(pixels.shape, bool)
+    equal: NDArray[np.bool_] = pixels == np.asarray(value).astype(pixels.dtype)
+    return equal

@@ -82,6 +82,18 @@ def test_alpha_is_a_mask_and_no_band(tmp_path):
         read_scene(path, (1, 4))
 
 
+def test_alpha_and_a_nodata_value_both_count(tmp_path):
+    bands = noise(4)
+    bands[3] = 255
+    bands[3, :5] = 0
+    bands[:3, 7, 8], bands[0, 9, 9] = 7, 7
+    bands[1, 9, 9] = 8
+    path = write_tiff(tmp_path / "a.tif", bands, photometric="RGB", alpha="yes", nodata=7)
+    _, pixels, nodata = read_scene(path)
+    assert nodata[:5].all() and np.argwhere(nodata[5:]).tolist() == [[2, 8]]
+    assert pixels[9, 9, :2].tolist() == [0, 8]
+
+
 def test_a_fourth_band_that_is_not_alpha_stays_a_band(tmp_path):
     colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined)
     scene, pixels, nodata = read_scene(write_tiff(tmp_path / "a.tif", noise(4), photometric="RGB", colorinterp=colours))
