@@ -17,8 +17,9 @@ from rsseg_tf.cli.options import (
     choose_device,
     group,
     load_beside,
+    locate_model,
+    prediction_changes,
     prediction_options,
-    resolve_prediction,
     weights_options,
 )
 
@@ -121,32 +122,40 @@ def command(
     quarter and are blended smoothly, in memory that does not depend on their height. Folders keep their structure. An
     image that cannot be predicted is named at the end, with exit code 1; the others are done.
     """
+    from rsseg_tf.errors import ConfigError
     from rsseg_tf.inference import OutputOptions, Run, SceneOptions, collect_images
     from rsseg_tf.inference.options import parse_memory
 
     _check_combinations(values)
+    changes = prediction_changes("aug_pred", values)
     output = OutputOptions(
         **{name: values[name] for name in ("cog", "confidence", "min_confidence", "probabilities")},
         review_value=254 if values["review_value"] is None else values["review_value"],
         **{name: values[name] for name in ("vector", "min_area", "simplify")},
     )
     paths, base = collect_images(image_path, exclude=save_dir)
-    config = _config(model_path, config_path, overrides)
-    predictor = _open(model_path, config, precision, device, gpus)
+    kind, path = locate_model(model_path)
+    config = load_beside(path, config_path, overrides) if kind == "checkpoint" else None
+    if config is None and (config_path or overrides):
+        raise ConfigError(
+            f"{path} was exported and brings along all that it needs; --config and --set have no effect. Leave them "
+            "out."
+        )
+    predictor = _open(path, config, precision, device, gpus)
     tile = _tile(predictor, config)
     scenes = SceneOptions(
         bands=values["bands"] or None,
         max_memory=parse_memory(values["max_memory"]),
         tile=tile,
         fixed_tile=predictor.tile is not None,
-        model=_identity(predictor, model_path, precision),
+        model=_identity(predictor, path, precision),
         **{name: values[name] for name in ("max_value", "match_gsd", "model_gsd", "aoi", "resume")},
     )
     run = Run(
         paths,
         predictor.spec,
         save_dir,
-        _inference_options(predictor, tile, values),
+        _inference_options(dataclasses.replace(predictor.options, **changes), tile, values),
         base=base,
         custom_color=custom_color or None,
         scenes=scenes,
@@ -155,7 +164,7 @@ def command(
     if values["dask"] is None:
         results = _predict_here(run, predictor.predict)
     else:
-        open_model = partial(_open_predict, model_path, config, precision, device, gpus)
+        open_model = partial(_open_predict, path.absolute(), config, precision, device, gpus)
         results = _predict_on_cluster(run, open_model, values)
     _report(results, save_dir)
 
@@ -168,42 +177,26 @@ def _check_combinations(values: dict[str, Any]) -> None:
     for name, needed in pairs:
         if values[name] is not None and not values[needed]:
             raise ConfigError(f"--{name} has an effect with --{needed} only; add it or leave --{name} out.")
+    if values["rotate90"] and not values["augmented"]:
+        raise ConfigError("--rotate90 has an effect with --aug_pred only; add --aug_pred or leave it out.")
     if values["workers"] is not None and values["dask"] != "local":
         raise ConfigError("--workers is for --dask local; the workers of a scheduler are started beside it.")
 
 
-def _config(model_path: str, config_path: str | None, overrides: tuple[str, ...]) -> Config | None:
-    """Returns the config of a checkpoint; None for an exported model, which knows its own."""
-    from rsseg_tf.cli.quiet import load_tensorflow
-
-    load_tensorflow()
-    from rsseg_tf.errors import ConfigError
-    from rsseg_tf.predictors import find_model
-
-    kind, _ = find_model(Path(model_path))
-    if kind == "checkpoint":
-        return load_beside(model_path, config_path, overrides)
-    if config_path is not None or overrides:
-        raise ConfigError(f"--config and --set are for checkpoints; {model_path} is exported. Leave them out.")
-    return None
-
-
-def _open(model_path: str, config: Config | None, precision: str, device: str, gpus: tuple[int, ...]) -> Predictor:
+def _open(path: Path, config: Config | None, precision: str, device: str, gpus: tuple[int, ...]) -> Predictor:
     """Opens the model on the chosen device."""
     from rsseg_tf.predictors import open_predictor
 
     choose_device(device, gpus)
-    return open_predictor(Path(model_path), config=config, precision=precision)
+    return open_predictor(path, config=config, precision=precision)
 
 
-def _open_predict(
-    model_path: str, config: Config | None, precision: str, device: str, gpus: tuple[int, ...]
-) -> Predict:
+def _open_predict(path: Path, config: Config | None, precision: str, device: str, gpus: tuple[int, ...]) -> Predict:
     """Opens the model in a worker."""
     from rsseg_tf.cli.quiet import load_tensorflow
 
     load_tensorflow()
-    return _open(model_path, config, precision, device, gpus).predict
+    return _open(path, config, precision, device, gpus).predict
 
 
 def _tile(predictor: Predictor, config: Config | None) -> tuple[int, int]:
@@ -216,25 +209,19 @@ def _tile(predictor: Predictor, config: Config | None) -> tuple[int, int]:
     return (512, 512) if config is None else config.augment.crop_size
 
 
-def _identity(predictor: Predictor, model_path: str, precision: str) -> str:
+def _identity(predictor: Predictor, path: Path, precision: str) -> str:
     """Returns a text that differs for models that predict differently: name, kind, checksum of the weights."""
     from rsseg_tf.checkpoint import read_weights
 
-    name = Path(model_path).name
     if predictor.manifest is None:
-        _, checksum = read_weights(Path(model_path))
-        return f"{name} {precision} {checksum[:12]}"
+        _, checksum = read_weights(path)
+        return f"{path.name} {precision} {checksum[:12]}"
     quantization = predictor.manifest.artifacts[0].quantization
-    return f"{name} {predictor.kind} {quantization} {predictor.manifest.origin.weights_sha256[:12]}"
+    return f"{predictor.manifest.model} {predictor.kind} {quantization} {predictor.manifest.origin.weights_sha256[:12]}"
 
 
-def _inference_options(predictor: Predictor, tile: tuple[int, int], values: dict[str, Any]) -> InferenceOptions:
-    """Returns windows and augmentation: the model's own, replaced by what the command line says."""
-    from rsseg_tf.errors import ConfigError
-
-    options = resolve_prediction(dataclasses.asdict(predictor.options), "aug_pred", values)
-    if values["rotate90"] and not values["augmented"]:
-        raise ConfigError("--rotate90 has an effect with --aug_pred only; add --aug_pred or leave it out.")
+def _inference_options(options: InferenceOptions, tile: tuple[int, int], values: dict[str, Any]) -> InferenceOptions:
+    """Returns windows and augmentation with what only this command has."""
     options = dataclasses.replace(options, rotate90=values["rotate90"], batch_size=values["batch_size"])
     if values["blend"] is None:
         return options
