@@ -55,6 +55,9 @@ _rasters = group(
                  help="With --min-confidence: id of doubtful pixels.  [default: 254]"),
     click.option("--probabilities", is_flag=True, help="Also write the probability of each class."),
 )  # fmt: skip
+_pictures = click.option(
+    "--no-pictures", is_flag=True, help="Leave out pseudo_color_prediction/ and added_prediction/."
+)
 _polygons = group(
     "Polygons",
     click.option("--vector", metavar="FORMAT|FILE",
@@ -95,6 +98,7 @@ _windows = group(
     metavar="R G B...",
     help="Colours of the classes in order, three numbers each, instead of the dataset's palette.",
 )
+@_pictures
 @_windows
 @_scenes
 @_rasters
@@ -120,7 +124,8 @@ def command(
 
     Images of up to 2048 x 2048 pixels are predicted whole; larger ones by windows of the model's size that overlap by a
     quarter and are blended smoothly, in memory that does not depend on their height. Folders keep their structure. An
-    image that cannot be predicted is named at the end, with exit code 1; the others are done.
+    image that cannot be predicted is named at the end, with exit code 1; the others are done. Pictures of huge scenes
+    are reduced to previews.
     """
     from rsseg_tf.errors import ConfigError
     from rsseg_tf.inference import OutputOptions, Run, SceneOptions, collect_images
@@ -132,6 +137,7 @@ def command(
         **{name: values[name] for name in ("cog", "confidence", "min_confidence", "probabilities")},
         review_value=254 if values["review_value"] is None else values["review_value"],
         **{name: values[name] for name in ("vector", "min_area", "simplify")},
+        pictures=not values["no_pictures"],
     )
     paths, base = collect_images(image_path, exclude=save_dir)
     kind, path = locate_model(model_path)

@@ -56,8 +56,10 @@ _FOLDERS: dict[Product, str] = {
     "probabilities": PROBABILITY_FOLDER,
 }
 _JPEG_SUFFIXES = (".jpeg", ".jpg")
-_PICTURE_BYTES = 8
-"""Bytes per pixel while a picture is made: labels, image, colours."""
+_PICTURE_BYTES = 24
+"""Bytes per pixel while a picture is made: image, labels, colours, their mixture and the encoded file."""
+_PREVIEW_PIXELS = 4096 * 4096
+"""Pictures that do not fit into memory are reduced to at most this."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,7 @@ def run_job(
             )
             writer.end_scene()
             vector = _write_vector(job, scene, settings, files)
-            pseudo_color, laid_over = _write_pictures(job, scene, settings, files["labels"].partial)
+            pictures = _write_pictures(job, scene, settings, files["labels"].partial) if output.pictures else {}
             writer.finish()
         except BaseException as error:
             writer.abandon(save=not isinstance(error, Exception))  # somebody stopped it: keep what is done
@@ -214,8 +216,8 @@ def run_job(
     kept = {product: file.path for product, file in files.items() if file.keep}
     return PredictionResult(
         job.path,
-        pseudo_color,
-        laid_over,
+        pseudo_color=pictures.get("pseudo_color"),
+        overlay=pictures.get("overlay"),
         geotiff=kept.get("labels"),
         confidence=kept.get("confidence"),
         probabilities=kept.get("probabilities"),
@@ -319,10 +321,12 @@ def _write_vector(job: Job, scene: Scene, settings: JobSettings, files: dict[Pro
     return path
 
 
-def _write_pictures(job: Job, scene: Scene, settings: JobSettings, labels_file: Path) -> tuple[Path, Path]:
-    """Writes the class ids and the overlay as pictures; those of huge scenes are reduced."""
+def _write_pictures(job: Job, scene: Scene, settings: JobSettings, labels_file: Path) -> dict[str, Path]:
+    """Writes the class ids and the overlay as pictures; those of huge scenes are reduced to a preview."""
     spec, output = settings.spec, settings.output
-    size = _reduced(scene.size, settings.scenes.max_memory // 4 // _PICTURE_BYTES)
+    size, most = scene.size, settings.scenes.max_memory // 2 // _PICTURE_BYTES
+    if size[0] * size[1] > most:
+        size = _reduced(size, min(most, _PREVIEW_PIXELS))
     with rasterio.open(labels_file) as source:
         labels = source.read(1, out_shape=size)
     palette: tuple[RGB, ...] = settings.palette
@@ -336,7 +340,7 @@ def _write_pictures(job: Job, scene: Scene, settings: JobSettings, labels_file: 
     pixels, nodata = scene.read(size=size)
     picture = overlay(as_rgb(pixels, spec, nodata), labels, palette, ignore_index=spec.ignore_index)
     _write_picture(laid_over, picture)
-    return pseudo_color, laid_over
+    return {"pseudo_color": pseudo_color, "overlay": laid_over}
 
 
 def _reduced(size: tuple[int, int], most_pixels: int) -> tuple[int, int]:

@@ -148,7 +148,8 @@ class OutputOptions:
         probabilities: write the probability of each class.
         vector: a format (gpkg, geojson, fgb), or the file to write for one scene; None for no polygons.
         min_area: smallest polygon in square metres; in pixels for scenes without a CRS.
-        simplify: largest step that an outline may be moved by, in pixels; 0 keeps the pixels' edges.
+        simplify: tolerance of outlines in pixels, see `write_polygons`; 0 keeps the pixels' edges.
+        pictures: write the class ids and the overlay as pictures.
 
     Raises:
         ConfigError: when a value is out of range or has no effect.
@@ -162,6 +163,7 @@ class OutputOptions:
     vector: str | None = None
     min_area: float = 0.0
     simplify: float = 0.0
+    pictures: bool = True
 
     def __post_init__(self) -> None:
         if self.min_confidence is not None and not 0 < self.min_confidence <= 1:

@@ -258,8 +258,8 @@ def predict_paths(
     - as `output` asks: `confidence_prediction/`, `probability_prediction/`, `vector_prediction/`.
 
     `<name>` is the path relative to `base` without suffix, so that subfolders are kept. Pixels without data get the
-    ignored id. Files appear whole or not at all. An image that fails does not stop the others. Pictures of scenes that
-    would need more than a quarter of `scenes.max_memory` are reduced; the rasters never are.
+    ignored id. Files appear whole or not at all. An image that fails does not stop the others. Pictures that
+    would need more than half of `scenes.max_memory` are reduced to previews; the rasters never are.
 
     Args:
         paths: images, as `collect_images` finds them.

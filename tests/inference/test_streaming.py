@@ -300,7 +300,9 @@ def test_huge_pictures_are_reduced_and_rasters_are_not(tmp_path):
     options = InferenceOptions(is_slide=True, crop_size=(32, 32), stride=(24, 24), blend="cosine")
     result = predict_one(path, tmp_path / "out", options, scenes=SceneOptions(max_memory=2**20))
     assert read_band(result.geotiff).shape == (400, 300)
-    assert read_band(result.overlay).shape == read_band(result.pseudo_color).shape == (200, 150)
+    assert read_band(result.overlay).shape == read_band(result.pseudo_color).shape == (133, 100)
+    result = predict_one(path, tmp_path / "none", options, output=OutputOptions(pictures=False))
+    assert list(result.files) == ["geotiff"] and not list((tmp_path / "none").rglob("*.png"))
 
 
 # --- input -----------------------------------------------------------------------------------------------------
