@@ -56,7 +56,7 @@ def make_scene(path: Path, width: int, height: int) -> None:
 def trivial() -> Callable[[np.ndarray], np.ndarray]:
     """Returns a predictor that weighs the bands of each pixel."""
     weights = np.random.default_rng(1).normal(size=(3, CLASSES)).astype(np.float32) / 64
-    return lambda batch: batch.astype(np.float32) @ weights
+    return lambda batch: (batch.reshape(-1, 3).astype(np.float32) @ weights).reshape(*batch.shape[:3], CLASSES)
 
 
 def network() -> Callable[[np.ndarray], np.ndarray]:

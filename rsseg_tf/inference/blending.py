@@ -191,6 +191,8 @@ def blend_blocks(
     shape = (min(down.window, down.size), min(across.window, across.size), classes)
     buffers = [np.zeros(shape, dtype), np.zeros(shape, dtype)]  # a block looks into one while the other is filled
     scratch = np.empty(shape, dtype)
+    # All windows have the same weights; one that reaches over the border uses the upper left part of them.
+    weights = np.multiply.outer(down.profile, across.profile).astype(dtype)[: shape[0], : shape[1], np.newaxis]
     stream = iter(windows)
     carried = 0
     for row in rows:
@@ -206,14 +208,14 @@ def blend_blocks(
             current[:carried, known : right - left] = carry[:carried, loaded - origin : right - origin]
             current[carried:height, known : right - left] = 0
             loaded = right
-            _add(current[:height, : right - left], scratch, next(stream), plan, row, column)
+            _add(current[:height, : right - left], scratch, next(stream), weights, (row, column))
             following = across.next_start(column)
             sums = current[:finished, : following - left]
             carry[: height - finished, left - origin : following - origin] = current[
                 finished:height, : following - left
             ]
-            weights = np.multiply.outer(down.total[top : top + finished], across.total[left:following]).astype(dtype)
-            logits = np.divide(sums, weights[:, :, np.newaxis], out=scratch[:finished, : following - left])
+            total = np.multiply.outer(down.total[top : top + finished], across.total[left:following]).astype(dtype)
+            logits = np.divide(sums, total[:, :, np.newaxis], out=scratch[:finished, : following - left])
             yield Block(top, left, logits, ends_row=column == columns[-1])
             buffers.reverse()
         carried = height - finished
@@ -223,17 +225,15 @@ def _add(
     target: NDArray,
     scratch: NDArray,
     item: tuple[int, int, NDArray[np.float32] | None],
-    plan: Plan,
-    row: int,
-    column: int,
+    weights: NDArray,
+    due: tuple[int, int],
 ) -> None:
     """Adds the weighted logits of one window to `target`, `(rows, columns, classes)`."""
-    if item[:2] != (row, column):
-        raise ValueError(f"window {item[:2]} came where {(row, column)} was due; windows must come in the plan's order")
-    logits = item[2]
+    row, column, logits = item
+    if (row, column) != due:
+        raise ValueError(f"window {(row, column)} came where {due} was due; windows must come in the plan's order")
     if logits is None:
         return
     height, width = target.shape[:2]
-    weights = np.multiply.outer(plan.rows.weights(row), plan.columns.weights(column)).astype(target.dtype)
-    weighted = np.multiply(logits[:height, :width], weights[:, :, np.newaxis], out=scratch[:height, :width])
+    weighted = np.multiply(logits[:height, :width], weights[:height, :width], out=scratch[:height, :width])
     np.add(target, weighted, out=target)

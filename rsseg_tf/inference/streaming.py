@@ -80,7 +80,7 @@ def make_tiling(
     whole = _scaled(size, zoom)
     if options.crop_size is not None and options.stride is not None:
         seen, step, blend = options.crop_size[::-1], options.stride[::-1], options.blend
-    elif whole[0] * whole[1] <= WHOLE_PIXELS and not scene_options.fixed_tile:
+    elif max(whole[0] * whole[1], size[0] * size[1]) <= WHOLE_PIXELS and not scene_options.fixed_tile:
         return Tiling(make_plan(size, size, size, "mean"), whole)
     else:
         seen, blend = scene_options.tile[::-1], "cosine"
@@ -342,21 +342,22 @@ def split_into_strips(
     """
     plan, width = tiling.plan, scene.size[1]
     window_rows, window_columns = tiling.window
-    bands = len(scene.bands)
-    classes, size = spec.num_classes, plan.accumulator.itemsize
-    window = window_rows * window_columns
-    seen = tiling.seen[0] * tiling.seen[1]
-    views = 2 if options.is_augmented or tiling.seen != tiling.window else 0
-    batches = (2 * _QUEUE + 2) * options.batch_size * (window * bands * scene.dtype.itemsize + seen * classes * 4)
-    batches += views * options.batch_size * seen * (bands + classes) * 4
-    decoding = window * (classes * 4 * 3 + 16) if output.needs_probabilities else window * (classes * 4 + 16)
-    fixed = batches + decoding + 3 * window * classes * size + window * classes * 4
+    bands, classes = len(scene.bands), spec.num_classes
+    window, seen = window_rows * window_columns, tiling.seen[0] * tiling.seen[1]
+    window_count = len(plan.rows.starts) * len(plan.columns.starts)
+    # Batches wait between the stages, and each stage holds one.
+    held = min((2 * _QUEUE + 3) * options.batch_size, window_count)
+    fixed = held * (window * bands * scene.dtype.itemsize + seen * classes * 4)
+    if options.is_augmented or tiling.seen != tiling.window:
+        fixed += 2 * min(options.batch_size, window_count) * seen * (bands + classes) * 4
+    fixed += window * (classes * (12 if output.needs_probabilities else 4) + 16)  # while a block is decoded
+    if window_count > 1:
+        fixed += 3 * window * classes * plan.accumulator.itemsize  # buffers of the blend
     step = max(plan.rows.next_start(row) - start for row, start in enumerate(plan.rows.starts))
-    planes = sum(products(output, classes).values())
     per_column = (
-        plan.rows.overlap * classes * size
+        plan.rows.overlap * classes * plan.accumulator.itemsize
         + 2 * min(window_rows, scene.size[0]) * (bands * scene.dtype.itemsize + 3)
-        + (step + BLOCK) * planes
+        + (step + BLOCK) * sum(products(output, classes).values())
     )
     available = max_memory * 3 // 4
     columns = int((available - fixed) // per_column)
