@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rsseg_tf import __version__
 from rsseg_tf.datasets.images import atomic_path, write_png
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
+from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.errors import DataError
 from rsseg_tf.inference.area import area_of_interest
 from rsseg_tf.inference.decoding import Product, products
@@ -253,19 +254,32 @@ def _check_scene(scene: Scene, settings: JobSettings) -> float:
         return spec.max_value / given
     if np.issubdtype(scene.dtype, np.integer):
         top = int(np.iinfo(scene.dtype).max)
-        fits = spec.max_value <= top and not (top > 255 and spec.max_value <= 255)
+        # 8 bits are whole bytes; of more bits scenes use what they like, but not 255 of 65,536 values.
+        fits = 1 < spec.max_value <= top and (top == 255 or spec.max_value > 255)
         values = f"{scene.dtype} (0..{top})"
     else:
-        preview, _ = scene.read(size=_reduced(scene.size, 256 * 256))
-        largest = float(preview.max())
-        fits = not (largest <= 1 < spec.max_value) or largest <= 0
-        values = f"{scene.dtype} with values up to {largest:.4g}"
+        sample = _sampled(scene)
+        largest, middle = (float(sample.max()), float(np.median(sample))) if sample.size else (0.0, 0.0)
+        fits = not (0 < largest <= 1 < spec.max_value) and middle <= spec.max_value
+        values = f"{scene.dtype} with values around {middle:.4g} and up to {largest:.4g}"
     if not fits:
         raise DataError(
             f"the model for data set '{spec.name}' was trained on values 0..{spec.max_value:g}; {scene.path} holds "
             f"{values}. Say with --max_value which value of the scene stands for the model's {spec.max_value:g}."
         )
     return 1.0
+
+
+def _sampled(scene: Scene) -> NDArray:
+    """Returns pixel values from sixteen places of a scene, without those where there is no data."""
+    height, width = scene.size
+    rows, columns = min(height, 64), min(width, 64)
+    found = []
+    for step in range(16):
+        top, left = (height - rows) * (step // 4) // 3, (width - columns) * (step % 4) // 3
+        pixels, nodata = scene.read(Window(top, left, top + rows, left + columns))
+        found.append(pixels.reshape(-1) if nodata is None else pixels[~nodata].reshape(-1))
+    return np.concatenate(found)
 
 
 def _raster_files(job: Job, scene: Scene, settings: JobSettings, tiling: Tiling) -> dict[Product, RasterFile]:

@@ -14,7 +14,7 @@ from rsseg_tf.inference.jobs import Job, JobSettings, PredictionResult, stamp
 __all__ = ["JOURNAL", "FinishedJobs"]
 
 JOURNAL = ".predicted.jsonl"
-"""In `save_dir`: one line per image that is done; a line that a kill has cut short is not read."""
+"""In `save_dir`: a line with the settings, then one per image that is done; what a kill has cut short is not read."""
 
 
 class FinishedJobs:
@@ -29,24 +29,27 @@ class FinishedJobs:
     """
 
     def __init__(self, settings: JobSettings, jobs: Sequence[Job]) -> None:
-        self._path = settings.save_dir / JOURNAL
-        self._identity: dict[str, Any] = json.loads(json.dumps(settings.identity()))
         self._save_dir = settings.save_dir
-        self._lines = self._read() if settings.scenes.resume else {}
-        self._fresh = not settings.scenes.resume
-        for job in jobs:
-            made = self._lines.get(str(job.name), {}).get("settings", self._identity)
-            differing = sorted(key for key in {*made, *self._identity} if made.get(key) != self._identity.get(key))
-            if differing:
-                name = differing[0]
-                raise ConfigError(
-                    f"{job.path} was predicted to {settings.save_dir} with another {name}: {made.get(name)}, now "
-                    f"{self._identity.get(name)}. Use the same options to resume, or leave --resume out."
-                )
+        self._path = settings.save_dir / JOURNAL
+        self._settings: dict[str, Any] = json.loads(json.dumps(settings.identity()))
+        self._done: dict[str, dict[str, Any]] = {}
+        self._is_begun = False
+        if not settings.scenes.resume or not self._path.is_file():
+            return
+        made, done = self._read()
+        again = [job for job in jobs if str(job.name) in done]
+        if made == self._settings:
+            self._done, self._is_begun = done, True
+        elif again:
+            name = min(key for key in {*made, *self._settings} if made.get(key) != self._settings.get(key))
+            raise ConfigError(
+                f"{again[0].path} was predicted to {settings.save_dir} with another {name}: {made.get(name)}, now "
+                f"{self._settings.get(name)}. Use the same options to resume, or leave --resume out."
+            )
 
     def result(self, job: Job) -> PredictionResult | None:
         """Returns the result of a job that is done and whose image and results are still there unchanged."""
-        line = self._lines.get(str(job.name))
+        line = self._done.get(str(job.name))
         if line is None or line["source"] != [str(job.path), *stamp(job.path)]:
             return None
         files = {name: Path(path) for name, path in line["files"].items()}
@@ -64,25 +67,25 @@ class FinishedJobs:
             "source": [str(job.path), *stamp(job.path)],
             "files": {name: str(path) for name, path in result.files.items()},
             "note": result.note,
-            "settings": self._identity,
         }
         try:
             self._save_dir.mkdir(parents=True, exist_ok=True)
-            with self._path.open("w" if self._fresh else "a", encoding="utf-8") as handle:
+            with self._path.open("a" if self._is_begun else "w", encoding="utf-8") as handle:
+                if not self._is_begun:
+                    handle.write(json.dumps({"settings": self._settings}))
                 # The line break in front ends a line that a kill has cut short.
-                handle.write(("" if self._fresh else "\n") + json.dumps(line) + "\n")
+                handle.write("\n" + json.dumps(line))
         except OSError as error:
             raise DataError(f"cannot write {self._path}: {error}. Check the folder and the free space.") from error
-        self._fresh = False
+        self._is_begun = True
 
-    def _read(self) -> dict[str, dict[str, Any]]:
-        lines: dict[str, dict[str, Any]] = {}
-        if not self._path.is_file():
-            return lines
+    def _read(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """Returns the settings and the lines by the names of their jobs."""
+        lines = []
         for text in self._path.read_text("utf-8").splitlines():
             try:
-                line = json.loads(text)
+                lines.append(json.loads(text))
             except ValueError:
                 continue
-            lines[line["name"]] = line
-        return lines
+        made: dict[str, Any] = next((line["settings"] for line in lines if "settings" in line), {})
+        return made, {line["name"]: line for line in lines if "name" in line}
