@@ -53,12 +53,16 @@ EXTRAS = {
     "serving": ["tensorflow-serving-api>=2.21,<2.22"],
     "hub": ["keras-hub>=0.32,<0.33"],
     "openvino": ["openvino>=2026.4,<2027"],
+    "vector": [
+        "shapely>=2.1,<3",  # 2.1 brings coverage_simplify
+        "pyogrio>=0.11,<1",
+    ],
     "cluster": ["dask>=2026.1,<2027", "distributed>=2026.1,<2027"],
 }
 EXTRAS["all"] = sorted(
     {
         requirement
-        for name in ("onnx", "tflite", "serving", "hub", "openvino", "cluster")
+        for name in ("onnx", "tflite", "serving", "hub", "openvino", "vector", "cluster")
         for requirement in EXTRAS[name]
     }
 )
@@ -66,6 +70,8 @@ EXTRAS["test"] = [
     *EXTRAS["onnx"],  # exported files are run and compared
     *EXTRAS["tflite"],
     *EXTRAS["serving"],
+    *EXTRAS["vector"],  # polygons are compared with rasters
+    *EXTRAS["cluster"],  # a worker is killed
     "pytest>=8.3,<10",
     "pytest-xdist>=3.6,<4",
     "hypothesis>=6.120,<7",

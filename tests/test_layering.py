@@ -35,6 +35,7 @@ ORDER = (
     "build",
     "pretrained",
     "predictors",
+    "cluster",
     "evaluation",
     "export",
     "training",

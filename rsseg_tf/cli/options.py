@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from rsseg_tf.predictors import Predictor
 
 __all__ = [
+    "Grouped",
     "ManyValues",
     "choose_device",
     "config_option",
     "device_options",
+    "group",
     "load",
     "load_beside",
     "locate_model",
@@ -55,6 +57,36 @@ class ManyValues(click.Command):
             else:
                 spelled.append(argument)
         return super().parse_args(ctx, spelled)
+
+
+class Grouped(ManyValues):
+    """Such a command whose help lists options under the headings that `group` gave them."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes one section per heading, in the order of the options."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "heading", "Options"), []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def group(heading: str, *decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Adds options that a `Grouped` command lists under a heading of their own."""
+
+    def add(function: F) -> F:
+        known = {id(option) for option in getattr(function, "__click_params__", ())}
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        for option in getattr(function, "__click_params__", ()):
+            if id(option) not in known:
+                option.heading = heading
+        return function
+
+    return add
 
 
 def _is_number(text: str) -> bool:

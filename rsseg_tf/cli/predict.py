@@ -2,30 +2,95 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rsseg_tf.cli.options import (
-    ManyValues,
+    Grouped,
     choose_device,
+    group,
     load_beside,
     locate_model,
-    open_model,
     prediction_changes,
     prediction_options,
     weights_options,
 )
 
+if TYPE_CHECKING:
+    from rsseg_tf.config import Config
+    from rsseg_tf.inference import InferenceOptions, Job, Predict, PredictionResult, Run
+    from rsseg_tf.predictors import Predictor
+
 __all__ = ["command"]
 
+_scenes = group(
+    "Scenes",
+    click.option("--bands", multiple=True, type=click.IntRange(min=1), metavar="N...",
+                 help="Bands to read, in the model's order, from 1: --bands 3 2 1."),
+    click.option("--max-value", type=click.FloatRange(min=0, min_open=True), metavar="V",
+                 help="Pixel value that stands for the model's largest, where scenes are scaled otherwise."),
+    click.option("--match-gsd", is_flag=True, help="Resample to the model's metres per pixel, and back."),
+    click.option("--model-gsd", type=click.FloatRange(min=0, min_open=True), metavar="METRES",
+                 help="With --match-gsd: the model's metres per pixel, where it does not say."),
+    click.option("--aoi", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+                 help="Predict inside of these polygons only (GeoJSON, GeoPackage, ...)."),
+    click.option("--max-memory", default="2G", show_default=True, metavar="SIZE",
+                 help="Bound for buffers; wide scenes are cut into strips to keep it."),
+    click.option("--resume", is_flag=True, help="Go on where a run with the same options was stopped."),
+)  # fmt: skip
+_rasters = group(
+    "Rasters",
+    click.option("--cog", is_flag=True, help="Write Cloud Optimized GeoTIFFs."),
+    click.option("--confidence", is_flag=True, help="Also write the largest probability, in steps of 1/254."),
+    click.option("--min-confidence", type=click.FloatRange(0, 1, min_open=True), metavar="P",
+                 help="Give pixels with a smaller one the review value."),
+    click.option("--review-value", type=click.IntRange(0, 255), metavar="ID",
+                 help="With --min-confidence: id of doubtful pixels.  [default: 254]"),
+    click.option("--probabilities", is_flag=True, help="Also write the probability of each class."),
+)  # fmt: skip
+_pictures = click.option(
+    "--no-pictures", is_flag=True, help="Leave out pseudo_color_prediction/ and added_prediction/."
+)
+_polygons = group(
+    "Polygons",
+    click.option("--vector", metavar="FORMAT|FILE",
+                 help="Also write polygons: gpkg, geojson, fgb; or one file of that kind, for one scene."),
+    click.option("--min-area", type=click.FloatRange(min=0), default=0.0, metavar="M2",
+                 help="With --vector: leave out smaller ones."),
+    click.option("--simplify", type=click.FloatRange(min=0), default=0.0, metavar="PIXELS",
+                 help="With --vector: tolerance of outlines; neighbours keep their common edge."),
+)  # fmt: skip
+_cluster = group(
+    "Cluster",
+    click.option("--dask", metavar="ADDRESS|local",
+                 help="Predict on the workers of a Dask scheduler, or of a cluster on this machine."),
+    click.option("--workers", type=click.IntRange(min=1), metavar="N",
+                 help="With --dask local: how many processes.  [default: 2]"),
+)  # fmt: skip
+_windows = group(
+    "Windows and augmentation",
+    prediction_options("aug-pred"),
+    click.option("--rotate90", is_flag=True, help="With --aug-pred: also turned by 90, 180 and 270 degrees."),
+    click.option("--blend", type=click.Choice(["mean", "cosine"]),
+                 help="Weights of windows.  [default: mean with --is-slide, else cosine]"),
+    click.option("--batch-size", type=click.IntRange(min=1), default=4, show_default=True, metavar="N",
+                 help="Windows per call of the model."),
+)  # fmt: skip
 
-@click.command(name="predict", cls=ManyValues)
+
+@click.command(name="predict", cls=Grouped)
 @weights_options
-@click.option("--image-path", required=True, type=Path, help="An image, a folder of images, or a list file (.txt).")
+@click.option(
+    "--image-path", required=True, type=Path, help="An image, a scene, a folder of them, or a list file (.txt)."
+)
 @click.option("--save-dir", type=Path, default=Path("output/result"), show_default=True, help="Where results go.")
-@prediction_options("aug-pred")
 @click.option(
     "--custom-color",
     multiple=True,
@@ -33,6 +98,12 @@ __all__ = ["command"]
     metavar="R G B...",
     help="Colours of the classes in order, three numbers each, instead of the dataset's palette.",
 )
+@_pictures
+@_windows
+@_scenes
+@_rasters
+@_polygons
+@_cluster
 def command(
     model_path: str,
     image_path: Path,
@@ -45,16 +116,30 @@ def command(
     gpus: tuple[int, ...],
     **values: Any,
 ) -> None:
-    """Predict images.
+    """Predict images and scenes of any size.
 
-    Writes to --save-dir: pseudo_color_prediction/ (class ids as PNG with the palette), added_prediction/ (the image
-    with the classes laid over it) and, for georeferenced images, geotiff_prediction/ (class ids with the image's CRS
-    and transform, a colour table and the class names). Folders keep their structure. An image that cannot be predicted
-    is named at the end, with exit code 1; the others are done.
+    Reads PNG, JPEG, TIFF and VRT. Writes to --save-dir: pseudo_color_prediction/ (class ids as PNG with the palette),
+    added_prediction/ (the image with the classes laid over it), for TIFF and VRT geotiff_prediction/ (class ids with
+    the scene's CRS and transform, colour table, class names and nodata), and what the options below ask for.
+
+    Images of up to 2048 x 2048 pixels are predicted whole; larger ones by windows of the model's size that overlap by a
+    quarter and are blended smoothly, in memory that does not depend on their height. Folders keep their structure. An
+    image that cannot be predicted is named at the end, with exit code 1; the others are done. Pictures of huge scenes
+    are reduced to previews.
     """
     from rsseg_tf.errors import ConfigError
+    from rsseg_tf.inference import OutputOptions, Run, SceneOptions, collect_images
+    from rsseg_tf.inference.options import parse_memory
 
+    _check_combinations(values)
     changes = prediction_changes("aug_pred", values)
+    output = OutputOptions(
+        **{name: values[name] for name in ("cog", "confidence", "min_confidence", "probabilities")},
+        review_value=254 if values["review_value"] is None else values["review_value"],
+        **{name: values[name] for name in ("vector", "min_area", "simplify")},
+        pictures=not values["no_pictures"],
+    )
+    paths, base = collect_images(image_path, exclude=save_dir)
     kind, path = locate_model(model_path)
     config = load_beside(path, config_path, overrides) if kind == "checkpoint" else None
     if config is None and (config_path or overrides):
@@ -62,29 +147,162 @@ def command(
             f"{path} was exported and brings along all that it needs; --config and --set have no effect. Leave them "
             "out."
         )
+    predictor = _open(path, config, precision, device, gpus)
+    tile = _tile(predictor, config)
+    scenes = SceneOptions(
+        bands=values["bands"] or None,
+        max_memory=parse_memory(values["max_memory"]),
+        tile=tile,
+        fixed_tile=predictor.tile is not None,
+        model=_identity(predictor, path, precision),
+        **{name: values[name] for name in ("max_value", "match_gsd", "model_gsd", "aoi", "resume")},
+    )
+    run = Run(
+        paths,
+        predictor.spec,
+        save_dir,
+        _inference_options(dataclasses.replace(predictor.options, **changes), tile, values),
+        base=base,
+        custom_color=custom_color or None,
+        scenes=scenes,
+        output=output,
+    )
+    if values["dask"] is None:
+        results = _predict_here(run, predictor.predict)
+    else:
+        open_model = partial(_open_predict, path.absolute(), config, precision, device, gpus)
+        results = _predict_on_cluster(run, open_model, values)
+    _report(results, save_dir)
 
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
 
-    from rsseg_tf.inference import collect_images, predict_paths
+def _check_combinations(values: dict[str, Any]) -> None:
+    """Refuses options that would have no effect."""
+    from rsseg_tf.errors import ConfigError
 
-    paths, base = collect_images(image_path, exclude=save_dir)
+    pairs = (("workers", "dask"), ("model_gsd", "match_gsd"), ("review_value", "min_confidence"))
+    for name, needed in pairs:
+        if values[name] is not None and not values[needed]:
+            raise ConfigError(f"--{name} has an effect with --{needed} only; add it or leave --{name} out.")
+    if values["rotate90"] and not values["augmented"]:
+        raise ConfigError("--rotate90 has an effect with --aug_pred only; add --aug_pred or leave it out.")
+    if values["workers"] is not None and values["dask"] != "local":
+        raise ConfigError("--workers is for --dask local; the workers of a scheduler are started beside it.")
+
+
+def _open(path: Path, config: Config | None, precision: str, device: str, gpus: tuple[int, ...]) -> Predictor:
+    """Opens the model on the chosen device."""
+    from rsseg_tf.predictors import open_predictor
+
     choose_device(device, gpus)
-    model = open_model(path, config, precision, changes)
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task("Predicting", total=len(paths))
-        results = predict_paths(
-            paths,
-            model.predict,
-            model.spec,
-            save_dir,
-            model.options,
-            base=base,
-            custom_color=custom_color or None,
-            progress=lambda done, total, result: progress.update(task, completed=done),
-        )
+    return open_predictor(path, config=config, precision=precision)
+
+
+def _open_predict(path: Path, config: Config | None, precision: str, device: str, gpus: tuple[int, ...]) -> Predict:
+    """Opens the model in a worker."""
+    from rsseg_tf.cli.quiet import load_tensorflow
+
+    load_tensorflow()
+    return _open(path, config, precision, device, gpus).predict
+
+
+def _tile(predictor: Predictor, config: Config | None) -> tuple[int, int]:
+    """Returns the (width, height) of windows: what the model must have, or else what it was trained with."""
+    if predictor.tile is not None:
+        return predictor.tile[1], predictor.tile[0]
+    if predictor.manifest is not None:
+        height, width = predictor.manifest.crop_size
+        return width, height
+    return (512, 512) if config is None else config.augment.crop_size
+
+
+def _identity(predictor: Predictor, path: Path, precision: str) -> str:
+    """Returns a text that differs for models that predict differently: name, kind, checksum of the weights."""
+    from rsseg_tf.checkpoint import read_weights
+
+    if predictor.manifest is None:
+        _, checksum = read_weights(path)
+        return f"{path.name} {precision} {checksum[:12]}"
+    quantization = predictor.manifest.artifacts[0].quantization
+    return f"{predictor.manifest.model} {predictor.kind} {quantization} {predictor.manifest.origin.weights_sha256[:12]}"
+
+
+def _inference_options(options: InferenceOptions, tile: tuple[int, int], values: dict[str, Any]) -> InferenceOptions:
+    """Returns windows and augmentation with what only this command has."""
+    options = dataclasses.replace(options, rotate90=values["rotate90"], batch_size=values["batch_size"])
+    if values["blend"] is None:
+        return options
+    if not options.is_slide:
+        stride = max(tile[0] * 3 // 4, 1), max(tile[1] * 3 // 4, 1)
+        options = dataclasses.replace(options, is_slide=True, crop_size=tile, stride=stride)
+    return dataclasses.replace(options, blend=values["blend"])
+
+
+def _predict_here(run: Run, predict: Predict) -> list[PredictionResult]:
+    """Predicts in this process."""
+    results: list[PredictionResult] = []
+    with _progress(run) as (advance, finish):
+        for job, result in run.steps(predict, advance):
+            finish(job)
+            results.append(result)
+    return results
+
+
+def _predict_on_cluster(run: Run, open_model: Callable[[], Predict], values: dict[str, Any]) -> list[PredictionResult]:
+    """Predicts on Dask workers."""
+    from rsseg_tf.cluster import predict_on_cluster
+
+    address = None if values["dask"] == "local" else values["dask"]
+    with _progress(run) as (_, finish):
+        return predict_on_cluster(run, open_model, address, workers=values["workers"] or 2, finish=finish)
+
+
+@contextlib.contextmanager
+def _progress(run: Run) -> Iterator[tuple[Callable[[Job, int], None], Callable[[Job], None]]]:
+    """Shows a bar over all pixels with megapixels per second and the time left.
+
+    Yields:
+        What to call with finished pixels of a job, and what to call when a job is done.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from rsseg_tf.inference import pixel_count
+
+    sizes = {job: pixel_count(job.path) for job in run.jobs}
+    seen = dict.fromkeys(run.jobs, 0)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[images]}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    started = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("Predicting", total=sum(sizes.values()), images=f"0/{len(run.jobs)} images", rate="")
+        finished = 0
+
+        def advance(job: Job, pixels: int) -> None:
+            seen[job] += pixels
+            rate = sum(seen.values()) / 1e6 / max(time.monotonic() - started, 1e-3)
+            bar.update(task, advance=pixels, description=job.path.name, rate=f"{rate:.2f} Mpx/s")
+
+        def finish(job: Job) -> None:
+            nonlocal finished
+            finished += 1
+            bar.update(task, advance=sizes[job] - seen[job], images=f"{finished}/{len(run.jobs)} images")
+
+        yield advance, finish
+
+
+def _report(results: list[PredictionResult], save_dir: Path) -> None:
+    """Says what became of the images; exit code 1 if some failed."""
     failed = [result for result in results if not result.ok]
     click.echo(f"{len(results) - len(failed)} of {len(results)} images predicted: {save_dir}")
+    for result in results:
+        if result.note is not None:
+            click.echo(f"Note: {result.image}: {result.note}")
     for result in failed:
         named = str(result.image) in str(result.error)
         click.echo(f"Error: {result.error}" if named else f"Error: {result.image}: {result.error}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rsseg_tf.inference.jobs import Job, JobSettings, PredictionResult, discard_partial, run_job
 from rsseg_tf.inference.logits import (
     Predict,
     augmented_logits,
@@ -12,44 +13,54 @@ from rsseg_tf.inference.logits import (
     resize_bilinear,
     slide_logits,
 )
-from rsseg_tf.inference.options import InferenceOptions
+from rsseg_tf.inference.options import InferenceOptions, OutputOptions, SceneOptions
 from rsseg_tf.inference.pictures import as_rgb, colour_table, colourise, montage, overlay
 from rsseg_tf.inference.predict import (
-    PredictionResult,
     Progress,
+    Run,
+    attempt,
     collect_images,
     iterate_predictions,
     palette_with,
+    pixel_count,
     predict_paths,
 )
-from rsseg_tf.inference.raster import Scene, read_scene, write_labels
+from rsseg_tf.inference.raster import Scene, open_scene
 from rsseg_tf.inference.tiles import any_size, tile_options, tile_stride
 
 __all__ = [
     "InferenceOptions",
+    "Job",
+    "JobSettings",
+    "OutputOptions",
     "Predict",
     "PredictionResult",
     "Progress",
+    "Run",
     "Scene",
+    "SceneOptions",
     "any_size",
     "as_rgb",
+    "attempt",
     "augmented_logits",
     "collect_images",
     "colour_table",
     "colourise",
+    "discard_partial",
     "iterate_predictions",
     "montage",
+    "open_scene",
     "overlay",
     "palette_with",
+    "pixel_count",
     "plain_logits",
     "predict_labels",
     "predict_logits",
     "predict_paths",
-    "read_scene",
     "require_classes",
     "resize_bilinear",
+    "run_job",
     "slide_logits",
     "tile_options",
     "tile_stride",
-    "write_labels",
 ]

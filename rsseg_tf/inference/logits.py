@@ -5,34 +5,33 @@ probabilities, are averaged over overlapping windows, scales and flips. (Its rel
 and resizes the image already resized by the scale before.)
 
 The original holds logits and counts of a whole scene in float64: 19 GB for 20 000 x 20 000 pixels and six classes.
-Here windows are added up in float64 too, but only in a band as high as one window; a row of pixels leaves the band as
-soon as no later window touches it. `predict_labels` turns such rows into class ids at once, so that a scene costs one
-byte per pixel.
+Here windows are added up in float64 too, but a pixel leaves the sum as soon as no later window touches it (see
+`blending`). `predict_labels` turns such pixels into class ids at once, so that an image costs one byte per pixel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import groupby
+from itertools import chain, islice
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_tf.datasets.spec import DatasetSpec
-from rsseg_tf.datasets.tiling import Window, sliding_windows
 from rsseg_tf.errors import DataError
+from rsseg_tf.inference.blending import Block, blend_blocks, make_plan
 from rsseg_tf.inference.options import (
     InferenceOptions,
+    View,
     check_batch_size,
-    check_scales,
     check_window,
-    flip_combinations,
 )
 
 __all__ = [
     "Predict",
     "augmented_logits",
+    "call_model",
     "plain_logits",
     "predict_labels",
     "predict_logits",
@@ -82,7 +81,7 @@ def plain_logits(predict: Predict, image: NDArray) -> NDArray[np.float32]:
         DataError: when the image is not `(H, W, bands)`, or the model's answer has the wrong shape.
     """
     _check_image(image)
-    return _call(predict, image[np.newaxis])[0]
+    return call_model(predict, image[np.newaxis])[0]
 
 
 def slide_logits(
@@ -112,60 +111,53 @@ def slide_logits(
         ConfigError: when the sizes are not 1 <= stride <= crop_size.
         DataError: as `plain_logits`.
     """
-    bands = [
-        band.astype(np.float32)
-        for _, band in _slide_bands(predict, image, crop_size=crop_size, stride=stride, batch_size=batch_size)
-    ]
-    return np.concatenate(bands, axis=0)
+    result: NDArray[np.float32] | None = None
+    for block in _slide_blocks(predict, image, crop_size=crop_size, stride=stride, batch_size=batch_size):
+        rows, columns, classes = block.logits.shape
+        if result is None:
+            result = np.empty((*image.shape[:2], classes), np.float32)
+        result[block.top : block.top + rows, block.left : block.left + columns] = block.logits
+    if result is None:  # an image has a pixel and so a window; this tells the type checker
+        raise DataError("the image has no window; it must have at least one pixel.")
+    return result
 
 
-def augmented_logits(
-    predict: Predict,
-    image: NDArray,
-    *,
-    scales: tuple[float, ...] = (1.0,),
-    flip_horizontal: bool = False,
-    flip_vertical: bool = False,
-    infer: Callable[[Predict, NDArray], NDArray[np.float32]] = plain_logits,
-) -> NDArray[np.float32]:
-    """Averages the logits of the image resized and flipped, each brought back to the image's size and orientation.
+def augmented_logits(predict: Predict, images: NDArray, options: InferenceOptions) -> NDArray[np.float32]:
+    """Averages the logits of images resized and turned, each brought back to the images' size and orientation.
 
     Args:
-        predict: the model.
-        image: `(H, W, bands)` pixels, see `Predict`.
-        scales: factors of the size; the resized side is `int(side * scale + 0.5)`.
-        flip_horizontal: also mirror left-right.
-        flip_vertical: also mirror top-bottom (and both, with `flip_horizontal`).
-        infer: how one of these images is predicted; `slide_logits` with its sizes bound, for windows.
+        predict: the model; or what predicts one image by windows, in the same form.
+        images: `(B, H, W, bands)` pixels, see `Predict`.
+        options: scales (a resized side is `int(side * scale + 0.5)`), flips and rotations. Windows play no part.
 
     Returns:
-        `(H, W, num_classes)` float32.
+        `(B, H, W, num_classes)` float32.
 
     Raises:
-        ConfigError: when a scale is not above 0.
         DataError: when a scale leaves no pixel; as `plain_logits`.
     """
-    check_scales(scales)
-    _check_image(image)
-    height, width = image.shape[:2]
-    flips = flip_combinations(flip_horizontal, flip_vertical)
+    if not options.is_augmented:
+        return call_model(predict, images)
+    height, width = images.shape[1:3]
+    views = options.views
     total: NDArray[np.float32] | None = None
-    for scale in scales:
+    for scale in options.scales:
         scaled_height, scaled_width = int(height * scale + 0.5), int(width * scale + 0.5)
         if scaled_height == 0 or scaled_width == 0:
             raise DataError(
                 f"scale {scale} makes an image of {height} x {width} pixels vanish; at least 1 x 1 must remain. "
                 "Use a larger scale."
             )
-        scaled = resize_bilinear(image, scaled_height, scaled_width)
-        for flip in flips:
-            logits = _flip(infer(predict, np.ascontiguousarray(_flip(scaled, flip))), flip)
-            logits = resize_bilinear(logits, height, width)
-            # astype copies: the callable may hand out one buffer again and again.
-            total = logits.astype(np.float32) if total is None else np.add(total, logits, out=total)
+        scaled = np.stack([resize_bilinear(image, scaled_height, scaled_width) for image in images])
+        for view in views:
+            turned = np.ascontiguousarray(_turn(scaled, view))
+            logits = _turn_back(call_model(predict, turned), view)
+            logits = np.stack([resize_bilinear(one, height, width) for one in logits])
+            # stack copies: the callable may hand out one buffer again and again.
+            total = logits if total is None else np.add(total, logits, out=total)
     if total is None:  # check_scales refuses empty scales; this tells the type checker
         raise DataError("no scale was given.")
-    total /= len(scales) * len(flips)
+    total /= len(options.scales) * len(views)
     return total
 
 
@@ -183,24 +175,18 @@ def predict_logits(predict: Predict, image: NDArray, options: InferenceOptions) 
     Raises:
         DataError: as `plain_logits` and `augmented_logits`.
     """
+    _check_image(image)
 
-    def infer(model: Predict, view: NDArray) -> NDArray[np.float32]:
+    def infer(views: NDArray) -> NDArray[np.float32]:
         if options.crop_size is None or options.stride is None:
-            return plain_logits(model, view)
-        return slide_logits(
-            model, view, crop_size=options.crop_size, stride=options.stride, batch_size=options.batch_size
+            return call_model(predict, views)
+        (view,) = views
+        slid = slide_logits(
+            predict, view, crop_size=options.crop_size, stride=options.stride, batch_size=options.batch_size
         )
+        return slid[np.newaxis]
 
-    if not options.is_augmented:
-        return infer(predict, image)
-    return augmented_logits(
-        predict,
-        image,
-        scales=options.scales,
-        flip_horizontal=options.flip_horizontal,
-        flip_vertical=options.flip_vertical,
-        infer=infer,
-    )
+    return augmented_logits(infer, image[np.newaxis], options)[0]
 
 
 def predict_labels(
@@ -234,16 +220,17 @@ def predict_labels(
         logits = predict_logits(model, pixels, options)
         return logits.argmax(axis=-1).astype(np.uint8)
     labels = np.empty(pixels.shape[:2], np.uint8)
-    bands = _slide_bands(
+    for block in _slide_blocks(
         model,
         pixels,
         crop_size=options.crop_size,
         stride=options.stride,
         batch_size=options.batch_size,
-    )
-    for top, band in bands:
+    ):
+        rows, columns = block.logits.shape[:2]
         # float32, as slide_logits returns, so that both ways agree where two classes are all but equal.
-        labels[top : top + len(band)] = band.astype(np.float32).argmax(axis=-1)
+        ids = block.logits.astype(np.float32).argmax(axis=-1)
+        labels[block.top : block.top + rows, block.left : block.left + columns] = ids
     return labels
 
 
@@ -267,64 +254,51 @@ def require_classes(predict: Predict, spec: DatasetSpec) -> Predict:
     return checked
 
 
-def _slide_bands(
+def _slide_blocks(
     predict: Predict,
     image: NDArray,
     *,
     crop_size: tuple[int, int],
     stride: tuple[int, int],
     batch_size: int,
-) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Yields the averaged logits from top to bottom as `(first row, (rows, W, num_classes) float64)`."""
+) -> Iterator[Block]:
+    """Yields the averaged logits as blocks that cover the image once."""
     _check_image(image)
     check_window(crop_size, stride)
     check_batch_size(batch_size)
-    height, width = image.shape[:2]
-    size = min(crop_size[1], height), min(crop_size[0], width)
-    step = min(stride[1], size[0]), min(stride[0], size[1])
-    windows = sliding_windows(height, width, size, step)
-    rows = [list(row) for _, row in groupby(windows, key=lambda window: window.y0)]
-    across = _cover(width, [(window.x0, window.x1) for window in rows[0]])
-    down = _cover(height, [(row[0].y0, row[0].y1) for row in rows])
-    band: NDArray[np.float64] | None = None  # sums of the rows from `top` on
-    top = 0
-    for index, row in enumerate(rows):
-        for window, logits in _predict_row(predict, image, row, batch_size):
-            if band is None:
-                band = np.zeros((window.y1 - window.y0, width, logits.shape[-1]), np.float64)
-            band[:, window.x0 : window.x1] += logits
-        if band is None:
-            raise DataError("the image has no window; it must have at least one pixel.")
-        next_top = rows[index + 1][0].y0 if index + 1 < len(rows) else height
-        done = next_top - top
-        counts = down[top:next_top, np.newaxis] * across
-        yield top, band[:done] / counts[:, :, np.newaxis]
-        band = np.concatenate([band[done:], np.zeros((done, *band.shape[1:]), np.float64)])
-        top = next_top
+    plan = make_plan(image.shape[:2], crop_size[::-1], stride[::-1], "mean")
+    places = [
+        (row, column, image[y : plan.rows.end(row), x : plan.columns.end(column)])
+        for row, y in enumerate(plan.rows.starts)
+        for column, x in enumerate(plan.columns.starts)
+    ]
+
+    def predicted() -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+        # Batches end with their row of windows, as the original's do.
+        waiting = iter(places)
+        while row := list(islice(waiting, len(plan.columns.starts))):
+            for start in range(0, len(row), batch_size):
+                part = row[start : start + batch_size]
+                logits = call_model(predict, np.stack([pixels for _, _, pixels in part]))
+                yield from ((place[0], place[1], one) for place, one in zip(part, logits, strict=True))
+
+    windows = predicted()
+    first = next(windows)
+    yield from blend_blocks(plan, chain([first], windows), first[2].shape[-1])
 
 
-def _predict_row(
-    predict: Predict, image: NDArray, row: list[Window], batch_size: int
-) -> Iterator[tuple[Window, NDArray[np.float32]]]:
-    """Predicts windows of one size, `batch_size` at a time."""
-    for start in range(0, len(row), batch_size):
-        windows = row[start : start + batch_size]
-        batch = np.stack([image[window.y0 : window.y1, window.x0 : window.x1] for window in windows])
-        yield from zip(windows, _call(predict, batch), strict=True)
+def _turn(images: NDArray, view: View) -> NDArray:
+    """Turns `(B, H, W, C)` as the view says."""
+    transposed, vertical, horizontal = view
+    turned = images.swapaxes(1, 2) if transposed else images
+    return turned[:, :: -1 if vertical else 1, :: -1 if horizontal else 1]
 
 
-def _cover(length: int, spans: list[tuple[int, int]]) -> NDArray[np.int64]:
-    """Counts for each position of an axis how many spans cover it, `(length,)`."""
-    counts = np.zeros(length, np.int64)
-    for start, end in spans:
-        counts[start:end] += 1
-    return counts
-
-
-def _flip(image: NDArray, flip: tuple[bool, bool]) -> NDArray:
-    """Mirrors `(H, W, C)` by (horizontal, vertical)."""
-    horizontal, vertical = flip
-    return image[:: -1 if vertical else 1, :: -1 if horizontal else 1]
+def _turn_back(images: NDArray, view: View) -> NDArray:
+    """Undoes `_turn`."""
+    transposed, vertical, horizontal = view
+    flipped = images[:, :: -1 if vertical else 1, :: -1 if horizontal else 1]
+    return flipped.swapaxes(1, 2) if transposed else flipped
 
 
 def _check_image(image: NDArray) -> None:
@@ -336,7 +310,7 @@ def _check_image(image: NDArray) -> None:
         )
 
 
-def _call(predict: Predict, batch: NDArray) -> NDArray[np.float32]:
+def call_model(predict: Predict, batch: NDArray) -> NDArray[np.float32]:
     """Calls the model and checks that its answer has the batch's size."""
     logits = predict(batch)
     if logits.ndim != 4 or logits.shape[:3] != batch.shape[:3]:

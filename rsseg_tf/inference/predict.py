@@ -5,66 +5,38 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
+import rasterio
 from rasterio.errors import RasterioError
 
-from rsseg_tf.datasets.images import atomic_path, write_png
+from rsseg_tf.datasets.images import image_header
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError, RssegError
-from rsseg_tf.inference.logits import Predict, predict_labels
-from rsseg_tf.inference.options import InferenceOptions
-from rsseg_tf.inference.pictures import as_rgb, colour_table, overlay
-from rsseg_tf.inference.raster import Scene, read_scene, write_labels
+from rsseg_tf.inference.decoding import check_review_value
+from rsseg_tf.inference.jobs import Job, JobSettings, PredictionResult, run_job
+from rsseg_tf.inference.logits import Predict
+from rsseg_tf.inference.options import InferenceOptions, OutputOptions, SceneOptions
+from rsseg_tf.inference.raster import raster_driver
+from rsseg_tf.inference.resuming import FinishedJobs
 
 __all__ = [
-    "GEOTIFF_FOLDER",
     "IMAGE_SUFFIXES",
-    "OVERLAY_FOLDER",
-    "PSEUDO_COLOR_FOLDER",
-    "PredictionResult",
     "Progress",
+    "Run",
+    "attempt",
     "collect_images",
     "iterate_predictions",
     "palette_with",
+    "pixel_count",
     "predict_paths",
 ]
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff")
-PSEUDO_COLOR_FOLDER = "pseudo_color_prediction"
-OVERLAY_FOLDER = "added_prediction"
-GEOTIFF_FOLDER = "geotiff_prediction"
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".vrt")
 
-_JPEG_SUFFIXES = (".jpeg", ".jpg")
 _LIST_SUFFIX = ".txt"
-
-
-@dataclass(frozen=True)
-class PredictionResult:
-    """What became of one image.
-
-    Attributes:
-        image: the file that was predicted.
-        pseudo_color: indexed PNG of class ids with the palette, or None if it failed.
-        overlay: picture with the class colours laid over it, or None if it failed.
-        geotiff: label map that lies where the image lies; None for PNG and JPEG, if switched off, or if it failed.
-        error: why it failed, in one line; None if all is well.
-    """
-
-    image: Path
-    pseudo_color: Path | None = None
-    overlay: Path | None = None
-    geotiff: Path | None = None
-    error: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether the image was predicted and all its files written."""
-        return self.error is None
 
 
 Progress = Callable[[int, int, PredictionResult], None]
@@ -131,6 +103,103 @@ def palette_with(custom_color: Sequence[int] | None, spec: DatasetSpec) -> tuple
     return given + spec.palette[len(given) :]
 
 
+class Run:
+    """All that one call predicts: which jobs there are, and which an earlier call has done.
+
+    Args:
+        paths: images, as `collect_images` finds them.
+        spec: the data set that the model was trained for.
+        save_dir: folder for the results.
+        options: windows and augmentation.
+        base: folder that names are relative to; the common folder of all paths if None.
+        custom_color: flat list of RGB values, see `palette_with`.
+        labels_too: whether to write the label map of a TIFF.
+        scenes: how scenes are read.
+        output: what is written.
+
+    Raises:
+        ConfigError: when options are wrong, or on resume differ from those of the run that was begun.
+        DataError: when two images would give results of one name, or an image lies outside `base`.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        spec: DatasetSpec,
+        save_dir: Path,
+        options: InferenceOptions,
+        *,
+        base: Path | None = None,
+        custom_color: Sequence[int] | None = None,
+        labels_too: bool = True,
+        scenes: SceneOptions | None = None,
+        output: OutputOptions | None = None,
+    ) -> None:
+        scenes, output = scenes or SceneOptions(), output or OutputOptions()
+        check_review_value(output, spec)
+        scenes = replace(scenes, model_gsd=scenes.model_gsd or spec.gsd)
+        if scenes.match_gsd and scenes.model_gsd is None:
+            raise ConfigError(
+                f"--match_gsd needs the ground sampling distance that the model was trained on, and data set "
+                f"'{spec.name}' states none. Give it with --model_gsd METRES."
+            )
+        if output.vector_file is not None and len(paths) > 1:
+            raise ConfigError(
+                f"--vector {output.vector} is one file, but there are {len(paths)} images. Give the format alone, "
+                f"--vector {output.vector_suffix[1:]}, for one file each."
+            )
+        palette = palette_with(custom_color, spec)
+        self.settings = JobSettings(spec, palette, save_dir, options, scenes, output, labels_too)
+        self.jobs = [Job(path, name) for path, name in zip(paths, _result_names(paths, base), strict=True)]
+        self._finished = FinishedJobs(self.settings, self.jobs)
+
+    def todo(self) -> Iterator[tuple[Job, PredictionResult | None]]:
+        """Yields the jobs in order, with the result of those that need not be done again."""
+        for job in self.jobs:
+            yield job, self._finished.result(job)
+
+    def record(self, job: Job, result: PredictionResult) -> None:
+        """Remembers a job that is done, for a later run that resumes."""
+        self._finished.record(job, result)
+
+    def steps(
+        self, predict: Predict, advance: Callable[[Job, int], None] | None = None
+    ) -> Iterator[tuple[Job, PredictionResult]]:
+        """Does the jobs one by one; each step yields what became of the next.
+
+        Args:
+            predict: the model.
+            advance: called with the job and the number of its pixels that were finished.
+        """
+        for job, result in self.todo():
+            if result is None:
+                result = attempt(job, self.settings, predict, advance)
+                self.record(job, result)
+            yield job, result
+
+
+def attempt(
+    job: Job, settings: JobSettings, predict: Predict, advance: Callable[[Job, int], None] | None = None
+) -> PredictionResult:
+    """Does a job; what goes wrong with its image becomes the result's error, in one line. See `run_job`."""
+    try:
+        return run_job(job, settings, predict, advance)
+    except (RssegError, OSError, RasterioError, cv2.error, MemoryError) as error:
+        return PredictionResult(job.path, error=" ".join(str(error).split()) or type(error).__name__)
+
+
+def pixel_count(path: Path) -> int:
+    """Returns the number of pixels that a file says it has; 0 for one that says nothing sensible."""
+    try:
+        if raster_driver(path) is None:
+            header = image_header(path)
+            return header.height * header.width
+        with rasterio.open(path, driver=raster_driver(path)) as source:
+            return source.height * source.width
+    except (RssegError, RasterioError, OSError):
+        return 0
+
+
 def iterate_predictions(
     paths: Sequence[Path],
     predict: Predict,
@@ -141,23 +210,27 @@ def iterate_predictions(
     base: Path | None = None,
     custom_color: Sequence[int] | None = None,
     labels_too: bool = True,
+    scenes: SceneOptions | None = None,
+    output: OutputOptions | None = None,
+    advance: Callable[[Job, int], None] | None = None,
 ) -> Iterator[PredictionResult]:
     """Predicts files one by one; each step yields what became of the next image.
 
     Arguments are checked and names of results settled at the call, before the first step. See `predict_paths`.
     """
-    palette = palette_with(custom_color, spec)
-    names = _result_names(paths, base)
+    run = Run(
+        paths,
+        spec,
+        save_dir,
+        options,
+        base=base,
+        custom_color=custom_color,
+        labels_too=labels_too,
+        scenes=scenes,
+        output=output,
+    )
 
-    def steps() -> Iterator[PredictionResult]:
-        for path, name in zip(paths, names, strict=True):
-            try:
-                yield _predict_file(path, name, predict, spec, save_dir, options, palette, labels_too)
-            except (RssegError, OSError, RasterioError, cv2.error, MemoryError) as error:
-                line = " ".join(str(error).split()) or type(error).__name__
-                yield PredictionResult(path, error=line)
-
-    return steps()
+    return (result for _, result in run.steps(predict, advance))
 
 
 def predict_paths(
@@ -170,7 +243,10 @@ def predict_paths(
     base: Path | None = None,
     custom_color: Sequence[int] | None = None,
     labels_too: bool = True,
+    scenes: SceneOptions | None = None,
+    output: OutputOptions | None = None,
     progress: Progress | None = None,
+    advance: Callable[[Job, int], None] | None = None,
 ) -> list[PredictionResult]:
     """Predicts files and writes their results, under the folder names that users of the original know.
 
@@ -178,10 +254,12 @@ def predict_paths(
 
     - `save_dir/pseudo_color_prediction/<name>.png`: class ids as an indexed PNG with the palette;
     - `save_dir/added_prediction/<name>.<jpg|png>`: the picture with class colours over it; JPEG for a JPEG, else PNG;
-    - `save_dir/geotiff_prediction/<name>.tif`: for a TIFF, class ids with CRS and transform of the input.
+    - `save_dir/geotiff_prediction/<name>.tif`: for a TIFF or VRT, class ids with CRS and transform of the input;
+    - as `output` asks: `confidence_prediction/`, `probability_prediction/`, `vector_prediction/`.
 
     `<name>` is the path relative to `base` without suffix, so that subfolders are kept. Pixels without data get the
-    ignored id. Files appear whole or not at all. An image that fails does not stop the others.
+    ignored id. Files appear whole or not at all. An image that fails does not stop the others. Pictures that
+    would need more than half of `scenes.max_memory` are reduced to previews; the rasters never are.
 
     Args:
         paths: images, as `collect_images` finds them.
@@ -192,83 +270,37 @@ def predict_paths(
         base: folder that names are relative to; the common folder of all paths if None.
         custom_color: flat list of RGB values, see `palette_with`.
         labels_too: whether to write the label map of a TIFF.
+        scenes: how scenes are read.
+        output: what is written besides.
         progress: called after each image.
+        advance: called with the job and the number of its pixels that were finished.
 
     Returns:
         One result per path, in their order; failures have `error` set. The caller decides what a failure means.
 
     Raises:
-        ConfigError: when `custom_color` is wrong.
+        ConfigError: when options are wrong; see `Run`.
         DataError: when two images would give results of one name, or an image lies outside `base`.
     """
     results = []
     steps = iterate_predictions(
-        paths, predict, spec, save_dir, options, base=base, custom_color=custom_color, labels_too=labels_too
+        paths,
+        predict,
+        spec,
+        save_dir,
+        options,
+        base=base,
+        custom_color=custom_color,
+        labels_too=labels_too,
+        scenes=scenes,
+        output=output,
+        advance=advance,
     )
     for result in steps:
         results.append(result)
         if progress is not None:
             progress(len(results), len(paths), result)
     return results
-
-
-def _predict_file(
-    path: Path,
-    name: Path,
-    predict: Predict,
-    spec: DatasetSpec,
-    save_dir: Path,
-    options: InferenceOptions,
-    palette: Sequence[RGB],
-    labels_too: bool,
-) -> PredictionResult:
-    """Predicts one file and writes its results."""
-    scene = read_scene(path)
-    _check_bands(scene, spec)
-    labels = scene.without_nodata(predict_labels(predict, scene.pixels, spec, options), spec.ignore_index)
-    suffix = path.suffix if path.suffix.lower() in _JPEG_SUFFIXES else ".png"
-    pseudo_color = _placed(save_dir / PSEUDO_COLOR_FOLDER, name, ".png")
-    write_png(pseudo_color, labels, colour_table(palette, ignore_index=spec.ignore_index))
-    laid_over = _placed(save_dir / OVERLAY_FOLDER, name, suffix)
-    picture = overlay(as_rgb(scene.pixels, spec, scene.nodata), labels, palette, ignore_index=spec.ignore_index)
-    _write_picture(laid_over, picture)
-    geotiff = None
-    if scene.is_tiff and labels_too:
-        geotiff = _placed(save_dir / GEOTIFF_FOLDER, name, ".tif")
-        write_labels(geotiff, labels, scene, spec, palette)
-    return PredictionResult(path, pseudo_color, laid_over, geotiff)
-
-
-def _check_bands(scene: Scene, spec: DatasetSpec) -> None:
-    """Raises `DataError` when the scene's bands do not fit, saying what became of an alpha band."""
-    bands = scene.pixels.shape[2]
-    if bands == spec.bands:
-        return
-    alpha = " beside its alpha band, which is a mask" if scene.has_alpha else ""
-    raise DataError(
-        f"the model for data set '{spec.name}' needs {spec.bands} bands; {scene.path} has {bands}{alpha}. "
-        "Choose the bands that the model was trained with, in its order"
-        + (", and clear the mark 'alpha' if that band is data." if scene.has_alpha else ".")
-    )
-
-
-def _placed(folder: Path, name: Path, suffix: str) -> Path:
-    """Returns the result's path and makes its folder."""
-    path = folder / name.parent / f"{name.name}{suffix}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def _write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Writes `(H, W, 3)` RGB as JPEG or PNG, by the suffix."""
-    if path.suffix.lower() not in _JPEG_SUFFIXES:
-        write_png(path, picture)
-        return
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    if not done:
-        raise DataError(f"OpenCV cannot encode {path} of {picture.shape} as JPEG. Convert the image to PNG first.")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data.tobytes())
 
 
 def _walk(folder: Path, exclude: Path | None) -> Iterator[Path]:

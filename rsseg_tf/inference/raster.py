@@ -1,45 +1,47 @@
-"""Scenes in and labels out: pixels together with where on Earth they lie and where there are none."""
+"""Scenes: pixels read part by part, with where on Earth they lie and where there are none."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import cv2
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import RasterioError
 from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
-from rsseg_tf.datasets.images import atomic_path, read_image
-from rsseg_tf.datasets.spec import RGB, DatasetSpec
+from rsseg_tf.datasets.images import read_image
+from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.errors import DataError
 
-__all__ = ["Scene", "read_scene", "write_labels"]
+__all__ = ["Scene", "open_scene", "raster_driver"]
 
 # AREA_OR_POINT decides whether coordinates mean corners or centres of pixels; the date is the only other tag that
 # stays true of a label map.
 _COPIED_TAGS = ("AREA_OR_POINT", "TIFFTAG_DATETIME")
-_TILE = 256
+_VRT_START = b"<VRTDataset"
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """An image with its place.
+    """An image with its place; pixels are read on demand.
 
     Attributes:
-        path: the file that it was read from.
-        pixels: `(H, W, bands)` in the file's dtype, without alpha bands.
-        nodata: `(H, W)` bool, True where the file declares that there is no data; None where all pixels are data.
-        has_alpha: whether the file had an alpha band (which became `nodata`).
-        is_tiff: whether the file is a TIFF, georeferenced or not.
+        path: the file.
+        size: (height, width) in pixels.
+        dtype: type of the pixels as stored.
+        bands: the bands that are read, counted from 1 as GDAL counts them.
+        has_alpha: whether the file has an alpha band (which is a mask, and no band of the image).
+        is_raster: whether the file is a TIFF or VRT, georeferenced or not.
+        descriptions: names of `bands`, "" where the file has none.
         crs: coordinate reference system, or None.
         transform: from (column, row) to coordinates of the CRS; the identity where there is none.
         gcps: ground control points, instead of a transform.
@@ -49,131 +51,107 @@ class Scene:
     """
 
     path: Path
-    pixels: NDArray
-    nodata: NDArray[np.bool_] | None = None
+    size: tuple[int, int]
+    dtype: np.dtype
+    bands: tuple[int, ...]
     has_alpha: bool = False
-    is_tiff: bool = False
+    is_raster: bool = False
+    descriptions: tuple[str, ...] = ()
     crs: CRS | None = None
     transform: Affine = field(default_factory=Affine.identity)
     gcps: tuple[GroundControlPoint, ...] = ()
     gcps_crs: CRS | None = None
     rpcs: RPC | None = None
     tags: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return self.pixels.shape[0], self.pixels.shape[1]
+    _source: rasterio.DatasetReader | NDArray | None = field(default=None, repr=False)
 
     @property
     def is_georeferenced(self) -> bool:
         """Whether anything says where the scene lies."""
-        placed = self.transform != Affine.identity()
-        return self.crs is not None or placed or bool(self.gcps) or self.rpcs is not None
+        return self.crs is not None or self.transform != Affine.identity() or bool(self.gcps) or self.rpcs is not None
 
-    def without_nodata(self, labels: NDArray[np.uint8], ignore_index: int) -> NDArray[np.uint8]:
-        """Returns `labels` `(H, W)` with `ignore_index` where the scene has no data."""
-        if self.nodata is None:
-            return labels
-        return np.where(self.nodata, np.uint8(ignore_index), labels)
+    def read(
+        self, window: Window | None = None, size: tuple[int, int] | None = None
+    ) -> tuple[NDArray, NDArray[np.bool_] | None]:
+        """Reads pixels and where there are none.
+
+        No data is where an alpha band or a mask is 0, where all bands have the declared nodata value, and where a
+        pixel of a floating-point file is not finite. Values of declared nodata and values that are not finite are set
+        to 0, because a sentinel such as -9999 would otherwise spill over into its neighbours through the network's
+        field of view; pixels under an alpha band or a mask stay as stored.
+
+        Args:
+            window: the part to read, within the scene; all of it by default.
+            size: (height, width) to reduce the part to, for a preview.
+
+        Returns:
+            `(H, W, bands)` in the file's dtype, and `(H, W)` bool, True where there is no data; None for the latter
+            where all pixels are data.
+
+        Raises:
+            DataError: when the file is damaged.
+        """
+        part = window or Window(0, 0, *self.size)
+        if isinstance(self._source, np.ndarray):
+            pixels, nodata = _part_of_array(self._source, part, self.bands, self.has_alpha, size)
+        else:
+            try:
+                pixels, nodata = _part_of_raster(self._source, part, self.bands, size)
+            except (RasterioError, OSError) as error:
+                raise _damaged(self.path, error) from error
+        return pixels, nodata if nodata.any() else None
 
 
-def read_scene(path: Path) -> Scene:
-    """Reads a PNG, JPEG or TIFF file with all that is known of its place.
+@contextlib.contextmanager
+def open_scene(path: Path, bands: Sequence[int] | None = None, names: Sequence[str] = ()) -> Iterator[Scene]:
+    """Opens a PNG, JPEG, TIFF or VRT file.
 
-    No data is where an alpha band or a mask is 0, where all bands have the declared nodata value, and where a pixel of
-    a floating-point file is not finite. A band marked alpha is a mask and no band of the image; the fourth band of a
-    PNG always is. Values of declared nodata and values that are not finite are set to 0, because a sentinel such as
-    -9999 would otherwise spill over into its neighbours through the network's field of view; pixels under an alpha
-    band or a mask stay as stored. PNG and JPEG files are taken to have no place: world files beside them are not read.
+    A band marked alpha is a mask and no band of the image; the fourth band of a PNG always is. PNG and JPEG files are
+    decoded at once, and taken to have no place: world files beside them are not read.
 
     Args:
         path: the file; its kind is told by its first bytes.
+        bands: the bands to read and their order, from 1. By default those called `names`, if the file has them all;
+            otherwise all that are not alpha.
+        names: what the wanted bands are called; capitals do not matter.
 
     Raises:
-        DataError: when the file is missing, damaged, of another kind, or of complex numbers.
+        DataError: when the file is missing, damaged, of another kind, of complex numbers, or lacks one of `bands`.
     """
-    if not _is_tiff(path):
+    driver = raster_driver(path)
+    if driver is None:
         pixels = read_image(path)
-        if pixels.shape[2] != 4:
-            return Scene(path, pixels)
-        return Scene(path, np.ascontiguousarray(pixels[:, :, :3]), _none_if_all_valid(pixels[:, :, 3] == 0), True)
-    try:
-        with rasterio.open(path, driver="GTiff") as source:
-            return _read_tiff_scene(path, source)
-    except (RasterioError, OSError) as error:
-        raise DataError(f"{path} is a damaged TIFF file: {error}. Copy or download it again.") from error
+        has_alpha = pixels.shape[2] == 4
+        chosen = _chosen(path, range(1, pixels.shape[2] + 1 - has_alpha), pixels.shape[2], bands)
+        yield Scene(path, (pixels.shape[0], pixels.shape[1]), pixels.dtype, chosen, has_alpha, _source=pixels)
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            source = stack.enter_context(rasterio.open(path, driver=driver))
+        except (RasterioError, OSError) as error:
+            raise _damaged(path, error, driver) from error
+        yield _describe(path, source, bands, names)
 
 
-def write_labels(
-    path: Path,
-    labels: NDArray[np.uint8],
-    scene: Scene,
-    spec: DatasetSpec,
-    palette: Sequence[RGB] | None = None,
-) -> None:
-    """Writes class ids as a GeoTIFF that lies where `scene` lies.
-
-    One uint8 band, tiled, deflate-compressed, BigTIFF where needed, with the palette as colour table and
-    `spec.ignore_index` as nodata value; the scene's nodata pixels get that value. CRS, transform, ground control
-    points and RPCs are the scene's. GeoTIFF has no place for category names outside a side file, so the class names
-    stand in the band's tags: `CLASS_NAMES` (a JSON list) and `CLASS_0`, `CLASS_1`, … The file appears whole or not.
-
-    Args:
-        path: the file to write; its folder must exist.
-        labels: `(H, W)` uint8, 0..num_classes-1 or the ignored id.
-        scene: the scene that was predicted.
-        spec: gives class names, ignored id, and the palette.
-        palette: other colours for the classes.
-
-    Raises:
-        DataError: when size, dtype or values of `labels` do not fit, or the file cannot be written.
-    """
-    labels = scene.without_nodata(_checked_labels(labels, scene, spec), spec.ignore_index)
-    colours = {index: (*colour, 255) for index, colour in enumerate(palette or spec.palette)}
-    colours[spec.ignore_index] = (0, 0, 0, 0)
-    height, width = scene.size
-    profile: dict[str, Any] = {
-        "driver": "GTiff",
-        "height": height,
-        "width": width,
-        "count": 1,
-        "dtype": "uint8",
-        "nodata": spec.ignore_index,
-        "tiled": True,
-        "blockxsize": _TILE,
-        "blockysize": _TILE,
-        "compress": "deflate",
-        "BIGTIFF": "IF_SAFER",
-    }
-    if not scene.gcps:  # a GeoTIFF holds either
-        profile |= {"crs": scene.crs, "transform": scene.transform}
-    try:
-        with atomic_path(path) as temporary, rasterio.open(temporary, "w", **profile) as target:
-            if scene.gcps:
-                target.gcps = (list(scene.gcps), scene.gcps_crs)
-            if scene.rpcs is not None:
-                target.rpcs = scene.rpcs
-            target.update_tags(**scene.tags)
-            names = {f"CLASS_{index}": name for index, name in enumerate(spec.classes)}
-            target.update_tags(1, CLASS_NAMES=json.dumps(spec.classes, ensure_ascii=False), **names)
-            target.write_colormap(1, colours)  # before the pixels, or the header is already written
-            target.write(labels, 1)
-    except (RasterioError, OSError) as error:
-        raise DataError(f"cannot write {path}: {error}. Check the folder and the free space.") from error
-
-
-def _is_tiff(path: Path) -> bool:
-    """Tells a TIFF by its byte-order mark; a file that cannot be read is left to `read_image` to report."""
+def raster_driver(path: Path) -> str | None:
+    """Returns the GDAL driver for a TIFF, told by its byte-order mark, or a VRT, by its first tag; None for others."""
     try:
         with path.open("rb") as handle:
-            return handle.read(2) in (b"II", b"MM")
+            head = handle.read(len(_VRT_START))
     except OSError:
-        return False
+        return None
+    if head[:2] in (b"II", b"MM"):
+        return "GTiff"
+    return "VRT" if head == _VRT_START else None
 
 
-def _read_tiff_scene(path: Path, source: rasterio.DatasetReader) -> Scene:
-    """Reads an open TIFF."""
+def _damaged(path: Path, error: Exception, driver: str = "GTiff") -> DataError:
+    kind = {"GTiff": "TIFF", "VRT": "VRT"}[driver]
+    return DataError(f"{path} is a damaged {kind} file: {str(error).rstrip('.')}. Copy or download it again.")
+
+
+def _describe(path: Path, source: rasterio.DatasetReader, bands: Sequence[int] | None, names: Sequence[str]) -> Scene:
+    """Returns an open raster as a scene."""
     data_bands = [
         band
         for band, meaning in zip(source.indexes, source.colorinterp, strict=True)
@@ -181,54 +159,96 @@ def _read_tiff_scene(path: Path, source: rasterio.DatasetReader) -> Scene:
     ]
     if not data_bands:
         raise DataError(f"{path} has {source.count} band, an alpha band; at least one band of data is needed.")
-    pixels = source.read(data_bands)
-    if np.iscomplexobj(pixels):
-        raise DataError(f"{path} holds {pixels.dtype} values; real numbers are needed. Take their magnitude first.")
-    nodata: NDArray[np.bool_] = np.zeros(pixels.shape[1:], bool)
-    flags = source.mask_flag_enums
-    if any(MaskFlags.all_valid not in flags[band - 1] for band in data_bands):
-        nodata |= source.dataset_mask() == 0
-    for position, band in enumerate(data_bands):
-        if MaskFlags.nodata in flags[band - 1]:
-            pixels[position][source.read_masks(band) == 0] = 0
-    if np.issubdtype(pixels.dtype, np.floating):
-        broken = ~np.isfinite(pixels)
-        nodata |= broken.any(axis=0)
-        pixels[broken] = 0
+    called = {(source.descriptions[band - 1] or "").casefold(): band for band in data_bands}
+    if bands is None and names and all(name.casefold() in called for name in names):
+        bands = [called[name.casefold()] for name in names]
+    chosen = _chosen(path, data_bands, source.count, bands)
+    dtype = np.result_type(*(source.dtypes[band - 1] for band in chosen))
+    if np.issubdtype(dtype, np.complexfloating):
+        raise DataError(f"{path} holds {dtype} values; real numbers are needed. Take their magnitude first.")
     gcps, gcps_crs = source.gcps
     tags = source.tags()
     return Scene(
         path=path,
-        pixels=np.ascontiguousarray(pixels.transpose(1, 2, 0)),
-        nodata=_none_if_all_valid(nodata),
+        size=source.shape,
+        dtype=dtype,
+        bands=chosen,
         has_alpha=len(data_bands) < source.count,
-        is_tiff=True,
+        is_raster=True,
+        descriptions=tuple(source.descriptions[band - 1] or "" for band in chosen),
         crs=source.crs,
         transform=source.transform,
         gcps=tuple(gcps),
         gcps_crs=gcps_crs,
         rpcs=source.rpcs,
         tags={key: tags[key] for key in _COPIED_TAGS if key in tags},
+        _source=source,
     )
 
 
-def _none_if_all_valid(nodata: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-    """Returns the mask, or None if it marks nothing."""
-    return nodata if nodata.any() else None
+def _chosen(path: Path, data_bands: Sequence[int], count: int, bands: Sequence[int] | None) -> tuple[int, ...]:
+    """Returns the bands to read; raises `DataError` for one that is no data band of the file."""
+    if bands is None:
+        return tuple(data_bands)
+    missing = [band for band in bands if band not in data_bands]
+    if missing:
+        alpha = " (an alpha band is a mask, not data)" if len(data_bands) < count else ""
+        raise DataError(
+            f"{path} has no band {missing[0]} to read; its bands of data are {', '.join(map(str, data_bands))}{alpha}. "
+            "Choose among them."
+        )
+    return tuple(bands)
 
 
-def _checked_labels(labels: NDArray[np.uint8], scene: Scene, spec: DatasetSpec) -> NDArray[np.uint8]:
-    """Returns `labels` if they are uint8 ids of the spec and of the scene's size; raises `DataError` otherwise."""
-    if labels.shape != scene.size or labels.dtype != np.uint8:
-        raise DataError(
-            f"labels of {scene.path.name} must be {scene.size} uint8; got {labels.shape} {labels.dtype}. "
-            "Predict the scene at its own size."
-        )
-    ids = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
-    outside = [int(value) for value in ids if value >= spec.num_classes and value != spec.ignore_index]
-    if outside:
-        raise DataError(
-            f"labels of {scene.path.name} hold {outside}; data set '{spec.name}' allows 0..{spec.num_classes - 1} and "
-            f"{spec.ignore_index} (ignored). Use the data set that the model was trained on."
-        )
-    return labels
+def _part_of_array(
+    array: NDArray, part: Window, bands: Sequence[int], has_alpha: bool, size: tuple[int, int] | None
+) -> tuple[NDArray, NDArray[np.bool_]]:
+    """Cuts a part out of `(H, W, bands)`."""
+    cut = array[part.y0 : part.y1, part.x0 : part.x1]
+    nodata = cut[:, :, 3] == 0 if has_alpha else np.zeros(cut.shape[:2], bool)
+    pixels = np.ascontiguousarray(cut[:, :, [band - 1 for band in bands]])
+    if size is None or size == pixels.shape[:2]:
+        return pixels, nodata
+    reduced = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA).reshape(*size, len(bands))
+    mask = cv2.resize(nodata.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST)
+    return reduced, mask.astype(bool)
+
+
+def _part_of_raster(
+    source: rasterio.DatasetReader, part: Window, bands: Sequence[int], size: tuple[int, int] | None
+) -> tuple[NDArray, NDArray[np.bool_]]:
+    """Reads a part of an open raster."""
+    window = ((part.y0, part.y1), (part.x0, part.x1))
+    shape = size or (part.y1 - part.y0, part.x1 - part.x0)
+    pixels = source.read(bands, window=window, out_shape=(len(bands), *shape), resampling=Resampling.average)
+    nodata: NDArray[np.bool_] = np.zeros(shape, bool)
+    alpha = [band for band in source.indexes if source.colorinterp[band - 1] is ColorInterp.alpha]
+    if alpha:
+        nodata |= source.read(alpha[0], window=window, out_shape=shape) == 0
+    elif any(MaskFlags.per_dataset in source.mask_flag_enums[band - 1] for band in bands):
+        nodata |= source.dataset_mask(window=window, out_shape=shape) == 0
+    # Compared by value: read_masks would read the pixels again, and warns of an alpha band beside a nodata value.
+    missing = np.ones(shape, bool)
+    for position, band in enumerate(bands):
+        here = _equal(pixels[position], source.nodatavals[band - 1])
+        pixels[position][here] = 0
+        missing &= here
+    nodata |= missing
+    if np.issubdtype(pixels.dtype, np.floating):
+        broken = ~np.isfinite(pixels)
+        if broken.any():
+            nodata |= broken.any(axis=0)
+            pixels[broken] = 0
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0)), nodata
+
+
+def _equal(pixels: NDArray, value: float | None) -> NDArray[np.bool_]:
+    """Tells where pixels have the declared nodata value; NaN is left to the test for values that are not finite."""
+    if np.issubdtype(pixels.dtype, np.integer) and value is not None:
+        limits = np.iinfo(pixels.dtype)
+        if not (np.isfinite(value) and value == int(value) and limits.min <= value <= limits.max):
+            value = None
+    if value is None:
+        return np.zeros(pixels.shape, bool)
+    equal: NDArray[np.bool_] = pixels == np.asarray(value).astype(pixels.dtype)
+    return equal

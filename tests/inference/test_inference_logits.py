@@ -116,7 +116,7 @@ def test_windows_equal_the_original(golden, crop_size, stride, batch_size):
 )
 def test_augmentation_equals_the_original(golden, key, options):
     arrays, predict = golden
-    logits = augmented_logits(predict, arrays["inf_img"], **options)
+    logits = predict_logits(predict, arrays["inf_img"], InferenceOptions(**options))
     np.testing.assert_allclose(logits, arrays[f"{key}_logit"], rtol=0, atol=5e-6)
     np.testing.assert_array_equal(logits.argmax(axis=-1), arrays[f"{key}_pred"][:, :, 0])
 
@@ -238,8 +238,18 @@ def test_flips_are_horizontal_vertical_and_both():
 
     for h, v in itertools.product((False, True), repeat=2):
         views = [view(i, j) for i in ({False, h}) for j in ({False, v})]
-        logits = augmented_logits(lopsided, image, flip_horizontal=h, flip_vertical=v)
+        logits = predict_logits(lopsided, image, InferenceOptions(flip_horizontal=h, flip_vertical=v))
         np.testing.assert_allclose(logits, np.mean(views, axis=0), atol=1e-5)
+
+
+def test_rotations_are_those_of_numpy_and_none_is_taken_twice():
+    image = rng_image(5, 7)
+    turned = [np.rot90(plain_logits(lopsided, np.rot90(image, k)), -k) for k in range(4)]
+    logits = predict_logits(lopsided, image, InferenceOptions(rotate90=True))
+    np.testing.assert_allclose(logits, np.mean(turned, axis=0), atol=1e-6)
+    for flips, count in (((), 4), (("flip_horizontal",), 8), (("flip_horizontal", "flip_vertical"), 8)):
+        views = InferenceOptions(rotate90=True, **dict.fromkeys(flips, True)).views
+        assert len(views) == len(set(views)) == count and views[0] == (False, False, False)
 
 
 def test_scales_are_rounded_half_up_and_slid_by_window():
@@ -250,7 +260,7 @@ def test_scales_are_rounded_half_up_and_slid_by_window():
         return pointwise(batch)
 
     image = rng_image(5, 7)
-    augmented_logits(predict, image, scales=(0.5, 1.5))
+    augmented_logits(predict, image[np.newaxis], InferenceOptions(scales=(0.5, 1.5)))
     assert sizes == [(3, 4), (8, 11)]
     sizes.clear()
     options = InferenceOptions(scales=(2.0,), is_slide=True, crop_size=(14, 5), stride=(14, 5))
@@ -265,10 +275,10 @@ def test_a_model_that_reuses_its_buffer_is_safe():
         np.copyto(buffer, lopsided(batch))
         return buffer
 
-    image = rng_image(4, 4)
+    images, options = rng_image(4, 4)[np.newaxis], InferenceOptions(flip_horizontal=True)
     np.testing.assert_allclose(
-        augmented_logits(predict, image, flip_horizontal=True),
-        augmented_logits(lopsided, image, flip_horizontal=True),
+        augmented_logits(predict, images, options),
+        augmented_logits(lopsided, images, options),
         atol=1e-6,
     )
 
@@ -311,7 +321,7 @@ def test_errors_name_both_sides():
     with pytest.raises(DataError, match=r"\(height, width, bands\)"):
         plain_logits(pointwise, np.zeros((4, 4), np.float32))
     with pytest.raises(DataError, match="vanish"):
-        augmented_logits(pointwise, rng_image(2, 2), scales=(0.1,))
+        predict_logits(pointwise, rng_image(2, 2), InferenceOptions(scales=(0.1,)))
 
 
 @pytest.mark.parametrize(

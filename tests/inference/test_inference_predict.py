@@ -66,7 +66,9 @@ def folder(tmp_path):
 
 
 def results_in(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """Returns all files but the journal."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".predicted.jsonl")
+    return sorted(str(path.relative_to(folder)) for path in files)
 
 
 # --- which images -----------------------------------------------------------------------------------------------
