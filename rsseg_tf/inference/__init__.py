@@ -5,7 +5,6 @@ from __future__ import annotations
 from rsseg_tf.inference.logits import (
     Predict,
     augmented_logits,
-    normalise,
     plain_logits,
     predict_labels,
     predict_logits,
@@ -37,7 +36,6 @@ __all__ = [
     "colourise",
     "iterate_predictions",
     "montage",
-    "normalise",
     "overlay",
     "palette_with",
     "plain_logits",
