@@ -1,4 +1,4 @@
-"""Predict callables: what turns a batch of pixels into logits, whatever runs it."""
+"""Predict callables over Keras models, and the normalisation that every exported model has inside."""
 
 from __future__ import annotations
 
