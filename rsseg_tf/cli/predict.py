@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,15 +14,21 @@ from rsseg_tf.cli.options import (
     load_beside,
     locate_model,
     open_model,
+    open_server,
     prediction_changes,
     prediction_options,
+    server_options,
     weights_options,
 )
+
+if TYPE_CHECKING:
+    from rsseg_tf.predictors import Predictor
 
 __all__ = ["command"]
 
 
 @click.command(name="predict", cls=ManyValues)
+@server_options
 @weights_options
 @click.option("--image-path", required=True, type=Path, help="An image, a folder of images, or a list file (.txt).")
 @click.option("--save-dir", type=Path, default=Path("output/result"), show_default=True, help="Where results go.")
@@ -34,7 +41,7 @@ __all__ = ["command"]
     help="Colours of the classes in order, three numbers each, instead of the dataset's palette.",
 )
 def command(
-    model_path: str,
+    model_path: str | None,
     image_path: Path,
     save_dir: Path,
     config_path: str | None,
@@ -52,16 +59,7 @@ def command(
     and transform, a colour table and the class names). Folders keep their structure. An image that cannot be predicted
     is named at the end, with exit code 1; the others are done.
     """
-    from rsseg_tf.errors import ConfigError
-
     changes = prediction_changes("aug_pred", values)
-    kind, path = locate_model(model_path)
-    config = load_beside(path, config_path, overrides) if kind == "checkpoint" else None
-    if config is None and (config_path or overrides):
-        raise ConfigError(
-            f"{path} was exported and brings along all that it needs; --config and --set have no effect. Leave them "
-            "out."
-        )
 
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
@@ -69,8 +67,11 @@ def command(
     from rsseg_tf.inference import collect_images, predict_paths
 
     paths, base = collect_images(image_path, exclude=save_dir)
-    choose_device(device, gpus)
-    model = open_model(path, config, precision, changes)
+    server = open_server(model_path, values)
+    if server is not None:
+        model = dataclasses.replace(server, options=dataclasses.replace(server.options, **changes))
+    else:
+        model = _open(str(model_path), config_path, overrides, precision, device, gpus, changes)
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task("Predicting", total=len(paths))
         results = predict_paths(
@@ -90,3 +91,26 @@ def command(
         click.echo(f"Error: {result.error}" if named else f"Error: {result.image}: {result.error}", err=True)
     if failed:
         raise SystemExit(1)
+
+
+def _open(
+    model_path: str,
+    config_path: str | None,
+    overrides: tuple[str, ...],
+    precision: str,
+    device: str,
+    gpus: tuple[int, ...],
+    changes: dict[str, Any],
+) -> Predictor:
+    """Opens a checkpoint or an exported model."""
+    from rsseg_tf.errors import ConfigError
+
+    kind, path = locate_model(model_path)
+    config = load_beside(path, config_path, overrides) if kind == "checkpoint" else None
+    if config is None and (config_path or overrides):
+        raise ConfigError(
+            f"{path} was exported and brings along all that it needs; --config and --set have no effect. Leave them "
+            "out."
+        )
+    choose_device(device, gpus)
+    return open_model(path, config, precision, changes)

@@ -183,12 +183,12 @@ class Batcher:
 
 def _joined(batch: list[_Waiting]) -> dict[str, NDArray]:
     """Runs a batch and checks that its outputs can be told apart."""
-    if len(batch) == 1:
-        return batch[0].run(batch[0].inputs)
-    inputs = {name: np.concatenate([waiting.inputs[name] for waiting in batch]) for name in batch[0].inputs}
+    inputs = batch[0].inputs
+    if len(batch) > 1:
+        inputs = {name: np.concatenate([waiting.inputs[name] for waiting in batch]) for name in inputs}
     outputs = batch[0].run(inputs)
     rows = sum(waiting.rows for waiting in batch)
     wrong = sorted(name for name, value in outputs.items() if value.shape[:1] != (rows,))
     if wrong:
-        raise RequestError(Code.INTERNAL, f"output {wrong[0]} does not count {rows} images, so batches cannot be split")
+        raise RequestError(Code.INTERNAL, f"output {wrong[0]} has another number of images than the request")
     return outputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import socket
@@ -123,14 +124,13 @@ class Server:
             ServingError: when no version can be loaded, or a port cannot be had.
         """
         options = self.options
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._service.close)
             self._service.versions.start(options.poll_s)
-            listener = _listen(options.host, options.rest_port)
+            listener = undo.enter_context(_listen(options.host, options.rest_port))
             self.rest_port = listener.getsockname()[1]
             self._rpc, self.grpc_port = rpc_server(self._service, options.host, options.grpc_port)
-        except ServingError:
-            self._service.close()
-            raise
+            undo.pop_all()
         self._rpc.start()
         self._rest = uvicorn.Server(
             uvicorn.Config(

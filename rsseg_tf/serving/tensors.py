@@ -196,7 +196,7 @@ def from_proto(name: str, proto: Any) -> NDArray:
         raise _refuse(f"{name} has the shape {shape}, so {count} values of {dtype.name}; the message brings {found}")
     try:
         return tf.make_ndarray(proto)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, KeyError) as error:
         raise _refuse(f"{name} cannot be read: {error}") from error
 
 
