@@ -46,7 +46,14 @@ def connection_class(timeout_s: float) -> type[H11Protocol]:
             super().on_response_complete()
             if self._deadline is not None:
                 self._deadline.cancel()
-            if not self.transport.is_closing():
+            if self.transport.is_closing():
+                return
+            if self.cycle.more_body:
+                # A refused request is still arriving. To close now would make the client lose our answer; to read on
+                # for as long as it pleases to send is what it may want. So: no more answers, and a moment to read.
+                self.transport.write_eof()
+                self._deadline = self.loop.call_later(_GRACE_S, self.transport.abort)
+            else:
                 self._deadline = self.loop.call_later(timeout_s, self._tell_slow_sender)
 
         def pause_writing(self) -> None:
