@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -109,6 +110,8 @@ class RemotePredict:
         self._dtype = dtype
         self._retry = retry or Retry()
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="in-flight")
+        # Whoever forgets to close it leaves no connections behind either.
+        self._end = weakref.finalize(self, _end, self._pool, transport)
 
     def __call__(self, pixels: NDArray) -> NDArray[np.float32]:
         """Returns the logits `(B, H, W, classes)` of `(B, H, W, bands)` pixels.
@@ -133,8 +136,12 @@ class RemotePredict:
 
     def close(self) -> None:
         """Ends threads and connections."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._transport.close()
+        self._end()
+
+
+def _end(pool: ThreadPoolExecutor, transport: Transport) -> None:
+    pool.shutdown(wait=False, cancel_futures=True)
+    transport.close()
 
 
 def read_remote_manifest(transport: Transport, retry: Retry) -> Manifest:

@@ -168,7 +168,8 @@ class RestTransport:
     def predict(self, signature: str, inputs: Mapping[str, NDArray], output: str, timeout_s: float) -> NDArray:
         """See `Transport`."""
         values = {name: _as_json(value) for name, value in inputs.items()}
-        body = json.dumps({"signature_name": signature, "inputs": values}, separators=(",", ":")).encode()
+        request = {"signature_name": signature, "inputs": values}
+        body = json.dumps(request, separators=(",", ":"), check_circular=False).encode()
         answer = self._call("POST", f"{self._path}:predict", body, timeout_s)
         if "outputs" not in answer:
             raise ServingError(f"{self._address.netloc} answered without outputs. Is it a model server?")

@@ -70,10 +70,11 @@ def write_model(folder: Path, *, offset: float = 0.0, warm_up: bool = True, with
 
     signatures = {"serving_default": serving_default, "logits": logits, "predict_bytes": predict_bytes}
     if with_manifest:
+        text = manifest().to_json()
 
         @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="query")])
         def describe(query: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"manifest_json": tf.fill(tf.shape(query), manifest().to_json())}
+            return {"manifest_json": tf.fill(tf.shape(query), text)}
 
         signatures["manifest"] = describe
     # Beside its place first: a server must never see half of it.
