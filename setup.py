@@ -50,7 +50,14 @@ EXTRAS = {
     "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
     "onnx": ["tf2onnx>=1.17,<1.18", "onnx>=1.23,<2", "onnxruntime>=1.32,<2"],
     "tflite": ["ai-edge-litert>=2.3,<3"],
-    "serving": ["tensorflow-serving-api>=2.21,<2.22"],
+    "serving": [
+        "tensorflow-serving-api>=2.21,<2.22",  # follows TensorFlow's minor release
+        "grpcio>=1.85,<2",
+        "grpcio-health-checking>=1.85,<2",
+        "uvicorn>=0.54,<0.55",  # http_connection.py builds on its HTTP/1.1 connection, which has no stable interface
+        "starlette>=1.10,<2",
+        "prometheus-client>=0.26,<1",
+    ],
     "hub": ["keras-hub>=0.32,<0.33"],
     "openvino": ["openvino>=2026.4,<2027"],
     "vector": [

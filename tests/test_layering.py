@@ -39,6 +39,7 @@ ORDER = (
     "evaluation",
     "export",
     "training",
+    "serving",
     "cli",
 )
 # What a process may do without loading a network library: describe data, read configs, count, cut and blend.
@@ -57,7 +58,7 @@ WITHOUT_KERAS = {
     "weights",
 }
 # Everything else is pure Keras, so that models run on any of its backends.
-WITH_TENSORFLOW = {"data", "export", "training", "predictors"}
+WITH_TENSORFLOW = {"data", "export", "training", "predictors", "serving"}
 # Single places: the quiet first import for the command line, resizing to a size known only at run time, and dilated
 # convolutions as one operation.
 TENSORFLOW_MODULES = {"rsseg_tf.cli.quiet", "rsseg_tf.layers.conv", "rsseg_tf.layers.resize"}

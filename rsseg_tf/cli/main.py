@@ -26,6 +26,7 @@ _COMMANDS = {
     "export": ("rsseg_tf.cli.export", "Export a checkpoint: SavedModel, TFLite, ONNX, OpenVINO."),
     "verify": ("rsseg_tf.cli.verify", "Compare exported models with the Keras model."),
     "benchmark": ("rsseg_tf.cli.benchmark", "Time exported models and measure their memory."),
+    "serve": ("rsseg_tf.cli.serve", "Answer requests on this machine as TensorFlow Serving does."),
     "quickstart": ("rsseg_tf.cli.quickstart", "Run the whole way on synthetic scenes in about three minutes."),
 }
 

@@ -23,8 +23,10 @@ __all__ = [
     "load_beside",
     "locate_model",
     "open_model",
+    "open_server",
     "prediction_changes",
     "prediction_options",
+    "server_options",
     "weights_options",
 ]
 
@@ -63,8 +65,8 @@ class Grouped(ManyValues):
     """Such a command whose help lists options under the headings that `group` gave them."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes one section per heading, in the order of the options."""
-        sections: dict[str, list[tuple[str, str]]] = {}
+        """Writes one section per heading, in the order of the options, after those without one."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}  # those without a heading come first
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
@@ -151,6 +153,96 @@ def weights_options(function: F) -> F:
         metavar="PATH",
         help="A checkpoint such as output/best_model, or what export wrote: a folder, .tflite, .onnx or .xml.",
     )(function)
+
+
+def server_options(function: F) -> F:
+    """Adds --server and what goes with it, and lets it stand in for --model-path, which `weights_options` added."""
+    options = [
+        click.option(
+            "--server",
+            metavar="ADDRESS",
+            help="Instead of --model-path: a model server; HOST:PORT for gRPC, http://HOST:PORT for REST.",
+        ),
+        click.option("--model-name", metavar="NAME", help="With --server: the model's name there."),
+        click.option(
+            "--in-flight",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="With --server: requests on their way at the same time.  [default: 4]",
+        ),
+        click.option(
+            "--timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="SECONDS",
+            help="With --server: for the answer to one request, before it is sent again.  [default: 60]",
+        ),
+        click.option(
+            "--patience",
+            type=click.FloatRange(min=0),
+            metavar="SECONDS",
+            help="With --server: how long it may be busy or away.  [default: 120]",
+        ),
+        click.option(
+            "--manifest",
+            type=Path,
+            metavar="FILE",
+            help="With --server: manifest.json of the export, where the server does not give it.",
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    model_path = next(one for one in function.__click_params__ if one.name == "model_path")  # type: ignore[attr-defined]
+    model_path.required = False
+    return function
+
+
+def open_server(model_path: str | None, values: dict[str, Any]) -> Predictor | None:
+    """Opens the model that --server names; None where --model-path names one.
+
+    Args:
+        model_path: value of --model-path.
+        values: all other values; those of `server_options` are taken out.
+
+    Raises:
+        ConfigError: when both or neither are given, or an option has no effect.
+        ServingError: when the server does not answer, or has no such model.
+    """
+    from rsseg_tf.errors import ConfigError
+
+    names = ("server", "model_name", "in_flight", "timeout", "patience", "manifest")
+    given = {name: value for name in names if (value := values.pop(name)) is not None}
+    if "server" not in given:
+        if given:
+            raise ConfigError(f"--{next(iter(given))} has an effect with --server only; add it or leave it out.")
+        if model_path is None:
+            raise ConfigError("--model_path is missing: a checkpoint or an exported model; or --server HOST:PORT.")
+        return None
+    if model_path is not None:
+        raise ConfigError(f"--model_path {model_path} and --server {given['server']} both name a model; leave out one.")
+    if "model_name" not in given:
+        raise ConfigError("--server needs --model_name: what the model is called there, such as the export's folder.")
+    context = click.get_current_context()
+    for name in ("config_path", "overrides", "precision", "device", "gpus"):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = {"config_path": "config", "overrides": "set"}.get(name, name)
+            raise ConfigError(f"--{option} has no effect with --server, which has its own model; leave it out.")
+    from rsseg_tf.extras import require
+
+    require("tensorflow_serving", "serving")
+    from rsseg_tf.cli.quiet import load_tensorflow
+
+    load_tensorflow()
+    from rsseg_tf.serving.client import Retry, remote_predictor
+
+    defaults = Retry()
+    retry = Retry(given.get("timeout", defaults.timeout_s), given.get("patience", defaults.patience_s))
+    return remote_predictor(
+        given["server"],
+        given["model_name"],
+        manifest=given.get("manifest"),
+        in_flight=given.get("in_flight", 4),
+        retry=retry,
+    )
 
 
 def prediction_options(switch: str) -> Callable[[F], F]:

@@ -18,8 +18,10 @@ from rsseg_tf.cli.options import (
     group,
     load_beside,
     locate_model,
+    open_server,
     prediction_changes,
     prediction_options,
+    server_options,
     weights_options,
 )
 
@@ -55,6 +57,7 @@ _rasters = group(
                  help="With --min-confidence: id of doubtful pixels.  [default: 254]"),
     click.option("--probabilities", is_flag=True, help="Also write the probability of each class."),
 )  # fmt: skip
+_server = group("Server", server_options)
 _pictures = click.option(
     "--no-pictures", is_flag=True, help="Leave out pseudo_color_prediction/ and added_prediction/."
 )
@@ -86,6 +89,7 @@ _windows = group(
 
 
 @click.command(name="predict", cls=Grouped)
+@_server
 @weights_options
 @click.option(
     "--image-path", required=True, type=Path, help="An image, a scene, a folder of them, or a list file (.txt)."
@@ -105,7 +109,7 @@ _windows = group(
 @_polygons
 @_cluster
 def command(
-    model_path: str,
+    model_path: str | None,
     image_path: Path,
     save_dir: Path,
     config_path: str | None,
@@ -140,14 +144,13 @@ def command(
         pictures=not values["no_pictures"],
     )
     paths, base = collect_images(image_path, exclude=save_dir)
-    kind, path = locate_model(model_path)
-    config = load_beside(path, config_path, overrides) if kind == "checkpoint" else None
-    if config is None and (config_path or overrides):
-        raise ConfigError(
-            f"{path} was exported and brings along all that it needs; --config and --set have no effect. Leave them "
-            "out."
-        )
-    predictor = _open(path, config, precision, device, gpus)
+    predictor = open_server(model_path, values)
+    path, config = None, None
+    if predictor is None:
+        path, config = _locate(str(model_path), config_path, overrides)
+        predictor = _open(path, config, precision, device, gpus)
+    elif values["dask"] is not None:
+        raise ConfigError("--dask has no effect with --server, which does the work; use --in_flight, or leave it out.")
     tile = _tile(predictor, config)
     scenes = SceneOptions(
         bands=values["bands"] or None,
@@ -167,7 +170,7 @@ def command(
         scenes=scenes,
         output=output,
     )
-    if values["dask"] is None:
+    if values["dask"] is None or path is None:
         results = _predict_here(run, predictor.predict)
     else:
         open_model = partial(_open_predict, path.absolute(), config, precision, device, gpus)
@@ -187,6 +190,20 @@ def _check_combinations(values: dict[str, Any]) -> None:
         raise ConfigError("--rotate90 has an effect with --aug_pred only; add --aug_pred or leave it out.")
     if values["workers"] is not None and values["dask"] != "local":
         raise ConfigError("--workers is for --dask local; the workers of a scheduler are started beside it.")
+
+
+def _locate(model_path: str, config_path: str | None, overrides: tuple[str, ...]) -> tuple[Path, Config | None]:
+    """Finds the model, and the config of a checkpoint."""
+    from rsseg_tf.errors import ConfigError
+
+    kind, path = locate_model(model_path)
+    config = load_beside(path, config_path, overrides) if kind == "checkpoint" else None
+    if config is None and (config_path or overrides):
+        raise ConfigError(
+            f"{path} was exported and brings along all that it needs; --config and --set have no effect. Leave them "
+            "out."
+        )
+    return path, config
 
 
 def _open(path: Path, config: Config | None, precision: str, device: str, gpus: tuple[int, ...]) -> Predictor:
@@ -215,20 +232,23 @@ def _tile(predictor: Predictor, config: Config | None) -> tuple[int, int]:
     return (512, 512) if config is None else config.augment.crop_size
 
 
-def _identity(predictor: Predictor, path: Path, precision: str) -> str:
+def _identity(predictor: Predictor, path: Path | None, precision: str) -> str:
     """Returns a text that differs for models that predict differently: name, kind, checksum of the weights."""
     from rsseg_tf.checkpoint import read_weights
 
-    if predictor.manifest is None:
-        _, checksum = read_weights(path)
-        return f"{path.name} {precision} {checksum[:12]}"
-    quantization = predictor.manifest.artifacts[0].quantization
-    return f"{predictor.manifest.model} {predictor.kind} {quantization} {predictor.manifest.origin.weights_sha256[:12]}"
+    manifest = predictor.manifest
+    if manifest is not None:
+        quantization = manifest.artifacts[0].quantization if manifest.artifacts else ""
+        return f"{manifest.model} {predictor.kind} {quantization} {manifest.origin.weights_sha256[:12]}"
+    checkpoint = path or Path()
+    return f"{checkpoint.name} {precision} {read_weights(checkpoint)[1][:12]}"
 
 
 def _inference_options(options: InferenceOptions, tile: tuple[int, int], values: dict[str, Any]) -> InferenceOptions:
     """Returns windows and augmentation with what only this command has."""
-    options = dataclasses.replace(options, rotate90=values["rotate90"], batch_size=values["batch_size"])
+    # A server takes as many windows as may be on their way.
+    batch_size = max(values["batch_size"], options.batch_size)
+    options = dataclasses.replace(options, rotate90=values["rotate90"], batch_size=batch_size)
     if values["blend"] is None:
         return options
     if not options.is_slide:

@@ -17,6 +17,7 @@ from rsseg_tf.manifest import BYTES_INPUT, BYTES_OUTPUT, MANIFEST_FILE, PIXELS, 
 __all__ = ["class_and_confidence", "write_savedmodel"]
 
 _WARMUP_SIDE = 256
+_MANIFEST = "manifest"
 
 
 def write_savedmodel(trained: Trained, folder: Path) -> Artifact:
@@ -28,7 +29,9 @@ def write_savedmodel(trained: Trained, folder: Path) -> Artifact:
       of that class;
     - `probabilities` and `logits`: `pixels` to (B, H, W, classes) float32 of that name;
     - `predict_bytes`: `image_bytes` (B,) encoded images of one size, see `rsseg_tf.export.decode`, to
-      `class_map_png_bytes` (B,) grey PNGs of class ids.
+      `class_map_png_bytes` (B,) grey PNGs of class ids;
+    - `manifest`: `query` (B,) strings, whatever they say, to `manifest_json` (B,): the manifest, for clients that see a
+      server and no files.
 
     `pixels` are (B, H, W, bands), uint8 where the dataset's largest value is 255, else float32.
 
@@ -44,11 +47,13 @@ def write_savedmodel(trained: Trained, folder: Path) -> Artifact:
         path=".",
         input=trained.input_tensor(),
         outputs=(trained.output_tensor("class_map"), trained.output_tensor("confidence")),
-        signatures=tuple(signatures),
+        signatures=(*signatures, _MANIFEST),
     )
+    text = trained.manifest_of(artifact)
+    signatures[_MANIFEST] = _manifest_signature(text)
     with tempfile.TemporaryDirectory() as temporary:
         manifest = Path(temporary) / MANIFEST_FILE
-        manifest.write_text(trained.manifest_of(artifact), "utf-8")
+        manifest.write_text(text, "utf-8")
         holder.manifest = tf.saved_model.Asset(str(manifest))
         tf.saved_model.save(holder, str(folder), signatures=signatures)
     side = min(_WARMUP_SIDE, *trained.manifest.crop_size)
@@ -90,6 +95,16 @@ def _signatures(trained: Trained) -> tuple[Any, dict[str, Any]]:
 
     functions = (serving_default, probabilities, logits, predict_bytes)
     return holder, {function.__name__: function for function in functions}
+
+
+def _manifest_signature(text: str) -> Any:
+    """Returns the signature that gives the manifest; it takes strings because servers need something to batch."""
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="query")])
+    def manifest(query: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"manifest_json": tf.fill(tf.shape(query), text)}
+
+    return manifest
 
 
 def class_and_confidence(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

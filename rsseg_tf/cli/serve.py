@@ -1,0 +1,228 @@
+"""`rsseg-tf serve` and `rsseg-tf serve init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rsseg_tf.cli.options import ManyValues
+
+__all__ = ["command"]
+
+_DEFAULT = "model"
+_MB = 2**20
+
+
+class _ServeGroup(click.Group):
+    """Takes `serve EXPORT_DIR` beside `serve init`: what is no name of a subcommand belongs to the server itself."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] != "init" and args[0] not in ctx.help_option_names:
+            args = [_DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(ctx.command_path, "[OPTIONS] EXPORT_DIR")
+        formatter.write_usage(ctx.command_path, "init [OPTIONS] DIR")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with click.Context(self.commands[_DEFAULT], parent=ctx) as inner:
+            self.commands[_DEFAULT].format_options(inner, formatter)
+        with formatter.section("Commands"):
+            formatter.write_dl([("init", "Write files that deploy TensorFlow Serving for an export.")])
+
+
+@click.group(name="serve", cls=_ServeGroup)
+def command() -> None:
+    """Answer requests on this machine as TensorFlow Serving does.
+
+    EXPORT_DIR is a folder of a SavedModel export: EXPORT_DIR/1, EXPORT_DIR/2, ... New versions are loaded when they
+    appear and replace the old one without a gap; a broken one is reported and changes nothing.
+
+    The REST and gRPC interfaces are those of TensorFlow Serving, with dynamic batching, limits, status, health and
+    Prometheus metrics. This server is for a laptop, a test or a demonstration. For production use TensorFlow Serving
+    itself, which is faster and has been hardened for years; `rsseg-tf serve init` writes the files for it. There is no
+    authentication and no TLS in either: keep them behind something that has both.
+
+    It listens on 127.0.0.1, which only this machine reaches, unless --host says otherwise. SIGTERM and Ctrl-C end it
+    after the requests that run.
+    """
+
+
+def _labels(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
+    labels = {}
+    for value in values:
+        label, _, number = value.partition("=")
+        if not (label and number.isascii() and number.isdecimal()):
+            raise click.BadParameter(f"must be LABEL=VERSION, such as stable=1; got {value!r}")
+        labels[label] = int(number)
+    return labels
+
+
+@command.command(name=_DEFAULT, cls=ManyValues)
+@click.argument("export_dir", type=Path)
+@click.option("--model-name", metavar="NAME", help="Name in requests. Default: the folder's.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option(
+    "--rest-port", type=click.IntRange(0, 65535), default=8501, show_default=True, help="REST; 0 for any free port."
+)
+@click.option(
+    "--grpc-port", type=click.IntRange(0, 65535), default=8500, show_default=True, help="gRPC; 0 for any free port."
+)
+@click.option(
+    "--keep",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="How many of the newest versions answer; 0 for all.",
+)
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    callback=_labels,
+    metavar="LABEL=VERSION...",
+    help="Names for versions, which then answer too, e.g. stable=1 canary=2.",
+)
+@click.option(
+    "--poll",
+    type=click.FloatRange(min=0.05),
+    default=2.0,
+    show_default=True,
+    help="Seconds between looks for new versions.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="How many one operation uses. Default: all cores.")
+@click.option(
+    "--max-batch-size",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Images computed together; 1 turns batching off.",
+)
+@click.option(
+    "--batch-timeout-micros",
+    type=click.IntRange(min=0),
+    default=2000,
+    show_default=True,
+    help="How long a batch that is not full waits, in microseconds.",
+)
+@click.option(
+    "--max-enqueued-batches",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Full batches that may wait; requests beyond get status 503.",
+)
+@click.option(
+    "--num-batch-threads",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Batches computed at the same time.",
+)
+@click.option(
+    "--max-body-mb", type=click.IntRange(min=1), default=32, show_default=True, help="Largest request, in MiB."
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    default=2048 * 2048,
+    show_default=True,
+    help="Most pixels of a request, also of encoded images.",
+)
+@click.option(
+    "--max-concurrent",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Requests computed or waiting; more get status 503.",
+)
+@click.option(
+    "--client-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Seconds a client may take to send a request or read an answer.",
+)
+@click.option(
+    "--request-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120.0,
+    show_default=True,
+    help="Seconds a request may wait and compute.",
+)
+@click.option(
+    "--metrics-path",
+    default="/monitoring/prometheus/metrics",
+    show_default=True,
+    help="Where Prometheus reads, on the REST port.",
+)
+def serve_model(export_dir: Path, model_name: str | None, **values: Any) -> None:
+    """Answer requests about the model in EXPORT_DIR."""
+    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.extras import require
+
+    for module in ("tensorflow_serving", "uvicorn", "starlette", "prometheus_client", "grpc_health"):
+        require(module, "serving")
+    load_tensorflow()
+    from rsseg_tf.serving.limits import BatchOptions, Limits
+    from rsseg_tf.serving.server import Server, ServerOptions
+
+    limits = Limits(
+        max_body_bytes=values["max_body_mb"] * _MB,
+        max_pixels=values["max_pixels"],
+        max_concurrent=values["max_concurrent"],
+        client_timeout_s=values["client_timeout"],
+        request_timeout_s=values["request_timeout"],
+    )
+    batching = BatchOptions(
+        **{
+            name: values[name]
+            for name in ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
+        }
+    )
+    options = ServerOptions(
+        **{
+            name: values[name]
+            for name in ("host", "rest_port", "grpc_port", "keep", "labels", "threads", "metrics_path")
+        },
+        poll_s=values["poll"],
+        limits=limits,
+        batching=batching,
+    )
+    server = Server(export_dir, model_name, options, report=click.echo)
+
+    def started() -> None:
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        click.echo(f"REST: http://{host}:{server.rest_port}/v1/models/{server.name}")
+        click.echo(f"gRPC: {host}:{server.grpc_port}")
+        click.echo("Ctrl-C ends the server.")
+
+    server.run(started)
+    click.echo("The server has stopped.")
+
+
+@command.command(name="init")
+@click.argument("directory", metavar="DIR", type=Path)
+@click.option(
+    "--export",
+    "export_dir",
+    type=Path,
+    required=True,
+    metavar="EXPORT_DIR",
+    help="The model: a folder of `rsseg-tf export --format savedmodel`.",
+)
+@click.option("--model-name", metavar="NAME", help="Name in requests. Default: the folder's.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+def initialise(directory: Path, export_dir: Path, model_name: str | None, overwrite: bool) -> None:
+    """Write files that deploy TensorFlow Serving for an export.
+
+    DIR gets a compose file and a Kubernetes manifest for TensorFlow Serving's official image, its configurations of
+    models, batching and monitoring, a client and a smoke test, all filled in for the model, and a README.
+    """
+    from rsseg_tf.serving.deployment import write_deployment
+
+    for path in write_deployment(directory, export_dir, model_name, overwrite=overwrite):
+        click.echo(f"Wrote {path}")

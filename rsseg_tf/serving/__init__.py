@@ -1,0 +1,1 @@
+"""Model servers: one with the interface of TensorFlow Serving, a client for both, and files to deploy the latter."""

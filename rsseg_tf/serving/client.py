@@ -1,0 +1,214 @@
+"""A model on a server as a predict callable, so that scenes are cut and blended as with a model of one's own.
+
+    from rsseg_tf.serving.client import remote_predictor
+
+    predictor = remote_predictor("127.0.0.1:8500", "dubai")
+    logits = predictor.predict(pixels)  # (B, H, W, bands) -> (B, H, W, classes)
+
+Works with TensorFlow Serving and with `rsseg-tf serve`, over gRPC and REST.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsseg_tf.errors import ConfigError, ServingError
+from rsseg_tf.inference import InferenceOptions, tile_options
+from rsseg_tf.manifest import Manifest
+from rsseg_tf.predictors import Predictor
+from rsseg_tf.predictors.artifacts import as_input
+from rsseg_tf.serving.addresses import Address
+from rsseg_tf.serving.transports import RefusedError, RetryableError, Transport, open_transport
+
+__all__ = ["RemotePredict", "Retry", "read_remote_manifest", "remote_predictor"]
+
+Answer = TypeVar("Answer")
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Retry:
+    """How long a client waits.
+
+    Attributes:
+        timeout_s: for the answer to one try.
+        patience_s: for a server that is busy or away, over all tries of a request.
+
+    Raises:
+        ConfigError: when a value is not above 0.
+    """
+
+    timeout_s: float = 60.0
+    patience_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        if not (self.timeout_s > 0 and self.patience_s >= 0):
+            raise ConfigError(
+                f"A timeout must be above 0 seconds, patience at least 0; got {self.timeout_s} and {self.patience_s}."
+            )
+
+    def call(self, request: Callable[[float], Answer]) -> Answer:
+        """Makes a request until it succeeds, is refused, or patience ends.
+
+        Pauses double from a tenth of a second to five, each a random part of that, so that clients which were cut off
+        together do not come back together.
+
+        Args:
+            request: one try; takes its timeout in seconds.
+
+        Raises:
+            ServingError: when the server refuses the request, or patience ends.
+        """
+        began, pause = time.monotonic(), _FIRST_PAUSE_S
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return request(self.timeout_s)
+            except RetryableError as error:
+                waited = time.monotonic() - began
+                if waited >= self.patience_s:
+                    raise ServingError(
+                        f"The server did not answer in {tries} {'try' if tries == 1 else 'tries'} over {waited:.0f} "
+                        f"seconds: {error}. Is it running, and is the address right?"
+                    ) from error
+            time.sleep(random.uniform(0, min(pause, self.patience_s)))
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+class RemotePredict:
+    """A predict callable over a server (see `rsseg_tf.inference.Predict`): each image of a batch is a request.
+
+    Images go out as the dtype that the model takes, bytes where it takes bytes. Several are on their way at once, and
+    answers come back in order whatever the order in which they arrive.
+
+    Args:
+        transport: to the server.
+        dtype: that the model takes.
+        in_flight: requests on their way at the same time.
+        retry: how long to wait.
+
+    Raises:
+        ConfigError: when `in_flight` is below 1.
+    """
+
+    def __init__(self, transport: Transport, dtype: str, *, in_flight: int = 4, retry: Retry | None = None) -> None:
+        if in_flight < 1:
+            raise ConfigError(f"At least 1 request must be in flight; got {in_flight}. Use 1 to send one by one.")
+        self._transport = transport
+        self._dtype = dtype
+        self._retry = retry or Retry()
+        self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="in-flight")
+        # Whoever forgets to close it leaves no connections behind either.
+        self._end = weakref.finalize(self, _end, self._pool, transport)
+
+    def __call__(self, pixels: NDArray) -> NDArray[np.float32]:
+        """Returns the logits `(B, H, W, classes)` of `(B, H, W, bands)` pixels.
+
+        Raises:
+            DataError: when the pixels do not fit the dtype of the model.
+            ServingError: when the server refuses them, or stays away for longer than patience lasts.
+        """
+        whole = as_input(pixels, self._dtype)
+        return np.concatenate(list(self._pool.map(self._predict, np.split(whole, len(whole)))))
+
+    def _predict(self, image: NDArray) -> NDArray[np.float32]:
+        logits = self._retry.call(
+            lambda timeout_s: self._transport.predict("logits", {"pixels": image}, "logits", timeout_s)
+        )
+        if logits.ndim != 4 or logits.shape[:3] != image.shape[:3]:
+            raise ServingError(
+                f"The server answered an image {image.shape} with logits {logits.shape}; both must have the same "
+                "height and width. Was the model exported by `rsseg-tf export`?"
+            )
+        return logits.astype(np.float32, copy=False)
+
+    def close(self) -> None:
+        """Ends threads and connections."""
+        self._end()
+
+
+def _end(pool: ThreadPoolExecutor, transport: Transport) -> None:
+    pool.shutdown(wait=False, cancel_futures=True)
+    transport.close()
+
+
+def read_remote_manifest(transport: Transport, retry: Retry) -> Manifest:
+    """Asks a server for the manifest, which exported SavedModels give through their signature `manifest`.
+
+    Raises:
+        ServingError: when the server does not answer, or the model has no such signature.
+        ExportError: when what it gives is no manifest.
+    """
+    query = np.array([""], object)
+    try:
+        found = retry.call(
+            lambda timeout_s: transport.predict("manifest", {"query": query}, "manifest_json", timeout_s)
+        )
+    except RefusedError as error:
+        raise ServingError(
+            f"The server gives no manifest ({error}). Give the manifest.json of the export: --manifest FILE."
+        ) from error
+    return Manifest.from_json(found.ravel()[0], "the server")
+
+
+def remote_predictor(
+    server: str,
+    model: str,
+    *,
+    manifest: Path | None = None,
+    in_flight: int = 4,
+    retry: Retry | None = None,
+) -> Predictor:
+    """Opens a model on a server.
+
+    Args:
+        server: `HOST:PORT` for gRPC, `http://HOST:PORT` for REST.
+        model: its name there.
+        manifest: `manifest.json` of the export, for models whose server does not give it.
+        in_flight: requests on their way at the same time; also how many windows of a scene are predicted in one call.
+        retry: how long to wait.
+
+    Returns:
+        A predictor whose options cut scenes into windows of the size that the model was trained with, unless the
+        manifest says otherwise.
+
+    Raises:
+        ConfigError: when the address or a number is wrong.
+        ServingError: when the server does not answer, or has another model.
+        ExportError: when the manifest cannot be read.
+    """
+    address = Address.parse(server)
+    retry = retry or Retry()
+    transport = open_transport(address, model)
+    try:
+        dtype = retry.call(lambda timeout_s: transport.input_dtype("logits", "pixels", timeout_s))
+        if manifest is None:
+            known = read_remote_manifest(transport, retry)
+        else:
+            known = Manifest.from_json(_read(manifest), str(manifest))
+        predict = RemotePredict(transport, dtype, in_flight=in_flight, retry=retry)
+    except BaseException:
+        transport.close()
+        raise
+    options = InferenceOptions(**known.inference.model_dump())
+    options = dataclasses.replace(tile_options(options, known.crop_size), batch_size=in_flight)
+    return Predictor("server", known.spec, predict, options, None, known)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"The manifest {path} cannot be read: {error.strerror}. Check --manifest.") from error

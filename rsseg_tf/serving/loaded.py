@@ -1,0 +1,169 @@
+"""One version of a model in memory: a SavedModel in a session of its own, as TensorFlow Serving loads it.
+
+A session and not `tf.saved_model.load`, for three reasons: it is the loader that TensorFlow Serving uses, so what runs
+here runs there; the signatures come as they are written in the file; and closing it gives all memory back, which
+matters where versions come and go.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from rsseg_tf.errors import ServingError
+from rsseg_tf.extras import require
+from rsseg_tf.serving.status import Code, RequestError
+
+__all__ = ["LoadedVersion"]
+
+_PREDICT = "tensorflow/serving/predict"
+_WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
+
+
+class LoadedVersion:
+    """A SavedModel that is ready to run.
+
+    Whoever uses it calls `acquire` before and `release` after; `retire` closes it as soon as nobody does.
+
+    Args:
+        folder: with `saved_model.pb`.
+        number: its version.
+        threads: how many one operation may use; None leaves it to TensorFlow.
+
+    Attributes:
+        signatures: `tensorflow.SignatureDef` by name; those of requests to predict only.
+
+    Raises:
+        ServingError: when it cannot be loaded, or one of its warm-up requests fails.
+    """
+
+    def __init__(self, folder: Path, number: int, *, threads: int | None = None) -> None:
+        self.folder = folder
+        self.number = number
+        self._users = 0
+        self._retired: Callable[[], None] | None = None
+        self._lock = threading.Lock()
+        self._calls: dict[tuple[str, tuple[str, ...]], Any] = {}
+        options = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads or 0)
+        options.gpu_options.allow_growth = True
+        self._graph = tf.Graph()
+        self._session = tf.compat.v1.Session(graph=self._graph, config=options)
+        try:
+            with self._graph.as_default(), _quiet():
+                meta = tf.compat.v1.saved_model.loader.load(self._session, ["serve"], str(folder))
+            self.signatures = {
+                name: signature for name, signature in meta.signature_def.items() if signature.method_name == _PREDICT
+            }
+            self._warm_up()
+        # The loader raises what it pleases for damaged files: parsing, shapes and checksums each have their own.
+        except (OSError, RuntimeError, ValueError, TypeError, KeyError, tf.errors.OpError, RequestError) as error:
+            self._session.close()
+            line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ServingError(f"version {number} cannot be loaded from {folder}: {line}") from error
+
+    def run(self, signature: str, inputs: Mapping[str, NDArray], outputs: Sequence[str]) -> dict[str, NDArray]:
+        """Runs a signature.
+
+        Args:
+            signature: its name.
+            inputs: a value for each of its inputs; bytes as an array of objects.
+            outputs: names of the outputs to compute.
+
+        Raises:
+            RequestError: when the values do not suit the graph, or memory is short.
+        """
+        definition = self.signatures[signature]
+        names = sorted(definition.inputs)
+        call = self._callable(signature, names, tuple(outputs))
+        try:
+            values = call(*(inputs[name] for name in names))
+        except (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError, tf.errors.FailedPreconditionError) as error:
+            raise RequestError(Code.INVALID_ARGUMENT, f"the model refuses the input: {_reason(error)}") from error
+        except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+            raise RequestError(Code.OUT_OF_MEMORY, f"not enough memory for the input: {_reason(error)}") from error
+        except (tf.errors.OpError, ValueError, TypeError, RuntimeError) as error:
+            raise RequestError(Code.INTERNAL, f"the model failed: {_reason(error)}") from error
+        return dict(zip(outputs, map(np.asarray, values), strict=True))
+
+    def acquire(self) -> None:
+        """Keeps the version in memory until `release`."""
+        with self._lock:
+            self._users += 1
+
+    def release(self) -> None:
+        """Undoes one `acquire`."""
+        with self._lock:
+            self._users -= 1
+            closed = self._retired if self._users == 0 else None
+        if closed is not None:
+            self._close(closed)
+
+    def retire(self, closed: Callable[[], None]) -> None:
+        """Closes the version once nobody uses it, and then calls `closed`. No one may acquire it from now on."""
+        with self._lock:
+            self._retired = closed
+            idle = self._users == 0
+        if idle:
+            self._close(closed)
+
+    def _close(self, closed: Callable[[], None]) -> None:
+        self._calls.clear()
+        self._session.close()
+        closed()
+
+    def _callable(self, signature: str, names: Sequence[str], outputs: tuple[str, ...]) -> Any:
+        """Returns a function of the inputs; it is made once, because names are looked up in the graph for it."""
+        call = self._calls.get((signature, outputs))
+        if call is None:
+            definition = self.signatures[signature]
+            call = self._session.make_callable(
+                [definition.outputs[name].name for name in outputs],
+                feed_list=[definition.inputs[name].name for name in names],
+            )
+            self._calls[signature, outputs] = call
+        return call
+
+    def _warm_up(self) -> None:
+        """Runs the requests that were stored with the model, so that no client waits for the first run."""
+        path = self.folder / _WARMUP
+        if not path.is_file():
+            return
+        prediction_log = require("tensorflow_serving.apis.prediction_log_pb2", "serving")
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            log = prediction_log.PredictionLog.FromString(record)
+            if not log.HasField("predict_log"):
+                continue
+            request = log.predict_log.request
+            name = request.model_spec.signature_name or "serving_default"
+            if name not in self.signatures:
+                raise ServingError(f"the warm-up requests name a signature {name}, which the model does not have")
+            values = {key: tf.make_ndarray(value) for key, value in request.inputs.items()}
+            self.run(name, values, sorted(self.signatures[name].outputs))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TensorFlow from advising against the loader that its own server uses."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    """Returns what an error of TensorFlow says, without the names of nodes and the stack of the graph."""
+    text = getattr(error, "message", None) or str(error)
+    lines = [line.strip() for line in text.splitlines()]
+    kept = [line for line in lines if line and not line.startswith(("[[", "{{", "Detected at", "Original stack"))]
+    return kept[0][:500] if kept else type(error).__name__

@@ -1,0 +1,202 @@
+"""The REST interface of TensorFlow Serving, and pages for health and metrics.
+
+    POST /v1/models/NAME[/versions/N|/labels/LABEL]:predict
+    GET  /v1/models/NAME[/versions/N|/labels/LABEL]            status of versions
+    GET  /v1/models/NAME[/versions/N|/labels/LABEL]/metadata   signatures
+    GET  /healthz                                              200 while the server runs
+    GET  /readyz                                               200 while a version answers
+    GET  /monitoring/prometheus/metrics
+
+Errors are `{"error": "…"}` with the HTTP status that TensorFlow Serving gives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from rsseg_tf.serving.limits import Limits
+from rsseg_tf.serving.protobufs import SIGNATURES_FIELD, metadata_message, status_message
+from rsseg_tf.serving.service import Service, Target
+from rsseg_tf.serving.status import Code, RequestError
+from rsseg_tf.serving.tensors import from_json, to_json
+
+__all__ = ["METRICS_PATH", "rest_app"]
+
+METRICS_PATH = "/monitoring/prometheus/metrics"
+
+# JSON becomes up to twenty times as large as Python objects: two requests at a time keep that bounded, and the
+# interpreter would not do more at once anyway.
+_JSON_THREADS = 2
+_BODIES_IN_MEMORY = 4
+_OF_MODEL = ("", "/versions/{version}", "/labels/{label}")
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def rest_app(service: Service, metrics_path: str = METRICS_PATH) -> Starlette:
+    """Returns the ASGI application."""
+    rest = _Rest(service)
+    routes = []
+    for place in _OF_MODEL:
+        base = f"/v1/models/{{name}}{place}"
+        routes += [
+            Route(f"{base}:predict", rest.predict, methods=["POST"]),
+            Route(f"{base}/metadata", rest.metadata, methods=["GET"]),
+            Route(base, rest.status, methods=["GET"]),
+        ]
+    routes += [
+        Route("/healthz", rest.healthz, methods=["GET"]),
+        Route("/readyz", rest.readyz, methods=["GET"]),
+        Route(metrics_path, rest.metrics, methods=["GET"]),
+    ]
+    return Starlette(
+        routes=routes,
+        exception_handlers={RequestError: _tell_request_error, HTTPException: _tell_http_error, Exception: _tell_fault},
+    )
+
+
+class _Rest:
+    """The handlers."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._json = ThreadPoolExecutor(_JSON_THREADS, thread_name_prefix="json")
+        self._bodies = _Bodies(service.limits)
+
+    async def predict(self, request: Request) -> Response:
+        body = await self._bodies.read(request)
+        try:
+            with self._service.counted("rest") as tell, self._service.place():
+                target = _target(request)
+                content = await self._answer(target, body, tell)
+        finally:
+            self._bodies.forget(body)
+        return Response(content, media_type="application/json")
+
+    async def _answer(self, target: Target, body: bytearray, tell: Callable[[str], None]) -> bytes:
+        service, loop = self._service, asyncio.get_running_loop()
+        timeout_s = service.limits.request_timeout_s
+        with service.version(target) as version:
+            parsed = await loop.run_in_executor(self._json, from_json, bytes(body))
+            definition = service.definition(version, parsed.signature)
+            tell(parsed.signature)
+            inputs = await loop.run_in_executor(self._json, parsed.arrays, definition.inputs)
+            answer = service.submit(version, parsed.signature, inputs, (), timeout_s)
+            try:
+                outputs = await asyncio.wait_for(asyncio.wrap_future(answer), timeout_s)
+            except (TimeoutError, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and not answer.cancelled():
+                    raise  # the server is stopping
+                raise RequestError(
+                    Code.DEADLINE_EXCEEDED, f"no answer within {timeout_s:g} seconds; the server is busy"
+                ) from error
+            return await loop.run_in_executor(self._json, to_json, outputs, parsed.layout, service.limits)
+
+    async def status(self, request: Request) -> Response:
+        return _json(_as_dict(status_message(self._service.statuses(_target(request)))))
+
+    async def metadata(self, request: Request) -> Response:
+        target = _target(request)
+        with self._service.version(target) as version:
+            message = _as_dict(metadata_message(target.model, version))
+        # TensorFlow Serving leaves out of what type the signatures are.
+        message["metadata"][SIGNATURES_FIELD].pop("@type")
+        return _json(message)
+
+    async def healthz(self, request: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def readyz(self, request: Request) -> Response:
+        available = self._service.versions.available
+        return JSONResponse({"available": available}, status_code=200 if available else Code.UNAVAILABLE.http)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+class _Bodies:
+    """Reads bodies of requests, and bounds what all of them take in memory."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._most = limits.max_body_bytes
+        self._most_in_all = _BODIES_IN_MEMORY * limits.max_body_bytes
+        self._held = 0
+
+    async def read(self, request: Request) -> bytearray:
+        """Reads a body; whoever calls it calls `forget` afterwards.
+
+        Raises:
+            RequestError: when it is too large, encoded, or there is no memory left for it.
+        """
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise RequestError(Code.UNSUPPORTED_MEDIA, "the body must not be compressed; leave out Content-Encoding")
+        declared = request.headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared) > self._most:
+            raise self._too_large()
+        body = bytearray()
+        try:
+            async for chunk in request.stream():
+                if len(body) + len(chunk) > self._most:
+                    raise self._too_large()
+                if self._held + len(chunk) > self._most_in_all:
+                    raise RequestError(Code.UNAVAILABLE, "other requests fill the memory for bodies. Try again later")
+                self._held += len(chunk)
+                body += chunk
+        except (RequestError, ClientDisconnect):
+            self.forget(body)
+            raise
+        return body
+
+    def forget(self, body: bytearray) -> None:
+        """Gives back the memory of a body."""
+        self._held -= len(body)
+        body.clear()
+
+    def _too_large(self) -> RequestError:
+        return RequestError(
+            Code.TOO_LARGE, f"the body is larger than {self._most} bytes. Send smaller images, or use gRPC."
+        )
+
+
+def _target(request: Request) -> Target:
+    parameters = request.path_params
+    version = parameters.get("version")
+    if version is None:
+        return Target(parameters["name"], label=parameters.get("label"))
+    if not (version.isascii() and version.isdecimal() and len(version) <= 19):
+        raise RequestError(Code.INVALID_ARGUMENT, f"a version is a whole number; got {version!a:.100}")
+    return Target(parameters["name"], int(version))
+
+
+def _as_dict(message: Any) -> dict[str, Any]:
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(json.dumps(content, indent=1).encode(), status, media_type="application/json")
+
+
+async def _tell_request_error(request: Request, error: Exception) -> Response:
+    code = error.code.http if isinstance(error, RequestError) else Code.INTERNAL.http
+    return _json({"error": str(error)}, code)
+
+
+async def _tell_http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else Code.INTERNAL.http
+    line = f"Malformed request: {request.method} {request.url.path!a:.200}"
+    return _json({"error": line if status in (404, 405) else str(error)}, status)
+
+
+async def _tell_fault(request: Request, error: Exception) -> Response:
+    return _json({"error": f"the server failed: {type(error).__name__}"}, Code.INTERNAL.http)

@@ -1,0 +1,335 @@
+"""Values of requests and answers: protocol buffers and JSON on one side, arrays on the other.
+
+Nothing is allocated because a request says so: the size that a message claims is compared with what it brings along
+first. JSON follows the rules of TensorFlow Serving's REST API: row format (`instances`) and columnar format (`inputs`),
+`{"b64": …}` for bytes, and base64 for outputs whose names end in `_bytes`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from rsseg_tf.errors import DataError
+from rsseg_tf.serving.image_headers import image_size
+from rsseg_tf.serving.limits import Limits
+from rsseg_tf.serving.status import Code, RequestError
+
+__all__ = ["JsonRequest", "check_inputs", "from_json", "from_proto", "to_json"]
+
+Layout = Literal["row", "columnar"]
+
+_B64 = "b64"
+_BYTES_SUFFIX = "_bytes"
+_DEFAULT_SIGNATURE = "serving_default"
+_KEYS = {"signature_name", "instances", "inputs"}
+
+
+class JsonRequest(NamedTuple):
+    """A request to predict as it came in JSON: values are still lists.
+
+    Attributes:
+        signature: its name.
+        layout: how the values are arranged, and so how the answer will be.
+        value: of `instances` or `inputs`.
+    """
+
+    signature: str
+    layout: Layout
+    value: Any
+
+    def arrays(self, inputs: Mapping[str, Any]) -> dict[str, NDArray]:
+        """Returns an array for each input of a signature.
+
+        Args:
+            inputs: `tensorflow.TensorInfo` by name.
+
+        Raises:
+            RequestError: when names or values do not fit.
+        """
+        columns = _columns_of_rows(self.value, inputs) if self.layout == "row" else _columns(self.value, inputs)
+        return {name: _array(columns[name], name, inputs[name]) for name in inputs}
+
+
+def _refuse(message: str) -> RequestError:
+    return RequestError(Code.INVALID_ARGUMENT, message)
+
+
+def from_json(body: bytes) -> JsonRequest:
+    """Reads the body of a REST request to predict.
+
+    Raises:
+        RequestError: when it is no JSON object with `instances` or `inputs`.
+    """
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise _refuse(f"JSON Parse error: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(document, dict):
+        raise _refuse('the body must be a JSON object such as {"instances": [...]}')
+    unknown = sorted(set(document) - _KEYS)
+    if unknown:
+        raise _refuse(f"unknown key {unknown[0]!r:.100}; allowed: signature_name, and one of instances and inputs")
+    if ("instances" in document) == ("inputs" in document):
+        raise _refuse("exactly one of 'instances' (one entry per image) and 'inputs' (one batch) is needed")
+    signature = document.get("signature_name") or _DEFAULT_SIGNATURE
+    if not isinstance(signature, str):
+        raise _refuse("'signature_name' key must be a string value.")
+    if "inputs" in document:
+        return JsonRequest(signature, "columnar", document["inputs"])
+    if not isinstance(document["instances"], list) or not document["instances"]:
+        raise _refuse("'instances' must be a list with at least one entry")
+    return JsonRequest(signature, "row", document["instances"])
+
+
+def _columns_of_rows(rows: list[Any], inputs: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Turns row format into one list per input; a signature with one input may leave out its name."""
+    names = set(inputs)
+    named = [isinstance(row, dict) and set(row) != {_B64} for row in rows]
+    if any(named) != all(named):
+        raise _refuse("'instances' mixes entries with and without names of inputs; write all of them the same way")
+    if not named[0]:
+        if len(names) != 1:
+            raise _refuse(f"the signature has several inputs; each instance must name {', '.join(sorted(names))}")
+        return {next(iter(names)): rows}
+    for position, row in enumerate(rows):
+        if set(row) != names:
+            raise _refuse(f"instance {position} has the keys {_keys(row)}; they must be {', '.join(sorted(names))}")
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def _columns(value: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns columnar format into one value per input."""
+    names = set(inputs)
+    if not isinstance(value, dict) or set(value) == {_B64}:
+        if len(names) != 1:
+            raise _refuse(f"the signature has several inputs; 'inputs' must name {', '.join(sorted(names))}")
+        return {next(iter(names)): value}
+    if set(value) != names:
+        raise _refuse(f"'inputs' has the keys {_keys(value)}; they must be {', '.join(sorted(names))}")
+    return value
+
+
+def _keys(mapping: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(key[:40] for key in list(mapping)[:10])) or "none"
+
+
+def _array(value: Any, name: str, info: Any) -> NDArray:
+    """Turns lists of one input into an array of its dtype."""
+    dtype = tf.as_dtype(info.dtype)
+    if dtype == tf.string:
+        return _byte_array(value, name)
+    try:
+        found = np.asarray(value)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise _refuse(f"{name} must be a list of equally long lists; its rows differ in length") from error
+    if found.dtype.kind == "f" and dtype.is_floating:
+        with np.errstate(over="ignore"):  # an infinity is found and refused later
+            return found.astype(dtype.as_numpy_dtype)
+    if found.dtype.kind in "iu":
+        if dtype.is_integer and found.size and not (dtype.min <= found.min() and found.max() <= dtype.max):
+            raise _refuse(
+                f"{name} must be {dtype.name}, so {dtype.min} to {dtype.max}; got {found.min()} to {found.max()}"
+            )
+        return found.astype(dtype.as_numpy_dtype)
+    if found.dtype.kind == "f" and found.size:
+        raise _refuse(f"{name} must be whole numbers of type {dtype.name}; got fractions, NaN or infinity")
+    raise _refuse(f"{name} must be numbers of type {dtype.name} in equally long lists; got something else")
+
+
+def _byte_array(value: Any, name: str) -> NDArray:
+    """Decodes `{"b64": …}`, or a list of them; plain strings stand for their UTF-8 bytes."""
+    many = isinstance(value, list)
+    values = [_bytes(one, name) for one in (value if many else [value])]
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array if many else array.reshape(())
+
+
+def _bytes(value: Any, name: str) -> bytes:
+    if isinstance(value, str):
+        try:
+            return value.encode()
+        except UnicodeEncodeError as error:  # half of a surrogate pair
+            raise _refuse(f"{name} has text that is not valid Unicode") from error
+    if not (isinstance(value, dict) and set(value) == {_B64} and isinstance(value[_B64], str)):
+        raise _refuse(f'{name} must be {{"b64": "..."}} or a list of such; got {type(value).__name__}')
+    try:
+        return base64.b64decode(value[_B64], validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise _refuse(f"{name} is not valid base64: {error}") from error
+
+
+def from_proto(name: str, proto: Any) -> NDArray:
+    """Turns a `tensorflow.TensorProto` into an array.
+
+    Raises:
+        RequestError: when it has no known type, or brings other values than its shape needs. A single value for a whole
+            shape, which the format allows, is refused too: a message of 50 bytes could claim gigabytes.
+    """
+    shape = [dimension.size for dimension in proto.tensor_shape.dim]
+    if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
+        raise _refuse(f"{name} has an unknown or negative size in its shape {shape}")
+    count = math.prod(shape)
+    try:
+        dtype = tf.as_dtype(proto.dtype)
+    except TypeError as error:
+        raise _refuse(f"{name} has an unknown dtype, number {proto.dtype}") from error
+    if dtype == tf.string:
+        found = len(proto.string_val)
+    elif proto.tensor_content:
+        size = dtype.size
+        found, rest = divmod(len(proto.tensor_content), size)
+        found = -1 if rest else found
+    else:
+        values = [len(value) for field, value in proto.ListFields() if field.name.endswith("_val")]
+        found = sum(values)
+    if found != count:
+        raise _refuse(f"{name} has the shape {shape}, so {count} values of {dtype.name}; the message brings {found}")
+    try:
+        return tf.make_ndarray(proto)
+    except (TypeError, ValueError, KeyError) as error:
+        raise _refuse(f"{name} cannot be read: {error}") from error
+
+
+def check_inputs(arrays: Mapping[str, NDArray], definition: Any, limits: Limits) -> tuple[object, ...]:
+    """Checks values against a signature and the limits.
+
+    Args:
+        arrays: by name of input.
+        definition: `tensorflow.SignatureDef`.
+        limits: images, and their pixels.
+
+    Returns:
+        What requests must have in common to be computed together: all sizes but the first.
+
+    Raises:
+        RequestError: when anything does not fit.
+    """
+    wanted = definition.inputs
+    if set(arrays) != set(wanted):
+        raise _refuse(f"the inputs are {_keys(arrays)}; the signature takes {', '.join(sorted(wanted))}")
+    alike: list[object] = []
+    rows = set()
+    for name in sorted(wanted):
+        array = arrays[name]
+        _check_type_and_shape(name, array, wanted[name])
+        rows.add(len(array))
+        if len(array) > limits.max_images:
+            raise _refuse(f"{name} has {len(array)} images; at most {limits.max_images} are taken in one request")
+        if array.dtype == object:
+            alike.append(_check_images(name, array, limits) if name.endswith(_BYTES_SUFFIX) else None)
+            continue
+        pixels = math.prod(array.shape[:3])
+        _check_pixels(pixels, limits)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise _refuse(f"{name} has values that are not finite (NaN or infinity); every pixel must be a number")
+        alike.append(array.shape[1:])
+    if len(rows) != 1:
+        raise _refuse(f"all inputs must have the same number of images; got {sorted(rows)}")
+    return tuple(alike)
+
+
+def _check_type_and_shape(name: str, array: NDArray, info: Any) -> None:
+    dtype = tf.as_dtype(info.dtype)
+    sizes = [dimension.size for dimension in info.tensor_shape.dim]
+    shown = ", ".join(str(size) if size >= 0 else "any" for size in sizes)
+    found = "string" if array.dtype == object else array.dtype.name
+    if tf.as_dtype(array.dtype) != dtype:
+        raise _refuse(f"{name} must be {dtype.name} of the shape ({shown}); got {found} of the shape {array.shape}")
+    fits = len(array.shape) == len(sizes) and all(
+        got >= 1 and wanted in (-1, got) for got, wanted in zip(array.shape, sizes, strict=True)
+    )
+    if not fits or not sizes:
+        raise _refuse(f"{name} must have the shape ({shown}), each at least 1; got {array.shape}")
+
+
+def _check_images(name: str, images: NDArray, limits: Limits) -> tuple[int, int]:
+    """Reads the headers of encoded images, which a request must give in one size; returns that."""
+    sizes = []
+    for position, data in enumerate(images):
+        try:
+            sizes.append(image_size(data))
+        except DataError as error:
+            raise _refuse(f"{name}, image {position}: {error}.") from error
+        _check_pixels(sum(width * height for width, height in sizes), limits)
+    if len(set(sizes)) != 1:
+        raise _refuse(f"{name}: the images of one request must have one size; got {sorted(set(sizes))[:4]}")
+    return sizes[0]
+
+
+def _check_pixels(pixels: int, limits: Limits) -> None:
+    if pixels > limits.max_pixels:
+        raise _refuse(
+            f"the images of the request have {pixels} pixels; at most {limits.max_pixels} are taken. Send tiles, as "
+            "`rsseg-tf predict --server` does."
+        )
+
+
+def to_json(outputs: Mapping[str, NDArray], layout: Layout, limits: Limits) -> bytes:
+    """Writes the body of the answer to a REST request.
+
+    Raises:
+        RequestError: when it would be larger than `max_body_bytes`.
+    """
+    fewest_bytes = 2 * sum(array.size for array in outputs.values() if array.dtype != object)
+    if fewest_bytes > limits.max_body_bytes:
+        raise RequestError(
+            Code.TOO_LARGE,
+            f"the answer would be larger than {limits.max_body_bytes} bytes of JSON. Ask for the signature "
+            "serving_default, send smaller images, or use gRPC.",
+        )
+    key = "predictions" if layout == "row" else "outputs"
+    parts, size = [], 0
+    for part in _answer(outputs, layout):
+        parts.append(part)
+        size += len(part)
+        if size > limits.max_body_bytes:
+            raise RequestError(
+                Code.TOO_LARGE,
+                f"the answer is larger than {limits.max_body_bytes} bytes of JSON. Send smaller images, or use gRPC.",
+            )
+    return b'{"%s": %s}' % (key.encode(), b"".join(parts))
+
+
+def _answer(outputs: Mapping[str, NDArray], layout: Layout) -> Iterator[bytes]:
+    names = sorted(outputs)
+    alone = len(names) == 1
+    if layout == "row":
+        for row in range(len(outputs[names[0]])):
+            yield b"[" if row == 0 else b", "
+            if alone:
+                yield _dump(outputs[names[0]][row], names[0])
+                continue
+            for position, name in enumerate(names):
+                yield b'%s"%s": ' % (b", " if position else b"{", name.encode())
+                yield _dump(outputs[name][row], name)
+            yield b"}"
+        yield b"]"
+        return
+    for position, name in enumerate(names):
+        if not alone:
+            yield b'%s"%s": ' % (b", " if position else b"{", name.encode())
+        # Image by image, so that not all numbers are Python objects at once.
+        for row, value in enumerate(outputs[name]):
+            yield b", " if row else b"["
+            yield _dump(value, name)
+        yield b"]"
+    if not alone:
+        yield b"}"
+
+
+def _dump(value: Any, name: str) -> bytes:
+    if isinstance(value, bytes):
+        encoded: Any = {_B64: base64.b64encode(value).decode()} if name.endswith(_BYTES_SUFFIX) else value.decode()
+    else:
+        encoded = np.asarray(value).tolist()
+    return json.dumps(encoded).encode()

@@ -1,0 +1,39 @@
+"""Labels one image through a model server, and prints the share of each class.
+
+    python client.py IMAGE [--server 127.0.0.1:8500] [--model-name example_model]
+
+`rsseg-tf predict --server` does more: scenes of any size, pictures, GeoTIFFs. This shows how little a program needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from rsseg_tf.errors import RssegError
+from rsseg_tf.inference import predict_labels, read_scene
+from rsseg_tf.serving.client import remote_predictor
+
+
+def main() -> None:
+    """Reads the arguments and prints a table."""
+    parser = argparse.ArgumentParser(description="Label one image through a model server.")
+    parser.add_argument("image", type=Path)
+    parser.add_argument("--server", default="127.0.0.1:8500", help="HOST:PORT for gRPC, http://HOST:PORT for REST")
+    parser.add_argument("--model-name", default="example_model")
+    arguments = parser.parse_args()
+    try:
+        predictor = remote_predictor(arguments.server, arguments.model_name)
+        scene = read_scene(arguments.image)
+        labels = predict_labels(predictor.predict, scene.pixels, predictor.spec, predictor.options)
+    except RssegError as error:
+        sys.exit(f"Error: {error}")
+    for index, name in enumerate(predictor.spec.classes):
+        print(f"{name:24s} {np.mean(labels == index):7.2%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from rsseg_tf.cli import main
+from rsseg_tf.inference import predict_labels
+from tests.serving.models import manifest, pixels, reference, write_model
+
+
+@pytest.mark.slow
+def test_a_model_is_served_and_predicts_images_by_its_address(tmp_path: Path) -> None:
+    """The commands as a user types them: serve, its smoke test, predict over gRPC and REST, and the end by SIGTERM."""
+    from tests.serving.asking import rest
+    from tests.serving.test_client import Process
+
+    write_model(tmp_path / "tiny" / "1")
+    image = pixels(1, 60, 70)[0]
+    cv2.imwrite(str(tmp_path / "scene.png"), image[..., ::-1])
+    served = Process(tmp_path / "tiny", "--rest_port", "0", "--grpc_port", "0", "--label", "stable=1")
+    try:
+        assert rest(served, "/v1/models/tiny/labels/stable")[0] == 200  # type: ignore[arg-type]
+        script = Path(__file__).parents[2] / "serving" / "smoke_test.py"
+        ports = ["--rest-port", str(served.rest_port), "--grpc-port", str(served.grpc_port)]
+        smoke = subprocess.run(
+            [sys.executable, str(script), *ports, "--model-name", "tiny"], capture_output=True, text=True, timeout=120
+        )
+        assert "All 7 steps succeeded." in smoke.stdout, smoke.stdout + smoke.stderr
+
+        from rsseg_tf.inference import InferenceOptions
+
+        options = InferenceOptions(is_slide=True, crop_size=(32, 32), stride=(24, 24))
+        expected = predict_labels(reference, image, manifest().spec, options)
+        for address in (f"127.0.0.1:{served.grpc_port}", f"http://127.0.0.1:{served.rest_port}"):
+            result = CliRunner().invoke(
+                main,
+                [
+                    *("predict", "--server", address, "--model_name", "tiny", "--in_flight", "3"),
+                    *("--is_slide", "--crop_size", "32", "32", "--stride", "24", "24"),
+                    *("--image_path", str(tmp_path / "scene.png"), "--save_dir", str(tmp_path / "result")),
+                ],
+            )
+            assert result.exit_code == 0, result.output
+            found = cv2.imread(str(tmp_path / "result/pseudo_color_prediction/scene.png"), cv2.IMREAD_UNCHANGED)
+            assert np.array_equal(_ids(found), expected)
+            (tmp_path / "result/pseudo_color_prediction/scene.png").unlink()
+    finally:
+        code, told = served.end(signal.SIGTERM)
+    assert code == 0 and "The server has stopped." in told
+
+
+def _ids(picture: np.ndarray) -> np.ndarray:
+    """Returns class ids of a picture in the palette's colours."""
+    palette = np.array(manifest().spec.palette)[:, ::-1]
+    distance = np.abs(picture[..., np.newaxis, :3].astype(int) - palette).sum(-1)
+    assert (distance.min(-1) == 0).all()
+    return distance.argmin(-1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["serve", "none"], "none cannot be read"),
+        (["serve", "."], "has no version of a model"),
+        (["serve", ".", "--label", "stable"], "must be LABEL=VERSION"),
+        (["serve", ".", "--max_batch_size", "0"], "x>=1"),
+        (["serve", ".", "--metrics_path", "x"], "metrics_path must look like"),
+        (["serve", "init", "x"], "Missing option '--export'"),
+        (["serve", "init", "x", "--export", "none"], "none cannot be read"),
+        (["predict", "--image_path", "a.png"], "--model_path is missing"),
+        (["predict", "--image_path", "a.png", "--timeout", "3"], "--timeout has an effect with --server only"),
+        (["predict", "--image_path", "a.png", "--server", "x:1"], "--server needs --model_name"),
+        (["predict", "--image_path", "a.png", "--server", "x:1", "--model_path", "y"], "both name a model"),
+        (["predict", "--image_path", "a.png", "--server", "x", "--model_name", "y"], "HOST:PORT for gRPC"),
+        (
+            ["predict", "--image_path", "a.png", "--server", "x:1", "--model_name", "y", "--precision", "bf16"],
+            "--precision has no effect with --server",
+        ),
+        (
+            ["predict", "--image_path", "a.png", "--server", "x:1", "--model_name", "y", "--set", "a=1"],
+            "--set has no effect with --server",
+        ),
+        (
+            [
+                *("predict", "--image_path", "a.png", "--server", "127.0.0.1:9", "--model_name", "y"),
+                *("--patience", "0", "--timeout", "5"),
+            ],
+            "did not answer in 1 try",
+        ),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("a.png", pixels(1)[0])
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.output and "Traceback" not in result.output
+
+
+def test_help_says_what_production_is() -> None:
+    text = CliRunner().invoke(main, ["serve", "--help"]).output
+    assert "For production use TensorFlow Serving" in " ".join(text.split())
+    assert "--max-batch-size" in text and "init" in text
+    assert "--overwrite" in CliRunner().invoke(main, ["serve", "init", "--help"]).output
+
+
+def test_every_option_of_the_server_is_explained() -> None:
+    from rsseg_tf.cli.serve import command
+
+    for subcommand in command.commands.values():
+        for parameter in subcommand.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, parameter.name
+
+
+def test_init_writes_files_for_an_export(tmp_path: Path) -> None:
+    (tmp_path / "dubai" / "3").mkdir(parents=True)
+    (tmp_path / "dubai" / "3" / "manifest.json").write_text(manifest().to_json(), "utf-8")
+    deploy = tmp_path / "deploy"
+    result = CliRunner().invoke(main, ["serve", "init", str(deploy), "--export", str(tmp_path / "dubai")])
+    assert result.exit_code == 0, result.output
+    assert f"Wrote {deploy / 'compose.yml'}" in result.output
+    assert 'key: "stable" value: 3' in (deploy / "models.config").read_text("utf-8")
