@@ -29,6 +29,7 @@ def ours(name: str, task: str) -> Any:
     import numpy as np
     import tensorflow as tf
 
+    from rsseg_tf.datasets import custom_spec
     from rsseg_tf.predictors import keras_predictor
     from rsseg_tf.training.optimizers import MomentumSGD
     from rsseg_tf.training.step import TrainStep
@@ -37,10 +38,11 @@ def ours(name: str, task: str) -> Any:
     case = CASES[name]
     model = case.segmentor(case.backbone(), num_classes=16)
     count, side = TASKS[task]
-    image = np.random.default_rng(0).normal(size=(count, side, side, 3)).astype(np.float32)
     if task == "forward":
-        predict = keras_predictor(model)
+        image = np.random.default_rng(0).uniform(0, 255, (count, side, side, 3)).astype(np.float32)
+        predict = keras_predictor(model, custom_spec("pixels", [str(i) for i in range(16)]))
         return lambda: predict(image)
+    image = np.random.default_rng(0).normal(size=(count, side, side, 3)).astype(np.float32)
     label = tf.constant(np.random.default_rng(1).integers(0, 16, (count, side, side)), tf.int32)
     optimizer = MomentumSGD(0.01, momentum=0.9, weight_decay=5e-4)
     optimizer.build(model.trainable_variables)

@@ -29,7 +29,7 @@ def evaluate(
     """Predicts every sample at its own size and counts the pixels.
 
     Args:
-        predict: normalised `(B, H, W, bands)` to logits `(B, H, W, classes)`.
+        predict: the model, see `Predict`.
         samples: images with labels.
         spec: classes, ignored id and statistics.
         options: scales, flips and sliding windows.

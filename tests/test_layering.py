@@ -15,9 +15,11 @@ PACKAGE = Path(rsseg_tf.__file__).parent
 # Each row may import the rows before it, and itself. `rsseg_tf` alone (the version) is open to all.
 ORDER = (
     "errors",
+    "extras",
     "assets",
     "datasets",
     "config",
+    "manifest",
     "data",
     "layers",
     "backbones",
@@ -31,13 +33,16 @@ ORDER = (
     "pretrained",
     "predictors",
     "evaluation",
+    "export",
     "training",
     "cli",
 )
 # What a process may do without loading a network library: describe data, read configs, count, cut and blend.
-WITHOUT_KERAS = {"errors", "assets", "datasets", "config", "metrics", "inference", "weights"}
+WITHOUT_KERAS = {
+    "errors", "extras", "assets", "datasets", "config", "manifest", "metrics", "inference", "weights",
+}  # fmt: skip
 # Everything else is pure Keras, so that models run on any of its backends.
-WITH_TENSORFLOW = {"data", "training", "predictors"}
+WITH_TENSORFLOW = {"data", "export", "training", "predictors"}
 # Single places: the quiet first import for the command line, resizing to a size known only at run time, and dilated
 # convolutions as one operation.
 TENSORFLOW_MODULES = {"rsseg_tf.cli.quiet", "rsseg_tf.layers.conv", "rsseg_tf.layers.resize"}

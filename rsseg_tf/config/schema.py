@@ -105,6 +105,8 @@ class CustomDataset(Section):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     small_classes: tuple[str, ...] = Field((), description="names of the classes that c2fnet refines")
+    band_names: tuple[str, ...] = Field((), description="what each band shows, e.g. [red, green, blue]")
+    gsd: Annotated[float, Field(gt=0)] | None = Field(None, description="metres per pixel, if all images have the same")
 
     @property
     def spec(self) -> DatasetSpec:
@@ -120,6 +122,8 @@ class CustomDataset(Section):
             mean=self.mean,
             std=self.std,
             small_classes=self.small_classes,
+            band_names=self.band_names,
+            gsd=self.gsd,
         )
 
     @model_validator(mode="after")

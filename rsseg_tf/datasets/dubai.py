@@ -29,6 +29,7 @@ DUBAI = DatasetSpec(
     classes=("water", "land", "road", "building", "vegetation"),
     palette=((226, 169, 41), (132, 41, 246), (110, 193, 228), (60, 16, 152), (254, 221, 58)),
     source="Semantic segmentation of aerial imagery, MBRSC and Humans in the Loop",
+    band_names=("red", "green", "blue"),
 )
 
 IGNORED_COLOURS: tuple[RGB, ...] = ((155, 155, 155), (0, 0, 0))

@@ -63,6 +63,7 @@ ISAID = DatasetSpec(
     ),
     small_classes=("ship", "large_vehicle", "small_vehicle", "helicopter", "swimming_pool", "plane", "harbor"),
     source="iSAID, Captain-WHU",
+    band_names=("red", "green", "blue"),
 )
 
 _MASK_SUFFIX = "_instance_color_RGB"

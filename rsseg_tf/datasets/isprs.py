@@ -30,10 +30,16 @@ POTSDAM = DatasetSpec(
     classes=("impervious_surface", "building", "low_vegetation", "tree", "car", "clutter"),
     palette=((255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)),
     source="ISPRS 2D Semantic Labeling Contest, Potsdam",
+    band_names=("red", "green", "blue"),
+    gsd=0.05,
 )
 
 VAIHINGEN = dataclasses.replace(
-    POTSDAM, name="vaihingen", source="ISPRS 2D Semantic Labeling Contest, Vaihingen (near infrared, red, green)"
+    POTSDAM,
+    name="vaihingen",
+    source="ISPRS 2D Semantic Labeling Contest, Vaihingen (near infrared, red, green)",
+    band_names=("nir", "red", "green"),
+    gsd=0.09,
 )
 
 BOUNDARY_COLOUR: RGB = (0, 0, 0)

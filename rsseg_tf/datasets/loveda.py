@@ -36,6 +36,8 @@ LOVEDA = DatasetSpec(
         (255, 195, 128),
     ),
     source="LoveDA, RSIDEA, Wuhan University",
+    band_names=("red", "green", "blue"),
+    gsd=0.3,
 )
 
 _FILE = re.compile(

@@ -39,6 +39,8 @@ class DatasetSpec:
         std: Standard deviation of each band, in units of `max_value`.
         small_classes: Classes of small objects, which a coarse-to-fine model looks at twice.
         source: Where the data come from: title and publisher.
+        band_names: What the bands show, in their order, such as ``("red", "green", "blue")``; empty if unknown.
+        gsd: Ground sampling distance in metres per pixel; None if unknown or not the same for all images.
 
     Raises:
         DataError: When any of these contradict each other; see `_check_classes`, `_check_bands`.
@@ -55,6 +57,8 @@ class DatasetSpec:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     small_classes: tuple[str, ...] = ()
     source: str = ""
+    band_names: tuple[str, ...] = ()
+    gsd: float | None = None
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -151,6 +155,15 @@ class DatasetSpec:
                 f"Dataset '{self.name}': max_value is {self.max_value}; it must be finite and above 0. "
                 "Use 255 for uint8 images."
             )
+        if self.band_names and (len(self.band_names) != self.bands or not all(self.band_names)):
+            raise DataError(
+                f"Dataset '{self.name}': band_names is {self.band_names} for {self.bands} bands; one name per band is "
+                "needed, or none at all."
+            )
+        if self.gsd is not None and not (math.isfinite(self.gsd) and self.gsd > 0):
+            raise DataError(
+                f"Dataset '{self.name}': gsd is {self.gsd}; it must be finite and above 0, in metres per pixel."
+            )
 
 
 def default_palette(n: int) -> tuple[RGB, ...]:
@@ -194,6 +207,8 @@ def custom_spec(
     std: Sequence[float] | None = None,
     small_classes: Sequence[str] = (),
     source: str = "",
+    band_names: Sequence[str] = (),
+    gsd: float | None = None,
 ) -> DatasetSpec:
     """Makes the spec of a user's own data, filling in what was left out.
 
@@ -209,6 +224,8 @@ def custom_spec(
         std: Standard deviation per band; 0.5 for each when left out.
         small_classes: Names of the classes of small objects.
         source: Where the data come from.
+        band_names: What each band shows, if known.
+        gsd: Metres per pixel, if known.
 
     Raises:
         DataError: As `DatasetSpec`.
@@ -227,4 +244,6 @@ def custom_spec(
         std=tuple(std) if std is not None else (0.5,) * bands,
         small_classes=tuple(small_classes),
         source=source,
+        band_names=tuple(band_names),
+        gsd=gsd,
     )

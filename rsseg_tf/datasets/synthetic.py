@@ -20,19 +20,21 @@ from rsseg_tf.errors import DataError
 
 __all__ = ["CRS", "GSD_M", "SYNTHETIC", "generate_synthetic"]
 
+GSD_M = 0.3
+"""Ground sampling distance: metres per pixel."""
+
 # The order is that of the ids in synthetic_scene.
 SYNTHETIC = DatasetSpec(
     name="synthetic",
     classes=("ground", "road", "building", "tree", "water", "car"),
     palette=((189, 168, 122), (128, 128, 134), (206, 66, 54), (38, 135, 62), (58, 120, 206), (250, 217, 46)),
     source="Synthetic scenes made by rsseg_tf",
+    band_names=("red", "green", "blue"),
+    gsd=GSD_M,
 )
 
 CRS = "EPSG:32640"
 """UTM zone 40 north; the place is as made up as the scenes."""
-
-GSD_M = 0.3
-"""Ground sampling distance: metres per pixel."""
 
 _WEST_M, _NORTH_M = 500_000.0, 2_800_000.0
 _SCENES_PER_ROW = 8

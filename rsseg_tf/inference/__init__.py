@@ -5,7 +5,6 @@ from __future__ import annotations
 from rsseg_tf.inference.logits import (
     Predict,
     augmented_logits,
-    normalise,
     plain_logits,
     predict_labels,
     predict_logits,
@@ -23,6 +22,7 @@ from rsseg_tf.inference.predict import (
     predict_paths,
 )
 from rsseg_tf.inference.raster import Scene, read_scene, write_labels
+from rsseg_tf.inference.tiles import any_size, tile_options, tile_stride
 
 __all__ = [
     "InferenceOptions",
@@ -30,6 +30,7 @@ __all__ = [
     "PredictionResult",
     "Progress",
     "Scene",
+    "any_size",
     "as_rgb",
     "augmented_logits",
     "collect_images",
@@ -37,7 +38,6 @@ __all__ = [
     "colourise",
     "iterate_predictions",
     "montage",
-    "normalise",
     "overlay",
     "palette_with",
     "plain_logits",
@@ -47,5 +47,7 @@ __all__ = [
     "read_scene",
     "resize_bilinear",
     "slide_logits",
+    "tile_options",
+    "tile_stride",
     "write_labels",
 ]

@@ -33,7 +33,6 @@ from rsseg_tf.inference.options import (
 __all__ = [
     "Predict",
     "augmented_logits",
-    "normalise",
     "plain_logits",
     "predict_labels",
     "predict_logits",
@@ -41,62 +40,39 @@ __all__ = [
     "slide_logits",
 ]
 
-Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""A model: `(B, H, W, bands)` normalised float32 -> `(B, H, W, num_classes)` float32 logits, for any B, H and W."""
+Predict = Callable[[NDArray], NDArray[np.float32]]
+"""A model: `(B, H, W, bands)` pixels -> `(B, H, W, num_classes)` float32 logits, for any B, H and W.
+
+Pixels are in the units of the file, 0..max_value, in the file's dtype or, after a resize, in float32; normalisation is
+part of the model.
+"""
 
 # cv2.resize of OpenCV 5 takes at most 128 channels (OpenCV 4: 512).
 _RESIZE_CHANNELS = 128
 
 
-def normalise(pixels: NDArray, spec: DatasetSpec) -> NDArray[np.float32]:
-    """Returns `(pixels / max_value - mean) / std`, band by band.
+def resize_bilinear(image: NDArray, height: int, width: int) -> NDArray:
+    """Resizes `(H, W, C)` to `(height, width, C)` float32, bilinear with half-pixel centres and no antialiasing.
 
-    Args:
-        pixels: `(..., bands)` of any real dtype, in 0..max_value.
-        spec: gives `bands`, `max_value`, `mean` and `std`.
-
-    Returns:
-        float32 of the same shape.
-
-    Raises:
-        DataError: when the number of bands differs from the spec's.
-    """
-    if pixels.ndim < 1 or pixels.shape[-1] != spec.bands:
-        got = pixels.shape[-1] if pixels.ndim else 0
-        raise DataError(
-            f"the model for data set '{spec.name}' needs {spec.bands} bands; the image has {got}. "
-            "Choose the bands that the model was trained with, in its order."
-        )
-    mean = np.asarray(spec.mean, np.float32)
-    std = np.asarray(spec.std, np.float32)
-    result: NDArray[np.float32] = pixels.astype(np.float32)
-    result /= np.float32(spec.max_value)
-    result -= mean
-    result /= std
-    return result
-
-
-def resize_bilinear(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Resizes `(H, W, C)` float32 to `(height, width, C)`, bilinear with half-pixel centres and no antialiasing.
-
-    Equal to the original's `F.interpolate(mode="bilinear", align_corners=False)`. Any number of channels.
+    Equal to the original's `F.interpolate(mode="bilinear", align_corners=False)`. Any number of channels and any real
+    dtype; an image that has the size already is returned as it is.
     """
     if image.shape[:2] == (height, width):
         return image
     parts = []
     for start in range(0, image.shape[2], _RESIZE_CHANNELS):
-        part = np.ascontiguousarray(image[:, :, start : start + _RESIZE_CHANNELS])
+        part = np.ascontiguousarray(image[:, :, start : start + _RESIZE_CHANNELS], np.float32)
         resized = cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR)
         parts.append(resized.reshape(height, width, part.shape[2]))  # cv2 drops the axis of a single channel
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
 
 
-def plain_logits(predict: Predict, image: NDArray[np.float32]) -> NDArray[np.float32]:
+def plain_logits(predict: Predict, image: NDArray) -> NDArray[np.float32]:
     """Predicts a whole image in one call.
 
     Args:
         predict: the model.
-        image: `(H, W, bands)` normalised float32.
+        image: `(H, W, bands)` pixels, see `Predict`.
 
     Returns:
         `(H, W, num_classes)` float32.
@@ -110,7 +86,7 @@ def plain_logits(predict: Predict, image: NDArray[np.float32]) -> NDArray[np.flo
 
 def slide_logits(
     predict: Predict,
-    image: NDArray[np.float32],
+    image: NDArray,
     *,
     crop_size: tuple[int, int],
     stride: tuple[int, int],
@@ -123,7 +99,7 @@ def slide_logits(
 
     Args:
         predict: the model.
-        image: `(H, W, bands)` normalised float32.
+        image: `(H, W, bands)` pixels, see `Predict`.
         crop_size: (width, height) of a window.
         stride: (width, height) from one window to the next.
         batch_size: windows per call of the model; all windows have one size.
@@ -144,18 +120,18 @@ def slide_logits(
 
 def augmented_logits(
     predict: Predict,
-    image: NDArray[np.float32],
+    image: NDArray,
     *,
     scales: tuple[float, ...] = (1.0,),
     flip_horizontal: bool = False,
     flip_vertical: bool = False,
-    infer: Callable[[Predict, NDArray[np.float32]], NDArray[np.float32]] = plain_logits,
+    infer: Callable[[Predict, NDArray], NDArray[np.float32]] = plain_logits,
 ) -> NDArray[np.float32]:
     """Averages the logits of the image resized and flipped, each brought back to the image's size and orientation.
 
     Args:
         predict: the model.
-        image: `(H, W, bands)` normalised float32.
+        image: `(H, W, bands)` pixels, see `Predict`.
         scales: factors of the size; the resized side is `int(side * scale + 0.5)`.
         flip_horizontal: also mirror left-right.
         flip_vertical: also mirror top-bottom (and both, with `flip_horizontal`).
@@ -192,12 +168,12 @@ def augmented_logits(
     return total
 
 
-def predict_logits(predict: Predict, image: NDArray[np.float32], options: InferenceOptions) -> NDArray[np.float32]:
-    """Predicts one normalised image as `options` say.
+def predict_logits(predict: Predict, image: NDArray, options: InferenceOptions) -> NDArray[np.float32]:
+    """Predicts one image as `options` say.
 
     Args:
         predict: the model.
-        image: `(H, W, bands)` normalised float32.
+        image: `(H, W, bands)` pixels, see `Predict`.
         options: windows and augmentation.
 
     Returns:
@@ -207,7 +183,7 @@ def predict_logits(predict: Predict, image: NDArray[np.float32], options: Infere
         DataError: as `plain_logits` and `augmented_logits`.
     """
 
-    def infer(model: Predict, view: NDArray[np.float32]) -> NDArray[np.float32]:
+    def infer(model: Predict, view: NDArray) -> NDArray[np.float32]:
         if options.crop_size is None or options.stride is None:
             return plain_logits(model, view)
         return slide_logits(
@@ -231,8 +207,8 @@ def predict_labels(
 ) -> NDArray[np.uint8]:
     """Predicts the class of each pixel of an image as it was read.
 
-    The class is the argmax of `predict_logits(predict, normalise(pixels, spec), options)`, the lowest id on a tie.
-    With windows and without augmentation neither the normalised image nor the logits are ever held in full.
+    The class is the argmax of `predict_logits(predict, pixels, options)`, the lowest id on a tie. With windows and
+    without augmentation the logits are never held in full.
 
     Args:
         predict: the model.
@@ -247,8 +223,13 @@ def predict_labels(
         DataError: when bands or number of classes do not fit the spec; as `predict_logits`.
     """
     _check_image(pixels)
+    if pixels.shape[-1] != spec.bands:
+        raise DataError(
+            f"the model for data set '{spec.name}' needs {spec.bands} bands; the image has {pixels.shape[-1]}. "
+            "Choose the bands that the model was trained with, in its order."
+        )
 
-    def model(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def model(batch: NDArray) -> NDArray[np.float32]:
         logits = predict(batch)
         if logits.shape[-1] != spec.num_classes:
             raise DataError(
@@ -258,12 +239,11 @@ def predict_labels(
         return logits
 
     if options.is_augmented or options.crop_size is None or options.stride is None:
-        logits = predict_logits(model, normalise(pixels, spec), options)
+        logits = predict_logits(model, pixels, options)
         return logits.argmax(axis=-1).astype(np.uint8)
     labels = np.empty(pixels.shape[:2], np.uint8)
-    # Normalisation is pixel by pixel, so that windows may be normalised one by one.
     bands = _slide_bands(
-        lambda batch: model(normalise(batch, spec)),
+        model,
         pixels,
         crop_size=options.crop_size,
         stride=options.stride,
@@ -329,7 +309,7 @@ def _cover(length: int, spans: list[tuple[int, int]]) -> NDArray[np.int64]:
     return counts
 
 
-def _flip(image: NDArray[np.float32], flip: tuple[bool, bool]) -> NDArray[np.float32]:
+def _flip(image: NDArray, flip: tuple[bool, bool]) -> NDArray:
     """Mirrors `(H, W, C)` by (horizontal, vertical)."""
     horizontal, vertical = flip
     return image[:: -1 if vertical else 1, :: -1 if horizontal else 1]

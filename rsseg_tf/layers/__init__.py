@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from rsseg_tf.layers.attention import AttendRegions, ChannelAttention, GatherRegions, PositionAttention
-from rsseg_tf.layers.conv import classifier, conv_bn, conv_bn_relu, kernel_initializer, separable_conv_bn_relu
+from rsseg_tf.layers.conv import (
+    DilatedConv2D,
+    DilatedDepthwiseConv2D,
+    classifier,
+    conv_bn,
+    conv_bn_relu,
+    converting,
+    kernel_initializer,
+    separable_conv_bn_relu,
+)
 from rsseg_tf.layers.norm import BatchNorm
 from rsseg_tf.layers.pooling import AdaptiveAveragePooling, average_pool_ceil, max_pool_3x3
 from rsseg_tf.layers.pyramid import auxiliary_head, pyramid_pooling
@@ -15,6 +24,8 @@ __all__ = [
     "AttendRegions",
     "BatchNorm",
     "ChannelAttention",
+    "DilatedConv2D",
+    "DilatedDepthwiseConv2D",
     "GatherRegions",
     "PositionAttention",
     "ResizeLike",
@@ -24,6 +35,7 @@ __all__ = [
     "classifier",
     "conv_bn",
     "conv_bn_relu",
+    "converting",
     "kernel_initializer",
     "max_pool_3x3",
     "pyramid_pooling",

@@ -8,6 +8,9 @@ Source: paddleseg/models/layers/layer_libs.py of PaddleSeg.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import keras
@@ -16,10 +19,12 @@ from rsseg_tf.layers.norm import BatchNorm
 
 __all__ = [
     "DilatedConv2D",
+    "DilatedDepthwiseConv2D",
     "Padding",
     "classifier",
     "conv_bn",
     "conv_bn_relu",
+    "converting",
     "kernel_initializer",
     "separable_conv_bn_relu",
 ]
@@ -58,6 +63,45 @@ class DilatedConv2D(keras.layers.Conv2D):
         import tensorflow as tf
 
         y = tf.nn.conv2d(inputs, self.kernel, strides=1, padding="SAME", dilations=self.dilation_rate)
+        return y if self.bias is None else y + self.bias
+
+
+_CONVERTING: ContextVar[bool] = ContextVar("converting", default=False)
+
+
+@contextmanager
+def converting() -> Iterator[None]:
+    """Traces graphs that TensorFlow itself need not run, for converters to TFLite and ONNX; see `DilatedDepthwiseConv2D`."""
+    token = _CONVERTING.set(True)
+    try:
+        yield
+    finally:
+        _CONVERTING.reset(token)
+
+
+@keras.saving.register_keras_serializable(package="rsseg_tf")
+class DilatedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
+    """A depthwise convolution with dilation that is one operation for converters.
+
+    Like Keras's own it moves the pixels apart, convolves, and moves them back, because TensorFlow without oneDNN has no
+    dilated depthwise convolution on CPUs. TFLite and ONNX do have one, but where sizes are free their converters do not
+    recognise it in those three steps; so within `converting` they are given the one operation. Strides are 1 and
+    padding is "same".
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """(B, H, W, C) to (B, H, W, C * depth_multiplier)."""
+        if not _CONVERTING.get():
+            return super().call(inputs)
+        import tensorflow as tf
+
+        y = tf.raw_ops.DepthwiseConv2dNative(
+            input=inputs,
+            filter=tf.convert_to_tensor(self.kernel),
+            strides=[1, 1, 1, 1],
+            padding="SAME",
+            dilations=[1, *self.dilation_rate, 1],
+        )
         return y if self.bias is None else y + self.bias
 
 
@@ -153,7 +197,8 @@ def separable_conv_bn_relu(x: Any, filters: int, kernel_size: int, *, name: str,
     Returns:
         (B, H, W, filters).
     """
-    x = keras.layers.DepthwiseConv2D(
+    layer = DilatedDepthwiseConv2D if dilation > 1 else keras.layers.DepthwiseConv2D
+    x = layer(
         kernel_size,
         dilation_rate=dilation,
         padding="same",

@@ -102,7 +102,7 @@ def train(
     )
     batches = iter(strategy.experimental_distribute_dataset(dataset))
     take_step = TrainStep(model, optimizer, build_losses(config), strategy)
-    predict = keras_predictor(model)
+    predict = keras_predictor(model, config.dataset.spec)
     hooks = keras.callbacks.CallbackList(list(callbacks), model=model)
     model.stop_training = False
     window = _Window(train_samples, batch_size)

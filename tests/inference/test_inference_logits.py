@@ -15,7 +15,6 @@ from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.inference import (
     InferenceOptions,
     augmented_logits,
-    normalise,
     plain_logits,
     predict_labels,
     predict_logits,
@@ -274,7 +273,7 @@ def test_a_model_that_reuses_its_buffer_is_safe():
     )
 
 
-# --- labels and normalisation -----------------------------------------------------------------------------------
+# --- labels -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -289,19 +288,17 @@ def test_a_model_that_reuses_its_buffer_is_safe():
 )
 def test_labels_are_the_argmax_of_the_logits(options):
     pixels = np.random.default_rng(1).integers(0, 256, (23, 31, 3), dtype=np.uint8)
-    expected = predict_logits(lopsided, normalise(pixels, SPEC), options).argmax(axis=-1)
+    expected = predict_logits(lopsided, pixels.astype(np.float32), options).argmax(axis=-1)
     labels = predict_labels(lopsided, pixels, SPEC, options)
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, expected)
 
 
-def test_normalise_is_scale_mean_std_by_band():
-    spec = custom_spec("two", ("a",), bands=2, max_value=1000.0, mean=(0.1, 0.5), std=(0.2, 0.25))
-    pixels = np.array([[[100, 1000], [300, 0]]], np.uint16)
-    result = normalise(pixels, spec)
-    assert result.dtype == np.float32
-    np.testing.assert_allclose(result, [[[0.0, 2.0], [1.0, -2.0]]], atol=1e-6)
-    assert pixels.dtype == np.uint16 and pixels[0, 0, 0] == 100
+def test_bytes_are_resized_without_rounding():
+    pixels = np.random.default_rng(2).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    resized = resize_bilinear(pixels, 9, 8)
+    assert resized.dtype == np.float32 and (resized != np.rint(resized)).any()
+    np.testing.assert_array_equal(resized, resize_bilinear(pixels.astype(np.float32), 9, 8))
 
 
 def test_errors_name_both_sides():

@@ -27,7 +27,7 @@ PLACE = Affine(2.0, 0.0, 500000.0, 0.0, -2.0, 5400000.0)
 
 def bright(batch):
     """Class 1 where the image is bright."""
-    value = batch.mean(axis=-1)
+    value = batch.mean(axis=-1, dtype=np.float32) - 127.5
     return np.stack([-value, value], axis=-1)
 
 

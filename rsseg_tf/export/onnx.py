@@ -1,0 +1,134 @@
+"""ONNX files through tf2onnx, and OpenVINO models from them.
+
+Keras's own exporter to ONNX calls tf2onnx too, but takes a model as it is: normalisation, class map and names of inputs
+and outputs could not be part of the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from rsseg_tf.errors import ExportError
+from rsseg_tf.export.savedmodel import class_and_confidence
+from rsseg_tf.export.trained import Trained
+from rsseg_tf.extras import require
+from rsseg_tf.layers import converting
+from rsseg_tf.manifest import MANIFEST_PROPERTY, Artifact
+
+__all__ = ["OPSET", "write_onnx", "write_openvino"]
+
+# Version of the operators; tf2onnx 1.17 writes up to 18, and ONNX Runtime has read it since version 1.14.
+OPSET = 18
+
+_OUTPUTS = ("class_map", "confidence", "logits")
+
+
+def write_onnx(trained: Trained, folder: Path, *, tile: tuple[int, int] | None = None) -> Artifact:
+    """Writes `model.onnx` into `folder`, checked by `onnx.checker`.
+
+    It takes `pixels` (B, H, W, bands) and gives `class_map` (B, H, W) uint8, `confidence` (B, H, W) float32, the
+    probability of that class, and `logits` (B, H, W, classes) float32. The manifest is among its properties.
+
+    Args:
+        trained: the model.
+        folder: where to write.
+        tile: (height, width) of the input; None for any size.
+
+    Raises:
+        ExportError: when the model cannot be an ONNX file, or the extra `onnx` is not installed.
+    """
+    trained.refuse_unless_static("An ONNX file")
+    onnx, tf2onnx = require("onnx", "onnx"), require("tf2onnx", "onnx")
+    artifact = _describe(trained, "onnx", "model.onnx", tile)
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    try:
+        with converting(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tf2onnx about the NumPy and TensorFlow that it was written for
+            function = tf.function(_outputs(trained), input_signature=[trained.input_spec(tile)])
+            model, _ = tf2onnx.convert.from_function(function, [trained.input_spec(tile)], opset=OPSET)
+    except (ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()
+        raise ExportError(
+            f"tf2onnx cannot convert {trained.manifest.model}: {reason[0] if reason else type(error).__name__}. "
+            "Export it as savedmodel."
+        ) from error
+    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
+    found = [output.name for output in model.graph.output]
+    if foreign or sorted(found) != sorted(_OUTPUTS):
+        raise ExportError(
+            f"tf2onnx wrote a graph with operators of {foreign or 'the standard'} and outputs {found}; the standard's "
+            f"alone and {', '.join(_OUTPUTS)} are expected. Export the model as savedmodel."
+        )
+    _state_paddings(model, onnx.helper)
+    model.metadata_props.add(key=MANIFEST_PROPERTY, value=trained.manifest_of(artifact))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(folder / artifact.path))
+    return artifact
+
+
+def write_openvino(trained: Trained, folder: Path, onnx_file: Path, *, tile: tuple[int, int] | None = None) -> Artifact:
+    """Writes `model_openvino.xml` and `.bin` into `folder`, from an ONNX file; inputs and outputs are the same.
+
+    Raises:
+        ExportError: when OpenVINO cannot read the file, or the extra `openvino` is not installed.
+    """
+    openvino = require("openvino", "openvino")
+    artifact = _describe(trained, "openvino", "model_openvino.xml", tile)
+    try:
+        model = openvino.convert_model(str(onnx_file))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ExportError(
+            f"OpenVINO cannot convert {trained.manifest.model}: {reason}. Name a fixed size with --tile, or run the ONNX "
+            "file."
+        ) from error
+    model.set_rt_info(trained.manifest_of(artifact), ["rsseg_tf", MANIFEST_PROPERTY])
+    openvino.save_model(model, str(folder / artifact.path), compress_to_fp16=False)
+    return artifact
+
+
+def _outputs(trained: Trained) -> Any:
+    def outputs(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits = trained.logits(pixels)
+        class_map, confidence = class_and_confidence(logits)
+        return {"class_map": class_map, "confidence": confidence, "logits": tf.identity(logits)}
+
+    return outputs
+
+
+def _state_paddings(model: Any, helper: Any) -> None:
+    """Writes the padding of dilated convolutions as numbers.
+
+    Where sizes are free tf2onnx leaves it at "as much as keeps the size", which ONNX Runtime refuses with dilation. All
+    of ours have a stride of 1 and odd kernels, so that it does not depend on the size.
+    """
+    for node in model.graph.node:
+        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        dilations, strides = attributes.get("dilations", [1]), attributes.get("strides", [1])
+        if node.op_type != "Conv" or max(dilations) == 1 or not attributes.get("auto_pad", b"").startswith(b"SAME"):
+            continue
+        sizes = attributes["kernel_shape"]
+        if max(strides) > 1 or not all(size % 2 for size in sizes):
+            raise ExportError(
+                f"The dilated convolution {node.name} has strides {list(strides)} and a kernel of {list(sizes)}; strides "
+                "of 1 and odd kernels are needed in an ONNX file. Export the model as savedmodel."
+            )
+        kept = [attribute for attribute in node.attribute if attribute.name not in ("auto_pad", "pads")]
+        margins = [dilation * (size - 1) // 2 for dilation, size in zip(dilations, sizes, strict=True)]
+        del node.attribute[:]
+        node.attribute.extend([*kept, helper.make_attribute("pads", margins * 2)])
+
+
+def _describe(trained: Trained, kind: Any, path: str, tile: tuple[int, int] | None) -> Artifact:
+    return Artifact(
+        format=kind,
+        path=path,
+        tile=tile,
+        input=trained.input_tensor(tile),
+        outputs=tuple(trained.output_tensor(name, tile) for name in _OUTPUTS),
+    )

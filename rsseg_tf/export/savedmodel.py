@@ -1,0 +1,112 @@
+"""SavedModel: what TensorFlow Serving loads, and what any TensorFlow runs without Keras and without this package."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from rsseg_tf.export.decode import decode_pixels
+from rsseg_tf.export.trained import INPUT, Trained, WeightsHolder
+from rsseg_tf.export.warmup import write_warmup
+from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Tensor
+
+__all__ = ["BYTES_INPUT", "BYTES_OUTPUT", "write_savedmodel"]
+
+# The REST interface of TensorFlow Serving encodes strings as base64 where the name ends in _bytes.
+BYTES_INPUT = "image_bytes"
+BYTES_OUTPUT = "class_map_png_bytes"
+
+_WARMUP_SIDE = 256
+
+
+def write_savedmodel(trained: Trained, folder: Path) -> Artifact:
+    """Writes a SavedModel into `folder`, which may hold other files.
+
+    Signatures, all for any batch, height and width:
+
+    - `serving_default`: `pixels` to `class_map` (B, H, W) uint8 and `confidence` (B, H, W) float32, the probability
+      of that class;
+    - `probabilities` and `logits`: `pixels` to (B, H, W, classes) float32 of that name;
+    - `predict_bytes`: `image_bytes` (B,) encoded images of one size, see `rsseg_tf.export.decode`, to
+      `class_map_png_bytes` (B,) grey PNGs of class ids.
+
+    `pixels` are (B, H, W, bands), uint8 where the dataset's largest value is 255, else float32.
+
+    The manifest is an asset, and warm-up requests lie in `assets.extra`, which TensorFlow Serving runs before it
+    answers anyone.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    holder, signatures = _signatures(trained)
+    artifact = Artifact(
+        format="savedmodel",
+        path=".",
+        input=trained.input_tensor(),
+        outputs=(trained.output_tensor("class_map"), trained.output_tensor("confidence")),
+        signatures=tuple(signatures),
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        manifest = Path(temporary) / MANIFEST_FILE
+        manifest.write_text(trained.manifest_of(artifact), "utf-8")
+        holder.manifest = tf.saved_model.Asset(str(manifest))
+        tf.saved_model.save(holder, str(folder), signatures=signatures)
+    side = min(_WARMUP_SIDE, *trained.manifest.crop_size)
+    pixels = np.zeros((1, side, side, trained.spec.bands), trained.dtype)
+    write_warmup(folder / "assets.extra", INPUT, pixels, ["serving_default", "probabilities", "logits"])
+    return artifact
+
+
+def bytes_tensors() -> tuple[Tensor, Tensor]:
+    """Returns input and output of the signature `predict_bytes`, for descriptions."""
+    return (
+        Tensor(name=BYTES_INPUT, dtype="string", shape=(None,), meaning="encoded images of one size"),
+        Tensor(name=BYTES_OUTPUT, dtype="string", shape=(None,), meaning="grey PNGs of class ids"),
+    )
+
+
+def _signatures(trained: Trained) -> tuple[Any, dict[str, Any]]:
+    """Returns the object to save and its signatures; the network itself is in the file once."""
+    spec = trained.spec
+    holder: Any = WeightsHolder(trained.model)
+    network = tf.function(trained.logits, input_signature=[trained.input_spec()]).get_concrete_function()
+    pixels = [trained.input_spec()]
+
+    @tf.function(input_signature=pixels)
+    def serving_default(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        class_map, confidence = class_and_confidence(network(pixels))
+        return {"class_map": class_map, "confidence": confidence}
+
+    @tf.function(input_signature=pixels)
+    def probabilities(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": tf.nn.softmax(network(pixels))}
+
+    @tf.function(input_signature=pixels)
+    def logits(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"logits": tf.identity(network(pixels))}
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name=BYTES_INPUT)])
+    def predict_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        decoded = tf.map_fn(
+            lambda data: decode_pixels(data, bands=spec.bands, dtype=trained.dtype),
+            image_bytes,
+            fn_output_signature=tf.TensorSpec((None, None, spec.bands), trained.dtype),
+        )
+        class_map, _ = class_and_confidence(network(decoded))
+        encoded = tf.map_fn(tf.io.encode_png, class_map[..., tf.newaxis], fn_output_signature=tf.string)
+        return {BYTES_OUTPUT: encoded}
+
+    functions = (serving_default, probabilities, logits, predict_bytes)
+    return holder, {function.__name__: function for function in functions}
+
+
+def class_and_confidence(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the class of the largest logit, (B, H, W) uint8, and its probability, (B, H, W) float32."""
+    class_map = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)
+    top = tf.reduce_max(logits, axis=-1, keepdims=True)
+    confidence = 1.0 / tf.reduce_sum(tf.exp(logits - top), axis=-1)
+    return class_map, confidence

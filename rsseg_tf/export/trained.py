@@ -1,0 +1,155 @@
+"""A checkpoint as it is exported: the main head alone, normalisation inside, and what its manifest says."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import rsseg_tf
+from rsseg_tf.build import build_model
+from rsseg_tf.checkpoint import config_file, load_weights, read_state, read_weights
+from rsseg_tf.config import Config, dump_config, load_config
+from rsseg_tf.config.schema import C2FNet
+from rsseg_tf.datasets import DatasetSpec
+from rsseg_tf.errors import ExportError
+from rsseg_tf.inference import Predict
+from rsseg_tf.layers import converting
+from rsseg_tf.manifest import Artifact, Classes, Inference, Manifest, Origin, Tensor
+from rsseg_tf.predictors import keras_predictor, normalise
+
+__all__ = ["INPUT", "Trained", "WeightsHolder", "load_trained"]
+
+INPUT = "pixels"
+
+
+class WeightsHolder(tf.Module):
+    """Holds the variables of a model, bare, for a SavedModel or a converter to find.
+
+    A Keras model as an attribute would be saved with a second set of variables that nothing restores: Python would
+    load it well, TensorFlow Serving not.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        super().__init__()
+        self.weights = [variable.value for variable in model.weights]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, ready for export.
+
+    Attributes:
+        model: normalised `(B, H, W, bands)` float32 to `{"main": logits (B, H, W, classes)}`, without other heads.
+        config: the resolved config.
+        manifest: without artifacts.
+    """
+
+    model: keras.Model
+    config: Config
+    manifest: Manifest
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """Classes, bands and statistics."""
+        return self.config.dataset.spec
+
+    @property
+    def dtype(self) -> str:
+        """What artifacts take: bytes where pixels are bytes; float32 holds everything else, uint16 exactly."""
+        return "uint8" if self.spec.max_value == 255 else "float32"
+
+    @property
+    def predict(self) -> Predict:
+        """The Keras model itself, for comparisons."""
+        return keras_predictor(self.model, self.spec)
+
+    def convertible(self, function: Callable[..., Any], signature: tf.TypeSpec) -> Any:
+        """Returns a concrete function for a converter; its graph need not run in TensorFlow."""
+        with converting():
+            return tf.function(function, input_signature=[signature]).get_concrete_function()
+
+    def logits(self, pixels: tf.Tensor) -> tf.Tensor:
+        """`(B, H, W, bands)` pixels to `(B, H, W, classes)` float32 logits, in a graph."""
+        return self.model(normalise(pixels, self.spec), training=False)["main"]
+
+    def input_spec(
+        self, tile: tuple[int, int] | None = None, *, batch: int | None = None, dtype: str = ""
+    ) -> tf.TypeSpec:
+        """Returns the signature of `pixels`; sizes that are not given are free."""
+        height, width = tile or (None, None)
+        return tf.TensorSpec((batch, height, width, self.spec.bands), dtype or self.dtype, name=INPUT)
+
+    def input_tensor(self, tile: tuple[int, int] | None = None, *, batch: int | None = None, dtype: str = "") -> Tensor:
+        """Returns the same for the manifest."""
+        height, width = tile or (None, None)
+        meaning = f"pixels as they are in the file, 0..{self.spec.max_value:g}; normalised inside"
+        return Tensor(
+            name=INPUT, dtype=dtype or self.dtype, shape=(batch, height, width, self.spec.bands), meaning=meaning
+        )
+
+    def output_tensor(self, name: str, tile: tuple[int, int] | None = None, batch: int | None = None) -> Tensor:
+        """Returns the description of an output: `class_map`, `confidence`, `probabilities` or `logits`."""
+        height, width = tile or (None, None)
+        dtype, channels, meaning = {
+            "class_map": ("uint8", (), "class ids"),
+            "confidence": ("float32", (), "probability of the class in class_map, 0..1"),
+            "probabilities": ("float32", (self.spec.num_classes,), "probability of each class, 0..1"),
+            "logits": ("float32", (self.spec.num_classes,), "logit of each class"),
+        }[name]
+        return Tensor(name=name, dtype=dtype, shape=(batch, height, width, *channels), meaning=meaning)
+
+    def manifest_of(self, artifact: Artifact) -> str:
+        """Returns the manifest that goes into an artifact, as JSON."""
+        inside = artifact.model_copy(update={"sha256": {}})
+        return self.manifest.model_copy(update={"artifacts": (inside,)}).to_json()
+
+    def refuse_unless_static(self, what: str) -> None:
+        """Raises ExportError for a model whose shapes follow from the pixels, which only TensorFlow runs."""
+        if isinstance(self.config.model, C2FNet):
+            raise ExportError(
+                f"{what} cannot hold c2fnet: it cuts out as many windows as the image shows small objects, and shapes "
+                "that follow from pixels run in TensorFlow alone. Export it with --format savedmodel; its coarse model "
+                "goes into every format."
+            )
+
+
+def load_trained(checkpoint: Path, config: Config | None = None) -> Trained:
+    """Loads a checkpoint for export.
+
+    Args:
+        checkpoint: folder such as `output/best_model`.
+        config: instead of the one that lies in it.
+
+    Raises:
+        WeightsError: when it is no checkpoint, damaged, or does not fit `config`.
+    """
+    config = config or load_config(config_file(checkpoint))
+    model = build_model(config)
+    load_weights(model, checkpoint)
+    _, weights_sha256 = read_weights(checkpoint)
+    main = keras.Model(model.inputs, {"main": model.output["main"]}, name=model.name)
+    section = config.model
+    width, height = config.augment.crop_size
+    manifest = Manifest(
+        model=f"{section.name}_{section.backbone.name}",
+        dataset=Classes.of(config.dataset.spec),
+        crop_size=(height, width),
+        size_multiple=int(getattr(section.backbone, "output_stride", 32)),
+        inference=Inference(**config.eval.model_dump()),
+        origin=Origin(
+            checkpoint="/".join(checkpoint.absolute().parts[-2:]),
+            step=read_state(checkpoint).step,
+            weights_sha256=weights_sha256,
+            config_sha256=hashlib.sha256(dump_config(config).encode()).hexdigest(),
+            exported=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            versions={"rsseg_tf": rsseg_tf.__version__, "keras": keras.__version__, "tensorflow": tf.__version__},
+        ),
+    )
+    return Trained(main, config, manifest)

@@ -1,0 +1,187 @@
+"""Predict callables over exported files: SavedModel, TFLite, ONNX and OpenVINO.
+
+Each file brings its manifest along; nothing else is needed to use it.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from rsseg_tf.errors import DataError, ExportError
+from rsseg_tf.extras import require
+from rsseg_tf.inference import Predict
+from rsseg_tf.manifest import MANIFEST_FILE, MANIFEST_PROPERTY, Artifact, Manifest
+
+__all__ = ["Loaded", "as_input", "load_onnx", "load_openvino", "load_savedmodel", "load_tflite"]
+
+
+class Loaded(NamedTuple):
+    """An exported model, ready to run, and what it says of itself.
+
+    Attributes:
+        predict: takes images of the size `manifest.artifacts[0].tile`, or of any size where that is None.
+        manifest: with one artifact, this one.
+    """
+
+    predict: Predict
+    manifest: Manifest
+
+    @property
+    def artifact(self) -> Artifact:
+        """What the manifest says of this file."""
+        return self.manifest.artifacts[0]
+
+
+def as_input(pixels: NDArray, dtype: str) -> NDArray:
+    """Returns pixels in the dtype that a model takes.
+
+    Pixels that were resized are not whole; for a model that takes bytes they are rounded to the nearest.
+
+    Raises:
+        DataError: when the model takes bytes and pixels lie outside of 0..255.
+    """
+    if pixels.dtype == dtype:
+        return pixels
+    if dtype == "uint8":
+        whole = np.rint(pixels)
+        if whole.size and not (whole.min() >= 0 and whole.max() <= 255):
+            raise DataError(
+                f"the exported model takes bytes, 0..255; the image has {pixels.dtype} pixels from {pixels.min()} to "
+                f"{pixels.max()}. Predict it with the checkpoint, or give images of 8 bits."
+            )
+        return whole.astype(np.uint8)
+    return pixels.astype(dtype)
+
+
+def load_savedmodel(folder: Path) -> Loaded:
+    """Loads a SavedModel that `rsseg-tf export` wrote.
+
+    Raises:
+        ExportError: when it is damaged or has no manifest.
+    """
+    embedded = folder / "assets" / MANIFEST_FILE
+    try:
+        manifest = _one(Manifest.from_json(embedded.read_bytes(), str(embedded)), folder)
+        module = tf.saved_model.load(str(folder))
+        _ = module.signatures["logits"]
+    except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+        raise _unusable(folder, "SavedModel", error) from error
+    dtype = manifest.artifacts[0].input.dtype
+
+    def predict(pixels: NDArray) -> NDArray[np.float32]:
+        # By way of the module, because a signature alone does not keep the variables alive.
+        return module.signatures["logits"](pixels=tf.constant(as_input(pixels, dtype)))["logits"].numpy()
+
+    return Loaded(predict, manifest)
+
+
+def load_tflite(path: Path, *, threads: int | None = None) -> Loaded:
+    """Loads a TFLite file through LiteRT.
+
+    Args:
+        path: the file.
+        threads: how many LiteRT may use; None leaves it the choice.
+
+    Raises:
+        ExportError: when it is damaged, has no manifest, or the extra `tflite` is not installed.
+    """
+    litert = require("ai_edge_litert.interpreter", "tflite")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest = _one(Manifest.from_json(archive.read(MANIFEST_FILE), str(path)), path)
+        interpreter = litert.Interpreter(model_path=str(path), num_threads=threads)
+        run = interpreter.get_signature_runner("serving_default")
+    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        raise _unusable(path, "TFLite file", error) from error
+    artifact = manifest.artifacts[0]
+    output = next(tensor for tensor in artifact.outputs if tensor.name == "logits")
+
+    def predict(pixels: NDArray) -> NDArray[np.float32]:
+        whole = as_input(pixels, artifact.input.dtype)
+        # Phones look at one image at a time, so the files have a batch of 1.
+        stored = np.concatenate([run(pixels=whole[i : i + 1])["logits"] for i in range(len(whole))])
+        if output.scale == 0:
+            return stored.astype(np.float32, copy=False)
+        return (stored.astype(np.float32) - np.float32(output.zero_point)) * np.float32(output.scale)
+
+    return Loaded(predict, manifest)
+
+
+def load_onnx(path: Path, *, threads: int | None = None) -> Loaded:
+    """Loads an ONNX file through ONNX Runtime, on the CPU.
+
+    Args:
+        path: the file.
+        threads: how many one operation may use; None leaves the runtime the choice.
+
+    Raises:
+        ExportError: when it is damaged, has no manifest, or the extra `onnx` is not installed.
+    """
+    runtime = require("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3
+    errors = require("onnxruntime.capi.onnxruntime_pybind11_state", "onnx")
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        text = session.get_modelmeta().custom_metadata_map[MANIFEST_PROPERTY]
+    except (OSError, KeyError, errors.Fail, errors.InvalidProtobuf, errors.InvalidGraph, errors.NoSuchFile) as error:
+        raise _unusable(path, "ONNX file", error) from error
+    manifest = _one(Manifest.from_json(text, str(path)), path)
+    dtype = manifest.artifacts[0].input.dtype
+
+    def predict(pixels: NDArray) -> NDArray[np.float32]:
+        (logits,) = session.run(["logits"], {"pixels": np.ascontiguousarray(as_input(pixels, dtype))})
+        return np.asarray(logits, np.float32)
+
+    return Loaded(predict, manifest)
+
+
+def load_openvino(path: Path, *, threads: int | None = None) -> Loaded:
+    """Loads an OpenVINO model (`.xml` with its `.bin`), on the CPU, in float32.
+
+    Args:
+        path: the `.xml` file.
+        threads: how many it may use; None leaves it the choice.
+
+    Raises:
+        ExportError: when it is damaged, has no manifest, or the extra `openvino` is not installed.
+    """
+    openvino = require("openvino", "openvino")
+    core = openvino.Core()
+    try:
+        model = core.read_model(str(path))
+        text = str(model.get_rt_info(["rsseg_tf", MANIFEST_PROPERTY]).astype(str))
+        # Left to itself OpenVINO computes in bfloat16 where the processor can, and differs more than the tolerance.
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+        compiled = core.compile_model(model, "CPU", settings | ({"INFERENCE_NUM_THREADS": threads} if threads else {}))
+    except RuntimeError as error:
+        raise _unusable(path, "OpenVINO model", error) from error
+    manifest = _one(Manifest.from_json(text, str(path)), path)
+    dtype = manifest.artifacts[0].input.dtype
+    logits = compiled.output("logits")
+
+    def predict(pixels: NDArray) -> NDArray[np.float32]:
+        return np.array(compiled({"pixels": np.ascontiguousarray(as_input(pixels, dtype))})[logits], np.float32)
+
+    return Loaded(predict, manifest)
+
+
+def _one(manifest: Manifest, path: Path) -> Manifest:
+    """Returns a manifest that describes one artifact, as those inside of artifacts do."""
+    if len(manifest.artifacts) != 1:
+        raise ExportError(f"The manifest inside {path} describes {len(manifest.artifacts)} artifacts; 1 is expected.")
+    return manifest
+
+
+def _unusable(path: Path, what: str, error: Exception) -> ExportError:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    return ExportError(
+        f"{path} is damaged, or no {what} that `rsseg-tf export` wrote: {reason}. Export the model again."
+    )

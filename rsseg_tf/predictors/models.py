@@ -1,0 +1,60 @@
+"""Predict callables over Keras models, and the normalisation that every exported model has inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from rsseg_tf.build import build_model
+from rsseg_tf.checkpoint import load_weights
+from rsseg_tf.config import Config
+from rsseg_tf.datasets import DatasetSpec
+from rsseg_tf.inference import Predict
+
+__all__ = ["checkpoint_predictor", "keras_predictor", "normalise"]
+
+
+def normalise(pixels: tf.Tensor, spec: DatasetSpec) -> tf.Tensor:
+    """Returns `(pixels / max_value - mean) / std`, band by band.
+
+    Args:
+        pixels: `(..., bands)` of any real dtype, in 0..max_value.
+        spec: gives `bands`, `max_value`, `mean` and `std`.
+
+    Returns:
+        float32 of the same shape.
+    """
+    scaled = tf.cast(pixels, tf.float32) / tf.constant(spec.max_value, tf.float32)
+    return (scaled - tf.constant(spec.mean, tf.float32)) / tf.constant(spec.std, tf.float32)
+
+
+def keras_predictor(model: keras.Model, spec: DatasetSpec) -> Predict:
+    """Returns a predict callable over a model; it is traced once and takes any batch, height and width.
+
+    Args:
+        model: normalised `(B, H, W, bands)` float32 to `{"main": (B, H, W, classes) logits, ...}`.
+        spec: how pixels are normalised.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None, spec.bands), tf.float32)])
+    def main_logits(pixels: tf.Tensor) -> tf.Tensor:
+        return model(normalise(pixels, spec), training=False)["main"]
+
+    def predict(pixels: np.ndarray) -> np.ndarray:
+        return main_logits(tf.constant(pixels, tf.float32)).numpy()
+
+    return predict
+
+
+def checkpoint_predictor(folder: Path, config: Config, *, precision: str = "fp32") -> Predict:
+    """Returns a predict callable over the weights of a checkpoint.
+
+    Raises:
+        WeightsError: when `folder` is no checkpoint, is damaged, or belongs to another model than `config`.
+    """
+    model = build_model(config, precision=precision)
+    load_weights(model, folder)
+    return keras_predictor(model, config.dataset.spec)

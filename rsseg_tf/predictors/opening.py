@@ -1,0 +1,123 @@
+"""From a path to a predictor: checkpoint, SavedModel, TFLite, ONNX or OpenVINO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rsseg_tf.checkpoint import config_file
+from rsseg_tf.config import Config, load_config
+from rsseg_tf.datasets import DatasetSpec
+from rsseg_tf.errors import ConfigError, ExportError
+from rsseg_tf.inference import InferenceOptions, Predict, any_size
+from rsseg_tf.manifest import MANIFEST_FILE, Manifest, read_manifest
+from rsseg_tf.predictors.artifacts import Loaded, load_onnx, load_openvino, load_savedmodel, load_tflite
+from rsseg_tf.predictors.models import checkpoint_predictor
+
+__all__ = ["Predictor", "find_model", "newest_version", "open_predictor"]
+
+_SAVED_MODEL = "saved_model.pb"
+_SUFFIXES = {".tflite": "tflite", ".onnx": "onnx", ".xml": "openvino"}
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model and what must be known to use it.
+
+    Attributes:
+        kind: `checkpoint`, `savedmodel`, `tflite`, `onnx` or `openvino`.
+        spec: classes, palette, ignored id, bands and statistics.
+        predict: pixels to logits, for images of any size.
+        options: how images are predicted unless told otherwise.
+        tile: (height, width) that the model itself takes; None where it takes any. Images of other sizes are padded
+            or cut into windows by `predict`; `rsseg_tf.inference.tile_options` does it with less memory.
+        manifest: of an exported model; None for a checkpoint.
+    """
+
+    kind: str
+    spec: DatasetSpec
+    predict: Predict
+    options: InferenceOptions
+    tile: tuple[int, int] | None = None
+    manifest: Manifest | None = None
+
+
+def open_predictor(
+    path: Path, *, config: Config | None = None, precision: str = "fp32", threads: int | None = None
+) -> Predictor:
+    """Opens whatever holds a model.
+
+    Args:
+        path: a checkpoint; a folder that `rsseg-tf export` wrote (the newest version is taken) or one version of it;
+            a `.tflite`, `.onnx` or OpenVINO `.xml` file.
+        config: of a checkpoint, instead of the one that lies in it. Exported models know their own.
+        precision: `fp32`, `fp16` or `bf16`: type of activations of a checkpoint.
+        threads: for TFLite, ONNX and OpenVINO; None leaves them the choice. TensorFlow's are set for the process.
+
+    Raises:
+        ConfigError: when `precision` is asked of an exported model.
+        WeightsError: when `path` is neither a checkpoint nor anything exported, or a checkpoint does not fit `config`.
+        ExportError: when an exported model is damaged, or the extra that runs it is not installed.
+    """
+    kind, found = find_model(path)
+    if kind == "checkpoint":
+        config = config or load_config(config_file(found))
+        predict = checkpoint_predictor(found, config, precision=precision)
+        options = InferenceOptions(**config.eval.model_dump())
+        return Predictor(kind, config.dataset.spec, predict, options)
+    if precision != "fp32":
+        raise ConfigError(
+            f"precision {precision} is for checkpoints; {found} computes as it was exported. Leave it out, or export "
+            "with another --quantize."
+        )
+    loaded = _load(kind, found, threads)
+    manifest = loaded.manifest
+    tile = loaded.artifact.tile
+    predict = any_size(loaded.predict, tile) if tile else loaded.predict
+    options = InferenceOptions(**manifest.inference.model_dump())
+    return Predictor(kind, manifest.spec, predict, options, tile, manifest)
+
+
+def find_model(path: Path) -> tuple[str, Path]:
+    """Returns what kind of model a path means, and where exactly it is.
+
+    Args:
+        path: as `open_predictor`.
+
+    Returns:
+        One of `checkpoint`, `savedmodel`, `tflite`, `onnx`, `openvino`, and a checkpoint, version folder or file.
+
+    Raises:
+        WeightsError: when there is nothing of the kind.
+        ExportError: when a folder holds several exported files and no SavedModel, or none at all.
+    """
+    if path.is_file():
+        if path.suffix.lower() not in _SUFFIXES:
+            raise ExportError(
+                f"{path} is no model; a checkpoint folder, a folder of `rsseg-tf export`, or a file that ends in "
+                f"{', '.join(_SUFFIXES)} is needed."
+            )
+        return _SUFFIXES[path.suffix.lower()], path
+    folder = newest_version(path) or path
+    if (folder / _SAVED_MODEL).is_file():
+        return "savedmodel", folder
+    if not (folder / MANIFEST_FILE).is_file():
+        return "checkpoint", config_file(folder).parent  # raises for anything else
+    artifacts = read_manifest(folder).artifacts
+    if len(artifacts) != 1:
+        names = ", ".join(str(folder / artifact.path) for artifact in artifacts)
+        raise ExportError(f"{folder} holds {len(artifacts)} exported files: {names or 'none'}. Name one of them.")
+    return artifacts[0].format, folder / artifacts[0].path
+
+
+def newest_version(folder: Path) -> Path | None:
+    """Returns the subfolder with the highest number, as TensorFlow Serving chooses; None without any."""
+    versions = [path for path in folder.glob("*") if path.name.isdecimal() and path.is_dir()]
+    return max(versions, key=lambda path: int(path.name), default=None)
+
+
+def _load(kind: str, path: Path, threads: int | None) -> Loaded:
+    if kind == "savedmodel":
+        return load_savedmodel(path)
+    load = {"tflite": load_tflite, "onnx": load_onnx, "openvino": load_openvino}[kind]
+    return load(path, threads=threads)
