@@ -84,8 +84,8 @@ def write_openvino(trained: Trained, folder: Path, onnx_file: Path, *, tile: tup
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ExportError(
-            f"OpenVINO cannot convert {trained.manifest.model}: {reason}. Name a fixed size with --tile, or run the ONNX "
-            "file."
+            f"OpenVINO cannot convert {trained.manifest.model}: {reason}. Name a fixed size with --tile, or run the "
+            "ONNX file."
         ) from error
     model.set_rt_info(trained.manifest_of(artifact), ["rsseg_tf", MANIFEST_PROPERTY])
     openvino.save_model(model, str(folder / artifact.path), compress_to_fp16=False)
@@ -115,8 +115,8 @@ def _state_paddings(model: Any, helper: Any) -> None:
         sizes = attributes["kernel_shape"]
         if max(strides) > 1 or not all(size % 2 for size in sizes):
             raise ExportError(
-                f"The dilated convolution {node.name} has strides {list(strides)} and a kernel of {list(sizes)}; strides "
-                "of 1 and odd kernels are needed in an ONNX file. Export the model as savedmodel."
+                f"The dilated convolution {node.name} has strides {list(strides)} and a kernel of {list(sizes)}; "
+                "strides of 1 and odd kernels are needed in an ONNX file. Export the model as savedmodel."
             )
         kept = [attribute for attribute in node.attribute if attribute.name not in ("auto_pad", "pads")]
         margins = [dilation * (size - 1) // 2 for dilation, size in zip(dilations, sizes, strict=True)]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export.flatbuffer import check_operators, tensor_types
+from rsseg_tf.export.tiles import middle_of
 from rsseg_tf.export.trained import INPUT, Trained, WeightsHolder
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Quantization, Tensor
 
@@ -128,7 +129,8 @@ def _representative(
 
     def samples() -> Iterator[dict[str, NDArray[np.float32]]]:
         for image in images:
-            pixels = _fitted(image, tile).astype(np.float32)
+            pixels = image if tile is None else middle_of(image, tile)
+            pixels = pixels.astype(np.float32)  # a copy
             if as_bytes:
                 # The input's scale follows from the smallest and the largest pixel that were seen; with 0 and 255
                 # among them it is exactly 1, so that bytes come in as they are.
@@ -136,16 +138,6 @@ def _representative(
             yield {INPUT: pixels[np.newaxis]}
 
     return samples
-
-
-def _fitted(image: NDArray, tile: tuple[int, int] | None) -> NDArray:
-    """Returns the middle of an image (H, W, bands) in the size of the tile; smaller ones are extended by reflection."""
-    if tile is None:
-        return image
-    missing = [(max(0, wanted - size)) for wanted, size in zip(tile, image.shape, strict=False)]
-    image = np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
-    top, left = (image.shape[0] - tile[0]) // 2, (image.shape[1] - tile[1]) // 2
-    return image[top : top + tile[0], left : left + tile[1]]
 
 
 def _describe(trained: Trained, content: bytes, quantization: Quantization, tile: tuple[int, int] | None) -> Artifact:

@@ -71,7 +71,7 @@ _CONVERTING: ContextVar[bool] = ContextVar("converting", default=False)
 
 @contextmanager
 def converting() -> Iterator[None]:
-    """Traces graphs that TensorFlow itself need not run, for converters to TFLite and ONNX; see `DilatedDepthwiseConv2D`."""
+    """Traces graphs for converters to TFLite and ONNX; TensorFlow may not run them. See `DilatedDepthwiseConv2D`."""
     token = _CONVERTING.set(True)
     try:
         yield

@@ -1,0 +1,126 @@
+"""How fast are exported models, and how much memory do they take? Each in a process of its own.
+
+    python -m rsseg_tf.export.benchmark PATH --size 512 512 --threads 2 --runs 20
+
+measures one and prints JSON; `measure` starts such processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rsseg_tf.errors import ExportError
+
+__all__ = ["Timing", "measure"]
+
+_WARM_UP = 2  # runs that are not counted
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Cost of one model on one size of image.
+
+    Attributes:
+        path: the model.
+        load_s: seconds from the path to a model that is ready.
+        first_ms: time of the first image.
+        p50_ms: median time of an image.
+        p90_ms: nine of ten images take no longer.
+        p99_ms: likewise 99 of 100; with fewer runs the slowest.
+        memory_mib: highest memory of the process beyond what it had before the model was loaded.
+        threads: that one operation may use.
+        runs: how many images were timed.
+    """
+
+    path: str
+    load_s: float
+    first_ms: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    memory_mib: float
+    threads: int
+    runs: int
+
+
+def measure(path: Path, size: tuple[int, int], *, threads: int, runs: int, timeout_s: float = 3600) -> Timing:
+    """Times a model in a new process.
+
+    Args:
+        path: checkpoint or anything exported.
+        size: (height, width) of the image.
+        threads: that one operation may use.
+        runs: images to time, after two that are not counted.
+        timeout_s: when to give up.
+
+    Raises:
+        ExportError: when the process fails or takes too long.
+    """
+    command = [sys.executable, "-m", __name__, str(path), "--size", *map(str, size)]
+    command += ["--threads", str(threads), "--runs", str(runs)]
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout_s, check=True)
+        return Timing(**json.loads(result.stdout.splitlines()[-1]))
+    except subprocess.TimeoutExpired as error:
+        raise ExportError(f"{path} took more than {timeout_s:g} s for {runs} runs; ask for fewer --runs.") from error
+    except (subprocess.CalledProcessError, ValueError, IndexError) as error:
+        said = getattr(error, "stderr", "") or str(error)
+        lines = said.strip().splitlines()
+        raise ExportError(f"{path} could not be timed: {lines[-1] if lines else error}") from error
+
+
+def _run(path: Path, size: tuple[int, int], threads: int, runs: int) -> Timing:
+    """Times a model in this process, whose memory must be that of nothing else."""
+    import numpy as np
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    from rsseg_tf.export.tiles import random_tiles
+    from rsseg_tf.predictors import open_predictor
+
+    before = _peak_mib()
+    began = time.perf_counter()
+    predictor = open_predictor(path, threads=threads)
+    load_s = time.perf_counter() - began
+    dtype = predictor.manifest.artifacts[0].input.dtype if predictor.manifest else "float32"
+    pixels = random_tiles(predictor.spec, size, 1, dtype=dtype)
+    times = []
+    for _ in range(_WARM_UP + runs):
+        began = time.perf_counter()
+        predictor.predict(pixels)
+        times.append(1000 * (time.perf_counter() - began))
+    p50, p90, p99 = np.percentile(times[_WARM_UP:], [50, 90, 99], method="higher").tolist()
+    return Timing(str(path), load_s, times[0], p50, p90, p99, _peak_mib() - before, threads, runs)
+
+
+def _peak_mib() -> float:
+    """Returns the highest resident memory of this process so far."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Times one model and prints JSON.")
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--size", type=int, nargs=2, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--runs", type=int, required=True)
+    options: Any = parser.parse_args(arguments)
+    timing = _run(options.path, tuple(options.size), options.threads, options.runs)
+    print(json.dumps(timing.__dict__))
+
+
+if __name__ == "__main__":
+    _main()

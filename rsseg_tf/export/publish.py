@@ -1,0 +1,243 @@
+"""From a checkpoint to a published version: everything is written aside, checked, and appears at once.
+
+export/dubai/                    what TensorFlow Serving calls the base path of a model
+    1/                           a version; never overwritten
+        saved_model.pb, variables/, assets/, assets.extra/
+        model_float32.tflite, model_int8.tflite, ...
+        model.onnx
+        model_openvino.xml, model_openvino.bin
+        manifest.json            what all of these are
+        config.yml               the resolved config of the training
+        reference.npz            what the Keras model says about made-up tiles
+        accuracy.json            scores before and after, if they were measured
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from numpy.typing import NDArray
+
+from rsseg_tf.config import dump_config
+from rsseg_tf.datasets import Sample
+from rsseg_tf.errors import ExportError
+from rsseg_tf.export.accuracy import Accuracy, measure_accuracy
+from rsseg_tf.export.onnx import write_onnx, write_openvino
+from rsseg_tf.export.reference import write_reference
+from rsseg_tf.export.savedmodel import write_savedmodel
+from rsseg_tf.export.tflite import write_tflite
+from rsseg_tf.export.trained import Trained
+from rsseg_tf.inference import InferenceOptions
+from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Format, Manifest, Quantization, file_sha256
+from rsseg_tf.predictors import open_predictor
+
+__all__ = ["ACCURACY_FILE", "REFUSED_FILE", "Exported", "Gate", "check_output", "export_model"]
+
+ACCURACY_FILE = "accuracy.json"
+REFUSED_FILE = "refused.json"
+_CONFIG_FILE = "config.yml"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What an export must pass before it is published.
+
+    Attributes:
+        samples: labelled images.
+        max_miou_drop: points of mIoU (0..100) that an artifact may lose.
+        progress: called with the name of a model after each image.
+    """
+
+    samples: Sequence[Sample]
+    max_miou_drop: float = 1.0
+    progress: Callable[[str], object] = lambda name: None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What became of an export.
+
+    Attributes:
+        folder: the published version, such as `export/dubai/1`; None where it was refused.
+        manifest: of the version.
+        accuracy: scores, if they were measured.
+        report: the file with these scores.
+    """
+
+    folder: Path | None
+    manifest: Manifest
+    accuracy: Accuracy | None = None
+    report: Path | None = None
+
+
+def check_output(output: Path, version: int | None) -> None:
+    """Raises ExportError unless a version can be published in `output`; ask it before a model is loaded."""
+    if output.exists() and not output.is_dir():
+        raise ExportError(f"{output} is a file; a folder for the versions of a model is needed. Name another one.")
+    if output.is_dir():
+        foreign = sorted(
+            path.name for path in output.iterdir() if not path.name.isdecimal() and path.name != REFUSED_FILE
+        )
+        foreign = [name for name in foreign if not name.startswith(".")]
+        if foreign:
+            raise ExportError(
+                f"{output} holds {', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}; only versions of one "
+                "exported model may lie there, because servers watch the folder. Name a new folder."
+            )
+    if version is not None and (output / str(version)).exists():
+        raise ExportError(
+            f"{output / str(version)} exists, and a published version is never overwritten. Leave --version out for "
+            "the next free number, or name another."
+        )
+
+
+def export_model(
+    trained: Trained,
+    output: Path,
+    formats: Sequence[Format] = ("savedmodel",),
+    *,
+    quantizations: Sequence[Quantization] = ("float32",),
+    tile: tuple[int, int] | None = None,
+    calibration: Sequence[NDArray] = (),
+    version: int | None = None,
+    gate: Gate | None = None,
+    notify: Callable[[str], object] = lambda line: None,
+) -> Exported:
+    """Exports a model and publishes it as a new version in `output`.
+
+    Args:
+        trained: the model.
+        output: folder of the model's versions; made if missing.
+        formats: what to write.
+        quantizations: which TFLite files to write.
+        tile: (height, width) of the input of TFLite, ONNX and OpenVINO files; None for any size. SavedModels take any.
+        calibration: images for `int8` and `int16x8`.
+        version: number of the version; None for the one after the highest.
+        gate: what to measure before; nothing if None.
+        notify: called with a line for each file that was written.
+
+    Returns:
+        The version; or its scores alone, where an artifact lost more than the gate allows. These scores are then in
+        `output/refused.json`, and nothing else is left.
+
+    Raises:
+        ExportError: when something cannot be exported, or the version exists. Nothing is left behind.
+    """
+    check_output(output, version)
+    try:
+        with _staged(output) as stage:
+            artifacts = _write_all(trained, stage, formats, quantizations, tile, calibration, notify)
+            write_reference(trained, stage, tile)
+            (stage / _CONFIG_FILE).write_text(dump_config(trained.config), "utf-8")
+            manifest = trained.manifest.model_copy(update={"artifacts": artifacts})
+            (stage / MANIFEST_FILE).write_text(manifest.to_json(), "utf-8")
+            accuracy = _pass(gate, trained, stage, artifacts) if gate else None
+            if accuracy:
+                (stage / ACCURACY_FILE).write_text(json.dumps(accuracy.to_json(), indent=2) + "\n", "utf-8")
+            if accuracy and accuracy.refused:
+                os.replace(stage / ACCURACY_FILE, output / REFUSED_FILE)
+                return Exported(None, manifest, accuracy, output / REFUSED_FILE)
+            folder = _publish(stage, output, version)
+    except OSError as error:
+        raise ExportError(
+            f"The export to {output} could not be written: {error.strerror or error}. Nothing was published; make room "
+            "or correct the permissions."
+        ) from error
+    return Exported(folder, manifest, accuracy, folder / ACCURACY_FILE if accuracy else None)
+
+
+@contextlib.contextmanager
+def _staged(output: Path) -> Iterator[Path]:
+    """Makes a folder that servers do not look at, beside the versions, and removes what is left of it."""
+    created = not output.exists()
+    stage = output / f".{secrets.token_hex(4)}.partial"
+    stage.mkdir(parents=True)
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        if created:
+            with contextlib.suppress(OSError):  # it holds a version, as it should
+                output.rmdir()
+
+
+def _write_all(
+    trained: Trained,
+    stage: Path,
+    formats: Sequence[Format],
+    quantizations: Sequence[Quantization],
+    tile: tuple[int, int] | None,
+    calibration: Sequence[NDArray],
+    notify: Callable[[str], object],
+) -> tuple[Artifact, ...]:
+    """Writes all files into the stage; cheap ones first, so that what cannot be exported is known early."""
+    artifacts: list[Artifact] = []
+
+    def add(artifact: Artifact) -> None:
+        files = _files_of(stage, artifact)
+        artifacts.append(artifact.model_copy(update={"sha256": {name: file_sha256(stage / name) for name in files}}))
+        size = sum((stage / name).stat().st_size for name in files)
+        notify(f"{artifact.format} {artifact.quantization}: {artifact.path}, {size / 2**20:.1f} MiB")
+
+    if "savedmodel" in formats:
+        add(write_savedmodel(trained, stage))
+    if "onnx" in formats:
+        add(write_onnx(trained, stage, tile=tile))
+    if "openvino" in formats:
+        with tempfile.TemporaryDirectory() as temporary:
+            onnx_file = Path(temporary) / write_onnx(trained, Path(temporary), tile=tile).path
+            add(write_openvino(trained, stage, onnx_file, tile=tile))
+    if "tflite" in formats:
+        for quantization in quantizations:
+            add(write_tflite(trained, stage, quantization, tile=tile, calibration=calibration))
+    return tuple(artifacts)
+
+
+def _files_of(stage: Path, artifact: Artifact) -> list[str]:
+    """Returns an artifact's files, relative to the stage."""
+    if artifact.format == "savedmodel":
+        parts = ("saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra")
+        found = [path for part in parts for path in [stage / part, *(stage / part).rglob("*")] if path.is_file()]
+        return [path.relative_to(stage).as_posix() for path in found]
+    names = [artifact.path]
+    if artifact.format == "openvino":
+        names.append(artifact.path.removesuffix(".xml") + ".bin")
+    return names
+
+
+def _pass(gate: Gate, trained: Trained, stage: Path, artifacts: Sequence[Artifact]) -> Accuracy:
+    """Measures the checkpoint and the staged artifacts."""
+    names = {artifact.path if artifact.path != "." else "savedmodel": stage / artifact.path for artifact in artifacts}
+    return measure_accuracy(
+        trained.predict,
+        {name: open_predictor(path) for name, path in names.items()},
+        gate.samples,
+        trained.spec,
+        InferenceOptions(**trained.manifest.inference.model_dump()),
+        max_miou_drop=gate.max_miou_drop,
+        progress=gate.progress,
+    )
+
+
+def _publish(stage: Path, output: Path, version: int | None) -> Path:
+    """Renames the stage to its number; another export that was faster gets to keep its own."""
+    while True:
+        taken = [int(path.name) for path in output.iterdir() if path.name.isdecimal()]
+        target = output / str(version if version is not None else max(taken, default=0) + 1)
+        if version is not None and target.exists():
+            check_output(output, version)
+        try:
+            stage.rename(target)
+        except OSError:
+            if version is None and target.exists():
+                continue
+            raise
+        return target

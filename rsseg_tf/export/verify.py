@@ -1,0 +1,202 @@
+"""Does every artifact say what the Keras model said? The same tiles through all of them, and the differences."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsseg_tf.errors import ExportError
+from rsseg_tf.export.reference import Reference, read_reference
+from rsseg_tf.export.tiles import read_tiles
+from rsseg_tf.export.trained import load_trained
+from rsseg_tf.inference import Predict
+from rsseg_tf.manifest import Artifact, Quantization, changed_files, read_manifest
+from rsseg_tf.predictors import open_predictor
+from rsseg_tf.predictors.opening import newest_version
+
+__all__ = ["TOLERANCES", "Comparison", "Tolerance", "artifact_name", "compare", "verify", "version_folder"]
+
+_REPEATS = 3  # of each tile, for the latency
+
+
+class Tolerance(NamedTuple):
+    """How far a model may be from the Keras model.
+
+    Attributes:
+        probability: largest mean difference of probabilities over all pixels and classes.
+        agreement: smallest share of pixels with the same class.
+    """
+
+    probability: float
+    agreement: float
+
+
+TOLERANCES: dict[Quantization, Tolerance] = {
+    "float32": Tolerance(1e-4, 0.9995),
+    "float16": Tolerance(1e-2, 0.99),
+    "dynamic": Tolerance(3e-2, 0.97),
+    "int16x8": Tolerance(3e-2, 0.97),
+    "int8": Tolerance(6e-2, 0.93),
+}
+"""Rounding of weights moves probabilities a little everywhere, and classes where two are all but equally likely."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model beside the Keras model.
+
+    Attributes:
+        name: path of the artifact, or the name of another model.
+        size_bytes: of its files; 0 for a model elsewhere.
+        tiles: how many were compared.
+        max_logit_difference: largest of all pixels and classes.
+        max_probability_difference: likewise.
+        mean_probability_difference: over all pixels and classes.
+        agreement: share of pixels with the same class.
+        latency_ms: median time of one tile.
+        tolerance: what it must keep.
+    """
+
+    name: str
+    size_bytes: int
+    tiles: int
+    max_logit_difference: float
+    max_probability_difference: float
+    mean_probability_difference: float
+    agreement: float
+    latency_ms: float
+    tolerance: Tolerance
+
+    @property
+    def passed(self) -> bool:
+        """Whether it keeps its tolerance."""
+        near = self.mean_probability_difference <= self.tolerance.probability
+        return near and self.agreement >= self.tolerance.agreement
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all fields, and whether it passed."""
+        return {**dataclasses.asdict(self), "tolerance": self.tolerance._asdict(), "passed": self.passed}
+
+
+def verify(
+    folder: Path,
+    *,
+    images: Sequence[Path] = (),
+    checkpoint: Path | None = None,
+    others: Mapping[str, Predict] | None = None,
+    threads: int | None = None,
+) -> list[Comparison]:
+    """Compares all artifacts of a version with the Keras model.
+
+    Without a checkpoint the Keras model's answers are those that were stored at the export.
+
+    Args:
+        folder: a version, or the folder of all versions, of which the newest is taken.
+        images: real images to compare on too, the middle of each; these need the checkpoint.
+        checkpoint: the checkpoint that was exported; it is then run again, and compared with the stored answers too.
+        others: more models by name that should say the same, such as one behind a server; held to the tolerance of
+            `float32`.
+        threads: for TFLite, ONNX and OpenVINO.
+
+    Raises:
+        ExportError: when files are missing or were changed since the export, or `checkpoint` is another one.
+        DataError: when an image cannot be read or does not fit.
+    """
+    folder = version_folder(folder)
+    manifest = read_manifest(folder)
+    reference = read_reference(folder)
+    models: dict[str, tuple[Predict, int, Tolerance]] = {}
+    if checkpoint is not None:
+        trained = load_trained(checkpoint)
+        if trained.manifest.origin.weights_sha256 != manifest.origin.weights_sha256:
+            raise ExportError(
+                f"{folder} was exported from other weights than those of {checkpoint}: from {manifest.origin.checkpoint} "
+                f"at step {manifest.origin.step}. Name that checkpoint."
+            )
+        models["checkpoint (Keras)"] = (trained.predict, 0, TOLERANCES["float32"])
+        reference = _extended(
+            reference, read_tiles(images, manifest.spec, reference.pixels.shape[1:3]), trained.predict
+        )
+    elif images:
+        raise ExportError("Real images are compared with the Keras model; name the exported checkpoint: --checkpoint.")
+    for artifact in manifest.artifacts:
+        changed = changed_files(folder, artifact)
+        if changed:
+            raise ExportError(
+                f"{folder / changed[0]} is missing or is not what was exported (SHA-256). Copy the version again, or "
+                "export the model again."
+            )
+        predictor = open_predictor(folder / artifact.path, threads=threads)
+        models[artifact_name(artifact)] = (
+            predictor.predict,
+            sum((folder / name).stat().st_size for name in artifact.sha256),
+            TOLERANCES[artifact.quantization],
+        )
+    models |= {name: (predict, 0, TOLERANCES["float32"]) for name, predict in (others or {}).items()}
+    return [compare(name, predict, reference, size, tolerance) for name, (predict, size, tolerance) in models.items()]
+
+
+def compare(
+    name: str, predict: Predict, reference: Reference, size_bytes: int = 0, tolerance: Tolerance = TOLERANCES["float32"]
+) -> Comparison:
+    """Runs a model on the tiles of a reference, one by one, and measures how it differs.
+
+    Raises:
+        ExportError: when its answer has another shape.
+    """
+    predict(reference.pixels[:1])  # the first call is slower
+    answers, seconds = [], []
+    for tile in reference.pixels:
+        for _ in range(_REPEATS):
+            began = time.perf_counter()
+            answer = predict(tile[np.newaxis])
+            seconds.append(time.perf_counter() - began)
+        answers.append(answer)
+    logits = np.concatenate(answers)
+    if logits.shape != reference.logits.shape:
+        raise ExportError(f"{name} answers {logits.shape}; the Keras model answers {reference.logits.shape}.")
+    difference = np.abs(_softmax(logits) - _softmax(reference.logits))
+    return Comparison(
+        name=name,
+        size_bytes=size_bytes,
+        tiles=len(logits),
+        max_logit_difference=float(np.abs(logits - reference.logits).max()),
+        max_probability_difference=float(difference.max()),
+        mean_probability_difference=float(difference.mean()),
+        agreement=float((logits.argmax(-1) == reference.logits.argmax(-1)).mean()),
+        latency_ms=1000 * statistics.median(seconds),
+        tolerance=tolerance,
+    )
+
+
+def version_folder(folder: Path) -> Path:
+    """Returns the newest version in a folder of versions, or the folder itself."""
+    return newest_version(folder) or folder
+
+
+def artifact_name(artifact: Artifact) -> str:
+    """Returns how reports call an artifact."""
+    return "savedmodel" if artifact.path == "." else artifact.path
+
+
+def _extended(reference: Reference, tiles: Sequence[NDArray], predict: Predict) -> Reference:
+    """Adds real tiles with the Keras model's answers."""
+    if not tiles:
+        return reference
+    pixels = np.stack(tiles).astype(reference.pixels.dtype)
+    logits = np.concatenate([predict(one[np.newaxis]) for one in pixels])
+    return Reference(np.concatenate([reference.pixels, pixels]), np.concatenate([reference.logits, logits]))
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    result: NDArray[np.float32] = powers / powers.sum(axis=-1, keepdims=True)
+    return result
