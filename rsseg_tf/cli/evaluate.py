@@ -13,8 +13,10 @@ from rsseg_tf.cli.options import (
     ManyValues,
     choose_device,
     load_beside,
+    locate_model,
+    open_model,
+    prediction_changes,
     prediction_options,
-    resolve_prediction,
     weights_options,
 )
 
@@ -27,7 +29,7 @@ __all__ = ["command"]
 @click.command(name="eval", cls=ManyValues)
 @weights_options
 @prediction_options("aug-eval")
-@click.option("--save-dir", type=Path, help="Where eval.json goes. Default: the checkpoint.")
+@click.option("--save-dir", type=Path, help="Where eval.json goes. Default: beside the model.")
 def command(
     model_path: str,
     config_path: str | None,
@@ -42,8 +44,9 @@ def command(
 
     Prints a table and writes eval.json with the confusion matrix, ignored pixels, and macro and micro averages.
     """
-    config = load_beside(model_path, config_path, overrides)
-    options = resolve_prediction(config, "aug_eval", values)
+    changes = prediction_changes("aug_eval", values)
+    _, path = locate_model(model_path)
+    config = load_beside(path, config_path, overrides)
     from rsseg_tf.cli.samples import checked_samples
 
     samples = checked_samples(config, "val")
@@ -52,14 +55,13 @@ def command(
     from rich.progress import MofNCompleteColumn, Progress
 
     from rsseg_tf.evaluation import evaluate
-    from rsseg_tf.predictors import checkpoint_predictor
 
     choose_device(device, gpus)
-    predict = checkpoint_predictor(Path(model_path), config, precision=precision)
+    model = open_model(path, config, precision, changes)
     console = Console()
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task("Evaluating", total=len(samples))
-        scores = evaluate(predict, samples, config.dataset.spec, options, observe=lambda *_: progress.advance(task))
+        scores = evaluate(model.predict, samples, model.spec, model.options, observe=lambda *_: progress.advance(task))
     console.print(
         f"[EVAL] #Images: {len(samples)} mIoU: {scores.miou:.4f} Acc: {scores.acc:.4f} Kappa: {scores.kappa:.4f} "
         f"Dice: {scores.dice:.4f}",
@@ -70,11 +72,11 @@ def command(
         "model_path": model_path,
         "dataset": config.dataset.name,
         "images": len(samples),
-        "inference": dataclasses.asdict(options),
+        "inference": dataclasses.asdict(model.options),
         "precision": precision,
         **scores.to_json(),
     }
-    target = (save_dir or Path(model_path)) / "eval.json"
+    target = (save_dir or (path if path.is_dir() else path.parent)) / "eval.json"
     write_json(target, report)
     click.echo(f"Written: {target}")
 

@@ -22,6 +22,9 @@ _COMMANDS = {
     "train": ("rsseg_tf.cli.train", "Train a model."),
     "eval": ("rsseg_tf.cli.evaluate", "Count a model's predictions against labels."),
     "predict": ("rsseg_tf.cli.predict", "Predict images: labels, pictures, GeoTIFFs."),
+    "export": ("rsseg_tf.cli.export", "Export a checkpoint: SavedModel, TFLite, ONNX, OpenVINO."),
+    "verify": ("rsseg_tf.cli.verify", "Compare exported models with the Keras model."),
+    "benchmark": ("rsseg_tf.cli.benchmark", "Time exported models and measure their memory."),
     "quickstart": ("rsseg_tf.cli.quickstart", "Run the whole way on synthetic scenes in about three minutes."),
 }
 

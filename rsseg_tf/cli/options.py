@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
-    from rsseg_tf.inference import InferenceOptions
+    from rsseg_tf.predictors import Predictor
 
 __all__ = [
     "ManyValues",
@@ -19,8 +19,10 @@ __all__ = [
     "device_options",
     "load",
     "load_beside",
+    "locate_model",
+    "open_model",
+    "prediction_changes",
     "prediction_options",
-    "resolve_prediction",
     "weights_options",
 ]
 
@@ -111,9 +113,12 @@ def weights_options(function: F) -> F:
         help="Type of activations.",
     )(function)
     function = config_option(required=False)(function)
-    return click.option("--model-path", required=True, metavar="DIR", help="A checkpoint, e.g. output/best_model.")(
-        function
-    )
+    return click.option(
+        "--model-path",
+        required=True,
+        metavar="PATH",
+        help="A checkpoint such as output/best_model, or what export wrote: a folder, .tflite, .onnx or .xml.",
+    )(function)
 
 
 def prediction_options(switch: str) -> Callable[[F], F]:
@@ -143,13 +148,15 @@ def prediction_options(switch: str) -> Callable[[F], F]:
     return add
 
 
-def resolve_prediction(config: Config, switch: str, values: dict[str, Any]) -> InferenceOptions:
-    """Returns the prediction options: those of the config's `eval` section, replaced by what the command line says.
+def prediction_changes(switch: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the command line changes about how images are predicted; the rest is as the model says.
 
     Args:
-        config: the run's config.
         switch: name of the augmentation flag, for messages.
         values: what `prediction_options` added.
+
+    Returns:
+        Fields of `InferenceOptions`.
 
     Raises:
         ConfigError: for options that would have no effect, or windows without a size.
@@ -157,18 +164,19 @@ def resolve_prediction(config: Config, switch: str, values: dict[str, Any]) -> I
     from rsseg_tf.errors import ConfigError
     from rsseg_tf.inference import InferenceOptions
 
-    options = config.eval.model_dump()
+    changes: dict[str, Any] = {}
     augmentation = {name: values[name] for name in ("scales", "flip_horizontal", "flip_vertical")}
     if values["augmented"]:
-        options |= augmentation | {"scales": values["scales"] or (1.0,)}
+        changes |= augmentation | {"scales": values["scales"] or (1.0,)}
     elif any(augmentation.values()):
         given = next(name for name, value in augmentation.items() if value)
         raise ConfigError(f"--{given} has an effect with --{switch} only; add --{switch} or leave it out.")
     if values["is_slide"]:
-        options |= {"is_slide": True, "crop_size": values["crop_size"], "stride": values["stride"]}
+        changes |= {"is_slide": True, "crop_size": values["crop_size"], "stride": values["stride"]}
     elif values["crop_size"] or values["stride"]:
         raise ConfigError("--crop_size and --stride have an effect with --is_slide only; add it or leave them out.")
-    return InferenceOptions(**options)
+    InferenceOptions(**changes)
+    return changes
 
 
 def load(config_path: str, overrides: tuple[str, ...], **changes: Any) -> Config:
@@ -185,15 +193,53 @@ def load(config_path: str, overrides: tuple[str, ...], **changes: Any) -> Config
     return load_config(config_path, [*overrides, *dedicated])
 
 
-def load_beside(model_path: str, config_path: str | None, overrides: tuple[str, ...]) -> Config:
-    """Reads --config if given, else the config in the checkpoint folder `model_path`."""
+def locate_model(model_path: str) -> tuple[str, Path]:
+    """Returns kind and place of a model; see `rsseg_tf.predictors.find_model`."""
     from rsseg_tf.cli.quiet import load_tensorflow
 
     load_tensorflow()
-    from rsseg_tf.checkpoint import config_file
+    from rsseg_tf.predictors import find_model
 
-    beside = config_file(Path(model_path))  # also when --config is given: this is the check that it is a checkpoint
+    return find_model(Path(model_path))
+
+
+def load_beside(path: Path, config_path: str | None, overrides: tuple[str, ...]) -> Config:
+    """Reads --config if given, else the config that lies in a checkpoint or beside an exported model.
+
+    Raises:
+        ConfigError: when there is none.
+    """
+    from rsseg_tf.errors import ConfigError
+
+    beside = (path if path.is_dir() else path.parent) / "config.yml"
+    if config_path is None and not beside.is_file():
+        raise ConfigError(
+            f"{path} was exported and its config.yml is not beside it, so that the labelled images are not known. Name "
+            "a config with the data set: --config."
+        )
     return load(config_path or str(beside), overrides)
+
+
+def open_model(path: Path, config: Config | None, precision: str, changes: dict[str, Any]) -> Predictor:
+    """Opens what `locate_model` found, with the options that the command line changes.
+
+    Raises:
+        ConfigError: when the classes of an exported model are not those of the config.
+    """
+    import dataclasses
+
+    from rsseg_tf.errors import ConfigError
+    from rsseg_tf.inference import tile_options
+    from rsseg_tf.predictors import open_predictor
+
+    predictor = open_predictor(path, config=config, precision=precision)
+    if config is not None and config.dataset.spec.classes != predictor.spec.classes:
+        raise ConfigError(
+            f"{path} has the classes {', '.join(predictor.spec.classes)}; the data set '{config.dataset.name}' of the "
+            f"config has {', '.join(config.dataset.spec.classes)}. Name a config with the model's classes."
+        )
+    options = tile_options(dataclasses.replace(predictor.options, **changes), predictor.tile)
+    return dataclasses.replace(predictor, options=options)
 
 
 def choose_device(device: str, gpus: tuple[int, ...]) -> None:

@@ -11,8 +11,10 @@ from rsseg_tf.cli.options import (
     ManyValues,
     choose_device,
     load_beside,
+    locate_model,
+    open_model,
+    prediction_changes,
     prediction_options,
-    resolve_prediction,
     weights_options,
 )
 
@@ -50,29 +52,33 @@ def command(
     and transform, a colour table and the class names). Folders keep their structure. An image that cannot be predicted
     is named at the end, with exit code 1; the others are done.
     """
-    config = load_beside(model_path, config_path, overrides)
-    options = resolve_prediction(config, "aug_pred", values)
+    from rsseg_tf.errors import ConfigError
+
+    changes = prediction_changes("aug_pred", values)
+    kind, path = locate_model(model_path)
+    config = load_beside(path, config_path, overrides) if kind == "checkpoint" else None
+    if config is None and (config_path or overrides):
+        raise ConfigError(
+            f"{path} was exported and brings along all that it needs; --config and --set have no effect. Leave them "
+            "out."
+        )
 
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
-    from rsseg_tf.inference import collect_images, palette_with, predict_paths
+    from rsseg_tf.inference import collect_images, predict_paths
 
-    palette_with(custom_color or None, config.dataset.spec)  # a wrong one is told before TensorFlow is loaded
     paths, base = collect_images(image_path, exclude=save_dir)
-
-    from rsseg_tf.predictors import checkpoint_predictor
-
     choose_device(device, gpus)
-    predict = checkpoint_predictor(Path(model_path), config, precision=precision)
+    model = open_model(path, config, precision, changes)
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task("Predicting", total=len(paths))
         results = predict_paths(
             paths,
-            predict,
-            config.dataset.spec,
+            model.predict,
+            model.spec,
             save_dir,
-            options,
+            model.options,
             base=base,
             custom_color=custom_color or None,
             progress=lambda done, total, result: progress.update(task, completed=done),

@@ -116,10 +116,11 @@ def verify(
     models: dict[str, tuple[Predict, int, Tolerance]] = {}
     if checkpoint is not None:
         trained = load_trained(checkpoint)
-        if trained.manifest.origin.weights_sha256 != manifest.origin.weights_sha256:
+        origin = manifest.origin
+        if trained.manifest.origin.weights_sha256 != origin.weights_sha256:
             raise ExportError(
-                f"{folder} was exported from other weights than those of {checkpoint}: from {manifest.origin.checkpoint} "
-                f"at step {manifest.origin.step}. Name that checkpoint."
+                f"{folder} was exported from other weights than those of {checkpoint}: from {origin.checkpoint} at "
+                f"step {origin.step}. Name that checkpoint."
             )
         models["checkpoint (Keras)"] = (trained.predict, 0, TOLERANCES["float32"])
         reference = _extended(

@@ -1,0 +1,89 @@
+"""`rsseg-tf benchmark`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rsseg_tf.cli.options import ManyValues
+
+if TYPE_CHECKING:
+    from rsseg_tf.export.benchmark import Timing
+
+__all__ = ["command"]
+
+
+@click.command(name="benchmark", cls=ManyValues)
+@click.argument("folder", type=Path, metavar="DIR")
+@click.option("--checkpoint", type=Path, metavar="DIR", help="A checkpoint to time too, in Keras.")
+@click.option(
+    "--size",
+    nargs=2,
+    type=click.IntRange(min=1),
+    metavar="H W",
+    help="Size of the image, height first. [default: that of the training]",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="That one operation may use. [default: all processors]"
+)
+@click.option("--runs", type=click.IntRange(min=1), default=20, show_default=True, help="Images to time.")
+@click.option("--json", "json_path", type=Path, metavar="FILE", help="Write all numbers there.")
+def command(
+    folder: Path,
+    checkpoint: Path | None,
+    size: tuple[int, int] | None,
+    threads: int | None,
+    runs: int,
+    json_path: Path | None,
+) -> None:
+    """Time everything in an exported version on the CPU, each in a process of its own.
+
+    DIR is a version, or the folder of all versions, of which the newest is taken. Memory is what the process took at
+    most beyond what it had before the model was loaded.
+    """
+    from rich.console import Console
+
+    from rsseg_tf.cli.evaluate import write_json
+    from rsseg_tf.cli.quiet import load_tensorflow
+
+    load_tensorflow()
+    from rsseg_tf.export.benchmark import measure
+    from rsseg_tf.export.verify import artifact_name, version_folder
+    from rsseg_tf.manifest import read_manifest
+
+    folder = version_folder(folder)
+    manifest = read_manifest(folder)
+    models = {artifact_name(artifact): folder / artifact.path for artifact in manifest.artifacts}
+    if checkpoint:
+        models = {"checkpoint (Keras)": checkpoint} | models
+    size = size or manifest.crop_size
+    timings = {}
+    for name, path in models.items():
+        click.echo(f"Timing {name}", err=True)
+        timings[name] = measure(path, size, threads=threads or os.cpu_count() or 1, runs=runs)
+    Console().print(timing_table(list(timings), list(timings.values()), size))
+    if json_path:
+        rows = [{"name": name, **dataclasses.asdict(timing)} for name, timing in timings.items()]
+        write_json(json_path, {"folder": str(folder), "size": list(size), "models": rows})
+        click.echo(f"Written: {json_path}")
+
+
+def timing_table(names: Sequence[str], timings: Sequence[Timing], size: tuple[int, int]) -> Any:
+    """Returns a rich table with a line for each model."""
+    from rich.table import Table
+
+    table = Table(title=f"{size[0]}x{size[1]} pixels, {timings[0].threads} threads, {timings[0].runs} runs")
+    table.add_column("model")
+    for column in ("p50 ms", "p90 ms", "p99 ms", "first ms", "load s", "memory MiB"):
+        table.add_column(column, justify="right")
+    for name, timing in zip(names, timings, strict=True):
+        milliseconds = (timing.p50_ms, timing.p90_ms, timing.p99_ms, timing.first_ms)
+        table.add_row(
+            name, *(f"{value:.0f}" for value in milliseconds), f"{timing.load_s:.1f}", f"{timing.memory_mib:.0f}"
+        )
+    return table

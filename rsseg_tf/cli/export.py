@@ -1,0 +1,219 @@
+"""`rsseg-tf export`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rsseg_tf.cli.options import ManyValues, config_option, load
+
+if TYPE_CHECKING:
+    from rsseg_tf.config import Config
+    from rsseg_tf.export import Accuracy, Gate, Trained
+
+__all__ = ["command"]
+
+_FORMATS = ("savedmodel", "tflite", "onnx", "openvino")
+_QUANTIZATIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
+
+
+def _names(allowed: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], tuple[str, ...]]:
+    """Returns a callback that checks names given one by one or with commas."""
+
+    def check(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+        from rsseg_tf.errors import did_you_mean
+
+        names = [name for value in values for name in value.split(",") if name]
+        for name in names:
+            if name not in allowed:
+                raise click.BadParameter(f"'{name}' is not one of {', '.join(allowed)}.{did_you_mean(name, allowed)}")
+        return tuple(dict.fromkeys(names))
+
+    return check
+
+
+@click.command(name="export", cls=ManyValues)
+@click.argument("checkpoint", type=Path, metavar="CHECKPOINT")
+@click.option("-o", "--output", type=Path, required=True, metavar="DIR", help="Folder of the model's versions.")
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    default=("savedmodel",),
+    show_default=True,
+    callback=_names(_FORMATS),
+    metavar="NAME...",
+    help=f"What to write: {', '.join(_FORMATS)}; several with commas.",
+)
+@click.option(
+    "--quantize",
+    "quantizations",
+    multiple=True,
+    callback=_names(_QUANTIZATIONS),
+    metavar="NAME...",
+    help=f"TFLite files to write: {', '.join(_QUANTIZATIONS)}; several with commas. [default: float32]",
+)
+@click.option(
+    "--tile",
+    nargs=2,
+    type=click.IntRange(min=1),
+    metavar="H W",
+    help="Fixed input size of TFLite, ONNX and OpenVINO files, height first: faster than any size, the default.",
+)
+@click.option(
+    "--calibration",
+    type=Path,
+    metavar="LIST",
+    help="Images that int8 and int16x8 measure activations on. [default: the training list]",
+)
+@click.option(
+    "--calibration-count", type=click.IntRange(min=1), metavar="N", help="How many of them to draw. [default: 32]"
+)
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of that draw. [default: 0]")
+@click.option(
+    "--eval",
+    "eval_list",
+    type=Path,
+    metavar="LIST",
+    help="Labelled images to score the checkpoint and each artifact on.",
+)
+@click.option(
+    "--max-miou-drop",
+    type=click.FloatRange(min=0),
+    metavar="POINTS",
+    help="With --eval: publish nothing if an artifact loses more mIoU, in points of 100. [default: 1.0]",
+)
+@click.option("--version", type=click.IntRange(min=1), metavar="N", help="Version number. [default: the next free one]")
+@config_option(required=False)
+def command(
+    checkpoint: Path,
+    output: Path,
+    formats: tuple[Any, ...],
+    quantizations: tuple[Any, ...],
+    tile: tuple[int, int] | None,
+    version: int | None,
+    config_path: str | None,
+    overrides: tuple[str, ...],
+    **values: Any,
+) -> None:
+    r"""Export a checkpoint as a new version in DIR: files that run without this package and without Keras.
+
+    \b
+    savedmodel  for TensorFlow and TensorFlow Serving (whose base path is DIR)
+    tflite      for phones, boards and browsers: DIR/N/model_<quantize>.tflite
+    onnx        for ONNX Runtime: DIR/N/model.onnx
+    openvino    for OpenVINO: DIR/N/model_openvino.xml
+
+    They take pixels as they are in the file, and carry a manifest with classes, colours, bands and normalisation; eval
+    and predict take them as --model-path. A version appears whole or not at all, and none is ever overwritten. With
+    --eval the IoU of each class is measured before and after; a worse model is not published (exit code 1), and its
+    scores are left in DIR/refused.json.
+    """
+    from rsseg_tf.errors import ConfigError
+
+    if quantizations and "tflite" not in formats:
+        raise ConfigError("--quantize is for TFLite files; add tflite to --format.")
+    quantizations = quantizations or ("float32",)
+    calibrated = "tflite" in formats and bool({"int8", "int16x8"} & set(quantizations))
+    for name in ("calibration", "calibration_count", "seed"):
+        if values[name] is not None and not calibrated:
+            raise ConfigError(f"--{name} has an effect with --quantize int8 or int16x8 only; leave it out.")
+    if values["max_miou_drop"] is not None and values["eval_list"] is None:
+        raise ConfigError("--max_miou_drop has an effect with --eval only; add the list, or leave it out.")
+    from rsseg_tf.cli.quiet import load_tensorflow
+
+    load_tensorflow()
+    from rsseg_tf.checkpoint import config_file
+    from rsseg_tf.export import check_output, export_model, load_trained
+
+    check_output(output, version)
+    config = load(config_path or str(config_file(checkpoint)), overrides)
+    with _gate(config, values["eval_list"], values["max_miou_drop"]) as gate:
+        trained = load_trained(checkpoint, config)
+        calibration = _calibration(trained, tile, values) if calibrated else ()
+        exported = export_model(
+            trained,
+            output,
+            formats,
+            quantizations=quantizations,
+            tile=tile,
+            calibration=calibration,
+            version=version,
+            gate=gate,
+            notify=click.echo,
+        )
+    if exported.accuracy:
+        from rich.console import Console
+
+        Console().print(accuracy_table(exported.accuracy))
+    if exported.folder is None:
+        limit = exported.accuracy.max_miou_drop if exported.accuracy else 0
+        refused = ", ".join(exported.accuracy.refused if exported.accuracy else ())
+        click.echo(
+            f"Not published: {refused} loses more than {limit:g} points of mIoU. The scores are in {exported.report}.",
+            err=True,
+        )
+        raise SystemExit(1)
+    click.echo(f"Published: {exported.folder}")
+
+
+def _calibration(trained: Trained, tile: tuple[int, int] | None, values: dict[str, Any]) -> Any:
+    from rsseg_tf.export import calibration_images
+
+    dataset = trained.config.dataset
+    list_file = values["calibration"] or Path(dataset.root) / dataset.train_list
+    return calibration_images(
+        list_file,
+        trained.spec,
+        tile or trained.manifest.crop_size,
+        count=values["calibration_count"] or 32,
+        seed=values["seed"] or 0,
+    )
+
+
+@contextmanager
+def _gate(config: Config, eval_list: Path | None, max_miou_drop: float | None) -> Iterator[Gate | None]:
+    """Yields what must be passed before publication, with a progress bar for each model."""
+    if eval_list is None:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TaskID
+
+    from rsseg_tf.data.reader import check_samples
+    from rsseg_tf.datasets import read_list
+    from rsseg_tf.export import Gate
+
+    samples = read_list(eval_list, eval_list.parent)
+    check_samples(samples, config.dataset.spec)
+    tasks: dict[str, TaskID] = {}
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
+
+        def advance(name: str) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(f"Evaluating {name}", total=len(samples))
+            progress.advance(tasks[name])
+
+        yield Gate(samples, 1.0 if max_miou_drop is None else max_miou_drop, advance)
+
+
+def accuracy_table(accuracy: Accuracy) -> Any:
+    """Returns a rich table: IoU of each class in percent, for the checkpoint and each artifact."""
+    from rich.table import Table
+
+    table = Table(title=f"IoU on {accuracy.images} images, %")
+    table.add_column("class")
+    for name in accuracy.scores:
+        table.add_column(name, justify="right")
+    scores = list(accuracy.scores.values())
+    for index, name in enumerate(scores[0].classes):
+        table.add_row(name, *(f"{100 * one.class_iou[index]:.2f}" for one in scores))
+    table.add_section()
+    table.add_row("mIoU", *(f"{100 * one.miou:.2f}" for one in scores))
+    drops = [f"{drop:+.2f}" for drop in accuracy.drops.values()]
+    table.add_row("drop", "", *drops)
+    return table

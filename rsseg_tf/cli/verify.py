@@ -1,0 +1,92 @@
+"""`rsseg-tf verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rsseg_tf.cli.options import ManyValues
+
+if TYPE_CHECKING:
+    from rsseg_tf.export import Comparison
+
+__all__ = ["command"]
+
+
+@click.command(name="verify", cls=ManyValues)
+@click.argument("folder", type=Path, metavar="DIR")
+@click.option(
+    "--checkpoint",
+    type=Path,
+    metavar="DIR",
+    help="The exported checkpoint, to run again. [default: compare with its answers at the time of the export]",
+)
+@click.option(
+    "--images",
+    type=Path,
+    metavar="PATH",
+    help="With --checkpoint: an image, a folder or a list (.txt) to compare on too.",
+)
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="For TFLite, ONNX and OpenVINO.")
+@click.option("--json", "json_path", type=Path, metavar="FILE", help="Write all numbers there.")
+def command(
+    folder: Path, checkpoint: Path | None, images: Path | None, threads: int | None, json_path: Path | None
+) -> None:
+    r"""Compare everything in an exported version with the Keras model; exit code 1 if something differs too much.
+
+    DIR is a version, or the folder of all versions, of which the newest is taken. All models see the same made-up
+    tiles, and the middle of each image of --images. Passed is what keeps, on average over all pixels and classes, the
+    difference of probabilities and, over all pixels, the share with the same class within these bounds:
+
+    \b
+    Keras, SavedModel, ONNX, OpenVINO, TFLite float32   0.0001   99.95 %
+    TFLite float16                                      0.01     99 %
+    TFLite dynamic, int16x8                             0.03     97 %
+    TFLite int8                                         0.06     93 %
+
+    The checksums of all files are checked first.
+    """
+    from rsseg_tf.cli.quiet import load_tensorflow
+
+    load_tensorflow()
+    from rich.console import Console
+
+    from rsseg_tf.cli.evaluate import write_json
+    from rsseg_tf.export import verify
+    from rsseg_tf.inference import collect_images
+
+    paths = collect_images(images)[0] if images else []
+    comparisons = verify(folder, images=paths, checkpoint=checkpoint, threads=threads)
+    Console().print(comparison_table(comparisons))
+    if json_path:
+        write_json(json_path, {"folder": str(folder), "models": [one.to_json() for one in comparisons]})
+        click.echo(f"Written: {json_path}")
+    failed = [one.name for one in comparisons if not one.passed]
+    if failed:
+        click.echo(f"Beyond the tolerance: {', '.join(failed)}.", err=True)
+        raise SystemExit(1)
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Any:
+    """Returns a rich table with a line for each model."""
+    from rich.table import Table
+
+    table = Table(title=f"Differences from the Keras model on {comparisons[0].tiles} tiles")
+    table.add_column("model")
+    for column in ("MiB", "ms per tile", "max |Δlogit|", "max |Δp|", "mean |Δp|", "same class", "passed"):
+        table.add_column(column, justify="right")
+    for one in comparisons:
+        table.add_row(
+            one.name,
+            f"{one.size_bytes / 2**20:.1f}" if one.size_bytes else "",
+            f"{one.latency_ms:.0f}",
+            f"{one.max_logit_difference:.2g}",
+            f"{one.max_probability_difference:.2g}",
+            f"{one.mean_probability_difference:.2g}",
+            f"{100 * one.agreement:.3f} %",
+            "yes" if one.passed else "NO",
+        )
+    return table
