@@ -37,9 +37,9 @@ __all__ = [
 MANIFEST_FILE = "manifest.json"
 MANIFEST_PROPERTY = "rsseg_tf_manifest"
 
-Format = Literal["savedmodel", "tflite", "onnx", "openvino"]
+Format = Literal["savedmodel", "tflite", "onnx", "openvino", "web"]
 Quantization = Literal["float32", "float16", "dynamic", "int8", "int16x8"]
-FORMATS: tuple[Format, ...] = ("savedmodel", "tflite", "onnx", "openvino")
+FORMATS: tuple[Format, ...] = ("savedmodel", "tflite", "onnx", "openvino", "web")
 QUANTIZATIONS: tuple[Quantization, ...] = ("float32", "float16", "dynamic", "int8", "int16x8")
 
 _Positive = Annotated[int, Field(gt=0)]
@@ -74,7 +74,8 @@ class Artifact(_Part):
 
     Attributes:
         format: what reads it.
-        path: relative to the folder of the manifest; `.` for a SavedModel, whose files lie beside the manifest.
+        path: relative to the folder of the manifest; `.` for a SavedModel, whose files lie beside the manifest; of a
+            page (`web`) its TFLite file.
         quantization: how weights and activations are stored.
         tile: (height, width) that its input must have; None where any size goes.
         input: the pixels.
