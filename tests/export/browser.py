@@ -38,7 +38,7 @@ class Browser:
         here_out, there_in = (_high(end) for end in reversed(os.pipe()))
         there_out, here_in = (_high(end) for end in reversed(os.pipe()))
         arguments = [CHROMIUM, *FLAGS, *flags, f"--user-data-dir={profile}", "--window-size={},{}".format(*size)]
-        log = os.open(profile.with_suffix(".log"), os.O_WRONLY | os.O_CREAT)
+        log = _high(os.open(profile.with_suffix(".log"), os.O_WRONLY | os.O_CREAT))
         redirect = [(os.POSIX_SPAWN_DUP2, there_in, 3), (os.POSIX_SPAWN_DUP2, there_out, 4)]
         redirect += [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
         # Processes of its own group, so that all of them end with it.
@@ -52,6 +52,9 @@ class Browser:
         self.buffer = b""
         self.events: list[dict[str, Any]] = []
         self.session = ""
+
+    def attach(self) -> None:
+        """Takes hold of the tab."""
         target = next(one for one in self.call("Target.getTargets")["targetInfos"] if one["type"] == "page")
         attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self.session = attached["sessionId"]
@@ -174,6 +177,7 @@ def browser(folder: Path, **options: Any) -> Iterator[Browser]:
     """Starts a browser with a fresh profile and ends it."""
     tab = Browser(folder / "profile", **options)
     try:
+        tab.attach()
         yield tab
     finally:
         tab.close()
