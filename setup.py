@@ -52,12 +52,20 @@ EXTRAS = {
     "tflite": ["ai-edge-litert>=2.3,<3"],
     "serving": ["tensorflow-serving-api>=2.21,<2.22"],
     "hub": ["keras-hub>=0.32,<0.33"],
+    "openvino": ["openvino>=2026.4,<2027"],
     "cluster": ["dask>=2026.1,<2027", "distributed>=2026.1,<2027"],
 }
 EXTRAS["all"] = sorted(
-    {requirement for name in ("onnx", "tflite", "serving", "hub", "cluster") for requirement in EXTRAS[name]}
+    {
+        requirement
+        for name in ("onnx", "tflite", "serving", "hub", "openvino", "cluster")
+        for requirement in EXTRAS[name]
+    }
 )
 EXTRAS["test"] = [
+    *EXTRAS["onnx"],  # exported files are run and compared
+    *EXTRAS["tflite"],
+    *EXTRAS["serving"],
     "pytest>=8.3,<10",
     "pytest-xdist>=3.6,<4",
     "hypothesis>=6.120,<7",

@@ -93,6 +93,11 @@ class Artifact(_Part):
     signatures: tuple[str, ...] = ()
     sha256: dict[str, str] = {}
 
+    @property
+    def name(self) -> str:
+        """What reports call it: the format, and for TFLite how weights are stored."""
+        return f"tflite {self.quantization}" if self.format == "tflite" else self.format
+
 
 class Classes(_Part):
     """The dataset that the model was trained for; see `rsseg_tf.datasets.DatasetSpec`, which `spec` returns.

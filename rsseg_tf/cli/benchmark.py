@@ -53,12 +53,12 @@ def command(
 
     load_tensorflow()
     from rsseg_tf.export.benchmark import measure
-    from rsseg_tf.export.verify import artifact_name, version_folder
+    from rsseg_tf.export.verify import version_folder
     from rsseg_tf.manifest import read_manifest
 
     folder = version_folder(folder)
     manifest = read_manifest(folder)
-    models = {artifact_name(artifact): folder / artifact.path for artifact in manifest.artifacts}
+    models = {artifact.name: folder / artifact.path for artifact in manifest.artifacts}
     if checkpoint:
         models = {"checkpoint (Keras)": checkpoint} | models
     size = size or manifest.crop_size

@@ -115,7 +115,7 @@ def command(
     overrides: tuple[str, ...],
     **values: Any,
 ) -> None:
-    r"""Export a checkpoint as a new version in DIR: files that run without this package and without Keras.
+    """Export a checkpoint as a new version in DIR: files that run without this package and without Keras.
 
     \b
     savedmodel  for TensorFlow and TensorFlow Serving (whose base path is DIR)
@@ -128,7 +128,7 @@ def command(
     and predict take them as --model-path. A version appears whole or not at all, and none is ever overwritten. With
     --eval the IoU of each class is measured before and after; a worse model is not published (exit code 1), and its
     scores are left in DIR/refused.json.
-    """
+    """  # noqa: D301  # click wants the character \b
     from rsseg_tf.errors import ConfigError
 
     quantized = bool({"tflite", "web"} & set(formats))
@@ -240,7 +240,7 @@ def accuracy_table(accuracy: Accuracy) -> Any:
     table = Table(title=f"IoU on {accuracy.images} images, %")
     table.add_column("class")
     for name in accuracy.scores:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     scores = list(accuracy.scores.values())
     for index, name in enumerate(scores[0].classes):
         table.add_row(name, *(f"{100 * one.class_iou[index]:.2f}" for one in scores))

@@ -35,7 +35,7 @@ __all__ = ["command"]
 def command(
     folder: Path, checkpoint: Path | None, images: Path | None, threads: int | None, json_path: Path | None
 ) -> None:
-    r"""Compare everything in an exported version with the Keras model; exit code 1 if something differs too much.
+    """Compare everything in an exported version with the Keras model; exit code 1 if something differs too much.
 
     DIR is a version, or the folder of all versions, of which the newest is taken. All models see the same made-up
     tiles, and the middle of each image of --images. Passed is what keeps, on average over all pixels and classes, the
@@ -48,7 +48,7 @@ def command(
     TFLite int8                                         0.06     93 %
 
     The checksums of all files are checked first.
-    """
+    """  # noqa: D301  # click wants the character \b
     from rsseg_tf.cli.quiet import load_tensorflow
 
     load_tensorflow()
@@ -75,8 +75,8 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Any:
     from rich.table import Table
 
     table = Table(title=f"Differences from the Keras model on {comparisons[0].tiles} tiles")
-    table.add_column("model")
-    for column in ("MiB", "ms per tile", "max |Δlogit|", "max |Δp|", "mean |Δp|", "same class", "passed"):
+    table.add_column("model", no_wrap=True)
+    for column in ("MiB", "ms", "max |Δlogit|", "max |Δp|", "mean |Δp|", "same class, %", "passed"):
         table.add_column(column, justify="right")
     for one in comparisons:
         table.add_row(
@@ -86,7 +86,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Any:
             f"{one.max_logit_difference:.2g}",
             f"{one.max_probability_difference:.2g}",
             f"{one.mean_probability_difference:.2g}",
-            f"{100 * one.agreement:.3f} %",
+            f"{100 * one.agreement:.3f}",
             "yes" if one.passed else "NO",
         )
     return table

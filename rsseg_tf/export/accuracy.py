@@ -22,7 +22,7 @@ class Accuracy:
     """Scores of a checkpoint and of what was exported from it.
 
     Attributes:
-        scores: by `checkpoint` and the paths of artifacts; all of the same images.
+        scores: by `checkpoint` and the names of artifacts; all of the same images.
         max_miou_drop: how many points of mIoU (0..100) an artifact may lose.
         images: how many were predicted.
     """

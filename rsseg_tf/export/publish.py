@@ -190,7 +190,7 @@ def _write_all(
         files = _files_of(stage, artifact)
         artifacts.append(artifact.model_copy(update={"sha256": {name: file_sha256(stage / name) for name in files}}))
         size = sum((stage / name).stat().st_size for name in files)
-        notify(f"{artifact.format} {artifact.quantization}: {artifact.path}, {size / 2**20:.1f} MiB")
+        notify(f"{artifact.name}: {size / 2**20:.1f} MiB")
 
     if "web" in formats:
         if page is None:
@@ -229,10 +229,9 @@ def _files_of(stage: Path, artifact: Artifact) -> list[str]:
 
 def _pass(gate: Gate, trained: Trained, stage: Path, artifacts: Sequence[Artifact]) -> Accuracy:
     """Measures the checkpoint and the staged artifacts."""
-    names = {artifact.path if artifact.path != "." else "savedmodel": stage / artifact.path for artifact in artifacts}
     return measure_accuracy(
         trained.predict,
-        {name: open_predictor(path) for name, path in names.items()},
+        {artifact.name: open_predictor(stage / artifact.path) for artifact in artifacts},
         gate.samples,
         trained.spec,
         InferenceOptions(**trained.manifest.inference.model_dump()),

@@ -18,11 +18,11 @@ from rsseg_tf.export.reference import Reference, read_reference
 from rsseg_tf.export.tiles import read_tiles
 from rsseg_tf.export.trained import load_trained
 from rsseg_tf.inference import Predict
-from rsseg_tf.manifest import Artifact, Quantization, changed_files, read_manifest
+from rsseg_tf.manifest import Quantization, changed_files, read_manifest
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.predictors.opening import newest_version
 
-__all__ = ["TOLERANCES", "Comparison", "Tolerance", "artifact_name", "compare", "verify", "version_folder"]
+__all__ = ["TOLERANCES", "Comparison", "Tolerance", "compare", "verify", "version_folder"]
 
 _REPEATS = 3  # of each tile, for the latency
 
@@ -54,7 +54,7 @@ class Comparison:
     """A model beside the Keras model.
 
     Attributes:
-        name: path of the artifact, or the name of another model.
+        name: of the artifact, or of another model.
         size_bytes: of its files; 0 for a model elsewhere.
         tiles: how many were compared.
         max_logit_difference: largest of all pixels and classes.
@@ -136,7 +136,7 @@ def verify(
                 "export the model again."
             )
         predictor = open_predictor(folder / artifact.path, threads=threads)
-        models[artifact_name(artifact)] = (
+        models[artifact.name] = (
             predictor.predict,
             sum((folder / name).stat().st_size for name in artifact.sha256),
             TOLERANCES[artifact.quantization],
@@ -181,11 +181,6 @@ def compare(
 def version_folder(folder: Path) -> Path:
     """Returns the newest version in a folder of versions, or the folder itself."""
     return newest_version(folder) or folder
-
-
-def artifact_name(artifact: Artifact) -> str:
-    """Returns how reports call an artifact."""
-    return "savedmodel" if artifact.path == "." else artifact.path
 
 
 def _extended(reference: Reference, tiles: Sequence[NDArray], predict: Predict) -> Reference:

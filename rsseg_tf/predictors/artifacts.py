@@ -21,6 +21,10 @@ from rsseg_tf.manifest import MANIFEST_FILE, MANIFEST_PROPERTY, Artifact, Manife
 __all__ = ["Loaded", "as_input", "load_onnx", "load_openvino", "load_savedmodel", "load_tflite"]
 
 
+# What ONNX Runtime raises for a file that it cannot use; they have no common base but Exception.
+_ONNX_ERRORS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
+
+
 class Loaded(NamedTuple):
     """An exported model, ready to run, and what it says of itself.
 
@@ -131,7 +135,7 @@ def load_onnx(path: Path, *, threads: int | None = None) -> Loaded:
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         text = session.get_modelmeta().custom_metadata_map[MANIFEST_PROPERTY]
-    except (OSError, KeyError, errors.Fail, errors.InvalidProtobuf, errors.InvalidGraph, errors.NoSuchFile) as error:
+    except (OSError, KeyError, *(getattr(errors, name) for name in _ONNX_ERRORS)) as error:
         raise _unusable(path, "ONNX file", error) from error
     manifest = _one(Manifest.from_json(text, str(path)), path)
     dtype = manifest.artifacts[0].input.dtype

@@ -1,0 +1,97 @@
+"""ONNX files in ONNX Runtime, and OpenVINO models, for any size or one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tf2onnx", reason="extra onnx is not installed")
+import onnx
+import onnxruntime
+
+from rsseg_tf.errors import ExportError
+from rsseg_tf.export import Trained, load_trained, write_onnx, write_openvino
+from rsseg_tf.manifest import Manifest
+from rsseg_tf.predictors import load_onnx, open_predictor
+from tests.export.models import pixels, write_checkpoint
+
+DEEPLAB = (
+    "model={name: deeplabv3plus, backbone: {name: resnet18_vd}, aspp_channels: 8, decoder_channels: 8, "
+    "low_level_channels: 4}"
+)
+
+
+@pytest.fixture(scope="module")
+def file(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("onnx")
+    return folder / write_onnx(trained, folder).path
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 61)])
+def test_all_outputs_are_those_of_the_keras_model(trained: Trained, file: Path, size: tuple[int, int]) -> None:
+    image = pixels(*size)
+    expected = trained.predict(image)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    answer = dict(zip([one.name for one in session.get_outputs()], session.run(None, {"pixels": image}), strict=True))
+    assert sorted(answer) == ["class_map", "confidence", "logits"]
+    np.testing.assert_allclose(answer["logits"], expected, atol=1e-5)
+    np.testing.assert_array_equal(answer["class_map"], expected.argmax(-1))
+    assert answer["class_map"].dtype == np.uint8
+    powers = np.exp(expected - expected.max(-1, keepdims=True))
+    np.testing.assert_allclose(answer["confidence"], (powers / powers.sum(-1, keepdims=True)).max(-1), atol=1e-5)
+
+
+def test_the_manifest_is_among_the_properties(trained: Trained, file: Path) -> None:
+    properties = {entry.key: entry.value for entry in onnx.load(str(file)).metadata_props}
+    inside = Manifest.from_json(properties["rsseg_tf_manifest"], "inside")
+    assert inside.spec == trained.spec
+    assert inside == load_onnx(file, threads=1).manifest
+    assert inside.artifacts[0].input.shape == (None, None, None, 3)
+
+
+@pytest.mark.parametrize("tile", [None, (32, 48)], ids=["any size", "one size"])
+def test_dilated_convolutions_run(tmp_path: Path, tile: tuple[int, int] | None) -> None:
+    """ONNX Runtime refuses dilation where the padding is said to be "same"."""
+    checkpoint, config = write_checkpoint(tmp_path, DEEPLAB)
+    trained = load_trained(checkpoint, config)
+    image = pixels(*(tile or (37, 41)))
+    path = tmp_path / write_onnx(trained, tmp_path, tile=tile).path
+    dilated = [
+        node
+        for node in onnx.load(str(path)).graph.node
+        if node.op_type == "Conv" and any(one.name == "dilations" and max(one.ints) > 1 for one in node.attribute)
+    ]
+    assert len(dilated) >= 3
+    np.testing.assert_allclose(open_predictor(path).predict(image), trained.predict(image), atol=1e-5)
+
+
+@pytest.mark.parametrize("tile", [None, (32, 48)], ids=["any size", "one size"])
+def test_openvino(trained: Trained, tmp_path: Path, tile: tuple[int, int] | None) -> None:
+    pytest.importorskip("openvino", reason="extra openvino is not installed")
+    artifact = write_openvino(trained, tmp_path, tmp_path / write_onnx(trained, tmp_path, tile=tile).path, tile=tile)
+    predictor = open_predictor(tmp_path / artifact.path, threads=1)
+    assert predictor.kind == "openvino" and predictor.tile == tile and predictor.spec == trained.spec
+    image = pixels(32, 48)
+    np.testing.assert_allclose(predictor.predict(image), trained.predict(image), atol=1e-5)
+    (tmp_path / artifact.path).write_text("<net/>", "utf-8")
+    with pytest.raises(ExportError, match="no OpenVINO model that `rsseg-tf export` wrote"):
+        open_predictor(tmp_path / artifact.path)
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing"])
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.onnx").write_bytes(content)
+    with pytest.raises(ExportError, match=r"a\.onnx is damaged, or no ONNX file that `rsseg-tf export` wrote"):
+        open_predictor(tmp_path / "a.onnx")
+
+
+def test_an_onnx_file_of_someone_else_is_refused(tmp_path: Path) -> None:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    other = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [value], [other])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, str(tmp_path / "a.onnx"))
+    with pytest.raises(ExportError, match=r"a\.onnx is damaged, or no ONNX file"):
+        open_predictor(tmp_path / "a.onnx")
