@@ -13,6 +13,7 @@ const state = {
   visible: [], // of each class
   counts: null,
   running: false,
+  keyboard: false, // what was used last
 };
 
 const viewer = new Viewer($("view"), showProbe, (share) => {
@@ -55,16 +56,26 @@ function ready({ manifest, page, threads, checked, limit }) {
   const { dataset } = manifest;
   state.visible = dataset.classes.map(() => true);
   $("title").textContent = page.title;
-  $("subtitle").textContent = `${dataset.classes.length} classes · ${manifest.model} · images stay on this device`;
+  $("subtitle").textContent = `${dataset.classes.length} classes · images stay on this device`;
   document.title = page.title;
+  if (matchMedia("(pointer: coarse)").matches) $("invitation").textContent = "Open an aerial or satellite image";
   $("engine-text").textContent = threads > 1 ? `Ready · ${threads} threads` : "Ready";
   $("engine").title = threads > 1 ? "" : "One thread. Several are used when the page comes from serve.py or a server that isolates it.";
   $("accepted").textContent = `PNG, JPEG or GeoTIFF · ${bandText(dataset)} · 8 bits · up to ${limit} megapixels`;
   const checkText = checked ? "" : " The model file was not checked: this connection is not https.";
   $("origin").textContent = `Model: ${manifest.model}, step ${manifest.origin.step}, exported ${manifest.origin.exported.slice(0, 10)}.${checkText}`;
+  fillKeys(dataset);
   $("choose-empty").disabled = $("sample").disabled = false;
   $("sample").hidden = !page.sample;
   setState("ready");
+}
+
+/** Shows the classes before there is a result. */
+function fillKeys({ classes, palette, gsd_m: gsd, source }) {
+  $("keys").replaceChildren(...classes.map((name, id) => element("li", {}, swatchOf(palette[id]), name)));
+  const facts = [source && `Trained on: ${source}.`, gsd && `Made for images of ${numbers.format(gsd)} m per pixel.`];
+  $("intro-source").textContent = facts.filter(Boolean).join(" ");
+  $("intro-card").hidden = false;
 }
 
 function bandText({ band_names: names }) {
@@ -73,8 +84,10 @@ function bandText({ band_names: names }) {
 
 function opened({ width, height, gsd, step, shownWidth, shownHeight, rgba }) {
   Object.assign(state.file, { width, height, step, gsd: gsd ?? state.manifest.dataset.gsd_m });
+  $("stage").style.setProperty("--aspect", `${width} / ${height}`);
   viewer.open(shownWidth, shownHeight, rgba);
   $("empty").hidden = true;
+  $("intro-card").hidden = $("steps-card").hidden = true;
   $("tools").hidden = $("file-card").hidden = false;
   $("file-name").textContent = state.file.name;
   const size = `${width} × ${height} pixels`;
@@ -83,7 +96,7 @@ function opened({ width, height, gsd, step, shownWidth, shownHeight, rgba }) {
   $("file-facts").textContent = size + ground + reduced;
   $("view").setAttribute("aria-label", `${state.file.name}, ${size}. Arrow keys move, plus and minus zoom, 0 fits.`);
   setState("opened");
-  $("segment").focus();
+  moveFocus("segment");
 }
 
 function progress({ done, total, seconds }) {
@@ -107,6 +120,7 @@ function segmented({ counts, tiles, seconds }) {
   const most = counts.indexOf(Math.max(...counts));
   $("view").setAttribute("aria-label", `${state.file.name} with its classes; most of it is ${className(most)}.`);
   finish();
+  moveFocus("segment");
   setState("result");
 }
 
@@ -172,6 +186,8 @@ function listen(send) {
   $("zoom-in").onclick = () => viewer.zoomBy(1.5);
   $("zoom-out").onclick = () => viewer.zoomBy(1 / 1.5);
   $("zoom-fit").onclick = () => viewer.fit();
+  addEventListener("keydown", () => (state.keyboard = true), true);
+  addEventListener("pointerdown", () => (state.keyboard = false), true);
   listenToDrops(send);
 }
 
@@ -210,7 +226,7 @@ function closeImage() {
   state.counts = null;
   $("view").hidden = $("tools").hidden = $("probe").hidden = true;
   $("result-card").hidden = $("save-card").hidden = $("file-card").hidden = true;
-  $("empty").hidden = false;
+  $("empty").hidden = $("intro-card").hidden = $("steps-card").hidden = false;
 }
 
 async function openSample(send) {
@@ -236,7 +252,7 @@ function segment(send) {
   setOpacity();
   viewer.start(colours());
   setState("running");
-  $("cancel").focus();
+  moveFocus("cancel");
   send({ type: "segment" });
 }
 
@@ -286,18 +302,25 @@ function legendItem({ id, name, colour, count }, total) {
     state.visible[id] = box.checked;
     viewer.recolour(colours());
   };
-  const rgb = `rgb(${colour.join(" ")})`;
-  const swatch = element("span", { className: "swatch" });
-  swatch.style.background = rgb;
   const bar = element("span", { className: "bar" });
-  bar.style.background = rgb;
+  bar.style.background = css(colour);
   bar.style.width = `${(100 * count) / total}%`;
-  const label = element("label", {}, box, swatch, element("span", { className: "name" }, name));
+  const label = element("label", {}, box, swatchOf(colour), element("span", { className: "name" }, name));
   const share = element("span", { className: "share" }, percent(count / total));
   const row = element("div", { className: "entry" }, label, share);
   const meters = state.file.gsd ? count * state.file.gsd ** 2 : null;
   if (meters !== null) share.append(element("span", { className: "area" }, area(meters)));
   return element("li", { className: count ? "" : "absent" }, row, element("span", { className: "track", ariaHidden: "true" }, bar));
+}
+
+function swatchOf(colour) {
+  const swatch = element("span", { className: "swatch" });
+  swatch.style.background = css(colour);
+  return swatch;
+}
+
+function css(colour) {
+  return `rgb(${colour.join(" ")})`;
 }
 
 function className(id) {
@@ -338,6 +361,11 @@ function duration(seconds) {
   if (seconds < 10) return `${numbers.format(seconds)} s`;
   if (seconds < 90) return `${Math.round(seconds)} s`;
   return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+}
+
+/** Gives the keyboard the next button, where the last one has gone; a mouse needs no ring around it. */
+function moveFocus(id) {
+  $(id).focus({ preventScroll: true, focusVisible: state.keyboard });
 }
 
 function setState(name) {
