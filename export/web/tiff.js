@@ -192,7 +192,7 @@ function unlzw(stored, expected) {
   return result;
 }
 
-/** 1 where alpha is 0 or all bands have the declared value for no data; such pixels become black, as in training. */
+/** 1 where alpha is 0 or all bands have the declared value for no data; each band that has it becomes 0, as in Python. */
 function maskOf(samples, pixels, bands, tags) {
   const count = tags.width * tags.height;
   const nodata = tags.nodata === undefined ? NaN : parseFloat(tags.nodata);
@@ -200,9 +200,14 @@ function maskOf(samples, pixels, bands, tags) {
   const mask = new Uint8Array(count);
   let masked = false;
   for (let i = 0; i < count; i++) {
-    const declared = [0, 1, 2].every((band) => pixels[i * 3 + band] === nodata);
-    if (declared) pixels.fill(0, i * 3, i * 3 + 3);
-    if (declared || (bands === 4 && samples[i * 4 + 3] === 0)) masked = mask[i] = 1;
+    let declared = 0;
+    for (let at = i * 3; at < i * 3 + 3; at++) {
+      if (pixels[at] === nodata) {
+        pixels[at] = 0;
+        declared++;
+      }
+    }
+    if (declared === 3 || (bands === 4 && samples[i * 4 + 3] === 0)) masked = mask[i] = 1;
   }
   return masked ? mask : null;
 }

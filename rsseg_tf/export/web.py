@@ -31,7 +31,7 @@ from rsseg_tf.export.trained import Trained
 from rsseg_tf.inference import tile_stride
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Inference, Quantization, file_sha256
 
-__all__ = ["WEB_FOLDER", "Page", "check_page", "write_web"]
+__all__ = ["WEB_FOLDER", "Page", "check_page", "windowed", "write_web"]
 
 WEB_FOLDER = "web"
 _PAGE_FILE = "page.json"
@@ -107,12 +107,11 @@ def write_web(
     target = folder / WEB_FOLDER
     shutil.copytree(asset_dir("export") / WEB_FOLDER, target, ignore=shutil.ignore_patterns("__pycache__"))
     write_litertjs(page.litertjs, target / "vendor")
-    windowed = _windowed(trained, tile or trained.manifest.crop_size)
-    model = write_tflite(
-        windowed, target, quantization, tile=tile or trained.manifest.crop_size, calibration=calibration
-    )
+    size = tile or trained.manifest.crop_size
+    prepared = windowed(trained, size)
+    model = write_tflite(prepared, target, quantization, tile=size, calibration=calibration)
     inside = model.model_copy(update={"sha256": {model.path: file_sha256(target / model.path)}})
-    manifest = windowed.manifest.model_copy(update={"artifacts": (inside,)})
+    manifest = prepared.manifest.model_copy(update={"artifacts": (inside,)})
     (target / MANIFEST_FILE).write_text(manifest.to_json(), "utf-8")
     sample = None
     if page.sample:
@@ -123,7 +122,7 @@ def write_web(
     return model.model_copy(update={"format": "web", "path": f"{WEB_FOLDER}/{model.path}"})
 
 
-def _windowed(trained: Trained, tile: tuple[int, int]) -> Trained:
+def windowed(trained: Trained, tile: tuple[int, int]) -> Trained:
     """Returns the model with a manifest that predicts windows of the tile's size, without augmentation.
 
     Their stride is the one of the config, if it has windows of this size, or three quarters of the tile.

@@ -31,7 +31,15 @@ FLAGS = (
 
 
 class Browser:
-    """One tab of a browser."""
+    """One tab of a browser.
+
+    Attributes:
+        folder: where downloads go.
+        address: of the page that a test has opened.
+    """
+
+    folder: Path
+    address: str = ""
 
     def __init__(self, profile: Path, *, size: tuple[int, int] = (1280, 800), flags: tuple[str, ...] = ()) -> None:
         assert CHROMIUM is not None
@@ -129,6 +137,12 @@ class Browser:
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, **mouse)
 
+    def press(self, key: str) -> None:
+        """Presses and releases a key."""
+        typed = {"Enter": {"text": "\r", "windowsVirtualKeyCode": 13}, "Tab": {"windowsVirtualKeyCode": 9}}[key]
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, **typed)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, code=key, **typed)
+
     def choose(self, selector: str, path: Path) -> None:
         """Gives a file to an input."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
@@ -147,6 +161,7 @@ class Browser:
 
     def downloads(self, folder: Path) -> None:
         """Lets downloads go to a folder."""
+        self.folder = folder
         session, self.session = self.session, ""
         self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder), eventsEnabled=True)
         self.session = session
@@ -155,20 +170,17 @@ class Browser:
         """Writes what the tab shows as PNG."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
-    def requests(self) -> list[str]:
-        """Returns the addresses that the page has asked for."""
-        sent = [event for event in self.events if event.get("method") == "Network.requestWillBeSent"]
-        return [event["params"]["request"]["url"] for event in sent]
-
-    def complaints(self) -> list[str]:
-        """Returns errors of scripts and of the console."""
+    def complaints(self, level: str) -> list[str]:
+        """Returns exceptions of scripts, and messages of a level in the browser's log."""
         found = []
         for event in self.events:
             parameters = event.get("params", {})
             if event.get("method") == "Runtime.exceptionThrown":
                 found.append(str(parameters["exceptionDetails"]))
-            if event.get("method") == "Log.entryAdded" and parameters["entry"]["level"] == "error":
-                found.append(f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}")
+            if event.get("method") == "Log.entryAdded" and parameters["entry"]["level"] == level:
+                text = f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}"
+                if not text.startswith(("INFO: ", "WARNING: ")):  # LiteRT writes all of its log as errors
+                    found.append(text)
         return found
 
 
