@@ -58,7 +58,7 @@ function ready({ manifest, page, threads, checked, limit }) {
   $("title").textContent = page.title;
   $("subtitle").textContent = `${dataset.classes.length} classes · images stay on this device`;
   document.title = page.title;
-  if (matchMedia("(pointer: coarse)").matches) $("invitation").textContent = "Open an aerial or satellite image";
+  invite();
   $("engine-text").textContent = threads > 1 ? `Ready · ${threads} threads` : "Ready";
   $("engine").title = threads > 1 ? "" : "One thread. Several are used when the page comes from serve.py or a server that isolates it.";
   $("accepted").textContent = `PNG, JPEG or GeoTIFF · ${bandText(dataset)} · 8 bits · up to ${limit} megapixels`;
@@ -68,6 +68,12 @@ function ready({ manifest, page, threads, checked, limit }) {
   $("choose-empty").disabled = $("sample").disabled = false;
   $("sample").hidden = !page.sample;
   setState("ready");
+}
+
+/** Says what to do first; on a phone nothing can be dropped. */
+function invite() {
+  const coarse = matchMedia("(pointer: coarse)").matches;
+  $("invitation").textContent = coarse ? "Open an aerial or satellite image" : "Drop an aerial or satellite image here";
 }
 
 /** Shows the classes before there is a result. */
@@ -159,6 +165,7 @@ function fail(job, text) {
   } else if (job === "open") {
     state.file = null;
     closeImage();
+    invite();
     setState("ready");
   }
 }
@@ -217,6 +224,7 @@ function openFile(send, file) {
   $("error").hidden = true;
   closeImage();
   state.file = { name: file.name };
+  $("invitation").textContent = `Reading ${file.name} …`;
   setState("opening");
   send({ type: "open", file });
 }
