@@ -59,7 +59,8 @@ function ready({ manifest, page, threads, checked, limit }) {
   $("subtitle").textContent = `${dataset.classes.length} classes · images stay on this device`;
   document.title = page.title;
   invite();
-  $("engine-text").textContent = threads > 1 ? `Ready · ${threads} threads` : "Ready";
+  $("engine-text").textContent = "Ready";
+  $("engine-threads").textContent = threads > 1 ? `· ${threads} threads` : "";
   $("engine").title = threads > 1 ? "" : "One thread. Several are used when the page comes from serve.py or a server that isolates it.";
   $("accepted").textContent = `PNG, JPEG or GeoTIFF · ${bandText(dataset)} · 8 bits · up to ${limit} megapixels`;
   const checkText = checked ? "" : " The model file was not checked: this connection is not https.";

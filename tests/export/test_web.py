@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import math
+import os
 import shutil
 import struct
 import subprocess
@@ -252,6 +253,7 @@ def test_what_a_person_sees(tab: Browser, site: Path, tmp_path: Path) -> None:
     assert text(tab, "title") == "Bright & dark"
     assert "2 classes" in text(tab, "subtitle")
     assert tab.run("crossOriginIsolated") is True
+    assert (text(tab, "engine-threads") != "") == ((os.cpu_count() or 1) > 1)
     assert text(tab, "keys").split() == ["dark", "bright"]
     image = tmp_path / "placed.tif"
     IMAGES["tiled.tif"](image)
@@ -422,7 +424,7 @@ def test_any_web_server_does(empty_tab: Browser, site: Path, tmp_path: Path) -> 
         threading.Thread(target=server.serve_forever, daemon=True).start()
         open_page(empty_tab, f"http://localhost:{server.server_port}/")
         assert empty_tab.run("crossOriginIsolated") is False
-        assert text(empty_tab, "engine-text") == "Ready"
+        assert (text(empty_tab, "engine-text"), text(empty_tab, "engine-threads")) == ("Ready", "")
         image = tmp_path / "plain.png"
         write_png(image, scene(120, 130))
         np.testing.assert_array_equal(segment(empty_tab, image), python_labels(site, image))
