@@ -47,9 +47,9 @@ BYTES_INPUT, BYTES_OUTPUT = "image_bytes", "class_map_png_bytes"
 """Input and output of a SavedModel's signature `predict_bytes`. TensorFlow Serving's REST interface encodes strings as
 base64 where the name ends in `_bytes`."""
 
-Format = Literal["savedmodel", "tflite", "onnx", "openvino"]
+Format = Literal["savedmodel", "tflite", "onnx", "openvino", "web"]
 Quantization = Literal["float32", "float16", "dynamic", "int8", "int16x8"]
-FORMATS: tuple[Format, ...] = ("savedmodel", "tflite", "onnx", "openvino")
+FORMATS: tuple[Format, ...] = ("savedmodel", "tflite", "onnx", "openvino", "web")
 QUANTIZATIONS: tuple[Quantization, ...] = ("float32", "float16", "dynamic", "int8", "int16x8")
 
 _Positive = Annotated[int, Field(gt=0)]
@@ -84,7 +84,8 @@ class Artifact(_Part):
 
     Attributes:
         format: what reads it.
-        path: relative to the folder of the manifest; `.` for a SavedModel, whose files lie beside the manifest.
+        path: relative to the folder of the manifest; `.` for a SavedModel, whose files lie beside the manifest; of a
+            page (`web`) its TFLite file.
         quantization: how weights and activations are stored.
         tile: (height, width) that its input must have; None where any size goes.
         input: the pixels.

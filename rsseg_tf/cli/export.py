@@ -13,11 +13,11 @@ from rsseg_tf.cli.options import ManyValues, config_option, load
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
-    from rsseg_tf.export import Accuracy, Gate, Trained
+    from rsseg_tf.export import Accuracy, Gate, Page, Trained
 
 __all__ = ["command"]
 
-_FORMATS = ("savedmodel", "tflite", "onnx", "openvino")
+_FORMATS = ("savedmodel", "tflite", "onnx", "openvino", "web")
 _QUANTIZATIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
 
 
@@ -55,14 +55,16 @@ def _names(allowed: tuple[str, ...]) -> Callable[[click.Context, click.Parameter
     multiple=True,
     callback=_names(_QUANTIZATIONS),
     metavar="NAME...",
-    help=f"TFLite files to write: {', '.join(_QUANTIZATIONS)}; several with commas. [default: float32]",
+    help=f"TFLite files to write: {', '.join(_QUANTIZATIONS)}; several with commas. A page runs the first. "
+    "[default: float32]",
 )
 @click.option(
     "--tile",
     nargs=2,
     type=click.IntRange(min=1),
     metavar="H W",
-    help="Fixed input size of TFLite, ONNX and OpenVINO files, height first: faster than any size, the default.",
+    help="Fixed input size of TFLite, ONNX and OpenVINO files, height first: faster than any size, the default. A page "
+    "always has one; its default is the size of training images.",
 )
 @click.option(
     "--calibration",
@@ -87,6 +89,19 @@ def _names(allowed: tuple[str, ...]) -> Callable[[click.Context, click.Parameter
     metavar="POINTS",
     help="With --eval: publish nothing if an artifact loses more mIoU, in points of 100. [default: 1.0]",
 )
+@click.option(
+    "--web-sample",
+    type=Path,
+    metavar="IMAGE",
+    help="With web: an image that the page offers to try; it becomes public.",
+)
+@click.option("--web-title", metavar="TEXT", help="With web: headline of the page.")
+@click.option(
+    "--litertjs",
+    type=Path,
+    metavar="FOLDER",
+    help="With web: LiteRT.js as npm pack writes it. [default: the cache, filled by npm]",
+)
 @click.option("--version", type=click.IntRange(min=1), metavar="N", help="Version number. [default: the next free one]")
 @config_option(required=False)
 def command(
@@ -107,6 +122,7 @@ def command(
     tflite      for phones, boards and browsers: DIR/N/model_<quantize>.tflite
     onnx        for ONNX Runtime: DIR/N/model.onnx
     openvino    for OpenVINO: DIR/N/model_openvino.xml
+    web         a page that segments images in the browser: DIR/N/web/index.html
 
     They take pixels as they are in the file, and carry a manifest with classes, colours, bands and normalisation; eval
     and predict take them as --model-path. A version appears whole or not at all, and none is ever overwritten. With
@@ -115,15 +131,21 @@ def command(
     """  # noqa: D301  # click wants the character \b
     from rsseg_tf.errors import ConfigError
 
-    if quantizations and "tflite" not in formats:
-        raise ConfigError("--quantize is for TFLite files; add tflite to --format.")
+    quantized = bool({"tflite", "web"} & set(formats))
+    if quantizations and not quantized:
+        raise ConfigError("--quantize is for TFLite files; add tflite or web to --format.")
+    if len(quantizations) > 1 and "tflite" not in formats:
+        raise ConfigError(f"A page runs one model; got --quantize {','.join(quantizations)}. Name one, or add tflite.")
     quantizations = quantizations or ("float32",)
-    calibrated = "tflite" in formats and bool({"int8", "int16x8"} & set(quantizations))
+    calibrated = quantized and bool({"int8", "int16x8"} & set(quantizations))
     for name in ("calibration", "calibration_count", "seed"):
         if values[name] is not None and not calibrated:
             raise ConfigError(f"--{name} has an effect with --quantize int8 or int16x8 only; leave it out.")
     if values["max_miou_drop"] is not None and values["eval_list"] is None:
         raise ConfigError("--max_miou_drop has an effect with --eval only; add the list, or leave it out.")
+    for name in ("web_sample", "web_title", "litertjs"):
+        if values[name] is not None and "web" not in formats:
+            raise ConfigError(f"--{name} is for a page; add web to --format.")
     from rsseg_tf.cli.quiet import load_tensorflow
 
     load_tensorflow()
@@ -132,6 +154,7 @@ def command(
 
     check_output(output, version)
     config = load(config_path or str(config_file(checkpoint)), overrides)
+    page = _page(values) if "web" in formats else None
     with _gate(config, values["eval_list"], values["max_miou_drop"]) as gate:
         trained = load_trained(checkpoint, config)
         calibration = _calibration(trained, tile, values) if calibrated else ()
@@ -144,6 +167,7 @@ def command(
             calibration=calibration,
             version=version,
             gate=gate,
+            page=page,
             notify=click.echo,
         )
     if exported.accuracy:
@@ -159,6 +183,14 @@ def command(
         )
         raise SystemExit(1)
     click.echo(f"Published: {exported.folder}")
+    if page:
+        click.echo(f"Open the page: python {exported.folder / 'web' / 'serve.py'}")
+
+
+def _page(values: dict[str, Any]) -> Page:
+    from rsseg_tf.export import Page, find_litertjs
+
+    return Page(find_litertjs(values["litertjs"]), values["web_title"], values["web_sample"])
 
 
 def _calibration(trained: Trained, tile: tuple[int, int] | None, values: dict[str, Any]) -> Any:

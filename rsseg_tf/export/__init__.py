@@ -1,6 +1,7 @@
-"""Export of trained models: SavedModel, TFLite, ONNX and OpenVINO, with a manifest in each."""
+"""Export of trained models: SavedModel, TFLite, ONNX, OpenVINO and a page for browsers, with a manifest in each."""
 
 from rsseg_tf.export.accuracy import Accuracy
+from rsseg_tf.export.litertjs import find_litertjs
 from rsseg_tf.export.onnx import write_onnx, write_openvino
 from rsseg_tf.export.publish import Exported, Gate, check_output, export_model
 from rsseg_tf.export.savedmodel import write_savedmodel
@@ -8,6 +9,7 @@ from rsseg_tf.export.tflite import write_tflite
 from rsseg_tf.export.tiles import calibration_images
 from rsseg_tf.export.trained import Trained, load_trained
 from rsseg_tf.export.verify import TOLERANCES, Comparison, compare, verify
+from rsseg_tf.export.web import Page, write_web
 
 __all__ = [
     "TOLERANCES",
@@ -15,15 +17,18 @@ __all__ = [
     "Comparison",
     "Exported",
     "Gate",
+    "Page",
     "Trained",
     "calibration_images",
     "check_output",
     "compare",
     "export_model",
+    "find_litertjs",
     "load_trained",
     "verify",
     "write_onnx",
     "write_openvino",
     "write_savedmodel",
     "write_tflite",
+    "write_web",
 ]

@@ -6,6 +6,7 @@ export/dubai/                    what TensorFlow Serving calls the base path of 
         model_float32.tflite, model_int8.tflite, ...
         model.onnx
         model_openvino.xml, model_openvino.bin
+        web/                     a page that runs a TFLite file in the browser
         manifest.json            what all of these are
         config.yml               the resolved config of the training
         reference.npz            what the Keras model says about made-up tiles
@@ -35,6 +36,7 @@ from rsseg_tf.export.reference import write_reference
 from rsseg_tf.export.savedmodel import write_savedmodel
 from rsseg_tf.export.tflite import write_tflite
 from rsseg_tf.export.trained import Trained
+from rsseg_tf.export.web import WEB_FOLDER, Page, check_page, write_web
 from rsseg_tf.inference import InferenceOptions
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Format, Manifest, Quantization, file_sha256
 from rsseg_tf.predictors import open_predictor
@@ -109,6 +111,7 @@ def export_model(
     calibration: Sequence[NDArray] = (),
     version: int | None = None,
     gate: Gate | None = None,
+    page: Page | None = None,
     notify: Callable[[str], object] = lambda line: None,
 ) -> Exported:
     """Exports a model and publishes it as a new version in `output`.
@@ -117,11 +120,12 @@ def export_model(
         trained: the model.
         output: folder of the model's versions; made if missing.
         formats: what to write.
-        quantizations: which TFLite files to write.
+        quantizations: which TFLite files to write; a page runs the first.
         tile: (height, width) of the input of TFLite, ONNX and OpenVINO files; None for any size. SavedModels take any.
         calibration: images for `int8` and `int16x8`.
         version: number of the version; None for the one after the highest.
         gate: what to measure before; nothing if None.
+        page: what the format `web` needs.
         notify: called with a line for each file that was written.
 
     Returns:
@@ -134,7 +138,7 @@ def export_model(
     check_output(output, version)
     try:
         with _staged(output) as stage:
-            artifacts = _write_all(trained, stage, formats, quantizations, tile, calibration, notify)
+            artifacts = _write_all(trained, stage, formats, quantizations, tile, calibration, page, notify)
             write_reference(trained, stage, tile)
             (stage / _CONFIG_FILE).write_text(dump_config(trained.config), "utf-8")
             manifest = trained.manifest.model_copy(update={"artifacts": artifacts})
@@ -176,6 +180,7 @@ def _write_all(
     quantizations: Sequence[Quantization],
     tile: tuple[int, int] | None,
     calibration: Sequence[NDArray],
+    page: Page | None,
     notify: Callable[[str], object],
 ) -> tuple[Artifact, ...]:
     """Writes all files into the stage; cheap ones first, so that what cannot be exported is known early."""
@@ -187,6 +192,10 @@ def _write_all(
         size = sum((stage / name).stat().st_size for name in files)
         notify(f"{artifact.name}: {size / 2**20:.1f} MiB")
 
+    if "web" in formats:
+        if page is None:
+            raise ExportError("The format web needs LiteRT.js; pass a Page.")
+        check_page(trained, page, quantizations[0])
     if "savedmodel" in formats:
         add(write_savedmodel(trained, stage))
     if "onnx" in formats:
@@ -198,6 +207,8 @@ def _write_all(
     if "tflite" in formats:
         for quantization in quantizations:
             add(write_tflite(trained, stage, quantization, tile=tile, calibration=calibration))
+    if "web" in formats and page is not None:
+        add(write_web(trained, stage, page, quantizations[0], tile=tile, calibration=calibration))
     return tuple(artifacts)
 
 
@@ -207,6 +218,9 @@ def _files_of(stage: Path, artifact: Artifact) -> list[str]:
         parts = ("saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra")
         found = [path for part in parts for path in [stage / part, *(stage / part).rglob("*")] if path.is_file()]
         return [path.relative_to(stage).as_posix() for path in found]
+    if artifact.format == "web":
+        found = [path for path in (stage / WEB_FOLDER).rglob("*") if path.is_file()]
+        return sorted(path.relative_to(stage).as_posix() for path in found)
     names = [artifact.path]
     if artifact.format == "openvino":
         names.append(artifact.path.removesuffix(".xml") + ".bin")

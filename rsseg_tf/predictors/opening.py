@@ -107,7 +107,8 @@ def find_model(path: Path) -> tuple[str, Path]:
     if len(artifacts) != 1:
         names = ", ".join(str(folder / artifact.path) for artifact in artifacts)
         raise ExportError(f"{folder} holds {len(artifacts)} exported files: {names or 'none'}. Name one of them.")
-    return artifacts[0].format, folder / artifacts[0].path
+    # A page is opened by its TFLite file.
+    return _SUFFIXES[Path(artifacts[0].path).suffix], folder / artifacts[0].path
 
 
 def newest_version(folder: Path) -> Path | None:

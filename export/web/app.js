@@ -1,0 +1,382 @@
+// The page: buttons and texts. All work is done by the worker.
+
+import { Viewer } from "./viewer.js";
+
+const $ = (id) => document.getElementById(id);
+const numbers = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const base = new URL(".", document.baseURI);
+
+const state = {
+  manifest: null,
+  page: null,
+  file: null, // {name, width, height, step, gsd}
+  visible: [], // of each class
+  counts: null,
+  running: false,
+  keyboard: false, // what was used last
+};
+
+const viewer = new Viewer($("view"), showProbe, (share) => {
+  $("split").value = Math.round(share * 100);
+  setSplit();
+});
+
+if (document.body.dataset.state !== "broken") start();
+
+function start() {
+  const worker = startWorker();
+  const send = (message) => worker.postMessage({ base: base.href, ...message });
+  worker.onmessage = ({ data }) => receive(data);
+  worker.onerror = () => fail("load", "The page's own files are incomplete. Copy the folder again, or export the page again.");
+  listen(send);
+  send({ type: "load" });
+}
+
+/** A worker that comes from a blob inherits this page's Content-Security-Policy; one from an address has none. */
+function startWorker() {
+  const source = `importScripts(${JSON.stringify(new URL("worker.js", base).href)});`;
+  const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+  return new Worker(address, { name: "segmentation" });
+}
+
+// --- what the worker says ---
+
+function receive(message) {
+  const actions = {
+    ready, opened, progress, rows, segmented, saved,
+    cancelled: () => finish("Cancelled. The classes found so far were taken away."),
+    failed: ({ job, message: text }) => fail(job, text),
+  };
+  actions[message.type](message);
+}
+
+function ready({ manifest, page, threads, checked, limit }) {
+  state.manifest = manifest;
+  state.page = page;
+  const { dataset } = manifest;
+  state.visible = dataset.classes.map(() => true);
+  $("title").textContent = page.title;
+  $("subtitle").textContent = `${dataset.classes.length} classes · images stay on this device`;
+  document.title = page.title;
+  invite();
+  $("engine-text").textContent = "Ready";
+  $("engine-threads").textContent = threads > 1 ? `· ${threads} threads` : "";
+  $("engine").title = threads > 1 ? "" : "One thread. Several are used when the page comes from serve.py or a server that isolates it.";
+  $("accepted").textContent = `PNG, JPEG or GeoTIFF · ${bandText(dataset)} · 8 bits · up to ${limit} megapixels`;
+  const checkText = checked ? "" : " The model file was not checked: this connection is not https.";
+  $("origin").textContent = `Model: ${manifest.model}, step ${manifest.origin.step}, exported ${manifest.origin.exported.slice(0, 10)}.${checkText}`;
+  fillKeys(dataset);
+  $("choose-empty").disabled = $("sample").disabled = false;
+  $("sample").hidden = !page.sample;
+  setState("ready");
+}
+
+/** Says what to do first; on a phone nothing can be dropped. */
+function invite() {
+  const coarse = matchMedia("(pointer: coarse)").matches;
+  $("invitation").textContent = coarse ? "Open an aerial or satellite image" : "Drop an aerial or satellite image here";
+}
+
+/** Shows the classes before there is a result. */
+function fillKeys({ classes, palette, gsd_m: gsd, source }) {
+  $("keys").replaceChildren(...classes.map((name, id) => element("li", {}, swatchOf(palette[id]), name)));
+  const facts = [source && `Trained on: ${source}.`, gsd && `Made for images of ${numbers.format(gsd)} m per pixel.`];
+  $("intro-source").textContent = facts.filter(Boolean).join(" ");
+  $("intro-card").hidden = false;
+}
+
+function bandText({ band_names: names }) {
+  return names.length === 3 ? names.join(", ") : "three bands";
+}
+
+function opened({ width, height, gsd, step, shownWidth, shownHeight, rgba }) {
+  Object.assign(state.file, { width, height, step, gsd: gsd ?? state.manifest.dataset.gsd_m });
+  $("stage").style.setProperty("--aspect", `${width} / ${height}`);
+  viewer.open(shownWidth, shownHeight, rgba);
+  $("empty").hidden = true;
+  $("intro-card").hidden = $("steps-card").hidden = true;
+  $("tools").hidden = $("file-card").hidden = false;
+  $("file-name").textContent = state.file.name;
+  const size = `${width} × ${height} pixels`;
+  const ground = state.file.gsd ? ` · ${numbers.format(state.file.gsd)} m per pixel` : "";
+  const reduced = step > 1 ? ` · shown at 1/${step} of its size` : "";
+  $("file-facts").textContent = size + ground + reduced;
+  $("view").setAttribute("aria-label", `${state.file.name}, ${size}. Arrow keys move, plus and minus zoom, 0 fits.`);
+  setState("opened");
+  moveFocus("segment");
+}
+
+function progress({ done, total, seconds }) {
+  const rate = seconds > 0 ? done / seconds : 0;
+  $("progress").max = total;
+  $("progress").value = done;
+  $("progress-percent").textContent = `${Math.floor((100 * done) / total)} %`;
+  const left = rate > 0 ? ` · ${numbers.format(rate)} tiles/s · ${duration((total - done) / rate)} left` : "";
+  $("progress-text").textContent = `${done} of ${total} ${total === 1 ? "tile" : "tiles"}${left}`;
+}
+
+function rows({ first, rows: ids }) {
+  viewer.addRows(first, ids);
+}
+
+function segmented({ counts, tiles, seconds }) {
+  state.counts = counts;
+  $("result-facts").textContent = `${tiles} ${tiles === 1 ? "tile" : "tiles"} in ${duration(seconds)}`;
+  fillLegend();
+  $("result-card").hidden = $("save-card").hidden = false;
+  const most = counts.indexOf(Math.max(...counts));
+  $("view").setAttribute("aria-label", `${state.file.name} with its classes; most of it is ${className(most)}.`);
+  finish();
+  moveFocus("segment");
+  setState("result");
+}
+
+function saved({ blob, name }) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+function finish(note = "") {
+  state.running = false;
+  $("progress-card").hidden = true;
+  $("segment").disabled = $("choose").disabled = false;
+  if (note) {
+    viewer.clear();
+    $("file-facts").textContent = note;
+    setState("opened");
+  }
+}
+
+function fail(job, text) {
+  const titles = {
+    load: "The model could not be loaded", open: "This image cannot be used", segment: "The image was not segmented",
+    png: "The file was not saved",
+  };
+  $("error-title").textContent = titles[job] ?? "This did not work";
+  $("error-text").textContent = text;
+  $("error").hidden = false;
+  if (job === "load") {
+    $("engine-text").textContent = "Not running";
+    setState("broken");
+  } else if (job === "segment") {
+    finish("Not segmented.");
+  } else if (job === "open") {
+    state.file = null;
+    closeImage();
+    invite();
+    setState("ready");
+  }
+}
+
+// --- what the person does ---
+
+function listen(send) {
+  const choose = () => $("file").click();
+  $("choose").onclick = $("choose-empty").onclick = choose;
+  $("file").onchange = () => {
+    const [file] = $("file").files;
+    if (file) openFile(send, file);
+    $("file").value = "";
+  };
+  $("sample").onclick = () => openSample(send);
+  $("segment").onclick = () => segment(send);
+  $("cancel").onclick = () => {
+    $("cancel").disabled = true;
+    send({ type: "cancel" });
+  };
+  $("save-labels").onclick = () => save(send, "labels");
+  $("save-overlay").onclick = () => save(send, "overlay");
+  $("opacity").oninput = setOpacity;
+  $("compare").onchange = $("split").oninput = setSplit;
+  $("zoom-in").onclick = () => viewer.zoomBy(1.5);
+  $("zoom-out").onclick = () => viewer.zoomBy(1 / 1.5);
+  $("zoom-fit").onclick = () => viewer.fit();
+  addEventListener("keydown", () => (state.keyboard = true), true);
+  addEventListener("pointerdown", () => (state.keyboard = false), true);
+  listenToDrops(send);
+}
+
+function listenToDrops(send) {
+  let inside = 0; // entered elements, because leaving one for its child is reported too
+  const highlight = () => document.body.classList.toggle("dragging", inside > 0);
+  addEventListener("dragenter", (event) => {
+    if (event.dataTransfer?.types.includes("Files")) inside++;
+    highlight();
+  });
+  addEventListener("dragleave", () => {
+    inside = Math.max(0, inside - 1);
+    highlight();
+  });
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    inside = 0;
+    highlight();
+    const [file] = event.dataTransfer?.files ?? [];
+    if (file && state.manifest) openFile(send, file);
+  });
+}
+
+function openFile(send, file) {
+  if (state.running) return;
+  $("error").hidden = true;
+  closeImage();
+  state.file = { name: file.name };
+  $("invitation").textContent = `Reading ${file.name} …`;
+  setState("opening");
+  send({ type: "open", file });
+}
+
+/** Takes the image and its result off the page. */
+function closeImage() {
+  state.counts = null;
+  $("view").hidden = $("tools").hidden = $("probe").hidden = true;
+  $("result-card").hidden = $("save-card").hidden = $("file-card").hidden = true;
+  $("empty").hidden = $("intro-card").hidden = $("steps-card").hidden = false;
+}
+
+async function openSample(send) {
+  const name = state.page.sample;
+  try {
+    const answer = await fetch(new URL(name, base));
+    if (!answer.ok) throw new Error(answer.statusText);
+    openFile(send, new File([await answer.blob()], name));
+  } catch {
+    fail("open", `${name} could not be loaded. Is the web server still running?`);
+  }
+}
+
+function segment(send) {
+  state.running = true;
+  $("error").hidden = $("result-card").hidden = $("save-card").hidden = true;
+  $("progress-card").hidden = false;
+  $("segment").disabled = $("choose").disabled = true;
+  $("cancel").disabled = false;
+  state.visible.fill(true);
+  $("compare").checked = false;
+  setSplit();
+  setOpacity();
+  viewer.start(colours());
+  setState("running");
+  moveFocus("cancel");
+  send({ type: "segment" });
+}
+
+function save(send, what) {
+  const stem = state.file.name.replace(/\.[^.]*$/, "");
+  send({ type: "png", what, name: `${stem}_${what}.png`, opacity: $("opacity").value / 100, visible: state.visible });
+}
+
+function setOpacity() {
+  $("opacity-value").textContent = `${$("opacity").value} %`;
+  viewer.opacity = $("opacity").value / 100;
+  viewer.draw();
+}
+
+function setSplit() {
+  const on = $("compare").checked;
+  $("split").hidden = !on;
+  viewer.split = on ? $("split").value / 100 : null;
+  viewer.draw();
+}
+
+/** Red, green, blue, alpha of each id; ids that are ignored or switched off are transparent. */
+function colours() {
+  const table = new Uint8Array(256 * 4);
+  state.manifest.dataset.palette.forEach((colour, id) => {
+    if (state.visible[id]) table.set([...colour, 255], id * 4);
+  });
+  return table;
+}
+
+// --- legend ---
+
+function fillLegend() {
+  const { classes, palette } = state.manifest.dataset;
+  const total = state.file.width * state.file.height;
+  const counted = classes.map((name, id) => ({ id, name, colour: palette[id], count: state.counts[id] }));
+  counted.sort((one, other) => other.count - one.count || one.id - other.id);
+  const items = counted.map((entry) => legendItem(entry, total));
+  const ignored = state.counts[state.manifest.dataset.ignore_index];
+  if (ignored) items.push(element("li", { className: "none" }, `No data: ${percent(ignored / total)}`));
+  $("legend").replaceChildren(...items);
+}
+
+function legendItem({ id, name, colour, count }, total) {
+  const box = element("input", { type: "checkbox", checked: true });
+  box.onchange = () => {
+    state.visible[id] = box.checked;
+    viewer.recolour(colours());
+  };
+  const bar = element("span", { className: "bar" });
+  bar.style.background = css(colour);
+  bar.style.width = `${(100 * count) / total}%`;
+  const label = element("label", {}, box, swatchOf(colour), element("span", { className: "name" }, name));
+  const share = element("span", { className: "share" }, percent(count / total));
+  const row = element("div", { className: "entry" }, label, share);
+  const meters = state.file.gsd ? count * state.file.gsd ** 2 : null;
+  if (meters !== null) share.append(element("span", { className: "area" }, area(meters)));
+  return element("li", { className: count ? "" : "absent" }, row, element("span", { className: "track", ariaHidden: "true" }, bar));
+}
+
+function swatchOf(colour) {
+  const swatch = element("span", { className: "swatch" });
+  swatch.style.background = css(colour);
+  return swatch;
+}
+
+function css(colour) {
+  return `rgb(${colour.join(" ")})`;
+}
+
+function className(id) {
+  return state.manifest.dataset.classes[id] ?? "without data";
+}
+
+function showProbe(position) {
+  const probe = $("probe");
+  const known = position && state.counts && viewer.labels;
+  probe.hidden = !known;
+  if (!known) return;
+  const id = viewer.labels[position.y * viewer.width + position.x];
+  const { step } = state.file;
+  probe.textContent = `${className(id)} · ${position.x * step}, ${position.y * step}`;
+  probe.style.transform = `translate(${position.screenX + 14}px, ${position.screenY + 14}px)`;
+}
+
+// --- words ---
+
+function element(name, properties, ...children) {
+  const node = Object.assign(document.createElement(name), properties);
+  node.append(...children);
+  return node;
+}
+
+function percent(share) {
+  if (share > 0 && share < 0.001) return "< 0.1 %";
+  return `${numbers.format(100 * share)} %`;
+}
+
+function area(meters) {
+  if (meters >= 1e6) return `${numbers.format(meters / 1e6)} km²`;
+  if (meters >= 1e4) return `${numbers.format(meters / 1e4)} ha`;
+  return `${numbers.format(meters)} m²`;
+}
+
+function duration(seconds) {
+  if (seconds < 10) return `${numbers.format(seconds)} s`;
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+}
+
+/** Gives the keyboard the next button, where the last one has gone; a mouse needs no ring around it. */
+function moveFocus(id) {
+  $(id).focus({ preventScroll: true, focusVisible: state.keyboard });
+}
+
+function setState(name) {
+  document.body.dataset.state = name;
+}

@@ -1,0 +1,101 @@
+// The model: its manifest, its file, and LiteRT that runs it.
+
+import { Unreadable } from "./errors.js";
+
+const THREADS_AT_MOST = 8; // more do not make tiles of this size faster
+
+/**
+ * Reads the manifest, checks the model file against it, and gets LiteRT ready.
+ * @param {URL} base of the page
+ * @returns {Promise<object>} manifest and settings of the page; the tile (height, width) and stride (down, across); the
+ *     number of threads; whether the model file was checked; `input`, to be filled with the pixels of a tile, and
+ *     `run`, which then gives their logits (height, width, classes)
+ */
+export async function loadModel(base) {
+  const [manifest, page] = await Promise.all(["manifest.json", "page.json"].map((name) => fetchedJson(name, base)));
+  const artifact = manifest.artifacts[0];
+  const [content, litert] = await Promise.all([fetched(new URL(artifact.path, base), artifact.path), loadRuntime(base)]);
+  const checked = await checkSum(content, artifact);
+  const model = await litert.loadAndCompile(content, {
+    accelerator: "wasm", // the same kernels everywhere; GPUs would round differently
+    cpuOptions: { numThreads: litert.threads },
+  });
+  const [height, width] = artifact.tile;
+  const shape = [1, height, width, manifest.dataset.bands];
+  const input = new (artifact.input.dtype === "uint8" ? Uint8Array : Float32Array)(shape.reduce((a, b) => a * b));
+  const { scale, zero_point: zeroPoint } = artifact.outputs.find((output) => output.name === "logits");
+
+  async function run() {
+    const pixels = new litert.Tensor(input, shape);
+    const outputs = await model.run({ pixels });
+    const stored = outputs.logits.toTypedArray();
+    for (const tensor of [pixels, ...Object.values(outputs)]) tensor.delete();
+    if (!scale) return stored;
+    const step = Math.fround(scale);
+    return Float32Array.from(stored, (value) => (value - zeroPoint) * step);
+  }
+
+  const [across, down] = manifest.inference.stride;
+  return { manifest, page, tile: artifact.tile, stride: [down, across], threads: litert.threads, checked, input, run };
+}
+
+async function loadRuntime(base) {
+  if (typeof WebAssembly !== "object") {
+    throw new Unreadable("This browser has no WebAssembly. Use a current Chrome, Edge, Firefox or Safari.");
+  }
+  const vendor = new URL("vendor/", base);
+  const { loadLiteRt, loadAndCompile, supportsFeature, Tensor } = await import(new URL("litert.js", vendor).href);
+  // Several threads share memory, which browsers allow only to pages that their server has isolated (serve.py does).
+  const threaded = self.crossOriginIsolated && (await supportsFeature("relaxedSimd")) && (await supportsFeature("threads"));
+  self.Module = {
+    locateFile: (name) => new URL(`wasm/${name}`, vendor).href,
+    mainScriptUrlOrBlob: new URL("wasm/litert_wasm_threaded_internal.js", vendor).href,
+  };
+  try {
+    await loadLiteRt(new URL("wasm/", vendor).href, { threads: threaded });
+  } catch (error) {
+    throw new Unreadable(
+      `The runtime LiteRT did not start: ${error?.message ?? error}. A browser with WebAssembly SIMD is needed, such ` +
+        "as a current Chrome, Edge, Firefox or Safari.",
+    );
+  }
+  const threads = threaded ? Math.min(THREADS_AT_MOST, navigator.hardwareConcurrency ?? 1) : 1;
+  return { loadAndCompile, Tensor, threads };
+}
+
+async function fetched(url, name) {
+  let answer;
+  try {
+    answer = await fetch(url);
+  } catch {
+    throw new Unreadable(`${name} could not be loaded. Is the web server still running?`);
+  }
+  if (!answer.ok) throw new Unreadable(`${name} is missing on the web server (${answer.status}). Export the page again.`);
+  return new Uint8Array(await answer.arrayBuffer());
+}
+
+async function fetchedJson(name, base) {
+  const content = await fetched(new URL(name, base), name);
+  try {
+    return JSON.parse(new TextDecoder().decode(content));
+  } catch {
+    throw new Unreadable(`${name} is damaged. Copy the folder again, or export the page again.`);
+  }
+}
+
+/**
+ * Compares the model file with the SHA-256 in the manifest.
+ * @returns {Promise<boolean>} false where the browser has no SHA-256: on pages over http from another machine
+ */
+async function checkSum(content, artifact) {
+  if (!crypto.subtle) return false;
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
+  const actual = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  if (actual !== artifact.sha256[artifact.path]) {
+    throw new Unreadable(
+      `${artifact.path} is not the file that was exported (its SHA-256 differs). Copy the folder again, or export the ` +
+        "page again.",
+    );
+  }
+  return true;
+}

@@ -1,0 +1,58 @@
+"""The on-device example, run in a process where neither this package nor TensorFlow can be imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
+
+from rsseg_tf.assets import asset_dir
+from rsseg_tf.datasets import read_label, write_png
+from rsseg_tf.export import Trained, write_tflite
+from rsseg_tf.inference import predict_labels, read_scene, tile_options
+from rsseg_tf.predictors import open_predictor
+from tests.export.models import pixels
+
+# Modules that are None cannot be imported.
+WITHOUT = """
+import runpy, sys
+sys.modules["rsseg_tf"] = sys.modules["tensorflow"] = None
+runpy.run_path({!r}, None, "__main__")
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("size", [(101, 77), (20, 90), (9, 11)])
+@pytest.mark.parametrize(("quantization", "tile"), [("float32", (32, 48)), ("int8", (32, 48)), ("float32", None)])
+def test_it_gives_the_labels_of_predict(
+    models: dict[object, Path], tmp_path: Path, quantization: str, tile: tuple[int, int] | None, size: tuple[int, int]
+) -> None:
+    model = models[quantization, tile]
+    image = tmp_path / "image.png"
+    write_png(image, pixels(*size)[0])
+    script = str(asset_dir("export") / "on_device" / "segment.py")
+    command = [sys.executable, "-c", WITHOUT.format(script), str(model), str(image), "-o", str(tmp_path / "labels.png")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "%  dark" in result.stdout
+    opened, read = open_predictor(model), read_scene(image)
+    expected = predict_labels(opened.predict, read.pixels, opened.spec, tile_options(opened.options, opened.tile))
+    np.testing.assert_array_equal(read_label(tmp_path / "labels.png"), expected)
+
+
+@pytest.fixture(scope="module")
+def models(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[object, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "any").mkdir()
+    images = [pixels(40, 48, seed=seed)[0] for seed in range(3)]
+    return {
+        ("float32", (32, 48)): folder / write_tflite(trained, folder, tile=(32, 48)).path,
+        ("int8", (32, 48)): folder / write_tflite(trained, folder, "int8", tile=(32, 48), calibration=images).path,
+        ("float32", None): folder / "any" / write_tflite(trained, folder / "any").path,
+    }

@@ -1,0 +1,436 @@
+"""The page: what a person sees in a real browser, and labels equal to Python's."""
+
+from __future__ import annotations
+
+import http.server
+import math
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import rasterio
+
+pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
+
+from rsseg_tf.datasets import read_image, read_label, write_png
+from rsseg_tf.errors import ExportError
+from rsseg_tf.export import Page, Trained, find_litertjs, write_web
+from rsseg_tf.inference import predict_labels, read_scene, tile_options
+from rsseg_tf.predictors import open_predictor
+from tests.export.browser import CHROMIUM, Browser, browser, wait_for
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+]
+TILE = (64, 48)
+
+
+def scene(height: int, width: int, bands: int = 3) -> np.ndarray:
+    """Smooth blobs with noise, so that classes have shapes."""
+    rng = np.random.default_rng(height * width)
+    coarse = rng.integers(0, 256, (height // 9 + 2, width // 9 + 2, bands)).astype(np.uint8)
+    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, bands)
+    return np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def litertjs() -> Path:
+    try:
+        return find_litertjs()
+    except ExportError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def site(trained: Trained, litertjs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    write_png(folder / "try.png", scene(70, 90))
+    write_web(trained, folder, Page(litertjs, "Bright & dark", folder / "try.png"), tile=TILE)
+    return folder / "web"
+
+
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Callable[[Path], str]]:
+    """Serves folders by their own serve.py; gives the address."""
+    running = []
+
+    def start(folder: Path) -> str:
+        command = [sys.executable, str(folder / "serve.py"), "--port", "0"]
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
+        assert running[-1].stdout is not None
+        return running[-1].stdout.readline().strip()
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def empty_tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    folder = tmp_path_factory.mktemp("browser")
+    (folder / "downloads").mkdir()
+    with browser(folder) as tab:
+        tab.downloads(folder / "downloads")
+        yield tab
+
+
+@pytest.fixture
+def tab(empty_tab: Browser, site: Path, serve: Callable[[Path], str]) -> Browser:
+    """The page, ready."""
+    empty_tab.address = empty_tab.address or serve(site)
+    open_page(empty_tab, empty_tab.address)
+    return empty_tab
+
+
+def open_page(tab: Browser, address: str) -> None:
+    """Loads the page and waits until it says something."""
+    tab.events.clear()
+    tab.open("about:blank")
+    tab.wait("location.href === 'about:blank'")
+    tab.open(address)
+    tab.wait("['ready', 'broken'].includes(document.body?.dataset.state)")
+
+
+def text(tab: Browser, element: str) -> str:
+    return str(tab.run(f"document.getElementById({element!r}).innerText"))
+
+
+def segment(tab: Browser, image: Path, *, drop: bool = False) -> np.ndarray:
+    """Opens an image, presses the button, saves the labels and reads them."""
+    tab.drop("#stage", image) if drop else tab.choose("#file", image)
+    tab.wait("document.body.dataset.state === 'opened'")
+    tab.click("#segment")
+    tab.wait("document.body.dataset.state === 'result'")
+    return read_label(save(tab, image, "labels"))
+
+
+def rounded(value: float) -> str:
+    """To one decimal, halves up, as browsers do it."""
+    return f"{math.floor(value * 10 + 0.5) / 10:,.1f}".removesuffix(".0")
+
+
+def save(tab: Browser, image: Path, what: str) -> Path:
+    path = tab.folder / f"{image.stem}_{what}.png"
+    path.unlink(missing_ok=True)
+    tab.click(f"#save-{what}")
+    return wait_for(path)
+
+
+def python_labels(site: Path, image: Path) -> np.ndarray:
+    """What `rsseg-tf predict --model_path site` gives."""
+    model, read = open_predictor(site), read_scene(image)
+    options = tile_options(model.options, model.tile)
+    return read.without_nodata(predict_labels(model.predict, read.pixels, model.spec, options), model.spec.ignore_index)
+
+
+# --- images of all kinds ---
+
+
+def png_file(
+    pixels: np.ndarray, colour: int, *, depth: int = 8, interlaced: bool = False, palette: bytes = b""
+) -> bytes:
+    """Encodes (H, W, channels) samples with all five filters in turn, which OpenCV does not."""
+    height, width, channels = pixels.shape
+    passes = [(0, 0, 1, 1)]
+    if interlaced:
+        passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    raw = b""
+    for x, y, dx, dy in passes:
+        part = pixels[y::dy, x::dx]
+        above = None
+        for index, samples in enumerate(part if part.size else ()):
+            row = samples.ravel()
+            if depth < 8:
+                bits = np.unpackbits(row[:, np.newaxis], axis=1)[:, -depth:]
+                row = np.packbits(bits.ravel())
+            raw += filtered(row.astype(np.int64), above, index % 5, max(1, channels * depth // 8))
+            above = row.astype(np.int64)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))]
+    chunks += [(b"gAMA", struct.pack(">I", 100000)), (b"PLTE", palette)] if palette else []
+    packed = zlib.compress(raw)
+    chunks += [(b"IDAT", packed[:50]), (b"IDAT", packed[50:]), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
+
+
+def filtered(row: np.ndarray, above: np.ndarray | None, kind: int, step: int) -> bytes:
+    up = np.zeros_like(row) if above is None else above
+    left, corner = (np.concatenate([np.zeros(step, np.int64), line[:-step]])[: len(row)] for line in (row, up))
+    estimate = left + up - corner
+    distances = np.abs(np.stack([left, up, corner]) - estimate)
+    paeth = np.choose(distances.argmin(0), [left, up, corner])
+    predicted = [0 * row, left, up, (left + up) // 2, paeth][kind]
+    return bytes([kind]) + ((row - predicted) % 256).astype(np.uint8).tobytes()
+
+
+def with_segment(jpeg: bytes, marker: int, content: bytes) -> bytes:
+    return jpeg[:2] + struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content + jpeg[2:]
+
+
+def write_jpeg(path: Path, *flags: int) -> None:
+    """A photograph that says it lies on its side, and that its colours are odd."""
+    jpeg = cv2.imencode(".jpg", scene(101, 77), flags)[1].tobytes()
+    tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    profile = b"ICC_PROFILE\0\1\1" + bytes(128)
+    path.write_bytes(with_segment(with_segment(jpeg, 0xE2, profile), 0xE1, b"Exif\0\0" + tiff))
+
+
+def write_tiff(path: Path, pixels: np.ndarray, **profile: object) -> None:
+    height, width, bands = pixels.shape
+    profile = {"photometric": "RGB", "height": height, "width": width, "count": bands, "dtype": "uint8"} | profile
+    with rasterio.open(path, "w", driver="GTiff", **profile) as file:
+        file.write(pixels.transpose(2, 0, 1))
+
+
+def nodata_scene() -> np.ndarray:
+    pixels = scene(70, 61)
+    pixels[20:40, 10:30] = 7
+    return pixels
+
+
+def alpha_scene() -> np.ndarray:
+    pixels = scene(90, 75, 4)
+    pixels[10:60, 20:50, 3] = 0
+    return pixels
+
+
+PALETTE = np.random.default_rng(5).integers(0, 256, 48, dtype=np.uint8).tobytes()
+UTM = {"crs": "EPSG:32640", "transform": rasterio.Affine(0.5, 0, 5e5, 0, -0.5, 2.7e6)}
+IMAGES: dict[str, Callable[[Path], object]] = {
+    "many_windows.png": lambda path: write_png(path, scene(173, 211)),
+    "smaller_than_a_window.png": lambda path: write_png(path, scene(11, 13)),
+    "one_row.png": lambda path: write_png(path, scene(1, 120)),
+    "narrow.png": lambda path: write_png(path, scene(40, 200)),
+    "alpha.png": lambda path: write_png(path, alpha_scene()),
+    "filters.png": lambda path: path.write_bytes(png_file(scene(66, 50), 2)),
+    "interlaced.png": lambda path: path.write_bytes(png_file(scene(67, 53), 2, interlaced=True)),
+    "palette.png": lambda path: path.write_bytes(
+        png_file(scene(67, 53, 1) >> 4, 3, depth=4, interlaced=True, palette=PALETTE)
+    ),
+    "baseline.jpg": lambda path: write_jpeg(path, cv2.IMWRITE_JPEG_QUALITY, 70),
+    "progressive.jpg": lambda path: write_jpeg(path, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "plain.tif": lambda path: write_tiff(path, scene(70, 61)),
+    "nodata.tif": lambda path: write_tiff(path, nodata_scene(), nodata=7, compress="deflate", interleave="pixel"),
+    "tiled.tif": lambda path: write_tiff(
+        path, scene(150, 140), compress="lzw", predictor=2, tiled=True, blockxsize=64, blockysize=48,
+        interleave="pixel", **UTM,
+    ),
+    "planar.tif": lambda path: write_tiff(path, scene(150, 40), compress="lzw", interleave="band"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_labels_are_those_of_python(tab: Browser, site: Path, tmp_path: Path, name: str) -> None:
+    image = tmp_path / name
+    IMAGES[name](image)
+    labels = segment(tab, image, drop=name.startswith("many"))
+    expected = python_labels(site, image)
+    np.testing.assert_array_equal(labels, expected)
+    if labels.shape[0] > 60:
+        assert np.unique(expected).size >= 2
+    # An overlay that cannot be seen is the image, as it was decoded.
+    tab.run("(() => { const e = document.getElementById('opacity'); e.value = 0; e.oninput(); })()")
+    np.testing.assert_array_equal(read_image(save(tab, image, "overlay")), read_scene(image).pixels)
+
+
+# --- the page ---
+
+
+def test_what_a_person_sees(tab: Browser, site: Path, tmp_path: Path) -> None:
+    assert text(tab, "title") == "Bright & dark"
+    assert "2 classes" in text(tab, "subtitle")
+    assert tab.run("crossOriginIsolated") is True
+    assert (text(tab, "engine-threads") != "") == ((os.cpu_count() or 1) > 1)
+    assert text(tab, "keys").split() == ["dark", "bright"]
+    image = tmp_path / "placed.tif"
+    IMAGES["tiled.tif"](image)
+    labels = segment(tab, image)
+    assert "0.5 m per pixel" in text(tab, "file-facts")
+    shares = np.bincount(labels.ravel(), minlength=2) / labels.size
+    legend = text(tab, "legend")
+    for name, share in zip(("dark", "bright"), shares, strict=True):
+        assert name in legend
+        assert f"{rounded(100 * share)} %" in legend
+        assert f"{rounded(share * labels.size * 0.25)} m²" in legend
+    tab.click("#legend li:first-child input")  # the larger class is switched off
+    picture = read_image(save(tab, image, "overlay")).astype(float)
+    pixels, palette = read_image(image).astype(float), np.array(open_predictor(site).spec.palette, float)
+    shown = (labels != shares.argmax())[..., np.newaxis]
+    expected = np.where(shown, 0.45 * pixels + 0.55 * palette[labels], pixels)
+    assert np.abs(picture - expected).max() <= 0.5 + 1e-9
+    assert tab.complaints("error") == []
+
+
+def test_the_sample_is_one_click_away(tab: Browser, site: Path) -> None:
+    tab.click("#sample")
+    tab.wait("document.body.dataset.state === 'opened'")
+    tab.click("#segment")
+    tab.wait("document.body.dataset.state === 'result'")
+    image = site / "sample.png"
+    np.testing.assert_array_equal(read_label(save(tab, image, "labels")), python_labels(site, image))
+
+
+def test_a_run_can_be_cancelled_and_repeated(tab: Browser, tmp_path: Path) -> None:
+    image = tmp_path / "large.png"
+    write_png(image, scene(500, 500))
+    tab.choose("#file", image)
+    tab.wait("document.body.dataset.state === 'opened'")
+    tab.click("#segment")
+    tab.wait("document.getElementById('progress').value > 0")
+    tab.click("#cancel")
+    tab.wait("document.body.dataset.state === 'opened'")
+    assert "Cancelled" in text(tab, "file-facts")
+    assert tab.run("document.getElementById('save-card').checkVisibility()") is False
+    assert segment(tab, tmp_path / "large.png").shape == (500, 500)
+
+
+def test_keys_are_enough(tab: Browser) -> None:
+    for key in ("Tab", "Tab", "Enter"):  # to "Use the sample"
+        tab.press(key)
+    tab.wait("document.body.dataset.state === 'opened'")
+    tab.press("Enter")
+    tab.wait("document.body.dataset.state === 'result'")
+    unnamed = tab.run(
+        "[...document.querySelectorAll('button, input, canvas, progress')].filter(e => e.checkVisibility() && "
+        "!(e.innerText || e.ariaLabel || e.labels?.length || e.getAttribute('aria-labelledby'))).map(e => e.id)"
+    )
+    assert unnamed == []
+
+
+def test_nothing_is_sent_elsewhere_not_even_by_the_worker(tab: Browser) -> None:
+    seen = []
+
+    class Elsewhere(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.path)
+            self.send_response(204)
+            self.end_headers()
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        ask = f"fetch('http://127.0.0.1:{server.server_port}/', {{mode: 'no-cors'}})"
+        ask += ".then(() => 'sent', () => 'refused')"
+        worker = f"{ask}.then(postMessage)"
+        from_worker = f"new Worker(URL.createObjectURL(new Blob([{worker!r}])))"
+        assert tab.run(ask) == "refused"
+        assert tab.run(f"new Promise(done => {{ {from_worker}.onmessage = e => done(e.data); }})") == "refused"
+        server.shutdown()
+    assert seen == []
+
+
+def grey_png(path: Path) -> None:
+    write_png(path, scene(9, 9)[:, :, 0])
+
+
+def cut_png(path: Path) -> None:
+    write_png(path, scene(50, 50))
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def changed_png(path: Path) -> None:
+    write_png(path, scene(50, 50))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def huge_png(path: Path) -> None:
+    write_png(path, scene(9, 9))
+    content = path.read_bytes()
+    path.write_bytes(content[:16] + struct.pack(">II", 40000, 30000) + content[24:])
+
+
+def cut_jpeg(path: Path) -> None:
+    path.write_bytes(cv2.imencode(".jpg", scene(50, 50))[1].tobytes()[:-40])
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "notes.txt": (lambda path: path.write_text("no image"), "not supported"),
+    "empty.png": (lambda path: path.write_bytes(b""), "empty"),
+    "grey.png": (grey_png, "three bands"),
+    "deep.png": (lambda path: write_png(path, scene(9, 9).astype(np.uint16) * 200), "16 bits"),
+    "cut.png": (cut_png, "cut short"),
+    "changed.png": (changed_png, "checksum"),
+    "huge.png": (huge_png, "1200 megapixels"),
+    "cut.jpg": (cut_jpeg, "cut short"),
+    "grey.jpg": (lambda path: cv2.imwrite(str(path), scene(9, 9)[:, :, 0]), "grey"),
+    "five.tif": (lambda path: write_tiff(path, scene(9, 9, 5), photometric="MINISBLACK"), "5 bands"),
+    "zstd.tif": (lambda path: write_tiff(path, scene(9, 9), compress="zstd"), "LZW or deflate"),
+    "cut.tif": (lambda path: path.write_bytes(b"II*\0\xff\xff\0\0"), "cut short"),
+}
+
+
+def test_images_that_cannot_be_used_are_refused_in_plain_words(tab: Browser, tmp_path: Path) -> None:
+    for name, (write, words) in BAD.items():
+        image = tmp_path / name
+        write(image)
+        tab.run("document.getElementById('error-text').textContent = ''")
+        tab.choose("#file", image)
+        tab.wait("document.getElementById('error-text').textContent !== ''")
+        assert words in text(tab, "error-text"), name
+        assert text(tab, "error-title") == "This image cannot be used"
+    good = tmp_path / "good.png"
+    write_png(good, scene(30, 30))
+    assert segment(tab, good).shape == (30, 30)  # still alive, and the error is gone
+    assert tab.run("document.getElementById('error').hidden") is True
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("model_float32.tflite", lambda content: content[:-1] + b"?", "is not the file that was exported"),
+        ("manifest.json", None, "manifest.json is missing"),
+        ("manifest.json", lambda content: content[:99], "manifest.json is damaged"),
+        ("vendor/litert.js", None, "litert.js"),
+    ],
+    ids=["model changed", "manifest missing", "manifest damaged", "runtime missing"],
+)
+def test_a_page_that_is_not_whole_says_so(
+    empty_tab: Browser,
+    site: Path,
+    serve: Callable[[Path], str],
+    tmp_path: Path,
+    file: str,
+    change: Callable[[bytes], bytes] | None,
+    words: str,
+) -> None:
+    shutil.copytree(site, tmp_path / "web")
+    path = tmp_path / "web" / file
+    path.write_bytes(change(path.read_bytes())) if change else path.unlink()
+    open_page(empty_tab, serve(tmp_path / "web"))
+    assert words in text(empty_tab, "error-text")
+    assert text(empty_tab, "engine-text") == "Not running"
+
+
+def test_any_web_server_does(empty_tab: Browser, site: Path, tmp_path: Path) -> None:
+    """One without the headers for threads, such as `python -m http.server`."""
+    handler = type("Handler", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), lambda *arguments: handler(*arguments, directory=str(site))
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        open_page(empty_tab, f"http://localhost:{server.server_port}/")
+        assert empty_tab.run("crossOriginIsolated") is False
+        assert (text(empty_tab, "engine-text"), text(empty_tab, "engine-threads")) == ("Ready", "")
+        image = tmp_path / "plain.png"
+        write_png(image, scene(120, 130))
+        np.testing.assert_array_equal(segment(empty_tab, image), python_labels(site, image))
+        server.shutdown()
+
+
+def test_opened_as_a_file_it_says_what_to_do(empty_tab: Browser, site: Path) -> None:
+    open_page(empty_tab, (site / "index.html").as_uri())
+    assert "python serve.py" in text(empty_tab, "error-text")
