@@ -59,9 +59,7 @@ class Images(Section):
         mean, std = self.mean, self.std
         if self.bands == 3:
             mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
-        return custom_spec(
-            self.name, ("unlabelled",), bands=self.bands, max_value=self.max_value, mean=mean, std=std
-        )
+        return custom_spec(self.name, ("unlabelled",), bands=self.bands, max_value=self.max_value, mean=mean, std=std)
 
     @model_validator(mode="after")
     def _spec_is_sound(self) -> Images:
