@@ -23,6 +23,7 @@ ORDER = (
     "backbones",
     "segmentors",
     "losses",
+    "ssl",
     "metrics",
     "inference",
     "weights",

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -86,8 +87,7 @@ class SampleReader(_Reader):
             DataError: for a file that is missing, truncated, of another size, type or number of bands than it should
                 be, or a label with an id that is neither a class nor ignored.
         """
-        image, label = self._get(index)
-        return image, label
+        return cast("tuple[np.ndarray, np.ndarray]", self._get(index))
 
     def _read(self, sample: Sample) -> tuple[np.ndarray, ...]:
         image = self._read_image(sample.image)

@@ -95,6 +95,10 @@ class DenseCL(Method):
         self.queue = Queue(queue_size, dim, name="queue")
         self.dense_queue = Queue(queue_size, dim, name="dense_queue")
 
+    def restart(self) -> None:
+        """Makes the key encoder equal to the encoder."""
+        self.follower.catch_up()
+
     def before_step(self, step: Any) -> None:
         """Moves the key encoder."""
         self.follower.move(1.0 - self.momentum)

@@ -79,6 +79,9 @@ class Method(keras.Model):
     backbone: keras.Model
     constant_rate_paths: tuple[str, ...] = ()
 
+    def restart(self) -> None:
+        """Makes momentum encoders equal to what they follow; for after the trained weights were replaced."""
+
     def before_step(self, step: Any) -> None:
         """Moves what follows the trained weights; called before the step's forward pass.
 

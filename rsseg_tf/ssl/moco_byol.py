@@ -63,6 +63,10 @@ class MoCoBYOL(Method):
         self.predictor = _predictor(dim, hidden)
         self.queue = Queue(queue_size, dim, name="queue")
 
+    def restart(self) -> None:
+        """Makes the key encoder equal to the encoder."""
+        self.follower.catch_up()
+
     def before_step(self, step: Any) -> None:
         """Moves the target encoder."""
         self.follower.move(cosine_rate(step, self.steps, self.momentum))

@@ -67,6 +67,10 @@ class MoCoV2(Method):
         )
         self.queue = Queue(queue_size, dim, name="queue")
 
+    def restart(self) -> None:
+        """Makes the key encoder equal to the encoder."""
+        self.follower.catch_up()
+
     def before_step(self, step: Any) -> None:
         """Moves the key encoder."""
         self.follower.move(1.0 - self.momentum)

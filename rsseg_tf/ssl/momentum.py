@@ -51,10 +51,16 @@ class Follower:
         leaders = {variable.path: variable for variable in leader.weights}
         learns = {variable.path for variable in leader.trainable_variables}
         pairs = [(leaders[own.path.removeprefix(f"{SCOPE}/")], own) for own in network.weights]
-        for source, own in pairs:
-            own.assign(source.value)
+        for _, own in pairs:
             own.trainable = False
+        self.all_pairs = pairs
         self.pairs = [(source, own) for source, own in pairs if statistics or source.path in learns]
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Makes all weights equal, statistics included."""
+        for source, own in self.all_pairs:
+            own.assign(source.value)
 
     def move(self, rate: Any) -> None:
         """Moves every weight by `rate` (a scalar; one minus the momentum) of the distance."""

@@ -137,6 +137,10 @@ class PixPro(Method):
         self.transform = _transform(dim)
         self.predictor = _predictor(dim, hidden) if instance else None
 
+    def restart(self) -> None:
+        """Makes the key encoder equal to the encoder."""
+        self.follower.catch_up()
+
     def before_step(self, step: Any) -> None:
         """Moves the key encoder."""
         self.follower.move(cosine_rate(step, self.steps, self.momentum))
