@@ -32,6 +32,7 @@ ORDER = (
     "pretrained",
     "predictors",
     "evaluation",
+    "probe",
     "training",
     "cli",
 )

@@ -91,7 +91,9 @@ class MoCoBYOL(Method):
             "spread": spread(projection),
             "alignment": alignment(projection[:count], projection[count:]),
         }
-        return Outcome(loss, values, {"keys": devices.gather(key)})
+        # View by view, so that the order of the queue does not depend on the number of devices.
+        keys = ops.concatenate([devices.gather(key[:count]), devices.gather(key[count:])], axis=0)
+        return Outcome(loss, values, {"keys": keys})
 
     def after_step(self, step: Any, memory: dict[str, Any]) -> None:
         """Enqueues the targets of both views."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from rsseg_tf.build import backbone_names, build_method
+from rsseg_tf.build import build_method
 from rsseg_tf.checkpoint import TrainState, config_file, load_weights, read_state, restore_training
 from rsseg_tf.config import PretrainConfig, load_any_config
 from rsseg_tf.config.schema import CosineSchedule
@@ -17,7 +17,7 @@ from rsseg_tf.data import ImageReader, view_batches
 from rsseg_tf.data.views import rgb_only
 from rsseg_tf.datasets import Sample
 from rsseg_tf.errors import ConfigError
-from rsseg_tf.pretrained import Part, load_part, open_source
+from rsseg_tf.pretrained import load_backbone
 from rsseg_tf.ssl import Method
 from rsseg_tf.training.loop import Job, TrainResult, run_job
 from rsseg_tf.training.optimizers import build_optimizer
@@ -192,7 +192,5 @@ def _load_backbone(method: Method, config: PretrainConfig, *, offline: bool, not
     source = config.backbone.pretrained
     if source is None:
         return
-    names = backbone_names(config.backbone)
-    part = Part("backbone", source, names, "", next(iter(names)), False)
-    notify(load_part(method, part, open_source(source, offline=offline)).summary())
+    notify(load_backbone(method, config.backbone, source, offline=offline).summary())
     method.restart()

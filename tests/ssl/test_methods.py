@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from rsseg_tf.backbones import hrnet, resnet
+from rsseg_tf.backbones import resnet, resnet_vd
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.layers import BatchNorm
 from rsseg_tf.ssl import DenseCL, Method, MoCoBYOL, MoCoV2, OneDevice, PixPro, SimSiam, SwAV
@@ -306,7 +306,7 @@ def test_pixpro_without_its_instance_branch_builds_nothing_for_it() -> None:
 
 def test_any_backbone_will_do() -> None:
     method = MoCoV2(
-        lambda: hrnet(2, stem_width=4, modules=(1, 1, 1), blocks=1), dim=4, queue_size=8, key_bn="ema_stats"
+        lambda: resnet_vd((1, 1, 1, 1), (4, 4, 8, 8), bottleneck=False), dim=4, queue_size=8, key_bn="ema_stats"
     )
     assert np.isfinite(float(step_of(method).loss))
 
