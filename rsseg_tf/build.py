@@ -8,17 +8,20 @@ from typing import Any, Protocol
 
 import keras
 
-from rsseg_tf import backbones, losses, segmentors, weights
-from rsseg_tf.config import Config
+from rsseg_tf import backbones, losses, segmentors, ssl, weights
+from rsseg_tf.config import Config, PretrainConfig
+from rsseg_tf.config import pretrain as pretrain_schema
 from rsseg_tf.config.schema import Backbone, C2FNet, Loss, Mixed, Model, PixelContrast
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.segmentors.c2fnet import window_labels
+from rsseg_tf.ssl.queue import check_queue
 
 __all__ = [
     "BACKBONES",
     "BACKBONE_NAMES",
     "LOSSES",
+    "METHODS",
     "POLICIES",
     "SEGMENTORS",
     "SEGMENTOR_NAMES",
@@ -26,6 +29,7 @@ __all__ = [
     "backbone_names",
     "build_backbone",
     "build_losses",
+    "build_method",
     "build_model",
     "weight_names",
 ]
@@ -85,6 +89,14 @@ LOSSES: dict[str, Callable[..., Any]] = {
     "lovasz_softmax": losses.lovasz_softmax,
     "pixel_contrast": losses.pixel_contrast,
 }
+METHODS: dict[str, Callable[..., ssl.Method]] = {
+    "moco_v2": ssl.MoCoV2,
+    "densecl": ssl.DenseCL,
+    "simsiam": ssl.SimSiam,
+    "swav": ssl.SwAV,
+    "pixpro": ssl.PixPro,
+    "moco_byol": ssl.MoCoBYOL,
+}
 POLICIES = {"fp32": "float32", "fp16": "mixed_float16", "bf16": "mixed_bfloat16"}
 
 
@@ -133,6 +145,49 @@ def _build_segmentor(section: Model, spec: DatasetSpec) -> keras.Model:
     return SEGMENTORS[section.name](
         backbone, coarse=coarse, num_classes=spec.num_classes, small_classes=spec.small_class_ids, **options
     )
+
+
+def build_method(config: PretrainConfig, *, steps: int, devices: int = 1, precision: str = "fp32") -> ssl.Method:
+    """Returns the self-supervised method of a config around a new backbone.
+
+    Args:
+        config: a checked config.
+        steps: of the whole run, which schedules of momentum go by.
+        devices: how many share a batch.
+        precision: `fp32`, `fp16` or `bf16`: the type of activations. Weights, queues and losses stay float32.
+
+    Raises:
+        ConfigError: when the batch does not fit the devices, the queue or the parts in which keys are normalised.
+    """
+    section, batch = config.method, config.train.batch_size
+    if batch % devices:
+        raise ConfigError(
+            f"train.batch_size is {batch}, the images of a step on all devices, and {devices} devices cannot share it "
+            f"equally. Use a multiple of {devices}."
+        )
+    _check_memory(section, batch, batch // devices)
+    options = section.model_dump(exclude={"name"})
+    if isinstance(section, pretrain_schema.PixPro | pretrain_schema.MoCoBYOL):
+        options["steps"] = steps
+    with _dtype_policy(POLICIES[precision]):
+        return METHODS[section.name](
+            lambda: build_backbone(config.backbone, in_channels=config.dataset.bands), **options
+        )
+
+
+def _check_memory(section: pretrain_schema.Method, batch: int, share: int) -> None:
+    if isinstance(section, pretrain_schema.MoCoV2 | pretrain_schema.DenseCL):
+        check_queue(section.queue_size, batch)
+        splits = section.key_bn_splits
+        if section.key_bn == "split" and (share % splits or share // splits < 2):
+            raise ConfigError(
+                f"method.key_bn is split: a device's {share} images are normalised in {splits} equal parts, of at "
+                "least two images each. Change method.key_bn_splits or --batch_size, or set method.key_bn to ema_stats."
+            )
+    elif isinstance(section, pretrain_schema.MoCoBYOL):
+        check_queue(section.queue_size, batch, keys_per_sample=2)
+    elif isinstance(section, pretrain_schema.SwAV) and section.queue_size:
+        check_queue(section.queue_size, batch)
 
 
 def backbone_names(section: Backbone) -> dict[str, str]:

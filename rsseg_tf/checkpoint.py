@@ -29,7 +29,7 @@ from typing import IO, Any
 import keras
 import numpy as np
 
-from rsseg_tf.config import Config, dump_config
+from rsseg_tf.config import AnyConfig, dump_config
 from rsseg_tf.errors import ConfigError, WeightsError
 
 __all__ = [
@@ -71,7 +71,7 @@ def save_checkpoint(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer | None,
     state: TrainState,
-    config: Config,
+    config: AnyConfig,
     *,
     extra: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:

@@ -16,13 +16,13 @@ import numpy as np
 from rsseg_tf.build import backbone_names, weight_names
 from rsseg_tf.checkpoint import read_weights
 from rsseg_tf.config import Config
-from rsseg_tf.config.schema import C2FNet, Model
+from rsseg_tf.config.schema import Backbone, C2FNet, Model
 from rsseg_tf.errors import WeightsError
 from rsseg_tf.weights import TensorFile, assign_variables, cached, inflate_bands, match_names, read_tensors
 from rsseg_tf.weights.cache import Progress, is_offline
 from rsseg_tf.weights.presets import is_preset, read_preset
 
-__all__ = ["LoadReport", "Part", "load_part", "load_pretrained", "open_source", "parts"]
+__all__ = ["LoadReport", "Part", "load_backbone", "load_part", "load_pretrained", "open_source", "parts"]
 
 _HINT = 15  # share of variables, in percent, below which a file is called one of another architecture
 
@@ -118,6 +118,17 @@ def load_pretrained(
             file = open_source(part.source, offline=offline, progress=progress)
             reports.append(load_part(model, part, file))
     return reports
+
+
+def load_backbone(model: keras.Model, section: Backbone, source: str, *, offline: bool = False) -> LoadReport:
+    """Loads weights into a backbone by itself, or into a model whose backbone has the same paths.
+
+    Raises:
+        WeightsError: when the source cannot be had or read, or does not fit.
+    """
+    names = backbone_names(section)
+    part = Part("backbone", source, names, "", next(iter(names)), False)
+    return load_part(model, part, open_source(source, offline=offline))
 
 
 def open_source(source: str, *, offline: bool = False, progress: Progress | None = None) -> TensorFile:

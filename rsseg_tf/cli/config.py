@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rsseg_tf.cli.options import ManyValues, load
+from rsseg_tf.cli.options import ManyValues
 
 __all__ = ["command"]
 
@@ -25,21 +25,22 @@ def command() -> None:
 @_overrides
 def show(config: str, overrides: tuple[str, ...]) -> None:
     """Print the whole config as it will run: bases merged, defaults filled in, overrides applied."""
-    from rsseg_tf.config import dump_config
+    from rsseg_tf.config import dump_config, load_any_config
 
-    click.echo(dump_config(load(config, overrides)), nl=False)
+    click.echo(dump_config(load_any_config(config, overrides)), nl=False)
 
 
 @command.command()
 @click.argument("configs", nargs=-1, required=True, metavar="CONFIG...")
 def check(configs: tuple[str, ...]) -> None:
     """Check configs without running anything; exit code 2 if one is wrong."""
+    from rsseg_tf.config import load_any_config
     from rsseg_tf.errors import ConfigError
 
     wrong = []
     for config in configs:
         try:
-            load(config, ())
+            load_any_config(config)
         except ConfigError as error:
             wrong.append(str(error))
         else:

@@ -20,6 +20,8 @@ _COMMANDS = {
     "check-data": ("rsseg_tf.cli.check_data", "Find what is wrong with a dataset before training does."),
     "config": ("rsseg_tf.cli.config", "Show, check, list and import configs."),
     "convert": ("rsseg_tf.cli.convert", "Turn released weights into a checkpoint."),
+    "pretrain": ("rsseg_tf.cli.pretrain", "Train a backbone on images without labels."),
+    "probe": ("rsseg_tf.cli.probe", "Ask how much of the labels a backbone's features know."),
     "train": ("rsseg_tf.cli.train", "Train a model."),
     "eval": ("rsseg_tf.cli.evaluate", "Count a model's predictions against labels."),
     "predict": ("rsseg_tf.cli.predict", "Predict images: labels, pictures, GeoTIFFs."),

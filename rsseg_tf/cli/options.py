@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from rsseg_tf.config import Config
+    from rsseg_tf.config import Config, PretrainConfig
     from rsseg_tf.predictors import Predictor
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "group",
     "load",
     "load_beside",
+    "load_pretraining",
     "locate_model",
     "open_model",
     "open_server",
@@ -313,8 +314,18 @@ def load(config_path: str, overrides: tuple[str, ...], **changes: Any) -> Config
     """
     from rsseg_tf.config import load_config
 
-    dedicated = [f"{key.replace('__', '.')}={value}" for key, value in changes.items() if value is not None]
-    return load_config(config_path, [*overrides, *dedicated])
+    return load_config(config_path, [*overrides, *_assignments(changes)])
+
+
+def load_pretraining(config_path: str, overrides: tuple[str, ...], **changes: Any) -> PretrainConfig:
+    """Reads a config of pre-training; otherwise as `load`."""
+    from rsseg_tf.config import load_pretrain_config
+
+    return load_pretrain_config(config_path, [*overrides, *_assignments(changes)])
+
+
+def _assignments(changes: dict[str, Any]) -> list[str]:
+    return [f"{key.replace('__', '.')}={value}" for key, value in changes.items() if value is not None]
 
 
 def locate_model(model_path: str) -> tuple[str, Path]:

@@ -8,10 +8,10 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import Progress
 
-from rsseg_tf.config import Config
-from rsseg_tf.datasets import Sample, read_list
+from rsseg_tf.config import Config, PretrainConfig
+from rsseg_tf.datasets import Sample, list_images, read_list
 
-__all__ = ["checked_samples"]
+__all__ = ["checked_images", "checked_samples"]
 
 
 def checked_samples(config: Config, split: Literal["train", "val"]) -> tuple[Sample, ...]:
@@ -28,4 +28,21 @@ def checked_samples(config: Config, split: Literal["train", "val"]) -> tuple[Sam
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"Checking {len(samples)} {split} samples", total=len(samples))
         check_samples(samples, dataset.spec, progress=lambda done, _: progress.update(task, completed=done))
+    return samples
+
+
+def checked_images(config: PretrainConfig) -> tuple[Sample, ...]:
+    """Returns the images of a pre-training config after a look at every header.
+
+    Raises:
+        DataError: for images that cannot be used: how many, and what is wrong with the first one.
+    """
+    from rsseg_tf.data.reader import check_images
+
+    dataset = config.dataset
+    root = Path(dataset.root)
+    samples = read_list(root / dataset.train_list, root, labels=False) if dataset.train_list else list_images(root)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"Checking {len(samples)} images", total=len(samples))
+        check_images(samples, dataset.spec, progress=lambda done, _: progress.update(task, completed=done))
     return samples

@@ -1,11 +1,11 @@
-"""From a YAML file and overrides to a checked, frozen `Config`; every complaint names the file and line."""
+"""From a YAML file and overrides to a checked, frozen config; every complaint names the file and line."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -13,17 +13,23 @@ from pydantic_core import ErrorDetails
 
 from rsseg_tf.assets import find_config
 from rsseg_tf.config.document import Document, Path_, load_document, parse_assignment
+from rsseg_tf.config.pretrain import PretrainConfig
 from rsseg_tf.config.schema import Config
 from rsseg_tf.errors import ConfigError, did_you_mean
 
-__all__ = ["config_from_document", "dump_config", "load_config"]
+__all__ = ["AnyConfig", "config_from_document", "dump_config", "load_any_config", "load_config", "load_pretrain_config"]
+
+AnyConfig = Config | PretrainConfig
+
+C = TypeVar("C", Config, PretrainConfig)
 
 # So that a config, or --learning_rate on the command line, may change one number without saying the kind again.
 _DEFAULT_KINDS = Document({"optimizer": {"name": "sgd"}, "lr_schedule": {"name": "poly"}})
+_PRETRAIN_KINDS = Document({"optimizer": {"name": "sgd"}, "lr_schedule": {"name": "cosine"}})
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
-    """Reads and checks a config.
+    """Reads and checks a config of a segmentation model.
 
     Args:
         path: a YAML file, or the name of a shipped one (`rsseg_tf.assets.shipped_configs`); `base:` in it is followed.
@@ -32,10 +38,31 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: one line per problem: where, what, received, allowed.
     """
-    document = _DEFAULT_KINDS.merged_with(load_document(find_config(str(path))))
-    for text in overrides:
-        document = document.merged_with(parse_assignment(text))
-    return config_from_document(document, str(path))
+    document = load_document(find_config(str(path)))
+    if _is_pretraining(document):
+        raise ConfigError(
+            f"{path} is a config of `rsseg-tf pretrain` (it has a section 'method'); a config with a section 'model' "
+            "is expected here."
+        )
+    return config_from_document(_with(document, _DEFAULT_KINDS, overrides), str(path))
+
+
+def load_pretrain_config(path: Path | str, overrides: Sequence[str] = ()) -> PretrainConfig:
+    """Reads and checks a config of self-supervised pre-training; arguments and errors as `load_config`."""
+    document = load_document(find_config(str(path)))
+    if "model" in document.values:
+        raise ConfigError(
+            f"{path} is a config of `rsseg-tf train` (it has a section 'model'); `rsseg-tf pretrain` takes one with a "
+            "section 'method', such as ssl/pretrain/moco_v2_resnet50_million_aid.yml."
+        )
+    return _checked(_with(document, _PRETRAIN_KINDS, overrides), str(path), PretrainConfig)
+
+
+def load_any_config(path: Path | str, overrides: Sequence[str] = ()) -> AnyConfig:
+    """Reads and checks a config of either kind; arguments and errors as `load_config`."""
+    if _is_pretraining(load_document(find_config(str(path)))):
+        return load_pretrain_config(path, overrides)
+    return load_config(path, overrides)
 
 
 def config_from_document(document: Document, source: str) -> Config:
@@ -44,23 +71,38 @@ def config_from_document(document: Document, source: str) -> Config:
     Raises:
         ConfigError: as `load_config`.
     """
+    return _checked(document, source, Config)
+
+
+def _is_pretraining(document: Document) -> bool:
+    return "method" in document.values and "model" not in document.values
+
+
+def _with(document: Document, kinds: Document, overrides: Sequence[str]) -> Document:
+    document = kinds.merged_with(document)
+    for text in overrides:
+        document = document.merged_with(parse_assignment(text))
+    return document
+
+
+def _checked(document: Document, source: str, kind: type[C]) -> C:
     try:
         # In JSON mode strict validation takes a list for a tuple, which Python mode refuses.
         text = json.dumps(document.values, allow_nan=False)
-        return Config.model_validate_json(text)
+        return kind.model_validate_json(text)
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        raise ConfigError("\n".join(_explain(problem, document, source) for problem in problems)) from error
+        raise ConfigError("\n".join(_explain(problem, document, source, kind) for problem in problems)) from error
     except ValueError as error:
         raise ConfigError(f"{source}: numbers must be finite: {error}.") from error
 
 
-def dump_config(config: Config) -> str:
-    """Returns the whole config as YAML, defaults included; `load_config` reads it back to an equal one."""
+def dump_config(config: AnyConfig) -> str:
+    """Returns the whole config as YAML, defaults included; `load_any_config` reads it back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
-def _explain(problem: ErrorDetails, document: Document, source: str) -> str:
+def _explain(problem: ErrorDetails, document: Document, source: str, kind: type[BaseModel]) -> str:
     """Returns one line for one pydantic complaint."""
     path = _key_path(problem["loc"], document.values)
     where = document.origin(path) or source
@@ -69,7 +111,7 @@ def _explain(problem: ErrorDetails, document: Document, source: str) -> str:
     context = problem.get("ctx", {})
     match problem["type"]:
         case "extra_forbidden":
-            allowed = _fields_at(problem["loc"][:-1])
+            allowed = _fields_at(problem["loc"][:-1], kind)
             return (
                 f"{where}: unknown key '{name}'.{did_you_mean(str(path[-1]), allowed)} "
                 f"Allowed here: {', '.join(allowed)}."
@@ -110,10 +152,10 @@ def _key_path(loc: Sequence[str | int], values: Any) -> Path_:
     return tuple(path)
 
 
-def _fields_at(loc: Sequence[str | int]) -> list[str]:
+def _fields_at(loc: Sequence[str | int], kind: type[BaseModel]) -> list[str]:
     """Returns the field names of the section at a pydantic location (tags included)."""
-    model: type[BaseModel] | None = Config
-    annotation: Any = Config
+    model: type[BaseModel] | None = kind
+    annotation: Any = kind
     for part in loc:
         if model is not None and part in model.model_fields:
             annotation = model.model_fields[part].annotation

@@ -14,7 +14,7 @@ from rsseg_tf.config.schema import Augment
 from rsseg_tf.data.augment import augment_sample, normalise
 from rsseg_tf.data.reader import SampleReader
 
-__all__ = ["sample_order", "train_batches"]
+__all__ = ["sample_order", "shuffled", "train_batches"]
 
 
 def train_batches(
@@ -53,10 +53,11 @@ def train_batches(
 def sample_order(epoch: int, count: int, seed: int) -> np.ndarray:
     """Returns the permutation of `0..count-1` in which an epoch visits the samples."""
     positions = tf.range(count, dtype=tf.int64)
-    return _shuffled(positions, tf.constant(epoch, tf.int64), count, seed).numpy()
+    return shuffled(positions, tf.constant(epoch, tf.int64), count, seed).numpy()
 
 
-def _shuffled(position: tf.Tensor, epoch: tf.Tensor, count: int, seed: int) -> tf.Tensor:
+def shuffled(position: tf.Tensor, epoch: tf.Tensor, count: int, seed: int) -> tf.Tensor:
+    """Returns the place in the list of the sample at a position of an epoch; both int64."""
     if count == 1:
         return tf.zeros_like(position)
     key = tf.stack([tf.constant(seed, tf.int64), epoch])
@@ -72,7 +73,7 @@ class _Loader:
 
     def __call__(self, position: tf.Tensor) -> dict[str, tf.Tensor]:
         spec, count = self.reader.spec, len(self.reader.samples)
-        index = _shuffled(position % count, position // count, count, self.seed)
+        index = shuffled(position % count, position // count, count, self.seed)
         image, label = tf.numpy_function(
             self.reader, [index], [tf.as_dtype(self.reader.dtype), tf.uint8], stateful=False
         )

@@ -6,21 +6,22 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from rsseg_tf.datasets import DatasetSpec, Sample, read_image, read_label
-from rsseg_tf.datasets.images import image_header
+from rsseg_tf.datasets.images import ImageHeader, image_header
 from rsseg_tf.datasets.spec import unknown_ids
 from rsseg_tf.errors import DataError
 
-__all__ = ["SampleReader", "check_label_ids", "check_samples"]
+__all__ = ["ImageReader", "SampleReader", "check_images", "check_label_ids", "check_samples"]
 
 
-class SampleReader:
-    """Samples by index, checked, with a memory for decoded ones; safe to call from several threads.
+class _Reader:
+    """Arrays by index, with a memory for those that were read; safe to call from several threads.
 
-    Samples are kept first come first served until `cache_mb` is full: training visits all of them equally often, so
+    They are kept first come first served until `cache_mb` is full: training visits all of them equally often, so
     throwing one out to let another in would gain nothing.
 
     Attributes:
@@ -32,8 +33,8 @@ class SampleReader:
         """Takes note of the samples and of the type of the first image.
 
         Args:
-            samples: images with labels.
-            spec: says how many bands, which ids and which ignored id there may be.
+            samples: what the list files name.
+            spec: says how many bands there are, and which ids.
             cache_mb: MiB of decoded pixels to keep.
 
         Raises:
@@ -43,9 +44,42 @@ class SampleReader:
         self.spec = spec
         self.dtype = np.dtype(image_header(self.samples[0].image).dtype)
         self.failure: DataError | None = None
-        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._kept: dict[int, tuple[np.ndarray, ...]] = {}
         self._room = cache_mb * 2**20
         self._lock = threading.Lock()
+
+    def _get(self, index: int) -> tuple[np.ndarray, ...]:
+        kept = self._kept.get(int(index))
+        if kept is not None:
+            return kept
+        try:
+            arrays = self._read(self.samples[index])
+        except DataError as error:
+            self.failure = self.failure or error
+            raise
+        size = sum(array.nbytes for array in arrays)
+        with self._lock:
+            if size <= self._room and index not in self._kept:
+                self._room -= size
+                self._kept[int(index)] = arrays
+        return arrays
+
+    def _read(self, sample: Sample) -> tuple[np.ndarray, ...]:
+        return (self._read_image(sample.image),)
+
+    def _read_image(self, path: Path) -> np.ndarray:
+        return self._checked(path, read_image(path))
+
+    def _checked(self, path: Path, image: np.ndarray) -> np.ndarray:
+        _check_bands(path, image.shape[2], self.spec)
+        _check_type(path, image.dtype, self.samples[0].image, self.dtype)
+        if not np.issubdtype(image.dtype, np.integer) and not np.isfinite(image).all():
+            raise DataError(f"{path} holds NaN or infinite pixels; replace them with a number before training.")
+        return image
+
+
+class SampleReader(_Reader):
+    """Images with labels by index, checked; see `_Reader` for attributes and memory."""
 
     def __call__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns image `(H, W, bands)` in its own type and label `(H, W)` uint8 of sample `index`.
@@ -54,32 +88,36 @@ class SampleReader:
             DataError: for a file that is missing, truncated, of another size, type or number of bands than it should
                 be, or a label with an id that is neither a class nor ignored.
         """
-        kept = self._kept.get(int(index))
-        if kept is not None:
-            return kept
-        try:
-            pair = self._read(self.samples[index])
-        except DataError as error:
-            self.failure = self.failure or error
-            raise
-        size = pair[0].nbytes + pair[1].nbytes
-        with self._lock:
-            if size <= self._room and index not in self._kept:
-                self._room -= size
-                self._kept[int(index)] = pair
-        return pair
+        return cast("tuple[np.ndarray, np.ndarray]", self._get(index))
 
-    def _read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        image = read_image(sample.image)
-        _check_bands(sample.image, image.shape[2], self.spec)
-        _check_type(sample.image, image.dtype, self.samples[0].image, self.dtype)
-        if not np.issubdtype(image.dtype, np.integer) and not np.isfinite(image).all():
-            raise DataError(f"{sample.image} holds NaN or infinite pixels; replace them with a number before training.")
+    def _read(self, sample: Sample) -> tuple[np.ndarray, ...]:
+        image = self._read_image(sample.image)
         label = _label_of(sample)
         ids = read_label(label)
         check_same_size(sample, image.shape[:2], ids.shape)
         check_label_ids(ids, label, self.spec)
         return image, ids.astype(np.uint8)
+
+
+class ImageReader(_Reader):
+    """Images without labels by index, checked; see `_Reader` for attributes and memory.
+
+    Grey images among RGB ones, as ImageNet has some, get three equal bands.
+    """
+
+    def __call__(self, index: int) -> np.ndarray:
+        """Returns image `(H, W, bands)` in its own type.
+
+        Raises:
+            DataError: for a file that is missing, truncated, or of another type or number of bands than it should be.
+        """
+        return self._get(index)[0]
+
+    def _read_image(self, path: Path) -> np.ndarray:
+        image = read_image(path)
+        if image.shape[2] == 1 and self.spec.bands == 3:
+            image = np.repeat(image, 3, axis=2)
+        return self._checked(path, image)
 
 
 def _label_of(sample: Sample) -> Path:
@@ -130,6 +168,54 @@ def check_label_ids(label: np.ndarray, path: Path, spec: DatasetSpec) -> None:
         raise DataError(
             f"{path} holds the ids {shown}; the dataset '{spec.name}' allows 0..{spec.num_classes - 1} and "
             f"{spec.ignore_index} (ignored). {remedy}"
+        )
+
+
+def check_images(
+    samples: Sequence[Sample],
+    spec: DatasetSpec,
+    *,
+    workers: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Looks at the header of every image without a label: can it be read, its bands, its type.
+
+    Args:
+        samples: what a list or a folder names.
+        spec: how many bands there should be.
+        workers: threads.
+        progress: called with (images done, images in all).
+
+    Raises:
+        DataError: that counts all images that are wrong and says what is wrong with the first of them.
+    """
+    first: tuple[Path, np.dtype] | None = None
+
+    def header(sample: Sample) -> ImageHeader | DataError:
+        try:
+            return image_header(sample.image)
+        except DataError as error:
+            return error
+
+    wrong: list[DataError] = []
+    with ThreadPoolExecutor(workers) as pool:
+        for done, (sample, found) in enumerate(zip(samples, pool.map(header, samples), strict=True), 1):
+            if progress:
+                progress(done, len(samples))
+            if isinstance(found, DataError):
+                wrong.append(found)
+                continue
+            first = first or (sample.image, np.dtype(found.dtype))
+            try:
+                if not (found.bands == 1 and spec.bands == 3):  # `ImageReader` repeats the band
+                    _check_bands(sample.image, found.bands, spec)
+                _check_type(sample.image, np.dtype(found.dtype), *first)
+            except DataError as error:
+                wrong.append(error)
+    if wrong:
+        raise DataError(
+            f"{len(wrong)} of {len(samples)} images cannot be used. The first: {wrong[0]} "
+            "Mend or remove these files, or leave them out of a list that dataset.train_list names."
         )
 
 

@@ -31,7 +31,7 @@ from rsseg_tf.datasets.spec import RGB, DatasetSpec, custom_spec, default_palett
 from rsseg_tf.datasets.synthetic import SYNTHETIC, generate_synthetic
 from rsseg_tf.datasets.tile_names import TILE_NAME_PATTERNS, TILE_NAMES, parse_tile_name, tile_name
 from rsseg_tf.datasets.tiling import Window, sliding_windows, windows
-from rsseg_tf.datasets.unlabelled import UNLABELLED, prepare_unlabelled
+from rsseg_tf.datasets.unlabelled import UNLABELLED, list_images, prepare_unlabelled
 
 __all__ = [
     "DUBAI",
@@ -61,6 +61,7 @@ __all__ = [
     "default_palette",
     "generate_synthetic",
     "image_header",
+    "list_images",
     "parse_tile_name",
     "prepare_dataset",
     "prepare_dubai",

@@ -16,13 +16,14 @@ from pathlib import Path, PurePosixPath
 
 from rsseg_tf.datasets.archives import Member
 from rsseg_tf.datasets.cutting import CutPlan, Scene
+from rsseg_tf.datasets.listing import Sample
 from rsseg_tf.datasets.pairing import SourceFiles, as_paths, check_tiling, named
 from rsseg_tf.datasets.prepared import PrepareReport
 from rsseg_tf.datasets.preparing import workspace
 from rsseg_tf.datasets.tile_names import YX
 from rsseg_tf.errors import DataError
 
-__all__ = ["UNLABELLED", "prepare_unlabelled"]
+__all__ = ["UNLABELLED", "list_images", "prepare_unlabelled"]
 
 UNLABELLED = ("million_aid", "dota", "images")
 """Names of the sets; ``"images"`` is any folder."""
@@ -76,6 +77,35 @@ def prepare_unlabelled(
     with workspace(output) as work:
         scenes = _find_images(name, work.members(as_paths(source)), named(source))
         return work.prepare(name, scenes, plan, facts, workers=workers, progress=progress)
+
+
+def list_images(folder: Path) -> tuple[Sample, ...]:
+    """Returns all images below a folder, in order of their paths, without labels.
+
+    Args:
+        folder: any folder with PNG, JPEG or TIFF files at any depth; files and folders with a leading dot are skipped.
+
+    Raises:
+        DataError: when it does not exist, holds no image, or was written by `rsseg-tf prepare`: such a folder may hold
+            labels too, and has a list that tells them apart.
+    """
+    if not folder.is_dir():
+        raise DataError(f"The folder of images {folder} does not exist. Set dataset.root.")
+    if (folder / "dataset.json").is_file():
+        raise DataError(
+            f"{folder} was written by `rsseg-tf prepare`; to take its images and not its labels, set "
+            "dataset.train_list=train.txt."
+        )
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if _IMAGE.search(path.name)
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+    if not paths:
+        raise DataError(f"{folder} holds no PNG, JPEG or TIFF images. Set dataset.root.")
+    return tuple(Sample(path, None) for path in paths)
 
 
 def _find_images(name: str, members: Sequence[Member], source: str) -> list[Scene]:

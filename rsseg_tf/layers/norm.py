@@ -23,6 +23,9 @@ class BatchNorm(keras.layers.BatchNormalization):
         synchronized: Whether training statistics are taken over all replicas of the batch. It may be switched on later
             by setting the attribute, before the first training step is traced. A batch is then taken to have more than
             one value per channel, so it is meant for two or more replicas.
+        affine: Whether there are a scale and an offset to learn.
+        splits: Number of equal parts of the batch, each normalised by its own statistics in training, as if they lay on
+            that many devices; the batch must be a multiple of it. It may be set later, as `synchronized`.
         name: Name of the layer.
         trainable: Where it is False the layer normalises with its running statistics in training too.
         dtype: Name of a dtype or a `keras.DTypePolicy`. Statistics and variables are float32 in any case.
@@ -33,6 +36,8 @@ class BatchNorm(keras.layers.BatchNormalization):
         *,
         epsilon: float = 1e-5,
         synchronized: bool = False,
+        affine: bool = True,
+        splits: int = 1,
         name: str | None = None,
         trainable: bool = True,
         dtype: Any = None,
@@ -40,14 +45,19 @@ class BatchNorm(keras.layers.BatchNormalization):
         super().__init__(
             momentum=0.9,
             epsilon=epsilon,
+            center=affine,
+            scale=affine,
             synchronized=synchronized,
             name=name,
             trainable=trainable,
             dtype=dtype,
         )
+        self.splits = splits
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Normalises (B, ..., C) floating point; the result has the dtype that the policy computes in."""
+        if self.splits > 1 and training and self.trainable:
+            return self._normalise_parts(inputs)
         pooled = all(size == 1 for size in inputs.shape[1:-1])
         if not (training and self.trainable and pooled) or self.synchronized:
             return super().call(inputs, training=training)
@@ -63,6 +73,20 @@ class BatchNorm(keras.layers.BatchNormalization):
         )
         return ops.cast(ops.where(single, x, y), self.compute_dtype)
 
+    def _normalise_parts(self, inputs: Any) -> Any:
+        """Normalises each of the `splits` parts of the batch by itself."""
+        x = ops.cast(inputs, "float32")
+        shape = ops.shape(x)
+        parts = ops.reshape(x, (self.splits, shape[0] // self.splits, *shape[1:]))
+        mean, variance = ops.moments(parts, axes=tuple(range(1, len(parts.shape) - 1)), keepdims=True)
+        for moving, values in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            value = ops.reshape(ops.mean(values, axis=0), (-1,))
+            moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
+        y = (parts - mean) * ops.rsqrt(variance + self.epsilon)
+        if self.scale:
+            y = y * self.gamma + self.beta
+        return ops.cast(ops.reshape(y, shape), self.compute_dtype)
+
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {
@@ -71,4 +95,6 @@ class BatchNorm(keras.layers.BatchNormalization):
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "epsilon": self.epsilon,
             "synchronized": self.synchronized,
+            "affine": self.scale,
+            "splits": self.splits,
         }

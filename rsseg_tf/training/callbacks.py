@@ -19,7 +19,9 @@ import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-__all__ = ["ConsoleLog", "TensorBoardLog", "format_duration"]
+from rsseg_tf.ssl.monitors import MONITORS
+
+__all__ = ["CollapseMonitor", "ConsoleLog", "TensorBoardLog", "format_duration"]
 
 Logs = dict[str, Any]
 
@@ -33,24 +35,26 @@ def format_duration(seconds: float) -> str:
 class ConsoleLog(keras.callbacks.Callback):
     """The benchmark's log lines, above one progress line."""
 
-    def __init__(self, iters: int, start: int = 0, console: Console | None = None) -> None:
-        """Takes the number of steps in all and where the run begins."""
+    def __init__(
+        self, iters: int, start: int = 0, console: Console | None = None, *, title: str = "train", scored: bool = True
+    ) -> None:
+        """Takes the number of steps in all, where the run begins, its name, and whether it may have a score."""
         super().__init__()
         self.console = console or Console()
         self.iters, self.start = iters, start
         self._progress = Progress(
-            TextColumn("[bold]train"),
+            TextColumn(f"[bold]{title}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
-            TextColumn("mIoU {task.fields[miou]}"),
+            *([TextColumn("mIoU {task.fields[miou]}")] if scored else []),
             TimeElapsedColumn(),
             TextColumn("ETA {task.fields[eta]}"),
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self._task = self._progress.add_task("train", total=iters, completed=start, loss="–", miou="–", eta="–")
+        self._task = self._progress.add_task(title, total=iters, completed=start, loss="–", miou="–", eta="–")
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Shows the progress line."""
@@ -85,9 +89,69 @@ class ConsoleLog(keras.callbacks.Callback):
         self._progress.stop()
 
     def _line(self, text: str) -> None:
-        # Time first, as the original's logger; soft_wrap keeps a line whole in files and narrow terminals.
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        self.console.print(f"{stamp} {text}", soft_wrap=True, markup=False, highlight=False)
+        _print(self.console, text)
+
+
+class CollapseMonitor(keras.callbacks.Callback):
+    """One line for each epoch of pre-training with the means of its monitors; a warning where they say collapse.
+
+    An epoch ends with the first report of the next one, or with the run. What the monitors mean,
+    `rsseg_tf.ssl.monitors.MONITORS` says.
+
+    Attributes:
+        collapsed: collapsed epochs in a row so far.
+    """
+
+    def __init__(self, spread: float, *, stop_after: int | None = None, console: Console | None = None) -> None:
+        """Takes the spread below which an epoch is called collapsed, and how many of those in a row end the run."""
+        super().__init__()
+        self.console = console or Console()
+        self.collapsed = 0
+        self._least, self._stop_after = spread, stop_after
+        self._epoch = 0
+        self._rows: list[Logs] = []
+
+    @property
+    def has_stopped_the_run(self) -> bool:
+        """Whether the run was ended for its collapse."""
+        return self._stop_after is not None and self.collapsed >= self._stop_after
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Collects one report."""
+        values = logs or {}
+        if self._rows and values["epoch"] != self._epoch:
+            self._report()
+        self._epoch = int(values["epoch"])
+        self._rows.append({name: values[name] for name in (*MONITORS, "loss") if name in values})
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Reports the last epoch."""
+        if self._rows:
+            self._report()
+
+    def _report(self) -> None:
+        means = {name: float(np.mean([row[name] for row in self._rows])) for name in self._rows[0]}
+        self._rows.clear()
+        told = ", ".join(f"{name}: {value:.4f}" for name, value in means.items())
+        _print(self.console, f"[MONITOR] epoch: {self._epoch}, {told}")
+        if means["spread"] >= self._least:
+            self.collapsed = 0
+            return
+        self.collapsed += 1
+        _print(
+            self.console,
+            f"[WARNING] epoch {self._epoch} looks collapsed: the spread of the projections is {means['spread']:.4f}, "
+            f"below {self._least:g}; 1 is healthy, and 0 says that all images look the same to the network. Lower the "
+            "learning rate, raise the batch or the momentum, or go back to an earlier checkpoint.",
+        )
+        if self.has_stopped_the_run:
+            self.model.stop_training = True
+
+
+def _print(console: Console, text: str) -> None:
+    # Time first, as the original's logger; soft_wrap keeps a line whole in files and narrow terminals.
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+    console.print(f"{stamp} {text}", soft_wrap=True, markup=False, highlight=False)
 
 
 class TensorBoardLog(keras.callbacks.Callback):

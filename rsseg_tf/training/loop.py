@@ -21,11 +21,11 @@ import tensorflow as tf
 
 from rsseg_tf.build import build_losses, build_model
 from rsseg_tf.checkpoint import TrainState, load_weights, read_state, restore_training, save_checkpoint
-from rsseg_tf.config import Config
+from rsseg_tf.config import AnyConfig, Config
 from rsseg_tf.config.schema import C2FNet, Eval
-from rsseg_tf.data import SampleReader, train_batches
+from rsseg_tf.data import ImageReader, SampleReader, train_batches
 from rsseg_tf.datasets import Sample
-from rsseg_tf.errors import ConfigError, TrainingError
+from rsseg_tf.errors import ConfigError, DataError, TrainingError
 from rsseg_tf.evaluation import Evaluation, plan_evaluation
 from rsseg_tf.inference import InferenceOptions, Predict, as_rgb, overlay
 from rsseg_tf.metrics import SegmentationScores
@@ -35,7 +35,7 @@ from rsseg_tf.training.optimizers import build_optimizer
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import TrainStep, synchronise_batch_norm
 
-__all__ = ["TrainResult", "checkpoints", "inference_options", "prepare_save_dir", "train"]
+__all__ = ["Job", "TrainResult", "checkpoints", "inference_options", "prepare_save_dir", "run_job", "train"]
 
 _PICTURES = 4  # validation overlays for TensorBoard at each evaluation
 
@@ -103,39 +103,114 @@ def train(
         start=state.samples_seen,
         workers=config.data.workers,
     )
-    batches = iter(strategy.experimental_distribute_dataset(dataset))
-    take_step = TrainStep(model, optimizer, build_losses(config), strategy)
     predict = keras_predictor(model, config.dataset.spec)
-    hooks = keras.callbacks.CallbackList(list(callbacks), model=model)
-    model.stop_training = False
-    window = _Window(train_samples, batch_size)
-    keeper = _Keeper(save_dir, config, model, optimizer, state)
+
+    def validate(state: TrainState, stop_requested: threading.Event) -> tuple[TrainState, dict[str, Any]] | None:
+        if evaluation is None:
+            return None
+        scored = _evaluate(predict, evaluation, inference_options(config.eval), stop_requested)
+        if scored is None:
+            return None
+        scores, pictures = scored
+        state = _with_score(state, scores.miou)
+        return state, _eval_logs(scores, state, evaluation, pictures)
+
+    job = Job(
+        config=config,
+        iters=config.train.iters,
+        early_stop_intervals=config.train.early_stop_intervals,
+        batch_size=batch_size,
+        model=model,
+        optimizer=optimizer,
+        state=state,
+        reader=reader,
+        dataset=dataset,
+        take_step=TrainStep(model, optimizer, build_losses(config), strategy),
+        rate=lambda step: learning_rate(step, config.lr_schedule, config.train.iters),
+        validate=validate if evaluation else None,
+    )
+    return run_job(job, save_dir, strategy=strategy, callbacks=callbacks)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the loop needs to know of a run, whatever it trains.
+
+    Attributes:
+        config: of the run; lies beside every checkpoint.
+        iters: steps in all.
+        early_stop_intervals: evaluations without a better score that end the run; None for never.
+        batch_size: samples per step, over all devices.
+        model: all of whose weights go into checkpoints.
+        optimizer: likewise.
+        state: where the run begins.
+        reader: gives the samples; keeps the error that one raised.
+        dataset: endless batches, with `index`, the places of the samples in the reader's list.
+        take_step: takes a batch and a learning rate; returns `loss` and other float32 scalars.
+        rate: the learning rate of a step.
+        validate: evaluates, unless it is asked to stop meanwhile: gives the state with the score, and logs for
+            `on_test_end`; None for no evaluation.
+    """
+
+    config: AnyConfig
+    iters: int
+    early_stop_intervals: int | None
+    batch_size: int
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+    state: TrainState
+    reader: SampleReader | ImageReader
+    dataset: tf.data.Dataset
+    take_step: Callable[[dict[str, Any], float], dict[str, Any]]
+    rate: Callable[[int], float]
+    validate: Callable[[TrainState, threading.Event], tuple[TrainState, dict[str, Any]] | None] | None = None
+
+
+def run_job(
+    job: Job, save_dir: Path, *, strategy: tf.distribute.Strategy, callbacks: Sequence[keras.callbacks.Callback]
+) -> TrainResult:
+    """Runs a job to its end and keeps checkpoints; errors as `train`."""
+    pace, state, batch_size = job.config.train, job.state, job.batch_size
+    batches = iter(strategy.experimental_distribute_dataset(job.dataset))
+    hooks = keras.callbacks.CallbackList(list(callbacks), model=job.model)
+    job.model.stop_training = False
+    window = _Window(job.reader.samples, batch_size)
+    keeper = _Keeper(save_dir, job.config, job.model, job.optimizer, state)
 
     with _stop_signals() as stop_requested, _closing(hooks):
         while True:
-            rate = learning_rate(state.step, config.lr_schedule, config.train.iters)
+            rate = job.rate(state.step)
             began = time.perf_counter()
-            batch = _next(batches, reader)
+            try:
+                batch = _next(batches, job.reader)
+            except DataError as error:
+                window.require_finite()
+                raise keeper.rescue(state, error) from error
             read = time.perf_counter()
-            losses = take_step(batch, rate)
+            losses = job.take_step(batch, rate)
             state = dataclasses.replace(state, step=state.step + 1, samples_seen=state.samples_seen + batch_size)
             window.add(state.step, losses, strategy.experimental_local_results(batch["index"]))
-            if state.step == 1 or state.step % config.train.log_iters == 0:
+            if state.step == 1 or state.step % pace.log_iters == 0:
                 window.require_finite()  # fetching the losses waits for the devices, so the time below is the step's
             window.time(read - began, time.perf_counter() - began)
 
-            if state.step % config.train.log_iters == 0:
-                epoch = (state.samples_seen - 1) // len(train_samples) + 1
+            if state.step % pace.log_iters == 0:
+                epoch = (state.samples_seen - 1) // len(job.reader.samples) + 1
                 hooks.on_train_batch_end(state.step, {"epoch": epoch, "lr": rate, **window.averages()})
-            finished = state.step == config.train.iters
-            interrupted = stop_requested.is_set() or model.stop_training
-            if not (finished or interrupted or state.step % config.train.save_interval == 0):
+            finished = state.step == job.iters
+            interrupted = stop_requested.is_set() or job.model.stop_training
+            if not (finished or interrupted or state.step % pace.save_interval == 0):
                 continue
 
             window.require_finite()
             improved = False
-            if evaluation is not None:
-                state, improved = _score(predict, evaluation, config.eval, state, hooks, stop_requested)
+            if job.validate is not None:
+                hooks.on_test_begin()
+                validated = job.validate(state, stop_requested)
+                if validated is not None:
+                    improved = validated[0].best_step > state.best_step
+                    state, logs = validated
+                    hooks.on_test_end(logs)
             checkpoint = keeper.save(state, improved=improved)
             if stop_requested.is_set():
                 return TrainResult(state, "signal", checkpoint)
@@ -143,7 +218,7 @@ def train(
                 return TrainResult(state, "callback", checkpoint)
             if finished:
                 return TrainResult(state, "finished", checkpoint)
-            if state.stale_intervals >= (config.train.early_stop_intervals or math.inf):
+            if state.stale_intervals >= (job.early_stop_intervals or math.inf):
                 return TrainResult(state, "early", checkpoint)
 
 
@@ -189,7 +264,7 @@ class _Keeper:
     def __init__(
         self,
         save_dir: Path,
-        config: Config,
+        config: AnyConfig,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
         state: TrainState,
@@ -203,10 +278,20 @@ class _Keeper:
         save_checkpoint(folder, self.model, self.optimizer, state, self.config)
         if improved:
             save_checkpoint(self.save_dir / "best_model", self.model, None, state, self.config)
-        self._saved.append(folder)
+        if folder not in self._saved:
+            self._saved.append(folder)
         while len(self._saved) > self.config.train.keep_checkpoint_max:
             shutil.rmtree(self._saved.pop(0))
         return folder
+
+    def rescue(self, state: TrainState, error: DataError) -> DataError:
+        """Saves what was trained before a sample turned out to be wrong; returns the error with where it is."""
+        if state.step == 0:
+            return error
+        folder = self.save_dir / f"iter_{state.step}"
+        if folder not in self._saved:
+            self.save(state, improved=False)
+        return DataError(f"{error} What was trained before is kept: go on with --resume_model {folder}.")
 
 
 def inference_options(section: Eval) -> InferenceOptions:
@@ -306,7 +391,7 @@ class _Window:
         return {**means, **costs}
 
 
-def _next(batches: Iterator[dict[str, Any]], reader: SampleReader) -> dict[str, Any]:
+def _next(batches: Iterator[dict[str, Any]], reader: SampleReader | ImageReader) -> dict[str, Any]:
     """Returns the next batch; an error of the reader comes through as itself, not as TensorFlow's rendering of it."""
     try:
         return next(batches)
@@ -314,26 +399,6 @@ def _next(batches: Iterator[dict[str, Any]], reader: SampleReader) -> dict[str, 
         if reader.failure is not None:
             raise reader.failure from error
         raise
-
-
-def _score(
-    predict: Predict,
-    evaluation: Evaluation,
-    section: Eval,
-    state: TrainState,
-    hooks: keras.callbacks.CallbackList,
-    stop_requested: threading.Event,
-) -> tuple[TrainState, bool]:
-    """Evaluates and reports; returns the state with the score, and whether that is the best so far."""
-    hooks.on_test_begin()
-    scored = _evaluate(predict, evaluation, inference_options(section), stop_requested)
-    if scored is None:
-        return state, False
-    scores, pictures = scored
-    improved = scores.miou > state.best_miou
-    state = _with_score(state, scores.miou)
-    hooks.on_test_end(_eval_logs(scores, state, evaluation, pictures))
-    return state, improved
 
 
 def _evaluate(

@@ -8,8 +8,10 @@ import keras
 import tensorflow as tf
 
 from rsseg_tf.build import HeadLoss
+from rsseg_tf.layers import BatchNorm
+from rsseg_tf.ssl import Method
 
-__all__ = ["TrainStep", "mean_over_replicas", "synchronise_batch_norm"]
+__all__ = ["PretrainStep", "TrainStep", "mean_over_replicas", "synchronise_batch_norm"]
 
 Losses = dict[str, tuple[HeadLoss, float]]
 
@@ -25,18 +27,73 @@ def synchronise_batch_norm(model: keras.Model) -> None:
     """Makes every batch normalisation take its statistics over the batch of all devices, not of each one."""
     # `model.layers` are the outer ones only; models may lie within models (c2fnet).
     for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
+        in_parts = isinstance(layer, BatchNorm) and layer.splits > 1  # smaller than a device's batch, on purpose
+        if isinstance(layer, keras.layers.BatchNormalization) and not in_parts:
             layer.synchronized = True
 
 
-class TrainStep:
+class _Step:
     """Forward, backward and update, compiled once.
 
     One step is one call. Packing several into a call would hide from the loop which files a batch came from and how
     long it waited for them, and saves nothing that can be measured beside a segmentation network.
+    """
+
+    def __init__(
+        self, model: keras.Model, optimizer: keras.optimizers.Optimizer, strategy: tf.distribute.Strategy
+    ) -> None:
+        self.model, self.optimizer, self.strategy = model, optimizer, strategy
+        self._run = tf.function(self._distributed)
+
+    def __call__(self, batch: dict[str, Any], learning_rate: float) -> dict[str, tf.Tensor]:
+        """Takes one step.
+
+        Args:
+            batch: one element of the (distributed) dataset.
+            learning_rate: of this step.
+
+        Returns:
+            Float32 scalars to log: `loss`, which is minimised, and what it is made of.
+        """
+        self.optimizer.learning_rate = learning_rate
+        return self._run(batch)
+
+    def _forward(self, batch: dict[str, Any], step: tf.Tensor) -> tuple[tf.Tensor, dict[str, Any], dict[str, Any]]:
+        """Returns on each device the loss, values to log, and tensors for `_after`."""
+        raise NotImplementedError
+
+    def _before(self, step: tf.Tensor) -> None:
+        """Runs once before the devices do."""
+
+    def _after(self, step: tf.Tensor, memory: dict[str, tf.Tensor]) -> None:
+        """Runs once after the devices, with what the first one gave."""
+
+    def _distributed(self, batch: dict[str, Any]) -> dict[str, tf.Tensor]:
+        # The step of the run, which a resumed one goes on counting: draws repeat.
+        step = tf.cast(self.optimizer.iterations.value, tf.int32)
+        self._before(step)
+        values, memory = self.strategy.run(self._replica, args=(batch, step))
+        self._after(step, {name: self.strategy.experimental_local_results(x)[0] for name, x in memory.items()})
+        reduce = tf.distribute.ReduceOp.MEAN
+        return {name: self.strategy.reduce(reduce, value, axis=None) for name, value in values.items()}
+
+    def _replica(self, batch: dict[str, Any], step: tf.Tensor) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            total, values, memory = self._forward(batch, step)
+            # The optimizer adds up the gradients of the devices; dividing here makes that their mean.
+            scaled = self.optimizer.scale_loss(total / self.strategy.num_replicas_in_sync)
+        variables = self.model.trainable_variables
+        gradients = tape.gradient(scaled, [variable.value for variable in variables])
+        pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
+        self.optimizer.apply_gradients(pairs)
+        return {"loss": total, **values}, memory
+
+
+class TrainStep(_Step):
+    """A step of a segmentation model; batches have `image` and `label`.
 
     Losses are normalised by the pixels of the whole batch, not of each device's share, so that the number of devices
-    does not change the result.
+    does not change the result. What is logged beside the loss are those of the heads, unweighted.
     """
 
     def __init__(
@@ -47,41 +104,47 @@ class TrainStep:
         strategy: tf.distribute.Strategy,
     ) -> None:
         """Takes what a step needs; the optimizer must be built."""
-        self.model, self.optimizer, self.losses, self.strategy = model, optimizer, losses, strategy
-        self._run = tf.function(self._distributed)
+        super().__init__(model, optimizer, strategy)
+        self.losses = losses
 
-    def __call__(self, batch: dict[str, Any], learning_rate: float) -> dict[str, tf.Tensor]:
-        """Takes one step.
+    def _forward(self, batch: dict[str, Any], step: tf.Tensor) -> tuple[tf.Tensor, dict[str, Any], dict[str, Any]]:
+        outputs = self.model(batch["image"], training=True)
+        values = {
+            head: loss(outputs[head], batch["label"], mean=mean_over_replicas, seed=step)
+            for head, (loss, _) in self.losses.items()
+        }
+        total = sum(weight * values[head] for head, (_, weight) in self.losses.items())
+        return total, {f"loss_{head}": value for head, value in values.items()}, {}
 
-        Args:
-            batch: `image` and `label`, one element of the (distributed) dataset.
-            learning_rate: of this step.
 
-        Returns:
-            Float32 scalars: `loss`, the weighted sum, and `loss_<head>` for each head, unweighted.
-        """
-        self.optimizer.learning_rate = learning_rate
-        return self._run(batch["image"], batch["label"])
+class PretrainStep(_Step):
+    """A step of a self-supervised method; batches are those of `rsseg_tf.data.view_batches`."""
 
-    def _distributed(self, image: Any, label: Any) -> dict[str, tf.Tensor]:
-        values = self.strategy.run(self._replica, args=(image, label))
-        reduce = tf.distribute.ReduceOp.MEAN
-        return {name: self.strategy.reduce(reduce, value, axis=None) for name, value in values.items()}
+    def __init__(self, method: Method, optimizer: keras.optimizers.Optimizer, strategy: tf.distribute.Strategy) -> None:
+        """Takes what a step needs; the optimizer must be built."""
+        super().__init__(method, optimizer, strategy)
+        self.devices = _Replicas()
 
-    def _replica(self, image: tf.Tensor, label: tf.Tensor) -> dict[str, tf.Tensor]:
-        with tf.GradientTape() as tape:
-            outputs = self.model(image, training=True)
-            # The step of the run, which a resumed one goes on counting: draws repeat.
-            step = tf.cast(self.optimizer.iterations.value, tf.int32)
-            values = {
-                head: loss(outputs[head], label, mean=mean_over_replicas, seed=step)
-                for head, (loss, _) in self.losses.items()
-            }
-            total = sum(weight * values[head] for head, (_, weight) in self.losses.items())
-            # The optimizer adds up the gradients of the devices; dividing here makes that their mean.
-            scaled = self.optimizer.scale_loss(total / self.strategy.num_replicas_in_sync)
-        variables = self.model.trainable_variables
-        gradients = tape.gradient(scaled, [variable.value for variable in variables])
-        pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
-        self.optimizer.apply_gradients(pairs)
-        return {"loss": total, **{f"loss_{head}": value for head, value in values.items()}}
+    def _before(self, step: tf.Tensor) -> None:
+        self.model.before_step(step)
+
+    def _forward(self, batch: dict[str, Any], step: tf.Tensor) -> tuple[tf.Tensor, dict[str, Any], dict[str, Any]]:
+        outcome = self.model.objective(batch, step=step, devices=self.devices)
+        return outcome.loss, outcome.values, outcome.memory
+
+    def _after(self, step: tf.Tensor, memory: dict[str, tf.Tensor]) -> None:
+        self.model.after_step(step, memory)
+
+
+class _Replicas:
+    """How a device reaches the others inside of `strategy.run`; see `rsseg_tf.ssl.method.Devices`."""
+
+    def gather(self, x: tf.Tensor) -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        return x if context.num_replicas_in_sync == 1 else context.all_gather(x, axis=0)
+
+    def mine(self, x: tf.Tensor) -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        rows = tf.shape(x)[0] // context.num_replicas_in_sync
+        place = context.replica_id_in_sync_group
+        return x[place * rows : (place + 1) * rows]

@@ -51,7 +51,10 @@ def test_a_dumped_config_reads_back_equal(tmp_path: Path) -> None:
     assert load_config(again) == config
 
 
-@pytest.mark.parametrize("name", shipped_configs())
+SEGMENTATION = [name for name in shipped_configs() if not name.startswith("ssl/pretrain/")]
+
+
+@pytest.mark.parametrize("name", SEGMENTATION)
 def test_every_shipped_config_loads(name: str) -> None:
     config = load_config(find_config(name))
     assert config.dataset.spec.num_classes > 1
@@ -77,9 +80,7 @@ def test_every_shipped_config_loads(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(SPECS))
 def test_configs_look_where_prepare_writes(name: str) -> None:
-    roots = [
-        (config.dataset.root, config.dataset.spec) for config in map(load_config, map(find_config, shipped_configs()))
-    ]
+    roots = [(config.dataset.root, config.dataset.spec) for config in map(load_config, map(find_config, SEGMENTATION))]
     found = {root for root, spec in roots if spec.name == name}
     assert found == {OUTPUTS[name].as_posix()}
 

@@ -15,6 +15,7 @@ from rsseg_tf.config.schema import Augment
 from rsseg_tf.data import SampleReader, sample_order, train_batches
 from rsseg_tf.datasets import DatasetSpec, Sample, custom_spec
 from rsseg_tf.errors import DataError
+from tests.devices import two_devices
 
 SPEC = custom_spec("town", ["ground", "roof"])
 COUNT = 7  # not a multiple of the batch size
@@ -216,7 +217,7 @@ def test_an_error_of_the_reader_is_kept_beside_tensorflows(tmp_path: Path) -> No
 
 
 def test_two_devices_get_the_halves_of_each_batch_in_order(samples: list[Sample]) -> None:
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_devices()
     dataset = train_batches(SampleReader(samples, SPEC), CHANGED, batch_size=4, seed=5)
     for whole, split in zip(
         take(samples, 4), islice(strategy.experimental_distribute_dataset(dataset), 4), strict=True

@@ -10,12 +10,12 @@ import cv2
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from rsseg_tf.checkpoint import read_state
 from rsseg_tf.errors import ConfigError, DataError, TrainingError, WeightsError
 from rsseg_tf.training import TrainResult, train
 from rsseg_tf.training.loop import checkpoints, prepare_save_dir
+from tests.devices import two_devices
 from tests.tiny import samples, tiny_config, use_tiny_backbone
 
 
@@ -130,7 +130,7 @@ def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(tmp_path: Pat
 
 def test_two_devices_equal_one(tmp_path: Path) -> None:
     one = run(tmp_path, "one", "train.batch_size=4")
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_devices()
     two = run(tmp_path, "two", "train.batch_size=2", strategy=strategy)
     assert two.state == one.state
     assert_equal_weights(one.checkpoint, two.checkpoint, atol=2e-5)

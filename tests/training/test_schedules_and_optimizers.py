@@ -6,8 +6,10 @@ import keras
 import numpy as np
 import pytest
 
+from rsseg_tf.config.pretrain import LARS as LARSConfig
 from rsseg_tf.config.schema import SGD, AdamW, CosineSchedule, PolySchedule
-from rsseg_tf.training.optimizers import MomentumSGD, build_optimizer
+from rsseg_tf.errors import ConfigError
+from rsseg_tf.training.optimizers import LARS, MomentumSGD, build_optimizer
 from rsseg_tf.training.schedules import learning_rate
 from tests.golden import GOLDEN, needs_golden
 
@@ -67,3 +69,73 @@ def test_optimizers_follow_the_config() -> None:
     assert isinstance(adamw, keras.optimizers.AdamW) and (adamw.beta_2, adamw.weight_decay) == (0.95, 0.02)
     scaled = build_optimizer(SGD(name="sgd"), precision="fp16")
     assert isinstance(scaled, keras.optimizers.LossScaleOptimizer) and scaled.initial_scale == 1024.0
+
+
+# === LARS and constant rates ===
+
+
+def sine(shape: tuple[int, ...], a: float) -> np.ndarray:
+    """The made-up values that the reference numbers belong to: sin(a * n + a / 10), C order."""
+    return np.sin(a * np.arange(np.prod(shape)) + 0.1 * a).reshape(shape)
+
+
+def two_steps(optimizer: keras.optimizers.Optimizer, *variables: keras.Variable) -> None:
+    optimizer.build(variables)
+    for rate, a in ((0.5, 1.3), (0.25, 1.4)):
+        optimizer.learning_rate = rate
+        optimizer.apply([keras.ops.convert_to_tensor(sine(v.shape, a), v.dtype) for v in variables], variables)
+
+
+@pytest.mark.parametrize(
+    ("variant", "change"), [("pixpro", -9.7555820e-4), ("larc", -9.7547345e-4), ("paddle", -1.19764382e-3)]
+)
+def test_lars_equals_the_reference_numbers(variant: str, change: float) -> None:
+    start = sine((3, 4), 0.7)
+    variable = keras.Variable(start, dtype="float64")
+    two_steps(LARS(0.0, variant=variant, momentum=0.9, l2=1e-4), variable)  # type: ignore[arg-type]
+    assert variable.numpy()[0, 1] - start[0, 1] == pytest.approx(change, rel=1e-6)
+
+
+@pytest.mark.parametrize("variant", ["pixpro", "larc", "paddle"])
+def test_lars_leaves_vectors_alone_unless_told(variant: str) -> None:
+    start, rates = sine((5,), 0.7), (0.5, 0.25)
+    plain = keras.Variable(start, dtype="float64")
+    two_steps(LARS(0.0, variant=variant, l2=1e-2), plain)  # type: ignore[arg-type]
+    first, second = sine((5,), 1.3), sine((5,), 1.4)
+    if variant == "paddle":  # the rate lies inside of the velocity
+        expected = start - rates[0] * first - (0.9 * rates[0] * first + rates[1] * second)
+    else:
+        expected = start - rates[0] * first - rates[1] * (0.9 * first + second)
+    np.testing.assert_allclose(plain.numpy(), expected, rtol=1e-9)
+    adapted = keras.Variable(start, dtype="float64")
+    two_steps(LARS(0.0, variant=variant, l2=1e-2, exclude_1d=False), adapted)  # type: ignore[arg-type]
+    assert np.abs(adapted.numpy() - start).max() < 0.01 * np.abs(plain.numpy() - start).max()
+
+
+@pytest.mark.parametrize("variant", ["pixpro", "larc", "paddle"])
+def test_lars_takes_plain_steps_where_a_norm_is_zero(variant: str) -> None:
+    weight = keras.Variable(np.zeros((2, 2)), dtype="float64")
+    optimizer = LARS(0.1, variant=variant)  # type: ignore[arg-type]
+    optimizer.build([weight])
+    optimizer.apply([keras.ops.ones((2, 2), "float64")], [weight])
+    np.testing.assert_allclose(weight.numpy(), -0.1, rtol=1e-6)
+    optimizer.apply([keras.ops.zeros((2, 2), "float64")], [weight])
+    assert np.isfinite(weight.numpy()).all()
+
+
+@pytest.mark.parametrize("section", [SGD(name="sgd"), LARSConfig(name="lars", variant="larc")])
+def test_some_weights_keep_their_rate(section: SGD | LARSConfig) -> None:
+    with keras.name_scope("predictor_fc1"):
+        kept = keras.Variable(sine((3, 4), 0.7), dtype="float64", name="kernel")
+    moved = keras.Variable(sine((3, 4), 0.7), dtype="float64", name="kernel")
+    optimizer = build_optimizer(section, constant_paths=["predictor_"], constant_rate=0.5)
+    optimizer.build([kept, moved])
+    optimizer.learning_rate = 0.05
+    gradient = keras.ops.convert_to_tensor(sine((3, 4), 1.3))
+    optimizer.apply([gradient, gradient], [kept, moved])
+    ratio = (kept.numpy() - sine((3, 4), 0.7)) / (moved.numpy() - sine((3, 4), 0.7))
+    np.testing.assert_allclose(ratio, 10.0, rtol=1e-6)
+    config = optimizer.get_config()
+    assert type(optimizer).from_config(config).get_config() == config
+    with pytest.raises(ConfigError, match="optimizer.name is adamw, which gives all weights one learning rate"):
+        build_optimizer(AdamW(name="adamw"), constant_paths=["predictor_"])

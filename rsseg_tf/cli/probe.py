@@ -1,0 +1,150 @@
+"""`rsseg-tf probe`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rsseg_tf.cli.options import ManyValues, choose_device, config_option, device_options, load
+
+if TYPE_CHECKING:
+    from rsseg_tf.probe import ProbeRow
+
+__all__ = ["command"]
+
+
+@click.command(name="probe", cls=ManyValues)
+@config_option(required=True)
+@click.option(
+    "--backbone",
+    "sources",
+    multiple=True,
+    metavar="SRC...",
+    help="Weights of the config's backbone: a checkpoint (of pretrain or train), file, URL or preset.",
+)
+@click.option("--patch-size", type=click.IntRange(min=8), default=64, show_default=True, help="Side of a patch.")
+@click.option("--patches", type=click.IntRange(min=10), default=2000, show_default=True, help="Of each split, at most.")
+@click.option(
+    "--labels",
+    multiple=True,
+    type=click.IntRange(min=2),
+    metavar="N...",
+    help="Labelled patches for the linear probe; all of them come last. Default: 40 200.",
+)
+@click.option("--neighbours", type=click.IntRange(min=1), default=20, show_default=True, help="That vote.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Draws of labelled patches and of random weights.",
+)
+@click.option(
+    "--normalisation",
+    type=click.Choice(["auto", "dataset", "imagenet"]),
+    default="auto",
+    show_default=True,
+    help="Of pixels. auto: as the weights were trained; ImageNet's for released ones.",
+)
+@click.option("--json", "json_path", type=Path, metavar="FILE", help="Also write all scores here.")
+@click.option("--offline", is_flag=True, help="Never use the network; weights must be in the cache.")
+@device_options
+def command(
+    config_path: str,
+    overrides: tuple[str, ...],
+    sources: tuple[str, ...],
+    patch_size: int,
+    patches: int,
+    labels: tuple[int, ...],
+    neighbours: int,
+    seeds: int,
+    normalisation: str,
+    json_path: Path | None,
+    offline: bool,
+    device: str,
+    gpus: tuple[int, ...],
+) -> None:
+    """Ask how much of the labels a frozen backbone's features know.
+
+    --config names dataset and backbone. Its training tiles are cut into patches to learn from, its validation tiles
+    into patches to be counted on; a patch's class is that of most of its pixels. The table shows the mean recall of the
+    classes, for colour statistics, random weights with calibrated normalisations, and each --backbone. Features that do
+    not beat the first two rows are worth nothing.
+    """
+    config = load(config_path, overrides)
+    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.cli.samples import checked_samples
+    from rsseg_tf.errors import ConfigError
+
+    load_tensorflow()
+    splits = [checked_samples(config, split) for split in ("train", "val")]
+    from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD
+    from rsseg_tf.probe import cut_patches, probe
+
+    spec = config.dataset.spec
+    choose_device(device, gpus)
+    if normalisation == "imagenet" and spec.bands != 3:
+        raise ConfigError(f"--normalisation imagenet is for 3 bands; the dataset '{spec.name}' has {spec.bands}.")
+    fixed = {"dataset": (spec.mean, spec.std), "imagenet": (IMAGENET_MEAN, IMAGENET_STD), "auto": None}[normalisation]
+    train, val = (cut_patches(samples, spec, size=patch_size, at_most=patches) for samples in splits)
+    asked = labels or tuple(count for count in (40, 200) if count < len(train.labels))
+    if asked and max(asked) > len(train.labels):
+        raise ConfigError(
+            f"--labels asks for {max(asked)} labelled patches, but the training tiles give {len(train.labels)}. "
+            "Ask for fewer, raise --patches, or choose a smaller --patch_size."
+        )
+    counts = sorted({*asked, len(train.labels)})
+    rows = probe(
+        config.model.backbone,
+        sources,
+        spec,
+        train,
+        val,
+        labels=counts,
+        seeds=range(seeds),
+        neighbours=neighbours,
+        normalisation=None if fixed is None else lambda source: fixed,
+        offline=offline,
+        notify=click.echo,
+    )
+    from rich.console import Console
+
+    title = f"Mean recall of {len(spec.classes)} classes, %; {len(val.labels)} patches of {patch_size}x{patch_size}"
+    Console().print(table(rows, f"{title}, {seeds} seed{'s' if seeds > 1 else ''}", neighbours))
+    if json_path is not None:
+        from rsseg_tf.cli.evaluate import write_json
+
+        report = {
+            "dataset": config.dataset.name,
+            "backbone": config.model.backbone.name,
+            "patch_size": patch_size,
+            "train_patches": len(train.labels),
+            "val_patches": len(val.labels),
+            "neighbours": neighbours,
+            "rows": [dataclasses.asdict(row) for row in rows],
+        }
+        write_json(json_path, report)
+        click.echo(f"Written: {json_path}")
+
+
+def table(rows: list[ProbeRow], title: str, neighbours: int) -> Any:
+    """Returns a rich table: a row for each kind of features, a column for each probe; mean ± deviation over seeds."""
+    import numpy as np
+    from rich.table import Table
+
+    result = Table(title=title)
+    result.add_column("features", overflow="fold")
+    result.add_column("dim", justify="right")
+    for score in rows[0].scores:
+        name = f"linear, {score.labels} labels" if score.probe == "linear" else f"{neighbours} nearest"
+        result.add_column(name, justify="right")
+    for row in rows:
+        cells = []
+        for score in row.scores:
+            values = 100 * np.array(score.balanced_accuracy)
+            cells.append(f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""))
+        result.add_row(row.features, str(row.dim), *cells)
+    return result

@@ -1,0 +1,259 @@
+"""What a config of self-supervised pre-training may say."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from rsseg_tf.config.schema import SGD, AdamW, Backbone, Data, Fraction, Positive, Section
+from rsseg_tf.datasets import DatasetSpec, custom_spec
+from rsseg_tf.errors import DataError
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "LARS",
+    "DenseCL",
+    "Images",
+    "Method",
+    "MoCoBYOL",
+    "MoCoV2",
+    "PixPro",
+    "PretrainConfig",
+    "PretrainSchedule",
+    "PretrainTrain",
+    "SimSiam",
+    "SwAV",
+    "Views",
+]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of pixels divided by 255, red first; what all six methods were trained with."""
+
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+AboveZero = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+
+
+class Images(Section):
+    """Images without labels: a folder that `rsseg-tf prepare` wrote (million_aid, dota, images), or any other one.
+
+    `mean` and `std` are those of pixels divided by `max_value`. By default they are ImageNet's for three bands, and 0.5
+    for any other number.
+    """
+
+    name: Literal["images", "million_aid", "dota"]
+    root: str
+    train_list: str | None = Field(
+        None, description="list file under root, the first column of each line an image; null: all images below root"
+    )
+    bands: Positive = 3
+    max_value: AboveZero = 255.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """Bands and statistics; there are no classes, so the one that a spec needs means nothing."""
+        mean, std = self.mean, self.std
+        if self.bands == 3:
+            mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
+        return custom_spec(self.name, ("unlabelled",), bands=self.bands, max_value=self.max_value, mean=mean, std=std)
+
+    @model_validator(mode="after")
+    def _spec_is_sound(self) -> Images:
+        try:
+            _ = self.spec
+        except DataError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
+class Views(Section):
+    """Random views of an image: crops resized to a square, mirrored and turned, then changed in colour.
+
+    Names and units are torchvision's. Pairs of probabilities are for the first and the second view; small views take
+    the second.
+    """
+
+    crop_size: Positive = Field(224, description="side of both large views in pixels")
+    scale_range: tuple[AboveZero, AboveZero] = Field((0.2, 1.0), description="share of the image's area")
+    small_views: NotNegative = Field(0, description="number of further, small views (swav)")
+    small_crop_size: Positive = 96
+    small_scale_range: tuple[AboveZero, AboveZero] = (0.05, 0.14)
+    ratio_range: tuple[AboveZero, AboveZero] = Field((0.75, 4 / 3), description="width over height of a crop")
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    flip_horizontal: Fraction = 0.5
+    flip_vertical: Fraction = 0.0
+    rotate90: Fraction = Field(0.0, description="probability of a turn by 90, 180 or 270 degrees")
+    jitter_probability: Fraction = 0.8
+    brightness: Fraction = 0.4
+    contrast: Fraction = 0.4
+    saturation: Fraction = Field(0.4, description="needs 3 bands (RGB)")
+    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(0.1, description="needs 3 bands (RGB)")
+    gray_probability: Fraction = Field(0.2, description="needs 3 bands (RGB)")
+    blur_probability: tuple[Fraction, Fraction] = (0.5, 0.5)
+    blur_sigma: tuple[AboveZero, AboveZero] = Field((0.1, 2.0), description="in pixels of the view")
+    solarize_probability: tuple[Fraction, Fraction] = (0.0, 0.0)
+    solarize_threshold: Annotated[float, Field(ge=0, le=255)] = 128.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Views:
+        for name in ("scale_range", "small_scale_range", "ratio_range", "blur_sigma"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} is smallest, largest; got {low}, {high}. Swap them.")
+        for name in ("scale_range", "small_scale_range"):
+            if getattr(self, name)[1] > 1:
+                raise ValueError(f"{name} is a share of the image's area, at most 1; got {getattr(self, name)[1]}.")
+        return self
+
+
+# === Methods ===
+
+
+class _KeyEncoder(Section):
+    name: str
+    dim: Positive = 128
+    hidden: Positive | None = Field(None, description="channels inside the head; null: those of the backbone")
+    queue_size: Positive = 65536
+    momentum: Momentum = 0.999
+    temperature: AboveZero = 0.2
+    key_bn: Literal["ema_stats", "split"] = Field("split", description="how keys are normalised, see ssl/moco_v2.py")
+    key_bn_splits: Positive = 8
+
+
+class MoCoV2(_KeyEncoder):
+    """MoCo v2: an image's two views against a queue."""
+
+    name: Literal["moco_v2"]
+
+
+class DenseCL(_KeyEncoder):
+    """DenseCL: MoCo, and the same for the cells of feature maps."""
+
+    name: Literal["densecl"]
+    dense_weight: Fraction = 0.5
+    dense_warmup_steps: NotNegative = 0
+
+
+class SimSiam(Section):
+    """SimSiam: views predict each other, without negatives."""
+
+    name: Literal["simsiam"]
+    dim: Positive = 2048
+    predictor_hidden: Positive = 512
+    constant_predictor_lr: bool = True
+    zero_init_residual: bool = True
+
+
+class SwAV(Section):
+    """SwAV: views predict each other's assignment to prototypes."""
+
+    name: Literal["swav"]
+    dim: Positive = 128
+    hidden: Positive = 2048
+    prototypes: Annotated[int, Field(ge=2)] = 3000
+    temperature: AboveZero = 0.1
+    epsilon: AboveZero = 0.05
+    sinkhorn_iterations: Positive = 3
+    freeze_prototypes_steps: NotNegative = 313
+    queue_size: NotNegative = 0
+    queue_start_step: NotNegative = 0
+
+
+class PixPro(Section):
+    """PixPro: cells of two views that show the same place agree."""
+
+    name: Literal["pixpro"]
+    dim: Positive = 256
+    hidden: Positive = 4096
+    momentum: Momentum = 0.99
+    radius: AboveZero = 0.7
+    sharpness: AboveZero = 2.0
+    instance_weight: Annotated[float, Field(ge=0)] = 0.0
+
+
+class MoCoBYOL(Section):
+    """MoCo-BYOL: views predict a moving target, with a little contrast against a queue."""
+
+    name: Literal["moco_byol"]
+    dim: Positive = 256
+    hidden: Positive = 4096
+    queue_size: Positive = 65536
+    momentum: Momentum = 0.99
+    temperature: AboveZero = 0.2
+    contrast_weight: Annotated[float, Field(ge=0)] = 0.03
+
+
+Method = Annotated[MoCoV2 | DenseCL | SimSiam | SwAV | PixPro | MoCoBYOL, Field(discriminator="name")]
+
+
+# === Training ===
+
+
+class LARS(Section):
+    """Layer-wise adaptive rates, in the arithmetic of three official codes; see `rsseg_tf.training.optimizers.LARS`."""
+
+    name: Literal["lars"]
+    variant: Literal["pixpro", "larc", "paddle"]
+    momentum: Momentum = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-6
+    trust: AboveZero = 0.001
+    epsilon: Annotated[float, Field(ge=0)] = 1e-8
+    exclude_1d: bool = Field(True, description="biases and normalisations: no decay, no adaptation")
+
+
+PretrainOptimizer = Annotated[SGD | AdamW | LARS, Field(discriminator="name")]
+
+
+class PretrainSchedule(Section):
+    """Half a cosine wave after a linear warm-up; all rates scale with the batch where `base_batch_size` says so."""
+
+    name: Literal["cosine"]
+    learning_rate: AboveZero = 0.03
+    end_lr: Annotated[float, Field(ge=0)] = 0.0
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_start_lr: Annotated[float, Field(ge=0)] = 0.0
+    base_batch_size: Positive | None = Field(
+        None, description="train.batch_size that the rates are for; with n times the batch they are n times as large"
+    )
+    by_epoch: bool = Field(False, description="whether the rate changes at epochs only, as the official MoCo's")
+
+
+class PretrainTrain(Section):
+    """The run itself."""
+
+    epochs: Positive = 200
+    iters: Positive | None = Field(None, description="steps in all; null: as many as the epochs have")
+    batch_size: Annotated[int, Field(ge=2)] = Field(256, description="images per step, over all devices")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    log_iters: Positive = 10
+    save_interval: Positive = 1000
+    keep_checkpoint_max: Positive = 5
+    collapse_spread: Fraction = Field(0.1, description="an epoch whose mean spread is below this is called collapsed")
+    stop_after_collapsed: Positive | None = Field(None, description="collapsed epochs in a row that end the run")
+
+
+class PretrainConfig(Section):
+    """A whole run of pre-training: images, backbone, method and recipe."""
+
+    dataset: Images
+    backbone: Backbone
+    method: Method
+    views: Views = Views()
+    data: Data = Data()
+    optimizer: PretrainOptimizer = SGD(name="sgd", weight_decay=1e-4)
+    lr_schedule: PretrainSchedule = PretrainSchedule(name="cosine")
+    train: PretrainTrain = PretrainTrain()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> PretrainConfig:
+        if self.views.small_views and not isinstance(self.method, SwAV):
+            raise ValueError(
+                f"views.small_views is {self.views.small_views}, but method {self.method.name} takes two views; set "
+                "it to 0, or method.name to swav."
+            )
+        return self

@@ -1,0 +1,70 @@
+"""A ring of past keys, which serve as negatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from rsseg_tf.errors import ConfigError
+from rsseg_tf.ssl.heads import l2_normalise
+
+__all__ = ["Queue", "check_queue"]
+
+
+def check_queue(size: int, batch: int, *, keys_per_sample: int = 1) -> None:
+    """Makes sure that a batch never wraps around the end of a queue.
+
+    Raises:
+        ConfigError: when `batch * keys_per_sample` does not divide `size`.
+    """
+    keys = batch * keys_per_sample
+    if size % keys:
+        below, above = size // keys * keys, (size // keys + 1) * keys
+        nearest = f"{below} or {above}" if below else str(above)
+        each = "" if keys_per_sample == 1 else f" of {keys_per_sample} keys each"
+        raise ConfigError(
+            f"method.queue_size is {size}, which a batch of {batch} samples{each} does not divide. "
+            f"Set it to a multiple of {keys}, such as {nearest}, or change --batch_size."
+        )
+
+
+class Queue(keras.layers.Layer):
+    """The last `size` keys in a ring, and the place of the next one; both are weights, so checkpoints hold them.
+
+    Attributes:
+        keys: (size, dim) float32, rows of length 1 (random ones at first) or, with `empty`, zeros until filled.
+        pointer: int32 scalar, the row that the next batch begins at.
+    """
+
+    def __init__(self, size: int, dim: int, *, empty: bool = False, name: str) -> None:
+        super().__init__(name=name, dtype="float32")
+        self.size = size
+
+        def unit_rows(shape: Any, dtype: Any = None) -> Any:
+            return l2_normalise(keras.random.normal(shape, dtype=dtype))
+
+        self.keys = self.add_weight(
+            name="keys", shape=(size, dim), initializer="zeros" if empty else unit_rows, trainable=False, autocast=False
+        )
+        self.pointer = self.add_weight(
+            name="pointer", shape=(), dtype="int32", initializer="zeros", trainable=False, autocast=False
+        )
+        self.built = True
+
+    def push(self, keys: Any, *, when: Any = True) -> None:
+        """Replaces the oldest rows.
+
+        Args:
+            keys: (n, dim); n divides the size.
+            when: boolean scalar; False changes nothing.
+        """
+        before, pointer = self.keys.value, self.pointer.value
+        after = ops.slice_update(before, [pointer, 0], ops.cast(keys, "float32"))
+        self.keys.assign(ops.where(when, after, before))
+        self.pointer.assign(ops.where(when, (pointer + ops.shape(keys)[0]) % self.size, pointer))
+
+    def full(self) -> Any:
+        """Returns whether an `empty` queue has been filled once: its last row is the last one to be written."""
+        return ops.any(ops.not_equal(self.keys.value[-1], 0.0))

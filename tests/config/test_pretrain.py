@@ -1,0 +1,124 @@
+"""Configs of pre-training: the shipped recipes and what the schema refuses."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from rsseg_tf.assets import find_config, shipped_configs
+from rsseg_tf.build import METHODS, backbone_names
+from rsseg_tf.build import _check_memory as check_memory
+from rsseg_tf.config import PretrainConfig, dump_config, load_any_config, load_config, load_pretrain_config
+from rsseg_tf.config.pretrain import IMAGENET_MEAN
+from rsseg_tf.datasets import OUTPUTS
+from rsseg_tf.errors import ConfigError
+
+SHIPPED = [name for name in shipped_configs() if name.startswith("ssl/pretrain/")]
+DATA = ("imagenet", "million_aid", "dota")
+# Batch, highest rate at that batch, epochs, weight decay, kind of optimizer.
+OFFICIAL = {
+    "moco_v2": (256, 0.03, 200, 1e-4, "sgd"),
+    "densecl": (256, 0.03, 200, 1e-4, "sgd"),
+    "simsiam": (512, 0.1, 100, 1e-4, "sgd"),
+    "swav": (4096, 4.8, 100, 1e-6, "larc"),
+    "pixpro": (1024, 4.0, 100, 1e-5, "pixpro"),
+    "moco_byol": (4096, 4.8, 300, 1e-6, "paddle"),
+}
+CONFIG = "dataset: {name: images, root: x}\nbackbone: {name: resnet18}\nmethod: {name: simsiam}\n"
+
+
+def load(tmp_path: Path, text: str = "", *overrides: str) -> PretrainConfig:
+    path = tmp_path / "pre.yml"
+    path.write_text(CONFIG + text, "utf-8")
+    return load_pretrain_config(path, overrides)
+
+
+def test_every_method_has_a_recipe_for_every_kind_of_images() -> None:
+    assert sorted(SHIPPED) == sorted(f"ssl/pretrain/{m}_resnet50_{d}.yml" for m in OFFICIAL for d in DATA)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_recipes_are_the_official_ones(name: str) -> None:
+    config = load_pretrain_config(find_config(name))
+    told = re.fullmatch(r"ssl/pretrain/(\w+)_resnet50_(imagenet|million_aid|dota)\.yml", name)
+    assert told is not None
+    batch, rate, epochs, decay, kind = OFFICIAL[told[1]]
+    assert (config.method.name, config.backbone.name) == (told[1], "resnet50")
+    schedule = config.lr_schedule
+    assert (config.train.batch_size, schedule.base_batch_size, schedule.learning_rate) == (batch, batch, rate)
+    assert config.train.epochs == (200 if name.endswith("pixpro_resnet50_dota.yml") else epochs)
+    assert config.optimizer.weight_decay == decay
+    assert getattr(config.optimizer, "variant", config.optimizer.name) == kind
+    assert config.dataset.spec.mean == IMAGENET_MEAN and config.views.crop_size == 224
+    if told[2] == "imagenet":
+        assert (config.dataset.name, config.dataset.train_list) == ("images", None)
+    else:
+        assert (config.dataset.name, config.dataset.train_list) == (told[2], "train.txt")
+        assert config.dataset.root == OUTPUTS[told[2]].as_posix()
+    check_memory(config.method, batch, batch)
+    check_memory(config.method, batch, batch // 8)
+
+
+def test_views_of_the_methods() -> None:
+    views = {
+        name: load_pretrain_config(find_config(f"ssl/pretrain/{name}_resnet50_imagenet.yml")).views for name in OFFICIAL
+    }
+    assert {name: v.scale_range[0] for name, v in views.items()} == {
+        "moco_v2": 0.2, "densecl": 0.2, "simsiam": 0.2, "swav": 0.14, "pixpro": 0.08, "moco_byol": 0.08,
+    }  # fmt: skip
+    assert views["swav"].small_views == 6 and views["moco_byol"].interpolation == "bicubic"
+    assert views["pixpro"].solarize_probability == (0.0, 0.2) and views["moco_byol"].solarize_probability == (0.0, 0.5)
+    assert views["pixpro"].saturation == 0.2 and views["swav"].hue == 0.2
+    assert views["moco_byol"].blur_probability == (1.0, 0.1)
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_the_sections_fields_are_the_methods_arguments(name: str) -> None:
+    section = load_pretrain_config(find_config(f"ssl/pretrain/{name}_resnet50_imagenet.yml")).method
+    arguments = inspect.signature(METHODS[name].__init__).parameters
+    assert set(section.model_dump()) - {"name"} == set(arguments) - {"self", "build_backbone", "steps"}
+    defaults = type(section)(name=name)  # type: ignore[call-arg]
+    for field, value in defaults.model_dump(exclude={"name"}).items():
+        assert arguments[field].default == value, field
+
+
+def test_a_resnet50_has_265_tensors() -> None:
+    """53 convolutions, and four tensors for each of 53 normalisations: what a released file must bring."""
+    names = backbone_names(load_pretrain_config(find_config(SHIPPED[0])).backbone)
+    assert len(names) == 265
+    assert sum(path.endswith("/kernel") for path in names.values()) == 53
+
+
+def test_a_dumped_config_reads_back_equal(tmp_path: Path) -> None:
+    config = load(tmp_path, "", "train.iters=7", "optimizer={name: lars, variant: larc}")
+    again = tmp_path / "again.yml"
+    again.write_text(dump_config(config), "utf-8")
+    assert load_pretrain_config(again) == config == load_any_config(again)
+
+
+def test_each_command_says_which_kind_of_config_it_takes(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is a config of `rsseg-tf pretrain` \(it has a section 'method'\)"):
+        load_config(SHIPPED[0])
+    with pytest.raises(ConfigError, match=r"is a config of `rsseg-tf train` \(it has a section 'model'\)"):
+        load_pretrain_config("ssl/upernet_simsiam_imgnet_resnet50_isaid_512x512.yml")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method.name=moco", r"method.name is 'moco'. Did you mean 'moco_v2'\? Allowed: moco_v2, densecl, simsiam"),
+        ("method.prototypes=3", "unknown key 'method.prototypes'.* Allowed here: name, dim, predictor_hidden"),
+        ("views.small_views=2", "views.small_views is 2, but method simsiam takes two views"),
+        ("views.scale_range=[0.5, 0.2]", "scale_range is smallest, largest; got 0.5, 0.2"),
+        ("views.scale_range=[0.5, 2.0]", "scale_range is a share of the image's area, at most 1; got 2.0"),
+        ("dataset.mean=[0.5]", "mean has 1 values for 3 bands"),
+        ("train.batch_size=1", "train.batch_size must be greater than or equal to 2; got 1"),
+        ("optimizer={name: lars}", "'optimizer.variant' is missing"),
+    ],
+)
+def test_what_the_schema_refuses(override: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, "", override)
