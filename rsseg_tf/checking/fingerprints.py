@@ -51,7 +51,7 @@ _TURNS: dict[tuple[bool, bool, bool], str] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Fingerprint:
     """What of a picture stays when it is encoded again or brightened.
 
@@ -64,7 +64,7 @@ class Fingerprint:
     cells: bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NearPair:
     """Two pictures that are the same.
 

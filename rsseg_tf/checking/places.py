@@ -21,7 +21,7 @@ _TOLERANCE_PIXELS = 0.5
 _CELLS_ALONG_LARGEST = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """The box, along the axes of its CRS, that an image covers.
 
@@ -68,7 +68,7 @@ class Place:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Overlap:
     """Ground that one image shares with others.
 

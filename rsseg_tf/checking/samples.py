@@ -1,6 +1,6 @@
 """One look at an image and its label: everything that is wrong with them alone, and what comparing them all needs.
 
-Each file is decoded once. What comes back is small (about two KiB), so that facts of all samples fit into memory and
+Each file is decoded once. What comes back is small (about three KiB), so that facts of all samples fit into memory and
 travel between processes.
 """
 
@@ -33,7 +33,7 @@ _SHOWN_COLOURS = 32
 _DIGEST_BYTES = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """What is wrong with one sample: a code of `KINDS`, the file, and a sentence without the file's name."""
 
@@ -42,7 +42,7 @@ class Problem:
     message: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFacts:
     """What is known of an image whose pixels could be read.
 
@@ -74,7 +74,7 @@ class ImageFacts:
         return all(band.low >= band.high for band in self.moments)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelFacts:
     """What is known of a label whose ids could be read.
 
@@ -93,7 +93,7 @@ class LabelFacts:
     colours: dict[int, RGB]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SampleFacts:
     """What one look at a sample gave; None for what could not be read or is not there.
 

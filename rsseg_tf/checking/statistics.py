@@ -15,7 +15,7 @@ __all__ = ["BandLook", "Moments", "inverse_log_weights", "look_at_band", "median
 _BLOCK_PIXELS = 1 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Moments:
     """What is known of the values of one band.
 
