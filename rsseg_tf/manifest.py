@@ -19,9 +19,12 @@ from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import DataError, ExportError
 
 __all__ = [
+    "BYTES_INPUT",
+    "BYTES_OUTPUT",
     "FORMATS",
     "MANIFEST_FILE",
     "MANIFEST_PROPERTY",
+    "PIXELS",
     "QUANTIZATIONS",
     "Artifact",
     "Classes",
@@ -36,6 +39,13 @@ __all__ = [
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_PROPERTY = "rsseg_tf_manifest"
+
+PIXELS = "pixels"
+"""Name of the input of every artifact."""
+
+BYTES_INPUT, BYTES_OUTPUT = "image_bytes", "class_map_png_bytes"
+"""Input and output of a SavedModel's signature `predict_bytes`. TensorFlow Serving's REST interface encodes strings as
+base64 where the name ends in `_bytes`."""
 
 Format = Literal["savedmodel", "tflite", "onnx", "openvino", "web"]
 Quantization = Literal["float32", "float16", "dynamic", "int8", "int16x8"]

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 
 from rsseg_tf.datasets import custom_spec
-from rsseg_tf.predictors import keras_predictor, normalise
+from rsseg_tf.errors import DataError, ExportError, WeightsError
+from rsseg_tf.inference import InferenceOptions
+from rsseg_tf.predictors import find_model, keras_predictor, normalise, open_predictor
+from rsseg_tf.predictors.artifacts import as_input
+from tests.export.models import pixels, write_checkpoint
+from tests.tiny import use_tiny_backbone
 
 TWO = custom_spec("two", ("a", "b"), bands=2, max_value=1000.0, mean=(0.1, 0.5), std=(0.2, 0.25))
 
@@ -26,3 +33,47 @@ def test_the_model_of_a_predictor_sees_normalised_pixels(dtype: str) -> None:
     assert logits.dtype == np.float32
     expected = (pixels / 1000 - TWO.mean) / TWO.std
     np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_a_checkpoint_brings_along_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiny_backbone(monkeypatch)
+    checkpoint, config = write_checkpoint(tmp_path, "eval.flip_vertical=true")
+    predictor = open_predictor(checkpoint)
+    assert predictor.kind == "checkpoint" and predictor.manifest is None and predictor.tile is None
+    assert predictor.spec == config.dataset.spec
+    assert predictor.options == InferenceOptions(flip_vertical=True)
+    assert predictor.predict(pixels(20, 30)).shape == (2, 20, 30, 2)
+
+
+@pytest.mark.parametrize("names", [["1", "2", "10"], ["3"]])
+def test_the_newest_version_is_taken(tmp_path: Path, names: list[str]) -> None:
+    for name in [*names, "old", ".11.partial"]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "saved_model.pb").touch()
+    assert find_model(tmp_path) == ("savedmodel", tmp_path / names[-1])
+    assert find_model(tmp_path / names[0]) == ("savedmodel", tmp_path / names[0])
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.tflite", "tflite"), ("b.ONNX", "onnx"), ("c.xml", "openvino")])
+def test_files_are_told_by_their_suffix(tmp_path: Path, name: str, kind: str) -> None:
+    (tmp_path / name).touch()
+    assert find_model(tmp_path / name) == (kind, tmp_path / name)
+
+
+def test_other_things_are_no_models(tmp_path: Path) -> None:
+    (tmp_path / "a.h5").touch()
+    with pytest.raises(ExportError, match=r"a\.h5 is no model; .*\.tflite, \.onnx, \.xml is needed"):
+        find_model(tmp_path / "a.h5")
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(WeightsError, match="is not a checkpoint"):
+            find_model(path)
+
+
+def test_pixels_are_given_in_the_type_of_the_model() -> None:
+    image = np.array([[0.4, 254.6, 7.0]], np.float32)
+    np.testing.assert_array_equal(as_input(image, "uint8"), np.array([[0, 255, 7]], np.uint8))
+    assert as_input(image, "float32") is image
+    assert as_input(np.array([70000]), "float32").dtype == np.float32
+    for wrong in ([256], [-1], [np.nan]):
+        with pytest.raises(DataError, match=r"takes bytes, 0\.\.255"):
+            as_input(np.array(wrong, np.float32), "uint8")

@@ -90,7 +90,7 @@ def _run(path: Path, size: tuple[int, int], threads: int, runs: int) -> Timing:
     from rsseg_tf.export.tiles import random_tiles
     from rsseg_tf.predictors import open_predictor
 
-    before = _peak_mib()
+    memory = _PeakMemory()
     began = time.perf_counter()
     predictor = open_predictor(path, threads=threads)
     load_s = time.perf_counter() - began
@@ -102,13 +102,32 @@ def _run(path: Path, size: tuple[int, int], threads: int, runs: int) -> Timing:
         predictor.predict(pixels)
         times.append(1000 * (time.perf_counter() - began))
     p50, p90, p99 = np.percentile(times[_WARM_UP:], [50, 90, 99], method="higher").tolist()
-    return Timing(str(path), load_s, times[0], p50, p90, p99, _peak_mib() - before, threads, runs)
+    return Timing(str(path), load_s, times[0], p50, p90, p99, memory.mib(), threads, runs)
 
 
-def _peak_mib() -> float:
-    """Returns the highest resident memory of this process so far."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+class _PeakMemory:
+    """The highest resident memory of this process since the object was made, beyond what it was then.
+
+    The peak that `getrusage` gives is on Linux that of the parent process too, where it was higher.
+    """
+
+    _status, _clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+    def __init__(self) -> None:
+        if self._clear.exists():
+            self._clear.write_text("5")  # the peak starts again at what is resident now
+        self._before = self._peak_mib()
+
+    def mib(self) -> float:
+        """Returns the peak in MiB."""
+        return self._peak_mib() - self._before
+
+    def _peak_mib(self) -> float:
+        if self._status.exists():
+            (line,) = (line for line in self._status.read_text().splitlines() if line.startswith("VmHWM:"))
+            return int(line.split()[1]) / 2**10
+        unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, others KiB
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _main(arguments: Sequence[str] | None = None) -> None:

@@ -10,15 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from rsseg_tf.export.decode import decode_pixels
-from rsseg_tf.export.trained import INPUT, Trained, WeightsHolder
+from rsseg_tf.export.trained import Trained, WeightsHolder
 from rsseg_tf.export.warmup import write_warmup
-from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Tensor
+from rsseg_tf.manifest import BYTES_INPUT, BYTES_OUTPUT, MANIFEST_FILE, PIXELS, Artifact
 
-__all__ = ["BYTES_INPUT", "BYTES_OUTPUT", "write_savedmodel"]
-
-# The REST interface of TensorFlow Serving encodes strings as base64 where the name ends in _bytes.
-BYTES_INPUT = "image_bytes"
-BYTES_OUTPUT = "class_map_png_bytes"
+__all__ = ["class_and_confidence", "write_savedmodel"]
 
 _WARMUP_SIDE = 256
 
@@ -57,16 +53,8 @@ def write_savedmodel(trained: Trained, folder: Path) -> Artifact:
         tf.saved_model.save(holder, str(folder), signatures=signatures)
     side = min(_WARMUP_SIDE, *trained.manifest.crop_size)
     pixels = np.zeros((1, side, side, trained.spec.bands), trained.dtype)
-    write_warmup(folder / "assets.extra", INPUT, pixels, ["serving_default", "probabilities", "logits"])
+    write_warmup(folder / "assets.extra", PIXELS, pixels, ["serving_default", "probabilities", "logits"])
     return artifact
-
-
-def bytes_tensors() -> tuple[Tensor, Tensor]:
-    """Returns input and output of the signature `predict_bytes`, for descriptions."""
-    return (
-        Tensor(name=BYTES_INPUT, dtype="string", shape=(None,), meaning="encoded images of one size"),
-        Tensor(name=BYTES_OUTPUT, dtype="string", shape=(None,), meaning="grey PNGs of class ids"),
-    )
 
 
 def _signatures(trained: Trained) -> tuple[Any, dict[str, Any]]:

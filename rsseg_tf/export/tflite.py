@@ -13,10 +13,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from rsseg_tf.errors import ExportError
+from rsseg_tf.export.chatter import without_chatter
 from rsseg_tf.export.flatbuffer import check_operators, tensor_types
 from rsseg_tf.export.tiles import middle_of
-from rsseg_tf.export.trained import INPUT, Trained, WeightsHolder
-from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Quantization, Tensor
+from rsseg_tf.export.trained import Trained, WeightsHolder
+from rsseg_tf.manifest import MANIFEST_FILE, PIXELS, Artifact, Quantization, Tensor
 
 __all__ = ["write_tflite"]
 
@@ -70,7 +71,7 @@ def write_tflite(
     as_bytes = quantization == "int8" and trained.dtype == "uint8"
     _configure(converter, quantization, _representative(calibration, tile, as_bytes=as_bytes), as_bytes=as_bytes)
     try:
-        with warnings.catch_warnings():
+        with without_chatter(), warnings.catch_warnings():
             # Calibration runs in tf.lite.Interpreter, which announces its removal.
             warnings.simplefilter("ignore")
             content: bytes = converter.convert()
@@ -135,7 +136,7 @@ def _representative(
                 # The input's scale follows from the smallest and the largest pixel that were seen; with 0 and 255
                 # among them it is exactly 1, so that bytes come in as they are.
                 pixels[0, 0], pixels[-1, -1] = 0, 255
-            yield {INPUT: pixels[np.newaxis]}
+            yield {PIXELS: pixels[np.newaxis]}
 
     return samples
 
@@ -143,7 +144,7 @@ def _representative(
 def _describe(trained: Trained, content: bytes, quantization: Quantization, tile: tuple[int, int] | None) -> Artifact:
     """Returns the artifact, with types and scales as the file has them."""
     found = tensor_types(content)
-    dtype, scale, zero_point = found[INPUT]
+    dtype, scale, zero_point = found[PIXELS]
     if dtype == "uint8" and scale and (scale != 1.0 or zero_point != 0):
         raise ExportError(
             f"The converter gave the pixels of the TFLite file the scale {scale} and zero point {zero_point}; 1 and 0 "

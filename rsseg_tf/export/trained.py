@@ -21,12 +21,10 @@ from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ExportError
 from rsseg_tf.inference import Predict
 from rsseg_tf.layers import converting
-from rsseg_tf.manifest import Artifact, Classes, Inference, Manifest, Origin, Tensor
+from rsseg_tf.manifest import PIXELS, Artifact, Classes, Inference, Manifest, Origin, Tensor
 from rsseg_tf.predictors import keras_predictor, normalise
 
-__all__ = ["INPUT", "Trained", "WeightsHolder", "load_trained"]
-
-INPUT = "pixels"
+__all__ = ["Trained", "WeightsHolder", "load_trained"]
 
 
 class WeightsHolder(tf.Module):
@@ -84,14 +82,14 @@ class Trained:
     ) -> tf.TypeSpec:
         """Returns the signature of `pixels`; sizes that are not given are free."""
         height, width = tile or (None, None)
-        return tf.TensorSpec((batch, height, width, self.spec.bands), dtype or self.dtype, name=INPUT)
+        return tf.TensorSpec((batch, height, width, self.spec.bands), dtype or self.dtype, name=PIXELS)
 
     def input_tensor(self, tile: tuple[int, int] | None = None, *, batch: int | None = None, dtype: str = "") -> Tensor:
         """Returns the same for the manifest."""
         height, width = tile or (None, None)
         meaning = f"pixels as they are in the file, 0..{self.spec.max_value:g}; normalised inside"
         return Tensor(
-            name=INPUT, dtype=dtype or self.dtype, shape=(batch, height, width, self.spec.bands), meaning=meaning
+            name=PIXELS, dtype=dtype or self.dtype, shape=(batch, height, width, self.spec.bands), meaning=meaning
         )
 
     def output_tensor(self, name: str, tile: tuple[int, int] | None = None, batch: int | None = None) -> Tensor:

@@ -132,10 +132,11 @@ def load_onnx(path: Path, *, threads: int | None = None) -> Loaded:
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
     errors = require("onnxruntime.capi.onnxruntime_pybind11_state", "onnx")
+    failures: tuple[type[Exception], ...] = (OSError, KeyError, *(getattr(errors, name) for name in _ONNX_ERRORS))
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         text = session.get_modelmeta().custom_metadata_map[MANIFEST_PROPERTY]
-    except (OSError, KeyError, *(getattr(errors, name) for name in _ONNX_ERRORS)) as error:
+    except failures as error:
         raise _unusable(path, "ONNX file", error) from error
     manifest = _one(Manifest.from_json(text, str(path)), path)
     dtype = manifest.artifacts[0].input.dtype

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rsseg_tf.layers import conv_bn
-from rsseg_tf.layers.conv import DilatedConv2D
+from rsseg_tf.layers import DilatedConv2D, DilatedDepthwiseConv2D, conv_bn, converting, separable_conv_bn_relu
 
 
 @pytest.mark.parametrize("size", [(20, 17), (3, 5)])
@@ -47,3 +46,38 @@ def test_it_is_saved_and_learns(tmp_path: Path) -> None:
         loss = tf.reduce_mean(model(x, training=True) ** 3)
     gradient = tape.gradient(loss, model.get_layer("x").kernel.value)
     assert np.abs(gradient).max() > 0
+
+
+def test_a_dilated_depthwise_convolution_equals_that_of_keras(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 20, 17, 3)).astype("float32")
+    options = {"dilation_rate": 4, "padding": "same", "depth_multiplier": 2, "bias_initializer": "ones"}
+    ours, theirs = DilatedDepthwiseConv2D(3, **options), keras.layers.DepthwiseConv2D(3, **options)
+    ours.build(x.shape)
+    theirs.build(x.shape)
+    theirs.set_weights(ours.get_weights())
+    np.testing.assert_array_equal(ours(x), theirs(x))
+
+
+def test_it_is_one_operation_for_converters_only() -> None:
+    image = keras.Input((None, None, 3))
+    model = keras.Model(image, separable_conv_bn_relu(image, 4, 3, dilation=2, name="x"))
+    spec = tf.TensorSpec((None, None, None, 3), tf.float32)
+
+    def graph() -> dict[str, tf.Operation]:
+        concrete = tf.function(lambda x: model(x, training=False)).get_concrete_function(spec)
+        return {operation.type: operation for operation in concrete.graph.get_operations()}
+
+    with converting():
+        found = graph()
+    assert "SpaceToBatchND" not in found
+    depthwise = found["DepthwiseConv2dNative"]
+    assert depthwise.get_attr("dilations") == [1, 2, 2, 1] and depthwise.get_attr("padding") == b"SAME"
+    assert "SpaceToBatchND" in graph(), "TensorFlow without oneDNN cannot run the one operation"
+
+
+def test_what_converters_are_given_computes_the_same() -> None:
+    layer = DilatedDepthwiseConv2D(3, dilation_rate=3, padding="same", bias_initializer="ones")
+    x = np.random.default_rng(0).normal(size=(1, 12, 11, 4)).astype("float32")
+    expected = layer(x)
+    kernel = np.transpose(layer.kernel.numpy(), (0, 1, 3, 2)) * np.eye(4)[None, None]  # (3, 3, 4, 4), zero off-diagonal
+    np.testing.assert_allclose(tf.nn.conv2d(x, kernel, 1, "SAME", dilations=3) + 1.0, expected, atol=1e-5)
