@@ -4,6 +4,7 @@ import { Viewer } from "./viewer.js";
 
 const $ = (id) => document.getElementById(id);
 const numbers = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const shares = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const base = new URL(".", document.baseURI);
 
 const state = {
@@ -359,7 +360,7 @@ function element(name, properties, ...children) {
 
 function percent(share) {
   if (share > 0 && share < 0.001) return "< 0.1 %";
-  return `${numbers.format(100 * share)} %`;
+  return `${shares.format(100 * share)} %`;
 }
 
 function area(meters) {
