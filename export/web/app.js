@@ -4,6 +4,7 @@ import { Viewer } from "./viewer.js";
 
 const $ = (id) => document.getElementById(id);
 const numbers = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const shares = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const base = new URL(".", document.baseURI);
 
 const state = {
@@ -27,7 +28,7 @@ function start() {
   const worker = startWorker();
   const send = (message) => worker.postMessage({ base: base.href, ...message });
   worker.onmessage = ({ data }) => receive(data);
-  worker.onerror = () => fail("load", "The page's own files are incomplete. Copy the folder again, or export the page again.");
+  worker.onerror = () => fail("load", "Files of this page are missing. Copy the folder again, or export it again.");
   listen(send);
   send({ type: "load" });
 }
@@ -61,10 +62,11 @@ function ready({ manifest, page, threads, checked, limit }) {
   invite();
   $("engine-text").textContent = "Ready";
   $("engine-threads").textContent = threads > 1 ? `· ${threads} threads` : "";
-  $("engine").title = threads > 1 ? "" : "One thread. Several are used when the page comes from serve.py or a server that isolates it.";
+  $("engine").title = threads > 1 ? "" : "One thread; a server that isolates pages, such as serve.py, allows more.";
   $("accepted").textContent = `PNG, JPEG or GeoTIFF · ${bandText(dataset)} · 8 bits · up to ${limit} megapixels`;
   const checkText = checked ? "" : " The model file was not checked: this connection is not https.";
-  $("origin").textContent = `Model: ${manifest.model}, step ${manifest.origin.step}, exported ${manifest.origin.exported.slice(0, 10)}.${checkText}`;
+  const { step, exported } = manifest.origin;
+  $("origin").textContent = `Model: ${manifest.model}, step ${step}, exported ${exported.slice(0, 10)}.${checkText}`;
   fillKeys(dataset);
   $("choose-empty").disabled = $("sample").disabled = false;
   $("sample").hidden = !page.sample;
@@ -319,7 +321,8 @@ function legendItem({ id, name, colour, count }, total) {
   const row = element("div", { className: "entry" }, label, share);
   const meters = state.file.gsd ? count * state.file.gsd ** 2 : null;
   if (meters !== null) share.append(element("span", { className: "area" }, area(meters)));
-  return element("li", { className: count ? "" : "absent" }, row, element("span", { className: "track", ariaHidden: "true" }, bar));
+  const track = element("span", { className: "track", ariaHidden: "true" }, bar);
+  return element("li", { className: count ? "" : "absent" }, row, track);
 }
 
 function swatchOf(colour) {
@@ -357,7 +360,7 @@ function element(name, properties, ...children) {
 
 function percent(share) {
   if (share > 0 && share < 0.001) return "< 0.1 %";
-  return `${numbers.format(100 * share)} %`;
+  return `${shares.format(100 * share)} %`;
 }
 
 function area(meters) {

@@ -10,7 +10,7 @@
     document.getElementById("error").hidden = false;
   }
   if (location.protocol === "file:") {
-    tell("Browsers do not run this page from a file. In its folder run: python serve.py and open the address it prints.");
+    tell("Browsers do not run this page from a file. In its folder run python serve.py, and open what it prints.");
   } else if (!("noModule" in document.createElement("script")) || !self.OffscreenCanvas || !self.CompressionStream) {
     tell("This browser is too old. Use a current Chrome, Edge, Firefox or Safari.");
   }

@@ -32,9 +32,10 @@ export function jpegHeader(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   for (const [marker, , content, end] of segments(bytes)) {
     if (marker >= 0xc0 && marker <= 0xcf && !NO_FRAME.has(marker) && end <= bytes.length) {
-      const header = { height: view.getUint16(content + 1), width: view.getUint16(content + 3), bands: bytes[content + 5] };
-      if (header.height === 0 || header.width === 0) throw damaged("its header is invalid");
-      return header;
+      const height = view.getUint16(content + 1);
+      const width = view.getUint16(content + 3);
+      if (height === 0 || width === 0) throw damaged("its header is invalid");
+      return { height, width, bands: bytes[content + 5] };
     }
   }
   throw damaged("it has no frame");

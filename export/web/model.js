@@ -12,9 +12,9 @@ const THREADS_AT_MOST = 8; // more do not make tiles of this size faster
  *     `run`, which then gives their logits (height, width, classes)
  */
 export async function loadModel(base) {
-  const [manifest, page] = await Promise.all(["manifest.json", "page.json"].map((name) => fetchedJson(name, base)));
+  const [manifest, page] = await Promise.all([fetchedJson("manifest.json", base), fetchedJson("page.json", base)]);
   const artifact = manifest.artifacts[0];
-  const [content, litert] = await Promise.all([fetched(new URL(artifact.path, base), artifact.path), loadRuntime(base)]);
+  const [content, litert] = await Promise.all([fetched(artifact.path, base), loadRuntime(base)]);
   const checked = await checkSum(content, artifact);
   const model = await litert.loadAndCompile(content, {
     accelerator: "wasm", // the same kernels everywhere; GPUs would round differently
@@ -46,7 +46,8 @@ async function loadRuntime(base) {
   const vendor = new URL("vendor/", base);
   const { loadLiteRt, loadAndCompile, supportsFeature, Tensor } = await import(new URL("litert.js", vendor).href);
   // Several threads share memory, which browsers allow only to pages that their server has isolated (serve.py does).
-  const threaded = self.crossOriginIsolated && (await supportsFeature("relaxedSimd")) && (await supportsFeature("threads"));
+  const features = await Promise.all(["relaxedSimd", "threads"].map(supportsFeature));
+  const threaded = self.crossOriginIsolated && features.every(Boolean);
   self.Module = {
     locateFile: (name) => new URL(`wasm/${name}`, vendor).href,
     mainScriptUrlOrBlob: new URL("wasm/litert_wasm_threaded_internal.js", vendor).href,
@@ -63,19 +64,19 @@ async function loadRuntime(base) {
   return { loadAndCompile, Tensor, threads };
 }
 
-async function fetched(url, name) {
+async function fetched(name, base) {
   let answer;
   try {
-    answer = await fetch(url);
+    answer = await fetch(new URL(name, base));
   } catch {
     throw new Unreadable(`${name} could not be loaded. Is the web server still running?`);
   }
-  if (!answer.ok) throw new Unreadable(`${name} is missing on the web server (${answer.status}). Export the page again.`);
+  if (!answer.ok) throw new Unreadable(`${name} is missing on the server (${answer.status}). Export the page again.`);
   return new Uint8Array(await answer.arrayBuffer());
 }
 
 async function fetchedJson(name, base) {
-  const content = await fetched(new URL(name, base), name);
+  const content = await fetched(name, base);
   try {
     return JSON.parse(new TextDecoder().decode(content));
   } catch {
@@ -93,8 +94,8 @@ async function checkSum(content, artifact) {
   const actual = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
   if (actual !== artifact.sha256[artifact.path]) {
     throw new Unreadable(
-      `${artifact.path} is not the file that was exported (its SHA-256 differs). Copy the folder again, or export the ` +
-        "page again.",
+      `${artifact.path} is not the file that was exported (its SHA-256 differs). Copy the folder again, or export ` +
+        "the page again.",
     );
   }
   return true;

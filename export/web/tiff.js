@@ -192,7 +192,7 @@ function unlzw(stored, expected) {
   return result;
 }
 
-/** 1 where alpha is 0 or all bands have the declared value for no data; each band that has it becomes 0, as in Python. */
+/** 1 where alpha is 0 or all bands have the declared value for no data. Bands that have it become 0, as in Python. */
 function maskOf(samples, pixels, bands, tags) {
   const count = tags.width * tags.height;
   const nodata = tags.nodata === undefined ? NaN : parseFloat(tags.nodata);

@@ -133,7 +133,7 @@ def command(
 
     quantized = bool({"tflite", "web"} & set(formats))
     if quantizations and not quantized:
-        raise ConfigError("--quantize is for TFLite files; add tflite or web to --format.")
+        raise ConfigError("--quantize is for TFLite files; add tflite to --format, or web.")
     if len(quantizations) > 1 and "tflite" not in formats:
         raise ConfigError(f"A page runs one model; got --quantize {','.join(quantizations)}. Name one, or add tflite.")
     quantizations = quantizations or ("float32",)

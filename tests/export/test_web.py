@@ -115,9 +115,9 @@ def segment(tab: Browser, image: Path, *, drop: bool = False) -> np.ndarray:
     return read_label(save(tab, image, "labels"))
 
 
-def rounded(value: float) -> str:
+def rounded(value: float) -> float:
     """To one decimal, halves up, as browsers do it."""
-    return f"{math.floor(value * 10 + 0.5) / 10:,.1f}".removesuffix(".0")
+    return math.floor(value * 10 + 0.5) / 10
 
 
 def save(tab: Browser, image: Path, what: str) -> Path:
@@ -263,8 +263,8 @@ def test_what_a_person_sees(tab: Browser, site: Path, tmp_path: Path) -> None:
     legend = text(tab, "legend")
     for name, share in zip(("dark", "bright"), shares, strict=True):
         assert name in legend
-        assert f"{rounded(100 * share)} %" in legend
-        assert f"{rounded(share * labels.size * 0.25)} m²" in legend
+        assert f"{rounded(100 * share):.1f} %" in legend
+        assert f"{rounded(share * labels.size * 0.25):,.1f} m²".replace(".0 ", " ") in legend
     tab.click("#legend li:first-child input")  # the larger class is switched off
     picture = read_image(save(tab, image, "overlay")).astype(float)
     pixels, palette = read_image(image).astype(float), np.array(open_predictor(site).spec.palette, float)
