@@ -278,7 +278,9 @@ def _predicted(
         if batch.pixels is None:
             yield batch.places, None
             continue
-        pixels = np.stack([_resampled(window, tiling.seen) for window in batch.pixels])
+        pixels = batch.pixels
+        if tiling.seen != tiling.window:
+            pixels = np.stack([_resampled(window, tiling.seen) for window in pixels])
         if value_scale != 1.0:
             pixels = pixels * np.float32(value_scale)
         logits = augmented_logits(predict, pixels, options)
@@ -302,8 +304,6 @@ def _upsampled(
 
 def _resampled(window: NDArray, size: tuple[int, int]) -> NDArray:
     """Resizes `(H, W, bands)`: areas are averaged where it shrinks (nothing aliases), bilinear where it grows."""
-    if window.shape[:2] == size:
-        return window
     if size[0] > window.shape[0] or size[1] > window.shape[1]:
         return resize_bilinear(window, *size)
     bands = [
