@@ -78,7 +78,7 @@ def timing_table(names: Sequence[str], timings: Sequence[Timing], size: tuple[in
     from rich.table import Table
 
     table = Table(title=f"{size[0]}x{size[1]} pixels, {timings[0].threads} threads, {timings[0].runs} runs")
-    table.add_column("model")
+    table.add_column("model", no_wrap=True)
     for column in ("p50 ms", "p90 ms", "p99 ms", "first ms", "load s", "memory MiB"):
         table.add_column(column, justify="right")
     for name, timing in zip(names, timings, strict=True):

@@ -6,6 +6,7 @@ import datetime
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,9 @@ class Trained:
         """What artifacts take: bytes where pixels are bytes; float32 holds everything else, uint16 exactly."""
         return "uint8" if self.spec.max_value == 255 else "float32"
 
-    @property
+    @cached_property
     def predict(self) -> Predict:
-        """The Keras model itself, for comparisons."""
+        """The Keras model itself, for comparisons; traced once."""
         return keras_predictor(self.model, self.spec)
 
     def convertible(self, function: Callable[..., Any], signature: tf.TypeSpec) -> Any:
