@@ -82,6 +82,7 @@ EXTRAS["test"] = [
     "pytest>=8.3,<10",
     "pytest-xdist>=3.6,<4",
     "hypothesis>=6.120,<7",
+    "psutil>=7.2,<8",  # memory and sockets of a server
     "ruff>=0.14,<0.18",
     "mypy>=1.18,<3",
     "types-PyYAML>=6.0.12,<7",

@@ -6,6 +6,7 @@ tested as they are; here the example's facts are replaced by those of a model.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rsseg_tf.assets import asset_dir
@@ -18,7 +19,7 @@ from rsseg_tf.serving.versions import version_folders
 __all__ = ["FILES", "write_deployment"]
 
 FILES = (
-    *("README.md", "compose.yml", "kubernetes.yml", "kustomization.yml"),
+    *("README.md", "compose.yml", "kubernetes.yml", "kustomization.yml", "model_loader.yml"),
     *("models.config", "batching.config", "monitoring.config", "client.py", "smoke_test.py"),
 )
 
@@ -89,6 +90,11 @@ def _replacements(file: str, name: str, export_dir: Path, version: Path, manifes
             ('requests: {cpu: "2", memory: 2Gi}', f'requests: {{cpu: "2", memory: {max(2, memory // 2)}Gi}}'),
             ('limits: {cpu: "4", memory: 4Gi}', f'limits: {{cpu: "4", memory: {memory}Gi}}'),
         ],
+        "model_loader.yml": [
+            (f"./models/{name}/1", shlex.quote(str(version))),
+            (f"/models/{name}/.1", f"/models/{name}/.{version.name}"),
+            (f"/models/{name}/1\n", f"/models/{name}/{version.name}\n"),
+        ],
         "models.config": [('key: "stable" value: 1', f'key: "stable" value: {int(version.name)}')],
         "batching.config": [
             ("Sized for 512 x 512 pixels", f"Sized for {width} x {height} pixels"),
@@ -113,5 +119,5 @@ def _batch(height: int, width: int) -> int:
 
 def _memory_gb(version: Path) -> int:
     """Returns a limit for the memory of a server, from the size of the weights on disk."""
-    size = sum(path.stat().st_size for path in version.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in (version / "variables").rglob("*") if path.is_file())
     return max(4, _FIXED_GB + -(-_TIMES_WEIGHTS * size // _GB))

@@ -34,21 +34,14 @@ def connection_class(timeout_s: float) -> type[H11Protocol]:
                     timer.cancel()
             super().connection_lost(exc)
 
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            # The cycle of the last request is still here while the next one trickles in.
-            arrived = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
-            if arrived and self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
-
         def on_response_complete(self) -> None:
-            super().on_response_complete()
+            is_cut_short = self.cycle.more_body
+            super().on_response_complete()  # may begin with a next request that has arrived already
             if self._deadline is not None:
                 self._deadline.cancel()
             if self.transport.is_closing():
                 return
-            if self.cycle.more_body:
+            if is_cut_short:
                 # A refused request is still arriving. To close now would make the client lose our answer; to read on
                 # for as long as it pleases to send is what it may want. So: no more answers, and a moment to read.
                 self.transport.write_eof()
@@ -70,6 +63,9 @@ def connection_class(timeout_s: float) -> type[H11Protocol]:
             self._last_words("400 Bad Request", "the request is not HTTP/1.1, or its header is too large")
 
         def _tell_slow_sender(self) -> None:
+            cycle = self.cycle  # of the last request, while the next one trickles in
+            if cycle is not None and not cycle.response_complete and not cycle.more_body:
+                return  # all of it is here, and we are the slow ones
             self._last_words("408 Request Timeout", f"the request did not arrive within {timeout_s:g} seconds")
 
         def _last_words(self, status: str, message: str) -> None:

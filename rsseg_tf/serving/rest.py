@@ -62,7 +62,12 @@ def rest_app(service: Service, metrics_path: str = METRICS_PATH) -> Starlette:
     ]
     return Starlette(
         routes=routes,
-        exception_handlers={RequestError: _tell_request_error, HTTPException: _tell_http_error, Exception: _tell_fault},
+        exception_handlers={
+            RequestError: _tell_request_error,
+            HTTPException: _tell_http_error,
+            ClientDisconnect: _tell_nobody,
+            Exception: _tell_fault,
+        },
     )
 
 
@@ -196,6 +201,10 @@ async def _tell_http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else Code.INTERNAL.http
     line = f"Malformed request: {request.method} {request.url.path!a:.200}"
     return _json({"error": line if status in (404, 405) else str(error)}, status)
+
+
+async def _tell_nobody(request: Request, error: Exception) -> Response:
+    return Response(status_code=Code.INVALID_ARGUMENT.http)
 
 
 async def _tell_fault(request: Request, error: Exception) -> Response:

@@ -160,8 +160,11 @@ def test_the_manifest_is_an_asset(trained: Trained, folder: Path) -> None:
     inside = Manifest.from_json((folder / "assets" / "manifest.json").read_text("utf-8"), "inside")
     assert inside.model == "fcn_resnet18_vd"
     assert inside.spec == trained.spec
-    assert inside.artifacts[0].signatures == ("serving_default", "probabilities", "logits", "predict_bytes")
+    signatures = ("serving_default", "probabilities", "logits", "predict_bytes", "manifest")
+    assert inside.artifacts[0].signatures == signatures
     assert json.loads(trained.manifest_of(inside.artifacts[0])) == json.loads(inside.to_json())
+    told = tf.saved_model.load(str(folder)).signatures["manifest"](query=tf.constant(["", "again"]))["manifest_json"]
+    assert [Manifest.from_json(text, "told") for text in told.numpy()] == [inside, inside]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow_serving") is None, reason="extra serving is not installed")

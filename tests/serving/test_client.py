@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +15,7 @@ from rsseg_tf.errors import ConfigError, DataError, ExportError, ServingError
 from rsseg_tf.inference import InferenceOptions, predict_logits
 from tests.serving.asking import Server
 from tests.serving.models import SPEC, manifest, pixels, reference, write_model
+from tests.serving.processes import Process
 
 from rsseg_tf.serving.addresses import Address  # isort: skip
 from rsseg_tf.serving.client import RemotePredict, Retry, remote_predictor  # isort: skip
@@ -224,36 +221,6 @@ def test_wrong_numbers_are_errors() -> None:
 
 
 # === A server that dies ===
-
-
-class Process:
-    """`rsseg-tf serve` in a process of its own."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "rsseg_tf.cli", "serve", str(folder), "--model_name", "tiny", *options]
-        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-        )
-        self.lines: list[str] = []
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if line.startswith("Ctrl-C"):
-                break
-        else:
-            pytest.fail("".join(self.lines))
-        told = "".join(self.lines)
-        self.rest_port = int(re.search(r"REST: http://127.0.0.1:(\d+)/", told)[1])  # type: ignore[index]
-        self.grpc_port = int(re.search(r"gRPC: 127.0.0.1:(\d+)", told)[1])  # type: ignore[index]
-
-    def end(self, number: int) -> tuple[int, str]:
-        """Sends a signal; returns the exit code and what was said last."""
-        self.process.send_signal(number)
-        assert self.process.stdout is not None
-        rest = self.process.stdout.read()
-        self.process.stdout.close()
-        return self.process.wait(60), rest
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,19 @@ def test_the_parts_of_the_kubernetes_manifest_fit_together(deployment: Path) -> 
     assert container["livenessProbe"]["grpc"]["port"] == 8500
     assert {"cpu", "memory"} == container["resources"]["requests"].keys() == container["resources"]["limits"].keys()
     assert {flag.removeprefix("--").partition("=")[0] for flag in container["args"]} == FLAGS
+
+
+def test_the_loader_writes_to_the_volume_of_the_models(deployment: Path, export_dir: Path) -> None:
+    text = (deployment / "model_loader.yml").read_text("utf-8")
+    pod = yaml.safe_load(text)
+    claims = [one["persistentVolumeClaim"]["claimName"] for one in pod["spec"]["volumes"]]
+    assert claims == [documents(deployment / "kubernetes.yml")["PersistentVolumeClaim"]["metadata"]["name"]]
+    copy, move = (shlex.split(line.lstrip("# ")) for line in text.splitlines() if " cp " in line or " mv " in line)
+    place = f"/models/{model_of(deployment)}"
+    number = "1" if deployment == SHIPPED else "12"
+    source = "./models/example_model/1" if deployment == SHIPPED else str(export_dir / "12")
+    assert copy[2:] == [source, f"model-loader:{place}/.{number}"]
+    assert move[-3:] == ["mv", f"{place}/.{number}", f"{place}/{number}"]
 
 
 def test_the_kustomization_names_files_that_exist_and_makes_what_is_mounted(deployment: Path) -> None:
