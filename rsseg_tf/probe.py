@@ -12,6 +12,7 @@ Without the first two the third says little: random convolutions see much alread
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,7 @@ def probe(
     """
     options: dict[str, Any] = {"labels": labels, "seeds": seeds, "neighbours": neighbours}
     of_colour = [colour_statistics(patches.pixels, spec.max_value) for patches in (train, val)]
-    rows = [_row("colour statistics", lambda seed: of_colour, train, val, **options)]
+    rows = [_row("colour statistics", functools.partial(_same, of_colour), train, val, **options)]
 
     def random(seed: int) -> list[np.ndarray]:
         keras.utils.set_random_seed(seed)
@@ -147,12 +148,8 @@ def probe(
         notify(load_backbone(backbone, section, source, offline=offline).summary())
         statistics = normalisation(source) if normalisation else normalisation_of(source, spec)
         both = [extract_features(backbone, patches.pixels, spec.max_value, statistics) for patches in (train, val)]
-        rows.append(_row(source, _for_any_seed(both), train, val, **options))
+        rows.append(_row(source, functools.partial(_same, both), train, val, **options))
     return rows
-
-
-def _for_any_seed(features: list[np.ndarray]) -> Callable[[int], list[np.ndarray]]:
-    return lambda seed: features
 
 
 def normalisation_of(source: str, spec: DatasetSpec) -> Statistics:
@@ -166,6 +163,10 @@ def normalisation_of(source: str, spec: DatasetSpec) -> Statistics:
         if before.bands == spec.bands:
             return before.mean, before.std
     return (IMAGENET_MEAN, IMAGENET_STD) if spec.bands == 3 else (spec.mean, spec.std)
+
+
+def _same(features: list[np.ndarray], seed: int) -> list[np.ndarray]:
+    return features
 
 
 def _row(

@@ -15,7 +15,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from rsseg_tf import backbones, losses, segmentors
+from rsseg_tf import backbones, losses, segmentors, ssl
+from rsseg_tf.ssl.contrast import info_nce
+from rsseg_tf.ssl.swav import sinkhorn
 from tests.narrow import narrow_mobilenet_v3
 
 CLASSES = 4
@@ -69,7 +71,35 @@ def loss_values() -> dict[str, float]:
     values = {loss.__name__: loss(logits, LABELS, ignore_index=0) for loss in per_pixel}
     values["ohem"] = losses.ohem_cross_entropy(logits, LABELS, ignore_index=0, min_kept=100)
     values["contrast"] = losses.pixel_contrast(outputs, LABELS, ignore_index=0, seed=3)
+    rows = embedding[0, :6, 0]
+    values["info_nce"] = info_nce(rows, embedding[1, :6, 0], embedding[1, :, 1], temperature=0.2)
+    values["sinkhorn"] = keras.ops.max(sinkhorn(rows))
     return {name: float(value) for name, value in values.items()}
+
+
+METHODS: dict[str, Callable[[], ssl.Method]] = {
+    "moco_v2": lambda: ssl.MoCoV2(_resnet, dim=6, queue_size=8, key_bn_splits=2),
+    "densecl": lambda: ssl.DenseCL(_resnet, dim=6, queue_size=8, key_bn_splits=2),
+    "simsiam": lambda: ssl.SimSiam(_resnet, dim=12, predictor_hidden=4),
+    "swav": lambda: ssl.SwAV(_resnet, dim=6, hidden=8, prototypes=7, queue_size=4),
+    "pixpro": lambda: ssl.PixPro(_resnet, steps=10, dim=6, hidden=8, instance_weight=0.5),
+    "moco_byol": lambda: ssl.MoCoBYOL(_resnet, steps=10, dim=6, hidden=8, queue_size=16),
+}
+
+
+def pretraining_losses(name: str) -> list[float]:
+    """Two steps of a method without an optimizer, so that queues and momentum encoders have moved."""
+    method, found = METHODS[name](), []
+    views = np.random.default_rng(4).normal(size=(4, 2, 64, 64, 3)).astype(np.float32)
+    affines = np.tile(np.array([[0.6, 0, 0.1], [0, 0.6, 0.2]], np.float32), (4, 2, 1, 1))
+    batch = {"views": keras.ops.convert_to_tensor(views), "affines": keras.ops.convert_to_tensor(affines)}
+    for i in (0, 1):
+        step = keras.ops.convert_to_tensor(i, "int32")
+        method.before_step(step)
+        outcome = method.objective(batch, step=step, devices=ssl.OneDevice())
+        method.after_step(step, outcome.memory)
+        found.append(float(outcome.loss))
+    return found
 
 
 def main(folder: Path) -> None:
@@ -86,6 +116,8 @@ def main(folder: Path) -> None:
     with np.load(folder / "losses.npz") as arrays:
         for name, value in loss_values().items():
             assert abs(value - arrays[name]) <= 1e-4 * abs(arrays[name]), (name, value, arrays[name])
+    for name in METHODS:
+        assert np.isfinite(pretraining_losses(name)).all(), name
     assert "tensorflow" not in sys.modules
     print("all of it without TensorFlow")
 

@@ -191,6 +191,22 @@ def test_an_lraspp_of_torchvision(tmp_path: Path) -> None:
     assert_loaded(model, names, tensors)
 
 
+def test_a_backbone_with_a_tensor_missing_says_which_and_changes_nothing(tmp_path: Path, backbone: Any) -> None:
+    """The original warns and goes on with random weights."""
+    _, tensors = backbone
+    tensors = {f"backbone.{name}": array for name, array in tensors.items() if name != "layer3.0.conv1.weight"}
+    config = config_of(tmp_path, FCN, write_pdparams(tmp_path / "b.pdparams", {"state_dict": tensors}))
+    model = build_model(config)
+    before = {variable.path: variable.numpy() for variable in model.weights}
+    with pytest.raises(
+        WeightsError,
+        match=r"do not fit model.backbone .*: 1 tensors missing: layer3.0.conv1.weight -> stage3_block1_conv1/kernel",
+    ):
+        load_pretrained(model, config)
+    for variable in model.weights:
+        np.testing.assert_array_equal(variable.numpy(), before[variable.path])
+
+
 @pytest.mark.parametrize("bands", [1, 2, 4, 5, 6])
 def test_any_number_of_bands(bands: int, tmp_path: Path, backbone: Any) -> None:
     names, tensors = backbone

@@ -136,15 +136,16 @@ def table(rows: list[ProbeRow], title: str, neighbours: int) -> Any:
     from rich.table import Table
 
     result = Table(title=title)
-    result.add_column("features", overflow="fold")
-    result.add_column("dim", justify="right")
+    result.add_column("features", overflow="fold", min_width=18)
+    result.add_column("dim", justify="right", no_wrap=True)
     for score in rows[0].scores:
-        name = f"linear, {score.labels} labels" if score.probe == "linear" else f"{neighbours} nearest"
-        result.add_column(name, justify="right")
+        name = f"linear\n{score.labels} labels" if score.probe == "linear" else f"{neighbours}\nnearest"
+        result.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         cells = []
         for score in row.scores:
             values = 100 * np.array(score.balanced_accuracy)
             cells.append(f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""))
-        result.add_row(row.features, str(row.dim), *cells)
+        # Of a path the end, such as output/iter_1000; the lines above and the JSON have it whole.
+        result.add_row("/".join(row.features.split("/")[-2:]), str(row.dim), *cells)
     return result

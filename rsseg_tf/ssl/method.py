@@ -12,6 +12,7 @@ value. A method changes nothing else, so it runs on any Keras backend.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -89,6 +90,7 @@ class Method(keras.Model):
             step: int32 scalar, 0 for the first one.
         """
 
+    @abc.abstractmethod
     def objective(self, batch: Batch, *, step: Any, devices: Devices) -> Outcome:
         """Computes the loss of one device's share of the batch.
 
@@ -97,7 +99,6 @@ class Method(keras.Model):
             step: int32 scalar, 0 for the first one.
             devices: how to reach the others.
         """
-        raise NotImplementedError(f"{type(self).__name__} must say what it minimises.")
 
     def after_step(self, step: Any, memory: dict[str, Any]) -> None:
         """Takes in what the step's forward pass left to remember.

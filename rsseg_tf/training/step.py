@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import keras
@@ -32,7 +33,7 @@ def synchronise_batch_norm(model: keras.Model) -> None:
             layer.synchronized = True
 
 
-class _Step:
+class _Step(abc.ABC):
     """Forward, backward and update, compiled once.
 
     One step is one call. Packing several into a call would hide from the loop which files a batch came from and how
@@ -58,15 +59,15 @@ class _Step:
         self.optimizer.learning_rate = learning_rate
         return self._run(batch)
 
+    @abc.abstractmethod
     def _forward(self, batch: dict[str, Any], step: tf.Tensor) -> tuple[tf.Tensor, dict[str, Any], dict[str, Any]]:
         """Returns on each device the loss, values to log, and tensors for `_after`."""
-        raise NotImplementedError
 
-    def _before(self, step: tf.Tensor) -> None:
-        """Runs once before the devices do."""
+    def _before(self, step: tf.Tensor) -> None:  # noqa: B027
+        """Runs once before the devices do; does nothing by default."""
 
-    def _after(self, step: tf.Tensor, memory: dict[str, tf.Tensor]) -> None:
-        """Runs once after the devices, with what the first one gave."""
+    def _after(self, step: tf.Tensor, memory: dict[str, tf.Tensor]) -> None:  # noqa: B027
+        """Runs once after the devices, with what the first one gave; does nothing by default."""
 
     def _distributed(self, batch: dict[str, Any]) -> dict[str, tf.Tensor]:
         # The step of the run, which a resumed one goes on counting: draws repeat.

@@ -7,15 +7,15 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from rsseg_tf.checkpoint import load_weights
 from rsseg_tf.config import PretrainConfig
 from rsseg_tf.errors import ConfigError, DataError, TrainingError
 from rsseg_tf.ssl.momentum import cosine_rate
 from rsseg_tf.training import TrainResult, pretrain
-from rsseg_tf.training.callbacks import CollapseMonitor, ConsoleLog
+from rsseg_tf.training.callbacks import CollapseMonitor
 from rsseg_tf.training.loop import checkpoints
-from rsseg_tf.training.pretraining import rate_of_step, steps_in_all
+from rsseg_tf.training.pretraining import _start, rate_of_step, steps_in_all
 from tests.devices import two_devices
 from tests.tiny_ssl import METHODS, images, tiny_pretraining, use_tiny_resnet
 from tests.training.test_loop import Record, _StopAt, assert_equal_weights, weights
@@ -37,7 +37,9 @@ def assert_equal_training(one: Path, other: Path) -> None:
             np.testing.assert_array_equal(left[name], right[name], err_msg=name)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=pytest.mark.slow) if m in ("densecl", "simsiam") else m for m in METHODS]
+)
 def test_a_resumed_run_equals_a_straight_one(method: str, tmp_path: Path) -> None:
     """The queue has come round once, and the momentum is in the middle of its schedule."""
     straight = run(tmp_path, "straight", method)
@@ -159,20 +161,14 @@ def test_epochs_count_images(tmp_path: Path) -> None:
     assert steps_in_all(config_of(tmp_path, "train.iters=5"), 14) == 5
 
 
-def test_simsiams_predictor_keeps_its_rate(tmp_path: Path) -> None:
-    """With a warm-up that begins at next to nothing, only the predictor moves at the first step."""
-    schedule = "lr_schedule={name: cosine, learning_rate: 0.5, warmup_epochs: 1, warmup_start_lr: 1e-30}"
-    config = config_of(tmp_path, schedule, "train.iters=2", "train.save_interval=1")
-    pretrain(config, tmp_path / "out", images(config))
-    still = tmp_path / "still"
-    config = config_of(
-        tmp_path, schedule, "train.iters=2", "train.save_interval=1", "method.constant_predictor_lr=false"
-    )
-    pretrain(config, still, images(config))
-    kept, scheduled = weights(tmp_path / "out" / "iter_1"), weights(still / "iter_1")
-    assert not np.allclose(kept["predictor_fc2/kernel"], scheduled["predictor_fc2/kernel"], atol=1e-5)
-    for name in ("stem_conv/kernel", "projector_fc1/kernel"):
-        np.testing.assert_array_equal(kept[name], scheduled[name])
+def test_simsiams_predictor_keeps_the_highest_rate_of_the_run(tmp_path: Path) -> None:
+    schedule = "lr_schedule={name: cosine, learning_rate: 0.5, warmup_epochs: 1, base_batch_size: 8}"
+    config = config_of(tmp_path, schedule)
+    strategy = tf.distribute.get_strategy()
+    method, optimizer, _ = _start(config, 6, 12, strategy, None, offline=True, notify=print)
+    kept = {method.trainable_variables[i].path for i in optimizer._constant}
+    assert kept == {v.path for v in method.predictor.trainable_variables} and len(kept) == 5
+    assert optimizer.constant_rate == 0.25, "half of it, for half the batch"
 
 
 # === Bad input ===
@@ -215,7 +211,6 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path) -> None:
 
 def test_an_image_that_turns_out_broken_loses_nothing(tmp_path: Path) -> None:
     config = tiny_pretraining(tmp_path, "simsiam", "data.workers=1")
-    straight = pretrain(config, tmp_path / "straight", images(config), callbacks=[_StopAt(2)])
     paths = [sample.image for sample in images(config)]
     whole = {path: path.read_bytes() for path in paths}
 
@@ -232,10 +227,10 @@ def test_an_image_that_turns_out_broken_loses_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"\.png.* What was trained before is kept: go on with --resume_model .*iter_"):
         pretrain(longer, tmp_path / "out", images(longer), callbacks=[Break()])
     (kept,) = checkpoints(tmp_path / "out")
-    assert int(kept.name[5:]) >= 2 and straight.state.step == 2
+    assert int(kept.name[5:]) >= 2
     for path, content in whole.items():
         path.write_bytes(content)
-    assert pretrain(longer, tmp_path / "out", images(longer), resume=kept, callbacks=[_StopAt(20)]).state.step == 20
+    assert pretrain(longer, tmp_path / "out", images(longer), resume=kept, callbacks=[_StopAt(12)]).state.step == 12
 
 
 def test_a_loss_that_is_not_finite_names_the_files(tmp_path: Path) -> None:
@@ -269,19 +264,3 @@ def test_collapsed_epochs_in_a_row_end_the_run() -> None:
     monitor = CollapseMonitor(0.1, stop_after=2)
     report(monitor, [(1, 0.05), (2, 0.5), (3, 0.05), (4, 0.05)])
     assert monitor.has_stopped_the_run and monitor.model.stop_training
-
-
-def test_a_collapsed_run_is_stopped_and_its_weights_are_kept(tmp_path: Path) -> None:
-    monitor = CollapseMonitor(1.0, stop_after=1)
-    result = run(tmp_path, "out", "simsiam", "train.epochs=9", callbacks=[ConsoleLog(27), monitor])
-    assert result.stopped == "callback" and result.state.step == 4 and result.checkpoint.is_dir()
-
-
-def test_checkpoints_load_into_the_same_method(tmp_path: Path) -> None:
-    from rsseg_tf.build import build_method
-
-    result = run(tmp_path, "out", "swav", "train.iters=1")
-    config = tiny_pretraining(tmp_path, "swav")
-    method = build_method(config, steps=6)
-    load_weights(method, result.checkpoint)
-    np.testing.assert_array_equal(method.prototypes.numpy(), weights(result.checkpoint)["swav/prototypes"])

@@ -1,0 +1,196 @@
+"""Self-supervised pre-training on real aerial tiles on a CPU, by the commands that a user types, beside baselines.
+
+    python benchmarks/pretraining.py ../shared/data/dubai /tmp/ssl
+
+A ResNet-18 is pre-trained on the images of the training tiles (their labels are not looked at) by MoCo v2 and SimSiam,
+with three seeds each, and probed on patches of tiles from another part of the city, beside colour statistics and random
+weights with calibrated normalisations. DenseCL, SwAV, PixPro and MoCo-BYOL run for 200 steps, to see that their loss
+falls and their monitors say what they should. Recipes are shrunken to what a CPU can do in minutes, so nothing here
+says which method is better.
+
+Each stage is kept in WORK/results.json and not run again; remove it, or an entry of it, to do so. The tables are in
+Markdown. The last one compares how fast views are made with how fast a step consumes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+SEEDS = (0, 1, 2)
+PROBED = ("moco_v2", "simsiam")
+RUN_ONLY = ("densecl", "swav", "pixpro", "moco_byol")
+COMMON = ("backbone={name: resnet18}", "lr_schedule.base_batch_size=null", "lr_schedule.warmup_epochs=0")
+SIZE, BATCH = 64, 64
+# What is changed in the official recipes: rates for small batches, queues, momenta and heads for short runs.
+CHANGES = {
+    "moco_v2": ("method.queue_size=4096", "method.momentum=0.99", "lr_schedule.learning_rate=0.06"),
+    "simsiam": ("method.dim=512", "method.predictor_hidden=128", "lr_schedule.learning_rate=0.05"),
+    "densecl": ("method.queue_size=4096", "method.momentum=0.99", "lr_schedule.learning_rate=0.06"),
+    "swav": (
+        "method.prototypes=256", "method.hidden=512", "method.freeze_prototypes_steps=20", "views.small_crop_size=32",
+        "views.small_views=2", "optimizer={name: sgd, weight_decay: 1.0e-4}", "lr_schedule.learning_rate=0.1",
+        "lr_schedule.end_lr=0.0001",
+    ),
+    "pixpro": ("method.hidden=512", "method.dim=128", "lr_schedule.learning_rate=1.0"),
+    "moco_byol": ("method.hidden=512", "method.dim=128", "method.queue_size=4096", "lr_schedule.learning_rate=1.0"),
+}  # fmt: skip
+
+
+def run(*arguments: str, log: Path) -> float:
+    """Runs a command of rsseg-tf with its output in a file, and returns its wall time in seconds."""
+    print("$", shlex.join(["rsseg-tf", *arguments]), flush=True)
+    began = time.perf_counter()
+    with log.open("w") as file:
+        subprocess.run([sys.executable, "-m", "rsseg_tf.cli", *arguments], check=True, stdout=file)
+    return time.perf_counter() - began
+
+
+def pretrain(method: str, seed: int, steps: int, work: Path, *, size: int, batch: int) -> dict[str, Any]:
+    """Pre-trains and returns seconds, losses of ten steps each, and the monitors of each epoch."""
+    name = f"{method}_{seed}"
+    log = work / f"{name}.log"
+    seconds = run(
+        *("pretrain", "--config", f"ssl/pretrain/{method}_resnet50_imagenet.yml", "--device", "cpu", "--overwrite"),
+        *("--iters", str(steps), "--batch_size", str(batch), "--seed", str(seed), "--save_dir", str(work / name)),
+        *("--save_interval", str(steps)),
+        *("--set", f"dataset.root={work / 'data'}", "dataset.train_list=train.txt", f"views.crop_size={size}"),
+        *(*COMMON, *CHANGES[method]),
+        log=log,
+    )
+    text = log.read_text()
+    monitors = [
+        {key: float(value) for key, value in re.findall(r"(\w+): (-?[\d.]+)", line)}
+        for line in text.splitlines()
+        if "[MONITOR]" in line
+    ]
+    return {
+        "seconds": seconds,
+        "losses": [float(value) for value in re.findall(r"\[TRAIN\].* loss: (-?[\d.]+)", text)],
+        "monitors": monitors,
+        "warnings": text.count("[WARNING]"),
+    }
+
+
+def probe(work: Path) -> dict[str, Any]:
+    """Probes all that was pre-trained; returns what the command writes."""
+    sources = [str(max((work / f"{method}_{seed}").glob("iter_*"))) for method in PROBED for seed in SEEDS]
+    run(
+        *("probe", "--config", "fcn/fcn_hrnet_w18_dubai_256x256_cpu.yml", "--device", "cpu"),
+        *("--set", f"dataset.root={work / 'data'}", "model.backbone={name: resnet18}"),
+        *("--backbone", *sources, "--patch_size", str(SIZE), "--json", str(work / "probe.json")),
+        log=work / "probe.log",
+    )
+    return json.loads((work / "probe.json").read_text())
+
+
+def throughput(work: Path, seconds: float = 10.0) -> dict[str, float]:
+    """Returns images per second that the pipeline delivers, with all of them in memory already, at 224 pixels."""
+    from rsseg_tf.config import load_pretrain_config
+    from rsseg_tf.data import ImageReader, view_batches
+    from rsseg_tf.datasets import read_list
+
+    rates = {}
+    samples = read_list(work / "data" / "train.txt", work / "data")[:64]
+    for method in (*PROBED, *RUN_ONLY):
+        config = load_pretrain_config(f"ssl/pretrain/{method}_resnet50_imagenet.yml")
+        reader = ImageReader(samples, config.dataset.spec, cache_mb=1024)
+        batches = iter(view_batches(reader, config.views, batch_size=16, seed=0))
+        for _ in range(4):
+            next(batches)
+        count, began = 0, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            next(batches)
+            count += 16
+        rates[method] = count / (time.perf_counter() - began)
+    return rates
+
+
+def spread_of(values: list[float]) -> str:
+    """Returns mean ± standard deviation in percent."""
+    return f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
+
+
+def tables(results: dict[str, Any]) -> None:
+    """Prints what was measured so far."""
+    if "probe" in results:
+        rows = results["probe"]["rows"]
+        first = rows[0]["scores"]
+        heads = [f"linear, {s['labels']} labels" if s["probe"] == "linear" else "20 nearest" for s in first]
+        print(f"\n| features | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}")
+        for row in rows[:2]:
+            print(f"| {row['features']} | {' | '.join(spread_of(s['balanced_accuracy']) for s in row['scores'])} |")
+        for method in PROBED:
+            runs = [row for row in rows if f"/{method}_" in row["features"]]
+            for i, row in enumerate(runs):
+                cells = " | ".join(spread_of(s["balanced_accuracy"]) for s in row["scores"])
+                print(f"| {method}, seed {SEEDS[i]} | {cells} |")
+            means = [[float(np.mean(row["scores"][k]["balanced_accuracy"])) for row in runs] for k in range(len(heads))]
+            print(f"| **{method}, {len(runs)} seeds** | {' | '.join(spread_of(values) for values in means)} |")
+    print("\n| method | steps | s | loss, first 10 steps | last 10 | monitors of the last epoch |")
+    print("|---|---|---|---|---|---|")
+    for name, row in results.items():
+        if not name.startswith("pretrain/"):
+            continue
+        last = {key: value for key, value in row["monitors"][-1].items() if key not in ("epoch", "loss")}
+        told = ", ".join(f"{key} {value:.3f}" for key, value in last.items())
+        warned = f"; {row['warnings']} warnings" if row["warnings"] else ""
+        losses = row["losses"]
+        print(
+            f"| {name[9:]} | {10 * len(losses)} | {row['seconds']:.0f} | {losses[0]:.3f} | {losses[-1]:.3f} | "
+            f"{told}{warned} |"
+        )
+    if "throughput" in results:
+        print("\n| views at 224x224 from memory | images/s |\n|---|---|")
+        for method, rate in results["throughput"].items():
+            print(f"| {method} | {rate:.1f} |")
+
+
+def main() -> None:
+    """Runs what is not there yet, and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", help="the downloaded scenes, a folder or a zip file")
+    parser.add_argument("work", type=Path, help="where everything goes")
+    parser.add_argument("--steps", type=int, default=200, help="of MoCo v2 and SimSiam")
+    options = parser.parse_args()
+    work: Path = options.work
+    work.mkdir(parents=True, exist_ok=True)
+    cache = work / "results.json"
+    results: dict[str, Any] = json.loads(cache.read_text()) if cache.is_file() else {}
+
+    def stage(name: str, measure: Callable[[], Any]) -> None:
+        if name not in results:
+            results[name] = measure()
+            cache.write_text(json.dumps(results, indent=1))
+
+    prepare = ("prepare", "dubai", options.source, "-o", str(work / "data"), "--tile-size", "128")
+    stage("prepare", lambda: run(*prepare, log=work / "prepare.log"))
+    for seed in SEEDS:
+        for method in PROBED:
+            stage(
+                f"pretrain/{method}, seed {seed}",
+                lambda m=method, s=seed: pretrain(m, s, options.steps, work, size=SIZE, batch=BATCH),
+            )
+    stage("probe", lambda: probe(work))
+    for method in RUN_ONLY:
+        # Cells of a feature map are compared by two of these, so the views are a little larger: 3x3 cells.
+        stage(f"pretrain/{method}, seed 0", lambda m=method: pretrain(m, 0, 200, work, size=96, batch=32))
+    stage("throughput", lambda: throughput(work))
+    print(f"{os.cpu_count()} cores, TensorFlow {tf.__version__}")
+    tables(results)
+
+
+if __name__ == "__main__":
+    main()
