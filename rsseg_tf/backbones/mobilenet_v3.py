@@ -70,8 +70,6 @@ _SMALL = (
     InvertedResidual(5, 576, 96, True, "hard_silu", 1),
     InvertedResidual(5, 576, 96, True, "hard_silu", 1),
 )
-# Stride of the features of the last blocks, in an undilated network.
-_LAST_STRIDE = 32
 
 
 def mobilenet_v3(
@@ -155,7 +153,7 @@ def _check_arguments(blocks: Sequence[InvertedResidual], stem_channels: int, out
         raise ConfigError(
             f"blocks must have stride 2 four times, for the strides 4, 8, 16 and 32; got {len(strided)} of them."
         )
-    if output_stride not in (8, 16, _LAST_STRIDE):
+    if output_stride not in (8, 16, 32):
         raise ConfigError(
             f"output_stride must be 8, 16 or 32; got {output_stride}. "
             "16 is usual for this network; 8 gives finer features, 32 needs less time and memory."

@@ -10,7 +10,7 @@ from __future__ import annotations
 import keras
 
 from rsseg_tf.errors import ConfigError
-from rsseg_tf.layers import AdaptiveAveragePooling, ResizeLike, classifier, conv_bn_relu, kernel_initializer
+from rsseg_tf.layers import AdaptiveAveragePooling, ResizeLike, classifier, conv_bn_relu
 
 __all__ = ["lraspp"]
 
@@ -41,9 +41,7 @@ def lraspp(backbone: keras.Model, *, num_classes: int, channels: int = 128, alig
     low_level, features = backbone.output["c3"], backbone.output[names[-1]]
     x = conv_bn_relu(features, channels, 1, name="head_conv")
     gate = AdaptiveAveragePooling(1, name="head_pool")(features)
-    gate = keras.layers.Conv2D(channels, 1, use_bias=False, kernel_initializer=kernel_initializer(), name="head_gate")(
-        gate
-    )
+    gate = classifier(gate, channels, use_bias=False, name="head_gate")
     gate = keras.layers.Activation("sigmoid", name="head_gate_sigmoid")(gate)
     x = keras.layers.Multiply(name="head_multiply")([x, gate])
     # Torchvision resizes before it classifies; a 1x1 convolution gives the same either way, and classes are fewer.
