@@ -148,6 +148,8 @@ class Job:
         dataset: endless batches, with `index`, the places of the samples in the reader's list.
         take_step: takes a batch and a learning rate; returns `loss` and other float32 scalars.
         rate: the learning rate of a step.
+        rescue: whether to save when a sample turns out to be wrong. Training with labels has soon come by all of them;
+            among millions of images without labels the first epoch takes days.
         validate: evaluates, unless it is asked to stop meanwhile: gives the state with the score, and logs for
             `on_test_end`; None for no evaluation.
     """
@@ -163,6 +165,7 @@ class Job:
     dataset: tf.data.Dataset
     take_step: Callable[[dict[str, Any], float], dict[str, Any]]
     rate: Callable[[int], float]
+    rescue: bool = False
     validate: Callable[[TrainState, threading.Event], tuple[TrainState, dict[str, Any]] | None] | None = None
 
 
@@ -184,6 +187,8 @@ def run_job(
             try:
                 batch = _next(batches, job.reader)
             except DataError as error:
+                if not job.rescue:
+                    raise
                 window.require_finite()
                 raise keeper.rescue(state, error) from error
             read = time.perf_counter()

@@ -91,6 +91,7 @@ def pretrain(
         dataset=dataset,
         take_step=PretrainStep(method, optimizer, strategy),
         rate=lambda step: rate_of_step(step, config, iters, len(samples)),
+        rescue=True,
     )
     return run_job(job, save_dir, strategy=strategy, callbacks=callbacks)
 
