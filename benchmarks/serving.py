@@ -46,8 +46,9 @@ def export(folder: Path) -> None:
 class Served:
     """`rsseg-tf serve` in a process of its own."""
 
-    def __init__(self, folder: Path, batch: int) -> None:
+    def __init__(self, folder: Path, batch: int, threads: int, timeout_micros: int) -> None:
         options = ["--rest-port", "0", "--grpc-port", "0", "--max-batch-size", str(batch)]
+        options += ["--num-batch-threads", str(threads), "--batch-timeout-micros", str(timeout_micros)]
         command = [sys.executable, "-m", "rsseg_tf.cli", "serve", str(folder), "--model-name", "model", *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         told = ""
@@ -126,9 +127,10 @@ def load(asks: list[Callable[[], None]], requests: int) -> tuple[list[float], in
             try:
                 ask()
             except Exception as error:
-                print(f"failed: {type(error).__name__}: {error}", file=sys.stderr)
                 with lock:
                     failed += 1
+                    if failed == 1:
+                        print(f"the first failure: {type(error).__name__}: {error}", file=sys.stderr)
             else:
                 with lock:
                     times.append(time.perf_counter() - began)
@@ -142,9 +144,9 @@ def load(asks: list[Callable[[], None]], requests: int) -> tuple[list[float], in
     return times, failed, time.perf_counter() - began
 
 
-def measure(folder: Path, arguments: argparse.Namespace, api: str, batch: int) -> list[str]:
+def measure(folder: Path, arguments: argparse.Namespace, api: str, batch: int, threads: int) -> list[str]:
     """Returns a row of the table."""
-    served = Served(folder / "model", batch)
+    served = Served(folder / "model", batch, threads, arguments.batch_timeout_micros)
     try:
         pixels = np.random.default_rng(0).integers(0, 256, (1, arguments.side, arguments.side, 3), np.uint8)
         make: Any = grpc_client if api == "gRPC" else rest_client
@@ -157,7 +159,7 @@ def measure(folder: Path, arguments: argparse.Namespace, api: str, batch: int) -
         served.stop()
     p50, p95, p99 = np.percentile(times, [50, 95, 99]) * 1000
     figures = [f"{len(times) / seconds:.1f}", f"{p50:.0f}", f"{p95:.0f}", f"{p99:.0f}", str(failed)]
-    return [api, str(batch), *figures, f"{before:.0f}", f"{after:.0f}"]
+    return [api, str(batch), str(threads), *figures, f"{before:.0f}", f"{after:.0f}"]
 
 
 def main() -> None:
@@ -167,17 +169,19 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--side", type=int, default=64, help="height and width of the images")
     parser.add_argument("--batch", type=int, default=8, help="largest batch, where batches are formed")
+    parser.add_argument("--batch-timeout-micros", type=int, default=2000)
+    parser.add_argument("--apis", nargs="+", choices=("gRPC", "REST"), default=("gRPC", "REST"))
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     print(f"{arguments.requests} requests, {arguments.clients} clients, {arguments.side}x{arguments.side}, {CONFIG}")
-    print("| | max batch | images/s | p50 ms | p95 ms | p99 ms | failed | MiB before | MiB after |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|", flush=True)
+    print("| | max batch | batch threads | images/s | p50 ms | p95 ms | p99 ms | failed | MiB before | MiB after |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         export(folder)
-        for api in ("gRPC", "REST"):
-            for batch in (1, arguments.batch):
-                print(f"| {' | '.join(measure(folder, arguments, api, batch))} |", flush=True)
+        for api in arguments.apis:
+            for batch, threads in ((1, 2), (arguments.batch, 1), (arguments.batch, 2)):
+                print(f"| {' | '.join(measure(folder, arguments, api, batch, threads))} |", flush=True)
     print(f"load average at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
 
 

@@ -111,16 +111,16 @@ def _labels(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
 @click.option(
     "--max-enqueued-batches",
     type=click.IntRange(min=1),
-    default=8,
+    default=32,
     show_default=True,
     help="Full batches that may wait; requests beyond get status 503.",
 )
 @click.option(
     "--num-batch-threads",
     type=click.IntRange(min=1),
-    default=2,
+    default=1,
     show_default=True,
-    help="Batches computed at the same time.",
+    help="Batches computed at the same time; more make smaller batches.",
 )
 @click.option(
     "--max-body-mb", type=click.IntRange(min=1), default=32, show_default=True, help="Largest request, in MiB."

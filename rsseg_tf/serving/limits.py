@@ -51,7 +51,8 @@ class BatchOptions:
         max_batch_size: images of one run of the model; 1 turns batching off.
         batch_timeout_micros: how long a batch that is not full waits for company.
         max_enqueued_batches: full batches that may wait; requests beyond them are refused as unavailable.
-        num_batch_threads: batches that run at the same time.
+        num_batch_threads: batches that run at the same time. One computes with all cores, and while it does, the next
+            batch fills up; more make smaller batches.
 
     Raises:
         ConfigError: when a value is out of range.
@@ -59,8 +60,8 @@ class BatchOptions:
 
     max_batch_size: int = 8
     batch_timeout_micros: int = 2000
-    max_enqueued_batches: int = 8
-    num_batch_threads: int = 2
+    max_enqueued_batches: int = 32
+    num_batch_threads: int = 1
 
     def __post_init__(self) -> None:
         for field in fields(self):
