@@ -118,7 +118,7 @@ def test_what_has_no_effect_on_an_exported_model_is_refused(project: Path, expor
     common = ("predict", "--model_path", exported, "--image_path", project / "data" / "val_0.png")
     common += ("--save_dir", tmp_path / "result")
     assert "--config and --set have no effect" in run(*common, "--config", project / "tiny.yml", code=2)
-    assert "precision bf16 is for checkpoints" in run(*common, "--precision", "bf16", code=2)
+    assert "precision bf16 is for checkpoints and OpenVINO" in run(*common, "--precision", "bf16", code=2)
     assert not (tmp_path / "result").exists()
 
 
