@@ -88,7 +88,7 @@ def command(
 
 
 def _served(server: str, model_name: str | None, folder: Path) -> Predictor:
-    """Opens the model on a server; its name is by default that of the folder of versions, as `rsseg-tf serve` has it."""
+    """Opens the model on a server; by default by the name of the folder of versions, as `rsseg-tf serve` calls it."""
     from rsseg_tf.extras import require
 
     require("tensorflow_serving", "serving")

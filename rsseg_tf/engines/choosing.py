@@ -56,7 +56,7 @@ class Choice:
         own = self.measured[self.candidate.name]
         lost = f"{own.lost:.3g} points of mIoU lost" if own.of_miou else f"{own.lost:.3g} % of pixels differ"
         when = ", measured earlier" if self.remembered else ""
-        text = f"Engine: {self.candidate.name}, {own.ms:.0f} ms per {self.size[1]}x{self.size[0]} image, {lost}{when}."
+        text = f"Engine: {self.candidate.name}, {_time(own.ms)} per {self.size[1]}x{self.size[0]} image, {lost}{when}."
         others = {name: one for name, one in self.measured.items() if name != self.candidate.name}
         if not others:
             return text
@@ -109,15 +109,18 @@ def choose(
     return Choice(fastest, measured, tolerance, size, remembered)
 
 
-def _why_not(one: Measured, tolerance: float, slower: str = "{ms} ms") -> str:
+def _why_not(one: Measured, tolerance: float, slower: str = "{time}") -> str:
     """Says in a clause why a candidate was not chosen; `slower` where it could have been."""
     if one.obstacle:
         return one.obstacle
-    time = f"{one.ms:.0f}"
     if one.lost <= tolerance:
-        return slower.format(ms=time)
+        return slower.format(time=_time(one.ms))
     what = f"loses {one.lost:.3g} points of mIoU" if one.of_miou else f"differs on {one.lost:.3g} % of pixels"
-    return f"{time} ms, but {what} (--tolerance {tolerance:g})"
+    return f"{_time(one.ms)}, but {what} (--tolerance {tolerance:g})"
+
+
+def _time(ms: float) -> str:
+    return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.2g} ms"
 
 
 def _fingerprint(place: Path, candidates: Sequence[Candidate], config: Config | None, size: tuple[int, int]) -> str:

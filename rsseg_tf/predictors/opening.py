@@ -67,8 +67,8 @@ def open_predictor(
         return Predictor(kind, config.dataset.spec, predict, options)
     if precision != "fp32" and kind != "openvino":
         raise ConfigError(
-            f"precision {precision} is for checkpoints and OpenVINO; {found} computes as it was exported. Leave it out, "
-            "or export with another --quantize."
+            f"precision {precision} is for checkpoints and OpenVINO; {found} computes as it was exported. Leave it "
+            "out, or export with another --quantize."
         )
     loaded = _load(kind, found, threads, precision)
     manifest = loaded.manifest

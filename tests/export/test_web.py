@@ -24,7 +24,7 @@ pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 from rsseg_tf.datasets import read_image, read_label, write_png
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export import Page, Trained, find_litertjs, write_web
-from rsseg_tf.inference import predict_labels, read_scene, tile_options
+from rsseg_tf.inference import open_scene, predict_labels, tile_options
 from rsseg_tf.predictors import open_predictor
 from tests.export.browser import CHROMIUM, Browser, browser, wait_for
 
@@ -127,11 +127,19 @@ def save(tab: Browser, image: Path, what: str) -> Path:
     return wait_for(path)
 
 
+def python_pixels(image: Path) -> np.ndarray:
+    """What the model sees of an image."""
+    with open_scene(image) as opened:
+        return opened.read()[0]
+
+
 def python_labels(site: Path, image: Path) -> np.ndarray:
     """What `rsseg-tf predict --model_path site` gives."""
-    model, read = open_predictor(site), read_scene(image)
-    options = tile_options(model.options, model.tile)
-    return read.without_nodata(predict_labels(model.predict, read.pixels, model.spec, options), model.spec.ignore_index)
+    model = open_predictor(site)
+    with open_scene(image) as opened:
+        pixels, nodata = opened.read()
+    labels = predict_labels(model.predict, pixels, model.spec, tile_options(model.options, model.tile))
+    return labels if nodata is None else np.where(nodata, np.uint8(model.spec.ignore_index), labels)
 
 
 # --- images of all kinds ---
@@ -243,7 +251,7 @@ def test_labels_are_those_of_python(tab: Browser, site: Path, tmp_path: Path, na
         assert np.unique(expected).size >= 2
     # An overlay that cannot be seen is the image, as it was decoded.
     tab.run("(() => { const e = document.getElementById('opacity'); e.value = 0; e.oninput(); })()")
-    np.testing.assert_array_equal(read_image(save(tab, image, "overlay")), read_scene(image).pixels)
+    np.testing.assert_array_equal(read_image(save(tab, image, "overlay")), python_pixels(image))
 
 
 # --- the page ---
