@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import math
 import os
 import shutil
 import struct
-import subprocess
-import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from rsseg_tf.errors import ExportError
 from rsseg_tf.export import Page, Trained, find_litertjs, write_web
 from rsseg_tf.inference import open_scene, predict_labels, tile_options
 from rsseg_tf.predictors import open_predictor
-from tests.export.browser import CHROMIUM, Browser, browser, wait_for
+from tests.export.browser import CHROMIUM, Browser, browser, serving, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -62,18 +61,8 @@ def site(trained: Trained, litertjs: Path, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Callable[[Path], str]]:
     """Serves folders by their own serve.py; gives the address."""
-    running = []
-
-    def start(folder: Path) -> str:
-        command = [sys.executable, str(folder / "serve.py"), "--port", "0"]
-        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
-        assert running[-1].stdout is not None
-        return running[-1].stdout.readline().strip()
-
-    yield start
-    for process in running:
-        process.kill()
-        process.communicate()
+    with contextlib.ExitStack() as running:
+        yield lambda folder: running.enter_context(serving(folder))
 
 
 @pytest.fixture(scope="module")
