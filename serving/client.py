@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from rsseg_tf.errors import RssegError
-from rsseg_tf.inference import predict_labels, read_scene
+from rsseg_tf.inference import open_scene, predict_labels
 from rsseg_tf.serving.client import remote_predictor
 
 
@@ -27,8 +27,9 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         predictor = remote_predictor(arguments.server, arguments.model_name)
-        scene = read_scene(arguments.image)
-        labels = predict_labels(predictor.predict, scene.pixels, predictor.spec, predictor.options)
+        with open_scene(arguments.image) as scene:
+            pixels, _ = scene.read()
+        labels = predict_labels(predictor.predict, pixels, predictor.spec, predictor.options)
     except RssegError as error:
         sys.exit(f"Error: {error}")
     for index, name in enumerate(predictor.spec.classes):

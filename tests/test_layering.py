@@ -39,6 +39,7 @@ ORDER = (
     "cluster",
     "evaluation",
     "export",
+    "engines",
     "probe",
     "training",
     "serving",

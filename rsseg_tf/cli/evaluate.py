@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rsseg_tf.cli.engine import choose_engine, engine_options, locate_engine
 from rsseg_tf.cli.options import (
     ManyValues,
     choose_device,
     load_beside,
-    locate_model,
     open_model,
     prediction_changes,
     prediction_options,
@@ -29,6 +29,7 @@ __all__ = ["command"]
 
 @click.command(name="eval", cls=ManyValues)
 @weights_options
+@engine_options
 @click.option(
     "--protocol",
     type=click.Choice(list(PROTOCOLS)),
@@ -45,6 +46,8 @@ def command(
     protocol: str | None,
     save_dir: Path | None,
     precision: str,
+    engine: str | None,
+    tolerance: float | None,
     device: str,
     gpus: tuple[int, ...],
     **values: Any,
@@ -55,9 +58,9 @@ def command(
     averages.
     """
     changes = prediction_changes("aug_eval", values)
-    _, path = locate_model(model_path)
+    located = locate_engine(model_path, engine, tolerance, precision)
     chosen = [f"eval.protocol={protocol}"] if protocol else []
-    config = load_beside(path, config_path, (*overrides, *chosen))
+    config = load_beside(located.path, config_path, (*overrides, *chosen))
     from rsseg_tf.cli.samples import checked_samples
 
     samples = checked_samples(config, "val")
@@ -69,7 +72,8 @@ def command(
 
     evaluation = plan_evaluation(config, samples)
     choose_device(device, gpus)
-    model = open_model(path, config, precision, changes)
+    located = choose_engine(located, config, samples[0].image, changes.get("crop_size"))
+    model = open_model(located.path, config, located.precision, changes, located.threads)
     console = Console()
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task("Evaluating", total=len(samples))
@@ -86,10 +90,12 @@ def command(
         "protocol": evaluation.to_json(),
         "images": len(samples),
         "inference": dataclasses.asdict(model.options),
-        "precision": precision,
+        "precision": located.precision,
+        "engine": located.engine,
         **scores.to_json(),
     }
-    target = (save_dir or (path if path.is_dir() else path.parent)) / "eval.json"
+    beside = located.path if located.path.is_dir() else located.path.parent
+    target = (save_dir or beside) / "eval.json"
     write_json(target, report)
     click.echo(f"Written: {target}")
 

@@ -145,7 +145,7 @@ def weights_options(function: F) -> F:
         type=click.Choice(["fp32", "fp16", "bf16"]),
         default="fp32",
         show_default=True,
-        help="Type of activations.",
+        help="Type of activations, of a checkpoint or an OpenVINO model.",
     )(function)
     function = config_option(required=False)(function)
     return click.option(
@@ -223,7 +223,7 @@ def open_server(model_path: str | None, values: dict[str, Any]) -> Predictor | N
     if "model_name" not in given:
         raise ConfigError("--server needs --model_name: what the model is called there, such as the export's folder.")
     context = click.get_current_context()
-    for name in ("config_path", "overrides", "precision", "device", "gpus"):
+    for name in ("config_path", "overrides", "precision", "device", "gpus", "engine", "tolerance"):
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             option = {"config_path": "config", "overrides": "set"}.get(name, name)
             raise ConfigError(f"--{option} has no effect with --server, which has its own model; leave it out.")
@@ -355,7 +355,9 @@ def load_beside(path: Path, config_path: str | None, overrides: tuple[str, ...])
     return load(config_path or str(beside), overrides)
 
 
-def open_model(path: Path, config: Config | None, precision: str, changes: dict[str, Any]) -> Predictor:
+def open_model(
+    path: Path, config: Config | None, precision: str, changes: dict[str, Any], threads: int | None = None
+) -> Predictor:
     """Opens what `locate_model` found, with the options that the command line changes.
 
     Raises:
@@ -367,7 +369,7 @@ def open_model(path: Path, config: Config | None, precision: str, changes: dict[
     from rsseg_tf.inference import tile_options
     from rsseg_tf.predictors import open_predictor
 
-    predictor = open_predictor(path, config=config, precision=precision)
+    predictor = open_predictor(path, config=config, precision=precision, threads=threads)
     if config is not None and config.dataset.spec.classes != predictor.spec.classes:
         raise ConfigError(
             f"{path} has the classes {', '.join(predictor.spec.classes)}; the data set '{config.dataset.name}' of the "

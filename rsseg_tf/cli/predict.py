@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rsseg_tf.cli.engine import Located, choose_engine, engine_options, locate_engine
 from rsseg_tf.cli.options import (
     Grouped,
     choose_device,
     group,
     load_beside,
-    locate_model,
     open_server,
     prediction_changes,
     prediction_options,
@@ -91,6 +91,7 @@ _windows = group(
 @click.command(name="predict", cls=Grouped)
 @_server
 @weights_options
+@engine_options
 @click.option(
     "--image-path", required=True, type=Path, help="An image, a scene, a folder of them, or a list file (.txt)."
 )
@@ -116,6 +117,8 @@ def command(
     overrides: tuple[str, ...],
     custom_color: tuple[int, ...],
     precision: str,
+    engine: str | None,
+    tolerance: float | None,
     device: str,
     gpus: tuple[int, ...],
     **values: Any,
@@ -145,10 +148,13 @@ def command(
     )
     paths, base = collect_images(image_path, exclude=save_dir)
     predictor = open_server(model_path, values)
-    path, config = None, None
+    located, config = None, None
     if predictor is None:
-        path, config = _locate(str(model_path), config_path, overrides)
-        predictor = _open(path, config, precision, device, gpus)
+        located = locate_engine(str(model_path), engine, tolerance, precision)
+        config = _config_of(located, config_path, overrides)
+        choose_device(device, gpus)
+        located = choose_engine(located, config, paths[0], changes.get("crop_size"))
+        predictor = _open(located, config)
     elif values["dask"] is not None:
         raise ConfigError("--dask has no effect with --server, which does the work; use --in_flight, or leave it out.")
     tile = _tile(predictor, config)
@@ -157,7 +163,7 @@ def command(
         max_memory=parse_memory(values["max_memory"]),
         tile=tile,
         fixed_tile=predictor.tile is not None,
-        model=_identity(predictor, path, precision),
+        model=_identity(predictor, located),
         **{name: values[name] for name in ("max_value", "match_gsd", "model_gsd", "aoi", "resume")},
     )
     run = Run(
@@ -170,10 +176,10 @@ def command(
         scenes=scenes,
         output=output,
     )
-    if values["dask"] is None or path is None:
+    if values["dask"] is None or located is None:
         results = _predict_here(run, predictor.predict)
     else:
-        open_model = partial(_open_predict, path.absolute(), config, precision, device, gpus)
+        open_model = partial(_open_in_worker, _for_worker(located), config, device, gpus)
         results = _predict_on_cluster(run, open_model, values)
     _report(results, save_dir)
 
@@ -192,34 +198,39 @@ def _check_combinations(values: dict[str, Any]) -> None:
         raise ConfigError("--workers is for --dask local; the workers of a scheduler are started beside it.")
 
 
-def _locate(model_path: str, config_path: str | None, overrides: tuple[str, ...]) -> tuple[Path, Config | None]:
-    """Finds the model, and the config of a checkpoint."""
+def _config_of(located: Located, config_path: str | None, overrides: tuple[str, ...]) -> Config | None:
+    """Returns the config of a checkpoint; None for an export."""
     from rsseg_tf.errors import ConfigError
 
-    kind, path = locate_model(model_path)
-    config = load_beside(path, config_path, overrides) if kind == "checkpoint" else None
-    if config is None and (config_path or overrides):
+    if located.kind == "checkpoint":
+        return load_beside(located.path, config_path, overrides)
+    if config_path or overrides:
         raise ConfigError(
-            f"{path} was exported and brings along all that it needs; --config and --set have no effect. Leave them "
-            "out."
+            f"{located.path} was exported and brings along all that it needs; --config and --set have no effect. Leave "
+            "them out."
         )
-    return path, config
+    return None
 
 
-def _open(path: Path, config: Config | None, precision: str, device: str, gpus: tuple[int, ...]) -> Predictor:
-    """Opens the model on the chosen device."""
+def _open(located: Located, config: Config | None) -> Predictor:
+    """Opens the model on the device that was chosen."""
     from rsseg_tf.predictors import open_predictor
 
-    choose_device(device, gpus)
-    return open_predictor(path, config=config, precision=precision)
+    return open_predictor(located.path, config=config, precision=located.precision, threads=located.threads)
 
 
-def _open_predict(path: Path, config: Config | None, precision: str, device: str, gpus: tuple[int, ...]) -> Predict:
+def _for_worker(located: Located) -> Located:
+    """Returns how a worker opens the model: it has another working directory, and shares the processors."""
+    return dataclasses.replace(located, path=located.path.absolute(), threads=None)
+
+
+def _open_in_worker(located: Located, config: Config | None, device: str, gpus: tuple[int, ...]) -> Predict:
     """Opens the model in a worker."""
     from rsseg_tf.cli.quiet import load_tensorflow
 
     load_tensorflow()
-    return _open(path, config, precision, device, gpus).predict
+    choose_device(device, gpus)
+    return _open(located, config).predict
 
 
 def _tile(predictor: Predictor, config: Config | None) -> tuple[int, int]:
@@ -232,15 +243,17 @@ def _tile(predictor: Predictor, config: Config | None) -> tuple[int, int]:
     return (512, 512) if config is None else config.augment.crop_size
 
 
-def _identity(predictor: Predictor, path: Path | None, precision: str) -> str:
+def _identity(predictor: Predictor, located: Located | None) -> str:
     """Returns a text that differs for models that predict differently: name, kind, checksum of the weights."""
     from rsseg_tf.checkpoint import read_weights
 
     manifest = predictor.manifest
+    precision = "fp32" if located is None else located.precision
     if manifest is not None:
-        quantization = manifest.artifacts[0].quantization if manifest.artifacts else ""
-        return f"{manifest.model} {predictor.kind} {quantization} {manifest.origin.weights_sha256[:12]}"
-    checkpoint = path or Path()
+        stored = manifest.artifacts[0].quantization if manifest.artifacts else ""
+        kind = predictor.kind if precision == "fp32" else f"{predictor.kind} {precision}"
+        return f"{manifest.model} {kind} {stored} {manifest.origin.weights_sha256[:12]}"
+    checkpoint = Path() if located is None else located.path
     return f"{checkpoint.name} {precision} {read_weights(checkpoint)[1][:12]}"
 
 

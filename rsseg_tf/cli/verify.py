@@ -12,6 +12,7 @@ from rsseg_tf.cli.options import ManyValues
 
 if TYPE_CHECKING:
     from rsseg_tf.export import Comparison
+    from rsseg_tf.predictors import Predictor
 
 __all__ = ["command"]
 
@@ -30,10 +31,22 @@ __all__ = ["command"]
     metavar="PATH",
     help="With --checkpoint: an image, a folder or a list (.txt) to compare on too.",
 )
+@click.option(
+    "--server",
+    metavar="ADDRESS",
+    help="A server of this export to compare too; HOST:PORT for gRPC, http://HOST:PORT for REST.",
+)
+@click.option("--model-name", metavar="NAME", help="With --server: the model's name there.  [default: that of DIR]")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="For TFLite, ONNX and OpenVINO.")
 @click.option("--json", "json_path", type=Path, metavar="FILE", help="Write all numbers there.")
 def command(
-    folder: Path, checkpoint: Path | None, images: Path | None, threads: int | None, json_path: Path | None
+    folder: Path,
+    checkpoint: Path | None,
+    images: Path | None,
+    server: str | None,
+    model_name: str | None,
+    threads: int | None,
+    json_path: Path | None,
 ) -> None:
     """Compare everything in an exported version with the Keras model; exit code 1 if something differs too much.
 
@@ -42,15 +55,18 @@ def command(
     difference of probabilities and, over all pixels, the share with the same class within these bounds:
 
     \b
-    Keras, SavedModel, ONNX, OpenVINO, TFLite float32   0.0001   99.95 %
-    TFLite float16                                      0.01     99 %
-    TFLite dynamic, int16x8                             0.03     97 %
-    TFLite int8                                         0.06     93 %
+    Keras, SavedModel, server, ONNX, OpenVINO, TFLite float32   0.0001   99.95 %
+    TFLite float16                                              0.01     99 %
+    TFLite dynamic, int16x8                                     0.03     97 %
+    TFLite int8                                                 0.06     93 %
 
-    The checksums of all files are checked first.
+    The checksums of all files are checked first, and that the server's model has the weights of DIR.
     """  # noqa: D301  # click wants the character \b
     from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.errors import ConfigError
 
+    if model_name is not None and server is None:
+        raise ConfigError("--model_name has an effect with --server only; add it or leave --model_name out.")
     load_tensorflow()
     from rich.console import Console
 
@@ -59,7 +75,8 @@ def command(
     from rsseg_tf.inference import collect_images
 
     paths = collect_images(images)[0] if images else []
-    comparisons = verify(folder, images=paths, checkpoint=checkpoint, threads=threads)
+    others = {f"server {server}": _served(server, model_name, folder)} if server else {}
+    comparisons = verify(folder, images=paths, checkpoint=checkpoint, others=others, threads=threads)
     Console().print(comparison_table(comparisons))
     if json_path:
         write_json(json_path, {"folder": str(folder), "models": [one.to_json() for one in comparisons]})
@@ -68,6 +85,17 @@ def command(
     if failed:
         click.echo(f"Beyond the tolerance: {', '.join(failed)}.", err=True)
         raise SystemExit(1)
+
+
+def _served(server: str, model_name: str | None, folder: Path) -> Predictor:
+    """Opens the model on a server; by default by the name of the folder of versions, as `rsseg-tf serve` calls it."""
+    from rsseg_tf.extras import require
+
+    require("tensorflow_serving", "serving")
+    from rsseg_tf.export import version_folder
+    from rsseg_tf.serving.client import remote_predictor
+
+    return remote_predictor(server, model_name or version_folder(folder).resolve().parent.name, in_flight=1)
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Any:

@@ -8,7 +8,7 @@ from rsseg_tf.export.savedmodel import write_savedmodel
 from rsseg_tf.export.tflite import write_tflite
 from rsseg_tf.export.tiles import calibration_images
 from rsseg_tf.export.trained import Trained, load_trained
-from rsseg_tf.export.verify import TOLERANCES, Comparison, compare, verify
+from rsseg_tf.export.verify import TOLERANCES, Comparison, compare, verify, version_folder
 from rsseg_tf.export.web import Page, write_web
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "find_litertjs",
     "load_trained",
     "verify",
+    "version_folder",
     "write_onnx",
     "write_openvino",
     "write_savedmodel",

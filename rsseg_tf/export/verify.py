@@ -18,8 +18,8 @@ from rsseg_tf.export.reference import Reference, read_reference
 from rsseg_tf.export.tiles import read_tiles
 from rsseg_tf.export.trained import load_trained
 from rsseg_tf.inference import Predict
-from rsseg_tf.manifest import Quantization, changed_files, read_manifest
-from rsseg_tf.predictors import open_predictor
+from rsseg_tf.manifest import Manifest, Quantization, changed_files, read_manifest
+from rsseg_tf.predictors import Predictor, open_predictor
 from rsseg_tf.predictors.opening import newest_version
 
 __all__ = ["TOLERANCES", "Comparison", "Tolerance", "compare", "verify", "version_folder"]
@@ -91,7 +91,7 @@ def verify(
     *,
     images: Sequence[Path] = (),
     checkpoint: Path | None = None,
-    others: Mapping[str, Predict] | None = None,
+    others: Mapping[str, Predict | Predictor] | None = None,
     threads: int | None = None,
 ) -> list[Comparison]:
     """Compares all artifacts of a version with the Keras model.
@@ -103,11 +103,12 @@ def verify(
         images: real images to compare on too, the middle of each; these need the checkpoint.
         checkpoint: the checkpoint that was exported; it is then run again, and compared with the stored answers too.
         others: more models by name that should say the same, such as one behind a server; held to the tolerance of
-            `float32`.
+            `float32`. Of a predictor with a manifest, the weights must be those of the version.
         threads: for TFLite, ONNX and OpenVINO.
 
     Raises:
-        ExportError: when files are missing or were changed since the export, or `checkpoint` is another one.
+        ExportError: when files are missing or were changed since the export, or `checkpoint` or one of `others` has
+            other weights.
         DataError: when an image cannot be read or does not fit.
     """
     folder = version_folder(folder)
@@ -141,7 +142,8 @@ def verify(
             sum((folder / name).stat().st_size for name in artifact.sha256),
             TOLERANCES[artifact.quantization],
         )
-    models |= {name: (predict, 0, TOLERANCES["float32"]) for name, predict in (others or {}).items()}
+    for name, other in (others or {}).items():
+        models[name] = _predict_of(name, other, folder, manifest), 0, TOLERANCES["float32"]
     return [compare(name, predict, reference, size, tolerance) for name, (predict, size, tolerance) in models.items()]
 
 
@@ -176,6 +178,19 @@ def compare(
         latency_ms=1000 * statistics.median(seconds),
         tolerance=tolerance,
     )
+
+
+def _predict_of(name: str, other: Predict | Predictor, folder: Path, manifest: Manifest) -> Predict:
+    """Returns the predict callable of another model, whose manifest, if there is one, must be of the same weights."""
+    if not isinstance(other, Predictor):
+        return other
+    if other.manifest is not None and other.manifest.origin.weights_sha256 != manifest.origin.weights_sha256:
+        origin = other.manifest.origin
+        raise ExportError(
+            f"{name} has other weights than {folder}: those of {origin.checkpoint} at step {origin.step}, exported "
+            f"{origin.exported}. Serve this version, or name the folder of the one that is served."
+        )
+    return other.predict
 
 
 def version_folder(folder: Path) -> Path:

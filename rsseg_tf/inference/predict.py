@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ __all__ = [
     "Run",
     "attempt",
     "collect_images",
+    "image_size",
     "iterate_predictions",
     "palette_with",
     "pixel_count",
@@ -188,16 +190,21 @@ def attempt(
         return PredictionResult(job.path, error=" ".join(str(error).split()) or type(error).__name__)
 
 
-def pixel_count(path: Path) -> int:
-    """Returns the number of pixels that a file says it has; 0 for one that says nothing sensible."""
+def image_size(path: Path) -> tuple[int, int]:
+    """Returns the (height, width) that a file says it has; zeros for one that says nothing sensible."""
     try:
         if raster_driver(path) is None:
             header = image_header(path)
-            return header.height * header.width
+            return header.height, header.width
         with rasterio.open(path, driver=raster_driver(path)) as source:
-            return source.height * source.width
+            return source.height, source.width
     except (RssegError, RasterioError, OSError):
-        return 0
+        return 0, 0
+
+
+def pixel_count(path: Path) -> int:
+    """Returns the number of pixels that a file says it has; 0 for one that says nothing sensible."""
+    return math.prod(image_size(path))
 
 
 def iterate_predictions(

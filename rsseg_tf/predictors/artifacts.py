@@ -21,6 +21,8 @@ from rsseg_tf.manifest import MANIFEST_FILE, MANIFEST_PROPERTY, Artifact, Manife
 __all__ = ["Loaded", "as_input", "load_onnx", "load_openvino", "load_savedmodel", "load_tflite"]
 
 
+# Names of types in OpenVINO, by those of ours.
+_OPENVINO_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 # What ONNX Runtime raises for a file that it cannot use; they have no common base but Exception.
 _ONNX_ERRORS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
 
@@ -148,12 +150,13 @@ def load_onnx(path: Path, *, threads: int | None = None) -> Loaded:
     return Loaded(predict, manifest)
 
 
-def load_openvino(path: Path, *, threads: int | None = None) -> Loaded:
-    """Loads an OpenVINO model (`.xml` with its `.bin`), on the CPU, in float32.
+def load_openvino(path: Path, *, threads: int | None = None, precision: str = "fp32") -> Loaded:
+    """Loads an OpenVINO model (`.xml` with its `.bin`), on the CPU.
 
     Args:
         path: the `.xml` file.
         threads: how many it may use; None leaves it the choice.
+        precision: `fp32`, `fp16` or `bf16`: type of activations, where the processor has it.
 
     Raises:
         ExportError: when it is damaged, has no manifest, or the extra `openvino` is not installed.
@@ -164,7 +167,7 @@ def load_openvino(path: Path, *, threads: int | None = None) -> Loaded:
         model = core.read_model(str(path))
         text = str(model.get_rt_info(["rsseg_tf", MANIFEST_PROPERTY]).astype(str))
         # Left to itself OpenVINO computes in bfloat16 where the processor can, and differs more than the tolerance.
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _OPENVINO_TYPES[precision]}
         compiled = core.compile_model(model, "CPU", settings | ({"INFERENCE_NUM_THREADS": threads} if threads else {}))
     except RuntimeError as error:
         raise _unusable(path, "OpenVINO model", error) from error

@@ -51,11 +51,11 @@ def open_predictor(
         path: a checkpoint; a folder that `rsseg-tf export` wrote (the newest version is taken) or one version of it;
             a `.tflite`, `.onnx` or OpenVINO `.xml` file.
         config: of a checkpoint, instead of the one that lies in it. Exported models know their own.
-        precision: `fp32`, `fp16` or `bf16`: type of activations of a checkpoint.
+        precision: `fp32`, `fp16` or `bf16`: type of activations of a checkpoint or an OpenVINO model.
         threads: for TFLite, ONNX and OpenVINO; None leaves them the choice. TensorFlow's are set for the process.
 
     Raises:
-        ConfigError: when `precision` is asked of an exported model.
+        ConfigError: when `precision` is asked of another exported model.
         WeightsError: when `path` is neither a checkpoint nor anything exported, or a checkpoint does not fit `config`.
         ExportError: when an exported model is damaged, or the extra that runs it is not installed.
     """
@@ -65,12 +65,12 @@ def open_predictor(
         predict = checkpoint_predictor(found, config, precision=precision)
         options = InferenceOptions(**config.eval.inference())
         return Predictor(kind, config.dataset.spec, predict, options)
-    if precision != "fp32":
+    if precision != "fp32" and kind != "openvino":
         raise ConfigError(
-            f"precision {precision} is for checkpoints; {found} computes as it was exported. Leave it out, or export "
-            "with another --quantize."
+            f"precision {precision} is for checkpoints and OpenVINO; {found} computes as it was exported. Leave it "
+            "out, or export with another --quantize."
         )
-    loaded = _load(kind, found, threads)
+    loaded = _load(kind, found, threads, precision)
     manifest = loaded.manifest
     tile = loaded.artifact.tile
     predict = any_size(loaded.predict, tile) if tile else loaded.predict
@@ -106,7 +106,10 @@ def find_model(path: Path) -> tuple[str, Path]:
     artifacts = read_manifest(folder).artifacts
     if len(artifacts) != 1:
         names = ", ".join(str(folder / artifact.path) for artifact in artifacts)
-        raise ExportError(f"{folder} holds {len(artifacts)} exported files: {names or 'none'}. Name one of them.")
+        raise ExportError(
+            f"{folder} holds {len(artifacts)} exported files: {names or 'none'}. Name one of them, or choose with "
+            "--engine."
+        )
     # A page is opened by its TFLite file.
     return _SUFFIXES[Path(artifacts[0].path).suffix], folder / artifacts[0].path
 
@@ -117,8 +120,9 @@ def newest_version(folder: Path) -> Path | None:
     return max(versions, key=lambda path: int(path.name), default=None)
 
 
-def _load(kind: str, path: Path, threads: int | None) -> Loaded:
+def _load(kind: str, path: Path, threads: int | None, precision: str) -> Loaded:
     if kind == "savedmodel":
         return load_savedmodel(path)
-    load = {"tflite": load_tflite, "onnx": load_onnx, "openvino": load_openvino}[kind]
-    return load(path, threads=threads)
+    if kind == "openvino":
+        return load_openvino(path, threads=threads, precision=precision)
+    return {"tflite": load_tflite, "onnx": load_onnx}[kind](path, threads=threads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -102,6 +103,34 @@ def test_eval_and_predict_take_it(project: Path, exported: Path, tmp_path: Path,
     assert "2 of 2 images predicted" in output
 
 
+def test_the_engine_is_named_or_chosen(
+    project: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RSSEG_TF_CACHE", str(tmp_path / "cache"))
+    image = ("--image_path", project / "data" / "val_0.png", "--save_dir", tmp_path / "result")
+    output = run("eval", "--model_path", exported.parent, "--engine", "auto", "--save_dir", tmp_path)
+    assert re.search(r"Engine: .* ms per 40x40 image, .* points of mIoU lost\. Others: ", output), output
+    report = json.loads((tmp_path / "eval.json").read_text("utf-8"))
+    scores = json.loads((exported / "accuracy.json").read_text("utf-8"))["scores"]
+    assert f"Engine: {report['engine']}," in output
+    assert report["macro"]["miou"] == pytest.approx(scores[report["engine"]]["macro"]["miou"])
+    assert ", measured earlier." in run("predict", "--model_path", exported, "--engine", "auto", *image)
+    run("eval", "--model_path", exported, "--engine", "onnx", "--save_dir", tmp_path)
+    report = json.loads((tmp_path / "eval.json").read_text("utf-8"))
+    assert report["engine"] == "onnx" and report["inference"]["crop_size"] == [32, 24]
+    output = run("predict", "--model_path", project / "best_model", "--engine", "auto", *image)
+    assert re.search("Engine: keras.* Others: keras", output), output
+    for arguments, message in (
+        (("--engine", "keras"), "holds nothing that keras runs; it offers savedmodel, onnx, tflite"),
+        (("--engine", "openvino"), "Export it for openvino too"),
+        (("--engine", "tflite"), "holds 2 files for tflite"),
+        (("--tolerance", "1"), "--tolerance has an effect with --engine auto only"),
+        (("--engine", "onnx", "--tolerance", "1"), "--tolerance has an effect with --engine auto only"),
+        (("--engine", "auto", "--precision", "fp32"), "--precision has no effect with --engine auto"),
+    ):
+        assert message in run("predict", "--model_path", exported, *image, *arguments, code=2)
+
+
 def test_eval_of_a_file_that_was_moved_needs_a_config(project: Path, exported: Path, tmp_path: Path) -> None:
     moved = tmp_path / "phone.tflite"
     moved.write_bytes((exported / "model_float32.tflite").read_bytes())
@@ -118,7 +147,7 @@ def test_what_has_no_effect_on_an_exported_model_is_refused(project: Path, expor
     common = ("predict", "--model_path", exported, "--image_path", project / "data" / "val_0.png")
     common += ("--save_dir", tmp_path / "result")
     assert "--config and --set have no effect" in run(*common, "--config", project / "tiny.yml", code=2)
-    assert "precision bf16 is for checkpoints" in run(*common, "--precision", "bf16", code=2)
+    assert "precision bf16 is for checkpoints and OpenVINO" in run(*common, "--precision", "bf16", code=2)
     assert not (tmp_path / "result").exists()
 
 
@@ -164,9 +193,11 @@ def spoiled(measure: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def test_the_choices_are_those_of_the_package() -> None:
-    from rsseg_tf.cli import export
+    from rsseg_tf.cli import engine, export
+    from rsseg_tf.engines import ENGINES
 
     assert export._FORMATS == FORMATS and export._QUANTIZATIONS == QUANTIZATIONS
+    assert engine._ENGINES == ENGINES
 
 
 BAD: dict[str, tuple[tuple[str, ...], str]] = {

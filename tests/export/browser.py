@@ -14,6 +14,8 @@ import os
 import select
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,6 +195,19 @@ def browser(folder: Path, **options: Any) -> Iterator[Browser]:
         yield tab
     finally:
         tab.close()
+
+
+@contextlib.contextmanager
+def serving(page: Path) -> Iterator[str]:
+    """Serves a page by its own serve.py; gives the address."""
+    command = [sys.executable, str(page / "serve.py"), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def wait_for(path: Path, timeout: float = 30) -> Path:

@@ -14,7 +14,7 @@ pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 from rsseg_tf.assets import asset_dir
 from rsseg_tf.datasets import read_label, write_png
 from rsseg_tf.export import Trained, write_tflite
-from rsseg_tf.inference import predict_labels, read_scene, tile_options
+from rsseg_tf.inference import open_scene, predict_labels, tile_options
 from rsseg_tf.predictors import open_predictor
 from tests.export.models import pixels
 
@@ -41,8 +41,11 @@ def test_it_gives_the_labels_of_predict(
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 0, result.stderr
     assert "%  dark" in result.stdout
-    opened, read = open_predictor(model), read_scene(image)
-    expected = predict_labels(opened.predict, read.pixels, opened.spec, tile_options(opened.options, opened.tile))
+    opened = open_predictor(model)
+    with open_scene(image) as read:
+        expected = predict_labels(
+            opened.predict, read.read()[0], opened.spec, tile_options(opened.options, opened.tile)
+        )
     np.testing.assert_array_equal(read_label(tmp_path / "labels.png"), expected)
 
 

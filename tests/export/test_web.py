@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import math
 import os
 import shutil
 import struct
-import subprocess
-import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,9 +23,9 @@ pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 from rsseg_tf.datasets import read_image, read_label, write_png
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export import Page, Trained, find_litertjs, write_web
-from rsseg_tf.inference import predict_labels, read_scene, tile_options
+from rsseg_tf.inference import open_scene, predict_labels, tile_options
 from rsseg_tf.predictors import open_predictor
-from tests.export.browser import CHROMIUM, Browser, browser, wait_for
+from tests.export.browser import CHROMIUM, Browser, browser, serving, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -62,18 +61,8 @@ def site(trained: Trained, litertjs: Path, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Callable[[Path], str]]:
     """Serves folders by their own serve.py; gives the address."""
-    running = []
-
-    def start(folder: Path) -> str:
-        command = [sys.executable, str(folder / "serve.py"), "--port", "0"]
-        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
-        assert running[-1].stdout is not None
-        return running[-1].stdout.readline().strip()
-
-    yield start
-    for process in running:
-        process.kill()
-        process.communicate()
+    with contextlib.ExitStack() as running:
+        yield lambda folder: running.enter_context(serving(folder))
 
 
 @pytest.fixture(scope="module")
@@ -127,11 +116,19 @@ def save(tab: Browser, image: Path, what: str) -> Path:
     return wait_for(path)
 
 
+def python_pixels(image: Path) -> np.ndarray:
+    """What the model sees of an image."""
+    with open_scene(image) as opened:
+        return opened.read()[0]
+
+
 def python_labels(site: Path, image: Path) -> np.ndarray:
     """What `rsseg-tf predict --model_path site` gives."""
-    model, read = open_predictor(site), read_scene(image)
-    options = tile_options(model.options, model.tile)
-    return read.without_nodata(predict_labels(model.predict, read.pixels, model.spec, options), model.spec.ignore_index)
+    model = open_predictor(site)
+    with open_scene(image) as opened:
+        pixels, nodata = opened.read()
+    labels = predict_labels(model.predict, pixels, model.spec, tile_options(model.options, model.tile))
+    return labels if nodata is None else np.where(nodata, np.uint8(model.spec.ignore_index), labels)
 
 
 # --- images of all kinds ---
@@ -243,7 +240,7 @@ def test_labels_are_those_of_python(tab: Browser, site: Path, tmp_path: Path, na
         assert np.unique(expected).size >= 2
     # An overlay that cannot be seen is the image, as it was decoded.
     tab.run("(() => { const e = document.getElementById('opacity'); e.value = 0; e.oninput(); })()")
-    np.testing.assert_array_equal(read_image(save(tab, image, "overlay")), read_scene(image).pixels)
+    np.testing.assert_array_equal(read_image(save(tab, image, "overlay")), python_pixels(image))
 
 
 # --- the page ---

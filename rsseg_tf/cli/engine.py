@@ -1,0 +1,120 @@
+"""--engine and --tolerance of eval and predict: what runs the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from rsseg_tf.cli.options import locate_model
+
+if TYPE_CHECKING:
+    from rsseg_tf.config import Config
+
+__all__ = ["Located", "choose_engine", "engine_options", "locate_engine"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_ENGINES = ("keras", "savedmodel", "tflite", "onnx", "openvino")  # as `rsseg_tf.engines`, whose import takes seconds
+_DEFAULT_SIDE = 512  # of images that do not say how large they are
+
+
+@dataclass(frozen=True)
+class Located:
+    """A model, and how it is opened.
+
+    Attributes:
+        kind: `checkpoint`, or anything else for an export.
+        path: what `open_predictor` opens; with a tolerance, the folder to choose from.
+        precision: likewise.
+        threads: likewise; None leaves them the choice.
+        tolerance: points that the engine may lose, which is still to be chosen; None where it is known.
+        engine: its name where one was chosen.
+    """
+
+    kind: str
+    path: Path
+    precision: str
+    threads: int | None = None
+    tolerance: float | None = None
+    engine: str | None = None
+
+
+def engine_options(function: F) -> F:
+    """Adds --engine and --tolerance."""
+    function = click.option(
+        "--tolerance",
+        type=click.FloatRange(0, 100),
+        metavar="POINTS",
+        help="With --engine auto: how many points of mIoU the engine may lose, where the export measured it, or else "
+        "how many of 100 pixels may get another class than in Keras.  [default: 0.05]",
+    )(function)
+    return click.option(
+        "--engine",
+        type=click.Choice(["auto", *_ENGINES]),
+        help="What runs the model, of all that the folder of an export or a checkpoint offers. auto: the fastest here "
+        "within --tolerance; each is timed once, and the numbers are kept in the cache. Default: what --model-path "
+        "names; a folder's SavedModel.",
+    )(function)
+
+
+def locate_engine(model_path: str, engine: str | None, tolerance: float | None, precision: str) -> Located:
+    """Finds the model, and what runs it unless that must be measured first.
+
+    Raises:
+        ConfigError: for options that would have no effect.
+        WeightsError: when there is no model.
+        ExportError: when it does not offer the engine.
+    """
+    from rsseg_tf.errors import ConfigError
+
+    if tolerance is not None and engine != "auto":
+        raise ConfigError("--tolerance has an effect with --engine auto only; add it or leave --tolerance out.")
+    if engine is None:
+        return Located(*locate_model(model_path), precision)
+    from rsseg_tf.cli.quiet import load_tensorflow
+
+    load_tensorflow()
+    from rsseg_tf.engines import DEFAULT_TOLERANCE, available_threads, find_candidates, named_candidate
+
+    if engine != "auto":
+        candidate = named_candidate(Path(model_path), engine)
+        kind = "checkpoint" if engine == "keras" else engine
+        return Located(kind, candidate.path, precision, available_threads(), engine=candidate.name)
+    if click.get_current_context().get_parameter_source("precision") is click.core.ParameterSource.COMMANDLINE:
+        raise ConfigError("--precision has no effect with --engine auto, which chooses it; leave it out.")
+    place, candidates = find_candidates(Path(model_path))
+    kind = "checkpoint" if any(one.engine == "keras" for one in candidates) else "export"
+    limit = DEFAULT_TOLERANCE if tolerance is None else tolerance
+    return Located(kind, place, precision, available_threads(), limit)
+
+
+def choose_engine(located: Located, config: Config | None, image: Path, window: tuple[int, int] | None) -> Located:
+    """Measures what --engine auto chooses from, and says what was chosen; anything else is returned as it is.
+
+    Args:
+        located: from `locate_engine`.
+        config: of a checkpoint.
+        image: one of those that will be predicted.
+        window: (width, height) of windows, if it will be cut into some.
+
+    Raises:
+        ExportError: when nothing runs here within the tolerance.
+    """
+    if located.tolerance is None:
+        return located
+    from rsseg_tf.engines import choose
+    from rsseg_tf.inference import image_size
+
+    height, width = image_size(image)
+    size = (height, width) if height and width else (_DEFAULT_SIDE, _DEFAULT_SIDE)
+    if window is not None:
+        size = window[1], window[0]
+    config = config if located.kind == "checkpoint" else None
+    choice = choose(located.path, config=config, size=size, tolerance=located.tolerance)
+    click.echo(str(choice))
+    chosen = choice.candidate
+    return Located(located.kind, chosen.path, chosen.precision, located.threads, engine=chosen.name)
