@@ -58,7 +58,7 @@ def find_candidates(path: Path) -> tuple[Path, tuple[Candidate, ...]]:
         path: as `rsseg_tf.predictors.open_predictor`.
 
     Returns:
-        The checkpoint or version folder, or the file; and the candidates, those that are exact first.
+        The checkpoint or version folder, or the file; and the candidates, float32 before bfloat16.
 
     Raises:
         WeightsError: when `path` is neither a checkpoint nor anything exported.
