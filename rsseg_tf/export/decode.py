@@ -110,7 +110,9 @@ class _Header:
         present = tf.size(match)
         entry = tf.concat([match, [0]], axis=0)[:1]  # something that can be read where there is no such field
         kind, stored = self.integers(entry + 2, 2)[0], self.integers(entry + 4, 4)[0]
-        size, count = tf.where(tf.equal(kind, _SHORT), 2, 4), stored * present
+        size = tf.where(tf.equal(kind, _SHORT), 2, 4)
+        # A file that claims more values than it has bytes must not make room for them.
+        count = tf.clip_by_value(stored, 0, tf.size(self.raw) // size) * present
         start = tf.where(size * count <= 4, entry[0] + 8, self.integers(entry + 8, 4)[0])
         values = self.integers(start + size * tf.range(count), size)
         return tf.concat([values, tf.repeat(tf.cast(default, tf.int32), 1 - present)], axis=0)
@@ -135,6 +137,7 @@ def _tiff(data: tf.Tensor, bands: int, dtype: str) -> tf.Tensor:
         _require(
             _is_allowed(bits, kinds, dtype), f"the TIFF's pixels do not fit {dtype}: bits and format", bits, kinds
         ),
+        _require(_is_whole(header, height, width, samples, bits[0]), "the TIFF is shorter than its pixels"),
     ]
     with tf.control_dependencies(checks):
         size = bits[0] // 8
@@ -154,6 +157,12 @@ def _is_allowed(bits: tf.Tensor, kinds: tf.Tensor, dtype: str) -> tf.Tensor:
         allowed += [(8, _SIGNED), (16, _UNSIGNED), (16, _SIGNED), (32, _FLOAT)]
     found = [tf.logical_and(tf.equal(bits[0], b), tf.equal(kinds[0], k)) for b, k in allowed]
     return tf.logical_and(alike, tf.reduce_any(tf.stack(found)))
+
+
+def _is_whole(header: _Header, height: tf.Tensor, width: tf.Tensor, samples: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+    """Whether the file has the bytes of its pixels; counted in double precision, which large claims do not overflow."""
+    claimed = tf.reduce_prod(tf.cast(tf.stack([height, width, samples, bits // 8]), tf.float64))
+    return claimed <= tf.cast(tf.size(header.raw), tf.float64)
 
 
 def _byte_offsets(

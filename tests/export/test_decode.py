@@ -90,9 +90,24 @@ RGB = image(9, 11, 3)
 DEEP = cv2.imencode(".png", RGB.astype(np.uint16))[1].tobytes()
 
 
+def claiming(data: bytes, tag: int, *, count: int | None = None, value: int | None = None) -> bytes:
+    """Changes an entry of a little-endian TIFF's directory."""
+    start = int.from_bytes(data[4:8], "little") + 2
+    entry = next(at for at in range(start, len(data), 12) if int.from_bytes(data[at : at + 2], "little") == tag)
+    changed = bytearray(data)
+    for at, number in ((entry + 4, count), (entry + 8, value)):
+        if number is not None:
+            changed[at : at + 4] = number.to_bytes(4, "little")
+    return bytes(changed)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
+        # claims that would take gigabytes: 60000 columns and rows, two thousand million strips
+        (claiming(claiming(tiff(RGB), 256, value=60000), 257, value=60000), "shorter than its pixels"),
+        (claiming(tiff(RGB), 273, count=2**31 - 1), "is not in|out of bounds"),
+        (claiming(tiff(RGB), 258, count=2**31 - 1), "is not in|out of bounds"),
         (tiff(RGB, compress="deflate"), "must not be compressed"),
         (tiff(image(9, 11, 2)), "needs 3 bands; the TIFF has"),
         (tiff(image(9, 11, 4), photometric="RGB", alpha="NO"), "needs 3 bands; the TIFF has"),
