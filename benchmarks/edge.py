@@ -3,8 +3,7 @@
     python -m benchmarks.edge                                    # sizes and times, with random weights
     python -m benchmarks.edge --model_path output/best_model     # and the mIoU of that model's files, one by one
 
-Every file has a fixed input of one image of 512x512 and gives logits. Runs are timed while the rest of the machine
-idles, for which the script waits. Needs Linux and the extra `tflite`.
+Every file has a fixed input of one image of 512x512 and gives logits. Needs the extra `tflite`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +35,6 @@ TARGET = Path(__file__).parent / "edge.md"
 SIDE = 512
 CALIBRATION = 32  # training images from which the ranges of activations are taken
 REPEATS, PATIENCE_S = 30, 8.0
-QUIET = 0.88  # share of idle processor time from which on the machine counts as idle
 THREADS = (1, 2)
 VARIANTS = ("float32", "float16", "dynamic int8", "full int8")
 REDUCED = ("model.backbone.reduced_tail=true",)
@@ -55,8 +52,8 @@ HEAD = """\
 
 Made by `python -m benchmarks.edge{options}` ({date}; LiteRT {litert}, TensorFlow {tensorflow}; {cpu}, {cores} cores,
 {system}). A phone's times differ, and so may the order: run the files there. One image of {side}x{side} to logits of
-iSAID's 16 classes; the median of up to {repeats} runs, in milliseconds, while the rest of the machine
-idled.
+iSAID's 16 classes; the fastest of up to {repeats} runs, in milliseconds, since other work shares the
+machine.
 
 - **float32**, **float16**: weights of 32 or 16 bits; both compute in float32.
 - **dynamic int8**: weights of 8 bits, activations are quantised on the way where that helps.
@@ -119,31 +116,15 @@ def runner(content: bytes, threads: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def milliseconds(content: bytes, threads: int, image: np.ndarray) -> float:
-    """Returns the median time of one image."""
+    """Returns the shortest time of one image: what it takes when nothing else runs."""
     run = runner(content, threads)
     run(image)
     times: list[float] = []
     while len(times) < REPEATS and sum(times) < PATIENCE_S:
-        if len(times) % 5 == 0:
-            wait_for_others()
         began = time.perf_counter()
         run(image)
         times.append(time.perf_counter() - began)
-    return 1000 * statistics.median(times)
-
-
-def wait_for_others() -> None:
-    """Returns when the processors have idled for a quarter of a second."""
-
-    def ticks() -> tuple[int, int]:
-        user, nice, system, idle, waiting, *more = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:])
-        return idle + waiting, user + nice + system + idle + waiting + sum(more)
-
-    share = 0.0
-    while share < QUIET:
-        idle, total = ticks()
-        time.sleep(0.25)
-        share = (ticks()[0] - idle) / max(1, ticks()[1] - total)
+    return 1000 * min(times)
 
 
 def cost_rows() -> Iterator[str]:
