@@ -33,7 +33,7 @@ SEEDS = (0, 1, 2)
 PROBED = ("moco_v2", "simsiam")
 RUN_ONLY = ("densecl", "swav", "pixpro", "moco_byol")
 COMMON = ("backbone={name: resnet18}", "lr_schedule.base_batch_size=null", "lr_schedule.warmup_epochs=0")
-SIZE, BATCH = 64, 64
+SIZE, BATCH = 64, 32
 # What is changed in the official recipes: rates for small batches, queues, momenta and heads for short runs.
 CHANGES = {
     "moco_v2": ("method.queue_size=4096", "method.momentum=0.99", "lr_schedule.learning_rate=0.06"),
@@ -186,7 +186,7 @@ def main() -> None:
     stage("probe", lambda: probe(work))
     for method in RUN_ONLY:
         # Cells of a feature map are compared by two of these, so the views are a little larger: 3x3 cells.
-        stage(f"pretrain/{method}, seed 0", lambda m=method: pretrain(m, 0, 200, work, size=96, batch=32))
+        stage(f"pretrain/{method}, seed 0", lambda m=method: pretrain(m, 0, 200, work, size=96, batch=16))
     stage("throughput", lambda: throughput(work))
     print(f"{os.cpu_count()} cores, TensorFlow {tf.__version__}")
     tables(results)

