@@ -34,7 +34,7 @@ from rsseg_tf.metrics import SegmentationScores, confusion_matrix, count_ignored
 TARGET = Path(__file__).parent / "edge.md"
 SIDE = 512
 CALIBRATION = 32  # training images from which the ranges of activations are taken
-REPEATS, PATIENCE_S = 30, 8.0
+REPEATS, PATIENCE_S = 30, 3.0
 THREADS = (1, 2)
 VARIANTS = ("float32", "float16", "dynamic int8", "full int8")
 REDUCED = ("model.backbone.reduced_tail=true",)

@@ -50,6 +50,7 @@ SPLITS = ("train", "val")
 
 _WRITER = "rsseg_tf"
 _MARK = ".prepared"
+_LATER_FIELDS = frozenset({"band_names", "gsd"})  # datasets that were prepared before there were any lack them
 _OUR_NAMES = frozenset({"img_dir", "ann_dir", "labels.txt", "dataset.json", _MARK, "train.txt", "val.txt", "test.txt"})
 
 
@@ -293,7 +294,8 @@ def read_dataset_json(path: Path) -> tuple[DatasetSpec, dict[str, Any]]:
         DataError: When the file is missing, is no such description, or contradicts itself.
     """
     content = read_description(path)
-    names = [field.name for field in dataclasses.fields(DatasetSpec)]
+    fields = [field.name for field in dataclasses.fields(DatasetSpec)]
+    names = [name for name in fields if name in content or name not in _LATER_FIELDS]
     absent = [name for name in names if name not in content]
     if absent:
         raise DataError(f"{path} lacks the entry '{absent[0]}'. Prepare the dataset again.")

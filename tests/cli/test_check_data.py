@@ -134,6 +134,7 @@ def test_ctrl_c_stops_all_processes_without_a_traceback(tmp_path: Path) -> None:
         "def stopped(*a, progress, **k):\n"
         "    return real(*a, progress=lambda done, total: os.killpg(0, signal.SIGINT), **k)\n"
         "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # jobs in the background start without
         "    check_data.check_data = stopped\n"
         "    main(['check-data', sys.argv[1], '--workers', '2'])\n"
     )

@@ -189,3 +189,13 @@ def test_relative_output(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     stage(Path("set"))
     assert (tmp_path / "here" / "set" / "train.txt").exists()
+
+
+def test_description_from_before_there_were_band_names(tmp_path):
+    fill(tmp_path, ("train", "s", *scene(16, 16)), ("val", "t", *scene(16, 16)))
+    content = json.loads((tmp_path / "dataset.json").read_text())
+    for field in ("band_names", "gsd"):
+        del content[field]
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    spec, _ = read_dataset_json(tmp_path / "dataset.json")
+    assert (spec.band_names, spec.gsd) == ((), None)
