@@ -68,7 +68,7 @@ class Case:
 RESNET = {"name": "resnet18_vd", "output_stride": 16}
 HRNET = {"name": "hrnet_w18"}
 CASES: dict[str, Case] = {
-    "fcn": Case({"backbone": HRNET}),
+    "fcn": Case({"backbone": RESNET}),
     "deeplabv3plus": Case({"backbone": RESNET, "aspp_rates": [1, 2, 4, 6]}),
     "pspnet": Case({"backbone": RESNET, "pyramid_channels": 256}, {"main": 1.0, "aux": 0.4}),
     "upernet": Case({"backbone": {**RESNET, "output_stride": 32}, "channels": 128}, {"main": 1.0, "aux": 0.4}),
@@ -79,7 +79,7 @@ CASES: dict[str, Case] = {
     "hrnet_contrast": Case({"backbone": HRNET}, {"main": 1.0, "contrast": 0.1}),
     "lraspp": Case({"backbone": {"name": "mobilenet_v3_small"}}),
     "c2fnet": Case(
-        {"backbone": HRNET, "coarse": {"name": "fcn", "backbone": HRNET}, "window_size": 64, "windows_per_image": 2},
+        {"backbone": RESNET, "coarse": {"name": "fcn", "backbone": RESNET}, "window_size": 64, "windows_per_image": 2},
         {"fine": 1.0},
     ),
 }
