@@ -63,11 +63,13 @@ class _Step(abc.ABC):
     def _forward(self, batch: dict[str, Any], step: tf.Tensor) -> tuple[tf.Tensor, dict[str, Any], dict[str, Any]]:
         """Returns on each device the loss, values to log, and tensors for `_after`."""
 
-    def _before(self, step: tf.Tensor) -> None:  # noqa: B027
+    def _before(self, step: tf.Tensor) -> None:
         """Runs once before the devices do; does nothing by default."""
+        return None  # AutoGraph warns of functions of nothing but a docstring
 
-    def _after(self, step: tf.Tensor, memory: dict[str, tf.Tensor]) -> None:  # noqa: B027
+    def _after(self, step: tf.Tensor, memory: dict[str, tf.Tensor]) -> None:
         """Runs once after the devices, with what the first one gave; does nothing by default."""
+        return None
 
     def _distributed(self, batch: dict[str, Any]) -> dict[str, tf.Tensor]:
         # The step of the run, which a resumed one goes on counting: draws repeat.
