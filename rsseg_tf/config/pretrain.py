@@ -233,7 +233,7 @@ class PretrainTrain(Section):
     log_iters: Positive = 10
     save_interval: Positive = 1000
     keep_checkpoint_max: Positive = 5
-    collapse_spread: Fraction = Field(0.1, description="an epoch whose mean spread is below this is called collapsed")
+    collapse_spread: Fraction = Field(0.05, description="an epoch whose mean spread is below this is called collapsed")
     stop_after_collapsed: Positive | None = Field(None, description="collapsed epochs in a row that end the run")
 
 

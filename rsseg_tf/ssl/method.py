@@ -89,6 +89,7 @@ class Method(keras.Model):
         Args:
             step: int32 scalar, 0 for the first one.
         """
+        return  # AutoGraph cannot read a function without a statement
 
     @abc.abstractmethod
     def objective(self, batch: Batch, *, step: Any, devices: Devices) -> Outcome:
@@ -107,6 +108,7 @@ class Method(keras.Model):
             step: int32 scalar, 0 for the first one.
             memory: what `objective` gave.
         """
+        return
 
 
 def deepest(backbone: keras.Model) -> Any:

@@ -40,13 +40,14 @@ def assert_equal_training(one: Path, other: Path) -> None:
 @pytest.mark.parametrize(
     "method", [pytest.param(m, marks=pytest.mark.slow) if m in ("densecl", "simsiam") else m for m in METHODS]
 )
-def test_a_resumed_run_equals_a_straight_one(method: str, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_a_straight_one(method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The queue has come round once, and the momentum is in the middle of its schedule."""
     straight = run(tmp_path, "straight", method)
     assert (straight.stopped, straight.state.step, straight.state.samples_seen) == ("finished", 6, 24)
     middle = tmp_path / "straight" / "iter_3"
     resumed = run(tmp_path, "resumed", method, resume=middle)
     assert resumed.state == straight.state
+    assert "AutoGraph could not" not in caplog.text
     assert_equal_weights(straight.checkpoint, resumed.checkpoint)
     assert_equal_training(straight.checkpoint, resumed.checkpoint)
     before = weights(middle)
