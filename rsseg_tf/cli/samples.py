@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from rsseg_tf.config import Config, PretrainConfig
 from rsseg_tf.datasets import Sample, list_images, read_list
+from rsseg_tf.errors import DataError
 
 __all__ = ["checked_images", "checked_samples"]
 
@@ -18,7 +19,7 @@ def checked_samples(config: Config, split: Literal["train", "val"]) -> tuple[Sam
     """Returns the samples of a split after a look at every image's header and every label's ids.
 
     Raises:
-        DataError: for the first thing that is wrong, naming the file.
+        DataError: for the first thing that is wrong, naming the file and the command that finds the others.
     """
     from rsseg_tf.data.reader import check_samples
 
@@ -27,7 +28,11 @@ def checked_samples(config: Config, split: Literal["train", "val"]) -> tuple[Sam
     samples = read_list(root / (dataset.train_list if split == "train" else dataset.val_list), root)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"Checking {len(samples)} {split} samples", total=len(samples))
-        check_samples(samples, dataset.spec, progress=lambda done, _: progress.update(task, completed=done))
+        try:
+            check_samples(samples, dataset.spec, progress=lambda done, _: progress.update(task, completed=done))
+        except DataError as error:
+            remedy = "`rsseg-tf check-data` with this config lists everything that is wrong."
+            raise DataError(f"{error} {remedy}") from error
     return samples
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ DEFAULT_TOLERANCE = 0.05
 """Points; what rounding to float32 does on pixels where two classes are all but equally likely stays below it."""
 
 _LARGEST_SIDE = 512  # pixels that are timed: time grows with the area, and large images would take minutes
+_BUSY = 1.5  # running processes per processor, above which times say little of the machine
 _PACKAGES = ("rsseg-tf", "tensorflow", "keras", "ai-edge-litert", "onnxruntime", "openvino")
 
 
@@ -43,6 +45,7 @@ class Choice:
         tolerance: points that it may lose.
         size: (height, width) that was timed.
         remembered: whether the numbers are from an earlier run.
+        busy: whether the machine had other work when they were taken.
     """
 
     candidate: Candidate
@@ -50,12 +53,14 @@ class Choice:
     tolerance: float
     size: tuple[int, int]
     remembered: bool = False
+    busy: bool = False
 
     def __str__(self) -> str:
         """Returns a line that names the engine and says why it is that one."""
         own = self.measured[self.candidate.name]
         lost = f"{own.lost:.3g} points of mIoU lost" if own.of_miou else f"{own.lost:.3g} % of pixels differ"
         when = ", measured earlier" if self.remembered else ""
+        when += ", while other programs kept the machine busy" if self.busy else ""
         text = f"Engine: {self.candidate.name}, {_time(own.ms)} per {self.size[1]}x{self.size[0]} image, {lost}{when}."
         others = {name: one for name, one in self.measured.items() if name != self.candidate.name}
         if not others:
@@ -72,7 +77,7 @@ def choose(
     All candidates are timed on an image of the size, at most 512x512 or the largest tile among them, and compared with
     the Keras model: by the mIoU that the export measured, or else on the made-up tiles whose answers it stored. Of a
     checkpoint, bfloat16 is compared with float32. The numbers are kept in the cache folder, as long as files,
-    packages, machine, devices and size are the same.
+    packages, machine, devices and size are the same; those of a busy machine until it is not busy any more.
 
     Args:
         path: a checkpoint, an exported version, or a folder of versions.
@@ -93,11 +98,14 @@ def choose(
     limits = [max(_LARGEST_SIDE, *sides) for sides in zip((0, 0), *tiles, strict=True)]
     size = min(size[0], limits[0]), min(size[1], limits[1])
     record = cache_dir() / "engines" / f"{_fingerprint(place, candidates, config, size)}.json"
-    measured = _recall(record, candidates)
-    remembered = measured is not None
-    if measured is None:
+    load = _load()
+    recalled = _recall(record, candidates)
+    remembered = recalled is not None and (recalled[0] <= _BUSY or load > _BUSY)
+    if recalled is not None and remembered:
+        load, measured = recalled
+    else:
         measured = measure(place, candidates, config, size, available_threads())
-        _remember(record, measured)
+        _remember(record, load, measured)
     usable = [one for one in candidates if not _why_not(measured[one.name], tolerance, slower="")]
     if not usable:
         why = "; ".join(f"{name} {_why_not(one, tolerance)}" for name, one in measured.items())
@@ -106,7 +114,7 @@ def choose(
             "install what is missing, or name a checkpoint."
         )
     fastest = min(usable, key=lambda one: measured[one.name].ms)
-    return Choice(fastest, measured, tolerance, size, remembered)
+    return Choice(fastest, measured, tolerance, size, remembered, load > _BUSY)
 
 
 def _why_not(one: Measured, tolerance: float, slower: str = "{time}") -> str:
@@ -156,19 +164,29 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _recall(record: Path, candidates: Sequence[Candidate]) -> dict[str, Measured] | None:
-    """Returns what was measured before; None where that is nothing, or not readable any more."""
+def _load() -> float:
+    """Returns how many processes per processor ran or waited in the last minute; 0 where the system does not tell."""
     try:
-        found = {name: Measured(**values) for name, values in json.loads(record.read_bytes()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (AttributeError, OSError):  # as on Windows
+        return 0.0
+
+
+def _recall(record: Path, candidates: Sequence[Candidate]) -> tuple[float, dict[str, Measured]] | None:
+    """Returns load and numbers of an earlier run; None where there are none, or not readable any more."""
+    try:
+        found = json.loads(record.read_bytes())
+        load = float(found["load"])
+        measured = {name: Measured(**values) for name, values in found["measured"].items()}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return None
-    return found if list(found) == [one.name for one in candidates] else None
+    return (load, measured) if list(measured) == [one.name for one in candidates] else None
 
 
-def _remember(record: Path, measured: Mapping[str, Measured]) -> None:
+def _remember(record: Path, load: float, measured: Mapping[str, Measured]) -> None:
     """Writes a record; where the cache cannot be written, the next run measures again."""
     with contextlib.suppress(OSError):
         record.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(record) as partial:
-            values = {name: dataclasses.asdict(one) for name, one in measured.items()}
+            values = {"load": load, "measured": {name: dataclasses.asdict(one) for name, one in measured.items()}}
             partial.write_text(json.dumps(values, indent=2) + "\n", "utf-8")

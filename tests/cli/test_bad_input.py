@@ -72,7 +72,9 @@ def test_bad_data(project: Path, case: str) -> None:
 
 def test_a_bad_validation_set_is_found_before_the_first_step(project: Path) -> None:
     cv2.imwrite(str(project / "data" / "val_1_label.png"), np.full((40, 40), 9, np.uint8))
-    assert_refused(train(project, "--do_eval"), "val_1_label.png holds the ids 9", project)
+    result = train(project, "--do_eval")
+    assert_refused(result, "val_1_label.png holds the ids 9", project)
+    assert "`rsseg-tf check-data` with this config lists everything that is wrong." in result.output
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import os
 import re
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsseg_tf.engines import Choice, choose, find_candidates, measuring, named_candidate
+from rsseg_tf.engines import Choice, choose, choosing, find_candidates, measuring, named_candidate
 from rsseg_tf.errors import ExportError, WeightsError
 from rsseg_tf.inference import InferenceOptions
 from rsseg_tf.manifest import Artifact, Format, Quantization
@@ -56,6 +57,7 @@ def nearly(pixels: np.ndarray) -> np.ndarray:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An exported version without models, and a cache of its own."""
     monkeypatch.setenv("RSSEG_TF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("rsseg_tf.engines.choosing._load", lambda: 0.0)
     return write_version(tmp_path / "out" / "1", "savedmodel", "onnx", "tflite float32", "tflite dynamic")
 
 
@@ -176,6 +178,29 @@ def test_what_was_measured_is_remembered_for_any_tolerance(folder: Path, opened:
     assert opened == [] and again.remembered and again.measured == first.measured
     assert again.candidate.name == "tflite dynamic" and "0 % of pixels differ" not in str(again)
     assert "1 % of pixels differ, measured earlier." in str(again)
+
+
+def test_what_a_busy_machine_took_is_measured_again_when_it_is_idle(
+    folder: Path, opened: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsseg_tf.engines.choosing._load", lambda: 7.0)
+    choice = choose(folder, size=(60, 80))
+    assert not choice.remembered and "% of pixels differ, while other programs kept the machine busy." in str(choice)
+    again = choose(folder, size=(60, 80))  # which would not be measured better now
+    assert again.remembered and ", measured earlier, while other programs kept the machine busy." in str(again)
+    monkeypatch.setattr("rsseg_tf.engines.choosing._load", lambda: 0.3)
+    idle = choose(folder, size=(60, 80))
+    assert not idle.remembered and "busy" not in str(idle)
+    monkeypatch.setattr("rsseg_tf.engines.choosing._load", lambda: 7.0)
+    assert choose(folder, size=(60, 80)).remembered and "busy" not in str(choose(folder, size=(60, 80)))
+
+
+def test_the_load_is_a_number_for_each_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (6.0, 1.0, 1.0), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert choosing._load() == 1.5
+    monkeypatch.delattr(os, "getloadavg")
+    assert choosing._load() == 0
 
 
 CHANGES: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {

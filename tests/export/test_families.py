@@ -9,7 +9,7 @@ import pytest
 
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export import export_model, load_trained
-from rsseg_tf.manifest import Format
+from rsseg_tf.manifest import Format, Quantization
 from rsseg_tf.predictors import open_predictor
 from tests.export.models import pixels, write_checkpoint
 
@@ -29,6 +29,14 @@ LOSSES = {
     "danet": ("main", "cam", "pam", "aux"),
     "ocrnet": ("main", "aux"),
 }
+QUANTIZED = {
+    **MODELS,
+    "fcn": f"model={{name: fcn, {BACKBONE}, channels: 8}}",
+    "deeplabv3plus": f"model={{name: deeplabv3plus, {BACKBONE}, aspp_channels: 8, decoder_channels: 8}}",
+    "lraspp": "model={name: lraspp, backbone: {name: mobilenet_v3_small}}",
+}
+# The largest mean difference of logits, in units of their spread: the models are not trained, and noise goes in.
+QUANTIZATIONS: dict[Quantization, float] = {"float16": 0.01, "dynamic": 0.3, "int8": 0.5, "int16x8": 0.5}
 C2FNET = (
     "dataset.small_classes=[bright]",
     f"model={{name: c2fnet, coarse: {{name: fcn, {BACKBONE}, channels: 8}}, {BACKBONE}, channels: 8, window_size: 16}}",
@@ -39,8 +47,8 @@ C2FNET = (
 def overrides(name: str) -> tuple[str, ...]:
     if name == "hrnet_contrast":
         return MODELS[name], "loss={main: {name: cross_entropy}, contrast: {name: pixel_contrast}}"
-    heads = ", ".join(f"{head}: {{name: cross_entropy}}" for head in LOSSES[name])
-    return MODELS[name], f"loss={{{heads}}}"
+    heads = ", ".join(f"{head}: {{name: cross_entropy}}" for head in LOSSES.get(name, ("main",)))
+    return QUANTIZED[name], f"loss={{{heads}}}"
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -61,6 +69,25 @@ def test_labels_are_equal_in_every_format(tmp_path: Path, name: str) -> None:
             tie = np.abs(expected[..., 0] - expected[..., 1]) < 1e-4 * np.abs(expected).max()
             differs = logits.argmax(-1) != expected.argmax(-1)
             assert not (differs & ~tie).any() and tie.mean() < 0.05, artifact.name
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_every_quantization_runs(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
+    checkpoint, config = write_checkpoint(tmp_path, *overrides(name))
+    trained = load_trained(checkpoint, config)
+    calibration = [pixels(32, 32, seed=seed)[0] for seed in range(4)]
+    out, quantizations = tmp_path / "out", tuple(QUANTIZATIONS)
+    exported = export_model(
+        trained, out, ("tflite",), quantizations=quantizations, tile=(32, 32), calibration=calibration
+    )
+    assert exported.folder is not None
+    image = pixels(32, 32, seed=9)
+    expected = trained.predict(image)
+    assert [artifact.quantization for artifact in exported.manifest.artifacts] == list(QUANTIZATIONS)
+    for artifact in exported.manifest.artifacts:
+        logits = open_predictor(exported.folder / artifact.path).predict(image)
+        assert np.abs(logits - expected).mean() <= QUANTIZATIONS[artifact.quantization] * expected.std(), artifact.name
 
 
 def test_c2fnet_is_a_savedmodel_and_says_why_it_is_nothing_else(tmp_path: Path) -> None:
