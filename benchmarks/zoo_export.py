@@ -275,7 +275,7 @@ def difference_rows(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             yield (
                 f"{start} {row['name']} | {row['size_bytes'] / 1e6:.1f} | "
                 f"{row['max_probability_difference']:.1e} | {100 * row['agreement']:.3f} | "
-                f"{100 * row['miou']:.2f} | {lost:+.2f} |"
+                f"{100 * row['miou']:.2f} | {round(lost, 2) + 0.0:+.2f} |"
             )
         for kind in result["refused"]:
             yield f"{start} {kind} | refused | | | | |"

@@ -26,7 +26,7 @@ __all__ = ["command"]
     nargs=2,
     type=click.IntRange(min=1),
     metavar="H W",
-    help="Size of the image, height first. [default: that of the training]",
+    help="Size of the image, height first. [default: that of the files of one size, else that of the training]",
 )
 @click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="That one operation may use. [default: all processors]"
@@ -61,7 +61,9 @@ def command(
     models = {artifact.name: folder / artifact.path for artifact in manifest.artifacts}
     if checkpoint:
         models = {"checkpoint (Keras)": checkpoint} | models
-    size = size or manifest.crop_size
+    # An image of another size than a file takes is padded or cut into tiles, which says little of the file.
+    fixed = [artifact.tile for artifact in manifest.artifacts if artifact.tile]
+    size = size or max(fixed, default=manifest.crop_size)
     timings = {}
     for name, path in models.items():
         click.echo(f"Timing {name}", err=True)

@@ -235,17 +235,20 @@ def _gate(config: Config, eval_list: Path | None, max_miou_drop: float | None) -
 
 def accuracy_table(accuracy: Accuracy) -> Any:
     """Returns a rich table: IoU of each class in percent, for the checkpoint and each artifact."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=f"IoU on {accuracy.images} images, %")
-    table.add_column("class")
+    # Narrow: seven columns of numbers in 80 characters.
+    narrow: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+    table = Table(title=f"IoU on {accuracy.images} images, %", **narrow)
+    table.add_column("class", overflow="fold")
     for name in accuracy.scores:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     scores = list(accuracy.scores.values())
     for index, name in enumerate(scores[0].classes):
         table.add_row(name, *(f"{100 * one.class_iou[index]:.2f}" for one in scores))
     table.add_section()
     table.add_row("mIoU", *(f"{100 * one.miou:.2f}" for one in scores))
-    drops = [f"{drop:+.2f}" for drop in accuracy.drops.values()]
+    drops = [f"{round(drop, 2) + 0.0:+.2f}" for drop in accuracy.drops.values()]
     table.add_row("drop", "", *drops)
     return table

@@ -103,10 +103,17 @@ def test_eval_and_predict_take_it(project: Path, exported: Path, tmp_path: Path,
     assert "2 of 2 images predicted" in output
 
 
+def test_files_of_one_size_are_timed_in_that_size(exported: Path, tmp_path: Path) -> None:
+    output = run("benchmark", exported.parent, "--runs", "1", "--threads", "1", "--json", tmp_path / "times.json")
+    assert "24x32 pixels" in output
+    assert json.loads((tmp_path / "times.json").read_text("utf-8"))["size"] == [24, 32]
+
+
 def test_the_engine_is_named_or_chosen(
     project: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RSSEG_TF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("rsseg_tf.engines.choosing._load", lambda: 0.0)
     image = ("--image_path", project / "data" / "val_0.png", "--save_dir", tmp_path / "result")
     output = run("eval", "--model_path", exported.parent, "--engine", "auto", "--save_dir", tmp_path)
     assert re.search(r"Engine: .* ms per 40x40 image, .* points of mIoU lost\. Others: ", output), output
