@@ -57,6 +57,7 @@ EXTRAS = {
         "uvicorn>=0.54,<0.55",  # http_connection.py builds on its HTTP/1.1 connection, which has no stable interface
         "starlette>=1.10,<2",
         "prometheus-client>=0.26,<1",
+        "orjson>=3.11,<4",  # images are lists of numbers in JSON: most of a REST request's time
     ],
     "hub": ["keras-hub>=0.32,<0.33"],
     "openvino": ["openvino>=2026.4,<2027"],

@@ -163,6 +163,19 @@ def test_answers_are_rows_or_columns() -> None:
     assert json.loads(to_json(alone, "columnar", Limits())) == {"outputs": [[1], [2]]}
 
 
+@pytest.mark.parametrize("layout", ["row", "columnar"])
+def test_numbers_are_as_short_as_they_may_be_and_what_json_has_not_is_written_as_tensorflow_serving_does(
+    layout: Any,
+) -> None:
+    key = b"predictions" if layout == "row" else b"outputs"
+    short = to_json({"logits": np.array([[0.1, -3.0]], np.float32)}, layout, Limits())
+    assert short == b'{"%s": [[0.1,-3.0]]}' % key
+    turned = np.arange(6, dtype=np.uint8).reshape(1, 2, 3).transpose(0, 2, 1)  # not contiguous
+    assert json.loads(to_json({"class_map": turned}, layout, Limits()))[key.decode()] == turned.tolist()
+    odd = to_json({"logits": np.array([[np.nan, np.inf, 1.0]], np.float32)}, layout, Limits())
+    assert odd == b'{"%s": [[NaN, Infinity, 1.0]]}' % key
+
+
 def test_bytes_are_encoded_and_text_is_not() -> None:
     for name, expected in (("png_bytes", {"b64": "/w=="}), ("text", "ä")):
         value = np.array([b"\xff" if name == "png_bytes" else "ä".encode()], object)
