@@ -164,7 +164,7 @@ def serve_model(export_dir: Path, model_name: str | None, **values: Any) -> None
     from rsseg_tf.cli.quiet import load_tensorflow
     from rsseg_tf.extras import require
 
-    for module in ("tensorflow_serving", "uvicorn", "starlette", "prometheus_client", "grpc_health"):
+    for module in ("tensorflow_serving", "uvicorn", "starlette", "prometheus_client", "grpc_health", "orjson"):
         require(module, "serving")
     load_tensorflow()
     from rsseg_tf.serving.limits import BatchOptions, Limits

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import orjson
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from rsseg_tf.errors import DataError
 from rsseg_tf.serving.image_headers import image_size
+from rsseg_tf.serving.json_text import dump, dump_array, parse
 from rsseg_tf.serving.limits import Limits
 from rsseg_tf.serving.status import Code, RequestError
 
@@ -71,7 +70,7 @@ def from_json(body: bytes) -> JsonRequest:
         RequestError: when it is no JSON object with `instances` or `inputs`.
     """
     try:
-        document = _parse(body)
+        document = parse(body)
     except (ValueError, RecursionError) as error:
         raise _refuse(f"JSON Parse error: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(document, dict):
@@ -89,14 +88,6 @@ def from_json(body: bytes) -> JsonRequest:
     if not isinstance(document["instances"], list) or not document["instances"]:
         raise _refuse("'instances' must be a list with at least one entry")
     return JsonRequest(signature, "row", document["instances"])
-
-
-def _parse(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        # TensorFlow Serving takes NaN and infinity, which JSON has not; what is wrong with them is said later.
-        return json.loads(body)
 
 
 def _columns_of_rows(rows: list[Any], inputs: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -338,9 +329,5 @@ def _answer(outputs: Mapping[str, NDArray], layout: Layout) -> Iterator[bytes]:
 
 def _dump(value: Any, name: str) -> bytes:
     if isinstance(value, bytes):
-        text = {_B64: base64.b64encode(value).decode()} if name.endswith(_BYTES_SUFFIX) else value.decode()
-        return orjson.dumps(text)
-    array = np.asarray(value, order="C")
-    if array.ndim and (array.dtype.kind in "iub" or (array.dtype.kind == "f" and np.isfinite(array).all())):
-        return orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
-    return json.dumps(array.tolist()).encode()  # as TensorFlow Serving, NaN where orjson would write null
+        return dump({_B64: base64.b64encode(value).decode()} if name.endswith(_BYTES_SUFFIX) else value.decode())
+    return dump_array(value)

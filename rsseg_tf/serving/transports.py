@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import http.client
-import json
 import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -24,6 +23,7 @@ from tensorflow_serving.apis import (
 
 from rsseg_tf.errors import ServingError
 from rsseg_tf.serving.addresses import Address
+from rsseg_tf.serving.json_text import dump, dump_array, parse
 
 __all__ = ["GrpcTransport", "RefusedError", "RestTransport", "RetryableError", "Transport", "open_transport"]
 
@@ -167,9 +167,8 @@ class RestTransport:
 
     def predict(self, signature: str, inputs: Mapping[str, NDArray], output: str, timeout_s: float) -> NDArray:
         """See `Transport`."""
-        values = {name: _as_json(value) for name, value in inputs.items()}
-        request = {"signature_name": signature, "inputs": values}
-        body = json.dumps(request, separators=(",", ":"), check_circular=False).encode()
+        values = b",".join(b"%s:%s" % (dump(name), _as_json(value)) for name, value in inputs.items())
+        body = b'{"signature_name":%s,"inputs":{%s}}' % (dump(signature), values)
         answer = self._call("POST", f"{self._path}:predict", body, timeout_s)
         if "outputs" not in answer:
             raise ServingError(f"{self._address.netloc} answered without outputs. Is it a model server?")
@@ -221,7 +220,7 @@ class RestTransport:
             connection.close()  # the next request opens it again
             raise RetryableError(f"{self._address.netloc}: {type(error).__name__}: {error}") from error
         try:
-            answer = json.loads(content)
+            answer = parse(content)
         except ValueError as error:
             if status in _RETRYABLE_HTTP:
                 raise RetryableError(f"{self._address.netloc}: HTTP {status}") from error
@@ -241,11 +240,11 @@ _DTYPES = {f"DT_{name.upper()}": name for name in ("uint8", "uint16", "int32", "
 }
 
 
-def _as_json(value: NDArray) -> Any:
-    """Returns lists of numbers, or of texts, where those are texts and not bytes."""
+def _as_json(value: NDArray) -> bytes:
+    """Writes lists of numbers, or of texts, where those are texts and not bytes."""
     if value.dtype != object:
-        return value.tolist()
-    return [{"b64": base64.b64encode(one).decode()} if isinstance(one, bytes) else one for one in value]
+        return dump_array(value)
+    return dump([{"b64": base64.b64encode(one).decode()} if isinstance(one, bytes) else one for one in value])
 
 
 def _is_text(value: Any) -> bool:
