@@ -201,7 +201,7 @@ def measure(name: str, root: Path, work: Path, checkpoint: Path) -> dict[str, An
     if folder is None or accuracy is None:
         raise RuntimeError(f"{name} was refused: {accuracy}")
     pixels = np.stack(read_tiles([one.image for one in spread(validation, COMPARED)], trained.spec, (SIDE, SIDE)))
-    reference = Reference(pixels, np.concatenate([trained.predict(tile[np.newaxis]) for tile in pixels]))
+    reference = Reference(pixels, np.concatenate([trained.predict(tile[np.newaxis]) for tile in pixels]), 0)
     rows = []
     for artifact in exported.manifest.artifacts:
         path = folder / artifact.path

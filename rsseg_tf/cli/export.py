@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rsseg_tf.cli.options import ManyValues, config_option, load
+from rsseg_tf.cli.tables import narrow_table
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _FORMATS = ("savedmodel", "tflite", "onnx", "openvino", "web")
+_REAL_TILES = 4
 _QUANTIZATIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
 
 
@@ -90,6 +92,12 @@ def _names(allowed: tuple[str, ...]) -> Callable[[click.Context, click.Parameter
     help="With --eval: publish nothing if an artifact loses more mIoU, in points of 100. [default: 1.0]",
 )
 @click.option(
+    "--real-tiles",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="With --eval or calibration: tiles of these images to keep in reference.npz for verify. [default: 4]",
+)
+@click.option(
     "--web-sample",
     type=Path,
     metavar="IMAGE",
@@ -143,6 +151,8 @@ def command(
             raise ConfigError(f"--{name} has an effect with --quantize int8 or int16x8 only; leave it out.")
     if values["max_miou_drop"] is not None and values["eval_list"] is None:
         raise ConfigError("--max_miou_drop has an effect with --eval only; add the list, or leave it out.")
+    if values["real_tiles"] is not None and values["eval_list"] is None and not calibrated:
+        raise ConfigError("--real_tiles takes tiles of the images of --eval or of calibration, and there are none.")
     for name in ("web_sample", "web_title", "litertjs"):
         if values[name] is not None and "web" not in formats:
             raise ConfigError(f"--{name} is for a page; add web to --format.")
@@ -167,6 +177,7 @@ def command(
             calibration=calibration,
             version=version,
             gate=gate,
+            real_tiles=_REAL_TILES if values["real_tiles"] is None else values["real_tiles"],
             page=page,
             notify=click.echo,
         )
@@ -235,12 +246,7 @@ def _gate(config: Config, eval_list: Path | None, max_miou_drop: float | None) -
 
 def accuracy_table(accuracy: Accuracy) -> Any:
     """Returns a rich table: IoU of each class in percent, for the checkpoint and each artifact."""
-    from rich import box
-    from rich.table import Table
-
-    # Narrow: seven columns of numbers in 80 characters.
-    narrow: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
-    table = Table(title=f"IoU on {accuracy.images} images, %", **narrow)
+    table = narrow_table(f"IoU on {accuracy.images} images, %")
     table.add_column("class", overflow="fold")
     for name in accuracy.scores:
         table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rsseg_tf.cli.options import ManyValues, choose_device, config_option, device_options, load
+from rsseg_tf.cli.tables import narrow_table
 
 if TYPE_CHECKING:
     from rsseg_tf.probe import ProbeRow
@@ -133,9 +134,8 @@ def command(
 def table(rows: list[ProbeRow], title: str, neighbours: int) -> Any:
     """Returns a rich table: a row for each kind of features, a column for each probe; mean ± deviation over seeds."""
     import numpy as np
-    from rich.table import Table
 
-    result = Table(title=title)
+    result = narrow_table(title)
     result.add_column("features", overflow="fold", min_width=18)
     result.add_column("dim", justify="right", no_wrap=True)
     for score in rows[0].scores:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rsseg_tf.cli.options import ManyValues
+from rsseg_tf.cli.tables import narrow_table
 
 if TYPE_CHECKING:
     from rsseg_tf.export import Comparison
@@ -51,8 +52,10 @@ def command(
     """Compare everything in an exported version with the Keras model; exit code 1 if something differs too much.
 
     DIR is a version, or the folder of all versions, of which the newest is taken. All models see the same made-up
-    tiles, and the middle of each image of --images. Passed is what keeps, on average over all pixels and classes, the
-    difference of probabilities and, over all pixels, the share with the same class within these bounds:
+    tiles, the real ones that the export kept, and the middle of each image of --images; int8 and int16x8, which were
+    calibrated on real images, see the real ones alone, if there are any. Passed is what keeps, on average over all
+    pixels and classes, the difference of probabilities and, over all pixels, the share with the same class within these
+    bounds:
 
     \b
     Keras, SavedModel, server, ONNX, OpenVINO, TFLite float32   0.0001   99.95 %
@@ -100,11 +103,13 @@ def _served(server: str, model_name: str | None, folder: Path) -> Predictor:
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Any:
     """Returns a rich table with a line for each model."""
-    from rich.table import Table
-
-    table = Table(title=f"Differences from the Keras model on {comparisons[0].tiles} tiles")
+    first = comparisons[0]
+    tiles = f"{first.made_up_tiles} made-up and {first.real_tiles} real tiles"
+    table = narrow_table(f"Differences from the Keras model on {tiles}")
+    if any(one.made_up_tiles != first.made_up_tiles for one in comparisons):
+        table.caption = "Files that were calibrated are compared on the real tiles alone."
     table.add_column("model", no_wrap=True)
-    for column in ("MiB", "ms", "max |Δlogit|", "max |Δp|", "mean |Δp|", "same class, %", "passed"):
+    for column in ("MiB", "ms", "max\n|Δlogit|", "max\n|Δp|", "mean\n|Δp|", "same\nclass, %", "passed"):
         table.add_column(column, justify="right")
     for one in comparisons:
         table.add_row(

@@ -37,8 +37,8 @@ class Measured:
 
     Attributes:
         ms: time of an image, the fastest of a few runs; 0 where it cannot run.
-        lost: points in 0..100: of mIoU where the export measured it, else the share of pixels of made-up tiles with
-            another class than the Keras model gives.
+        lost: points in 0..100: of mIoU where the export measured it, else the share of pixels with another
+            class than the Keras model gives.
         of_miou: whether `lost` is of mIoU.
         obstacle: why it cannot run, or is not worth a try, in a clause; empty otherwise.
     """
@@ -82,7 +82,8 @@ def measure(
             continue
         if reference is None:
             reference = _answers(predictor, config)
-        lost = _differing(predictor.predict, reference)
+        quantization = candidate.artifact.quantization if candidate.artifact else "float32"
+        lost = _differing(predictor.predict, reference.suited_to(quantization))
         measured_drop = candidate.precision == "fp32" and candidate.name in drops
         if measured_drop:
             lost = drops[candidate.name]
@@ -97,7 +98,7 @@ def _answers(predictor: Predictor, config: Config | None) -> Reference:
     width, height = (512, 512) if config is None else config.augment.crop_size
     size = min(height, _LARGEST_SIDE), min(width, _LARGEST_SIDE)
     pixels = random_tiles(predictor.spec, size, _TILES, dtype=_pixel_type(predictor.spec))
-    return Reference(pixels, np.concatenate([predictor.predict(one[np.newaxis]) for one in pixels]))
+    return Reference(pixels, np.concatenate([predictor.predict(one[np.newaxis]) for one in pixels]), len(pixels))
 
 
 def _pixel_type(spec: DatasetSpec) -> str:

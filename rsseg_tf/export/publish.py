@@ -9,7 +9,7 @@ export/dubai/                    what TensorFlow Serving calls the base path of 
         web/                     a page that runs a TFLite file in the browser
         manifest.json            what all of these are
         config.yml               the resolved config of the training
-        reference.npz            what the Keras model says about made-up tiles
+        reference.npz            what the Keras model says about made-up and a few real tiles
         accuracy.json            scores before and after, if they were measured
 """
 
@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_tf.config import dump_config
@@ -32,9 +33,10 @@ from rsseg_tf.datasets import Sample
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export.accuracy import Accuracy, measure_accuracy
 from rsseg_tf.export.onnx import write_onnx, write_openvino
-from rsseg_tf.export.reference import write_reference
+from rsseg_tf.export.reference import reference_size, write_reference
 from rsseg_tf.export.savedmodel import write_savedmodel
 from rsseg_tf.export.tflite import write_tflite
+from rsseg_tf.export.tiles import middle_of, read_tiles
 from rsseg_tf.export.trained import Trained
 from rsseg_tf.export.web import WEB_FOLDER, Page, check_page, write_web
 from rsseg_tf.inference import InferenceOptions
@@ -111,6 +113,7 @@ def export_model(
     calibration: Sequence[NDArray] = (),
     version: int | None = None,
     gate: Gate | None = None,
+    real_tiles: int = 0,
     page: Page | None = None,
     notify: Callable[[str], object] = lambda line: None,
 ) -> Exported:
@@ -125,6 +128,8 @@ def export_model(
         calibration: images for `int8` and `int16x8`.
         version: number of the version; None for the one after the highest.
         gate: what to measure before; nothing if None.
+        real_tiles: how many tiles to keep with the Keras model's answers, of the gate's images or else of those for
+            calibration, for `verify` to compare on; it has made-up tiles in any case.
         page: what the format `web` needs.
         notify: called with a line for each file that was written.
 
@@ -136,10 +141,11 @@ def export_model(
         ExportError: when something cannot be exported, or the version exists. Nothing is left behind.
     """
     check_output(output, version)
+    real = _real_tiles(trained, tile, calibration, gate, real_tiles)
     try:
         with _staged(output) as stage:
             artifacts = _write_all(trained, stage, formats, quantizations, tile, calibration, page, notify)
-            write_reference(trained, stage, tile)
+            write_reference(trained, stage, tile, real)
             (stage / _CONFIG_FILE).write_text(dump_config(trained.config), "utf-8")
             manifest = trained.manifest.model_copy(update={"artifacts": artifacts})
             (stage / MANIFEST_FILE).write_text(manifest.to_json(), "utf-8")
@@ -210,6 +216,18 @@ def _write_all(
     if "web" in formats and page is not None:
         add(write_web(trained, stage, page, quantizations[0], tile=tile, calibration=calibration))
     return tuple(artifacts)
+
+
+def _real_tiles(
+    trained: Trained, tile: tuple[int, int] | None, calibration: Sequence[NDArray], gate: Gate | None, count: int
+) -> list[NDArray]:
+    """Returns the middle of some images at equal distances in the list."""
+    available = gate.samples if gate else calibration
+    chosen = sorted({int(index) for index in np.linspace(0, len(available) - 1, min(count, len(available)))})
+    size = reference_size(trained, tile)
+    if gate:
+        return read_tiles([gate.samples[index].image for index in chosen], trained.spec, size)
+    return [middle_of(calibration[index], size) for index in chosen]
 
 
 def _files_of(stage: Path, artifact: Artifact) -> list[str]:

@@ -1,8 +1,9 @@
-"""What the Keras model says about a few made-up tiles, kept beside the artifacts to compare them with later."""
+"""What the Keras model says about a few tiles, kept beside the artifacts to compare them with later."""
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,38 +13,72 @@ from numpy.typing import NDArray
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export.tiles import random_tiles
 from rsseg_tf.export.trained import Trained
+from rsseg_tf.manifest import Quantization
 
-__all__ = ["REFERENCE_FILE", "Reference", "read_reference", "write_reference"]
+__all__ = ["REFERENCE_FILE", "Reference", "read_reference", "reference_size", "write_reference"]
 
 REFERENCE_FILE = "reference.npz"
 
-_TILES, _LARGEST_SIDE = 2, 256
+_MADE_UP, _LARGEST_SIDE = 2, 256
+_CALIBRATED = ("int8", "int16x8")
 
 
 class Reference(NamedTuple):
     """Tiles and their logits.
 
     Attributes:
-        pixels: `(N, H, W, bands)` in the dtype that the artifacts take.
+        pixels: `(N, H, W, bands)` in the dtype that the artifacts take; made-up tiles, then real ones.
         logits: `(N, H, W, classes)` float32 of the Keras model.
+        made_up: number of the made-up tiles.
     """
 
     pixels: NDArray
     logits: NDArray[np.float32]
+    made_up: int
+
+    @property
+    def real(self) -> int:
+        """Number of the real tiles."""
+        return len(self.pixels) - self.made_up
+
+    def suited_to(self, quantization: Quantization) -> Reference:
+        """Returns the tiles that files of a quantization can be judged by.
+
+        For ranges that were calibrated on real images these are the real tiles, if there are any: the values that a
+        made-up one gives lie partly outside of them.
+        """
+        if quantization in _CALIBRATED and self.real:
+            return Reference(self.pixels[self.made_up :], self.logits[self.made_up :], 0)
+        return self
+
+    def with_real(self, trained: Trained, tiles: Sequence[NDArray]) -> Reference:
+        """Returns the same with more real tiles `(H, W, bands)`, and what the Keras model says of them."""
+        if not tiles:
+            return self
+        pixels = np.stack(tiles).astype(self.pixels.dtype)
+        return Reference(
+            np.concatenate([self.pixels, pixels]), np.concatenate([self.logits, _logits(trained, pixels)]), self.made_up
+        )
 
 
-def write_reference(trained: Trained, folder: Path, tile: tuple[int, int] | None) -> None:
-    """Runs the Keras model on made-up tiles and writes `reference.npz`.
+def reference_size(trained: Trained, tile: tuple[int, int] | None) -> tuple[int, int]:
+    """Returns (height, width) of the tiles: that of the files, or else that of the training, at most 256x256."""
+    height, width = tile or tuple(min(side, _LARGEST_SIDE) for side in trained.manifest.crop_size)
+    return height, width
+
+
+def write_reference(trained: Trained, folder: Path, tile: tuple[int, int] | None, real: Sequence[NDArray] = ()) -> None:
+    """Runs the Keras model on made-up and on real tiles and writes `reference.npz`.
 
     Args:
         trained: the model.
         folder: where to write.
-        tile: size of the tiles; None for the size that the model was trained with, at most 256x256.
+        tile: (height, width) of the artifacts; None for any.
+        real: tiles of `reference_size`.
     """
-    size = tile or tuple(min(side, _LARGEST_SIDE) for side in trained.manifest.crop_size)
-    pixels = random_tiles(trained.spec, (size[0], size[1]), _TILES, dtype=trained.dtype)
-    logits = np.concatenate([trained.predict(one[np.newaxis]) for one in pixels])
-    np.savez_compressed(folder / REFERENCE_FILE, pixels=pixels, logits=logits)
+    pixels = random_tiles(trained.spec, reference_size(trained, tile), _MADE_UP, dtype=trained.dtype)
+    reference = Reference(pixels, _logits(trained, pixels), len(pixels)).with_real(trained, real)
+    np.savez_compressed(folder / REFERENCE_FILE, **reference._asdict())
 
 
 def read_reference(folder: Path) -> Reference:
@@ -55,6 +90,10 @@ def read_reference(folder: Path) -> Reference:
     path = folder / REFERENCE_FILE
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return Reference(arrays["pixels"], arrays["logits"])
+            return Reference(arrays["pixels"], arrays["logits"], int(arrays["made_up"]))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ExportError(f"{path} is missing or damaged: {error}. Export the model again.") from error
+
+
+def _logits(trained: Trained, pixels: NDArray) -> NDArray[np.float32]:
+    return np.concatenate([trained.predict(one[np.newaxis]) for one in pixels])

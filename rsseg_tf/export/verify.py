@@ -56,7 +56,8 @@ class Comparison:
     Attributes:
         name: of the artifact, or of another model.
         size_bytes: of its files; 0 for a model elsewhere.
-        tiles: how many were compared.
+        made_up_tiles: how many were compared.
+        real_tiles: likewise.
         max_logit_difference: largest of all pixels and classes.
         max_probability_difference: likewise.
         mean_probability_difference: over all pixels and classes.
@@ -67,7 +68,8 @@ class Comparison:
 
     name: str
     size_bytes: int
-    tiles: int
+    made_up_tiles: int
+    real_tiles: int
     max_logit_difference: float
     max_probability_difference: float
     mean_probability_difference: float
@@ -96,7 +98,8 @@ def verify(
 ) -> list[Comparison]:
     """Compares all artifacts of a version with the Keras model.
 
-    Without a checkpoint the Keras model's answers are those that were stored at the export.
+    Without a checkpoint the Keras model's answers are those that were stored at the export. Files whose ranges were
+    calibrated are compared on the real tiles alone, where there are any.
 
     Args:
         folder: a version, or the folder of all versions, of which the newest is taken.
@@ -114,7 +117,7 @@ def verify(
     folder = version_folder(folder)
     manifest = read_manifest(folder)
     reference = read_reference(folder)
-    models: dict[str, tuple[Predict, int, Tolerance]] = {}
+    models: dict[str, tuple[Predict, int, Quantization]] = {}
     if checkpoint is not None:
         trained = load_trained(checkpoint)
         origin = manifest.origin
@@ -123,10 +126,8 @@ def verify(
                 f"{folder} was exported from other weights than those of {checkpoint}: from {origin.checkpoint} at "
                 f"step {origin.step}. Name that checkpoint."
             )
-        models["checkpoint (Keras)"] = (trained.predict, 0, TOLERANCES["float32"])
-        reference = _extended(
-            reference, read_tiles(images, manifest.spec, reference.pixels.shape[1:3]), trained.predict
-        )
+        models["checkpoint (Keras)"] = (trained.predict, 0, "float32")
+        reference = reference.with_real(trained, read_tiles(images, manifest.spec, reference.pixels.shape[1:3]))
     elif images:
         raise ExportError("Real images are compared with the Keras model; name the exported checkpoint: --checkpoint.")
     for artifact in manifest.artifacts:
@@ -140,21 +141,22 @@ def verify(
         models[artifact.name] = (
             predictor.predict,
             sum((folder / name).stat().st_size for name in artifact.sha256),
-            TOLERANCES[artifact.quantization],
+            artifact.quantization,
         )
     for name, other in (others or {}).items():
-        models[name] = _predict_of(name, other, folder, manifest), 0, TOLERANCES["float32"]
-    return [compare(name, predict, reference, size, tolerance) for name, (predict, size, tolerance) in models.items()]
+        models[name] = _predict_of(name, other, folder, manifest), 0, "float32"
+    return [compare(name, predict, reference, size, kind) for name, (predict, size, kind) in models.items()]
 
 
 def compare(
-    name: str, predict: Predict, reference: Reference, size_bytes: int = 0, tolerance: Tolerance = TOLERANCES["float32"]
+    name: str, predict: Predict, reference: Reference, size_bytes: int = 0, quantization: Quantization = "float32"
 ) -> Comparison:
-    """Runs a model on the tiles of a reference, one by one, and measures how it differs.
+    """Runs a model on the tiles of a reference that suit it, one by one, and measures how it differs.
 
     Raises:
         ExportError: when its answer has another shape.
     """
+    reference = reference.suited_to(quantization)
     predict(reference.pixels[:1])  # the first call is slower
     answers, seconds = [], []
     for tile in reference.pixels:
@@ -170,13 +172,14 @@ def compare(
     return Comparison(
         name=name,
         size_bytes=size_bytes,
-        tiles=len(logits),
+        made_up_tiles=reference.made_up,
+        real_tiles=reference.real,
         max_logit_difference=float(np.abs(logits - reference.logits).max()),
         max_probability_difference=float(difference.max()),
         mean_probability_difference=float(difference.mean()),
         agreement=float((logits.argmax(-1) == reference.logits.argmax(-1)).mean()),
         latency_ms=1000 * statistics.median(seconds),
-        tolerance=tolerance,
+        tolerance=TOLERANCES[quantization],
     )
 
 
@@ -196,15 +199,6 @@ def _predict_of(name: str, other: Predict | Predictor, folder: Path, manifest: M
 def version_folder(folder: Path) -> Path:
     """Returns the newest version in a folder of versions, or the folder itself."""
     return newest_version(folder) or folder
-
-
-def _extended(reference: Reference, tiles: Sequence[NDArray], predict: Predict) -> Reference:
-    """Adds real tiles with the Keras model's answers."""
-    if not tiles:
-        return reference
-    pixels = np.stack(tiles).astype(reference.pixels.dtype)
-    logits = np.concatenate([predict(one[np.newaxis]) for one in pixels])
-    return Reference(np.concatenate([reference.pixels, pixels]), np.concatenate([reference.logits, logits]))
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -75,6 +75,8 @@ def test_a_version_holds_what_was_asked_for(exported: Path) -> None:
         "accuracy.json", "assets", "assets.extra", "config.yml", "fingerprint.pb", "manifest.json", "model.onnx",
         "model_float32.tflite", "model_int8.tflite", "reference.npz", "saved_model.pb", "variables",
     ]  # fmt: skip
+    with np.load(exported / "reference.npz") as reference:
+        assert reference["pixels"].shape == (4, 24, 32, 3) and reference["made_up"] == 2, "both images of --eval"
     report = json.loads((exported / "accuracy.json").read_text("utf-8"))
     assert list(report["scores"]) == ["checkpoint", "savedmodel", "onnx", "tflite float32", "tflite int8"]
 
@@ -223,6 +225,10 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "a missing list": (
         ("CKPT", "-o", "OUT", "--format", "tflite", "--quantize", "int8", "--calibration", "NOWHERE"),
         "NOWHERE does not exist; a text file with an image per line is needed",
+    ),
+    "tiles of nothing": (
+        ("CKPT", "-o", "OUT", "--real_tiles", "2"),
+        "--real_tiles takes tiles of the images of --eval",
     ),
     "a drop of nothing": (("CKPT", "-o", "OUT", "--max_miou_drop", "1"), "--max_miou_drop has an effect with --eval"),
     "a missing evaluation list": (("CKPT", "-o", "OUT", "--eval", "NOWHERE"), "NOWHERE does not exist"),

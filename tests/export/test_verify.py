@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -37,7 +38,7 @@ def test_all_artifacts_are_compared_with_the_stored_answers(folder: Path) -> Non
     found = verify(folder.parent)
     assert [one.name for one in found] == ["savedmodel", "tflite float32", "tflite dynamic"]
     for one in found:
-        assert one.passed and one.tiles == 2 and one.latency_ms > 0
+        assert one.passed and (one.made_up_tiles, one.real_tiles) == (2, 0) and one.latency_ms > 0
         assert one.size_bytes > 10_000
     sizes = {one.name: one.size_bytes for one in found}
     assert sizes["tflite float32"] == (folder / "model_float32.tflite").stat().st_size
@@ -48,9 +49,29 @@ def test_with_the_checkpoint_real_images_are_compared_too(folder: Path, checkpoi
         cv2.imwrite(str(tmp_path / name), pixels(*size)[0])
     found = verify(folder, checkpoint=checkpoint, images=[tmp_path / "small.png", tmp_path / "large.png"])
     assert [one.name for one in found][:2] == ["checkpoint (Keras)", "savedmodel"]
-    assert all(one.passed and one.tiles == 4 for one in found)
+    assert all(one.passed and (one.made_up_tiles, one.real_tiles) == (2, 2) for one in found)
     with pytest.raises(ExportError, match="name the exported checkpoint: --checkpoint"):
         verify(folder, images=[tmp_path / "small.png"])
+
+
+def test_an_export_keeps_real_tiles_and_int8_is_judged_by_them_alone(trained: Trained, tmp_path: Path) -> None:
+    calibration = [pixels(40, 60, seed=seed)[0] for seed in range(5)]
+    options: dict[str, Any] = {"quantizations": ("float32", "int8"), "tile": (32, 48), "calibration": calibration}
+    kept = export_model(trained, tmp_path / "kept", ("tflite",), real_tiles=3, **options).folder
+    assert kept is not None
+    reference = read_reference(kept)
+    assert (reference.made_up, reference.real) == (2, 3)
+    for position, index in enumerate((0, 2, 4)):
+        np.testing.assert_array_equal(reference.pixels[2 + position], calibration[index][4:36, 6:54])
+    np.testing.assert_allclose(reference.logits, trained.predict(reference.pixels), atol=1e-5)
+    tiles = {one.name: (one.made_up_tiles, one.real_tiles) for one in verify(kept)}
+    assert tiles == {"tflite float32": (2, 3), "tflite int8": (0, 3)}
+    output = CliRunner().invoke(main, ["verify", str(kept)]).output
+    assert "on 2 made-up and 3 real tiles" in output and "calibrated are compared on the real tiles alone" in output
+
+    none = export_model(trained, tmp_path / "none", ("tflite",), **options).folder
+    assert none is not None
+    assert {(one.made_up_tiles, one.real_tiles) for one in verify(none)} == {(2, 0)}
 
 
 def test_a_model_elsewhere_is_compared_like_the_others(folder: Path, trained: Trained) -> None:
@@ -83,12 +104,12 @@ def test_another_checkpoint_is_refused(folder: Path, tmp_path: Path) -> None:
 def test_a_comparison_measures_what_it_says(folder: Path) -> None:
     reference = read_reference(folder)
     shifted = compare("shifted", lambda batch: reference.logits[:1] + 3.0, reference._replace(
-        pixels=reference.pixels[:1], logits=reference.logits[:1]
+        pixels=reference.pixels[:1], logits=reference.logits[:1], made_up=1
     ))  # fmt: skip
     assert shifted.max_logit_difference == pytest.approx(3.0, rel=1e-5)
     assert shifted.max_probability_difference < 1e-6 and shifted.agreement == 1.0 and shifted.passed
     flipped = compare("flipped", lambda batch: -reference.logits[:1], reference._replace(
-        pixels=reference.pixels[:1], logits=reference.logits[:1]
+        pixels=reference.pixels[:1], logits=reference.logits[:1], made_up=1
     ))  # fmt: skip
     assert flipped.agreement == 0.0 and not flipped.passed
     with pytest.raises(ExportError, match=r"small answers \(2, 1, 1, 2\); the Keras model answers \(2, 32, 48, 2\)"):
