@@ -6,7 +6,7 @@ A ResNet-18 is pre-trained on the images of the training tiles (their labels are
 with three seeds each, and probed on patches of tiles from another part of the city, beside colour statistics and random
 weights with calibrated normalisations. DenseCL, SwAV, PixPro and MoCo-BYOL run for 200 steps, to see that their loss
 falls and their monitors say what they should. Recipes are shrunken to what a CPU can do in minutes, so nothing here
-says which method is better.
+says which method is better. The pre-trained backbones are then fine-tuned with few labels, beside random weights.
 
 Each stage is kept in WORK/results.json and not run again; remove it, or an entry of it, to do so. The tables are in
 Markdown. The last one compares how fast views are made with how fast a step consumes them.
@@ -31,6 +31,8 @@ import tensorflow as tf
 
 SEEDS = (0, 1, 2)
 PROBED = ("moco_v2", "simsiam")
+FEW = 64  # labelled tiles to fine-tune with
+STEPPED = ("moco_v2", "swav")  # one with two views, and the one with eight
 RUN_ONLY = ("densecl", "swav", "pixpro", "moco_byol")
 COMMON = ("backbone={name: resnet18}", "lr_schedule.base_batch_size=null", "lr_schedule.warmup_epochs=0")
 SIZE, BATCH = 64, 32
@@ -96,6 +98,39 @@ def probe(work: Path) -> dict[str, Any]:
     return json.loads((work / "probe.json").read_text())
 
 
+def finetune(work: Path, source: str | None, seed: int) -> dict[str, float]:
+    """Trains FCN on few labelled tiles and returns mIoU and accuracy on the validation tiles, 0..1."""
+    data = work / "data"
+    lines = (data / "train.txt").read_text().splitlines()
+    chosen = np.random.default_rng(seed).permutation(len(lines))[:FEW]
+    (data / "few.txt").write_text("\n".join(lines[i] for i in sorted(chosen)) + "\n")
+    name = f"finetune_{Path(source).parent.name if source else f'random_{seed}'}"
+    backbone = f"{{name: resnet18, output_stride: 16, pretrained: {source or 'null'}}}"
+    run(
+        *("train", "--config", "fcn/fcn_hrnet_w18_dubai_256x256_cpu.yml", "--device", "cpu", "--overwrite"),
+        *("--iters", "200", "--batch_size", "8", "--seed", str(seed), "--save_dir", str(work / name)),
+        *("--save_interval", "200", "--set", f"dataset.root={data}", "dataset.train_list=few.txt"),
+        *("augment.crop_size=[128, 128]", f"model.backbone={backbone}"),
+        log=work / f"{name}.log",
+    )
+    model = ("--model_path", str(work / name / "iter_200"))
+    run("eval", *model, "--save_dir", str(work / name), log=work / f"{name}_eval.log")
+    report = json.loads((work / name / "eval.json").read_text())
+    return {"miou": report["macro"]["miou"], "acc": report["micro"]["acc"]}
+
+
+def consumption(method: str, work: Path) -> float:
+    """Returns images per second that steps of the official recipe take, with batches of 16."""
+    log = work / f"steps_{method}.log"
+    run(
+        *("pretrain", "--config", f"ssl/pretrain/{method}_resnet50_imagenet.yml", "--device", "cpu", "--overwrite"),
+        *("--iters", "6", "--batch_size", "16", "--save_dir", str(work / f"steps_{method}")),
+        *("--set", f"dataset.root={work / 'data'}", "dataset.train_list=train.txt", "train.log_iters=2"),
+        log=log,
+    )
+    return float(re.findall(r"ips: ([\d.]+)", log.read_text())[-1])
+
+
 def throughput(work: Path, seconds: float = 10.0) -> dict[str, float]:
     """Returns images per second that the pipeline delivers, with all of them in memory already, at 224 pixels."""
     from rsseg_tf.config import load_pretrain_config
@@ -146,16 +181,25 @@ def tables(results: dict[str, Any]) -> None:
             continue
         last = {key: value for key, value in row["monitors"][-1].items() if key not in ("epoch", "loss")}
         told = ", ".join(f"{key} {value:.3f}" for key, value in last.items())
-        warned = f"; {row['warnings']} warnings" if row["warnings"] else ""
+        count = row["warnings"]
+        warned = f"; {count} warning{'s' if count > 1 else ''}" if count else ""
         losses = row["losses"]
         print(
             f"| {name[9:]} | {10 * len(losses)} | {row['seconds']:.0f} | {losses[0]:.3f} | {losses[-1]:.3f} | "
             f"{told}{warned} |"
         )
     if "throughput" in results:
-        print("\n| views at 224x224 from memory | images/s |\n|---|---|")
+        print("\n| views at 224x224 from memory | images/s | steps of ResNet50, images/s | ratio |\n|---|---|---|---|")
         for method, rate in results["throughput"].items():
-            print(f"| {method} | {rate:.1f} |")
+            steps = results.get(f"steps/{method}")
+            print(f"| {method} | {rate:.1f} | {f'{steps:.2f} | {rate / steps:.0f}' if steps else '|'} |")
+    tuned = {name.split("/")[1]: row for name, row in results.items() if name.startswith("finetune/")}
+    if tuned:
+        print(f"\n| FCN on {FEW} labelled tiles, 200 steps | mIoU | Acc |\n|---|---|---|")
+        for start in ("random", *PROBED):
+            rows = [row for name, row in tuned.items() if name.startswith(f"{start},")]
+            cells = " | ".join(spread_of([row[key] for row in rows]) for key in ("miou", "acc"))
+            print(f"| {start}, {len(rows)} seeds | {cells} |")
 
 
 def main() -> None:
@@ -188,6 +232,13 @@ def main() -> None:
         # Cells of a feature map are compared by two of these, so the views are a little larger: 3x3 cells.
         stage(f"pretrain/{method}, seed 0", lambda m=method: pretrain(m, 0, 200, work, size=96, batch=16))
     stage("throughput", lambda: throughput(work))
+    for method in STEPPED:
+        stage(f"steps/{method}", lambda m=method: consumption(m, work))
+    for seed in SEEDS:
+        stage(f"finetune/random, seed {seed}", lambda s=seed: finetune(work, None, s))
+        for method in PROBED:
+            source = str(work / f"{method}_{seed}" / f"iter_{options.steps}")
+            stage(f"finetune/{method}, seed {seed}", lambda p=source, s=seed: finetune(work, p, s))
     print(f"{os.cpu_count()} cores, TensorFlow {tf.__version__}")
     tables(results)
 
