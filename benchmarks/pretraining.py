@@ -105,7 +105,7 @@ def finetune(work: Path, source: str | None, seed: int) -> dict[str, float]:
     chosen = np.random.default_rng(seed).permutation(len(lines))[:FEW]
     (data / "few.txt").write_text("\n".join(lines[i] for i in sorted(chosen)) + "\n")
     name = f"finetune_{Path(source).parent.name if source else f'random_{seed}'}"
-    backbone = f"{{name: resnet18, output_stride: 16, pretrained: {source or 'null'}}}"
+    backbone = f"{{name: resnet18, pretrained: {source or 'null'}}}"
     run(
         *("train", "--config", "fcn/fcn_hrnet_w18_dubai_256x256_cpu.yml", "--device", "cpu", "--overwrite"),
         *("--iters", "200", "--batch_size", "8", "--seed", str(seed), "--save_dir", str(work / name)),
