@@ -114,6 +114,9 @@ logits ([parity](../benchmarks/parity.md)).
 - **GFLOPs**: operations of the output `main` for one image of {SIDE}x{SIDE}, in billions; a multiplication and an
   addition count as two. Convolutions and matrix products are counted.
 - **Weights** are addresses: give them to `rsseg-tf convert`, or write them into `model.pretrained`.
+
+What each segmentor loses as SavedModel, ONNX and TFLite, and how fast these are:
+[the zoo, exported](../benchmarks/zoo_export.md).
 """
 C2FNET_HEAD = """
 ## C2FNet on iSAID

@@ -8,7 +8,7 @@ from typing import Any
 from rsseg_tf.errors import ExportError
 from rsseg_tf.extras import require
 
-__all__ = ["check_operators", "operators", "tensor_types"]
+__all__ = ["activations", "check_operators", "operators", "tensor_types"]
 
 # What is left of a dilated convolution where the converter did not recognise it: right, but several times slower.
 _UNFUSED = {"SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"}
@@ -50,6 +50,17 @@ def check_operators(content: bytes) -> None:
             f"The TFLite file holds {', '.join(torn)}: a dilated convolution was not recognised as one operation. "
             "Use rsseg_tf.layers.DilatedConv2D and DilatedDepthwiseConv2D in the model."
         )
+
+
+def activations(content: bytes) -> list[int]:
+    """Returns the indices of the float32 tensors that the operators of a TFLite file give."""
+    schema = _schema()
+    graph = schema.Model.GetRootAsModel(content, 0).Subgraphs(0)
+    found = set()
+    for position in range(graph.OperatorsLength()):
+        operator = graph.Operators(position)
+        found |= {operator.Outputs(i) for i in range(operator.OutputsLength())}
+    return sorted(index for index in found if graph.Tensors(index).Type() == schema.TensorType.FLOAT32)
 
 
 def tensor_types(content: bytes) -> dict[str, tuple[str, float, int]]:

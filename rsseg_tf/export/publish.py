@@ -212,9 +212,9 @@ def _write_all(
             add(write_openvino(trained, stage, onnx_file, tile=tile))
     if "tflite" in formats:
         for quantization in quantizations:
-            add(write_tflite(trained, stage, quantization, tile=tile, calibration=calibration))
+            add(write_tflite(trained, stage, quantization, tile=tile, calibration=calibration, notify=notify))
     if "web" in formats and page is not None:
-        add(write_web(trained, stage, page, quantizations[0], tile=tile, calibration=calibration))
+        add(write_web(trained, stage, page, quantizations[0], tile=tile, calibration=calibration, notify=notify))
     return tuple(artifacts)
 
 

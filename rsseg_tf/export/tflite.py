@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from rsseg_tf.errors import ExportError
+from rsseg_tf.export.calibration import typical_images
 from rsseg_tf.export.chatter import without_chatter
 from rsseg_tf.export.flatbuffer import check_operators, tensor_types
 from rsseg_tf.export.tiles import middle_of
@@ -32,6 +33,7 @@ def write_tflite(
     *,
     tile: tuple[int, int] | None = None,
     calibration: Sequence[NDArray] = (),
+    notify: Callable[[str], object] = lambda line: None,
 ) -> Artifact:
     """Writes `model_<quantization>.tflite` into `folder`.
 
@@ -51,7 +53,9 @@ def write_tflite(
         folder: where to write.
         quantization: see above.
         tile: (height, width) of the input; None for any size, which costs speed.
-        calibration: images (H, W, bands) that show the range of activations; for `int8` and `int16x8` only.
+        calibration: images (H, W, bands) that show the range of activations; for `int8` and `int16x8` only. For `int8`
+            those that are nothing like the others are left out, see `rsseg_tf.export.calibration`.
+        notify: called with a line if images are left out.
 
     Raises:
         ExportError: when the model cannot be a TFLite file, there are no calibration images, or the extra `tflite` is
@@ -67,20 +71,23 @@ def write_tflite(
     dtype = "float32" if quantization in _NEEDS_CALIBRATION else trained.dtype
     holder = WeightsHolder(trained.model)
     function = trained.convertible(_outputs(trained), trained.input_spec(tile, batch=1, dtype=dtype))
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], holder)
     as_bytes = quantization == "int8" and trained.dtype == "uint8"
-    _configure(converter, quantization, _representative(calibration, tile, as_bytes=as_bytes), as_bytes=as_bytes)
-    try:
-        with without_chatter(), warnings.catch_warnings():
-            # Calibration runs in tf.lite.Interpreter, which announces its removal.
-            warnings.simplefilter("ignore")
-            content: bytes = converter.convert()
-    except (ValueError, RuntimeError) as error:  # ConverterError is a RuntimeError of no public name
-        reason = str(error).strip().splitlines()
-        raise ExportError(
-            f"The converter cannot make a TFLite file of {trained.manifest.model} ({quantization}): "
-            f"{reason[0] if reason else type(error).__name__}. Export it as onnx or savedmodel."
-        ) from error
+    images = _as_inputs(calibration, tile, as_bytes=as_bytes)
+
+    def converted(quantization: Quantization) -> bytes:
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function], holder)
+        _configure(converter, quantization, images, as_bytes=as_bytes)
+        return _convert(converter, f"{trained.manifest.model} ({quantization})")
+
+    if quantization == "int8":
+        fit = typical_images(converted("float32"), images)
+        if len(fit) < len(images):
+            notify(
+                f"tflite int8: {len(images) - len(fit)} of {len(images)} images are left out of the calibration, "
+                "because the network answers them with activations many times as large as the others."
+            )
+        images = [images[index] for index in fit]
+    content = converted(quantization)
     check_operators(content)
     artifact = _describe(trained, content, quantization, tile)
     (folder / artifact.path).write_bytes(content)
@@ -98,9 +105,22 @@ def _outputs(trained: Trained) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     return outputs
 
 
-def _configure(
-    converter: Any, quantization: Quantization, representative: Callable[[], Iterator[Any]], *, as_bytes: bool
-) -> None:
+def _convert(converter: Any, what: str) -> bytes:
+    try:
+        with without_chatter(), warnings.catch_warnings():
+            # Calibration runs in tf.lite.Interpreter, which announces its removal.
+            warnings.simplefilter("ignore")
+            content: bytes = converter.convert()
+    except (ValueError, RuntimeError) as error:  # ConverterError is a RuntimeError of no public name
+        reason = str(error).strip().splitlines()
+        raise ExportError(
+            f"The converter cannot make a TFLite file of {what}: {reason[0] if reason else type(error).__name__}. "
+            "Export it as onnx or savedmodel."
+        ) from error
+    return content
+
+
+def _configure(converter: Any, quantization: Quantization, images: Sequence[NDArray], *, as_bytes: bool) -> None:
     """Sets the converter's options."""
     sets = tf.lite.OpsSet
     converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS]
@@ -110,7 +130,7 @@ def _configure(
     if quantization == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if quantization in _NEEDS_CALIBRATION:
-        converter.representative_dataset = representative
+        converter.representative_dataset = lambda: ({PIXELS: image} for image in images)
     if quantization == "int8":
         converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8]
         if as_bytes:
@@ -123,22 +143,18 @@ def _configure(
         ]
 
 
-def _representative(
-    images: Sequence[NDArray], tile: tuple[int, int] | None, *, as_bytes: bool
-) -> Callable[[], Iterator[dict[str, NDArray[np.float32]]]]:
-    """Returns what the converter calls for its samples."""
-
-    def samples() -> Iterator[dict[str, NDArray[np.float32]]]:
-        for image in images:
-            pixels = image if tile is None else middle_of(image, tile)
-            pixels = pixels.astype(np.float32)  # a copy
-            if as_bytes:
-                # The input's scale follows from the smallest and the largest pixel that were seen; with 0 and 255
-                # among them it is exactly 1, so that bytes come in as they are.
-                pixels[0, 0], pixels[-1, -1] = 0, 255
-            yield {PIXELS: pixels[np.newaxis]}
-
-    return samples
+def _as_inputs(images: Sequence[NDArray], tile: tuple[int, int] | None, *, as_bytes: bool) -> list[NDArray[np.float32]]:
+    """Returns images (1, H, W, bands) for the converter."""
+    inputs = []
+    for image in images:
+        pixels = image if tile is None else middle_of(image, tile)
+        pixels = pixels.astype(np.float32)  # a copy
+        if as_bytes:
+            # The input's scale follows from the smallest and the largest pixel that were seen; with 0 and 255 among
+            # them it is exactly 1, so that bytes come in as they are.
+            pixels[0, 0], pixels[-1, -1] = 0, 255
+        inputs.append(pixels[np.newaxis])
+    return inputs
 
 
 def _describe(trained: Trained, content: bytes, quantization: Quantization, tile: tuple[int, int] | None) -> Artifact:

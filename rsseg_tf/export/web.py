@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +88,7 @@ def write_web(
     *,
     tile: tuple[int, int] | None = None,
     calibration: Sequence[NDArray] = (),
+    notify: Callable[[str], object] = lambda line: None,
 ) -> Artifact:
     """Writes the folder `web` into `folder`.
 
@@ -98,6 +99,7 @@ def write_web(
         quantization: of the model; see `write_tflite`.
         tile: (height, width) of the windows; None for the size of the images in training.
         calibration: images for `int8`.
+        notify: see `write_tflite`.
 
     Raises:
         ExportError: as `check_page` and `write_tflite`.
@@ -109,7 +111,7 @@ def write_web(
     write_litertjs(page.litertjs, target / "vendor")
     size = tile or trained.manifest.crop_size
     prepared = windowed(trained, size)
-    model = write_tflite(prepared, target, quantization, tile=size, calibration=calibration)
+    model = write_tflite(prepared, target, quantization, tile=size, calibration=calibration, notify=notify)
     inside = model.model_copy(update={"sha256": {model.path: file_sha256(target / model.path)}})
     manifest = prepared.manifest.model_copy(update={"artifacts": (inside,)})
     (target / MANIFEST_FILE).write_text(manifest.to_json(), "utf-8")
