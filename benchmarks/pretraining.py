@@ -207,7 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", help="the downloaded scenes, a folder or a zip file")
     parser.add_argument("work", type=Path, help="where everything goes")
-    parser.add_argument("--steps", type=int, default=200, help="of MoCo v2 and SimSiam")
+    parser.add_argument("--steps", type=int, default=500, help="of MoCo v2 and SimSiam")
     options = parser.parse_args()
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)

@@ -75,7 +75,7 @@ def choose(
     """Chooses the fastest engine for a model on this machine.
 
     All candidates are timed on an image of the size, at most 512x512 or the largest tile among them, and compared with
-    the Keras model: by the mIoU that the export measured, or else on the made-up tiles whose answers it stored. Of a
+    the Keras model: by the mIoU that the export measured, or else on the tiles whose answers it stored. Of a
     checkpoint, bfloat16 is compared with float32. The numbers are kept in the cache folder, as long as files,
     packages, machine, devices and size are the same; those of a busy machine until it is not busy any more.
 

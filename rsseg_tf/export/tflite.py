@@ -23,6 +23,7 @@ from rsseg_tf.manifest import MANIFEST_FILE, PIXELS, Artifact, Quantization, Ten
 __all__ = ["write_tflite"]
 
 _NEEDS_CALIBRATION = ("int8", "int16x8")
+_LOOKED_AT = 512  # pixels, the longest side of what is looked at to choose images
 LABELS_FILE = "labels.txt"
 
 
@@ -69,25 +70,17 @@ def write_tflite(
         )
     # Quantised inputs are declared as floating point; the converter makes them bytes.
     dtype = "float32" if quantization in _NEEDS_CALIBRATION else trained.dtype
-    holder = WeightsHolder(trained.model)
-    function = trained.convertible(_outputs(trained), trained.input_spec(tile, batch=1, dtype=dtype))
     as_bytes = quantization == "int8" and trained.dtype == "uint8"
-    images = _as_inputs(calibration, tile, as_bytes=as_bytes)
-
-    def converted(quantization: Quantization) -> bytes:
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([function], holder)
-        _configure(converter, quantization, images, as_bytes=as_bytes)
-        return _convert(converter, f"{trained.manifest.model} ({quantization})")
-
     if quantization == "int8":
-        fit = typical_images(converted("float32"), images)
-        if len(fit) < len(images):
+        fit = _typical(trained, calibration, tile)
+        if len(fit) < len(calibration):
             notify(
-                f"tflite int8: {len(images) - len(fit)} of {len(images)} images are left out of the calibration, "
-                "because the network answers them with activations many times as large as the others."
+                f"tflite int8: {len(calibration) - len(fit)} of {len(calibration)} images are left out of the "
+                "calibration, because the network answers them with activations many times as large as the others."
             )
-        images = [images[index] for index in fit]
-    content = converted(quantization)
+        calibration = [calibration[index] for index in fit]
+    images = _as_inputs(calibration, tile, as_bytes=as_bytes)
+    content = _convert(trained, quantization, trained.input_spec(tile, batch=1, dtype=dtype), images, as_bytes=as_bytes)
     check_operators(content)
     artifact = _describe(trained, content, quantization, tile)
     (folder / artifact.path).write_bytes(content)
@@ -105,7 +98,12 @@ def _outputs(trained: Trained) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     return outputs
 
 
-def _convert(converter: Any, what: str) -> bytes:
+def _convert(
+    trained: Trained, quantization: Quantization, spec: tf.TensorSpec, images: Sequence[NDArray], *, as_bytes: bool
+) -> bytes:
+    holder = WeightsHolder(trained.model)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([trained.convertible(_outputs(trained), spec)], holder)
+    _configure(converter, quantization, images, as_bytes=as_bytes)
     try:
         with without_chatter(), warnings.catch_warnings():
             # Calibration runs in tf.lite.Interpreter, which announces its removal.
@@ -114,10 +112,21 @@ def _convert(converter: Any, what: str) -> bytes:
     except (ValueError, RuntimeError) as error:  # ConverterError is a RuntimeError of no public name
         reason = str(error).strip().splitlines()
         raise ExportError(
-            f"The converter cannot make a TFLite file of {what}: {reason[0] if reason else type(error).__name__}. "
-            "Export it as onnx or savedmodel."
+            f"The converter cannot make a TFLite file of {trained.manifest.model} ({quantization}): "
+            f"{reason[0] if reason else type(error).__name__}. Export it as onnx or savedmodel."
         ) from error
     return content
+
+
+def _typical(trained: Trained, images: Sequence[NDArray], tile: tuple[int, int] | None) -> list[int]:
+    """Returns which images to calibrate with, by a look at their middle: all activations are in memory at once."""
+    size = None if tile is None else (min(tile[0], _LOOKED_AT), min(tile[1], _LOOKED_AT))
+    content = _convert(trained, "float32", trained.input_spec(size, batch=1, dtype="float32"), (), as_bytes=False)
+    inputs = []
+    for image in images:
+        height, width = size or (min(image.shape[0], _LOOKED_AT), min(image.shape[1], _LOOKED_AT))
+        inputs.append(middle_of(image, (height, width))[np.newaxis].astype(np.float32))
+    return typical_images(content, inputs)
 
 
 def _configure(converter: Any, quantization: Quantization, images: Sequence[NDArray], *, as_bytes: bool) -> None:
