@@ -1,6 +1,6 @@
 """From the downloaded Dubai scenes to predictions, by the commands that a user types, beside a baseline.
 
-    python benchmarks/dubai.py ../shared/data/dubai /tmp/dubai
+    python benchmarks/dubai.py path/to/download /tmp/dubai
 
 The baseline gives each validation pixel the class whose mean training colour is nearest. What a model gains over it is
 what it has learnt beyond colour. Prints a table in Markdown, and writes pictures of some validation tiles.

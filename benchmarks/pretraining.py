@@ -1,6 +1,6 @@
 """Self-supervised pre-training on real aerial tiles on a CPU, by the commands that a user types, beside baselines.
 
-    python benchmarks/pretraining.py ../shared/data/dubai /tmp/ssl
+    python benchmarks/pretraining.py path/to/dubai/download /tmp/ssl
 
 A ResNet-18 is pre-trained on the images of the training tiles (their labels are not looked at) by MoCo v2 and SimSiam,
 with three seeds each, and probed on patches of tiles from another part of the city, beside colour statistics and random
@@ -9,7 +9,7 @@ falls and their monitors say what they should. Recipes are shrunken to what a CP
 says which method is better. The pre-trained backbones are then fine-tuned with few labels, beside random weights.
 
 Each stage is kept in WORK/results.json and not run again; remove it, or an entry of it, to do so. The tables are in
-Markdown. The last one compares how fast views are made with how fast a step consumes them.
+Markdown. One compares how fast views are made with how fast a step consumes them.
 """
 
 from __future__ import annotations

@@ -188,6 +188,12 @@ def measure(name: str, root: Path, work: Path, checkpoint: Path) -> dict[str, An
     trained = load_trained(checkpoint)
     validation = read_list(root / "val.txt", root)
     static = name != "c2fnet"  # whose shapes follow from pixels
+    told: list[str] = []
+
+    def notify(line: str) -> None:
+        print(name, line, flush=True)
+        told.append(line)
+
     exported = export_model(
         trained,
         work / name / "export",
@@ -196,7 +202,7 @@ def measure(name: str, root: Path, work: Path, checkpoint: Path) -> dict[str, An
         tile=(SIDE, SIDE),
         calibration=calibration_images(root / "train.txt", trained.spec, (SIDE, SIDE), count=CALIBRATION),
         gate=Gate(spread(validation, SCORED), max_miou_drop=100),  # a loss is reported here, not refused
-        notify=lambda line: print(name, line, flush=True),
+        notify=notify,
     )
     folder, accuracy = exported.folder, exported.accuracy
     if folder is None or accuracy is None:
@@ -216,6 +222,7 @@ def measure(name: str, root: Path, work: Path, checkpoint: Path) -> dict[str, An
         "step": trained.manifest.origin.step,
         "parameters": trained.model.count_params(),
         "artifacts": rows,
+        "left_out": [line for line in told if "left out" in line],
         "refused": {} if static else refusals(trained, work / name / "refused"),
     }
 
@@ -236,7 +243,8 @@ Made by `python -m benchmarks.zoo_export path/to/download --work /tmp/zoo` ({dat
 
 Each segmentor is trained with AdamW, from random weights, on crops of 128x128 of the Dubai scenes, batch 8, for as many
 steps as the table says: enough for a mIoU above that of one class everywhere ({chance:.1f}), not for a good one. TFLite
-and ONNX files take one image of {side}x{side}; int8 is calibrated with {calibration} training tiles.
+and ONNX files take one image of {side}x{side}; int8 is calibrated with {calibration} training tiles, less those that
+the export leaves out (below).
 
 ## Differences from Keras
 
@@ -251,9 +259,9 @@ and ONNX files take one image of {side}x{side}; int8 is calibrated with {calibra
 LATENCY = """
 ## Time of one image
 
-{side}x{side}, in milliseconds: the fastest of {rounds} rounds in which all of a row took turns, since other work shared
-the machine. Keras runs as a traced function; it, the SavedModel and ONNX Runtime use {threads} threads. TFLite files
-use 1 or {threads}, as their columns say.
+{side}x{side}, in milliseconds: the fastest of {rounds} rounds in which all of a row took turns, which other work on the
+machine disturbs least. Keras runs as a traced function; it, the SavedModel and ONNX Runtime use {threads} threads.
+TFLite files use 1 or {threads}, as their columns say.
 
 | model | Keras | SavedModel | ONNX Runtime | float32, 1 | float32, 2 | dynamic, 1 | dynamic, 2 | int8, 1 | int8, 2 |
 |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|
@@ -305,6 +313,8 @@ def findings(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             f"{', '.join(beyond) or 'none'}."
         )
     for name, result in results.items():
+        for line in result["left_out"]:
+            yield f"- {name}, {line}"
         for kind, answer in result["refused"].items():
             yield f"- {name}, {kind}: {answer}"
 

@@ -21,6 +21,7 @@ from rsseg_tf.errors import DataError, ExportError
 __all__ = [
     "BYTES_INPUT",
     "BYTES_OUTPUT",
+    "CALIBRATED",
     "FORMATS",
     "MANIFEST_FILE",
     "MANIFEST_PROPERTY",
@@ -51,6 +52,8 @@ Format = Literal["savedmodel", "tflite", "onnx", "openvino", "web"]
 Quantization = Literal["float32", "float16", "dynamic", "int8", "int16x8"]
 FORMATS: tuple[Format, ...] = ("savedmodel", "tflite", "onnx", "openvino", "web")
 QUANTIZATIONS: tuple[Quantization, ...] = ("float32", "float16", "dynamic", "int8", "int16x8")
+CALIBRATED: tuple[Quantization, ...] = ("int8", "int16x8")
+"""Those whose ranges of activations are measured on images."""
 
 _Positive = Annotated[int, Field(gt=0)]
 

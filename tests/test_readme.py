@@ -69,6 +69,7 @@ def test_the_configuration_example_is_sound(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("code", PYTHON)
 def test_examples_of_the_library_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "\nassert " in code, "an example says itself what must come out"
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     keras.backend.clear_session()

@@ -72,7 +72,8 @@ def _names(allowed: tuple[str, ...]) -> Callable[[click.Context, click.Parameter
     "--calibration",
     type=Path,
     metavar="LIST",
-    help="Images that int8 and int16x8 measure activations on. [default: the training list]",
+    help="Images that int8 and int16x8 measure activations on; int8 leaves out those that are nothing like the others. "
+    "[default: the training list]",
 )
 @click.option(
     "--calibration-count", type=click.IntRange(min=1), metavar="N", help="How many of them to draw. [default: 32]"
@@ -138,6 +139,7 @@ def command(
     scores are left in DIR/refused.json.
     """  # noqa: D301  # click wants the character \b
     from rsseg_tf.errors import ConfigError
+    from rsseg_tf.manifest import CALIBRATED
 
     quantized = bool({"tflite", "web"} & set(formats))
     if quantizations and not quantized:
@@ -145,7 +147,7 @@ def command(
     if len(quantizations) > 1 and "tflite" not in formats:
         raise ConfigError(f"A page runs one model; got --quantize {','.join(quantizations)}. Name one, or add tflite.")
     quantizations = quantizations or ("float32",)
-    calibrated = quantized and bool({"int8", "int16x8"} & set(quantizations))
+    calibrated = quantized and bool(set(CALIBRATED) & set(quantizations))
     for name in ("calibration", "calibration_count", "seed"):
         if values[name] is not None and not calibrated:
             raise ConfigError(f"--{name} has an effect with --quantize int8 or int16x8 only; leave it out.")

@@ -223,7 +223,7 @@ def _real_tiles(
 ) -> list[NDArray]:
     """Returns the middle of some images at equal distances in the list."""
     available = gate.samples if gate else calibration
-    chosen = sorted({int(index) for index in np.linspace(0, len(available) - 1, min(count, len(available)))})
+    chosen = np.linspace(0, len(available) - 1, min(count, len(available))).astype(int)
     size = reference_size(trained, tile)
     if gate:
         return read_tiles([gate.samples[index].image for index in chosen], trained.spec, size)

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export.tiles import random_tiles
 from rsseg_tf.export.trained import Trained
-from rsseg_tf.manifest import Quantization
+from rsseg_tf.manifest import CALIBRATED, Quantization
 
 __all__ = ["REFERENCE_FILE", "Reference", "read_reference", "reference_size", "write_reference"]
 
 REFERENCE_FILE = "reference.npz"
 
 _MADE_UP, _LARGEST_SIDE = 2, 256
-_CALIBRATED = ("int8", "int16x8")
 
 
 class Reference(NamedTuple):
@@ -47,7 +46,7 @@ class Reference(NamedTuple):
         For ranges that were calibrated on real images these are the real tiles, if there are any: the values that a
         made-up one gives lie partly outside of them.
         """
-        if quantization in _CALIBRATED and self.real:
+        if quantization in CALIBRATED and self.real:
             return Reference(self.pixels[self.made_up :], self.logits[self.made_up :], 0)
         return self
 

@@ -18,11 +18,10 @@ from rsseg_tf.export.chatter import without_chatter
 from rsseg_tf.export.flatbuffer import check_operators, tensor_types
 from rsseg_tf.export.tiles import middle_of
 from rsseg_tf.export.trained import Trained, WeightsHolder
-from rsseg_tf.manifest import MANIFEST_FILE, PIXELS, Artifact, Quantization, Tensor
+from rsseg_tf.manifest import CALIBRATED, MANIFEST_FILE, PIXELS, Artifact, Quantization, Tensor
 
 __all__ = ["write_tflite"]
 
-_NEEDS_CALIBRATION = ("int8", "int16x8")
 _LOOKED_AT = 512  # pixels, the longest side of what is looked at to choose images
 LABELS_FILE = "labels.txt"
 
@@ -63,13 +62,13 @@ def write_tflite(
             not installed.
     """
     trained.refuse_unless_static("A TFLite file")
-    if quantization in _NEEDS_CALIBRATION and not calibration:
+    if quantization in CALIBRATED and not calibration:
         raise ExportError(
             f"--quantize {quantization} measures the range of activations on real images; there are none. Name a list "
             "of images with --calibration, such as the training list."
         )
     # Quantised inputs are declared as floating point; the converter makes them bytes.
-    dtype = "float32" if quantization in _NEEDS_CALIBRATION else trained.dtype
+    dtype = "float32" if quantization in CALIBRATED else trained.dtype
     as_bytes = quantization == "int8" and trained.dtype == "uint8"
     if quantization == "int8":
         fit = _typical(trained, calibration, tile)
@@ -138,7 +137,7 @@ def _configure(converter: Any, quantization: Quantization, images: Sequence[NDAr
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantization == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if quantization in _NEEDS_CALIBRATION:
+    if quantization in CALIBRATED:
         converter.representative_dataset = lambda: ({PIXELS: image} for image in images)
     if quantization == "int8":
         converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8]

@@ -165,7 +165,7 @@ class Server:
         self._service.close()
 
     def run(self, started: Callable[[], None]) -> None:
-        """Serves until SIGTERM or SIGINT; for the main thread of a process.
+        """Serves until SIGTERM or SIGINT; for the main thread of a process, whose garbage collector it tunes.
 
         Args:
             started: called when requests are answered.

@@ -102,7 +102,10 @@ def test_a_label_of_16_bits_is_read_if_its_ids_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ignored", [255, 9])
 def test_the_ignored_id_is_allowed(tmp_path: Path, look: Look, ignored: int) -> None:
     label = np.full(SIZE, ignored, np.uint8)
-    look(make(tmp_path, "a", label=label), custom_spec("town", ["ground", "roof"], ignore_index=ignored))
+    sample = make(tmp_path, "a", label=label)
+    look(sample, custom_spec("town", ["ground", "roof"], ignore_index=ignored))
+    with pytest.raises(DataError, match=f"holds the ids {ignored}"):
+        look(sample, custom_spec("town", ["ground", "roof"], ignore_index=77))
 
 
 # === What is refused ===
