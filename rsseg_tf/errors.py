@@ -14,6 +14,7 @@ The command line prints the message alone and exits with code 2; a traceback mea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -26,6 +27,7 @@ __all__ = [
     "TrainingError",
     "WeightsError",
     "did_you_mean",
+    "reason",
 ]
 
 
@@ -61,3 +63,43 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Returns `` Did you mean 'x'?`` for the allowed name nearest to `name`, or an empty string."""
     near = get_close_matches(name, list(allowed), n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+_LONGEST_REASON = 400
+# What libraries say instead of a cause; the cause is the exception that they were raised from.
+_POINTERS = re.compile(r"\.?\s*See previous exception for details\.?", re.IGNORECASE)
+
+
+def reason(error: BaseException) -> str:
+    """Returns why something failed as one line without a full stop, the causes of the library underneath included.
+
+    A type that says nothing by its message is named. GDAL's errors reach Python as a chain, whose first link often only
+    points to the next; each link's words stand in the line once.
+
+    Args:
+        error: any exception.
+    """
+    found: list[str] = []
+    link: BaseException | None = error
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        words = _words(link)
+        if words and not any(words in earlier for earlier in found):
+            found.append(words)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    line = ": ".join(found) or type(error).__name__
+    return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 1] + "…"
+
+
+def _words(error: BaseException) -> str:
+    """Returns what one exception says, in one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = " ".join(_POINTERS.sub("", text).split()).rstrip(".: ")
+    known = isinstance(error, RssegError | OSError) or type(error).__module__.partition(".")[0] in (
+        "rasterio",
+        "pyogrio",
+    )
+    if known:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from rsseg_tf.checking.evidence import Evidence
 from rsseg_tf.checking.report import Report
-from rsseg_tf.datasets.images import atomic_path, read_image, read_label, write_png
+from rsseg_tf.datasets.images import read_image, read_label, write_png
 from rsseg_tf.datasets.spec import MAX_CLASSES, RGB, custom_spec, default_palette
 from rsseg_tf.errors import DataError
+from rsseg_tf.files import atomic_path
 from rsseg_tf.inference.pictures import IGNORED_COLOUR, as_rgb, legend, resized, titled
 
 __all__ = ["SHEET_SUFFIXES", "choose_samples", "write_sheet"]

@@ -70,8 +70,8 @@ def import_(source: Path, output: Path | None, overwrite: bool) -> None:
     them at once, and nothing is written.
     """
     from rsseg_tf.config.paddleseg import import_paddleseg
-    from rsseg_tf.datasets import atomic_path
     from rsseg_tf.errors import ConfigError
+    from rsseg_tf.files import atomic_path
 
     text = import_paddleseg(source).text(source.name)
     if output is None:

@@ -132,8 +132,8 @@ def scores_table(scores: SegmentationScores, protocol: str) -> Any:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Writes JSON whole or not at all."""
-    from rsseg_tf.datasets import atomic_path
     from rsseg_tf.errors import ConfigError
+    from rsseg_tf.files import atomic_path
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

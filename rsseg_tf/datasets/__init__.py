@@ -5,7 +5,6 @@ from __future__ import annotations
 from rsseg_tf.datasets.dubai import DUBAI, prepare_dubai
 from rsseg_tf.datasets.images import (
     ImageHeader,
-    atomic_path,
     image_header,
     read_image,
     read_label,
@@ -55,7 +54,6 @@ __all__ = [
     "Sample",
     "SplitReport",
     "Window",
-    "atomic_path",
     "custom_spec",
     "dataset_spec",
     "default_palette",

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from rsseg_tf.datasets.archives import Member, local_copy
-from rsseg_tf.datasets.images import atomic_path, write_image, write_png
+from rsseg_tf.datasets.images import write_image, write_png
 from rsseg_tf.datasets.label_codings import LabelCoding, Strangers
 from rsseg_tf.datasets.pixel_rows import Bands, PixelRows, open_rows
 from rsseg_tf.datasets.spec import RGB
 from rsseg_tf.datasets.tile_names import tile_name
 from rsseg_tf.datasets.tiling import windows
 from rsseg_tf.errors import DataError
+from rsseg_tf.files import atomic_path
 
 __all__ = ["CutPlan", "Scene", "SceneRecord", "cut_scene", "source_stamp"]
 

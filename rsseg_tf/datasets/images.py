@@ -7,10 +7,7 @@ PNG, without an error. All functions are safe to call from several threads.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
-import os
-import secrets
 import struct
 import warnings
 import zlib
@@ -25,10 +22,10 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from rsseg_tf.datasets.spec import RGB
 from rsseg_tf.errors import DataError
+from rsseg_tf.files import atomic_path
 
 __all__ = [
     "ImageHeader",
-    "atomic_path",
     "check_jpeg",
     "check_png",
     "decode_image",
@@ -251,32 +248,6 @@ def _write_bytes(path: Path, data: bytes) -> None:
         raise DataError(f"Cannot write {path}: {error.strerror or error}. Check the folder and the free space.") from (
             error
         )
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path` that becomes `path` when the block ends well.
-
-    The temporary name keeps the suffix, so that writers which choose the format by it work. On success the file is
-    flushed to the disk and renamed over `path`; on any error it is removed and `path` stays as it was.
-
-    Args:
-        path: The file to appear; its folder must exist.
-
-    Yields:
-        The path to write to. The block must create that file.
-
-    Raises:
-        OSError: When the file cannot be flushed or renamed, or the block did not create it.
-    """
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.tmp{path.suffix}")
-    try:
-        yield temporary
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_bytes(path: Path, count: int = -1) -> bytes:

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsseg_tf.datasets.images import atomic_path
 from rsseg_tf.errors import DataError
+from rsseg_tf.files import atomic_path
 
 __all__ = ["Sample", "list_lines", "read_list", "write_list"]
 

@@ -18,12 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 import rsseg_tf
 from rsseg_tf.datasets.archives import Member, close_archives, list_members
 from rsseg_tf.datasets.cutting import CutPlan, Scene, SceneRecord, cut_scene, source_stamp
-from rsseg_tf.datasets.images import atomic_path
 from rsseg_tf.datasets.listing import read_list
 from rsseg_tf.datasets.prepared import (
     PreparedFolder,
@@ -37,6 +34,7 @@ from rsseg_tf.datasets.prepared import (
 from rsseg_tf.datasets.processes import in_processes
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import DataError
+from rsseg_tf.files import atomic_path, hold
 
 __all__ = ["Workspace", "workspace"]
 
@@ -214,14 +212,13 @@ def workspace(output: Path) -> Iterator[Workspace]:
         check_replaceable(output)
         for place in (work.scratch, folder / _WORK / "journal"):
             place.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / _WORK / "lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
+        lock_file = folder / _WORK / "lock"
+        lock = hold(lock_file)
+        if lock is None:
             raise DataError(
-                f"Another process is preparing {output} (its lock is {lock.lock_file}). Wait for it, or choose another "
+                f"Another process is preparing {output} (its lock is {lock_file}). Wait for it, or choose another "
                 "output."
-            ) from error
+            )
         try:
             shutil.rmtree(work.scratch)
             work.scratch.mkdir()

@@ -16,12 +16,12 @@ from pathlib import Path
 import keras
 
 from rsseg_tf.config import Config, dump_config
-from rsseg_tf.datasets import atomic_path
 from rsseg_tf.engines.candidates import Candidate, available_threads, find_candidates
 from rsseg_tf.engines.measuring import Measured, measure
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export.publish import ACCURACY_FILE
 from rsseg_tf.export.reference import REFERENCE_FILE
+from rsseg_tf.files import atomic_path
 from rsseg_tf.manifest import MANIFEST_FILE
 from rsseg_tf.weights.cache import cache_dir
 

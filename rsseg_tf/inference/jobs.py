@@ -14,10 +14,11 @@ import rasterio
 from numpy.typing import NDArray
 
 from rsseg_tf import __version__
-from rsseg_tf.datasets.images import atomic_path, write_png
+from rsseg_tf.datasets.images import write_png
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.errors import DataError
+from rsseg_tf.files import atomic_path
 from rsseg_tf.inference.area import area_of_interest
 from rsseg_tf.inference.decoding import Product, products
 from rsseg_tf.inference.ground import pixel_size

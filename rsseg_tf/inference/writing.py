@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 import rasterio
 import rasterio.shutil
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
 from rsseg_tf import __version__
-from rsseg_tf.datasets.images import atomic_path
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError
+from rsseg_tf.files import atomic_path, hold, replace_file
 from rsseg_tf.inference.decoding import PROBABILITY_NODATA, PROBABILITY_STEPS, Product
 from rsseg_tf.inference.raster import Scene
 
@@ -154,11 +153,14 @@ class SceneWriter:
         self._journal = first.partial.with_suffix(".json")
         self._settings = {**settings, "strips": [list(strip) for strip in strips], "products": list(files)}
         self._open: dict[Product, rasterio.io.DatasetWriter] = {}
-        self._lock = FileLock(first.partial.with_suffix(".lock"))
+        lock_file = first.partial.with_suffix(".lock")
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise DataError(f"{first.path} is being written by another process. Wait for it, or stop it.") from error
+            lock = hold(lock_file)
+        except OSError as error:
+            raise _unwritable(lock_file, error) from error
+        if lock is None:
+            raise DataError(f"{first.path} is being written by another process. Wait for it, or stop it.")
+        self._lock = lock
         try:
             self.finished = self._resumed() if resume else Rows()
         except BaseException:
@@ -251,8 +253,7 @@ class SceneWriter:
                 elif file.cog:
                     _make_cog(file, categorical=product == "labels")
                 else:
-                    _sync(file.partial)
-                    os.replace(file.partial, file.path)
+                    replace_file(file.partial, file.path)
             except (RasterioError, OSError) as error:
                 raise _unwritable(file.path, error) from error
         self._journal.unlink(missing_ok=True)
@@ -277,7 +278,6 @@ class SceneWriter:
             file.partial.unlink(missing_ok=True)
 
     def _unlock(self) -> None:
-        Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 
     def _resumed(self) -> Rows:

@@ -10,8 +10,8 @@ import shlex
 from pathlib import Path
 
 from rsseg_tf.assets import asset_dir
-from rsseg_tf.datasets.images import atomic_path
 from rsseg_tf.errors import ConfigError, ExportError
+from rsseg_tf.files import atomic_path
 from rsseg_tf.manifest import Manifest, read_manifest
 from rsseg_tf.serving.names import check_model_name
 from rsseg_tf.serving.versions import version_folders

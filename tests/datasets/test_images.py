@@ -10,7 +10,7 @@ import pytest
 import rasterio
 from rasterio import Affine
 
-from rsseg_tf.datasets import atomic_path, image_header, read_image, read_label, write_png
+from rsseg_tf.datasets import image_header, read_image, read_label, write_png
 from rsseg_tf.datasets.images import decode_image, png_palette
 from rsseg_tf.errors import DataError
 
@@ -355,33 +355,3 @@ def test_write_png_refuses(tmp_path, array, palette):
 def test_write_png_without_folder(tmp_path):
     with pytest.raises(DataError, match=r"Cannot write .*a\.png: No such file"):
         write_png(tmp_path / "absent" / "a.png", picture())
-
-
-def test_atomic_path_keeps_the_old_file_on_error(tmp_path):
-    target = tmp_path / "a.txt"
-    target.write_text("old")
-
-    def fail():
-        with atomic_path(target) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError, match="stop"):
-        fail()
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_atomic_path_keeps_suffix_and_folder(tmp_path):
-    with atomic_path(tmp_path / "a.tif") as temporary:
-        assert temporary.parent == tmp_path
-        assert temporary.suffix == ".tif"
-        temporary.write_bytes(b"x")
-        assert not (tmp_path / "a.tif").exists()
-    assert (tmp_path / "a.tif").read_bytes() == b"x"
-    assert list(tmp_path.iterdir()) == [tmp_path / "a.tif"]
-
-
-def test_atomic_path_without_a_file_written(tmp_path):
-    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a.txt"):
-        pass
