@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +15,9 @@ import rasterio
 from numpy.typing import NDArray
 
 from rsseg_tf import __version__
+from rsseg_tf.datasets.gdal import Trust
 from rsseg_tf.datasets.images import write_png
+from rsseg_tf.datasets.rasters import Scene, open_scene
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.errors import DataError
@@ -25,7 +28,6 @@ from rsseg_tf.inference.ground import pixel_size
 from rsseg_tf.inference.logits import Predict
 from rsseg_tf.inference.options import InferenceOptions, OutputOptions, SceneOptions
 from rsseg_tf.inference.pictures import as_rgb, colour_table, overlay
-from rsseg_tf.inference.raster import Scene, open_scene
 from rsseg_tf.inference.streaming import Tiling, make_tiling, predict_scene, split_into_strips
 from rsseg_tf.inference.vectors import Legend, write_polygons
 from rsseg_tf.inference.writing import RasterFile, SceneWriter, raster_file
@@ -57,6 +59,7 @@ _FOLDERS: dict[Product, str] = {
     "confidence": CONFIDENCE_FOLDER,
     "probabilities": PROBABILITY_FOLDER,
 }
+_STREAMED = "Convert it to a tiled GeoTIFF, which is read part by part, or raise --max_memory if it is sound."
 _JPEG_SUFFIXES = (".jpeg", ".jpg")
 _PICTURE_BYTES = 24
 """Bytes per pixel while a picture is made: image, labels, colours, their mixture and the encoded file."""
@@ -104,7 +107,7 @@ class JobSettings:
         options, scenes = asdict(self.options), asdict(self.scenes)
         for name in ("batch_size",):
             options.pop(name)
-        for name in ("max_memory", "resume"):
+        for name in ("max_memory", "resume", "allow_vrt_sources"):
             scenes.pop(name)
         scenes["aoi"] = None if self.scenes.aoi is None else [self.scenes.aoi.name, *stamp(self.scenes.aoi)]
         spec = {"classes": self.spec.classes, "ignore_index": self.spec.ignore_index, "palette": self.palette}
@@ -139,7 +142,8 @@ class PredictionResult:
         confidence: raster of the largest probability, if asked for.
         probabilities: raster of all probabilities, if asked for.
         vector: polygons, if asked for.
-        note: why nothing had to be done, in one line; None otherwise.
+        note: why nothing had to be done, or what a user should know of how the file was read, in one line; None
+            otherwise.
         error: why it failed, in one line; None if all is well.
     """
 
@@ -181,7 +185,7 @@ def run_job(
         DataError: when the scene is damaged or does not fit the model, or a file cannot be written.
     """
     spec, output = settings.spec, settings.output
-    with open_scene(job.path, settings.scenes.bands, spec.band_names) as scene, _gdal_cache(settings.scenes.max_memory):
+    with _gdal_cache(settings.scenes.max_memory), _opened(job, settings) as scene:
         value_scale = _check_scene(scene, settings)
         ground = pixel_size(scene.size, scene.transform, scene.crs) if settings.scenes.match_gsd else None
         tiling = make_tiling(scene.size, settings.options, settings.scenes, ground)
@@ -224,6 +228,7 @@ def run_job(
         confidence=kept.get("confidence"),
         probabilities=kept.get("probabilities"),
         vector=vector,
+        note="; ".join(scene.notes) or None,
     )
 
 
@@ -236,6 +241,23 @@ def discard_partial(job: Job, settings: JobSettings) -> None:
                 (place / f".{job.name.name}{product}.partial{suffix}").unlink(missing_ok=True)
 
 
+def _opened(job: Job, settings: JobSettings) -> contextlib.AbstractContextManager[Scene]:
+    """Opens a scene so that what is decoded at once stays within the memory that is allowed.
+
+    Decoding holds a PNG or JPEG twice, and its pixels are held until the results are written; a block of a TIFF is
+    decoded into GDAL's cache.
+    """
+    scenes = settings.scenes
+    return open_scene(
+        job.path,
+        scenes.bands,
+        settings.spec,
+        max_value=scenes.max_value,
+        trust=Trust(scenes.max_memory // 4, scenes.allow_vrt_sources, _STREAMED),
+        max_block=scenes.max_memory // 4,
+    )
+
+
 def _gdal_cache(max_memory: int) -> rasterio.Env:
     """Bounds GDAL's cache of decoded blocks, which is a twentieth of the machine's memory otherwise."""
     return rasterio.Env(GDAL_CACHEMAX=max_memory // 8)
@@ -244,12 +266,10 @@ def _gdal_cache(max_memory: int) -> rasterio.Env:
 def _check_scene(scene: Scene, settings: JobSettings) -> float:
     """Checks that bands and values are those of the model; returns the factor that brings values to its units."""
     spec, given = settings.spec, settings.scenes.max_value
-    if len(scene.bands) != spec.bands:
-        alpha = " beside its alpha band, which is a mask" if scene.has_alpha else ""
+    if len(scene.bands) != spec.bands:  # as --bands chose them
         raise DataError(
-            f"the model for data set '{spec.name}' needs {spec.bands} bands; {scene.path} has "
-            f"{len(scene.bands)}{alpha}. Choose the bands that the model was trained with, in its order, with --bands"
-            + (", and clear the mark 'alpha' if that band is data." if scene.has_alpha else ".")
+            f"the model for data set '{spec.name}' needs {spec.bands} bands; --bands names {len(scene.bands)} for "
+            f"{scene.path}. Name the bands that the model was trained with, in its order."
         )
     if given is not None:
         return spec.max_value / given

@@ -21,12 +21,12 @@ from rasterio.crs import CRS
 from rasterio.features import shapes
 from rasterio.warp import transform as reproject
 
+from rsseg_tf.datasets.rasters import Scene
 from rsseg_tf.errors import DataError
 from rsseg_tf.extras import require
 from rsseg_tf.files import atomic_path
 from rsseg_tf.inference.decoding import PROBABILITY_STEPS
 from rsseg_tf.inference.ground import area_plane, move
-from rsseg_tf.inference.raster import Scene
 
 __all__ = ["Legend", "Region", "regions", "write_polygons"]
 

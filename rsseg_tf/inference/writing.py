@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
 from rsseg_tf import __version__
+from rsseg_tf.datasets.rasters import Scene
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.files import atomic_path, hold, replace_file
 from rsseg_tf.inference.decoding import PROBABILITY_NODATA, PROBABILITY_STEPS, Product
-from rsseg_tf.inference.raster import Scene
 
 __all__ = ["BLOCK", "RasterFile", "Rows", "SceneWriter", "raster_file"]
 
