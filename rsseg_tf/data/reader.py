@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
@@ -12,41 +11,13 @@ import numpy as np
 
 from rsseg_tf.datasets import DatasetSpec, Sample, read_label
 from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
-from rsseg_tf.datasets.images import ImageHeader
+from rsseg_tf.datasets.judging import check_label_ids, check_same_size, check_type, ids_of, label_of
+from rsseg_tf.datasets.listing import Samples
+from rsseg_tf.datasets.looking import Inspection
 from rsseg_tf.datasets.rasters import Pixels, read_pixels, scene_header
-from rsseg_tf.datasets.spec import unknown_ids
 from rsseg_tf.errors import DataError
 
-__all__ = ["ImageReader", "Notes", "SampleReader", "check_images", "check_label_ids", "check_samples"]
-
-
-class Notes:
-    """What users should know of how images are read, each once with the first image that it is true of.
-
-    Args:
-        notify: called with a line at the first image; None to count them for `lines`.
-    """
-
-    def __init__(self, notify: Callable[[str], object] | None = None) -> None:
-        self._notify = notify
-        self._found: dict[str, list[Path]] = {}
-        self._lock = threading.Lock()
-
-    def add(self, path: Path, notes: Sequence[str]) -> None:
-        """Takes in the notes of an image."""
-        for note in notes:
-            with self._lock:
-                paths = self._found.setdefault(note, [])
-                paths.append(path)
-            if self._notify is not None and len(paths) == 1:
-                self._notify(f"Note: {path} {note}; other images of the same kind are not named.")
-
-    def lines(self) -> list[str]:
-        """Returns a line for each note."""
-        return [
-            f"Note: {paths[0]} {note}" + (f" (and {len(paths) - 1} more)" if len(paths) > 1 else "")
-            for note, paths in self._found.items()
-        ]
+__all__ = ["ImageReader", "SampleReader", "check_images", "check_samples"]
 
 
 class _Reader:
@@ -79,17 +50,18 @@ class _Reader:
             spec: says how many bands there are, which ids, and which values are data.
             cache_mb: MiB of decoded pixels to keep.
             trust: how large images may be, and what a VRT may name.
-            notify: called with a line for what a user should know of how images are read.
+            notify: called with a line for what a user should know of how images are read, once for each kind.
 
         Raises:
             DataError: when the first image cannot be opened.
         """
-        self.samples = tuple(samples)
+        self.samples = samples if isinstance(samples, Samples) else tuple(samples)
         self.spec = spec
         self.trust = trust
         header, _ = scene_header(self.samples[0].image, spec, trust=trust, repeat_grey=self._repeats_grey)
         self.dtype = np.dtype(header.dtype)
-        self._notes = Notes(notify)
+        self._notify = notify
+        self._notes: set[str] = set()
         self.failure: DataError | None = None
         self._kept: dict[int, tuple[np.ndarray, ...]] = {}
         self._room = cache_mb * 2**20
@@ -116,8 +88,12 @@ class _Reader:
 
     def _pixels(self, path: Path) -> Pixels:
         pixels = read_pixels(path, self.spec, trust=self.trust, repeat_grey=self._repeats_grey)
-        _check_type(path, pixels.values.dtype, self.samples[0].image, self.dtype)
-        self._notes.add(path, pixels.notes)
+        check_type(path, pixels.values.dtype, self.samples[0].image, self.dtype)
+        with self._lock:
+            fresh = set(pixels.notes) - self._notes
+            self._notes |= fresh
+        for note in sorted(fresh):
+            self._notify(f"Note: {path} {note}; other images of which this is true are not named.")
         return pixels
 
 
@@ -137,10 +113,10 @@ class SampleReader(_Reader):
 
     def _read(self, sample: Sample) -> tuple[np.ndarray, ...]:
         pixels = self._pixels(sample.image)
-        label = _label_of(sample)
+        label = label_of(sample)
         ids = read_label(label, self.trust)
         check_same_size(sample, pixels.values.shape[:2], ids.shape)
-        check_label_ids(ids, label, self.spec)
+        check_label_ids(ids_of(ids), label, self.spec)
         ids = ids.astype(np.uint8)
         if pixels.nodata is not None:
             ids[pixels.nodata] = self.spec.ignore_index
@@ -162,49 +138,6 @@ class ImageReader(_Reader):
             DataError: for a file that is missing, truncated, or of another type or number of bands than it should be.
         """
         return self._get(index)[0]
-
-
-def _label_of(sample: Sample) -> Path:
-    if sample.label is None:
-        raise DataError(f"{sample.image} has no label beside it in the list; write 'image label' on each line.")
-    return sample.label
-
-
-def _check_type(path: Path, dtype: np.dtype, first: Path, first_dtype: np.dtype) -> None:
-    if dtype != first_dtype:
-        raise DataError(
-            f"{path} is {dtype}, but {first} is {first_dtype}; all images of a data set must have one type. "
-            "Convert one of them."
-        )
-
-
-def check_same_size(sample: Sample, image_size: Sequence[int], label_size: Sequence[int]) -> None:
-    """Raises DataError unless image and label have the same (height, width)."""
-    if tuple(image_size) != tuple(label_size):
-        raise DataError(
-            f"{sample.image} is {image_size[1]}x{image_size[0]} pixels, but its label {sample.label} is "
-            f"{label_size[1]}x{label_size[0]}; both must have one size."
-        )
-
-
-def check_label_ids(label: np.ndarray, path: Path, spec: DatasetSpec) -> None:
-    """Raises DataError when the label holds an id that is neither a class nor the ignored one."""
-    top = int(label.max(initial=0))
-    if top < spec.num_classes:
-        return
-    present = np.flatnonzero(np.bincount(label.ravel(), minlength=top + 1))
-    wrong = unknown_ids(present, spec.num_classes, spec.ignore_index)
-    if wrong:
-        shown = ", ".join(map(str, wrong[:8])) + (", …" if len(wrong) > 8 else "")
-        remedy = (
-            "0 and 255 alone look like a black-and-white mask: write class ids instead."
-            if set(present.tolist()) == {0, 255}
-            else "Correct the label, or the class list of the dataset."
-        )
-        raise DataError(
-            f"{path} holds the ids {shown}; the dataset '{spec.name}' allows 0..{spec.num_classes - 1} and "
-            f"{spec.ignore_index} (ignored). {remedy}"
-        )
 
 
 def check_images(
@@ -230,36 +163,7 @@ def check_images(
     Raises:
         DataError: that counts all images that are wrong and says what is wrong with the first of them.
     """
-    first: tuple[Path, np.dtype] | None = None
-    notes = Notes()
-
-    def header(sample: Sample) -> ImageHeader | DataError:
-        try:
-            found, noted = scene_header(sample.image, spec, trust=trust, repeat_grey=True)
-        except DataError as error:
-            return error
-        notes.add(sample.image, noted)
-        return found
-
-    wrong: list[DataError] = []
-    with ThreadPoolExecutor(workers) as pool:
-        for done, (sample, found) in enumerate(zip(samples, pool.map(header, samples), strict=True), 1):
-            if progress:
-                progress(done, len(samples))
-            if isinstance(found, DataError):
-                wrong.append(found)
-                continue
-            first = first or (sample.image, np.dtype(found.dtype))
-            try:
-                _check_type(sample.image, np.dtype(found.dtype), *first)
-            except DataError as error:
-                wrong.append(error)
-    if wrong:
-        raise DataError(
-            f"{len(wrong)} of {len(samples)} images cannot be used. The first: {wrong[0]} "
-            "Mend or remove these files, or leave them out of a list that dataset.train_list names."
-        )
-    return notes.lines()
+    return Inspection(samples, spec, workers=workers, labels=False, trust=trust).raise_count(progress).notes()
 
 
 def check_samples(
@@ -285,27 +189,4 @@ def check_samples(
     Raises:
         DataError: for the first sample in list order that is wrong.
     """
-    first = samples[0].image
-    first_dtype = np.dtype(scene_header(first, spec, trust=trust)[0].dtype)
-    notes = Notes()
-
-    def check(sample: Sample) -> None:
-        header, noted = scene_header(sample.image, spec, trust=trust)
-        notes.add(sample.image, noted)
-        _check_type(sample.image, np.dtype(header.dtype), first, first_dtype)
-        label = _label_of(sample)
-        ids = read_label(label, trust)
-        check_same_size(sample, (header.height, header.width), ids.shape)
-        check_label_ids(ids, label, spec)
-
-    with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(check, sample) for sample in samples]
-        try:
-            for done, future in enumerate(futures, 1):
-                future.result()
-                if progress:
-                    progress(done, len(samples))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return notes.lines()
+    return Inspection(samples, spec, workers=workers, trust=trust).raise_first(progress).notes()

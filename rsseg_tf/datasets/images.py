@@ -84,6 +84,7 @@ class ImageHeader:
         bands: Bands; 3 for a palette PNG, whose colours `read_image` looks up (`read_label` gives its indices).
         dtype: NumPy name of the pixel type, such as ``"uint8"``.
         marks: What each band is: "red", "alpha", "palette", "undefined" and so on.
+        is_jpeg: Whether it is a JPEG.
     """
 
     height: int
@@ -91,6 +92,7 @@ class ImageHeader:
     bands: int
     dtype: str
     marks: tuple[str, ...] = field(default=(), compare=False)
+    is_jpeg: bool = field(default=False, compare=False)
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -524,7 +526,7 @@ def _jpeg_header(data: bytes | mmap.mmap, name: str) -> ImageHeader:
         if marker in _JPEG_FRAMES and position + 6 <= len(data):
             _, height, width, components = struct.unpack_from(">BHHB", data, position)
             marks = ("gray",) if components == 1 else _RGB_MARKS
-            return ImageHeader(height, width, len(marks), "uint8", marks)
+            return ImageHeader(height, width, len(marks), "uint8", marks, is_jpeg=True)
     raise _damaged(name, "JPEG", "it has no frame header")
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,6 +40,7 @@ from rsseg_tf.datasets.ranges import ValueRange
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.datasets.vrt import require_near_sources
+from rsseg_tf.datasets.world_files import ImagePlace, image_place
 from rsseg_tf.errors import DataError, reason
 
 __all__ = ["Pixels", "Scene", "open_scene", "raster_driver", "read_pixels", "scene_header"]
@@ -100,6 +102,7 @@ class Scene:
         gcps_crs: their coordinate reference system.
         rpcs: rational polynomial coefficients, or None.
         tags: metadata that also hold for a label map of the scene.
+        place_note: what should say where the scene lies and could not be used, in one line; None if there is nothing.
     """
 
     path: Path
@@ -115,6 +118,7 @@ class Scene:
     gcps_crs: CRS | None = None
     rpcs: RPC | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    place_note: str | None = None
     _source: rasterio.DatasetReader | NDArray | None = field(default=None, repr=False)
     _driver: str = "GTiff"
     _alpha: int | None = None
@@ -195,13 +199,14 @@ def open_scene(
     trust: Trust = TRUSTING_NOBODY,
     max_block: int | None = None,
     repeat_grey: bool = False,
+    placed: bool = True,
 ) -> Iterator[Scene]:
     """Opens a PNG, JPEG, TIFF or VRT file.
 
     The bands of the image are, in this order: those asked for; those described as the spec's bands are called; those
     marked as they are called (red, green, blue, nir); all that are not marked alpha, if that is as many as the spec
-    has; or else all. An alpha band that is not among them is a mask. PNG and JPEG files are decoded at once, and taken
-    to have no place.
+    has; or else all. An alpha band that is not among them is a mask. PNG and JPEG files are decoded at once; where they
+    lie is told by files beside them, see `image_place`.
 
     Args:
         path: the file; its kind is told by its first bytes.
@@ -211,6 +216,7 @@ def open_scene(
         trust: how large a PNG or JPEG may be, and what a VRT may name.
         max_block: bytes that a block of a TIFF, which is decoded at once, may take; no bound if None.
         repeat_grey: read the one band of a grey image three times where the spec has three bands.
+        placed: whether to find out where the image lies.
 
     Raises:
         DataError: when the file is missing, damaged, of another kind, too large, of complex numbers, or lacks bands.
@@ -220,12 +226,16 @@ def open_scene(
     if driver is None:
         stored, header, notes = read_decoded(path, trust)
         chosen = _choose(name, header.marks, ("",) * len(header.marks), bands, spec, repeat_grey)
+        place = image_place(path, "JPEG" if header.is_jpeg else "PNG") if placed else ImagePlace()
         yield Scene(
             path,
             (stored.shape[0], stored.shape[1]),
             stored.dtype,
             chosen.bands,
             chosen.alpha is not None,
+            crs=place.crs,
+            transform=place.transform,
+            place_note=place.note,
             _source=stored,
             _alpha=chosen.alpha,
             _range=ValueRange.of(spec, stored.dtype, len(chosen.bands), max_value),
@@ -236,6 +246,8 @@ def open_scene(
         require_near_sources(path)
     with open_raster(path, driver) as source:
         scene = _describe(path, source, driver, bands, spec, max_value, repeat_grey)
+        if placed:
+            scene = replace(scene, **_place_of(path, source, driver))
         if max_block is not None:
             _require_small_blocks(scene, source, max_block, trust)
         yield scene
@@ -255,7 +267,7 @@ def read_pixels(
     Raises:
         DataError: As `open_scene`; when it is too large.
     """
-    with open_scene(path, None, spec, trust=trust, repeat_grey=repeat_grey) as scene:
+    with open_scene(path, None, spec, trust=trust, repeat_grey=repeat_grey, placed=False) as scene:
         _require_whole(scene, trust)
         return replace(scene.look(), notes=scene.notes)
 
@@ -274,7 +286,7 @@ def scene_header(
         require_bytes(printable(path), shape, header.dtype, trust)
         chosen = _choose(printable(path), header.marks, ("",) * len(header.marks), None, spec, repeat_grey)
         return ImageHeader(header.height, header.width, len(chosen.bands), header.dtype), chosen.notes
-    with open_scene(path, None, spec, trust=trust, repeat_grey=repeat_grey) as scene:
+    with open_scene(path, None, spec, trust=trust, repeat_grey=repeat_grey, placed=False) as scene:
         _require_whole(scene, trust)
         return ImageHeader(*scene.size, len(scene.bands), str(scene.dtype)), scene.notes
 
@@ -325,7 +337,6 @@ def _describe(
         raise (DataError(f"{error} It {notes[0]}.") if notes else error) from error
     dtype = pixel_type(source, chosen.bands, name)
     notes += [*chosen.notes, *tiff_notes(path)]
-    place = _Place.of(source, notes)
     tags = source.tags()
     return Scene(
         path=path,
@@ -335,11 +346,6 @@ def _describe(
         has_alpha=chosen.alpha is not None,
         is_raster=True,
         descriptions=tuple(descriptions[band - 1] for band in chosen.bands),
-        crs=place.crs,
-        transform=place.transform,
-        gcps=place.gcps,
-        gcps_crs=place.gcps_crs,
-        rpcs=place.rpcs,
         tags={key: tags[key] for key in _COPIED_TAGS if key in tags},
         _source=source,
         _driver=driver,
@@ -349,28 +355,28 @@ def _describe(
     )
 
 
-@dataclass
-class _Place:
-    """Where a raster lies, as far as its file can be understood."""
+def _place_of(path: Path, source: rasterio.DatasetReader, driver: str) -> dict[str, Any]:
+    """Returns the fields of a scene that say where a raster lies.
 
-    crs: CRS | None = None
-    transform: Affine = field(default_factory=Affine.identity)
-    gcps: tuple[GroundControlPoint, ...] = ()
-    gcps_crs: CRS | None = None
-    rpcs: RPC | None = None
-
-    @classmethod
-    def of(cls, source: rasterio.DatasetReader, notes: list[str]) -> _Place:
-        """Reads the place; what cannot be understood is left out and noted, since the pixels are sound without."""
-        place = cls()
-        try:
-            place.crs, place.transform = source.crs, source.transform
-            gcps, place.gcps_crs = source.gcps
-            place.gcps, place.rpcs = tuple(gcps), source.rpcs
-        except (*RASTER_ERRORS, ValueError, KeyError, IndexError) as error:
-            notes.append(f"has a place that cannot be read ({reason(error)}); results have no place")
-            return cls()
-        return place
+    What cannot be understood is left out and noted, since the pixels are sound without it.
+    """
+    try:
+        crs, transform, (gcps, gcps_crs), rpcs = source.crs, source.transform, source.gcps, source.rpcs
+    except (*RASTER_ERRORS, ValueError, LookupError) as error:
+        return {"place_note": f"its place on Earth cannot be read ({reason(error)}), so results have none"}
+    note = None
+    if crs is None and not gcps and driver == "GTiff":
+        beside = image_place(path, driver)
+        crs, transform = beside.crs, beside.transform if transform == Affine.identity() else transform
+        note = beside.note
+    return {
+        "crs": crs,
+        "transform": transform,
+        "gcps": tuple(gcps),
+        "gcps_crs": gcps_crs,
+        "rpcs": rpcs,
+        "place_note": note,
+    }
 
 
 # --- bands ------------------------------------------------------------------------------------------------------------
