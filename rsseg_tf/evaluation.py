@@ -40,7 +40,7 @@ class Evaluation:
 
     protocol: Protocol
     spec: DatasetSpec
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     scenes: tuple[TiledScene, ...] = ()
 
     def run(
@@ -95,7 +95,7 @@ def plan_evaluation(config: Config, samples: Sequence[Sample]) -> Evaluation:
     if protocol.labels is not None:
         _require_labels(protocol, protocol.labels, dataset)
     scenes = find_scenes(samples, _tile_names(protocol, dataset)) if protocol.stitched else ()
-    return Evaluation(protocol, dataset.spec, tuple(samples), scenes)
+    return Evaluation(protocol, dataset.spec, samples, scenes)
 
 
 def evaluate(

@@ -56,6 +56,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "pair-ambiguous": Kind(
             "error", "Several files could be the other half of a pair.", "Rename them, or write list files."
         ),
+        "left-out": Kind(
+            "note",
+            "Files or folders that may hold images were left out.",
+            "Convert or rename them, or mend the links, if they belong to the data.",
+        ),
         "label-reused": Kind("warning", "One label file stands beside different images.", "Correct the list."),
         "no-validation": Kind(
             "warning",
@@ -85,6 +90,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "warning",
             "Images hold values such as -9999 that stand for no data, far from those of data.",
             "Training takes them as brightness: replace them with 0 and give these pixels the ignored id.",
+        ),
+        "value-range": Kind(
+            "error",
+            "The type or the values of the images cannot be those of dataset.max_value, the value that becomes 1.0.",
+            "Set dataset.max_value, such as 10000 for reflectance in 16 bits; save images that hold bytes as uint8.",
         ),
         "above-max-value": Kind(
             "warning",
@@ -126,8 +136,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "label-values": Kind("error", "Labels hold values that are no ids.", "Save whole numbers 0..255 as uint8."),
         "label-0-255": Kind(
             "error",
-            "Labels hold 0 and 255 alone, as black-and-white masks do.",
+            "Labels hold 0 and 255 alone, or 0 and another value that is no class, as black-and-white masks do.",
             "Write class ids instead: 1, not 255, for the object; 255 is for pixels to leave out.",
+        ),
+        "one-class": Kind(
+            "error",
+            "All labels together hold one class at most: there is nothing to tell apart, and every score is perfect.",
+            "Check what the label values mean, and which of them is the ignored id.",
         ),
         "label-out-of-range": Kind(
             "error",

@@ -29,6 +29,7 @@ __all__ = ["ImageFacts", "LabelFacts", "Problem", "SampleFacts", "inspect_sample
 
 _CHUNK = 16
 _HEAD_BYTES = 8
+_VALUES_OF_AN_IMAGE = 4096
 _SHOWN_COLOURS = 32
 _DIGEST_BYTES = 16
 
@@ -53,6 +54,7 @@ class ImageFacts:
         dtype: NumPy name of the pixel type.
         digest: Equal for two images if their pixels are, whatever file format they are in.
         moments: Of each band.
+        middle: The median of some of its values.
         above: Values above the limit that was asked for, all bands together.
         fingerprint: None where the picture cannot be told from others.
         place: Where it lies on Earth, None if that is not known.
@@ -64,6 +66,7 @@ class ImageFacts:
     dtype: str
     digest: bytes
     moments: tuple[Moments, ...]
+    middle: float
     above: int
     fingerprint: Fingerprint | None
     place: Place | None
@@ -208,6 +211,7 @@ def _inspect_image(path: Path, limit: float | None, problems: list[Problem]) -> 
         dtype=str(pixels.dtype),
         digest=_digest(pixels),
         moments=moments,
+        middle=_middle(pixels, nodata),
         above=sum(look.above for look in looks),
         fingerprint=fingerprint(pixels, (pixels == nodata).all(axis=2) if absent else None),
         place=place,
@@ -215,6 +219,14 @@ def _inspect_image(path: Path, limit: float | None, problems: list[Problem]) -> 
     if facts.is_constant:
         problems.append(Problem("constant-image", path, _constant(moments)))
     return facts
+
+
+def _middle(pixels: NDArray, nodata: float | None) -> float:
+    """Returns the median of some values that are data; 0 where there are none."""
+    flat = pixels.reshape(-1)
+    some = flat[:: max(1, flat.size // _VALUES_OF_AN_IMAGE)].astype(np.float64)
+    some = some[np.isfinite(some) & (some != nodata)] if nodata is not None else some[np.isfinite(some)]
+    return float(np.median(some)) if some.size else 0.0
 
 
 def _is_far(nodata: float, moments: Sequence[Moments]) -> bool:

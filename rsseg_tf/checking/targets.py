@@ -7,6 +7,7 @@ what leaves nothing to check is an error.
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -259,7 +260,7 @@ class _Lists:
             self._note("list-missing", split, path, f"{self._name(path)} does not exist")
             return Split(split, (), labels == "needed")
         try:
-            lines = list_lines(path)
+            lines = list(list_lines(path, self.root))
         except DataError as error:
             self._note("list-unreadable", split, path, str(error).split(". ")[0].rstrip("."))
             return Split(split, (), labels == "needed")
@@ -317,6 +318,8 @@ def _pairing_findings(found: Sequence[FolderSplit], folder: Path) -> list[Findin
         ):
             names = tuple(shown(path, folder) for path in paths)
             findings.append(Finding(code, (part.name,), names, f"{names[0]} {message.format(', '.join(names[1:]))}"))
+        if part.left_out:
+            findings.append(Finding("left-out", (part.name,), (), part.left_out.replace(f"{folder}{os.sep}", "")))
         if not part.samples:
             findings.append(Finding("list-empty", (part.name,), (), f"{part.name} has no pair of image and label"))
     return findings

@@ -146,7 +146,7 @@ def command(
         **{name: values[name] for name in ("vector", "min_area", "simplify")},
         pictures=not values["no_pictures"],
     )
-    paths, base = collect_images(image_path, exclude=save_dir)
+    paths, base = collect_images(image_path, exclude=save_dir, notify=_note)
     predictor = open_server(model_path, values)
     located, config = None, None
     if predictor is None:
@@ -182,6 +182,10 @@ def command(
         open_model = partial(_open_in_worker, _for_worker(located), config, device, gpus)
         results = _predict_on_cluster(run, open_model, values)
     _report(results, save_dir)
+
+
+def _note(line: str) -> None:
+    click.echo(f"Note: {line}", err=True)
 
 
 def _check_combinations(values: dict[str, Any]) -> None:

@@ -81,7 +81,7 @@ def command(
     from rsseg_tf.errors import ConfigError
 
     load_tensorflow()
-    splits = [checked_samples(config, split) for split in ("train", "val")]
+    splits = checked_samples(config, "train", "val")
     from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD
     from rsseg_tf.probe import cut_patches, probe
 

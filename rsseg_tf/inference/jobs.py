@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rsseg_tf import __version__
 from rsseg_tf.datasets.images import write_png
+from rsseg_tf.datasets.judging import misfit
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.errors import DataError
@@ -36,6 +37,7 @@ __all__ = [
     "OVERLAY_FOLDER",
     "PROBABILITY_FOLDER",
     "PSEUDO_COLOR_FOLDER",
+    "RESULT_FOLDERS",
     "VECTOR_FOLDER",
     "Job",
     "JobSettings",
@@ -51,6 +53,18 @@ GEOTIFF_FOLDER = "geotiff_prediction"
 CONFIDENCE_FOLDER = "confidence_prediction"
 PROBABILITY_FOLDER = "probability_prediction"
 VECTOR_FOLDER = "vector_prediction"
+
+RESULT_FOLDERS = frozenset(
+    {
+        PSEUDO_COLOR_FOLDER,
+        OVERLAY_FOLDER,
+        GEOTIFF_FOLDER,
+        CONFIDENCE_FOLDER,
+        PROBABILITY_FOLDER,
+        VECTOR_FOLDER,
+    }
+)
+"""Names of the folders that results go to."""
 
 _FOLDERS: dict[Product, str] = {
     "labels": GEOTIFF_FOLDER,
@@ -253,17 +267,9 @@ def _check_scene(scene: Scene, settings: JobSettings) -> float:
         )
     if given is not None:
         return spec.max_value / given
-    if np.issubdtype(scene.dtype, np.integer):
-        top = int(np.iinfo(scene.dtype).max)
-        # 8 bits are whole bytes; of more bits scenes use what they like, but not 255 of 65,536 values.
-        fits = 1 < spec.max_value <= top and (top == 255 or spec.max_value > 255)
-        values = f"{scene.dtype} (0..{top})"
-    else:
-        sample = _sampled(scene)
-        largest, middle = (float(sample.max()), float(np.median(sample))) if sample.size else (0.0, 0.0)
-        fits = not (0 < largest <= 1 < spec.max_value) and middle <= spec.max_value
-        values = f"{scene.dtype} with values around {middle:.4g} and up to {largest:.4g}"
-    if not fits:
+    sample = _sampled(scene) if np.issubdtype(scene.dtype, np.floating) else np.zeros(0)
+    largest, middle = (float(sample.max()), float(np.median(sample))) if sample.size else (0.0, 0.0)
+    if values := misfit(scene.dtype, spec.max_value, largest, middle):
         raise DataError(
             f"the model for data set '{spec.name}' was trained on values 0..{spec.max_value:g}; {scene.path} holds "
             f"{values}. Say with --max_value which value of the scene stands for the model's {spec.max_value:g}."
