@@ -212,7 +212,8 @@ CASES: dict[str, Case] = {
     ),
     "value-range": Case(
         lambda r: as_tiffs(r, lambda pixels: pixels.astype(np.uint16) * 40),
-        ("value-range",) + ("above-max-value",) * 8, BOTH, (), r"the images are uint16 \(0\.\.65535\); max_value is 255",
+        ("value-range",) + ("above-max-value",) * 8, BOTH, (),
+        r"the images are uint16 \(0\.\.65535\); max_value is 255",
     ),
     "value-range, real numbers": Case(
         lambda r: as_tiffs(r, lambda pixels: (pixels / 255).astype(np.float32)), ("value-range",), BOTH, (),
