@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 __all__ = [
+    "HIDDEN",
     "SIDE_SUFFIX",
     "Held",
     "atomic_path",
@@ -32,6 +33,9 @@ __all__ = [
 
 SIDE_SUFFIX = ".aux.xml"
 """What GDAL appends to a raster's name for the file that holds what the raster's own format cannot."""
+
+HIDDEN = "hidden"
+"""Why `walk_files` leaves out a name that begins with a dot."""
 
 _LEFTOVER = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp(\.[^.]+)?(\.aux\.xml)?$", re.DOTALL)
 _LONGEST_STEM = 180
@@ -191,7 +195,11 @@ def hold(path: Path) -> Held | None:
 
 
 def walk_files(
-    folder: Path, *, exclude: Path | None = None, skipped: Callable[[Path, str], object] = lambda path, why: None
+    folder: Path,
+    *,
+    exclude: Path | None = None,
+    refuse: Callable[[Path], str] = lambda folder: "",
+    skipped: Callable[[Path, str], object] = lambda path, why: None,
 ) -> Iterator[Path]:
     """Yields the files under a folder in the order of their names; hidden files and folders are left out.
 
@@ -200,7 +208,8 @@ def walk_files(
     Args:
         folder: Where to begin.
         exclude: A folder to leave out.
-        skipped: Called with each folder or link that is left out though it is not hidden (nor `exclude`), and why.
+        refuse: Says of a folder why it is to be left out, or nothing.
+        skipped: Called with all that is left out but `exclude`, and why: `HIDDEN`, or what else.
     """
     left_out = None if exclude is None else os.path.realpath(exclude)
 
@@ -218,11 +227,14 @@ def walk_files(
             skipped(directory, error.strerror or str(error))
             return
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
             path = directory / entry.name
-            if entry.is_dir():
-                yield from walk(path, above | {real})
+            if entry.name.startswith("."):
+                skipped(path, HIDDEN)
+            elif entry.is_dir():
+                if why := refuse(path):
+                    skipped(path, why)
+                else:
+                    yield from walk(path, above | {real})
             elif entry.is_file():
                 yield path
             elif entry.is_symlink():

@@ -106,6 +106,11 @@ class Looks:
     images: NDArray[np.uint64]
 
     @property
+    def has_labels(self) -> bool:
+        """Whether there are labels."""
+        return self.kinds[self.kind_of[0]].label_size is not None
+
+    @property
     def ids(self) -> set[int]:
         """The ids that occur in any label."""
         used = set(np.unique(self.kind_of).tolist())
@@ -119,7 +124,7 @@ class Looks:
                 known = found.setdefault(note, [int(first), 0])
                 found[note] = [min(known[0], int(first)), known[1] + int(count)]
         return [
-            f"Note: {self.samples[first].image} {note}" + (f" (and {count - 1} more)" if count > 1 else "")
+            f"{self.samples[first].image} {note}" + (f" (and {count - 1} more)" if count > 1 else "")
             for note, (first, count) in found.items()
         ]
 
@@ -146,7 +151,7 @@ def glance(sample: Sample, spec: DatasetSpec, *, trust: Trust = TRUSTING_NOBODY,
         values = Values()
         if header.dtype != "uint8":
             pixels = read_pixels(sample.image, spec, trust=trust, repeat_grey=repeat_grey)
-            notes, values = pixels.notes, _values(pixels, spec.max_value)
+            notes, values = (*pixels.notes, *pixels.value_notes), _values(pixels, spec.max_value)
         return Look(Glance(header.height, header.width, header.bands, header.dtype, label_size, ids, notes), values)
     except DataError:
         raise
@@ -216,8 +221,9 @@ class Inspection:
         samples: What a list or a folder names.
         spec: What they should be.
         memory: File that keeps what was seen; None looks at everything.
-        workers: Threads or processes.
-        processes: Whether to start processes where there is much to look at; the main module must bear being imported.
+        workers: Threads, unless processes are started.
+        processes: How many to start where there is much to look at; more than 1 needs a program whose main module may
+            be imported.
         labels: Whether each must have a label. If not, an image of one band may stand for one of three.
         trust: How large files may be, and what a VRT may name.
 
@@ -232,7 +238,7 @@ class Inspection:
         *,
         memory: Path | None = None,
         workers: int = 8,
-        processes: bool = False,
+        processes: int = 1,
         labels: bool = True,
         trust: Trust = TRUSTING_NOBODY,
     ) -> None:
@@ -342,16 +348,17 @@ class Inspection:
 
     def _looks(self, places: NDArray[np.int64]) -> Iterator[Look | DataError]:
         """Yields looks at the samples at some positions, in their order."""
+        apart = self._processes > 1 and len(places) >= _WORTH_PROCESSES
         size = max(1, min(_CHUNK, len(places) // (8 * self._workers)))
         chunks = _Chunks(self._samples, places, size)
         work = functools.partial(_glance_at_chunk, spec=self._spec, trust=self._trust, repeat_grey=not self._labels)
-        if not (self._processes and self._workers > 1 and len(places) >= _WORTH_PROCESSES):
+        if not apart:
             for _, looks in in_threads(work, chunks, self._workers):
                 yield from looks
             return
         waiting: dict[int, list[Look | DataError]] = {}
         upcoming = 0
-        for number, looks in in_processes(work, chunks, self._workers, kept="what was seen is remembered"):
+        for number, looks in in_processes(work, chunks, self._processes, kept="what was seen is remembered"):
             waiting[number] = looks
             while upcoming in waiting:
                 yield from waiting.pop(upcoming)
@@ -382,6 +389,8 @@ class Inspection:
         if self._memory is None:
             return
         worth = np.flatnonzero((self._kind_of >= 0) & (self._stamps.stamps != 0))
+        if not len(worth):
+            return
         pairs, first = np.unique(self._stamps.pairs[worth], return_index=True)
         rows = np.column_stack([self._kind_of[worth[first]].astype(np.float32), self._values[worth[first]]])
         Memory(pairs, self._stamps.stamps[worth[first]], rows, tuple(map(_word_of_kind, self._kinds))).keep(

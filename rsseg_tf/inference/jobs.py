@@ -41,6 +41,7 @@ __all__ = [
     "OVERLAY_FOLDER",
     "PROBABILITY_FOLDER",
     "PSEUDO_COLOR_FOLDER",
+    "RESULT_FOLDERS",
     "VECTOR_FOLDER",
     "Job",
     "JobSettings",
@@ -57,6 +58,18 @@ GEOTIFF_FOLDER = "geotiff_prediction"
 CONFIDENCE_FOLDER = "confidence_prediction"
 PROBABILITY_FOLDER = "probability_prediction"
 VECTOR_FOLDER = "vector_prediction"
+
+RESULT_FOLDERS = frozenset(
+    {
+        PSEUDO_COLOR_FOLDER,
+        OVERLAY_FOLDER,
+        GEOTIFF_FOLDER,
+        CONFIDENCE_FOLDER,
+        PROBABILITY_FOLDER,
+        VECTOR_FOLDER,
+    }
+)
+"""Names of the folders that results go to."""
 
 _FOLDERS: dict[Product, str] = {
     "labels": GEOTIFF_FOLDER,
@@ -395,10 +408,8 @@ def _check_scene(scene: Scene, settings: JobSettings) -> float:
         )
     if given is not None:
         return spec.max_value / given
-    largest = middle = 0.0
-    if not np.issubdtype(scene.dtype, np.integer):
-        sample = _sampled(scene)
-        largest, middle = (float(sample.max()), float(np.median(sample))) if sample.size else (0.0, 0.0)
+    sample = _sampled(scene) if np.issubdtype(scene.dtype, np.floating) else np.zeros(0)
+    largest, middle = (float(sample.max()), float(np.median(sample))) if sample.size else (0.0, 0.0)
     if values := misfit(scene.dtype, spec.max_value, largest, middle):
         raise DataError(
             f"the model for data set '{spec.name}' was trained on values 0..{spec.max_value:g}; {scene.path} holds "

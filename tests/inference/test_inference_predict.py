@@ -109,8 +109,8 @@ def test_what_holds_no_image_is_refused(folder, tmp_path):
         "empty": "has no images",
         "missing": "does not exist",
         "images/notes.md": "neither an image",
-        "empty.txt": "lists no images",
-        "wrong.txt": r"1 files that do not exist, the first .*gone\.png",
+        "empty.txt": "is empty",
+        "wrong.txt": r"1 missing file; the first is .*gone\.png \(line 2\)",
         "binary.txt": "UTF-8",
     }.items():
         with pytest.raises(DataError, match=message):
