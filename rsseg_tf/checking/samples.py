@@ -6,10 +6,11 @@ travel between processes.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from rsseg_tf.datasets.listing import Sample
 from rsseg_tf.datasets.processes import in_processes
 from rsseg_tf.datasets.rasters import Pixels, read_pixels
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
-from rsseg_tf.errors import DataError
+from rsseg_tf.errors import DataError, reason
 
 __all__ = ["ImageFacts", "LabelFacts", "Problem", "SampleFacts", "inspect_sample", "inspect_samples"]
 
@@ -169,19 +170,30 @@ def inspect_sample(sample: Sample, *, spec: DatasetSpec | None = None, trust: Tr
     colours: tuple[RGB, ...] = ()
     image_place = label_place = None
     if _exists(sample.image, problems):
-        image = _inspect_image(sample.image, spec, trust, problems)
-        image_place = image.place if image else None
+        with _whatever_is_wrong(sample.image, problems):
+            image = _inspect_image(sample.image, spec, trust, problems)
+            image_place = image.place if image else None
     if sample.label is not None and _exists(sample.label, problems):
-        ids, colours = _read_ids(sample.label, trust, problems)
-        if ids is not None:
-            label = _label_facts(ids, png_palette(sample.label) or ())
-            label_place = _place_of(sample.label)
+        with _whatever_is_wrong(sample.label, problems):
+            ids, colours = _read_ids(sample.label, trust, problems)
+            if ids is not None:
+                label = _label_facts(ids, png_palette(sample.label) or ())
+                label_place = _place_of(sample.label)
     if image and label and (image.height, image.width) != (label.height, label.width):
         sizes = f"is {image.width}x{image.height} pixels, its label {label.width}x{label.height}"
         problems.append(Problem("size-mismatch", sample.image, sizes))
     elif image_place and label_place and not image_place.is_at(label_place):
         problems.append(Problem("misplaced-label", sample.image, _displacement(image_place, label_place)))
     return SampleFacts(image, label, tuple(problems), colours)
+
+
+@contextlib.contextmanager
+def _whatever_is_wrong(path: Path, problems: list[Problem]) -> Iterator[None]:
+    """Makes what a decoder raises, of any type, a problem of its file: one file must not end the check of all."""
+    try:
+        yield
+    except Exception as error:
+        problems.append(Problem("file-unreadable", path, f"cannot be read: {reason(error)}"))
 
 
 def _exists(path: Path, problems: list[Problem]) -> bool:

@@ -16,7 +16,7 @@ from rsseg_tf.datasets import Sample, Samples, list_images, missing_files, read_
 from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.datasets.looking import Inspection, Looks, memory_file
 from rsseg_tf.datasets.spec import DatasetSpec
-from rsseg_tf.errors import DataError
+from rsseg_tf.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rsseg_tf.checking.starting import Told
@@ -61,6 +61,8 @@ def checked_samples(
     if splits == ("val",):
         told += known_leaks(lists["train"], parts["val"], root)
     _tell(told, refuse="train" in splits)
+    if "train" in parts and config.model.name != "c2fnet":  # whose fine model has classes of its own
+        _check_weights(config, parts["train"].ids)
     return tuple(looks.samples for looks in parts.values())
 
 
@@ -145,6 +147,29 @@ def _looked_at(
     for line in looks.notes():
         _note(line)
     return looks
+
+
+def _check_weights(config: Config, present: set[int]) -> None:
+    """Refuses class weights that are 0 for all classes of the training labels.
+
+    Args:
+        config: says the losses.
+        present: the ids that occur.
+
+    Raises:
+        ConfigError: when a loss would be 0 whatever the model says.
+    """
+    spec = config.dataset.spec
+    ids = {value for value in present if value < spec.num_classes and value != spec.ignore_index}
+    for head, loss in config.loss.items():
+        for part in getattr(loss, "losses", (loss,)):
+            weights = getattr(part, "class_weights", None)
+            if ids and weights is not None and not any(weights[number] for number in ids):
+                names = ", ".join(spec.classes[number] for number in sorted(ids))
+                raise ConfigError(
+                    f"loss.{head}.class_weights are 0 for all classes that the training labels hold ({names}), so that "
+                    "nothing would be learnt. Give one of them a weight above 0."
+                )
 
 
 def _memory(list_file: Path, root: Path, spec: DatasetSpec, *, labels: bool, trust: Trust) -> Path | None:

@@ -100,7 +100,7 @@ class CustomDataset(Section):
     root: str
     train_list: str = "train.txt"
     val_list: str = "val.txt"
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    classes: tuple[str, ...]
     palette: tuple[Rgb, ...] | None = None
     ignore_index: Annotated[int, Field(ge=0, le=255)] = 255
     bands: Positive = 3
@@ -112,6 +112,17 @@ class CustomDataset(Section):
     band_names: tuple[str, ...] = Field((), description="what each band shows, e.g. [red, green, blue]")
     gsd: Annotated[float, Field(gt=0)] | None = Field(None, description="metres per pixel, if all images have the same")
     tile_names: str | None = Field(None, description="where the names of tiles say their place in a scene: the pattern")
+
+    @field_validator("classes")
+    @classmethod
+    def _can_be_told_apart(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) < 2:
+            raise ValueError(
+                f"dataset.classes names {len(value)} class{'es' if not value else ''}; a model tells at least 2 apart. "
+                f"Name what lies around it too, e.g. [background, {value[0] if value else 'building'}], and give it an "
+                "id in the labels: 0 is the first class."
+            )
+        return value
 
     @field_validator("tile_names")
     @classmethod
@@ -559,3 +570,8 @@ class Config(Section):
                 weights = getattr(part, "class_weights", None)
                 if weights is not None and len(weights) != classes:
                     raise ValueError(f"loss.{head}.class_weights has {len(weights)} values; {of}, one weight each.")
+                if weights is not None and not any(weights):
+                    raise ValueError(
+                        f"loss.{head}.class_weights are all 0, so that nothing would be learnt; at least one must be "
+                        "above 0. Remove class_weights, or take those that `rsseg-tf check-data` suggests."
+                    )
