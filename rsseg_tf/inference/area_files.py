@@ -81,13 +81,14 @@ def _read(path: Path, stamp: tuple[int, int]) -> Area:
         with warnings.catch_warnings(), plain_path(path, suffix, whole_family=driver == "ESRI Shapefile") as plain:
             warnings.simplefilter("ignore")  # it warns of rings that are not closed, and of further layers
             layers = _read_layers(path, f"GeoJSON:{plain}" if driver == "GeoJSON" else plain, driver)
-        found = [
-            (layer, _polygons(shapely.from_wkb(wkb, on_invalid="fix")), crs) for layer, wkb, crs in layers if len(wkb)
-        ]
+        with np.errstate(invalid="ignore"):  # coordinates that are no numbers are told of below
+            found = [
+                (layer, _polygons(shapely.from_wkb(wkb, on_invalid="fix")), crs)
+                for layer, wkb, crs in layers
+                if len(wkb)
+            ]
     except (RuntimeError, OSError, ValueError, shapely.errors.ShapelyError) as error:  # pyogrio's are RuntimeErrors
-        raise DataError(
-            f"{path} cannot be read as polygons: {reason(error)}. Give the area as {_KNOWN}."
-        ) from error
+        raise DataError(f"{path} cannot be read as polygons: {reason(error)}. Give the area as {_KNOWN}.") from error
     found = [(layer, polygons, crs) for layer, polygons, crs in found if len(polygons)]
     if not found:
         raise DataError(f"{path} holds no polygon; the area to predict must be drawn as polygons.")
@@ -154,7 +155,7 @@ def _polygons(geometries: NDArray[Any]) -> NDArray[Any]:
     parts = geometries[~shapely.is_missing(geometries)]
     while (shapely.get_type_id(parts) > 3).any():  # multi-geometries and collections, which may hold collections
         parts = shapely.get_parts(parts)
-    result: NDArray[Any] = parts[(shapely.get_type_id(parts) == 3) & ~shapely.is_empty(parts)]
+    result: NDArray[Any] = shapely.force_2d(parts[(shapely.get_type_id(parts) == 3) & ~shapely.is_empty(parts)])
     return result
 
 

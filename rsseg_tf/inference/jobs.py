@@ -267,9 +267,7 @@ def _write_products(
         What was written, by the names of `PredictionResult`'s fields, and why the rest was not.
     """
     failures = writer.finish()
-    written = {
-        _FIELDS[product]: file.path for product, file in files.items() if file.keep and product not in failures
-    }
+    written = {_FIELDS[product]: file.path for product, file in files.items() if file.keep and product not in failures}
     failed = [str(error) for error in failures.values()]
     shown = cache(lambda: _labels_to_show(scene, settings, writer))
     steps: dict[str, tuple[Path | None, Callable[[Path], None]]] = {
@@ -473,9 +471,7 @@ def _labels_to_show(
     return labels, palette
 
 
-def _write_pseudo_color(
-    path: Path, spec: DatasetSpec, labels: NDArray[np.uint8], palette: tuple[RGB, ...]
-) -> None:
+def _write_pseudo_color(path: Path, spec: DatasetSpec, labels: NDArray[np.uint8], palette: tuple[RGB, ...]) -> None:
     """Writes the class ids as a picture."""
     write_png(path, labels, colour_table(palette, ignore_index=spec.ignore_index))
 

@@ -189,7 +189,11 @@ def _describe(path: Path, source: rasterio.DatasetReader, bands: Sequence[int] |
     crs, transform, place_note = source.crs, source.transform, None
     if crs is None and not gcps and source.driver == "GTiff":
         place = image_place(path, "GTiff")
-        crs, transform, place_note = place.crs, place.transform if transform == Affine.identity() else transform, place.note
+        crs, transform, place_note = (
+            place.crs,
+            place.transform if transform == Affine.identity() else transform,
+            place.note,
+        )
     tags = source.tags()
     return Scene(
         path=path,

@@ -333,4 +333,6 @@ def _check_whole(plain: str, path: Path) -> None:
                 raise OSError("its end is missing, probably for want of space")
     else:
         pyogrio = require("pyogrio", "vector")
-        pyogrio.raw.read(plain, layer=layer_name(path.stem) if suffix == ".gpkg" else None, skip_features=0, max_features=1)
+        pyogrio.raw.read(
+            plain, layer=layer_name(path.stem) if suffix == ".gpkg" else None, skip_features=0, max_features=1
+        )
