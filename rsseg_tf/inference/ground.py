@@ -134,9 +134,7 @@ def pixel_areas(size: tuple[int, int], transform: Affine, crs: CRS | None) -> Pi
 
 
 def _interpolated(window: Window, step: int, transform: Affine, crs: CRS) -> NDArray[np.float64]:
-    """Returns the areas of a window's pixels, worked out at nodes and linear between them; NaN far from all that have
-    a place on Earth.
-    """
+    """Returns the areas of a window's pixels, linear between nodes; NaN far from all that have a place on Earth."""
     rows, to_rows = _nodes(window.y0, window.y1, step)
     columns, to_columns = _nodes(window.x0, window.x1, step)
     down, right = _sides(_grid(columns, rows), transform, crs)
@@ -235,7 +233,7 @@ def _longlat(crs: CRS) -> tuple[CRS, float, float] | None:
     for version in ("WKT2_2019", None):
         try:
             match = _ELLIPSOID.search(crs.to_wkt(version=version) if version else crs.to_wkt())
-        except Exception:  # noqa: S112 (not every CRS has each form, and GDAL's error has no public type)
+        except Exception:  # not every CRS has each form, and GDAL's error has no public type
             continue
         if match is not None:
             break
