@@ -312,7 +312,7 @@ def _cut_at_date_line(polygon: Any) -> Any:
         part = shapely.intersection(whole, shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90))
         moved = shapely.transform(part, lambda points, by=360 * turn: points - (by, 0))
         parts += [piece for piece in shapely.get_parts(moved) if piece.geom_type == "Polygon"]
-    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+    return shapely.union_all(parts)  # around a pole, parts meet where the ring begins
 
 
 def _wkt(crs: CRS) -> str:
