@@ -6,6 +6,7 @@ import contextlib
 import math
 import re
 import sqlite3
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,18 +225,21 @@ class _Writer:
             np.array([round(feature.confidence, 9) for feature in batch], np.float64),
         ]
         crs = self._crs if self._degrees is None else self._degrees
-        pyogrio.raw.write(
-            self._plain,
-            geometry=shapely.to_wkb(geometries),
-            field_data=columns,
-            fields=list(_FIELDS if self._in_metres else _FIELDS_IN_PIXELS),
-            layer=self._layer,
-            driver=self._driver,
-            geometry_type="Polygon" if self._degrees is None else "Unknown",
-            crs=None if crs is None else _wkt(crs),
-            append=append,
-            layer_options=self._options or None,
-        )
+        with warnings.catch_warnings():
+            if crs is None:  # of which the image's note tells
+                warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
+            pyogrio.raw.write(
+                self._plain,
+                geometry=shapely.to_wkb(geometries),
+                field_data=columns,
+                fields=list(_FIELDS if self._in_metres else _FIELDS_IN_PIXELS),
+                layer=self._layer,
+                driver=self._driver,
+                geometry_type="Polygon" if self._degrees is None else "Unknown",
+                crs=None if crs is None else _wkt(crs),
+                append=append,
+                layer_options=self._options or None,
+            )
 
     def _in_degrees(self, polygon: Any) -> Any:
         """Brings a polygon from pixels to longitude and latitude, cut where it crosses the date line."""
