@@ -27,6 +27,7 @@ __all__ = [
     "MANIFEST_PROPERTY",
     "PIXELS",
     "QUANTIZATIONS",
+    "TRUST_VARIABLE",
     "Artifact",
     "Classes",
     "Inference",
@@ -43,6 +44,9 @@ MANIFEST_PROPERTY = "rsseg_tf_manifest"
 
 PIXELS = "pixels"
 """Name of the input of every artifact."""
+
+TRUST_VARIABLE = "RSSEG_TF_TRUST"
+"""Name of the environment variable that, set to 1, lets SavedModels do whatever they want when they are opened."""
 
 BYTES_INPUT, BYTES_OUTPUT = "image_bytes", "class_map_png_bytes"
 """Input and output of a SavedModel's signature `predict_bytes`. TensorFlow Serving's REST interface encodes strings as

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +29,7 @@ __all__ = [
     "prediction_changes",
     "prediction_options",
     "server_options",
+    "trust_option",
     "weights_options",
 ]
 
@@ -137,9 +139,31 @@ def device_options(function: F) -> F:
     )(function)
 
 
+def trust_option(function: F) -> F:
+    """Adds --trust, which lasts as long as the process, those that it starts included."""
+
+    def trust(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+        if value:
+            from rsseg_tf.manifest import TRUST_VARIABLE
+
+            os.environ[TRUST_VARIABLE] = "1"
+
+    return click.option(
+        "--trust",
+        is_flag=True,
+        expose_value=False,
+        callback=trust,
+        help="Open a SavedModel too that could read or write files. Only if you trust whoever made it.",
+    )(function)
+
+
 def weights_options(function: F) -> F:
-    """Adds what eval and predict need to find and run a model: --model-path, --config, --set, --precision, devices."""
+    """Adds what eval and predict need to find and run a model.
+
+    These are --model-path, --config, --set, --precision, --trust and devices.
+    """
     function = device_options(function)
+    function = trust_option(function)
     function = click.option(
         "--precision",
         type=click.Choice(["fp32", "fp16", "bf16"]),

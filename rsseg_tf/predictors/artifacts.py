@@ -13,18 +13,18 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from rsseg_tf.errors import DataError, ExportError
+from rsseg_tf.errors import DataError, ExportError, RssegError, reason
 from rsseg_tf.extras import require
 from rsseg_tf.inference import Predict
 from rsseg_tf.manifest import MANIFEST_FILE, MANIFEST_PROPERTY, Artifact, Manifest
+from rsseg_tf.predictors.operations import check_operations
 
 __all__ = ["Loaded", "as_input", "load_onnx", "load_openvino", "load_savedmodel", "load_tflite"]
 
 
 # Names of types in OpenVINO, by those of ours.
 _OPENVINO_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-# What ONNX Runtime raises for a file that it cannot use; they have no common base but Exception.
-_ONNX_ERRORS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
+_MOST_MANIFEST_BYTES = 16 * 2**20
 
 
 class Loaded(NamedTuple):
@@ -69,14 +69,18 @@ def load_savedmodel(folder: Path) -> Loaded:
     """Loads a SavedModel that `rsseg-tf export` wrote.
 
     Raises:
-        ExportError: when it is damaged or has no manifest.
+        ExportError: when it is damaged, has no manifest, or could do more than compute (see
+            `rsseg_tf.predictors.operations`).
     """
     embedded = folder / "assets" / MANIFEST_FILE
     try:
         manifest = _one(Manifest.from_json(embedded.read_bytes(), str(embedded)), folder)
+        check_operations(folder)
         module = tf.saved_model.load(str(folder))
         _ = module.signatures["logits"]
-    except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+    except RssegError:
+        raise
+    except Exception as error:  # TensorFlow has no end of types for damaged files
         raise _unusable(folder, "SavedModel", error) from error
     dtype = manifest.artifacts[0].input.dtype
 
@@ -100,10 +104,14 @@ def load_tflite(path: Path, *, threads: int | None = None) -> Loaded:
     litert = require("ai_edge_litert.interpreter", "tflite")
     try:
         with zipfile.ZipFile(path) as archive:
+            if archive.getinfo(MANIFEST_FILE).file_size > _MOST_MANIFEST_BYTES:
+                raise ExportError(f"The manifest inside {path} is larger than {_MOST_MANIFEST_BYTES} bytes.")
             manifest = _one(Manifest.from_json(archive.read(MANIFEST_FILE), str(path)), path)
         interpreter = litert.Interpreter(model_path=str(path), num_threads=threads)
         run = interpreter.get_signature_runner("serving_default")
-    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+    except RssegError:
+        raise
+    except Exception as error:  # zip archives and LiteRT have many types for damaged files
         raise _unusable(path, "TFLite file", error) from error
     artifact = manifest.artifacts[0]
     output = next(tensor for tensor in artifact.outputs if tensor.name == "logits")
@@ -133,12 +141,10 @@ def load_onnx(path: Path, *, threads: int | None = None) -> Loaded:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
-    errors = require("onnxruntime.capi.onnxruntime_pybind11_state", "onnx")
-    failures: tuple[type[Exception], ...] = (OSError, KeyError, *(getattr(errors, name) for name in _ONNX_ERRORS))
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         text = session.get_modelmeta().custom_metadata_map[MANIFEST_PROPERTY]
-    except failures as error:
+    except Exception as error:  # ONNX Runtime's types for a file that it cannot use have no other common base
         raise _unusable(path, "ONNX file", error) from error
     manifest = _one(Manifest.from_json(text, str(path)), path)
     dtype = manifest.artifacts[0].input.dtype
@@ -169,7 +175,7 @@ def load_openvino(path: Path, *, threads: int | None = None, precision: str = "f
         # Left to itself OpenVINO computes in bfloat16 where the processor can, and differs more than the tolerance.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _OPENVINO_TYPES[precision]}
         compiled = core.compile_model(model, "CPU", settings | ({"INFERENCE_NUM_THREADS": threads} if threads else {}))
-    except RuntimeError as error:
+    except Exception as error:
         raise _unusable(path, "OpenVINO model", error) from error
     manifest = _one(Manifest.from_json(text, str(path)), path)
     dtype = manifest.artifacts[0].input.dtype
@@ -189,7 +195,6 @@ def _one(manifest: Manifest, path: Path) -> Manifest:
 
 
 def _unusable(path: Path, what: str, error: Exception) -> ExportError:
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
     return ExportError(
-        f"{path} is damaged, or no {what} that `rsseg-tf export` wrote: {reason}. Export the model again."
+        f"{path} is damaged, or no {what} that `rsseg-tf export` wrote: {reason(error)}. Export the model again."
     )

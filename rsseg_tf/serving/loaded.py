@@ -8,6 +8,7 @@ matters where versions come and go.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,13 +19,17 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from rsseg_tf.errors import ServingError
+from rsseg_tf.errors import RssegError, ServingError, reason
 from rsseg_tf.extras import require
+from rsseg_tf.predictors.operations import check_operations
 from rsseg_tf.serving.status import Code, RequestError
 
 __all__ = ["LoadedVersion"]
 
 _PREDICT = "tensorflow/serving/predict"
+# What TensorFlow puts around its reasons: headings, places in the graph, and a number where several nodes failed.
+_NOISE = ("[[", "{{", "Detected at", "Original stack", "Graph execution error")
+_NUMBERED = re.compile(r"^\(\d+\) ?(?:[A-Z_]+: )?")
 _WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
 
 
@@ -57,6 +62,7 @@ class LoadedVersion:
         self._graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=self._graph, config=options)
         try:
+            check_operations(folder)
             with self._graph.as_default(), _quiet():
                 meta = tf.compat.v1.saved_model.loader.load(self._session, ["serve"], str(folder))
             self.signatures = {
@@ -64,9 +70,9 @@ class LoadedVersion:
             }
             self._warm_up()
         # The loader raises what it pleases for damaged files: parsing, shapes and checksums each have their own.
-        except (OSError, RuntimeError, ValueError, TypeError, KeyError, tf.errors.OpError, RequestError) as error:
+        except Exception as error:
             self._session.close()
-            line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            line = str(error) if isinstance(error, RssegError) else reason(error)
             raise ServingError(f"version {number} cannot be loaded from {folder}: {line}") from error
 
     def run(self, signature: str, inputs: Mapping[str, NDArray], outputs: Sequence[str]) -> dict[str, NDArray]:
@@ -89,7 +95,7 @@ class LoadedVersion:
             raise RequestError(Code.INVALID_ARGUMENT, f"the model refuses the input: {_reason(error)}") from error
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             raise RequestError(Code.OUT_OF_MEMORY, f"not enough memory for the input: {_reason(error)}") from error
-        except (tf.errors.OpError, ValueError, TypeError, RuntimeError) as error:
+        except Exception as error:
             raise RequestError(Code.INTERNAL, f"the model failed: {_reason(error)}") from error
         return dict(zip(outputs, map(np.asarray, values), strict=True))
 
@@ -164,6 +170,6 @@ def _quiet() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """Returns what an error of TensorFlow says, without the names of nodes and the stack of the graph."""
     text = getattr(error, "message", None) or str(error)
-    lines = [line.strip() for line in text.splitlines()]
-    kept = [line for line in lines if line and not line.startswith(("[[", "{{", "Detected at", "Original stack"))]
+    lines = [_NUMBERED.sub("", line.strip()) for line in text.splitlines()]
+    kept = [line for line in lines if line and not line.startswith(_NOISE) and not line.endswith("error(s) found.")]
     return kept[0][:500] if kept else type(error).__name__
