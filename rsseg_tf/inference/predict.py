@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import rasterio
-from rasterio.errors import RasterioError
 
 from rsseg_tf.datasets.images import image_header
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
-from rsseg_tf.errors import ConfigError, DataError, RssegError
+from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, reason
 from rsseg_tf.inference.decoding import check_review_value
 from rsseg_tf.inference.jobs import Job, JobSettings, PredictionResult, run_job
 from rsseg_tf.inference.logits import Predict
@@ -160,9 +158,17 @@ class Run:
         for job in self.jobs:
             yield job, self._finished.result(job)
 
-    def record(self, job: Job, result: PredictionResult) -> None:
-        """Remembers a job that is done, for a later run that resumes."""
-        self._finished.record(job, result)
+    def record(self, job: Job, result: PredictionResult) -> PredictionResult:
+        """Remembers a job that is done, for a later run that resumes.
+
+        Returns:
+            The result; with a note where it could not be remembered, which takes nothing from what was written.
+        """
+        try:
+            self._finished.record(job, result)
+        except DataError as error:
+            return replace(result, note=f"--resume will predict it again: {error}")
+        return result
 
     def steps(
         self, predict: Predict, advance: Callable[[Job, int], None] | None = None
@@ -175,30 +181,34 @@ class Run:
         """
         for job, result in self.todo():
             if result is None:
-                result = attempt(job, self.settings, predict, advance)
-                self.record(job, result)
+                result = self.record(job, attempt(job, self.settings, predict, advance))
             yield job, result
 
 
 def attempt(
     job: Job, settings: JobSettings, predict: Predict, advance: Callable[[Job, int], None] | None = None
 ) -> PredictionResult:
-    """Does a job; what goes wrong with its image becomes the result's error, in one line. See `run_job`."""
+    """Does a job; what goes wrong with its image becomes the result's error, in one line. See `run_job`.
+
+    One image never ends a run, whatever exception it raises; only an interrupt does.
+    """
     try:
         return run_job(job, settings, predict, advance)
-    except (RssegError, OSError, RasterioError, cv2.error, MemoryError) as error:
-        return PredictionResult(job.path, error=" ".join(str(error).split()) or type(error).__name__)
+    except INTERRUPTS:
+        raise
+    except BaseException as error:  # libraries in other languages raise what is no Exception
+        return PredictionResult(job.path, error=reason(error))
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Returns the (height, width) that a file says it has; zeros for one that says nothing sensible."""
+    """Returns the (height, width) that a file says it has; zeros for one that says nothing sensible, or that fails."""
     try:
         if raster_driver(path) is None:
             header = image_header(path)
             return header.height, header.width
         with rasterio.open(path, driver=raster_driver(path)) as source:
             return source.height, source.width
-    except (RssegError, RasterioError, OSError):
+    except Exception:  # the job itself will say what is wrong with the file
         return 0, 0
 
 
