@@ -98,8 +98,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "nodata-values": Kind(
             "warning",
             "Images hold values such as -9999 that stand for no data, far from those of data.",
-            "Declare the value as nodata in the files (gdal_edit.py -a_nodata). Those that can be nothing else are left "
-            "out all the same; others are taken for brightness.",
+            "Declare the value as nodata in the files (gdal_edit.py -a_nodata). Those that can be nothing else are "
+            "left out all the same; others are taken for brightness.",
         ),
         "value-range": Kind(
             "error",
