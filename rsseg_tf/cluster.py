@@ -74,7 +74,7 @@ def predict_on_cluster(
         for task in distributed.as_completed(tasks):
             job = tasks[task]
             results[job] = replace(_result(job, task), image=job.path)
-            run.record(job, results[job])
+            results[job] = run.record(job, results[job])
             if finish is not None:
                 finish(job)
     return [results[job] for job in run.jobs]

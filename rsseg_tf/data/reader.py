@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from rsseg_tf.datasets import DatasetSpec, Sample, read_image, read_label
-from rsseg_tf.datasets.images import ImageHeader, image_header
-from rsseg_tf.datasets.spec import unknown_ids
+from rsseg_tf.datasets.images import image_header
+from rsseg_tf.datasets.judging import check_bands, check_label_ids, check_same_size, check_type, ids_of, label_of
+from rsseg_tf.datasets.listing import Samples
+from rsseg_tf.datasets.looking import Inspection
 from rsseg_tf.errors import DataError
 
-__all__ = ["ImageReader", "SampleReader", "check_images", "check_label_ids", "check_samples"]
+__all__ = ["ImageReader", "SampleReader", "check_images", "check_samples"]
 
 
 class _Reader:
@@ -40,7 +41,7 @@ class _Reader:
         Raises:
             DataError: when the first image cannot be opened.
         """
-        self.samples = tuple(samples)
+        self.samples = samples if isinstance(samples, Samples) else tuple(samples)
         self.spec = spec
         self.dtype = np.dtype(image_header(self.samples[0].image).dtype)
         self.failure: DataError | None = None
@@ -71,8 +72,8 @@ class _Reader:
         return self._checked(path, read_image(path))
 
     def _checked(self, path: Path, image: np.ndarray) -> np.ndarray:
-        _check_bands(path, image.shape[2], self.spec)
-        _check_type(path, image.dtype, self.samples[0].image, self.dtype)
+        check_bands(path, image.shape[2], self.spec)
+        check_type(path, image.dtype, self.samples[0].image, self.dtype)
         if not np.issubdtype(image.dtype, np.integer) and not np.isfinite(image).all():
             raise DataError(f"{path} holds NaN or infinite pixels; replace them with a number before training.")
         return image
@@ -92,10 +93,10 @@ class SampleReader(_Reader):
 
     def _read(self, sample: Sample) -> tuple[np.ndarray, ...]:
         image = self._read_image(sample.image)
-        label = _label_of(sample)
+        label = label_of(sample)
         ids = read_label(label)
         check_same_size(sample, image.shape[:2], ids.shape)
-        check_label_ids(ids, label, self.spec)
+        check_label_ids(ids_of(ids), label, self.spec)
         return image, ids.astype(np.uint8)
 
 
@@ -120,57 +121,6 @@ class ImageReader(_Reader):
         return self._checked(path, image)
 
 
-def _label_of(sample: Sample) -> Path:
-    if sample.label is None:
-        raise DataError(f"{sample.image} has no label beside it in the list; write 'image label' on each line.")
-    return sample.label
-
-
-def _check_bands(path: Path, bands: int, spec: DatasetSpec) -> None:
-    if bands != spec.bands:
-        raise DataError(
-            f"{path} has {bands} bands, but the dataset '{spec.name}' has {spec.bands}. "
-            "Set dataset.bands (name: custom), or write images with those bands alone."
-        )
-
-
-def _check_type(path: Path, dtype: np.dtype, first: Path, first_dtype: np.dtype) -> None:
-    if dtype != first_dtype:
-        raise DataError(
-            f"{path} is {dtype}, but {first} is {first_dtype}; all images of a data set must have one type. "
-            "Convert one of them."
-        )
-
-
-def check_same_size(sample: Sample, image_size: Sequence[int], label_size: Sequence[int]) -> None:
-    """Raises DataError unless image and label have the same (height, width)."""
-    if tuple(image_size) != tuple(label_size):
-        raise DataError(
-            f"{sample.image} is {image_size[1]}x{image_size[0]} pixels, but its label {sample.label} is "
-            f"{label_size[1]}x{label_size[0]}; both must have one size."
-        )
-
-
-def check_label_ids(label: np.ndarray, path: Path, spec: DatasetSpec) -> None:
-    """Raises DataError when the label holds an id that is neither a class nor the ignored one."""
-    top = int(label.max(initial=0))
-    if top < spec.num_classes:
-        return
-    present = np.flatnonzero(np.bincount(label.ravel(), minlength=top + 1))
-    wrong = unknown_ids(present, spec.num_classes, spec.ignore_index)
-    if wrong:
-        shown = ", ".join(map(str, wrong[:8])) + (", …" if len(wrong) > 8 else "")
-        remedy = (
-            "0 and 255 alone look like a black-and-white mask: write class ids instead."
-            if set(present.tolist()) == {0, 255}
-            else "Correct the label, or the class list of the dataset."
-        )
-        raise DataError(
-            f"{path} holds the ids {shown}; the dataset '{spec.name}' allows 0..{spec.num_classes - 1} and "
-            f"{spec.ignore_index} (ignored). {remedy}"
-        )
-
-
 def check_images(
     samples: Sequence[Sample],
     spec: DatasetSpec,
@@ -189,34 +139,7 @@ def check_images(
     Raises:
         DataError: that counts all images that are wrong and says what is wrong with the first of them.
     """
-    first: tuple[Path, np.dtype] | None = None
-
-    def header(sample: Sample) -> ImageHeader | DataError:
-        try:
-            return image_header(sample.image)
-        except DataError as error:
-            return error
-
-    wrong: list[DataError] = []
-    with ThreadPoolExecutor(workers) as pool:
-        for done, (sample, found) in enumerate(zip(samples, pool.map(header, samples), strict=True), 1):
-            if progress:
-                progress(done, len(samples))
-            if isinstance(found, DataError):
-                wrong.append(found)
-                continue
-            first = first or (sample.image, np.dtype(found.dtype))
-            try:
-                if not (found.bands == 1 and spec.bands == 3):  # `ImageReader` repeats the band
-                    _check_bands(sample.image, found.bands, spec)
-                _check_type(sample.image, np.dtype(found.dtype), *first)
-            except DataError as error:
-                wrong.append(error)
-    if wrong:
-        raise DataError(
-            f"{len(wrong)} of {len(samples)} images cannot be used. The first: {wrong[0]} "
-            "Mend or remove these files, or leave them out of a list that dataset.train_list names."
-        )
+    Inspection(samples, spec, workers=workers, labels=False).raise_count(progress)
 
 
 def check_samples(
@@ -237,25 +160,4 @@ def check_samples(
     Raises:
         DataError: for the first sample in list order that is wrong.
     """
-    first = samples[0].image
-    first_dtype = np.dtype(image_header(first).dtype)
-
-    def check(sample: Sample) -> None:
-        header = image_header(sample.image)
-        _check_bands(sample.image, header.bands, spec)
-        _check_type(sample.image, np.dtype(header.dtype), first, first_dtype)
-        label = _label_of(sample)
-        ids = read_label(label)
-        check_same_size(sample, (header.height, header.width), ids.shape)
-        check_label_ids(ids, label, spec)
-
-    with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(check, sample) for sample in samples]
-        try:
-            for done, future in enumerate(futures, 1):
-                future.result()
-                if progress:
-                    progress(done, len(samples))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    Inspection(samples, spec, workers=workers).raise_first(progress)

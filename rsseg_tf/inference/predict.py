@@ -17,11 +17,12 @@ from rsseg_tf.datasets.images import image_header
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError, RssegError
 from rsseg_tf.inference.decoding import check_review_value
-from rsseg_tf.inference.jobs import Job, JobSettings, PredictionResult, run_job
+from rsseg_tf.inference.jobs import Job, JobSettings, PredictionResult, clear_leftovers, run_job
 from rsseg_tf.inference.logits import Predict
 from rsseg_tf.inference.options import InferenceOptions, OutputOptions, SceneOptions
 from rsseg_tf.inference.raster import raster_driver
 from rsseg_tf.inference.resuming import FinishedJobs
+from rsseg_tf.inference.vector_files import check_vector_file
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -121,7 +122,8 @@ class Run:
 
     Raises:
         ConfigError: when options are wrong, or on resume differ from those of the run that was begun.
-        DataError: when two images would give results of one name, or an image lies outside `base`.
+        DataError: when two images would give results of one name, an image lies outside `base`, or the one file of
+            polygons holds what is not ours to replace.
     """
 
     def __init__(
@@ -150,19 +152,34 @@ class Run:
                 f"--vector {output.vector} is one file, but there are {len(paths)} images. Give the format alone, "
                 f"--vector {output.vector_suffix[1:]}, for one file each."
             )
+        if output.vector_file is not None:
+            check_vector_file(output.vector_file)
         palette = palette_with(custom_color, spec)
         self.settings = JobSettings(spec, palette, save_dir, options, scenes, output, labels_too)
         self.jobs = [Job(path, name) for path, name in zip(paths, _result_names(paths, base), strict=True)]
         self._finished = FinishedJobs(self.settings, self.jobs)
 
     def todo(self) -> Iterator[tuple[Job, PredictionResult | None]]:
-        """Yields the jobs in order, with the result of those that need not be done again."""
+        """Yields the jobs in order, with the result of those that need not be done again.
+
+        What killed runs have left of them half-written is removed first.
+        """
+        clear_leftovers(self.jobs, self.settings)
         for job in self.jobs:
             yield job, self._finished.result(job)
 
-    def record(self, job: Job, result: PredictionResult) -> None:
-        """Remembers a job that is done, for a later run that resumes."""
-        self._finished.record(job, result)
+    def record(self, job: Job, result: PredictionResult) -> PredictionResult:
+        """Remembers a job that is done, for a later run that resumes.
+
+        Returns:
+            The result; if it cannot be remembered, with a note that says so.
+        """
+        try:
+            self._finished.record(job, result)
+        except DataError as error:
+            note = f"done, but a later --resume will do it again: {error}"
+            return replace(result, note=note if result.note is None else f"{result.note}; {note}")
+        return result
 
     def steps(
         self, predict: Predict, advance: Callable[[Job, int], None] | None = None
@@ -176,7 +193,7 @@ class Run:
         for job, result in self.todo():
             if result is None:
                 result = attempt(job, self.settings, predict, advance)
-                self.record(job, result)
+                result = self.record(job, result)
             yield job, result
 
 

@@ -18,8 +18,9 @@ from rasterio.errors import RasterioError
 from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
-from rsseg_tf.datasets.images import read_image
+from rsseg_tf.datasets.images import image_kind, read_image
 from rsseg_tf.datasets.tiling import Window
+from rsseg_tf.datasets.world_files import image_place
 from rsseg_tf.errors import DataError
 
 __all__ = ["Scene", "open_scene", "raster_driver"]
@@ -48,6 +49,7 @@ class Scene:
         gcps_crs: their coordinate reference system.
         rpcs: rational polynomial coefficients, or None.
         tags: metadata that also hold for a label map of the scene.
+        place_note: what should say where the scene lies and could not be used, in one line; None if there is nothing.
     """
 
     path: Path
@@ -63,6 +65,7 @@ class Scene:
     gcps_crs: CRS | None = None
     rpcs: RPC | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    place_note: str | None = None
     _source: rasterio.DatasetReader | NDArray | None = field(default=None, repr=False)
 
     @property
@@ -107,7 +110,7 @@ def open_scene(path: Path, bands: Sequence[int] | None = None, names: Sequence[s
     """Opens a PNG, JPEG, TIFF or VRT file.
 
     A band marked alpha is a mask and no band of the image; the fourth band of a PNG always is. PNG and JPEG files are
-    decoded at once, and taken to have no place: world files beside them are not read.
+    decoded at once; where they lie is told by files beside them, see `image_place`.
 
     Args:
         path: the file; its kind is told by its first bytes.
@@ -123,7 +126,18 @@ def open_scene(path: Path, bands: Sequence[int] | None = None, names: Sequence[s
         pixels = read_image(path)
         has_alpha = pixels.shape[2] == 4
         chosen = _chosen(path, range(1, pixels.shape[2] + 1 - has_alpha), pixels.shape[2], bands)
-        yield Scene(path, (pixels.shape[0], pixels.shape[1]), pixels.dtype, chosen, has_alpha, _source=pixels)
+        place = image_place(path, "PNG" if image_kind(_head(path), str(path)) == "PNG" else "JPEG")
+        yield Scene(
+            path,
+            (pixels.shape[0], pixels.shape[1]),
+            pixels.dtype,
+            chosen,
+            has_alpha,
+            crs=place.crs,
+            transform=place.transform,
+            place_note=place.note,
+            _source=pixels,
+        )
         return
     with contextlib.ExitStack() as stack:
         try:
@@ -143,6 +157,11 @@ def raster_driver(path: Path) -> str | None:
     if head[:2] in (b"II", b"MM"):
         return "GTiff"
     return "VRT" if head == _VRT_START else None
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as handle:
+        return handle.read(8)
 
 
 def _damaged(path: Path, error: Exception, driver: str = "GTiff") -> DataError:
@@ -167,6 +186,10 @@ def _describe(path: Path, source: rasterio.DatasetReader, bands: Sequence[int] |
     if np.issubdtype(dtype, np.complexfloating):
         raise DataError(f"{path} holds {dtype} values; real numbers are needed. Take their magnitude first.")
     gcps, gcps_crs = source.gcps
+    crs, transform, place_note = source.crs, source.transform, None
+    if crs is None and not gcps and source.driver == "GTiff":
+        place = image_place(path, "GTiff")
+        crs, transform, place_note = place.crs, place.transform if transform == Affine.identity() else transform, place.note
     tags = source.tags()
     return Scene(
         path=path,
@@ -176,12 +199,13 @@ def _describe(path: Path, source: rasterio.DatasetReader, bands: Sequence[int] |
         has_alpha=len(data_bands) < source.count,
         is_raster=True,
         descriptions=tuple(source.descriptions[band - 1] or "" for band in chosen),
-        crs=source.crs,
-        transform=source.transform,
+        crs=crs,
+        transform=transform,
         gcps=tuple(gcps),
         gcps_crs=gcps_crs,
         rpcs=source.rpcs,
         tags={key: tags[key] for key in _COPIED_TAGS if key in tags},
+        place_note=place_note,
         _source=source,
     )
 

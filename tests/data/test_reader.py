@@ -13,7 +13,7 @@ import rasterio
 
 from rsseg_tf.data import SampleReader, check_samples
 from rsseg_tf.data import reader as reader_module
-from rsseg_tf.datasets import DatasetSpec, Sample, custom_spec, read_image
+from rsseg_tf.datasets import DatasetSpec, Sample, custom_spec, looking, read_image
 from rsseg_tf.errors import DataError
 
 SPEC = custom_spec("town", ["ground", "roof"])
@@ -310,14 +310,14 @@ def test_the_check_names_the_first_wrong_sample_in_the_order_of_the_list(
         label = samples[number].label
         assert label is not None
         write_png(label, np.full(SIZE, 3 + number, np.uint8))
-    header = reader_module.image_header
+    header = looking.image_header
 
     def first_is_slow(path: Path) -> object:
         if path.stem == "s2":
             time.sleep(0.2)
         return header(path)
 
-    monkeypatch.setattr(reader_module, "image_header", first_is_slow)
+    monkeypatch.setattr(looking, "image_header", first_is_slow)
     done: list[tuple[int, int]] = []
     with pytest.raises(DataError, match=r"s2_label\.png holds the ids 5;"):
         check_samples(samples, SPEC, workers=6, progress=lambda *now: done.append(now))
@@ -336,14 +336,14 @@ def test_the_check_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert samples[0].label is not None
     samples[0].label.unlink()
     looked: list[str] = []
-    header = reader_module.image_header
+    header = looking.image_header
 
     def counted(path: Path) -> object:
         looked.append(path.stem)
         time.sleep(0.02)
         return header(path)
 
-    monkeypatch.setattr(reader_module, "image_header", counted)
+    monkeypatch.setattr(looking, "image_header", counted)
     with pytest.raises(DataError, match=r"s0_label\.png does not exist"):
         check_samples(samples, SPEC, workers=1)
     assert len(looked) < 20
