@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from rasterio.crs import CRS
 from rasterio.transform import Affine
-from rsseg_tf.inference.raster import Scene
 
+from rsseg_tf.datasets.rasters import Scene
 from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.errors import DataError
 from rsseg_tf.inference.area import area_of_interest
