@@ -16,7 +16,7 @@ import numpy as np
 from rsseg_tf.config import Config
 from rsseg_tf.config.schema import CustomDataset, Dataset
 from rsseg_tf.data import SampleReader
-from rsseg_tf.datasets import TILE_NAME_PATTERNS, TILE_NAMES, DatasetSpec, Sample, read_description
+from rsseg_tf.datasets import TILE_NAME_PATTERNS, DatasetSpec, Sample, read_description
 from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.errors import INTERRUPTS, DataError, RssegError, reason
 from rsseg_tf.inference import InferenceOptions, Predict, predict_labels, predict_logits, require_classes
@@ -262,7 +262,7 @@ def _tile_names(protocol: Protocol, dataset: Dataset) -> str:
     if isinstance(dataset, CustomDataset) and dataset.tile_names is not None:
         return dataset.tile_names
     description = _description(dataset) or {}
-    pattern = description.get("tile_names", TILE_NAMES.get(dataset.name))
+    pattern = description.get("tile_names", dataset.spec.tile_names)
     if pattern in TILE_NAME_PATTERNS:
         return str(pattern)
     known = f"{dataset.root} has no dataset.json with tile_names" if pattern is None else f"tile_names is {pattern!r}"
