@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import numpy as np
@@ -14,7 +15,13 @@ from rsseg_tf.errors import DataError
 
 __all__ = ["area_plane", "move", "pixel_size"]
 
-_WGS84 = CRS.from_epsg(4326)
+
+@functools.cache
+def _wgs84() -> CRS:
+    """Returns longitude and latitude; not made at import, because PROJ's data may be missing or misplaced."""
+    return CRS.from_epsg(4326)
+
+
 # Projections whose square units are not square metres on the ground: degrees, and Mercator, whose areas grow with
 # the latitude (2.4 times at 50 degrees).
 _NOT_TRUE_TO_AREA = ("longlat", "merc", "webmerc")
@@ -45,8 +52,8 @@ def pixel_size(size: tuple[int, int], transform: Affine, crs: CRS | None) -> tup
         return None
     row, column = size[0] / 2, size[1] / 2
     corners = move(np.array([(column, row), (column, row + 1), (column + 1, row)]), transform)
-    longitude, latitude = reproject(crs, _WGS84, corners[:, 0], corners[:, 1])
-    semi_major, eccentricity2 = _ellipsoid(_WGS84)
+    longitude, latitude = reproject(crs, _wgs84(), corners[:, 0], corners[:, 1])
+    semi_major, eccentricity2 = _ellipsoid(_wgs84())
     sine = np.sin(np.radians(latitude[0]))
     curvature = 1 - eccentricity2 * sine**2
     north = semi_major * (1 - eccentricity2) / curvature**1.5  # radius of the meridian
@@ -84,8 +91,8 @@ def area_plane(points: NDArray[np.float64], crs: CRS | None) -> NDArray[np.float
         return points * crs.linear_units_factor[1] if crs.is_projected else points
     longitude, latitude = points.T
     if crs.is_projected:
-        longitude, latitude = (np.asarray(values) for values in reproject(crs, _WGS84, longitude, latitude))
-        crs = _WGS84
+        longitude, latitude = (np.asarray(values) for values in reproject(crs, _wgs84(), longitude, latitude))
+        crs = _wgs84()
     semi_major, eccentricity2 = _ellipsoid(crs)
     sine = np.sin(np.radians(latitude))
     if eccentricity2 == 0:
