@@ -15,6 +15,7 @@ The command line prints the message alone and exits with code 2; a traceback mea
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -112,7 +113,21 @@ def reason(error: BaseException) -> str:
             found.append(words)
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     line = ": ".join(found) or type(error).__name__
+    line += _misled(line)
     return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 1] + "…"
+
+
+# Variables by which another GIS in the environment misleads PROJ, and how PROJ complains.
+_PROJ_VARIABLES = ("PROJ_DATA", "PROJ_LIB")
+_PROJ_COMPLAINTS = re.compile(r"proj\.db|PROJ: |EPSG code is unknown", re.IGNORECASE)
+
+
+def _misled(line: str) -> str:
+    """Returns what to unset in the environment, for a failure that comes from there."""
+    given = [f"{name}={os.environ[name]}" for name in _PROJ_VARIABLES if os.environ.get(name)]
+    if not given or not _PROJ_COMPLAINTS.search(line):
+        return ""
+    return f" (set in the environment: {', '.join(given)}; unset it if it belongs to another GIS)"
 
 
 def _words(error: BaseException) -> str:
