@@ -17,6 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import rasterio
+from rasterio.crs import CRS
+from rasterio.transform import Affine
 
 from rsseg_tf.datasets.gdal import (
     HEAD_BYTES,
@@ -275,13 +277,22 @@ def write_png(path: Path, array: np.ndarray, palette: Sequence[RGB] | None = Non
     _write_bytes(path, _encode_png(array) if palette is None else _encode_indexed_png(array, palette))
 
 
-def write_image(path: Path, array: np.ndarray, *, jpeg_quality: int = 95) -> None:
+def write_image(
+    path: Path,
+    array: np.ndarray,
+    *,
+    jpeg_quality: int = 95,
+    crs: CRS | None = None,
+    transform: Affine | None = None,
+) -> None:
     """Writes an image in the format that its suffix names, whole or not at all.
 
     Args:
         path: ``.png``, ``.jpg`` or ``.tif``; its folder must exist.
         array: ``(H, W, C)``. PNG takes 1, 3 or 4 bands of uint8 or uint16, JPEG 1 or 3 of uint8, TIFF any.
         jpeg_quality: 1..100.
+        crs: Where the image lies; of the formats, TIFF alone keeps it.
+        transform: From (column, row) to coordinates of the CRS; None where there is none.
 
     Raises:
         DataError: When the format cannot hold the array, or the file cannot be written.
@@ -302,6 +313,7 @@ def write_image(path: Path, array: np.ndarray, *, jpeg_quality: int = 95) -> Non
     elif suffix in (".tif", ".tiff"):
         height, width, bands = array.shape
         profile = {"height": height, "width": width, "count": bands, "dtype": array.dtype, "compress": "deflate"}
+        profile |= {"crs": crs} | ({} if transform is None else {"transform": transform})
         try:
             with atomic_path(path) as temporary, rasterio.open(temporary, "w", driver="GTiff", **profile) as file:
                 file.write(array.transpose(2, 0, 1))

@@ -31,6 +31,7 @@ from rsseg_tf.datasets.cutting import SceneRecord
 from rsseg_tf.datasets.listing import Sample, write_list
 from rsseg_tf.datasets.spec import DatasetSpec, custom_spec, unknown_ids
 from rsseg_tf.errors import DataError
+from rsseg_tf.files import SIDE_SUFFIX
 
 __all__ = [
     "SPLITS",
@@ -163,6 +164,8 @@ class PreparedFolder:
     def sweep(self) -> None:
         """Removes files that no list names: what a killed run left half-written, or cut from scenes that are gone."""
         named = {path for samples in self._samples.values() for sample in samples for path in _files_of(sample)}
+        # GDAL keeps beside an image what its format cannot hold, such as an unusual CRS.
+        named |= {path.with_name(path.name + SIDE_SUFFIX) for path in named}
         for kind in ("img_dir", "ann_dir"):
             for directory, _, names in os.walk(self.folder / kind):
                 for name in names:

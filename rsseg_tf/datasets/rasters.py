@@ -30,9 +30,10 @@ from rsseg_tf.datasets.gdal import (
     damaged,
     is_vrt,
     marks_of,
-    open_raster,
+    opened_raster,
     pixel_type,
     printable,
+    reading,
     require_bytes,
 )
 from rsseg_tf.datasets.images import ImageHeader, plain_header, read_decoded, tiff_notes
@@ -246,12 +247,13 @@ def open_scene(
         return
     if driver == "VRT" and not trust.vrt_sources:
         require_near_sources(path)
-    with open_raster(path, driver) as source:
-        scene = _describe(path, source, driver, bands, spec, max_value, repeat_grey)
-        if placed:
-            scene = replace(scene, **_place_of(path, source, driver))
-        if max_block is not None:
-            _require_small_blocks(scene, source, max_block, trust)
+    with contextlib.closing(opened_raster(path, driver)) as source:
+        with reading(name, driver):
+            scene = _describe(path, source, driver, bands, spec, max_value, repeat_grey)
+            if placed:
+                scene = replace(scene, **_place_of(path, source, driver))
+            if max_block is not None:
+                _require_small_blocks(scene, source, max_block, trust)
         yield scene
 
 
