@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rsseg_tf.datasets.rasters import Scene, open_scene
 from rsseg_tf.inference.jobs import Job, JobSettings, PredictionResult, discard_partial, run_job
 from rsseg_tf.inference.logits import (
     Predict,
@@ -26,7 +27,6 @@ from rsseg_tf.inference.predict import (
     pixel_count,
     predict_paths,
 )
-from rsseg_tf.inference.raster import Scene, open_scene
 from rsseg_tf.inference.tiles import any_size, tile_options, tile_stride
 
 __all__ = [

@@ -10,19 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
-import rasterio
 from rasterio.errors import RasterioError
 
 from rsseg_tf.datasets.finding import LeftOut, find_images
+from rsseg_tf.datasets.gdal import open_raster
 from rsseg_tf.datasets.images import image_header
 from rsseg_tf.datasets.listing import read_list
+from rsseg_tf.datasets.rasters import raster_driver
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
+from rsseg_tf.datasets.vrt import vrt_size
 from rsseg_tf.errors import ConfigError, DataError, RssegError
 from rsseg_tf.inference.decoding import check_review_value
 from rsseg_tf.inference.jobs import RESULT_FOLDERS, Job, JobSettings, PredictionResult, clear_leftovers, run_job
 from rsseg_tf.inference.logits import Predict
 from rsseg_tf.inference.options import InferenceOptions, OutputOptions, SceneOptions
-from rsseg_tf.inference.raster import raster_driver
 from rsseg_tf.inference.resuming import JOURNAL, FinishedJobs
 from rsseg_tf.inference.vector_files import check_vector_file
 
@@ -221,12 +222,15 @@ def attempt(
 def image_size(path: Path) -> tuple[int, int]:
     """Returns the (height, width) that a file says it has; zeros for one that says nothing sensible."""
     try:
-        if raster_driver(path) is None:
+        driver = raster_driver(path)
+        if driver is None:
             header = image_header(path)
             return header.height, header.width
-        with rasterio.open(path, driver=raster_driver(path)) as source:
+        if driver == "VRT":
+            return vrt_size(path)
+        with open_raster(path, driver) as source:
             return source.height, source.width
-    except (RssegError, RasterioError, OSError):
+    except (RssegError, OSError):
         return 0, 0
 
 

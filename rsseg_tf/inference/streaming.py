@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_tf.datasets.rasters import Scene
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.errors import ConfigError, DataError
@@ -17,7 +18,6 @@ from rsseg_tf.inference.blending import Plan, blend_blocks, make_plan
 from rsseg_tf.inference.decoding import decode, products
 from rsseg_tf.inference.logits import Predict, augmented_logits, resize_bilinear
 from rsseg_tf.inference.options import InferenceOptions, OutputOptions, SceneOptions
-from rsseg_tf.inference.raster import Scene
 from rsseg_tf.inference.writing import BLOCK, SceneWriter
 
 __all__ = ["WHOLE_PIXELS", "Tiling", "Wanted", "make_tiling", "predict_scene", "split_into_strips"]

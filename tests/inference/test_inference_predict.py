@@ -217,7 +217,7 @@ def test_a_failure_is_reported_and_the_others_are_done(folder, tmp_path):
     )
     assert [result.ok for result in results] == [False, False, True, False]
     assert "broken.png" in results[0].error and "damaged" in results[0].error
-    assert "needs 3 bands" in results[1].error and "has 1" in results[1].error
+    assert "has 1 band, but the dataset 'toy' has 3" in results[1].error
     assert "beside its alpha band" in results[3].error
     assert all("\n" not in result.error for result in results if result.error)
     assert seen == [(i + 1, 4, name) for i, name in enumerate(names)]
