@@ -16,6 +16,7 @@ from rsseg_tf.config import Config
 from rsseg_tf.config.schema import CustomDataset, Dataset
 from rsseg_tf.data import SampleReader
 from rsseg_tf.datasets import TILE_NAME_PATTERNS, TILE_NAMES, DatasetSpec, Sample, read_description
+from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.errors import DataError
 from rsseg_tf.inference import InferenceOptions, Predict, predict_labels, predict_logits, require_classes
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix, count_ignored
@@ -36,21 +37,27 @@ class Evaluation:
         spec: Classes, ignored id and statistics.
         samples: Images with labels.
         scenes: The same by the scene that they were cut from; empty where the protocol does not stitch.
+        trust: How large images may be, and what a VRT may name.
     """
 
     protocol: Protocol
     spec: DatasetSpec
     samples: Sequence[Sample]
     scenes: tuple[TiledScene, ...] = ()
+    trust: Trust = TRUSTING_NOBODY
 
     def run(
-        self, predict: Predict, options: InferenceOptions, *, observe: Observer | None = None
+        self,
+        predict: Predict,
+        options: InferenceOptions,
+        *,
+        observe: Observer | None = None,
     ) -> SegmentationScores:
         """Predicts every sample and counts as the protocol says; see `evaluate` and `evaluate_stitched`."""
         if self.protocol.stitched:
-            scores = evaluate_stitched(predict, self.scenes, self.spec, options, observe=observe)
+            scores = evaluate_stitched(predict, self.scenes, self.spec, options, observe=observe, trust=self.trust)
         else:
-            scores = evaluate(predict, self.samples, self.spec, options, observe=observe)
+            scores = evaluate(predict, self.samples, self.spec, options, observe=observe, trust=self.trust)
         return dataclasses.replace(scores, left_out=self.protocol.left_out)
 
     @property
@@ -95,7 +102,7 @@ def plan_evaluation(config: Config, samples: Sequence[Sample]) -> Evaluation:
     if protocol.labels is not None:
         _require_labels(protocol, protocol.labels, dataset)
     scenes = find_scenes(samples, _tile_names(protocol, dataset)) if protocol.stitched else ()
-    return Evaluation(protocol, dataset.spec, samples, scenes)
+    return Evaluation(protocol, dataset.spec, samples, scenes, config.data.trust)
 
 
 def evaluate(
@@ -105,6 +112,7 @@ def evaluate(
     options: InferenceOptions,
     *,
     observe: Observer | None = None,
+    trust: Trust = TRUSTING_NOBODY,
 ) -> SegmentationScores:
     """Predicts every sample at its own size and counts the pixels: protocol `seed`.
 
@@ -113,14 +121,17 @@ def evaluate(
         samples: images with labels.
         spec: classes, ignored id and statistics.
         options: scales, flips and sliding windows.
-        observe: called with (index, image, label, prediction) after each sample; image in its own type.
+        observe: called with (index, image, label, prediction) after each sample; image in its own type. Where the
+            image has no data, the label is the ignored id.
+        trust: how large images may be, and what a VRT may name.
 
     Raises:
         DataError: for a file that is unreadable or does not fit the dataset.
     """
     counts = np.zeros((spec.num_classes, spec.num_classes), np.int64)
     ignored = 0
-    for index, (image, label) in enumerate(read_ahead(SampleReader(samples, spec), len(samples))):
+    reader = SampleReader(samples, spec, trust=trust)
+    for index, (image, label) in enumerate(read_ahead(reader, len(samples))):
         prediction = predict_labels(predict, image, spec, options)
         counts += confusion_matrix(label, prediction, spec.num_classes, spec.ignore_index)
         ignored += count_ignored(label, spec.ignore_index)
@@ -136,6 +147,7 @@ def evaluate_stitched(
     options: InferenceOptions,
     *,
     observe: Observer | None = None,
+    trust: Trust = TRUSTING_NOBODY,
 ) -> SegmentationScores:
     """Predicts every tile, puts the logits of each scene back together and counts its pixels once: protocol `stitched`.
 
@@ -149,6 +161,7 @@ def evaluate_stitched(
         options: How each tile is predicted.
         observe: As in `evaluate`, called after each tile, scene by scene; index is the tile's, and the prediction is
             the tile's own, which differs from what is counted where other tiles overlap it.
+        trust: As in `evaluate`.
 
     Raises:
         DataError: As `evaluate`; when labels of overlapping tiles differ.
@@ -157,7 +170,7 @@ def evaluate_stitched(
     counts = np.zeros((spec.num_classes, spec.num_classes), np.int64)
     ignored = 0
     samples = [tile.sample for scene in scenes for tile in scene.tiles]
-    pairs = read_ahead(SampleReader(samples, spec), len(samples))
+    pairs = read_ahead(SampleReader(samples, spec, trust=trust), len(samples))
     for scene in scenes:
         stitcher = Stitcher(scene)
         for tile in scene.tiles:

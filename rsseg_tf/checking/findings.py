@@ -85,11 +85,21 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "pixel-type": Kind(
             "error", "Images have another pixel type than the others.", "Convert them; all images must have one type."
         ),
-        "not-finite": Kind("error", "Images hold NaN or infinite values.", "Replace them with a number."),
+        "image-reading": Kind(
+            "note",
+            "A part of the image's file is read in a way that may surprise.",
+            "Save the image as it is meant if that is not wanted.",
+        ),
+        "not-finite": Kind(
+            "warning",
+            "Images hold NaN or infinite values.",
+            "These pixels are no data: they count neither in training nor in evaluation. Replace them if they are.",
+        ),
         "nodata-values": Kind(
             "warning",
             "Images hold values such as -9999 that stand for no data, far from those of data.",
-            "Training takes them as brightness: replace them with 0 and give these pixels the ignored id.",
+            "Declare the value as nodata in the files (gdal_edit.py -a_nodata). Those that can be nothing else are left "
+            "out all the same; others are taken for brightness.",
         ),
         "value-range": Kind(
             "error",
@@ -121,7 +131,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         # --- labels
         "label-jpeg": Kind(
-            "error", "Labels are JPEG files; the compression changes class ids.", "Export them as PNG or TIFF."
+            "error",
+            "Labels are compressed with losses (JPEG; also inside a TIFF: JPEG, WebP, LERC), which change class ids.",
+            "Export them again from the source, as PNG or as TIFF with DEFLATE or LZW.",
         ),
         "label-bands": Kind(
             "error",

@@ -16,6 +16,7 @@ from pathlib import Path
 from rsseg_tf.checking.findings import Finding, listing
 from rsseg_tf.checking.folders import FolderSplit, find_folders
 from rsseg_tf.config import Config
+from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.datasets.listing import Sample, list_lines
 from rsseg_tf.datasets.prepared import read_dataset_json, read_description
 from rsseg_tf.datasets.spec import MAX_CLASSES, RGB, DatasetSpec, default_palette
@@ -72,6 +73,7 @@ class Target:
         splits: The samples.
         crop_size: Width and height that training crops to, None if no config says.
         findings: What is wrong with the lists or pairs.
+        trust: How large files may be, and what a VRT may name.
     """
 
     source: str
@@ -80,6 +82,7 @@ class Target:
     splits: tuple[Split, ...]
     crop_size: tuple[int, int] | None = None
     findings: tuple[Finding, ...] = ()
+    trust: Trust = TRUSTING_NOBODY
 
     @property
     def labelled(self) -> bool:
@@ -115,7 +118,9 @@ def target_from_config(config: Config, source: str) -> Target:
         lists.read("val", root / dataset.val_list, labels="needed"),
     )
     findings = [*_differences(dataset.spec, root), *lists.findings]
-    return Target(source, root, Expected.of(dataset.spec), splits, config.augment.crop_size, tuple(findings))
+    return Target(
+        source, root, Expected.of(dataset.spec), splits, config.augment.crop_size, tuple(findings), config.data.trust
+    )
 
 
 def target_from_folder(

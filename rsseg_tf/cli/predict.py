@@ -22,6 +22,7 @@ from rsseg_tf.cli.options import (
     prediction_changes,
     prediction_options,
     server_options,
+    vrt_option,
     weights_options,
 )
 
@@ -46,6 +47,7 @@ _scenes = group(
     click.option("--max-memory", default="2G", show_default=True, metavar="SIZE",
                  help="Bound for buffers; wide scenes are cut into strips to keep it."),
     click.option("--resume", is_flag=True, help="Go on where a run with the same options was stopped."),
+    vrt_option,
 )  # fmt: skip
 _rasters = group(
     "Rasters",
@@ -164,7 +166,9 @@ def command(
         tile=tile,
         fixed_tile=predictor.tile is not None,
         model=_identity(predictor, located),
-        **{name: values[name] for name in ("max_value", "match_gsd", "model_gsd", "aoi", "resume")},
+        **{
+            name: values[name] for name in ("max_value", "match_gsd", "model_gsd", "aoi", "resume", "allow_vrt_sources")
+        },
     )
     run = Run(
         paths,

@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from rsseg_tf.config import Config, PretrainConfig
 from rsseg_tf.datasets import Sample, Samples, list_images, missing_files, read_list
+from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.datasets.looking import Inspection, Looks, memory_file
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError
@@ -49,7 +50,9 @@ def checked_samples(
     parts: dict[str, Looks] = {}
     try:
         for split in splits:
-            parts[split] = checked_list(lists[split], root, dataset.spec, what=f"{split} samples")
+            parts[split] = checked_list(
+                lists[split], root, dataset.spec, what=f"{split} samples", trust=config.data.trust
+            )
     except DataError as error:
         raise DataError(f"{error} {_REMEDY}") from error
     from rsseg_tf.checking.starting import known_leaks, start_findings
@@ -85,17 +88,27 @@ def checked_images(config: PretrainConfig) -> Sequence[Sample]:
     dataset = config.dataset
     root = Path(dataset.root)
     if dataset.train_list:
-        looks = checked_list(root / dataset.train_list, root, dataset.spec, what="images", labels=False)
+        looks = checked_list(
+            root / dataset.train_list, root, dataset.spec, what="images", labels=False, trust=config.data.trust
+        )
     else:
         samples = list_images(root, notify=_note)
-        looks = _looked_at(samples, dataset.spec, root / "*", root, "images", labels=False)
+        looks = _looked_at(samples, dataset.spec, root / "*", root, "images", labels=False, trust=config.data.trust)
     from rsseg_tf.checking.starting import start_findings
 
     _tell(start_findings({"train": looks}, dataset.spec, root), refuse=True)
     return looks.samples
 
 
-def checked_list(list_file: Path, root: Path, spec: DatasetSpec, *, what: str, labels: bool = True) -> Looks:
+def checked_list(
+    list_file: Path,
+    root: Path,
+    spec: DatasetSpec,
+    *,
+    what: str,
+    labels: bool = True,
+    trust: Trust = TRUSTING_NOBODY,
+) -> Looks:
     """Reads a list and looks at all that it names; what was seen is remembered for the next time.
 
     Args:
@@ -104,25 +117,36 @@ def checked_list(list_file: Path, root: Path, spec: DatasetSpec, *, what: str, l
         spec: what the samples should be.
         what: what to call them in the progress line.
         labels: whether they must have labels.
+        trust: how large files may be, and what a VRT may name.
 
     Raises:
         DataError: for the first thing that is wrong with a sample; without labels, counting all.
     """
     samples = read_list(list_file, root, labels=labels, must_exist=False)
-    return _looked_at(samples, spec, list_file, root, what, labels=labels)
+    return _looked_at(samples, spec, list_file, root, what, labels=labels, trust=trust)
 
 
 def _looked_at(
-    samples: Sequence[Sample], spec: DatasetSpec, list_file: Path, root: Path, what: str, *, labels: bool
+    samples: Sequence[Sample],
+    spec: DatasetSpec,
+    list_file: Path,
+    root: Path,
+    what: str,
+    *,
+    labels: bool,
+    trust: Trust,
 ) -> Looks:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"Checking {len(samples)} {what}", total=len(samples))
-        memory = _memory(list_file, root, spec, labels=labels)
-        inspection = Inspection(samples, spec, memory=memory, processes=os.cpu_count() or 1, labels=labels)
+        memory = _memory(list_file, root, spec, labels=labels, trust=trust)
+        inspection = Inspection(samples, spec, memory=memory, processes=os.cpu_count() or 1, labels=labels, trust=trust)
         if inspection.missing and isinstance(samples, Samples):
             raise missing_files(list_file, root, len(inspection.missing), inspection.missing[0][1])
         look = inspection.raise_first if labels else inspection.raise_count
-        return look(lambda done, _: progress.update(task, completed=done))
+        looks = look(lambda done, _: progress.update(task, completed=done))
+    for line in looks.notes():
+        _note(line)
+    return looks
 
 
 def _check_weights(config: Config, present: set[int]) -> None:
@@ -148,12 +172,12 @@ def _check_weights(config: Config, present: set[int]) -> None:
                 )
 
 
-def _memory(list_file: Path, root: Path, spec: DatasetSpec, *, labels: bool) -> Path | None:
+def _memory(list_file: Path, root: Path, spec: DatasetSpec, *, labels: bool, trust: Trust) -> Path | None:
     """Returns where looks at a list are kept; None for a user without a folder of their own."""
     from rsseg_tf.weights.cache import cache_dir
 
     try:
-        return memory_file(cache_dir() / "samples", list_file, root, spec, labels=labels)
+        return memory_file(cache_dir() / "samples", list_file, root, spec, labels=labels, trust=trust)
     except RuntimeError:
         return None
 

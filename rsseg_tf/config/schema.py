@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from rsseg_tf.datasets import SPECS as DATASET_SPECS
 from rsseg_tf.datasets import TILE_NAME_PATTERNS, DatasetSpec, custom_spec
+from rsseg_tf.datasets.gdal import Trust
 from rsseg_tf.errors import DataError
 from rsseg_tf.protocols import PROTOCOLS, ProtocolName
 
@@ -340,6 +341,15 @@ class Data(Section):
 
     workers: Positive | None = Field(None, description="samples read in parallel; null lets TensorFlow choose")
     cache_mb: Annotated[int, Field(ge=0)] = Field(1024, description="decoded samples kept in memory, in MiB")
+    max_image_mb: Positive = Field(1024, description="largest image that is decoded, in MiB of its pixels")
+    allow_vrt_sources: bool = Field(
+        False, description="whether a VRT may name files away from its folder, servers, and formats that name others"
+    )
+
+    @property
+    def trust(self) -> Trust:
+        """What files may ask for."""
+        return Trust(self.max_image_mb * 2**20, self.allow_vrt_sources)
 
 
 class SGD(Section):

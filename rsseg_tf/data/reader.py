@@ -41,7 +41,6 @@ class _Reader:
         *,
         cache_mb: int = 0,
         trust: Trust = TRUSTING_NOBODY,
-        notify: Callable[[str], object] = lambda line: None,
     ) -> None:
         """Takes note of the samples and of the type of the first image.
 
@@ -50,7 +49,6 @@ class _Reader:
             spec: says how many bands there are, which ids, and which values are data.
             cache_mb: MiB of decoded pixels to keep.
             trust: how large images may be, and what a VRT may name.
-            notify: called with a line for what a user should know of how images are read, once for each kind.
 
         Raises:
             DataError: when the first image cannot be opened.
@@ -60,8 +58,6 @@ class _Reader:
         self.trust = trust
         header, _ = scene_header(self.samples[0].image, spec, trust=trust, repeat_grey=self._repeats_grey)
         self.dtype = np.dtype(header.dtype)
-        self._notify = notify
-        self._notes: set[str] = set()
         self.failure: DataError | None = None
         self._kept: dict[int, tuple[np.ndarray, ...]] = {}
         self._room = cache_mb * 2**20
@@ -89,11 +85,6 @@ class _Reader:
     def _pixels(self, path: Path) -> Pixels:
         pixels = read_pixels(path, self.spec, trust=self.trust, repeat_grey=self._repeats_grey)
         check_type(path, pixels.values.dtype, self.samples[0].image, self.dtype)
-        with self._lock:
-            fresh = set(pixels.notes) - self._notes
-            self._notes |= fresh
-        for note in sorted(fresh):
-            self._notify(f"Note: {path} {note}; other images of which this is true are not named.")
         return pixels
 
 

@@ -43,10 +43,12 @@ __all__ = [
     "decode_image",
     "image_header",
     "image_kind",
+    "plain_header",
     "png_palette",
     "read_decoded",
     "read_image",
     "read_label",
+    "tiff_losses",
     "tiff_notes",
     "write_image",
     "write_png",
@@ -69,6 +71,7 @@ _PNG_MARKS = {
 _PNG_BANDS = {colour: len(marks) for colour, marks in _PNG_MARKS.items()}
 _ORIENTATION = 274  # the TIFF tag, in EXIF too
 _UPRIGHT = 1
+_CHUNKS_BEFORE_PIXELS = 65536  # bytes in which a PNG says all that it says before its pixels
 
 # JPEG frame headers SOF0..SOF15 without DHT (C4), JPG (C8) and DAC (CC).
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -132,7 +135,7 @@ def read_decoded(path: Path, trust: Trust = TRUSTING_NOBODY) -> tuple[np.ndarray
     data, name = _read_bytes(path), printable(path)
     header = _header_of(data, name)
     require_bytes(name, (header.height, header.width, header.bands), header.dtype, trust)
-    return decode_image(data, name), header, _unfollowed(data)
+    return decode_image(data, name), header, _unfollowed(data, is_jpeg=header.is_jpeg)
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
@@ -223,14 +226,28 @@ def image_header(path: Path) -> ImageHeader:
         DataError: When the file is missing, of another kind, or cut off within its header.
     """
     name = printable(path)
-    head = _read_bytes(path, HEAD_BYTES)
-    kind = image_kind(head, name)
+    kind = image_kind(_read_bytes(path, HEAD_BYTES), name)
     if kind == "VRT":
         raise DataError(f"{name} is a VRT; a PNG, JPEG or TIFF is expected here. Convert it to one.")
     if kind != "TIFF":
-        return _header_of(head if kind == "PNG" else _read_bytes(path), name)
+        return plain_header(path)[0]
     with open_raster(path, "GTiff") as source:
         return ImageHeader(source.height, source.width, source.count, source.dtypes[0], marks_of(source))
+
+
+def plain_header(path: Path) -> tuple[ImageHeader, tuple[str, ...]]:
+    """Returns the header of a PNG or JPEG, and what of the file is not followed; see `read_decoded`.
+
+    Raises:
+        DataError: As `image_header`; when it is neither.
+    """
+    name = printable(path)
+    head = _read_bytes(path, _CHUNKS_BEFORE_PIXELS)
+    kind = image_kind(head[:HEAD_BYTES], name)
+    if kind not in ("PNG", "JPEG"):
+        raise DataError(f"{name} is a {kind} file; PNG or JPEG is expected here. Convert it to PNG.")
+    data = head if kind == "PNG" else _read_bytes(path)
+    return _header_of(data, name), _unfollowed(data, is_jpeg=kind == "JPEG")
 
 
 def _header_of(data: bytes, name: str) -> ImageHeader:
@@ -533,27 +550,30 @@ def _jpeg_header(data: bytes | mmap.mmap, name: str) -> ImageHeader:
 # --- what is not followed ----------------------------------------------------------------------------------------
 
 
-def _unfollowed(data: bytes) -> tuple[str, ...]:
-    """Says what of a sound PNG or JPEG is not followed: the orientation of a camera, and transparency by colour."""
-    notes = []
-    if data.startswith(_PNG_SIGNATURE):
-        chunks = {kind: (start, end) for kind, start, end in _png_chunks(data, "")} if _has_marks(data) else {}
-        if b"tRNS" in chunks:
-            notes.append("has transparency by colour (tRNS), which is not followed: write an alpha band instead")
-        start, end = chunks.get(b"eXIf", (0, 0))
-        exif = data[start:end]
-    else:
-        exif = b""
+def _unfollowed(data: bytes, *, is_jpeg: bool) -> tuple[str, ...]:
+    """Says what of a PNG or JPEG is not followed: a camera's orientation, and transparency by colour.
+
+    Args:
+        data: The file, or its beginning.
+        is_jpeg: Whether it is a JPEG.
+    """
+    notes: list[str] = []
+    exif = b""
+    if is_jpeg:
         for marker, position in _jpeg_segments(data, ""):
             if marker == 0xE1 and data[position : position + 6] == b"Exif\x00\x00":
-                length = struct.unpack_from(">H", data, position - 2)[0]
-                exif = data[position + 6 : position - 2 + length]
-    return (*notes, *_turned(_tiff_tag(exif[:8], lambda offset, count: exif[offset : offset + count])))
-
-
-def _has_marks(data: bytes) -> bool:
-    """Tells quickly whether a PNG may hold what `_unfollowed` looks for; walking all chunks compares checksums."""
-    return b"eXIf" in data or b"tRNS" in data
+                exif = data[position + 6 : position - 2 + struct.unpack_from(">H", data, position - 2)[0]]
+                break
+    else:
+        position = len(_PNG_SIGNATURE)
+        while (kind := data[position + 4 : position + 8]) not in (b"", b"IDAT"):
+            end = position + 8 + int.from_bytes(data[position : position + 4], "big")
+            if kind == b"tRNS":
+                notes.append("has transparency by colour (tRNS), which is not followed: write an alpha band instead")
+            if kind == b"eXIf":
+                exif = data[position + 8 : end]
+            position = end + 4
+    return (*notes, *_turned(_orientation(exif[:8], lambda offset, count: exif[offset : offset + count])))
 
 
 def tiff_notes(path: Path) -> tuple[str, ...]:
@@ -564,7 +584,7 @@ def tiff_notes(path: Path) -> tuple[str, ...]:
             handle.seek(offset)
             return handle.read(count)
 
-        return _turned(_tiff_tag(read(0, 8), read))
+        return _turned(_orientation(read(0, 8), read))
 
 
 def _turned(orientation: int | None) -> tuple[str, ...]:
@@ -573,7 +593,7 @@ def _turned(orientation: int | None) -> tuple[str, ...]:
     return (f"has orientation {orientation}, which is not followed: rows and columns are taken as stored",)
 
 
-def _tiff_tag(head: bytes, read: Callable[[int, int], bytes]) -> int | None:
+def _orientation(head: bytes, read: Callable[[int, int], bytes]) -> int | None:
     """Returns the orientation that the first directory of a TIFF (or of EXIF data, which is one) names.
 
     Args:
@@ -612,6 +632,16 @@ def _read_tiff(path: Path, trust: Trust = TRUSTING_NOBODY, *, label: bool = Fals
         dtype = pixel_type(source, tuple(source.indexes), name)
         require_bytes(name, (source.height, source.width, source.count), str(dtype), trust)
         return source.read()
+
+
+def tiff_losses(path: Path) -> str:
+    """Returns by which compression with losses a TIFF was written; empty for one without.
+
+    Raises:
+        DataError: When it cannot be opened.
+    """
+    with open_raster(path, "GTiff") as source:
+        return lossy_compression(source)
 
 
 def _check_single_band(bands: int, name: str) -> None:

@@ -124,7 +124,7 @@ class Looks:
                 known = found.setdefault(note, [int(first), 0])
                 found[note] = [min(known[0], int(first)), known[1] + int(count)]
         return [
-            f"Note: {self.samples[first].image} {note}" + (f" (and {count - 1} more)" if count > 1 else "")
+            f"{self.samples[first].image} {note}" + (f" (and {count - 1} more)" if count > 1 else "")
             for note, (first, count) in found.items()
         ]
 
@@ -151,7 +151,7 @@ def glance(sample: Sample, spec: DatasetSpec, *, trust: Trust = TRUSTING_NOBODY,
         values = Values()
         if header.dtype != "uint8":
             pixels = read_pixels(sample.image, spec, trust=trust, repeat_grey=repeat_grey)
-            notes, values = pixels.notes, _values(pixels, spec.max_value)
+            notes, values = (*pixels.notes, *pixels.value_notes), _values(pixels, spec.max_value)
         return Look(Glance(header.height, header.width, header.bands, header.dtype, label_size, ids, notes), values)
     except DataError:
         raise
@@ -224,7 +224,7 @@ class Inspection:
         workers: Threads, unless processes are started.
         processes: How many to start where there is much to look at; more than 1 needs a program whose main module may
             be imported.
-        labels: Whether each must have a label; an image of one band may stand for one of three if not.
+        labels: Whether each must have a label. If not, an image of one band may stand for one of three.
         trust: How large files may be, and what a VRT may name.
 
     Attributes:

@@ -35,7 +35,7 @@ from rsseg_tf.datasets.gdal import (
     printable,
     require_bytes,
 )
-from rsseg_tf.datasets.images import ImageHeader, image_header, read_decoded, tiff_notes
+from rsseg_tf.datasets.images import ImageHeader, plain_header, read_decoded, tiff_notes
 from rsseg_tf.datasets.ranges import ValueRange
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.datasets.tiling import Window
@@ -64,6 +64,7 @@ class Pixels:
         sentinels: Values that stand for no data although nothing declares them, and how often each occurs.
         lowest: Smallest value that is left, where types have values below 0; 0 otherwise.
         notes: What a user should know of how the file was read, each a phrase that follows the file's name.
+        value_notes: The same of its values.
     """
 
     values: NDArray
@@ -74,6 +75,7 @@ class Pixels:
     sentinels: tuple[tuple[float, int], ...] = ()
     lowest: float = 0.0
     notes: tuple[str, ...] = ()
+    value_notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -269,7 +271,8 @@ def read_pixels(
     """
     with open_scene(path, None, spec, trust=trust, repeat_grey=repeat_grey, placed=False) as scene:
         _require_whole(scene, trust)
-        return replace(scene.look(), notes=scene.notes)
+        pixels = scene.look()
+        return replace(pixels, notes=scene.notes[: len(scene._notes)], value_notes=_sentinel_notes(scene._met))
 
 
 def scene_header(
@@ -281,11 +284,11 @@ def scene_header(
         DataError: As `read_pixels`, as far as a look at the header can tell.
     """
     if raster_driver(path) is None:
-        header = image_header(path)
+        header, notes = plain_header(path)
         shape = header.height, header.width, header.bands
         require_bytes(printable(path), shape, header.dtype, trust)
         chosen = _choose(printable(path), header.marks, ("",) * len(header.marks), None, spec, repeat_grey)
-        return ImageHeader(header.height, header.width, len(chosen.bands), header.dtype), chosen.notes
+        return ImageHeader(header.height, header.width, len(chosen.bands), header.dtype), (*chosen.notes, *notes)
     with open_scene(path, None, spec, trust=trust, repeat_grey=repeat_grey, placed=False) as scene:
         _require_whole(scene, trust)
         return ImageHeader(*scene.size, len(scene.bands), str(scene.dtype)), scene.notes
@@ -625,16 +628,19 @@ def _equal(pixels: NDArray, value: float | None) -> NDArray[np.bool_] | None:
 _SHOWN_SENTINELS = 3
 
 
+def _sentinel_notes(met: _Met) -> tuple[str, ...]:
+    """Says which undeclared values were taken to be no data."""
+    if not met.sentinels:
+        return ()
+    # Without counts: parts of a scene may be read more than once.
+    shown = ", ".join(f"{value:.9g}" for value, _ in met.sentinels.most_common(_SHOWN_SENTINELS))
+    more = f" and {len(met.sentinels) - _SHOWN_SENTINELS} more" if len(met.sentinels) > _SHOWN_SENTINELS else ""
+    return (f"holds {shown}{more}, taken for no data though the file does not declare it",)
+
+
 def _value_notes(met: _Met, expected: ValueRange) -> tuple[str, ...]:
     """Says which undeclared values were taken to be no data, and which perhaps should have been."""
-    notes = []
-    if met.sentinels:
-        # Without counts: parts of a scene may be read more than once.
-        shown = [f"{value:.9g}" for value, _ in met.sentinels.most_common(_SHOWN_SENTINELS)]
-        more = f" and {len(met.sentinels) - _SHOWN_SENTINELS} more" if len(met.sentinels) > _SHOWN_SENTINELS else ""
-        notes.append(f"holds {', '.join(shown)}{more}, taken for no data though the file does not declare it")
-    if expected.far_below(met.lowest):
-        notes.append(
-            f"reaches {met.lowest:g}, further below 0 than its largest value is above it; declare it as nodata if it is"
-        )
-    return tuple(notes)
+    if not expected.far_below(met.lowest):
+        return _sentinel_notes(met)
+    low = f"reaches {met.lowest:g}, further below 0 than its largest value is above it; declare it as nodata if it is"
+    return (*_sentinel_notes(met), low)

@@ -142,9 +142,7 @@ def _surroundings(crs: CRS, scene: Scene) -> tuple[float, float, float, float] |
     return _with_room(crs, scene, (left, bottom, right, top))
 
 
-def _with_room(
-    crs: CRS, scene: Scene, box: tuple[float, float, float, float]
-) -> tuple[float, float, float, float]:
+def _with_room(crs: CRS, scene: Scene, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
     """Widens a box a little where the scene's projection goes on beyond it."""
     left, bottom, right, top = box
     room = max(right - left, top - bottom) / _NODES

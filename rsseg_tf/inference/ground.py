@@ -232,7 +232,7 @@ def _longlat(crs: CRS) -> tuple[CRS, float, float] | None:
     for version in ("WKT2_2019", None):
         try:
             match = _ELLIPSOID.search(crs.to_wkt(version=version) if version else crs.to_wkt())
-        except Exception:  # noqa: S112 (not every CRS has each form, and GDAL's error has no public type)
+        except Exception:
             continue
         if match is not None:
             break

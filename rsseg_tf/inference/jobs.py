@@ -408,10 +408,8 @@ def _check_scene(scene: Scene, settings: JobSettings) -> float:
         )
     if given is not None:
         return spec.max_value / given
-    largest = middle = 0.0
-    if not np.issubdtype(scene.dtype, np.integer):
-        sample = _sampled(scene)
-        largest, middle = (float(sample.max()), float(np.median(sample))) if sample.size else (0.0, 0.0)
+    sample = _sampled(scene) if np.issubdtype(scene.dtype, np.floating) else np.zeros(0)
+    largest, middle = (float(sample.max()), float(np.median(sample))) if sample.size else (0.0, 0.0)
     if values := misfit(scene.dtype, spec.max_value, largest, middle):
         raise DataError(
             f"the model for data set '{spec.name}' was trained on values 0..{spec.max_value:g}; {scene.path} holds "
