@@ -98,8 +98,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "nodata-values": Kind(
             "warning",
             "Images hold values such as -9999 that stand for no data, far from those of data.",
-            "Declare the value as nodata in the files (gdal_edit.py -a_nodata). Those that can be nothing else are left "
-            "out all the same; others are taken for brightness.",
+            "Declare the value as nodata in the files (gdal_edit.py -a_nodata). Those that can be nothing else are "
+            "left out all the same; others are taken for brightness.",
         ),
         "value-range": Kind(
             "error",
@@ -155,6 +155,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "error",
             "All labels together hold one class at most: there is nothing to tell apart, and every score is perfect.",
             "Check what the label values mean, and which of them is the ignored id.",
+        ),
+        "label-on-nodata": Kind(
+            "warning",
+            "Labels give a class to pixels where the image has no data.",
+            "These pixels count neither in training nor in evaluation, as in prediction. Give them the ignored id, or "
+            "correct the images' nodata value or mask if they are data.",
         ),
         "label-out-of-range": Kind(
             "error",
