@@ -212,7 +212,14 @@ def check_data(
             raise DataError(f"There is no kind of finding '{code}'.{did_you_mean(code, KINDS)}")
     samples, members = distinct_samples(target)
     spec = target.expected.spec
-    facts = inspect_samples(samples, spec=spec, trust=target.trust, workers=workers, progress=progress)
+    facts = inspect_samples(
+        samples,
+        spec=spec,
+        ignore_index=target.expected.ignore_index,
+        trust=target.trust,
+        workers=workers,
+        progress=progress,
+    )
     evidence = Evidence(target, samples, tuple(facts), members)
     max_value = spec.max_value if spec else _max_value(evidence)
     names = _class_names(evidence)

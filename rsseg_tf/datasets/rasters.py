@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -44,7 +44,7 @@ from rsseg_tf.datasets.vrt import require_near_sources
 from rsseg_tf.datasets.world_files import ImagePlace, image_place
 from rsseg_tf.errors import DataError, reason
 
-__all__ = ["Pixels", "Scene", "open_scene", "raster_driver", "read_pixels", "scene_header"]
+__all__ = ["Pixels", "Scene", "SceneHeader", "open_scene", "raster_driver", "read_pixels", "scene_header"]
 
 # AREA_OR_POINT decides whether coordinates mean corners or centres of pixels; the date is the only other tag that
 # stays true of a label map.
@@ -77,6 +77,20 @@ class Pixels:
     lowest: float = 0.0
     notes: tuple[str, ...] = ()
     value_notes: tuple[str, ...] = ()
+
+
+class SceneHeader(NamedTuple):
+    """What a look at an image without its pixels tells.
+
+    Attributes:
+        read: Size, bands and type as they will be read.
+        notes: What a user should know of how it is read.
+        may_lack_data: Whether the file declares a nodata value, a mask or an alpha band.
+    """
+
+    read: ImageHeader
+    notes: tuple[str, ...]
+    may_lack_data: bool
 
 
 @dataclass
@@ -133,6 +147,14 @@ class Scene:
     def is_georeferenced(self) -> bool:
         """Whether anything says where the scene lies."""
         return self.crs is not None or self.transform != Affine.identity() or bool(self.gcps) or self.rpcs is not None
+
+    @property
+    def may_lack_data(self) -> bool:
+        """Whether the file declares a nodata value, a mask or an alpha band."""
+        if self._alpha is not None or not isinstance(self._source, rasterio.DatasetReader):
+            return self._alpha is not None
+        flags = [self._source.mask_flag_enums[band - 1] for band in self.bands]
+        return any(found != [MaskFlags.all_valid] for found in flags)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -279,7 +301,7 @@ def read_pixels(
 
 def scene_header(
     path: Path, spec: DatasetSpec | None = None, *, trust: Trust = TRUSTING_NOBODY, repeat_grey: bool = False
-) -> tuple[ImageHeader, tuple[str, ...]]:
+) -> SceneHeader:
     """Returns size, bands and type of an image as `read_pixels` would give it, and notes, without decoding pixels.
 
     Raises:
@@ -290,10 +312,12 @@ def scene_header(
         shape = header.height, header.width, header.bands
         require_bytes(printable(path), shape, header.dtype, trust)
         chosen = _choose(printable(path), header.marks, ("",) * len(header.marks), None, spec, repeat_grey)
-        return ImageHeader(header.height, header.width, len(chosen.bands), header.dtype), (*chosen.notes, *notes)
+        read = ImageHeader(header.height, header.width, len(chosen.bands), header.dtype)
+        return SceneHeader(read, (*chosen.notes, *notes), chosen.alpha is not None)
     with open_scene(path, None, spec, trust=trust, repeat_grey=repeat_grey, placed=False) as scene:
         _require_whole(scene, trust)
-        return ImageHeader(*scene.size, len(scene.bands), str(scene.dtype)), scene.notes
+        read = ImageHeader(*scene.size, len(scene.bands), str(scene.dtype))
+        return SceneHeader(read, scene.notes, scene.may_lack_data)
 
 
 def raster_driver(path: Path) -> str | None:
