@@ -220,6 +220,8 @@ def run_job(
             writer.abandon(save=not isinstance(error, Exception))  # somebody stopped it: keep what is done
             raise
     result = PredictionResult(job.path, note=_place_note(scene, output), error="; ".join(failed) or None)
+    if failed and written:
+        result = replace(result, error=f"{result.error}; its other results are written")
     return replace(result, **written)  # type: ignore[arg-type]  # `written` has the names of fields that are paths
 
 
