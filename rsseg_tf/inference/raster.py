@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import rasterio
+import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
@@ -72,6 +75,23 @@ class Scene:
     def is_georeferenced(self) -> bool:
         """Whether anything says where the scene lies."""
         return self.crs is not None or self.transform != Affine.identity() or bool(self.gcps) or self.rpcs is not None
+
+    @property
+    def dated_crs(self) -> str | None:
+        """The CRS as GDAL's XML element, if its coordinates hold for an epoch (a year, with a fraction); else None."""
+        if self.crs is None or not isinstance(self._source, rasterio.DatasetReader):
+            return None
+        # rasterio knows no epochs, but GDAL writes them into a description of the file.
+        description = f"/vsimem/{uuid.uuid4()}.vrt"
+        try:
+            rasterio.shutil.copy(self._source, description, driver="VRT")
+            with rasterio.open(description, driver="VRT") as source:
+                text = " ".join(source.tags(ns="xml:VRT").values())
+            rasterio.shutil.delete(description, driver="VRT")
+        except (RasterioError, OSError):
+            return None
+        found = re.search(r'<SRS[^>]*\scoordinateEpoch="[0-9.]+".*?</SRS>', text, re.DOTALL)
+        return None if found is None else found[0]
 
     def read(
         self, window: Window | None = None, size: tuple[int, int] | None = None
