@@ -6,6 +6,8 @@ Training, evaluation, checks, export and prediction all read images here, so tha
 from __future__ import annotations
 
 import contextlib
+import re
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +17,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import rasterio
+import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
@@ -155,6 +158,23 @@ class Scene:
             return self._alpha is not None
         flags = [self._source.mask_flag_enums[band - 1] for band in self.bands]
         return any(found != [MaskFlags.all_valid] for found in flags)
+
+    @property
+    def dated_crs(self) -> str | None:
+        """The CRS as GDAL's XML element, if its coordinates hold for an epoch (a year, with a fraction); else None."""
+        if self.crs is None or not isinstance(self._source, rasterio.DatasetReader):
+            return None
+        # rasterio knows no epochs, but GDAL writes them into a description of the file.
+        description = f"/vsimem/{uuid.uuid4()}.vrt"
+        try:
+            rasterio.shutil.copy(self._source, description, driver="VRT")
+            with rasterio.open(description, driver="VRT") as source:
+                text = " ".join(source.tags(ns="xml:VRT").values())
+            rasterio.shutil.delete(description, driver="VRT")
+        except RASTER_ERRORS:
+            return None
+        found = re.search(r'<SRS[^>]*\scoordinateEpoch="[0-9.]+".*?</SRS>', text, re.DOTALL)
+        return None if found is None else found[0]
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -294,11 +294,13 @@ def predict_paths(
 
     - `save_dir/pseudo_color_prediction/<name>.png`: class ids as an indexed PNG with the palette;
     - `save_dir/added_prediction/<name>.<jpg|png>`: the picture with class colours over it; JPEG for a JPEG, else PNG;
-    - `save_dir/geotiff_prediction/<name>.tif`: for a TIFF or VRT, class ids with CRS and transform of the input;
+    - `save_dir/geotiff_prediction/<name>.tif`: for a TIFF or VRT, or a picture with a world file, class ids with CRS
+      and transform of the input;
     - as `output` asks: `confidence_prediction/`, `probability_prediction/`, `vector_prediction/`.
 
     `<name>` is the path relative to `base` without suffix, so that subfolders are kept. Pixels without data get the
-    ignored id. Files appear whole or not at all. An image that fails does not stop the others. Pictures that
+    ignored id. Files appear whole or not at all. An image that fails does not stop the others, and a result that cannot
+    be written none of the others of its image. Pictures that
     would need more than half of `scenes.max_memory` are reduced to previews; the rasters never are.
 
     Args:
