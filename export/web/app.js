@@ -4,15 +4,17 @@ import { Viewer } from "./viewer.js";
 
 const $ = (id) => document.getElementById(id);
 const numbers = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const sizes = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const shares = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const base = new URL(".", document.baseURI);
 
 const state = {
   manifest: null,
   page: null,
-  file: null, // {name, width, height, step, gsd}
+  file: null, // {name, width, height, step, ground: {across, down} in metres, or null where unknown}
   visible: [], // of each class
   counts: null,
+  areas: null, // square metres of each class; null where unknown
   running: false,
   keyboard: false, // what was used last
 };
@@ -82,7 +84,7 @@ function invite() {
 /** Shows the classes before there is a result. */
 function fillKeys({ classes, palette, gsd_m: gsd, source }) {
   $("keys").replaceChildren(...classes.map((name, id) => element("li", {}, swatchOf(palette[id]), name)));
-  const facts = [source && `Trained on: ${source}.`, gsd && `Made for images of ${numbers.format(gsd)} m per pixel.`];
+  const facts = [source && `Trained on: ${source}.`, gsd && `Made for images of ${sizes.format(gsd)} m per pixel.`];
   $("intro-source").textContent = facts.filter(Boolean).join(" ");
   $("intro-card").hidden = false;
 }
@@ -91,8 +93,8 @@ function bandText({ band_names: names }) {
   return names.length === 3 ? names.join(", ") : "three bands";
 }
 
-function opened({ width, height, gsd, step, shownWidth, shownHeight, rgba }) {
-  Object.assign(state.file, { width, height, step, gsd: gsd ?? state.manifest.dataset.gsd_m });
+function opened({ width, height, ground, step, shownWidth, shownHeight, rgba }) {
+  Object.assign(state.file, { width, height, step, ground });
   $("stage").style.setProperty("--aspect", `${width} / ${height}`);
   viewer.open(shownWidth, shownHeight, rgba);
   $("empty").hidden = true;
@@ -100,12 +102,20 @@ function opened({ width, height, gsd, step, shownWidth, shownHeight, rgba }) {
   $("tools").hidden = $("file-card").hidden = false;
   $("file-name").textContent = state.file.name;
   const size = `${width} × ${height} pixels`;
-  const ground = state.file.gsd ? ` · ${numbers.format(state.file.gsd)} m per pixel` : "";
   const reduced = step > 1 ? ` · shown at 1/${step} of its size` : "";
-  $("file-facts").textContent = size + ground + reduced;
+  $("file-facts").textContent = `${size} · ${groundText(ground)}${reduced}`;
+  $("gsd").value = "";
+  $("gsd-field").hidden = ground !== null;
   $("view").setAttribute("aria-label", `${state.file.name}, ${size}. Arrow keys move, plus and minus zoom, 0 fits.`);
   setState("opened");
   moveFocus("segment");
+}
+
+function groundText(ground) {
+  if (!ground) return "size of a pixel unknown";
+  const { across, down } = ground;
+  const square = Math.abs(across - down) <= 0.005 * Math.max(across, down);
+  return square ? `${sizes.format(across)} m per pixel` : `${sizes.format(across)} × ${sizes.format(down)} m per pixel`;
 }
 
 function progress({ done, total, seconds }) {
@@ -121,8 +131,8 @@ function rows({ first, rows: ids }) {
   viewer.addRows(first, ids);
 }
 
-function segmented({ counts, tiles, seconds }) {
-  state.counts = counts;
+function segmented({ counts, areas, tiles, seconds }) {
+  Object.assign(state, { counts, areas });
   $("result-facts").textContent = `${tiles} ${tiles === 1 ? "tile" : "tiles"} in ${duration(seconds)}`;
   fillLegend();
   $("result-card").hidden = $("save-card").hidden = false;
@@ -192,6 +202,7 @@ function listen(send) {
   $("save-labels").onclick = () => save(send, "labels");
   $("save-overlay").onclick = () => save(send, "overlay");
   $("opacity").oninput = setOpacity;
+  $("gsd").oninput = () => state.counts && fillLegend();
   $("compare").onchange = $("split").oninput = setSplit;
   $("zoom-in").onclick = () => viewer.zoomBy(1.5);
   $("zoom-out").onclick = () => viewer.zoomBy(1 / 1.5);
@@ -234,7 +245,7 @@ function openFile(send, file) {
 
 /** Takes the image and its result off the page. */
 function closeImage() {
-  state.counts = null;
+  state.counts = state.areas = null;
   $("view").hidden = $("tools").hidden = $("probe").hidden = true;
   $("result-card").hidden = $("save-card").hidden = $("file-card").hidden = true;
   $("empty").hidden = $("intro-card").hidden = $("steps-card").hidden = false;
@@ -308,7 +319,7 @@ function fillLegend() {
 }
 
 function legendItem({ id, name, colour, count }, total) {
-  const box = element("input", { type: "checkbox", checked: true });
+  const box = element("input", { type: "checkbox", checked: state.visible[id] });
   box.onchange = () => {
     state.visible[id] = box.checked;
     viewer.recolour(colours());
@@ -319,8 +330,9 @@ function legendItem({ id, name, colour, count }, total) {
   const label = element("label", {}, box, swatchOf(colour), element("span", { className: "name" }, name));
   const share = element("span", { className: "share" }, percent(count / total));
   const row = element("div", { className: "entry" }, label, share);
-  const meters = state.file.gsd ? count * state.file.gsd ** 2 : null;
-  if (meters !== null) share.append(element("span", { className: "area" }, area(meters)));
+  const typed = Number($("gsd").value);
+  const size = state.areas ? area(state.areas[id]) : typed > 0 ? area(count * typed ** 2) : `${numbers.format(count)} px`;
+  share.append(element("span", { className: "area" }, size));
   const track = element("span", { className: "track", ariaHidden: "true" }, bar);
   return element("li", { className: count ? "" : "absent" }, row, track);
 }

@@ -6,7 +6,8 @@ import { loadModel } from "./model.js";
 import { encodePng } from "./png.js";
 import { Blender, cut, plan } from "./tiling.js";
 
-const SHOWN_PIXELS = 24e6; // larger images are shown at a fraction of their size; labels keep theirs
+// Larger images are shown at a fraction of their size, as browsers bound canvases; labels keep theirs.
+const SHOWN_PIXELS = 24e6, SHOWN_SIDE = 16384;
 
 let model = null;
 let image = null;
@@ -33,15 +34,17 @@ async function open({ file }) {
   image = await readImage(file);
   const step = shownStep();
   const shown = shownPixels(step);
+  const ground = image.ground ? { across: image.ground.across, down: image.ground.down } : null;
   post(
-    { type: "opened", width: image.width, height: image.height, gsd: image.gsd ?? null, step, ...shown },
+    { type: "opened", width: image.width, height: image.height, ground, step, ...shown },
     [shown.rgba.buffer],
   );
 }
 
 /** Of how many pixels, across and down, the screen gets one. */
 function shownStep() {
-  return Math.max(1, Math.ceil(Math.sqrt((image.width * image.height) / SHOWN_PIXELS)));
+  const byArea = Math.sqrt((image.width * image.height) / SHOWN_PIXELS);
+  return Math.max(1, Math.ceil(byArea), Math.ceil(Math.max(image.width, image.height) / SHOWN_SIDE));
 }
 
 /** The picture for the screen, every `step`-th pixel of it, with the bands that show red, green and blue. */
@@ -88,9 +91,25 @@ async function segment() {
     postRows(blender.labels, span);
   }
   labels = blender.labels;
+  post({ type: "segmented", ...measured(), tiles: total, seconds: (performance.now() - began) / 1000 });
+}
+
+/** Pixels of each id, and their square metres on the ground: pixels of one row are equal, those of two need not be. */
+function measured() {
+  const { width, height, ground } = image;
   const counts = new Array(256).fill(0);
-  for (const id of labels) counts[id]++;
-  post({ type: "segmented", counts, tiles: total, seconds: (performance.now() - began) / 1000 });
+  const areas = ground ? new Array(256).fill(0) : null;
+  const inRow = new Uint32Array(256);
+  for (let y = 0; y < height; y++) {
+    inRow.fill(0);
+    for (let i = y * width; i < (y + 1) * width; i++) inRow[labels[i]]++;
+    const pixelArea = ground ? ground.rowArea(y) : 0;
+    for (let id = 0; id < 256; id++) {
+      counts[id] += inRow[id];
+      if (areas) areas[id] += inRow[id] * pixelArea;
+    }
+  }
+  return { counts, areas };
 }
 
 /** Gives pixels without data the ignored id. */

@@ -19,8 +19,9 @@ export function limitMegapixels() {
 /**
  * Reads an image file; its kind is told by its first bytes.
  * @param {Blob} file PNG, JPEG or TIFF
- * @returns {Promise<{width: number, height: number, pixels: Uint8Array, mask: Uint8Array | null, gsd?: number | null}>}
- *     RGB row by row; the mask is 1 where the file declares that there is no data
+ * @returns {Promise<{width: number, height: number, pixels: Uint8Array, mask: Uint8Array | null,
+ *     ground?: {across: number, down: number, rowArea: (row: number) => number} | null}>} RGB row by row; the mask is 1
+ *     where the file declares that there is no data; the size of pixels on the ground, where the file says it
  */
 export async function readImage(file) {
   if (file.size === 0) throw new Unreadable("The file is empty. Copy or download it again.");

@@ -3,6 +3,7 @@
 import { Unreadable } from "./errors.js";
 
 const THREADS_AT_MOST = 8; // more do not make tiles of this size faster
+const CHATTER = /^(INFO|WARNING): /; // what LiteRT tells of its own parts, such as accelerators that no page has
 
 /**
  * Reads the manifest, checks the model file against it, and gets LiteRT ready.
@@ -44,13 +45,19 @@ async function loadRuntime(base) {
     throw new Unreadable("This browser has no WebAssembly. Use a current Chrome, Edge, Firefox or Safari.");
   }
   const vendor = new URL("vendor/", base);
-  const { loadLiteRt, loadAndCompile, supportsFeature, Tensor } = await import(new URL("litert.js", vendor).href);
+  const { Environment, loadLiteRt, loadAndCompile, supportsFeature, Tensor } = await import(
+    new URL("litert.js", vendor).href
+  );
+  // Looked for otherwise, though the model runs on the processor, and its absence written to the console.
+  const create = Environment.create.bind(Environment);
+  Environment.create = (options = {}) => create({ webGpuDevice: null, ...options });
   // Several threads share memory, which browsers allow only to pages that their server has isolated (serve.py does).
   const features = await Promise.all(["relaxedSimd", "threads"].map(supportsFeature));
   const threaded = self.crossOriginIsolated && features.every(Boolean);
   self.Module = {
     locateFile: (name) => new URL(`wasm/${name}`, vendor).href,
     mainScriptUrlOrBlob: new URL("wasm/litert_wasm_threaded_internal.js", vendor).href,
+    printErr: (line) => (CHATTER.test(line) ? console.debug(line) : console.error(line)), // all of its log comes here
   };
   try {
     await loadLiteRt(new URL("wasm/", vendor).href, { threads: threaded });

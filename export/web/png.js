@@ -6,6 +6,7 @@ import { Unreadable } from "./errors.js";
 const SIGNATURE = [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a];
 const GREY = 0, RGB = 2, PALETTE = 3, GREY_ALPHA = 4, RGBA = 6;
 const CHANNELS = { [GREY]: 1, [RGB]: 3, [PALETTE]: 1, [GREY_ALPHA]: 2, [RGBA]: 4 };
+const DEPTHS = { [GREY]: [1, 2, 4, 8, 16], [RGB]: [8, 16], [PALETTE]: [1, 2, 4, 8], [GREY_ALPHA]: [8, 16], [RGBA]: [8, 16] };
 // First column, first row, step across and down of the seven passes of an interlaced image.
 const PASSES = [[0, 0, 8, 8], [4, 0, 8, 8], [0, 4, 4, 8], [2, 0, 4, 4], [0, 2, 2, 4], [1, 0, 2, 2], [0, 1, 1, 2]];
 
@@ -30,7 +31,9 @@ export function pngHeader(bytes) {
   if (bytes.length < 33 || ascii(bytes, 12) !== "IHDR") throw damaged("its header is cut short");
   const [depth, colour, , , interlaced] = bytes.subarray(24, 29);
   const header = { width: view.getUint32(16), height: view.getUint32(20), depth, colour, interlaced };
-  if (!(colour in CHANNELS) || header.width === 0 || header.height === 0) throw damaged("its header is invalid");
+  if (!DEPTHS[colour]?.includes(depth) || header.width === 0 || header.height === 0) {
+    throw damaged("its header is invalid");
+  }
   return header;
 }
 

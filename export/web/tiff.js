@@ -1,20 +1,23 @@
 // TIFF and GeoTIFF files of 8 bits: strips or tiles, not compressed or by LZW or deflate, with or without prediction.
 
 import { Unreadable } from "./errors.js";
+import { groundOf } from "./ground.js";
 import { inflated } from "./png.js";
 
 const TAGS = {
   width: 256, height: 257, bits: 258, compression: 259, photometric: 262, offsets: 273, samples: 277, rowsPerStrip: 278,
   counts: 279, planar: 284, predictor: 317, palette: 320, tileWidth: 322, tileHeight: 323, tileOffsets: 324,
-  tileCounts: 325, extra: 338, sampleFormat: 339, pixelScale: 33550, geoKeys: 34735, nodata: 42113,
+  tileCounts: 325, extra: 338, sampleFormat: 339, pixelScale: 33550, tiePoints: 33922, transformation: 34264,
+  geoKeys: 34735, geoDoubles: 34736, nodata: 42113,
 };
+const PER_BLOCK = new Set(["offsets", "counts", "tileOffsets", "tileCounts"]); // all others are short
+const SHORT = 65536, TEXT = "nodata", TEXT_TYPE = 2;
+const LARGEST_BLOCK = 1e8; // pixels
+const TILE_STEP = 16; // sides of tiles are multiples of it, by the specification
 const TYPE_BYTES = [0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8];
 const NONE = 1, LZW = 5, DEFLATE = 8, OLD_DEFLATE = 32946;
 const RGB = 2;
 const ALPHA = new Set([1, 2]); // premultiplied or not
-const GEO_MODEL = 1024, GEO_CRS = 3072, GEO_UNITS = 3076; // keys of the directory in the tag geoKeys
-const PROJECTED = 1, METRE = 9001;
-const WEB_MERCATOR = 3857; // whose metres are longer than those on the ground, more so away from the equator
 
 export function isTiff(bytes) {
   const head = String.fromCharCode(...bytes.subarray(0, 4));
@@ -42,32 +45,34 @@ function directory(view, little) {
   for (let i = 0; i < view.getUint16(start, little); i++) {
     const entry = start + 2 + 12 * i;
     const name = names[view.getUint16(entry, little)];
-    if (name) tags[name] = values(view, entry, little);
+    if (name && !(name in tags)) tags[name] = values(view, entry, little, name);
   }
-  if (!tags.width || !tags.height) throw damaged("its header is invalid");
-  return { ...tags, width: tags.width[0], height: tags.height[0] };
+  const width = tags.width?.[0], height = tags.height?.[0];
+  if (!(width > 0 && height > 0)) throw damaged("its header is invalid");
+  return { ...tags, width, height };
 }
 
-function values(view, entry, little) {
+function values(view, entry, little, name) {
   const type = view.getUint16(entry + 2, little);
   const count = view.getUint32(entry + 4, little);
   const bytes = TYPE_BYTES[type] ?? 0;
-  if (count * bytes > view.byteLength) throw damaged("its header is invalid");
+  const valid = count > 0 && count * bytes <= view.byteLength && (count <= SHORT || PER_BLOCK.has(name));
+  if (!valid || (type === TEXT_TYPE) !== (name === TEXT)) throw damaged("its header is invalid");
   const from = bytes * count <= 4 ? entry + 8 : view.getUint32(entry + 8, little);
   const read = {
     1: (at) => view.getUint8(at), 3: (at) => view.getUint16(at, little), 4: (at) => view.getUint32(at, little),
     12: (at) => view.getFloat64(at, little),
   };
-  if (type === 2) return Array.from({ length: count }, (_, i) => String.fromCharCode(view.getUint8(from + i))).join("");
-  if (!read[type]) return [];
+  if (type === TEXT_TYPE) return Array.from({ length: count }, (_, i) => String.fromCharCode(view.getUint8(from + i))).join("");
+  if (!read[type]) throw damaged("its header is invalid");
   return Array.from({ length: count }, (_, i) => read[type](from + i * bytes));
 }
 
 /**
  * Decodes a TIFF file of three bands of 8 bits, with or without an alpha band.
  * @param {Uint8Array} bytes the whole file
- * @returns {Promise<{width: number, height: number, pixels: Uint8Array, mask: Uint8Array | null, gsd: number | null}>}
- *     RGB row by row; the mask is 1 where there is no data; metres per pixel where the file says them
+ * @returns {Promise<{width: number, height: number, pixels: Uint8Array, mask: Uint8Array | null,
+ *     ground: ReturnType<typeof groundOf>}>} RGB row by row; the mask is 1 where there is no data
  */
 export async function decodeTiff(bytes) {
   const tags = tiffHeader(bytes);
@@ -80,7 +85,7 @@ export async function decodeTiff(bytes) {
   if (bands === 4) {
     for (let i = 0; i < count; i++) for (let band = 0; band < 3; band++) pixels[i * 3 + band] = samples[i * 4 + band];
   }
-  return { width, height, pixels, mask: maskOf(samples, pixels, bands, tags), gsd: gsdOf(tags) };
+  return { width, height, pixels, mask: maskOf(samples, pixels, bands, tags), ground: groundOf(tags) };
 }
 
 function check(tags) {
@@ -109,6 +114,8 @@ async function samplesOf(bytes, tags) {
   const blockHeight = tiled ? tags.tileHeight[0] : Math.min(tags.rowsPerStrip?.[0] ?? height, height);
   const offsets = tiled ? tags.tileOffsets : tags.offsets;
   const counts = tiled ? tags.tileCounts : tags.counts;
+  const invalid = tiled && [blockWidth, blockHeight].some((side) => !(side > 0) || side % TILE_STEP !== 0);
+  if (invalid || !(blockHeight > 0) || blockWidth * blockHeight > LARGEST_BLOCK) throw damaged("its blocks are invalid");
   const across = Math.ceil(width / blockWidth);
   const down = Math.ceil(height / blockHeight);
   const planes = tags.planar?.[0] === 2 ? bands : 1;
@@ -210,18 +217,6 @@ function maskOf(samples, pixels, bands, tags) {
     if (declared === 3 || (bands === 4 && samples[i * 4 + 3] === 0)) masked = mask[i] = 1;
   }
   return masked ? mask : null;
-}
-
-/** Metres per pixel of a projected image with square pixels; null where the file does not say. */
-function gsdOf({ pixelScale, geoKeys }) {
-  if (!pixelScale || !geoKeys) return null;
-  const key = (wanted) => {
-    for (let i = 4; i + 3 < geoKeys.length; i += 4) if (geoKeys[i] === wanted) return geoKeys[i + 3];
-    return undefined;
-  };
-  const [x, y] = pixelScale;
-  const inMetres = key(GEO_MODEL) === PROJECTED && key(GEO_UNITS) === METRE && key(GEO_CRS) !== WEB_MERCATOR;
-  return inMetres && x > 0 && Math.abs(x - y) <= 1e-6 * x ? x : null;
 }
 
 function damaged(why) {

@@ -22,6 +22,7 @@ from rsseg_tf.cli.options import (
     prediction_changes,
     prediction_options,
     server_options,
+    vrt_option,
     weights_options,
 )
 
@@ -42,10 +43,11 @@ _scenes = group(
     click.option("--model-gsd", type=click.FloatRange(min=0, min_open=True), metavar="METRES",
                  help="With --match-gsd: the model's metres per pixel, where it does not say."),
     click.option("--aoi", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
-                 help="Predict inside of these polygons only (GeoJSON, GeoPackage, ...)."),
+                 help="Predict inside of these polygons only (GeoJSON, GeoPackage, FlatGeobuf, Shapefile, KML)."),
     click.option("--max-memory", default="2G", show_default=True, metavar="SIZE",
                  help="Bound for buffers; wide scenes are cut into strips to keep it."),
     click.option("--resume", is_flag=True, help="Go on where a run with the same options was stopped."),
+    vrt_option,
 )  # fmt: skip
 _rasters = group(
     "Rasters",
@@ -64,7 +66,8 @@ _pictures = click.option(
 _polygons = group(
     "Polygons",
     click.option("--vector", metavar="FORMAT|FILE",
-                 help="Also write polygons: gpkg, geojson, fgb; or one file of that kind, for one scene."),
+                 help="Also write polygons: gpkg, geojson, fgb; or one file of that kind, for one scene, whose other "
+                      "layers stay."),
     click.option("--min-area", type=click.FloatRange(min=0), default=0.0, metavar="M2",
                  help="With --vector: leave out smaller ones."),
     click.option("--simplify", type=click.FloatRange(min=0), default=0.0, metavar="PIXELS",
@@ -126,8 +129,9 @@ def command(
     """Predict images and scenes of any size.
 
     Reads PNG, JPEG, TIFF and VRT. Writes to --save-dir: pseudo_color_prediction/ (class ids as PNG with the palette),
-    added_prediction/ (the image with the classes laid over it), for TIFF and VRT geotiff_prediction/ (class ids with
-    the scene's CRS and transform, colour table, class names and nodata), and what the options below ask for.
+    added_prediction/ (the image with the classes laid over it), for TIFF, VRT and pictures with a world file
+    geotiff_prediction/ (class ids with the scene's CRS and transform, colour table, class names and nodata), and what
+    the options below ask for.
 
     Images of up to 2048 x 2048 pixels are predicted whole; larger ones by windows of the model's size that overlap by a
     quarter and are blended smoothly, in memory that does not depend on their height. Folders keep their structure. An
@@ -136,9 +140,12 @@ def command(
     """
     from rsseg_tf.errors import ConfigError
     from rsseg_tf.inference import OutputOptions, Run, SceneOptions, collect_images
+    from rsseg_tf.inference.area_files import read_area
     from rsseg_tf.inference.options import parse_memory
 
     _check_combinations(values)
+    if values["aoi"] is not None:
+        read_area(values["aoi"])  # what is wrong with it is said once, and before a model is loaded
     changes = prediction_changes("aug_pred", values)
     output = OutputOptions(
         **{name: values[name] for name in ("cog", "confidence", "min_confidence", "probabilities")},
@@ -146,7 +153,7 @@ def command(
         **{name: values[name] for name in ("vector", "min_area", "simplify")},
         pictures=not values["no_pictures"],
     )
-    paths, base = collect_images(image_path, exclude=save_dir)
+    paths, base = collect_images(image_path, exclude=save_dir, notify=_note)
     predictor = open_server(model_path, values)
     located, config = None, None
     if predictor is None:
@@ -164,7 +171,9 @@ def command(
         tile=tile,
         fixed_tile=predictor.tile is not None,
         model=_identity(predictor, located),
-        **{name: values[name] for name in ("max_value", "match_gsd", "model_gsd", "aoi", "resume")},
+        **{
+            name: values[name] for name in ("max_value", "match_gsd", "model_gsd", "aoi", "resume", "allow_vrt_sources")
+        },
     )
     run = Run(
         paths,
@@ -182,6 +191,10 @@ def command(
         open_model = partial(_open_in_worker, _for_worker(located), config, device, gpus)
         results = _predict_on_cluster(run, open_model, values)
     _report(results, save_dir)
+
+
+def _note(line: str) -> None:
+    click.echo(f"Note: {line}", err=True)
 
 
 def _check_combinations(values: dict[str, Any]) -> None:

@@ -7,10 +7,10 @@ models} of PaddleSeg.
 
 from __future__ import annotations
 
-import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import yaml
 from rsseg_tf.config.document import Document
 from rsseg_tf.config.loader import config_from_document
 from rsseg_tf.datasets import SPECS
-from rsseg_tf.errors import ConfigError, did_you_mean
+from rsseg_tf.errors import ConfigError, did_you_mean, reason
 
 __all__ = ["Imported", "import_paddleseg"]
 
@@ -32,6 +32,7 @@ _BACKBONES = {
     "HRNet_W18": "hrnet_w18",
     "HRNet_W48": "hrnet_w48",
 }
+_HRNET_CHANNELS = {"hrnet_w18": 270, "hrnet_w48": 720}  # of all branches together
 _FEATURES = ("c2", "c3", "c4", "c5")
 
 
@@ -49,19 +50,32 @@ class Imported:
 
     def text(self, source: str) -> str:
         """Returns the YAML file, with the notes on top."""
-        comments = [f"# From {source} of PaddleSeg.", *(f"# Note: {note}" for note in self.notes)]
+        comments = [f"From {source} of PaddleSeg.", *(f"Note: {note}" for note in self.notes)]
+        comments = [f"# {' '.join(comment.split())}" for comment in comments]  # a name may hold a line break
         body = yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
         return "\n".join(comments) + "\n" + body
 
 
-@dataclass
 class _Report:
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    """What is found on the way, and every mapping that was opened."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self.sections: list[_Section] = []
+
+    def finish(self) -> None:
+        """Names each key of each mapping that nobody has asked for."""
+        for section in self.sections:
+            for key in section.left:
+                section.problem(f"the key {key} has no counterpart here; remove it.")
 
 
 class _Section:
-    """A mapping of the original that knows which of its keys nobody has asked for."""
+    """A mapping of the original that knows which of its keys nobody has asked for.
+
+    Each way to ask either gives the value away or says what becomes of it, so that no key is dropped without a word.
+    """
 
     def __init__(self, values: Any, where: str, report: _Report) -> None:
         self.where, self.report = where, report
@@ -69,35 +83,98 @@ class _Section:
             report.problems.append(f"{where} must be a mapping; got {values!r}.")
             values = {}
         self.left = dict(values)
+        report.sections.append(self)
 
     def take(self, key: str, default: Any = None) -> Any:
+        """Takes a value that goes into our config as it is, where it is checked."""
         return self.left.pop(key, default)
 
-    def number(self, key: str, default: float) -> Any:
-        """Takes a number; 1e-4 is a string to the YAML reader that PaddleSeg uses, but a number to its users."""
+    def text(self, key: str, default: str | None = None) -> str | None:
+        """Takes a string, or what is left out."""
         value = self.take(key, default)
-        if isinstance(value, str):
-            try:
-                value = float(value)
-            except ValueError:
-                pass
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            self.problem(f"{key} must be a number; got {value!r}.")
+        if value is not None and (not isinstance(value, str) or not value):
+            self.problem(f"{key} must be a text; got {value!r}.")
             return default
         return value
+
+    def number(self, key: str, default: float) -> Any:
+        """Takes a number."""
+        given = self.take(key, default)
+        value = _number(given)
+        if value is None:
+            self.problem(f"{key} must be a number; got {given!r}.")
+            return default
+        return value
+
+    def numbers(self, key: str, default: Sequence[float], *, single: bool = False) -> list[Any]:
+        """Takes a list of numbers; with `single`, one number stands for a list of it."""
+        given = self.take(key, default)
+        values = [_number(value) for value in (given if isinstance(given, list | tuple) else [given])]
+        if None in values or not values or not (single or isinstance(given, list | tuple)):
+            self.problem(f"{key} must be a list of numbers; got {given!r}.")
+            return list(default)
+        return values
+
+    def whole(self, key: str, default: int) -> int:
+        """Takes a whole number."""
+        value = self.number(key, default)
+        if value != int(value):
+            self.problem(f"{key} must be a whole number; got {value}.")
+        return int(value)
+
+    def switch(self, key: str, default: bool = False) -> bool:
+        """Takes true or false."""
+        value = self.take(key, default)
+        if not isinstance(value, bool):
+            self.problem(f"{key} must be true or false; got {value!r}.")
+            return default
+        return value
+
+    def sections(self, key: str, where: str) -> list[_Section]:
+        """Takes a list of mappings."""
+        values = self.take(key, [])
+        if not isinstance(values, list):
+            self.problem(f"{key} must be a list of mappings; got {values!r}.")
+            return []
+        return [_Section(value, where, self.report) for value in values]
 
     def only(self, key: str, *allowed: Any, because: str) -> None:
         """Takes a value that has no counterpart unless it is one of these; the first is the original's default."""
         value = self.take(key, allowed[0])
-        if value not in allowed:
+        if not any(_same(value, one) for one in allowed):
             self.problem(f"{key} is {value!r}; {because}")
+
+    def unused(self, *keys: str, because: str) -> None:
+        """Takes values that have no effect in the original either, and notes it."""
+        for key in keys:
+            if key in self.left:
+                self.take(key)
+                self.report.notes.append(f"{self.where}.{key} is left out: {because}.")
 
     def problem(self, text: str) -> None:
         self.report.problems.append(f"{self.where}: {text}")
 
-    def finish(self) -> None:
-        for key in self.left:
-            self.problem(f"the key {key} has no counterpart here; remove it.")
+    def give_up(self, text: str) -> None:
+        """Says why nothing of this mapping can be taken over; what is in it then needs no line of its own."""
+        self.problem(text)
+        self.left.clear()
+
+
+def _number(value: Any) -> Any:
+    """Returns a finite number or None; 1e-4 is a string to YAML's reader in Python, but a number to users."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) <= sys.float_info.max else None  # neither NaN nor what no float holds
+
+
+def _same(value: Any, other: Any) -> bool:
+    """True and 1 are two values in a config."""
+    return type(value) is not bool and value == other if type(other) is not bool else value is other
 
 
 def import_paddleseg(path: Path) -> Imported:
@@ -111,6 +188,7 @@ def import_paddleseg(path: Path) -> Imported:
     """
     report = _Report()
     values = _convert(_Section(_read(path, report, ()), path.name, report))
+    report.finish()
     if not report.problems:
         # Checked as any config; a file that others are based on stands in for one with the simplest model.
         stand_in = {"model": {"name": "fcn", "backbone": {"name": "hrnet_w18"}}, "loss": {"main": _cross_entropy()}}
@@ -137,7 +215,7 @@ class _Loader(yaml.SafeLoader):
     duplicates: list[str]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
+        keys = [str(key.value) for key, _ in node.value]
         self.duplicates += [
             f"'{key}' is written twice (line {node.start_mark.line + 1} on); the last one counts, as in the original."
             for key in dict.fromkeys(keys)
@@ -154,15 +232,18 @@ def _read(path: Path, report: _Report, parents: tuple[Path, ...]) -> dict[str, A
             loader = _Loader(file)
             loader.duplicates = []
             values = loader.get_single_data()
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    # ValueError: text that is not UTF-8, numbers of thousands of digits, dates that do not exist.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         by = f", the _base_ of {parents[-1].name}," if parents else ""
-        raise ConfigError(f"{path}{by} cannot be read as YAML: {reason}.") from error
+        raise ConfigError(f"{path}{by} cannot be read as YAML: {reason(error)}.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must be a mapping of sections; got {type(values).__name__}.")
     report.notes += loader.duplicates
     bases = values.pop("_base_", None) or []
-    for base in [bases] if isinstance(bases, str) else bases:
+    bases = bases if isinstance(bases, list) else [bases]
+    if not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path}: _base_ must be a file or a list of files; got {bases!r}.")
+    for base in bases:
         values = _merge(values, _read(path.parent / base, report, (*parents, path.resolve())))
     return values
 
@@ -184,62 +265,121 @@ def _merge(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
 def _convert(file: _Section) -> dict[str, Any]:
     report = file.report
     values: dict[str, Any] = {}
-    train, val = file.take("train_dataset"), file.take("val_dataset")
-    if train is not None or val is not None:
-        values |= _datasets(train or {}, val, report)
+    ignored = 255
+    if "train_dataset" in file.left or "val_dataset" in file.left:
+        parts = {
+            key: _Section(file.take(key), key, report) for key in ("train_dataset", "val_dataset") if key in file.left
+        }
+        sections, ignored, classes = _datasets(parts.get("train_dataset"), parts.get("val_dataset"), report)
+        values |= sections
+    else:
+        classes = None
+    _check_classes(file, classes)
     if "model" in file.left:
         values["model"] = _model(file, report)
     if "loss" in file.left:
         heads = _heads(values.get("model"))
-        values["loss"] = _losses(_Section(file.take("loss"), "loss", report), heads)
+        values["loss"] = _losses(_Section(file.take("loss"), "loss", report), heads, ignored)
     if "optimizer" in file.left:
         values["optimizer"] = _optimizer(_Section(file.take("optimizer"), "optimizer", report))
+    iters = file.take("iters")
     if "lr_scheduler" in file.left:
-        schedule = _schedule(_Section(file.take("lr_scheduler"), "lr_scheduler", report), file.left.get("iters"))
-        values["lr_schedule"] = schedule
-    run = {ours: file.take(theirs) for theirs, ours in (("iters", "iters"), ("batch_size", "batch_size"))}
+        values["lr_schedule"] = _schedule(_Section(file.take("lr_scheduler"), "lr_scheduler", report), iters)
+    run = {"iters": iters, "batch_size": file.take("batch_size")}
     if any(value is not None for value in run.values()):
         values["train"] = {key: value for key, value in run.items() if value is not None}
-    if (test := file.take("test_config")) is not None:
-        values["eval"] = _evaluation(_Section(test, "test_config", report))
+    if "test_config" in file.left:
+        values["eval"] = _evaluation(_Section(file.take("test_config"), "test_config", report))
     file.only("to_static_training", False, True, because="it must be true or false.")
-    file.finish()
     return values
 
 
-def _datasets(train: Any, val: Any, report: _Report) -> dict[str, Any]:
-    first = _Section(train or val, "train_dataset" if train else "val_dataset", report)
-    kind, root = first.take("type", "Dataset"), first.take("dataset_root", "data")
-    if kind != "Dataset":
-        first.problem(f"the type {kind} is not known; allowed: Dataset with train_path and dataset_root.")
-    classes = first.take("num_classes")
-    lists = {"train_list": first.take("train_path"), "val_list": first.take("val_path")}
-    first.only("mode", "train", "val", because="allowed: train, val.")
-    first.only("separator", " ", because="lists here separate image and label by a space.")
-    first.only("ignore_index", 255, because="only 255 is taken over; set dataset.ignore_index of a custom dataset.")
-    transforms = first.take("transforms", [])
-    first.finish()
-    if train and val is not None:
-        second = _Section(val, "val_dataset", report)
-        for key in ("type", "dataset_root", "num_classes", "mode", "ignore_index", "separator"):
-            second.take(key)
-        lists["val_list"] = second.take("val_path")
-        _check_val_transforms(second.take("transforms", []), report)
-        second.finish()
+def _check_classes(file: _Section, classes: Any) -> None:
+    """The number of classes follows from the dataset; the original takes no other one for the model.
+
+    Args:
+        file: the whole file.
+        classes: of its dataset; None without one.
+    """
+    for key in ("model", "coase_model", "coarse_model"):
+        model = file.left.get(key)
+        given = model.get("num_classes") if isinstance(model, Mapping) else None
+        if given is not None and classes is None:
+            file.report.notes.append(f"num_classes of {key} is left out: it follows from the dataset here.")
+        elif given is not None and given != classes:
+            file.problem(f"num_classes of {key} is {given!r}, that of the dataset {classes!r}; they must be the same.")
+
+
+def _datasets(train: _Section | None, val: _Section | None, report: _Report) -> tuple[dict[str, Any], int, Any]:
+    """Returns our `dataset` and `augment`, the ignored id, and the number of classes."""
+    parts = [part for part in (train, val) if part is not None]
+    known = [_check_dataset(part, mode) for part, mode in ((train, "train"), (val, "val")) if part is not None]
+    root, classes, ignored = _common_facts(parts, train)
     dataset: dict[str, Any] = {"name": _dataset_name(root, classes), "root": root}
-    for key, path in lists.items():
+    lists = (("train_list", train, "train_path"), ("val_list", val, "val_path"))
+    for key, path in ((key, part.text(name)) for key, part, name in lists if part is not None):
         if path is not None and (relative := os.path.relpath(path, root)) != key.replace("_list", ".txt"):
             dataset[key] = relative
     if dataset["name"] == "custom":
-        if not isinstance(classes, int) or classes < 1:
-            first.problem(f"num_classes must be a number of classes; got {classes!r}.")
-            classes = 1
-        dataset["classes"] = [f"class_{i}" for i in range(classes)]
-        report.notes.append(f"{root} is no dataset known here: its classes are called class_0 to class_{classes - 1}.")
-    augment, statistics = _augment(transforms, report) if train else ({}, {})
+        sound = isinstance(classes, int) and not isinstance(classes, bool) and 0 < classes <= 256
+        if not sound and all(known):
+            parts[0].problem(f"num_classes must be a number of classes, up to 256; got {classes!r}.")
+        count = classes if sound else 1
+        dataset["classes"] = [f"class_{i}" for i in range(count)]
+        report.notes.append(f"{root} is no dataset known here: its classes are called class_0 to class_{count - 1}.")
+        if ignored != 255:
+            dataset["ignore_index"] = ignored
+    elif ignored != (expected := SPECS[dataset["name"]].ignore_index):
+        parts[0].problem(f"ignore_index is {ignored!r}; that of {dataset['name']} is {expected} here.")
+    augment, normalizations = _all_transforms(train, val, ignored)
+    if len(normalizations) == 2 and normalizations[0] != normalizations[1]:
+        parts[1].problem(
+            f"Normalize has {_worded(normalizations[1])}, in train_dataset {_worded(normalizations[0])}; images are "
+            "normalized in one way here. Make them the same."
+        )
+    statistics = next(iter(normalizations), None) or {}
     if statistics and dataset["name"] != "custom":
         report.problems.append(f"Normalize: mean and std of '{dataset['name']}' are 0.5 here; got {statistics}.")
-    return {"dataset": {**dataset, **statistics}} | ({"augment": augment} if train else {})
+    return {"dataset": {**dataset, **statistics}} | ({"augment": augment} if train else {}), ignored, classes
+
+
+def _check_dataset(part: _Section, mode: str) -> bool:
+    """Takes what has one allowed value, and what the original does not read in this part; says whether it is known."""
+    kind = part.take("type", "Dataset")
+    known = bool(kind == "Dataset")
+    if not known:
+        part.problem(f"the type {kind} is not known; allowed: Dataset with {mode}_path and dataset_root.")
+    part.only("mode", mode, because=f"it must be {mode}.")
+    part.only("separator", " ", because="lists here separate image and label by a space.")
+    part.only("img_channels", 3, because="the importer takes images of 3 bands.")
+    part.only("edge", False, because="there are no labels of edges here.")
+    others = [f"{name}_path" for name in ("train", "val", "test") if name != mode]
+    part.unused(*others, because=f"the original reads {mode}_path alone in this section")
+    return known
+
+
+def _common_facts(parts: list[_Section], train: _Section | None) -> tuple[str, Any, Any]:
+    """Returns the root, the number of classes and the ignored id, which train and val share here."""
+    roots = [part.text("dataset_root") for part in parts]
+    for part, root in zip(parts[1:], roots[1:], strict=True):
+        if os.path.normpath(root or "data") != os.path.normpath(roots[0] or "data"):
+            part.problem(
+                f"dataset_root is {root!r}, that of train_dataset {roots[0]!r}; there is one root here. Move the data "
+                "under one folder, and write the paths in both lists relative to it."
+            )
+    counts = [part.take("num_classes") for part in parts]
+    if len(counts) == 2 and counts[0] != counts[1]:
+        parts[1].problem(f"num_classes is {counts[1]!r}, that of train_dataset {counts[0]!r}; make them the same.")
+    stated = [part.take("ignore_index") for part in parts]
+    given = list(dict.fromkeys(repr(value) for value in stated if value is not None))
+    ignored = next((value for value in stated if value is not None), 255)
+    # Training ignores the id that either part states, evaluation the one of val_dataset, or 255.
+    if len(given) > 1 or (len(parts) == 2 and stated[1] is None and ignored != 255):
+        parts[1].problem(
+            f"ignore_index is {255 if stated[1] is None else stated[1]!r}, that of train_dataset {stated[0]!r}; there "
+            "is one ignored id here. Make them the same."
+        )
+    return roots[0] or "data", counts[0], ignored
 
 
 def _dataset_name(root: Any, classes: Any) -> str:
@@ -248,47 +388,79 @@ def _dataset_name(root: Any, classes: Any) -> str:
     return name if known else "custom"
 
 
-def _check_val_transforms(transforms: Any, report: _Report) -> None:
-    for transform in transforms or []:
-        section = _Section(transform, "val_dataset.transforms", report)
-        if (kind := section.take("type")) != "Normalize":
-            section.problem(f"{kind} has no counterpart: images are evaluated at their own size. Remove it.")
+def _all_transforms(
+    train: _Section | None, val: _Section | None, ignored: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Returns our `augment` section, and how train and val normalize."""
+    augment: dict[str, Any] = {}
+    normalizations = []
+    if train is not None:
+        augment, normalization = _augment(train, ignored)
+        normalizations += [] if normalization is None else [normalization]
+    if val is not None and "transforms" in val.left:
+        normalization = None
+        for section in val.sections("transforms", "val_dataset.transforms"):
+            if (kind := section.take("type")) == "Normalize":
+                normalization = _statistics(section)
+            else:
+                section.give_up(f"{kind} has no counterpart: images are evaluated at their own size. Remove it.")
+        if normalization is None:
+            val.problem(_NO_NORMALIZE)
+        else:
+            normalizations.append(normalization)
+    return augment, normalizations
 
 
-def _augment(transforms: Any, report: _Report) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns our `augment` section and, where they are not 0.5, mean and std."""
+_NO_NORMALIZE = "transforms: Normalize is needed: images are always normalized here."
+
+
+def _augment(train: _Section, ignored: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Returns our `augment` section, and mean and std (see `_statistics`) where the file says them."""
     # What a list of transforms leaves out does not happen.
     augment: dict[str, Any] = {"scale_range": [1.0, 1.0], "flip_horizontal": 0.0}
     augment |= {f"{name}_range": 0.0 for name in ("brightness", "contrast", "saturation", "hue")}
-    statistics: dict[str, Any] = {}
-    order = ("ResizeStepScaling", "RandomPaddingCrop", "RandomHorizontalFlip", "RandomVerticalFlip", "RandomRotation",
-             "RandomDistort", "Normalize")  # fmt: skip
+    if "transforms" not in train.left:
+        return augment, None
+    statistics: dict[str, Any] | None = None
+    order = ("ResizeStepScaling", "RandomPaddingCrop", "RandomHorizontalFlip", "RandomVerticalFlip", "RandomDistort",
+             "Normalize")  # fmt: skip
     seen: list[str] = []
-    for transform in transforms or []:
-        section = _Section(transform, "train_dataset.transforms", report)
+    for section in train.sections("transforms", "train_dataset.transforms"):
         kind = section.take("type")
         section.where += f".{kind}"
-        if kind not in order:
-            section.problem(f"it has no counterpart here; allowed: {', '.join(order)}.{did_you_mean(str(kind), order)}")
-            continue
-        seen.append(kind)
-        if kind == "Normalize":
-            statistics = _statistics(section)
+        if kind == "RandomRotation":
+            _refuse_rotation(section)
+        elif kind not in order:
+            section.give_up(f"it has no counterpart here; allowed: {', '.join(order)}.{did_you_mean(str(kind), order)}")
         else:
-            augment |= _TRANSFORMS[kind](section)
-        section.finish()
+            seen.append(kind)
+            if kind == "Normalize":
+                statistics = _statistics(section)
+            elif kind == "RandomPaddingCrop":
+                augment |= _crop(section, ignored)
+            else:
+                augment |= _TRANSFORMS[kind](section)
     if seen != sorted(seen, key=order.index) or len(set(seen)) != len(seen):
-        report.problems.append(
-            f"train_dataset.transforms: the order here is {', '.join(order)}, each once; got {', '.join(seen)}."
-        )
-    if "RandomPaddingCrop" not in seen and transforms:
-        report.problems.append("train_dataset.transforms: RandomPaddingCrop is needed: batches have one size.")
+        train.problem(f"transforms: the order here is {', '.join(order)}, each once; got {', '.join(seen)}.")
+    if "RandomPaddingCrop" not in seen:
+        train.problem("transforms: RandomPaddingCrop is needed: batches have one size.")
+    if "Normalize" not in seen:
+        train.problem(_NO_NORMALIZE)
     return augment, statistics
 
 
 def _statistics(section: _Section) -> dict[str, Any]:
-    given = {key: [float(v) for v in section.take(key, [0.5])] for key in ("mean", "std")}
+    """Returns mean and std of each band, or nothing where they are ours by default: 0.5."""
+    given = {key: [float(value) for value in section.numbers(key, [0.5])] for key in ("mean", "std")}
+    for key, values in given.items():
+        if len(values) not in (1, 3):
+            section.problem(f"{key} must have one value or one for each band; got {values}.")
+    given = {key: values * 3 if len(values) == 1 else values for key, values in given.items()}
     return {} if all(value == 0.5 for values in given.values() for value in values) else given
+
+
+def _worded(statistics: dict[str, Any]) -> str:
+    return f"mean {statistics['mean']} and std {statistics['std']}" if statistics else "mean and std 0.5"
 
 
 def _scaling(section: _Section) -> dict[str, Any]:
@@ -296,19 +468,25 @@ def _scaling(section: _Section) -> dict[str, Any]:
     return {"scale_range": [float(low), float(high)], "scale_step": float(section.number("scale_step_size", 0.25))}
 
 
-def _crop(section: _Section) -> dict[str, Any]:
-    size, padding = section.take("crop_size", [512, 512]), section.take("im_padding_value", 127.5)
-    section.only("label_padding_value", 255, because="what is padded is ignored here.")
-    values = set(padding) if isinstance(padding, list) else {padding}
-    if len(values) != 1:
+def _crop(section: _Section, ignored: int) -> dict[str, Any]:
+    size, padding = section.take("crop_size", [512, 512]), section.numbers("im_padding_value", [127.5], single=True)
+    section.only("label_padding_value", 255, ignored, because="what is padded is ignored here.")
+    section.only("category_max_ratio", 1.0, because="crops are not chosen by their classes here.")
+    section.unused("ignore_index", "loop_times", because="it counts with category_max_ratio alone")
+    if len(set(padding)) != 1:
         section.problem(f"im_padding_value must be one value here; got {padding}.")
-    return {"crop_size": size} | ({} if values == {127.5} else {"image_padding": float(values.pop())})
+    return {"crop_size": size} | ({} if padding[0] == 127.5 else {"image_padding": float(padding[0])})
 
 
-def _rotation(section: _Section) -> dict[str, Any]:
-    section.only("im_padding_value", 127.5, because="only 127.5 is taken over.")
-    section.only("label_padding_value", 255, because="what is padded is ignored here.")
-    return {"rotate_degrees": float(section.number("max_rotation", 15)), "rotate_probability": 1.0}
+def _refuse_rotation(section: _Section) -> None:
+    if section.number("max_rotation", 15) <= 0:
+        section.unused("im_padding_value", "label_padding_value", because="nothing is turned with max_rotation 0")
+        return
+    section.give_up(
+        "it has no counterpart here: the original turns the whole image and lets it grow, which must come before the "
+        "crop; augment.rotate_degrees turns the crop and pads its corners. Remove it, and set rotate_degrees in the "
+        "written file if that will do."
+    )
 
 
 def _distort(section: _Section) -> dict[str, Any]:
@@ -319,7 +497,7 @@ def _distort(section: _Section) -> dict[str, Any]:
         probability = probabilities[name] = float(section.number(f"{name}_prob", 0.5))
         if probability == 0:
             augment[f"{name}_range"] = 0.0
-    section.take("sharpness_range")
+    section.unused("sharpness_range", because="it counts with sharpness_prob alone")
     section.only("sharpness_prob", 0, because="sharpness has no counterpart; set it to 0.")
     used = {value for value in probabilities.values() if value}
     if len(used) > 1:
@@ -329,10 +507,8 @@ def _distort(section: _Section) -> dict[str, Any]:
 
 _TRANSFORMS: dict[str, Callable[[_Section], dict[str, Any]]] = {
     "ResizeStepScaling": _scaling,
-    "RandomPaddingCrop": _crop,
     "RandomHorizontalFlip": lambda section: {"flip_horizontal": float(section.number("prob", 0.5))},
     "RandomVerticalFlip": lambda section: {"flip_vertical": float(section.number("prob", 0.1))},
-    "RandomRotation": _rotation,
     "RandomDistort": _distort,
 }
 
@@ -344,10 +520,9 @@ def _optimizer(section: _Section) -> dict[str, Any]:
     elif kind == "adamw":
         values = {"beta_1": float(section.number("beta1", 0.9)), "beta_2": float(section.number("beta2", 0.999))}
     else:
-        section.problem(f"the type {kind} has no counterpart; allowed: sgd, adamw.")
+        section.give_up(f"the type {kind} has no counterpart; allowed: sgd, adamw.")
         return {"name": "sgd"}
     values["weight_decay"] = float(section.number("weight_decay", 0.0 if kind == "sgd" else 0.01))
-    section.finish()
     return {"name": kind, **values}
 
 
@@ -361,26 +536,26 @@ def _schedule(section: _Section, iters: Any) -> dict[str, Any]:
         values = {"name": "cosine", **values, "end_lr": float(section.number("eta_min", 0))}
         section.only("T_max", iters, because="the wave here spans all iterations.")
     else:
-        section.problem(f"the type {kind} has no counterpart; allowed: PolynomialDecay, CosineAnnealingDecay.")
+        section.give_up(f"the type {kind} has no counterpart; allowed: PolynomialDecay, CosineAnnealingDecay.")
         return {"name": "poly"}
     section.only("decay_steps", iters, because="decay here spans all iterations.")
     section.only("cycle", False, because="there is no repeated decay here.")
-    if warmup := section.number("warmup_iters", 0):
-        values |= {"warmup_steps": int(warmup), "warmup_start_lr": float(section.number("warmup_start_lr", 1e-5))}
-    section.finish()
+    if warmup := section.whole("warmup_iters", 0):
+        values |= {"warmup_steps": warmup, "warmup_start_lr": float(section.number("warmup_start_lr", 1e-5))}
+    section.unused("warmup_start_lr", because="it counts with warmup_iters alone")
     return values
 
 
 def _evaluation(section: _Section) -> dict[str, Any]:
-    augmented = section.take("aug_eval", False)
-    scales = section.take("scales", 1.0)
     values: dict[str, Any] = {}
-    flips = {name: bool(section.take(name, False)) for name in ("flip_horizontal", "flip_vertical")}
-    if augmented:
-        values = {"scales": [float(scale) for scale in (scales if isinstance(scales, list) else [scales])], **flips}
-    if section.take("is_slide", False):
+    flips = ("flip_horizontal", "flip_vertical")
+    if section.switch("aug_eval"):
+        values = {"scales": [float(scale) for scale in section.numbers("scales", [1.0], single=True)]}
+        values |= {name: section.switch(name) for name in flips}
+    section.unused("scales", *flips, because="it counts with aug_eval alone")
+    if section.switch("is_slide"):
         values |= {"is_slide": True, "crop_size": section.take("crop_size"), "stride": section.take("stride")}
-    section.finish()
+    section.unused("crop_size", "stride", because="it counts with is_slide alone")
     return values
 
 
@@ -391,14 +566,14 @@ def _model(file: _Section, report: _Report) -> dict[str, Any]:
     section = _Section(file.take("model"), "model", report)
     if section.left.get("type") != "C2FNet":
         return _segmentor(section)
-    section.take("type")
+    section.only("type", "C2FNet", because="it must be C2FNet.")
     values: dict[str, Any] = {"name": "c2fnet", "backbone": _backbone(section)}
-    coarse = file.take("coase_model", file.take("coarse_model"))
-    values["coarse"] = _segmentor(_Section(coarse, "coase_model", report))
+    name = "coase_model" if "coase_model" in file.left else "coarse_model"  # the original's own spelling first
+    values["coarse"] = _segmentor(_Section(file.take(name), name, report))
     report.notes.append(
         "The coarse model's weights are not in the file: pass --coarse_model, or fill in coarse.pretrained."
     )
-    size = section.take("kernel_sizes", [128, 128])
+    size = section.numbers("kernel_sizes", [128, 128])
     if len(set(size)) != 1:
         section.problem(f"kernel_sizes must be equal here; got {size}.")
     options = {
@@ -413,24 +588,23 @@ def _model(file: _Section, report: _Report) -> dict[str, Any]:
 
 
 def _common(section: _Section) -> dict[str, Any]:
-    """Takes what all models have; the number of classes follows from the dataset."""
-    section.take("num_classes")
-    values = {}
-    if section.take("align_corners", False):
+    """Takes what all models have; the number of classes was compared with the dataset's, from which it follows."""
+    section.left.pop("num_classes", None)
+    values: dict[str, Any] = {}
+    if section.switch("align_corners"):
         values["align_corners"] = True
-    if (pretrained := section.take("pretrained")) is not None:
+    if (pretrained := section.text("pretrained")) is not None:
         values["pretrained"] = pretrained
-    section.finish()
     return values
 
 
 def _backbone(parent: _Section) -> dict[str, Any]:
     section = _Section(parent.take("backbone"), f"{parent.where}.backbone", parent.report)
-    kind = section.take("type")
-    name = _BACKBONES.get(kind)
+    kind = section.text("type")
+    name = _BACKBONES.get(kind or "")
     if name is None:
         allowed = ", ".join(_BACKBONES)
-        section.problem(f"the type {kind} has no counterpart; allowed: {allowed}.{did_you_mean(str(kind), _BACKBONES)}")
+        section.give_up(f"the type {kind} has no counterpart; allowed: {allowed}.{did_you_mean(str(kind), _BACKBONES)}")
         return {"name": "hrnet_w18"}
     values: dict[str, Any] = {"name": name}
     if name.endswith("_vd"):
@@ -439,18 +613,18 @@ def _backbone(parent: _Section) -> dict[str, Any]:
             values["multi_grid"] = grid
     section.only("align_corners", False, because="HRNet resizes with half pixels here.")
     section.only("in_channels", 3, because="the number of bands follows from the dataset here.")
-    section.take("ssl_pretrained")  # ours tells the layouts of files apart by itself
-    if (pretrained := section.take("pretrained")) is not None:
+    # Ours tells the layouts of files apart by itself.
+    section.only("ssl_pretrained", False, True, because="it must be true or false.")
+    if (pretrained := section.text("pretrained")) is not None:
         values["pretrained"] = pretrained
-    section.finish()
     return values
 
 
 def _segmentor(section: _Section) -> dict[str, Any]:
-    kind = section.take("type")
-    if kind not in _SEGMENTORS:
+    kind = section.text("type")
+    if kind is None or kind not in _SEGMENTORS:
         allowed = ", ".join([*_SEGMENTORS, "C2FNet"])
-        section.problem(
+        section.give_up(
             f"the type {kind} has no counterpart; allowed: {allowed}.{did_you_mean(str(kind), _SEGMENTORS)}"
         )
         return {"name": "fcn", "backbone": {"name": "hrnet_w18"}}
@@ -463,11 +637,13 @@ def _segmentor(section: _Section) -> dict[str, Any]:
     given = section.take("backbone_indices")
     if name == "ocrnet":
         values |= _ocrnet_features(section, given)
-    elif given is not None and list(given) not in indices:
+    elif given is not None and given not in indices:
         allowed = " or ".join(map(str, indices))
         section.problem(f"backbone_indices is {given}; the features are fixed here, as with {allowed}.")
     if name == "hrnet_contrast":
-        section.take("in_channels", section.take("bb_channels"))  # follows from the backbone
+        channels = _HRNET_CHANNELS.get(values["backbone"]["name"])
+        for key in ("in_channels", "bb_channels"):
+            section.only(key, channels, because=f"the backbone has {channels} channels.")
     return values | _common(section)
 
 
@@ -515,7 +691,7 @@ _SEGMENTORS: dict[str, tuple[str, tuple[tuple[str, str, Any, Any], ...], tuple[S
 
 
 def _ocrnet_features(section: _Section, indices: Any) -> dict[str, Any]:
-    if not isinstance(indices, list) or not 1 <= len(indices) <= 2 or not all(0 <= i < 4 for i in indices):
+    if not isinstance(indices, list) or not 1 <= len(indices) <= 2 or not all(i in range(4) for i in indices):
         section.problem(f"backbone_indices must be one or two of 0 to 3; got {indices}.")
         return {}
     return {"features": [_FEATURES[i] for i in indices]}
@@ -543,9 +719,11 @@ def _heads(model: dict[str, Any] | None) -> tuple[str, ...]:
             return ("main",)
 
 
-def _losses(section: _Section, heads: tuple[str, ...]) -> dict[str, Any]:
-    types, weights = section.take("types", []), section.take("coef", [1])
-    section.finish()
+def _losses(section: _Section, heads: tuple[str, ...], ignored: int) -> dict[str, Any]:
+    types, weights = section.take("types", []), section.numbers("coef", [1])
+    if not isinstance(types, list):
+        section.problem(f"types must be a list of mappings; got {types!r}.")
+        return {"main": _cross_entropy()}
     if len(types) == 1:  # one for all
         types = types * len(weights)
     if not len(types) == len(weights) == len(heads):
@@ -556,13 +734,15 @@ def _losses(section: _Section, heads: tuple[str, ...]) -> dict[str, Any]:
         return {"main": _cross_entropy()}
     losses = {}
     for head, values, weight in zip(heads, types, weights, strict=True):
-        losses[head] = _loss(_Section(values, f"loss of {head}", section.report), weight)
+        losses[head] = _loss(_Section(values, f"loss of {head}", section.report), weight, ignored)
     return losses
 
 
-def _loss(section: _Section, weight: Any) -> dict[str, Any]:
+def _loss(section: _Section, weight: float, ignored: int) -> dict[str, Any]:
     kind = section.take("type")
-    section.only("ignore_index", 255, because="the ignored id follows from the dataset here.")
+    section.only(
+        "ignore_index", ignored, because=f"the ignored id follows from the dataset here, where it is {ignored}."
+    )
     values: dict[str, Any]
     match kind:
         case "CrossEntropyLoss":
@@ -572,11 +752,11 @@ def _loss(section: _Section, weight: Any) -> dict[str, Any]:
         case "OhemCrossEntropyLoss":
             section.only("weight", None, because="there are no class weights with hard pixels here.")
             values = {"name": "ohem_cross_entropy", "threshold": float(section.number("thresh", 0.7))}
-            values["min_kept"] = int(section.number("min_kept", 10000))
+            values["min_kept"] = section.whole("min_kept", 10000)
         case "DiceLoss":
             values = {"name": "dice"} | _class_weights(section) | {"smooth": float(section.number("smooth", 1.0))}
         case "MultiClassFocalLoss":
-            section.take("num_class")
+            section.unused("num_class", because="the number of classes follows from the dataset here")
             values = {"name": "focal"}
             values |= {key: float(section.number(key, default)) for key, default in (("alpha", 1.0), ("gamma", 2.0))}
         case "LovaszSoftmaxLoss":
@@ -588,22 +768,19 @@ def _loss(section: _Section, weight: Any) -> dict[str, Any]:
                 values[key] = float(section.number(key, default))
             values |= {key: section.take(key, n) for key, n in (("max_samples", 1024), ("max_views", 100))}
         case "MixedLoss":
-            parts, shares = section.take("losses", []), section.take("coef", [])
+            parts, shares = section.sections("losses", f"{section.where}.losses"), section.numbers("coef", [])
             if len(parts) != len(shares):
                 section.problem(f"{len(parts)} losses need as many coef; got {len(shares)}.")
-            pairs = zip(parts, shares, strict=False)
             values = {"name": "mixed"}
-            values["losses"] = [_loss(_Section(p, f"{section.where}.losses", section.report), s) for p, s in pairs]
+            values["losses"] = [_loss(part, share, ignored) for part, share in zip(parts, shares, strict=False)]
         case _:
-            section.problem(f"the type {kind} has no counterpart here.")
+            section.give_up(f"the type {kind} has no counterpart here.")
             return _cross_entropy()
-    section.finish()
-    if not isinstance(weight, int | float) or not math.isfinite(weight):
-        section.problem(f"coef must be a number; got {weight!r}.")
-        return values
     return values if weight == 1 else {**values, "weight": float(weight)}
 
 
 def _class_weights(section: _Section) -> dict[str, Any]:
-    weights = section.take("weight")
-    return {} if weights is None else {"class_weights": [float(weight) for weight in weights]}
+    if section.left.get("weight") is None:
+        section.left.pop("weight", None)
+        return {}
+    return {"class_weights": [float(weight) for weight in section.numbers("weight", [1.0])]}

@@ -33,7 +33,7 @@ from rsseg_tf.datasets.cutting import SceneRecord
 from rsseg_tf.datasets.listing import Sample, write_list
 from rsseg_tf.datasets.spec import DatasetSpec, custom_spec, unknown_ids
 from rsseg_tf.errors import DataError, reason
-from rsseg_tf.files import hold
+from rsseg_tf.files import SIDE_SUFFIX, hold
 
 __all__ = [
     "SPLITS",
@@ -54,7 +54,8 @@ SPLITS = ("train", "val")
 
 _WRITER = "rsseg_tf"
 _MARK = ".prepared"
-_LATER_FIELDS = frozenset({"band_names", "gsd"})  # datasets that were prepared before there were any lack them
+# Datasets that were prepared before there were any lack them.
+_LATER_FIELDS = frozenset({"band_names", "gsd", "tile_names"})
 _OUR_NAMES = frozenset({"img_dir", "ann_dir", "labels.txt", "dataset.json", _MARK, "train.txt", "val.txt", "test.txt"})
 
 
@@ -79,12 +80,21 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What was prepared: the dataset's name, its folder, the counts of each split, and whether all was there before."""
+    """What was prepared.
+
+    Attributes:
+        name: The dataset's name.
+        output: Its folder.
+        splits: The counts of each split.
+        up_to_date: Whether all was there before.
+        left_out: What of the sources was left out although it may be an image, as a sentence; empty for nothing.
+    """
 
     name: str
     output: Path
     splits: Mapping[str, SplitReport]
     up_to_date: bool = False
+    left_out: str = ""
 
 
 class PreparedFolder:
@@ -157,6 +167,8 @@ class PreparedFolder:
     def sweep(self) -> None:
         """Removes files that no list names: what a killed run left half-written, or cut from scenes that are gone."""
         named = {path for samples in self._samples.values() for sample in samples for path in _files_of(sample)}
+        # GDAL keeps beside an image what its format cannot hold, such as an unusual CRS.
+        named |= {path.with_name(path.name + SIDE_SUFFIX) for path in named}
         for kind in ("img_dir", "ann_dir"):
             for directory, _, names in os.walk(self.folder / kind):
                 for name in names:
@@ -210,7 +222,10 @@ class PreparedFolder:
         if isinstance(self.spec, str):
             content |= {"name": self.spec, "labelled": False}
         else:
-            content |= {**dataclasses.asdict(self.spec), "labelled": True}
+            values = dataclasses.asdict(self.spec)
+            if self.spec.tile_names is None:  # scenes that were not cut have no names of tiles
+                del values["tile_names"]
+            content |= {**values, "labelled": True}
             (self.folder / "labels.txt").write_text(
                 "".join(f"{line}\n" for line in self.spec.classes), encoding="utf-8"
             )

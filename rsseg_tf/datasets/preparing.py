@@ -21,6 +21,7 @@ from typing import Any
 import rsseg_tf
 from rsseg_tf.datasets.archives import Member, close_archives, list_members
 from rsseg_tf.datasets.cutting import CutPlan, Scene, SceneRecord, cut_scene, source_stamp
+from rsseg_tf.datasets.finding import IMAGE_SUFFIXES, LeftOut
 from rsseg_tf.datasets.listing import read_list
 from rsseg_tf.datasets.prepared import (
     PreparedFolder,
@@ -56,6 +57,7 @@ class Workspace:
         self.scratch = folder / _WORK / "scratch"
         self._journal = folder / _WORK / "journal"
         self._settings = folder / _WORK / "settings.json"
+        self._left_out = LeftOut(IMAGE_SUFFIXES)
 
     def open(self) -> None:
         """Makes the folders and removes the halves that a kill has left in them; call it with the lock held."""
@@ -68,7 +70,7 @@ class Workspace:
 
     def members(self, sources: Sequence[Path]) -> tuple[Member, ...]:
         """Names every file of the sources; see `list_members`."""
-        return list_members(sources, self.scratch)
+        return list_members(sources, self.scratch, self._left_out)
 
     def prepare(
         self,
@@ -118,10 +120,10 @@ class Workspace:
         finished = _finished_report(self.output, self.output, digest)
         if finished is not None:
             shutil.rmtree(self.folder)
-            return finished
+            return dataclasses.replace(finished, left_out=str(self._left_out))
         finished = _finished_report(self.folder, self.output, digest)
         if finished is not None:  # killed on the last inch
-            return dataclasses.replace(finished, up_to_date=False)
+            return dataclasses.replace(finished, up_to_date=False, left_out=str(self._left_out))
         PreparedFolder.unmark(self.folder)
         self._check_settings(settings)
         records = self._load(scenes)
@@ -152,7 +154,7 @@ class Workspace:
         prepared.sweep()
         reports = prepared.finish(facts)
         prepared.mark(digest)
-        return PrepareReport(name, self.output, reports)
+        return PrepareReport(name, self.output, reports, left_out=str(self._left_out))
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         """Compares the settings with those of an unfinished run, or writes them."""

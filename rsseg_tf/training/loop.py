@@ -127,7 +127,7 @@ def _job(
         config, strategy, resume, evaluated=evaluation is not None, offline=offline, notify=notify
     )
     batch_size = config.train.batch_size * strategy.num_replicas_in_sync
-    reader = SampleReader(train_samples, config.dataset.spec, cache_mb=config.data.cache_mb)
+    reader = SampleReader(train_samples, config.dataset.spec, cache_mb=config.data.cache_mb, trust=config.data.trust)
     dataset = train_batches(
         reader,
         config.augment,

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from rsseg_tf.cli import main
 from rsseg_tf.config import Config, load_config
-from rsseg_tf.config.paddleseg import import_paddleseg
+from rsseg_tf.config.paddleseg import Imported, import_paddleseg
 from rsseg_tf.errors import ConfigError
 
 # The facts of the benchmark's base file, once for a large crop (its own) and once as most configs override it.
@@ -191,7 +197,8 @@ def test_data_that_are_not_known_become_a_custom_dataset(tmp_path: Path) -> None
         write(
             tmp_path, "iSAID", 512,
             "train_dataset: {dataset_root: data/mine, num_classes: 3, train_path: data/mine/lists/a.txt}\n"
-            "val_dataset: {val_path: data/mine/val.txt}\nmodel: {type: FCN, backbone: {type: HRNet_W18}}\n"
+            "val_dataset: {dataset_root: ./data/mine/, num_classes: 3, val_path: data/mine/val.txt}\n"
+            "model: {type: FCN, backbone: {type: HRNet_W18}}\n"
             "test_config: {aug_eval: True, scales: [0.75, 1], flip_horizontal: True, is_slide: True,"
             " crop_size: [512, 512], stride: [384, 384]}\n",
         )
@@ -204,6 +211,178 @@ def test_data_that_are_not_known_become_a_custom_dataset(tmp_path: Path) -> None
     }
     assert result.values["eval"]["scales"] == [0.75, 1.0] and result.values["eval"]["is_slide"] is True
     assert any("class_0 to class_2" in note for note in result.notes)
+
+
+# A whole file of a user's own data, one mapping in each place that has one.
+WHOLE = """\
+batch_size: 2
+iters: 1000
+to_static_training: false
+train_dataset:
+  type: Dataset
+  dataset_root: data/mine
+  train_path: data/mine/a.txt
+  num_classes: 3
+  img_channels: 3
+  mode: train
+  separator: ' '
+  ignore_index: 254
+  edge: false
+  transforms:
+    - {type: ResizeStepScaling, min_scale_factor: 0.5, max_scale_factor: 2.0, scale_step_size: 0.25}
+    - {type: RandomPaddingCrop, crop_size: [64, 64], im_padding_value: 127.5, label_padding_value: 254,
+       category_max_ratio: 1.0}
+    - {type: RandomHorizontalFlip, prob: 0.4}
+    - {type: RandomVerticalFlip, prob: 0.2}
+    - {type: RandomDistort, brightness_range: 0.4, brightness_prob: 0.3, contrast_range: 0.4, contrast_prob: 0.3,
+       saturation_range: 0.4, saturation_prob: 0.3, hue_range: 10, hue_prob: 0.3, sharpness_prob: 0}
+    - {type: Normalize, mean: [0.4, 0.4, 0.4], std: [0.2, 0.2, 0.2]}
+val_dataset:
+  type: Dataset
+  dataset_root: data/mine
+  val_path: data/mine/b.txt
+  num_classes: 3
+  img_channels: 3
+  mode: val
+  separator: ' '
+  ignore_index: 254
+  edge: false
+  transforms: [{type: Normalize, mean: [0.4, 0.4, 0.4], std: [0.2, 0.2, 0.2]}]
+optimizer: {type: sgd, momentum: 0.8, weight_decay: 0.0005}
+lr_scheduler: {type: PolynomialDecay, learning_rate: 0.02, end_lr: 0.001, power: 0.8, decay_steps: 1000, cycle: false,
+               warmup_iters: 10, warmup_start_lr: 0.001}
+loss:
+  types:
+    - {type: MixedLoss, losses: [{type: DiceLoss, weight: [1, 2, 3], smooth: 0.5, ignore_index: 254},
+                                 {type: OhemCrossEntropyLoss, thresh: 0.6, min_kept: 100, ignore_index: 254}],
+       coef: [0.8, 0.2]}
+    - {type: CrossEntropyLoss, weight: [1, 2, 3], ignore_index: 254, avg_non_ignore: true, top_k_percent_pixels: 1.0}
+  coef: [1, 0.3]
+model:
+  type: OCRNet
+  backbone: {type: ResNet50_vd, output_stride: 16, multi_grid: [1, 2, 4], in_channels: 3, pretrained: a.pdparams}
+  num_classes: 3
+  backbone_indices: [2, 3]
+  ocr_mid_channels: 256
+  ocr_key_channels: 128
+  align_corners: true
+  pretrained: b.pdparams
+test_config: {aug_eval: true, scales: [1, 2], flip_horizontal: true, flip_vertical: true, is_slide: true,
+              crop_size: [32, 32], stride: [16, 16]}
+"""
+
+
+VALUES = yaml.safe_load(WHOLE)
+
+
+def whole() -> dict[str, Any]:
+    return copy.deepcopy(VALUES)
+
+
+def mappings(values: Any, where: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The places of all mappings in a file."""
+    if isinstance(values, dict):
+        yield where
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        if isinstance(value, dict | list):
+            yield from mappings(value, (*where, key))
+
+
+def outcome(values: dict[str, Any], folder: Path) -> object:
+    """What a user learns of a file: the config with its notes, or the problems."""
+    path = folder / "whole.yml"
+    path.write_text(json.dumps(values), "utf-8")
+    try:
+        return import_paddleseg(path)
+    except ConfigError as error:
+        return str(error)
+
+
+def place(values: Any, where: tuple[str | int, ...]) -> Any:
+    for step in where:
+        values = values[step]
+    return values
+
+
+def test_no_key_is_dropped_without_a_word(tmp_path: Path) -> None:
+    expected = outcome(whole(), tmp_path)
+    assert isinstance(expected, Imported)
+    assert expected.notes == ("data/mine is no dataset known here: its classes are called class_0 to class_2.",)
+    assert expected.values["dataset"]["ignore_index"] == 254
+    places = list(mappings(whole()))
+    assert len(places) == 20
+    for where in places:
+        values = whole()
+        place(values, where)["unheard_of"] = 1
+        assert "the key unheard_of has no counterpart here; remove it." in str(outcome(values, tmp_path)), where
+        for key in place(whole(), where):
+            values = whole()
+            place(values, where)[key] = "odd"
+            assert outcome(values, tmp_path) != expected, (*where, key)
+
+
+def test_odd_values_never_end_in_a_traceback(tmp_path: Path) -> None:
+    odd = itertools.cycle([None, [], {}, [[1]], -1, True, float("nan"), {"type": ["a"]}, "", 10**400, 1])
+    for where in mappings(whole()):
+        for key in place(whole(), where):
+            for value in itertools.islice(odd, 3):
+                values = whole()
+                place(values, where)[key] = value
+                outcome(values, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("val_dataset: {dataset_root: data/other}", "val_dataset: dataset_root is 'data/other', that of train_dataset"),
+        ("val_dataset: {num_classes: 4}", "val_dataset: num_classes is 4, that of train_dataset 3"),
+        ("val_dataset: {ignore_index: 255}", "val_dataset: ignore_index is 255, that of train_dataset 254"),
+        ("val_dataset: {ignore_index: null}", "val_dataset: ignore_index is 255, that of train_dataset 254"),
+        ("val_dataset: {mode: train}", "val_dataset: mode is 'train'; it must be val"),
+        ("val_dataset: {type: Cityscapes}", "val_dataset: the type Cityscapes is not known"),
+        ("val_dataset: {separator: ','}", "val_dataset: separator is ','"),
+        ("val_dataset: {transforms: [{type: Normalize}]}", r"val_dataset: Normalize has mean and std 0.5, in train_"),
+        ("val_dataset: {transforms: []}", "val_dataset: transforms: Normalize is needed"),
+        ("train_dataset: {ignore_index: null}\nval_dataset: {ignore_index: null}", "loss of main.*ignore_index is 254"),
+        ("model: {num_classes: 5}", "num_classes of model is 5, that of the dataset 3"),
+        ("model: {pretrained: [1]}", "model: pretrained must be a text"),
+        ("lr_scheduler: {warmup_iters: 1.5}", "warmup_iters must be a whole number"),
+        ("export: {transforms: []}", "the key export has no counterpart here; remove it."),
+    ],
+)
+def test_what_two_sections_say_must_agree(more: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "whole.yml").write_text(WHOLE, "utf-8")
+    path = tmp_path / "theirs.yml"
+    path.write_text(f"_base_: whole.yml\n{more}\n", "utf-8")
+    with pytest.raises(ConfigError, match=message):
+        import_paddleseg(path)
+
+
+def test_the_ignored_id_of_evaluation_is_ours(tmp_path: Path) -> None:
+    """Training ignores what either section states, evaluation what its own does."""
+    values = whole()
+    del values["train_dataset"]["ignore_index"]
+    result = outcome(values, tmp_path)
+    assert isinstance(result, Imported) and result.values["dataset"]["ignore_index"] == 254
+
+
+def test_a_rotation_says_how_the_original_turns(tmp_path: Path) -> None:
+    for at in range(6):
+        values = whole()
+        values["train_dataset"]["transforms"].insert(at, {"type": "RandomRotation", "max_rotation": 20})
+        assert "RandomRotation: it has no counterpart here: the original turns" in str(outcome(values, tmp_path))
+    values["train_dataset"]["transforms"][5]["max_rotation"] = 0  # which turns nothing
+    assert isinstance(outcome(values, tmp_path), Imported)
+
+
+def test_what_the_original_does_not_read_either_is_noted(tmp_path: Path) -> None:
+    values = whole()
+    values["test_config"] = {"scales": [1, 2], "crop_size": [32, 32]}
+    values["val_dataset"]["train_path"] = "data/mine/a.txt"
+    result = outcome(values, tmp_path)
+    assert isinstance(result, Imported) and result.values["eval"] == {}
+    for said in ("test_config.scales is left out", "test_config.crop_size is", "val_dataset.train_path is left out"):
+        assert sum(note.startswith(said) for note in result.notes) == 1, result.notes
 
 
 def test_a_key_that_is_written_twice_is_noted(tmp_path: Path) -> None:
@@ -223,6 +402,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("_base_: a.yml\n", "is based on itself"),
         ("_base_: b.yml\n", "b.yml, the _base_ of a.yml, cannot be read"),
         ("model: 3\n", "model must be a mapping; got 3"),
+        ("_base_: 3\n", r"_base_ must be a file or a list of files; got .3.\."),
+        ("[a]: 1\n", "cannot be read as YAML"),
+        (f"iters: {'1' * 5000}\n", "cannot be read as YAML"),
+        ("[" * 5000, "cannot be read as YAML"),
     ):
         path.write_text(text, "utf-8")
         with pytest.raises(ConfigError, match=message):

@@ -172,17 +172,18 @@ class Browser:
         """Writes what the tab shows as PNG."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
-    def complaints(self, level: str) -> list[str]:
-        """Returns exceptions of scripts, and messages of a level in the browser's log."""
+    def complaints(self, *levels: str) -> list[str]:
+        """Returns exceptions of scripts, and messages of these levels in the browser's log and the console."""
         found = []
         for event in self.events:
             parameters = event.get("params", {})
             if event.get("method") == "Runtime.exceptionThrown":
                 found.append(str(parameters["exceptionDetails"]))
-            if event.get("method") == "Log.entryAdded" and parameters["entry"]["level"] == level:
+            if event.get("method") == "Log.entryAdded" and parameters["entry"]["level"] in levels:
                 text = f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}"
-                if not text.startswith(("INFO: ", "WARNING: ")):  # LiteRT writes all of its log as errors
-                    found.append(text)
+                found.append(text)
+            if event.get("method") == "Runtime.consoleAPICalled" and parameters["type"] in levels:
+                found.append(str(parameters["args"]))
         return found
 
 

@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import math
 import os
+import re
 import shutil
 import struct
 import threading
@@ -17,6 +18,8 @@ import cv2
 import numpy as np
 import pytest
 import rasterio
+from rasterio.control import GroundControlPoint
+from rasterio.warp import transform as reproject
 
 pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 
@@ -243,6 +246,93 @@ def test_labels_are_those_of_python(tab: Browser, site: Path, tmp_path: Path, na
     np.testing.assert_array_equal(read_image(save(tab, image, "overlay")), python_pixels(image))
 
 
+# --- the size of pixels on the ground ---
+
+
+def placed(path: Path, crs: str | None, a: float, b: float, c: float, d: float, e: float, f: float) -> None:
+    write_tiff(path, scene(40, 60), crs=crs, transform=rasterio.Affine(a, b, c, d, e, f))
+
+
+def with_tie_points(path: Path) -> None:
+    """Four corners and no transform."""
+    corners = [(row, column) for row in (0, 40) for column in (0, 60)]
+    points = [GroundControlPoint(row, column, 5e5 + 0.25 * column, 5e6 - 0.25 * row) for row, column in corners]
+    write_tiff(path, scene(40, 60), gcps=points, crs="EPSG:32632")
+
+
+# Name -> how it is written, what the page says of its pixels; computed on the ellipsoid of WGS 84.
+GROUND: dict[str, tuple[Callable[[Path], object], str]] = {
+    "utm.tif": (lambda path: placed(path, "EPSG:32632", 0.3, 0, 5e5, 0, -0.3, 5e6), "0.3 m per pixel"),
+    "turned.tif": (lambda path: placed(path, "EPSG:32632", 0.4, 0.3, 5e5, 0.3, -0.4, 5e6), "0.5 m per pixel"),
+    "ties.tif": (with_tie_points, "0.25 m per pixel"),
+    "feet.tif": (lambda path: placed(path, "EPSG:2263", 1, 0, 9e5, 0, -1, 2e5), "0.305 m per pixel"),
+    "kampala.tif": (
+        lambda path: placed(path, "EPSG:3857", 0.0746, 0, 3627000, 0, -0.0746, 35000), "0.0746 × 0.0741 m per pixel",
+    ),
+    "mercator.tif": (lambda path: placed(path, "EPSG:3857", 0.5, 0, 1e6, 0, -0.5, 6.6e6), "0.316 m per pixel"),
+    "ellipsoidal.tif": (lambda path: placed(path, "EPSG:3395", 0.5, 0, 1e6, 0, -0.5, 6.6e6), "0.315 m per pixel"),
+    "own mercator.tif": (
+        lambda path: placed(path, "+proj=merc +lat_ts=40 +y_0=1000 +datum=WGS84", 0.5, 0, 1e6, 0, -0.5, 5e6),
+        "0.415 m per pixel",
+    ),
+    "degrees.tif": (lambda path: placed(path, "EPSG:4326", 1e-5, 0, 10, 0, -1e-5, 50), "0.717 × 1.11 m per pixel"),
+    "gons.tif": (lambda path: placed(path, "EPSG:4807", 1e-5, 0, 1, 0, -1e-5, 50), "0.71 × 1 m per pixel"),
+    "polar.tif": (lambda path: placed(path, "EPSG:3031", 10, 0, 5e5, 0, -10, 5e5), "size of a pixel unknown"),
+    "no place.tif": (lambda path: write_tiff(path, scene(40, 60)), "size of a pixel unknown"),
+    "photo.jpg": (lambda path: write_jpeg(path), "size of a pixel unknown"),
+}  # fmt: skip
+
+
+def test_pixels_have_the_size_that_the_file_says(tab: Browser, tmp_path: Path) -> None:
+    for name, (write, words) in GROUND.items():
+        write(tmp_path / name)
+        tab.choose("#file", tmp_path / name)
+        tab.wait(f"document.getElementById('file-name').textContent === {name!r}")
+        tab.wait("document.body.dataset.state === 'opened'")
+        assert words in text(tab, "file-facts"), name
+        assert tab.run("document.getElementById('gsd-field').hidden") is ("unknown" not in words), name
+
+
+AREAS = {
+    "kampala": ("EPSG:3857", (0.0746, 0, 3627000, 0, -0.0746, 35000)),
+    "tall": ("EPSG:4326", (0.5, 0, 10, 0, -0.5, 72)),  # its rows differ: 0.31 to 0.62 of the equator's length
+    "utm": ("EPSG:32632", (0.3, 0, 5e5, 0, -0.3, 5e6)),
+}
+
+
+@pytest.mark.parametrize("name", AREAS)
+def test_areas_are_those_on_the_ground(tab: Browser, tmp_path: Path, name: str) -> None:
+    crs, terms = AREAS[name]
+    image = tmp_path / f"{name}.tif"
+    placed(image, crs, *terms)
+    labels = segment(tab, image)
+    found = [float(one.replace(",", "")) for one in re.findall(r"([\d,.]+)\s(?:m²|ha|km²)", text(tab, "legend"))]
+    unit = {"kampala": 1.0, "tall": 1e6, "utm": 1.0}[name]
+    across, _, left, _, down, top = terms
+    x = left + across * np.array([0, 60, 60, 0])
+    y = top + down * np.array([0, 0, 40, 40])
+    x, y = map(np.array, reproject(crs, "EPSG:6933", x, y))  # a cylinder that is true to area
+    total = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
+    assert sum(found) * unit == pytest.approx(total, rel=0.005)
+    _, edges = map(np.array, reproject(crs, "EPSG:6933", np.full(41, left), top + down * np.arange(41)))
+    weights = np.abs(np.diff(edges))[:, np.newaxis] * np.ones(60)
+    expected = np.bincount(labels.ravel(), weights.ravel(), 2) / weights.sum() * total
+    np.testing.assert_allclose(sorted(np.array(found) * unit), sorted(expected), rtol=0.01)
+
+
+def test_areas_of_an_image_without_a_place(tab: Browser, tmp_path: Path) -> None:
+    image = tmp_path / "plain.png"
+    write_png(image, scene(40, 60))
+    labels = segment(tab, image)
+    counts = sorted(np.bincount(labels.ravel(), minlength=2))[::-1]
+    assert [f"{count:,} px" in text(tab, "legend") for count in counts] == [True, True]
+    assert "m²" not in text(tab, "legend")
+    tab.run("(() => { const e = document.getElementById('gsd'); e.value = '0.5'; e.oninput(); })()")
+    assert [f"{rounded(count / 4):,.1f} m²".replace(".0 ", " ") in text(tab, "legend") for count in counts] == [
+        True
+    ] * 2
+
+
 # --- the page ---
 
 
@@ -268,7 +358,7 @@ def test_what_a_person_sees(tab: Browser, site: Path, tmp_path: Path) -> None:
     shown = (labels != shares.argmax())[..., np.newaxis]
     expected = np.where(shown, 0.45 * pixels + 0.55 * palette[labels], pixels)
     assert np.abs(picture - expected).max() <= 0.5 + 1e-9
-    assert tab.complaints("error") == []
+    assert tab.complaints("error", "warning") == []
 
 
 def test_the_sample_is_one_click_away(tab: Browser, site: Path) -> None:
@@ -350,6 +440,28 @@ def huge_png(path: Path) -> None:
     path.write_bytes(content[:16] + struct.pack(">II", 40000, 30000) + content[24:])
 
 
+def tiff_file(*entries: tuple[int, int, int, int], size: int = 2000) -> bytes:
+    """A TIFF of one directory: (tag, type, count, value or offset); 3 is uint16, 4 uint32."""
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return (b"II*\0" + struct.pack("<I", 8) + directory + bytes(4)).ljust(size, b"\0")
+
+
+def hostile_tiff(width: int = 16, height: int = 16, *more: tuple[int, int, int, int], kind: int = 4) -> bytes:
+    first = [(256, kind, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 2)]
+    return tiff_file(*first, *more, (277, 3, 1, 3))
+
+
+STRIP = ((273, 4, 1, 500), (278, 4, 1, 16), (279, 4, 1, 768))
+TILE_TAGS = ((324, 4, 1, 500), (325, 4, 1, 768))
+
+
+def odd_depth_png(path: Path) -> None:
+    write_png(path, scene(9, 9))
+    content = bytearray(path.read_bytes())
+    content[24] = 3
+    path.write_bytes(content)
+
+
 def cut_jpeg(path: Path) -> None:
     path.write_bytes(cv2.imencode(".jpg", scene(50, 50))[1].tobytes()[:-40])
 
@@ -367,6 +479,32 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "five.tif": (lambda path: write_tiff(path, scene(9, 9, 5), photometric="MINISBLACK"), "5 bands"),
     "zstd.tif": (lambda path: write_tiff(path, scene(9, 9), compress="zstd"), "LZW or deflate"),
     "cut.tif": (lambda path: path.write_bytes(b"II*\0\xff\xff\0\0"), "cut short"),
+    "width 0.tif": (lambda path: path.write_bytes(hostile_tiff(0, 16, *STRIP)), "header is invalid"),
+    "height 0.tif": (lambda path: path.write_bytes(hostile_tiff(16, 0, *STRIP)), "header is invalid"),
+    "width of letters.tif": (lambda path: path.write_bytes(hostile_tiff(65, 16, *STRIP, kind=2)), "header is invalid"),
+    "huge.tif": (lambda path: path.write_bytes(hostile_tiff(4000000000, 4000000000, *STRIP)), "megapixels"),
+    "no strips.tif": (lambda path: path.write_bytes(hostile_tiff()), "blocks of pixels are missing"),
+    "strips of 0 rows.tif": (
+        lambda path: path.write_bytes(hostile_tiff(16, 16, *STRIP[::2], (278, 4, 1, 0))),
+        "blocks are invalid",
+    ),
+    "strip outside.tif": (
+        lambda path: path.write_bytes(hostile_tiff(16, 16, (273, 4, 1, 4000000000), *STRIP[1:])),
+        "cut short",
+    ),
+    "tiles of 0.tif": (
+        lambda path: path.write_bytes(hostile_tiff(16, 16, (322, 4, 1, 0), (323, 4, 1, 16), *TILE_TAGS)),
+        "blocks are invalid",
+    ),
+    "huge tiles.tif": (
+        lambda path: path.write_bytes(hostile_tiff(16, 16, (322, 4, 1, 1 << 31), (323, 4, 1, 1 << 31), *TILE_TAGS)),
+        "blocks are invalid",
+    ),
+    "long header.tif": (
+        lambda path: path.write_bytes(hostile_tiff(16, 16, *STRIP, (339, 1, 100000, 0)).ljust(200000, b"\0")),
+        "header is invalid",
+    ),
+    "depth 3.png": (odd_depth_png, "header is invalid"),
 }
 
 
@@ -379,6 +517,11 @@ def test_images_that_cannot_be_used_are_refused_in_plain_words(tab: Browser, tmp
         tab.wait("document.getElementById('error-text').textContent !== ''")
         assert words in text(tab, "error-text"), name
         assert text(tab, "error-title") == "This image cannot be used"
+    long = tmp_path / "long.png"  # longer than canvases are
+    write_png(long, np.zeros((1, 70000, 3), np.uint8))
+    tab.choose("#file", long)
+    tab.wait("document.body.dataset.state === 'opened'")
+    assert "70000 × 1 pixels" in text(tab, "file-facts")
     good = tmp_path / "good.png"
     write_png(good, scene(30, 30))
     assert segment(tab, good).shape == (30, 30)  # still alive, and the error is gone
