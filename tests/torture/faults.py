@@ -86,7 +86,8 @@ class _Watch:
             self._inside = False
 
     def _open(self, path: Any, mode: str | None, flags: int) -> None:
-        if isinstance(path, int) or not flags & _WRITES or not self._watched(name := os.fsdecode(path)):
+        nameless = flags & os.O_TMPFILE == os.O_TMPFILE
+        if isinstance(path, int) or nameless or not flags & _WRITES or not self._watched(name := os.fsdecode(path)):
             return
         self._point("open", name)
         self._point("opened", name, lambda: os.close(os.open(name, flags & ~os.O_EXCL, 0o666)))
