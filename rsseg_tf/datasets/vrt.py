@@ -23,6 +23,9 @@ _REMEDY = "If you trust it, allow it with --allow_vrt_sources (in a config: data
 _LARGEST_VRT = 64 * 2**20
 _DEEPEST = 8  # VRTs in VRTs
 _SOURCES = frozenset({"SourceFilename", "SourceDataset"})
+_SYSTEMS = frozenset({"SRS", "SourceSRS", "TargetSRS"})
+# A coordinate reference system as text or code; GDAL opens anything else as a file or a URL.
+_WELL_KNOWN = re.compile(r"[A-Za-z_0-9]+\[|(EPSG|ESRI|OGC|IGNF|IAU_2015):\w+$")
 _SIGNATURES = (
     b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff",
     b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51",
@@ -36,7 +39,7 @@ _ELEMENTS = _SOURCES | frozenset(
     SrcRect DstRect NODATA ScaleOffset ScaleRatio LUT Exponent SrcMin SrcMax DstMin DstMax Clamp ColorTableComponent
     UseMaskBand MaskValueThreshold RemappedValue Kernel Size Coefs PixelFunctionType PixelFunctionArguments
     SourceTransferType SkipNonContributingSources
-    GDALWarpOptions WarpMemoryLimit ResampleAlg WorkingDataType Option Transformer ApproxTransformer MaxError
+    GDALWarpOptions WarpMemoryLimit ResampleAlg WorkingDataType Option Options Transformer ApproxTransformer MaxError
     BaseTransformer GenImgProjTransformer SrcGeoTransform SrcInvGeoTransform DstGeoTransform DstInvGeoTransform
     ReprojectTransformer ReprojectionTransformer SourceSRS TargetSRS BandList BandMapping SrcNoDataReal SrcNoDataImag
     DstNoDataReal DstNoDataImag Cutline CutlineBlendDist SrcAlphaBand DstAlphaBand CoordinateOperation
@@ -104,6 +107,9 @@ def _sources(vrt: Path) -> Iterator[tuple[str, bool]]:
                 raise _refused(vrt, f"its <{element.tag}> has the attribute '{printable(name)}', which may name a file")
             if value not in _VALUES.get(name, (value,)):
                 raise _refused(vrt, f'its <{element.tag}> has {name}="{_short(value)}", which may name a file')
+        system = element.text if element.tag in _SYSTEMS else element.get("Projection")
+        if system and not _WELL_KNOWN.match(system.strip()):
+            raise _refused(vrt, f"its <{element.tag}> is '{_short(system)}', which may be a file")
         if element.tag in _SOURCES:
             if len(element) or {"relativeToVRT", "relativetoVRT"} <= set(element.attrib):
                 raise _refused(vrt, f"its <{element.tag}> says its name twice")
