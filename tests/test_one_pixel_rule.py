@@ -325,3 +325,12 @@ def test_pages_are_named(tmp_path: Path) -> None:
 def test_a_colour_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has 1 band, which holds indices into a colour table.* -expand rgb"):
         read_pixels(palette_tiff(tmp_path), spec_of())
+
+
+def test_parts_of_a_png_that_overlap_see_the_same_sentinels(tmp_path: Path) -> None:
+    path = png(with_(WIDE, 65535))(tmp_path)
+    with open_scene(path, spec=spec_of(**REFLECTANCE)) as scene:
+        first, second = (scene.look(Window(0, 0, 10, SIZE[1])) for _ in range(2))
+    np.testing.assert_array_equal(first.values, second.values)
+    assert first.nodata is not None and second.nodata is not None
+    np.testing.assert_array_equal(first.nodata, second.nodata)

@@ -39,7 +39,7 @@ from rsseg_tf.datasets.images import ImageHeader, plain_header, read_decoded, ti
 from rsseg_tf.datasets.ranges import ValueRange
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.datasets.tiling import Window
-from rsseg_tf.datasets.vrt import require_near_sources
+from rsseg_tf.datasets.vrt import require_near_sources, require_plain_sides
 from rsseg_tf.datasets.world_files import ImagePlace, image_place
 from rsseg_tf.errors import DataError, reason
 
@@ -244,8 +244,10 @@ def open_scene(
             _notes=(*chosen.notes, *notes),
         )
         return
-    if driver == "VRT" and not trust.vrt_sources:
-        require_near_sources(path)
+    if not trust.vrt_sources:
+        require_plain_sides(path)
+        if driver == "VRT":
+            require_near_sources(path)
     with open_raster(path, driver) as source:
         scene = _describe(path, source, driver, bands, spec, max_value, repeat_grey)
         if placed:
@@ -558,7 +560,7 @@ def _only_data(
     """Tells data from what is none, and replaces what would spill over.
 
     Args:
-        stored: `(H, W, bands)` as the file has them; changed in place where values are replaced.
+        stored: `(H, W, bands)` as the file has them; may be changed in place unless it is a view.
         masked: `(H, W)`, True where an alpha band or a mask leaves a pixel out.
         absent: of each band, True where the file declares a value to be no data.
         expected: where values are expected.
@@ -573,7 +575,7 @@ def _only_data(
         nonlocal stored, replaced
         if replaced is None:
             replaced = np.zeros(stored.shape, bool)
-            stored = stored if stored.flags.writeable else stored.copy()
+            stored = stored if stored.base is None else stored.copy()  # a decoded image is read more than once
         replaced[:, :, band] |= where
         stored[:, :, band][where] = expected.fill[band]
 

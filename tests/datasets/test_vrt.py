@@ -101,6 +101,22 @@ def test_anything_else_is_refused_in_one_line_that_says_how_to_allow_it(folder: 
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", [".msk", ".ovr", ".aux.xml", ".ovr.aux.xml", ".msk.ovr"])
+def test_what_lies_beside_an_image_leads_nowhere(folder: Path, suffix: str) -> None:
+    image = folder / "a.tif"
+    for side in (".msk", ".ovr"):
+        if suffix.startswith(f"{side}."):
+            write_tiff(folder / f"a.tif{side}")
+    text = '<PAMDataset><Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">/x.tif</MDI></Metadata></PAMDataset>'
+    (folder / f"a.tif{suffix}").write_text(text if suffix.endswith(".xml") else vrt_of("../../secret.tif"))
+    with pytest.raises(DataError, match=r"a\.tif\S+ is a file that is not followed: it lies beside an image"):
+        read_pixels(image, SPEC)
+    (folder / "m.vrt").write_text(vrt_of("a.tif"))
+    with pytest.raises(DataError, match=r"a\.tif\S+ is a file that is not followed: it lies beside an image"):
+        read_pixels(folder / "m.vrt", SPEC)
+    assert read_pixels(image, SPEC, trust=Trust(vrt_sources=True)).values.shape == (4, 6, 1)
+
+
 def test_a_user_can_allow_it(folder: Path) -> None:
     (folder / "m.vrt").write_text(vrt_of(str(folder.parents[1] / "far/secret.tif"), relative="0"))
     write_png(folder / "label.png", np.zeros((4, 6), np.uint8))
