@@ -61,6 +61,15 @@ class Evaluation:
             scores = evaluate(predict, self.samples, self.spec, options, observe=observe, trust=self.trust)
         return dataclasses.replace(scores, left_out=self.protocol.left_out)
 
+    def read_once(self) -> None:
+        """Reads every sample, as an evaluation does, so that a damaged one is known before hours of training.
+
+        Raises:
+            DataError: for a file that is unreadable or does not fit the dataset.
+        """
+        for _ in read_ahead(SampleReader(self.samples, self.spec), len(self.samples)):
+            pass
+
     @property
     def summary(self) -> str:
         """The protocol in a few words, for log lines: ``isprs5 (14 scenes, means without clutter)``."""
