@@ -63,7 +63,7 @@ def _array(member: Any, size: int) -> np.ndarray:
     if min(shape, default=0) < 0 or len(shape) > 32 or count * dtype.itemsize > size:
         raise ValueError(f"an array claims the shape {str(shape)[:100]} of {dtype} and has {size} bytes")
     array = np.empty(count, dtype)
-    left = memoryview(array.view(np.uint8)) if count else memoryview(b"")
+    left = array.view(np.uint8).data if count else memoryview(b"")
     while len(left) and (got := member.readinto(left)):
         left = left[got:]
     if len(left) or member.read(1):
