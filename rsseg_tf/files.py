@@ -21,11 +21,13 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 __all__ = [
+    "HIDDEN",
     "SIDE_SUFFIX",
     "Held",
     "atomic_path",
     "hold",
     "read_json",
+    "readable_name",
     "remove_file",
     "remove_leftovers",
     "replace_file",
@@ -35,6 +37,9 @@ __all__ = [
 
 SIDE_SUFFIX = ".aux.xml"
 """What GDAL appends to a raster's name for the file that holds what the raster's own format cannot."""
+
+HIDDEN = "hidden"
+"""Why `walk_files` leaves out a name that begins with a dot."""
 
 _LEFTOVER = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp(\.[^.]+)?(\.aux\.xml)?$", re.DOTALL)
 _LONGEST_STEM = 180
@@ -214,8 +219,17 @@ def hold(path: Path) -> Held | None:
     return Held(lock)
 
 
+def readable_name(path: str | Path) -> str:
+    r"""Returns a path as text that can be written anywhere: bytes that are no UTF-8 come as ``\xe9``."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def walk_files(
-    folder: Path, *, exclude: Path | None = None, skipped: Callable[[Path, str], object] = lambda path, why: None
+    folder: Path,
+    *,
+    exclude: Path | None = None,
+    refuse: Callable[[Path], str] = lambda folder: "",
+    skipped: Callable[[Path, str], object] = lambda path, why: None,
 ) -> Iterator[Path]:
     """Yields the files under a folder in the order of their names; hidden files and folders are left out.
 
@@ -224,7 +238,8 @@ def walk_files(
     Args:
         folder: Where to begin.
         exclude: A folder to leave out.
-        skipped: Called with each folder or link that is left out though it is not hidden (nor `exclude`), and why.
+        refuse: Says of a folder why it is to be left out, or nothing.
+        skipped: Called with all that is left out but `exclude`, and why: `HIDDEN`, or what else.
     """
     left_out = None if exclude is None else os.path.realpath(exclude)
 
@@ -242,11 +257,14 @@ def walk_files(
             skipped(directory, error.strerror or str(error))
             return
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
             path = directory / entry.name
-            if entry.is_dir():
-                yield from walk(path, above | {real})
+            if entry.name.startswith("."):
+                skipped(path, HIDDEN)
+            elif entry.is_dir():
+                if why := refuse(path):
+                    skipped(path, why)
+                else:
+                    yield from walk(path, above | {real})
             elif entry.is_file():
                 yield path
             elif entry.is_symlink():

@@ -51,7 +51,8 @@ SPLITS = ("train", "val")
 
 _WRITER = "rsseg_tf"
 _MARK = ".prepared"
-_LATER_FIELDS = frozenset({"band_names", "gsd"})  # datasets that were prepared before there were any lack them
+# Datasets that were prepared before there were any lack them.
+_LATER_FIELDS = frozenset({"band_names", "gsd", "tile_names"})
 _OUR_NAMES = frozenset({"img_dir", "ann_dir", "labels.txt", "dataset.json", _MARK, "train.txt", "val.txt", "test.txt"})
 
 
@@ -76,12 +77,21 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What was prepared: the dataset's name, its folder, the counts of each split, and whether all was there before."""
+    """What was prepared.
+
+    Attributes:
+        name: The dataset's name.
+        output: Its folder.
+        splits: The counts of each split.
+        up_to_date: Whether all was there before.
+        left_out: What of the sources was left out although it may be an image, as a sentence; empty for nothing.
+    """
 
     name: str
     output: Path
     splits: Mapping[str, SplitReport]
     up_to_date: bool = False
+    left_out: str = ""
 
 
 class PreparedFolder:
@@ -202,7 +212,10 @@ class PreparedFolder:
         if isinstance(self.spec, str):
             content |= {"name": self.spec, "labelled": False}
         else:
-            content |= {**dataclasses.asdict(self.spec), "labelled": True}
+            values = dataclasses.asdict(self.spec)
+            if self.spec.tile_names is None:  # scenes that were not cut have no names of tiles
+                del values["tile_names"]
+            content |= {**values, "labelled": True}
             (self.folder / "labels.txt").write_text(
                 "".join(f"{line}\n" for line in self.spec.classes), encoding="utf-8"
             )

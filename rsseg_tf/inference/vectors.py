@@ -19,11 +19,11 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.features import shapes
 
+from rsseg_tf.datasets.rasters import Scene
 from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.extras import require
 from rsseg_tf.inference.decoding import PROBABILITY_STEPS
 from rsseg_tf.inference.ground import PixelAreas, pixel_areas
-from rsseg_tf.inference.raster import Scene
 from rsseg_tf.inference.vector_files import Feature, VectorPlace, write_features
 
 __all__ = ["Legend", "Region", "regions", "write_polygons"]
@@ -272,7 +272,7 @@ class _Groups:
         pixels = np.bincount(ids.ravel(), minlength=count)
         confidence = np.bincount(ids.ravel(), weights=stored.ravel(), minlength=count)
         if isinstance(areas, float):
-            area = pixels * areas
+            area: NDArray[Any] = pixels * areas
         else:
             area = np.bincount(ids.ravel(), weights=areas.ravel(), minlength=count)
         _, places = np.unique(ids, return_index=True)

@@ -25,11 +25,11 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 
 from rsseg_tf import __version__
+from rsseg_tf.datasets.rasters import Scene
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError, reason
 from rsseg_tf.files import SIDE_SUFFIX, atomic_path, hold, read_json, remove_file, replace_file, short_stem
 from rsseg_tf.inference.decoding import PROBABILITY_NODATA, PROBABILITY_STEPS, Product
-from rsseg_tf.inference.raster import Scene
 
 __all__ = ["BLOCK", "RasterFile", "Rows", "SceneWriter", "partial_file", "raster_file", "stamp"]
 
