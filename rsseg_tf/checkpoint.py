@@ -22,7 +22,6 @@ import json
 import os
 import shutil
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -32,8 +31,9 @@ import keras
 import numpy as np
 
 from rsseg_tf.config import AnyConfig, dump_config
+from rsseg_tf.datasets.npz import read_npz
 from rsseg_tf.errors import ConfigError, WeightsError, reason
-from rsseg_tf.files import atomic_path
+from rsseg_tf.files import atomic_path, read_json
 
 __all__ = [
     "TrainState",
@@ -269,7 +269,7 @@ def read_state(folder: Path) -> TrainState:
     """
     _require(folder, _STATE)
     try:
-        state = TrainState(**json.loads((folder / _STATE).read_text("utf-8")))
+        state = TrainState(**read_json(folder / _STATE))
         for field in dataclasses.fields(state):
             value = getattr(state, field.name)
             if not isinstance(value, (int, type(field.default))):  # JSON may write 1.0 as 1
@@ -365,12 +365,11 @@ def _require(folder: Path, name: str) -> None:
 def _read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
     _require(folder, name)
     try:
-        # Opened here, because NumPy leaves a file open that it cannot read.
-        with (folder / name).open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        # RuntimeError: a damaged zip entry can look encrypted or compressed in an unknown way.
+        return read_npz(folder / name)
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{folder / name} is damaged or truncated: {error}. Use an earlier checkpoint.") from error
+    except MemoryError as error:
+        raise WeightsError(f"{folder / name} does not fit into the memory that is left. Close something.") from error
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

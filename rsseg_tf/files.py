@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
@@ -24,6 +26,7 @@ __all__ = [
     "Held",
     "atomic_path",
     "hold",
+    "read_json",
     "readable_name",
     "remove_file",
     "remove_leftovers",
@@ -133,6 +136,27 @@ def remove_leftovers(folder: Path, removable: Callable[[str], bool] = lambda ste
             match = _LEFTOVER.match(path.name)
             if match is not None and removable(match[1]):
                 path.unlink(missing_ok=True)
+
+
+def read_json(path: Path, most_bytes: int = 2**28) -> Any:
+    """Reads a JSON file.
+
+    Args:
+        path: of the file.
+        most_bytes: a larger file is refused before it is read.
+
+    Raises:
+        OSError: When it cannot be read.
+        ValueError: When it is not JSON, too large, or nested deeper than Python follows.
+    """
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"it is larger than {most_bytes} bytes")
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("its lists are nested too deeply") from None
 
 
 class Held:

@@ -33,7 +33,7 @@ from rsseg_tf.datasets.cutting import SceneRecord
 from rsseg_tf.datasets.listing import Sample, write_list
 from rsseg_tf.datasets.spec import DatasetSpec, custom_spec, unknown_ids
 from rsseg_tf.errors import DataError, reason
-from rsseg_tf.files import SIDE_SUFFIX, hold
+from rsseg_tf.files import SIDE_SUFFIX, hold, read_json
 
 __all__ = [
     "SPLITS",
@@ -320,7 +320,7 @@ def read_description(path: Path) -> dict[str, Any]:
         DataError: When the file is missing or is no such description.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist. Prepare the dataset first.") from error
     except (OSError, ValueError) as error:
