@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -17,12 +18,30 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-__all__ = ["SIDE_SUFFIX", "Held", "atomic_path", "hold", "remove_leftovers", "replace_file", "walk_files"]
+__all__ = [
+    "HIDDEN",
+    "SIDE_SUFFIX",
+    "Held",
+    "atomic_path",
+    "hold",
+    "readable_name",
+    "remove_file",
+    "remove_leftovers",
+    "replace_file",
+    "short_stem",
+    "walk_files",
+]
 
 SIDE_SUFFIX = ".aux.xml"
 """What GDAL appends to a raster's name for the file that holds what the raster's own format cannot."""
 
-_LEFTOVER = re.compile(r"^\..+\.[0-9a-f]{12}\.tmp(\.[^.]+)?(\.aux\.xml)?$", re.DOTALL)
+HIDDEN = "hidden"
+"""Why `walk_files` leaves out a name that begins with a dot."""
+
+_LEFTOVER = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp(\.[^.]+)?(\.aux\.xml)?$", re.DOTALL)
+_LONGEST_STEM = 180
+# What GDAL and SQLite put beside a file while they write it, and leave there when they are killed.
+_BESIDE = (SIDE_SUFFIX, "-journal", "-wal", "-shm")
 # What a file system without locks answers: flock on some network shares, FUSE and container mounts.
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
 
@@ -44,15 +63,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OSError: When the file cannot be flushed or renamed, or the block did not create it.
     """
-    # File systems take names of 255 bytes: what is added to a long one must not make it too long.
-    stem = path.stem.encode("utf-8", "surrogateescape")[:190].decode("utf-8", "ignore")
-    temporary = path.with_name(f".{stem}.{secrets.token_hex(6)}.tmp{path.suffix}")
+    temporary = path.with_name(f".{short_stem(path.stem)}.{secrets.token_hex(6)}.tmp{path.suffix}")
     try:
         yield temporary
         replace_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-        _side(temporary).unlink(missing_ok=True)
+        for suffix in _BESIDE:
+            temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
+
+
+def short_stem(stem: str) -> str:
+    """Returns a stem that hidden names can be made of: a long one is cut and ends with a checksum of all of it.
+
+    File systems take names of 255 bytes, and what is added to a long one must not make it too long.
+    """
+    data = stem.encode("utf-8", "surrogateescape")
+    if len(data) <= _LONGEST_STEM:
+        return stem
+    return f"{data[:_LONGEST_STEM].decode('utf-8', 'ignore')}~{hashlib.sha256(data).hexdigest()[:8]}"
 
 
 def replace_file(temporary: Path, path: Path) -> None:
@@ -81,11 +110,28 @@ def _side(path: Path) -> Path:
     return path.with_name(path.name + SIDE_SUFFIX)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes what kills of `atomic_path` have left right in a folder; call it with the folder's lock held."""
+def remove_file(path: Path) -> None:
+    """Removes a file, if it is there, and the side file that GDAL may have given it.
+
+    Raises:
+        OSError: When one of them cannot be removed.
+    """
+    path.unlink(missing_ok=True)
+    _side(path).unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, removable: Callable[[str], bool] = lambda stem: True) -> None:
+    """Removes what kills of `atomic_path` have left right in a folder.
+
+    Args:
+        folder: The folder.
+        removable: Tells by the `short_stem` of the file that was to appear whether what was begun of it may go; nobody
+            else may be writing that file. By default all goes, for which the folder's lock must be held.
+    """
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            if _LEFTOVER.match(path.name):
+            match = _LEFTOVER.match(path.name)
+            if match is not None and removable(match[1]):
                 path.unlink(missing_ok=True)
 
 
@@ -149,8 +195,17 @@ def hold(path: Path) -> Held | None:
     return Held(lock)
 
 
+def readable_name(path: str | Path) -> str:
+    r"""Returns a path as text that can be written anywhere: bytes that are no UTF-8 come as ``\xe9``."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def walk_files(
-    folder: Path, *, exclude: Path | None = None, skipped: Callable[[Path, str], object] = lambda path, why: None
+    folder: Path,
+    *,
+    exclude: Path | None = None,
+    refuse: Callable[[Path], str] = lambda folder: "",
+    skipped: Callable[[Path, str], object] = lambda path, why: None,
 ) -> Iterator[Path]:
     """Yields the files under a folder in the order of their names; hidden files and folders are left out.
 
@@ -159,7 +214,8 @@ def walk_files(
     Args:
         folder: Where to begin.
         exclude: A folder to leave out.
-        skipped: Called with each folder or link that is left out though it is not hidden (nor `exclude`), and why.
+        refuse: Says of a folder why it is to be left out, or nothing.
+        skipped: Called with all that is left out but `exclude`, and why: `HIDDEN`, or what else.
     """
     left_out = None if exclude is None else os.path.realpath(exclude)
 
@@ -177,11 +233,14 @@ def walk_files(
             skipped(directory, error.strerror or str(error))
             return
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
             path = directory / entry.name
-            if entry.is_dir():
-                yield from walk(path, above | {real})
+            if entry.name.startswith("."):
+                skipped(path, HIDDEN)
+            elif entry.is_dir():
+                if why := refuse(path):
+                    skipped(path, why)
+                else:
+                    yield from walk(path, above | {real})
             elif entry.is_file():
                 yield path
             elif entry.is_symlink():

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import rasterio
-from rasterio.errors import RasterioError
 from rasterio.transform import Affine
+
+from rsseg_tf.datasets.gdal import open_raster
+from rsseg_tf.errors import DataError
 
 __all__ = ["Overlap", "Place", "overlaps", "read_place"]
 
@@ -83,24 +84,19 @@ class Overlap:
     share: float
 
 
-def read_place(path: Path) -> tuple[Place | None, float | None]:
-    """Reads where a TIFF lies, and its nodata value.
-
-    Returns:
-        The place, None without a CRS and a transform; and the value that the file declares to be no data, or None.
-    """
+def read_place(path: Path) -> Place | None:
+    """Reads where a TIFF lies; None without a CRS and a transform that can be understood."""
     try:
-        with rasterio.open(path, driver="GTiff") as source:
-            nodata = None if source.nodata is None else float(source.nodata)
+        with open_raster(path, "GTiff") as source:
             if source.crs is None or source.transform == Affine.identity():
-                return None, nodata
+                return None
             a, b, c, d, e, f, *_ = source.transform
             corners = [(x, y) for x in (0, source.width) for y in (0, source.height)]  # a transform may rotate
             first, second = [a * x + b * y + c for x, y in corners], [d * x + e * y + f for x, y in corners]
             pixel = min(math.hypot(a, d), math.hypot(b, e))
-            return Place(source.crs.to_string(), min(first), min(second), max(first), max(second), pixel), nodata
-    except (RasterioError, OSError):
-        return None, None  # the pixels were read a moment ago; where they lie cannot be told
+            return Place(source.crs.to_string(), min(first), min(second), max(first), max(second), pixel)
+    except DataError:
+        return None  # the pixels were read a moment ago; where they lie cannot be told
 
 
 def overlaps(images: Mapping[int, Place], others: Mapping[int, Place]) -> Iterator[Overlap]:

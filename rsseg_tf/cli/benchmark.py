@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rsseg_tf.cli.options import ManyValues
+from rsseg_tf.cli.options import ManyValues, trust_option
 
 if TYPE_CHECKING:
     from rsseg_tf.export.benchmark import Timing
@@ -32,6 +32,7 @@ __all__ = ["command"]
     "--threads", type=click.IntRange(min=1), metavar="N", help="That one operation may use. [default: all processors]"
 )
 @click.option("--runs", type=click.IntRange(min=1), default=20, show_default=True, help="Images to time.")
+@trust_option
 @click.option("--json", "json_path", type=Path, metavar="FILE", help="Write all numbers there.")
 def command(
     folder: Path,

@@ -63,7 +63,7 @@ def command(
     config = load_beside(located.path, config_path, (*overrides, *chosen))
     from rsseg_tf.cli.samples import checked_samples
 
-    samples = checked_samples(config, "val")
+    (samples,) = checked_samples(config, "val")
 
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress

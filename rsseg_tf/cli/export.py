@@ -230,12 +230,10 @@ def _gate(config: Config, eval_list: Path | None, max_miou_drop: float | None) -
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TaskID
 
-    from rsseg_tf.data.reader import check_samples
-    from rsseg_tf.datasets import read_list
+    from rsseg_tf.cli.samples import checked_eval_list
     from rsseg_tf.export import Gate
 
-    samples = read_list(eval_list, eval_list.parent)
-    check_samples(samples, config.dataset.spec)
+    samples = checked_eval_list(eval_list, config.dataset.spec)
     tasks: dict[str, TaskID] = {}
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,7 +28,10 @@ __all__ = [
     "open_server",
     "prediction_changes",
     "prediction_options",
+    "reading_options",
     "server_options",
+    "trust_option",
+    "vrt_option",
     "weights_options",
 ]
 
@@ -137,9 +141,31 @@ def device_options(function: F) -> F:
     )(function)
 
 
+def trust_option(function: F) -> F:
+    """Adds --trust, which lasts as long as the process, those that it starts included."""
+
+    def trust(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+        if value:
+            from rsseg_tf.manifest import TRUST_VARIABLE
+
+            os.environ[TRUST_VARIABLE] = "1"
+
+    return click.option(
+        "--trust",
+        is_flag=True,
+        expose_value=False,
+        callback=trust,
+        help="Open a SavedModel too that could read or write files. Only if you trust whoever made it.",
+    )(function)
+
+
 def weights_options(function: F) -> F:
-    """Adds what eval and predict need to find and run a model: --model-path, --config, --set, --precision, devices."""
+    """Adds what eval and predict need to find and run a model.
+
+    These are --model-path, --config, --set, --precision, --trust and devices.
+    """
     function = device_options(function)
+    function = trust_option(function)
     function = click.option(
         "--precision",
         type=click.Choice(["fp32", "fp16", "bf16"]),
@@ -391,3 +417,25 @@ def choose_device(device: str, gpus: tuple[int, ...]) -> None:
     if len(gpus) > 1:
         raise ConfigError(f"eval and predict run on one GPU; got --gpus {' '.join(map(str, gpus))}. Name one of them.")
     make_strategy(device, gpus or None)
+
+
+def reading_options(function: F) -> F:
+    """Adds what files may ask for: their size, and what a VRT may name."""
+    for option in (
+        vrt_option,
+        click.option(
+            "--max-image-mb",
+            type=click.IntRange(min=1),
+            metavar="MIB",
+            help="Largest image that is decoded, in MiB of its pixels.  [default: 1024]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+vrt_option = click.option(
+    "--allow-vrt-sources",
+    is_flag=True,
+    help="Let a VRT name files away from its folder, servers, and formats that name others.",
+)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rsseg_tf.cli.options import ManyValues
+from rsseg_tf.cli.options import ManyValues, trust_option
 
 __all__ = ["command"]
 
@@ -133,6 +133,13 @@ def _labels(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     help="Most pixels of a request, also of encoded images.",
 )
 @click.option(
+    "--max-pixels-in-work",
+    type=click.IntRange(min=1),
+    default=4 * 2048 * 2048,
+    show_default=True,
+    help="Most pixels of all requests that wait or are computed; more get status 429.",
+)
+@click.option(
     "--max-concurrent",
     type=click.IntRange(min=1),
     default=32,
@@ -159,6 +166,7 @@ def _labels(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     show_default=True,
     help="Where Prometheus reads, on the REST port.",
 )
+@trust_option
 def serve_model(export_dir: Path, model_name: str | None, **values: Any) -> None:
     """Answer requests about the model in EXPORT_DIR."""
     from rsseg_tf.cli.quiet import load_tensorflow
@@ -173,6 +181,7 @@ def serve_model(export_dir: Path, model_name: str | None, **values: Any) -> None
     limits = Limits(
         max_body_bytes=values["max_body_mb"] * _MB,
         max_pixels=values["max_pixels"],
+        max_pixels_in_work=values["max_pixels_in_work"],
         max_concurrent=values["max_concurrent"],
         client_timeout_s=values["client_timeout"],
         request_timeout_s=values["request_timeout"],

@@ -80,8 +80,10 @@ def command(
     if config.train.early_stop_intervals is not None and not do_eval:
         raise ConfigError("--early_stop_intervals counts evaluations; add --do_eval.")
     load_tensorflow()
-    train_samples = checked_samples(config, "train")
-    val_samples = checked_samples(config, "val") if do_eval else ()
+    train_samples, *others = checked_samples(
+        config, "train", *(("val",) if do_eval else ()), crop_size=config.augment.crop_size
+    )
+    val_samples = others[0] if do_eval else ()
 
     from rsseg_tf.evaluation import plan_evaluation
     from rsseg_tf.training import make_strategy, train

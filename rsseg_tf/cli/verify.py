@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rsseg_tf.cli.options import ManyValues
+from rsseg_tf.cli.options import ManyValues, trust_option
 from rsseg_tf.cli.tables import narrow_table
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ __all__ = ["command"]
 )
 @click.option("--model-name", metavar="NAME", help="With --server: the model's name there.  [default: that of DIR]")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="For TFLite, ONNX and OpenVINO.")
+@trust_option
 @click.option("--json", "json_path", type=Path, metavar="FILE", help="Write all numbers there.")
 def command(
     folder: Path,
@@ -77,7 +78,7 @@ def command(
     from rsseg_tf.export import verify
     from rsseg_tf.inference import collect_images
 
-    paths = collect_images(images)[0] if images else []
+    paths = collect_images(images, notify=lambda line: click.echo(f"Note: {line}", err=True))[0] if images else []
     others = {f"server {server}": _served(server, model_name, folder)} if server else {}
     comparisons = verify(folder, images=paths, checkpoint=checkpoint, others=others, threads=threads)
     Console().print(comparison_table(comparisons))

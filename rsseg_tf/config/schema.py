@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from rsseg_tf.datasets import SPECS as DATASET_SPECS
 from rsseg_tf.datasets import TILE_NAME_PATTERNS, DatasetSpec, custom_spec
+from rsseg_tf.datasets.gdal import Trust
 from rsseg_tf.errors import DataError
 from rsseg_tf.protocols import PROTOCOLS, ProtocolName
 
@@ -100,7 +101,7 @@ class CustomDataset(Section):
     root: str
     train_list: str = "train.txt"
     val_list: str = "val.txt"
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    classes: tuple[str, ...]
     palette: tuple[Rgb, ...] | None = None
     ignore_index: Annotated[int, Field(ge=0, le=255)] = 255
     bands: Positive = 3
@@ -113,6 +114,17 @@ class CustomDataset(Section):
     band_names: tuple[str, ...] = Field((), description="what each band shows, e.g. [red, green, blue]")
     gsd: Annotated[float, Field(gt=0)] | None = Field(None, description="metres per pixel, if all images have the same")
     tile_names: str | None = Field(None, description="where the names of tiles say their place in a scene: the pattern")
+
+    @field_validator("classes")
+    @classmethod
+    def _can_be_told_apart(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) < 2:
+            raise ValueError(
+                f"dataset.classes names {len(value)} class{'es' if not value else ''}; a model tells at least 2 apart. "
+                f"Name what lies around it too, e.g. [background, {value[0] if value else 'building'}], and give it an "
+                "id in the labels: 0 is the first class."
+            )
+        return value
 
     @field_validator("tile_names")
     @classmethod
@@ -333,6 +345,15 @@ class Data(Section):
 
     workers: Positive | None = Field(None, description="samples read in parallel; null lets TensorFlow choose")
     cache_mb: Annotated[int, Field(ge=0)] = Field(1024, description="decoded samples kept in memory, in MiB")
+    max_image_mb: Positive = Field(1024, description="largest image that is decoded, in MiB of its pixels")
+    allow_vrt_sources: bool = Field(
+        False, description="whether a VRT may name files away from its folder, servers, and formats that name others"
+    )
+
+    @property
+    def trust(self) -> Trust:
+        """What files may ask for."""
+        return Trust(self.max_image_mb * 2**20, self.allow_vrt_sources)
 
 
 class SGD(Section):
@@ -553,3 +574,8 @@ class Config(Section):
                 weights = getattr(part, "class_weights", None)
                 if weights is not None and len(weights) != classes:
                     raise ValueError(f"loss.{head}.class_weights has {len(weights)} values; {of}, one weight each.")
+                if weights is not None and not any(weights):
+                    raise ValueError(
+                        f"loss.{head}.class_weights are all 0, so that nothing would be learnt; at least one must be "
+                        "above 0. Remove class_weights, or take those that `rsseg-tf check-data` suggests."
+                    )

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
-from rsseg_tf.datasets import DatasetSpec, Sample, read_image, read_label
-from rsseg_tf.datasets.images import ImageHeader, image_header
-from rsseg_tf.datasets.spec import unknown_ids
+from rsseg_tf.datasets import DatasetSpec, Sample, read_label
+from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
+from rsseg_tf.datasets.judging import check_label_ids, check_same_size, check_type, ids_of, label_of
+from rsseg_tf.datasets.listing import Samples
+from rsseg_tf.datasets.looking import Inspection
+from rsseg_tf.datasets.rasters import Pixels, read_pixels, scene_header
 from rsseg_tf.errors import DataError
 
-__all__ = ["ImageReader", "SampleReader", "check_images", "check_label_ids", "check_samples"]
+__all__ = ["ImageReader", "SampleReader", "check_images", "check_samples"]
 
 
 class _Reader:
@@ -29,20 +31,33 @@ class _Reader:
         dtype: the images' type on disk, taken from the first one; all must have it.
     """
 
-    def __init__(self, samples: Sequence[Sample], spec: DatasetSpec, *, cache_mb: int = 0) -> None:
+    # Grey images among RGB ones get three equal bands where this is set.
+    _repeats_grey = False
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        spec: DatasetSpec,
+        *,
+        cache_mb: int = 0,
+        trust: Trust = TRUSTING_NOBODY,
+    ) -> None:
         """Takes note of the samples and of the type of the first image.
 
         Args:
             samples: what the list files name.
-            spec: says how many bands there are, and which ids.
+            spec: says how many bands there are, which ids, and which values are data.
             cache_mb: MiB of decoded pixels to keep.
+            trust: how large images may be, and what a VRT may name.
 
         Raises:
             DataError: when the first image cannot be opened.
         """
-        self.samples = tuple(samples)
+        self.samples = samples if isinstance(samples, Samples) else tuple(samples)
         self.spec = spec
-        self.dtype = np.dtype(image_header(self.samples[0].image).dtype)
+        self.trust = trust
+        header, _ = scene_header(self.samples[0].image, spec, trust=trust, repeat_grey=self._repeats_grey)
+        self.dtype = np.dtype(header.dtype)
         self.failure: DataError | None = None
         self._kept: dict[int, tuple[np.ndarray, ...]] = {}
         self._room = cache_mb * 2**20
@@ -65,17 +80,12 @@ class _Reader:
         return arrays
 
     def _read(self, sample: Sample) -> tuple[np.ndarray, ...]:
-        return (self._read_image(sample.image),)
+        return (self._pixels(sample.image).values,)
 
-    def _read_image(self, path: Path) -> np.ndarray:
-        return self._checked(path, read_image(path))
-
-    def _checked(self, path: Path, image: np.ndarray) -> np.ndarray:
-        _check_bands(path, image.shape[2], self.spec)
-        _check_type(path, image.dtype, self.samples[0].image, self.dtype)
-        if not np.issubdtype(image.dtype, np.integer) and not np.isfinite(image).all():
-            raise DataError(f"{path} holds NaN or infinite pixels; replace them with a number before training.")
-        return image
+    def _pixels(self, path: Path) -> Pixels:
+        pixels = read_pixels(path, self.spec, trust=self.trust, repeat_grey=self._repeats_grey)
+        check_type(path, pixels.values.dtype, self.samples[0].image, self.dtype)
+        return pixels
 
 
 class SampleReader(_Reader):
@@ -84,6 +94,8 @@ class SampleReader(_Reader):
     def __call__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns image `(H, W, bands)` in its own type and label `(H, W)` uint8 of sample `index`.
 
+        Where the image has no data (see `Scene.read`), the label is the ignored id: prediction gives it there too.
+
         Raises:
             DataError: for a file that is missing, truncated, of another size, type or number of bands than it should
                 be, or a label with an id that is neither a class nor ignored.
@@ -91,12 +103,15 @@ class SampleReader(_Reader):
         return cast("tuple[np.ndarray, np.ndarray]", self._get(index))
 
     def _read(self, sample: Sample) -> tuple[np.ndarray, ...]:
-        image = self._read_image(sample.image)
-        label = _label_of(sample)
-        ids = read_label(label)
-        check_same_size(sample, image.shape[:2], ids.shape)
-        check_label_ids(ids, label, self.spec)
-        return image, ids.astype(np.uint8)
+        pixels = self._pixels(sample.image)
+        label = label_of(sample)
+        ids = read_label(label, self.trust)
+        check_same_size(sample, pixels.values.shape[:2], ids.shape)
+        check_label_ids(ids_of(ids), label, self.spec)
+        ids = ids.astype(np.uint8)
+        if pixels.nodata is not None:
+            ids[pixels.nodata] = self.spec.ignore_index
+        return pixels.values, ids
 
 
 class ImageReader(_Reader):
@@ -104,6 +119,8 @@ class ImageReader(_Reader):
 
     Grey images among RGB ones, as ImageNet has some, get three equal bands.
     """
+
+    _repeats_grey = True
 
     def __call__(self, index: int) -> np.ndarray:
         """Returns image `(H, W, bands)` in its own type.
@@ -113,63 +130,6 @@ class ImageReader(_Reader):
         """
         return self._get(index)[0]
 
-    def _read_image(self, path: Path) -> np.ndarray:
-        image = read_image(path)
-        if image.shape[2] == 1 and self.spec.bands == 3:
-            image = np.repeat(image, 3, axis=2)
-        return self._checked(path, image)
-
-
-def _label_of(sample: Sample) -> Path:
-    if sample.label is None:
-        raise DataError(f"{sample.image} has no label beside it in the list; write 'image label' on each line.")
-    return sample.label
-
-
-def _check_bands(path: Path, bands: int, spec: DatasetSpec) -> None:
-    if bands != spec.bands:
-        raise DataError(
-            f"{path} has {bands} bands, but the dataset '{spec.name}' has {spec.bands}. "
-            "Set dataset.bands (name: custom), or write images with those bands alone."
-        )
-
-
-def _check_type(path: Path, dtype: np.dtype, first: Path, first_dtype: np.dtype) -> None:
-    if dtype != first_dtype:
-        raise DataError(
-            f"{path} is {dtype}, but {first} is {first_dtype}; all images of a data set must have one type. "
-            "Convert one of them."
-        )
-
-
-def check_same_size(sample: Sample, image_size: Sequence[int], label_size: Sequence[int]) -> None:
-    """Raises DataError unless image and label have the same (height, width)."""
-    if tuple(image_size) != tuple(label_size):
-        raise DataError(
-            f"{sample.image} is {image_size[1]}x{image_size[0]} pixels, but its label {sample.label} is "
-            f"{label_size[1]}x{label_size[0]}; both must have one size."
-        )
-
-
-def check_label_ids(label: np.ndarray, path: Path, spec: DatasetSpec) -> None:
-    """Raises DataError when the label holds an id that is neither a class nor the ignored one."""
-    top = int(label.max(initial=0))
-    if top < spec.num_classes:
-        return
-    present = np.flatnonzero(np.bincount(label.ravel(), minlength=top + 1))
-    wrong = unknown_ids(present, spec.num_classes, spec.ignore_index)
-    if wrong:
-        shown = ", ".join(map(str, wrong[:8])) + (", …" if len(wrong) > 8 else "")
-        remedy = (
-            "0 and 255 alone look like a black-and-white mask: write class ids instead."
-            if set(present.tolist()) == {0, 255}
-            else "Correct the label, or the class list of the dataset."
-        )
-        raise DataError(
-            f"{path} holds the ids {shown}; the dataset '{spec.name}' allows 0..{spec.num_classes - 1} and "
-            f"{spec.ignore_index} (ignored). {remedy}"
-        )
-
 
 def check_images(
     samples: Sequence[Sample],
@@ -177,7 +137,8 @@ def check_images(
     *,
     workers: int = 8,
     progress: Callable[[int, int], None] | None = None,
-) -> None:
+    trust: Trust = TRUSTING_NOBODY,
+) -> list[str]:
     """Looks at the header of every image without a label: can it be read, its bands, its type.
 
     Args:
@@ -185,38 +146,15 @@ def check_images(
         spec: how many bands there should be.
         workers: threads.
         progress: called with (images done, images in all).
+        trust: how large images may be, and what a VRT may name.
+
+    Returns:
+        Lines about how images are read that a user should know.
 
     Raises:
         DataError: that counts all images that are wrong and says what is wrong with the first of them.
     """
-    first: tuple[Path, np.dtype] | None = None
-
-    def header(sample: Sample) -> ImageHeader | DataError:
-        try:
-            return image_header(sample.image)
-        except DataError as error:
-            return error
-
-    wrong: list[DataError] = []
-    with ThreadPoolExecutor(workers) as pool:
-        for done, (sample, found) in enumerate(zip(samples, pool.map(header, samples), strict=True), 1):
-            if progress:
-                progress(done, len(samples))
-            if isinstance(found, DataError):
-                wrong.append(found)
-                continue
-            first = first or (sample.image, np.dtype(found.dtype))
-            try:
-                if not (found.bands == 1 and spec.bands == 3):  # `ImageReader` repeats the band
-                    _check_bands(sample.image, found.bands, spec)
-                _check_type(sample.image, np.dtype(found.dtype), *first)
-            except DataError as error:
-                wrong.append(error)
-    if wrong:
-        raise DataError(
-            f"{len(wrong)} of {len(samples)} images cannot be used. The first: {wrong[0]} "
-            "Mend or remove these files, or leave them out of a list that dataset.train_list names."
-        )
+    return Inspection(samples, spec, workers=workers, labels=False, trust=trust).raise_count(progress).notes()
 
 
 def check_samples(
@@ -225,7 +163,8 @@ def check_samples(
     *,
     workers: int = 8,
     progress: Callable[[int, int], None] | None = None,
-) -> None:
+    trust: Trust = TRUSTING_NOBODY,
+) -> list[str]:
     """Looks at every sample before training: image header (bands, type, size) and the ids in its label.
 
     Args:
@@ -233,29 +172,12 @@ def check_samples(
         spec: what they should be.
         workers: threads.
         progress: called with (samples done, samples in all).
+        trust: how large images may be, and what a VRT may name.
+
+    Returns:
+        Lines about how images are read that a user should know.
 
     Raises:
         DataError: for the first sample in list order that is wrong.
     """
-    first = samples[0].image
-    first_dtype = np.dtype(image_header(first).dtype)
-
-    def check(sample: Sample) -> None:
-        header = image_header(sample.image)
-        _check_bands(sample.image, header.bands, spec)
-        _check_type(sample.image, np.dtype(header.dtype), first, first_dtype)
-        label = _label_of(sample)
-        ids = read_label(label)
-        check_same_size(sample, (header.height, header.width), ids.shape)
-        check_label_ids(ids, label, spec)
-
-    with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(check, sample) for sample in samples]
-        try:
-            for done, future in enumerate(futures, 1):
-                future.result()
-                if progress:
-                    progress(done, len(samples))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    return Inspection(samples, spec, workers=workers, trust=trust).raise_first(progress).notes()

@@ -13,7 +13,7 @@ from rsseg_tf.datasets.images import (
 )
 from rsseg_tf.datasets.isaid import ISAID, prepare_isaid
 from rsseg_tf.datasets.isprs import POTSDAM, VAIHINGEN, prepare_isprs
-from rsseg_tf.datasets.listing import Sample, read_list, write_list
+from rsseg_tf.datasets.listing import Sample, Samples, missing_files, read_list, write_list
 from rsseg_tf.datasets.loveda import LOVEDA, prepare_loveda
 from rsseg_tf.datasets.prepared import PrepareReport, SplitReport, read_dataset_json, read_description
 from rsseg_tf.datasets.preparers import (
@@ -51,6 +51,7 @@ __all__ = [
     "PrepareReport",
     "Preparer",
     "Sample",
+    "Samples",
     "SplitReport",
     "Window",
     "custom_spec",
@@ -59,6 +60,7 @@ __all__ = [
     "generate_synthetic",
     "image_header",
     "list_images",
+    "missing_files",
     "parse_tile_name",
     "prepare_dataset",
     "prepare_dubai",

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from rsseg_tf.datasets.finding import IMAGE_SUFFIXES, LeftOut
 from rsseg_tf.errors import DataError
+from rsseg_tf.files import walk_files
 
 __all__ = ["MAX_MEMBER_BYTES", "Member", "close_archives", "list_members", "local_copy", "read_member"]
 
@@ -59,7 +61,9 @@ class Member:
         return ":".join((str(self.file), *self.chain))
 
 
-def list_members(sources: Sequence[Path], scratch: Path | None = None) -> tuple[Member, ...]:
+def list_members(
+    sources: Sequence[Path], scratch: Path | None = None, left_out: LeftOut | None = None
+) -> tuple[Member, ...]:
     """Names every file of a download.
 
     Hidden files and ``__MACOSX`` are left out. A file that lies unpacked beside the zip file that it came from, where
@@ -68,6 +72,7 @@ def list_members(sources: Sequence[Path], scratch: Path | None = None) -> tuple[
     Args:
         sources: Folders and zip files.
         scratch: Folder for copies of zip files that lie compressed in another one; without it they are refused.
+        left_out: Takes note of what is left out of folders although it may be an image.
 
     Returns:
         The members, sorted by path.
@@ -80,7 +85,7 @@ def list_members(sources: Sequence[Path], scratch: Path | None = None) -> tuple[
     for source in sources:
         source = Path(os.path.abspath(source))
         if source.is_dir():
-            members.extend(_folder_members(source, scratch))
+            members.extend(_folder_members(source, scratch, left_out or LeftOut(IMAGE_SUFFIXES)))
         elif source.exists():
             members.extend(_zip_members(source, (), _without_zip(source.name), scratch))
         else:
@@ -144,14 +149,15 @@ def _is_content(name: str) -> bool:
     return "__MACOSX" not in parts and not any(part.startswith(".") for part in parts)
 
 
-def _folder_members(root: Path, scratch: Path | None) -> Iterator[Member]:
+def _folder_members(root: Path, scratch: Path | None, left_out: LeftOut) -> Iterator[Member]:
     """Lists a folder; what lies unpacked hides its copy in a zip file beside it."""
     unpacked: list[Member] = []
     zips: list[tuple[Path, str]] = []
-    for path in root.rglob("*"):
+    for path in walk_files(root, skipped=left_out.link):
         relative = path.relative_to(root).as_posix()
-        if not _is_content(relative) or not path.is_file():
+        if not _is_content(relative):
             continue
+        left_out.file(path)
         if path.suffix.lower() == ".zip":
             zips.append((path, _without_zip(f"{root.name}/{relative}")))
         else:

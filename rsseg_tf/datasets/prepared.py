@@ -76,12 +76,21 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What was prepared: the dataset's name, its folder, the counts of each split, and whether all was there before."""
+    """What was prepared.
+
+    Attributes:
+        name: The dataset's name.
+        output: Its folder.
+        splits: The counts of each split.
+        up_to_date: Whether all was there before.
+        left_out: What of the sources was left out although it may be an image, as a sentence; empty for nothing.
+    """
 
     name: str
     output: Path
     splits: Mapping[str, SplitReport]
     up_to_date: bool = False
+    left_out: str = ""
 
 
 class PreparedFolder:

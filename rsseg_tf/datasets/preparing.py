@@ -21,6 +21,7 @@ from typing import Any
 import rsseg_tf
 from rsseg_tf.datasets.archives import Member, close_archives, list_members
 from rsseg_tf.datasets.cutting import CutPlan, Scene, SceneRecord, cut_scene, source_stamp
+from rsseg_tf.datasets.finding import IMAGE_SUFFIXES, LeftOut
 from rsseg_tf.datasets.listing import read_list
 from rsseg_tf.datasets.prepared import (
     PreparedFolder,
@@ -55,10 +56,11 @@ class Workspace:
         self.scratch = folder / _WORK / "scratch"
         self._journal = folder / _WORK / "journal"
         self._settings = folder / _WORK / "settings.json"
+        self._left_out = LeftOut(IMAGE_SUFFIXES)
 
     def members(self, sources: Sequence[Path]) -> tuple[Member, ...]:
         """Names every file of the sources; see `list_members`."""
-        return list_members(sources, self.scratch)
+        return list_members(sources, self.scratch, self._left_out)
 
     def prepare(
         self,
@@ -108,7 +110,7 @@ class Workspace:
         finished = _finished_report(self.output, digest)
         if finished is not None:
             shutil.rmtree(self.folder)
-            return finished
+            return dataclasses.replace(finished, left_out=str(self._left_out))
         self._check_settings(settings)
         records = self._load(scenes)
         todo = [scene for scene in scenes if (scene.split, scene.stem) not in records]
@@ -138,7 +140,7 @@ class Workspace:
         prepared.sweep()
         reports = prepared.finish(facts)
         prepared.mark(digest)
-        return PrepareReport(name, self.output, reports)
+        return PrepareReport(name, self.output, reports, left_out=str(self._left_out))
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         """Compares the settings with those of an unfinished run, or writes them."""

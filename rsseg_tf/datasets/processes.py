@@ -1,4 +1,4 @@
-"""Work in several processes, with a bounded queue and a clean end: what preparing and checking a dataset share."""
+"""Work in several processes or threads, with a bounded queue and a clean end: what preparing and checking share."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
 
 from rsseg_tf.errors import DataError
 
-__all__ = ["in_processes"]
+__all__ = ["in_processes", "in_threads"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -61,6 +62,29 @@ def in_processes(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """Yields ``work(item)`` of all items in their order, no more than two items for each thread under way.
+
+    When the consumer stops early, what is under way is finished and the rest left.
+
+    Args:
+        work: What to do; it may be called from several threads at once.
+        items: What to work on.
+        workers: Threads, at least 1.
+    """
+    waiting = iter(items)
+    with ThreadPoolExecutor(workers) as pool:
+        running: deque[Future[Result]] = deque()
+        try:
+            while True:
+                running.extend(pool.submit(work, item) for item in islice(waiting, 2 * workers - len(running)))
+                if not running:
+                    return
+                yield running.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextlib.contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +14,26 @@ import cv2
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.transform import Affine
 
 from rsseg_tf import __version__
+from rsseg_tf.datasets.gdal import Trust
 from rsseg_tf.datasets.images import write_png
+from rsseg_tf.datasets.judging import misfit
+from rsseg_tf.datasets.rasters import Scene, open_scene
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.datasets.tiling import Window
-from rsseg_tf.errors import DataError
-from rsseg_tf.files import atomic_path
+from rsseg_tf.errors import DataError, reason
+from rsseg_tf.files import atomic_path, hold, remove_file, remove_leftovers, short_stem
 from rsseg_tf.inference.area import area_of_interest
 from rsseg_tf.inference.decoding import Product, products
-from rsseg_tf.inference.ground import pixel_size
+from rsseg_tf.inference.ground import pixel_areas, pixel_size
 from rsseg_tf.inference.logits import Predict
 from rsseg_tf.inference.options import InferenceOptions, OutputOptions, SceneOptions
 from rsseg_tf.inference.pictures import as_rgb, colour_table, overlay
-from rsseg_tf.inference.raster import Scene, open_scene
 from rsseg_tf.inference.streaming import Tiling, make_tiling, predict_scene, split_into_strips
 from rsseg_tf.inference.vectors import Legend, write_polygons
-from rsseg_tf.inference.writing import RasterFile, SceneWriter, raster_file
+from rsseg_tf.inference.writing import RasterFile, Rows, SceneWriter, partial_file, raster_file, stamp
 
 __all__ = [
     "CONFIDENCE_FOLDER",
@@ -36,10 +41,12 @@ __all__ = [
     "OVERLAY_FOLDER",
     "PROBABILITY_FOLDER",
     "PSEUDO_COLOR_FOLDER",
+    "RESULT_FOLDERS",
     "VECTOR_FOLDER",
     "Job",
     "JobSettings",
     "PredictionResult",
+    "clear_leftovers",
     "discard_partial",
     "run_job",
     "stamp",
@@ -52,12 +59,29 @@ CONFIDENCE_FOLDER = "confidence_prediction"
 PROBABILITY_FOLDER = "probability_prediction"
 VECTOR_FOLDER = "vector_prediction"
 
+RESULT_FOLDERS = frozenset(
+    {
+        PSEUDO_COLOR_FOLDER,
+        OVERLAY_FOLDER,
+        GEOTIFF_FOLDER,
+        CONFIDENCE_FOLDER,
+        PROBABILITY_FOLDER,
+        VECTOR_FOLDER,
+    }
+)
+"""Names of the folders that results go to."""
+
 _FOLDERS: dict[Product, str] = {
     "labels": GEOTIFF_FOLDER,
     "confidence": CONFIDENCE_FOLDER,
     "probabilities": PROBABILITY_FOLDER,
 }
+_FIELDS: dict[Product, str] = {"labels": "geotiff", "confidence": "confidence", "probabilities": "probabilities"}
+"""What `PredictionResult` calls the rasters."""
+_STREAMED = "Convert it to a tiled GeoTIFF, which is read part by part, or raise --max_memory if it is sound."
 _JPEG_SUFFIXES = (".jpeg", ".jpg")
+_LONGEST_JPEG = 65_500
+"""Pixels along the longer side, which the encoder can take."""
 _PICTURE_BYTES = 24
 """Bytes per pixel while a picture is made: image, labels, colours, their mixture and the encoded file."""
 _PREVIEW_PIXELS = 4096 * 4096
@@ -104,7 +128,7 @@ class JobSettings:
         options, scenes = asdict(self.options), asdict(self.scenes)
         for name in ("batch_size",):
             options.pop(name)
-        for name in ("max_memory", "resume"):
+        for name in ("max_memory", "resume", "allow_vrt_sources"):
             scenes.pop(name)
         scenes["aoi"] = None if self.scenes.aoi is None else [self.scenes.aoi.name, *stamp(self.scenes.aoi)]
         spec = {"classes": self.spec.classes, "ignore_index": self.spec.ignore_index, "palette": self.palette}
@@ -116,15 +140,6 @@ class JobSettings:
             **asdict(self.output),
             "labels_too": self.labels_too,
         }
-
-
-def stamp(path: Path) -> list[int]:
-    """Returns size and time of a file, by which a change is seen; of a missing one, nothing."""
-    try:
-        status = path.stat()
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]
 
 
 @dataclass(frozen=True)
@@ -139,8 +154,8 @@ class PredictionResult:
         confidence: raster of the largest probability, if asked for.
         probabilities: raster of all probabilities, if asked for.
         vector: polygons, if asked for.
-        note: why nothing had to be done, in one line; None otherwise.
-        error: why it failed, in one line; None if all is well.
+        note: why nothing had to be done, or what one must know to use the results, in one line; None otherwise.
+        error: why it failed, or which of its results, in one line; None if all is well.
     """
 
     image: Path
@@ -155,7 +170,7 @@ class PredictionResult:
 
     @property
     def ok(self) -> bool:
-        """Whether the image was predicted and all its files written."""
+        """Whether the image was predicted and all that was asked for is written."""
         return self.error is None
 
     @property
@@ -170,6 +185,9 @@ def run_job(
 ) -> PredictionResult:
     """Predicts one file and writes its results.
 
+    Rasters come first, then polygons, then pictures. One that cannot be written costs none of the others: the result's
+    error names it, and a later run that resumes makes it.
+
     Args:
         job: the file.
         settings: what the run asks for.
@@ -178,10 +196,10 @@ def run_job(
 
     Raises:
         ConfigError: when the options do not fit the scene, or on resume those that it was begun with.
-        DataError: when the scene is damaged or does not fit the model, or a file cannot be written.
+        DataError: when the scene is damaged or does not fit the model, or no raster can be written.
     """
     spec, output = settings.spec, settings.output
-    with open_scene(job.path, settings.scenes.bands, spec.band_names) as scene, _gdal_cache(settings.scenes.max_memory):
+    with _gdal_cache(settings.scenes.max_memory), _opened(job, settings) as scene:
         value_scale = _check_scene(scene, settings)
         ground = pixel_size(scene.size, scene.transform, scene.crs) if settings.scenes.match_gsd else None
         tiling = make_tiling(scene.size, settings.options, settings.scenes, ground)
@@ -192,9 +210,13 @@ def run_job(
             if wanted is None:
                 return PredictionResult(job.path, note=f"lies outside of {settings.scenes.aoi}")
         files = _raster_files(job, scene, settings, tiling)
+        targets = _Targets.of(job, scene, settings)
+        _check_input_stays(job, [file.path for file in files.values() if file.keep], targets)
         identity = {**settings.identity(), "source": [job.path.name, *stamp(job.path)]}
         writer = SceneWriter(files, scene, strips, identity, resume=settings.scenes.resume)
         try:
+            if writer.finished == Rows():
+                discard_partial(job, settings)  # of other products, which an earlier run was asked for
             predict_scene(
                 scene,
                 predict,
@@ -209,31 +231,166 @@ def run_job(
                 advance=None if advance is None else lambda pixels: advance(job, pixels),
             )
             writer.end_scene()
-            vector = _write_vector(job, scene, settings, files)
-            pictures = _write_pictures(job, scene, settings, files["labels"].partial) if output.pictures else {}
-            writer.finish()
+            written, failed = _write_products(scene, settings, writer, files, targets)
+            writer.end(keep=bool(failed))
         except BaseException as error:
             writer.abandon(save=not isinstance(error, Exception))  # somebody stopped it: keep what is done
             raise
-    kept = {product: file.path for product, file in files.items() if file.keep}
-    return PredictionResult(
-        job.path,
-        pseudo_color=pictures.get("pseudo_color"),
-        overlay=pictures.get("overlay"),
-        geotiff=kept.get("labels"),
-        confidence=kept.get("confidence"),
-        probabilities=kept.get("probabilities"),
-        vector=vector,
+    result = PredictionResult(
+        job.path, note="; ".join([*scene.notes, *_place_notes(scene, output)]) or None, error="; ".join(failed) or None
     )
+    return replace(result, **written)  # type: ignore[arg-type]  # `written` has the names of fields that are paths
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """Where polygons and pictures of a job go; None for those that nobody asked for."""
+
+    vector: Path | None = None
+    pseudo_color: Path | None = None
+    overlay: Path | None = None
+
+    @classmethod
+    def of(cls, job: Job, scene: Scene, settings: JobSettings) -> _Targets:
+        """Names them."""
+        output = settings.output
+        vector = pseudo_color = overlaid = None
+        if output.vector is not None:
+            vector = output.vector_file or _named(settings.save_dir / VECTOR_FOLDER, job.name, output.vector_suffix)
+        if output.pictures:
+            pseudo_color = _named(settings.save_dir / PSEUDO_COLOR_FOLDER, job.name, ".png")
+            suffix = job.path.suffix
+            if suffix.lower() not in _JPEG_SUFFIXES or max(scene.size) > _LONGEST_JPEG:
+                suffix = ".png"
+            overlaid = _named(settings.save_dir / OVERLAY_FOLDER, job.name, suffix)
+        return cls(vector, pseudo_color, overlaid)
+
+
+def _check_input_stays(job: Job, rasters: list[Path], targets: _Targets) -> None:
+    """Raises `DataError` if a result would take the place of the image itself."""
+    for path in (*rasters, targets.vector, targets.pseudo_color, targets.overlay):
+        if path is not None and path.exists() and path.samefile(job.path):
+            raise DataError(f"the result of {job.path} would replace the image itself. Choose another --save_dir.")
+
+
+def _write_products(
+    scene: Scene,
+    settings: JobSettings,
+    writer: SceneWriter,
+    files: dict[Product, RasterFile],
+    targets: _Targets,
+) -> tuple[dict[str, Path], list[str]]:
+    """Writes all that is asked for.
+
+    Returns:
+        What was written, by the names of `PredictionResult`'s fields, and why the rest was not.
+    """
+    failures = writer.finish()
+    written = {_FIELDS[product]: file.path for product, file in files.items() if file.keep and product not in failures}
+    failed = [str(error) for error in failures.values()]
+    shown = cache(lambda: _labels_to_show(scene, settings, writer))
+    steps: dict[str, tuple[Path | None, Callable[[Path], None]]] = {
+        "vector": (targets.vector, lambda path: _write_vector(path, scene, settings, writer)),
+        "pseudo_color": (targets.pseudo_color, lambda path: _write_pseudo_color(path, settings.spec, *shown())),
+        "overlay": (targets.overlay, lambda path: _write_overlay(path, scene, settings.spec, *shown())),
+    }
+    for name, (path, write) in steps.items():
+        if path is None:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path)
+            written[name] = path
+        except Exception as error:  # whatever it is, the other results are not lost
+            text = reason(error)
+            failed.append(text if str(path) in text else f"cannot write {path}: {text}")
+    return written, failed
+
+
+def _place_notes(scene: Scene, output: OutputOptions) -> list[str]:
+    """Returns what one must know about where results lie and what areas mean, if that is not what one expects."""
+    notes = [] if scene.place_note is None else [scene.place_note]
+    if output.vector is not None:
+        remedy = "Georeference the image for polygons on the map"
+        placed = scene.transform != Affine.identity()
+        if scene.gcps or (scene.rpcs is not None and not placed):
+            by = "control points" if scene.gcps else "RPCs"
+            notes.append(f"it lies by {by} alone, so polygons and areas are in pixels. Warp it for polygons on the map")
+        elif not placed:
+            what = "a CRS, but no transform" if scene.crs is not None else "no CRS and no transform"
+            notes.append(f"it has {what}, so polygons and areas are in pixels. {remedy}")
+        elif scene.crs is None:
+            notes.append(
+                "it has a transform, but no CRS, so polygons are in its own units and areas in pixels. " + remedy
+            )
+        elif (about := pixel_areas(scene.size, scene.transform, scene.crs).note) is not None:
+            notes.append(about)
+    return notes
 
 
 def discard_partial(job: Job, settings: JobSettings) -> None:
     """Removes what a run that was stopped has left of a job: see `SceneWriter`."""
     for folder in (*_FOLDERS.values(), PSEUDO_COLOR_FOLDER):
-        place = settings.save_dir / folder / job.name.parent
         for product in ("", *(f".{product}" for product in _FOLDERS)):
-            for suffix in (".tif", ".json"):
-                (place / f".{job.name.name}{product}.partial{suffix}").unlink(missing_ok=True)
+            partial = partial_file(settings.save_dir / folder / job.name.parent, f"{job.name.name}{product}")
+            remove_file(partial)
+            partial.with_suffix(".json").unlink(missing_ok=True)
+
+
+def clear_leftovers(jobs: Sequence[Job], settings: JobSettings) -> None:
+    """Removes the half-written files of runs that were killed; those of jobs that another process does stay.
+
+    Each folder is looked through once.
+    """
+    named = {(job.name.parent, short_stem(name)): job for job in jobs for name in _stems(job)}
+    for parent in {job.name.parent for job in jobs}:
+        for folder in (*_FOLDERS.values(), PSEUDO_COLOR_FOLDER, OVERLAY_FOLDER, VECTOR_FOLDER):
+
+            def removable(stem: str, parent: Path = parent) -> bool:
+                job = named.get((parent, stem))
+                return job is not None and not _in_work(job, settings)
+
+            remove_leftovers(settings.save_dir / folder / parent, removable)
+
+
+def _stems(job: Job) -> Iterator[str]:
+    """Yields the stems that files of a job may have, those of its journals included."""
+    for product in ("", *(f".{product}" for product in _FOLDERS)):
+        stem = f"{job.name.name}{product}"
+        yield stem
+        yield partial_file(Path(), stem).stem
+
+
+def _in_work(job: Job, settings: JobSettings) -> bool:
+    """Tells whether another process holds the lock of a job."""
+    for folder, product in ((GEOTIFF_FOLDER, ""), (PSEUDO_COLOR_FOLDER, ".labels")):
+        place = settings.save_dir / folder / job.name.parent
+        lock_file = partial_file(place, f"{job.name.name}{product}").with_suffix(".lock")
+        # Who works on it has its lock file there, or the one that stands in where there are no locks.
+        if not (lock_file.exists() or lock_file.with_name(f"{lock_file.name}.soft").exists()):
+            continue
+        lock = hold(lock_file)
+        if lock is None:
+            return True
+        lock.release()
+    return False
+
+
+def _opened(job: Job, settings: JobSettings) -> contextlib.AbstractContextManager[Scene]:
+    """Opens a scene so that what is decoded at once stays within the memory that is allowed.
+
+    Decoding holds a PNG or JPEG twice, and its pixels are held until the results are written; a block of a TIFF is
+    decoded into GDAL's cache.
+    """
+    scenes = settings.scenes
+    return open_scene(
+        job.path,
+        scenes.bands,
+        settings.spec,
+        max_value=scenes.max_value,
+        trust=Trust(scenes.max_memory // 4, scenes.allow_vrt_sources, _STREAMED),
+        max_block=scenes.max_memory // 4,
+    )
 
 
 def _gdal_cache(max_memory: int) -> rasterio.Env:
@@ -244,26 +401,16 @@ def _gdal_cache(max_memory: int) -> rasterio.Env:
 def _check_scene(scene: Scene, settings: JobSettings) -> float:
     """Checks that bands and values are those of the model; returns the factor that brings values to its units."""
     spec, given = settings.spec, settings.scenes.max_value
-    if len(scene.bands) != spec.bands:
-        alpha = " beside its alpha band, which is a mask" if scene.has_alpha else ""
+    if len(scene.bands) != spec.bands:  # as --bands chose them
         raise DataError(
-            f"the model for data set '{spec.name}' needs {spec.bands} bands; {scene.path} has "
-            f"{len(scene.bands)}{alpha}. Choose the bands that the model was trained with, in its order, with --bands"
-            + (", and clear the mark 'alpha' if that band is data." if scene.has_alpha else ".")
+            f"the model for data set '{spec.name}' needs {spec.bands} bands; --bands names {len(scene.bands)} for "
+            f"{scene.path}. Name the bands that the model was trained with, in its order."
         )
     if given is not None:
         return spec.max_value / given
-    if np.issubdtype(scene.dtype, np.integer):
-        top = int(np.iinfo(scene.dtype).max)
-        # 8 bits are whole bytes; of more bits scenes use what they like, but not 255 of 65,536 values.
-        fits = 1 < spec.max_value <= top and (top == 255 or spec.max_value > 255)
-        values = f"{scene.dtype} (0..{top})"
-    else:
-        sample = _sampled(scene)
-        largest, middle = (float(sample.max()), float(np.median(sample))) if sample.size else (0.0, 0.0)
-        fits = not (0 < largest <= 1 < spec.max_value) and middle <= spec.max_value
-        values = f"{scene.dtype} with values around {middle:.4g} and up to {largest:.4g}"
-    if not fits:
+    sample = _sampled(scene) if np.issubdtype(scene.dtype, np.floating) else np.zeros(0)
+    largest, middle = (float(sample.max()), float(np.median(sample))) if sample.size else (0.0, 0.0)
+    if values := misfit(scene.dtype, spec.max_value, largest, middle):
         raise DataError(
             f"the model for data set '{spec.name}' was trained on values 0..{spec.max_value:g}; {scene.path} holds "
             f"{values}. Say with --max_value which value of the scene stands for the model's {spec.max_value:g}."
@@ -298,7 +445,7 @@ def _raster_files(job: Job, scene: Scene, settings: JobSettings, tiling: Tiling)
     for product in products(output, settings.spec.num_classes):
         keep = output.confidence if product == "confidence" else True
         if product == "labels":
-            keep = scene.is_raster and settings.labels_too
+            keep = (scene.is_raster or scene.is_georeferenced) and settings.labels_too
         files[product] = raster_file(
             product,
             _placed(settings.save_dir / (_FOLDERS[product] if keep else PSEUDO_COLOR_FOLDER), job.name, ".tif"),
@@ -315,47 +462,52 @@ def _raster_files(job: Job, scene: Scene, settings: JobSettings, tiling: Tiling)
     return files
 
 
-def _write_vector(job: Job, scene: Scene, settings: JobSettings, files: dict[Product, RasterFile]) -> Path | None:
-    """Writes the polygons, if they are asked for."""
+def _write_vector(path: Path, scene: Scene, settings: JobSettings, writer: SceneWriter) -> None:
+    """Writes the polygons."""
     output, spec = settings.output, settings.spec
-    if output.vector is None:
-        return None
-    path = output.vector_file or _placed(settings.save_dir / VECTOR_FOLDER, job.name, output.vector_suffix)
     classes = dict(enumerate(spec.classes))
     if output.min_confidence is not None:
         classes[output.review_value] = "review"
     write_polygons(
         path,
-        files["labels"].partial,
-        files["confidence"].partial,
+        writer.readable("labels"),
+        writer.readable("confidence"),
         scene,
         Legend(classes, spec.ignore_index),
         min_area=output.min_area,
         simplify=output.simplify,
     )
-    return path
 
 
-def _write_pictures(job: Job, scene: Scene, settings: JobSettings, labels_file: Path) -> dict[str, Path]:
-    """Writes the class ids and the overlay as pictures; those of huge scenes are reduced to a preview."""
-    spec, output = settings.spec, settings.output
+def _labels_to_show(
+    scene: Scene, settings: JobSettings, writer: SceneWriter
+) -> tuple[NDArray[np.uint8], tuple[RGB, ...]]:
+    """Returns the class ids, of huge scenes reduced to a preview, and the colours of all that occur."""
+    output = settings.output
     size, most = scene.size, settings.scenes.max_memory // 2 // _PICTURE_BYTES
     if size[0] * size[1] > most:
         size = _reduced(size, min(most, _PREVIEW_PIXELS))
-    with rasterio.open(labels_file) as source:
+    # Overviews, which a Cloud Optimized GeoTIFF has, would show other pixels than the map itself.
+    with rasterio.open(writer.readable("labels"), OVERVIEW_LEVEL="NONE") as source:
         labels = source.read(1, out_shape=size)
     palette: tuple[RGB, ...] = settings.palette
     if output.min_confidence is not None:
         unused = output.review_value - len(palette)
         palette = (*palette, *((0, 0, 0),) * unused, (128, 128, 128))
-    pseudo_color = _placed(settings.save_dir / PSEUDO_COLOR_FOLDER, job.name, ".png")
-    write_png(pseudo_color, labels, colour_table(palette, ignore_index=spec.ignore_index))
-    suffix = job.path.suffix if job.path.suffix.lower() in _JPEG_SUFFIXES else ".png"
-    laid_over = _placed(settings.save_dir / OVERLAY_FOLDER, job.name, suffix)
-    pixels, nodata = scene.read(size=size)
-    picture = overlay(as_rgb(pixels, spec, nodata), labels, palette, ignore_index=spec.ignore_index)
-    _write_picture(laid_over, picture)
-    return {"pseudo_color": pseudo_color, "overlay": laid_over}
+    return labels, palette
+
+
+def _write_pseudo_color(path: Path, spec: DatasetSpec, labels: NDArray[np.uint8], palette: tuple[RGB, ...]) -> None:
+    """Writes the class ids as a picture."""
+    write_png(path, labels, colour_table(palette, ignore_index=spec.ignore_index))
+
+
+def _write_overlay(
+    path: Path, scene: Scene, spec: DatasetSpec, labels: NDArray[np.uint8], palette: tuple[RGB, ...]
+) -> None:
+    """Writes the image with the classes laid over it."""
+    pixels, nodata = scene.read(size=(labels.shape[0], labels.shape[1]))
+    _write_picture(path, overlay(as_rgb(pixels, spec, nodata), labels, palette, ignore_index=spec.ignore_index))
 
 
 def _reduced(size: tuple[int, int], most_pixels: int) -> tuple[int, int]:
@@ -364,9 +516,14 @@ def _reduced(size: tuple[int, int], most_pixels: int) -> tuple[int, int]:
     return max(size[0] // factor, 1), max(size[1] // factor, 1)
 
 
+def _named(folder: Path, name: Path, suffix: str) -> Path:
+    """Returns a result's path."""
+    return folder / name.parent / f"{name.name}{suffix}"
+
+
 def _placed(folder: Path, name: Path, suffix: str) -> Path:
     """Returns the result's path and makes its folder."""
-    path = folder / name.parent / f"{name.name}{suffix}"
+    path = _named(folder, name, suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

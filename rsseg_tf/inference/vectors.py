@@ -17,25 +17,20 @@ import cv2
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 from rasterio.features import shapes
-from rasterio.warp import transform as reproject
 
-from rsseg_tf.errors import DataError
+from rsseg_tf.datasets.rasters import Scene
+from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.extras import require
-from rsseg_tf.files import atomic_path
 from rsseg_tf.inference.decoding import PROBABILITY_STEPS
-from rsseg_tf.inference.ground import area_plane, move
-from rsseg_tf.inference.raster import Scene
+from rsseg_tf.inference.ground import PixelAreas, pixel_areas
+from rsseg_tf.inference.vector_files import Feature, VectorPlace, write_features
 
 __all__ = ["Legend", "Region", "regions", "write_polygons"]
 
 TILE = 1024
 """Side of the tiles that are outlined at once, in pixels."""
 
-_DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
-_BATCH = 5000
-"""Polygons that are written at once."""
 _OUTSIDE = -1
 
 
@@ -61,12 +56,14 @@ class Region:
         geometry: its outline in pixels, x to the right and y downwards.
         pixels: number of its pixels.
         confidence: sum of their stored confidences.
+        area: sum of their areas.
     """
 
     value: int
     geometry: Any
     pixels: int
     confidence: float
+    area: float
 
 
 @dataclass
@@ -77,6 +74,7 @@ class _Open:
     parts: list[Any] = field(default_factory=list)
     pixels: int = 0
     confidence: float = 0.0
+    area: float = 0.0
 
 
 def write_polygons(
@@ -91,13 +89,14 @@ def write_polygons(
 ) -> None:
     """Writes the regions of a label map as polygons with class, area and mean confidence.
 
-    Fields: `class_id`, `class`, `area_m2` (on the ground; `area_px` without a CRS), `pixels` and `confidence`, the mean
-    of the pixels' largest probabilities. GeoJSON is in longitude and latitude, as its standard has it; other formats
-    are in the CRS of the scene. GeoPackage and GeoJSON are written piece by piece; a FlatGeobuf begins with its index
-    and so is written when all polygons are known.
+    Fields: `class_id`, `class`, `area_m2` (on the ground, see `pixel_areas`; `area_px` where the scene has no CRS or no
+    transform), `pixels` and `confidence`, the mean of the pixels' largest probabilities. GeoJSON is in longitude and
+    latitude, as its standard has it; other formats are in the CRS of the scene. A scene that lies by control points or
+    by RPCs alone has polygons in pixels, x to the right and y downwards. GeoPackage and GeoJSON are written piece by
+    piece; a FlatGeobuf begins with its index and so is written when all polygons are known.
 
     Args:
-        path: .gpkg, .geojson or .fgb; appears whole or not.
+        path: .gpkg, .geojson or .fgb; appears whole or not. Other layers of a GeoPackage stay.
         labels_file: raster of class ids.
         confidence_file: raster of the same size, in steps of 1/254.
         scene: where they lie.
@@ -108,19 +107,13 @@ def write_polygons(
 
     Raises:
         ExportError: when the extra `vector` is not installed.
-        DataError: when the scene lies by control points alone, or the file cannot be written.
+        DataError: when the file cannot be written, or holds what is not ours to replace.
     """
-    pyogrio = require("pyogrio", "vector")
-    if scene.gcps:
-        raise DataError(f"{scene.path} lies by control points alone; polygons need a transform. Warp the scene first.")
+    areas = pixel_areas(scene.size, scene.transform, scene.crs)
     with rasterio.open(labels_file) as labels, rasterio.open(confidence_file) as confidence:
-        found = regions(labels, confidence, legend.ignored, simplify=simplify)
-        features = _features(found, scene, min_area)
-        try:
-            with atomic_path(path) as temporary:
-                _write(temporary, path, features, scene.crs, legend)
-        except (pyogrio.errors.DataSourceError, pyogrio.errors.FeatureError, OSError) as error:
-            raise DataError(f"cannot write {path}: {error}. Check the folder and the free space.") from error
+        found = regions(labels, confidence, legend.ignored, simplify=simplify, areas=areas)
+        features = _features(found, legend, min_area)
+        write_features(path, features, VectorPlace(scene.size, scene.transform, scene.crs), in_metres=areas.in_metres)
 
 
 def regions(
@@ -130,6 +123,7 @@ def regions(
     *,
     simplify: float = 0.0,
     tile: int = TILE,
+    areas: PixelAreas | None = None,
 ) -> Iterator[Region]:
     """Yields the regions of a label map, each as soon as it is whole; see the module.
 
@@ -139,7 +133,9 @@ def regions(
         ignored: id that gets no region.
         simplify: see `write_polygons`.
         tile: side of the tiles.
+        areas: those of the pixels; 1 each by default.
     """
+    areas = areas or PixelAreas(1.0, in_metres=False)
     shapely = require("shapely", "vector")
     height, width = labels.shape
     groups = _Groups()
@@ -154,7 +150,7 @@ def regions(
             values = around[1:-1, 1:-1]
             stored = confidence.read(1, window=((top, bottom), (left, right)))
             ids, found = _outlines(values, around, top, left, simplify)
-            numbers = groups.add(ids, found, values, stored)
+            numbers = groups.add(ids, found, values, stored, areas.of(Window(top, left, bottom, right)))
             parts = numbers[ids]
             groups.join(above[left:right], parts[0], above_values[left:right] == values[0])
             if left_parts is not None:
@@ -165,7 +161,7 @@ def regions(
         for group in groups.close(still_open):
             if group.value != ignored:
                 whole = group.parts[0] if len(group.parts) == 1 else shapely.coverage_union_all(group.parts)
-                yield Region(group.value, whole, group.pixels, group.confidence)
+                yield Region(group.value, whole, group.pixels, group.confidence, group.area)
 
 
 def _with_apron(source: rasterio.DatasetReader, top: int, left: int, bottom: int, right: int) -> NDArray[np.int16]:
@@ -264,18 +260,31 @@ class _Groups:
         self._next = 0
 
     def add(
-        self, ids: NDArray[np.int32], polygons: NDArray[Any], values: NDArray[np.int16], stored: NDArray[np.uint8]
+        self,
+        ids: NDArray[np.int32],
+        polygons: NDArray[Any],
+        values: NDArray[np.int16],
+        stored: NDArray[np.uint8],
+        areas: float | NDArray[np.float64],
     ) -> NDArray[np.int64]:
         """Adds the parts of a tile and returns their numbers."""
         count = len(polygons)
         pixels = np.bincount(ids.ravel(), minlength=count)
         confidence = np.bincount(ids.ravel(), weights=stored.ravel(), minlength=count)
+        if isinstance(areas, float):
+            area: NDArray[Any] = pixels * areas
+        else:
+            area = np.bincount(ids.ravel(), weights=areas.ravel(), minlength=count)
         _, places = np.unique(ids, return_index=True)
         of_part = values.ravel()[places]
         for number in range(count):
             self._parents[self._next + number] = self._next + number
             self._open[self._next + number] = _Open(
-                int(of_part[number]), [polygons[number]], int(pixels[number]), float(confidence[number])
+                int(of_part[number]),
+                [polygons[number]],
+                int(pixels[number]),
+                float(confidence[number]),
+                float(area[number]),
             )
         self._next += count
         return np.arange(self._next - count, self._next)
@@ -292,6 +301,7 @@ class _Groups:
             kept.parts += taken.parts
             kept.pixels += taken.pixels
             kept.confidence += taken.confidence
+            kept.area += taken.area
             self._parents[second] = first
 
     def close(self, still_open: NDArray[np.int64]) -> Iterator[_Open]:
@@ -311,83 +321,14 @@ class _Groups:
         return root
 
 
-@dataclass(frozen=True)
-class _Feature:
-    """A polygon as it is written, in map coordinates."""
-
-    value: int
-    geometry: Any
-    area: float
-    pixels: int
-    confidence: float
-
-
-def _features(found: Iterable[Region], scene: Scene, min_area: float) -> Iterator[_Feature]:
-    """Places regions on the map; leaves out those that are too small."""
+def _features(found: Iterable[Region], legend: Legend, min_area: float) -> Iterator[Feature]:
+    """Turns regions into features, their outlines still in pixels; leaves out those that are too small."""
     shapely = require("shapely", "vector")
 
     for region in found:
         for polygon in shapely.get_parts(region.geometry):
-            geometry = shapely.transform(polygon, lambda points: move(points, scene.transform))
-            plane = polygon
-            if scene.crs is not None:
-                plane = shapely.transform(geometry, lambda points: area_plane(points, scene.crs))
-            area = float(shapely.area(plane))
+            # What simplifying has cut off or added counts at the mean area of the region's pixels.
+            area = region.area * float(shapely.area(polygon)) / region.pixels
             if area >= min_area:
                 mean = region.confidence / region.pixels / PROBABILITY_STEPS
-                yield _Feature(region.value, geometry, area, region.pixels, mean)
-
-
-def _write(temporary: Path, path: Path, features: Iterable[_Feature], crs: CRS | None, legend: Legend) -> None:
-    """Writes features to `temporary` in the format of its suffix; the layer is named after `path`."""
-    driver = _DRIVERS[path.suffix.lower()]
-    to_wgs84 = driver == "GeoJSON" and crs is not None
-    batch: list[_Feature] = []
-    written = False
-    for feature in features:
-        batch.append(feature)
-        if len(batch) == _BATCH and driver != "FlatGeobuf":
-            _write_batch(temporary, path.stem, driver, batch, crs, legend, to_wgs84=to_wgs84, append=written)
-            batch, written = [], True
-    if batch or not written:
-        _write_batch(temporary, path.stem, driver, batch, crs, legend, to_wgs84=to_wgs84, append=written)
-
-
-def _write_batch(
-    path: Path,
-    layer: str,
-    driver: str,
-    batch: list[_Feature],
-    crs: CRS | None,
-    legend: Legend,
-    *,
-    to_wgs84: bool,
-    append: bool,
-) -> None:
-    shapely, pyogrio = require("shapely", "vector"), require("pyogrio", "vector")
-    geometries = np.array([feature.geometry for feature in batch], object)
-    if to_wgs84:
-
-        def degrees(points: NDArray[np.float64]) -> NDArray[np.float64]:
-            return np.stack(reproject(crs, CRS.from_epsg(4326), points[:, 0], points[:, 1]), axis=1)
-
-        geometries = shapely.transform(geometries, degrees)
-    fields = {
-        "class_id": np.array([feature.value for feature in batch], np.int32),
-        "class": np.array([legend.classes[feature.value] for feature in batch], object),
-        "area_px" if crs is None else "area_m2": np.array([feature.area for feature in batch], np.float64),
-        "pixels": np.array([feature.pixels for feature in batch], np.int64),
-        "confidence": np.array([feature.confidence for feature in batch], np.float64),
-    }
-    written = crs if not to_wgs84 else CRS.from_epsg(4326)
-    pyogrio.raw.write(
-        str(path),
-        geometry=shapely.to_wkb(geometries),
-        field_data=list(fields.values()),
-        fields=list(fields),
-        layer=layer,
-        driver=driver,
-        geometry_type="Polygon",
-        crs=None if written is None else written.to_wkt(),
-        append=append,
-    )
+                yield Feature(region.value, legend.classes[region.value], polygon, area, region.pixels, mean)

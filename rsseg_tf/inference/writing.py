@@ -2,11 +2,13 @@
 
 While a scene is predicted its rasters have hidden names (`.NAME.partial.tif`). From time to time they are closed, so
 that all blocks and their index are on the disk, and a journal beside them then says how many rows are finished. A later
-run that was given the same options goes on from there.
+run that was given the same options goes on from there. The journal also says which rasters have their names already, so
+that one which fails at the end (a full disk) costs neither the others nor the prediction.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -19,16 +21,17 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 
 from rsseg_tf import __version__
+from rsseg_tf.datasets.rasters import Scene
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
-from rsseg_tf.errors import ConfigError, DataError
-from rsseg_tf.files import atomic_path, hold, replace_file
+from rsseg_tf.errors import ConfigError, DataError, reason
+from rsseg_tf.files import SIDE_SUFFIX, atomic_path, hold, remove_file, replace_file, short_stem
 from rsseg_tf.inference.decoding import PROBABILITY_NODATA, PROBABILITY_STEPS, Product
-from rsseg_tf.inference.raster import Scene
 
-__all__ = ["BLOCK", "RasterFile", "Rows", "SceneWriter", "raster_file"]
+__all__ = ["BLOCK", "RasterFile", "Rows", "SceneWriter", "partial_file", "raster_file", "stamp"]
 
 BLOCK = 256
 """Side of the blocks that rasters are stored in; rows are written in whole blocks, so that none is packed twice."""
@@ -67,7 +70,21 @@ class RasterFile:
     @property
     def partial(self) -> Path:
         """Where it grows."""
-        return self.path.with_name(f".{self.path.stem}.partial.tif")
+        return partial_file(self.path.parent, self.path.stem)
+
+
+def partial_file(folder: Path, stem: str) -> Path:
+    """Returns where the raster called `stem` grows; journal and lock have the same name with another suffix."""
+    return folder / f".{short_stem(stem)}.partial.tif"
+
+
+def stamp(path: Path) -> list[int]:
+    """Returns size and time of a file, by which a change is seen; of a missing one, nothing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
 
 
 def raster_file(
@@ -153,6 +170,8 @@ class SceneWriter:
         self._journal = first.partial.with_suffix(".json")
         self._settings = {**settings, "strips": [list(strip) for strip in strips], "products": list(files)}
         self._open: dict[Product, rasterio.io.DatasetWriter] = {}
+        self._last: dict[Product, tuple[Any, NDArray[np.uint8]]] = {}  # the last rows that were written, with window
+        self._named: dict[str, list[int]] = {}  # rasters that have their names, with their stamps
         lock_file = first.partial.with_suffix(".lock")
         try:
             lock = hold(lock_file)
@@ -228,13 +247,21 @@ class SceneWriter:
         try:
             for file in self._files.values():
                 _sync(file.partial)
-            self.finished = Rows(self._strip, self._top)
-            done = {"strip": self._strip, "rows": self._top}
-            with atomic_path(self._journal) as temporary:
-                temporary.write_text(json.dumps({"settings": self._settings, "finished": done}), "utf-8")
         except OSError as error:
             raise _unwritable(self._journal, error) from error
+        self.finished = Rows(self._strip, self._top)
+        self._note()
         self._saved_at = time.monotonic()
+
+    def _note(self) -> None:
+        """Writes the journal."""
+        done = {"strip": self.finished.strip, "rows": self.finished.rows}
+        content = {"settings": self._settings, "finished": done, "named": self._named}
+        try:
+            with atomic_path(self._journal) as temporary:
+                temporary.write_text(json.dumps(content), "utf-8")
+        except OSError as error:
+            raise _unwritable(self._journal, error) from error
 
     def end_scene(self) -> None:
         """Says that all rows were put: the partial files are whole and can be read."""
@@ -243,21 +270,48 @@ class SceneWriter:
         else:
             self.checkpoint()
 
-    def finish(self) -> None:
-        """Gives the rasters their names; the journal goes."""
-        self._close()
+    def finish(self) -> dict[Product, DataError]:
+        """Gives the rasters that are kept their names.
+
+        Returns:
+            Those that could not get theirs, and why; the others have them all the same.
+        """
+        failed: dict[Product, DataError] = {}
         for product, file in self._files.items():
+            if not file.keep or product in self._named:
+                continue
             try:
-                if not file.keep:
-                    file.partial.unlink()
-                elif file.cog:
+                if file.cog:
                     _make_cog(file, categorical=product == "labels")
                 else:
                     replace_file(file.partial, file.path)
-            except (RasterioError, OSError) as error:
-                raise _unwritable(file.path, error) from error
-        self._journal.unlink(missing_ok=True)
-        self._unlock()
+            except Exception as error:  # GDAL has errors of its own, and none may cost the other rasters
+                failed[product] = _unwritable(file.path, error)
+                continue
+            self._named[product] = stamp(file.path)
+            if self.finished != Rows():
+                with contextlib.suppress(DataError):  # a later run does more than it must then
+                    self._note()
+        return failed
+
+    def readable(self, product: Product) -> Path:
+        """Returns where a raster can be read once the scene has ended, by its name or still without."""
+        file = self._files[product]
+        return file.path if product in self._named else file.partial
+
+    def end(self, *, keep: bool) -> None:
+        """Removes what only served to make the results, and gives the lock back.
+
+        Args:
+            keep: whether something is missing that a later run should make from it; what has no journal goes anyway.
+        """
+        try:
+            if not keep or self.finished == Rows():
+                self._discard()
+        except OSError as error:
+            raise _unwritable(self._journal, error) from error
+        finally:
+            self._unlock()
 
     def abandon(self, *, save: bool) -> None:
         """Ends after a failure: what the journal knows stays for a later run, anything else goes.
@@ -265,17 +319,22 @@ class SceneWriter:
         Args:
             save: whether to save the finished rows first.
         """
-        if save:
-            self.checkpoint()
-        self._close()
-        if self.finished == Rows():
-            self._discard()
-        self._unlock()
+        try:
+            with contextlib.suppress(DataError):  # one failure is being told of already
+                if save:
+                    self.checkpoint()
+                self._close()
+            with contextlib.suppress(OSError):
+                if self.finished == Rows():
+                    self._discard()
+        finally:
+            self._open.clear()
+            self._unlock()
 
     def _discard(self) -> None:
         self._journal.unlink(missing_ok=True)
         for file in self._files.values():
-            file.partial.unlink(missing_ok=True)
+            remove_file(file.partial)
 
     def _unlock(self) -> None:
         self._lock.release()
@@ -296,9 +355,16 @@ class SceneWriter:
                 f"{self._files['labels'].path} was begun with another {name}: {made.get(name)}, now {now.get(name)}. "
                 "Use the same options to resume, or leave --resume out to begin anew."
             )
-        if not all(file.partial.is_file() for file in self._files.values()):
+        # A journal of an earlier version names none.
+        named = {product: was for product, was in journal.get("named", {}).items() if self._has_its_name(product, was)}
+        if not all(product in named or _opens(file, self._scene) for product, file in self._files.items()):
             return Rows()
+        self._named = named
         return Rows(done["strip"], done["rows"])
+
+    def _has_its_name(self, product: str, was: list[int]) -> bool:
+        """Tells whether a raster is still the one that an earlier run has given its name."""
+        return any(name == product and was and stamp(file.path) == was for name, file in self._files.items())
 
     def _write(self, rows: int) -> None:
         left, right = self._strips[self._strip]
@@ -308,15 +374,25 @@ class SceneWriter:
                 if product not in self._open:
                     self._open[product] = _open_partial(file, self._scene)
                 self._open[product].write(self._buffers[product][:, :rows], window=window)
+                tail = max(rows - BLOCK, 0)
+                at = ((window[0][0] + tail, window[0][1]), window[1])
+                self._last[product] = at, self._buffers[product][:, tail:rows].copy()
             except (RasterioError, OSError) as error:
                 raise _unwritable(file.path, error) from error
 
     def _close(self) -> None:
-        try:
-            for product in list(self._open):
+        """Closes the rasters and sees that what was written last is in them, which closing does not tell."""
+        failed: DataError | None = None
+        for product in list(self._open):
+            file = self._files[product]
+            try:
                 self._open.pop(product).close()
-        except (RasterioError, OSError) as error:
-            raise _unwritable(self._files["labels"].path, error) from error
+                if product in self._last:
+                    _check_rows(file.partial, *self._last.pop(product))
+            except Exception as error:  # GDAL has errors of its own
+                failed = failed or _unwritable(file.path, error)
+        if failed is not None:
+            raise failed
 
 
 def _open_partial(file: RasterFile, scene: Scene) -> rasterio.io.DatasetWriter:
@@ -342,7 +418,7 @@ def _open_partial(file: RasterFile, scene: Scene) -> rasterio.io.DatasetWriter:
         profile |= {"crs": scene.crs, "transform": scene.transform}
     target = rasterio.open(file.partial, "w", **profile)
     if scene.gcps:
-        target.gcps = (list(scene.gcps), scene.gcps_crs)
+        target.gcps = (list(scene.gcps), scene.gcps_crs or CRS())  # tie points may come without a CRS
     if scene.rpcs is not None:
         target.rpcs = scene.rpcs
     target.update_tags(**file.tags)
@@ -356,9 +432,34 @@ def _open_partial(file: RasterFile, scene: Scene) -> rasterio.io.DatasetWriter:
     return target
 
 
+def _opens(file: RasterFile, scene: Scene) -> bool:
+    """Tells whether a growing file of an earlier run can be gone on with."""
+    try:
+        with rasterio.open(file.partial) as source:
+            return bool(source.shape == scene.size and source.count == file.bands)
+    except (RasterioError, OSError):
+        return False
+
+
+def _check_rows(path: Path, window: Any, expected: NDArray[np.uint8]) -> None:
+    """Raises `OSError` unless a file holds the rows `(bands, H, W)`.
+
+    GDAL writes a file's index when it closes it, and says nothing when the disk is full by then.
+    """
+    try:
+        with rasterio.open(path) as source:
+            same = bool(np.array_equal(source.read(window=window), expected))
+    except (RasterioError, OSError) as error:
+        raise OSError(f"what was written is not on the disk, probably for want of space ({reason(error)})") from error
+    if not same:
+        raise OSError("what was written is not on the disk, probably for want of space")
+
+
 def _sync(path: Path) -> None:
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
+    for written in (path, path.with_name(path.name + SIDE_SUFFIX)):
+        if written == path or written.is_file():
+            with written.open("rb") as handle:
+                os.fsync(handle.fileno())
 
 
 def _make_cog(file: RasterFile, *, categorical: bool) -> None:
@@ -371,8 +472,11 @@ def _make_cog(file: RasterFile, *, categorical: bool) -> None:
     }
     with atomic_path(file.path) as temporary:
         rasterio.shutil.copy(file.partial, temporary, driver="COG", **options)
-    file.partial.unlink()
+        with rasterio.open(file.partial) as source:
+            window = ((max(source.height - BLOCK, 0), source.height), (0, source.width))
+            _check_rows(temporary, window, source.read(window=window))
+    remove_file(file.partial)
 
 
 def _unwritable(path: Path, error: Exception) -> DataError:
-    return DataError(f"cannot write {path}: {error}. Check the folder and the free space.")
+    return DataError(f"cannot write {path}: {reason(error)}. Check the folder and the free space.")

@@ -7,6 +7,7 @@ a batch fails because of one member, the others are computed without it.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict, deque
@@ -32,6 +33,7 @@ class _Waiting:
 
     inputs: Arrays
     rows: int
+    pixels: int
     run: Run
     deadline: float
     since: float = field(default_factory=time.monotonic)
@@ -51,10 +53,17 @@ class Batcher:
     Args:
         options: sizes and times.
         observe: called with the number of images of each run.
+        most_pixels: of the requests that are computed together; one that has more is computed alone.
     """
 
-    def __init__(self, options: BatchOptions, observe: Callable[[int], None] = lambda rows: None) -> None:
+    def __init__(
+        self,
+        options: BatchOptions,
+        observe: Callable[[int], None] = lambda rows: None,
+        most_pixels: float = math.inf,
+    ) -> None:
         self.options = options
+        self._most_pixels = most_pixels
         self._observe = observe
         self._groups: OrderedDict[Hashable, deque[_Waiting]] = OrderedDict()
         self._rows = 0
@@ -72,8 +81,13 @@ class Batcher:
         """Number of images in the queue."""
         return self._rows
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether every thread that computes is there."""
+        return all(thread.is_alive() for thread in self._threads)
+
     def submit(
-        self, group: Hashable, inputs: Arrays, rows: int, run: Run, timeout_s: float
+        self, group: Hashable, inputs: Arrays, rows: int, run: Run, timeout_s: float, pixels: int = 0
     ) -> Future[dict[str, NDArray]]:
         """Queues a request.
 
@@ -83,6 +97,7 @@ class Batcher:
             rows: the number of images.
             run: computes outputs for inputs of any number of images.
             timeout_s: a request that waited longer is dropped.
+            pixels: of all images together.
 
         Returns:
             The outputs to come; cancelled when the request was dropped.
@@ -90,7 +105,7 @@ class Batcher:
         Raises:
             RequestError: when the queue is full, or the server is stopping.
         """
-        waiting = _Waiting(inputs, rows, run, time.monotonic() + timeout_s)
+        waiting = _Waiting(inputs, rows, pixels, run, time.monotonic() + timeout_s)
         with self._changed:
             if not self._running:
                 raise RequestError(Code.UNAVAILABLE, "the server is stopping")
@@ -122,9 +137,20 @@ class Batcher:
                         return
                     self._changed.wait(self._patience())
                     batch = self._next()
-            batch = [waiting for waiting in batch if waiting.is_wanted]
-            if batch:
-                self._run(batch)
+            self._run_wanted(batch)
+            del batch  # a thread that waits must not keep what it has computed in memory
+
+    def _run_wanted(self, batch: list[_Waiting]) -> None:
+        """Computes what is still wanted of a batch; nothing that happens on the way ends the thread."""
+        wanted: list[_Waiting] = []
+        try:
+            wanted = [waiting for waiting in batch if waiting.is_wanted]
+            if wanted:
+                self._run(wanted)
+        except BaseException as error:  # whoever waits must hear of it, and those who come must be answered
+            for waiting in wanted:
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(error)
 
     def _next(self) -> list[_Waiting] | None:
         """Takes a batch that is full or has waited long enough; the one that waits longest first."""
@@ -135,15 +161,21 @@ class Batcher:
             if not self._running
             or now >= queue[0].since + timeout
             or sum(waiting.rows for waiting in queue) >= self.options.max_batch_size
+            or sum(waiting.pixels for waiting in queue) >= self._most_pixels
         ]
         if not ready:
             return None
         group, queue = min(ready, key=lambda item: item[1][0].since)
         batch = [queue.popleft()]
-        rows = batch[0].rows
-        while queue and rows + queue[0].rows <= self.options.max_batch_size:
+        rows, pixels = batch[0].rows, batch[0].pixels
+        while (
+            queue
+            and rows + queue[0].rows <= self.options.max_batch_size
+            and pixels + queue[0].pixels <= self._most_pixels
+        ):
             batch.append(queue.popleft())
             rows += batch[-1].rows
+            pixels += batch[-1].pixels
         if not queue:
             del self._groups[group]
         self._rows -= rows
@@ -167,12 +199,6 @@ class Batcher:
                 return
             for waiting in batch:  # one of them is to blame
                 self._run([waiting])
-            return
-        except BaseException as error:  # whoever waits must hear of it, whatever it is
-            for waiting in batch:
-                waiting.answer.set_exception(error)
-            if not isinstance(error, Exception):
-                raise
             return
         start = 0
         for waiting in batch:

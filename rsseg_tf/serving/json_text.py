@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 __all__ = ["dump", "dump_array", "parse"]
 
 
-def parse(text: bytes) -> Any:
+def parse(text: bytes | bytearray) -> Any:
     """Reads JSON; NaN and infinities too.
 
     Raises:

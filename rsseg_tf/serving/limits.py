@@ -18,6 +18,9 @@ class Limits:
         max_body_bytes: of one request, and of one answer in JSON.
         max_pixels: height x width, summed over the images of one request; also of encoded images, whose headers are
             read before anything is decoded.
+        max_pixels_in_work: the same, summed over all requests that wait, are computed, or whose answers are being
+            written; more are refused until some are done. A request alone is always taken. No more than `max_pixels`
+            are computed in one run of the model, so that its memory does not grow with the number of requests.
         max_images: of one request.
         max_concurrent: requests that are computed or wait for it; more are refused as unavailable.
         max_connections: open HTTP connections; more are refused.
@@ -30,6 +33,7 @@ class Limits:
 
     max_body_bytes: int = 32 * 2**20
     max_pixels: int = 2048 * 2048
+    max_pixels_in_work: int = 4 * 2048 * 2048
     max_images: int = 64
     max_concurrent: int = 32
     max_connections: int = 256

@@ -18,8 +18,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from rsseg_tf.errors import ServingError
+from rsseg_tf.errors import RssegError, ServingError, reason
 from rsseg_tf.extras import require
+from rsseg_tf.manifest import require_unchanged
+from rsseg_tf.predictors.operations import check_operations
 from rsseg_tf.serving.status import Code, RequestError
 
 __all__ = ["LoadedVersion"]
@@ -42,7 +44,7 @@ class LoadedVersion:
         signatures: `tensorflow.SignatureDef` by name; those of requests to predict only.
 
     Raises:
-        ServingError: when it cannot be loaded, or one of its warm-up requests fails.
+        ServingError: when it cannot be loaded, was changed since the export, or one of its warm-up requests fails.
     """
 
     def __init__(self, folder: Path, number: int, *, threads: int | None = None) -> None:
@@ -57,6 +59,8 @@ class LoadedVersion:
         self._graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=self._graph, config=options)
         try:
+            require_unchanged(folder)
+            check_operations(folder)
             with self._graph.as_default(), _quiet():
                 meta = tf.compat.v1.saved_model.loader.load(self._session, ["serve"], str(folder))
             self.signatures = {
@@ -64,9 +68,9 @@ class LoadedVersion:
             }
             self._warm_up()
         # The loader raises what it pleases for damaged files: parsing, shapes and checksums each have their own.
-        except (OSError, RuntimeError, ValueError, TypeError, KeyError, tf.errors.OpError, RequestError) as error:
+        except Exception as error:
             self._session.close()
-            line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            line = str(error) if isinstance(error, RssegError) else _reason(error)
             raise ServingError(f"version {number} cannot be loaded from {folder}: {line}") from error
 
     def run(self, signature: str, inputs: Mapping[str, NDArray], outputs: Sequence[str]) -> dict[str, NDArray]:
@@ -89,7 +93,7 @@ class LoadedVersion:
             raise RequestError(Code.INVALID_ARGUMENT, f"the model refuses the input: {_reason(error)}") from error
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             raise RequestError(Code.OUT_OF_MEMORY, f"not enough memory for the input: {_reason(error)}") from error
-        except (tf.errors.OpError, ValueError, TypeError, RuntimeError) as error:
+        except Exception as error:
             raise RequestError(Code.INTERNAL, f"the model failed: {_reason(error)}") from error
         return dict(zip(outputs, map(np.asarray, values), strict=True))
 
@@ -163,7 +167,4 @@ def _quiet() -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """Returns what an error of TensorFlow says, without the names of nodes and the stack of the graph."""
-    text = getattr(error, "message", None) or str(error)
-    lines = [line.strip() for line in text.splitlines()]
-    kept = [line for line in lines if line and not line.startswith(("[[", "{{", "Detected at", "Original stack"))]
-    return kept[0][:500] if kept else type(error).__name__
+    return reason(error).removeprefix(f"{type(error).__name__}: ")

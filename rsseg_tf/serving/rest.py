@@ -4,7 +4,7 @@
     GET  /v1/models/NAME[/versions/N|/labels/LABEL]            status of versions
     GET  /v1/models/NAME[/versions/N|/labels/LABEL]/metadata   signatures
     GET  /healthz                                              200 while the server runs
-    GET  /readyz                                               200 while a version answers
+    GET  /readyz                                               200 while a version answers and new ones would be seen
     GET  /monitoring/prometheus/metrics
 
 Errors are `{"error": "…"}` with the HTTP status that TensorFlow Serving gives.
@@ -13,23 +13,26 @@ Errors are `{"error": "…"}` with the HTTP status that TensorFlow Serving gives
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
+from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from rsseg_tf.serving.limits import Limits
 from rsseg_tf.serving.protobufs import SIGNATURES_FIELD, metadata_message, status_message
 from rsseg_tf.serving.service import Service, Target
 from rsseg_tf.serving.status import Code, RequestError
-from rsseg_tf.serving.tensors import from_json, to_json
+from rsseg_tf.serving.tensors import Layout, from_json, to_json
 
 __all__ = ["METRICS_PATH", "rest_app"]
 
@@ -39,6 +42,9 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 # interpreter would not do more at once anyway.
 _JSON_THREADS = 2
 _BODIES_IN_MEMORY = 4
+_LARGE_BODY_BYTES = 4 * 2**20  # beyond that one at a time is parsed
+_ANSWERS_IN_MEMORY = 8
+_PIECE_BYTES = 256 * 2**10
 _OF_MODEL = ("", "/versions/{version}", "/labels/{label}")
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -77,7 +83,9 @@ class _Rest:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._json = ThreadPoolExecutor(_JSON_THREADS, thread_name_prefix="json")
+        self._large = asyncio.Lock()
         self._bodies = _Bodies(service.limits)
+        self._answers = _Answers(_ANSWERS_IN_MEMORY * service.limits.max_body_bytes)
 
     async def predict(self, request: Request) -> Response:
         body = await self._bodies.read(request)
@@ -87,26 +95,34 @@ class _Rest:
                 content = await self._answer(target, body, tell)
         finally:
             self._bodies.forget(body)
-        return Response(content, media_type="application/json")
+        return _Answer(content, self._answers)
 
     async def _answer(self, target: Target, body: bytearray, tell: Callable[[str], None]) -> bytes:
         service, loop = self._service, asyncio.get_running_loop()
         timeout_s = service.limits.request_timeout_s
         with service.version(target) as version:
-            parsed = await loop.run_in_executor(self._json, from_json, bytes(body))
-            definition = service.definition(version, parsed.signature)
-            tell(parsed.signature)
-            inputs = await loop.run_in_executor(self._json, parsed.arrays, definition.inputs)
-            answer = service.submit(version, parsed.signature, inputs, (), timeout_s)
-            try:
-                outputs = await asyncio.wait_for(asyncio.wrap_future(answer), timeout_s)
-            except (TimeoutError, asyncio.CancelledError) as error:
-                if isinstance(error, asyncio.CancelledError) and not answer.cancelled():
-                    raise  # the server is stopping
-                raise RequestError(
-                    Code.DEADLINE_EXCEEDED, f"no answer within {timeout_s:g} seconds; the server is busy"
-                ) from error
-            return await loop.run_in_executor(self._json, to_json, outputs, parsed.layout, service.limits)
+
+            def read() -> tuple[str, Layout, dict[str, NDArray]]:
+                # In one go, so that the Python objects, many times as large as the text, are gone when it is done.
+                parsed = from_json(body, service.limits)
+                definition = service.definition(version, parsed.signature)
+                return parsed.signature, parsed.layout, parsed.arrays(definition.inputs)
+
+            async with self._large if len(body) > _LARGE_BODY_BYTES else contextlib.nullcontext():
+                signature, layout, inputs = await loop.run_in_executor(self._json, read)
+            self._bodies.forget(body)
+            tell(signature)
+            with service.submit(version, signature, inputs, (), timeout_s) as answer:
+                del inputs
+                try:
+                    outputs = await asyncio.wait_for(asyncio.wrap_future(answer), timeout_s)
+                except (TimeoutError, asyncio.CancelledError) as error:
+                    if isinstance(error, asyncio.CancelledError) and not answer.cancelled():
+                        raise  # the server is stopping
+                    raise RequestError(
+                        Code.DEADLINE_EXCEEDED, f"no answer within {timeout_s:g} seconds; the server is busy"
+                    ) from error
+                return await loop.run_in_executor(self._json, to_json, outputs, layout, service.limits)
 
     async def status(self, request: Request) -> Response:
         return _json(_as_dict(status_message(self._service.statuses(_target(request)))))
@@ -123,11 +139,51 @@ class _Rest:
         return _json({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        available = self._service.versions.available
-        return JSONResponse({"available": available}, status_code=200 if available else Code.UNAVAILABLE.http)
+        fault = self._service.fault
+        told: dict[str, Any] = {"available": self._service.versions.available}
+        return JSONResponse(
+            told | ({"error": fault} if fault else {}), status_code=Code.UNAVAILABLE.http if fault else 200
+        )
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+class _Answers:
+    """Counts the bytes of answers that clients have not read yet."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.held = 0
+
+
+class _Answer(Response):
+    """An answer that is written piece by piece as its client reads, and counts as long as it is in memory.
+
+    What a client that dawdles leaves unread would otherwise pile up in the buffers of connections, which nobody bounds.
+    """
+
+    media_type = "application/json"
+
+    def __init__(self, content: bytes, answers: _Answers) -> None:
+        if answers.held and answers.held + len(content) > answers.most:
+            raise RequestError(Code.OUT_OF_MEMORY, "answers that their clients do not read fill the memory for answers")
+        super().__init__(b"")
+        self.headers["content-length"] = str(len(content))
+        self._content: bytes | None = content
+        self._answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        content, self._content = self._content or b"", None
+        self._answers.held += len(content)
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            for start in range(0, len(content), _PIECE_BYTES):
+                piece = content[start : start + _PIECE_BYTES]
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._answers.held -= len(content)
 
 
 class _Bodies:

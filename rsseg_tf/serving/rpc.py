@@ -18,7 +18,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from rsseg_tf.errors import ServingError
+from rsseg_tf.errors import ServingError, reason
 from rsseg_tf.serving.protobufs import SIGNATURES_FIELD, metadata_message, status_message
 from rsseg_tf.serving.service import DEFAULT_SIGNATURE, Service, Target
 from rsseg_tf.serving.status import Code, RequestError
@@ -29,6 +29,11 @@ __all__ = ["rpc_server"]
 _SPARE_THREADS = 4  # for questions about health, status and metadata while all places are taken
 _HEALTH_POLL_S = 0.2
 _MOST_HEALTH_WATCHERS = 2
+_LONGEST_DETAILS = 1000  # headers, where details travel, have little room
+_MESSAGES_IN_MEMORY = 4
+_ANSWERS_IN_MEMORY = 8
+_PREDICT = "/tensorflow.serving.PredictionService/Predict"
+_LARGE_ANSWER_BYTES = 2**20
 
 
 def rpc_server(service: Service, host: str, port: int) -> tuple[grpc.Server, int]:
@@ -48,6 +53,7 @@ def rpc_server(service: Service, host: str, port: int) -> tuple[grpc.Server, int
     threads = service.limits.max_concurrent + _SPARE_THREADS
     server = grpc.server(
         futures.ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
+        interceptors=[_BoundedRequests(service.limits.max_body_bytes)],
         maximum_concurrent_rpcs=2 * threads,
         options=[
             ("grpc.max_receive_message_length", service.limits.max_body_bytes),
@@ -71,11 +77,18 @@ def rpc_server(service: Service, host: str, port: int) -> tuple[grpc.Server, int
 
 @contextmanager
 def _told(context: grpc.ServicerContext) -> Iterator[None]:
-    """Ends a call with the status of the error that is raised within."""
+    """Ends a call with the status of the error that is raised within.
+
+    gRPC itself would call what it does not know UNKNOWN, and write a traceback.
+    """
     try:
         yield
     except RequestError as error:
-        context.abort(getattr(grpc.StatusCode, error.code.grpc), str(error))
+        context.abort(getattr(grpc.StatusCode, error.code.grpc), str(error)[:_LONGEST_DETAILS])
+    except Exception as error:
+        if not context.is_active():  # the client went away, and whatever was raised is about that
+            raise
+        context.abort(grpc.StatusCode.INTERNAL, f"the server failed: {reason(error)}")
 
 
 def _target(spec: Any) -> Target:
@@ -88,15 +101,98 @@ def _target(spec: Any) -> Target:
     )
 
 
+class _BoundedRequests(grpc.ServerInterceptor):
+    """Bounds what the messages of all requests to predict take in memory, before they are parsed.
+
+    Args:
+        most: bytes of one message.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = _MESSAGES_IN_MEMORY * most
+        self._held = 0
+        self._lock = threading.Lock()
+
+    def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
+        """Returns the handler of a call; the one of Predict takes bytes."""
+        handler = continuation(handler_call_details)
+        if handler is None or handler_call_details.method != _PREDICT:
+            return handler
+
+        def predict(data: bytes, context: grpc.ServicerContext) -> Any:
+            with _told(context), self._room(len(data)):
+                try:
+                    request = handler.request_deserializer(data)
+                except Exception as error:
+                    raise RequestError(
+                        Code.INVALID_ARGUMENT, f"the message is no PredictRequest: {reason(error)}"
+                    ) from error
+                return handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(predict, None, handler.response_serializer)
+
+    @contextmanager
+    def _room(self, size: int) -> Iterator[None]:
+        with self._lock:
+            if self._held + size > self._most:
+                raise RequestError(Code.OUT_OF_MEMORY, "other requests fill the memory for messages. Try again later")
+            self._held += size
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held -= size
+
+
+class _Answers:
+    """Bounds what large answers that their clients have not read take in memory, and for how long.
+
+    gRPC keeps an answer until its client has taken it, and waits for that without end.
+    """
+
+    def __init__(self, most: int, timeout_s: float) -> None:
+        self._most = most
+        self._timeout_s = timeout_s
+        self._held = 0
+        self._lock = threading.Lock()
+
+    def hold(self, size: int, context: grpc.ServicerContext) -> None:
+        """Counts an answer until its call has ended, and ends a call whose client does not read.
+
+        Raises:
+            RequestError: when there is no room for it.
+        """
+        if size < _LARGE_ANSWER_BYTES:
+            return
+        with self._lock:
+            if self._held and self._held + size > self._most:
+                raise RequestError(
+                    Code.OUT_OF_MEMORY, "answers that their clients do not read fill the memory for answers"
+                )
+            self._held += size
+        timer = threading.Timer(self._timeout_s, context.cancel)
+        timer.daemon = True
+
+        def ended() -> None:
+            timer.cancel()
+            with self._lock:
+                self._held -= size
+
+        timer.start()
+        if not context.add_callback(ended):  # it has ended already
+            ended()
+
+
 class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Predict and GetModelMetadata; the calls that our signatures have no use for stay unimplemented."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._answers = _Answers(_ANSWERS_IN_MEMORY * service.limits.max_body_bytes, service.limits.client_timeout_s)
 
     def Predict(self, request: Any, context: grpc.ServicerContext) -> predict_pb2.PredictResponse:
-        """Runs a signature."""
-        with _told(context), self._service.counted("grpc") as tell, self._service.place():
+        """Runs a signature; `_BoundedRequests` tells its errors."""
+        with self._service.counted("grpc") as tell, self._service.place():
             return self._predict(request, context, tell)
 
     def _predict(
@@ -109,21 +205,25 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
             service.definition(version, signature)
             tell(signature)
             inputs = {name: from_proto(name, value) for name, value in request.inputs.items()}
-            answer = service.submit(version, signature, inputs, request.output_filter, timeout_s)
-            context.add_callback(answer.cancel)
-            try:
-                outputs = answer.result(timeout_s)
-            except (futures.TimeoutError, futures.CancelledError) as error:
-                answer.cancel()
-                raise RequestError(
-                    Code.DEADLINE_EXCEEDED, f"no answer within {timeout_s:g} seconds; the server is busy"
-                ) from error
-            response = predict_pb2.PredictResponse()
-            response.model_spec.name = request.model_spec.name
-            response.model_spec.signature_name = signature
-            response.model_spec.version.value = version.number
-        for name, value in outputs.items():
-            response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+            filters = tuple(request.output_filter)
+            request.ClearField("inputs")  # they are arrays now
+            with service.submit(version, signature, inputs, filters, timeout_s) as answer:
+                del inputs
+                context.add_callback(answer.cancel)
+                try:
+                    outputs = answer.result(timeout_s)
+                except (futures.TimeoutError, futures.CancelledError) as error:
+                    answer.cancel()
+                    raise RequestError(
+                        Code.DEADLINE_EXCEEDED, f"no answer within {timeout_s:g} seconds; the server is busy"
+                    ) from error
+                self._answers.hold(sum(value.nbytes for value in outputs.values()), context)
+                response = predict_pb2.PredictResponse()
+                response.model_spec.name = request.model_spec.name
+                response.model_spec.signature_name = signature
+                response.model_spec.version.value = version.number
+                for name, value in outputs.items():
+                    response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
         return response
 
     def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -161,7 +261,7 @@ class _Health(health_pb2_grpc.HealthServicer):
 
     def _status(self) -> Any:
         status = health_pb2.HealthCheckResponse.ServingStatus
-        return status.SERVING if self._service.versions.available else status.NOT_SERVING
+        return status.NOT_SERVING if self._service.fault else status.SERVING
 
     def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Says whether a version answers."""

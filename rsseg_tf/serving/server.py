@@ -137,7 +137,7 @@ class Server:
         self._rest = uvicorn.Server(
             uvicorn.Config(
                 rest_app(self._service, options.metrics_path),
-                http=connection_class(options.limits.client_timeout_s),
+                http=connection_class(options.limits.client_timeout_s, options.limits.max_connections),
                 ws="none",
                 lifespan="off",
                 loop="asyncio",

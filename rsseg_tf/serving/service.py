@@ -19,6 +19,7 @@ from rsseg_tf.serving.metrics import OTHER, Metrics
 from rsseg_tf.serving.status import Code, RequestError
 from rsseg_tf.serving.tensors import check_inputs
 from rsseg_tf.serving.versions import Versions, VersionStatus
+from rsseg_tf.serving.work import Work
 
 __all__ = ["Service", "Target"]
 
@@ -47,9 +48,21 @@ class Service:
         self.versions = versions
         self.limits = limits
         self.metrics = Metrics()
-        self.batcher = Batcher(batching, self.metrics.observe_batch)
+        self.batcher = Batcher(batching, self.metrics.observe_batch, limits.max_pixels)
         self.metrics.watch(versions, self.batcher)
         self._places = threading.BoundedSemaphore(limits.max_concurrent)
+        self._work = Work(limits.max_pixels_in_work)
+
+    @property
+    def fault(self) -> str:
+        """Why requests cannot be answered or new versions will not come; empty while all is well."""
+        if not self.versions.available:
+            return "no version of the model is loaded"
+        if not self.versions.is_watching:
+            return "the thread that looks for new versions has ended"
+        if not self.batcher.is_alive:
+            return "a thread that computes has ended"
+        return ""
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -90,6 +103,7 @@ class Service:
         self._check_model(target)
         return self.versions.statuses(target.version, target.label)
 
+    @contextmanager
     def submit(
         self,
         version: LoadedVersion,
@@ -97,8 +111,8 @@ class Service:
         inputs: Mapping[str, NDArray],
         outputs: Sequence[str],
         timeout_s: float,
-    ) -> Future[dict[str, NDArray]]:
-        """Checks a request and queues it.
+    ) -> Iterator[Future[dict[str, NDArray]]]:
+        """Checks a request and queues it; whoever waits for the answer stays within until it has been written out.
 
         Args:
             version: held by the caller; it is also held until the answer is there.
@@ -107,8 +121,11 @@ class Service:
             outputs: names of outputs to compute; none for all.
             timeout_s: after which the request is dropped.
 
+        Yields:
+            The outputs to come.
+
         Raises:
-            RequestError: when it does not suit the signature or the limits, or the queue is full.
+            RequestError: when it does not suit the signature or the limits, or too much is in work already.
         """
         definition = self.definition(version, signature)
         unknown = sorted(set(outputs) - set(definition.outputs))
@@ -116,22 +133,30 @@ class Service:
             known = ", ".join(sorted(definition.outputs))
             raise RequestError(Code.INVALID_ARGUMENT, f"output {unknown[0]!r:.100} is unknown; the outputs are {known}")
         names = tuple(sorted(set(outputs) or definition.outputs))
-        alike = check_inputs(inputs, definition, self.limits)
-        rows = len(next(iter(inputs.values())))
+        checked = check_inputs(inputs, definition, self.limits)
+        self._work.take(checked.pixels)
         version.acquire()
+
+        def done(_: object = None) -> None:
+            version.release()
+            self._work.give_back(checked.pixels)
+
         try:
             answer = self.batcher.submit(
-                (version.number, signature, names, alike),
+                (version.number, signature, names, checked.alike),
                 inputs,
-                rows,
+                len(next(iter(inputs.values()))),
                 lambda values: version.run(signature, values, names),
                 timeout_s,
+                checked.pixels,
             )
-        except RequestError:
-            version.release()
+        except BaseException:
+            done()
             raise
-        answer.add_done_callback(lambda _: version.release())
-        return answer
+        try:
+            yield answer
+        finally:  # a request that nobody waits for any more may still be computed
+            answer.add_done_callback(done)
 
     def definition(self, version: LoadedVersion, signature: str) -> Any:
         """Returns the `tensorflow.SignatureDef` of a name.
@@ -161,6 +186,9 @@ class Service:
             status = "OK"
         except RequestError as error:
             status = error.code.grpc
+            raise
+        except Exception:
+            status = Code.INTERNAL.grpc
             raise
         finally:
             self.metrics.observe_request(api, known, status, time.monotonic() - began)

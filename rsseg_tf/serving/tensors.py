@@ -8,8 +8,8 @@ first. JSON follows the rules of TensorFlow Serving's REST API: row format (`ins
 from __future__ import annotations
 
 import base64
-import binascii
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -17,20 +17,42 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from rsseg_tf.errors import DataError
-from rsseg_tf.serving.image_headers import image_size
+from rsseg_tf.errors import DataError, reason
+from rsseg_tf.serving.image_headers import encoded_size
 from rsseg_tf.serving.json_text import dump, dump_array, parse
 from rsseg_tf.serving.limits import Limits
 from rsseg_tf.serving.status import Code, RequestError
 
-__all__ = ["JsonRequest", "check_inputs", "from_json", "from_proto", "to_json"]
+__all__ = ["Checked", "JsonRequest", "Layout", "check_inputs", "decode_base64", "from_json", "from_proto", "to_json"]
 
 Layout = Literal["row", "columnar"]
+
+_FROM_PROTO = {
+    *(tf.bool, tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8, tf.uint16, tf.uint32, tf.uint64),
+    *(tf.half, tf.bfloat16, tf.float32, tf.float64, tf.string),
+}
 
 _B64 = "b64"
 _BYTES_SUFFIX = "_bytes"
 _DEFAULT_SIGNATURE = "serving_default"
 _KEYS = {"signature_name", "instances", "inputs"}
+_NO_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
+_WHITE = re.compile(r"[ \t\n\v\f\r]")
+_MOST_AXES = 8
+_OBJECTS_OF_AN_IMAGE = 4  # {"image_bytes": {"b64": …}} are two
+_LISTS_OF_A_PIXEL = 2  # one, and in an image of one column another for the row
+
+
+class Checked(NamedTuple):
+    """What is known of values that suit a signature.
+
+    Attributes:
+        alike: what requests must have in common to be computed together: all sizes but the first.
+        pixels: of all images, also of those that a decoder makes on the way.
+    """
+
+    alike: tuple[object, ...]
+    pixels: int
 
 
 class JsonRequest(NamedTuple):
@@ -63,12 +85,20 @@ def _refuse(message: str) -> RequestError:
     return RequestError(Code.INVALID_ARGUMENT, message)
 
 
-def from_json(body: bytes) -> JsonRequest:
+def from_json(body: bytes | bytearray, limits: Limits) -> JsonRequest:
     """Reads the body of a REST request to predict.
 
     Raises:
-        RequestError: when it is no JSON object with `instances` or `inputs`.
+        RequestError: when it is no JSON object with `instances` or `inputs`, or has more objects and lists than any
+            request within the limits.
     """
+    # An empty list of two bytes takes sixty in memory, an empty object more, and each is counted before it is made.
+    objects, lists = body.count(b"{"), body.count(b"[")
+    if objects > _OBJECTS_OF_AN_IMAGE * (limits.max_images + 1) or lists > _LISTS_OF_A_PIXEL * limits.max_pixels + 1000:
+        raise _refuse(
+            f"the body has {objects} objects and {lists} lists, more than {limits.max_images} images of together "
+            f"{limits.max_pixels} pixels take"
+        )
     try:
         document = parse(body)
     except (ValueError, RecursionError) as error:
@@ -163,9 +193,31 @@ def _bytes(value: Any, name: str) -> bytes:
     if not (isinstance(value, dict) and set(value) == {_B64} and isinstance(value[_B64], str)):
         raise _refuse(f'{name} must be {{"b64": "..."}} or a list of such; got {type(value).__name__}')
     try:
-        return base64.b64decode(value[_B64], validate=True)
-    except (ValueError, binascii.Error) as error:
+        return decode_base64(value[_B64])
+    except ValueError as error:
         raise _refuse(f"{name} is not valid base64: {error}") from error
+
+
+def decode_base64(text: str) -> bytes:
+    """Decodes base64 as TensorFlow Serving does: white space counts nowhere, and padding may be left out.
+
+    Source: `absl::Base64Unescape`.
+
+    Raises:
+        ValueError: for other characters, among them those of the alphabet for URLs; for padding that is not at the end
+            or not as long as it should be; and for a single character too many.
+    """
+    packed = _WHITE.sub("", text)
+    data = packed.rstrip("=.")  # a dot stands for an equals sign there
+    padding, missing = len(packed) - len(data), -len(data) % 4
+    if other := _NO_BASE64.search(data):
+        hint = " of the alphabet for URLs; use + and /" if other[0] in "-_" else ""
+        raise ValueError(f"it has the character {other[0]!r}{hint}")
+    if missing == 3:
+        raise ValueError(f"its {len(data)} characters are no whole number of bytes; it was cut off")
+    if padding not in (0, missing):
+        raise ValueError(f"it ends in {padding} '='; {missing} or none belong there")
+    return base64.b64decode(data + "=" * missing)
 
 
 def from_proto(name: str, proto: Any) -> NDArray:
@@ -175,6 +227,9 @@ def from_proto(name: str, proto: Any) -> NDArray:
         RequestError: when it has no known type, or brings other values than its shape needs. A single value for a whole
             shape, which the format allows, is refused too: a message of 50 bytes could claim gigabytes.
     """
+    name = f"{name:.100}"
+    if len(proto.tensor_shape.dim) > _MOST_AXES:
+        raise _refuse(f"{name} has {len(proto.tensor_shape.dim)} axes; at most {_MOST_AXES} are taken")
     shape = [dimension.size for dimension in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise _refuse(f"{name} has an unknown or negative size in its shape {shape}")
@@ -183,6 +238,8 @@ def from_proto(name: str, proto: Any) -> NDArray:
         dtype = tf.as_dtype(proto.dtype)
     except TypeError as error:
         raise _refuse(f"{name} has an unknown dtype, number {proto.dtype}") from error
+    if dtype not in _FROM_PROTO:
+        raise _refuse(f"{name} cannot be read: it is {dtype.name}; send numbers or strings")
     if dtype == tf.string:
         found = len(proto.string_val)
     elif proto.tensor_content:
@@ -196,20 +253,17 @@ def from_proto(name: str, proto: Any) -> NDArray:
         raise _refuse(f"{name} has the shape {shape}, so {count} values of {dtype.name}; the message brings {found}")
     try:
         return tf.make_ndarray(proto)
-    except (TypeError, ValueError, KeyError) as error:
-        raise _refuse(f"{name} cannot be read: {error}") from error
+    except Exception as error:  # whatever is in the message came from outside
+        raise _refuse(f"{name} cannot be read as {dtype.name}: {reason(error)}") from error
 
 
-def check_inputs(arrays: Mapping[str, NDArray], definition: Any, limits: Limits) -> tuple[object, ...]:
+def check_inputs(arrays: Mapping[str, NDArray], definition: Any, limits: Limits) -> Checked:
     """Checks values against a signature and the limits.
 
     Args:
         arrays: by name of input.
         definition: `tensorflow.SignatureDef`.
         limits: images, and their pixels.
-
-    Returns:
-        What requests must have in common to be computed together: all sizes but the first.
 
     Raises:
         RequestError: when anything does not fit.
@@ -219,6 +273,7 @@ def check_inputs(arrays: Mapping[str, NDArray], definition: Any, limits: Limits)
         raise _refuse(f"the inputs are {_keys(arrays)}; the signature takes {', '.join(sorted(wanted))}")
     alike: list[object] = []
     rows = set()
+    pixels = 0
     for name in sorted(wanted):
         array = arrays[name]
         _check_type_and_shape(name, array, wanted[name])
@@ -226,16 +281,19 @@ def check_inputs(arrays: Mapping[str, NDArray], definition: Any, limits: Limits)
         if len(array) > limits.max_images:
             raise _refuse(f"{name} has {len(array)} images; at most {limits.max_images} are taken in one request")
         if array.dtype == object:
-            alike.append(_check_images(name, array, limits) if name.endswith(_BYTES_SUFFIX) else None)
+            is_images = name.endswith(_BYTES_SUFFIX)
+            size, found = _check_images(name, array, limits) if is_images else (None, 0)
+            pixels += found
+            alike.append(size)
             continue
-        pixels = math.prod(array.shape[:3])
+        pixels += math.prod(array.shape[:3])
         _check_pixels(pixels, limits)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise _refuse(f"{name} has values that are not finite (NaN or infinity); every pixel must be a number")
         alike.append(array.shape[1:])
     if len(rows) != 1:
         raise _refuse(f"all inputs must have the same number of images; got {sorted(rows)}")
-    return tuple(alike)
+    return Checked(tuple(alike), pixels)
 
 
 def _check_type_and_shape(name: str, array: NDArray, info: Any) -> None:
@@ -252,18 +310,19 @@ def _check_type_and_shape(name: str, array: NDArray, info: Any) -> None:
         raise _refuse(f"{name} must have the shape ({shown}), each at least 1; got {array.shape}")
 
 
-def _check_images(name: str, images: NDArray, limits: Limits) -> tuple[int, int]:
-    """Reads the headers of encoded images, which a request must give in one size; returns that."""
+def _check_images(name: str, images: NDArray, limits: Limits) -> tuple[tuple[int, int], int]:
+    """Reads the headers of encoded images, which a request must give in one size; returns that and all pixels."""
     sizes = []
     for position, data in enumerate(images):
         try:
-            sizes.append(image_size(data))
+            sizes.append(encoded_size(data))
         except DataError as error:
             raise _refuse(f"{name}, image {position}: {error}.") from error
-        _check_pixels(sum(width * height for width, height in sizes), limits)
-    if len(set(sizes)) != 1:
-        raise _refuse(f"{name}: the images of one request must have one size; got {sorted(set(sizes))[:4]}")
-    return sizes[0]
+        _check_pixels(sum(size.pixels for size in sizes), limits)
+    different = sorted({(size.width, size.height) for size in sizes})
+    if len(different) != 1:
+        raise _refuse(f"{name}: the images of one request must have one size; got {different[:4]}")
+    return different[0], sum(size.pixels for size in sizes)
 
 
 def _check_pixels(pixels: int, limits: Limits) -> None:

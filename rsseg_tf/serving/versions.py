@@ -9,13 +9,14 @@ it is tried again when its files change, such as when copying ends.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rsseg_tf.errors import ConfigError, ServingError
+from rsseg_tf.errors import ConfigError, ServingError, reason
 from rsseg_tf.serving.loaded import LoadedVersion
 from rsseg_tf.serving.status import Code, RequestError
 
@@ -140,6 +141,11 @@ class Versions:
         with self._lock:
             return sorted(self._loaded)
 
+    @property
+    def is_watching(self) -> bool:
+        """Whether versions that appear would be seen."""
+        return self._watcher is not None and self._watcher.is_alive()
+
     # === What keeps them up to date ===
 
     def start(self, poll_s: float) -> None:
@@ -199,10 +205,14 @@ class Versions:
             try:
                 self.refresh()
                 told = ""
-            except ServingError as error:  # a network drive may come back
-                if str(error) != told:
-                    self._report(str(error))
-                told = str(error)
+            except Exception as error:  # a network drive may come back, and a folder vanish at any moment
+                line = str(error) if isinstance(error, ServingError) else self._unseen(error)
+                if line != told:
+                    self._report(line)
+                told = line
+
+    def _unseen(self, error: Exception) -> str:
+        return f"Model {self.name}: {self.folder} could not be looked at: {reason(error)}. It is tried again."
 
     def _load(self, number: int, folder: Path) -> str:
         """Loads a version; returns why it failed, or nothing."""
@@ -241,10 +251,12 @@ class Versions:
 def _looks(folder: Path) -> object:
     """Returns what changes when a file of a version does."""
     looks = []
-    for path in sorted(folder.rglob("*")):
-        try:
-            stat = path.stat()
-        except OSError:  # removed meanwhile
-            continue
-        looks.append((path, stat.st_size, stat.st_mtime_ns))
-    return looks
+    # Not by rglob, which fails where a folder is removed meanwhile.
+    for place, _, names in os.walk(folder):
+        for path in (place, *(os.path.join(place, name) for name in names)):
+            try:
+                stat = os.stat(path)
+            except OSError:  # removed meanwhile
+                continue
+            looks.append((path, stat.st_size, stat.st_mtime_ns))
+    return sorted(looks)

@@ -94,7 +94,7 @@ def train(
     evaluation = plan_evaluation(config, val_samples) if val_samples else None
     model, optimizer, state = _start(config, strategy, resume, offline=offline, notify=notify)
     batch_size = config.train.batch_size * strategy.num_replicas_in_sync
-    reader = SampleReader(train_samples, config.dataset.spec, cache_mb=config.data.cache_mb)
+    reader = SampleReader(train_samples, config.dataset.spec, cache_mb=config.data.cache_mb, trust=config.data.trust)
     dataset = train_batches(
         reader,
         config.augment,

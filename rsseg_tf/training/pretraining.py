@@ -70,7 +70,7 @@ def pretrain(
             f"{config.dataset.bands} band{'s' if config.dataset.bands != 1 else ''}; all other changes stay."
         )
     method, optimizer, state = _start(config, iters, len(samples), strategy, resume, offline=offline, notify=notify)
-    reader = ImageReader(samples, config.dataset.spec, cache_mb=config.data.cache_mb)
+    reader = ImageReader(samples, config.dataset.spec, cache_mb=config.data.cache_mb, trust=config.data.trust)
     dataset = view_batches(
         reader,
         config.views,

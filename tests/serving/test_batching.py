@@ -141,3 +141,30 @@ def test_closing_computes_what_waits_and_refuses_what_comes() -> None:
     assert answer.result(0)["y"].tolist() == [8]
     with pytest.raises(RequestError, match="stopping"):
         batcher.submit("a", rows(4), 1, doubled, 100)
+
+
+def test_large_requests_are_not_computed_together() -> None:
+    sizes: list[int] = []
+    batcher = Batcher(options(max_batch_size=8, batch_timeout_micros=200_000), sizes.append, most_pixels=100)
+    answers = [batcher.submit("a", rows(i), 1, doubled, 10, pixels) for i, pixels in enumerate((60, 60, 40, 500))]
+    assert [answer.result(10)["y"].tolist() for answer in answers] == [[0], [2], [4], [6]]
+    assert sorted(sizes) == [1, 1, 2]
+    batcher.close()
+
+
+def test_no_error_ends_the_thread_that_computes() -> None:
+    def interrupted(inputs: Arrays) -> dict[str, np.ndarray]:
+        raise KeyboardInterrupt
+
+    def observe(count: int) -> None:
+        if count == 3:
+            raise SystemExit
+
+    batcher = Batcher(options(), observe)
+    for values, run, error in ((rows(1), interrupted, KeyboardInterrupt), (rows(1, 2, 3), doubled, SystemExit)):
+        with pytest.raises(error):
+            batcher.submit("a", values, len(values["x"]), run, 10).result(10)
+    assert batcher.is_alive
+    assert batcher.submit("a", rows(4), 1, doubled, 10).result(10)["y"].tolist() == [8]
+    batcher.close()
+    assert not batcher.is_alive

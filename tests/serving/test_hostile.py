@@ -11,6 +11,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -20,7 +21,14 @@ import pytest
 import tensorflow as tf
 
 from tests.serving.asking import Server, ask, grpc, raw, read_all, request_of, rest
+from tests.serving.gifs import gif
 from tests.serving.models import pixels
+
+from rsseg_tf.serving.limits import Limits  # isort: skip
+from rsseg_tf.serving.rest import _Answer, _Answers  # isort: skip
+from rsseg_tf.serving.server import ServerOptions  # isort: skip
+from rsseg_tf.serving.status import RequestError  # isort: skip
+from rsseg_tf.serving.work import Work  # isort: skip
 
 PREDICT = "/v1/models/tiny:predict"
 HEAD = b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: x\r\n"
@@ -71,6 +79,50 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(server: Server) ->
     code, details = refused(server, request_of({"image_bytes": [data]}, "predict_bytes"))
     assert code is grpc.StatusCode.INVALID_ARGUMENT and "256000000 pixels" in details
     assert process.memory_info().rss - before < 50 * 2**20
+
+
+@pytest.mark.parametrize("frames", [[(3000, 3000)], [(1, 1), (2500, 2500)], [(300, 300)] * 3], ids=str)
+def test_a_gif_whose_frames_are_larger_than_its_screen_is_refused(
+    server: Server, frames: list[tuple[int, int]]
+) -> None:
+    data = gif((8, 8), frames)
+    assert len(data) < 10_000
+    process = psutil.Process()
+    before = process.memory_info().rss
+    status, answer = rest(server, PREDICT, encoded(data))
+    assert status == 400 and "pixels; at most 200000" in answer["error"]
+    code, details = refused(server, request_of({"image_bytes": [data]}, "predict_bytes"))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT and "pixels; at most 200000" in details
+    assert process.memory_info().rss - before < 50 * 2**20
+
+
+def test_a_format_that_only_the_decoder_knows_is_refused(server: Server) -> None:
+    webp = cv2.imencode(".webp", pixels(1)[0])[1].tobytes()
+    status, answer = rest(server, PREDICT, encoded(webp))
+    assert status == 400 and "must be one of PNG, JPEG, BMP, GIF and TIFF" in answer["error"]
+
+
+def test_requests_beyond_the_pixels_in_work_are_told_to_come_again(server: Server) -> None:
+    service = server._service
+    work = service._work
+    service._work = Work(1000)
+    try:
+        service._work.take(900)
+        status, answer = rest(server, PREDICT, {"instances": pixels(1).tolist()})
+        assert status == 429 and "the requests in work have 900 pixels" in answer["error"]
+        code, details = refused(server, request_of({"pixels": pixels(1)}))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED and "Try again later" in details
+        service._work.give_back(900)
+        for _ in range(20):  # each gives back what it took, also one that fails
+            assert rest(server, PREDICT, {"instances": pixels(5).tolist()})[0] == 200
+            assert ask(server, request_of({"pixels": pixels(5)}))
+            assert rest(server, PREDICT, encoded(PNG[:-20]))[0] == 400
+        with pytest.raises(RequestError):
+            service._work.take(0)
+            service._work.take(1001)
+            service._work.take(1)
+    finally:
+        service._work = work
 
 
 def test_many_small_images_are_counted_together(server: Server) -> None:
@@ -244,6 +296,58 @@ def test_what_is_not_http_is_refused(server: Server, data: bytes) -> None:
     except ConnectionResetError:  # it was closed while we sent more
         return
     assert answer == b"" or (answer.split()[1].startswith(b"4") and b'"error": ' in answer), answer
+
+
+SOUND = json.dumps({"instances": pixels(1).tolist()}).encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        HEAD.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD.replace(b"\r\n", b"\n") + b"Content-Length: %d\n\n" % len(SOUND) + SOUND,
+        HEAD + b"X: y\nContent-Length: %d\r\n\r\n" % len(SOUND) + SOUND,
+        HEAD + b"Content-Length: %d\r\n\n" % len(SOUND) + SOUND,
+        HEAD + b"X: y\rContent-Length: %d\r\n\r\n" % len(SOUND) + SOUND,
+        HEAD + b"Content-Length : %d\r\n\r\n" % len(SOUND) + SOUND,
+        HEAD + b"Content-Length: +%d\r\n\r\n" % len(SOUND) + SOUND,
+        HEAD + b"X: y\r\n folded\r\nTransfer-Encoding: chunked\r\n\r\n0\n\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: y\r\n\r\n",
+    ],
+    ids=range(14),
+)
+def test_a_request_whose_end_could_be_in_doubt_is_refused(server: Server, data: bytes) -> None:
+    """What follows it is not answered either: to another program it could have been its body."""
+    answer = raw(server, data + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.split()[1].startswith((b"4", b"5")) and answer.lower().count(b"content-length") == 1, answer
+    assert b'"status": "ok"' not in answer
+
+
+def test_more_connections_than_allowed_are_closed_at_once(exported: Path) -> None:
+    options = ServerOptions(rest_port=0, grpc_port=0, limits=Limits(max_connections=4))
+    with Server(exported, options=options) as server, contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", server.rest_port)
+        held = [stack.enter_context(socket.create_connection(address, timeout=30)) for _ in range(4)]
+        more = stack.enter_context(socket.create_connection(address, timeout=30))
+        assert b"503 Service Unavailable" in read_all(more)
+        for connection in held:
+            connection.close()
+        time.sleep(0.2)
+        assert rest(server, "/healthz")[0] == 200
+
+
+def test_answers_that_nobody_reads_do_not_pile_up(server: Server) -> None:
+    answer = _Answers(1000)
+    kept = _Answer(b"x" * 900, answer)
+    answer.held = 900
+    with pytest.raises(RequestError, match="do not read"):
+        _Answer(b"x" * 200, answer)
+    assert kept.headers["content-length"] == "900"
 
 
 @pytest.mark.parametrize(

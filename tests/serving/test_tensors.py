@@ -11,7 +11,7 @@ from tensorflow.core.framework.tensor_pb2 import TensorProto
 
 from rsseg_tf.serving.limits import Limits
 from rsseg_tf.serving.status import Code, RequestError
-from rsseg_tf.serving.tensors import check_inputs, from_json, from_proto, to_json
+from rsseg_tf.serving.tensors import check_inputs, decode_base64, from_json, from_proto, to_json
 
 
 def info(dtype: tf.DType, *sizes: int) -> Any:
@@ -26,7 +26,7 @@ IMAGE = np.arange(24).reshape(1, 2, 4, 3).astype(np.uint8)
 
 
 def arrays(body: Any, inputs: dict[str, Any] = PIXELS) -> dict[str, np.ndarray]:
-    return from_json(json.dumps(body).encode()).arrays(inputs)
+    return from_json(json.dumps(body).encode(), Limits()).arrays(inputs)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_bytes_come_as_base64() -> None:
 )
 def test_wrong_json_is_refused_with_its_reason(body: bytes, inputs: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message) as caught:
-        from_json(body).arrays(inputs)
+        from_json(body, Limits()).arrays(inputs)
     assert caught.value.code is Code.INVALID_ARGUMENT
 
 
@@ -129,7 +129,7 @@ def signature(inputs: dict[str, Any]) -> Any:
 
 def test_what_may_be_computed_together_has_equal_sizes() -> None:
     def group(*shape: int) -> object:
-        return check_inputs({"pixels": np.zeros(shape, np.uint8)}, signature(PIXELS), Limits())
+        return check_inputs({"pixels": np.zeros(shape, np.uint8)}, signature(PIXELS), Limits()).alike
 
     assert group(1, 8, 9, 3) == group(5, 8, 9, 3) != group(1, 9, 8, 3)
 
@@ -186,3 +186,62 @@ def test_answers_have_a_limit() -> None:
     for size in (1000, 400):  # found before and while writing
         with pytest.raises(RequestError, match="use gRPC"):
             to_json({"logits": np.full((1, size), 0.123, np.float32)}, "row", Limits(max_body_bytes=1000))
+
+
+# === Base64, as TensorFlow Serving takes it ===
+
+
+@pytest.mark.parametrize("length", range(7))
+def test_base64_may_have_white_space_and_lack_padding(length: int) -> None:
+    data = bytes(range(251, 251 - length, -1))
+    plain = base64.b64encode(data).decode()
+    wrapped = "".join(f"{letter}\r\n \t" for letter in plain)
+    for text in (plain, plain.rstrip("="), wrapped, wrapped.replace("=", ""), plain.replace("=", ".")):
+        assert decode_base64(text) == data
+
+
+def test_long_base64_with_line_breaks_is_read() -> None:
+    data = np.random.default_rng(0).integers(0, 256, 10_000, np.uint8).tobytes()
+    assert decode_base64(base64.encodebytes(data).decode()) == data
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("-_-_", "'-' of the alphabet for URLs"),
+        ("AAA*", "has the character '\\*'"),
+        ("AA\u00a0AA", "has the character"),
+        ("AAAAA", "no whole number of bytes"),
+        ("AA=", "ends in 1 '='; 2 or none"),
+        ("AAAA=", "ends in 1 '='; 0 or none"),
+        ("AA==AA", "has the character '='"),
+        ("====", "ends in 4 '='"),
+    ],
+)
+def test_what_tensorflow_serving_does_not_decode_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        decode_base64(text)
+
+
+# === Bounds ===
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"instances": [' + b"{}," * 5000 + b"{}]}", b'{"instances": [' + b"[]," * 30_000 + b"[]]}"]
+)
+def test_more_lists_and_objects_than_pixels_are_refused_before_they_are_made(body: bytes) -> None:
+    with pytest.raises(RequestError, match="objects and .* lists, more than 8 images of together 10000 pixels"):
+        from_json(body, Limits(max_pixels=10_000, max_images=8))
+
+
+def test_odd_tensors_are_refused_as_the_requests_fault() -> None:
+    axes = TensorProto(dtype=tf.uint8.as_datatype_enum, int_val=[1])
+    for _ in range(1000):
+        axes.tensor_shape.dim.add(size=1)
+    too_large = TensorProto(dtype=tf.uint8.as_datatype_enum, int_val=[256])
+    half = TensorProto(dtype=tf.half.as_datatype_enum, half_val=[70_000])
+    variant = TensorProto(dtype=tf.variant.as_datatype_enum)
+    for proto in (axes, too_large, half, variant):
+        with pytest.raises(RequestError) as caught:
+            from_proto("x" * 10_000, proto)
+        assert caught.value.code is Code.INVALID_ARGUMENT and len(str(caught.value)) < 500

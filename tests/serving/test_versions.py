@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -8,11 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from rsseg_tf.datasets import custom_spec
 from rsseg_tf.errors import ServingError
+from rsseg_tf.manifest import TRUST_VARIABLE, Artifact, Classes, Inference, Manifest, Origin, Tensor, file_sha256
 from tests.serving.asking import Server, ask, grpc, request_of, rest
 from tests.serving.models import break_model, pixels, reference, write_model
 
+from rsseg_tf.serving.loaded import LoadedVersion  # isort: skip
 from rsseg_tf.serving.server import ServerOptions  # isort: skip
 from rsseg_tf.serving.status import Code, RequestError  # isort: skip
 from rsseg_tf.serving.versions import Versions  # isort: skip
@@ -111,6 +116,29 @@ def test_damage_of_any_kind_is_an_error_of_the_version(tmp_path: Path, damage: s
         Versions("tiny", tmp_path).start(60)
 
 
+def test_a_version_that_is_not_what_was_exported_is_not_loaded(tmp_path: Path) -> None:
+    write_model(tmp_path / "1")
+    folder = tmp_path / "1"
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    tensor = Tensor(name="pixels", dtype="uint8", shape=(None,), meaning="")
+    artifact = Artifact(
+        format="savedmodel", path=".", input=tensor, outputs=(),
+        sha256={name: file_sha256(folder / name) for name in names},
+    )  # fmt: skip
+    spec = custom_spec("two", ("a", "b"))
+    manifest = Manifest(
+        model="tiny", dataset=Classes.of(spec), crop_size=(8, 8), size_multiple=1, inference=Inference(),
+        origin=Origin(checkpoint="c", step=1, weights_sha256="", config_sha256="", exported="", versions={}),
+        artifacts=(artifact,),
+    )  # fmt: skip
+    (folder / "manifest.json").write_text(manifest.to_json())
+    LoadedVersion(folder, 1).retire(lambda: None)
+    warmup = folder / "assets.extra" / "tf_serving_warmup_requests"
+    warmup.write_bytes(b"")  # TensorFlow would load it
+    with pytest.raises(ServingError, match=r"version 1 cannot be loaded .*warmup_requests is missing or is not what"):
+        Versions("tiny", tmp_path).start(60)
+
+
 def test_several_versions_and_labels(tmp_path: Path) -> None:
     for number in (1, 2, 3, 10):
         write_model(tmp_path / str(number), offset=number, warm_up=False)
@@ -148,4 +176,79 @@ def test_a_version_is_released_when_its_last_request_has_ended(tmp_path: Path) -
     assert {status.number: status.state for status in versions.statuses()} == {2: "AVAILABLE", 1: "END"}
     with pytest.raises(RequestError, match="the model failed"):
         held.run("logits", {"pixels": IMAGE}, ["logits"])
+    versions.close()
+
+
+def test_a_folder_that_vanishes_while_it_is_looked_at_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path / "1")
+    versions = Versions("tiny", tmp_path)
+    versions.start(60)
+    (tmp_path / "2" / "variables").mkdir(parents=True)
+    (tmp_path / "2" / "variables" / "x").write_bytes(b"x")
+    scandir = os.scandir
+
+    def vanishing(path: str) -> object:
+        if str(path).endswith("variables"):
+            shutil.rmtree(tmp_path / "2")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert "version 2 cannot be loaded" in versions.refresh()[0]
+    monkeypatch.undo()
+    assert versions.refresh() == [] and versions.available == [1]
+    versions.close()
+
+
+def test_the_watcher_survives_every_error_and_readiness_tells_of_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path / "1")
+    lines: list[str] = []
+    with Server(tmp_path, "tiny", ServerOptions(rest_port=0, grpc_port=0, poll_s=0.05), lines.append) as server:
+        versions = server._service.versions
+        refresh = versions.refresh
+        calls = []
+
+        def failing() -> list[str]:
+            calls.append(1)
+            if len(calls) < 4:
+                raise (FileNotFoundError(2, "No such file or directory"), MemoryError(), KeyError("x"))[len(calls) - 1]
+            return refresh()
+
+        monkeypatch.setattr(versions, "refresh", failing)
+        write_model(tmp_path / "2", offset=5)
+        wait_until(lambda: states(server) == {1: "END", 2: "AVAILABLE"})
+        assert sum("could not be looked at: " in line for line in lines) == 3
+        assert rest(server, "/readyz") == (200, {"available": [2]})
+
+        versions._stop.set()
+        wait_until(lambda: not versions.is_watching)
+        status, told = rest(server, "/readyz")
+        assert status == 503 and told["available"] == [2] and "looks for new versions has ended" in told["error"]
+        assert rest(server, "/healthz")[0] == 200
+        np.testing.assert_allclose(logits(server), reference(IMAGE, offset=5), atol=1e-5)
+
+
+def test_readiness_tells_of_a_thread_that_computes_no_more(tmp_path: Path) -> None:
+    write_model(tmp_path / "1")
+    with Server(tmp_path, "tiny", ServerOptions(rest_port=0, grpc_port=0)) as server:
+        server._service.batcher.close()
+        assert "a thread that computes has ended" in rest(server, "/readyz")[1]["error"]
+
+
+def test_a_version_that_could_touch_files_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="path_bytes")])
+    def read(path_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"content_bytes": tf.map_fn(tf.io.read_file, path_bytes)}
+
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures={"serving_default": read})
+    with pytest.raises(ServingError, match=r"version 1 cannot be loaded .* the operation ReadFile .* --trust"):
+        Versions("tiny", tmp_path).start(60)
+    monkeypatch.setenv(TRUST_VARIABLE, "1")
+    versions = Versions("tiny", tmp_path)
+    versions.start(60)
     versions.close()
