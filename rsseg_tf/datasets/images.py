@@ -73,6 +73,7 @@ _PNG_MARKS = {
 _PNG_BANDS = {colour: len(marks) for colour, marks in _PNG_MARKS.items()}
 _ORIENTATION = 274  # the TIFF tag, in EXIF too
 _UPRIGHT = 1
+_LARGE_BYTES = 64 * 2**20
 _CHUNKS_BEFORE_PIXELS = 65536  # bytes in which a PNG says all that it says before its pixels
 
 # JPEG frame headers SOF0..SOF15 without DHT (C4), JPG (C8) and DAC (CC).
@@ -164,7 +165,12 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     if image.ndim == 2:
         return image[:, :, np.newaxis]
     order = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
-    return cv2.cvtColor(image, order)
+    if image.nbytes <= _LARGE_BYTES:
+        return cv2.cvtColor(image, order)
+    rows = max(1, _LARGE_BYTES // image[0].nbytes)
+    for start in range(0, image.shape[0], rows):  # in place, so that a large image is held once
+        image[start : start + rows] = cv2.cvtColor(image[start : start + rows], order)
+    return image
 
 
 def read_label(path: Path, trust: Trust = TRUSTING_NOBODY) -> np.ndarray:

@@ -381,8 +381,7 @@ def _in_work(job: Job, settings: JobSettings) -> bool:
 def _opened(job: Job, settings: JobSettings) -> contextlib.AbstractContextManager[Scene]:
     """Opens a scene so that what is decoded at once stays within the memory that is allowed.
 
-    Decoding holds a PNG or JPEG twice, and its pixels are held until the results are written; a block of a TIFF is
-    decoded into GDAL's cache.
+    The pixels of a PNG or JPEG are held until the results are written; a block of a TIFF is decoded into GDAL's cache.
     """
     scenes = settings.scenes
     return open_scene(
@@ -390,7 +389,7 @@ def _opened(job: Job, settings: JobSettings) -> contextlib.AbstractContextManage
         scenes.bands,
         settings.spec,
         max_value=scenes.max_value,
-        trust=Trust(scenes.max_memory // 4, scenes.allow_vrt_sources, _STREAMED),
+        trust=Trust(scenes.max_memory // 2, scenes.allow_vrt_sources, _STREAMED),
         max_block=scenes.max_memory // 4,
     )
 
