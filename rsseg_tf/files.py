@@ -24,7 +24,6 @@ __all__ = [
     "Held",
     "atomic_path",
     "hold",
-    "readable_name",
     "remove_file",
     "remove_leftovers",
     "replace_file",
@@ -193,11 +192,6 @@ def hold(path: Path) -> Held | None:
     except Timeout:
         return None
     return Held(lock)
-
-
-def readable_name(path: str | Path) -> str:
-    r"""Returns a path as text that can be written anywhere: bytes that are no UTF-8 come as ``\xe9``."""
-    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def walk_files(
