@@ -4,7 +4,7 @@
         weights.npz     one array per weight of the model, keyed by the weight's path
         training.npz    the optimizer's variables and the seeds of random layers, in order; only to resume
         state.json      step, samples seen, best score so far
-        config.yml      the resolved config of the run
+        config.yml      the resolved config of the run; `dataset.root` is absolute
 
 A checkpoint is written under a temporary name in the same folder, flushed to disk, and renamed. A full disk or a kill
 in the middle leaves the checkpoints that were there before untouched. Replacing one takes two renames; a kill between
@@ -98,7 +98,7 @@ def save_checkpoint(
             variables = _training_variables(model, optimizer)
             _write_arrays(partial / _TRAINING, {name: np.asarray(value) for name, value in variables.items()})
         _write(partial / _STATE, lambda file: file.write(_to_json(state)))
-        _write(partial / _CONFIG, lambda file: file.write(dump_config(config).encode()))
+        _write(partial / _CONFIG, lambda file: file.write(dump_config(_placed(config)).encode()))
         for name, content in extra.items():
             (partial / name).write_bytes(content)
         if folder.exists():
@@ -191,6 +191,18 @@ def read_state(folder: Path) -> TrainState:
         return state
     except (OSError, ValueError, TypeError) as error:
         raise WeightsError(f"{folder / _STATE} is damaged: {error}. Use an earlier checkpoint.") from error
+
+
+def _placed(config: AnyConfig) -> AnyConfig:
+    """Returns the config with the data's folder as an absolute path, so that it is found from other folders too.
+
+    A folder that is not there stays as it is given: released weights are converted before there are any data.
+    """
+    root = config.dataset.root
+    if not os.path.isdir(root):
+        return config
+    dataset = config.dataset.model_copy(update={"root": os.path.abspath(root)})
+    return config.model_copy(update={"dataset": dataset})
 
 
 def _retired(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,9 @@ import numpy as np
 from rsseg_tf.config import Config
 from rsseg_tf.config.schema import CustomDataset, Dataset
 from rsseg_tf.data import SampleReader
-from rsseg_tf.datasets import TILE_NAME_PATTERNS, TILE_NAMES, DatasetSpec, Sample, read_description
+from rsseg_tf.datasets import TILE_NAME_PATTERNS, DatasetSpec, Sample, read_description
 from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
-from rsseg_tf.errors import DataError
+from rsseg_tf.errors import INTERRUPTS, DataError, RssegError, reason
 from rsseg_tf.inference import InferenceOptions, Predict, predict_labels, predict_logits, require_classes
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix, count_ignored
 from rsseg_tf.protocols import PROTOCOLS, Protocol
@@ -130,11 +131,11 @@ def evaluate(
     """
     counts = np.zeros((spec.num_classes, spec.num_classes), np.int64)
     ignored = 0
-    reader = SampleReader(samples, spec, trust=trust)
-    for index, (image, label) in enumerate(read_ahead(reader, len(samples))):
-        prediction = predict_labels(predict, image, spec, options)
-        counts += confusion_matrix(label, prediction, spec.num_classes, spec.ignore_index)
-        ignored += count_ignored(label, spec.ignore_index)
+    for index, (image, label) in enumerate(read_ahead(_reader(samples, spec, trust), len(samples))):
+        with _naming(samples[index]):
+            prediction = predict_labels(predict, image, spec, options)
+            counts += confusion_matrix(label, prediction, spec.num_classes, spec.ignore_index)
+            ignored += count_ignored(label, spec.ignore_index)
         if observe:
             observe(index, image, label, prediction)
     return SegmentationScores(counts, spec.classes, ignored)
@@ -170,21 +171,24 @@ def evaluate_stitched(
     counts = np.zeros((spec.num_classes, spec.num_classes), np.int64)
     ignored = 0
     samples = [tile.sample for scene in scenes for tile in scene.tiles]
-    pairs = read_ahead(SampleReader(samples, spec, trust=trust), len(samples))
+    pairs = read_ahead(_reader(samples, spec, trust), len(samples))
     for scene in scenes:
         stitcher = Stitcher(scene)
         for tile in scene.tiles:
             image, label = next(pairs)
-            logits = predict_logits(model, image, options)
-            for part, prediction in stitcher.add(tile, logits, label):
-                counts += confusion_matrix(part, prediction, spec.num_classes, spec.ignore_index)
-                ignored += count_ignored(part, spec.ignore_index)
+            with _naming(tile.sample):
+                logits = predict_logits(model, image, options)
+                for part, prediction in stitcher.add(tile, logits, label):
+                    counts += confusion_matrix(part, prediction, spec.num_classes, spec.ignore_index)
+                    ignored += count_ignored(part, spec.ignore_index)
             if observe:
                 observe(tile.index, image, label, logits.argmax(axis=-1).astype(np.uint8))
     return SegmentationScores(counts, spec.classes, ignored)
 
 
-def read_ahead(reader: SampleReader, count: int, ahead: int = 4) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def read_ahead(
+    reader: Callable[[int], tuple[np.ndarray, np.ndarray]], count: int, ahead: int = 4
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields samples 0..count-1 in order while the next few are read by threads."""
     with ThreadPoolExecutor(ahead) as pool:
         indices = iter(range(count))
@@ -193,6 +197,41 @@ def read_ahead(reader: SampleReader, count: int, ahead: int = 4) -> Iterator[tup
             pair = waiting.pop(0).result()
             waiting.extend(pool.submit(reader, i) for i in islice(indices, 1))
             yield pair
+
+
+def _reader(
+    samples: Sequence[Sample], spec: DatasetSpec, trust: Trust
+) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    """Returns what reads samples by index; its errors name the file."""
+    reader = SampleReader(samples, spec, trust=trust)
+
+    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
+        with _naming(samples[index]):
+            return reader(index)
+
+    return read
+
+
+@contextlib.contextmanager
+def _naming(sample: Sample) -> Iterator[None]:
+    """Names the image that an error is about, whatever raises it.
+
+    Raises:
+        RssegError: of the same type, with the image in its message.
+        DataError: for any other exception.
+    """
+    try:
+        yield
+    except RssegError as error:
+        if str(sample.image) in str(error) or (sample.label is not None and str(sample.label) in str(error)):
+            raise
+        raise type(error)(f"{sample.image}: {error}") from error
+    except INTERRUPTS:
+        raise
+    except BaseException as error:
+        raise DataError(
+            f"{sample.image} cannot be evaluated: {reason(error)}. Mend it, or take it off the list."
+        ) from error
 
 
 def _description(dataset: Dataset) -> dict[str, Any] | None:
@@ -223,7 +262,7 @@ def _tile_names(protocol: Protocol, dataset: Dataset) -> str:
     if isinstance(dataset, CustomDataset) and dataset.tile_names is not None:
         return dataset.tile_names
     description = _description(dataset) or {}
-    pattern = description.get("tile_names", TILE_NAMES.get(dataset.name))
+    pattern = description.get("tile_names", dataset.spec.tile_names)
     if pattern in TILE_NAME_PATTERNS:
         return str(pattern)
     known = f"{dataset.root} has no dataset.json with tile_names" if pattern is None else f"tile_names is {pattern!r}"

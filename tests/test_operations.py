@@ -67,9 +67,7 @@ def test_an_operation_that_reaches_beyond_numbers_is_named(
     tmp_path: Path, run: Callable[[tf.Tensor], tf.Tensor], operation: str
 ) -> None:
     folder = save(tmp_path / "1", run)
-    with pytest.raises(
-        ExportError, match=rf"could read or write files or .*: .*({operation}).*--trust"
-    ):
+    with pytest.raises(ExportError, match=rf"could read or write files or .*: .*({operation}).*--trust"):
         check_operations(folder)
 
 

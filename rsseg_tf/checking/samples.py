@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rsseg_tf.checking.fingerprints import Fingerprint, fingerprint
 from rsseg_tf.checking.places import Place, read_place
 from rsseg_tf.checking.statistics import Moments, look_at_band
-from rsseg_tf.datasets.gdal import HEAD_BYTES, TRUSTING_NOBODY, Trust
+from rsseg_tf.datasets.gdal import HEAD_BYTES, TRUSTING_NOBODY, PixelTypeError, Trust
 from rsseg_tf.datasets.images import image_kind, png_palette, read_label, tiff_losses
 from rsseg_tf.datasets.listing import Sample
 from rsseg_tf.datasets.looking import unseen_labels
@@ -224,7 +224,8 @@ def _inspect_image(
     try:
         read = _read(path, spec, trust)
     except DataError as error:
-        problems.append(Problem("file-unreadable", path, _without_path(str(error), path)))
+        code = "pixel-type" if isinstance(error, PixelTypeError) else "file-unreadable"
+        problems.append(Problem(code, path, _without_path(str(error), path)))
         return None, None
     pixels, limit = read.values, spec.max_value if spec else None
     looks = [look_at_band(pixels[:, :, band], _left_out(read, band), limit) for band in range(pixels.shape[2])]

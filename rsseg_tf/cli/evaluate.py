@@ -86,7 +86,7 @@ def command(
     console.print(scores_table(scores, evaluation.summary))
     report = {
         "model_path": model_path,
-        "dataset": config.dataset.name,
+        "dataset": config.dataset.spec.name,
         "protocol": evaluation.to_json(),
         "images": len(samples),
         "inference": dataclasses.asdict(model.options),

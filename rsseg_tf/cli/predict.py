@@ -138,9 +138,12 @@ def command(
     """
     from rsseg_tf.errors import ConfigError
     from rsseg_tf.inference import OutputOptions, Run, SceneOptions, collect_images
+    from rsseg_tf.inference.area_files import read_area
     from rsseg_tf.inference.options import parse_memory
 
     _check_combinations(values)
+    if values["aoi"] is not None:
+        read_area(values["aoi"])  # what is wrong with it is said once, and before a model is loaded
     changes = prediction_changes("aug_pred", values)
     output = OutputOptions(
         **{name: values[name] for name in ("cog", "confidence", "min_confidence", "probabilities")},

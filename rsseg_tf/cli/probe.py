@@ -121,7 +121,7 @@ def command(
         from rsseg_tf.cli.evaluate import write_json
 
         report = {
-            "dataset": config.dataset.name,
+            "dataset": config.dataset.spec.name,
             "backbone": config.model.backbone.name,
             "patch_size": patch_size,
             "train_patches": len(train.labels),

@@ -50,7 +50,8 @@ class Imported:
 
     def text(self, source: str) -> str:
         """Returns the YAML file, with the notes on top."""
-        comments = [f"# From {source} of PaddleSeg.", *(f"# Note: {note}" for note in self.notes)]
+        comments = [f"From {source} of PaddleSeg.", *(f"Note: {note}" for note in self.notes)]
+        comments = [f"# {' '.join(comment.split())}" for comment in comments]  # a name may hold a line break
         body = yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
         return "\n".join(comments) + "\n" + body
 

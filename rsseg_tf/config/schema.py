@@ -7,6 +7,7 @@ bands come from the dataset.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -109,6 +110,7 @@ class CustomDataset(Section):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     small_classes: tuple[str, ...] = Field((), description="names of the classes that c2fnet refines")
+    title: str | None = Field(None, description="what the data are called in manifests; null: as the folder is")
     band_names: tuple[str, ...] = Field((), description="what each band shows, e.g. [red, green, blue]")
     gsd: Annotated[float, Field(gt=0)] | None = Field(None, description="metres per pixel, if all images have the same")
     tile_names: str | None = Field(None, description="where the names of tiles say their place in a scene: the pattern")
@@ -134,8 +136,9 @@ class CustomDataset(Section):
     @property
     def spec(self) -> DatasetSpec:
         """The dataset's classes, palette, ignored id, bands and statistics."""
+        folder = re.split(r"[/\\]", self.root.rstrip("/\\"))[-1]
         return custom_spec(
-            "custom",
+            self.title if self.title is not None else ("custom" if folder in ("", ".", "..") else folder),
             self.classes,
             palette=self.palette,
             ignore_index=self.ignore_index,
@@ -147,6 +150,7 @@ class CustomDataset(Section):
             small_classes=self.small_classes,
             band_names=self.band_names,
             gsd=self.gsd,
+            tile_names=self.tile_names,
         )
 
     @model_validator(mode="after")
@@ -530,7 +534,7 @@ class Config(Section):
             )
         self._check_classes(spec)
         self._check_losses(spec)
-        self._check_protocol(spec)
+        self._check_protocol()
         return self
 
     def _check_classes(self, spec: DatasetSpec) -> None:
@@ -547,13 +551,13 @@ class Config(Section):
                 "Use a dataset that has some (isaid), or list them in dataset.small_classes of a custom one."
             )
 
-    def _check_protocol(self, spec: DatasetSpec) -> None:
+    def _check_protocol(self) -> None:
         allowed = PROTOCOLS[self.eval.protocol].datasets
-        if allowed and spec.name not in allowed:
+        if allowed and self.dataset.name not in allowed:
             others = [name for name, protocol in PROTOCOLS.items() if not protocol.datasets]
             raise ValueError(
                 f"eval.protocol {self.eval.protocol} is for the datasets {' and '.join(allowed)}; the dataset is "
-                f"'{spec.name}'. Choose {' or '.join(others)}."
+                f"'{self.dataset.name}'. Choose {' or '.join(others)}."
             )
 
     def _check_losses(self, spec: DatasetSpec) -> None:

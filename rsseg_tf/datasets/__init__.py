@@ -28,7 +28,7 @@ from rsseg_tf.datasets.preparers import (
 from rsseg_tf.datasets.rgb_masks import rgb_to_ids
 from rsseg_tf.datasets.spec import RGB, DatasetSpec, custom_spec, default_palette
 from rsseg_tf.datasets.synthetic import SYNTHETIC, generate_synthetic
-from rsseg_tf.datasets.tile_names import TILE_NAME_PATTERNS, TILE_NAMES, parse_tile_name, tile_name
+from rsseg_tf.datasets.tile_names import TILE_NAME_PATTERNS, parse_tile_name, tile_name
 from rsseg_tf.datasets.tiling import Window, sliding_windows, windows
 from rsseg_tf.datasets.unlabelled import UNLABELLED, list_images, prepare_unlabelled
 
@@ -42,7 +42,6 @@ __all__ = [
     "RGB",
     "SPECS",
     "SYNTHETIC",
-    "TILE_NAMES",
     "TILE_NAME_PATTERNS",
     "UNLABELLED",
     "VAIHINGEN",

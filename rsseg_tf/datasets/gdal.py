@@ -26,6 +26,7 @@ __all__ = [
     "MAX_IMAGE_BYTES",
     "RASTER_ERRORS",
     "TRUSTING_NOBODY",
+    "PixelTypeError",
     "Trust",
     "damaged",
     "is_vrt",
@@ -53,6 +54,10 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _KINDS = {"GTiff": "TIFF", "VRT": "VRT", "PNG": "PNG", "JPEG": "JPEG"}
 # What GDAL's TIFF driver compresses with and cannot give back: old and new JPEG, PixarLog and SGILog (of floats).
 _LOSSY = ("JPEG", "OJPEG", "JPEG2000", "PIXARLOG", "SGILOG", "SGILOG24", "THUNDERSCAN")
+
+
+class PixelTypeError(DataError):
+    """The pixels of an image are of a type that no model takes."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +140,11 @@ def pixel_type(source: rasterio.DatasetReader, bands: tuple[int, ...], name: str
     """Returns the type that holds the values of all of some bands.
 
     Raises:
-        DataError: When one of them holds complex numbers.
+        PixelTypeError: When one of them holds complex numbers.
     """
     types = [source.dtypes[band - 1] for band in bands]
     if wrong := next((found for found in types if found.startswith("complex")), None):
-        raise DataError(f"{name} holds {wrong} values; real numbers are needed. Take their magnitude first.")
+        raise PixelTypeError(f"{name} holds {wrong} values; real numbers are needed. Take their magnitude first.")
     return np.result_type(*types)
 
 

@@ -50,7 +50,8 @@ SPLITS = ("train", "val")
 
 _WRITER = "rsseg_tf"
 _MARK = ".prepared"
-_LATER_FIELDS = frozenset({"band_names", "gsd"})  # datasets that were prepared before there were any lack them
+# Datasets that were prepared before there were any lack them.
+_LATER_FIELDS = frozenset({"band_names", "gsd", "tile_names"})
 _OUR_NAMES = frozenset({"img_dir", "ann_dir", "labels.txt", "dataset.json", _MARK, "train.txt", "val.txt", "test.txt"})
 
 
@@ -210,7 +211,10 @@ class PreparedFolder:
         if isinstance(self.spec, str):
             content |= {"name": self.spec, "labelled": False}
         else:
-            content |= {**dataclasses.asdict(self.spec), "labelled": True}
+            values = dataclasses.asdict(self.spec)
+            if self.spec.tile_names is None:  # scenes that were not cut have no names of tiles
+                del values["tile_names"]
+            content |= {**values, "labelled": True}
             (self.folder / "labels.txt").write_text(
                 "".join(f"{line}\n" for line in self.spec.classes), encoding="utf-8"
             )

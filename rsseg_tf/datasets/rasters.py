@@ -446,7 +446,8 @@ def _choose(
         missing = [band for band in bands if band > count]
         if missing:
             raise DataError(
-                f"{name} has no band {missing[0]} to read; it has {_listed(range(1, count + 1))}. Choose them."
+                f"{name} has no band {missing[0]} to read; its bands are {_listed(range(1, count + 1))}. "
+                "Choose among them."
             )
         return _with_mask(bands, alpha)
     if not data and (spec is None or spec.bands != count):

@@ -76,7 +76,7 @@ def image_place(path: Path, driver: str) -> ImagePlace:
 def _files_beside(path: Path) -> dict[str, Path]:
     """Returns the files with the name of an image and another suffix, by their suffixes in small letters."""
     known = {suffix for suffixes in _WORLD_SUFFIXES.values() for suffix in suffixes} | {".prj"}
-    found = {}
+    found: dict[str, Path] = {}
     for suffix in known:
         for spelled in (suffix, suffix.upper(), f".{suffix[1:].capitalize()}"):
             candidate = path.with_suffix(spelled)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from rsseg_tf.config import Config
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.engines.candidates import Candidate
-from rsseg_tf.errors import ExportError
+from rsseg_tf.errors import ExportError, NotFiniteError
 from rsseg_tf.export.publish import ACCURACY_FILE
 from rsseg_tf.export.reference import Reference, read_reference
 from rsseg_tf.export.tiles import random_tiles
-from rsseg_tf.inference import Predict
+from rsseg_tf.inference import Predict, require_finite
 from rsseg_tf.predictors import Predictor, open_predictor
 
 __all__ = ["Measured", "measure"]
@@ -83,7 +83,11 @@ def measure(
         if reference is None:
             reference = _answers(predictor, config)
         quantization = candidate.artifact.quantization if candidate.artifact else "float32"
-        lost = _differing(predictor.predict, reference.suited_to(quantization))
+        try:
+            lost = _differing(predictor.predict, reference.suited_to(quantization))
+        except (ExportError, NotFiniteError) as error:
+            found[candidate.name] = Measured(obstacle=f"gives no answer ({error})")
+            continue
         measured_drop = candidate.precision == "fp32" and candidate.name in drops
         if measured_drop:
             lost = drops[candidate.name]
@@ -106,9 +110,10 @@ def _pixel_type(spec: DatasetSpec) -> str:
 
 
 def _differing(predict: Predict, reference: Reference) -> float:
-    """Returns the share of pixels with another class, in points; all where the answer is no answer."""
-    logits = np.concatenate([predict(tile[np.newaxis]) for tile in reference.pixels])
-    if logits.shape != reference.logits.shape or not np.isfinite(logits).all():
+    """Returns the share of pixels with another class, in points; all where the answer has another shape."""
+    tiles = [tile[np.newaxis] for tile in reference.pixels]
+    logits = np.concatenate([require_finite(predict(tile), tile) for tile in tiles])
+    if logits.shape != reference.logits.shape:
         return 100.0
     return 100 * float((logits.argmax(-1) != reference.logits.argmax(-1)).mean())
 

@@ -7,10 +7,12 @@ from rsseg_tf.inference.jobs import Job, JobSettings, PredictionResult, discard_
 from rsseg_tf.inference.logits import (
     Predict,
     augmented_logits,
+    call_model,
     plain_logits,
     predict_labels,
     predict_logits,
     require_classes,
+    require_finite,
     resize_bilinear,
     slide_logits,
 )
@@ -44,6 +46,7 @@ __all__ = [
     "as_rgb",
     "attempt",
     "augmented_logits",
+    "call_model",
     "collect_images",
     "colour_table",
     "colourise",
@@ -60,6 +63,7 @@ __all__ = [
     "predict_logits",
     "predict_paths",
     "require_classes",
+    "require_finite",
     "resize_bilinear",
     "run_job",
     "slide_logits",

@@ -132,11 +132,11 @@ def _surroundings(crs: CRS, scene: Scene) -> tuple[float, float, float, float] |
         points[:, 0] = centre + (points[:, 0] - centre + turn / 2) % turn - turn / 2
         poles = np.array([(0.0, turn / 4), (0.0, -turn / 4)])
         seen = move(transformed(poles, crs, scene.crs), ~scene.transform)
-        inside = ((seen >= 0) & (seen <= (width, height))).all(axis=1)
+        inside: NDArray[np.bool_] = np.logical_and.reduce((seen >= 0) & (seen <= (width, height)), axis=1)
         if inside.any() or np.ptp(points[:, 0]) > 0.8 * turn:
             half = turn / 2 * (1 - 1e-9)
-            bottom, top = np.concatenate([points, poles[inside]])[:, 1].min(), points[:, 1].max()
-            top = max(top, turn / 4) if inside[0] else top
+            latitudes = np.concatenate([points, poles[inside]])[:, 1]
+            bottom, top = float(latitudes.min()), float(latitudes.max())
             return _with_room(crs, scene, (centre - half, bottom, centre + half, top))
     (left, bottom), (right, top) = points.min(axis=0), points.max(axis=0)
     return _with_room(crs, scene, (left, bottom, right, top))
@@ -154,7 +154,8 @@ def _with_room(crs: CRS, scene: Scene, box: tuple[float, float, float, float]) -
         return move(points if crs == scene.crs else transformed(points, crs, scene.crs), ~scene.transform)
 
     # Beyond a seam of the projection coordinates jump.
-    near = (np.abs(ends(wider) - ends(box)) < np.array(scene.size[::-1]) / 2).all(axis=1)
+    moved = np.abs(ends(wider) - ends(box))
+    near: NDArray[np.bool_] = np.logical_and.reduce(moved < np.array(scene.size[::-1]) / 2, axis=1)
     result = [wider[side] if near[side] else box[side] for side in range(4)]
     if crs.is_geographic:
         quarter = np.pi / 2 / crs.units_factor[1]

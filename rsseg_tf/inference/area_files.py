@@ -81,13 +81,9 @@ def _read(path: Path, stamp: tuple[int, int]) -> Area:
         with warnings.catch_warnings(), plain_path(path, suffix, whole_family=driver == "ESRI Shapefile") as plain:
             warnings.simplefilter("ignore")  # it warns of rings that are not closed, and of further layers
             layers = _read_layers(path, f"GeoJSON:{plain}" if driver == "GeoJSON" else plain, driver)
-        found = [
-            (layer, _polygons(shapely.from_wkb(wkb, on_invalid="fix")), crs) for layer, wkb, crs in layers if len(wkb)
-        ]
+        found = [(layer, _polygons(_geometries(path, wkb)), crs) for layer, wkb, crs in layers if len(wkb)]
     except (RuntimeError, OSError, ValueError, shapely.errors.ShapelyError) as error:  # pyogrio's are RuntimeErrors
-        raise DataError(
-            f"{path} cannot be read as polygons: {reason(error)}. Give the area as {_KNOWN}."
-        ) from error
+        raise DataError(f"{path} cannot be read as polygons: {reason(error)}. Give the area as {_KNOWN}.") from error
     found = [(layer, polygons, crs) for layer, polygons, crs in found if len(polygons)]
     if not found:
         raise DataError(f"{path} holds no polygon; the area to predict must be drawn as polygons.")
@@ -148,13 +144,27 @@ def _read_layers(path: Path, plain: str, driver: str) -> list[tuple[str, NDArray
     return layers
 
 
+def _geometries(path: Path, wkb: NDArray[Any]) -> NDArray[Any]:
+    """Returns geometries; rings that are not closed are."""
+    shapely = require("shapely", "vector")
+    with np.errstate(invalid="ignore"):
+        geometries: NDArray[Any] = shapely.from_wkb(wkb, on_invalid="fix")
+    lost = sum(one is not None and two is None for one, two in zip(wkb, geometries, strict=True))
+    if lost:
+        raise DataError(
+            f"{path} holds {lost} geometries with too few points or with coordinates that are not finite numbers. Draw "
+            "them anew."
+        )
+    return geometries
+
+
 def _polygons(geometries: NDArray[Any]) -> NDArray[Any]:
     """Returns the polygons among geometries and inside of collections that are not empty."""
     shapely = require("shapely", "vector")
     parts = geometries[~shapely.is_missing(geometries)]
     while (shapely.get_type_id(parts) > 3).any():  # multi-geometries and collections, which may hold collections
         parts = shapely.get_parts(parts)
-    result: NDArray[Any] = parts[(shapely.get_type_id(parts) == 3) & ~shapely.is_empty(parts)]
+    result: NDArray[Any] = shapely.force_2d(parts[(shapely.get_type_id(parts) == 3) & ~shapely.is_empty(parts)])
     return result
 
 
@@ -180,6 +190,6 @@ def _check_coordinates(path: Path, polygons: NDArray[Any], crs: CRS | None) -> N
     if furthest[1] > turn / 4 * (1 + 1e-6) or furthest[0] > 1.5 * turn:
         raise DataError(
             f"{path} says that it is in {crs.to_string()[:60]}, but holds coordinates up to {furthest[0]:.7g}, "
-            f"{furthest[1]:.7g}; longitudes within {turn / 2:g} and latitudes within {turn / 4:g} are expected. Save it "
-            "with its true CRS, longitude first."
+            f"{furthest[1]:.7g}; longitudes within {turn / 2:g} and latitudes within {turn / 4:g} are expected. "
+            "Save it with its true CRS, longitude first."
         )

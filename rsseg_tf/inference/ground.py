@@ -25,7 +25,7 @@ __all__ = ["PixelAreas", "move", "own_degrees", "pixel_areas", "pixel_size", "tr
 _TRUE_ENOUGH = 0.0025
 _NODES = 9
 """Places along each side of a scene where its plane is compared with the ground."""
-_STEP_DEGREES = 0.5
+_STEP_DEGREES = 0.1
 _STEP_PIXELS = 64
 """Areas are worked out at nodes that lie no further apart than this, and interpolated between them."""
 _LEAST_DISTANCE_M = 100.0
@@ -96,7 +96,7 @@ class PixelAreas:
         found = _interpolated(window, self.step, self.transform, self.crs)
         if not np.isfinite(found).all():
             found = _interpolated(window, max(self.step // 8, 1), self.transform, self.crs)
-        return np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
+        return np.nan_to_num(found, nan=0.0)
 
 
 def pixel_areas(size: tuple[int, int], transform: Affine, crs: CRS | None) -> PixelAreas:
@@ -134,14 +134,17 @@ def pixel_areas(size: tuple[int, int], transform: Affine, crs: CRS | None) -> Pi
 
 
 def _interpolated(window: Window, step: int, transform: Affine, crs: CRS) -> NDArray[np.float64]:
-    """Returns the areas of a window's pixels, worked out at nodes and linear between them."""
+    """Returns the areas of a window's pixels, linear between nodes; NaN far from all that have a place on Earth."""
     rows, to_rows = _nodes(window.y0, window.y1, step)
     columns, to_columns = _nodes(window.x0, window.x1, step)
     down, right = _sides(_grid(columns, rows), transform, crs)
     areas = np.linalg.norm(np.cross(down, right), axis=1).reshape(len(rows), len(columns))
-    with np.errstate(invalid="ignore"):
-        found: NDArray[np.float64] = to_rows @ areas @ to_columns.T
-    return found
+    known = np.isfinite(areas)
+    found: NDArray[np.float64] = to_rows @ np.where(known, areas, 0.0) @ to_columns.T
+    if known.all():
+        return found
+    share = to_rows @ known @ to_columns.T
+    return np.divide(found, share, out=np.full(share.shape, np.nan), where=share > 0)
 
 
 def _nodes(first: int, last: int, step: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -159,9 +162,7 @@ def _grid(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]
     return np.stack([columns.ravel(), rows.ravel()], axis=1)
 
 
-def _sides(
-    places: NDArray[np.float64], transform: Affine, crs: CRS
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _sides(places: NDArray[np.float64], transform: Affine, crs: CRS) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns the steps down and to the right by one pixel as vectors in space, `(n, 3)` each, in metres.
 
     Central differences around `(n, 2)` places. Where one of the points lies nowhere on Earth, the vectors are not
@@ -232,7 +233,7 @@ def _longlat(crs: CRS) -> tuple[CRS, float, float] | None:
     for version in ("WKT2_2019", None):
         try:
             match = _ELLIPSOID.search(crs.to_wkt(version=version) if version else crs.to_wkt())
-        except Exception:
+        except Exception:  # not every CRS has each form, and GDAL's error has no public type
             continue
         if match is not None:
             break

@@ -9,9 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
-from rasterio.errors import RasterioError
-
 from rsseg_tf.datasets.finding import LeftOut, find_images
 from rsseg_tf.datasets.gdal import open_raster
 from rsseg_tf.datasets.images import image_header
@@ -19,7 +16,7 @@ from rsseg_tf.datasets.listing import read_list
 from rsseg_tf.datasets.rasters import raster_driver
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.datasets.vrt import vrt_size
-from rsseg_tf.errors import ConfigError, DataError, RssegError
+from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, reason
 from rsseg_tf.inference.decoding import check_review_value
 from rsseg_tf.inference.jobs import RESULT_FOLDERS, Job, JobSettings, PredictionResult, clear_leftovers, run_job
 from rsseg_tf.inference.logits import Predict
@@ -204,23 +201,27 @@ class Run:
         """
         for job, result in self.todo():
             if result is None:
-                result = attempt(job, self.settings, predict, advance)
-                result = self.record(job, result)
+                result = self.record(job, attempt(job, self.settings, predict, advance))
             yield job, result
 
 
 def attempt(
     job: Job, settings: JobSettings, predict: Predict, advance: Callable[[Job, int], None] | None = None
 ) -> PredictionResult:
-    """Does a job; what goes wrong with its image becomes the result's error, in one line. See `run_job`."""
+    """Does a job; what goes wrong with its image becomes the result's error, in one line. See `run_job`.
+
+    One image never ends a run, whatever exception it raises; only an interrupt does.
+    """
     try:
         return run_job(job, settings, predict, advance)
-    except (RssegError, OSError, RasterioError, cv2.error, MemoryError) as error:
-        return PredictionResult(job.path, error=" ".join(str(error).split()) or type(error).__name__)
+    except INTERRUPTS:
+        raise
+    except BaseException as error:  # libraries in other languages raise what is no Exception
+        return PredictionResult(job.path, error=reason(error))
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Returns the (height, width) that a file says it has; zeros for one that says nothing sensible."""
+    """Returns the (height, width) that a file says it has; zeros for one that says nothing sensible, or that fails."""
     try:
         driver = raster_driver(path)
         if driver is None:
@@ -230,7 +231,7 @@ def image_size(path: Path) -> tuple[int, int]:
             return vrt_size(path)
         with open_raster(path, driver) as source:
             return source.height, source.width
-    except (RssegError, OSError):
+    except Exception:  # the job itself will say what is wrong with the file
         return 0, 0
 
 

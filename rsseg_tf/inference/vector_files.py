@@ -6,6 +6,7 @@ import contextlib
 import math
 import re
 import sqlite3
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,18 +225,21 @@ class _Writer:
             np.array([round(feature.confidence, 9) for feature in batch], np.float64),
         ]
         crs = self._crs if self._degrees is None else self._degrees
-        pyogrio.raw.write(
-            self._plain,
-            geometry=shapely.to_wkb(geometries),
-            field_data=columns,
-            fields=list(_FIELDS if self._in_metres else _FIELDS_IN_PIXELS),
-            layer=self._layer,
-            driver=self._driver,
-            geometry_type="Polygon" if self._degrees is None else "Unknown",
-            crs=None if crs is None else _wkt(crs),
-            append=append,
-            layer_options=self._options or None,
-        )
+        with warnings.catch_warnings():
+            if crs is None:  # of which the image's note tells
+                warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
+            pyogrio.raw.write(
+                self._plain,
+                geometry=shapely.to_wkb(geometries),
+                field_data=columns,
+                fields=list(_FIELDS if self._in_metres else _FIELDS_IN_PIXELS),
+                layer=self._layer,
+                driver=self._driver,
+                geometry_type="Polygon" if self._degrees is None else "Unknown",
+                crs=None if crs is None else _wkt(crs),
+                append=append,
+                layer_options=self._options or None,
+            )
 
     def _in_degrees(self, polygon: Any) -> Any:
         """Brings a polygon from pixels to longitude and latitude, cut where it crosses the date line."""
@@ -312,7 +316,7 @@ def _cut_at_date_line(polygon: Any) -> Any:
         part = shapely.intersection(whole, shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90))
         moved = shapely.transform(part, lambda points, by=360 * turn: points - (by, 0))
         parts += [piece for piece in shapely.get_parts(moved) if piece.geom_type == "Polygon"]
-    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+    return shapely.union_all(parts)  # around a pole, parts meet where the ring begins
 
 
 def _wkt(crs: CRS) -> str:
@@ -333,4 +337,6 @@ def _check_whole(plain: str, path: Path) -> None:
                 raise OSError("its end is missing, probably for want of space")
     else:
         pyogrio = require("pyogrio", "vector")
-        pyogrio.raw.read(plain, layer=layer_name(path.stem) if suffix == ".gpkg" else None, skip_features=0, max_features=1)
+        pyogrio.raw.read(
+            plain, layer=layer_name(path.stem) if suffix == ".gpkg" else None, skip_features=0, max_features=1
+        )

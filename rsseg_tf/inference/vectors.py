@@ -272,7 +272,7 @@ class _Groups:
         pixels = np.bincount(ids.ravel(), minlength=count)
         confidence = np.bincount(ids.ravel(), weights=stored.ravel(), minlength=count)
         if isinstance(areas, float):
-            area = pixels * areas
+            area: NDArray[Any] = pixels * areas
         else:
             area = np.bincount(ids.ravel(), weights=areas.ravel(), minlength=count)
         _, places = np.unique(ids, return_index=True)

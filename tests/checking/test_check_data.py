@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import rasterio
 
 from rsseg_tf.checking import KINDS, check_data, target_from_config, target_from_folder
 from rsseg_tf.config import load_config
@@ -74,6 +75,12 @@ def as_tiffs(root: Path, change: Callable[[np.ndarray], np.ndarray], **profile: 
 def replace_image(root: Path, name: str, pixels: np.ndarray, **profile: object) -> None:
     """Makes one image a TIFF under its old name; the kind of a file is told by its bytes."""
     write_tiff(root / "x.tif", pixels, **profile).rename(root / name)
+
+
+def mark(path: Path, *colours: str) -> None:
+    """Marks the bands of a TIFF."""
+    with rasterio.open(path, "r+") as target:
+        target.colorinterp = [rasterio.enums.ColorInterp[colour] for colour in colours]
 
 
 def palette_label(root: Path) -> None:
@@ -170,7 +177,8 @@ CASES: dict[str, Case] = {
         lambda r: (r / IMAGE).write_text("no image"), ("file-unreadable",), T, (IMAGE,), "is not a PNG, JPEG or TIFF"
     ),
     "band-count": Case(
-        lambda r: write(r / IMAGE, picture(1, bands=4)), ("band-count",), T, (IMAGE,), "has 4 bands; 3 are expected"
+        lambda r: replace_image(r, IMAGE, picture(1, bands=5)), ("band-count",), T, (IMAGE,),
+        "has 5 bands; 3 are expected",
     ),
     "band-count, grey": Case(
         lambda r: write(r / IMAGE, picture(1)[..., 0]), ("band-count",), T, (IMAGE,), "has 1 band; 3 are expected"
@@ -181,7 +189,11 @@ CASES: dict[str, Case] = {
     ),
     "pixel-type, complex": Case(
         lambda r: replace_image(r, IMAGE, picture(1).astype(np.complex64)), ("pixel-type",), T, (IMAGE,),
-        "holds complex64 pixels",
+        "holds complex64 values; real numbers are needed",
+    ),
+    "image-reading": Case(
+        lambda r: (replace_image(r, IMAGE, picture(1)), mark(r / IMAGE, "blue", "green", "red")), ("image-reading",), T,
+        (IMAGE,), "its bands are marked blue, green, red, those of 'custom' are not known by name",
     ),
     "not-finite": Case(
         lambda r: (
@@ -195,19 +207,19 @@ CASES: dict[str, Case] = {
             as_tiffs(r, lambda pixels: pixels.astype(np.float32)),
             write_tiff(
                 r / "images/train_1.tif",
-                np.where(np.arange(SIZE)[:, None, None] < 9, np.float32(-9999), picture(1)), nodata=-9999,
+                np.where(np.arange(SIZE)[:, None, None] < 9, np.float32(1e20), picture(1)),
             ),
         ),
-        ("nodata-values",), T, ("images/train_1.tif",), rf"holds its nodata value -9999 {9 * SIZE * 3} times",
+        ("nodata-values",), T, ("images/train_1.tif",), rf"holds 1\.00000002e\+20 {9 * SIZE * 3} times and does not",
     ),
-    "nodata-values, not declared": Case(
+    "nodata-values, far below": Case(
         lambda r: (
             as_tiffs(r, lambda pixels: pixels.astype(np.int16)),
             write_tiff(
-                r / "images/train_1.tif", np.where(np.arange(SIZE)[:, None, None] < 9, np.int16(-9999), picture(1))
+                r / "images/train_1.tif", np.where(np.arange(SIZE)[:, None, None] < 9, np.int16(-777), picture(1))
             ),
         ),
-        ("nodata-values",), T, ("images/train_1.tif",), "reaches -9999, further below 0 than max_value 300 is above",
+        ("nodata-values",), T, ("images/train_1.tif",), "reaches -777, further below 0 than max_value 300 is above",
         ("dataset.max_value=300.0",),
     ),
     "value-range": Case(

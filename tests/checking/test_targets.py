@@ -13,7 +13,7 @@ from rsseg_tf.checking import Target, check_data, target_from_config, target_fro
 from rsseg_tf.config import load_config
 from rsseg_tf.datasets import generate_synthetic, prepare_unlabelled
 from rsseg_tf.errors import DataError
-from tests.checking.scenes import check_folder, codes, ids, picture, write, write_config, write_sound
+from tests.checking.scenes import check_folder, codes, ids, picture, write, write_config, write_sound, write_tiff
 
 
 def write_pairs(root: Path, pairs: dict[str, str], first: int = 0) -> Path:
@@ -130,12 +130,12 @@ def test_no_weights_are_suggested_where_an_ignored_id_lies_among_the_classes(tmp
 def test_images_unlike_the_others_are_found_without_a_spec(tmp_path: Path) -> None:
     root = write_sound(tmp_path)
     sound = check_folder(root).splits[0].moments
-    write(root / "images/extra.png", picture(0, bands=4))
+    write_tiff(root / "images/extra.png", picture(0, bands=5))
     with (root / "train.txt").open("a") as file:
         file.write("images/extra.png labels/train_0.png\n")
     report = check_folder(root)
     assert codes(report) == ["band-count", "label-reused"]
-    assert "has 4 bands; most images have 3" in report.findings[0].message
+    assert "has 5 bands; most images have 3" in report.findings[0].message
     assert report.splits[0].moments == sound, "statistics are those of the images that are alike"
 
 

@@ -14,20 +14,22 @@ from rasterio.transform import Affine
 
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.inference import OutputOptions, SceneOptions, open_scene, predict_paths
-from rsseg_tf.inference.vectors import Legend, _features, _write, regions
+from rsseg_tf.inference.ground import pixel_areas
+from rsseg_tf.inference.vector_files import VectorPlace, write_features
+from rsseg_tf.inference.vectors import Legend, _features, regions
 from tests.inference.scenes import COSINE, PLACE, SPEC, noise, pointwise, predict_one, read_band, write_scene
 
 shapely = pytest.importorskip("shapely", reason="the extra `vector` is not installed")
 pyogrio = pytest.importorskip("pyogrio", reason="the extra `vector` is not installed")
 
 
-def region_list(folder, labels, *, tile=16, simplify=0.0, confidence=None, ignored=255):
+def region_list(folder, labels, *, tile=16, simplify=0.0, confidence=None, ignored=255, areas=None):
     """Writes labels (and confidence) and returns their regions."""
     stored = np.full(labels.shape, 200, np.uint8) if confidence is None else confidence
     one = write_scene(folder / "labels.tif", labels[np.newaxis])
     other = write_scene(folder / "confidence.tif", stored[np.newaxis])
     with rasterio.open(one) as label_map, rasterio.open(other) as confidence_map:
-        return list(regions(label_map, confidence_map, ignored, simplify=simplify, tile=tile))
+        return list(regions(label_map, confidence_map, ignored, simplify=simplify, tile=tile, areas=areas))
 
 
 def random_labels(height, width, classes, seed):
@@ -125,12 +127,12 @@ def test_areas_are_metres_on_the_ground(tmp_path):
     """A pixel is a quarter of a square metre in UTM; in degrees and in Web Mercator the ellipsoid decides."""
     labels = np.zeros((20, 30), np.uint8)
     labels[:, 10:] = 1
-    found = region_list(tmp_path, labels)
 
     def areas(crs, transform):
         path = write_scene(tmp_path / "scene.tif", labels[np.newaxis], crs=crs, transform=transform)
         with open_scene(path) as scene:
-            return [feature.area for feature in _features(found, scene, 0.0)]
+            found = region_list(tmp_path, labels, areas=pixel_areas(scene.size, scene.transform, scene.crs))
+            return [feature.area for feature in _features(found, Legend({0: "a", 1: "b"}, 255), 0.0)]
 
     assert areas("EPSG:32750", PLACE) == pytest.approx([50.0, 100.0])
     assert areas("EPSG:2263", Affine(10, 0, 1e6, 0, -10, 2e5)) == pytest.approx([200 * 9.2903412, 400 * 9.2903412])
@@ -141,7 +143,7 @@ def test_areas_are_metres_on_the_ground(tmp_path):
     eccentricity2 = (2 - 1 / 298.257223563) / 298.257223563
     curvature = 1 - eccentricity2 * np.sin(latitude) ** 2
     strips = 6378137.0**2 * (1 - eccentricity2) / curvature**2 * np.cos(latitude) * np.radians(1 / 10_000)
-    assert sum(degrees) == pytest.approx(strips.sum() * np.radians(3), rel=1e-9)
+    assert sum(degrees) == pytest.approx(strips.sum() * np.radians(3), rel=1e-6)
     # The same ground in Web Mercator.
     west, south, east, north = rasterio.warp.transform_bounds("EPSG:4326", "EPSG:3857", 10, 50, 13, 51)
     place = Affine((east - west) / 30, 0, west, 0, (south - north) / 20, north)
@@ -198,17 +200,18 @@ def test_small_polygons_are_left_out_and_doubtful_ones_are_named(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["gpkg", "geojson", "fgb"])
 def test_many_batches_and_none_at_all(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr("rsseg_tf.inference.vectors._BATCH", 7)
+    monkeypatch.setattr("rsseg_tf.inference.vector_files._BATCH", 7)
     labels = random_labels(30, 30, 3, 1)
     found = region_list(tmp_path, labels)
     scene_path = write_scene(tmp_path / "scene.tif", labels[np.newaxis])
     legend = Legend({0: "a", 1: "b", 2: "c"}, 255)
     with open_scene(scene_path) as scene:
+        place = VectorPlace(scene.size, scene.transform, scene.crs)
         path = tmp_path / f"many.{suffix}"
-        _write(path, path, _features(found, scene, 0.0), scene.crs, legend)
+        write_features(path, _features(found, legend, 0.0), place, in_metres=True)
         assert len(pyogrio.raw.read(path)[2]) == len(found) > 14
         path = tmp_path / f"none.{suffix}"
-        _write(path, path, [], scene.crs, legend)
+        write_features(path, [], place, in_metres=True)
         assert len(pyogrio.raw.read(path)[2]) == 0
 
 

@@ -179,7 +179,7 @@ def test_a_wrong_label_found_while_training_keeps_its_message(tmp_path: Path) ->
     label[3, 3] = 7
     cv2.imwrite(str(train_samples[2].label), label)
     with pytest.raises(
-        DataError, match=r"train_2_label\.png holds the ids 7; the dataset 'custom' allows 0\.\.1 and 255"
+        DataError, match=r"train_2_label\.png holds the ids 7; the dataset 'data' allows 0\.\.1 and 255"
     ):
         train(config, tmp_path / "out", train_samples)
 
