@@ -219,11 +219,6 @@ def hold(path: Path) -> Held | None:
     return Held(lock)
 
 
-def readable_name(path: str | Path) -> str:
-    r"""Returns a path as text that can be written anywhere: bytes that are no UTF-8 come as ``\xe9``."""
-    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def walk_files(
     folder: Path,
     *,
