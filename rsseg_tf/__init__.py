@@ -4,15 +4,24 @@ Everything that a program or a notebook starts from can be had from here:
 
     from rsseg_tf import backbones, build_model, load_config, segmentors
 
-It is loaded at its first use, so that ``import rsseg_tf`` takes no time.
+It is loaded at its first use, so that ``import rsseg_tf`` takes no time. Layers are known to Keras as soon as both are
+imported, in whatever order, so that ``keras.saving.load_model`` reads a model that was saved with them.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from typing import TYPE_CHECKING, Any
 
+from rsseg_tf.environment import mend_environment
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
     from rsseg_tf import backbones, losses, segmentors
     from rsseg_tf.build import build_model
     from rsseg_tf.config import load_config
@@ -40,3 +49,48 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _register_layers() -> None:
+    """Imports the modules that define layers, which registers them with Keras."""
+    for name in ("rsseg_tf.layers", "rsseg_tf.segmentors"):
+        try:
+            importlib.import_module(name)
+        except ImportError:  # this very module is the one that imports Keras; it registers its layers by itself
+            return
+
+
+class _AfterKeras:
+    """Registers the layers when Keras is imported; until then nothing is loaded."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Finds Keras as everybody else does, and once only."""
+        if fullname != "keras":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            loader = spec.loader
+            execute = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                _register_layers()
+
+            loader.exec_module = exec_module  # type: ignore[method-assign]  # of this one import
+        return spec
+
+
+def _tell(line: str) -> None:
+    import logging
+
+    logging.getLogger(__name__).warning(line)
+
+
+mend_environment(_tell)
+if "keras" in sys.modules:
+    _register_layers()
+else:
+    sys.meta_path.insert(0, _AfterKeras())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import keras
 
@@ -13,7 +13,7 @@ from rsseg_tf.config import Config, PretrainConfig
 from rsseg_tf.config import pretrain as pretrain_schema
 from rsseg_tf.config.schema import Backbone, C2FNet, Loss, Mixed, Model, PixelContrast
 from rsseg_tf.datasets import DatasetSpec
-from rsseg_tf.errors import ConfigError
+from rsseg_tf.errors import ConfigError, WeightsError
 from rsseg_tf.segmentors.c2fnet import window_labels
 from rsseg_tf.ssl.queue import check_queue
 
@@ -34,6 +34,8 @@ __all__ = [
     "weight_names",
 ]
 
+_Names = TypeVar("_Names", bound=Callable[..., dict[str, str]])
+
 BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "resnet18": backbones.resnet18,
     "resnet50": backbones.resnet50,
@@ -46,7 +48,8 @@ BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "mobilenet_v3_large": backbones.mobilenet_v3_large,
     "mobilenet_v3_small": backbones.mobilenet_v3_small,
 }
-# Names of the original's tensors, from the names of a backbone's tensors and the section of the model.
+# Names of the original's tensors, from the names of a backbone's tensors and the section of the model. One without
+# released weights needs none.
 BACKBONE_NAMES: dict[str, Callable[[], dict[str, str]]] = {
     "resnet18": lambda: weights.resnet_names((2, 2, 2, 2), bottleneck=False),
     "resnet50": weights.resnet_names,
@@ -191,8 +194,12 @@ def _check_memory(section: pretrain_schema.Method, batch: int, share: int) -> No
 
 
 def backbone_names(section: Backbone) -> dict[str, str]:
-    """Returns the names of the tensors in released weights of a backbone, each with the path of our variable."""
-    return BACKBONE_NAMES[section.name]()
+    """Returns the names of the tensors in released weights of a backbone, each with the path of our variable.
+
+    Raises:
+        WeightsError: when there is no map of them.
+    """
+    return _map_of(BACKBONE_NAMES, section.name, "BACKBONE_NAMES")()
 
 
 def weight_names(section: Model) -> dict[str, str]:
@@ -200,8 +207,20 @@ def weight_names(section: Model) -> dict[str, str]:
 
     For c2fnet these are the fine model's; the coarse model's are `weight_names(section.coarse)`, with paths that lie
     under `coarse/`.
+
+    Raises:
+        WeightsError: when there is no map of them.
     """
-    return SEGMENTOR_NAMES[section.name](backbone_names(section.backbone), section)
+    return _map_of(SEGMENTOR_NAMES, section.name, "SEGMENTOR_NAMES")(backbone_names(section.backbone), section)
+
+
+def _map_of(table: dict[str, _Names], name: str, table_name: str) -> _Names:
+    if name not in table:
+        raise WeightsError(
+            f"There is no map of released weights for {name}, only for {', '.join(table)}. Leave `pretrained` out, or "
+            f"add a map to {table_name} in rsseg_tf/build.py."
+        )
+    return table[name]
 
 
 class HeadLoss(Protocol):

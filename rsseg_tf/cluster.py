@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rsseg_tf.errors import ConfigError
+from rsseg_tf.errors import INTERRUPTS, ConfigError, reason
 from rsseg_tf.extras import require
 from rsseg_tf.inference import Job, JobSettings, Predict, PredictionResult, Run, attempt, discard_partial
 
@@ -53,7 +53,9 @@ def predict_on_cluster(
     for job, result in run.todo():
         if result is None:
             if not run.settings.scenes.resume:
-                discard_partial(job, run.settings)  # what an earlier run has left counts on resume only
+                # What an earlier run has left counts on resume only; a name that cannot be removed fails its own job.
+                with contextlib.suppress(OSError, ValueError):
+                    discard_partial(job, run.settings)
             waiting.append(job)
             continue
         results[job] = result
@@ -94,7 +96,7 @@ def _client(distributed: ModuleType, address: str | None, workers: int) -> Itera
             client = distributed.Client(address)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"no Dask scheduler answers at {address}: {error}. Start one, or use --dask local."
+                f"no Dask scheduler answers at {address}: {reason(error)}. Start one, or use --dask local."
             ) from error
         yield stack.enter_context(client)
 
@@ -107,18 +109,26 @@ def _opened(model: bytes) -> Predict:
 
 
 def _do(job: Job, settings: JobSettings, model: bytes) -> PredictionResult:
-    """Does a job, in a worker."""
-    return attempt(job, settings, _opened(model))
+    """Does a job, in a worker. One that cannot open the model fails the images that it is given, not the run."""
+    try:
+        predict = _opened(model)
+    except INTERRUPTS:
+        raise
+    except BaseException as error:
+        return PredictionResult(job.path, error=f"the model cannot be opened in a worker: {reason(error)}")
+    return attempt(job, settings, predict)
 
 
 def _result(job: Job, task: Any) -> PredictionResult:
-    """Returns the result of a task; a mistake in the program is raised here as it was there."""
+    """Returns the result of a task; whatever kept it from having one is the image's error."""
     killed = require("distributed.scheduler", "cluster").KilledWorker
     try:
         result: PredictionResult = task.result()
     except killed as error:
-        reason = (
-            f"the workers that tried it died one after the other, probably for want of memory ({error.last_worker})"
-        )
-        return PredictionResult(job.path, error=reason)
+        why = f"the workers that tried it died one after the other, probably for want of memory ({error.last_worker})"
+        return PredictionResult(job.path, error=why)
+    except INTERRUPTS:
+        raise
+    except BaseException as error:  # such as a lost connection to the scheduler
+        return PredictionResult(job.path, error=reason(error))
     return result

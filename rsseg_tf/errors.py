@@ -9,19 +9,23 @@ The command line prints the message alone and exits with code 2; a traceback mea
     ├── TrainingError  a training run that cannot go on (a loss that is not finite)
     ├── WeightsError   checkpoints and released weights
     ├── ExportError    SavedModel, TFLite and ONNX artifacts
-    └── ServingError   requests to a model server
+    ├── ServingError   requests to a model server
+    └── NotFiniteError a model that answers with NaN or infinity
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 __all__ = [
+    "INTERRUPTS",
     "ConfigError",
     "DataError",
     "ExportError",
+    "NotFiniteError",
     "RssegError",
     "ServingError",
     "TrainingError",
@@ -59,6 +63,26 @@ class ServingError(RssegError):
     """A model server refused a request or gave a wrong answer."""
 
 
+class NotFiniteError(RssegError):
+    """A model answered with values that are not finite, from which no class follows.
+
+    Attributes:
+        index: which image of the batch.
+    """
+
+    def __init__(self, message: str, index: int = 0) -> None:
+        super().__init__(message)
+        self.index = index
+
+    def __reduce__(self) -> tuple[type[NotFiniteError], tuple[str, int]]:
+        """Lets a worker process send it."""
+        return type(self), (str(self), self.index)
+
+
+INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+"""What ends a run of many images: somebody's wish. Whatever else one image raises is that image's error."""
+
+
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Returns `` Did you mean 'x'?`` for the allowed name nearest to `name`, or an empty string."""
     near = get_close_matches(name, list(allowed), n=1)
@@ -89,12 +113,27 @@ def reason(error: BaseException) -> str:
             found.append(words)
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     line = ": ".join(found) or type(error).__name__
+    line += _misled(line)
     return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 1] + "…"
+
+
+# Variables by which another GIS in the environment misleads PROJ, and how PROJ complains.
+_PROJ_VARIABLES = ("PROJ_DATA", "PROJ_LIB")
+_PROJ_COMPLAINTS = re.compile(r"proj\.db|PROJ: |EPSG code is unknown", re.IGNORECASE)
+
+
+def _misled(line: str) -> str:
+    """Returns what to unset in the environment, for a failure that comes from there."""
+    given = [f"{name}={os.environ[name]}" for name in _PROJ_VARIABLES if os.environ.get(name)]
+    if not given or not _PROJ_COMPLAINTS.search(line):
+        return ""
+    return f" (set in the environment: {', '.join(given)}; unset it if it belongs to another GIS)"
 
 
 def _words(error: BaseException) -> str:
     """Returns what one exception says, in one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = _without_preamble(text)
     text = " ".join(_POINTERS.sub("", text).split()).rstrip(".: ")
     known = isinstance(error, RssegError | OSError) or type(error).__module__.partition(".")[0] in (
         "rasterio",
@@ -103,3 +142,29 @@ def _words(error: BaseException) -> str:
     if known:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+# Where TensorFlow and Keras say in which layer, node and line of the program something happened, around the cause.
+_GRAPH_PREAMBLE = re.compile(
+    r"^(Graph execution error:|Detected at node|Exception encountered when calling|Node: '|  \s*File )"
+)
+_GRAPH_NODE = re.compile(r"\[\[.*?\]\]|\{\{(function_node|node) .*?\}\}|\[Op:[^\]]*\]( name: *)?|\x1b\[[0-9;]*m")
+_GRAPH_TAIL = re.compile(
+    r"\n\s*(Arguments received by |Errors may have originated from|Input Source operations|Original stack trace|"
+    r"Function call stack|Call arguments received)",
+)
+_ROOT_ERRORS = re.compile(r"^\d+ root error\(s\) found\.\s*\(0\) [A-Z_]+: (.*?)(?=\s*\(1\) |\Z)", re.DOTALL)
+
+
+def _without_preamble(text: str) -> str:
+    """Returns what an error of TensorFlow or Keras says without the stack and the nodes that surround it."""
+    text = _GRAPH_TAIL.split(text, maxsplit=1)[0]
+    if _GRAPH_PREAMBLE.match(text):
+        lines = text.splitlines()
+        stack = max((i for i, line in enumerate(lines) if _GRAPH_PREAMBLE.match(line)), default=-1)
+        # The line below a file's is the program's own, further in.
+        kept = [line for i, line in enumerate(lines) if i > stack and not (i == stack + 1 and line.startswith("    "))]
+        text = "\n".join(kept).strip() or text
+    text = _GRAPH_NODE.sub("", text)
+    several = _ROOT_ERRORS.match(text.strip())
+    return several[1] if several else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,9 @@ import numpy as np
 from rsseg_tf.config import Config
 from rsseg_tf.config.schema import CustomDataset, Dataset
 from rsseg_tf.data import SampleReader
-from rsseg_tf.datasets import TILE_NAME_PATTERNS, TILE_NAMES, DatasetSpec, Sample, read_description
-from rsseg_tf.errors import DataError
+from rsseg_tf.datasets import TILE_NAME_PATTERNS, DatasetSpec, Sample, read_description
+from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
+from rsseg_tf.errors import INTERRUPTS, DataError, RssegError, reason
 from rsseg_tf.inference import InferenceOptions, Predict, predict_labels, predict_logits, require_classes
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix, count_ignored
 from rsseg_tf.protocols import PROTOCOLS, Protocol
@@ -36,22 +38,37 @@ class Evaluation:
         spec: Classes, ignored id and statistics.
         samples: Images with labels.
         scenes: The same by the scene that they were cut from; empty where the protocol does not stitch.
+        trust: How large images may be, and what a VRT may name.
     """
 
     protocol: Protocol
     spec: DatasetSpec
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     scenes: tuple[TiledScene, ...] = ()
+    trust: Trust = TRUSTING_NOBODY
 
     def run(
-        self, predict: Predict, options: InferenceOptions, *, observe: Observer | None = None
+        self,
+        predict: Predict,
+        options: InferenceOptions,
+        *,
+        observe: Observer | None = None,
     ) -> SegmentationScores:
         """Predicts every sample and counts as the protocol says; see `evaluate` and `evaluate_stitched`."""
         if self.protocol.stitched:
-            scores = evaluate_stitched(predict, self.scenes, self.spec, options, observe=observe)
+            scores = evaluate_stitched(predict, self.scenes, self.spec, options, observe=observe, trust=self.trust)
         else:
-            scores = evaluate(predict, self.samples, self.spec, options, observe=observe)
+            scores = evaluate(predict, self.samples, self.spec, options, observe=observe, trust=self.trust)
         return dataclasses.replace(scores, left_out=self.protocol.left_out)
+
+    def read_once(self) -> None:
+        """Reads every sample, as an evaluation does, so that a damaged one is known before hours of training.
+
+        Raises:
+            DataError: for a file that is unreadable or does not fit the dataset.
+        """
+        for _ in read_ahead(SampleReader(self.samples, self.spec), len(self.samples)):
+            pass
 
     @property
     def summary(self) -> str:
@@ -95,7 +112,7 @@ def plan_evaluation(config: Config, samples: Sequence[Sample]) -> Evaluation:
     if protocol.labels is not None:
         _require_labels(protocol, protocol.labels, dataset)
     scenes = find_scenes(samples, _tile_names(protocol, dataset)) if protocol.stitched else ()
-    return Evaluation(protocol, dataset.spec, tuple(samples), scenes)
+    return Evaluation(protocol, dataset.spec, samples, scenes, config.data.trust)
 
 
 def evaluate(
@@ -105,6 +122,7 @@ def evaluate(
     options: InferenceOptions,
     *,
     observe: Observer | None = None,
+    trust: Trust = TRUSTING_NOBODY,
 ) -> SegmentationScores:
     """Predicts every sample at its own size and counts the pixels: protocol `seed`.
 
@@ -113,17 +131,20 @@ def evaluate(
         samples: images with labels.
         spec: classes, ignored id and statistics.
         options: scales, flips and sliding windows.
-        observe: called with (index, image, label, prediction) after each sample; image in its own type.
+        observe: called with (index, image, label, prediction) after each sample; image in its own type. Where the
+            image has no data, the label is the ignored id.
+        trust: how large images may be, and what a VRT may name.
 
     Raises:
         DataError: for a file that is unreadable or does not fit the dataset.
     """
     counts = np.zeros((spec.num_classes, spec.num_classes), np.int64)
     ignored = 0
-    for index, (image, label) in enumerate(read_ahead(SampleReader(samples, spec), len(samples))):
-        prediction = predict_labels(predict, image, spec, options)
-        counts += confusion_matrix(label, prediction, spec.num_classes, spec.ignore_index)
-        ignored += count_ignored(label, spec.ignore_index)
+    for index, (image, label) in enumerate(read_ahead(_reader(samples, spec, trust), len(samples))):
+        with _naming(samples[index]):
+            prediction = predict_labels(predict, image, spec, options)
+            counts += confusion_matrix(label, prediction, spec.num_classes, spec.ignore_index)
+            ignored += count_ignored(label, spec.ignore_index)
         if observe:
             observe(index, image, label, prediction)
     return SegmentationScores(counts, spec.classes, ignored)
@@ -136,6 +157,7 @@ def evaluate_stitched(
     options: InferenceOptions,
     *,
     observe: Observer | None = None,
+    trust: Trust = TRUSTING_NOBODY,
 ) -> SegmentationScores:
     """Predicts every tile, puts the logits of each scene back together and counts its pixels once: protocol `stitched`.
 
@@ -149,6 +171,7 @@ def evaluate_stitched(
         options: How each tile is predicted.
         observe: As in `evaluate`, called after each tile, scene by scene; index is the tile's, and the prediction is
             the tile's own, which differs from what is counted where other tiles overlap it.
+        trust: As in `evaluate`.
 
     Raises:
         DataError: As `evaluate`; when labels of overlapping tiles differ.
@@ -157,21 +180,24 @@ def evaluate_stitched(
     counts = np.zeros((spec.num_classes, spec.num_classes), np.int64)
     ignored = 0
     samples = [tile.sample for scene in scenes for tile in scene.tiles]
-    pairs = read_ahead(SampleReader(samples, spec), len(samples))
+    pairs = read_ahead(_reader(samples, spec, trust), len(samples))
     for scene in scenes:
         stitcher = Stitcher(scene)
         for tile in scene.tiles:
             image, label = next(pairs)
-            logits = predict_logits(model, image, options)
-            for part, prediction in stitcher.add(tile, logits, label):
-                counts += confusion_matrix(part, prediction, spec.num_classes, spec.ignore_index)
-                ignored += count_ignored(part, spec.ignore_index)
+            with _naming(tile.sample):
+                logits = predict_logits(model, image, options)
+                for part, prediction in stitcher.add(tile, logits, label):
+                    counts += confusion_matrix(part, prediction, spec.num_classes, spec.ignore_index)
+                    ignored += count_ignored(part, spec.ignore_index)
             if observe:
                 observe(tile.index, image, label, logits.argmax(axis=-1).astype(np.uint8))
     return SegmentationScores(counts, spec.classes, ignored)
 
 
-def read_ahead(reader: SampleReader, count: int, ahead: int = 4) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def read_ahead(
+    reader: Callable[[int], tuple[np.ndarray, np.ndarray]], count: int, ahead: int = 4
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields samples 0..count-1 in order while the next few are read by threads."""
     with ThreadPoolExecutor(ahead) as pool:
         indices = iter(range(count))
@@ -180,6 +206,41 @@ def read_ahead(reader: SampleReader, count: int, ahead: int = 4) -> Iterator[tup
             pair = waiting.pop(0).result()
             waiting.extend(pool.submit(reader, i) for i in islice(indices, 1))
             yield pair
+
+
+def _reader(
+    samples: Sequence[Sample], spec: DatasetSpec, trust: Trust
+) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    """Returns what reads samples by index; its errors name the file."""
+    reader = SampleReader(samples, spec, trust=trust)
+
+    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
+        with _naming(samples[index]):
+            return reader(index)
+
+    return read
+
+
+@contextlib.contextmanager
+def _naming(sample: Sample) -> Iterator[None]:
+    """Names the image that an error is about, whatever raises it.
+
+    Raises:
+        RssegError: of the same type, with the image in its message.
+        DataError: for any other exception.
+    """
+    try:
+        yield
+    except RssegError as error:
+        if str(sample.image) in str(error) or (sample.label is not None and str(sample.label) in str(error)):
+            raise
+        raise type(error)(f"{sample.image}: {error}") from error
+    except INTERRUPTS:
+        raise
+    except BaseException as error:
+        raise DataError(
+            f"{sample.image} cannot be evaluated: {reason(error)}. Mend it, or take it off the list."
+        ) from error
 
 
 def _description(dataset: Dataset) -> dict[str, Any] | None:
@@ -210,7 +271,7 @@ def _tile_names(protocol: Protocol, dataset: Dataset) -> str:
     if isinstance(dataset, CustomDataset) and dataset.tile_names is not None:
         return dataset.tile_names
     description = _description(dataset) or {}
-    pattern = description.get("tile_names", TILE_NAMES.get(dataset.name))
+    pattern = description.get("tile_names", dataset.spec.tile_names)
     if pattern in TILE_NAME_PATTERNS:
         return str(pattern)
     known = f"{dataset.root} has no dataset.json with tile_names" if pattern is None else f"tile_names is {pattern!r}"

@@ -9,20 +9,25 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 __all__ = [
+    "HIDDEN",
     "SIDE_SUFFIX",
     "Held",
     "atomic_path",
     "hold",
+    "read_json",
+    "readable_name",
     "remove_file",
     "remove_leftovers",
     "replace_file",
@@ -32,6 +37,9 @@ __all__ = [
 
 SIDE_SUFFIX = ".aux.xml"
 """What GDAL appends to a raster's name for the file that holds what the raster's own format cannot."""
+
+HIDDEN = "hidden"
+"""Why `walk_files` leaves out a name that begins with a dot."""
 
 # Libraries add endings of their own while they write: `.aux.xml`, `-journal`, `.ovr.tmp`.
 _LEFTOVER = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp([._-].*)?$", re.DOTALL)
@@ -132,6 +140,27 @@ def remove_leftovers(folder: Path, removable: Callable[[str], bool] = lambda ste
                     path.unlink(missing_ok=True)
 
 
+def read_json(path: Path, most_bytes: int = 2**28) -> Any:
+    """Reads a JSON file.
+
+    Args:
+        path: of the file.
+        most_bytes: a larger file is refused before it is read.
+
+    Raises:
+        OSError: When it cannot be read.
+        ValueError: When it is not JSON, too large, or nested deeper than Python follows.
+    """
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"it is larger than {most_bytes} bytes")
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("its lists are nested too deeply") from None
+
+
 class Held:
     """A lock that this process holds; `release` ends it and removes the lock file."""
 
@@ -192,8 +221,17 @@ def hold(path: Path) -> Held | None:
     return Held(lock)
 
 
+def readable_name(path: str | Path) -> str:
+    r"""Returns a path as text that can be written anywhere: bytes that are no UTF-8 come as ``\xe9``."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def walk_files(
-    folder: Path, *, exclude: Path | None = None, skipped: Callable[[Path, str], object] = lambda path, why: None
+    folder: Path,
+    *,
+    exclude: Path | None = None,
+    refuse: Callable[[Path], str] = lambda folder: "",
+    skipped: Callable[[Path, str], object] = lambda path, why: None,
 ) -> Iterator[Path]:
     """Yields the files under a folder in the order of their names; hidden files and folders are left out.
 
@@ -202,7 +240,8 @@ def walk_files(
     Args:
         folder: Where to begin.
         exclude: A folder to leave out.
-        skipped: Called with each folder or link that is left out though it is not hidden (nor `exclude`), and why.
+        refuse: Says of a folder why it is to be left out, or nothing.
+        skipped: Called with all that is left out but `exclude`, and why: `HIDDEN`, or what else.
     """
     left_out = None if exclude is None else os.path.realpath(exclude)
 
@@ -220,11 +259,14 @@ def walk_files(
             skipped(directory, error.strerror or str(error))
             return
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
             path = directory / entry.name
-            if entry.is_dir():
-                yield from walk(path, above | {real})
+            if entry.name.startswith("."):
+                skipped(path, HIDDEN)
+            elif entry.is_dir():
+                if why := refuse(path):
+                    skipped(path, why)
+                else:
+                    yield from walk(path, above | {real})
             elif entry.is_file():
                 yield path
             elif entry.is_symlink():

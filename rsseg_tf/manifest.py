@@ -9,7 +9,9 @@ Reading one needs no network library.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -37,6 +39,8 @@ __all__ = [
     "changed_files",
     "file_sha256",
     "read_manifest",
+    "require_files",
+    "require_unchanged",
 ]
 
 MANIFEST_FILE = "manifest.json"
@@ -267,9 +271,61 @@ def file_sha256(path: Path) -> str:
 
 
 def changed_files(folder: Path, artifact: Artifact) -> list[str]:
-    """Returns the files of an artifact that are missing or are not what was exported."""
-    return [
-        name
-        for name, digest in artifact.sha256.items()
-        if not (folder / name).is_file() or file_sha256(folder / name) != digest
-    ]
+    """Returns the files of an artifact that are missing or are not what was exported.
+
+    Checksums are remembered as long as a file's size and time stay.
+    """
+    return [name for name, digest in artifact.sha256.items() if _remembered_sha256(folder / name) != digest]
+
+
+def require_unchanged(path: Path) -> None:
+    """Compares an artifact with the checksums in the `manifest.json` beside it.
+
+    One that lies alone, or that the manifest does not list, has nothing to be compared with.
+
+    Args:
+        path: a file, or the folder of a SavedModel.
+
+    Raises:
+        ExportError: when a file is missing or is not what was exported, or the manifest is damaged.
+    """
+    folder, name = (path, ".") if path.is_dir() else (path.parent, path.name)
+    if not _is_ours(folder / MANIFEST_FILE):
+        return
+    for artifact in read_manifest(folder).artifacts:
+        if artifact.path == name:
+            require_files(folder, artifact)
+
+
+def require_files(folder: Path, artifact: Artifact) -> None:
+    """Raises ExportError unless all files of an artifact are what was exported; see `changed_files`."""
+    changed = changed_files(folder, artifact)
+    if changed:
+        raise ExportError(
+            f"{folder / changed[0]} is missing or is not what was exported (SHA-256). Copy the version again, or "
+            "export the model again."
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is there and may be a manifest of ours; web pages have files of this name, too."""
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError:
+        return False
+    except (ValueError, RecursionError):
+        return True
+    return isinstance(found, dict) and bool({"format_version", "artifacts"} & set(found))
+
+
+def _remembered_sha256(path: Path) -> str | None:
+    try:
+        status = path.stat()
+        return _sha256_of(path, status.st_size, status.st_mtime_ns, status.st_ino)
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256_of(path: Path, *_: int) -> str:
+    return file_sha256(path)

@@ -112,6 +112,9 @@ def load_pretrained(
     Raises:
         WeightsError: when a source cannot be had or read, or does not fit.
     """
+    models = (config.model, config.model.coarse) if isinstance(config.model, C2FNet) else (config.model,)
+    if not any(model.pretrained or model.backbone.pretrained for model in models):
+        return []  # where nothing is released, there need be no map of names
     reports = []
     for part in parts(config):
         if part.source is not None:

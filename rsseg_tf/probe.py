@@ -26,7 +26,9 @@ from rsseg_tf.checkpoint import config_file
 from rsseg_tf.config import load_any_config
 from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD
 from rsseg_tf.config.schema import Backbone
-from rsseg_tf.datasets import DatasetSpec, Sample, read_image, read_label
+from rsseg_tf.data.reader import SampleReader
+from rsseg_tf.datasets import DatasetSpec, Sample
+from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.errors import DataError
 from rsseg_tf.pretrained import load_backbone
 
@@ -206,7 +208,14 @@ def _row(
 
 
 def cut_patches(
-    samples: Sequence[Sample], spec: DatasetSpec, *, size: int, least_share: float = 0.5, at_most: int, seed: int = 0
+    samples: Sequence[Sample],
+    spec: DatasetSpec,
+    *,
+    size: int,
+    least_share: float = 0.5,
+    at_most: int,
+    seed: int = 0,
+    trust: Trust = TRUSTING_NOBODY,
 ) -> Patches:
     """Cuts tiles into patches that lie side by side.
 
@@ -217,16 +226,16 @@ def cut_patches(
         least_share: share of a patch's pixels that its class must have; other patches are left out.
         at_most: patches to keep, drawn by chance.
         seed: of that draw.
+        trust: how large images may be, and what a VRT may name.
 
     Raises:
         DataError: when no patch is left, or all are of one class.
     """
     pixels: list[np.ndarray] = []
     labels: list[int] = []
-    for sample in samples:
-        if sample.label is None:
-            raise DataError(f"{sample.image} has no label beside it in the list; write 'image label' on each line.")
-        image, ids = read_image(sample.image), read_label(sample.label)
+    reader = SampleReader(samples, spec, trust=trust)
+    for index in range(len(samples)):
+        image, ids = reader(index)
         for y in range(0, ids.shape[0] - size + 1, size):
             for x in range(0, ids.shape[1] - size + 1, size):
                 counts = np.bincount(ids[y : y + size, x : x + size].ravel(), minlength=256)[: spec.num_classes]

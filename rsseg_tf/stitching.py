@@ -16,7 +16,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_tf.datasets import Sample, Window, image_header, parse_tile_name
+from rsseg_tf.datasets import Sample, Window, parse_tile_name
+from rsseg_tf.datasets.rasters import scene_header
 from rsseg_tf.errors import DataError
 
 __all__ = ["Stitcher", "Tile", "TiledScene", "find_scenes"]
@@ -68,7 +69,7 @@ def find_scenes(samples: Sequence[Sample], pattern: str) -> tuple[TiledScene, ..
     """
     tiles: dict[str, list[Tile]] = {}
     for index, sample in enumerate(samples):
-        header = image_header(sample.image)
+        header = scene_header(sample.image).read
         path = sample.image.with_suffix("").as_posix()
         name, window = parse_tile_name(pattern, path, header.height, header.width)
         tiles.setdefault(name, []).append(Tile(index, sample, window))

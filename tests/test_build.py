@@ -110,10 +110,8 @@ def test_what_the_builder_needs_beyond_the_fields_is_given_by_build(
 
 
 @pytest.mark.parametrize(("builders", "names_of"), [(BACKBONES, BACKBONE_NAMES), (SEGMENTORS, SEGMENTOR_NAMES)])
-def test_everything_with_weights_has_a_map_of_the_original_names(
-    builders: dict[str, Any], names_of: dict[str, Any]
-) -> None:
-    assert builders.keys() == names_of.keys()
+def test_maps_of_the_original_names_are_of_what_there_is(builders: dict[str, Any], names_of: dict[str, Any]) -> None:
+    assert names_of.keys() <= builders.keys()
 
 
 @pytest.mark.parametrize("table", [BACKBONES, SEGMENTORS, LOSSES], ids=["backbones", "segmentors", "losses"])

@@ -124,6 +124,18 @@ def test_a_checkpoint_holds_state_config_and_nothing_temporary(tmp_path: Path, c
     assert load_config(config_file(saved)) == config
 
 
+def test_the_folder_of_the_data_is_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config(tmp_path)
+    root = Path(config.dataset.root)
+    monkeypatch.chdir(root.parent)
+    relative = config.dataset.model_copy(update={"root": root.name})
+    absent = config.dataset.model_copy(update={"root": "not/yet/there"})
+    for dataset, recorded in ((relative, str(root)), (absent, "not/yet/there")):
+        given = config.model_copy(update={"dataset": dataset})
+        save_checkpoint(tmp_path / "iter_1", *small(), STATE, given)
+        assert load_config(tmp_path / "iter_1" / "config.yml").dataset.root == recorded
+
+
 def test_weights_alone_are_saved_without_an_optimizer(tmp_path: Path, config: Config) -> None:
     model, optimizer = small()
     save_checkpoint(tmp_path / "best_model", model, None, STATE, config)

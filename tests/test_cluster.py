@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import signal
@@ -13,10 +14,11 @@ import pytest
 
 from rsseg_tf import cluster
 from rsseg_tf.errors import ConfigError
-from rsseg_tf.inference import InferenceOptions, PredictionResult, Run, SceneOptions, predict_paths, writing
+from rsseg_tf.inference import InferenceOptions, Job, PredictionResult, Run, SceneOptions, predict_paths, writing
 from tests.inference.scenes import SPEC, lopsided, noise, read_band, write_scene
 
 pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+cloudpickle = pytest.importorskip("cloudpickle")
 pytestmark = pytest.mark.slow
 
 TILES = InferenceOptions(is_slide=True, crop_size=(64, 64), stride=(48, 48), blend="cosine")
@@ -79,10 +81,27 @@ def open_wrong_model():
     return wrong
 
 
-def test_a_mistake_in_the_program_is_not_hidden(tmp_path):
-    run = Run([write_scene(tmp_path / "a.tif", noise(20, 20))], SPEC, tmp_path / "out", TILES)
-    with pytest.raises(TypeError, match="a bug"):
-        cluster.predict_on_cluster(run, open_wrong_model, None, workers=1)
+def test_whatever_an_image_raises_is_its_own_error(tmp_path):
+    paths = [write_scene(tmp_path / f"{name}.tif", noise(20, 20)) for name in "ab"]
+    results = cluster.predict_on_cluster(Run(paths, SPEC, tmp_path / "out", TILES), open_wrong_model, None, workers=1)
+    assert [(result.image, result.error) for result in results] == [(path, "TypeError: a bug") for path in paths]
+
+
+def test_a_worker_that_cannot_open_the_model_ends_no_run():
+    def cannot():
+        raise ImportError("no such library")
+
+    settings = Run([], SPEC, Path("out"), TILES).settings
+    result = cluster._do(Job(Path("a.tif"), Path("a")), settings, cloudpickle.dumps(cannot))
+    assert result.error == "the model cannot be opened in a worker: ImportError: no such library"
+
+
+def test_a_task_that_is_lost_is_the_error_of_its_image():
+    class Lost:
+        def result(self):
+            raise asyncio.CancelledError("lost")
+
+    assert cluster._result(Job(Path("a.tif"), Path("a")), Lost()).error == "CancelledError: lost"
 
 
 def test_no_scheduler(tmp_path, monkeypatch):

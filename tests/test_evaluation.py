@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from rsseg_tf.datasets import (
     windows,
 )
 from rsseg_tf.datasets.tile_names import XYXY, YX
-from rsseg_tf.errors import DataError
+from rsseg_tf.errors import DataError, NotFiniteError, ServingError
 from rsseg_tf.evaluation import evaluate, evaluate_stitched, plan_evaluation, read_ahead
 from rsseg_tf.inference import InferenceOptions, predict_logits
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix
@@ -101,6 +102,36 @@ def test_the_counts_are_those_of_a_loop_over_pixels(samples: list[Sample], optio
     assert scores.acc == pytest.approx(np.trace(counts) / counts.sum())
     union = counts.sum(0) + counts.sum(1) - np.diag(counts)
     assert scores.miou == pytest.approx((np.diag(counts) / union).mean())
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "said"),
+    [
+        (MemoryError("3 GiB"), DataError, "cannot be evaluated: MemoryError: 3 GiB"),
+        (DataError("the scale is wrong."), DataError, "1.png: the scale is wrong."),
+        (ServingError("busy"), ServingError, "1.png: busy"),
+    ],
+)
+def test_whatever_an_image_raises_names_it(samples: list[Sample], raised, kind, said) -> None:
+    calls: list[int] = []
+
+    def second(images: np.ndarray) -> np.ndarray:
+        calls.append(1)
+        if len(calls) == 2:
+            raise raised
+        return predict(images)
+
+    with pytest.raises(kind, match=re.escape(said)) as caught:
+        evaluate(second, samples, SPEC, InferenceOptions())
+    assert str(caught.value).startswith(str(samples[1].image))
+
+
+def test_values_that_are_not_finite_are_not_scored(samples: list[Sample]) -> None:
+    def nan(images: np.ndarray) -> np.ndarray:
+        return np.full((*images.shape[:3], SPEC.num_classes), np.nan, np.float32)
+
+    with pytest.raises(NotFiniteError, match=r"0\.png: the model gives values that are not finite"):
+        evaluate(nan, samples, SPEC, InferenceOptions())
 
 
 def test_a_sample_that_is_ignored_throughout_adds_nothing(tmp_path: Path) -> None:

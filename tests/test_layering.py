@@ -14,6 +14,7 @@ import rsseg_tf
 PACKAGE = Path(rsseg_tf.__file__).parent
 # Each row may import the rows before it, and itself. `rsseg_tf` alone (the version) is open to all.
 ORDER = (
+    "environment",
     "errors",
     "files",
     "extras",
@@ -48,6 +49,7 @@ ORDER = (
 )
 # What a process may do without loading a network library: describe data, read configs, count, cut and blend.
 WITHOUT_KERAS = {
+    "environment",
     "errors",
     "files",
     "extras",

@@ -36,6 +36,27 @@ def test_the_import_loads_no_network_library() -> None:
     assert result.stdout.strip() == "set()"
 
 
+@pytest.mark.parametrize(
+    "imports",
+    ["import keras, rsseg_tf", "import rsseg_tf, keras", "from rsseg_tf import backbones, segmentors\nimport keras"],
+)
+def test_keras_reads_its_own_files_once_both_are_imported(tmp_path: Path, imports: str) -> None:
+    model = segmentors.lraspp(backbones.mobilenet_v3_small(), num_classes=2)
+    model.save(tmp_path / "m.keras")
+    code = f"{imports}\nprint(keras.saving.load_model({str(tmp_path / 'm.keras')!r}).count_params())"
+    environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environ)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.strip() == str(model.count_params())
+
+
+def test_layers_of_c2fnet_are_registered_too() -> None:
+    for code in ("import keras, rsseg_tf", "import rsseg_tf, keras"):
+        code += "; print(keras.saving.get_registered_object('rsseg_tf>RefineSmallObjects') is not None)"
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+        assert result.stdout.strip() == "True"
+
+
 def test_a_model_from_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_tiny_backbone(monkeypatch)
     tiny_config(tmp_path)

@@ -3,6 +3,12 @@
 // The arithmetic is that of rsseg_tf/inference (logits.py, tiles.py) and rsseg_tf/datasets/tiling.py: sums in float64,
 // the average rounded to float32, the lowest id on a tie. Equal logits give equal labels.
 
+import { Unreadable } from "./errors.js";
+
+const NOT_FINITE =
+  "The model gives values that are not finite (NaN or infinity) here. Try another browser or device; if it happens " +
+  "there too, the weights are damaged: export the model from an earlier checkpoint.";
+
 /** First pixels of the windows along one axis; the last window is shifted back to end with the image. */
 export function starts(size, window, stride) {
   const found = [];
@@ -117,6 +123,8 @@ export class Blender {
       let highest = -Infinity;
       for (let id = 0; id < this.classes; id++) {
         const logit = Math.fround(this.sums[from + id] / windows);
+        // No comparison with NaN holds: the pixel would come out as class 0.
+        if (!Number.isFinite(logit)) throw new Unreadable(NOT_FINITE);
         if (logit > highest) {
           highest = logit;
           best = id;

@@ -7,22 +7,43 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TypeVar
+
+import numpy as np
 
 from rsseg_tf.checking.evidence import Evidence
 from rsseg_tf.checking.findings import Finding, listing
 from rsseg_tf.checking.samples import ImageFacts, LabelFacts
 from rsseg_tf.checking.statistics import Moments
+from rsseg_tf.checking.targets import Expected
 from rsseg_tf.datasets.dubai import IGNORED_COLOURS
+from rsseg_tf.datasets.judging import looks_like_a_mask, mask_words, misfit
 from rsseg_tf.datasets.preparers import SPECS
 from rsseg_tf.datasets.spec import RGB, unknown_ids
 
-__all__ = ["image_findings", "label_findings", "sample_findings"]
+__all__ = [
+    "absent_findings",
+    "below_findings",
+    "ignored_label",
+    "image_findings",
+    "label_findings",
+    "lone_findings",
+    "mask_findings",
+    "range_findings",
+    "sample_findings",
+    "sentinel_finding",
+    "size_findings",
+    "unseen_findings",
+    "value_findings",
+]
 
 Value = TypeVar("Value", int, str)
 
 # A few bright roofs above the limit are no reason to change it.
 _SHARE_ABOVE = 0.01
+# A border of nodata that the label has as background by a pixel's width is no mistake.
+_SHARE_UNSEEN = 0.001
 # All values in the lowest eighth of the range: the data use at most five of eight bits, or are in other units.
 _SHARE_BELOW = 1 / 8
 # Where normalised data are off by this much the first layer sees little else. With the benchmark's mean and std of 0.5
@@ -31,7 +52,6 @@ _LARGEST_SHIFT = 1.5
 _DEVIATIONS = (0.1, 3.0)
 _SHOWN_IDS = 8
 _LEAST_COLOURS = 3  # black and white alone tell no dataset
-_MASK_IDS = {0, 255}
 
 
 def sample_findings(evidence: Evidence) -> Iterator[Finding]:
@@ -95,17 +115,18 @@ def image_findings(evidence: Evidence, measured: Sequence[Moments] | None) -> It
             yield Finding("band-count", splits, (name,), f"{name} has {image.bands} band{plural}; {wanted}")
         if image.dtype != usual_type:
             yield Finding("pixel-type", splits, (name,), f"{name} is {image.dtype}; most images are {usual_type}")
-        share = image.above / max(1, sum(band.count for band in image.moments))
-        if spec and share > _SHARE_ABOVE:
-            high = max(band.high for band in image.moments)
-            message = f"{name} reaches {high:g}; {share:.1%} of its values are above max_value {spec.max_value:g}"
-            values.append(Finding("above-max-value", splits, (name,), message))
-        if spec and (low := min(band.low for band in image.moments)) < -spec.max_value:
-            message = f"{name} reaches {low:g}, further below 0 than max_value {spec.max_value:g} is above it"
-            values.append(Finding("nodata-values", splits, (name,), message))
-        if small := _too_small(image, evidence.target.crop_size) if "train" in splits else "":
-            yield Finding("small-image", ("train",), (name,), f"{name} {small}")
+        if spec:
+            share = image.above / max(1, sum(band.count for band in image.moments))
+            low, high = min(band.low for band in image.moments), max(band.high for band in image.moments)
+            values += value_findings(name, splits, low, high, share, spec.max_value)
+        yield from unseen_findings(name, splits, evidence.facts[position].unseen)
+        if "train" in splits:
+            yield from size_findings(name, image.width, image.height, evidence.target.crop_size)
     yield from values
+    if spec:
+        unfit = list(_unfit(evidence, [image for _, image in images], usual_type, spec.max_value))
+        yield from unfit
+        values += unfit
     if spec and not values:
         below = list(_below(evidence, [image for _, image in images], spec.max_value))
         yield from below
@@ -118,17 +139,79 @@ def _commonest(values: Iterable[Value]) -> Value:
     return Counter(values).most_common(1)[0][0]
 
 
-def _too_small(image: ImageFacts, crop_size: tuple[int, int] | None) -> str:
-    if crop_size is None or (image.width >= crop_size[0] and image.height >= crop_size[1]):
-        return ""
-    return f"is {image.width}x{image.height} pixels; training crops to {crop_size[0]}x{crop_size[1]}"
+def value_findings(
+    name: str, splits: tuple[str, ...], low: float, high: float, share: float, max_value: float
+) -> Iterator[Finding]:
+    """Yields what the values of one image show.
+
+    Args:
+        name: The image.
+        splits: The splits in which it stands.
+        low: The lowest value that is data.
+        high: The highest.
+        share: Part of the values above `max_value`, 0..1.
+        max_value: Pixel value that becomes 1.0.
+    """
+    if share > _SHARE_ABOVE:
+        message = f"{name} reaches {high:g}; {share:.1%} of its values are above max_value {max_value:g}"
+        yield Finding("above-max-value", splits, (name,), message)
+    if low < -max_value:
+        message = f"{name} reaches {low:g}, further below 0 than max_value {max_value:g} is above it"
+        yield Finding("nodata-values", splits, (name,), message)
+
+
+def sentinel_finding(name: str, splits: tuple[str, ...], value: float) -> Finding:
+    """Returns the finding about an image with a value that stands for no data and is not declared."""
+    return Finding("nodata-values", splits, (name,), f"{name} holds {value:.9g} and does not declare it as nodata")
+
+
+def unseen_findings(name: str, splits: tuple[str, ...], share: float) -> Iterator[Finding]:
+    """Yields an image that has no data where its label gives a class.
+
+    Args:
+        name: The image.
+        splits: The splits in which it stands.
+        share: Part of the labelled pixels, 0..1, of which that is true.
+    """
+    if share > _SHARE_UNSEEN:
+        message = f"{name} has no data in {share:.1%} of the pixels that its label gives a class"
+        yield Finding("label-on-nodata", splits, (name,), message)
+
+
+def size_findings(name: str, width: int, height: int, crop_size: tuple[int, int] | None) -> Iterator[Finding]:
+    """Yields a training image that is smaller than what training crops to; None if nothing says that."""
+    if crop_size is not None and (width < crop_size[0] or height < crop_size[1]):
+        message = f"{name} is {width}x{height} pixels; training crops to {crop_size[0]}x{crop_size[1]}"
+        yield Finding("small-image", ("train",), (name,), message)
+
+
+def range_findings(
+    dtype: str, largest: float, middle: float, max_value: float, splits: tuple[str, ...]
+) -> Iterator[Finding]:
+    """Yields a finding if the type of all images, or what they hold, cannot go with `max_value`; see `misfit`."""
+    if values := misfit(np.dtype(dtype), max_value, largest, middle):
+        yield Finding("value-range", splits, (), f"the images are {values}; max_value is {max_value:g}")
+
+
+def _unfit(evidence: Evidence, images: Sequence[ImageFacts], dtype: str, max_value: float) -> Iterator[Finding]:
+    seen = [image for image in images if image.dtype == dtype and any(band.count for band in image.moments)]
+    if seen:
+        largest = max(band.high for image in seen for band in image.moments)
+        middle = median(image.middle for image in seen)
+        yield from range_findings(dtype, largest, middle, max_value, tuple(evidence.members))
 
 
 def _below(evidence: Evidence, images: Sequence[ImageFacts], max_value: float) -> Iterator[Finding]:
     highest = max((band.high for image in images for band in image.moments if band.count), default=None)
-    if highest is not None and highest < _SHARE_BELOW * max_value and not all(image.is_constant for image in images):
-        message = f"the highest value of all {len(images)} images is {highest:g}; max_value is {max_value:g}"
-        yield Finding("below-max-value", tuple(evidence.members), (), message)
+    if highest is not None and not all(image.is_constant for image in images):
+        yield from below_findings(highest, len(images), max_value, tuple(evidence.members))
+
+
+def below_findings(highest: float, count: int, max_value: float, splits: tuple[str, ...]) -> Iterator[Finding]:
+    """Yields a finding if the highest value of all images is far below `max_value`."""
+    if highest < _SHARE_BELOW * max_value:
+        message = f"the highest value of all {count} images is {highest:g}; max_value is {max_value:g}"
+        yield Finding("below-max-value", splits, (), message)
 
 
 def _normalisation(measured: Sequence[Moments], mean: Sequence[float], std: Sequence[float]) -> Iterator[Finding]:
@@ -155,27 +238,36 @@ def label_findings(evidence: Evidence) -> Iterator[Finding]:
         if facts.label is not None and sample.label is not None:
             labels.setdefault(sample.label, (position, facts.label))
     present = {value for _, label in labels.values() for value in label.counts}
+    count = None if expected.classes is None else len(expected.classes)
     # A dataset of one class has nothing but 0 and the ignored id.
-    one_class = expected.classes is not None and len(expected.classes) == 1
-    is_mask = present <= _MASK_IDS and 255 in present and not (one_class and expected.ignore_index == 255)
+    is_mask = looks_like_a_mask(present, count) and not (count == 1 and expected.ignore_index in present)
+    object_id = max(present, default=0)
     strangers: list[Path] = []
     for path, (position, label) in labels.items():
         splits, name = evidence.splits_of([position]), evidence.name(path)
         if set(label.counts) == {expected.ignore_index}:
-            message = f"{name} holds the ignored id {expected.ignore_index} alone"
-            yield Finding("all-ignored", splits, (name,), message)
-        elif is_mask and 255 in label.counts:
-            share = label.counts[255] / sum(label.counts.values())
-            yield Finding("label-0-255", splits, (name,), f"{name} holds 255 in {share:.1%} of its pixels, else 0")
+            yield ignored_label(name, expected.ignore_index, splits)
+        elif is_mask and object_id in label.counts:
+            share = label.counts[object_id] / sum(label.counts.values())
+            message = f"{name} holds {object_id} in {share:.1%} of its pixels, else 0"
+            yield Finding("label-0-255", splits, (name,), message)
         elif wrong := _wrong_ids(label, evidence):
             strangers.append(path)
             yield Finding("label-out-of-range", splits, (name,), f"{name} {_wrong(label, wrong, evidence)}")
     if strangers:
         yield from _shifted(present, evidence)
     if labels and not is_mask:
-        yield from _absent(evidence)
+        found = _ids_of_splits(evidence)
+        lone = list(lone_findings(found, expected))
+        yield from lone
+        yield from absent_findings(found, expected, leave_out=tuple(split for one in lone for split in one.splits))
     yield from _palette_conflicts(labels, evidence)
     yield from _known_colours(evidence, strangers, labels)
+
+
+def ignored_label(name: str, ignore_index: int, splits: tuple[str, ...]) -> Finding:
+    """Returns the finding about a label in which nothing counts."""
+    return Finding("all-ignored", splits, (name,), f"{name} holds the ignored id {ignore_index} alone")
 
 
 def _wrong_ids(label: LabelFacts, evidence: Evidence) -> list[int]:
@@ -191,7 +283,8 @@ def _wrong(label: LabelFacts, wrong: Sequence[int], evidence: Evidence) -> str:
     top = 255 if expected.classes is None else len(expected.classes) - 1
     plural = "s" if len(wrong) > 1 else ""
     text = f"holds the id{plural} {shown} in {pixels} pixels; 0..{top} and {expected.ignore_index} are allowed"
-    return text + ("; 0 and 255 alone look like a black-and-white mask" if set(label.counts) == _MASK_IDS else "")
+    classes = None if expected.classes is None else len(expected.classes)
+    return text + (f"; {mask_words(label.counts)}" if looks_like_a_mask(label.counts, classes) else "")
 
 
 def _shifted(present: set[int], evidence: Evidence) -> Iterator[Finding]:
@@ -209,18 +302,56 @@ def _shifted(present: set[int], evidence: Evidence) -> Iterator[Finding]:
     yield Finding("ids-shifted", tuple(evidence.members), (), message)
 
 
-def _absent(evidence: Evidence) -> Iterator[Finding]:
-    """Yields the classes that a split lacks."""
-    classes = evidence.target.expected.classes
-    if classes is None:
-        return
+def _ids_of_splits(evidence: Evidence) -> dict[str, set[int]]:
+    """Returns the ids that occur in each split that has labels."""
     present: dict[str, set[int]] = {}
     for split, members in evidence.members.items():
-        found = [label for position in members if (label := evidence.facts[position].label)]
-        if found and split != "test":
-            present[split] = {value for label in found for value in label.counts}
-    for number, name in enumerate(classes):
-        lacking = tuple(split for split, ids in present.items() if number not in ids)
+        labels = [label for position in members if (label := evidence.facts[position].label)]
+        if labels:
+            present[split] = {value for label in labels for value in label.counts}
+    return present
+
+
+def lone_findings(present: Mapping[str, set[int]], expected: Expected) -> Iterator[Finding]:
+    """Yields a finding if the labels to train on hold one class at most.
+
+    Args:
+        present: The ids that occur, by split. Judged are those of training, or of all where no split is called so.
+        expected: The dataset.
+    """
+    if expected.classes is None or len(expected.classes) < 2 or not present:
+        return
+    splits = ("train",) if "train" in present else tuple(present)
+    ids = {value for split in splits for value in present[split]} - {expected.ignore_index}
+    known = sorted(value for value in ids if value < len(expected.classes))
+    if len(known) < 2 and len(ids) == len(known):  # other ids are reported on their own
+        what = f"class {known[0]} ({expected.classes[known[0]]})" if known else "no class"
+        message = f"the labels of {listing(splits)} hold {what} and nothing else but the ignored id"
+        yield Finding("one-class", splits, (), message)
+
+
+def mask_findings(present: set[int], splits: tuple[str, ...], expected: Expected) -> Iterator[Finding]:
+    """Yields one finding for all labels if they are black-and-white masks; see `looks_like_a_mask`."""
+    classes = None if expected.classes is None else len(expected.classes)
+    if looks_like_a_mask(present, classes) and not (classes == 1 and expected.ignore_index in present):
+        message = f"all labels of {listing(splits)} together hold 0 and {max(present)} alone"
+        yield Finding("label-0-255", splits, (), message)
+
+
+def absent_findings(
+    present: Mapping[str, set[int]], expected: Expected, leave_out: Sequence[str] = ()
+) -> Iterator[Finding]:
+    """Yields the classes that a split lacks.
+
+    Args:
+        present: The ids that occur, by split.
+        expected: The dataset.
+        leave_out: Splits of which that was said already.
+    """
+    for number, name in enumerate(expected.classes or ()):
+        lacking = tuple(
+            split for split, ids in present.items() if number not in ids and split not in ("test", *leave_out)
+        )
         if lacking:
             message = f"class {number} ({name}) does not occur in {listing(lacking)}"
             yield Finding("class-absent", lacking, (), message)

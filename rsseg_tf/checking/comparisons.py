@@ -11,7 +11,7 @@ from rsseg_tf.checking.findings import Finding, listing
 from rsseg_tf.checking.fingerprints import Fingerprint, NearPair, near_pairs
 from rsseg_tf.checking.places import Place, overlaps
 
-__all__ = ["duplicate_findings", "near_duplicate_findings", "overlap_findings"]
+__all__ = ["duplicate_findings", "leak_of", "near_duplicate_findings", "overlap_findings"]
 
 
 def duplicate_findings(evidence: Evidence) -> Iterator[Finding]:
@@ -25,8 +25,7 @@ def duplicate_findings(evidence: Evidence) -> Iterator[Finding]:
         splits = evidence.splits_of(positions)
         names = evidence.image_names(positions)
         if len(splits) > 1:
-            what = "stands" if len(names) == 1 else "hold the same pixels and stand"
-            yield Finding("leak-same-pixels", splits, names, f"{listing(names)} {what} in {listing(splits)}")
+            yield leak_of(names, splits)
         labels = [(position, evidence.facts[position].label) for position in positions]
         digests = {label.digest for _, label in labels if label is not None}
         if len(digests) > 1:
@@ -34,6 +33,12 @@ def duplicate_findings(evidence: Evidence) -> Iterator[Finding]:
             label_names = tuple(dict.fromkeys(evidence.name(path) for path in files))
             message = f"{listing(names)} {'has' if len(names) == 1 else 'have equal pixels, but'} different labels: "
             yield Finding("label-conflict", splits, (*names, *label_names), message + listing(label_names))
+
+
+def leak_of(names: tuple[str, ...], splits: tuple[str, ...]) -> Finding:
+    """Returns the finding about an image, or images of equal pixels, in several splits."""
+    what = "stands" if len(names) == 1 else "hold the same pixels and stand"
+    return Finding("leak-same-pixels", splits, names, f"{listing(names)} {what} in {listing(splits)}")
 
 
 def near_duplicate_findings(evidence: Evidence, distance: int) -> Iterator[Finding]:

@@ -56,6 +56,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "pair-ambiguous": Kind(
             "error", "Several files could be the other half of a pair.", "Rename them, or write list files."
         ),
+        "left-out": Kind(
+            "note",
+            "Files or folders that may hold images were left out.",
+            "Convert or rename them, or mend the links, if they belong to the data.",
+        ),
         "label-reused": Kind("warning", "One label file stands beside different images.", "Correct the list."),
         "no-validation": Kind(
             "warning",
@@ -80,11 +85,26 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "pixel-type": Kind(
             "error", "Images have another pixel type than the others.", "Convert them; all images must have one type."
         ),
-        "not-finite": Kind("error", "Images hold NaN or infinite values.", "Replace them with a number."),
+        "image-reading": Kind(
+            "note",
+            "A part of the image's file is read in a way that may surprise.",
+            "Save the image as it is meant if that is not wanted.",
+        ),
+        "not-finite": Kind(
+            "warning",
+            "Images hold NaN or infinite values.",
+            "These pixels are no data: they count neither in training nor in evaluation. Replace them if they are.",
+        ),
         "nodata-values": Kind(
             "warning",
             "Images hold values such as -9999 that stand for no data, far from those of data.",
-            "Training takes them as brightness: replace them with 0 and give these pixels the ignored id.",
+            "Declare the value as nodata in the files (gdal_edit.py -a_nodata). Those that can be nothing else are "
+            "left out all the same; others are taken for brightness.",
+        ),
+        "value-range": Kind(
+            "error",
+            "The type or the values of the images cannot be those of dataset.max_value, the value that becomes 1.0.",
+            "Set dataset.max_value, such as 10000 for reflectance in 16 bits; save images that hold bytes as uint8.",
         ),
         "above-max-value": Kind(
             "warning",
@@ -111,7 +131,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         # --- labels
         "label-jpeg": Kind(
-            "error", "Labels are JPEG files; the compression changes class ids.", "Export them as PNG or TIFF."
+            "error",
+            "Labels are compressed with losses (JPEG; also inside a TIFF: JPEG, WebP, LERC), which change class ids.",
+            "Export them again from the source, as PNG or as TIFF with DEFLATE or LZW.",
         ),
         "label-bands": Kind(
             "error",
@@ -126,8 +148,19 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "label-values": Kind("error", "Labels hold values that are no ids.", "Save whole numbers 0..255 as uint8."),
         "label-0-255": Kind(
             "error",
-            "Labels hold 0 and 255 alone, as black-and-white masks do.",
+            "Labels hold 0 and 255 alone, or 0 and another value that is no class, as black-and-white masks do.",
             "Write class ids instead: 1, not 255, for the object; 255 is for pixels to leave out.",
+        ),
+        "one-class": Kind(
+            "error",
+            "All labels together hold one class at most: there is nothing to tell apart, and every score is perfect.",
+            "Check what the label values mean, and which of them is the ignored id.",
+        ),
+        "label-on-nodata": Kind(
+            "warning",
+            "Labels give a class to pixels where the image has no data.",
+            "These pixels count neither in training nor in evaluation, as in prediction. Give them the ignored id, or "
+            "correct the images' nodata value or mask if they are data.",
         ),
         "label-out-of-range": Kind(
             "error",

@@ -13,13 +13,13 @@ their suffix and without such endings as ``_label``, ``_instance_color_RGB`` (la
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rsseg_tf.datasets.finding import IMAGE_SUFFIXES, LeftOut, find_images
 from rsseg_tf.datasets.listing import Sample
 from rsseg_tf.errors import DataError
 
@@ -33,7 +33,6 @@ _SPLITS = {
     "test": ("test", "testing"),
 }
 _ONE_SPLIT = "all"
-_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff")
 
 _ENDING = r"(?:[_\-. ](?:{}))+$"
 _LABEL_ENDING = re.compile(
@@ -53,6 +52,7 @@ class FolderSplit:
         lonely_images: Images without a label.
         lonely_labels: Labels without an image.
         ambiguous: Files that could each be the same half of a pair.
+        left_out: What was left out although it may be an image, as a sentence; empty for nothing.
     """
 
     name: str
@@ -61,6 +61,7 @@ class FolderSplit:
     lonely_images: tuple[Path, ...] = ()
     lonely_labels: tuple[Path, ...] = ()
     ambiguous: tuple[tuple[Path, ...], ...] = ()
+    left_out: str = ""
 
 
 def find_folders(folder: Path, *, unlabelled: bool) -> tuple[FolderSplit, ...]:
@@ -92,14 +93,16 @@ def _outer_split(name: str, folder: Path, unlabelled: bool) -> FolderSplit:
     images, labels = _child(folder, _IMAGES), _child(folder, _LABELS)
     if images:
         return _split(name, images, labels, unlabelled)
-    files = list(_walk(folder))
+    left_out = LeftOut(IMAGE_SUFFIXES)
+    files = sorted(find_images(folder, IMAGE_SUFFIXES, left_out))
     if not files:
+        because = f" ({left_out})" if left_out else ""
         raise DataError(
-            f"{folder} holds no {', '.join(_SUFFIXES)} files that could be checked. Name a folder with train.txt and "
-            "val.txt, with images/ and labels/, or with img_dir/ and ann_dir/."
+            f"{folder} holds no {', '.join(IMAGE_SUFFIXES)} files that could be checked{because}. Name a folder with "
+            "train.txt and val.txt, with images/ and labels/, or with img_dir/ and ann_dir/."
         )
     if unlabelled:
-        return _alone(name, files)
+        return replace(_alone(name, files), left_out=str(left_out))
     beside = [path for path in files if _LABEL_ENDING.search(path.stem)]
     if not beside:
         raise DataError(
@@ -107,20 +110,22 @@ def _outer_split(name: str, folder: Path, unlabelled: bool) -> FolderSplit:
             f"{', '.join(_LABELS[:3])}, no names ending in _label or _mask. Ask for images alone (--unlabelled), or "
             "write list files."
         )
-    return _paired(name, sorted(set(files) - set(beside)), beside, folder, folder)
+    return replace(_paired(name, sorted(set(files) - set(beside)), beside, folder, folder), left_out=str(left_out))
 
 
 def _split(name: str, images: Path | None, labels: Path | None, unlabelled: bool) -> FolderSplit:
     """A split with one folder of images and one of labels; without labels all its images lack them, but for test."""
-    files = list(_walk(images)) if images else []
+    left_out = LeftOut(IMAGE_SUFFIXES)
+    files = sorted(find_images(images, IMAGE_SUFFIXES, left_out)) if images else []
     if unlabelled or (labels is None and name == "test"):
-        return _alone(name, files)
+        return replace(_alone(name, files), left_out=str(left_out))
     if labels is None and name == _ONE_SPLIT:
         raise DataError(
             f"{images} has no folder of labels beside it; {', '.join(_LABELS)} are looked for. Add it, or ask for "
             "images alone (--unlabelled)."
         )
-    return _paired(name, files, list(_walk(labels)) if labels else [], images, labels)
+    beside = sorted(find_images(labels, IMAGE_SUFFIXES, left_out)) if labels else []
+    return replace(_paired(name, files, beside, images, labels), left_out=str(left_out))
 
 
 def _alone(name: str, files: Sequence[Path]) -> FolderSplit:
@@ -188,12 +193,3 @@ def _child(folder: Path, names: Sequence[str]) -> Path | None:
             "list files (train.txt, val.txt)."
         )
     return found[0] if found else None
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yields the images below a folder in the order of their paths; hidden ones are left out."""
-    for directory, subfolders, names in os.walk(folder):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in _SUFFIXES:
-                yield Path(directory, name)

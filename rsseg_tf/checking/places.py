@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import rasterio
-from rasterio.errors import RasterioError
 from rasterio.transform import Affine
 
+from rsseg_tf.datasets.gdal import open_raster
 from rsseg_tf.datasets.images import image_header
 from rsseg_tf.datasets.world_files import ImagePlace, image_place
 from rsseg_tf.errors import DataError
@@ -87,33 +86,29 @@ class Overlap:
     share: float
 
 
-def read_place(path: Path, driver: str = "GTiff") -> tuple[Place | None, float | None]:
-    """Reads where an image lies, by itself or by files beside it, and its nodata value.
+def read_place(path: Path, driver: str = "GTiff") -> Place | None:
+    """Reads where an image lies, by itself or by files beside it; None without a CRS and a transform.
 
     Args:
         path: The image.
         driver: GDAL's name of its kind: "GTiff", "PNG" or "JPEG".
-
-    Returns:
-        The place, None without a CRS and a transform; and the value that a TIFF declares to be no data, or None.
     """
     try:
         if driver != "GTiff":
             beside = image_place(path, driver)
             if beside.crs is None or beside.transform == Affine.identity():
-                return None, None
+                return None
             header = image_header(path)
-            return _place(beside, header.width, header.height), None
-        with rasterio.open(path, driver=driver) as source:
-            nodata = None if source.nodata is None else float(source.nodata)
+            return _place(beside, header.width, header.height)
+        with open_raster(path, driver) as source:
             found = ImagePlace(source.crs, source.transform)
             if source.crs is None:
                 beside = image_place(path, driver)
                 own = source.transform != Affine.identity()
                 found = ImagePlace(beside.crs, source.transform if own else beside.transform)
-            return _place(found, source.width, source.height), nodata
-    except (RasterioError, OSError, DataError):
-        return None, None  # the pixels were read a moment ago; where they lie cannot be told
+            return _place(found, source.width, source.height)
+    except DataError:
+        return None  # the pixels were read a moment ago; where they lie cannot be told
 
 
 def _place(found: ImagePlace, width: int, height: int) -> Place | None:

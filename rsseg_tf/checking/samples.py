@@ -6,10 +6,11 @@ travel between processes.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +20,20 @@ from numpy.typing import NDArray
 from rsseg_tf.checking.fingerprints import Fingerprint, fingerprint
 from rsseg_tf.checking.places import Place, read_place
 from rsseg_tf.checking.statistics import Moments, look_at_band
-from rsseg_tf.datasets.images import image_kind, png_palette, read_image, read_label
+from rsseg_tf.datasets.gdal import HEAD_BYTES, TRUSTING_NOBODY, PixelTypeError, Trust
+from rsseg_tf.datasets.images import image_kind, png_palette, read_label, tiff_losses
 from rsseg_tf.datasets.listing import Sample
+from rsseg_tf.datasets.looking import unseen_labels
 from rsseg_tf.datasets.processes import in_processes
-from rsseg_tf.datasets.spec import RGB
-from rsseg_tf.errors import DataError
+from rsseg_tf.datasets.rasters import Pixels, read_pixels
+from rsseg_tf.datasets.spec import RGB, DatasetSpec
+from rsseg_tf.errors import DataError, reason
 
 __all__ = ["ImageFacts", "LabelFacts", "Problem", "SampleFacts", "inspect_sample", "inspect_samples"]
 
 _CHUNK = 16
-_HEAD_BYTES = 8
+_SHOWN_VALUES = 3
+_VALUES_OF_AN_IMAGE = 4096
 _SHOWN_COLOURS = 32
 _DIGEST_BYTES = 16
 
@@ -53,6 +58,7 @@ class ImageFacts:
         dtype: NumPy name of the pixel type.
         digest: Equal for two images if their pixels are, whatever file format they are in.
         moments: Of each band.
+        middle: The median of some of its values.
         above: Values above the limit that was asked for, all bands together.
         fingerprint: None where the picture cannot be told from others.
         place: Where it lies on Earth, None if that is not known.
@@ -64,6 +70,7 @@ class ImageFacts:
     dtype: str
     digest: bytes
     moments: tuple[Moments, ...]
+    middle: float
     above: int
     fingerprint: Fingerprint | None
     place: Place | None
@@ -101,6 +108,7 @@ class SampleFacts:
         image: The image.
         label: The label.
         problems: What is wrong with them alone.
+        unseen: Part of the labelled pixels, 0..1, where the image has no data.
         mask_colours: The colours of a label that is a mask in colours, if they are few.
     """
 
@@ -108,12 +116,15 @@ class SampleFacts:
     label: LabelFacts | None
     problems: tuple[Problem, ...]
     mask_colours: tuple[RGB, ...] = ()
+    unseen: float = 0.0
 
 
 def inspect_samples(
     samples: Sequence[Sample],
     *,
-    limit: float | None,
+    spec: DatasetSpec | None = None,
+    ignore_index: int = 255,
+    trust: Trust = TRUSTING_NOBODY,
     workers: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[SampleFacts]:
@@ -121,7 +132,9 @@ def inspect_samples(
 
     Args:
         samples: What to look at.
-        limit: Pixel values above it are counted.
+        spec: What they are read for; None if nothing says that.
+        ignore_index: Label value of pixels that do not count.
+        trust: How large files may be, and what a VRT may name.
         workers: Processes; 1 works in this one.
         progress: Called with the number of samples done and of all.
 
@@ -134,7 +147,8 @@ def inspect_samples(
     chunks = [(start, samples[start : start + _CHUNK]) for start in range(0, len(samples), _CHUNK)]
     found: dict[int, list[SampleFacts]] = {}
     done = 0
-    for start, facts in in_processes(functools.partial(_inspect_chunk, limit=limit), chunks, workers):
+    work = functools.partial(_inspect_chunk, spec=spec, ignore_index=ignore_index, trust=trust)
+    for start, facts in in_processes(work, chunks, workers):
         found[start] = facts
         done += len(facts)
         if progress is not None:
@@ -142,36 +156,55 @@ def inspect_samples(
     return [facts for start in sorted(found) for facts in found[start]]
 
 
-def _inspect_chunk(chunk: tuple[int, Sequence[Sample]], *, limit: float | None) -> tuple[int, list[SampleFacts]]:
+def _inspect_chunk(
+    chunk: tuple[int, Sequence[Sample]], *, spec: DatasetSpec | None, ignore_index: int, trust: Trust
+) -> tuple[int, list[SampleFacts]]:
     start, samples = chunk
-    return start, [inspect_sample(sample, limit=limit) for sample in samples]
+    return start, [inspect_sample(sample, spec=spec, ignore_index=ignore_index, trust=trust) for sample in samples]
 
 
-def inspect_sample(sample: Sample, *, limit: float | None = None) -> SampleFacts:
+def inspect_sample(
+    sample: Sample, *, spec: DatasetSpec | None = None, ignore_index: int = 255, trust: Trust = TRUSTING_NOBODY
+) -> SampleFacts:
     """Looks at one sample; nothing that is wrong with it raises.
 
     Args:
         sample: The image, and its label or None.
-        limit: Pixel values above it are counted.
+        spec: What it is read for, which says what its bands and values are; None if nothing says that.
+        ignore_index: Label value of pixels that do not count.
+        trust: How large files may be, and what a VRT may name.
     """
     problems: list[Problem] = []
     image = label = None
     colours: tuple[RGB, ...] = ()
-    image_place = label_place = None
+    image_place = label_place = nodata = None
+    unseen = 0.0
     if _exists(sample.image, problems):
-        image = _inspect_image(sample.image, limit, problems)
-        image_place = image.place if image else None
+        with _whatever_is_wrong(sample.image, problems):
+            image, nodata = _inspect_image(sample.image, spec, trust, problems)
+            image_place = image.place if image else None
     if sample.label is not None and _exists(sample.label, problems):
-        ids, colours = _read_ids(sample.label, problems)
-        if ids is not None:
-            label = _label_facts(ids, png_palette(sample.label) or ())
-            label_place, _ = _place_of(sample.label)
+        with _whatever_is_wrong(sample.label, problems):
+            ids, colours = _read_ids(sample.label, trust, problems)
+            if ids is not None:
+                label = _label_facts(ids, png_palette(sample.label) or ())
+                label_place = _place_of(sample.label)
+                unseen = unseen_labels(ids, nodata, ignore_index)
     if image and label and (image.height, image.width) != (label.height, label.width):
         sizes = f"is {image.width}x{image.height} pixels, its label {label.width}x{label.height}"
         problems.append(Problem("size-mismatch", sample.image, sizes))
     elif image_place and label_place and not image_place.is_at(label_place):
         problems.append(Problem("misplaced-label", sample.image, _displacement(image_place, label_place)))
-    return SampleFacts(image, label, tuple(problems), colours)
+    return SampleFacts(image, label, tuple(problems), colours, unseen)
+
+
+@contextlib.contextmanager
+def _whatever_is_wrong(path: Path, problems: list[Problem]) -> Iterator[None]:
+    """Makes what a decoder raises, of any type, a problem of its file: one file must not end the check of all."""
+    try:
+        yield
+    except Exception as error:
+        problems.append(Problem("file-unreadable", path, f"cannot be read: {reason(error)}"))
 
 
 def _exists(path: Path, problems: list[Problem]) -> bool:
@@ -184,23 +217,26 @@ def _exists(path: Path, problems: list[Problem]) -> bool:
 # --- images -------------------------------------------------------------------------------------------------------
 
 
-def _inspect_image(path: Path, limit: float | None, problems: list[Problem]) -> ImageFacts | None:
+def _inspect_image(
+    path: Path, spec: DatasetSpec | None, trust: Trust, problems: list[Problem]
+) -> tuple[ImageFacts | None, NDArray[np.bool_] | None]:
+    """Returns what is known of an image, and where it has no data; notes what is wrong with it."""
     try:
-        pixels = read_image(path)
+        read = _read(path, spec, trust)
     except DataError as error:
-        problems.append(Problem("file-unreadable", path, _without_path(str(error), path)))
-        return None
-    if pixels.dtype.kind not in "buif":
-        problems.append(Problem("pixel-type", path, f"holds {pixels.dtype} pixels; real numbers are needed"))
-        return None
-    place, nodata = _place_of(path)
-    looks = [look_at_band(pixels[:, :, band], nodata, limit) for band in range(pixels.shape[2])]
+        code = "pixel-type" if isinstance(error, PixelTypeError) else "file-unreadable"
+        problems.append(Problem(code, path, _without_path(str(error), path)))
+        return None, None
+    pixels, limit = read.values, spec.max_value if spec else None
+    looks = [look_at_band(pixels[:, :, band], _left_out(read, band), limit) for band in range(pixels.shape[2])]
     moments = tuple(look.moments for look in looks)
-    broken, absent = sum(look.broken for look in looks), sum(look.absent for look in looks)
+    broken = read.broken + sum(look.broken for look in looks)
+    problems += [Problem("image-reading", path, note) for note in read.notes]
     if broken:
         problems.append(Problem("not-finite", path, f"holds {broken} NaN or infinite values"))
-    if absent and nodata is not None and _is_far(nodata, moments):
-        problems.append(Problem("nodata-values", path, f"holds its nodata value {nodata:g} {absent} times"))
+    if read.sentinels:
+        shown = ", ".join(f"{value:.9g} {count} times" for value, count in read.sentinels[:_SHOWN_VALUES])
+        problems.append(Problem("nodata-values", path, f"holds {shown} and does not declare it as nodata"))
     facts = ImageFacts(
         height=pixels.shape[0],
         width=pixels.shape[1],
@@ -208,20 +244,39 @@ def _inspect_image(path: Path, limit: float | None, problems: list[Problem]) -> 
         dtype=str(pixels.dtype),
         digest=_digest(pixels),
         moments=moments,
+        middle=_middle(read),
         above=sum(look.above for look in looks),
-        fingerprint=fingerprint(pixels, (pixels == nodata).all(axis=2) if absent else None),
-        place=place,
+        fingerprint=fingerprint(pixels, read.nodata),
+        place=_place_of(path),
     )
     if facts.is_constant:
         problems.append(Problem("constant-image", path, _constant(moments)))
-    return facts
+    return facts, read.nodata
 
 
-def _is_far(nodata: float, moments: Sequence[Moments]) -> bool:
-    """Tells whether a nodata value lies off the data by more than they spread: -9999, but not 0 beside 1..255."""
-    low = min(band.low for band in moments)
-    high = max(band.high for band in moments)
-    return low <= high and not low - (high - low) <= nodata <= high + (high - low)
+def _read(path: Path, spec: DatasetSpec | None, trust: Trust) -> Pixels:
+    """Reads an image for a dataset; one that has other bands as it is, which is a finding of its own."""
+    try:
+        return read_pixels(path, spec, trust=trust)
+    except DataError:
+        if spec is None:
+            raise
+        return read_pixels(path, None, trust=trust)
+
+
+def _left_out(read: Pixels, band: int) -> NDArray[np.bool_] | None:
+    """Returns which values of a band are no data."""
+    if read.replaced is None:
+        return read.nodata
+    return read.replaced[:, :, band] if read.nodata is None else read.replaced[:, :, band] | read.nodata
+
+
+def _middle(read: Pixels) -> float:
+    """Returns the median of some values that are data; 0 where there are none."""
+    data = read.values if read.nodata is None else read.values[~read.nodata]
+    flat = data.reshape(-1)
+    some = flat[:: max(1, flat.size // _VALUES_OF_AN_IMAGE)].astype(np.float64)
+    return float(np.median(some)) if some.size else 0.0
 
 
 def _constant(moments: Sequence[Moments]) -> str:
@@ -240,18 +295,22 @@ def _digest(pixels: NDArray) -> bytes:
 # --- labels -------------------------------------------------------------------------------------------------------
 
 
-def _read_ids(path: Path, problems: list[Problem]) -> tuple[NDArray | None, tuple[RGB, ...]]:
+def _read_ids(path: Path, trust: Trust, problems: list[Problem]) -> tuple[NDArray | None, tuple[RGB, ...]]:
     """Returns the ids, or notes why there are none and returns the colours if it is a mask in few colours."""
     try:
-        return read_label(path), ()
+        return read_label(path, trust), ()
     except DataError as error:
         refused = _without_path(str(error), path)
     try:
         with path.open("rb") as handle:
-            if image_kind(handle.read(_HEAD_BYTES), str(path)) == "JPEG":
-                problems.append(Problem("label-jpeg", path, "is a JPEG file"))
-                return None, ()
-        pixels = read_image(path)
+            kind = image_kind(handle.read(HEAD_BYTES), str(path))
+        if kind == "JPEG":
+            problems.append(Problem("label-jpeg", path, "is a JPEG file"))
+            return None, ()
+        if lossy := tiff_losses(path) if kind == "TIFF" else "":
+            problems.append(Problem("label-jpeg", path, f"is compressed with losses ({lossy})"))
+            return None, ()
+        pixels = read_pixels(path, None, trust=trust).values
     except (DataError, OSError):
         problems.append(Problem("file-unreadable", path, refused))
         return None, ()
@@ -294,9 +353,9 @@ def _label_facts(ids: NDArray, palette: Sequence[RGB]) -> LabelFacts:
 # --- both ---------------------------------------------------------------------------------------------------------
 
 
-def _place_of(path: Path) -> tuple[Place | None, float | None]:
+def _place_of(path: Path) -> Place | None:
     with path.open("rb") as handle:
-        kind = image_kind(handle.read(_HEAD_BYTES), str(path))
+        kind = image_kind(handle.read(HEAD_BYTES), str(path))
     return read_place(path, "GTiff" if kind == "TIFF" else kind)
 
 

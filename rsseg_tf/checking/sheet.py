@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from rsseg_tf.checking.evidence import Evidence
 from rsseg_tf.checking.report import Report
-from rsseg_tf.datasets.images import read_image, read_label, write_png
+from rsseg_tf.datasets.images import read_label, write_png
+from rsseg_tf.datasets.rasters import read_pixels
 from rsseg_tf.datasets.spec import MAX_CLASSES, RGB, custom_spec, default_palette
 from rsseg_tf.errors import DataError
 from rsseg_tf.files import atomic_path
@@ -118,9 +119,11 @@ def choose_samples(evidence: Evidence, count: int, seed: int) -> list[int]:
 def _panel(evidence: Evidence, position: int, palette: Sequence[RGB], names: Sequence[str], side: int) -> _Panel:
     """Reads a sample and shows it in squares."""
     expected, sample = evidence.target.expected, evidence.samples[position]
-    pixels = read_image(sample.image)
-    spec = expected.spec if expected.spec and expected.spec.bands == pixels.shape[2] else None
-    picture = as_rgb(pixels, spec or custom_spec(expected.name, ("any",), bands=pixels.shape[2]))
+    facts_of_image = evidence.facts[position].image
+    spec = expected.spec if expected.spec and facts_of_image and expected.spec.bands == facts_of_image.bands else None
+    read = read_pixels(sample.image, spec, trust=evidence.target.trust)
+    shown = spec or custom_spec(expected.name, ("any",), bands=read.values.shape[2])
+    picture = as_rgb(read.values, shown, read.nodata)
     label = None
     shares: tuple[tuple[str, float], ...] = ()
     facts = evidence.facts[position].label

@@ -68,65 +68,63 @@ class BandLook(NamedTuple):
     Attributes:
         moments: Of its values.
         broken: Values that are not finite in float32.
-        absent: Values that are declared to be no data.
         above: Values above the limit.
     """
 
     moments: Moments
     broken: int = 0
-    absent: int = 0
     above: int = 0
 
 
-def look_at_band(band: NDArray, nodata: float | None, limit: float | None) -> BandLook:
+def look_at_band(band: NDArray, absent: NDArray[np.bool_] | None, limit: float | None) -> BandLook:
     """Looks at all values of one band once.
 
     Args:
         band: ``(H, W)`` of a real type.
-        nodata: The value that stands for no data, None if there is none.
+        absent: ``(H, W)``, True where there is no data; None where all are data.
         limit: Values above it are counted.
     """
-    if band.dtype.kind in "bui" and band.dtype.itemsize <= 2:
-        return _from_histogram(band, nodata, limit)
-    parts: list[Moments] = []
-    broken = absent = above = 0
+    narrow = band.dtype.kind in "bui" and band.dtype.itemsize <= 2
+    look = _from_histogram if narrow else _from_values
     rows = max(1, _BLOCK_PIXELS // max(1, band.shape[1]))
-    for start in range(0, band.shape[0], rows):
-        values = band[start : start + rows].astype(np.float64).ravel()
-        finite = np.abs(values) <= np.finfo(np.float32).max  # not so for NaN; training computes in float32
-        broken += values.size - int(finite.sum())
-        values = values[finite]
-        if nodata is not None:
-            data = values != nodata
-            absent += values.size - int(data.sum())
-            values = values[data]
-        if values.size:
-            mean = float(values.mean())
-            squares = float(((values - mean) ** 2).sum())
-            parts.append(Moments(values.size, mean, squares, float(values.min()), float(values.max())))
-            above += int((values > limit).sum()) if limit is not None else 0
-    return BandLook(Moments.joined(parts), broken, absent, above)
+    parts = []
+    for start in range(0, band.shape[0], rows):  # block by block: counting takes eight bytes a value
+        block = band[start : start + rows]
+        parts.append(look(block.ravel() if absent is None else block[~absent[start : start + rows]], limit))
+    return BandLook(
+        Moments.joined([part.moments for part in parts if part.moments.count]),
+        sum(part.broken for part in parts),
+        sum(part.above for part in parts),
+    )
 
 
-def _from_histogram(band: NDArray, nodata: float | None, limit: float | None) -> BandLook:
-    """As `look_at_band`, for whole numbers of at most 16 bits: exact, and quicker."""
-    lowest = 0 if band.dtype.kind in "bu" else int(band.min(initial=0))
-    shifted = band.ravel() if not lowest else band.ravel().astype(np.int32) - lowest
-    counts = np.bincount(shifted)
+def _from_values(stored: NDArray, limit: float | None) -> BandLook:
+    """Looks at some values of any type."""
+    values = stored.astype(np.float64)
+    finite = np.abs(values) <= np.finfo(np.float32).max  # not so for NaN; training computes in float32
+    broken = values.size - int(finite.sum())
+    values = values[finite]
+    if not values.size:
+        return BandLook(Moments(), broken)
+    mean = float(values.mean())
+    squares = float(((values - mean) ** 2).sum())
+    above = int((values > limit).sum()) if limit is not None else 0
+    return BandLook(Moments(values.size, mean, squares, float(values.min()), float(values.max())), broken, above)
+
+
+def _from_histogram(stored: NDArray, limit: float | None) -> BandLook:
+    """As `_from_values`, for whole numbers of at most 16 bits: exact, and quicker."""
+    if not stored.size:
+        return BandLook(Moments())
+    lowest = 0 if stored.dtype.kind in "bu" else int(stored.min())
+    counts = np.bincount(stored if not lowest else stored.astype(np.int32) - lowest)
     values = np.arange(lowest, lowest + counts.size, dtype=np.float64)
-    absent = 0
-    if nodata is not None and lowest <= nodata < lowest + counts.size and nodata == int(nodata):
-        place = int(nodata) - lowest
-        absent = int(counts[place])
-        counts[place] = 0
     count = int(counts.sum())
-    if not count:
-        return BandLook(Moments(), absent=absent)
     mean = float(counts @ values) / count
     squares = float(counts @ (values - mean) ** 2)
     present = values[counts > 0]
     above = int(counts[values > limit].sum()) if limit is not None else 0
-    return BandLook(Moments(count, mean, squares, float(present[0]), float(present[-1])), absent=absent, above=above)
+    return BandLook(Moments(count, mean, squares, float(present[0]), float(present[-1])), above=above)
 
 
 def median_frequency_weights(pixels: Sequence[int], pixels_around: Sequence[int]) -> tuple[float, ...]:

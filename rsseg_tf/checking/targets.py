@@ -7,6 +7,7 @@ what leaves nothing to check is an error.
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,10 +16,12 @@ from pathlib import Path
 from rsseg_tf.checking.findings import Finding, listing
 from rsseg_tf.checking.folders import FolderSplit, find_folders
 from rsseg_tf.config import Config
+from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.datasets.listing import Sample, list_lines
 from rsseg_tf.datasets.prepared import read_dataset_json, read_description
 from rsseg_tf.datasets.spec import MAX_CLASSES, RGB, DatasetSpec, default_palette
 from rsseg_tf.errors import DataError
+from rsseg_tf.files import readable_name
 
 __all__ = ["Expected", "Split", "Target", "shown", "target_from_config", "target_from_folder"]
 
@@ -70,6 +73,7 @@ class Target:
         splits: The samples.
         crop_size: Width and height that training crops to, None if no config says.
         findings: What is wrong with the lists or pairs.
+        trust: How large files may be, and what a VRT may name.
     """
 
     source: str
@@ -78,6 +82,7 @@ class Target:
     splits: tuple[Split, ...]
     crop_size: tuple[int, int] | None = None
     findings: tuple[Finding, ...] = ()
+    trust: Trust = TRUSTING_NOBODY
 
     @property
     def labelled(self) -> bool:
@@ -87,7 +92,7 @@ class Target:
 
 def shown(path: Path, root: Path) -> str:
     """Returns how a file is named in findings: relative to the root if it lies below it."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    return readable_name(path.relative_to(root).as_posix() if path.is_relative_to(root) else path)
 
 
 def target_from_config(config: Config, source: str) -> Target:
@@ -113,7 +118,9 @@ def target_from_config(config: Config, source: str) -> Target:
         lists.read("val", root / dataset.val_list, labels="needed"),
     )
     findings = [*_differences(dataset.spec, root), *lists.findings]
-    return Target(source, root, Expected.of(dataset.spec), splits, config.augment.crop_size, tuple(findings))
+    return Target(
+        source, root, Expected.of(dataset.spec), splits, config.augment.crop_size, tuple(findings), config.data.trust
+    )
 
 
 def target_from_folder(
@@ -259,7 +266,7 @@ class _Lists:
             self._note("list-missing", split, path, f"{self._name(path)} does not exist")
             return Split(split, (), labels == "needed")
         try:
-            lines = list_lines(path)
+            lines = list(list_lines(path, self.root))
         except DataError as error:
             self._note("list-unreadable", split, path, str(error).split(". ")[0].rstrip("."))
             return Split(split, (), labels == "needed")
@@ -317,6 +324,8 @@ def _pairing_findings(found: Sequence[FolderSplit], folder: Path) -> list[Findin
         ):
             names = tuple(shown(path, folder) for path in paths)
             findings.append(Finding(code, (part.name,), names, f"{names[0]} {message.format(', '.join(names[1:]))}"))
+        if part.left_out:
+            findings.append(Finding("left-out", (part.name,), (), part.left_out.replace(f"{folder}{os.sep}", "")))
         if not part.samples:
             findings.append(Finding("list-empty", (part.name,), (), f"{part.name} has no pair of image and label"))
     return findings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from click.core import ParameterSource
 # Not TensorFlow: half a second at most, and the help can name the kinds of findings.
 from rsseg_tf.checking import KINDS, MAX_DISTANCE, SEVERITIES, SHEET_SUFFIXES, check_data, write_sheet
 from rsseg_tf.checking.sheet import choose_samples
-from rsseg_tf.cli.options import ManyValues, load
+from rsseg_tf.cli.options import ManyValues, load, reading_options
+from rsseg_tf.datasets.gdal import Trust
 from rsseg_tf.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
     metavar="CODE...",
     help="Leave out findings of these kinds, e.g. --ignore small-image near-duplicate.",
 )
+@reading_options
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings too.")
 @click.option(
     "--show",
@@ -103,6 +106,8 @@ def command(
     ignore_index: int | None,
     near: int,
     leave_out: tuple[str, ...],
+    max_image_mb: int | None,
+    allow_vrt_sources: bool,
     strict: bool,
     show: int,
     as_json: bool,
@@ -125,6 +130,11 @@ def command(
     """
     _check_options(ctx, leave_out, sheet, as_json)
     target = _find_target(source, config_path, overrides, num_classes, ignore_index, unlabelled)
+    trust = Trust(
+        target.trust.max_bytes if max_image_mb is None else max_image_mb * 2**20,
+        allow_vrt_sources or target.trust.vrt_sources,
+    )
+    target = dataclasses.replace(target, trust=trust)
     try:
         report = _checked(target, near, leave_out, workers or os.cpu_count() or 1)
     except KeyboardInterrupt:

@@ -70,10 +70,11 @@ def import_(source: Path, output: Path | None, overwrite: bool) -> None:
     them at once, and nothing is written.
     """
     from rsseg_tf.config.paddleseg import import_paddleseg
-    from rsseg_tf.errors import ConfigError
+    from rsseg_tf.errors import ConfigError, reason
     from rsseg_tf.files import atomic_path
 
-    text = import_paddleseg(source).text(source.name)
+    imported = import_paddleseg(source)
+    text = imported.text(source.name)
     if output is None:
         click.echo(text, nl=False)
         return
@@ -83,5 +84,7 @@ def import_(source: Path, output: Path | None, overwrite: bool) -> None:
         with atomic_path(output) as partial:
             partial.write_text(text, "utf-8")
     except OSError as error:
-        raise ConfigError(f"{output} cannot be written: {error.strerror}. Choose another place.") from error
+        raise ConfigError(f"{output} cannot be written: {reason(error)}. Choose another place.") from error
+    for note in imported.notes:
+        click.echo(f"Note: {note}", err=True)
     click.echo(f"Wrote {output}")

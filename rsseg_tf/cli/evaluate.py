@@ -63,7 +63,7 @@ def command(
     config = load_beside(located.path, config_path, (*overrides, *chosen))
     from rsseg_tf.cli.samples import checked_samples
 
-    samples = checked_samples(config, "val")
+    (samples,) = checked_samples(config, "val")
 
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
@@ -86,7 +86,7 @@ def command(
     console.print(scores_table(scores, evaluation.summary))
     report = {
         "model_path": model_path,
-        "dataset": config.dataset.name,
+        "dataset": config.dataset.spec.name,
         "protocol": evaluation.to_json(),
         "images": len(samples),
         "inference": dataclasses.asdict(model.options),

@@ -5,14 +5,21 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from typing import Any
 
 import click
 
 from rsseg_tf import __version__
+from rsseg_tf.cli.output import make_output_safe
 from rsseg_tf.errors import RssegError
 
-__all__ = ["main"]
+__all__ = ["BUG", "INTERRUPTED", "main"]
+
+BUG = 70
+"""Exit code for an error of this package itself, which comes with a traceback; `EX_SOFTWARE` of sysexits.h."""
+INTERRUPTED = 130
+"""Exit code for Ctrl-C, as shells have it."""
 
 # name -> (module, line in the list of commands); the order is that of the work
 _COMMANDS = {
@@ -50,12 +57,25 @@ class _Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        make_output_safe()
+        return super().main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except RssegError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+            ctx.exit(INTERRUPTED)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            # Not 1, with which commands answer: "some images failed", "differs", "has errors".
+            traceback.print_exc()
+            raise SystemExit(BUG) from error
 
 
 @click.group(

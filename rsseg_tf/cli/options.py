@@ -28,8 +28,10 @@ __all__ = [
     "open_server",
     "prediction_changes",
     "prediction_options",
+    "reading_options",
     "server_options",
     "trust_option",
+    "vrt_option",
     "weights_options",
 ]
 
@@ -415,3 +417,25 @@ def choose_device(device: str, gpus: tuple[int, ...]) -> None:
     if len(gpus) > 1:
         raise ConfigError(f"eval and predict run on one GPU; got --gpus {' '.join(map(str, gpus))}. Name one of them.")
     make_strategy(device, gpus or None)
+
+
+def reading_options(function: F) -> F:
+    """Adds what files may ask for: their size, and what a VRT may name."""
+    for option in (
+        vrt_option,
+        click.option(
+            "--max-image-mb",
+            type=click.IntRange(min=1),
+            metavar="MIB",
+            help="Largest image that is decoded, in MiB of its pixels.  [default: 1024]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+vrt_option = click.option(
+    "--allow-vrt-sources",
+    is_flag=True,
+    help="Let a VRT name files away from its folder, servers, and formats that name others.",
+)

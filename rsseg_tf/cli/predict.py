@@ -22,6 +22,7 @@ from rsseg_tf.cli.options import (
     prediction_changes,
     prediction_options,
     server_options,
+    vrt_option,
     weights_options,
 )
 
@@ -46,6 +47,7 @@ _scenes = group(
     click.option("--max-memory", default="2G", show_default=True, metavar="SIZE",
                  help="Bound for buffers; wide scenes are cut into strips to keep it."),
     click.option("--resume", is_flag=True, help="Go on where a run with the same options was stopped."),
+    vrt_option,
 )  # fmt: skip
 _rasters = group(
     "Rasters",
@@ -151,7 +153,7 @@ def command(
         **{name: values[name] for name in ("vector", "min_area", "simplify")},
         pictures=not values["no_pictures"],
     )
-    paths, base = collect_images(image_path, exclude=save_dir)
+    paths, base = collect_images(image_path, exclude=save_dir, notify=_note)
     predictor = open_server(model_path, values)
     located, config = None, None
     if predictor is None:
@@ -169,7 +171,9 @@ def command(
         tile=tile,
         fixed_tile=predictor.tile is not None,
         model=_identity(predictor, located),
-        **{name: values[name] for name in ("max_value", "match_gsd", "model_gsd", "aoi", "resume")},
+        **{
+            name: values[name] for name in ("max_value", "match_gsd", "model_gsd", "aoi", "resume", "allow_vrt_sources")
+        },
     )
     run = Run(
         paths,
@@ -187,6 +191,10 @@ def command(
         open_model = partial(_open_in_worker, _for_worker(located), config, device, gpus)
         results = _predict_on_cluster(run, open_model, values)
     _report(results, save_dir)
+
+
+def _note(line: str) -> None:
+    click.echo(f"Note: {line}", err=True)
 
 
 def _check_combinations(values: dict[str, Any]) -> None:

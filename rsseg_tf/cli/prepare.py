@@ -103,6 +103,8 @@ def command(
             **settings,
         )
         report = prepare_dataset(dataset, sources, output or OUTPUTS[dataset], options)
+    if report.left_out:
+        click.echo(f"Note: {report.left_out}.", err=True)
     ending = " (already there, nothing to do)" if report.up_to_date else ""
     table = Table(title=f"{report.name}: {report.output}{ending}")
     for column in ("split", "scenes", "tiles", "off-palette pixels"):

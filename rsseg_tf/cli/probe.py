@@ -81,7 +81,7 @@ def command(
     from rsseg_tf.errors import ConfigError
 
     load_tensorflow()
-    splits = [checked_samples(config, split) for split in ("train", "val")]
+    splits = checked_samples(config, "train", "val")
     from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD
     from rsseg_tf.probe import cut_patches, probe
 
@@ -90,7 +90,9 @@ def command(
     if normalisation == "imagenet" and spec.bands != 3:
         raise ConfigError(f"--normalisation imagenet is for 3 bands; the dataset '{spec.name}' has {spec.bands}.")
     fixed = {"dataset": (spec.mean, spec.std), "imagenet": (IMAGENET_MEAN, IMAGENET_STD), "auto": None}[normalisation]
-    train, val = (cut_patches(samples, spec, size=patch_size, at_most=patches) for samples in splits)
+    train, val = (
+        cut_patches(samples, spec, size=patch_size, at_most=patches, trust=config.data.trust) for samples in splits
+    )
     asked = labels or tuple(count for count in (40, 200) if count < len(train.labels))
     if asked and max(asked) > len(train.labels):
         raise ConfigError(
@@ -119,7 +121,7 @@ def command(
         from rsseg_tf.cli.evaluate import write_json
 
         report = {
-            "dataset": config.dataset.name,
+            "dataset": config.dataset.spec.name,
             "backbone": config.model.backbone.name,
             "patch_size": patch_size,
             "train_patches": len(train.labels),

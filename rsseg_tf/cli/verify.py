@@ -78,7 +78,7 @@ def command(
     from rsseg_tf.export import verify
     from rsseg_tf.inference import collect_images
 
-    paths = collect_images(images)[0] if images else []
+    paths = collect_images(images, notify=lambda line: click.echo(f"Note: {line}", err=True))[0] if images else []
     others = {f"server {server}": _served(server, model_name, folder)} if server else {}
     comparisons = verify(folder, images=paths, checkpoint=checkpoint, others=others, threads=threads)
     Console().print(comparison_table(comparisons))

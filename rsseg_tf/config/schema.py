@@ -7,12 +7,14 @@ bands come from the dataset.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rsseg_tf.datasets import SPECS as DATASET_SPECS
 from rsseg_tf.datasets import TILE_NAME_PATTERNS, DatasetSpec, custom_spec
+from rsseg_tf.datasets.gdal import Trust
 from rsseg_tf.errors import DataError
 from rsseg_tf.protocols import PROTOCOLS, ProtocolName
 
@@ -99,7 +101,7 @@ class CustomDataset(Section):
     root: str
     train_list: str = "train.txt"
     val_list: str = "val.txt"
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    classes: tuple[str, ...]
     palette: tuple[Rgb, ...] | None = None
     ignore_index: Annotated[int, Field(ge=0, le=255)] = 255
     bands: Positive = 3
@@ -108,9 +110,21 @@ class CustomDataset(Section):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     small_classes: tuple[str, ...] = Field((), description="names of the classes that c2fnet refines")
+    title: str | None = Field(None, description="what the data are called in manifests; null: as the folder is")
     band_names: tuple[str, ...] = Field((), description="what each band shows, e.g. [red, green, blue]")
     gsd: Annotated[float, Field(gt=0)] | None = Field(None, description="metres per pixel, if all images have the same")
     tile_names: str | None = Field(None, description="where the names of tiles say their place in a scene: the pattern")
+
+    @field_validator("classes")
+    @classmethod
+    def _can_be_told_apart(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) < 2:
+            raise ValueError(
+                f"dataset.classes names {len(value)} class{'es' if not value else ''}; a model tells at least 2 apart. "
+                f"Name what lies around it too, e.g. [background, {value[0] if value else 'building'}], and give it an "
+                "id in the labels: 0 is the first class."
+            )
+        return value
 
     @field_validator("tile_names")
     @classmethod
@@ -122,8 +136,9 @@ class CustomDataset(Section):
     @property
     def spec(self) -> DatasetSpec:
         """The dataset's classes, palette, ignored id, bands and statistics."""
+        folder = re.split(r"[/\\]", self.root.rstrip("/\\"))[-1]
         return custom_spec(
-            "custom",
+            self.title if self.title is not None else ("custom" if folder in ("", ".", "..") else folder),
             self.classes,
             palette=self.palette,
             ignore_index=self.ignore_index,
@@ -135,6 +150,7 @@ class CustomDataset(Section):
             small_classes=self.small_classes,
             band_names=self.band_names,
             gsd=self.gsd,
+            tile_names=self.tile_names,
         )
 
     @model_validator(mode="after")
@@ -329,6 +345,15 @@ class Data(Section):
 
     workers: Positive | None = Field(None, description="samples read in parallel; null lets TensorFlow choose")
     cache_mb: Annotated[int, Field(ge=0)] = Field(1024, description="decoded samples kept in memory, in MiB")
+    max_image_mb: Positive = Field(1024, description="largest image that is decoded, in MiB of its pixels")
+    allow_vrt_sources: bool = Field(
+        False, description="whether a VRT may name files away from its folder, servers, and formats that name others"
+    )
+
+    @property
+    def trust(self) -> Trust:
+        """What files may ask for."""
+        return Trust(self.max_image_mb * 2**20, self.allow_vrt_sources)
 
 
 class SGD(Section):
@@ -452,6 +477,7 @@ class Train(Section):
     save_interval: Positive = 1000
     keep_checkpoint_max: Positive = 5
     early_stop_intervals: Positive | None = None
+    deterministic: bool = Field(False, description="whether equal runs give equal weights to the bit; slower")
 
 
 class Eval(Section):
@@ -509,7 +535,7 @@ class Config(Section):
             )
         self._check_classes(spec)
         self._check_losses(spec)
-        self._check_protocol(spec)
+        self._check_protocol()
         return self
 
     def _check_classes(self, spec: DatasetSpec) -> None:
@@ -526,13 +552,13 @@ class Config(Section):
                 "Use a dataset that has some (isaid), or list them in dataset.small_classes of a custom one."
             )
 
-    def _check_protocol(self, spec: DatasetSpec) -> None:
+    def _check_protocol(self) -> None:
         allowed = PROTOCOLS[self.eval.protocol].datasets
-        if allowed and spec.name not in allowed:
+        if allowed and self.dataset.name not in allowed:
             others = [name for name, protocol in PROTOCOLS.items() if not protocol.datasets]
             raise ValueError(
                 f"eval.protocol {self.eval.protocol} is for the datasets {' and '.join(allowed)}; the dataset is "
-                f"'{spec.name}'. Choose {' or '.join(others)}."
+                f"'{self.dataset.name}'. Choose {' or '.join(others)}."
             )
 
     def _check_losses(self, spec: DatasetSpec) -> None:
@@ -549,3 +575,8 @@ class Config(Section):
                 weights = getattr(part, "class_weights", None)
                 if weights is not None and len(weights) != classes:
                     raise ValueError(f"loss.{head}.class_weights has {len(weights)} values; {of}, one weight each.")
+                if weights is not None and not any(weights):
+                    raise ValueError(
+                        f"loss.{head}.class_weights are all 0, so that nothing would be learnt; at least one must be "
+                        "above 0. Remove class_weights, or take those that `rsseg-tf check-data` suggests."
+                    )

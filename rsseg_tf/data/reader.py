@@ -9,11 +9,12 @@ from typing import cast
 
 import numpy as np
 
-from rsseg_tf.datasets import DatasetSpec, Sample, read_image, read_label
-from rsseg_tf.datasets.images import image_header
-from rsseg_tf.datasets.judging import check_bands, check_label_ids, check_same_size, check_type, ids_of, label_of
+from rsseg_tf.datasets import DatasetSpec, Sample, read_label
+from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
+from rsseg_tf.datasets.judging import check_label_ids, check_same_size, check_type, ids_of, label_of
 from rsseg_tf.datasets.listing import Samples
 from rsseg_tf.datasets.looking import Inspection
+from rsseg_tf.datasets.rasters import Pixels, read_pixels, scene_header
 from rsseg_tf.errors import DataError
 
 __all__ = ["ImageReader", "SampleReader", "check_images", "check_samples"]
@@ -30,20 +31,33 @@ class _Reader:
         dtype: the images' type on disk, taken from the first one; all must have it.
     """
 
-    def __init__(self, samples: Sequence[Sample], spec: DatasetSpec, *, cache_mb: int = 0) -> None:
+    # Grey images among RGB ones get three equal bands where this is set.
+    _repeats_grey = False
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        spec: DatasetSpec,
+        *,
+        cache_mb: int = 0,
+        trust: Trust = TRUSTING_NOBODY,
+    ) -> None:
         """Takes note of the samples and of the type of the first image.
 
         Args:
             samples: what the list files name.
-            spec: says how many bands there are, and which ids.
+            spec: says how many bands there are, which ids, and which values are data.
             cache_mb: MiB of decoded pixels to keep.
+            trust: how large images may be, and what a VRT may name.
 
         Raises:
             DataError: when the first image cannot be opened.
         """
         self.samples = samples if isinstance(samples, Samples) else tuple(samples)
         self.spec = spec
-        self.dtype = np.dtype(image_header(self.samples[0].image).dtype)
+        self.trust = trust
+        header = scene_header(self.samples[0].image, spec, trust=trust, repeat_grey=self._repeats_grey).read
+        self.dtype = np.dtype(header.dtype)
         self.failure: DataError | None = None
         self._kept: dict[int, tuple[np.ndarray, ...]] = {}
         self._room = cache_mb * 2**20
@@ -66,17 +80,12 @@ class _Reader:
         return arrays
 
     def _read(self, sample: Sample) -> tuple[np.ndarray, ...]:
-        return (self._read_image(sample.image),)
+        return (self._pixels(sample.image).values,)
 
-    def _read_image(self, path: Path) -> np.ndarray:
-        return self._checked(path, read_image(path))
-
-    def _checked(self, path: Path, image: np.ndarray) -> np.ndarray:
-        check_bands(path, image.shape[2], self.spec)
-        check_type(path, image.dtype, self.samples[0].image, self.dtype)
-        if not np.issubdtype(image.dtype, np.integer) and not np.isfinite(image).all():
-            raise DataError(f"{path} holds NaN or infinite pixels; replace them with a number before training.")
-        return image
+    def _pixels(self, path: Path) -> Pixels:
+        pixels = read_pixels(path, self.spec, trust=self.trust, repeat_grey=self._repeats_grey)
+        check_type(path, pixels.values.dtype, self.samples[0].image, self.dtype)
+        return pixels
 
 
 class SampleReader(_Reader):
@@ -85,6 +94,8 @@ class SampleReader(_Reader):
     def __call__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns image `(H, W, bands)` in its own type and label `(H, W)` uint8 of sample `index`.
 
+        Where the image has no data (see `Scene.read`), the label is the ignored id: prediction gives it there too.
+
         Raises:
             DataError: for a file that is missing, truncated, of another size, type or number of bands than it should
                 be, or a label with an id that is neither a class nor ignored.
@@ -92,12 +103,15 @@ class SampleReader(_Reader):
         return cast("tuple[np.ndarray, np.ndarray]", self._get(index))
 
     def _read(self, sample: Sample) -> tuple[np.ndarray, ...]:
-        image = self._read_image(sample.image)
+        pixels = self._pixels(sample.image)
         label = label_of(sample)
-        ids = read_label(label)
-        check_same_size(sample, image.shape[:2], ids.shape)
+        ids = read_label(label, self.trust)
+        check_same_size(sample, pixels.values.shape[:2], ids.shape)
         check_label_ids(ids_of(ids), label, self.spec)
-        return image, ids.astype(np.uint8)
+        ids = ids.astype(np.uint8)
+        if pixels.nodata is not None:
+            ids[pixels.nodata] = self.spec.ignore_index
+        return pixels.values, ids
 
 
 class ImageReader(_Reader):
@@ -105,6 +119,8 @@ class ImageReader(_Reader):
 
     Grey images among RGB ones, as ImageNet has some, get three equal bands.
     """
+
+    _repeats_grey = True
 
     def __call__(self, index: int) -> np.ndarray:
         """Returns image `(H, W, bands)` in its own type.
@@ -114,12 +130,6 @@ class ImageReader(_Reader):
         """
         return self._get(index)[0]
 
-    def _read_image(self, path: Path) -> np.ndarray:
-        image = read_image(path)
-        if image.shape[2] == 1 and self.spec.bands == 3:
-            image = np.repeat(image, 3, axis=2)
-        return self._checked(path, image)
-
 
 def check_images(
     samples: Sequence[Sample],
@@ -127,7 +137,8 @@ def check_images(
     *,
     workers: int = 8,
     progress: Callable[[int, int], None] | None = None,
-) -> None:
+    trust: Trust = TRUSTING_NOBODY,
+) -> list[str]:
     """Looks at the header of every image without a label: can it be read, its bands, its type.
 
     Args:
@@ -135,11 +146,15 @@ def check_images(
         spec: how many bands there should be.
         workers: threads.
         progress: called with (images done, images in all).
+        trust: how large images may be, and what a VRT may name.
+
+    Returns:
+        Lines about how images are read that a user should know.
 
     Raises:
         DataError: that counts all images that are wrong and says what is wrong with the first of them.
     """
-    Inspection(samples, spec, workers=workers, labels=False).raise_count(progress)
+    return Inspection(samples, spec, workers=workers, labels=False, trust=trust).raise_count(progress).notes()
 
 
 def check_samples(
@@ -148,7 +163,8 @@ def check_samples(
     *,
     workers: int = 8,
     progress: Callable[[int, int], None] | None = None,
-) -> None:
+    trust: Trust = TRUSTING_NOBODY,
+) -> list[str]:
     """Looks at every sample before training: image header (bands, type, size) and the ids in its label.
 
     Args:
@@ -156,8 +172,12 @@ def check_samples(
         spec: what they should be.
         workers: threads.
         progress: called with (samples done, samples in all).
+        trust: how large images may be, and what a VRT may name.
+
+    Returns:
+        Lines about how images are read that a user should know.
 
     Raises:
         DataError: for the first sample in list order that is wrong.
     """
-    Inspection(samples, spec, workers=workers).raise_first(progress)
+    return Inspection(samples, spec, workers=workers, trust=trust).raise_first(progress).notes()

@@ -13,7 +13,7 @@ from rsseg_tf.datasets.images import (
 )
 from rsseg_tf.datasets.isaid import ISAID, prepare_isaid
 from rsseg_tf.datasets.isprs import POTSDAM, VAIHINGEN, prepare_isprs
-from rsseg_tf.datasets.listing import Sample, read_list, write_list
+from rsseg_tf.datasets.listing import Sample, Samples, missing_files, read_list, write_list
 from rsseg_tf.datasets.loveda import LOVEDA, prepare_loveda
 from rsseg_tf.datasets.prepared import PrepareReport, SplitReport, read_dataset_json, read_description
 from rsseg_tf.datasets.preparers import (
@@ -28,7 +28,7 @@ from rsseg_tf.datasets.preparers import (
 from rsseg_tf.datasets.rgb_masks import rgb_to_ids
 from rsseg_tf.datasets.spec import RGB, DatasetSpec, custom_spec, default_palette
 from rsseg_tf.datasets.synthetic import SYNTHETIC, generate_synthetic
-from rsseg_tf.datasets.tile_names import TILE_NAME_PATTERNS, TILE_NAMES, parse_tile_name, tile_name
+from rsseg_tf.datasets.tile_names import TILE_NAME_PATTERNS, parse_tile_name, tile_name
 from rsseg_tf.datasets.tiling import Window, sliding_windows, windows
 from rsseg_tf.datasets.unlabelled import UNLABELLED, list_images, prepare_unlabelled
 
@@ -42,7 +42,6 @@ __all__ = [
     "RGB",
     "SPECS",
     "SYNTHETIC",
-    "TILE_NAMES",
     "TILE_NAME_PATTERNS",
     "UNLABELLED",
     "VAIHINGEN",
@@ -52,6 +51,7 @@ __all__ = [
     "PrepareReport",
     "Preparer",
     "Sample",
+    "Samples",
     "SplitReport",
     "Window",
     "custom_spec",
@@ -60,6 +60,7 @@ __all__ = [
     "generate_synthetic",
     "image_header",
     "list_images",
+    "missing_files",
     "parse_tile_name",
     "prepare_dataset",
     "prepare_dubai",

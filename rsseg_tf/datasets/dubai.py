@@ -18,7 +18,7 @@ from rsseg_tf.datasets.pairing import SourceFiles, as_paths, check_pairs, check_
 from rsseg_tf.datasets.prepared import PrepareReport
 from rsseg_tf.datasets.preparing import workspace
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
-from rsseg_tf.datasets.tile_names import TILE_NAMES
+from rsseg_tf.datasets.tile_names import YX
 from rsseg_tf.errors import DataError
 
 __all__ = ["DUBAI", "IGNORED_COLOURS", "TRAIN_TILES", "VAL_TILES", "prepare_dubai"]
@@ -30,6 +30,7 @@ DUBAI = DatasetSpec(
     palette=((226, 169, 41), (132, 41, 246), (110, 193, 228), (60, 16, 152), (254, 221, 58)),
     source="Semantic segmentation of aerial imagery, MBRSC and Humans in the Loop",
     band_names=("red", "green", "blue"),
+    tile_names=YX,
 )
 
 IGNORED_COLOURS: tuple[RGB, ...] = ((155, 155, 155), (0, 0, 0))
@@ -87,7 +88,7 @@ def prepare_dubai(
     check_splits(splits)
     check_tiling(tile_size, overlap, off_palette_fraction)
     coding = ColourCoding(DUBAI.palette, IGNORED_COLOURS, DUBAI.ignore_index)
-    plan = CutPlan(tile_size, overlap, TILE_NAMES[DUBAI.name], coding=coding, palette=DUBAI.palette)
+    plan = CutPlan(tile_size, overlap, YX, coding=coding, palette=DUBAI.palette)
     facts = {"tile_size": tile_size, "overlap": overlap, "tile_names": plan.names}
     with workspace(output) as work:
         return work.prepare(

@@ -9,21 +9,33 @@ from __future__ import annotations
 
 import mmap
 import struct
-import warnings
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 import rasterio
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.transform import Affine
 
+from rsseg_tf.datasets.gdal import (
+    HEAD_BYTES,
+    RASTER_ERRORS,
+    TRUSTING_NOBODY,
+    Trust,
+    damaged,
+    is_vrt,
+    lossy_compression,
+    marks_of,
+    open_raster,
+    pixel_type,
+    printable,
+    require_bytes,
+)
 from rsseg_tf.datasets.spec import RGB
-from rsseg_tf.errors import DataError
+from rsseg_tf.errors import DataError, reason
 from rsseg_tf.files import atomic_path
 
 __all__ = [
@@ -33,24 +45,35 @@ __all__ = [
     "decode_image",
     "image_header",
     "image_kind",
+    "plain_header",
     "png_palette",
+    "read_decoded",
     "read_image",
     "read_label",
+    "tiff_losses",
+    "tiff_notes",
     "write_image",
     "write_png",
 ]
 
-# Tiles without a CRS are legitimate input. A filter set around each call would not be safe in threads.
-warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
-_HEAD_BYTES = 8
 
 # PNG colour types (PNG specification, table 11.1) and the bands that `read_image` gives for them.
 _PNG_GREY, _PNG_RGB, _PNG_PALETTE, _PNG_GREY_ALPHA, _PNG_RGBA = 0, 2, 3, 4, 6
-_PNG_BANDS = {_PNG_GREY: 1, _PNG_RGB: 3, _PNG_PALETTE: 3, _PNG_GREY_ALPHA: 4, _PNG_RGBA: 4}
+_RGB_MARKS = ("red", "green", "blue")
+_PNG_MARKS = {
+    _PNG_GREY: ("gray",),
+    _PNG_RGB: _RGB_MARKS,
+    _PNG_PALETTE: _RGB_MARKS,
+    _PNG_GREY_ALPHA: ("gray", "gray", "gray", "alpha"),
+    _PNG_RGBA: (*_RGB_MARKS, "alpha"),
+}
+_PNG_BANDS = {colour: len(marks) for colour, marks in _PNG_MARKS.items()}
+_ORIENTATION = 274  # the TIFF tag, in EXIF too
+_UPRIGHT = 1
+_CHUNKS_BEFORE_PIXELS = 65536  # bytes in which a PNG says all that it says before its pixels
 
 # JPEG frame headers SOF0..SOF15 without DHT (C4), JPG (C8) and DAC (CC).
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -65,12 +88,16 @@ class ImageHeader:
         width: Columns.
         bands: Bands; 3 for a palette PNG, whose colours `read_image` looks up (`read_label` gives its indices).
         dtype: NumPy name of the pixel type, such as ``"uint8"``.
+        marks: What each band is: "red", "alpha", "palette", "undefined" and so on.
+        is_jpeg: Whether it is a JPEG.
     """
 
     height: int
     width: int
     bands: int
     dtype: str
+    marks: tuple[str, ...] = field(default=(), compare=False)
+    is_jpeg: bool = field(default=False, compare=False)
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -89,9 +116,28 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         DataError: When the file is missing, cut short, damaged or of another kind.
     """
-    if image_kind(_read_bytes(path, _HEAD_BYTES), str(path)) == "TIFF":
+    if image_kind(_read_bytes(path, HEAD_BYTES), printable(path)) == "TIFF":
         return np.ascontiguousarray(_read_tiff(path).transpose(1, 2, 0))
-    return decode_image(_read_bytes(path), str(path))
+    return decode_image(_read_bytes(path), printable(path))
+
+
+def read_decoded(path: Path, trust: Trust = TRUSTING_NOBODY) -> tuple[np.ndarray, ImageHeader, tuple[str, ...]]:
+    """Reads a PNG or JPEG as `read_image` does, if it is not too large.
+
+    Args:
+        path: The file.
+        trust: How large it may be.
+
+    Returns:
+        ``(H, W, C)`` pixels, the header, and what of the file is not followed, as phrases that come after its name.
+
+    Raises:
+        DataError: As `read_image`; when the decoded pixels would take more memory than is allowed.
+    """
+    data, name = _read_bytes(path), printable(path)
+    header = _header_of(data, name)
+    require_bytes(name, (header.height, header.width, header.bands), header.dtype, trust)
+    return decode_image(data, name), header, _unfollowed(data, is_jpeg=header.is_jpeg)
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
@@ -121,7 +167,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     return cv2.cvtColor(image, order)
 
 
-def read_label(path: Path) -> np.ndarray:
+def read_label(path: Path, trust: Trust = TRUSTING_NOBODY) -> np.ndarray:
     """Reads the class ids of a single-band PNG or TIFF.
 
     A palette PNG gives its indices, not its colours, and a grey PNG of 1, 2 or 4 bits its stored values (OpenCV
@@ -129,22 +175,28 @@ def read_label(path: Path) -> np.ndarray:
 
     Args:
         path: A PNG or TIFF file.
+        trust: How large it may be.
 
     Returns:
         ``(H, W)`` array of uint8 or uint16.
 
     Raises:
-        DataError: When the file is missing or damaged, has more than one band (a mask in colours), is a JPEG, or
-            holds values that are no ids.
+        DataError: When the file is missing or damaged, has more than one band (a mask in colours), is compressed with
+            losses, holds values that are no ids, or is too large.
     """
-    kind = image_kind(_read_bytes(path, _HEAD_BYTES), str(path))
+    name = printable(path)
+    kind = image_kind(_read_bytes(path, HEAD_BYTES), name)
     if kind == "JPEG":
-        raise DataError(f"{path} is a JPEG label; its compression changes class ids. Export the labels as PNG or TIFF.")
+        raise DataError(f"{name} is a JPEG label; its compression changes class ids. Export the labels as PNG or TIFF.")
+    if kind == "VRT":
+        raise DataError(f"{name} is a VRT; labels are read from PNG and TIFF files. Convert it to one.")
     if kind == "PNG":
-        return _decode_png_label(_read_bytes(path), str(path))
-    bands = _read_tiff(path)
-    _check_single_band(bands.shape[0], str(path))
-    return _as_ids(bands[0], str(path))
+        data = _read_bytes(path)
+        header = _header_of(data, name)
+        require_bytes(name, (header.height, header.width, header.bands), header.dtype, trust)
+        return _decode_png_label(data, name)
+    bands = _read_tiff(path, trust, label=True)
+    return _as_ids(bands[0], name)
 
 
 def png_palette(path: Path) -> tuple[RGB, ...] | None:
@@ -157,9 +209,9 @@ def png_palette(path: Path) -> tuple[RGB, ...] | None:
         DataError: When the file is missing, of no known kind, or a damaged PNG.
     """
     data = _read_bytes(path)
-    if image_kind(data[:_HEAD_BYTES], str(path)) != "PNG" or _png_header(data, str(path))[3] != _PNG_PALETTE:
+    if image_kind(data[:HEAD_BYTES], printable(path)) != "PNG" or _png_header(data, printable(path))[3] != _PNG_PALETTE:
         return None
-    for kind, start, end in _png_chunks(data, str(path)):
+    for kind, start, end in _png_chunks(data, printable(path)):
         if kind == b"PLTE":
             values = list(data[start:end])
             return tuple(zip(values[0::3], values[1::3], values[2::3], strict=False))
@@ -175,18 +227,37 @@ def image_header(path: Path) -> ImageHeader:
     Raises:
         DataError: When the file is missing, of another kind, or cut off within its header.
     """
-    head = _read_bytes(path, 64)
-    kind = image_kind(head, str(path))
-    if kind == "PNG":
-        height, width, depth, colour = _png_header(head, str(path))
-        return ImageHeader(height, width, _PNG_BANDS[colour], "uint16" if depth == 16 else "uint8")
-    if kind == "JPEG":
-        return _jpeg_header(_read_bytes(path), str(path))
-    try:
-        with rasterio.open(path, driver="GTiff") as source:
-            return ImageHeader(source.height, source.width, source.count, source.dtypes[0])
-    except (RasterioError, OSError) as error:
-        raise _damaged(str(path), "TIFF", str(error)) from error
+    name = printable(path)
+    kind = image_kind(_read_bytes(path, HEAD_BYTES), name)
+    if kind == "VRT":
+        raise DataError(f"{name} is a VRT; a PNG, JPEG or TIFF is expected here. Convert it to one.")
+    if kind != "TIFF":
+        return plain_header(path)[0]
+    with open_raster(path, "GTiff") as source:
+        return ImageHeader(source.height, source.width, source.count, source.dtypes[0], marks_of(source))
+
+
+def plain_header(path: Path) -> tuple[ImageHeader, tuple[str, ...]]:
+    """Returns the header of a PNG or JPEG, and what of the file is not followed; see `read_decoded`.
+
+    Raises:
+        DataError: As `image_header`; when it is neither.
+    """
+    name = printable(path)
+    head = _read_bytes(path, _CHUNKS_BEFORE_PIXELS)
+    kind = image_kind(head[:HEAD_BYTES], name)
+    if kind not in ("PNG", "JPEG"):
+        raise DataError(f"{name} is a {kind} file; PNG or JPEG is expected here. Convert it to PNG.")
+    data = head if kind == "PNG" else _read_bytes(path)
+    return _header_of(data, name), _unfollowed(data, is_jpeg=kind == "JPEG")
+
+
+def _header_of(data: bytes, name: str) -> ImageHeader:
+    """Returns the header of a PNG or JPEG; of a PNG, the first 64 bytes are enough."""
+    if image_kind(data[:HEAD_BYTES], name) == "JPEG":
+        return _jpeg_header(data, name)
+    height, width, depth, colour = _png_header(data, name)
+    return ImageHeader(height, width, _PNG_BANDS[colour], "uint16" if depth == 16 else "uint8", _PNG_MARKS[colour])
 
 
 def write_png(path: Path, array: np.ndarray, palette: Sequence[RGB] | None = None) -> None:
@@ -246,8 +317,8 @@ def write_image(
         try:
             with atomic_path(path) as temporary, rasterio.open(temporary, "w", driver="GTiff", **profile) as file:
                 file.write(array.transpose(2, 0, 1))
-        except (RasterioError, OSError) as error:
-            raise DataError(f"Cannot write {path}: {error}. Check the folder and the free space.") from error
+        except RASTER_ERRORS as error:
+            raise DataError(f"Cannot write {path}: {reason(error)}. Check the folder and the free space.") from error
     else:
         raise DataError(f"{path} names no format that can be written; .png, .jpg or .tif are.")
 
@@ -274,7 +345,7 @@ def _read_bytes(path: Path, count: int = -1) -> bytes:
 
 
 def image_kind(head: bytes, name: str) -> str:
-    """Tells the kind of file by its first bytes: ``"PNG"``, ``"JPEG"`` or ``"TIFF"``.
+    """Tells the kind of file by its first `HEAD_BYTES`: ``"PNG"``, ``"JPEG"``, ``"TIFF"`` or ``"VRT"``.
 
     Raises:
         DataError: When it is none of them.
@@ -287,11 +358,13 @@ def image_kind(head: bytes, name: str) -> str:
         return "JPEG"
     if head.startswith(_TIFF_SIGNATURES):
         return "TIFF"
+    if is_vrt(head):
+        return "VRT"
     raise DataError(f"{name} is not a PNG, JPEG or TIFF file (it starts with {head[:8].hex(' ')}). Convert it to one.")
 
 
 def _damaged(name: str, kind: str, why: str) -> DataError:
-    return DataError(f"{name} is a damaged {kind} file: {why}. Copy or download it again.")
+    return damaged(name, kind, why)
 
 
 def _decode(data: bytes, kind: str, name: str) -> np.ndarray:
@@ -352,7 +425,7 @@ def check_png(data: bytes | mmap.mmap, name: str) -> ImageHeader:
         height, width, depth, colour = _png_header(bytes(view[:64]), name)
     for _ in _png_chunks(data, name):
         pass
-    return ImageHeader(height, width, _PNG_BANDS[colour], "uint16" if depth == 16 else "uint8")
+    return ImageHeader(height, width, _PNG_BANDS[colour], "uint16" if depth == 16 else "uint8", _PNG_MARKS[colour])
 
 
 def _png_chunk(kind: bytes, content: bytes) -> bytes:
@@ -481,20 +554,106 @@ def _jpeg_header(data: bytes | mmap.mmap, name: str) -> ImageHeader:
     for marker, position in _jpeg_segments(data, name):
         if marker in _JPEG_FRAMES and position + 6 <= len(data):
             _, height, width, components = struct.unpack_from(">BHHB", data, position)
-            return ImageHeader(height, width, 1 if components == 1 else 3, "uint8")
+            marks = ("gray",) if components == 1 else _RGB_MARKS
+            return ImageHeader(height, width, len(marks), "uint8", marks, is_jpeg=True)
     raise _damaged(name, "JPEG", "it has no frame header")
+
+
+# --- what is not followed ----------------------------------------------------------------------------------------
+
+
+def _unfollowed(data: bytes, *, is_jpeg: bool) -> tuple[str, ...]:
+    """Says what of a PNG or JPEG is not followed: a camera's orientation, and transparency by colour.
+
+    Args:
+        data: The file, or its beginning.
+        is_jpeg: Whether it is a JPEG.
+    """
+    notes: list[str] = []
+    exif = b""
+    if is_jpeg:
+        for marker, position in _jpeg_segments(data, ""):
+            if marker == 0xE1 and data[position : position + 6] == b"Exif\x00\x00":
+                exif = data[position + 6 : position - 2 + struct.unpack_from(">H", data, position - 2)[0]]
+                break
+    else:
+        position = len(_PNG_SIGNATURE)
+        while (kind := data[position + 4 : position + 8]) not in (b"", b"IDAT"):
+            end = position + 8 + int.from_bytes(data[position : position + 4], "big")
+            if kind == b"tRNS":
+                notes.append("has transparency by colour (tRNS), which is not followed: write an alpha band instead")
+            if kind == b"eXIf":
+                exif = data[position + 8 : end]
+            position = end + 4
+    return (*notes, *_turned(_orientation(exif[:8], lambda offset, count: exif[offset : offset + count])))
+
+
+def tiff_notes(path: Path) -> tuple[str, ...]:
+    """Says what of a TIFF is not followed: its orientation. Nothing for other files."""
+    with path.open("rb") as handle:
+
+        def read(offset: int, count: int) -> bytes:
+            handle.seek(offset)
+            return handle.read(count)
+
+        return _turned(_orientation(read(0, 8), read))
+
+
+def _turned(orientation: int | None) -> tuple[str, ...]:
+    if orientation is None or not _UPRIGHT < orientation <= 8:
+        return ()
+    return (f"has orientation {orientation}, which is not followed: rows and columns are taken as stored",)
+
+
+def _orientation(head: bytes, read: Callable[[int, int], bytes]) -> int | None:
+    """Returns the orientation that the first directory of a TIFF (or of EXIF data, which is one) names.
+
+    Args:
+        head: Its first eight bytes.
+        read: Gives the bytes from an offset, as many as are asked for or left.
+    """
+    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(head[:4])
+    if order is None or len(head) < 8:
+        return None
+    (offset,) = struct.unpack_from(order + "I", head, 4)
+    count = read(offset, 2)
+    if len(count) < 2:
+        return None
+    entries = read(offset + 2, 12 * struct.unpack(order + "H", count)[0])
+    for start in range(0, len(entries) - 11, 12):
+        tag, kind, values, value = struct.unpack_from(order + "HHIH", entries, start)
+        if tag == _ORIENTATION:
+            return int(value) if (kind, values) == (3, 1) else None
+    return None
 
 
 # --- TIFF and labels ---------------------------------------------------------------------------------------------
 
 
-def _read_tiff(path: Path) -> np.ndarray:
-    """Reads all bands: ``(C, H, W)``."""
-    try:
-        with rasterio.open(path, driver="GTiff") as source:
-            return source.read()
-    except (RasterioError, OSError) as error:
-        raise _damaged(str(path), "TIFF", str(error).rstrip(".")) from error
+def _read_tiff(path: Path, trust: Trust = TRUSTING_NOBODY, *, label: bool = False) -> np.ndarray:
+    """Reads all bands ``(C, H, W)``; of a label, which must have one, without losses."""
+    name = printable(path)
+    with open_raster(path, "GTiff") as source:
+        if label:
+            _check_single_band(source.count, name)
+            if compression := lossy_compression(source):
+                raise DataError(
+                    f"{name} is a label compressed with losses ({compression}), which change class ids. Export the "
+                    "labels as PNG, or as TIFF with DEFLATE, LZW or no compression."
+                )
+        dtype = pixel_type(source, tuple(source.indexes), name)
+        require_bytes(name, (source.height, source.width, source.count), str(dtype), trust)
+        return source.read()
+
+
+def tiff_losses(path: Path) -> str:
+    """Returns by which compression with losses a TIFF was written; empty for one without.
+
+    Raises:
+        DataError: When it cannot be opened.
+    """
+    with open_raster(path, "GTiff") as source:
+        return lossy_compression(source)
 
 
 def _check_single_band(bands: int, name: str) -> None:

@@ -18,7 +18,7 @@ from rsseg_tf.datasets.pairing import SourceFiles, as_paths, check_pairs, check_
 from rsseg_tf.datasets.prepared import PrepareReport
 from rsseg_tf.datasets.preparing import workspace
 from rsseg_tf.datasets.spec import DatasetSpec
-from rsseg_tf.datasets.tile_names import TILE_NAMES
+from rsseg_tf.datasets.tile_names import YYXX
 from rsseg_tf.errors import DataError
 
 __all__ = ["ISAID", "prepare_isaid", "split_of"]
@@ -64,6 +64,7 @@ ISAID = DatasetSpec(
     small_classes=("ship", "large_vehicle", "small_vehicle", "helicopter", "swimming_pool", "plane", "harbor"),
     source="iSAID, Captain-WHU",
     band_names=("red", "green", "blue"),
+    tile_names=YYXX,
 )
 
 _MASK_SUFFIX = "_instance_color_RGB"
@@ -113,7 +114,7 @@ def prepare_isaid(
     check_splits(splits, ("train", "val", "test"))
     check_tiling(tile_size, overlap, off_palette_fraction)
     plan = CutPlan(
-        tile_size, overlap, TILE_NAMES[ISAID.name], label_suffix=_MASK_SUFFIX, bands="rgb",
+        tile_size, overlap, YYXX, label_suffix=_MASK_SUFFIX, bands="rgb",
         coding=ColourCoding(ISAID.palette, (), ISAID.ignore_index), palette=ISAID.palette,
     )  # fmt: skip
     facts = {"tile_size": tile_size, "overlap": overlap, "tile_names": plan.names}

@@ -20,7 +20,7 @@ from rsseg_tf.datasets.pairing import SourceFiles, as_paths, check_pairs, check_
 from rsseg_tf.datasets.prepared import PrepareReport
 from rsseg_tf.datasets.preparing import workspace
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
-from rsseg_tf.datasets.tile_names import TILE_NAMES
+from rsseg_tf.datasets.tile_names import XYXY
 from rsseg_tf.errors import DataError
 
 __all__ = ["BOUNDARY_COLOUR", "POTSDAM", "SPLIT_IDS", "VAIHINGEN", "prepare_isprs"]
@@ -32,6 +32,7 @@ POTSDAM = DatasetSpec(
     source="ISPRS 2D Semantic Labeling Contest, Potsdam",
     band_names=("red", "green", "blue"),
     gsd=0.05,
+    tile_names=XYXY,
 )
 
 VAIHINGEN = dataclasses.replace(
@@ -40,6 +41,7 @@ VAIHINGEN = dataclasses.replace(
     source="ISPRS 2D Semantic Labeling Contest, Vaihingen (near infrared, red, green)",
     band_names=("nir", "red", "green"),
     gsd=0.09,
+    tile_names=XYXY,
 )
 
 BOUNDARY_COLOUR: RGB = (0, 0, 0)
@@ -138,7 +140,7 @@ def prepare_isprs(
     check_splits(splits)
     check_tiling(tile_size, shared, off_palette_fraction)
     plan = CutPlan(
-        tile_size, shared, TILE_NAMES[spec.name], bands="rgb",
+        tile_size, shared, XYXY, bands="rgb",
         coding=ColourCoding(spec.palette, (BOUNDARY_COLOUR,), spec.ignore_index), palette=spec.palette,
     )  # fmt: skip
     facts = {

@@ -271,6 +271,8 @@ def write_list(path: Path, samples: Iterable[Sample], root: Path) -> None:
 def _columns(line: str, folder: Path) -> list[str]:
     if "\t" in line:
         columns = [column.strip() for column in line.split("\t") if column.strip()]
+        if len(columns) == 1 and not _is_file(os.path.join(folder, columns[0])):  # a tab at the end of a line
+            return columns[0].split()
     elif '"' in line:
         columns = [quoted or plain for quoted, plain in _QUOTED.findall(line)]
         if len(plain := line.split()) <= 2 and all(_is_file(os.path.join(folder, column)) for column in plain):

@@ -23,21 +23,22 @@ import rasterio
 from numpy.typing import NDArray
 
 import rsseg_tf
-from rsseg_tf.datasets.images import ImageHeader, image_header, read_image, read_label
-from rsseg_tf.datasets.judging import check_bands, check_label_ids, check_same_size, check_type, ids_of, label_of
+from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
+from rsseg_tf.datasets.images import read_label
+from rsseg_tf.datasets.judging import check_label_ids, check_same_size, check_type, ids_of, label_of
 from rsseg_tf.datasets.listing import Sample, Samples
 from rsseg_tf.datasets.processes import in_processes, in_threads
+from rsseg_tf.datasets.rasters import Pixels, read_pixels, scene_header
 from rsseg_tf.datasets.remembering import Memory, Stamps, stamp_pairs
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import DataError, reason
 
-__all__ = ["Glance", "Inspection", "Look", "Looks", "Values", "glance", "judge", "memory_file"]
+__all__ = ["Glance", "Inspection", "Look", "Looks", "Values", "glance", "judge", "memory_file", "unseen_labels"]
 
 _AT_ONCE = 4096  # pairs of files that the file system is asked about in one go
 _CHUNK = 32  # samples that are looked at in one go
 _WORTH_PROCESSES = 1000  # samples below which starting processes takes longer than they save
 _VALUES_OF_AN_IMAGE = 4096  # that its median is of
-_WIDTH = 5
 
 
 class Glance(NamedTuple):
@@ -50,6 +51,7 @@ class Glance(NamedTuple):
         dtype: NumPy name of the pixel type.
         label_size: (height, width) of the label; None without one.
         ids: The ids that occur in the label, in order.
+        notes: What a user should know of how the image is read.
     """
 
     height: int
@@ -58,6 +60,7 @@ class Glance(NamedTuple):
     dtype: str
     label_size: tuple[int, int] | None
     ids: tuple[int, ...]
+    notes: tuple[str, ...] = ()
 
 
 class Values(NamedTuple):
@@ -68,12 +71,19 @@ class Values(NamedTuple):
         high: The highest.
         middle: The median of some of them.
         above: Share of them above `max_value`.
+        sentinel: A value that stands for no data although nothing declares it; NaN without one.
+        unseen: Share of the pixels whose label is a class where the image has no data, 0..1.
     """
 
     low: float = float("nan")
     high: float = float("nan")
     middle: float = float("nan")
     above: float = float("nan")
+    sentinel: float = float("nan")
+    unseen: float = float("nan")
+
+
+_WIDTH = 1 + len(Values._fields)  # of a row in the memory: the kind, and the values
 
 
 class Look(NamedTuple):
@@ -91,7 +101,7 @@ class Looks:
         samples: The samples.
         kinds: What they are, each kind once.
         kind_of: For each sample, its place in `kinds`.
-        values: `(N, 4)` float32, see `Values`.
+        values: `(N, 6)` float32, see `Values`.
         images: `(N,)` uint64, equal for paths that lead to one file.
     """
 
@@ -102,52 +112,86 @@ class Looks:
     images: NDArray[np.uint64]
 
     @property
+    def has_labels(self) -> bool:
+        """Whether there are labels."""
+        return self.kinds[self.kind_of[0]].label_size is not None
+
+    @property
     def ids(self) -> set[int]:
         """The ids that occur in any label."""
         used = set(np.unique(self.kind_of).tolist())
         return {value for place in used for value in self.kinds[place].ids}
 
+    def notes(self) -> list[str]:
+        """Returns lines about how images are read that a user should know, each with the first image it is true of."""
+        found: dict[str, list[int]] = {}  # the first sample, and how many
+        for place, first, count in zip(*np.unique(self.kind_of, return_index=True, return_counts=True), strict=True):
+            for note in self.kinds[place].notes:
+                known = found.setdefault(note, [int(first), 0])
+                found[note] = [min(known[0], int(first)), known[1] + int(count)]
+        return [
+            f"{self.samples[first].image} {note}" + (f" (and {count - 1} more)" if count > 1 else "")
+            for note, (first, count) in found.items()
+        ]
 
-def glance(sample: Sample, spec: DatasetSpec) -> Look:
+
+def glance(sample: Sample, spec: DatasetSpec, *, trust: Trust = TRUSTING_NOBODY, repeat_grey: bool = False) -> Look:
     """Looks at one sample.
 
     Args:
         sample: An image, and its label or None.
-        spec: Says which values are above `max_value`; whether the sample fits it is not asked here.
+        spec: Says which bands are the image, which values are data, and which are above `max_value`.
+        trust: How large files may be, and what a VRT may name.
+        repeat_grey: Whether an image of one band may stand for one of three.
 
     Raises:
-        DataError: When a file is missing, damaged or of a kind that cannot be read.
+        DataError: When a file is missing, damaged, of a kind that cannot be read, or has other bands than the spec.
     """
     try:
-        header = image_header(sample.image)
+        header, notes, may_lack_data = scene_header(sample.image, spec, trust=trust, repeat_grey=repeat_grey)
+        label: np.ndarray | None = None
         label_size: tuple[int, int] | None = None
         ids: tuple[int, ...] = ()
         if sample.label is not None:
-            label = read_label(sample.label)
+            label = read_label(sample.label, trust)
             label_size, ids = (label.shape[0], label.shape[1]), ids_of(label)
-        kind = Glance(header.height, header.width, header.bands, header.dtype, label_size, ids)
-        return Look(kind, _values(sample.image, header, spec.max_value))
+        values = Values()
+        if header.dtype != "uint8" or may_lack_data:
+            pixels = read_pixels(sample.image, spec, trust=trust, repeat_grey=repeat_grey)
+            notes, values = pixels.notes, _values(pixels, label, spec)
+        return Look(Glance(header.height, header.width, header.bands, header.dtype, label_size, ids, notes), values)
     except DataError:
         raise
     except Exception as error:  # a file must not end the check of all others, whatever a decoder makes of it
         raise DataError(f"{sample.image} or its label cannot be read: {reason(error)}. Export it again.") from error
 
 
-def _values(path: Path, header: ImageHeader, max_value: float) -> Values:
-    """Looks at the pixels of an image, unless they are bytes."""
-    if header.dtype == "uint8":
-        return Values()
-    pixels = read_image(path)
-    if pixels.dtype.kind not in "buif":
-        return Values()
-    flat = pixels.reshape(-1)
-    if pixels.dtype.kind == "f":
-        flat = flat[np.isfinite(flat)]
+def unseen_labels(label: np.ndarray | None, nodata: NDArray[np.bool_] | None, ignore_index: int) -> float:
+    """Returns which share of the pixels that a label gives a class lies where the image has no data; 0..1.
+
+    Args:
+        label: `(H, W)`; None if there is none.
+        nodata: `(H, W)`, True where the image has no data; None if it has data everywhere.
+        ignore_index: Label value of pixels that do not count.
+    """
+    if label is None or nodata is None or label.shape != nodata.shape:
+        return 0.0
+    labelled = label != ignore_index
+    return float(np.count_nonzero(labelled & nodata)) / max(1, int(np.count_nonzero(labelled)))
+
+
+def _values(pixels: Pixels, label: np.ndarray | None, spec: DatasetSpec) -> Values:
+    """Looks at the pixels of an image that are data, and at the label where there are none."""
+    flat = pixels.values.reshape(-1) if pixels.nodata is None else pixels.values[~pixels.nodata].reshape(-1)
+    values = Values(
+        sentinel=pixels.sentinels[0][0] if pixels.sentinels else float("nan"),
+        unseen=unseen_labels(label, pixels.nodata, spec.ignore_index),
+    )
     if not flat.size:
-        return Values()
+        return values
     some = flat[:: max(1, flat.size // _VALUES_OF_AN_IMAGE)]
-    above = np.count_nonzero(flat > max_value) / flat.size
-    return Values(float(flat.min()), float(flat.max()), float(np.median(some)), above)
+    above = np.count_nonzero(flat > spec.max_value) / flat.size
+    return values._replace(low=float(flat.min()), high=float(flat.max()), middle=float(np.median(some)), above=above)
 
 
 def judge(sample: Sample, kind: Glance, spec: DatasetSpec, first: tuple[Path, str], *, labels: bool) -> None:
@@ -158,10 +202,8 @@ def judge(sample: Sample, kind: Glance, spec: DatasetSpec, first: tuple[Path, st
         kind: What it is.
         spec: What it should be.
         first: The first image, and its type.
-        labels: Whether it must have a label. If not, an image of one band may stand for one of three.
+        labels: Whether it must have a label.
     """
-    if labels or kind.bands != 1 or spec.bands != 3:
-        check_bands(sample.image, kind.bands, spec)
     check_type(sample.image, np.dtype(kind.dtype), first[0], np.dtype(first[1]))
     if labels:
         label = label_of(sample)
@@ -185,10 +227,12 @@ class _Chunks(Sequence[tuple[int, list[Sample]]]):
         return index, [self._samples[place] for place in places.tolist()]
 
 
-def _glance_at_chunk(chunk: tuple[int, list[Sample]], spec: DatasetSpec) -> tuple[int, list[Look | DataError]]:
+def _glance_at_chunk(
+    chunk: tuple[int, list[Sample]], spec: DatasetSpec, trust: Trust, repeat_grey: bool
+) -> tuple[int, list[Look | DataError]]:
     def one(sample: Sample) -> Look | DataError:
         try:
-            return glance(sample, spec)
+            return glance(sample, spec, trust=trust, repeat_grey=repeat_grey)
         except DataError as error:
             return DataError(str(error))  # without its cause, which may not travel between processes
 
@@ -202,9 +246,11 @@ class Inspection:
         samples: What a list or a folder names.
         spec: What they should be.
         memory: File that keeps what was seen; None looks at everything.
-        workers: Threads or processes.
-        processes: Whether to start processes where there is much to look at; the main module must bear being imported.
-        labels: Whether each must have a label; see `judge`.
+        workers: Threads, unless processes are started.
+        processes: How many to start where there is much to look at; more than 1 needs a program whose main module may
+            be imported.
+        labels: Whether each must have a label. If not, an image of one band may stand for one of three.
+        trust: How large files may be, and what a VRT may name.
 
     Attributes:
         missing: Paths of files that do not exist, each with the position of its sample.
@@ -217,9 +263,11 @@ class Inspection:
         *,
         memory: Path | None = None,
         workers: int = 8,
-        processes: bool = False,
+        processes: int = 1,
         labels: bool = True,
+        trust: Trust = TRUSTING_NOBODY,
     ) -> None:
+        self._trust = trust
         self._samples, self._spec, self._memory, self._labels = samples, spec, memory, labels
         self._workers, self._processes = workers, processes
         self._stamps = _ask_for_files(samples, workers)
@@ -325,16 +373,17 @@ class Inspection:
 
     def _looks(self, places: NDArray[np.int64]) -> Iterator[Look | DataError]:
         """Yields looks at the samples at some positions, in their order."""
+        apart = self._processes > 1 and len(places) >= _WORTH_PROCESSES
         size = max(1, min(_CHUNK, len(places) // (8 * self._workers)))
         chunks = _Chunks(self._samples, places, size)
-        work = functools.partial(_glance_at_chunk, spec=self._spec)
-        if not (self._processes and self._workers > 1 and len(places) >= _WORTH_PROCESSES):
+        work = functools.partial(_glance_at_chunk, spec=self._spec, trust=self._trust, repeat_grey=not self._labels)
+        if not apart:
             for _, looks in in_threads(work, chunks, self._workers):
                 yield from looks
             return
         waiting: dict[int, list[Look | DataError]] = {}
         upcoming = 0
-        for number, looks in in_processes(work, chunks, self._workers, kept="what was seen is remembered"):
+        for number, looks in in_processes(work, chunks, self._processes, kept="what was seen is remembered"):
             waiting[number] = looks
             while upcoming in waiting:
                 yield from waiting.pop(upcoming)
@@ -365,6 +414,8 @@ class Inspection:
         if self._memory is None:
             return
         worth = np.flatnonzero((self._kind_of >= 0) & (self._stamps.stamps != 0))
+        if not len(worth):
+            return
         pairs, first = np.unique(self._stamps.pairs[worth], return_index=True)
         rows = np.column_stack([self._kind_of[worth[first]].astype(np.float32), self._values[worth[first]]])
         Memory(pairs, self._stamps.stamps[worth[first]], rows, tuple(map(_word_of_kind, self._kinds))).keep(
@@ -377,8 +428,9 @@ def _word_of_kind(kind: Glance) -> str:
 
 
 def _kind_of_word(word: str) -> Glance:
-    height, width, bands, dtype, label_size, ids = json.loads(word)
-    return Glance(height, width, bands, dtype, None if label_size is None else tuple(label_size), tuple(ids))
+    height, width, bands, dtype, label_size, ids, notes = json.loads(word)
+    size = None if label_size is None else tuple(label_size)
+    return Glance(height, width, bands, dtype, size, tuple(ids), tuple(notes))
 
 
 def _ask_for_files(samples: Sequence[Sample], workers: int) -> Stamps:
@@ -400,10 +452,13 @@ def _paths(samples: Sequence[Sample], start: int, stop: int) -> Sequence[tuple[s
     return [(str(one.image), None if one.label is None else str(one.label)) for one in samples[start:stop]]
 
 
-def memory_file(folder: Path, list_file: Path, root: Path, spec: DatasetSpec, *, labels: bool) -> Path:
+def memory_file(
+    folder: Path, list_file: Path, root: Path, spec: DatasetSpec, *, labels: bool, trust: Trust = TRUSTING_NOBODY
+) -> Path:
     """Returns where the looks at a list are kept: another file for all that they depend on but the files themselves."""
     facts = [
         os.path.abspath(list_file), os.path.abspath(root), labels, spec.max_value, spec.ignore_index,
+        spec.name, spec.bands, spec.band_names, spec.mean, spec.std, trust.max_bytes, trust.vrt_sources,
         rsseg_tf.__version__, rasterio.__gdal_version__, sys.version_info[:2], sys.maxsize,
     ]  # fmt: skip
     return folder / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.npz"

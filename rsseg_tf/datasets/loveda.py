@@ -18,7 +18,7 @@ from rsseg_tf.datasets.pairing import SourceFiles, as_paths, check_pairs, check_
 from rsseg_tf.datasets.prepared import PrepareReport
 from rsseg_tf.datasets.preparing import workspace
 from rsseg_tf.datasets.spec import DatasetSpec
-from rsseg_tf.datasets.tile_names import TILE_NAMES
+from rsseg_tf.datasets.tile_names import YX
 from rsseg_tf.errors import DataError
 
 __all__ = ["LOVEDA", "prepare_loveda"]
@@ -38,6 +38,7 @@ LOVEDA = DatasetSpec(
     source="LoveDA, RSIDEA, Wuhan University",
     band_names=("red", "green", "blue"),
     gsd=0.3,
+    tile_names=YX,
 )
 
 _FILE = re.compile(
@@ -88,9 +89,7 @@ def prepare_loveda(
     check_splits(splits, ("train", "val", "test"))
     check_tiling(tile_size, overlap, off_palette_fraction)
     ids = ((0, LOVEDA.ignore_index), *((number + 1, number) for number in range(LOVEDA.num_classes)))
-    plan = CutPlan(
-        tile_size, overlap, TILE_NAMES[LOVEDA.name], coding=IdCoding(ids, LOVEDA.ignore_index), palette=LOVEDA.palette
-    )
+    plan = CutPlan(tile_size, overlap, YX, coding=IdCoding(ids, LOVEDA.ignore_index), palette=LOVEDA.palette)
     facts = {"tile_size": tile_size, "overlap": overlap, "tile_names": plan.names}
     with workspace(output) as work:
         return work.prepare(

@@ -17,9 +17,9 @@ from typing import Literal
 import numpy as np
 import rasterio
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
 from rasterio.transform import Affine
 
+from rsseg_tf.datasets.gdal import HEAD_BYTES, RASTER_ERRORS, damaged, open_raster
 from rsseg_tf.datasets.images import check_jpeg, check_png, decode_image, image_kind
 from rsseg_tf.errors import DataError
 
@@ -73,8 +73,10 @@ def open_rows(path: Path, name: str, bands: Bands) -> Iterator[PixelRows]:
             other bands or another type than wanted.
     """
     with path.open("rb") as handle:
-        head = handle.read(64)
+        head = handle.read(HEAD_BYTES)
     kind = image_kind(head, name)
+    if kind == "VRT":
+        raise DataError(f"{name} is a VRT; a PNG, JPEG or TIFF is expected here. Convert it to one.")
     if kind != "TIFF":
         with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
             header = check_png(data, name) if kind == "PNG" else check_jpeg(data, name)
@@ -93,7 +95,7 @@ def open_rows(path: Path, name: str, bands: Bands) -> Iterator[PixelRows]:
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE_MB))
         with _damage_reported(name, kind):
-            file = stack.enter_context(rasterio.open(path, driver=driver))
+            file = stack.enter_context(open_raster(path, driver, name))
         colours = None
         if file.count == 1 and file.colorinterp[0].name == "palette":
             colours = np.zeros((256, 3), np.uint8)
@@ -113,10 +115,8 @@ def open_rows(path: Path, name: str, bands: Bands) -> Iterator[PixelRows]:
 def _damage_reported(name: str, kind: str) -> Iterator[None]:
     try:
         yield
-    except RasterioError as error:
-        raise DataError(
-            f"{name} is a damaged {kind} file: {str(error).rstrip('.')}. Copy or download it again."
-        ) from error
+    except RASTER_ERRORS as error:
+        raise damaged(name, kind, error) from error
 
 
 @dataclass(frozen=True)

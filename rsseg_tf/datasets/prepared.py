@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections import Counter
@@ -30,8 +32,8 @@ import rsseg_tf
 from rsseg_tf.datasets.cutting import SceneRecord
 from rsseg_tf.datasets.listing import Sample, write_list
 from rsseg_tf.datasets.spec import DatasetSpec, custom_spec, unknown_ids
-from rsseg_tf.errors import DataError
-from rsseg_tf.files import SIDE_SUFFIX
+from rsseg_tf.errors import DataError, reason
+from rsseg_tf.files import SIDE_SUFFIX, hold, read_json
 
 __all__ = [
     "SPLITS",
@@ -39,6 +41,7 @@ __all__ = [
     "PreparedFolder",
     "SplitReport",
     "check_replaceable",
+    "held_output",
     "needed_splits",
     "read_dataset_json",
     "read_description",
@@ -51,7 +54,8 @@ SPLITS = ("train", "val")
 
 _WRITER = "rsseg_tf"
 _MARK = ".prepared"
-_LATER_FIELDS = frozenset({"band_names", "gsd"})  # datasets that were prepared before there were any lack them
+# Datasets that were prepared before there were any lack them.
+_LATER_FIELDS = frozenset({"band_names", "gsd", "tile_names"})
 _OUR_NAMES = frozenset({"img_dir", "ann_dir", "labels.txt", "dataset.json", _MARK, "train.txt", "val.txt", "test.txt"})
 
 
@@ -76,12 +80,21 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What was prepared: the dataset's name, its folder, the counts of each split, and whether all was there before."""
+    """What was prepared.
+
+    Attributes:
+        name: The dataset's name.
+        output: Its folder.
+        splits: The counts of each split.
+        up_to_date: Whether all was there before.
+        left_out: What of the sources was left out although it may be an image, as a sentence; empty for nothing.
+    """
 
     name: str
     output: Path
     splits: Mapping[str, SplitReport]
     up_to_date: bool = False
+    left_out: str = ""
 
 
 class PreparedFolder:
@@ -168,6 +181,11 @@ class PreparedFolder:
         (self.folder / _MARK).write_text(digest + "\n", encoding="utf-8")
 
     @staticmethod
+    def unmark(folder: Path) -> None:
+        """Takes the note away, before the folder changes."""
+        (folder / _MARK).unlink(missing_ok=True)
+
+    @staticmethod
     def marked(folder: Path) -> str | None:
         """Returns what `mark` noted, None if nothing."""
         try:
@@ -204,7 +222,10 @@ class PreparedFolder:
         if isinstance(self.spec, str):
             content |= {"name": self.spec, "labelled": False}
         else:
-            content |= {**dataclasses.asdict(self.spec), "labelled": True}
+            values = dataclasses.asdict(self.spec)
+            if self.spec.tile_names is None:  # scenes that were not cut have no names of tiles
+                del values["tile_names"]
+            content |= {**values, "labelled": True}
             (self.folder / "labels.txt").write_text(
                 "".join(f"{line}\n" for line in self.spec.classes), encoding="utf-8"
             )
@@ -252,22 +273,44 @@ def staged_output(output: Path) -> Iterator[Path]:
         The folder to fill.
 
     Raises:
-        DataError: When `output` holds anything else, or cannot be written.
+        DataError: When `output` holds anything else, cannot be written, or is being prepared by another process.
     """
     output = Path(os.path.abspath(output))  # a name is needed, which "." has not
     staged = output.with_name(f".{output.name}.{secrets.token_hex(6)}.tmp")
     try:
         check_replaceable(output)
-        staged.mkdir(parents=True)
-        yield staged
-        check_replaceable(output)  # once more: minutes may have gone by
-        replace_folder(staged, output)
+        with held_output(output):
+            try:
+                staged.mkdir()
+                yield staged
+                check_replaceable(output)  # once more: minutes may have gone by
+                replace_folder(staged, output)
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
     except OSError as error:
+        raise DataError(f"Cannot write {output}: {reason(error)}. Check the permissions and the free space.") from error
+
+
+@contextlib.contextmanager
+def held_output(output: Path) -> Iterator[None]:
+    """Keeps other processes from preparing `output` meanwhile, and clears away what a kill of one has left beside it.
+
+    Raises:
+        DataError: When another process is at it.
+        OSError: When nothing can be written there.
+    """
+    if output.parent.exists() and not output.parent.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    lock_file = output.with_name(f".{output.name}.lock")
+    lock = hold(lock_file)
+    if lock is None:
         raise DataError(
-            f"Cannot write {output}: {error.strerror or error}. Check the permissions and the free space."
-        ) from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+            f"Another process is preparing {output} (its lock is {lock_file}). Wait for it, or choose another output."
+        )
+    with lock:
+        _recover_folder(output)
+        yield
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -277,7 +320,7 @@ def read_description(path: Path) -> dict[str, Any]:
         DataError: When the file is missing or is no such description.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist. Prepare the dataset first.") from error
     except (OSError, ValueError) as error:
@@ -345,3 +388,19 @@ def replace_folder(staged: Path, output: Path) -> None:
         old.rename(output)
         raise
     shutil.rmtree(old)
+
+
+def _recover_folder(output: Path) -> None:
+    """Clears away what a kill has left of `replace_folder` and `staged_output`; call it with the output's lock held.
+
+    An old folder that was set aside gets its name back where nothing has taken it.
+    """
+    ours = re.compile(rf"\.{re.escape(output.name)}\.[0-9a-f]{{12}}\.(old|tmp)", re.DOTALL)
+    for path in output.parent.iterdir():
+        found = ours.fullmatch(path.name)
+        if found is None or not path.is_dir():
+            continue
+        if found[1] == "old" and not output.exists():
+            path.rename(output)
+        else:
+            shutil.rmtree(path)

@@ -7,6 +7,7 @@ take them from here.
 from __future__ import annotations
 
 import colorsys
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ class DatasetSpec:
         source: Where the data come from: title and publisher.
         band_names: What the bands show, in their order, such as ``("red", "green", "blue")``; empty if unknown.
         gsd: Ground sampling distance in metres per pixel; None if unknown or not the same for all images.
+        tile_names: How the names of tiles say their place in a scene, such as ``"{stem}_{y0}_{x0}"``; one of
+            `rsseg_tf.datasets.tile_names.TILE_NAME_PATTERNS`, or None where they do not.
 
     Raises:
         DataError: When any of these contradict each other; see `_check_classes`, `_check_bands`.
@@ -59,6 +62,7 @@ class DatasetSpec:
     source: str = ""
     band_names: tuple[str, ...] = ()
     gsd: float | None = None
+    tile_names: str | None = dataclasses.field(default=None, compare=False)  # no fact that a model depends on
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -214,6 +218,7 @@ def custom_spec(
     source: str = "",
     band_names: Sequence[str] = (),
     gsd: float | None = None,
+    tile_names: str | None = None,
 ) -> DatasetSpec:
     """Makes the spec of a user's own data, filling in what was left out.
 
@@ -231,6 +236,7 @@ def custom_spec(
         source: Where the data come from.
         band_names: What each band shows, if known.
         gsd: Metres per pixel, if known.
+        tile_names: How the names of tiles say their place, if they do.
 
     Raises:
         DataError: As `DatasetSpec`.
@@ -251,4 +257,5 @@ def custom_spec(
         source=source,
         band_names=tuple(band_names),
         gsd=gsd,
+        tile_names=tile_names,
     )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from types import MappingProxyType
 
 from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.errors import DataError
 
-__all__ = ["TILE_NAMES", "TILE_NAME_PATTERNS", "XYXY", "YX", "YYXX", "parse_tile_name", "tile_name"]
+__all__ = ["TILE_NAME_PATTERNS", "XYXY", "YX", "YYXX", "parse_tile_name", "tile_name"]
 
 YX = "{stem}_{y0}_{x0}"
 """First row, first column: what this package uses where the benchmark has no custom."""
@@ -20,10 +19,7 @@ YYXX = "{stem}_{y0}_{y1}_{x0}_{x1}"
 """Rows first, from-to of each axis: iSAID in the benchmark."""
 
 TILE_NAME_PATTERNS = (YX, XYXY, YYXX)
-"""All patterns that there are."""
-
-TILE_NAMES = MappingProxyType({"isaid": YYXX, "potsdam": XYXY, "vaihingen": XYXY, "dubai": YX, "loveda": YX})
-"""Pattern by dataset name; a user's own data have none."""
+"""All patterns that there are; a dataset's own is in its spec."""
 
 
 def tile_name(pattern: str, stem: str, window: Window) -> str:

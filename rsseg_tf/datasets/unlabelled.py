@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from rsseg_tf.datasets.archives import Member
 from rsseg_tf.datasets.cutting import CutPlan, Scene
+from rsseg_tf.datasets.finding import IMAGE_SUFFIXES, LeftOut, find_images
 from rsseg_tf.datasets.listing import Sample
 from rsseg_tf.datasets.pairing import SourceFiles, as_paths, check_tiling, named
 from rsseg_tf.datasets.prepared import PrepareReport
@@ -79,11 +80,13 @@ def prepare_unlabelled(
         return work.prepare(name, scenes, plan, facts, workers=workers, progress=progress)
 
 
-def list_images(folder: Path) -> tuple[Sample, ...]:
+def list_images(folder: Path, notify: Callable[[str], object] = lambda line: None) -> tuple[Sample, ...]:
     """Returns all images below a folder, in order of their paths, without labels.
 
     Args:
-        folder: any folder with PNG, JPEG or TIFF files at any depth; files and folders with a leading dot are skipped.
+        folder: any folder with PNG, JPEG or TIFF files at any depth, also behind links; files and folders with a
+            leading dot are skipped.
+        notify: told in one line what was left out although it may be an image.
 
     Raises:
         DataError: when it does not exist, holds no image, or was written by `rsseg-tf prepare`: such a folder may hold
@@ -96,15 +99,13 @@ def list_images(folder: Path) -> tuple[Sample, ...]:
             f"{folder} was written by `rsseg-tf prepare`; to take its images and not its labels, set "
             "dataset.train_list=train.txt."
         )
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        if _IMAGE.search(path.name)
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    left_out = LeftOut(IMAGE_SUFFIXES)
+    paths = sorted(find_images(folder, IMAGE_SUFFIXES, left_out))
     if not paths:
-        raise DataError(f"{folder} holds no PNG, JPEG or TIFF images. Set dataset.root.")
+        because = f" ({left_out})" if left_out else ""
+        raise DataError(f"{folder} holds no PNG, JPEG or TIFF images{because}. Set dataset.root.")
+    if left_out:
+        notify(f"{folder}: {left_out}.")
     return tuple(Sample(path, None) for path in paths)
 
 

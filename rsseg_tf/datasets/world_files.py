@@ -8,9 +8,10 @@ from pathlib import Path
 
 import rasterio
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
 from rasterio.transform import Affine
 
+from rsseg_tf.datasets.gdal import open_raster
+from rsseg_tf.errors import DataError
 from rsseg_tf.files import SIDE_SUFFIX
 
 __all__ = ["ImagePlace", "image_place"]
@@ -54,9 +55,9 @@ def image_place(path: Path, driver: str) -> ImagePlace:
     if world is None and ".prj" not in beside and not path.with_name(path.name + SIDE_SUFFIX).is_file():
         return ImagePlace()
     try:
-        with rasterio.open(path, driver=driver) as source:
+        with open_raster(path, driver) as source:
             crs, transform = source.crs, source.transform
-    except (RasterioError, OSError):
+    except DataError:
         crs, transform = None, Affine.identity()
     notes = []
     if world is not None and transform == Affine.identity():

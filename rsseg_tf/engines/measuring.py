@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,12 @@ from numpy.typing import NDArray
 from rsseg_tf.config import Config
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.engines.candidates import Candidate
-from rsseg_tf.errors import ExportError
+from rsseg_tf.errors import ExportError, NotFiniteError
 from rsseg_tf.export.publish import ACCURACY_FILE
 from rsseg_tf.export.reference import Reference, read_reference
 from rsseg_tf.export.tiles import random_tiles
-from rsseg_tf.inference import Predict
+from rsseg_tf.files import read_json
+from rsseg_tf.inference import Predict, require_finite
 from rsseg_tf.predictors import Predictor, open_predictor
 
 __all__ = ["Measured", "measure"]
@@ -83,7 +83,11 @@ def measure(
         if reference is None:
             reference = _answers(predictor, config)
         quantization = candidate.artifact.quantization if candidate.artifact else "float32"
-        lost = _differing(predictor.predict, reference.suited_to(quantization))
+        try:
+            lost = _differing(predictor.predict, reference.suited_to(quantization))
+        except (ExportError, NotFiniteError) as error:
+            found[candidate.name] = Measured(obstacle=f"gives no answer ({error})")
+            continue
         measured_drop = candidate.precision == "fp32" and candidate.name in drops
         if measured_drop:
             lost = drops[candidate.name]
@@ -106,9 +110,10 @@ def _pixel_type(spec: DatasetSpec) -> str:
 
 
 def _differing(predict: Predict, reference: Reference) -> float:
-    """Returns the share of pixels with another class, in points; all where the answer is no answer."""
-    logits = np.concatenate([predict(tile[np.newaxis]) for tile in reference.pixels])
-    if logits.shape != reference.logits.shape or not np.isfinite(logits).all():
+    """Returns the share of pixels with another class, in points; all where the answer has another shape."""
+    tiles = [tile[np.newaxis] for tile in reference.pixels]
+    logits = np.concatenate([require_finite(predict(tile), tile) for tile in tiles])
+    if logits.shape != reference.logits.shape:
         return 100.0
     return 100 * float((logits.argmax(-1) != reference.logits.argmax(-1)).mean())
 
@@ -128,7 +133,7 @@ def _miou_drops(place: Path) -> Mapping[str, float]:
     """Returns the points of mIoU that artifacts lost at the export, by name; none where it did not measure them."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         try:
-            report: Any = json.loads((place / ACCURACY_FILE).read_bytes())
+            report: Any = read_json(place / ACCURACY_FILE)
             return {str(name): float(drop) for name, drop in report["miou_drop"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ExportError(f"{place / ACCURACY_FILE} is damaged: {error}. Export the model again.") from error

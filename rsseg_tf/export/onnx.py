@@ -65,6 +65,7 @@ def write_onnx(trained: Trained, folder: Path, *, tile: tuple[int, int] | None =
             f"alone and {', '.join(_OUTPUTS)} are expected. Export the model as savedmodel."
         )
     _state_paddings(model, onnx.helper)
+    _name_sizes(model)
     model.metadata_props.add(key=MANIFEST_PROPERTY, value=trained.manifest_of(artifact))
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(folder / artifact.path))
@@ -122,6 +123,14 @@ def _state_paddings(model: Any, helper: Any) -> None:
         margins = [dilation * (size - 1) // 2 for dilation, size in zip(dilations, sizes, strict=True)]
         del node.attribute[:]
         node.attribute.extend([*kept, helper.make_attribute("pads", margins * 2)])
+
+
+def _name_sizes(model: Any) -> None:
+    """Names the free sizes of inputs and outputs, which programs show; tf2onnx numbers them."""
+    for value in (*model.graph.input, *model.graph.output):
+        for size, name in zip(value.type.tensor_type.shape.dim, ("batch", "height", "width", "channels"), strict=False):
+            if not size.HasField("dim_value"):
+                size.dim_param = name
 
 
 def _describe(trained: Trained, kind: Any, path: str, tile: tuple[int, int] | None) -> Artifact:

@@ -33,6 +33,8 @@ def write_savedmodel(trained: Trained, folder: Path) -> Artifact:
     - `manifest`: `query` (B,) strings, whatever they say, to `manifest_json` (B,): the manifest, for clients that see a
       server and no files.
 
+    All but `logits`, whose answer shows it, fail where a logit is NaN or infinite: no class follows from it.
+
     `pixels` are (B, H, W, bands), uint8 where the dataset's largest value is 255, else float32.
 
     The manifest is an asset, and warm-up requests lie in `assets.extra`, which TensorFlow Serving runs before it
@@ -69,14 +71,17 @@ def _signatures(trained: Trained) -> tuple[Any, dict[str, Any]]:
     network = tf.function(trained.logits, input_signature=[trained.input_spec()]).get_concrete_function()
     pixels = [trained.input_spec()]
 
+    def finite_logits(pixels: tf.Tensor) -> tf.Tensor:
+        return tf.debugging.check_numerics(network(pixels), "the model gives values that are not finite")
+
     @tf.function(input_signature=pixels)
     def serving_default(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        class_map, confidence = class_and_confidence(network(pixels))
+        class_map, confidence = class_and_confidence(finite_logits(pixels))
         return {"class_map": class_map, "confidence": confidence}
 
     @tf.function(input_signature=pixels)
     def probabilities(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": tf.nn.softmax(network(pixels))}
+        return {"probabilities": tf.nn.softmax(finite_logits(pixels))}
 
     @tf.function(input_signature=pixels)
     def logits(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -89,7 +94,7 @@ def _signatures(trained: Trained) -> tuple[Any, dict[str, Any]]:
             image_bytes,
             fn_output_signature=tf.TensorSpec((None, None, spec.bands), trained.dtype),
         )
-        class_map, _ = class_and_confidence(network(decoded))
+        class_map, _ = class_and_confidence(finite_logits(decoded))
         encoded = tf.map_fn(tf.io.encode_png, class_map[..., tf.newaxis], fn_output_signature=tf.string)
         return {BYTES_OUTPUT: encoded}
 

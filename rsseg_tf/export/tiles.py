@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_tf.datasets import DatasetSpec, read_image, read_list
-from rsseg_tf.errors import DataError, ExportError
+from rsseg_tf.datasets import DatasetSpec, read_list
+from rsseg_tf.datasets.rasters import read_pixels
+from rsseg_tf.errors import ExportError
 from rsseg_tf.inference import resize_bilinear
 
 __all__ = ["calibration_images", "middle_of", "random_tiles", "read_tiles"]
@@ -44,21 +45,12 @@ def middle_of(image: NDArray, size: tuple[int, int]) -> NDArray:
 
 
 def read_tiles(paths: Sequence[Path], spec: DatasetSpec, size: tuple[int, int]) -> list[NDArray]:
-    """Reads images and returns the middle of each.
+    """Reads images as prediction does and returns the middle of each.
 
     Raises:
         DataError: when an image cannot be read or has other bands than the model.
     """
-    tiles = []
-    for path in paths:
-        image = read_image(path)
-        if image.shape[2] != spec.bands:
-            raise DataError(
-                f"{path} has {image.shape[2]} bands; the model for data set '{spec.name}' needs {spec.bands}. "
-                "Name images like those that it was trained with."
-            )
-        tiles.append(middle_of(image, size))
-    return tiles
+    return [middle_of(read_pixels(path, spec).values, size) for path in paths]
 
 
 def calibration_images(

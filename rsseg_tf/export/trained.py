@@ -67,7 +67,7 @@ class Trained:
     @cached_property
     def predict(self) -> Predict:
         """The Keras model itself, for comparisons; traced once."""
-        return keras_predictor(self.model, self.spec)
+        return keras_predictor(self.model, self.spec, name=f"the checkpoint {self.manifest.origin.checkpoint}")
 
     def convertible(self, function: Callable[..., Any], signature: tf.TypeSpec) -> Any:
         """Returns a concrete function for a converter; its graph need not run in TensorFlow."""

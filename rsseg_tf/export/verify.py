@@ -17,8 +17,8 @@ from rsseg_tf.errors import ExportError
 from rsseg_tf.export.reference import Reference, read_reference
 from rsseg_tf.export.tiles import read_tiles
 from rsseg_tf.export.trained import load_trained
-from rsseg_tf.inference import Predict
-from rsseg_tf.manifest import Manifest, Quantization, changed_files, read_manifest
+from rsseg_tf.inference import Predict, require_finite
+from rsseg_tf.manifest import Manifest, Quantization, read_manifest, require_files
 from rsseg_tf.predictors import Predictor, open_predictor
 from rsseg_tf.predictors.opening import newest_version
 
@@ -131,12 +131,7 @@ def verify(
     elif images:
         raise ExportError("Real images are compared with the Keras model; name the exported checkpoint: --checkpoint.")
     for artifact in manifest.artifacts:
-        changed = changed_files(folder, artifact)
-        if changed:
-            raise ExportError(
-                f"{folder / changed[0]} is missing or is not what was exported (SHA-256). Copy the version again, or "
-                "export the model again."
-            )
+        require_files(folder, artifact)
         predictor = open_predictor(folder / artifact.path, threads=threads)
         models[artifact.name] = (
             predictor.predict,
@@ -164,6 +159,7 @@ def compare(
             began = time.perf_counter()
             answer = predict(tile[np.newaxis])
             seconds.append(time.perf_counter() - began)
+        require_finite(answer, tile[np.newaxis], name)
         answers.append(answer)
     logits = np.concatenate(answers)
     if logits.shape != reference.logits.shape:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from rsseg_tf.datasets.rasters import Scene, open_scene
 from rsseg_tf.inference.jobs import Job, JobSettings, PredictionResult, discard_partial, run_job
 from rsseg_tf.inference.logits import (
     Predict,
     augmented_logits,
+    call_model,
     plain_logits,
     predict_labels,
     predict_logits,
     require_classes,
+    require_finite,
     resize_bilinear,
     slide_logits,
 )
@@ -26,7 +29,6 @@ from rsseg_tf.inference.predict import (
     pixel_count,
     predict_paths,
 )
-from rsseg_tf.inference.raster import Scene, open_scene
 from rsseg_tf.inference.tiles import any_size, tile_options, tile_stride
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "as_rgb",
     "attempt",
     "augmented_logits",
+    "call_model",
     "collect_images",
     "colour_table",
     "colourise",
@@ -60,6 +63,7 @@ __all__ = [
     "predict_logits",
     "predict_paths",
     "require_classes",
+    "require_finite",
     "resize_bilinear",
     "run_job",
     "slide_logits",

@@ -11,12 +11,12 @@ from rasterio.crs import CRS
 from rasterio.features import rasterize
 from rasterio.transform import Affine
 
+from rsseg_tf.datasets.rasters import Scene
 from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.errors import DataError
 from rsseg_tf.extras import require
 from rsseg_tf.inference.area_files import Area, read_area
 from rsseg_tf.inference.ground import move, transformed
-from rsseg_tf.inference.raster import Scene
 from rsseg_tf.inference.streaming import Wanted
 
 __all__ = ["area_of_interest"]

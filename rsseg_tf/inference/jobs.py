@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,10 @@ from numpy.typing import NDArray
 from rasterio.transform import Affine
 
 from rsseg_tf import __version__
+from rsseg_tf.datasets.gdal import Trust
 from rsseg_tf.datasets.images import write_png
+from rsseg_tf.datasets.judging import misfit
+from rsseg_tf.datasets.rasters import Scene, open_scene
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.errors import DataError, reason
@@ -27,7 +31,6 @@ from rsseg_tf.inference.ground import pixel_areas, pixel_size
 from rsseg_tf.inference.logits import Predict
 from rsseg_tf.inference.options import InferenceOptions, OutputOptions, SceneOptions
 from rsseg_tf.inference.pictures import as_rgb, colour_table, overlay
-from rsseg_tf.inference.raster import Scene, open_scene
 from rsseg_tf.inference.streaming import Tiling, make_tiling, predict_scene, split_into_strips
 from rsseg_tf.inference.vectors import Legend, write_polygons
 from rsseg_tf.inference.writing import RasterFile, Rows, SceneWriter, partial_file, raster_file, stamp
@@ -38,6 +41,7 @@ __all__ = [
     "OVERLAY_FOLDER",
     "PROBABILITY_FOLDER",
     "PSEUDO_COLOR_FOLDER",
+    "RESULT_FOLDERS",
     "VECTOR_FOLDER",
     "Job",
     "JobSettings",
@@ -55,6 +59,18 @@ CONFIDENCE_FOLDER = "confidence_prediction"
 PROBABILITY_FOLDER = "probability_prediction"
 VECTOR_FOLDER = "vector_prediction"
 
+RESULT_FOLDERS = frozenset(
+    {
+        PSEUDO_COLOR_FOLDER,
+        OVERLAY_FOLDER,
+        GEOTIFF_FOLDER,
+        CONFIDENCE_FOLDER,
+        PROBABILITY_FOLDER,
+        VECTOR_FOLDER,
+    }
+)
+"""Names of the folders that results go to."""
+
 _FOLDERS: dict[Product, str] = {
     "labels": GEOTIFF_FOLDER,
     "confidence": CONFIDENCE_FOLDER,
@@ -62,6 +78,7 @@ _FOLDERS: dict[Product, str] = {
 }
 _FIELDS: dict[Product, str] = {"labels": "geotiff", "confidence": "confidence", "probabilities": "probabilities"}
 """What `PredictionResult` calls the rasters."""
+_STREAMED = "Convert it to a tiled GeoTIFF, which is read part by part, or raise --max_memory if it is sound."
 _JPEG_SUFFIXES = (".jpeg", ".jpg")
 _LONGEST_JPEG = 65_500
 """Pixels along the longer side, which the encoder can take."""
@@ -111,7 +128,7 @@ class JobSettings:
         options, scenes = asdict(self.options), asdict(self.scenes)
         for name in ("batch_size",):
             options.pop(name)
-        for name in ("max_memory", "resume"):
+        for name in ("max_memory", "resume", "allow_vrt_sources"):
             scenes.pop(name)
         scenes["aoi"] = None if self.scenes.aoi is None else [self.scenes.aoi.name, *stamp(self.scenes.aoi)]
         spec = {"classes": self.spec.classes, "ignore_index": self.spec.ignore_index, "palette": self.palette}
@@ -182,7 +199,7 @@ def run_job(
         DataError: when the scene is damaged or does not fit the model, or no raster can be written.
     """
     spec, output = settings.spec, settings.output
-    with open_scene(job.path, settings.scenes.bands, spec.band_names) as scene, _gdal_cache(settings.scenes.max_memory):
+    with _gdal_cache(settings.scenes.max_memory), _opened(job, settings) as scene:
         value_scale = _check_scene(scene, settings)
         ground = pixel_size(scene.size, scene.transform, scene.crs) if settings.scenes.match_gsd else None
         tiling = make_tiling(scene.size, settings.options, settings.scenes, ground)
@@ -219,7 +236,9 @@ def run_job(
         except BaseException as error:
             writer.abandon(save=not isinstance(error, Exception))  # somebody stopped it: keep what is done
             raise
-    result = PredictionResult(job.path, note=_place_note(scene, output), error="; ".join(failed) or None)
+    result = PredictionResult(
+        job.path, note="; ".join([*scene.notes, *_place_notes(scene, output)]) or None, error="; ".join(failed) or None
+    )
     if failed and written:
         result = replace(result, error=f"{result.error}; its other results are written")
     return replace(result, **written)  # type: ignore[arg-type]  # `written` has the names of fields that are paths
@@ -290,8 +309,8 @@ def _write_products(
     return written, failed
 
 
-def _place_note(scene: Scene, output: OutputOptions) -> str | None:
-    """Returns what one must know about where results lie and what areas mean; None if they are what one expects."""
+def _place_notes(scene: Scene, output: OutputOptions) -> list[str]:
+    """Returns what one must know about where results lie and what areas mean, if that is not what one expects."""
     notes = [] if scene.place_note is None else [scene.place_note]
     if output.vector is not None:
         remedy = "Georeference the image for polygons on the map"
@@ -308,7 +327,7 @@ def _place_note(scene: Scene, output: OutputOptions) -> str | None:
             )
         elif (about := pixel_areas(scene.size, scene.transform, scene.crs).note) is not None:
             notes.append(about)
-    return "; ".join(notes) or None
+    return notes
 
 
 def discard_partial(job: Job, settings: JobSettings) -> None:
@@ -359,6 +378,23 @@ def _in_work(job: Job, settings: JobSettings) -> bool:
     return False
 
 
+def _opened(job: Job, settings: JobSettings) -> contextlib.AbstractContextManager[Scene]:
+    """Opens a scene so that what is decoded at once stays within the memory that is allowed.
+
+    Decoding holds a PNG or JPEG twice, and its pixels are held until the results are written; a block of a TIFF is
+    decoded into GDAL's cache.
+    """
+    scenes = settings.scenes
+    return open_scene(
+        job.path,
+        scenes.bands,
+        settings.spec,
+        max_value=scenes.max_value,
+        trust=Trust(scenes.max_memory // 4, scenes.allow_vrt_sources, _STREAMED),
+        max_block=scenes.max_memory // 4,
+    )
+
+
 def _gdal_cache(max_memory: int) -> rasterio.Env:
     """Bounds GDAL's cache of decoded blocks, which is a twentieth of the machine's memory otherwise."""
     return rasterio.Env(GDAL_CACHEMAX=max_memory // 8)
@@ -367,26 +403,16 @@ def _gdal_cache(max_memory: int) -> rasterio.Env:
 def _check_scene(scene: Scene, settings: JobSettings) -> float:
     """Checks that bands and values are those of the model; returns the factor that brings values to its units."""
     spec, given = settings.spec, settings.scenes.max_value
-    if len(scene.bands) != spec.bands:
-        alpha = " beside its alpha band, which is a mask" if scene.has_alpha else ""
+    if len(scene.bands) != spec.bands:  # as --bands chose them
         raise DataError(
-            f"the model for data set '{spec.name}' needs {spec.bands} bands; {scene.path} has "
-            f"{len(scene.bands)}{alpha}. Choose the bands that the model was trained with, in its order, with --bands"
-            + (", and clear the mark 'alpha' if that band is data." if scene.has_alpha else ".")
+            f"the model for data set '{spec.name}' needs {spec.bands} bands; --bands names {len(scene.bands)} for "
+            f"{scene.path}. Name the bands that the model was trained with, in its order."
         )
     if given is not None:
         return spec.max_value / given
-    if np.issubdtype(scene.dtype, np.integer):
-        top = int(np.iinfo(scene.dtype).max)
-        # 8 bits are whole bytes; of more bits scenes use what they like, but not 255 of 65,536 values.
-        fits = 1 < spec.max_value <= top and (top == 255 or spec.max_value > 255)
-        values = f"{scene.dtype} (0..{top})"
-    else:
-        sample = _sampled(scene)
-        largest, middle = (float(sample.max()), float(np.median(sample))) if sample.size else (0.0, 0.0)
-        fits = not (0 < largest <= 1 < spec.max_value) and middle <= spec.max_value
-        values = f"{scene.dtype} with values around {middle:.4g} and up to {largest:.4g}"
-    if not fits:
+    sample = _sampled(scene) if np.issubdtype(scene.dtype, np.floating) else np.zeros(0)
+    largest, middle = (float(sample.max()), float(np.median(sample))) if sample.size else (0.0, 0.0)
+    if values := misfit(scene.dtype, spec.max_value, largest, middle):
         raise DataError(
             f"the model for data set '{spec.name}' was trained on values 0..{spec.max_value:g}; {scene.path} holds "
             f"{values}. Say with --max_value which value of the scene stands for the model's {spec.max_value:g}."

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_tf.datasets.spec import DatasetSpec
-from rsseg_tf.errors import DataError
+from rsseg_tf.errors import DataError, NotFiniteError
 from rsseg_tf.inference.blending import Block, blend_blocks, make_plan
 from rsseg_tf.inference.options import (
     InferenceOptions,
@@ -32,10 +32,12 @@ __all__ = [
     "Predict",
     "augmented_logits",
     "call_model",
+    "in_window",
     "plain_logits",
     "predict_labels",
     "predict_logits",
     "require_classes",
+    "require_finite",
     "resize_bilinear",
     "slide_logits",
 ]
@@ -279,7 +281,11 @@ def _slide_blocks(
         while row := list(islice(waiting, len(plan.columns.starts))):
             for start in range(0, len(row), batch_size):
                 part = row[start : start + batch_size]
-                logits = call_model(predict, np.stack([pixels for _, _, pixels in part]))
+                try:
+                    logits = call_model(predict, np.stack([pixels for _, _, pixels in part]))
+                except NotFiniteError as error:
+                    at = part[error.index]
+                    raise in_window(error, plan.rows.starts[at[0]], plan.columns.starts[at[1]]) from error
                 yield from ((place[0], place[1], one) for place, one in zip(part, logits, strict=True))
 
     windows = predicted()
@@ -311,11 +317,56 @@ def _check_image(image: NDArray) -> None:
 
 
 def call_model(predict: Predict, batch: NDArray) -> NDArray[np.float32]:
-    """Calls the model and checks that its answer has the batch's size."""
+    """Calls the model and checks its answer: the batch's size, and numbers from which a class follows.
+
+    Raises:
+        DataError: when the answer has another size.
+        NotFiniteError: when a logit is NaN or infinite.
+    """
     logits = predict(batch)
     if logits.ndim != 4 or logits.shape[:3] != batch.shape[:3]:
         raise DataError(
             f"the model must answer a batch of {batch.shape} with {(*batch.shape[:3], 'classes')}; got "
             f"{logits.shape}. Export the logits of the main head at the size of the input."
         )
-    return logits
+    return require_finite(logits, batch)
+
+
+def require_finite(logits: NDArray[np.float32], batch: NDArray, model: str = "the model") -> NDArray[np.float32]:
+    """Returns logits as they are, if each is a number.
+
+    The largest of values with NaN among them is NaN, and its place is the first: without this check an image would
+    come out as class 0 throughout.
+
+    Args:
+        logits: `(B, ..., C)`: what the model answered.
+        batch: `(B, ...)`: the pixels that it answered to.
+        model: what to call it.
+
+    Raises:
+        NotFiniteError: when a value is NaN or infinite; `index` is the first image with one.
+    """
+    finite = np.isfinite(logits)
+    if finite.all():
+        return logits
+    index = next((i for i, one in enumerate(finite) if not one.all()), 0)
+    pixels = np.asarray(batch[index], np.float64)
+    where = "x".join(map(str, pixels.shape[1::-1])) + " pixels"
+    told = f"{model} gives values that are not finite: {np.count_nonzero(~finite[index])} of {finite[index].size}"
+    if not np.isfinite(pixels).all():
+        raise NotFiniteError(
+            f"{told} for {where}, of which {np.count_nonzero(~np.isfinite(pixels).all(axis=-1))} are NaN or infinite "
+            "themselves. Declare them as nodata in the file, or replace them.",
+            index,
+        )
+    raise NotFiniteError(
+        f"{told} are NaN or infinite for {where} with values from {pixels.min():g} to {pixels.max():g}. If these are "
+        "as in training, the weights are damaged, or their training ran away: use an earlier checkpoint; with "
+        "--precision fp16, which overflows above 65504, use bf16 or fp32.",
+        index,
+    )
+
+
+def in_window(error: NotFiniteError, top: int, left: int) -> NotFiniteError:
+    """Returns the same error with the place of the window that it is about."""
+    return NotFiniteError(f"in the window at row {top}, column {left}: {error}", error.index)

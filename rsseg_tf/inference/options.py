@@ -109,6 +109,7 @@ class SceneOptions:
         max_memory: bytes that may be held at once, beside the model and the libraries.
         resume: go on where an earlier run with the same options was stopped.
         model: what tells this model from others, for `resume`.
+        allow_vrt_sources: whether a VRT may name files away from its folder, servers, and formats that name others.
 
     Raises:
         ConfigError: when a value is out of range.
@@ -124,6 +125,7 @@ class SceneOptions:
     max_memory: int = 2048 * _MIB
     resume: bool = False
     model: str = ""
+    allow_vrt_sources: bool = False
 
     def __post_init__(self) -> None:
         if self.bands is not None and (not self.bands or min(self.bands) < 1):

@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
-import rasterio
-from rasterio.errors import RasterioError
-
+from rsseg_tf.datasets.finding import LeftOut, find_images
+from rsseg_tf.datasets.gdal import open_raster
 from rsseg_tf.datasets.images import image_header
+from rsseg_tf.datasets.listing import read_list
+from rsseg_tf.datasets.rasters import raster_driver
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
-from rsseg_tf.errors import ConfigError, DataError, RssegError
+from rsseg_tf.datasets.vrt import vrt_size
+from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, reason
 from rsseg_tf.inference.decoding import check_review_value
-from rsseg_tf.inference.jobs import Job, JobSettings, PredictionResult, clear_leftovers, run_job
+from rsseg_tf.inference.jobs import RESULT_FOLDERS, Job, JobSettings, PredictionResult, clear_leftovers, run_job
 from rsseg_tf.inference.logits import Predict
 from rsseg_tf.inference.options import InferenceOptions, OutputOptions, SceneOptions
-from rsseg_tf.inference.raster import raster_driver
-from rsseg_tf.inference.resuming import FinishedJobs
+from rsseg_tf.inference.resuming import JOURNAL, FinishedJobs
 from rsseg_tf.inference.vector_files import check_vector_file
 
 __all__ = [
@@ -46,14 +46,17 @@ Progress = Callable[[int, int, PredictionResult], None]
 """Called after each image with the number done, the number in all, and what became of it."""
 
 
-def collect_images(path: Path, exclude: Path | None = None) -> tuple[list[Path], Path]:
+def collect_images(
+    path: Path, exclude: Path | None = None, notify: Callable[[str], object] = lambda line: None
+) -> tuple[list[Path], Path]:
     """Finds the images that a user means by one path.
 
     Args:
-        path: an image; a list file (.txt) whose lines begin with an image's path, relative to the list's folder or
-            absolute; or a folder, searched with its subfolders for known suffixes. Hidden files and folders are
-            skipped.
+        path: an image; a list file (.txt) as `read_list` takes it, with paths relative to the list's folder or
+            absolute, whose second column does not matter; or a folder, searched with its subfolders and links for known
+            suffixes. Left out are hidden files and folders, and results of earlier runs.
         exclude: a folder to leave out, such as the one that results go to.
+        notify: told in one line what was left out although it may be an image.
 
     Returns:
         The images (of a folder: sorted; of a list: in its order, each once) and the folder that their names are
@@ -63,12 +66,18 @@ def collect_images(path: Path, exclude: Path | None = None) -> tuple[list[Path],
         DataError: when the path is missing, of another kind, or holds no image, or a listed image is missing.
     """
     if path.is_dir():
-        images = sorted(_walk(path, exclude))
+        left_out = LeftOut(IMAGE_SUFFIXES)
+        # A run that writes into the folder that it reads has its results kept apart by the journal beside them.
+        exclude = None if exclude is None or os.path.realpath(exclude) == os.path.realpath(path) else exclude
+        images = sorted(find_images(path, IMAGE_SUFFIXES, left_out, exclude=exclude, refuse=_is_result))
         if not images:
+            because = f" ({left_out})" if left_out else ""
             raise DataError(
-                f"{path} has no images; files ending in {', '.join(IMAGE_SUFFIXES)} are looked for, in subfolders too. "
-                "Check the folder."
+                f"{path} has no images{because}; files ending in {', '.join(IMAGE_SUFFIXES)} are looked for, in "
+                "subfolders too. Check the folder."
             )
+        if left_out:
+            notify(f"{path}: {left_out}.")
         return images, path
     if not path.is_file():
         raise DataError(f"{path} does not exist; an image, a list file (.txt) or a folder is needed. Check the path.")
@@ -192,30 +201,37 @@ class Run:
         """
         for job, result in self.todo():
             if result is None:
-                result = attempt(job, self.settings, predict, advance)
-                result = self.record(job, result)
+                result = self.record(job, attempt(job, self.settings, predict, advance))
             yield job, result
 
 
 def attempt(
     job: Job, settings: JobSettings, predict: Predict, advance: Callable[[Job, int], None] | None = None
 ) -> PredictionResult:
-    """Does a job; what goes wrong with its image becomes the result's error, in one line. See `run_job`."""
+    """Does a job; what goes wrong with its image becomes the result's error, in one line. See `run_job`.
+
+    One image never ends a run, whatever exception it raises; only an interrupt does.
+    """
     try:
         return run_job(job, settings, predict, advance)
-    except (RssegError, OSError, RasterioError, cv2.error, MemoryError) as error:
-        return PredictionResult(job.path, error=" ".join(str(error).split()) or type(error).__name__)
+    except INTERRUPTS:
+        raise
+    except BaseException as error:  # libraries in other languages raise what is no Exception
+        return PredictionResult(job.path, error=reason(error))
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Returns the (height, width) that a file says it has; zeros for one that says nothing sensible."""
+    """Returns the (height, width) that a file says it has; zeros for one that says nothing sensible, or that fails."""
     try:
-        if raster_driver(path) is None:
+        driver = raster_driver(path)
+        if driver is None:
             header = image_header(path)
             return header.height, header.width
-        with rasterio.open(path, driver=raster_driver(path)) as source:
+        if driver == "VRT":
+            return vrt_size(path)
+        with open_raster(path, driver) as source:
             return source.height, source.width
-    except (RssegError, RasterioError, OSError):
+    except Exception:  # the job itself will say what is wrong with the file
         return 0, 0
 
 
@@ -329,31 +345,16 @@ def predict_paths(
     return results
 
 
-def _walk(folder: Path, exclude: Path | None) -> Iterator[Path]:
-    """Yields the images under a folder; hidden files and folders, and `exclude`, are skipped."""
-    left_out = None if exclude is None else exclude.absolute()
-    for root, folders, files in os.walk(folder):
-        here = Path(root)
-        folders[:] = [name for name in folders if name[0] != "." and (here / name).absolute() != left_out]
-        yield from (here / name for name in files if name[0] != "." and Path(name).suffix.lower() in IMAGE_SUFFIXES)
+def _is_result(folder: Path) -> str:
+    """Says of a folder that an earlier run wrote that it did."""
+    written = folder.name in RESULT_FOLDERS and (folder.parent / JOURNAL).is_file()
+    return "results of an earlier run" if written else ""
 
 
 def _read_list(path: Path) -> tuple[list[Path], Path]:
     """Reads the first column of a list file."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not a text file in UTF-8. Save the list as UTF-8.") from error
     # dict.fromkeys keeps the order and drops repetitions
-    images = list(dict.fromkeys(path.parent / line.split()[0] for line in lines if line.strip()))
-    if not images:
-        raise DataError(f"{path} lists no images; one path per line is needed. Fill the list.")
-    missing = [image for image in images if not image.is_file()]
-    if missing:
-        raise DataError(
-            f"{path} lists {len(missing)} files that do not exist, the first {missing[0]}; paths are relative to the "
-            "list's folder. Correct the list."
-        )
+    images = list(dict.fromkeys(sample.image for sample in read_list(path, path.parent, labels=False)))
     folder = Path(os.path.abspath(path.parent))
     if all(Path(os.path.abspath(image)).is_relative_to(folder) for image in images):
         return images, path.parent

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rsseg_tf.errors import ConfigError, DataError
+from rsseg_tf.errors import ConfigError, DataError, reason
 from rsseg_tf.inference.jobs import Job, JobSettings, PredictionResult, stamp
 
 __all__ = ["JOURNAL", "FinishedJobs"]
@@ -50,13 +50,16 @@ class FinishedJobs:
     def result(self, job: Job) -> PredictionResult | None:
         """Returns the result of a job that is done and whose image and results are still there unchanged."""
         line = self._done.get(str(job.name))
-        if line is None or line["source"] != [str(job.path), *stamp(job.path)]:
+        if line is None or line.get("source") != [str(job.path), *stamp(job.path)]:
             return None
-        files = {name: Path(path) for name, path in line["files"].items()}
-        if not all(path.is_file() for path in files.values()):
+        try:
+            files = {name: Path(path) for name, path in line["files"].items()}
+            if not all(path.is_file() for path in files.values()):
+                return None
+            result = PredictionResult(job.path, note=line["note"] or "done by an earlier run")
+            return replace(result, **files)  # type: ignore[arg-type]  # `files` has the names of fields that are paths
+        except (KeyError, TypeError, AttributeError, ValueError):  # a damaged line: the job is done again
             return None
-        result = PredictionResult(job.path, note=line["note"] or "done by an earlier run")
-        return replace(result, **files)  # type: ignore[arg-type]  # `files` has the names of fields that are paths
 
     def record(self, job: Job, result: PredictionResult) -> None:
         """Adds a job that is done; those that failed are left to the next run."""
@@ -76,16 +79,20 @@ class FinishedJobs:
                 # The line break in front ends a line that a kill has cut short.
                 handle.write("\n" + json.dumps(line))
         except OSError as error:
-            raise DataError(f"cannot write {self._path}: {error}. Check the folder and the free space.") from error
+            raise DataError(
+                f"cannot write {self._path}: {reason(error)}. Check the folder and the free space."
+            ) from error
         self._is_begun = True
 
     def _read(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """Returns the settings and the lines by the names of their jobs."""
         lines = []
-        for text in self._path.read_text("utf-8").splitlines():
+        for text in self._path.read_text("utf-8", errors="replace").splitlines():
             try:
-                lines.append(json.loads(text))
+                line = json.loads(text)
             except ValueError:
                 continue
+            if isinstance(line, dict):
+                lines.append(line)
         made: dict[str, Any] = next((line["settings"] for line in lines if "settings" in line), {})
         return made, {line["name"]: line for line in lines if "name" in line}

@@ -9,15 +9,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_tf.datasets.rasters import Scene
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.datasets.tiling import Window
-from rsseg_tf.errors import ConfigError, DataError
+from rsseg_tf.errors import ConfigError, DataError, NotFiniteError
 from rsseg_tf.inference.background import ahead
 from rsseg_tf.inference.blending import Plan, blend_blocks, make_plan
 from rsseg_tf.inference.decoding import decode, products
-from rsseg_tf.inference.logits import Predict, augmented_logits, resize_bilinear
+from rsseg_tf.inference.logits import Predict, augmented_logits, in_window, resize_bilinear
 from rsseg_tf.inference.options import InferenceOptions, OutputOptions, SceneOptions
-from rsseg_tf.inference.raster import Scene
 from rsseg_tf.inference.writing import BLOCK, SceneWriter
 
 __all__ = ["WHOLE_PIXELS", "Tiling", "Wanted", "make_tiling", "predict_scene", "split_into_strips"]
@@ -283,13 +283,24 @@ def _predicted(
             pixels = np.stack([_resampled(window, tiling.seen) for window in pixels])
         if value_scale != 1.0:
             pixels = pixels * np.float32(value_scale)
-        logits = augmented_logits(predict, pixels, options)
+        try:
+            logits = augmented_logits(predict, pixels, options)
+        except NotFiniteError as error:
+            raise _placed(error, batch.places, tiling.plan) from error
         if logits.shape[-1] != spec.num_classes:
             raise DataError(
                 f"the model gives {logits.shape[-1]} classes, data set '{spec.name}' has {spec.num_classes}. "
                 "Use the data set that the model was trained on."
             )
         yield batch.places, np.array(logits)  # a copy: the callable may hand out one buffer again and again
+
+
+def _placed(error: NotFiniteError, places: _Places, plan: Plan) -> NotFiniteError:
+    """Returns the error with the place of the window that it is about, where there are several."""
+    if len(plan.rows.starts) * len(plan.columns.starts) == 1:
+        return error
+    row, column = next(((row, column) for row, column, index in places if index == error.index), places[0][:2])
+    return in_window(error, plan.rows.starts[row], plan.columns.starts[column])
 
 
 def _upsampled(

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_tf.errors import NotFiniteError
 from rsseg_tf.inference.logits import Predict, slide_logits
 from rsseg_tf.inference.options import InferenceOptions
 
@@ -40,9 +41,13 @@ def any_size(predict: Predict, tile: tuple[int, int]) -> Predict:
         if padded.shape[1:3] == tile:
             logits = predict(padded)
         else:
-            logits = np.stack(
-                [slide_logits(predict, one, crop_size=(width, height), stride=(across, down)) for one in padded]
-            )
+            answers = []
+            for index, one in enumerate(padded):
+                try:
+                    answers.append(slide_logits(predict, one, crop_size=(width, height), stride=(across, down)))
+                except NotFiniteError as error:
+                    raise NotFiniteError(str(error), index) from error
+            logits = np.stack(answers)
         return logits[:, :rows, :columns]
 
     return predict_any

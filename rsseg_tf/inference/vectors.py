@@ -19,11 +19,11 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.features import shapes
 
+from rsseg_tf.datasets.rasters import Scene
 from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.extras import require
 from rsseg_tf.inference.decoding import PROBABILITY_STEPS
 from rsseg_tf.inference.ground import PixelAreas, pixel_areas
-from rsseg_tf.inference.raster import Scene
 from rsseg_tf.inference.vector_files import Feature, VectorPlace, write_features
 
 __all__ = ["Legend", "Region", "regions", "write_polygons"]

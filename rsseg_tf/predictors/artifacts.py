@@ -1,11 +1,14 @@
 """Predict callables over exported files: SavedModel, TFLite, ONNX and OpenVINO.
 
-Each file brings its manifest along; nothing else is needed to use it.
+Each file brings its manifest along; nothing else is needed to use it. Where `manifest.json` lies beside it, the file
+must be the one that was exported.
 """
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +18,8 @@ from numpy.typing import NDArray
 
 from rsseg_tf.errors import DataError, ExportError, RssegError, reason
 from rsseg_tf.extras import require
-from rsseg_tf.inference import Predict
-from rsseg_tf.manifest import MANIFEST_FILE, MANIFEST_PROPERTY, Artifact, Manifest
+from rsseg_tf.inference import Predict, require_finite
+from rsseg_tf.manifest import MANIFEST_FILE, MANIFEST_PROPERTY, Artifact, Manifest, require_unchanged
 from rsseg_tf.predictors.operations import check_operations
 
 __all__ = ["Loaded", "as_input", "load_onnx", "load_openvino", "load_savedmodel", "load_tflite"]
@@ -69,26 +72,23 @@ def load_savedmodel(folder: Path) -> Loaded:
     """Loads a SavedModel that `rsseg-tf export` wrote.
 
     Raises:
-        ExportError: when it is damaged, has no manifest, or could do more than compute (see
-            `rsseg_tf.predictors.operations`).
+        ExportError: when it is damaged, was changed since the export, has no manifest, or could do more than compute
+            (see `rsseg_tf.predictors.operations`).
     """
     embedded = folder / "assets" / MANIFEST_FILE
-    try:
+    require_unchanged(folder)
+    with _reading(folder, "SavedModel"):
         manifest = _one(Manifest.from_json(embedded.read_bytes(), str(embedded)), folder)
         check_operations(folder)
         module = tf.saved_model.load(str(folder))
         _ = module.signatures["logits"]
-    except RssegError:
-        raise
-    except Exception as error:  # TensorFlow has no end of types for damaged files
-        raise _unusable(folder, "SavedModel", error) from error
     dtype = manifest.artifacts[0].input.dtype
 
     def predict(pixels: NDArray) -> NDArray[np.float32]:
         # By way of the module, because a signature alone does not keep the variables alive.
         return module.signatures["logits"](pixels=tf.constant(as_input(pixels, dtype)))["logits"].numpy()
 
-    return Loaded(predict, manifest)
+    return Loaded(_answering(predict, folder, "SavedModel"), manifest)
 
 
 def load_tflite(path: Path, *, threads: int | None = None) -> Loaded:
@@ -99,22 +99,20 @@ def load_tflite(path: Path, *, threads: int | None = None) -> Loaded:
         threads: how many LiteRT may use; None leaves it the choice.
 
     Raises:
-        ExportError: when it is damaged, has no manifest, or the extra `tflite` is not installed.
+        ExportError: when it is damaged, was changed since the export, has no manifest, or the extra `tflite` is not
+            installed.
     """
     litert = require("ai_edge_litert.interpreter", "tflite")
-    try:
+    require_unchanged(path)
+    with _reading(path, "TFLite file"):
         with zipfile.ZipFile(path) as archive:
             if archive.getinfo(MANIFEST_FILE).file_size > _MOST_MANIFEST_BYTES:
                 raise ExportError(f"The manifest inside {path} is larger than {_MOST_MANIFEST_BYTES} bytes.")
             manifest = _one(Manifest.from_json(archive.read(MANIFEST_FILE), str(path)), path)
         interpreter = litert.Interpreter(model_path=str(path), num_threads=threads)
         run = interpreter.get_signature_runner("serving_default")
-    except RssegError:
-        raise
-    except Exception as error:  # zip archives and LiteRT have many types for damaged files
-        raise _unusable(path, "TFLite file", error) from error
-    artifact = manifest.artifacts[0]
-    output = next(tensor for tensor in artifact.outputs if tensor.name == "logits")
+        artifact = manifest.artifacts[0]
+        output = {tensor.name: tensor for tensor in artifact.outputs}["logits"]
 
     def predict(pixels: NDArray) -> NDArray[np.float32]:
         whole = as_input(pixels, artifact.input.dtype)
@@ -124,7 +122,7 @@ def load_tflite(path: Path, *, threads: int | None = None) -> Loaded:
             return stored.astype(np.float32, copy=False)
         return (stored.astype(np.float32) - np.float32(output.zero_point)) * np.float32(output.scale)
 
-    return Loaded(predict, manifest)
+    return Loaded(_answering(predict, path, "TFLite file"), manifest)
 
 
 def load_onnx(path: Path, *, threads: int | None = None) -> Loaded:
@@ -135,25 +133,25 @@ def load_onnx(path: Path, *, threads: int | None = None) -> Loaded:
         threads: how many one operation may use; None leaves the runtime the choice.
 
     Raises:
-        ExportError: when it is damaged, has no manifest, or the extra `onnx` is not installed.
+        ExportError: when it is damaged, was changed since the export, has no manifest, or the extra `onnx` is not
+            installed.
     """
     runtime = require("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
-    try:
+    require_unchanged(path)
+    with _reading(path, "ONNX file"):
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         text = session.get_modelmeta().custom_metadata_map[MANIFEST_PROPERTY]
-    except Exception as error:  # ONNX Runtime's types for a file that it cannot use have no other common base
-        raise _unusable(path, "ONNX file", error) from error
-    manifest = _one(Manifest.from_json(text, str(path)), path)
+        manifest = _one(Manifest.from_json(text, str(path)), path)
     dtype = manifest.artifacts[0].input.dtype
 
     def predict(pixels: NDArray) -> NDArray[np.float32]:
         (logits,) = session.run(["logits"], {"pixels": np.ascontiguousarray(as_input(pixels, dtype))})
         return np.asarray(logits, np.float32)
 
-    return Loaded(predict, manifest)
+    return Loaded(_answering(predict, path, "ONNX file"), manifest)
 
 
 def load_openvino(path: Path, *, threads: int | None = None, precision: str = "fp32") -> Loaded:
@@ -165,26 +163,26 @@ def load_openvino(path: Path, *, threads: int | None = None, precision: str = "f
         precision: `fp32`, `fp16` or `bf16`: type of activations, where the processor has it.
 
     Raises:
-        ExportError: when it is damaged, has no manifest, or the extra `openvino` is not installed.
+        ExportError: when it is damaged, was changed since the export, has no manifest, or the extra `openvino` is not
+            installed.
     """
     openvino = require("openvino", "openvino")
     core = openvino.Core()
-    try:
+    require_unchanged(path)
+    with _reading(path, "OpenVINO model"):
         model = core.read_model(str(path))
         text = str(model.get_rt_info(["rsseg_tf", MANIFEST_PROPERTY]).astype(str))
         # Left to itself OpenVINO computes in bfloat16 where the processor can, and differs more than the tolerance.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _OPENVINO_TYPES[precision]}
         compiled = core.compile_model(model, "CPU", settings | ({"INFERENCE_NUM_THREADS": threads} if threads else {}))
-    except Exception as error:
-        raise _unusable(path, "OpenVINO model", error) from error
-    manifest = _one(Manifest.from_json(text, str(path)), path)
+        manifest = _one(Manifest.from_json(text, str(path)), path)
+        logits = compiled.output("logits")
     dtype = manifest.artifacts[0].input.dtype
-    logits = compiled.output("logits")
 
     def predict(pixels: NDArray) -> NDArray[np.float32]:
         return np.array(compiled({"pixels": np.ascontiguousarray(as_input(pixels, dtype))})[logits], np.float32)
 
-    return Loaded(predict, manifest)
+    return Loaded(_answering(predict, path, "OpenVINO model"), manifest)
 
 
 def _one(manifest: Manifest, path: Path) -> Manifest:
@@ -194,7 +192,36 @@ def _one(manifest: Manifest, path: Path) -> Manifest:
     return manifest
 
 
-def _unusable(path: Path, what: str, error: Exception) -> ExportError:
-    return ExportError(
-        f"{path} is damaged, or no {what} that `rsseg-tf export` wrote: {reason(error)}. Export the model again."
-    )
+@contextlib.contextmanager
+def _reading(path: Path, what: str) -> Iterator[None]:
+    """Turns whatever a library raises for a file that it cannot use into one error.
+
+    They have no base in common: parsers, decompressors, checks of shapes each raise their own.
+    """
+    try:
+        yield
+    except RssegError:
+        raise
+    except Exception as error:
+        raise ExportError(
+            f"{path} is damaged, or no {what} that `rsseg-tf export` wrote: {reason(error)}. Export the model again."
+        ) from error
+
+
+def _answering(predict: Predict, path: Path, what: str) -> Predict:
+    """Returns the predict callable with its failures and its answers judged: one error, and no NaN."""
+    name = f"the {what} {path}"
+
+    def answer(pixels: NDArray) -> NDArray[np.float32]:
+        try:
+            logits = predict(pixels)
+        except (RssegError, MemoryError):
+            raise
+        except Exception as error:
+            raise ExportError(
+                f"{name} fails on pixels {pixels.shape}: {reason(error)}. If memory is short, choose smaller windows "
+                "(--is_slide); else compare it with the checkpoint (rsseg-tf verify), or export the model again."
+            ) from error
+        return require_finite(logits, pixels, name)
+
+    return answer

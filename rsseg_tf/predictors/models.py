@@ -12,7 +12,7 @@ from rsseg_tf.build import build_model
 from rsseg_tf.checkpoint import load_weights
 from rsseg_tf.config import Config
 from rsseg_tf.datasets import DatasetSpec
-from rsseg_tf.inference import Predict
+from rsseg_tf.inference import Predict, require_finite
 
 __all__ = ["checkpoint_predictor", "keras_predictor", "normalise"]
 
@@ -31,12 +31,15 @@ def normalise(pixels: tf.Tensor, spec: DatasetSpec) -> tf.Tensor:
     return (scaled - tf.constant(spec.mean, tf.float32)) / tf.constant(spec.std, tf.float32)
 
 
-def keras_predictor(model: keras.Model, spec: DatasetSpec) -> Predict:
+def keras_predictor(model: keras.Model, spec: DatasetSpec, *, name: str = "the model") -> Predict:
     """Returns a predict callable over a model; it is traced once and takes any batch, height and width.
+
+    The callable raises `NotFiniteError` when a logit is NaN or infinite.
 
     Args:
         model: normalised `(B, H, W, bands)` float32 to `{"main": (B, H, W, classes) logits, ...}`.
         spec: how pixels are normalised.
+        name: what to call the model in errors.
     """
 
     @tf.function(input_signature=[tf.TensorSpec((None, None, None, spec.bands), tf.float32)])
@@ -44,7 +47,7 @@ def keras_predictor(model: keras.Model, spec: DatasetSpec) -> Predict:
         return model(normalise(pixels, spec), training=False)["main"]
 
     def predict(pixels: np.ndarray) -> np.ndarray:
-        return main_logits(tf.constant(pixels, tf.float32)).numpy()
+        return require_finite(main_logits(tf.constant(pixels, tf.float32)).numpy(), pixels, name)
 
     return predict
 
@@ -57,4 +60,4 @@ def checkpoint_predictor(folder: Path, config: Config, *, precision: str = "fp32
     """
     model = build_model(config, precision=precision)
     load_weights(model, folder)
-    return keras_predictor(model, config.dataset.spec)
+    return keras_predictor(model, config.dataset.spec, name=f"the checkpoint {folder}")

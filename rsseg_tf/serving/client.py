@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_tf.errors import ConfigError, ServingError
-from rsseg_tf.inference import InferenceOptions, tile_options
+from rsseg_tf.inference import InferenceOptions, require_finite, tile_options
 from rsseg_tf.manifest import Manifest
 from rsseg_tf.predictors import Predictor
 from rsseg_tf.predictors.artifacts import as_input
@@ -121,7 +121,8 @@ class RemotePredict:
             ServingError: when the server refuses them, or stays away for longer than patience lasts.
         """
         whole = as_input(pixels, self._dtype)
-        return np.concatenate(list(self._pool.map(self._predict, np.split(whole, len(whole)))))
+        logits = np.concatenate(list(self._pool.map(self._predict, np.split(whole, len(whole)))))
+        return require_finite(logits, pixels, "the server's model")
 
     def _predict(self, image: NDArray) -> NDArray[np.float32]:
         logits = self._retry.call(

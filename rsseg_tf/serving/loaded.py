@@ -8,7 +8,6 @@ matters where versions come and go.
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,15 +20,13 @@ from numpy.typing import NDArray
 
 from rsseg_tf.errors import RssegError, ServingError, reason
 from rsseg_tf.extras import require
+from rsseg_tf.manifest import require_unchanged
 from rsseg_tf.predictors.operations import check_operations
 from rsseg_tf.serving.status import Code, RequestError
 
 __all__ = ["LoadedVersion"]
 
 _PREDICT = "tensorflow/serving/predict"
-# What TensorFlow puts around its reasons: headings, places in the graph, and a number where several nodes failed.
-_NOISE = ("[[", "{{", "Detected at", "Original stack", "Graph execution error")
-_NUMBERED = re.compile(r"^\(\d+\) ?(?:[A-Z_]+: )?")
 _WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
 
 
@@ -47,7 +44,7 @@ class LoadedVersion:
         signatures: `tensorflow.SignatureDef` by name; those of requests to predict only.
 
     Raises:
-        ServingError: when it cannot be loaded, or one of its warm-up requests fails.
+        ServingError: when it cannot be loaded, was changed since the export, or one of its warm-up requests fails.
     """
 
     def __init__(self, folder: Path, number: int, *, threads: int | None = None) -> None:
@@ -62,6 +59,7 @@ class LoadedVersion:
         self._graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=self._graph, config=options)
         try:
+            require_unchanged(folder)
             check_operations(folder)
             with self._graph.as_default(), _quiet():
                 meta = tf.compat.v1.saved_model.loader.load(self._session, ["serve"], str(folder))
@@ -72,7 +70,7 @@ class LoadedVersion:
         # The loader raises what it pleases for damaged files: parsing, shapes and checksums each have their own.
         except Exception as error:
             self._session.close()
-            line = str(error) if isinstance(error, RssegError) else reason(error)
+            line = str(error) if isinstance(error, RssegError) else _reason(error)
             raise ServingError(f"version {number} cannot be loaded from {folder}: {line}") from error
 
     def run(self, signature: str, inputs: Mapping[str, NDArray], outputs: Sequence[str]) -> dict[str, NDArray]:
@@ -169,7 +167,4 @@ def _quiet() -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """Returns what an error of TensorFlow says, without the names of nodes and the stack of the graph."""
-    text = getattr(error, "message", None) or str(error)
-    lines = [_NUMBERED.sub("", line.strip()) for line in text.splitlines()]
-    kept = [line for line in lines if line and not line.startswith(_NOISE) and not line.endswith("error(s) found.")]
-    return kept[0][:500] if kept else type(error).__name__
+    return reason(error).removeprefix(f"{type(error).__name__}: ")

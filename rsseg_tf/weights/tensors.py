@@ -5,23 +5,27 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import struct
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rsseg_tf.errors import WeightsError
+from rsseg_tf.errors import WeightsError, reason
 from rsseg_tf.weights.unpickle import StoredTensor, unpickle
 
 __all__ = ["TensorFile", "read_tensors"]
 
-_LIMIT = 8 * 2**30  # bytes of an unpacked member; ResNets and HRNets have less than 1 GiB
+_LIMIT = 8 * 2**30  # bytes of a file, packed or not; ResNets and HRNets have less than 1 GiB
+# Weights hardly compress: a file that unpacks to many times its size is built to fill the memory.
+_MOST_TIMES = 20
+_ANY_FILE = 256 * 2**20  # bytes that may be unpacked from any file, however small
+_PIECE = 1 << 20
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 # Where files keep their weights among epochs, optimizers and the like.
 _CONTAINERS = ("state_dict", "model", "model_state_dict", "network")
@@ -60,26 +64,80 @@ def read_tensors(path: Path, source: str | None = None) -> TensorFile:
     """
     name = source or str(path)
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read() if os.fstat(file.fileno()).st_size <= _LIMIT else None
     except OSError as error:
         raise WeightsError(f"The weights {name} cannot be read: {error.strerror}.") from error
+    if content is None:
+        raise WeightsError(f"The file {name} is larger than {_LIMIT >> 30} GiB, more than any file of weights.")
     try:
-        kind, tensors = _read(content)
+        kind, tensors = _read(content, _Room(len(content)))
     except WeightsError as error:
         raise WeightsError(f"The file {name} {error}. Download it again, from a source that you trust.") from error
-    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error, RuntimeError, MemoryError, ValueError,
-            NotImplementedError, KeyError) as error:  # fmt: skip
-        raise WeightsError(f"The file {name} is damaged: {error}. Download it again.") from error
+    except MemoryError as error:
+        raise WeightsError(f"The file {name} unpacks to more than there is memory for.") from error
+    except Exception as error:  # readers of zip, tar and deflate have many types for damaged files
+        raise WeightsError(f"The file {name} is damaged: {reason(error)}. Download it again.") from error
     return TensorFile(name, kind, hashlib.sha256(content).hexdigest(), tensors)
 
 
-def _read(content: bytes, depth: int = 0) -> tuple[str, dict[str, np.ndarray]]:
+class _Room:
+    """How many bytes may still be unpacked from a file.
+
+    Args:
+        size: of the file.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._most = self._left = min(max(_ANY_FILE, _MOST_TIMES * size), _LIMIT)
+
+    def take(self, count: int) -> None:
+        """Counts bytes.
+
+        Raises:
+            WeightsError: when they are too many.
+        """
+        self._left -= count
+        if self._left < 0:
+            raise WeightsError(
+                f"has {self._size} bytes and unpacks to more than {self._most}, which weights do not. If you trust it, "
+                "unpack it and name the file inside"
+            )
+
+    def read(self, file: Any, claimed: int) -> bytes:
+        """Returns what is left of a file, whose size its archive claims to be `claimed`."""
+        self.take(claimed)
+        content = bytearray()
+        while piece := file.read(_PIECE):
+            content += piece
+            if len(content) > claimed:
+                raise WeightsError("has a member that is larger than its archive says")
+        return bytes(content)
+
+
+class _Counted(io.RawIOBase):
+    """A stream whose bytes count as unpacked, also those that are skipped."""
+
+    def __init__(self, file: Any, room: _Room) -> None:
+        self._file, self._room = file, room
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        content: bytes = self._file.read(size)
+        self._room.take(len(content))
+        return content
+
+
+def _read(content: bytes, room: _Room, depth: int = 0) -> tuple[str, dict[str, np.ndarray]]:
     if not content:
         raise WeightsError("is empty")
     if content.startswith(b"PK"):
-        return _read_zip(content, depth)
+        return _read_zip(content, room, depth)
     if content.startswith(b"\x1f\x8b"):
-        return _read_tar(content, depth)
+        return _read_tar(content, room, depth)
     if content[0] not in b"\x80(}cC":
         raise WeightsError(f"is neither .pdparams nor torch nor an archive (it begins with {content[:8]!r})")
     file = io.BytesIO(content)
@@ -92,26 +150,29 @@ def _read(content: bytes, depth: int = 0) -> tuple[str, dict[str, np.ndarray]]:
 # === Archives ===
 
 
-def _read_zip(content: bytes, depth: int) -> tuple[str, dict[str, np.ndarray]]:
+def _read_zip(content: bytes, room: _Room, depth: int) -> tuple[str, dict[str, np.ndarray]]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = [info.filename for info in archive.infolist() if not info.is_dir()]
         programs = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
         if programs:
-            return "torch", _arrays(_read_torch(archive, programs[0]))
+            return "torch", _arrays(_read_torch(archive, programs[0], room))
         member = _only_weights(names, depth)
-        with archive.open(member) as file:
-            kind, tensors = _read(_limited(file), depth + 1)
+        kind, tensors = _read(_member(archive, member, room), room, depth + 1)
     return f"{kind} in zip", tensors
 
 
-def _read_tar(content: bytes, depth: int) -> tuple[str, dict[str, np.ndarray]]:
-    with gzip.open(io.BytesIO(content)) as unzipped, tarfile.open(fileobj=unzipped, mode="r|") as archive:
-        found: dict[str, bytes] = {}
-        for member in archive:  # in the order of the file, so that it is unpacked once
-            if member.isfile() and member.name.endswith(_WEIGHT_SUFFIXES):
-                file = archive.extractfile(member)
-                found[member.name] = _limited(file) if file is not None else b""
-    kind, tensors = _read(found[_only_weights(list(found), depth)], depth + 1)
+def _read_tar(content: bytes, room: _Room, depth: int) -> tuple[str, dict[str, np.ndarray]]:
+    stream = _Room(len(content))  # for all that is unpacked, what is skipped included
+    with gzip.open(io.BytesIO(content)) as unzipped:
+        with tarfile.open(fileobj=_Counted(unzipped, stream), mode="r|") as archive:
+            found: dict[str, bytes] = {}
+            for member in archive:  # in the order of the file, so that it is unpacked once
+                if member.size < 0:
+                    raise WeightsError("has a member of a negative size")
+                if member.isfile() and member.name.endswith(_WEIGHT_SUFFIXES):
+                    file = archive.extractfile(member)
+                    found[member.name] = room.read(file, member.size) if file is not None else b""
+    kind, tensors = _read(found[_only_weights(list(found), depth)], room, depth + 1)
     return f"{kind} in tar.gz", tensors
 
 
@@ -124,32 +185,27 @@ def _only_weights(names: list[str], depth: int) -> str:
     return weights[0]
 
 
-def _limited(file: Any) -> bytes:
-    content = file.read(_LIMIT + 1)
-    if len(content) > _LIMIT:
-        raise WeightsError(f"unpacks to more than {_LIMIT >> 30} GiB")
-    return bytes(content)
+def _member(archive: zipfile.ZipFile, name: str, room: _Room) -> bytes:
+    with archive.open(name) as file:
+        return room.read(file, archive.getinfo(name).file_size)
 
 
 # === torch ===
 
 
-def _read_torch(archive: zipfile.ZipFile, program: str) -> Any:
+def _read_torch(archive: zipfile.ZipFile, program: str, room: _Room) -> Any:
     folder = program.removesuffix("data.pkl")
     order = "<"
     if f"{folder}byteorder" in archive.namelist():
-        order = {b"little": "<", b"big": ">"}.get(archive.read(f"{folder}byteorder").strip(), "<")
+        order = {b"little": "<", b"big": ">"}.get(_member(archive, f"{folder}byteorder", room).strip(), "<")
     storages: dict[str, bytes] = {}
 
     def storage(key: str) -> bytes:
         if key not in storages:
-            with archive.open(f"{folder}data/{key}") as file:
-                storages[key] = _limited(file)
+            storages[key] = _member(archive, f"{folder}data/{key}", room)
         return storages[key]
 
-    with archive.open(program) as file:
-        value = unpickle(io.BytesIO(_limited(file)))
-    return _materialise(value, storage, order)
+    return _materialise(unpickle(io.BytesIO(_member(archive, program, room))), storage, order)
 
 
 def _read_legacy_torch(file: io.BytesIO) -> Any:
@@ -178,19 +234,50 @@ def _exactly(file: io.BytesIO, count: int) -> bytes:
     return content
 
 
-def _tensors(value: Any) -> list[StoredTensor]:
+def _tensors(value: Any, seen: set[int] | None = None) -> list[StoredTensor]:
+    """Returns all tensors of a value whose depth `unpickle` has bounded; what is there twice is looked at once."""
+    seen = set() if seen is None else seen
     if isinstance(value, StoredTensor):
         return [value]
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return [tensor for item in items for tensor in _tensors(item)]
+    if id(value) in seen or not isinstance(value, Mapping | list | tuple):
+        return []
+    seen.add(id(value))
+    return [
+        tensor for item in (value.values() if isinstance(value, Mapping) else value) for tensor in _tensors(item, seen)
+    ]
 
 
-def _materialise(value: Any, storage: Any, order: str) -> Any:
-    if isinstance(value, StoredTensor):
-        return value.read(storage(value.storage.key), order)
-    if isinstance(value, Mapping):
-        return {key: _materialise(item, storage, order) for key, item in value.items()}
-    return value
+def _materialise(value: Any, storage: Callable[[str], bytes], order: str) -> Any:
+    """Replaces tensors by arrays, in mappings within mappings.
+
+    Several tensors may share a storage, and those that are no plain stretch of it are copied: as often as a sound file
+    has reason to.
+    """
+    arrays: dict[int, Any] = {}
+    copied, known = 0, 0
+    keys: set[str] = set()
+
+    def array(tensor: StoredTensor) -> np.ndarray:
+        nonlocal copied, known
+        raw = storage(tensor.storage.key)
+        if tensor.storage.key not in keys:
+            keys.add(tensor.storage.key)
+            known += len(raw)
+        found = tensor.read(raw, order)
+        copied += found.nbytes
+        if copied > _MOST_TIMES * known + _ANY_FILE:
+            raise WeightsError("has tensors that show the same numbers again and again")
+        return found
+
+    def walk(one: Any) -> Any:
+        if isinstance(one, StoredTensor | Mapping) and id(one) not in arrays:
+            arrays[id(one)] = one  # as it is where it holds itself
+            arrays[id(one)] = (
+                array(one) if isinstance(one, StoredTensor) else {key: walk(item) for key, item in one.items()}
+            )
+        return arrays.get(id(one), one)
+
+    return walk(value)
 
 
 # === Names ===

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import rasterio
 
 from rsseg_tf.checking import KINDS, check_data, target_from_config, target_from_folder
 from rsseg_tf.config import load_config
@@ -76,6 +77,12 @@ def replace_image(root: Path, name: str, pixels: np.ndarray, **profile: object) 
     write_tiff(root / "x.tif", pixels, **profile).rename(root / name)
 
 
+def mark(path: Path, *colours: str) -> None:
+    """Marks the bands of a TIFF."""
+    with rasterio.open(path, "r+") as target:
+        target.colorinterp = [rasterio.enums.ColorInterp[colour] for colour in colours]
+
+
 def palette_label(root: Path) -> None:
     """A label whose palette has the colours of Potsdam in another order, so that its ids are wrong."""
     palette = [*[(1, 2, 3)] * 30, *POTSDAM.palette[:4]]
@@ -131,9 +138,9 @@ CASES: dict[str, Case] = {
     ),
     "file-missing, backslash": Case(
         lambda r: (r / "val.txt").write_text(
-            (r / "val.txt").read_text().replace("images/val_0", "images\\val_0"), "utf-8"
+            (r / "val.txt").read_text().replace("images/val_0", "images\\gone\\val_0"), "utf-8"
         ),
-        ("file-missing",), V, ("images\\val_0.png",), r"paths are written with /, not \\",
+        ("file-missing",), V, ("images\\gone\\val_0.png",), r"paths are written with /, not \\",
     ),
     "label-reused": Case(
         lambda r: (write(r / "images/extra.png", picture(50)), append(r, f"images/extra.png {LABEL}")),
@@ -170,7 +177,8 @@ CASES: dict[str, Case] = {
         lambda r: (r / IMAGE).write_text("no image"), ("file-unreadable",), T, (IMAGE,), "is not a PNG, JPEG or TIFF"
     ),
     "band-count": Case(
-        lambda r: write(r / IMAGE, picture(1, bands=4)), ("band-count",), T, (IMAGE,), "has 4 bands; 3 are expected"
+        lambda r: replace_image(r, IMAGE, picture(1, bands=5)), ("band-count",), T, (IMAGE,),
+        "has 5 bands; 3 are expected",
     ),
     "band-count, grey": Case(
         lambda r: write(r / IMAGE, picture(1)[..., 0]), ("band-count",), T, (IMAGE,), "has 1 band; 3 are expected"
@@ -181,7 +189,11 @@ CASES: dict[str, Case] = {
     ),
     "pixel-type, complex": Case(
         lambda r: replace_image(r, IMAGE, picture(1).astype(np.complex64)), ("pixel-type",), T, (IMAGE,),
-        "holds complex64 pixels",
+        "holds complex64 values; real numbers are needed",
+    ),
+    "image-reading": Case(
+        lambda r: (replace_image(r, IMAGE, picture(1)), mark(r / IMAGE, "blue", "green", "red")), ("image-reading",), T,
+        (IMAGE,), "its bands are marked blue, green, red, those of 'data' are not known by name",
     ),
     "not-finite": Case(
         lambda r: (
@@ -195,27 +207,38 @@ CASES: dict[str, Case] = {
             as_tiffs(r, lambda pixels: pixels.astype(np.float32)),
             write_tiff(
                 r / "images/train_1.tif",
-                np.where(np.arange(SIZE)[:, None, None] < 9, np.float32(-9999), picture(1)), nodata=-9999,
+                np.where(np.arange(SIZE)[:, None, None] < 9, np.float32(1e20), picture(1)),
             ),
         ),
-        ("nodata-values",), T, ("images/train_1.tif",), rf"holds its nodata value -9999 {9 * SIZE * 3} times",
+        ("nodata-values",), T, ("images/train_1.tif",), rf"holds 1\.00000002e\+20 {9 * SIZE * 3} times and does not",
     ),
-    "nodata-values, not declared": Case(
+    "nodata-values, far below": Case(
         lambda r: (
             as_tiffs(r, lambda pixels: pixels.astype(np.int16)),
             write_tiff(
-                r / "images/train_1.tif", np.where(np.arange(SIZE)[:, None, None] < 9, np.int16(-9999), picture(1))
+                r / "images/train_1.tif", np.where(np.arange(SIZE)[:, None, None] < 9, np.int16(-777), picture(1))
             ),
         ),
-        ("nodata-values",), T, ("images/train_1.tif",), "reaches -9999, further below 0 than max_value 255 is above",
+        ("nodata-values",), T, ("images/train_1.tif",), "reaches -777, further below 0 than max_value 300 is above",
+        ("dataset.max_value=300.0",),
+    ),
+    "value-range": Case(
+        lambda r: as_tiffs(r, lambda pixels: pixels.astype(np.uint16) * 40),
+        ("value-range",) + ("above-max-value",) * 8, BOTH, (),
+        r"the images are uint16 \(0\.\.65535\); max_value is 255",
+    ),
+    "value-range, real numbers": Case(
+        lambda r: as_tiffs(r, lambda pixels: (pixels / 255).astype(np.float32)), ("value-range",), BOTH, (),
+        r"the images are float32 with values around 0\.4\d+ and up to 1; max_value is 255",
     ),
     "above-max-value": Case(
         lambda r: as_tiffs(r, lambda pixels: pixels.astype(np.uint16) * 40), ("above-max-value",) * 8, T,
-        ("images/train_0.tif",), r"reaches \d+; 9\d\.\d% of its values are above max_value 255",
+        ("images/train_0.tif",), r"reaches \d+; \d\d\.\d% of its values are above max_value 5000",
+        ("dataset.max_value=5000.0",),
     ),
     "below-max-value": Case(
-        lambda r: as_tiffs(r, lambda pixels: (pixels / 255).astype(np.float32)), ("below-max-value",), BOTH, (),
-        r"the highest value of all 8 images is 1; max_value is 255",
+        lambda r: as_tiffs(r, lambda pixels: pixels // 16), ("below-max-value",), BOTH, (),
+        r"the highest value of all 8 images is 15; max_value is 255",
     ),
     "normalisation": Case(
         lambda r: None, ("normalisation",) * 3, (), (), r"band 0 .* that is \d.\d\d and \d",
@@ -268,6 +291,19 @@ CASES: dict[str, Case] = {
     "label-0-255": Case(
         lambda r: relabel(r, lambda label: np.where(label == 1, 255, 0).astype(np.uint8)), ("label-0-255",) * 8, T,
         ("labels/train_0.png",), r"holds 255 in \d+\.\d% of its pixels, else 0",
+    ),
+    "label-0-255, another grey": Case(
+        lambda r: relabel(r, lambda label: np.where(label == 1, 128, 0).astype(np.uint8)), ("label-0-255",) * 8, T,
+        ("labels/train_0.png",), r"holds 128 in \d+\.\d% of its pixels, else 0",
+    ),
+    "one-class": Case(
+        lambda r: [write(r / f"labels/train_{n}.png", np.where(ids(n) == 255, 255, 1)) for n in range(5)],
+        ("one-class",), T, (), r"the labels of train hold class 1 \(roof\) and nothing else but the ignored id",
+    ),
+    "one-class, none": Case(
+        lambda r: relabel(r, lambda label: np.full_like(label, 255)),
+        ("one-class",) + ("all-ignored",) * 8 + ("class-absent",) * 3, T, (),
+        "the labels of train hold no class and nothing else",
     ),
     "label-0-255, one label": Case(
         lambda r: (
@@ -362,7 +398,7 @@ CASES: dict[str, Case] = {
     ),
 }  # fmt: skip
 # Those of folders without lists: see test_targets.py.
-ELSEWHERE = {"image-without-label", "label-without-image", "pair-ambiguous", "no-validation"}
+ELSEWHERE = {"left-out", "image-without-label", "label-without-image", "pair-ambiguous", "no-validation"}
 
 
 def test_a_sound_dataset_has_no_findings(root: Path) -> None:
@@ -426,7 +462,7 @@ def test_a_few_values_above_the_limit_are_no_finding(root: Path) -> None:
     bright = picture(1).astype(np.uint16)
     bright[:2, :10] = 4000
     write_tiff(root / "images/train_1.tif", bright)
-    assert codes(check_config(root)) == []
+    assert codes(check_config(root, "dataset.max_value=300.0")) == []
 
 
 def test_a_set_of_one_class_may_hold_0_and_255_alone(root: Path) -> None:

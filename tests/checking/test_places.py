@@ -51,32 +51,30 @@ def test_less_than_half_a_pixel_is_not_shared() -> None:
 
 def test_the_place_of_a_tiff_is_its_box(tmp_path: Path) -> None:
     pixels = np.zeros((10, 20), np.uint8)
-    place, nodata = read_place(write_tiff(tmp_path / "a.tif", pixels, **at(100, 200, pixel=0.5), nodata=7))
-    assert place == Place("EPSG:32640", 100, 195, 110, 200, 0.5) and nodata == 7
+    place = read_place(write_tiff(tmp_path / "a.tif", pixels, **at(100, 200, pixel=0.5)))
+    assert place == Place("EPSG:32640", 100, 195, 110, 200, 0.5)
 
 
 def test_the_box_of_a_turned_tiff_holds_all_of_it(tmp_path: Path) -> None:
     turned = Affine(0, 0.5, 100, 0.5, 0, 200)  # rows go east, columns go north
-    place, _ = read_place(
-        write_tiff(tmp_path / "a.tif", np.zeros((10, 20), np.uint8), crs="EPSG:32640", transform=turned)
-    )
+    place = read_place(write_tiff(tmp_path / "a.tif", np.zeros((10, 20), np.uint8), crs="EPSG:32640", transform=turned))
     assert place == Place("EPSG:32640", 100, 200, 105, 210, 0.5)
 
 
 def test_what_lies_nowhere_has_no_place(tmp_path: Path) -> None:
     pixels = np.zeros((10, 20), np.uint8)
-    assert read_place(write_tiff(tmp_path / "a.tif", pixels)) == (None, None)
+    assert read_place(write_tiff(tmp_path / "a.tif", pixels)) is None
     with rasterio.open(
         tmp_path / "b.tif", "w", driver="GTiff", height=4, width=4, count=1, dtype="uint8", crs="EPSG:4326"
     ):
         pass
-    assert read_place(tmp_path / "b.tif") == (None, None)
-    assert read_place(tmp_path / "missing.tif") == (None, None)
+    assert read_place(tmp_path / "b.tif") is None
+    assert read_place(tmp_path / "missing.tif") is None
 
 
 def test_the_place_of_a_picture_stands_beside_it(tmp_path: Path) -> None:
     write_png(tmp_path / "a.png", np.zeros((10, 20, 3), np.uint8))
-    assert read_place(tmp_path / "a.png", "PNG") == (None, None)
+    assert read_place(tmp_path / "a.png", "PNG") is None
     (tmp_path / "a.pgw").write_text("0.5\n0\n0\n-0.5\n100.25\n199.75\n")
     (tmp_path / "a.prj").write_text(rasterio.crs.CRS.from_epsg(32640).to_wkt())
-    assert read_place(tmp_path / "a.png", "PNG") == (Place("EPSG:32640", 100, 195, 110, 200, 0.5), None)
+    assert read_place(tmp_path / "a.png", "PNG") == Place("EPSG:32640", 100, 195, 110, 200, 0.5)

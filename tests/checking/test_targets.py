@@ -13,7 +13,7 @@ from rsseg_tf.checking import Target, check_data, target_from_config, target_fro
 from rsseg_tf.config import load_config
 from rsseg_tf.datasets import generate_synthetic, prepare_unlabelled
 from rsseg_tf.errors import DataError
-from tests.checking.scenes import check_folder, codes, ids, picture, write, write_config, write_sound
+from tests.checking.scenes import check_folder, codes, ids, picture, write, write_config, write_sound, write_tiff
 
 
 def write_pairs(root: Path, pairs: dict[str, str], first: int = 0) -> Path:
@@ -130,12 +130,12 @@ def test_no_weights_are_suggested_where_an_ignored_id_lies_among_the_classes(tmp
 def test_images_unlike_the_others_are_found_without_a_spec(tmp_path: Path) -> None:
     root = write_sound(tmp_path)
     sound = check_folder(root).splits[0].moments
-    write(root / "images/extra.png", picture(0, bands=4))
+    write_tiff(root / "images/extra.png", picture(0, bands=5))
     with (root / "train.txt").open("a") as file:
         file.write("images/extra.png labels/train_0.png\n")
     report = check_folder(root)
     assert codes(report) == ["band-count", "label-reused"]
-    assert "has 4 bands; most images have 3" in report.findings[0].message
+    assert "has 5 bands; most images have 3" in report.findings[0].message
     assert report.splits[0].moments == sound, "statistics are those of the images that are alike"
 
 
@@ -305,6 +305,30 @@ def test_images_alone_must_be_asked_for(tmp_path: Path) -> None:
     (tmp_path / "some").rename(tmp_path / "images")
     with pytest.raises(DataError, match="images has no folder of labels beside it"):
         target_from_folder(tmp_path)
+
+
+def test_linked_folders_are_looked_into(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write_pairs(root, LAYOUTS["img_dir and ann_dir"])
+    (root / "img_dir/train").rename(tmp_path / "store")
+    (root / "img_dir/train").symlink_to("../../store")
+    assert codes(check_folder(root)) == []
+
+
+def test_what_may_be_an_image_and_is_left_out_is_told_in_one_finding(tmp_path: Path) -> None:
+    write_pairs(tmp_path, LAYOUTS["img_dir and ann_dir"])
+    images = tmp_path / "img_dir/train"
+    for name in ("a.jp2", "b.jp2", "c.NC", ".d.tif"):
+        (images / name).write_bytes(b"x")
+    (images / "gone.tif").symlink_to("nowhere.tif")
+    (images / "loop").symlink_to("../train")
+    (finding,) = check_folder(tmp_path).findings
+    assert (finding.code, finding.splits) == ("left-out", ("train",))
+    assert finding.message == (
+        "left out: files of formats that are not read (2 .jp2, 1 .nc; convert them to TIFF or PNG); "
+        "img_dir/train/gone.tif (the link leads nowhere); "
+        "img_dir/train/loop (the link leads back to a folder that it lies in); img_dir/train/.d.tif (hidden)"
+    )
 
 
 def test_hidden_files_and_other_files_are_not_looked_at(tmp_path: Path) -> None:

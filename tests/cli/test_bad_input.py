@@ -82,7 +82,7 @@ def test_a_bad_validation_set_is_found_before_the_first_step(project: Path) -> N
     [
         (("--set", "train.itters=5"), "unknown key 'train.itters'. Did you mean 'iters'?"),
         (("--set", "train.iters=five"), "train.iters must be a valid integer; got 'five'"),
-        (("--set", "model.num_classes=7"), "model.num_classes is 7, but the dataset 'custom' has 2 classes"),
+        (("--set", "model.num_classes=7"), "model.num_classes is 7, but the dataset 'data' has 2 classes"),
         (("--early_stop_intervals", "3"), "--early_stop_intervals counts evaluations; add --do_eval"),
         (("--device", "gpu"), "A GPU was asked for, but TensorFlow sees none"),
         (("--device", "cpu", "--gpus", "0"), "--gpus goes with --device gpu or auto"),

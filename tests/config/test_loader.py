@@ -183,6 +183,24 @@ def test_protocols_fit_the_dataset(tmp_path: Path) -> None:
         load(tmp_path, "", "eval.protocol=isprs5")
 
 
+@pytest.mark.parametrize(
+    ("root", "title", "name"),
+    [
+        ("data/my_city", None, "my_city"),
+        ("data/my_city/", None, "my_city"),
+        ("C:\\data\\my_city", None, "my_city"),
+        (".", None, "custom"),
+        ("data", "Roofs of our city", "Roofs of our city"),
+    ],
+)
+def test_the_name_of_ones_own_data(tmp_path: Path, root: str, title: str | None, name: str) -> None:
+    titled = f", title: {title}" if title else ""
+    custom = f"{{name: custom, root: '{root}', classes: [a, b]{titled}}}"
+    config = load(tmp_path, base=BASE.replace("{name: dubai, root: data/dubai}", custom))
+    assert config.dataset.spec.name == name
+    assert config.dataset.name == "custom"
+
+
 def test_tile_names_of_ones_own_data(tmp_path: Path) -> None:
     custom = BASE.replace("{name: dubai, root: data/dubai}", "{name: custom, root: data, classes: [a, b]}")
     assert load(tmp_path, base=custom).dataset.tile_names is None

@@ -240,8 +240,8 @@ def test_grey_images_among_rgb_ones_get_three_bands(tmp_path: Path) -> None:
 def test_all_unusable_images_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
     samples = write_images(tmp_path)
     samples[1].image.write_bytes(b"no image")
-    write_image(tmp_path / "four.png", np.zeros((9, 9, 4), np.uint8))
-    samples[3].image.write_bytes((tmp_path / "four.png").read_bytes())
+    write_image(tmp_path / "deep.png", np.zeros((9, 9, 3), np.uint16))
+    samples[3].image.write_bytes((tmp_path / "deep.png").read_bytes())
     with pytest.raises(DataError, match=r"2 of 5 images cannot be used\. The first: .*1\.png"):
         check_images(samples, Images(name="images", root="").spec)
 

@@ -280,15 +280,18 @@ def test_it_is_an_error_when_nothing_remains(folder: Path, opened: list[tuple[st
         choose(folder, size=(60, 80))
 
 
-def test_answers_of_another_shape_or_that_are_no_numbers_differ_everywhere(
+def test_answers_of_another_shape_or_that_are_no_numbers_are_not_chosen(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_version(folder, "savedmodel")
-    for wrong in (lambda pixels: answer(pixels)[:, ::2], lambda pixels: answer(pixels) + np.float32("nan")):
+    for wrong, why in (
+        (lambda pixels: answer(pixels)[:, ::2], "differs on 100 % of pixels"),
+        (lambda pixels: answer(pixels) + np.float32("nan"), r"gives no answer \(the model gives values that are not"),
+    ):
         predictor = Predictor("made up", SPEC, wrong, InferenceOptions())
         monkeypatch.setattr(measuring, "open_predictor", lambda *_, predictor=predictor, **__: predictor)
         monkeypatch.setenv("RSSEG_TF_CACHE", str(folder / f"cache{id(wrong)}"))
-        with pytest.raises(ExportError, match="savedmodel .* differs on 100 % of pixels"):
+        with pytest.raises(ExportError, match=f"savedmodel .*{why}"):
             choose(folder, size=(60, 80))
 
 

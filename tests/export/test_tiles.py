@@ -51,5 +51,5 @@ def test_calibration_draws_from_a_list(list_file: Path) -> None:
 def test_calibration_needs_a_list_of_fitting_images(list_file: Path) -> None:
     with pytest.raises(ExportError, match=r"nowhere\.txt does not exist; .* --calibration"):
         calibration_images(list_file.with_name("nowhere.txt"), SYNTHETIC, (4, 4), count=1)
-    with pytest.raises(DataError, match=r"\.png has 3 bands; the model for data set 'grey' needs 1"):
+    with pytest.raises(DataError, match=r"\.png has 3 bands, but the dataset 'grey' has 1"):
         calibration_images(list_file, custom_spec("grey", ("a", "b"), bands=1), (4, 4), count=1)

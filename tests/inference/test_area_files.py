@@ -10,11 +10,11 @@ import pytest
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
+from rsseg_tf.datasets.rasters import Scene
 from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.errors import DataError
 from rsseg_tf.inference.area import area_of_interest
 from rsseg_tf.inference.area_files import read_area
-from rsseg_tf.inference.raster import Scene
 
 shapely = pytest.importorskip("shapely", reason="the extra `vector` is not installed")
 pyogrio = pytest.importorskip("pyogrio", reason="the extra `vector` is not installed")

@@ -10,15 +10,21 @@ from rasterio.transform import Affine
 
 from rsseg_tf.datasets.images import image_header, read_image, read_label, write_png
 from rsseg_tf.datasets.spec import custom_spec
-from rsseg_tf.errors import ConfigError, DataError, ServingError
+from rsseg_tf.errors import ConfigError, DataError, NotFiniteError, ServingError
 from rsseg_tf.inference import (
     InferenceOptions,
     collect_images,
+    image_size,
     iterate_predictions,
+    jobs,
     overlay,
     palette_with,
+    plain_logits,
+    predict_labels,
     predict_paths,
 )
+from rsseg_tf.inference import predict as predict_module
+from rsseg_tf.inference.resuming import JOURNAL
 
 SPEC = custom_spec("toy", ("dark", "bright"), ((10, 20, 200), (250, 240, 0)))
 PLAIN = InferenceOptions()
@@ -109,8 +115,8 @@ def test_what_holds_no_image_is_refused(folder, tmp_path):
         "empty": "has no images",
         "missing": "does not exist",
         "images/notes.md": "neither an image",
-        "empty.txt": "lists no images",
-        "wrong.txt": r"1 files that do not exist, the first .*gone\.png",
+        "empty.txt": "is empty",
+        "wrong.txt": r"1 missing file; the first is .*gone\.png \(line 2\)",
         "binary.txt": "UTF-8",
     }.items():
         with pytest.raises(DataError, match=message):
@@ -217,7 +223,7 @@ def test_a_failure_is_reported_and_the_others_are_done(folder, tmp_path):
     )
     assert [result.ok for result in results] == [False, False, True, False]
     assert "broken.png" in results[0].error and "damaged" in results[0].error
-    assert "needs 3 bands" in results[1].error and "has 1" in results[1].error
+    assert "has 1 band, but the dataset 'toy' has 3" in results[1].error
     assert "beside its alpha band" in results[3].error
     assert all("\n" not in result.error for result in results if result.error)
     assert seen == [(i + 1, 4, name) for i, name in enumerate(names)]
@@ -238,12 +244,112 @@ def test_a_server_that_fails_once_does_not_stop_the_rest(folder, tmp_path):
     assert [result.error for result in results] == ["the server is busy", None, None, None, None]
 
 
-def test_a_mistake_in_the_program_is_not_hidden(folder, tmp_path):
-    def wrong(batch):
-        raise TypeError("a bug")
+class Panic(BaseException):
+    """What libraries in other languages raise; it is no Exception."""
 
-    with pytest.raises(TypeError, match="a bug"):
-        predict_paths([folder / "tile.png"], wrong, SPEC, tmp_path / "out", PLAIN)
+
+@pytest.mark.parametrize(
+    "raised",
+    [TypeError("a bug"), MemoryError(), RecursionError("too deep"), KeyError("k"), UnicodeError("name"), Panic("core")],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("where", ["model", "reading", "writing", "advance"])
+def test_one_image_never_ends_a_run_whatever_it_raises(folder, tmp_path, monkeypatch, raised, where):
+    images, base = collect_images(folder)
+
+    def failing(original, is_due):
+        def fail(*args, **kwargs):
+            if is_due(*args):
+                raise raised
+            return original(*args, **kwargs)
+
+        return fail
+
+    calls = []
+    first = failing(lambda *args: bright(args[0]), lambda *args: calls.append(1) or len(calls) == 1)
+    model, advance = bright, None
+    if where == "model":
+        model = first
+    elif where == "reading":
+        monkeypatch.setattr(jobs, "open_scene", failing(jobs.open_scene, lambda path, *_: path == images[0]))
+    elif where == "writing":
+        monkeypatch.setattr(jobs, "write_png", failing(jobs.write_png, lambda *_: calls.append(1) or len(calls) == 1))
+    else:
+        advance = failing(lambda *_: None, lambda job, *_: job.path == images[0])
+    results = predict_paths(images, model, SPEC, tmp_path / "out", PLAIN, base=base, advance=advance)
+    assert [result.image for result in results] == images
+    assert [result.ok for result in results] == [False, True, True, True, True]
+    assert type(raised).__name__ in results[0].error and str(raised).strip("'") in results[0].error
+    assert "\n" not in results[0].error
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_ends_a_run(folder, tmp_path, interrupt):
+    def stop(batch):
+        raise interrupt
+
+    with pytest.raises(interrupt):
+        predict_paths([folder / "tile.png"], stop, SPEC, tmp_path / "out", PLAIN)
+
+
+def test_a_journal_that_cannot_be_written_costs_no_result(folder, tmp_path):
+    (tmp_path / "out" / JOURNAL).mkdir(parents=True)  # a folder where the file should be
+    images, base = collect_images(folder)
+    results = predict_paths(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
+    assert all(result.ok and result.pseudo_color.is_file() for result in results)
+    assert all("--resume will do it again" in result.note for result in results)
+
+
+def test_a_size_that_cannot_be_told_is_no_error(tmp_path, monkeypatch):
+    def fail(path):
+        raise TypeError("of a library")
+
+    monkeypatch.setattr(predict_module, "raster_driver", fail)
+    assert image_size(tmp_path / "a.tif") == (0, 0)
+
+
+# === Values that are not finite ===
+
+
+def faulty(value, where=lambda batch: np.ones(batch.shape[:3], bool)):
+    """Returns a model with one wrong logit wherever `where` says."""
+
+    def predict(batch):
+        logits = bright(batch)
+        logits[..., 1][where(batch)] = value
+        return logits
+
+    return predict
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "options",
+    [PLAIN, InferenceOptions(flip_horizontal=True), InferenceOptions(is_slide=True, crop_size=(8, 8), stride=(8, 8))],
+    ids=["whole", "flips", "windows"],
+)
+def test_logits_that_are_not_finite_are_refused(folder, tmp_path, value, options):
+    (result,) = predict_paths([folder / "tile.png"], faulty(value), SPEC, tmp_path / "out", options)
+    assert "the model gives values that are not finite" in result.error
+    assert "use an earlier checkpoint" in result.error
+    assert results_in(tmp_path / "out") == []
+
+
+def test_the_window_with_such_values_is_named(folder, tmp_path):
+    # The right half of the tile is bright, and the batch of four windows holds both halves.
+    options = InferenceOptions(is_slide=True, crop_size=(8, 8), stride=(8, 8), batch_size=4)
+    wrong = faulty(np.nan, lambda batch: np.broadcast_to((batch > 100).all((1, 2, 3))[:, None, None], batch.shape[:3]))
+    (result,) = predict_paths([folder / "tile.png"], wrong, SPEC, tmp_path / "out", options)
+    assert "in the window at row 0, column 16: the model gives values" in result.error
+    with pytest.raises(NotFiniteError, match="in the window at row 0, column 16"):
+        predict_labels(wrong, half_bright(), SPEC, options)
+
+
+def test_pixels_that_are_not_finite_are_told_from_a_broken_model():
+    pixels = np.ones((1, 4, 5, 3), np.float32)
+    pixels[0, 1, 2] = np.nan
+    with pytest.raises(NotFiniteError, match="for 5x4 pixels, of which 1 are NaN or infinite themselves"):
+        plain_logits(bright, pixels[0])
 
 
 def test_steps_are_taken_one_by_one_and_arguments_checked_first(folder, tmp_path):

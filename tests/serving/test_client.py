@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsseg_tf.errors import ConfigError, DataError, ExportError, ServingError
+from rsseg_tf.errors import ConfigError, DataError, ExportError, NotFiniteError, ServingError
 from rsseg_tf.inference import InferenceOptions, predict_logits
 from tests.serving.asking import Server
 from tests.serving.models import SPEC, manifest, pixels, reference, write_model
@@ -150,6 +150,17 @@ def test_answers_are_in_order_and_failures_are_tried_again() -> None:
     batch[..., 0] = np.arange(20)[:, None, None]
     assert np.array_equal(predict(batch)[:, 0, 0, 0], np.arange(20))
     assert flaky.calls > 20 and 1 < flaky.most <= 4
+    predict.close()
+
+
+def test_values_that_are_not_finite_are_refused() -> None:
+    class Broken(Flaky):
+        def predict(self, signature: str, inputs: Mapping[str, np.ndarray], *_: object) -> np.ndarray:
+            return np.full(inputs["pixels"].shape, np.nan, np.float32)
+
+    predict = RemotePredict(Broken(), "uint8")
+    with pytest.raises(NotFiniteError, match="the server's model gives values that are not finite"):
+        predict(np.zeros((2, 4, 4, 3), np.uint8))
     predict.close()
 
 

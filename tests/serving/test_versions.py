@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from rsseg_tf.datasets import custom_spec
 from rsseg_tf.errors import ServingError
-from rsseg_tf.manifest import TRUST_VARIABLE
+from rsseg_tf.manifest import TRUST_VARIABLE, Artifact, Classes, Inference, Manifest, Origin, Tensor, file_sha256
 from tests.serving.asking import Server, ask, grpc, request_of, rest
 from tests.serving.models import break_model, pixels, reference, write_model
 
+from rsseg_tf.serving.loaded import LoadedVersion  # isort: skip
 from rsseg_tf.serving.server import ServerOptions  # isort: skip
 from rsseg_tf.serving.status import Code, RequestError  # isort: skip
 from rsseg_tf.serving.versions import Versions  # isort: skip
@@ -111,6 +113,29 @@ def test_damage_of_any_kind_is_an_error_of_the_version(tmp_path: Path, damage: s
     else:
         (tmp_path / "1" / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"nonsense" * 10)
     with pytest.raises(ServingError, match="version 1 cannot be loaded from"):
+        Versions("tiny", tmp_path).start(60)
+
+
+def test_a_version_that_is_not_what_was_exported_is_not_loaded(tmp_path: Path) -> None:
+    write_model(tmp_path / "1")
+    folder = tmp_path / "1"
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    tensor = Tensor(name="pixels", dtype="uint8", shape=(None,), meaning="")
+    artifact = Artifact(
+        format="savedmodel", path=".", input=tensor, outputs=(),
+        sha256={name: file_sha256(folder / name) for name in names},
+    )  # fmt: skip
+    spec = custom_spec("two", ("a", "b"))
+    manifest = Manifest(
+        model="tiny", dataset=Classes.of(spec), crop_size=(8, 8), size_multiple=1, inference=Inference(),
+        origin=Origin(checkpoint="c", step=1, weights_sha256="", config_sha256="", exported="", versions={}),
+        artifacts=(artifact,),
+    )  # fmt: skip
+    (folder / "manifest.json").write_text(manifest.to_json())
+    LoadedVersion(folder, 1).retire(lambda: None)
+    warmup = folder / "assets.extra" / "tf_serving_warmup_requests"
+    warmup.write_bytes(b"")  # TensorFlow would load it
+    with pytest.raises(ServingError, match=r"version 1 cannot be loaded .*warmup_requests is missing or is not what"):
         Versions("tiny", tmp_path).start(60)
 
 

@@ -247,3 +247,129 @@ def test_a_torch_view_beyond_its_storage_is_refused(
 
     with pytest.raises(WeightsError, match="reaches beyond its storage"):
         read_tensors(write_torch(tmp_path / "w", TENSORS, stretch))
+
+
+# === Files that are small and become large ===
+
+
+def doubling(kind: str, steps: int) -> bytes:
+    """A program that builds a list or tuple of the same two lists or tuples, of the same two ... and leaves it."""
+    close = {"list": b"e", "tuple": b"t"}[kind]
+    begin = b"](" if kind == "list" else b"("
+    program = begin + b"K\x01K\x01" + close + b"q\x00"
+    for step in range(steps):
+        number = bytes([step])
+        program += b"0" + begin + b"h" + number + b"h" + number + close + b"q" + bytes([step + 1])
+    return program
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (b"\x80\x04}X\x01\x00\x00\x00a" + doubling("list", 40) + b"s.", "holds no weights"),
+        (b"\x80\x04}" + doubling("tuple", 45) + b"K\x01s.", "a key of the type tuple"),
+        (b"\x80\x04}(" + doubling("tuple", 45) + b"K\x01u.", "a key of the type tuple"),
+        (b"\x80\x04(" + doubling("tuple", 45) + b"K\x01d.", "a key of the type tuple"),
+        (b"\x80\x04\x8f(" + doubling("tuple", 45) + b"\x90.", "a set"),
+        (b"\x80\x04(" + doubling("tuple", 45) + b"\x91.", "a set"),
+        (b"\x80\x04ccollections\nOrderedDict\n](" + doubling("tuple", 45) + b"K\x01\x86e\x85R.", "a key of the type"),
+        (b"\x80\x04(" + doubling("tuple", 45) + b"K\x01K\x01K\x01K\x01tQ.", "something else than a storage"),
+        (b"\x80\x04cnumpy\ndtype\n(" + doubling("list", 45) + b"tR.", "of the type list"),
+        (b"\x80\x04" + b"](" * 100 + b"e" * 100 + b".", "nests objects deeper than 50"),
+        (b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b"abc.", "cut off"),
+        (b"\x80\x04" + b"N0" * 2_600_000 + b".", "more than 5000000 steps"),
+    ],
+    ids=range(12),
+)
+def test_a_small_program_that_builds_something_huge_ends_at_once(program: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(program)
+    with pytest.raises(WeightsError, match=message):
+        read_tensors(tmp_path / "w")
+
+
+def test_content_is_not_copied_again_and_again(tmp_path: Path) -> None:
+    text = b"X" + (10_000_000).to_bytes(4, "little") + b"x" * 10_000_000 + b"q\x00"
+    copy = b"c_codecs\nencode\n(h\x00X\x06\x00\x00\x00latin1tR"
+    (tmp_path / "w").write_bytes(b"\x80\x04](" + text + copy * 50 + b"e.")
+    with pytest.raises(WeightsError, match="copies its content again and again"):
+        read_tensors(tmp_path / "w")
+
+
+def test_an_object_that_holds_itself_is_no_endless_walk(tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(b"\x80\x04}q\x00X\x01\x00\x00\x00ah\x00s.")
+    with pytest.raises(WeightsError, match="holds no weights"):
+        read_tensors(tmp_path / "w")
+
+
+def test_shared_and_nested_state_is_still_read(tmp_path: Path) -> None:
+    shared = np.arange(6, dtype=np.float32).reshape(2, 3)
+    state = {"epoch": 3, "history": [[1.0, 2.0]] * 3, "state_dict": {"a.weight": shared, "b.weight": shared}}
+    (tmp_path / "w").write_bytes(pickle.dumps(state, 2))
+    assert_same(read_tensors(tmp_path / "w").tensors, {"a.weight": shared, "b.weight": shared})
+
+
+def _tar(path: Path, members: dict[str, int]) -> Path:
+    """Members of zeros, of any size."""
+    with gzip.open(path, "wb", 9) as packed, tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, size in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = size
+            archive.addfile(info, _Zeros(size))
+    return path
+
+
+class _Zeros(io.RawIOBase):
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def read(self, size: int = -1) -> bytes:
+        size = min(self.left, size if size >= 0 else self.left)
+        self.left -= size
+        return bytes(size)
+
+
+@pytest.mark.parametrize("name", ["x.pdparams", "notes.txt"])
+def test_a_tar_that_unpacks_to_too_much_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rsseg_tf.weights.tensors._ANY_FILE", 2_000_000)
+    path = _tar(tmp_path / "w.tar.gz", {name: 30_000_000, "y.pdparams": 10})
+    with pytest.raises(WeightsError, match=rf"has {path.stat().st_size} bytes and unpacks to more than 2000000"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("kind", ["weights", "torch"])
+def test_a_zip_that_unpacks_to_too_much_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rsseg_tf.weights.tensors._ANY_FILE", 2_000_000)
+    name = "w.pdparams" if kind == "weights" else "archive/data.pkl"
+    with zipfile.ZipFile(tmp_path / "w.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, bytes(3_000_000))
+    with pytest.raises(WeightsError, match="unpacks to more than 2000000, which weights do not"):
+        read_tensors(tmp_path / "w.zip")
+
+
+def test_a_small_archive_of_zeros_is_read(tmp_path: Path) -> None:
+    zeros = {"conv.weight": np.zeros((100, 100), np.float32)}
+    inner = write_pdparams(tmp_path / "x.pdparams", zeros)
+    with tarfile.open(tmp_path / "w.tar.gz", "w:gz") as archive:
+        archive.add(inner, "x.pdparams")
+    assert (tmp_path / "w.tar.gz").stat().st_size < 500
+    assert_same(read_tensors(tmp_path / "w.tar.gz").tensors, zeros)
+
+
+def test_tensors_that_share_a_storage_are_not_copied_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def share(state: Any) -> Any:
+        storage = state["fc.weight"].arguments[0]
+        for number in range(100):
+            state[f"copy{number}"] = type(state["fc.weight"])(storage, 3, (2, 3), (1, 2))
+        return state
+
+    path = write_torch(
+        tmp_path / "w", {"conv.weight": TENSORS["conv.weight"], "fc.weight": TENSORS["fc.weight"]}, share
+    )
+    assert len(read_tensors(path).tensors) == 102
+    monkeypatch.setattr("rsseg_tf.weights.tensors._ANY_FILE", 0)
+    monkeypatch.setattr("rsseg_tf.weights.tensors._MOST_TIMES", 10)
+    monkeypatch.setattr("rsseg_tf.weights.tensors._Room.take", lambda self, count: None)
+    with pytest.raises(WeightsError, match="the same numbers again and again"):
+        read_tensors(path)

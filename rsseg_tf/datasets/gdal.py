@@ -1,0 +1,204 @@
+"""How files are opened with GDAL: by what their first bytes say they are, by a path that nothing parses.
+
+GDAL and rasterio take text for many things: ``http:x.tif`` is a URL, ``GTIFF_DIR:1:a.tif`` a page, ``/vsizip/…`` a
+member. An absolute path is none of these.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio._err import CPLE_BaseError
+from rasterio.enums import Compression
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+
+from rsseg_tf.errors import DataError, reason
+
+__all__ = [
+    "HEAD_BYTES",
+    "MAX_IMAGE_BYTES",
+    "RASTER_ERRORS",
+    "TRUSTING_NOBODY",
+    "PixelTypeError",
+    "Trust",
+    "damaged",
+    "is_vrt",
+    "lossy_compression",
+    "marks_of",
+    "open_raster",
+    "opened_raster",
+    "pixel_type",
+    "printable",
+    "reading",
+    "require_bytes",
+]
+
+# Tiles without a CRS are legitimate input. A filter set around each call would not be safe in threads.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+RASTER_ERRORS = (RasterioError, CRSError, CPLE_BaseError, OSError)
+"""What reading with rasterio raises; the last but one of them reach users from where rasterio does not wrap them."""
+
+HEAD_BYTES = 1024
+"""As much of a file as tells its kind; GDAL looks for a VRT's first tag in as many."""
+
+MAX_IMAGE_BYTES = 2**30
+"""Largest image that is decoded as a whole, where nobody says otherwise: 18,900 x 18,900 pixels of three bytes."""
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_KINDS = {"GTiff": "TIFF", "VRT": "VRT", "PNG": "PNG", "JPEG": "JPEG"}
+# What GDAL's TIFF driver compresses with and cannot give back: old and new JPEG, PixarLog and SGILog (of floats).
+_LOSSY = ("JPEG", "OJPEG", "JPEG2000", "PIXARLOG", "SGILOG", "SGILOG24", "THUNDERSCAN")
+
+
+class PixelTypeError(DataError):
+    """The pixels of an image are of a type that no model takes."""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What files may ask for.
+
+    Attributes:
+        max_bytes: Largest image, in bytes of its decoded pixels, that is read as a whole. A file of a few kilobytes can
+            say that it holds gigabytes.
+        vrt_sources: Whether a VRT may name whatever GDAL opens: files anywhere, servers, formats other than TIFF, PNG,
+            JPEG and JPEG 2000.
+        remedy: What to do about an image that is too large, a whole sentence.
+    """
+
+    max_bytes: int = MAX_IMAGE_BYTES
+    vrt_sources: bool = False
+    remedy: str = (
+        "If it is sound, cut it into tiles, or allow more with data.max_image_mb in the config (check-data: "
+        "--max_image_mb)."
+    )
+
+
+TRUSTING_NOBODY = Trust()
+
+
+def is_vrt(head: bytes) -> bool:
+    """Tells whether a file is a VRT by its first `HEAD_BYTES`.
+
+    A byte-order mark, blank lines, an XML declaration and comments may stand before its first tag, as for GDAL.
+    """
+    return head.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"<") and b"<VRTDataset" in head
+
+
+def printable(path: Path | str) -> str:
+    r"""Returns a path as text that any stream can print; bytes that are no UTF-8 become ``\udcff`` and the like."""
+    return os.fspath(path).encode("utf-8", "backslashreplace").decode()
+
+
+def damaged(name: str, driver: str, error: BaseException | str) -> DataError:
+    """Returns the error for a file that its driver cannot read, with the library's own cause.
+
+    Args:
+        name: What to call the file.
+        driver: GDAL's driver, or a kind of file.
+        error: What was raised, or why.
+    """
+    why = error if isinstance(error, str) else reason(error)
+    kind = _KINDS.get(driver, driver)
+    remedy = "Mend its sources, or build it again." if kind == "VRT" else "Copy or download it again."
+    return DataError(f"{name} is a damaged {kind} file: {why.rstrip('.')}. {remedy}")
+
+
+@contextlib.contextmanager
+def open_raster(path: Path, driver: str, name: str | None = None) -> Iterator[rasterio.DatasetReader]:
+    """Opens a raster with one driver, for a block that only reads it: its errors become `DataError` too.
+
+    Args:
+        path: The file.
+        driver: GDAL's name of the driver: what the first bytes of the file promise.
+        name: What to call it in errors; its path if None.
+
+    Raises:
+        DataError: When the file cannot be opened or read, or has a name that GDAL cannot be given.
+    """
+    with contextlib.closing(opened_raster(path, driver, name)) as source, reading(name or printable(path), driver):
+        yield source
+
+
+def opened_raster(path: Path, driver: str, name: str | None = None) -> rasterio.DatasetReader:
+    """Opens a raster as `open_raster` does; the caller closes it."""
+    absolute = os.path.abspath(path)
+    try:
+        absolute.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{printable(path)} has a name that is not UTF-8, which GDAL needs. Rename it.") from error
+    with reading(name or printable(path), driver):
+        # A Path is never split into scheme, archive and member, as text is.
+        return rasterio.open(Path(absolute), driver=driver)
+
+
+@contextlib.contextmanager
+def reading(name: str, driver: str) -> Iterator[None]:
+    """Turns the errors of the library in a block that only reads a raster into `DataError`."""
+    try:
+        yield
+    except RASTER_ERRORS as error:
+        raise damaged(name, driver, error) from error
+
+
+def pixel_type(source: rasterio.DatasetReader, bands: tuple[int, ...], name: str) -> np.dtype:
+    """Returns the type that holds the values of all of some bands.
+
+    Raises:
+        PixelTypeError: When one of them holds complex numbers.
+    """
+    types = [source.dtypes[band - 1] for band in bands]
+    if wrong := next((found for found in types if found.startswith("complex")), None):
+        raise PixelTypeError(f"{name} holds {wrong} values; real numbers are needed. Take their magnitude first.")
+    return np.result_type(*types)
+
+
+def marks_of(source: rasterio.DatasetReader) -> tuple[str, ...]:
+    """Returns how a file marks its bands: "red", "alpha", "palette", "undefined" and so on."""
+    try:
+        return tuple(mark.name for mark in source.colorinterp)
+    except ValueError:  # a mark that this rasterio does not know
+        return ("undefined",) * source.count
+
+
+def require_bytes(name: str, shape: tuple[int, int, int], dtype: str, trust: Trust) -> None:
+    """Raises `DataError` when `(height, width, bands)` pixels would take more memory than is allowed.
+
+    Args:
+        name: What to call the file.
+        shape: As its header says.
+        dtype: NumPy name of the pixels' type.
+        trust: How many bytes are allowed, and what to do about more.
+    """
+    wide = 16 if dtype.startswith("complex") else np.dtype(dtype).itemsize
+    needed = shape[0] * shape[1] * shape[2] * wide
+    if needed > trust.max_bytes:
+        raise DataError(
+            f"{name} says that it holds {shape[1]} x {shape[0]} pixels of {shape[2]} x {dtype}, which are "
+            f"{needed / 2**20:,.0f} MiB when decoded; {trust.max_bytes / 2**20:,.0f} MiB are allowed. {trust.remedy}"
+        )
+
+
+def lossy_compression(source: rasterio.DatasetReader) -> str:
+    """Returns by which compression with losses a TIFF was written, such as "JPEG"; empty for one without.
+
+    LERC loses nothing where its largest error is 0, and WebP and JPEG XL where they say so.
+    """
+    tags = {**source.tags(ns="IMAGE_STRUCTURE"), **source.tags(1, ns="IMAGE_STRUCTURE")}
+    stored = tags.get("COMPRESSION", "").upper()
+    reversibility = tags.get("COMPRESSION_REVERSIBILITY", "").upper()
+    if any(word in stored.replace("YCBCR ", "").split() for word in _LOSSY) or source.compression is Compression.jpeg:
+        return "JPEG" if "JPEG" in stored else stored
+    if float(tags.get("MAX_Z_ERROR", "0") or 0) > 0:
+        return f"{stored} with errors up to {tags['MAX_Z_ERROR']}"
+    if stored in ("WEBP", "JXL", "JPEGXL") and reversibility != "LOSSLESS":
+        return stored
+    return f"{stored} with losses" if reversibility == "LOSSY" else ""
