@@ -41,7 +41,8 @@ SIDE_SUFFIX = ".aux.xml"
 HIDDEN = "hidden"
 """Why `walk_files` leaves out a name that begins with a dot."""
 
-_LEFTOVER = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp(\.[^.]+)?(\.aux\.xml)?$", re.DOTALL)
+# Libraries add endings of their own while they write: `.aux.xml`, `-journal`, `.ovr.tmp`.
+_LEFTOVER = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp([._-].*)?$", re.DOTALL)
 _LONGEST_STEM = 180
 # What GDAL and SQLite put beside a file while they write it, and leave there when they are killed.
 _BESIDE = (SIDE_SUFFIX, "-journal", "-wal", "-shm")
@@ -135,7 +136,8 @@ def remove_leftovers(folder: Path, removable: Callable[[str], bool] = lambda ste
         for path in folder.iterdir():
             match = _LEFTOVER.match(path.name)
             if match is not None and removable(match[1]):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a folder, or somebody else's; the next may go all the same
+                    path.unlink(missing_ok=True)
 
 
 def read_json(path: Path, most_bytes: int = 2**28) -> Any:
