@@ -67,7 +67,7 @@ class Evaluation:
         Raises:
             DataError: for a file that is unreadable or does not fit the dataset.
         """
-        for _ in read_ahead(SampleReader(self.samples, self.spec), len(self.samples)):
+        for _ in read_ahead(_reader(self.samples, self.spec, self.trust), len(self.samples)):
             pass
 
     @property

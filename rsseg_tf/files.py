@@ -27,7 +27,6 @@ __all__ = [
     "atomic_path",
     "hold",
     "read_json",
-    "readable_name",
     "remove_file",
     "remove_leftovers",
     "replace_file",
