@@ -21,6 +21,7 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 __all__ = [
+    "CONTROLS",
     "HIDDEN",
     "SIDE_SUFFIX",
     "Held",
@@ -39,6 +40,9 @@ SIDE_SUFFIX = ".aux.xml"
 
 HIDDEN = "hidden"
 """Why `walk_files` leaves out a name that begins with a dot."""
+
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
+"""For `str.translate`: characters that break lines or steer terminals, and what stands for them."""
 
 # Libraries add endings of their own while they write: `.aux.xml`, `-journal`, `.ovr.tmp`.
 _LEFTOVER = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp([._-].*)?$", re.DOTALL)
@@ -218,6 +222,15 @@ def hold(path: Path) -> Held | None:
     except Timeout:
         return None
     return Held(lock)
+
+
+def readable_name(path: str | Path) -> str:
+    r"""Returns a path as text that can be written anywhere, in one line.
+
+    Bytes that are no UTF-8 come as ``\xe9``, control characters as ``\x0a``.
+    """
+    text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text.translate(CONTROLS)
 
 
 def walk_files(

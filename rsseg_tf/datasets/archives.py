@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 from rsseg_tf.datasets.finding import IMAGE_SUFFIXES, LeftOut
 from rsseg_tf.errors import DataError, reason
-from rsseg_tf.files import walk_files
+from rsseg_tf.files import readable_name, walk_files
 
 __all__ = ["MAX_MEMBER_BYTES", "Member", "close_archives", "list_members", "local_copy", "read_member"]
 
@@ -64,7 +64,7 @@ class Member:
         return self.path.rpartition("/")[2]
 
     def __str__(self) -> str:
-        return ":".join((str(self.file), *self.chain))
+        return _called(self.file, self.chain)
 
 
 def list_members(
@@ -146,6 +146,11 @@ def local_copy(member: Member, scratch: Path | None = None) -> Iterator[Path]:
         copy.unlink(missing_ok=True)
 
 
+def _called(file: Path, chain: Sequence[str]) -> str:
+    """Returns what messages call a member."""
+    return ":".join(readable_name(name) for name in (file, *chain))
+
+
 def _without_zip(name: str) -> str:
     return name[:-4] if name.lower().endswith(".zip") else name
 
@@ -182,17 +187,18 @@ def _folder_members(root: Path, scratch: Path | None, left_out: LeftOut) -> Iter
 def _zip_members(file: Path, chain: tuple[str, ...], prefix: str, scratch: Path | None) -> Iterator[Member]:
     """Lists a zip file, and the zip files in it."""
     archive = _open_zip(file, chain, scratch)
-    where = ":".join((str(file), *chain))
+    where = _called(file, chain)
     _check_overlaps(archive, where)
     for info in archive.infolist():
         name = info.filename
+        shown = readable_name(name)
         if name.startswith(("/", "\\")) or ":" in name.split("/")[0] or ".." in name.replace("\\", "/").split("/"):
             raise DataError(f"{where} holds the name {name!r}, which leads outside the archive. Do not use this file.")
         if info.flag_bits & 1:
-            raise DataError(f"{where} is encrypted ({name}); unpack it and give the folder.")
+            raise DataError(f"{where} is encrypted ({shown}); unpack it and give the folder.")
         if info.file_size > MAX_MEMBER_BYTES:
             raise DataError(
-                f"{where}: {name} would take {info.file_size} bytes; at most {MAX_MEMBER_BYTES} are allowed."
+                f"{where}: {shown} would take {info.file_size} bytes; at most {MAX_MEMBER_BYTES} are allowed."
             )
         if "\x00" in name:
             raise DataError(f"{where} holds the name {name!r:.100}, which no file can have. Do not use this file.")
@@ -202,11 +208,11 @@ def _zip_members(file: Path, chain: tuple[str, ...], prefix: str, scratch: Path 
         if path.lower().endswith(".zip"):
             if len(chain) + 1 >= _DEEPEST:
                 raise DataError(
-                    f"{where}: {name} is a zip file {_DEEPEST} levels down; datasets have two. Do not use this file."
+                    f"{where}: {shown} is a zip file {_DEEPEST} levels down; datasets have two. Do not use this file."
                 )
             if info.file_size > _MOST_TIMES * info.compress_size + _ANY_INNER_BYTES:
                 raise DataError(
-                    f"{where}: {name} is a zip file of {info.file_size} bytes packed into {info.compress_size}; real "
+                    f"{where}: {shown} is a zip file of {info.file_size} bytes packed into {info.compress_size}; real "
                     "ones do not shrink so much. Do not use this file."
                 )
             yield from _zip_members(file, (*chain, name), f"{prefix}/{_without_zip(path)}", scratch)
@@ -219,9 +225,9 @@ def _check_overlaps(archive: zipfile.ZipFile, where: str) -> None:
     members = sorted(archive.infolist(), key=lambda info: info.header_offset)
     for one, following in pairwise(members):
         if one.header_offset + _LOCAL_HEADER_BYTES + one.compress_size > following.header_offset:
+            names = f"{readable_name(one.filename)} and {readable_name(following.filename)}"
             raise DataError(
-                f"{where}: {one.filename} and {following.filename} overlap in the file; it is damaged, or built to "
-                "fill the disk. Do not use this file."
+                f"{where}: {names} overlap in the file; it is damaged, or built to fill the disk. Do not use this file."
             )
 
 
@@ -243,7 +249,7 @@ def _close_oldest() -> None:
 
 def _open_zip(file: Path, chain: tuple[str, ...], scratch: Path | None) -> zipfile.ZipFile:
     """Opens a zip file, or the one at the end of a chain."""
-    where = ":".join((str(file), *chain))
+    where = _called(file, chain)
     try:
         key = (file, chain, file.stat().st_mtime_ns)  # a file that was replaced is opened anew
     except OSError as error:
@@ -278,7 +284,7 @@ def _inner_zip(file: Path, chain: tuple[str, ...], scratch: Path | None) -> Bina
         skip = 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
         part: Any = _Part(file, info.header_offset + skip, info.file_size)
         return io.BufferedReader(part)
-    where = ":".join((str(file), *chain))
+    where = _called(file, chain)
     if scratch is None:
         raise DataError(f"{where} is a zip file compressed within another one; unpack {file} and give the folder.")
     copy = scratch / f"{hashlib.sha256(where.encode()).hexdigest()[:16]}-{info.CRC:08x}.zip"
@@ -292,7 +298,7 @@ def _inner_zip(file: Path, chain: tuple[str, ...], scratch: Path | None) -> Bina
 def _extract(file: Path, chain: tuple[str, ...], target: Path, scratch: Path | None) -> None:
     """Copies a member; zipfile compares its checksum at the end."""
     archive = _open_zip(file, chain[:-1], scratch)
-    where = ":".join((str(file), *chain))
+    where = _called(file, chain)
     with target.open("wb") as output:
         try:
             with archive.open(chain[-1]) as member:

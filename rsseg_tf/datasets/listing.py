@@ -24,7 +24,7 @@ from typing import overload
 import numpy as np
 
 from rsseg_tf.errors import DataError, reason
-from rsseg_tf.files import atomic_path
+from rsseg_tf.files import atomic_path, readable_name
 
 __all__ = ["Sample", "Samples", "list_lines", "missing_files", "read_list", "write_list"]
 
@@ -187,8 +187,8 @@ def missing_files(list_file: Path, root: Path, count: int, first: str) -> DataEr
         0,
     )
     return DataError(
-        f"{list_file} names {count} missing file{'s' if count != 1 else ''}; the first is {first} (line {number}). "
-        f"Paths are relative to the root {root}; check it."
+        f"{list_file} names {count} missing file{'s' if count != 1 else ''}; the first is {readable_name(first)} (line "
+        f"{number}). Paths are relative to the root {root}; check it."
     )
 
 
