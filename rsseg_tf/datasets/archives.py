@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from rsseg_tf.datasets.finding import IMAGE_SUFFIXES, LeftOut
-from rsseg_tf.errors import DataError
+from rsseg_tf.errors import DataError, address_hint
 from rsseg_tf.files import walk_files
 
 __all__ = ["MAX_MEMBER_BYTES", "Member", "close_archives", "list_members", "local_copy", "read_member"]
@@ -91,6 +91,7 @@ def list_members(
         else:
             raise DataError(
                 f"{source} does not exist; the folder or zip file of the dataset is expected. Check the path."
+                f"{address_hint(source)}"
             )
     return tuple(sorted(members))
 
