@@ -32,7 +32,7 @@ import numpy as np
 
 from rsseg_tf.config import AnyConfig, dump_config
 from rsseg_tf.datasets.npz import read_npz
-from rsseg_tf.errors import ConfigError, WeightsError, reason
+from rsseg_tf.errors import ConfigError, WeightsError, address_hint, reason
 from rsseg_tf.files import atomic_path, read_json
 
 __all__ = [
@@ -356,10 +356,10 @@ def _require(folder: Path, name: str) -> None:
             f"{folder} is not a checkpoint: it does not exist. A run was killed while it replaced it; the earlier one "
             f"is whole: {retired}; rename it to {folder}."
         )
-    inside = sorted(p.parent for p in folder.glob(f"*/{name}") if not p.parent.name.startswith("."))
+    inside = sorted(p.parent for p in folder.glob(f"*/{_WEIGHTS}") if not p.parent.name.startswith("."))
     hint = f" Did you mean {inside[0]}?" if inside else " A checkpoint is a folder such as output/best_model."
-    what = f"has no {name}" if folder.is_dir() else "does not exist"
-    raise WeightsError(f"{folder} is not a checkpoint: it {what}.{hint}")
+    what = f"has no {name}" if folder.is_dir() else "is a file" if folder.is_file() else "does not exist"
+    raise WeightsError(f"{folder} is not a checkpoint: it {what}.{hint}{address_hint(folder)}")
 
 
 def _read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:

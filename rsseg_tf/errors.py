@@ -30,6 +30,7 @@ __all__ = [
     "ServingError",
     "TrainingError",
     "WeightsError",
+    "address_hint",
     "did_you_mean",
     "reason",
 ]
@@ -87,6 +88,17 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Returns `` Did you mean 'x'?`` for the allowed name nearest to `name`, or an empty string."""
     near = get_close_matches(name, list(allowed), n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+# One slash is left of two where a path was made of an address; a letter by itself is a drive of Windows.
+_ADDRESS = re.compile(r"(?:.*/)?[A-Za-z][A-Za-z0-9+.-]+:/|/vsi\w+/")
+
+
+def address_hint(path: object) -> str:
+    """Returns what to say of a missing file whose path is an address in the network, or an empty string."""
+    if not _ADDRESS.match(str(path)):
+        return ""
+    return " That is an address, and files of this machine alone are read here: download it, and name the file."
 
 
 _LONGEST_REASON = 400

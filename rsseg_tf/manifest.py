@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rsseg_tf.datasets import DatasetSpec
-from rsseg_tf.errors import DataError, ExportError
+from rsseg_tf.errors import DataError, ExportError, address_hint
 
 __all__ = [
     "BYTES_INPUT",
@@ -259,7 +259,7 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError as error:
         raise ExportError(
             f"{folder} has no readable {MANIFEST_FILE}: {error.strerror}. Name a folder that `rsseg-tf export` wrote, "
-            "such as export/dubai or export/dubai/1."
+            f"such as export/dubai or export/dubai/1.{address_hint(folder)}"
         ) from error
     return Manifest.from_json(text, str(path))
 

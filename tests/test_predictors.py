@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-from rsseg_tf.datasets import custom_spec
-from rsseg_tf.errors import DataError, ExportError, WeightsError
+from rsseg_tf.datasets import custom_spec, read_list
+from rsseg_tf.datasets.archives import list_members
+from rsseg_tf.errors import DataError, ExportError, WeightsError, address_hint
 from rsseg_tf.inference import InferenceOptions
 from rsseg_tf.predictors import find_model, keras_predictor, normalise, open_predictor
 from rsseg_tf.predictors.artifacts import as_input
@@ -77,3 +79,56 @@ def test_pixels_are_given_in_the_type_of_the_model() -> None:
     for wrong in ([256], [-1], [np.nan]):
         with pytest.raises(DataError, match=r"takes bytes, 0\.\.255"):
             as_input(np.array(wrong, np.float32), "uint8")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("weights.pdparams", "Released weights become a checkpoint by rsseg-tf convert"),
+        ("weights.tar.gz", "Released weights become a checkpoint by rsseg-tf convert"),
+        ("config.yml", "A config goes with --config"),
+        ("model.keras", "A file of Keras is opened by keras.saving.load_model"),
+        ("iter_5/state.json", "It lies in the folder of one: name "),
+        ("iter_5/weights.npz", "It lies in the folder of one: name "),
+    ],
+)
+def test_a_file_that_is_no_model_says_what_it_is(tmp_path: Path, name: str, said: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    if path.parent != tmp_path:
+        (path.parent / "weights.npz").touch()
+    path.touch()
+    with pytest.raises(ExportError, match="is no model; .*" + re.escape(said)):
+        find_model(path)
+
+
+def test_a_folder_around_a_checkpoint_names_it(tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "config.yml").touch()
+    with pytest.raises(WeightsError, match=r"has no config\.yml\. A checkpoint is a folder such as"):
+        find_model(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "weights.npz").touch()
+    with pytest.raises(WeightsError, match=r"has no config\.yml\. Did you mean .*run\?"):
+        find_model(tmp_path)
+
+
+@pytest.mark.parametrize("address", ["https://a.b/model", "s3://bucket/model", "gs://b/m.onnx", "/vsicurl/https://a/b"])
+def test_an_address_is_no_model(address: str) -> None:
+    with pytest.raises(WeightsError, match="That is an address, and files of this machine alone are read here"):
+        find_model(Path(address))
+
+
+def test_what_is_missing_in_the_network_is_told_from_what_is_missing_here(tmp_path: Path) -> None:
+    assert [bool(address_hint(path)) for path in ("C:/data/a.tif", "a/b.tif", "/data/x y/z", "a:b", "1:/2")] == [
+        False
+    ] * 5
+    listed = tmp_path / "val.txt"
+    listed.write_text("http://a.b/c.tif http://a.b/d.tif\n", "utf-8")
+    for ask in (
+        lambda: read_list(listed, tmp_path),
+        lambda: read_list(Path("https://a.b/val.txt"), Path("https://a.b")),
+        lambda: list_members([Path("https://a.b/c.zip").absolute()]),
+    ):
+        with pytest.raises(DataError, match="That is an address"):
+            ask()

@@ -21,7 +21,7 @@ from rsseg_tf.config.document import Document
 from rsseg_tf.config.loader import config_from_document
 from rsseg_tf.config.yaml_text import compose, read_text
 from rsseg_tf.datasets import SPECS
-from rsseg_tf.errors import ConfigError, did_you_mean, reason
+from rsseg_tf.errors import ConfigError, address_hint, did_you_mean, reason
 
 __all__ = ["Imported", "import_paddleseg"]
 
@@ -244,7 +244,7 @@ def _read(path: Path, report: _Report, parents: tuple[Path, ...]) -> dict[str, A
     # ValueError: numbers of thousands of digits, dates that do not exist.
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         by = f", the _base_ of {parents[-1].name}," if parents else ""
-        raise ConfigError(f"{path}{by} cannot be read as YAML: {reason(error)}.") from error
+        raise ConfigError(f"{path}{by} cannot be read as YAML: {reason(error)}.{address_hint(path)}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must be a mapping of sections; got {type(values).__name__}.")
     report.notes += loader.duplicates

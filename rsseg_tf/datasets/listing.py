@@ -23,7 +23,7 @@ from typing import overload
 
 import numpy as np
 
-from rsseg_tf.errors import DataError, reason
+from rsseg_tf.errors import DataError, address_hint, reason
 from rsseg_tf.files import atomic_path, readable_name
 
 __all__ = ["Sample", "Samples", "list_lines", "missing_files", "read_list", "write_list"]
@@ -189,6 +189,7 @@ def missing_files(list_file: Path, root: Path, count: int, first: str) -> DataEr
     return DataError(
         f"{list_file} names {count} missing file{'s' if count != 1 else ''}; the first is {readable_name(first)} (line "
         f"{number}). Paths are relative to the root {root}; check it."
+        f"{address_hint(first.removeprefix(os.path.join(root, '')))}"
     )
 
 
@@ -235,9 +236,8 @@ def _text_lines(list_file: Path) -> Iterator[str]:
         with list_file.open(encoding=encoding, errors=errors) as lines:
             yield from lines
     except FileNotFoundError as error:
-        raise DataError(f"List file {list_file} does not exist. Check the path or prepare the dataset first.") from (
-            error
-        )
+        hint = address_hint(list_file) or " Check the path or prepare the dataset first."
+        raise DataError(f"List file {list_file} does not exist.{hint}") from (error)
     except UnicodeError as error:
         raise DataError(f"List file {list_file} is not UTF-8 text ({reason(error)}). Save it as UTF-8.") from error
     except OSError as error:

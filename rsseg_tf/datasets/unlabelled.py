@@ -22,7 +22,7 @@ from rsseg_tf.datasets.pairing import SourceFiles, as_paths, check_tiling, named
 from rsseg_tf.datasets.prepared import PrepareReport
 from rsseg_tf.datasets.preparing import workspace
 from rsseg_tf.datasets.tile_names import YX
-from rsseg_tf.errors import DataError
+from rsseg_tf.errors import DataError, address_hint
 
 __all__ = ["UNLABELLED", "list_images", "prepare_unlabelled"]
 
@@ -93,7 +93,7 @@ def list_images(folder: Path, notify: Callable[[str], object] = lambda line: Non
             labels too, and has a list that tells them apart.
     """
     if not folder.is_dir():
-        raise DataError(f"The folder of images {folder} does not exist. Set dataset.root.")
+        raise DataError(f"The folder of images {folder} does not exist. Set dataset.root.{address_hint(folder)}")
     if (folder / "dataset.json").is_file():
         raise DataError(
             f"{folder} was written by `rsseg-tf prepare`; to take its images and not its labels, set "

@@ -16,7 +16,7 @@ from rsseg_tf.datasets.listing import read_list
 from rsseg_tf.datasets.rasters import raster_driver
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.datasets.vrt import vrt_size
-from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, reason
+from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, address_hint, reason
 from rsseg_tf.inference.decoding import check_review_value
 from rsseg_tf.inference.jobs import RESULT_FOLDERS, Job, JobSettings, PredictionResult, clear_leftovers, run_job
 from rsseg_tf.inference.logits import Predict
@@ -80,7 +80,10 @@ def collect_images(
             notify(f"{path}: {left_out}.")
         return images, path
     if not path.is_file():
-        raise DataError(f"{path} does not exist; an image, a list file (.txt) or a folder is needed. Check the path.")
+        raise DataError(
+            f"{path} does not exist; an image, a list file (.txt) or a folder is needed. Check the path."
+            f"{address_hint(path)}"
+        )
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return [path], path.parent
     if path.suffix.lower() != _LIST_SUFFIX:

@@ -143,7 +143,12 @@ def load_onnx(path: Path, *, threads: int | None = None) -> Loaded:
     require_unchanged(path)
     with _reading(path, "ONNX file"):
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        text = session.get_modelmeta().custom_metadata_map[MANIFEST_PROPERTY]
+        text = session.get_modelmeta().custom_metadata_map.get(MANIFEST_PROPERTY)
+        if text is None:
+            raise ExportError(
+                f"{path} has no manifest, so that its classes and bands are not known: `rsseg-tf export` did not write "
+                "it. Export the checkpoint with --format onnx."
+            )
         manifest = _one(Manifest.from_json(text, str(path)), path)
     dtype = manifest.artifacts[0].input.dtype
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rsseg_tf.checkpoint import config_file
 from rsseg_tf.config import Config, load_config
 from rsseg_tf.datasets import DatasetSpec
-from rsseg_tf.errors import ConfigError, ExportError
+from rsseg_tf.errors import ConfigError, ExportError, WeightsError, address_hint
 from rsseg_tf.inference import InferenceOptions, Predict, any_size
 from rsseg_tf.manifest import MANIFEST_FILE, Manifest, read_manifest
 from rsseg_tf.predictors.artifacts import Loaded, load_onnx, load_openvino, load_savedmodel, load_tflite
@@ -91,11 +91,13 @@ def find_model(path: Path) -> tuple[str, Path]:
         WeightsError: when there is nothing of the kind.
         ExportError: when a folder holds several exported files and no SavedModel, or none at all.
     """
+    if not path.exists() and (hint := address_hint(path)):
+        raise WeightsError(f"{path} is no model.{hint}")
     if path.is_file():
         if path.suffix.lower() not in _SUFFIXES:
             raise ExportError(
                 f"{path} is no model; a checkpoint folder, a folder of `rsseg-tf export`, or a file that ends in "
-                f"{', '.join(_SUFFIXES)} is needed."
+                f"{', '.join(_SUFFIXES)} is needed.{_what_it_is(path)}"
             )
         return _SUFFIXES[path.suffix.lower()], path
     folder = newest_version(path) or path
@@ -112,6 +114,20 @@ def find_model(path: Path) -> tuple[str, Path]:
         )
     # A page is opened by its TFLite file.
     return _SUFFIXES[Path(artifacts[0].path).suffix], folder / artifacts[0].path
+
+
+def _what_it_is(path: Path) -> str:
+    """Says what a file that is no model may be, and what to do with it; empty where nothing is known."""
+    if (path.parent / "weights.npz").is_file() or (path.parent / MANIFEST_FILE).is_file():
+        return f" It lies in the folder of one: name {path.parent}."
+    kinds = {
+        (".pdparams", ".pth", ".pt", ".gz", ".zip", ".h5", ".safetensors"): "Released weights become a checkpoint by "
+        "rsseg-tf convert.",
+        (".yml", ".yaml"): "A config goes with --config.",
+        (".keras",): "A file of Keras is opened by keras.saving.load_model after `import rsseg_tf`; a checkpoint is "
+        "what rsseg-tf train writes.",
+    }
+    return next((f" {what}" for suffixes, what in kinds.items() if path.suffix.lower() in suffixes), "")
 
 
 def newest_version(folder: Path) -> Path | None:
