@@ -31,6 +31,7 @@ import numpy as np
 
 from rsseg_tf.config import AnyConfig, dump_config
 from rsseg_tf.errors import ConfigError, WeightsError
+from rsseg_tf.files import StrPath
 
 __all__ = [
     "TrainState",
@@ -67,7 +68,7 @@ class TrainState:
 
 
 def save_checkpoint(
-    folder: Path,
+    folder: StrPath,
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer | None,
     state: TrainState,
@@ -88,6 +89,7 @@ def save_checkpoint(
     Raises:
         WeightsError: when it cannot be written; what was there before is unchanged.
     """
+    folder = Path(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     retired = _retired(folder)
     try:
@@ -117,7 +119,7 @@ def save_checkpoint(
         ) from error
 
 
-def load_weights(model: keras.Model, folder: Path) -> None:
+def load_weights(model: keras.Model, folder: StrPath) -> None:
     """Loads the weights of a checkpoint; every weight and every array must find its partner.
 
     Args:
@@ -127,6 +129,7 @@ def load_weights(model: keras.Model, folder: Path) -> None:
     Raises:
         WeightsError: for a folder without a checkpoint, a damaged file, or a checkpoint of another architecture.
     """
+    folder = Path(folder)
     problems = _assign({weight.path: weight for weight in model.weights}, _read_arrays(folder, _WEIGHTS))
     if problems:
         raise WeightsError(
@@ -135,18 +138,19 @@ def load_weights(model: keras.Model, folder: Path) -> None:
         )
 
 
-def read_weights(folder: Path) -> tuple[dict[str, np.ndarray], str]:
+def read_weights(folder: StrPath) -> tuple[dict[str, np.ndarray], str]:
     """Returns the arrays of a checkpoint by the paths of the variables, and the SHA-256 of their file.
 
     Raises:
         WeightsError: for a folder without a checkpoint, or a damaged file.
     """
+    folder = Path(folder)
     arrays = _read_arrays(folder, _WEIGHTS)
     with (folder / _WEIGHTS).open("rb") as file:
         return arrays, hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, folder: Path) -> None:
+def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, folder: StrPath) -> None:
     """Loads what a run needs beside the weights to go on: the optimizer's variables and the seeds of random layers.
 
     Args:
@@ -157,6 +161,7 @@ def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, 
     Raises:
         WeightsError: for a checkpoint without them (`best_model` has none), a damaged file, or another optimizer.
     """
+    folder = Path(folder)
     problems = _assign(_training_variables(model, optimizer), _read_arrays(folder, _TRAINING))
     if problems:
         raise WeightsError(
@@ -165,22 +170,24 @@ def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, 
         )
 
 
-def config_file(folder: Path) -> Path:
+def config_file(folder: StrPath) -> Path:
     """Returns the file with the config that the weights were trained with.
 
     Raises:
         WeightsError: when `folder` is no checkpoint.
     """
+    folder = Path(folder)
     _require(folder, _CONFIG)
     return folder / _CONFIG
 
 
-def read_state(folder: Path) -> TrainState:
+def read_state(folder: StrPath) -> TrainState:
     """Returns where the run stood when the checkpoint was written.
 
     Raises:
         WeightsError: when `folder` is no checkpoint or its state is damaged.
     """
+    folder = Path(folder)
     _require(folder, _STATE)
     try:
         state = TrainState(**json.loads((folder / _STATE).read_text("utf-8")))
@@ -255,6 +262,12 @@ def _require(folder: Path, name: str) -> None:
         )
     inside = sorted(p.parent for p in folder.glob(f"*/{name}") if not p.parent.name.startswith("."))
     hint = f" Did you mean {inside[0]}?" if inside else " A checkpoint is a folder such as output/best_model."
+    if folder.is_file():
+        keras_file = " A .keras file is read by keras.saving.load_model." if folder.suffix == ".keras" else ""
+        raise WeightsError(
+            f"{folder} is not a checkpoint: it is a file. A checkpoint is a folder such as output/best_model."
+            f"{keras_file}"
+        )
     what = f"has no {name}" if folder.is_dir() else "does not exist"
     raise WeightsError(f"{folder} is not a checkpoint: it {what}.{hint}")
 

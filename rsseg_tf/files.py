@@ -17,7 +17,10 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-__all__ = ["SIDE_SUFFIX", "Held", "atomic_path", "hold", "remove_leftovers", "replace_file", "walk_files"]
+__all__ = ["SIDE_SUFFIX", "Held", "StrPath", "atomic_path", "hold", "remove_leftovers", "replace_file", "walk_files"]
+
+StrPath = str | os.PathLike[str]
+"""What functions of the package take for a file or a folder."""
 
 SIDE_SUFFIX = ".aux.xml"
 """What GDAL appends to a raster's name for the file that holds what the raster's own format cannot."""

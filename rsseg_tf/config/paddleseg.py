@@ -20,6 +20,7 @@ from rsseg_tf.config.document import Document
 from rsseg_tf.config.loader import config_from_document
 from rsseg_tf.datasets import SPECS
 from rsseg_tf.errors import ConfigError, did_you_mean
+from rsseg_tf.files import StrPath
 
 __all__ = ["Imported", "import_paddleseg"]
 
@@ -100,7 +101,7 @@ class _Section:
             self.problem(f"the key {key} has no counterpart here; remove it.")
 
 
-def import_paddleseg(path: Path) -> Imported:
+def import_paddleseg(path: StrPath) -> Imported:
     """Reads a config of PaddleSeg and what it is based on.
 
     Args:
@@ -109,6 +110,7 @@ def import_paddleseg(path: Path) -> Imported:
     Raises:
         ConfigError: one line per problem: keys, types and values without a counterpart, or an unreadable file.
     """
+    path = Path(path)
     report = _Report()
     values = _convert(_Section(_read(path, report, ()), path.name, report))
     if not report.problems:

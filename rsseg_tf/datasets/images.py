@@ -22,7 +22,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from rsseg_tf.datasets.spec import RGB
 from rsseg_tf.errors import DataError
-from rsseg_tf.files import atomic_path
+from rsseg_tf.files import StrPath, atomic_path
 
 __all__ = [
     "ImageHeader",
@@ -71,7 +71,7 @@ class ImageHeader:
     dtype: str
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: StrPath) -> np.ndarray:
     """Reads an image with all its bands.
 
     PNG and JPEG come in red, green, blue (alpha) order; a palette PNG is turned into its colours; grey with alpha
@@ -87,6 +87,7 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         DataError: When the file is missing, cut short, damaged or of another kind.
     """
+    path = Path(path)
     if image_kind(_read_bytes(path, _HEAD_BYTES), str(path)) == "TIFF":
         return np.ascontiguousarray(_read_tiff(path).transpose(1, 2, 0))
     return decode_image(_read_bytes(path), str(path))
@@ -119,7 +120,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     return cv2.cvtColor(image, order)
 
 
-def read_label(path: Path) -> np.ndarray:
+def read_label(path: StrPath) -> np.ndarray:
     """Reads the class ids of a single-band PNG or TIFF.
 
     A palette PNG gives its indices, not its colours, and a grey PNG of 1, 2 or 4 bits its stored values (OpenCV
@@ -135,6 +136,7 @@ def read_label(path: Path) -> np.ndarray:
         DataError: When the file is missing or damaged, has more than one band (a mask in colours), is a JPEG, or
             holds values that are no ids.
     """
+    path = Path(path)
     kind = image_kind(_read_bytes(path, _HEAD_BYTES), str(path))
     if kind == "JPEG":
         raise DataError(f"{path} is a JPEG label; its compression changes class ids. Export the labels as PNG or TIFF.")
@@ -164,7 +166,7 @@ def png_palette(path: Path) -> tuple[RGB, ...] | None:
     return None
 
 
-def image_header(path: Path) -> ImageHeader:
+def image_header(path: StrPath) -> ImageHeader:
     """Reads size and type of an image without decoding its pixels.
 
     Args:
@@ -173,6 +175,7 @@ def image_header(path: Path) -> ImageHeader:
     Raises:
         DataError: When the file is missing, of another kind, or cut off within its header.
     """
+    path = Path(path)
     head = _read_bytes(path, 64)
     kind = image_kind(head, str(path))
     if kind == "PNG":
@@ -187,7 +190,7 @@ def image_header(path: Path) -> ImageHeader:
         raise _damaged(str(path), "TIFF", str(error)) from error
 
 
-def write_png(path: Path, array: np.ndarray, palette: Sequence[RGB] | None = None) -> None:
+def write_png(path: StrPath, array: np.ndarray, palette: Sequence[RGB] | None = None) -> None:
     """Writes a PNG so that readers see the old file or the whole new one, never a part.
 
     The same array gives the same bytes.
@@ -201,10 +204,11 @@ def write_png(path: Path, array: np.ndarray, palette: Sequence[RGB] | None = Non
     Raises:
         DataError: When the array has another shape or type, or the file cannot be written.
     """
+    path = Path(path)
     _write_bytes(path, _encode_png(array) if palette is None else _encode_indexed_png(array, palette))
 
 
-def write_image(path: Path, array: np.ndarray, *, jpeg_quality: int = 95) -> None:
+def write_image(path: StrPath, array: np.ndarray, *, jpeg_quality: int = 95) -> None:
     """Writes an image in the format that its suffix names, whole or not at all.
 
     Args:
@@ -215,6 +219,7 @@ def write_image(path: Path, array: np.ndarray, *, jpeg_quality: int = 95) -> Non
     Raises:
         DataError: When the format cannot hold the array, or the file cannot be written.
     """
+    path = Path(path)
     suffix = path.suffix.lower()
     if suffix == ".png":
         write_png(path, array)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsseg_tf.errors import DataError
-from rsseg_tf.files import atomic_path
+from rsseg_tf.files import StrPath, atomic_path
 
 __all__ = ["Sample", "list_lines", "read_list", "write_list"]
 
@@ -26,7 +26,7 @@ class Sample:
     label: Path | None
 
 
-def read_list(list_file: Path, root: Path, *, labels: bool = True) -> tuple[Sample, ...]:
+def read_list(list_file: StrPath, root: StrPath, *, labels: bool = True) -> tuple[Sample, ...]:
     """Reads a list file and checks that every file it names exists.
 
     Args:
@@ -42,6 +42,8 @@ def read_list(list_file: Path, root: Path, *, labels: bool = True) -> tuple[Samp
         DataError: When the list is missing, no UTF-8 text, empty, has a line with a wrong number of columns, or names
             files that do not exist (all are counted, the first is named).
     """
+    list_file = Path(list_file)
+    root = Path(root)
     samples: list[Sample] = []
     missing: list[tuple[int, Path]] = []
     for number, columns in list_lines(list_file):
@@ -88,7 +90,7 @@ def list_lines(list_file: Path) -> list[tuple[int, list[str]]]:
     ]
 
 
-def write_list(path: Path, samples: Iterable[Sample], root: Path) -> None:
+def write_list(path: StrPath, samples: Iterable[Sample], root: StrPath) -> None:
     """Writes a list file that `read_list` gives back, whole or not at all.
 
     Args:
@@ -100,6 +102,8 @@ def write_list(path: Path, samples: Iterable[Sample], root: Path) -> None:
         DataError: When a file lies outside `root`, a path cannot stand in a line, there is nothing to write, or the
             file cannot be written.
     """
+    path = Path(path)
+    root = Path(root)
     lines = [_line(sample, root) for sample in samples]
     if not lines:
         raise DataError(f"There is no sample to write to {path}; a list needs at least one.")

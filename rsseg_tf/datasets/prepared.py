@@ -31,6 +31,7 @@ from rsseg_tf.datasets.cutting import SceneRecord
 from rsseg_tf.datasets.listing import Sample, write_list
 from rsseg_tf.datasets.spec import DatasetSpec, custom_spec, unknown_ids
 from rsseg_tf.errors import DataError
+from rsseg_tf.files import StrPath
 
 __all__ = [
     "SPLITS",
@@ -267,12 +268,13 @@ def staged_output(output: Path) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def read_description(path: Path) -> dict[str, Any]:
+def read_description(path: StrPath) -> dict[str, Any]:
     """Reads the ``dataset.json`` of a prepared dataset, labelled or not.
 
     Raises:
         DataError: When the file is missing or is no such description.
     """
+    path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -284,7 +286,7 @@ def read_description(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_dataset_json(path: Path) -> tuple[DatasetSpec, dict[str, Any]]:
+def read_dataset_json(path: StrPath) -> tuple[DatasetSpec, dict[str, Any]]:
     """Reads the ``dataset.json`` of a prepared dataset with labels.
 
     Returns:
@@ -293,6 +295,7 @@ def read_dataset_json(path: Path) -> tuple[DatasetSpec, dict[str, Any]]:
     Raises:
         DataError: When the file is missing, is no such description, or contradicts itself.
     """
+    path = Path(path)
     content = read_description(path)
     fields = [field.name for field in dataclasses.fields(DatasetSpec)]
     names = [name for name in fields if name in content or name not in _LATER_FIELDS]

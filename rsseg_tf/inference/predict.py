@@ -14,6 +14,7 @@ import rasterio
 from rsseg_tf.datasets.images import image_header
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, reason
+from rsseg_tf.files import StrPath
 from rsseg_tf.inference.decoding import check_review_value
 from rsseg_tf.inference.jobs import Job, JobSettings, PredictionResult, run_job
 from rsseg_tf.inference.logits import Predict
@@ -43,7 +44,7 @@ Progress = Callable[[int, int, PredictionResult], None]
 """Called after each image with the number done, the number in all, and what became of it."""
 
 
-def collect_images(path: Path, exclude: Path | None = None) -> tuple[list[Path], Path]:
+def collect_images(path: StrPath, exclude: StrPath | None = None) -> tuple[list[Path], Path]:
     """Finds the images that a user means by one path.
 
     Args:
@@ -59,6 +60,8 @@ def collect_images(path: Path, exclude: Path | None = None) -> tuple[list[Path],
     Raises:
         DataError: when the path is missing, of another kind, or holds no image, or a listed image is missing.
     """
+    path = Path(path)
+    exclude = None if exclude is None else Path(exclude)
     if path.is_dir():
         images = sorted(_walk(path, exclude))
         if not images:
@@ -124,17 +127,20 @@ class Run:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[StrPath],
         spec: DatasetSpec,
-        save_dir: Path,
+        save_dir: StrPath,
         options: InferenceOptions,
         *,
-        base: Path | None = None,
+        base: StrPath | None = None,
         custom_color: Sequence[int] | None = None,
         labels_too: bool = True,
         scenes: SceneOptions | None = None,
         output: OutputOptions | None = None,
     ) -> None:
+        save_dir = Path(save_dir)
+        base = None if base is None else Path(base)
+        images = [Path(path) for path in paths]
         scenes, output = scenes or SceneOptions(), output or OutputOptions()
         check_review_value(output, spec)
         scenes = replace(scenes, model_gsd=scenes.model_gsd or spec.gsd)
@@ -150,7 +156,7 @@ class Run:
             )
         palette = palette_with(custom_color, spec)
         self.settings = JobSettings(spec, palette, save_dir, options, scenes, output, labels_too)
-        self.jobs = [Job(path, name) for path, name in zip(paths, _result_names(paths, base), strict=True)]
+        self.jobs = [Job(path, name) for path, name in zip(images, _result_names(images, base), strict=True)]
         self._finished = FinishedJobs(self.settings, self.jobs)
 
     def todo(self) -> Iterator[tuple[Job, PredictionResult | None]]:
@@ -200,8 +206,9 @@ def attempt(
         return PredictionResult(job.path, error=reason(error))
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: StrPath) -> tuple[int, int]:
     """Returns the (height, width) that a file says it has; zeros for one that says nothing sensible, or that fails."""
+    path = Path(path)
     try:
         if raster_driver(path) is None:
             header = image_header(path)
@@ -212,19 +219,19 @@ def image_size(path: Path) -> tuple[int, int]:
         return 0, 0
 
 
-def pixel_count(path: Path) -> int:
+def pixel_count(path: StrPath) -> int:
     """Returns the number of pixels that a file says it has; 0 for one that says nothing sensible."""
     return math.prod(image_size(path))
 
 
 def iterate_predictions(
-    paths: Sequence[Path],
+    paths: Sequence[StrPath],
     predict: Predict,
     spec: DatasetSpec,
-    save_dir: Path,
+    save_dir: StrPath,
     options: InferenceOptions,
     *,
-    base: Path | None = None,
+    base: StrPath | None = None,
     custom_color: Sequence[int] | None = None,
     labels_too: bool = True,
     scenes: SceneOptions | None = None,
@@ -251,13 +258,13 @@ def iterate_predictions(
 
 
 def predict_paths(
-    paths: Sequence[Path],
+    paths: Sequence[StrPath],
     predict: Predict,
     spec: DatasetSpec,
-    save_dir: Path,
+    save_dir: StrPath,
     options: InferenceOptions,
     *,
-    base: Path | None = None,
+    base: StrPath | None = None,
     custom_color: Sequence[int] | None = None,
     labels_too: bool = True,
     scenes: SceneOptions | None = None,

@@ -21,6 +21,7 @@ from rasterio.transform import Affine
 from rsseg_tf.datasets.images import read_image
 from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.errors import DataError
+from rsseg_tf.files import StrPath
 
 __all__ = ["Scene", "open_scene", "raster_driver"]
 
@@ -103,7 +104,7 @@ class Scene:
 
 
 @contextlib.contextmanager
-def open_scene(path: Path, bands: Sequence[int] | None = None, names: Sequence[str] = ()) -> Iterator[Scene]:
+def open_scene(path: StrPath, bands: Sequence[int] | None = None, names: Sequence[str] = ()) -> Iterator[Scene]:
     """Opens a PNG, JPEG, TIFF or VRT file.
 
     A band marked alpha is a mask and no band of the image; the fourth band of a PNG always is. PNG and JPEG files are
@@ -118,6 +119,7 @@ def open_scene(path: Path, bands: Sequence[int] | None = None, names: Sequence[s
     Raises:
         DataError: when the file is missing, damaged, of another kind, of complex numbers, or lacks one of `bands`.
     """
+    path = Path(path)
     driver = raster_driver(path)
     if driver is None:
         pixels = read_image(path)

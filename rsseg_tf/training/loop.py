@@ -27,6 +27,7 @@ from rsseg_tf.data import ImageReader, SampleReader, train_batches
 from rsseg_tf.datasets import Sample
 from rsseg_tf.errors import ConfigError, DataError, TrainingError
 from rsseg_tf.evaluation import Evaluation, plan_evaluation
+from rsseg_tf.files import StrPath
 from rsseg_tf.inference import InferenceOptions, Predict, as_rgb, overlay
 from rsseg_tf.metrics import SegmentationScores
 from rsseg_tf.predictors import keras_predictor
@@ -57,12 +58,12 @@ class TrainResult:
 
 def train(
     config: Config,
-    save_dir: Path,
+    save_dir: StrPath,
     train_samples: Sequence[Sample],
     val_samples: Sequence[Sample] = (),
     *,
     strategy: tf.distribute.Strategy | None = None,
-    resume: Path | None = None,
+    resume: StrPath | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     offline: bool = False,
     notify: Callable[[str], object] = lambda line: None,
@@ -90,6 +91,8 @@ def train(
         DataError: when a sample turns out to be wrong, or the protocol does not fit the dataset.
         WeightsError: when a checkpoint cannot be read or written.
     """
+    save_dir = Path(save_dir)
+    resume = None if resume is None else Path(resume)
     strategy = strategy or tf.distribute.get_strategy()
     evaluation = plan_evaluation(config, val_samples) if val_samples else None
     model, optimizer, state = _start(config, strategy, resume, offline=offline, notify=notify)
@@ -314,12 +317,13 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("iter_"))
 
 
-def prepare_save_dir(save_dir: Path, *, resume: bool, overwrite: bool) -> None:
+def prepare_save_dir(save_dir: StrPath, *, resume: bool, overwrite: bool) -> None:
     """Creates the folder, makes sure that it can be written, and that nobody's checkpoints are in the way.
 
     Raises:
         ConfigError: when it cannot be written, or holds checkpoints of a run that this one does not resume.
     """
+    save_dir = Path(save_dir)
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
         probe = save_dir / ".writable"

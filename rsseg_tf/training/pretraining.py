@@ -17,6 +17,7 @@ from rsseg_tf.data import ImageReader, view_batches
 from rsseg_tf.data.views import rgb_only
 from rsseg_tf.datasets import Sample
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.pretrained import load_backbone
 from rsseg_tf.ssl import Method
 from rsseg_tf.training.loop import Job, TrainResult, run_job
@@ -29,11 +30,11 @@ __all__ = ["pretrain", "rate_of_step", "steps_in_all"]
 
 def pretrain(
     config: PretrainConfig,
-    save_dir: Path,
+    save_dir: StrPath,
     samples: Sequence[Sample],
     *,
     strategy: tf.distribute.Strategy | None = None,
-    resume: Path | None = None,
+    resume: StrPath | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     offline: bool = False,
     notify: Callable[[str], object] = lambda line: None,
@@ -62,6 +63,8 @@ def pretrain(
         DataError: when an image turns out to be wrong; what was trained before is saved.
         WeightsError: when a checkpoint cannot be read or written.
     """
+    save_dir = Path(save_dir)
+    resume = None if resume is None else Path(resume)
     strategy = strategy or tf.distribute.get_strategy()
     iters = steps_in_all(config, len(samples))
     if missing := rgb_only(config.views, config.dataset.bands):
