@@ -27,7 +27,7 @@ from rsseg_tf.config import load_any_config
 from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD
 from rsseg_tf.config.schema import Backbone
 from rsseg_tf.datasets import DatasetSpec, Sample, read_image, read_label
-from rsseg_tf.errors import DataError, NotFiniteError
+from rsseg_tf.errors import DataError, NotFiniteError, naming
 from rsseg_tf.pretrained import load_backbone
 
 __all__ = [
@@ -240,7 +240,8 @@ def cut_patches(
     for sample in samples:
         if sample.label is None:
             raise DataError(f"{sample.image} has no label beside it in the list; write 'image label' on each line.")
-        image, ids = read_image(sample.image), read_label(sample.label)
+        with naming(sample.image, sample.label):
+            image, ids = read_image(sample.image), read_label(sample.label)
         for y in range(0, ids.shape[0] - size + 1, size):
             for x in range(0, ids.shape[1] - size + 1, size):
                 counts = np.bincount(ids[y : y + size, x : x + size].ravel(), minlength=256)[: spec.num_classes]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import traceback
 from typing import Any
 
 import click
 
 from rsseg_tf import __version__
 from rsseg_tf.cli.streams import endure_streams, lost_output
-from rsseg_tf.errors import RssegError, reason
+from rsseg_tf.errors import RssegError, reason, show_traceback
 
 __all__ = ["main"]
 
@@ -86,8 +85,7 @@ class _Commands(click.Group):
 
 def _unexpected(error: Exception) -> tuple[int, str]:
     """Returns exit code and line for what no command expected; the traceback comes where the user asks for it."""
-    if os.environ.get("RSSEG_TF_TRACEBACK"):
-        traceback.print_exception(error)
+    show_traceback(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return 2, f"memory is short: {reason(error)}. Choose smaller batches, windows or images."
     if isinstance(error, OSError) and error.errno is not None:

@@ -399,8 +399,9 @@ def windows_note(predictor: Predictor, changes: dict[str, Any]) -> str | None:
     else:
         return None
     return (
-        f"Note: images are predicted by windows of {width}x{height} pixels, because {why}. A checkpoint, and an export "
-        "of any size, predicts images of up to 2048x2048 pixels whole, with other labels here and there."
+        f"Note: images larger than {width}x{height} pixels are predicted by windows of that size, because {why}. A "
+        "checkpoint, and an export of any size, predicts images of up to 2048x2048 pixels whole, with other labels here "
+        "and there."
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_tf.datasets import DatasetSpec, read_image, read_list
-from rsseg_tf.errors import DataError, ExportError
+from rsseg_tf.errors import DataError, ExportError, naming
 from rsseg_tf.files import StrPath
 from rsseg_tf.inference import resize_bilinear
 
@@ -52,7 +52,8 @@ def read_tiles(paths: Sequence[Path], spec: DatasetSpec, size: tuple[int, int]) 
     """
     tiles = []
     for path in paths:
-        image = read_image(path)
+        with naming(path):
+            image = read_image(path)
         if image.shape[2] != spec.bands:
             raise DataError(
                 f"{path} has {image.shape[2]} bands; the model for data set '{spec.name}' needs {spec.bands}. "

@@ -13,7 +13,7 @@ import rasterio
 
 from rsseg_tf.datasets.images import image_header
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
-from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, reason
+from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, RssegError, reason, show_traceback
 from rsseg_tf.files import StrPath
 from rsseg_tf.inference.decoding import check_review_value
 from rsseg_tf.inference.jobs import Job, JobSettings, PredictionResult, run_job
@@ -203,6 +203,8 @@ def attempt(
     except INTERRUPTS:
         raise
     except BaseException as error:  # libraries in other languages raise what is no Exception
+        if not isinstance(error, RssegError):
+            show_traceback(error)
         return PredictionResult(job.path, error=reason(error))
 
 

@@ -140,7 +140,8 @@ def load_onnx(path: StrPath, *, threads: int | None = None) -> Loaded:
     options.log_severity_level = 3
     require_unchanged(path)
     with _reading(path, "ONNX file"):
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        # Its second try would be the same, and it tells of the first on standard output.
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
         text = session.get_modelmeta().custom_metadata_map[MANIFEST_PROPERTY]
         manifest = _one(Manifest.from_json(text, str(path)), path)
     dtype = manifest.artifacts[0].input.dtype
