@@ -25,6 +25,7 @@ __all__ = [
     "HIDDEN",
     "SIDE_SUFFIX",
     "Held",
+    "StrPath",
     "atomic_path",
     "hold",
     "read_json",
@@ -34,6 +35,9 @@ __all__ = [
     "short_stem",
     "walk_files",
 ]
+
+StrPath = str | os.PathLike[str]
+"""What functions of the package take for a file or a folder."""
 
 SIDE_SUFFIX = ".aux.xml"
 """What GDAL appends to a raster's name for the file that holds what the raster's own format cannot."""

@@ -24,6 +24,7 @@ from rsseg_tf.cli.options import (
     server_options,
     vrt_option,
     weights_options,
+    windows_note,
 )
 
 if TYPE_CHECKING:
@@ -164,6 +165,8 @@ def command(
         predictor = _open(located, config)
     elif values["dask"] is not None:
         raise ConfigError("--dask has no effect with --server, which does the work; use --in_flight, or leave it out.")
+    if note := windows_note(predictor, changes):
+        click.echo(note, err=True)
     tile = _tile(predictor, config)
     scenes = SceneOptions(
         bands=values["bands"] or None,
@@ -317,7 +320,7 @@ def _progress(run: Run) -> Iterator[tuple[Callable[[Job, int], None], Callable[[
     sizes = {job: pixel_count(job.path) for job in run.jobs}
     seen = dict.fromkeys(run.jobs, 0)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # names of files may have brackets
         BarColumn(),
         TaskProgressColumn(),
         TextColumn("{task.fields[images]}"),
