@@ -320,7 +320,7 @@ def test_bands_are_chosen_and_ordered(tmp_path):
     (failed,) = predict_paths([path], lopsided, SPEC, tmp_path / "no", COSINE)
     assert "has 5 bands, but the dataset 'toy' has 3" in failed.error and "--bands" in failed.error
     (failed,) = predict_paths([path], lopsided, SPEC, tmp_path / "no", COSINE, scenes=SceneOptions(bands=(1, 2, 9)))
-    assert "no band 9 to read; its bands of data are 1, 2, 3, 4, 5" in failed.error
+    assert "no band 9 to read; its bands are 1, 2, 3, 4, 5" in failed.error
     with pytest.raises(ConfigError, match="counted from 1"):
         SceneOptions(bands=(0, 1, 2))
 
