@@ -71,7 +71,7 @@ def find_scenes(samples: Sequence[Sample], pattern: str, *, trust: Trust = TRUST
     """
     tiles: dict[str, list[Tile]] = {}
     for index, sample in enumerate(samples):
-        header, _ = scene_header(sample.image, trust=trust)
+        header = scene_header(sample.image, trust=trust).read
         path = sample.image.with_suffix("").as_posix()
         name, window = parse_tile_name(pattern, path, header.height, header.width)
         tiles.setdefault(name, []).append(Tile(index, sample, window))

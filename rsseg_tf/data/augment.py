@@ -1,8 +1,8 @@
 """Random changes to one training sample, each a pure function of (image, label, seed).
 
 Images are `(H, W, bands)` float32 on the scale where `max_value` is 255, whatever their type on disk; labels are
-`(H, W)` int32. Seeds are stateless (`(2,)` int32), so that the same seed gives the same result eagerly, inside `tf.data`
-and after a resume.
+`(H, W)` int32. Seeds are stateless (`(2,)` int32), so that the same seed gives the same result eagerly, inside
+`tf.data` and after a resume.
 
 Semantics, constants and order are those of PaddleSeg's `paddleseg/transforms/transforms.py`, which the benchmark
 trains with. Colour changes there run on 8-bit Pillow images; so they truncate to whole numbers here too, for 8-bit data

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from rsseg_tf.datasets import DatasetSpec, read_list
 from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.datasets.rasters import read_pixels
-from rsseg_tf.errors import ExportError
+from rsseg_tf.errors import ExportError, naming
+from rsseg_tf.files import StrPath
 from rsseg_tf.inference import resize_bilinear
 
 __all__ = ["calibration_images", "middle_of", "random_tiles", "read_tiles"]
@@ -53,11 +54,15 @@ def read_tiles(
     Raises:
         DataError: when an image cannot be read or has other bands than the model.
     """
-    return [middle_of(read_pixels(path, spec, trust=trust).values, size) for path in paths]
+    tiles = []
+    for path in paths:
+        with naming(path):
+            tiles.append(middle_of(read_pixels(path, spec, trust=trust).values, size))
+    return tiles
 
 
 def calibration_images(
-    list_file: Path,
+    list_file: StrPath,
     spec: DatasetSpec,
     size: tuple[int, int],
     *,
@@ -79,6 +84,7 @@ def calibration_images(
         ExportError: when there is no such list.
         DataError: when the list or one of the images is damaged.
     """
+    list_file = Path(list_file)
     if not list_file.is_file():
         raise ExportError(
             f"The list of calibration images {list_file} does not exist; a text file with an image per line is needed. "

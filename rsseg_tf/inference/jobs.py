@@ -239,6 +239,8 @@ def run_job(
     result = PredictionResult(
         job.path, note="; ".join([*scene.notes, *_place_notes(scene, output)]) or None, error="; ".join(failed) or None
     )
+    if failed and written:
+        result = replace(result, error=f"{result.error}; its other results are written")
     return replace(result, **written)  # type: ignore[arg-type]  # `written` has the names of fields that are paths
 
 
