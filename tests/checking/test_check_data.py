@@ -200,7 +200,7 @@ CASES: dict[str, Case] = {
             as_tiffs(r, lambda pixels: pixels.astype(np.float32)),
             write_tiff(r / "images/train_1.tif", np.where(picture(1) > 200, np.float32(np.nan), picture(1))),
         ),
-        ("not-finite",), T, ("images/train_1.tif",), r"holds \d+ NaN or infinite values",
+        ("not-finite", "label-on-nodata"), T, ("images/train_1.tif",), r"holds \d+ NaN or infinite values",
     ),
     "nodata-values": Case(
         lambda r: (
@@ -210,7 +210,7 @@ CASES: dict[str, Case] = {
                 np.where(np.arange(SIZE)[:, None, None] < 9, np.float32(1e20), picture(1)),
             ),
         ),
-        ("nodata-values",), T, ("images/train_1.tif",), rf"holds 1\.00000002e\+20 {9 * SIZE * 3} times and does not",
+        ("nodata-values", "label-on-nodata"), T, ("images/train_1.tif",), rf"holds 1\.00000002e\+20 {9 * SIZE * 3} times and does not",
     ),
     "nodata-values, far below": Case(
         lambda r: (
@@ -221,6 +221,12 @@ CASES: dict[str, Case] = {
         ),
         ("nodata-values",), T, ("images/train_1.tif",), "reaches -777, further below 0 than max_value 300 is above",
         ("dataset.max_value=300.0",),
+    ),
+    "label-on-nodata": Case(
+        lambda r: replace_image(
+            r, IMAGE, np.where(np.arange(SIZE)[:, None, None] < 9, np.uint8(0), picture(1)), nodata=0
+        ),
+        ("label-on-nodata",), T, (IMAGE,), r"has no data in \d+\.\d% of the pixels that its label gives a class",
     ),
     "value-range": Case(
         lambda r: as_tiffs(r, lambda pixels: pixels.astype(np.uint16) * 40),
@@ -249,7 +255,7 @@ CASES: dict[str, Case] = {
         ("constant-image",) * 2, T, (IMAGE,), "has the value 7, 7, 7 in all pixels",
     ),
     "constant-image, no data": Case(
-        lambda r: replace_image(r, IMAGE, np.zeros((SIZE, SIZE, 3), np.uint8), nodata=0), ("constant-image",), T,
+        lambda r: replace_image(r, IMAGE, np.zeros((SIZE, SIZE, 3), np.uint8), nodata=0), ("constant-image", "label-on-nodata"), T,
         (IMAGE,), "holds no data at all",
     ),
     "small-image": Case(
