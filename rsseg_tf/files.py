@@ -19,7 +19,6 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 __all__ = [
-    "HIDDEN",
     "SIDE_SUFFIX",
     "Held",
     "atomic_path",
@@ -33,9 +32,6 @@ __all__ = [
 
 SIDE_SUFFIX = ".aux.xml"
 """What GDAL appends to a raster's name for the file that holds what the raster's own format cannot."""
-
-HIDDEN = "hidden"
-"""Why `walk_files` leaves out a name that begins with a dot."""
 
 _LEFTOVER = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp(\.[^.]+)?(\.aux\.xml)?$", re.DOTALL)
 _LONGEST_STEM = 180
@@ -200,6 +196,7 @@ def walk_files(
     exclude: Path | None = None,
     refuse: Callable[[Path], str] = lambda folder: "",
     skipped: Callable[[Path, str], object] = lambda path, why: None,
+    hidden: Callable[[Path], object] = lambda path: None,
 ) -> Iterator[Path]:
     """Yields the files under a folder in the order of their names; hidden files and folders are left out.
 
@@ -209,7 +206,8 @@ def walk_files(
         folder: Where to begin.
         exclude: A folder to leave out.
         refuse: Says of a folder why it is to be left out, or nothing.
-        skipped: Called with all that is left out but `exclude`, and why: `HIDDEN`, or what else.
+        skipped: Called with each folder or link that is left out though it is not hidden (nor `exclude`), and why.
+        hidden: Called with each file and folder whose name begins with a dot.
     """
     left_out = None if exclude is None else os.path.realpath(exclude)
 
@@ -229,7 +227,7 @@ def walk_files(
         for entry in entries:
             path = directory / entry.name
             if entry.name.startswith("."):
-                skipped(path, HIDDEN)
+                hidden(path)
             elif entry.is_dir():
                 if why := refuse(path):
                     skipped(path, why)

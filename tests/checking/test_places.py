@@ -56,9 +56,7 @@ def test_the_place_of_a_tiff_is_its_box(tmp_path: Path) -> None:
 
 def test_the_box_of_a_turned_tiff_holds_all_of_it(tmp_path: Path) -> None:
     turned = Affine(0, 0.5, 100, 0.5, 0, 200)  # rows go east, columns go north
-    place = read_place(
-        write_tiff(tmp_path / "a.tif", np.zeros((10, 20), np.uint8), crs="EPSG:32640", transform=turned)
-    )
+    place = read_place(write_tiff(tmp_path / "a.tif", np.zeros((10, 20), np.uint8), crs="EPSG:32640", transform=turned))
     assert place == Place("EPSG:32640", 100, 200, 105, 210, 0.5)
 
 
