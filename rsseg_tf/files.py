@@ -22,7 +22,6 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 __all__ = [
     "CONTROLS",
-    "HIDDEN",
     "SIDE_SUFFIX",
     "Held",
     "StrPath",
@@ -41,9 +40,6 @@ StrPath = str | os.PathLike[str]
 
 SIDE_SUFFIX = ".aux.xml"
 """What GDAL appends to a raster's name for the file that holds what the raster's own format cannot."""
-
-HIDDEN = "hidden"
-"""Why `walk_files` leaves out a name that begins with a dot."""
 
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
 """For `str.translate`: characters that break lines or steer terminals, and what stands for them."""
@@ -243,6 +239,7 @@ def walk_files(
     exclude: Path | None = None,
     refuse: Callable[[Path], str] = lambda folder: "",
     skipped: Callable[[Path, str], object] = lambda path, why: None,
+    hidden: Callable[[Path], object] = lambda path: None,
 ) -> Iterator[Path]:
     """Yields the files under a folder in the order of their names; hidden files and folders are left out.
 
@@ -252,7 +249,8 @@ def walk_files(
         folder: Where to begin.
         exclude: A folder to leave out.
         refuse: Says of a folder why it is to be left out, or nothing.
-        skipped: Called with all that is left out but `exclude`, and why: `HIDDEN`, or what else.
+        skipped: Called with each folder or link that is left out though it is not hidden (nor `exclude`), and why.
+        hidden: Called with each file and folder whose name begins with a dot.
     """
     left_out = None if exclude is None else os.path.realpath(exclude)
 
@@ -272,7 +270,7 @@ def walk_files(
         for entry in entries:
             path = directory / entry.name
             if entry.name.startswith("."):
-                skipped(path, HIDDEN)
+                hidden(path)
             elif entry.is_dir():
                 if why := refuse(path):
                     skipped(path, why)

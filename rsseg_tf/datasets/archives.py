@@ -165,7 +165,7 @@ def _folder_members(root: Path, scratch: Path | None, left_out: LeftOut) -> Iter
     """Lists a folder; what lies unpacked hides its copy in a zip file beside it."""
     unpacked: list[Member] = []
     zips: list[tuple[Path, str]] = []
-    for path in walk_files(root, skipped=left_out.link):
+    for path in walk_files(root, skipped=left_out.link, hidden=left_out.hidden):
         relative = path.relative_to(root).as_posix()
         if not _is_content(relative):
             continue
