@@ -25,16 +25,19 @@ __all__ = [
     "HIDDEN",
     "SIDE_SUFFIX",
     "Held",
+    "StrPath",
     "atomic_path",
     "hold",
     "read_json",
-    "readable_name",
     "remove_file",
     "remove_leftovers",
     "replace_file",
     "short_stem",
     "walk_files",
 ]
+
+StrPath = str | os.PathLike[str]
+"""What functions of the package take for a file or a folder."""
 
 SIDE_SUFFIX = ".aux.xml"
 """What GDAL appends to a raster's name for the file that holds what the raster's own format cannot."""
@@ -45,7 +48,8 @@ HIDDEN = "hidden"
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
 """For `str.translate`: characters that break lines or steer terminals, and what stands for them."""
 
-_LEFTOVER = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp(\.[^.]+)?(\.aux\.xml)?$", re.DOTALL)
+# Libraries add endings of their own while they write: `.aux.xml`, `-journal`, `.ovr.tmp`.
+_LEFTOVER = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp([._-].*)?$", re.DOTALL)
 _LONGEST_STEM = 180
 # What GDAL and SQLite put beside a file while they write it, and leave there when they are killed.
 _BESIDE = (SIDE_SUFFIX, "-journal", "-wal", "-shm")
@@ -139,7 +143,8 @@ def remove_leftovers(folder: Path, removable: Callable[[str], bool] = lambda ste
         for path in folder.iterdir():
             match = _LEFTOVER.match(path.name)
             if match is not None and removable(match[1]):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a folder, or somebody else's; the next may go all the same
+                    path.unlink(missing_ok=True)
 
 
 def read_json(path: Path, most_bytes: int = 2**28) -> Any:

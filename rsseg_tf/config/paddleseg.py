@@ -21,7 +21,8 @@ from rsseg_tf.config.document import Document
 from rsseg_tf.config.loader import config_from_document
 from rsseg_tf.config.yaml_text import compose, read_text
 from rsseg_tf.datasets import SPECS
-from rsseg_tf.errors import ConfigError, did_you_mean, reason
+from rsseg_tf.errors import ConfigError, address_hint, did_you_mean, reason
+from rsseg_tf.files import StrPath
 
 __all__ = ["Imported", "import_paddleseg"]
 
@@ -183,7 +184,7 @@ def _same(value: Any, other: Any) -> bool:
     return type(value) is not bool and value == other if type(other) is not bool else value is other
 
 
-def import_paddleseg(path: Path) -> Imported:
+def import_paddleseg(path: StrPath) -> Imported:
     """Reads a config of PaddleSeg and what it is based on.
 
     Args:
@@ -192,6 +193,7 @@ def import_paddleseg(path: Path) -> Imported:
     Raises:
         ConfigError: one line per problem: keys, types and values without a counterpart, or an unreadable file.
     """
+    path = Path(path)
     report = _Report()
     values = _convert(_Section(_read(path, report, ()), path.name, report))
     report.finish()
@@ -244,7 +246,7 @@ def _read(path: Path, report: _Report, parents: tuple[Path, ...]) -> dict[str, A
     # ValueError: numbers of thousands of digits, dates that do not exist.
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         by = f", the _base_ of {parents[-1].name}," if parents else ""
-        raise ConfigError(f"{path}{by} cannot be read as YAML: {reason(error)}.") from error
+        raise ConfigError(f"{path}{by} cannot be read as YAML: {reason(error)}.{address_hint(path)}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must be a mapping of sections; got {type(values).__name__}.")
     report.notes += loader.duplicates

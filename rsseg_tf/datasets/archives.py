@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from rsseg_tf.datasets.finding import IMAGE_SUFFIXES, LeftOut
-from rsseg_tf.errors import DataError, reason
+from rsseg_tf.errors import DataError, address_hint, reason
 from rsseg_tf.files import readable_name, walk_files
 
 __all__ = ["MAX_MEMBER_BYTES", "Member", "close_archives", "list_members", "local_copy", "read_member"]
@@ -97,6 +97,7 @@ def list_members(
         else:
             raise DataError(
                 f"{source} does not exist; the folder or zip file of the dataset is expected. Check the path."
+                f"{address_hint(source)}"
             )
     return tuple(sorted(members))
 
@@ -148,7 +149,7 @@ def local_copy(member: Member, scratch: Path | None = None) -> Iterator[Path]:
 
 def _called(file: Path, chain: Sequence[str]) -> str:
     """Returns what messages call a member."""
-    return ":".join(readable_name(name) for name in (file, *chain))
+    return ":".join(readable_name(str(name)) for name in (file, *chain))
 
 
 def _without_zip(name: str) -> str:
@@ -227,8 +228,7 @@ def _check_overlaps(archive: zipfile.ZipFile, where: str) -> None:
         if one.header_offset + _LOCAL_HEADER_BYTES + one.compress_size > following.header_offset:
             names = f"{readable_name(one.filename)} and {readable_name(following.filename)}"
             raise DataError(
-                f"{where}: {names} overlap in the file; it is damaged, or built to "
-                "fill the disk. Do not use this file."
+                f"{where}: {names} overlap in the file; it is damaged, or built to fill the disk. Do not use this file."
             )
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rasterio.transform import Affine
 
 from rsseg_tf.checking.places import Place, overlaps, read_place
+from rsseg_tf.datasets import write_png
 from tests.checking.scenes import at, write_tiff
 
 
@@ -56,9 +57,7 @@ def test_the_place_of_a_tiff_is_its_box(tmp_path: Path) -> None:
 
 def test_the_box_of_a_turned_tiff_holds_all_of_it(tmp_path: Path) -> None:
     turned = Affine(0, 0.5, 100, 0.5, 0, 200)  # rows go east, columns go north
-    place = read_place(
-        write_tiff(tmp_path / "a.tif", np.zeros((10, 20), np.uint8), crs="EPSG:32640", transform=turned)
-    )
+    place = read_place(write_tiff(tmp_path / "a.tif", np.zeros((10, 20), np.uint8), crs="EPSG:32640", transform=turned))
     assert place == Place("EPSG:32640", 100, 200, 105, 210, 0.5)
 
 
@@ -71,3 +70,11 @@ def test_what_lies_nowhere_has_no_place(tmp_path: Path) -> None:
         pass
     assert read_place(tmp_path / "b.tif") is None
     assert read_place(tmp_path / "missing.tif") is None
+
+
+def test_the_place_of_a_picture_stands_beside_it(tmp_path: Path) -> None:
+    write_png(tmp_path / "a.png", np.zeros((10, 20, 3), np.uint8))
+    assert read_place(tmp_path / "a.png", "PNG") is None
+    (tmp_path / "a.pgw").write_text("0.5\n0\n0\n-0.5\n100.25\n199.75\n")
+    (tmp_path / "a.prj").write_text(rasterio.crs.CRS.from_epsg(32640).to_wkt())
+    assert read_place(tmp_path / "a.png", "PNG") == Place("EPSG:32640", 100, 195, 110, 200, 0.5)
