@@ -69,7 +69,7 @@ def find_scenes(samples: Sequence[Sample], pattern: str) -> tuple[TiledScene, ..
     """
     tiles: dict[str, list[Tile]] = {}
     for index, sample in enumerate(samples):
-        header, _ = scene_header(sample.image)
+        header = scene_header(sample.image).read
         path = sample.image.with_suffix("").as_posix()
         name, window = parse_tile_name(pattern, path, header.height, header.width)
         tiles.setdefault(name, []).append(Tile(index, sample, window))

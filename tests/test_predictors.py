@@ -7,12 +7,17 @@ import keras
 import numpy as np
 import pytest
 
-from rsseg_tf.datasets import custom_spec, read_list
+from rsseg_tf.checkpoint import read_state
+from rsseg_tf.config import load_config
+from rsseg_tf.datasets import custom_spec, read_image, read_list, write_png
 from rsseg_tf.datasets.archives import list_members
 from rsseg_tf.errors import DataError, ExportError, WeightsError, address_hint
-from rsseg_tf.inference import InferenceOptions
+from rsseg_tf.export import export_model, load_trained, verify
+from rsseg_tf.inference import InferenceOptions, collect_images, predict_paths
+from rsseg_tf.manifest import read_manifest
 from rsseg_tf.predictors import find_model, keras_predictor, normalise, open_predictor
 from rsseg_tf.predictors.artifacts import as_input
+from rsseg_tf.training import make_strategy, train
 from tests.export.models import pixels, write_checkpoint
 from tests.tiny import use_tiny_backbone
 
@@ -132,3 +137,29 @@ def test_what_is_missing_in_the_network_is_told_from_what_is_missing_here(tmp_pa
     ):
         with pytest.raises(DataError, match="That is an address"):
             ask()
+
+
+def test_functions_take_paths_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiny_backbone(monkeypatch)
+    checkpoint, config = write_checkpoint(tmp_path)
+    predictor = open_predictor(str(checkpoint))
+    exported = export_model(load_trained(str(checkpoint)), str(tmp_path / "out"), ("savedmodel",))
+    assert [one.name for one in verify(str(tmp_path / "out"))] == ["savedmodel"]
+    assert find_model(str(exported.folder)) == ("savedmodel", exported.folder)
+    write_png(str(tmp_path / "a.png"), pixels(16, 24)[0])
+    assert read_image(str(tmp_path / "a.png")).shape == (16, 24, 3)
+    images, base = collect_images(str(tmp_path / "a.png"), exclude=str(tmp_path / "result"))
+    (result,) = predict_paths(
+        [str(path) for path in images], predictor.predict, predictor.spec, str(tmp_path / "result"), InferenceOptions(),
+        base=str(base),
+    )  # fmt: skip
+    assert result.ok and result.image == tmp_path / "a.png"
+    assert (
+        read_state(str(checkpoint)).step == 7 and read_manifest(str(exported.folder)).model == exported.manifest.model
+    )
+    samples = read_list(str(Path(config.dataset.root) / config.dataset.val_list), config.dataset.root)
+    trained = train(
+        load_config(str(checkpoint / "config.yml"), ["train.iters=1"]), str(tmp_path / "run"), samples[:2],
+        strategy=make_strategy("cpu", None),
+    )  # fmt: skip
+    assert trained.checkpoint == tmp_path / "run" / "iter_1"

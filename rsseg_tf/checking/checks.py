@@ -32,7 +32,9 @@ __all__ = [
     "mask_findings",
     "range_findings",
     "sample_findings",
+    "sentinel_finding",
     "size_findings",
+    "unseen_findings",
     "value_findings",
 ]
 
@@ -40,6 +42,8 @@ Value = TypeVar("Value", int, str)
 
 # A few bright roofs above the limit are no reason to change it.
 _SHARE_ABOVE = 0.01
+# A border of nodata that the label has as background by a pixel's width is no mistake.
+_SHARE_UNSEEN = 0.001
 # All values in the lowest eighth of the range: the data use at most five of eight bits, or are in other units.
 _SHARE_BELOW = 1 / 8
 # Where normalised data are off by this much the first layer sees little else. With the benchmark's mean and std of 0.5
@@ -115,6 +119,7 @@ def image_findings(evidence: Evidence, measured: Sequence[Moments] | None) -> It
             share = image.above / max(1, sum(band.count for band in image.moments))
             low, high = min(band.low for band in image.moments), max(band.high for band in image.moments)
             values += value_findings(name, splits, low, high, share, spec.max_value)
+        yield from unseen_findings(name, splits, evidence.facts[position].unseen)
         if "train" in splits:
             yield from size_findings(name, image.width, image.height, evidence.target.crop_size)
     yield from values
@@ -153,6 +158,24 @@ def value_findings(
     if low < -max_value:
         message = f"{name} reaches {low:g}, further below 0 than max_value {max_value:g} is above it"
         yield Finding("nodata-values", splits, (name,), message)
+
+
+def sentinel_finding(name: str, splits: tuple[str, ...], value: float) -> Finding:
+    """Returns the finding about an image with a value that stands for no data and is not declared."""
+    return Finding("nodata-values", splits, (name,), f"{name} holds {value:.9g} and does not declare it as nodata")
+
+
+def unseen_findings(name: str, splits: tuple[str, ...], share: float) -> Iterator[Finding]:
+    """Yields an image that has no data where its label gives a class.
+
+    Args:
+        name: The image.
+        splits: The splits in which it stands.
+        share: Part of the labelled pixels, 0..1, of which that is true.
+    """
+    if share > _SHARE_UNSEEN:
+        message = f"{name} has no data in {share:.1%} of the pixels that its label gives a class"
+        yield Finding("label-on-nodata", splits, (name,), message)
 
 
 def size_findings(name: str, width: int, height: int, crop_size: tuple[int, int] | None) -> Iterator[Finding]:

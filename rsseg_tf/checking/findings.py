@@ -156,6 +156,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "All labels together hold one class at most: there is nothing to tell apart, and every score is perfect.",
             "Check what the label values mean, and which of them is the ignored id.",
         ),
+        "label-on-nodata": Kind(
+            "warning",
+            "Labels give a class to pixels where the image has no data.",
+            "These pixels count neither in training nor in evaluation, as in prediction. Give them the ignored id, or "
+            "correct the images' nodata value or mask if they are data.",
+        ),
         "label-out-of-range": Kind(
             "error",
             "Labels hold ids that are neither a class nor the ignored one.",

@@ -23,6 +23,7 @@ from rsseg_tf.checking.statistics import Moments, look_at_band
 from rsseg_tf.datasets.gdal import HEAD_BYTES, TRUSTING_NOBODY, PixelTypeError, Trust
 from rsseg_tf.datasets.images import image_kind, png_palette, read_label, tiff_losses
 from rsseg_tf.datasets.listing import Sample
+from rsseg_tf.datasets.looking import unseen_labels
 from rsseg_tf.datasets.processes import in_processes
 from rsseg_tf.datasets.rasters import Pixels, read_pixels
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
@@ -107,6 +108,7 @@ class SampleFacts:
         image: The image.
         label: The label.
         problems: What is wrong with them alone.
+        unseen: Part of the labelled pixels, 0..1, where the image has no data.
         mask_colours: The colours of a label that is a mask in colours, if they are few.
     """
 
@@ -114,12 +116,14 @@ class SampleFacts:
     label: LabelFacts | None
     problems: tuple[Problem, ...]
     mask_colours: tuple[RGB, ...] = ()
+    unseen: float = 0.0
 
 
 def inspect_samples(
     samples: Sequence[Sample],
     *,
     spec: DatasetSpec | None = None,
+    ignore_index: int = 255,
     trust: Trust = TRUSTING_NOBODY,
     workers: int,
     progress: Callable[[int, int], None] | None = None,
@@ -129,6 +133,7 @@ def inspect_samples(
     Args:
         samples: What to look at.
         spec: What they are read for; None if nothing says that.
+        ignore_index: Label value of pixels that do not count.
         trust: How large files may be, and what a VRT may name.
         workers: Processes; 1 works in this one.
         progress: Called with the number of samples done and of all.
@@ -142,7 +147,8 @@ def inspect_samples(
     chunks = [(start, samples[start : start + _CHUNK]) for start in range(0, len(samples), _CHUNK)]
     found: dict[int, list[SampleFacts]] = {}
     done = 0
-    for start, facts in in_processes(functools.partial(_inspect_chunk, spec=spec, trust=trust), chunks, workers):
+    work = functools.partial(_inspect_chunk, spec=spec, ignore_index=ignore_index, trust=trust)
+    for start, facts in in_processes(work, chunks, workers):
         found[start] = facts
         done += len(facts)
         if progress is not None:
@@ -151,27 +157,31 @@ def inspect_samples(
 
 
 def _inspect_chunk(
-    chunk: tuple[int, Sequence[Sample]], *, spec: DatasetSpec | None, trust: Trust
+    chunk: tuple[int, Sequence[Sample]], *, spec: DatasetSpec | None, ignore_index: int, trust: Trust
 ) -> tuple[int, list[SampleFacts]]:
     start, samples = chunk
-    return start, [inspect_sample(sample, spec=spec, trust=trust) for sample in samples]
+    return start, [inspect_sample(sample, spec=spec, ignore_index=ignore_index, trust=trust) for sample in samples]
 
 
-def inspect_sample(sample: Sample, *, spec: DatasetSpec | None = None, trust: Trust = TRUSTING_NOBODY) -> SampleFacts:
+def inspect_sample(
+    sample: Sample, *, spec: DatasetSpec | None = None, ignore_index: int = 255, trust: Trust = TRUSTING_NOBODY
+) -> SampleFacts:
     """Looks at one sample; nothing that is wrong with it raises.
 
     Args:
         sample: The image, and its label or None.
         spec: What it is read for, which says what its bands and values are; None if nothing says that.
+        ignore_index: Label value of pixels that do not count.
         trust: How large files may be, and what a VRT may name.
     """
     problems: list[Problem] = []
     image = label = None
     colours: tuple[RGB, ...] = ()
-    image_place = label_place = None
+    image_place = label_place = nodata = None
+    unseen = 0.0
     if _exists(sample.image, problems):
         with _whatever_is_wrong(sample.image, problems):
-            image = _inspect_image(sample.image, spec, trust, problems)
+            image, nodata = _inspect_image(sample.image, spec, trust, problems)
             image_place = image.place if image else None
     if sample.label is not None and _exists(sample.label, problems):
         with _whatever_is_wrong(sample.label, problems):
@@ -179,12 +189,13 @@ def inspect_sample(sample: Sample, *, spec: DatasetSpec | None = None, trust: Tr
             if ids is not None:
                 label = _label_facts(ids, png_palette(sample.label) or ())
                 label_place = _place_of(sample.label)
+                unseen = unseen_labels(ids, nodata, ignore_index)
     if image and label and (image.height, image.width) != (label.height, label.width):
         sizes = f"is {image.width}x{image.height} pixels, its label {label.width}x{label.height}"
         problems.append(Problem("size-mismatch", sample.image, sizes))
     elif image_place and label_place and not image_place.is_at(label_place):
         problems.append(Problem("misplaced-label", sample.image, _displacement(image_place, label_place)))
-    return SampleFacts(image, label, tuple(problems), colours)
+    return SampleFacts(image, label, tuple(problems), colours, unseen)
 
 
 @contextlib.contextmanager
@@ -206,13 +217,16 @@ def _exists(path: Path, problems: list[Problem]) -> bool:
 # --- images -------------------------------------------------------------------------------------------------------
 
 
-def _inspect_image(path: Path, spec: DatasetSpec | None, trust: Trust, problems: list[Problem]) -> ImageFacts | None:
+def _inspect_image(
+    path: Path, spec: DatasetSpec | None, trust: Trust, problems: list[Problem]
+) -> tuple[ImageFacts | None, NDArray[np.bool_] | None]:
+    """Returns what is known of an image, and where it has no data; notes what is wrong with it."""
     try:
         read = _read(path, spec, trust)
     except DataError as error:
         code = "pixel-type" if isinstance(error, PixelTypeError) else "file-unreadable"
         problems.append(Problem(code, path, _without_path(str(error), path)))
-        return None
+        return None, None
     pixels, limit = read.values, spec.max_value if spec else None
     looks = [look_at_band(pixels[:, :, band], _left_out(read, band), limit) for band in range(pixels.shape[2])]
     moments = tuple(look.moments for look in looks)
@@ -237,7 +251,7 @@ def _inspect_image(path: Path, spec: DatasetSpec | None, trust: Trust, problems:
     )
     if facts.is_constant:
         problems.append(Problem("constant-image", path, _constant(moments)))
-    return facts
+    return facts, read.nodata
 
 
 def _read(path: Path, spec: DatasetSpec | None, trust: Trust) -> Pixels:
@@ -342,7 +356,7 @@ def _label_facts(ids: NDArray, palette: Sequence[RGB]) -> LabelFacts:
 def _place_of(path: Path) -> Place | None:
     with path.open("rb") as handle:
         kind = image_kind(handle.read(HEAD_BYTES), str(path))
-    return read_place(path) if kind == "TIFF" else None
+    return read_place(path, "GTiff" if kind == "TIFF" else kind)
 
 
 def _displacement(image: Place, label: Place) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from rsseg_tf.checking.checks import (
     lone_findings,
     mask_findings,
     range_findings,
+    sentinel_finding,
     size_findings,
+    unseen_findings,
     value_findings,
 )
 from rsseg_tf.checking.comparisons import leak_of
@@ -43,7 +46,9 @@ class Told:
         """Returns the sentence of the finding, how many more there are, and what to do."""
         more = f" ({self.count - 1} more of the kind)" if self.count > 1 else ""
         message = self.finding.message
-        return f"{message[0].upper()}{message[1:]}{more}. {self.finding.kind.remedy}"
+        if not message.startswith(self.finding.files[:1] or "\0"):  # the names of files stay as they are
+            message = message[0].upper() + message[1:]
+        return f"{message}{more}. {self.finding.kind.remedy}"
 
 
 def start_findings(
@@ -90,16 +95,20 @@ def _about_values(parts: Mapping[str, Looks], max_value: float, root: Path) -> l
         return _first(unfit)
 
     def of_single_images() -> Iterator[Finding]:
-        low, above = Values._fields.index("low"), Values._fields.index("above")
         for split, looks in parts.items():
-            odd = (looks.values[:, above] > 0) | (looks.values[:, low] < -max_value)
+            columns = Values(*looks.values.T)
+            odd = (columns.above > 0) | (columns.low < -max_value) | ~np.isnan(columns.sentinel) | (columns.unseen > 0)
             for place in np.flatnonzero(odd).tolist():
-                one = Values(*looks.values[place].tolist())
-                yield from value_findings(_name(looks, place, root), (split,), one.low, one.high, one.above, max_value)
+                one, name = Values(*looks.values[place].tolist()), _name(looks, place, root)
+                yield from value_findings(name, (split,), one.low, one.high, one.above, max_value)
+                if not math.isnan(one.sentinel):
+                    yield sentinel_finding(name, (split,), one.sentinel)
+                yield from unseen_findings(name, (split,), one.unseen)
 
     told = _first(of_single_images())
-    if not told and len(seen) and (seen[:, 0] < seen[:, 1]).any():
-        told = _first(below_findings(largest, len(seen), max_value, tuple(parts)))
+    odd_values = any(one.finding.code != "label-on-nodata" for one in told)
+    if not odd_values and len(seen) and (seen[:, 0] < seen[:, 1]).any():
+        told += _first(below_findings(largest, len(seen), max_value, tuple(parts)))
     return told
 
 
@@ -143,7 +152,8 @@ def _leaks(train: Looks, val: Looks, root: Path) -> list[Told]:
     both, here, there = np.intersect1d(train.images, val.images, return_indices=True)
     if not len(both):
         return []
-    names = (_name(train, int(here[0]), root), _name(val, int(there[0]), root))
+    first = int(here.argmin())
+    names = (_name(train, int(here[first]), root), _name(val, int(there[first]), root))
     return [Told(leak_of(tuple(dict.fromkeys(names)), ("train", "val")), len(both))]
 
 
@@ -163,7 +173,7 @@ def known_leaks(train_list: Path, val: Looks, root: Path) -> list[Told]:
     both, _, places = np.intersect1d(here, there, return_indices=True)
     if not len(both):
         return []
-    return [Told(leak_of((_name(val, int(places[0]), root),), ("train", "val")), len(both))]
+    return [Told(leak_of((_name(val, int(places.min()), root),), ("train", "val")), len(both))]
 
 
 def _paths(samples: Sequence[Sample]) -> NDArray[np.uint64]:

@@ -46,7 +46,7 @@ def command(ctx: click.Context, output: Path, iters: int | None) -> None:
     for arguments in steps:
         click.secho(f"\n$ rsseg-tf {shlex.join(arguments)}", bold=True)
         code = group.main(arguments, prog_name="rsseg-tf", standalone_mode=False)
-        if code:
+        if code:  # an error, or a signal, after which the training saved and ended well
             ctx.exit(code)
     picture = _write_report(output, steps)
     click.secho(f"\nPicture: {picture}\nReport:  {report}", bold=True)

@@ -56,7 +56,7 @@ class _Reader:
         self.samples = samples if isinstance(samples, Samples) else tuple(samples)
         self.spec = spec
         self.trust = trust
-        header, _ = scene_header(self.samples[0].image, spec, trust=trust, repeat_grey=self._repeats_grey)
+        header = scene_header(self.samples[0].image, spec, trust=trust, repeat_grey=self._repeats_grey).read
         self.dtype = np.dtype(header.dtype)
         self.failure: DataError | None = None
         self._kept: dict[int, tuple[np.ndarray, ...]] = {}

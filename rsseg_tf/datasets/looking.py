@@ -33,13 +33,12 @@ from rsseg_tf.datasets.remembering import Memory, Stamps, stamp_pairs
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import DataError, reason
 
-__all__ = ["Glance", "Inspection", "Look", "Looks", "Values", "glance", "judge", "memory_file"]
+__all__ = ["Glance", "Inspection", "Look", "Looks", "Values", "glance", "judge", "memory_file", "unseen_labels"]
 
 _AT_ONCE = 4096  # pairs of files that the file system is asked about in one go
 _CHUNK = 32  # samples that are looked at in one go
 _WORTH_PROCESSES = 1000  # samples below which starting processes takes longer than they save
 _VALUES_OF_AN_IMAGE = 4096  # that its median is of
-_WIDTH = 5
 
 
 class Glance(NamedTuple):
@@ -72,12 +71,19 @@ class Values(NamedTuple):
         high: The highest.
         middle: The median of some of them.
         above: Share of them above `max_value`.
+        sentinel: A value that stands for no data although nothing declares it; NaN without one.
+        unseen: Share of the pixels whose label is a class where the image has no data, 0..1.
     """
 
     low: float = float("nan")
     high: float = float("nan")
     middle: float = float("nan")
     above: float = float("nan")
+    sentinel: float = float("nan")
+    unseen: float = float("nan")
+
+
+_WIDTH = 1 + len(Values._fields)  # of a row in the memory: the kind, and the values
 
 
 class Look(NamedTuple):
@@ -95,7 +101,7 @@ class Looks:
         samples: The samples.
         kinds: What they are, each kind once.
         kind_of: For each sample, its place in `kinds`.
-        values: `(N, 4)` float32, see `Values`.
+        values: `(N, 6)` float32, see `Values`.
         images: `(N,)` uint64, equal for paths that lead to one file.
     """
 
@@ -142,16 +148,17 @@ def glance(sample: Sample, spec: DatasetSpec, *, trust: Trust = TRUSTING_NOBODY,
         DataError: When a file is missing, damaged, of a kind that cannot be read, or has other bands than the spec.
     """
     try:
-        header, notes = scene_header(sample.image, spec, trust=trust, repeat_grey=repeat_grey)
+        header, notes, may_lack_data = scene_header(sample.image, spec, trust=trust, repeat_grey=repeat_grey)
+        label: np.ndarray | None = None
         label_size: tuple[int, int] | None = None
         ids: tuple[int, ...] = ()
         if sample.label is not None:
             label = read_label(sample.label, trust)
             label_size, ids = (label.shape[0], label.shape[1]), ids_of(label)
         values = Values()
-        if header.dtype != "uint8":
+        if header.dtype != "uint8" or may_lack_data:
             pixels = read_pixels(sample.image, spec, trust=trust, repeat_grey=repeat_grey)
-            notes, values = (*pixels.notes, *pixels.value_notes), _values(pixels, spec.max_value)
+            notes, values = pixels.notes, _values(pixels, label, spec)
         return Look(Glance(header.height, header.width, header.bands, header.dtype, label_size, ids, notes), values)
     except DataError:
         raise
@@ -159,14 +166,32 @@ def glance(sample: Sample, spec: DatasetSpec, *, trust: Trust = TRUSTING_NOBODY,
         raise DataError(f"{sample.image} or its label cannot be read: {reason(error)}. Export it again.") from error
 
 
-def _values(pixels: Pixels, max_value: float) -> Values:
-    """Looks at the pixels of an image that are data."""
+def unseen_labels(label: np.ndarray | None, nodata: NDArray[np.bool_] | None, ignore_index: int) -> float:
+    """Returns which share of the pixels that a label gives a class lies where the image has no data; 0..1.
+
+    Args:
+        label: `(H, W)`; None if there is none.
+        nodata: `(H, W)`, True where the image has no data; None if it has data everywhere.
+        ignore_index: Label value of pixels that do not count.
+    """
+    if label is None or nodata is None or label.shape != nodata.shape:
+        return 0.0
+    labelled = label != ignore_index
+    return float(np.count_nonzero(labelled & nodata)) / max(1, int(np.count_nonzero(labelled)))
+
+
+def _values(pixels: Pixels, label: np.ndarray | None, spec: DatasetSpec) -> Values:
+    """Looks at the pixels of an image that are data, and at the label where there are none."""
     flat = pixels.values.reshape(-1) if pixels.nodata is None else pixels.values[~pixels.nodata].reshape(-1)
+    values = Values(
+        sentinel=pixels.sentinels[0][0] if pixels.sentinels else float("nan"),
+        unseen=unseen_labels(label, pixels.nodata, spec.ignore_index),
+    )
     if not flat.size:
-        return Values()
+        return values
     some = flat[:: max(1, flat.size // _VALUES_OF_AN_IMAGE)]
-    above = np.count_nonzero(flat > max_value) / flat.size
-    return Values(float(flat.min()), float(flat.max()), float(np.median(some)), above)
+    above = np.count_nonzero(flat > spec.max_value) / flat.size
+    return values._replace(low=float(flat.min()), high=float(flat.max()), middle=float(np.median(some)), above=above)
 
 
 def judge(sample: Sample, kind: Glance, spec: DatasetSpec, first: tuple[Path, str], *, labels: bool) -> None:

@@ -20,7 +20,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_tf.files import atomic_path, remove_leftovers
+from rsseg_tf.datasets.npz import read_npz
+from rsseg_tf.files import SIDE_SUFFIX, atomic_path, remove_leftovers
 
 __all__ = ["Memory", "Stamps", "stamp_pairs"]
 
@@ -31,6 +32,8 @@ UNSETTLED_NS = 2_000_000_000
 _UNREADABLE = (
     OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, MemoryError, BadZipFile, zlib.error,
 )  # fmt: skip
+_WITH_OTHERS = (".tif", ".tiff", ".vrt")
+_BESIDE = (SIDE_SUFFIX, ".msk")
 _MASK = (1 << 64) - 1
 _MEANINGLESS = np.uint64(0)
 """Stamp of what must not be remembered."""
@@ -84,9 +87,27 @@ def stamp_pairs(pairs: Sequence[tuple[str, str | None]], now_ns: int) -> Stamps:
                 continue
             facts += [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev]
             newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
+            if path.lower().endswith(_WITH_OTHERS):
+                newest = max(newest, _stamp_others(path, facts, settled))
         stamps.append(hash(tuple(facts)) & _MASK if newest < settled else 0)
         images.append(hash((facts[3], facts[4])) & _MASK)
     return Stamps(np.array(names, np.uint64), np.array(stamps, np.uint64), np.array(images, np.uint64), missing)
+
+
+def _stamp_others(path: str, facts: list[int], never: int) -> int:
+    """Adds what identifies the files beside a raster that GDAL reads with it; returns their latest time.
+
+    What a VRT shows stands in other files, which are not asked here: it is never remembered.
+    """
+    if path.lower().endswith(".vrt"):
+        return never
+    newest = 0
+    for suffix in _BESIDE:
+        with contextlib.suppress(OSError, ValueError):
+            status = os.stat(path + suffix)
+            facts += [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+            newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
+    return newest
 
 
 @dataclass(frozen=True)
@@ -123,21 +144,11 @@ class Memory:
     def recalled(file: Path, width: int) -> Memory:
         """Reads a memory; one that is not there, not whole or of another form knows nothing."""
         try:
-            with np.load(file, allow_pickle=False) as stored:
-                header = json.loads(stored["words"].tobytes())
-                memory = Memory(stored["pairs"], stored["stamps"], stored["rows"], tuple(header["words"]))
-                sound = header["format"] == _FORMAT and memory._is_sound(width)
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            EOFError,
-            MemoryError,
-            BadZipFile,
-            zlib.error,
-        ):
+            stored = read_npz(file)
+            header = json.loads(stored["words"].tobytes())
+            memory = Memory(stored["pairs"], stored["stamps"], stored["rows"], tuple(header["words"]))
+            sound = header["format"] == _FORMAT and memory._is_sound(width)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError, RecursionError):
             return Memory.empty(width)
         return memory if sound else Memory.empty(width)
 

@@ -17,6 +17,7 @@ from rsseg_tf.errors import ExportError
 from rsseg_tf.export.savedmodel import class_and_confidence
 from rsseg_tf.export.trained import Trained
 from rsseg_tf.extras import require
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import converting
 from rsseg_tf.manifest import MANIFEST_PROPERTY, Artifact
 
@@ -28,7 +29,7 @@ OPSET = 18
 _OUTPUTS = ("class_map", "confidence", "logits")
 
 
-def write_onnx(trained: Trained, folder: Path, *, tile: tuple[int, int] | None = None) -> Artifact:
+def write_onnx(trained: Trained, folder: StrPath, *, tile: tuple[int, int] | None = None) -> Artifact:
     """Writes `model.onnx` into `folder`, checked by `onnx.checker`.
 
     It takes `pixels` (B, H, W, bands) and gives `class_map` (B, H, W) uint8, `confidence` (B, H, W) float32, the
@@ -42,6 +43,7 @@ def write_onnx(trained: Trained, folder: Path, *, tile: tuple[int, int] | None =
     Raises:
         ExportError: when the model cannot be an ONNX file, or the extra `onnx` is not installed.
     """
+    folder = Path(folder)
     trained.refuse_unless_static("An ONNX file")
     onnx, tf2onnx = require("onnx", "onnx"), require("tf2onnx", "onnx")
     artifact = _describe(trained, "onnx", "model.onnx", tile)
@@ -72,12 +74,16 @@ def write_onnx(trained: Trained, folder: Path, *, tile: tuple[int, int] | None =
     return artifact
 
 
-def write_openvino(trained: Trained, folder: Path, onnx_file: Path, *, tile: tuple[int, int] | None = None) -> Artifact:
+def write_openvino(
+    trained: Trained, folder: StrPath, onnx_file: StrPath, *, tile: tuple[int, int] | None = None
+) -> Artifact:
     """Writes `model_openvino.xml` and `.bin` into `folder`, from an ONNX file; inputs and outputs are the same.
 
     Raises:
         ExportError: when OpenVINO cannot read the file, or the extra `openvino` is not installed.
     """
+    folder = Path(folder)
+    onnx_file = Path(onnx_file)
     openvino = require("openvino", "openvino")
     artifact = _describe(trained, "openvino", "model_openvino.xml", tile)
     try:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import tracemalloc
+
 import pytest
 
 from rsseg_tf.datasets import Sample, read_list, write_list
@@ -121,3 +124,103 @@ def test_write_refuses_outside_empty_and_unwritable(root):
         write_list(root / "t.txt", [], root)
     with pytest.raises(DataError, match=r"Cannot write .*t\.txt"):
         write_list(root / "absent" / "t.txt", [Sample(root / "img/a.png", None)], root)
+
+
+# === What programs make of a list ===
+
+
+PAIR = "img/a.png ann/a.png\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ("\ufeff" + PAIR).encode(),
+        ("\ufeff" + PAIR).encode("utf-16-le"),
+        ("\ufeff" + PAIR).encode("utf-16-be"),
+        PAIR.encode("utf-32"),
+        PAIR.replace("\n", "\r").encode(),
+        ("# first\r\n\r\n" + PAIR + "\r\n").encode(),
+        ("  " + PAIR.replace("\n", "   \t \n")).encode(),
+        (PAIR.replace(" ", "\t\t")).encode(),
+        ("# joined\n\ufeff" + PAIR).encode(),
+        PAIR.replace("/", "\\").encode(),
+        PAIR.replace("/", "\\").replace(" ", "\t").encode(),
+        b'"img/a.png" "ann/a.png"\n',
+        b'"img/a.png"\t"ann/a.png"\n',
+    ],
+)
+def test_the_same_pair_however_it_was_saved(root, content):
+    path = listing(root, "")
+    path.write_bytes(content)
+    assert read_list(path, root) == (Sample(root / "img/a.png", root / "ann/a.png"),)
+    assert read_list(path, root, labels=False) == (Sample(root / "img/a.png", None),)
+
+
+def test_quotes_hold_a_path_with_spaces_together(root):
+    path = listing(root, '"img/with space.png" "ann/with space.png"\n"img/a.png"  ann/a.png\n')
+    assert [sample.image.name for sample in read_list(path, root)] == ["with space.png", "a.png"]
+
+
+def test_a_path_with_spaces_alone_in_its_line_needs_no_tab(root):
+    path = listing(root, "img/with space.png\nimg/a.png ann/a.png\n")
+    assert [sample.image.name for sample in read_list(path, root, labels=False)] == ["with space.png", "a.png"]
+
+
+def test_names_with_quotes_and_backslashes_are_what_the_disk_says(root):
+    for name in ('"q".png', "b\\c.png"):
+        (root / "img" / name).write_bytes(b"x")
+    path = listing(root, 'img/"q".png\nimg/b\\c.png\n')
+    assert [sample.image.name for sample in read_list(path, root, labels=False)] == ['"q".png', "b\\c.png"]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "gbk", "cp1251"])
+def test_another_encoding_is_named_with_its_remedy(root, encoding):
+    name = {"latin-1": "café", "gbk": "武汉", "cp1251": "город"}[encoding]
+    (root / "img" / f"{name}.png").write_bytes(b"x")
+    path = listing(root, f"img/a.png\nimg/{name}.png\n", encoding)
+    with pytest.raises(DataError, match=r"line 2 holds letters in another encoding, .* GBK.* Save it as UTF-8"):
+        read_list(path, root, labels=False)
+
+
+def test_utf_16_without_a_mark_is_named(root):
+    path = listing(root, "")
+    path.write_bytes(PAIR.encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"line 1 holds zero bytes, as UTF-16 without .* Save it as UTF-8"):
+        read_list(path, root)
+
+
+def test_names_that_are_no_utf_8_go_through_a_list(root):
+    name = os.fsdecode(b"img/caf\xe9.png")
+    (root / name).write_bytes(b"x")
+    samples = [Sample(root / name, None), Sample(root / "img/a.png", None)]
+    write_list(root / "all.txt", samples, root)
+    assert (root / "all.txt").read_bytes() == b"img/caf\xe9.png\nimg/a.png\n"
+    assert read_list(root / "all.txt", root, labels=False) == samples
+
+
+# === Many samples ===
+
+
+def test_a_list_is_a_sequence_of_samples(root):
+    path = listing(root, "img/a.png ann/a.png\nimg/b.png ann/b.png\nimg/a.png ann/b.png\n")
+    samples = read_list(path, root)
+    assert len(samples) == 3
+    assert samples[-1] == samples[2] == Sample(root / "img/a.png", root / "ann/b.png")
+    assert samples[1:] == (samples[1], samples[2])
+    assert list(samples) == [samples[0], samples[1], samples[2]]
+    assert samples == list(samples) and samples != list(samples)[:2] and samples != "abc"
+    with pytest.raises(IndexError):
+        samples[3]
+
+
+def test_a_long_list_takes_little_memory(root):
+    count = 200_000
+    lines = (f"img_dir/train/tile_{number:07d}.png ann_dir/train/tile_{number:07d}.png\n" for number in range(count))
+    path = listing(root, "".join(lines))
+    tracemalloc.start()
+    samples = read_list(path, root, must_exist=False)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert samples[count - 1].image == root / f"img_dir/train/tile_{count - 1:07d}.png"
+    assert held < 100 * count and peak < 250 * count

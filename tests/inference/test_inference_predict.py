@@ -297,7 +297,7 @@ def test_a_journal_that_cannot_be_written_costs_no_result(folder, tmp_path):
     images, base = collect_images(folder)
     results = predict_paths(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
     assert all(result.ok and result.pseudo_color.is_file() for result in results)
-    assert all("--resume will predict it again" in result.note for result in results)
+    assert all("--resume will do it again" in result.note for result in results)
 
 
 def test_a_size_that_cannot_be_told_is_no_error(tmp_path, monkeypatch):
