@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rsseg_tf.cli import main
+from rsseg_tf.cli.options import check_save_dir
+from rsseg_tf.errors import ConfigError
 from tests.tiny import use_tiny_backbone, write_config, write_dataset
 
 
@@ -174,3 +176,14 @@ def test_bad_preparations(tmp_path: Path, arguments: tuple[str, ...], message: s
     assert result.exit_code == 2 and message in result.output, result.output
     assert "Traceback" not in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_place_for_results_is_looked_at_before_the_work(tmp_path: Path) -> None:
+    check_save_dir(tmp_path)
+    check_save_dir(tmp_path / "not" / "yet")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"--save_dir .*file cannot be written: it is a file"):
+        check_save_dir(tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"--save_dir .*below cannot be written: .*file is a file"):
+        check_save_dir(tmp_path / "file" / "below")
