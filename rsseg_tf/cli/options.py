@@ -400,8 +400,8 @@ def windows_note(predictor: Predictor, changes: dict[str, Any]) -> str | None:
         return None
     return (
         f"Note: images larger than {width}x{height} pixels are predicted by windows of that size, because {why}. A "
-        "checkpoint, and an export of any size, predicts images of up to 2048x2048 pixels whole, with other labels here "
-        "and there."
+        "checkpoint, and an export of any size, predicts images of up to 2048x2048 pixels whole, with other labels "
+        "here and there."
     )
 
 

@@ -137,7 +137,7 @@ def test_windows_where_a_checkpoint_would_have_none_are_told() -> None:
     fixed = Predictor("tflite", SPEC, lambda batch: batch, options, (32, 48), manifest)
     note = windows_note(server, {})
     assert note is not None and note.startswith(
-        "Note: images are predicted by windows of 96x64 pixels, because a server"
+        "Note: images larger than 96x64 pixels are predicted by windows of that size, because a server"
     )
     note = windows_note(fixed, {"scales": (1.0,)})
     assert note is not None and "48x32 pixels" in note and "because the file takes images of that size alone" in note
