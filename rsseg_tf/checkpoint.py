@@ -8,19 +8,20 @@
 
 A checkpoint is written under a temporary name in the same folder, flushed to disk, and renamed. A full disk or a kill
 in the middle leaves the checkpoints that were there before untouched. Replacing one takes two renames; a kill between
-them leaves the earlier one whole as `.iter_1000.retired`, and reading says so.
+them leaves the earlier one whole as `.iter_1000.retired`; reading says so, and the next run in the folder gives it its
+name back (`recover_checkpoints`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import shutil
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -30,19 +31,26 @@ import keras
 import numpy as np
 
 from rsseg_tf.config import AnyConfig, dump_config
-from rsseg_tf.errors import ConfigError, WeightsError
+from rsseg_tf.datasets.npz import read_npz
+from rsseg_tf.errors import ConfigError, WeightsError, address_hint, reason
+from rsseg_tf.files import StrPath, atomic_path, read_json
 
 __all__ = [
     "TrainState",
     "config_file",
+    "copy_weights",
+    "discard_checkpoint",
     "load_weights",
     "read_state",
     "read_weights",
+    "recover_checkpoints",
     "restore_training",
     "save_checkpoint",
+    "write_state",
 ]
 
 _WEIGHTS, _TRAINING, _STATE, _CONFIG = "weights.npz", "training.npz", "state.json", "config.yml"
+_PARTIAL, _RETIRED = ".partial", ".retired"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +64,7 @@ class TrainState:
         best_step: the step that reached it.
         stale_intervals: evaluations since then that were worse.
         protocol: the evaluation protocol that the score was counted by (`rsseg_tf.protocols`).
+        to_evaluate: whether the evaluation of this very step was still to come; whoever goes on does it first.
     """
 
     step: int = 0
@@ -64,16 +73,18 @@ class TrainState:
     best_step: int = 0
     stale_intervals: int = 0
     protocol: str = "seed"
+    to_evaluate: bool = False
 
 
 def save_checkpoint(
-    folder: Path,
+    folder: StrPath,
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer | None,
     state: TrainState,
     config: AnyConfig,
     *,
     extra: Mapping[str, bytes] = MappingProxyType({}),
+    ready: Callable[[], object] = lambda: None,
 ) -> None:
     """Writes a checkpoint to `folder`, replacing one that is there only once the new one is complete.
 
@@ -84,15 +95,14 @@ def save_checkpoint(
         state: the run's position.
         config: the resolved config.
         extra: contents of further files by their names.
+        ready: called when all is written, before it takes its name.
 
     Raises:
         WeightsError: when it cannot be written; what was there before is unchanged.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    retired = _retired(folder)
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    folder = Path(folder)
+
+    def fill(partial: Path) -> None:
         _write_arrays(partial / _WEIGHTS, _named_arrays(model))
         if optimizer is not None:
             variables = _training_variables(model, optimizer)
@@ -101,23 +111,100 @@ def save_checkpoint(
         _write(partial / _CONFIG, lambda file: file.write(dump_config(_placed(config)).encode()))
         for name, content in extra.items():
             (partial / name).write_bytes(content)
+
+    _write_whole(folder, fill, ready)
+
+
+def copy_weights(source: Path, folder: Path) -> None:
+    """Makes a checkpoint of another one's weights, state and config, as `best_model` is.
+
+    Raises:
+        WeightsError: when it cannot be read or written; what was there before is unchanged.
+    """
+
+    def fill(partial: Path) -> None:
+        for name in (_WEIGHTS, _STATE, _CONFIG):
+            with (source / name).open("rb") as file:
+                _write(partial / name, functools.partial(shutil.copyfileobj, file))
+
+    _write_whole(folder, fill)
+
+
+def write_state(folder: Path, state: TrainState) -> None:
+    """Replaces the state in a checkpoint, as a whole or not at all.
+
+    Raises:
+        WeightsError: when it cannot be written.
+    """
+    try:
+        with atomic_path(folder / _STATE) as temporary:
+            temporary.write_bytes(_to_json(state))
+    except OSError as error:
+        raise _unwritten(folder, error) from error
+
+
+def discard_checkpoint(folder: Path) -> None:
+    """Removes a checkpoint so that no part of one is ever seen under its name; does nothing where there is none.
+
+    Raises:
+        OSError: when it cannot be removed.
+    """
+    partial = _partial(folder)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(partial)
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(partial)
+        shutil.rmtree(partial)
+
+
+def recover_checkpoints(folder: Path) -> None:
+    """Clears a folder of what kills have left in it: gives a checkpoint set aside its name back, removes halves.
+
+    Raises:
+        OSError: when something cannot be renamed or removed.
+    """
+    for retired in folder.glob(f".*{_RETIRED}"):
+        original = retired.with_name(retired.name[1 : -len(_RETIRED)])
+        if original.exists():
+            shutil.rmtree(retired)
+        else:
+            retired.rename(original)
+    for pattern in (f".iter_*{_PARTIAL}", f".best_model{_PARTIAL}"):
+        for partial in folder.glob(pattern):
+            shutil.rmtree(partial)
+
+
+def _write_whole(folder: Path, fill: Callable[[Path], None], ready: Callable[[], object] = lambda: None) -> None:
+    """Lets `fill` write a checkpoint's files aside and gives them the folder's name."""
+    partial, retired = _partial(folder), _retired(folder)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        fill(partial)
+        ready()
         if folder.exists():
             shutil.rmtree(retired, ignore_errors=True)
             folder.rename(retired)
         partial.rename(folder)
         _flush_folder(folder.parent)
         shutil.rmtree(retired, ignore_errors=True)
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C as well
         shutil.rmtree(partial, ignore_errors=True)
         if retired.exists() and not folder.exists():
             retired.rename(folder)
-        raise WeightsError(
-            f"The checkpoint {folder} could not be written: {error.strerror or error}. Earlier checkpoints are "
-            "unharmed; make room or correct the permissions, then go on with --resume_model."
-        ) from error
+        if isinstance(error, OSError):
+            raise _unwritten(folder, error) from error
+        raise
 
 
-def load_weights(model: keras.Model, folder: Path) -> None:
+def _unwritten(folder: Path, error: OSError) -> WeightsError:
+    return WeightsError(
+        f"The checkpoint {folder} could not be written: {reason(error)}. Earlier checkpoints are unharmed; make room "
+        "or correct the permissions, then go on with --resume_model."
+    )
+
+
+def load_weights(model: keras.Model, folder: StrPath) -> None:
     """Loads the weights of a checkpoint; every weight and every array must find its partner.
 
     Args:
@@ -127,6 +214,7 @@ def load_weights(model: keras.Model, folder: Path) -> None:
     Raises:
         WeightsError: for a folder without a checkpoint, a damaged file, or a checkpoint of another architecture.
     """
+    folder = Path(folder)
     problems = _assign({weight.path: weight for weight in model.weights}, _read_arrays(folder, _WEIGHTS))
     if problems:
         raise WeightsError(
@@ -135,18 +223,19 @@ def load_weights(model: keras.Model, folder: Path) -> None:
         )
 
 
-def read_weights(folder: Path) -> tuple[dict[str, np.ndarray], str]:
+def read_weights(folder: StrPath) -> tuple[dict[str, np.ndarray], str]:
     """Returns the arrays of a checkpoint by the paths of the variables, and the SHA-256 of their file.
 
     Raises:
         WeightsError: for a folder without a checkpoint, or a damaged file.
     """
+    folder = Path(folder)
     arrays = _read_arrays(folder, _WEIGHTS)
     with (folder / _WEIGHTS).open("rb") as file:
         return arrays, hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, folder: Path) -> None:
+def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, folder: StrPath) -> None:
     """Loads what a run needs beside the weights to go on: the optimizer's variables and the seeds of random layers.
 
     Args:
@@ -157,6 +246,7 @@ def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, 
     Raises:
         WeightsError: for a checkpoint without them (`best_model` has none), a damaged file, or another optimizer.
     """
+    folder = Path(folder)
     problems = _assign(_training_variables(model, optimizer), _read_arrays(folder, _TRAINING))
     if problems:
         raise WeightsError(
@@ -165,25 +255,27 @@ def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, 
         )
 
 
-def config_file(folder: Path) -> Path:
+def config_file(folder: StrPath) -> Path:
     """Returns the file with the config that the weights were trained with.
 
     Raises:
         WeightsError: when `folder` is no checkpoint.
     """
+    folder = Path(folder)
     _require(folder, _CONFIG)
     return folder / _CONFIG
 
 
-def read_state(folder: Path) -> TrainState:
+def read_state(folder: StrPath) -> TrainState:
     """Returns where the run stood when the checkpoint was written.
 
     Raises:
         WeightsError: when `folder` is no checkpoint or its state is damaged.
     """
+    folder = Path(folder)
     _require(folder, _STATE)
     try:
-        state = TrainState(**json.loads((folder / _STATE).read_text("utf-8")))
+        state = TrainState(**read_json(folder / _STATE))
         for field in dataclasses.fields(state):
             value = getattr(state, field.name)
             if not isinstance(value, (int, type(field.default))):  # JSON may write 1.0 as 1
@@ -205,9 +297,14 @@ def _placed(config: AnyConfig) -> AnyConfig:
     return config.model_copy(update={"dataset": dataset})
 
 
+def _partial(folder: Path) -> Path:
+    """Returns where a checkpoint is written, and where it goes to be removed."""
+    return folder.with_name(f".{folder.name}{_PARTIAL}")
+
+
 def _retired(folder: Path) -> Path:
     """Returns where a checkpoint waits while another takes its place."""
-    return folder.with_name(f".{folder.name}.retired")
+    return folder.with_name(f".{folder.name}{_RETIRED}")
 
 
 def _named_arrays(model: keras.Model) -> dict[str, np.ndarray]:
@@ -265,21 +362,21 @@ def _require(folder: Path, name: str) -> None:
             f"{folder} is not a checkpoint: it does not exist. A run was killed while it replaced it; the earlier one "
             f"is whole: {retired}; rename it to {folder}."
         )
-    inside = sorted(p.parent for p in folder.glob(f"*/{name}") if not p.parent.name.startswith("."))
+    inside = sorted(p.parent for p in folder.glob(f"*/{_WEIGHTS}") if not p.parent.name.startswith("."))
     hint = f" Did you mean {inside[0]}?" if inside else " A checkpoint is a folder such as output/best_model."
-    what = f"has no {name}" if folder.is_dir() else "does not exist"
-    raise WeightsError(f"{folder} is not a checkpoint: it {what}.{hint}")
+    keras_file = " A .keras file is read by keras.saving.load_model." if folder.suffix == ".keras" else ""
+    what = f"has no {name}" if folder.is_dir() else "is a file" if folder.is_file() else "does not exist"
+    raise WeightsError(f"{folder} is not a checkpoint: it {what}.{keras_file}{hint}{address_hint(folder)}")
 
 
 def _read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
     _require(folder, name)
     try:
-        # Opened here, because NumPy leaves a file open that it cannot read.
-        with (folder / name).open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        # RuntimeError: a damaged zip entry can look encrypted or compressed in an unknown way.
+        return read_npz(folder / name)
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{folder / name} is damaged or truncated: {error}. Use an earlier checkpoint.") from error
+    except MemoryError as error:
+        raise WeightsError(f"{folder / name} does not fit into the memory that is left. Close something.") from error
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -9,20 +9,25 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 __all__ = [
+    "CONTROLS",
     "SIDE_SUFFIX",
     "Held",
+    "StrPath",
     "atomic_path",
     "hold",
+    "read_json",
     "remove_file",
     "remove_leftovers",
     "replace_file",
@@ -30,10 +35,17 @@ __all__ = [
     "walk_files",
 ]
 
+StrPath = str | os.PathLike[str]
+"""What functions of the package take for a file or a folder."""
+
 SIDE_SUFFIX = ".aux.xml"
 """What GDAL appends to a raster's name for the file that holds what the raster's own format cannot."""
 
-_LEFTOVER = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp(\.[^.]+)?(\.aux\.xml)?$", re.DOTALL)
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
+"""For `str.translate`: characters that break lines or steer terminals, and what stands for them."""
+
+# Libraries add endings of their own while they write: `.aux.xml`, `-journal`, `.ovr.tmp`.
+_LEFTOVER = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp([._-].*)?$", re.DOTALL)
 _LONGEST_STEM = 180
 # What GDAL and SQLite put beside a file while they write it, and leave there when they are killed.
 _BESIDE = (SIDE_SUFFIX, "-journal", "-wal", "-shm")
@@ -127,7 +139,29 @@ def remove_leftovers(folder: Path, removable: Callable[[str], bool] = lambda ste
         for path in folder.iterdir():
             match = _LEFTOVER.match(path.name)
             if match is not None and removable(match[1]):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a folder, or somebody else's; the next may go all the same
+                    path.unlink(missing_ok=True)
+
+
+def read_json(path: Path, most_bytes: int = 2**28) -> Any:
+    """Reads a JSON file.
+
+    Args:
+        path: of the file.
+        most_bytes: a larger file is refused before it is read.
+
+    Raises:
+        OSError: When it cannot be read.
+        ValueError: When it is not JSON, too large, or nested deeper than Python follows.
+    """
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"it is larger than {most_bytes} bytes")
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("its lists are nested too deeply") from None
 
 
 class Held:
@@ -188,6 +222,15 @@ def hold(path: Path) -> Held | None:
     except Timeout:
         return None
     return Held(lock)
+
+
+def readable_name(path: str | Path) -> str:
+    r"""Returns a path as text that can be written anywhere, in one line.
+
+    Bytes that are no UTF-8 come as ``\xe9``, control characters as ``\x0a``.
+    """
+    text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text.translate(CONTROLS)
 
 
 def walk_files(

@@ -451,3 +451,11 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, config: Config)
     model, optimizer = small()
     with pytest.raises(WeightsError, match=r"The checkpoint .*iter_1 could not be written: Not a directory"):
         save_checkpoint(tmp_path / "file" / "iter_1", model, optimizer, STATE, config)
+
+
+def test_a_file_is_told_from_nothing(tmp_path: Path) -> None:
+    (tmp_path / "m.keras").touch()
+    with pytest.raises(WeightsError, match=r"m\.keras is not a checkpoint: it is a file\..* keras\.saving\.load_model"):
+        config_file(tmp_path / "m.keras")
+    with pytest.raises(WeightsError, match=r"nothing is not a checkpoint: it does not exist"):
+        config_file(str(tmp_path / "nothing"))

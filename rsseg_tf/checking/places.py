@@ -12,6 +12,8 @@ from statistics import median
 from rasterio.transform import Affine
 
 from rsseg_tf.datasets.gdal import open_raster
+from rsseg_tf.datasets.images import image_header
+from rsseg_tf.datasets.world_files import ImagePlace, image_place
 from rsseg_tf.errors import DataError
 
 __all__ = ["Overlap", "Place", "overlaps", "read_place"]
@@ -84,19 +86,40 @@ class Overlap:
     share: float
 
 
-def read_place(path: Path) -> Place | None:
-    """Reads where a TIFF lies; None without a CRS and a transform that can be understood."""
+def read_place(path: Path, driver: str = "GTiff") -> Place | None:
+    """Reads where an image lies, by itself or by files beside it; None without a CRS and a transform.
+
+    Args:
+        path: The image.
+        driver: GDAL's name of its kind: "GTiff", "PNG" or "JPEG".
+    """
     try:
-        with open_raster(path, "GTiff") as source:
-            if source.crs is None or source.transform == Affine.identity():
+        if driver != "GTiff":
+            beside = image_place(path, driver)
+            if beside.crs is None or beside.transform == Affine.identity():
                 return None
-            a, b, c, d, e, f, *_ = source.transform
-            corners = [(x, y) for x in (0, source.width) for y in (0, source.height)]  # a transform may rotate
-            first, second = [a * x + b * y + c for x, y in corners], [d * x + e * y + f for x, y in corners]
-            pixel = min(math.hypot(a, d), math.hypot(b, e))
-            return Place(source.crs.to_string(), min(first), min(second), max(first), max(second), pixel)
+            header = image_header(path)
+            return _place(beside, header.width, header.height)
+        with open_raster(path, driver) as source:
+            found = ImagePlace(source.crs, source.transform)
+            if source.crs is None:
+                beside = image_place(path, driver)
+                own = source.transform != Affine.identity()
+                found = ImagePlace(beside.crs, source.transform if own else beside.transform)
+            return _place(found, source.width, source.height)
     except DataError:
         return None  # the pixels were read a moment ago; where they lie cannot be told
+
+
+def _place(found: ImagePlace, width: int, height: int) -> Place | None:
+    """Returns the box of an image; None without a CRS and a transform."""
+    if found.crs is None or found.transform == Affine.identity():
+        return None
+    a, b, c, d, e, f, *_ = found.transform
+    corners = [(x, y) for x in (0, width) for y in (0, height)]  # a transform may rotate
+    first, second = [a * x + b * y + c for x, y in corners], [d * x + e * y + f for x, y in corners]
+    pixel = min(math.hypot(a, d), math.hypot(b, e))
+    return Place(found.crs.to_string(), min(first), min(second), max(first), max(second), pixel)
 
 
 def overlaps(images: Mapping[int, Place], others: Mapping[int, Place]) -> Iterator[Overlap]:

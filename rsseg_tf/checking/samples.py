@@ -356,7 +356,7 @@ def _label_facts(ids: NDArray, palette: Sequence[RGB]) -> LabelFacts:
 def _place_of(path: Path) -> Place | None:
     with path.open("rb") as handle:
         kind = image_kind(handle.read(HEAD_BYTES), str(path))
-    return read_place(path) if kind == "TIFF" else None
+    return read_place(path, "GTiff" if kind == "TIFF" else kind)
 
 
 def _displacement(image: Place, label: Place) -> str:

@@ -18,6 +18,7 @@ from rsseg_tf.cli.options import (
     prediction_changes,
     prediction_options,
     weights_options,
+    windows_note,
 )
 from rsseg_tf.protocols import PROTOCOLS
 
@@ -74,6 +75,8 @@ def command(
     choose_device(device, gpus)
     located = choose_engine(located, config, samples[0].image, changes.get("crop_size"))
     model = open_model(located.path, config, located.precision, changes, located.threads)
+    if note := windows_note(model, changes):
+        click.echo(note, err=True)
     console = Console()
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task("Evaluating", total=len(samples))

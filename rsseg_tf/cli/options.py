@@ -33,6 +33,7 @@ __all__ = [
     "trust_option",
     "vrt_option",
     "weights_options",
+    "windows_note",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -403,6 +404,31 @@ def open_model(
         )
     options = tile_options(dataclasses.replace(predictor.options, **changes), predictor.tile)
     return dataclasses.replace(predictor, options=options)
+
+
+def windows_note(predictor: Predictor, changes: dict[str, Any]) -> str | None:
+    """Says that a model cuts images into windows which a checkpoint would predict whole; None where it does not.
+
+    Args:
+        predictor: what was opened.
+        changes: of `prediction_changes`.
+    """
+    manifest = predictor.manifest
+    if manifest is None or changes.get("is_slide") or manifest.inference.is_slide:
+        return None
+    if predictor.kind == "server":
+        height, width = manifest.crop_size
+        why = "a server gets one window per request"
+    elif predictor.tile is not None:
+        height, width = predictor.tile
+        why = "the file takes images of that size alone"
+    else:
+        return None
+    return (
+        f"Note: images larger than {width}x{height} pixels are predicted by windows of that size, because {why}. A "
+        "checkpoint, and an export of any size, predicts images of up to 2048x2048 pixels whole, with other labels "
+        "here and there."
+    )
 
 
 def choose_device(device: str, gpus: tuple[int, ...]) -> None:

@@ -24,6 +24,7 @@ from rsseg_tf.cli.options import (
     server_options,
     vrt_option,
     weights_options,
+    windows_note,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ _scenes = group(
     click.option("--model-gsd", type=click.FloatRange(min=0, min_open=True), metavar="METRES",
                  help="With --match-gsd: the model's metres per pixel, where it does not say."),
     click.option("--aoi", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
-                 help="Predict inside of these polygons only (GeoJSON, GeoPackage, ...)."),
+                 help="Predict inside of these polygons only (GeoJSON, GeoPackage, FlatGeobuf, Shapefile, KML)."),
     click.option("--max-memory", default="2G", show_default=True, metavar="SIZE",
                  help="Bound for buffers; wide scenes are cut into strips to keep it."),
     click.option("--resume", is_flag=True, help="Go on where a run with the same options was stopped."),
@@ -66,7 +67,8 @@ _pictures = click.option(
 _polygons = group(
     "Polygons",
     click.option("--vector", metavar="FORMAT|FILE",
-                 help="Also write polygons: gpkg, geojson, fgb; or one file of that kind, for one scene."),
+                 help="Also write polygons: gpkg, geojson, fgb; or one file of that kind, for one scene, whose other "
+                      "layers stay."),
     click.option("--min-area", type=click.FloatRange(min=0), default=0.0, metavar="M2",
                  help="With --vector: leave out smaller ones."),
     click.option("--simplify", type=click.FloatRange(min=0), default=0.0, metavar="PIXELS",
@@ -128,8 +130,9 @@ def command(
     """Predict images and scenes of any size.
 
     Reads PNG, JPEG, TIFF and VRT. Writes to --save-dir: pseudo_color_prediction/ (class ids as PNG with the palette),
-    added_prediction/ (the image with the classes laid over it), for TIFF and VRT geotiff_prediction/ (class ids with
-    the scene's CRS and transform, colour table, class names and nodata), and what the options below ask for.
+    added_prediction/ (the image with the classes laid over it), for TIFF, VRT and pictures with a world file
+    geotiff_prediction/ (class ids with the scene's CRS and transform, colour table, class names and nodata), and what
+    the options below ask for.
 
     Images of up to 2048 x 2048 pixels are predicted whole; larger ones by windows of the model's size that overlap by a
     quarter and are blended smoothly, in memory that does not depend on their height. Folders keep their structure. An
@@ -162,6 +165,8 @@ def command(
         predictor = _open(located, config)
     elif values["dask"] is not None:
         raise ConfigError("--dask has no effect with --server, which does the work; use --in_flight, or leave it out.")
+    if note := windows_note(predictor, changes):
+        click.echo(note, err=True)
     tile = _tile(predictor, config)
     scenes = SceneOptions(
         bands=values["bands"] or None,
@@ -315,7 +320,7 @@ def _progress(run: Run) -> Iterator[tuple[Callable[[Job, int], None], Callable[[
     sizes = {job: pixel_count(job.path) for job in run.jobs}
     seen = dict.fromkeys(run.jobs, 0)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # names of files may have brackets
         BarColumn(),
         TaskProgressColumn(),
         TextColumn("{task.fields[images]}"),

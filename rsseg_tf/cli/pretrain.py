@@ -29,6 +29,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--keep-checkpoint-max", type=_COUNT, metavar="N", help="How many iter_N/ to keep; the oldest go first.")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of weights, order and views.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Type of activations.")
+@click.option("--deterministic", is_flag=True, help="Equal runs give equal weights, to the bit; slower.")
 @click.option("--num-workers", type=_COUNT, metavar="N", help="Images prepared in parallel; default: as many as help.")
 @click.option("--offline", is_flag=True, help="Never use the network; pre-trained weights must be in the cache.")
 @click.option("--overwrite", is_flag=True, help="Replace the checkpoints of an earlier run in --save-dir.")
@@ -48,7 +49,7 @@ def command(
 
     Checkpoints go to --save-dir as iter_N/, TensorBoard events to its folder tensorboard/. To train a segmentation
     model from one, set model.backbone.pretrained to its folder. After each epoch a line tells the monitors of collapse.
-    Ctrl-C and SIGTERM write a checkpoint before they end the run. Options replace what the config says.
+    Ctrl-C, SIGTERM and SIGHUP write a checkpoint before they end the run. Options replace what the config says.
     """
     config = load_pretraining(
         config_path,
@@ -62,9 +63,10 @@ def command(
         train__keep_checkpoint_max=settings["keep_checkpoint_max"],
         train__seed=settings["seed"],
         train__precision=settings["precision"],
+        train__deterministic=settings["deterministic"] or None,
         data__workers=settings["num_workers"],
     )
-    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.cli.quiet import load_tensorflow, say
     from rsseg_tf.cli.samples import checked_images
     from rsseg_tf.errors import ConfigError, TrainingError
 
@@ -75,12 +77,10 @@ def command(
 
     from rsseg_tf.training import make_strategy, pretrain
     from rsseg_tf.training.callbacks import CollapseMonitor, ConsoleLog, TensorBoardLog
-    from rsseg_tf.training.loop import prepare_save_dir
     from rsseg_tf.training.pretraining import steps_in_all
 
     iters = steps_in_all(config, len(samples))
     strategy = make_strategy(device, gpus or None)
-    prepare_save_dir(save_dir, resume=resume_model is not None, overwrite=overwrite)
     log = ConsoleLog(iters, title="pretrain", scored=False)
     monitor = CollapseMonitor(
         config.train.collapse_spread, stop_after=config.train.stop_after_collapsed, console=log.console
@@ -91,8 +91,9 @@ def command(
         samples,
         strategy=strategy,
         resume=resume_model,
+        overwrite=overwrite,
         offline=offline,
-        notify=click.echo,
+        notify=say,
         callbacks=[log, monitor, TensorBoardLog(save_dir / "tensorboard")],
     )
     if monitor.has_stopped_the_run:
@@ -102,7 +103,7 @@ def command(
             f"{result.checkpoint}; earlier checkpoints are in {save_dir}."
         )
     if result.stopped == "signal":
-        click.echo(f"Stopped by a signal at iter {result.state.step}; go on with --resume_model {result.checkpoint}")
+        say(f"Stopped by a signal at iter {result.state.step}; go on with --resume_model {result.checkpoint}")
         return
-    click.echo(f"Trained to iter {result.state.step}; the last checkpoint is {result.checkpoint}")
-    click.echo(f"To train a model from it: rsseg-tf train --set model.backbone.pretrained={result.checkpoint}")
+    say(f"Trained to iter {result.state.step}; the last checkpoint is {result.checkpoint}")
+    say(f"To train a model from it: rsseg-tf train --set model.backbone.pretrained={result.checkpoint}")

@@ -1,12 +1,21 @@
-"""Loads TensorFlow without its complaints about a GPU that nobody asked for."""
+"""Loads TensorFlow without its complaints about a GPU that nobody asked for; prints without complaints of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
 
-__all__ = ["load_tensorflow"]
+import click
+
+__all__ = ["load_tensorflow", "say"]
+
+
+def say(line: str) -> None:
+    """Prints a line about work that is done; a full disk under a log file, or a terminal that is gone, is no error."""
+    with contextlib.suppress(OSError):
+        click.echo(line)
 
 
 def load_tensorflow() -> None:

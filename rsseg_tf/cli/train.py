@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ _COUNT = click.IntRange(min=1)
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of weights, order and augmentation.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Type of activations.")
+@click.option("--deterministic", is_flag=True, help="Equal runs give equal weights, to the bit; slower.")
 @click.option("--num-workers", type=_COUNT, metavar="N", help="Samples prepared in parallel; default: as many as help.")
 @click.option("--coarse-model", metavar="SRC", help="Weights of the coarse model of c2fnet: checkpoint, file or URL.")
 @click.option("--offline", is_flag=True, help="Never use the network; pre-trained weights must be in the cache.")
@@ -52,11 +54,12 @@ def command(
     device: str,
     gpus: tuple[int, ...],
     **settings: Any,
-) -> None:
+) -> int | None:
     """Train a model.
 
     Checkpoints go to --save-dir as iter_N/ and, with --do-eval, best_model/; TensorBoard events to its folder
-    tensorboard/. Ctrl-C and SIGTERM write a checkpoint before they end the run. Options replace what the config says.
+    tensorboard/. Ctrl-C, SIGTERM and SIGHUP write a checkpoint before they end the run. Options replace what the config
+    says.
     """
     config = load(
         config_path,
@@ -70,10 +73,11 @@ def command(
         train__early_stop_intervals=settings["early_stop_intervals"],
         train__seed=settings["seed"],
         train__precision=settings["precision"],
+        train__deterministic=settings["deterministic"] or None,
         data__workers=settings["num_workers"],
         model__coarse__pretrained=settings["coarse_model"],
     )
-    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.cli.quiet import load_tensorflow, say
     from rsseg_tf.cli.samples import checked_samples
     from rsseg_tf.errors import ConfigError
 
@@ -85,15 +89,10 @@ def command(
     )
     val_samples = others[0] if do_eval else ()
 
-    from rsseg_tf.evaluation import plan_evaluation
     from rsseg_tf.training import make_strategy, train
     from rsseg_tf.training.callbacks import ConsoleLog, TensorBoardLog
-    from rsseg_tf.training.loop import prepare_save_dir
 
-    if do_eval:  # train() does it again; here, so that a wrong protocol ends before --overwrite removes anything
-        plan_evaluation(config, val_samples)
     strategy = make_strategy(device, gpus or None)
-    prepare_save_dir(save_dir, resume=resume_model is not None, overwrite=overwrite)
     result = train(
         config,
         save_dir,
@@ -101,20 +100,23 @@ def command(
         val_samples,
         strategy=strategy,
         resume=resume_model,
+        overwrite=overwrite,
         offline=offline,
-        notify=click.echo,
+        notify=say,
         callbacks=[ConsoleLog(config.train.iters), TensorBoardLog(save_dir / "tensorboard")],
     )
     step = result.state.step
     match result.stopped:
         case "signal":
-            click.echo(f"Stopped by a signal at iter {step}; go on with --resume_model {result.checkpoint}")
+            say(f"Stopped by a signal at iter {step}; go on with --resume_model {result.checkpoint}")
         case "early":
-            click.echo(
+            say(
                 f"Stopped early at iter {step}: no better mIoU than {result.state.best_miou:.4f} "
                 f"(iter {result.state.best_step}) in {result.state.stale_intervals} evaluations."
             )
         case _:
-            click.echo(f"Trained to iter {step}; the last checkpoint is {result.checkpoint}")
+            say(f"Trained to iter {step}; the last checkpoint is {result.checkpoint}")
     if do_eval and result.state.best_step:
-        click.echo(f"The best model (mIoU {result.state.best_miou:.4f}) is {save_dir / 'best_model'}")
+        say(f"The best model (mIoU {result.state.best_miou:.4f}) is {save_dir / 'best_model'}")
+    # For a command that goes on after this one; as the exit code of this one a saved run is no failure.
+    return 128 + signal.SIGTERM if result.stopped == "signal" else None

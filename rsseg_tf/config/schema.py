@@ -320,7 +320,9 @@ class Augment(Section):
     crop_size: tuple[Positive, Positive] = Field((512, 512), description="width, height in pixels")
     scale_range: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
     scale_step: Annotated[float, Field(ge=0)] = 0.25
-    image_padding: Annotated[float, Field(ge=0, le=255)] = 127.5
+    image_padding: Annotated[float, Field(ge=0, le=255)] | None = Field(
+        None, description="where max_value is 255; null: 127.5 for bytes, the mean of each band for other types"
+    )
     flip_horizontal: Fraction = 0.5
     flip_vertical: Fraction = 0.0
     rotate90: Fraction = 0.0
@@ -477,6 +479,7 @@ class Train(Section):
     save_interval: Positive = 1000
     keep_checkpoint_max: Positive = 5
     early_stop_intervals: Positive | None = None
+    deterministic: bool = Field(False, description="whether equal runs give equal weights to the bit; slower")
 
 
 class Eval(Section):

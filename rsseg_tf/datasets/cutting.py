@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rasterio.transform import Affine
 
 from rsseg_tf.datasets.archives import Member, local_copy
 from rsseg_tf.datasets.images import write_image, write_png
@@ -20,9 +21,9 @@ from rsseg_tf.datasets.label_codings import LabelCoding, Strangers
 from rsseg_tf.datasets.pixel_rows import Bands, PixelRows, open_rows
 from rsseg_tf.datasets.spec import RGB
 from rsseg_tf.datasets.tile_names import tile_name
-from rsseg_tf.datasets.tiling import windows
+from rsseg_tf.datasets.tiling import Window, windows
 from rsseg_tf.errors import DataError
-from rsseg_tf.files import atomic_path
+from rsseg_tf.files import SIDE_SUFFIX, atomic_path
 
 __all__ = ["CutPlan", "Scene", "SceneRecord", "cut_scene", "source_stamp"]
 
@@ -230,7 +231,13 @@ def _write_tiles(
             columns = slice(place.x0, place.x1)
             name = tile_name(plan.names, scene.stem, place)
             label_name = None
-            write_image(image_folder / f"{name}{suffix}", picture[:, columns], jpeg_quality=plan.jpeg_quality)
+            write_image(
+                image_folder / f"{name}{suffix}",
+                picture[:, columns],
+                jpeg_quality=plan.jpeg_quality,
+                crs=image.crs,
+                transform=_moved(image.transform, place),
+            )
             if label is not None:
                 label_name = f"{name}{plan.label_suffix}.png"
                 write_png(label_folder / label_name, label[:, columns, 0], plan.palette)
@@ -238,10 +245,21 @@ def _write_tiles(
     return tiles
 
 
+def _moved(transform: Affine | None, place: Window) -> Affine | None:
+    """Returns the transform of a tile of a scene."""
+    if transform is None:
+        return None
+    a, b, c, d, e, f = transform[:6]  # in full, because versions of affine differ in the operator for it
+    return Affine(a, b, a * place.x0 + b * place.y0 + c, d, e, d * place.x0 + e * place.y0 + f)
+
+
 def _copy_whole(scene: Scene, image: PixelRows, path: Path, folder: Path) -> SceneRecord:
     name = f"{scene.stem}{Path(scene.image.name).suffix.lower()}"
+    side = path.with_name(path.name + SIDE_SUFFIX)  # of an image that lies in a folder, and in no archive
     with atomic_path(folder / "img_dir" / scene.split / name) as partial:
         shutil.copyfile(path, partial)
+        if side.is_file():
+            shutil.copyfile(side, partial.with_name(partial.name + SIDE_SUFFIX))
     return SceneRecord(
         scene.split, scene.stem, scene.group, source_stamp(scene),
         image.height, image.width, image.bands, image.dtype, ((name, None),),

@@ -20,6 +20,7 @@ from rasterio.enums import Compression
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from rsseg_tf.errors import DataError, reason
+from rsseg_tf.files import CONTROLS
 
 __all__ = [
     "HEAD_BYTES",
@@ -33,8 +34,10 @@ __all__ = [
     "lossy_compression",
     "marks_of",
     "open_raster",
+    "opened_raster",
     "pixel_type",
     "printable",
+    "reading",
     "require_bytes",
 ]
 
@@ -93,7 +96,7 @@ def is_vrt(head: bytes) -> bool:
 
 def printable(path: Path | str) -> str:
     r"""Returns a path as text that any stream can print; bytes that are no UTF-8 become ``\udcff`` and the like."""
-    return os.fspath(path).encode("utf-8", "backslashreplace").decode()
+    return os.fspath(path).encode("utf-8", "backslashreplace").decode().translate(CONTROLS)
 
 
 def damaged(name: str, driver: str, error: BaseException | str) -> DataError:
@@ -112,7 +115,7 @@ def damaged(name: str, driver: str, error: BaseException | str) -> DataError:
 
 @contextlib.contextmanager
 def open_raster(path: Path, driver: str, name: str | None = None) -> Iterator[rasterio.DatasetReader]:
-    """Opens a raster with one driver; errors of the library within the block become `DataError` too.
+    """Opens a raster with one driver, for a block that only reads it: its errors become `DataError` too.
 
     Args:
         path: The file.
@@ -122,18 +125,29 @@ def open_raster(path: Path, driver: str, name: str | None = None) -> Iterator[ra
     Raises:
         DataError: When the file cannot be opened or read, or has a name that GDAL cannot be given.
     """
-    called = name or printable(path)
+    with contextlib.closing(opened_raster(path, driver, name)) as source, reading(name or printable(path), driver):
+        yield source
+
+
+def opened_raster(path: Path, driver: str, name: str | None = None) -> rasterio.DatasetReader:
+    """Opens a raster as `open_raster` does; the caller closes it."""
     absolute = os.path.abspath(path)
     try:
         absolute.encode()
     except UnicodeEncodeError as error:
         raise DataError(f"{printable(path)} has a name that is not UTF-8, which GDAL needs. Rename it.") from error
-    try:
+    with reading(name or printable(path), driver):
         # A Path is never split into scheme, archive and member, as text is.
-        with rasterio.open(Path(absolute), driver=driver) as source:
-            yield source
+        return rasterio.open(Path(absolute), driver=driver)
+
+
+@contextlib.contextmanager
+def reading(name: str, driver: str) -> Iterator[None]:
+    """Turns the errors of the library in a block that only reads a raster into `DataError`."""
+    try:
+        yield
     except RASTER_ERRORS as error:
-        raise damaged(called, driver, error) from error
+        raise damaged(name, driver, error) from error
 
 
 def pixel_type(source: rasterio.DatasetReader, bands: tuple[int, ...], name: str) -> np.dtype:

@@ -17,6 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import rasterio
+from rasterio.crs import CRS
+from rasterio.transform import Affine
 
 from rsseg_tf.datasets.gdal import (
     HEAD_BYTES,
@@ -34,7 +36,7 @@ from rsseg_tf.datasets.gdal import (
 )
 from rsseg_tf.datasets.spec import RGB
 from rsseg_tf.errors import DataError, reason
-from rsseg_tf.files import atomic_path
+from rsseg_tf.files import StrPath, atomic_path
 
 __all__ = [
     "ImageHeader",
@@ -71,6 +73,7 @@ _PNG_MARKS = {
 _PNG_BANDS = {colour: len(marks) for colour, marks in _PNG_MARKS.items()}
 _ORIENTATION = 274  # the TIFF tag, in EXIF too
 _UPRIGHT = 1
+_LARGE_BYTES = 64 * 2**20
 _CHUNKS_BEFORE_PIXELS = 65536  # bytes in which a PNG says all that it says before its pixels
 
 # JPEG frame headers SOF0..SOF15 without DHT (C4), JPG (C8) and DAC (CC).
@@ -98,7 +101,7 @@ class ImageHeader:
     is_jpeg: bool = field(default=False, compare=False)
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: StrPath) -> np.ndarray:
     """Reads an image with all its bands.
 
     PNG and JPEG come in red, green, blue (alpha) order; a palette PNG is turned into its colours; grey with alpha
@@ -114,6 +117,7 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         DataError: When the file is missing, cut short, damaged or of another kind.
     """
+    path = Path(path)
     if image_kind(_read_bytes(path, HEAD_BYTES), printable(path)) == "TIFF":
         return np.ascontiguousarray(_read_tiff(path).transpose(1, 2, 0))
     return decode_image(_read_bytes(path), printable(path))
@@ -162,10 +166,15 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     if image.ndim == 2:
         return image[:, :, np.newaxis]
     order = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
-    return cv2.cvtColor(image, order)
+    if image.nbytes <= _LARGE_BYTES:
+        return cv2.cvtColor(image, order)
+    rows = max(1, _LARGE_BYTES // image[0].nbytes)
+    for start in range(0, image.shape[0], rows):  # in place, so that a large image is held once
+        image[start : start + rows] = cv2.cvtColor(image[start : start + rows], order)
+    return image
 
 
-def read_label(path: Path, trust: Trust = TRUSTING_NOBODY) -> np.ndarray:
+def read_label(path: StrPath, trust: Trust = TRUSTING_NOBODY) -> np.ndarray:
     """Reads the class ids of a single-band PNG or TIFF.
 
     A palette PNG gives its indices, not its colours, and a grey PNG of 1, 2 or 4 bits its stored values (OpenCV
@@ -182,6 +191,7 @@ def read_label(path: Path, trust: Trust = TRUSTING_NOBODY) -> np.ndarray:
         DataError: When the file is missing or damaged, has more than one band (a mask in colours), is compressed with
             losses, holds values that are no ids, or is too large.
     """
+    path = Path(path)
     name = printable(path)
     kind = image_kind(_read_bytes(path, HEAD_BYTES), name)
     if kind == "JPEG":
@@ -216,7 +226,7 @@ def png_palette(path: Path) -> tuple[RGB, ...] | None:
     return None
 
 
-def image_header(path: Path) -> ImageHeader:
+def image_header(path: StrPath) -> ImageHeader:
     """Reads size and type of an image without decoding its pixels.
 
     Args:
@@ -225,6 +235,7 @@ def image_header(path: Path) -> ImageHeader:
     Raises:
         DataError: When the file is missing, of another kind, or cut off within its header.
     """
+    path = Path(path)
     name = printable(path)
     kind = image_kind(_read_bytes(path, HEAD_BYTES), name)
     if kind == "VRT":
@@ -258,7 +269,7 @@ def _header_of(data: bytes, name: str) -> ImageHeader:
     return ImageHeader(height, width, _PNG_BANDS[colour], "uint16" if depth == 16 else "uint8", _PNG_MARKS[colour])
 
 
-def write_png(path: Path, array: np.ndarray, palette: Sequence[RGB] | None = None) -> None:
+def write_png(path: StrPath, array: np.ndarray, palette: Sequence[RGB] | None = None) -> None:
     """Writes a PNG so that readers see the old file or the whole new one, never a part.
 
     The same array gives the same bytes.
@@ -272,20 +283,31 @@ def write_png(path: Path, array: np.ndarray, palette: Sequence[RGB] | None = Non
     Raises:
         DataError: When the array has another shape or type, or the file cannot be written.
     """
+    path = Path(path)
     _write_bytes(path, _encode_png(array) if palette is None else _encode_indexed_png(array, palette))
 
 
-def write_image(path: Path, array: np.ndarray, *, jpeg_quality: int = 95) -> None:
+def write_image(
+    path: StrPath,
+    array: np.ndarray,
+    *,
+    jpeg_quality: int = 95,
+    crs: CRS | None = None,
+    transform: Affine | None = None,
+) -> None:
     """Writes an image in the format that its suffix names, whole or not at all.
 
     Args:
         path: ``.png``, ``.jpg`` or ``.tif``; its folder must exist.
         array: ``(H, W, C)``. PNG takes 1, 3 or 4 bands of uint8 or uint16, JPEG 1 or 3 of uint8, TIFF any.
         jpeg_quality: 1..100.
+        crs: Where the image lies; of the formats, TIFF alone keeps it.
+        transform: From (column, row) to coordinates of the CRS; None where there is none.
 
     Raises:
         DataError: When the format cannot hold the array, or the file cannot be written.
     """
+    path = Path(path)
     suffix = path.suffix.lower()
     if suffix == ".png":
         write_png(path, array)
@@ -302,6 +324,7 @@ def write_image(path: Path, array: np.ndarray, *, jpeg_quality: int = 95) -> Non
     elif suffix in (".tif", ".tiff"):
         height, width, bands = array.shape
         profile = {"height": height, "width": width, "count": bands, "dtype": array.dtype, "compress": "deflate"}
+        profile |= {"crs": crs} | ({} if transform is None else {"transform": transform})
         try:
             with atomic_path(path) as temporary, rasterio.open(temporary, "w", driver="GTiff", **profile) as file:
                 file.write(array.transpose(2, 0, 1))

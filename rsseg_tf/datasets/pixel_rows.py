@@ -16,6 +16,8 @@ from typing import Literal
 
 import numpy as np
 import rasterio
+from rasterio.crs import CRS
+from rasterio.transform import Affine
 
 from rsseg_tf.datasets.gdal import HEAD_BYTES, RASTER_ERRORS, damaged, open_raster
 from rsseg_tf.datasets.images import check_jpeg, check_png, decode_image, image_kind
@@ -41,6 +43,8 @@ class PixelRows:
         bands: Bands that `read` gives.
         dtype: NumPy name of the pixel type.
         read: ``read(y0, y1)`` returns the rows ``y0..y1-1`` as ``(y1 - y0, W, bands)``; fast when called downwards.
+        crs: Coordinate reference system of a TIFF, or None.
+        transform: From (column, row) to coordinates; None where the file has none.
     """
 
     height: int
@@ -48,6 +52,8 @@ class PixelRows:
     bands: int
     dtype: str
     read: Callable[[int, int], np.ndarray]
+    crs: CRS | None = None
+    transform: Affine | None = None
 
 
 @contextlib.contextmanager
@@ -101,7 +107,8 @@ def open_rows(path: Path, name: str, bands: Bands) -> Iterator[PixelRows]:
             with _damage_reported(name, kind):
                 return choose(file.read(choose.indexes, window=((y0, y1), (0, file.width))).transpose(1, 2, 0))
 
-        yield PixelRows(file.height, file.width, choose.bands, file.dtypes[0], read)
+        transform = None if file.transform == Affine.identity() else file.transform
+        yield PixelRows(file.height, file.width, choose.bands, file.dtypes[0], read, file.crs, transform)
 
 
 @contextlib.contextmanager

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections import Counter
@@ -30,7 +32,8 @@ import rsseg_tf
 from rsseg_tf.datasets.cutting import SceneRecord
 from rsseg_tf.datasets.listing import Sample, write_list
 from rsseg_tf.datasets.spec import DatasetSpec, custom_spec, unknown_ids
-from rsseg_tf.errors import DataError
+from rsseg_tf.errors import DataError, reason
+from rsseg_tf.files import SIDE_SUFFIX, StrPath, hold, read_json
 
 __all__ = [
     "SPLITS",
@@ -38,6 +41,7 @@ __all__ = [
     "PreparedFolder",
     "SplitReport",
     "check_replaceable",
+    "held_output",
     "needed_splits",
     "read_dataset_json",
     "read_description",
@@ -163,6 +167,8 @@ class PreparedFolder:
     def sweep(self) -> None:
         """Removes files that no list names: what a killed run left half-written, or cut from scenes that are gone."""
         named = {path for samples in self._samples.values() for sample in samples for path in _files_of(sample)}
+        # GDAL keeps beside an image what its format cannot hold, such as an unusual CRS.
+        named |= {path.with_name(path.name + SIDE_SUFFIX) for path in named}
         for kind in ("img_dir", "ann_dir"):
             for directory, _, names in os.walk(self.folder / kind):
                 for name in names:
@@ -173,6 +179,11 @@ class PreparedFolder:
     def mark(self, digest: str) -> None:
         """Notes what the folder was made of."""
         (self.folder / _MARK).write_text(digest + "\n", encoding="utf-8")
+
+    @staticmethod
+    def unmark(folder: Path) -> None:
+        """Takes the note away, before the folder changes."""
+        (folder / _MARK).unlink(missing_ok=True)
 
     @staticmethod
     def marked(folder: Path) -> str | None:
@@ -262,32 +273,55 @@ def staged_output(output: Path) -> Iterator[Path]:
         The folder to fill.
 
     Raises:
-        DataError: When `output` holds anything else, or cannot be written.
+        DataError: When `output` holds anything else, cannot be written, or is being prepared by another process.
     """
     output = Path(os.path.abspath(output))  # a name is needed, which "." has not
     staged = output.with_name(f".{output.name}.{secrets.token_hex(6)}.tmp")
     try:
         check_replaceable(output)
-        staged.mkdir(parents=True)
-        yield staged
-        check_replaceable(output)  # once more: minutes may have gone by
-        replace_folder(staged, output)
+        with held_output(output):
+            try:
+                staged.mkdir()
+                yield staged
+                check_replaceable(output)  # once more: minutes may have gone by
+                replace_folder(staged, output)
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
     except OSError as error:
+        raise DataError(f"Cannot write {output}: {reason(error)}. Check the permissions and the free space.") from error
+
+
+@contextlib.contextmanager
+def held_output(output: Path) -> Iterator[None]:
+    """Keeps other processes from preparing `output` meanwhile, and clears away what a kill of one has left beside it.
+
+    Raises:
+        DataError: When another process is at it.
+        OSError: When nothing can be written there.
+    """
+    if output.parent.exists() and not output.parent.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    lock_file = output.with_name(f".{output.name}.lock")
+    lock = hold(lock_file)
+    if lock is None:
         raise DataError(
-            f"Cannot write {output}: {error.strerror or error}. Check the permissions and the free space."
-        ) from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+            f"Another process is preparing {output} (its lock is {lock_file}). Wait for it, or choose another output."
+        )
+    with lock:
+        _recover_folder(output)
+        yield
 
 
-def read_description(path: Path) -> dict[str, Any]:
+def read_description(path: StrPath) -> dict[str, Any]:
     """Reads the ``dataset.json`` of a prepared dataset, labelled or not.
 
     Raises:
         DataError: When the file is missing or is no such description.
     """
+    path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist. Prepare the dataset first.") from error
     except (OSError, ValueError) as error:
@@ -297,7 +331,7 @@ def read_description(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_dataset_json(path: Path) -> tuple[DatasetSpec, dict[str, Any]]:
+def read_dataset_json(path: StrPath) -> tuple[DatasetSpec, dict[str, Any]]:
     """Reads the ``dataset.json`` of a prepared dataset with labels.
 
     Returns:
@@ -306,6 +340,7 @@ def read_dataset_json(path: Path) -> tuple[DatasetSpec, dict[str, Any]]:
     Raises:
         DataError: When the file is missing, is no such description, or contradicts itself.
     """
+    path = Path(path)
     content = read_description(path)
     fields = [field.name for field in dataclasses.fields(DatasetSpec)]
     names = [name for name in fields if name in content or name not in _LATER_FIELDS]
@@ -355,3 +390,19 @@ def replace_folder(staged: Path, output: Path) -> None:
         old.rename(output)
         raise
     shutil.rmtree(old)
+
+
+def _recover_folder(output: Path) -> None:
+    """Clears away what a kill has left of `replace_folder` and `staged_output`; call it with the output's lock held.
+
+    An old folder that was set aside gets its name back where nothing has taken it.
+    """
+    ours = re.compile(rf"\.{re.escape(output.name)}\.[0-9a-f]{{12}}\.(old|tmp)", re.DOTALL)
+    for path in output.parent.iterdir():
+        found = ours.fullmatch(path.name)
+        if found is None or not path.is_dir():
+            continue
+        if found[1] == "old" and not output.exists():
+            path.rename(output)
+        else:
+            shutil.rmtree(path)

@@ -2,7 +2,7 @@
 
 While the work goes on, everything lies in ``.NAME.partial`` beside the output NAME. Finished scenes are entered in a
 journal there; after a kill, or once a damaged file is mended, the same command goes on with the rest. In the end the
-folder takes the place of the output.
+folder takes the place of the output. An entry of the journal that cannot be read counts for nothing.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ from rsseg_tf.datasets.prepared import (
     PrepareReport,
     SplitReport,
     check_replaceable,
+    held_output,
     needed_splits,
     read_description,
     replace_folder,
 )
 from rsseg_tf.datasets.processes import in_processes
 from rsseg_tf.datasets.spec import DatasetSpec
-from rsseg_tf.errors import DataError
-from rsseg_tf.files import atomic_path, hold
+from rsseg_tf.errors import DataError, reason
+from rsseg_tf.files import atomic_path, remove_leftovers
 
 __all__ = ["Workspace", "workspace"]
 
@@ -57,6 +58,15 @@ class Workspace:
         self._journal = folder / _WORK / "journal"
         self._settings = folder / _WORK / "settings.json"
         self._left_out = LeftOut(IMAGE_SUFFIXES)
+
+    def open(self) -> None:
+        """Makes the folders and removes the halves that a kill has left in them; call it with the lock held."""
+        for place in (self.scratch, self._journal):
+            place.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.scratch)
+        self.scratch.mkdir()
+        for place in (self._journal, self._settings.parent):
+            remove_leftovers(place)
 
     def members(self, sources: Sequence[Path]) -> tuple[Member, ...]:
         """Names every file of the sources; see `list_members`."""
@@ -107,10 +117,14 @@ class Workspace:
                 )
         settings = {"dataset": name, "format": 1, **json.loads(json.dumps(dataclasses.asdict(plan))), **facts}
         digest = _digest(settings, scenes, off_palette_fraction)
-        finished = _finished_report(self.output, digest)
+        finished = _finished_report(self.output, self.output, digest)
         if finished is not None:
             shutil.rmtree(self.folder)
             return dataclasses.replace(finished, left_out=str(self._left_out))
+        finished = _finished_report(self.folder, self.output, digest)
+        if finished is not None:  # killed on the last inch
+            return dataclasses.replace(finished, up_to_date=False, left_out=str(self._left_out))
+        PreparedFolder.unmark(self.folder)
         self._check_settings(settings)
         records = self._load(scenes)
         todo = [scene for scene in scenes if (scene.split, scene.stem) not in records]
@@ -144,9 +158,8 @@ class Workspace:
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         """Compares the settings with those of an unfinished run, or writes them."""
-        try:
-            earlier = json.loads(self._settings.read_text("utf-8"))
-        except (FileNotFoundError, ValueError):
+        earlier = _read_json(self._settings)
+        if not isinstance(earlier, dict):
             with atomic_path(self._settings) as partial:
                 partial.write_text(json.dumps(settings), "utf-8")
             return
@@ -162,18 +175,30 @@ class Workspace:
         """Returns the records in the journal whose sources have not changed."""
         stamps = {(scene.split, scene.stem): source_stamp(scene) for scene in scenes}
         records: dict[tuple[str, str], SceneRecord] = {}
-        for path in sorted(self._journal.glob("*.json")):
-            for content in json.loads(path.read_text("utf-8")):
-                record = SceneRecord.from_json(content)
-                if stamps.get((record.split, record.stem)) == record.source:
-                    records[record.split, record.stem] = record
+        for record in self._records():
+            if stamps.get((record.split, record.stem)) == record.source:
+                records[record.split, record.stem] = record
         return records
+
+    def _entries(self) -> list[Path]:
+        """Returns the files of the journal; hidden ones are halves that a kill has left."""
+        return sorted(path for path in self._journal.glob("*.json") if not path.name.startswith("."))
+
+    def _records(self) -> Iterator[SceneRecord]:
+        """Yields what the journal says; an entry that a full disk or a power cut has damaged counts as not made."""
+        for path in self._entries():
+            content = _read_json(path)
+            for entry in content if isinstance(content, list) else []:
+                with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+                    yield SceneRecord.from_json(entry)
 
     def _enter(self, records: Sequence[SceneRecord]) -> None:
         if not records:
             return
         text = json.dumps([record.to_json() for record in records])
-        with atomic_path(self._journal / f"{len(list(self._journal.iterdir())):07d}.json") as partial:
+        entries = self._entries()
+        number = int(entries[-1].stem) + 1 if entries else 0
+        with atomic_path(self._journal / f"{number:07d}.json") as partial:
             partial.write_text(text, "utf-8")
 
     def _failed(self, failures: list[str], count: int) -> str:
@@ -188,7 +213,7 @@ class Workspace:
 
     def has_records(self) -> bool:
         """Tells whether a finished scene would be lost with the folder."""
-        return any(self._journal.glob("*.json"))
+        return next(self._records(), None) is not None
 
 
 @contextlib.contextmanager
@@ -209,40 +234,41 @@ def workspace(output: Path) -> Iterator[Workspace]:
     """
     output = Path(os.path.abspath(output))  # a name is needed, which "." has not
     folder = output.with_name(f".{output.name}.partial")
-    work = Workspace(output, folder)
     try:
         check_replaceable(output)
-        for place in (work.scratch, folder / _WORK / "journal"):
-            place.mkdir(parents=True, exist_ok=True)
-        lock_file = folder / _WORK / "lock"
-        lock = hold(lock_file)
-        if lock is None:
-            raise DataError(
-                f"Another process is preparing {output} (its lock is {lock_file}). Wait for it, or choose another "
-                "output."
-            )
-        try:
-            shutil.rmtree(work.scratch)
-            work.scratch.mkdir()
-            yield work
-        except BaseException:
-            close_archives()
-            keep = work.has_records()
-            shutil.rmtree(work.scratch, ignore_errors=True)
-            lock.release()
-            if not keep:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-        close_archives()
-        lock.release()
-        if folder.exists():  # not so when the output was up to date
-            check_replaceable(output)  # once more: hours may have gone by
-            shutil.rmtree(folder / _WORK)
-            replace_folder(folder, output)
+        with held_output(output):
+            with _worked_on(Workspace(output, folder)) as work:
+                yield work
+            if folder.exists():  # not so when the output was up to date
+                check_replaceable(output)  # once more: hours may have gone by
+                shutil.rmtree(folder / _WORK)
+                replace_folder(folder, output)
     except OSError as error:
-        raise DataError(
-            f"Cannot write {output}: {error.strerror or error}. Check the permissions and the free space."
-        ) from error
+        raise DataError(f"Cannot write {output}: {reason(error)}. Check the permissions and the free space.") from error
+
+
+@contextlib.contextmanager
+def _worked_on(work: Workspace) -> Iterator[Workspace]:
+    """Makes the folders of a workspace, clears them of what a kill has left, and keeps them if work would be lost."""
+    try:
+        work.open()
+        yield work
+    except BaseException:
+        close_archives()
+        keep = work.has_records()
+        shutil.rmtree(work.scratch, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(work.folder, ignore_errors=True)
+        raise
+    close_archives()
+
+
+def _read_json(path: Path) -> Any:
+    """Returns what a file says; None where there is none, or it is damaged."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
 
 
 def _digest(settings: Mapping[str, Any], scenes: Sequence[Scene], off_palette_fraction: float) -> str:
@@ -252,15 +278,15 @@ def _digest(settings: Mapping[str, Any], scenes: Sequence[Scene], off_palette_fr
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _finished_report(output: Path, digest: str) -> PrepareReport | None:
-    """Returns the report of an output that was made of the very same sources and has all its files."""
-    if PreparedFolder.marked(output) != digest:
+def _finished_report(folder: Path, output: Path, digest: str) -> PrepareReport | None:
+    """Returns the report of a folder that was made of the very same sources and has all its files."""
+    if PreparedFolder.marked(folder) != digest:
         return None
     try:
-        content = read_description(output / "dataset.json")
+        content = read_description(folder / "dataset.json")
         splits = {name: SplitReport(**report) for name, report in content["splits"].items()}
         for split in splits:
-            read_list(output / f"{split}.txt", output, labels=(output / "labels.txt").exists() and split != "test")
+            read_list(folder / f"{split}.txt", folder, labels=(folder / "labels.txt").exists() and split != "test")
     except (DataError, KeyError, TypeError):
         return None
     return PrepareReport(content["name"], output, splits, up_to_date=True)

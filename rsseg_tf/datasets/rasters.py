@@ -6,6 +6,8 @@ Training, evaluation, checks, export and prediction all read images here, so tha
 from __future__ import annotations
 
 import contextlib
+import re
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +17,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import rasterio
+import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
@@ -30,16 +33,17 @@ from rsseg_tf.datasets.gdal import (
     damaged,
     is_vrt,
     marks_of,
-    open_raster,
+    opened_raster,
     pixel_type,
     printable,
+    reading,
     require_bytes,
 )
 from rsseg_tf.datasets.images import ImageHeader, plain_header, read_decoded, tiff_notes
 from rsseg_tf.datasets.ranges import ValueRange
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.datasets.tiling import Window
-from rsseg_tf.datasets.vrt import require_near_sources
+from rsseg_tf.datasets.vrt import require_near_sources, require_plain_sides
 from rsseg_tf.datasets.world_files import ImagePlace, image_place
 from rsseg_tf.errors import DataError, reason
 
@@ -156,6 +160,23 @@ class Scene:
         return any(found != [MaskFlags.all_valid] for found in flags)
 
     @property
+    def dated_crs(self) -> str | None:
+        """The CRS as GDAL's XML element, if its coordinates hold for an epoch (a year, with a fraction); else None."""
+        if self.crs is None or not isinstance(self._source, rasterio.DatasetReader):
+            return None
+        # rasterio knows no epochs, but GDAL writes them into a description of the file.
+        description = f"/vsimem/{uuid.uuid4()}.vrt"
+        try:
+            rasterio.shutil.copy(self._source, description, driver="VRT")
+            with rasterio.open(description, driver="VRT") as source:
+                text = " ".join(source.tags(ns="xml:VRT").values())
+            rasterio.shutil.delete(description, driver="VRT")
+        except RASTER_ERRORS:
+            return None
+        found = re.search(r'<SRS[^>]*\scoordinateEpoch="[0-9.]+".*?</SRS>', text, re.DOTALL)
+        return None if found is None else found[0]
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of how the file is read; of its values, what was met so far."""
         return (*self._notes, *_value_notes(self._met, self._expected))
@@ -266,14 +287,17 @@ def open_scene(
             _notes=(*chosen.notes, *notes),
         )
         return
-    if driver == "VRT" and not trust.vrt_sources:
-        require_near_sources(path)
-    with open_raster(path, driver) as source:
-        scene = _describe(path, source, driver, bands, spec, max_value, repeat_grey)
-        if placed:
-            scene = replace(scene, **_place_of(path, source, driver))
-        if max_block is not None:
-            _require_small_blocks(scene, source, max_block, trust)
+    if not trust.vrt_sources:
+        require_plain_sides(path)
+        if driver == "VRT":
+            require_near_sources(path)
+    with contextlib.closing(opened_raster(path, driver)) as source:
+        with reading(name, driver):
+            scene = _describe(path, source, driver, bands, spec, max_value, repeat_grey)
+            if placed:
+                scene = replace(scene, **_place_of(path, source, driver))
+            if max_block is not None:
+                _require_small_blocks(scene, source, max_block, trust)
         yield scene
 
 
@@ -582,7 +606,7 @@ def _only_data(
     """Tells data from what is none, and replaces what would spill over.
 
     Args:
-        stored: `(H, W, bands)` as the file has them; changed in place where values are replaced.
+        stored: `(H, W, bands)` as the file has them; may be changed in place unless it is a view.
         masked: `(H, W)`, True where an alpha band or a mask leaves a pixel out.
         absent: of each band, True where the file declares a value to be no data.
         expected: where values are expected.
@@ -597,7 +621,7 @@ def _only_data(
         nonlocal stored, replaced
         if replaced is None:
             replaced = np.zeros(stored.shape, bool)
-            stored = stored if stored.flags.writeable else stored.copy()
+            stored = stored if stored.base is None else stored.copy()  # a decoded image is read more than once
         replaced[:, :, band] |= where
         stored[:, :, band][where] = expected.fill[band]
 

@@ -50,7 +50,7 @@ def image_place(path: Path, driver: str) -> ImagePlace:
         path: the image.
         driver: GDAL's name of its kind: "PNG", "JPEG" or "GTiff".
     """
-    beside = _files_beside(path)
+    beside = _files_beside(path, (*_WORLD_SUFFIXES[driver], ".prj"))
     world = next((beside[suffix] for suffix in _WORLD_SUFFIXES[driver] if suffix in beside), None)
     if world is None and ".prj" not in beside and not path.with_name(path.name + SIDE_SUFFIX).is_file():
         return ImagePlace()
@@ -73,11 +73,10 @@ def image_place(path: Path, driver: str) -> ImagePlace:
     return ImagePlace(crs, transform, "; ".join(notes) or None)
 
 
-def _files_beside(path: Path) -> dict[str, Path]:
-    """Returns the files with the name of an image and another suffix, by their suffixes in small letters."""
-    known = {suffix for suffixes in _WORLD_SUFFIXES.values() for suffix in suffixes} | {".prj"}
+def _files_beside(path: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """Returns the files with the name of an image and one of some suffixes, by these in small letters."""
     found: dict[str, Path] = {}
-    for suffix in known:
+    for suffix in suffixes:
         for spelled in (suffix, suffix.upper(), f".{suffix[1:].capitalize()}"):
             candidate = path.with_suffix(spelled)
             if candidate.is_file():

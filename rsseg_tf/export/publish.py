@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 
 from rsseg_tf.config import dump_config
 from rsseg_tf.datasets import Sample
-from rsseg_tf.errors import ExportError
+from rsseg_tf.errors import ExportError, reason
 from rsseg_tf.export.accuracy import Accuracy, measure_accuracy
 from rsseg_tf.export.onnx import write_onnx, write_openvino
 from rsseg_tf.export.reference import reference_size, write_reference
@@ -39,6 +40,7 @@ from rsseg_tf.export.tflite import write_tflite
 from rsseg_tf.export.tiles import middle_of, read_tiles
 from rsseg_tf.export.trained import Trained
 from rsseg_tf.export.web import WEB_FOLDER, Page, check_page, write_web
+from rsseg_tf.files import Held, StrPath, hold
 from rsseg_tf.inference import InferenceOptions
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Format, Manifest, Quantization, file_sha256
 from rsseg_tf.predictors import open_predictor
@@ -48,6 +50,7 @@ __all__ = ["ACCURACY_FILE", "REFUSED_FILE", "Exported", "Gate", "check_output", 
 ACCURACY_FILE = "accuracy.json"
 REFUSED_FILE = "refused.json"
 _CONFIG_FILE = "config.yml"
+_STAGE = re.compile(r"(\.[0-9a-f]{8}\.partial)(\.lock(\.soft)?)?$")
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,9 @@ class Exported:
     report: Path | None = None
 
 
-def check_output(output: Path, version: int | None) -> None:
+def check_output(output: StrPath, version: int | None) -> None:
     """Raises ExportError unless a version can be published in `output`; ask it before a model is loaded."""
+    output = Path(output)
     if output.exists() and not output.is_dir():
         raise ExportError(f"{output} is a file; a folder for the versions of a model is needed. Name another one.")
     if output.is_dir():
@@ -105,7 +109,7 @@ def check_output(output: Path, version: int | None) -> None:
 
 def export_model(
     trained: Trained,
-    output: Path,
+    output: StrPath,
     formats: Sequence[Format] = ("savedmodel",),
     *,
     quantizations: Sequence[Quantization] = ("float32",),
@@ -140,11 +144,13 @@ def export_model(
     Raises:
         ExportError: when something cannot be exported, or the version exists. Nothing is left behind.
     """
+    output = Path(output)
     check_output(output, version)
     real = _real_tiles(trained, tile, calibration, gate, real_tiles)
     try:
         with _staged(output) as stage:
-            artifacts = _write_all(trained, stage, formats, quantizations, tile, calibration, page, notify)
+            with _temporary_files_in(stage):
+                artifacts = _write_all(trained, stage, formats, quantizations, tile, calibration, page, notify)
             write_reference(trained, stage, tile, real)
             (stage / _CONFIG_FILE).write_text(dump_config(trained.config), "utf-8")
             manifest = trained.manifest.model_copy(update={"artifacts": artifacts})
@@ -158,7 +164,7 @@ def export_model(
             folder = _publish(stage, output, version)
     except OSError as error:
         raise ExportError(
-            f"The export to {output} could not be written: {error.strerror or error}. Nothing was published; make room "
+            f"The export to {output} could not be written: {reason(error)}. Nothing was published; make room "
             "or correct the permissions."
         ) from error
     return Exported(folder, manifest, accuracy, folder / ACCURACY_FILE if accuracy else None)
@@ -166,17 +172,52 @@ def export_model(
 
 @contextlib.contextmanager
 def _staged(output: Path) -> Iterator[Path]:
-    """Makes a folder that servers do not look at, beside the versions, and removes what is left of it."""
+    """Makes a folder that servers do not look at, beside the versions, and removes what is left of it.
+
+    What an export that was killed has left beside it goes first.
+    """
     created = not output.exists()
-    stage = output / f".{secrets.token_hex(4)}.partial"
-    stage.mkdir(parents=True)
+    output.mkdir(parents=True, exist_ok=True)
+    _clear(output)
+    lock: Held | None = None
+    while lock is None:  # another export may look at a fresh lock for a moment, whether it is a dead one's
+        stage = output / f".{secrets.token_hex(4)}.partial"
+        lock = hold(_lock_of(stage))
     try:
+        stage.mkdir()
         yield stage
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+        lock.release()
         if created:
             with contextlib.suppress(OSError):  # it holds a version, as it should
                 output.rmdir()
+
+
+def _lock_of(stage: Path) -> Path:
+    return stage.with_name(f"{stage.name}.lock")
+
+
+def _clear(output: Path) -> None:
+    """Removes the stages that nobody holds any more."""
+    stages = {match[1] for path in output.iterdir() if (match := _STAGE.match(path.name))}
+    for name in stages:
+        lock = hold(_lock_of(output / name))
+        if lock is not None:
+            shutil.rmtree(output / name, ignore_errors=True)
+            lock.release()
+
+
+@contextlib.contextmanager
+def _temporary_files_in(stage: Path) -> Iterator[None]:
+    """Keeps the temporary files of this process in the stage meanwhile: converters leave theirs behind when killed."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=stage) as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def _write_all(

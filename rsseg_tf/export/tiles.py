@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from rsseg_tf.datasets import DatasetSpec, read_list
 from rsseg_tf.datasets.rasters import read_pixels
-from rsseg_tf.errors import ExportError
+from rsseg_tf.errors import ExportError, naming
+from rsseg_tf.files import StrPath
 from rsseg_tf.inference import resize_bilinear
 
 __all__ = ["calibration_images", "middle_of", "random_tiles", "read_tiles"]
@@ -50,11 +51,15 @@ def read_tiles(paths: Sequence[Path], spec: DatasetSpec, size: tuple[int, int]) 
     Raises:
         DataError: when an image cannot be read or has other bands than the model.
     """
-    return [middle_of(read_pixels(path, spec).values, size) for path in paths]
+    tiles = []
+    for path in paths:
+        with naming(path):
+            tiles.append(middle_of(read_pixels(path, spec).values, size))
+    return tiles
 
 
 def calibration_images(
-    list_file: Path, spec: DatasetSpec, size: tuple[int, int], *, count: int, seed: int = 0
+    list_file: StrPath, spec: DatasetSpec, size: tuple[int, int], *, count: int, seed: int = 0
 ) -> list[NDArray]:
     """Reads a random choice of a list's images, the same for the same seed.
 
@@ -69,6 +74,7 @@ def calibration_images(
         ExportError: when there is no such list.
         DataError: when the list or one of the images is damaged.
     """
+    list_file = Path(list_file)
     if not list_file.is_file():
         raise ExportError(
             f"The list of calibration images {list_file} does not exist; a text file with an image per line is needed. "

@@ -239,6 +239,8 @@ def run_job(
     result = PredictionResult(
         job.path, note="; ".join([*scene.notes, *_place_notes(scene, output)]) or None, error="; ".join(failed) or None
     )
+    if failed and written:
+        result = replace(result, error=f"{result.error}; its other results are written")
     return replace(result, **written)  # type: ignore[arg-type]  # `written` has the names of fields that are paths
 
 
@@ -379,8 +381,7 @@ def _in_work(job: Job, settings: JobSettings) -> bool:
 def _opened(job: Job, settings: JobSettings) -> contextlib.AbstractContextManager[Scene]:
     """Opens a scene so that what is decoded at once stays within the memory that is allowed.
 
-    Decoding holds a PNG or JPEG twice, and its pixels are held until the results are written; a block of a TIFF is
-    decoded into GDAL's cache.
+    The pixels of a PNG or JPEG are held until the results are written; a block of a TIFF is decoded into GDAL's cache.
     """
     scenes = settings.scenes
     return open_scene(
@@ -388,7 +389,7 @@ def _opened(job: Job, settings: JobSettings) -> contextlib.AbstractContextManage
         scenes.bands,
         settings.spec,
         max_value=scenes.max_value,
-        trust=Trust(scenes.max_memory // 4, scenes.allow_vrt_sources, _STREAMED),
+        trust=Trust(scenes.max_memory // 2, scenes.allow_vrt_sources, _STREAMED),
         max_block=scenes.max_memory // 4,
     )
 

@@ -214,7 +214,7 @@ class _Writer:
         if self._degrees is None:
             geometries = shapely.transform(geometries, lambda points: move(points, self._place.transform))
         elif len(batch):
-            geometries = np.array([self._in_degrees(polygon) for polygon in geometries], object)
+            geometries = self._in_degrees(geometries)
         # Nine digits are more than the areas are known to, and keep text short.
         areas = [float(f"{feature.area:.9g}") for feature in batch]
         columns = [
@@ -241,24 +241,21 @@ class _Writer:
                 layer_options=self._options or None,
             )
 
-    def _in_degrees(self, polygon: Any) -> Any:
-        """Brings a polygon from pixels to longitude and latitude, cut where it crosses the date line."""
+    def _in_degrees(self, polygons: NDArray[Any]) -> NDArray[Any]:
+        """Brings polygons from pixels to longitude and latitude, cut where they cross the date line."""
         shapely = require("shapely", "vector")
-        crs, degrees = self._place.crs, self._degrees
+        crs = self._place.crs
         if math.isfinite(self._longest):
-            polygon = shapely.segmentize(polygon, max(self._longest, 1.0))
-
-        def place(points: NDArray[np.float64]) -> NDArray[np.float64]:
-            found = transformed(move(points, self._place.transform), crs, degrees)
-            if not np.isfinite(found).all():
-                raise DataError("some polygons have no longitude and latitude. Write them as gpkg instead of geojson.")
-            return found
-
-        moved = shapely.transform(polygon, place)
-        if crs is not None and crs.is_geographic and crs.to_dict().get("proj") == "longlat":
-            west, _, east, _ = moved.bounds  # nothing wraps around
-            return moved if west >= -180 and east <= 180 else _cut_at_date_line(moved)
-        return _cut_at_date_line(_unwrapped(moved))
+            polygons = shapely.segmentize(polygons, max(self._longest, 1.0))
+        points = transformed(move(shapely.get_coordinates(polygons), self._place.transform), crs, self._degrees)
+        if not np.isfinite(points).all():
+            raise DataError("some polygons have no longitude and latitude. Write them as gpkg instead of geojson.")
+        moved: NDArray[Any] = shapely.set_coordinates(polygons.copy(), points)
+        west, _, east, _ = shapely.bounds(moved).T
+        wraps = crs is None or crs.to_dict().get("proj") != "longlat"  # degrees go on beyond the date line
+        for index in np.flatnonzero((west < -180) | (east > 180) | (east - west > 180 if wraps else False)):
+            moved[index] = _cut_at_date_line(_unwrapped(moved[index]) if wraps else moved[index])
+        return moved
 
 
 def _degrees_of(place: VectorPlace) -> CRS | None:

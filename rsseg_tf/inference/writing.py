@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from rsseg_tf import __version__
 from rsseg_tf.datasets.rasters import Scene
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError, reason
-from rsseg_tf.files import SIDE_SUFFIX, atomic_path, hold, remove_file, replace_file, short_stem
+from rsseg_tf.files import SIDE_SUFFIX, atomic_path, hold, read_json, remove_file, replace_file, short_stem
 from rsseg_tf.inference.decoding import PROBABILITY_NODATA, PROBABILITY_STEPS, Product
 
 __all__ = ["BLOCK", "RasterFile", "Rows", "SceneWriter", "partial_file", "raster_file", "stamp"]
@@ -344,7 +345,7 @@ class SceneWriter:
         if not self._journal.is_file():
             return Rows()
         try:
-            journal = json.loads(self._journal.read_text("utf-8"))
+            journal = read_json(self._journal)
             made, done = journal["settings"], journal["finished"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{self._journal} is damaged: {error}. Remove it, and predict without --resume.") from error
@@ -429,7 +430,15 @@ def _open_partial(file: RasterFile, scene: Scene) -> rasterio.io.DatasetWriter:
         target.scales = (file.scale,) * file.bands
     if file.colours is not None:
         target.write_colormap(1, dict(file.colours))  # before the pixels, or the header is already written
-    return target
+    dated = None if scene.gcps else scene.dated_crs
+    if dated is None:
+        return target
+    target.close()
+    side = file.partial.with_name(file.partial.name + SIDE_SUFFIX)  # where GDAL reads what rasterio cannot write
+    text = side.read_text("utf-8") if side.is_file() else "<PAMDataset></PAMDataset>\n"
+    text = re.sub(r"\s*<SRS.*</SRS>", "", text, flags=re.DOTALL)
+    side.write_text(text.replace("<PAMDataset>", f"<PAMDataset>{dated}", 1), "utf-8")
+    return rasterio.open(file.partial, "r+")
 
 
 def _opens(file: RasterFile, scene: Scene) -> bool:

@@ -1,15 +1,20 @@
 """Keras callbacks for the loop.
 
-The loop calls `on_train_begin`, `on_train_batch_end(step, logs)` every `log_iters` steps with the averages since the
-last call, `on_test_begin()` and `on_test_end(logs)` around each evaluation (`logs["step"]` says when, and
-`logs["protocol"]` what was counted) and `on_train_end`. Keras makes all numbers in `logs` floats. A callback may end
-the run by setting `self.model.stop_training = True`.
+The loop calls `on_train_begin(logs)` (`logs["step"]` is where the run begins), `on_train_batch_end(step, logs)` every
+`log_iters` steps with the averages since the last call, `on_test_begin()` and `on_test_end(logs)` around each
+evaluation (`logs["step"]` says when, and `logs["protocol"]` what was counted) and `on_train_end`. Keras makes all
+numbers in `logs` floats. A callback may end the run by setting `self.model.stop_training = True`.
+
+What cannot be logged costs no training: the callbacks here tell of it once on standard error, and try again later.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from rsseg_tf.errors import reason
 from rsseg_tf.ssl.monitors import MONITORS
 
 __all__ = ["CollapseMonitor", "ConsoleLog", "TensorBoardLog", "format_duration"]
@@ -58,7 +64,10 @@ class ConsoleLog(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Shows the progress line."""
-        self._progress.start()
+        if logs:
+            self._progress.update(self._task, completed=logs["step"])
+        with _at_a_console():
+            self._progress.start()
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Prints one [TRAIN] line."""
@@ -86,7 +95,8 @@ class ConsoleLog(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Takes the progress line away."""
-        self._progress.stop()
+        with _at_a_console():
+            self._progress.stop()
 
     def _line(self, text: str) -> None:
         _print(self.console, text)
@@ -151,7 +161,24 @@ class CollapseMonitor(keras.callbacks.Callback):
 def _print(console: Console, text: str) -> None:
     # Time first, as the original's logger; soft_wrap keeps a line whole in files and narrow terminals.
     stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-    console.print(f"{stamp} {text}", soft_wrap=True, markup=False, highlight=False)
+    with _at_a_console():
+        console.print(f"{stamp} {text}", soft_wrap=True, markup=False, highlight=False)
+
+
+@contextlib.contextmanager
+def _at_a_console() -> Iterator[None]:
+    """Tells once where the console cannot be written: a full disk under a log file, a terminal or pipe that is gone."""
+    try:
+        yield
+    except (OSError, SystemExit) as error:  # rich ends the process where a pipe is closed
+        why = "the pipe is closed" if isinstance(error, SystemExit) else reason(error)
+        _warn_once(f"The log cannot be written: {why}; training goes on.")
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"[WARNING] {text}", file=sys.stderr, flush=True)
 
 
 class TensorBoardLog(keras.callbacks.Callback):
@@ -161,15 +188,36 @@ class TensorBoardLog(keras.callbacks.Callback):
         """Takes the folder for event files."""
         super().__init__()
         self._folder = folder
+        self._begun = 0
 
     @functools.cached_property
     def _writer(self) -> Any:
         # Made at the first scalar, so that a run that fails before leaves no empty event file.
-        return tf.summary.create_file_writer(str(self._folder))
+        before = self._folder.is_dir() and any(self._folder.iterdir())
+        writer = tf.summary.create_file_writer(str(self._folder))
+        if before:  # of an earlier run, or of this one before it was resumed: TensorBoard drops what follows again
+            start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+            event = tf.compat.v1.Event(step=self._begun + 1, wall_time=time.time(), session_log=start)
+            for _ in range(2):  # the first one that TensorBoard reads in a folder drops nothing
+                tf.raw_ops.ImportEvent(writer=writer._resource, event=event.SerializeToString())
+        return writer
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Tells where nothing can be written; the next time a new file is tried."""
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            self.__dict__.pop("_writer", None)
+            _warn_once(f"{self._folder} cannot be written: {reason(error)}; training goes on.")
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Takes note of where the run begins."""
+        self._begun = int((logs or {}).get("step", 0))
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Writes loss, rates and costs."""
-        with self._writer.as_default(step=batch):
+        with self._writing(), self._writer.as_default(step=batch):
             for name, value in (logs or {}).items():
                 if name not in ("epoch", "samples_seen"):
                     tf.summary.scalar(f"Train/{name}", value)
@@ -177,7 +225,7 @@ class TensorBoardLog(keras.callbacks.Callback):
     def on_test_end(self, logs: Logs | None = None) -> None:
         """Writes scores and pictures."""
         values = logs or {}
-        with self._writer.as_default(step=int(values["step"])):
+        with self._writing(), self._writer.as_default(step=int(values["step"])):
             for name, tag in (("miou", "mIoU"), ("acc", "Acc"), ("kappa", "Kappa"), ("dice", "Dice")):
                 tf.summary.scalar(f"Evaluate/{tag}", values[name])
             for name in values:
@@ -185,9 +233,10 @@ class TensorBoardLog(keras.callbacks.Callback):
                     tf.summary.scalar(f"Evaluate/IoU/{name[4:]}", values[name])
             for i, picture in enumerate(values["pictures"]):
                 tf.summary.image(f"Evaluate/sample_{i}", np.asarray(picture)[None])
-        self._writer.flush()
+            self._writer.flush()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Closes the event file."""
         if "_writer" in self.__dict__:
-            self._writer.close()
+            with self._writing():
+                self._writer.close()

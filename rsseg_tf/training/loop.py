@@ -1,11 +1,14 @@
-"""The training loop: straight-line, iteration-based, resumable."""
+"""The training loop: straight-line, iteration-based, resumable.
+
+A checkpoint is written before anything that may fail at its step: the evaluation, its pictures, the log. No error in
+these, nor in a sample, costs a step that was trained.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import math
-import shutil
 import signal
 import threading
 import time
@@ -20,22 +23,25 @@ import numpy as np
 import tensorflow as tf
 
 from rsseg_tf.build import build_losses, build_model
-from rsseg_tf.checkpoint import TrainState, load_weights, read_state, restore_training, save_checkpoint
+from rsseg_tf.checkpoint import TrainState, load_weights, read_state, restore_training
 from rsseg_tf.config import AnyConfig, Config
 from rsseg_tf.config.schema import C2FNet, Eval
 from rsseg_tf.data import ImageReader, SampleReader, train_batches
-from rsseg_tf.datasets import Sample
-from rsseg_tf.errors import ConfigError, DataError, TrainingError
+from rsseg_tf.datasets import DatasetSpec, Sample
+from rsseg_tf.errors import ConfigError, DataError, RssegError, TrainingError, WeightsError, reason
 from rsseg_tf.evaluation import Evaluation, plan_evaluation
+from rsseg_tf.files import StrPath
 from rsseg_tf.inference import InferenceOptions, Predict, as_rgb, overlay
 from rsseg_tf.metrics import SegmentationScores
 from rsseg_tf.predictors import keras_predictor
 from rsseg_tf.pretrained import load_pretrained
+from rsseg_tf.training.folder import Notify, RunFolder, open_run, safely
 from rsseg_tf.training.optimizers import build_optimizer
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import TrainStep, synchronise_batch_norm
+from rsseg_tf.training.strategy import make_deterministic
 
-__all__ = ["Job", "TrainResult", "checkpoints", "inference_options", "prepare_save_dir", "run_job", "train"]
+__all__ = ["Job", "TrainResult", "Validated", "inference_options", "run_job", "train"]
 
 _PICTURES = 4  # validation overlays for TensorBoard at each evaluation
 
@@ -57,42 +63,72 @@ class TrainResult:
 
 def train(
     config: Config,
-    save_dir: Path,
+    save_dir: StrPath,
     train_samples: Sequence[Sample],
     val_samples: Sequence[Sample] = (),
     *,
     strategy: tf.distribute.Strategy | None = None,
-    resume: Path | None = None,
+    resume: StrPath | None = None,
+    overwrite: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     offline: bool = False,
-    notify: Callable[[str], object] = lambda line: None,
+    notify: Notify = lambda line: None,
 ) -> TrainResult:
     """Trains a model and keeps checkpoints in `save_dir`.
 
     Args:
         config: the whole run.
-        save_dir: where `iter_N/` and `best_model/` go.
+        save_dir: where `iter_N/` and `best_model/` go; no other run may write there meanwhile.
         train_samples: what to train on.
         val_samples: what to evaluate on every `save_interval` steps, by the config's `eval.protocol`; empty for no
-            evaluation.
+            evaluation. All of them are read once before the first step.
         strategy: the devices; None for the default one.
         resume: a checkpoint to go on from.
-        callbacks: Keras callbacks, called as `training.callbacks` says.
+        overwrite: whether a new run may replace an earlier one in `save_dir`, which is removed once the first
+            checkpoint is written.
+        callbacks: Keras callbacks, called as `training.callbacks` says. What one raises ends the run, after the steps
+            so far were saved.
         offline: whether pre-trained weights must be in the cache already.
-        notify: called with a line for each file of pre-trained weights that was loaded, and when the best score of the
-            run to resume was counted by another protocol.
+        notify: called with a line for everything about the run that its log does not show: each file of pre-trained
+            weights that was loaded, what became of the best score of the run to resume, what could not be removed.
 
     Returns:
         How it ended.
 
     Raises:
+        ConfigError: when `save_dir` is in use or holds an earlier run, or nothing is left to do.
         TrainingError: when a loss is NaN or infinite; the message names the step and the files of the batch.
-        DataError: when a sample turns out to be wrong, or the protocol does not fit the dataset.
+        DataError: when a sample turns out to be wrong, or the protocol does not fit the dataset. What was trained
+            before is saved.
         WeightsError: when a checkpoint cannot be read or written.
     """
-    strategy = strategy or tf.distribute.get_strategy()
-    evaluation = plan_evaluation(config, val_samples) if val_samples else None
-    model, optimizer, state = _start(config, strategy, resume, offline=offline, notify=notify)
+    save_dir = Path(save_dir)
+    resume = None if resume is None else Path(resume)
+    strategy, notify = strategy or tf.distribute.get_strategy(), safely(notify)
+    if config.train.deterministic:
+        make_deterministic()
+    with open_run(save_dir, resume=resume, overwrite=overwrite, notify=notify) as folder:
+        evaluation = plan_evaluation(config, val_samples) if val_samples else None
+        if evaluation is not None:
+            evaluation.read_once()
+        job = _job(config, train_samples, evaluation, strategy, resume, offline=offline, notify=notify)
+        return run_job(job, folder, strategy=strategy, callbacks=callbacks)
+
+
+def _job(
+    config: Config,
+    train_samples: Sequence[Sample],
+    evaluation: Evaluation | None,
+    strategy: tf.distribute.Strategy,
+    resume: Path | None,
+    *,
+    offline: bool,
+    notify: Notify,
+) -> Job:
+    """Builds what the loop runs."""
+    model, optimizer, state = _start(
+        config, strategy, resume, evaluated=evaluation is not None, offline=offline, notify=notify
+    )
     batch_size = config.train.batch_size * strategy.num_replicas_in_sync
     reader = SampleReader(train_samples, config.dataset.spec, cache_mb=config.data.cache_mb, trust=config.data.trust)
     dataset = train_batches(
@@ -105,17 +141,17 @@ def train(
     )
     predict = keras_predictor(model, config.dataset.spec)
 
-    def validate(state: TrainState, stop_requested: threading.Event) -> tuple[TrainState, dict[str, Any]] | None:
+    def validate(state: TrainState, stop_requested: threading.Event) -> Validated | None:
         if evaluation is None:
             return None
-        scored = _evaluate(predict, evaluation, inference_options(config.eval), stop_requested)
+        scored = _evaluate(predict, evaluation, inference_options(config.eval), stop_requested, notify)
         if scored is None:
             return None
         scores, pictures = scored
-        state = _with_score(state, scores.miou)
-        return state, _eval_logs(scores, state, evaluation, pictures)
+        state, improved = _with_score(state, scores.miou)
+        return Validated(state, improved, _eval_logs(scores, state, evaluation, pictures))
 
-    job = Job(
+    return Job(
         config=config,
         iters=config.train.iters,
         early_stop_intervals=config.train.early_stop_intervals,
@@ -129,7 +165,15 @@ def train(
         rate=lambda step: learning_rate(step, config.lr_schedule, config.train.iters),
         validate=validate if evaluation else None,
     )
-    return run_job(job, save_dir, strategy=strategy, callbacks=callbacks)
+
+
+@dataclass(frozen=True)
+class Validated:
+    """What an evaluation gave: the state with its score, whether it is the best so far, logs for `on_test_end`."""
+
+    state: TrainState
+    improved: bool
+    logs: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -148,10 +192,7 @@ class Job:
         dataset: endless batches, with `index`, the places of the samples in the reader's list.
         take_step: takes a batch and a learning rate; returns `loss` and other float32 scalars.
         rate: the learning rate of a step.
-        rescue: whether to save when a sample turns out to be wrong. Training with labels has soon come by all of them;
-            among millions of images without labels the first epoch takes days.
-        validate: evaluates, unless it is asked to stop meanwhile: gives the state with the score, and logs for
-            `on_test_end`; None for no evaluation.
+        validate: evaluates; gives None when it is asked to stop meanwhile. None for no evaluation.
     """
 
     config: AnyConfig
@@ -165,66 +206,162 @@ class Job:
     dataset: tf.data.Dataset
     take_step: Callable[[dict[str, Any], float], dict[str, Any]]
     rate: Callable[[int], float]
-    rescue: bool = False
-    validate: Callable[[TrainState, threading.Event], tuple[TrainState, dict[str, Any]] | None] | None = None
+    validate: Callable[[TrainState, threading.Event], Validated | None] | None = None
 
 
 def run_job(
-    job: Job, save_dir: Path, *, strategy: tf.distribute.Strategy, callbacks: Sequence[keras.callbacks.Callback]
+    job: Job, folder: RunFolder, *, strategy: tf.distribute.Strategy, callbacks: Sequence[keras.callbacks.Callback]
 ) -> TrainResult:
     """Runs a job to its end and keeps checkpoints; errors as `train`."""
-    pace, state, batch_size = job.config.train, job.state, job.batch_size
-    batches = iter(strategy.experimental_distribute_dataset(job.dataset))
+    state = folder.begin(job.state, scored=job.validate is not None)
     hooks = keras.callbacks.CallbackList(list(callbacks), model=job.model)
     job.model.stop_training = False
-    window = _Window(job.reader.samples, batch_size)
-    keeper = _Keeper(save_dir, job.config, job.model, job.optimizer, state)
+    with _stop_signals() as stop_requested, _closing(hooks, state):
+        return _Loop(job, folder, strategy, hooks, state, stop_requested).run()
 
-    with _stop_signals() as stop_requested, _closing(hooks):
-        while True:
-            rate = job.rate(state.step)
-            began = time.perf_counter()
-            try:
-                batch = _next(batches, job.reader)
-            except DataError as error:
-                if not job.rescue:
-                    raise
-                window.require_finite()
-                raise keeper.rescue(state, error) from error
-            read = time.perf_counter()
+
+class _Loop:
+    """A run on its way."""
+
+    def __init__(
+        self,
+        job: Job,
+        folder: RunFolder,
+        strategy: tf.distribute.Strategy,
+        hooks: keras.callbacks.CallbackList,
+        state: TrainState,
+        stop_requested: threading.Event,
+    ) -> None:
+        self.job, self.folder, self.strategy, self.hooks, self.state = job, folder, strategy, hooks, state
+        self.stop_requested = stop_requested
+        self.window = _Window(job.reader.samples, job.batch_size)
+        self._safe = state.step  # the step up to which all is saved
+
+    def run(self) -> TrainResult:
+        """Trains to the end, after the evaluation that the run to resume has left to do."""
+        batches = iter(self.strategy.experimental_distribute_dataset(self.job.dataset))
+        result = None
+        if self.state.to_evaluate:
+            if not self._kept().exists():  # it was resumed from another folder
+                self._save()
+            result = self._after_saving()
+        while result is None:
+            self._step(batches)
+            finished = self.state.step >= self.job.iters
+            due = finished or self.state.step % self.job.config.train.save_interval == 0
+            if due or self.stop_requested.is_set() or self.job.model.stop_training:
+                result = self._checkpoint(due)
+        return result
+
+    def _step(self, batches: Iterator[dict[str, Any]]) -> None:
+        job, log_iters = self.job, self.job.config.train.log_iters
+        rate = job.rate(self.state.step)
+        began = time.perf_counter()
+        with self._nothing_lost():
+            batch = _next(batches, job.reader)
+        read = time.perf_counter()
+        try:
             losses = job.take_step(batch, rate)
-            state = dataclasses.replace(state, step=state.step + 1, samples_seen=state.samples_seen + batch_size)
-            window.add(state.step, losses, strategy.experimental_local_results(batch["index"]))
-            if state.step == 1 or state.step % pace.log_iters == 0:
-                window.require_finite()  # fetching the losses waits for the devices, so the time below is the step's
-            window.time(read - began, time.perf_counter() - began)
+        except tf.errors.OpError as error:
+            raise self._failed(error) from error
+        step = self.state.step + 1
+        self.state = dataclasses.replace(
+            self.state, step=step, samples_seen=self.state.samples_seen + job.batch_size, to_evaluate=False
+        )
+        self.window.add(step, losses, self.strategy.experimental_local_results(batch["index"]))
+        if step == 1 or step % log_iters == 0:
+            self.window.require_finite()  # fetching the losses waits for the devices, so the time below is the step's
+        self.window.time(read - began, time.perf_counter() - began)
+        if step % log_iters == 0:
+            epoch = (self.state.samples_seen - 1) // len(job.reader.samples) + 1
+            logs = {"epoch": epoch, "lr": rate, **self.window.averages()}
+            with self._nothing_lost():
+                self.hooks.on_train_batch_end(step, logs)
 
-            if state.step % pace.log_iters == 0:
-                epoch = (state.samples_seen - 1) // len(job.reader.samples) + 1
-                hooks.on_train_batch_end(state.step, {"epoch": epoch, "lr": rate, **window.averages()})
-            finished = state.step == job.iters
-            interrupted = stop_requested.is_set() or job.model.stop_training
-            if not (finished or interrupted or state.step % pace.save_interval == 0):
-                continue
+    def _checkpoint(self, due: bool) -> TrainResult | None:
+        """Saves, evaluates, and tells whether that was the end.
 
-            window.require_finite()
-            improved = False
-            if job.validate is not None:
-                hooks.on_test_begin()
-                validated = job.validate(state, stop_requested)
-                if validated is not None:
-                    improved = validated[0].best_step > state.best_step
-                    state, logs = validated
-                    hooks.on_test_end(logs)
-            checkpoint = keeper.save(state, improved=improved)
-            if stop_requested.is_set():
-                return TrainResult(state, "signal", checkpoint)
-            if interrupted:
-                return TrainResult(state, "callback", checkpoint)
-            if finished:
-                return TrainResult(state, "finished", checkpoint)
-            if state.stale_intervals >= (job.early_stop_intervals or math.inf):
-                return TrainResult(state, "early", checkpoint)
+        Args:
+            due: whether the step is one at which every run saves and evaluates.
+        """
+        self.window.require_finite()
+        evaluates = self.job.validate is not None and (due or self.job.model.stop_training)
+        self.state = dataclasses.replace(self.state, to_evaluate=evaluates)
+        self._save()
+        return self._after_saving()
+
+    def _after_saving(self) -> TrainResult | None:
+        if self.state.to_evaluate and not self.stop_requested.is_set():
+            with self._nothing_lost():
+                self._evaluate()
+        job, state = self.job, self.state
+        self.folder.prune(job.config.train.keep_checkpoint_max)
+        if self.stop_requested.is_set():
+            stopped = "signal"
+        elif job.model.stop_training:
+            stopped = "callback"
+        elif state.step >= job.iters:
+            stopped = "finished"
+        elif state.stale_intervals >= (job.early_stop_intervals or math.inf):
+            stopped = "early"
+        else:
+            return None
+        return TrainResult(state, stopped, self.folder.path / f"iter_{state.step}")
+
+    def _evaluate(self) -> None:
+        """Scores the checkpoint that was just written; `best_model` comes before the state that claims it."""
+        job = self.job
+        if job.validate is None:
+            return
+        self.hooks.on_test_begin()
+        try:
+            validated = job.validate(self.state, self.stop_requested)
+        except RssegError:
+            raise
+        except Exception as error:
+            raise TrainingError(f"The evaluation at step {self.state.step} failed: {reason(error)}.") from error
+        if validated is None:
+            return
+        self.state = dataclasses.replace(validated.state, to_evaluate=False)
+        if validated.improved:
+            self.folder.save_best(job.model, self.state, job.config)
+        self.folder.save_score(job.model, job.optimizer, self.state, job.config)
+        self.hooks.on_test_end(validated.logs)
+
+    def _save(self) -> None:
+        self.folder.save(self.job.model, self.job.optimizer, self.state, self.job.config)
+        self._safe = self.state.step
+
+    @contextlib.contextmanager
+    def _nothing_lost(self) -> Iterator[None]:
+        """Saves what was trained before an error in the block; the error says where it is."""
+        try:
+            yield
+        except Exception as error:
+            self.window.require_finite()
+            if self.state.step == self.job.state.step:
+                raise
+            try:
+                if self.state.step != self._safe:
+                    self._save()
+                kept = f"What was trained before is kept: go on with --resume_model {self._kept()}."
+            except WeightsError as unsaved:
+                kept = str(unsaved)
+            if isinstance(error, RssegError):
+                error.args = (f"{error} {kept}",)
+            else:
+                error.add_note(kept)
+            raise
+
+    def _kept(self) -> Path:
+        return self.folder.path / f"iter_{self.state.step}"
+
+    def _failed(self, error: tf.errors.OpError) -> TrainingError:
+        less = (
+            " Lower --batch_size or augment.crop_size." if isinstance(error, tf.errors.ResourceExhaustedError) else ""
+        )
+        last = f" The last checkpoint is of step {self._safe}." if self._safe else ""
+        return TrainingError(f"Step {self.state.step + 1} failed: {reason(error)}.{less}{last}")
 
 
 def _start(
@@ -232,8 +369,9 @@ def _start(
     strategy: tf.distribute.Strategy,
     resume: Path | None,
     *,
+    evaluated: bool,
     offline: bool,
-    notify: Callable[[str], object],
+    notify: Notify,
 ) -> tuple[keras.Model, keras.optimizers.Optimizer, TrainState]:
     """Builds model and optimizer on the devices, with pre-trained weights or those of the checkpoint to resume."""
     if resume is None and isinstance(config.model, C2FNet) and config.model.coarse.pretrained is None:
@@ -254,8 +392,9 @@ def _start(
             return model, optimizer, TrainState(protocol=config.eval.protocol)
         load_weights(model, resume)
         restore_training(model, optimizer, resume)
-    state = _with_protocol(read_state(resume), config, notify)
-    if state.step >= config.train.iters:
+    state = read_state(resume)
+    state = dataclasses.replace(_with_protocol(state, config, notify), to_evaluate=state.to_evaluate and evaluated)
+    if state.step >= config.train.iters and not state.to_evaluate:
         raise ConfigError(
             f"{resume} is at step {state.step}, and train.iters is {config.train.iters}: nothing is left to do. "
             "Raise --iters."
@@ -263,84 +402,9 @@ def _start(
     return model, optimizer, state
 
 
-class _Keeper:
-    """Writes checkpoints and removes the oldest of this run; those of an abandoned branch of it are left alone."""
-
-    def __init__(
-        self,
-        save_dir: Path,
-        config: AnyConfig,
-        model: keras.Model,
-        optimizer: keras.optimizers.Optimizer,
-        state: TrainState,
-    ) -> None:
-        self.save_dir, self.config, self.model, self.optimizer = save_dir, config, model, optimizer
-        self._saved = [path for path in checkpoints(save_dir) if step_of(path) <= state.step]
-
-    def save(self, state: TrainState, *, improved: bool) -> Path:
-        """Writes `iter_N`, and `best_model` where the score is better than any before; returns the first."""
-        folder = self.save_dir / f"iter_{state.step}"
-        save_checkpoint(folder, self.model, self.optimizer, state, self.config)
-        if improved:
-            save_checkpoint(self.save_dir / "best_model", self.model, None, state, self.config)
-        if folder not in self._saved:
-            self._saved.append(folder)
-        while len(self._saved) > self.config.train.keep_checkpoint_max:
-            shutil.rmtree(self._saved.pop(0))
-        return folder
-
-    def rescue(self, state: TrainState, error: DataError) -> DataError:
-        """Saves what was trained before a sample turned out to be wrong; returns the error with where it is."""
-        if state.step == 0:
-            return error
-        folder = self.save_dir / f"iter_{state.step}"
-        if folder not in self._saved:
-            self.save(state, improved=False)
-        return DataError(f"{error} What was trained before is kept: go on with --resume_model {folder}.")
-
-
 def inference_options(section: Eval) -> InferenceOptions:
     """Returns how to predict, from a config's `eval` section."""
     return InferenceOptions(**section.inference())
-
-
-def checkpoints(save_dir: Path) -> list[Path]:
-    """Returns the `iter_N` folders in a save_dir, oldest first."""
-    return sorted((path for path in save_dir.glob("iter_*") if path.name[5:].isdecimal()), key=step_of)
-
-
-def step_of(checkpoint: Path) -> int:
-    """Returns N of a folder `iter_N`."""
-    return int(checkpoint.name.removeprefix("iter_"))
-
-
-def prepare_save_dir(save_dir: Path, *, resume: bool, overwrite: bool) -> None:
-    """Creates the folder, makes sure that it can be written, and that nobody's checkpoints are in the way.
-
-    Raises:
-        ConfigError: when it cannot be written, or holds checkpoints of a run that this one does not resume.
-    """
-    try:
-        save_dir.mkdir(parents=True, exist_ok=True)
-        probe = save_dir / ".writable"
-        probe.write_bytes(b"")
-        probe.unlink()
-        for leftover in save_dir.glob(".iter_*.partial"):  # of a run that was killed while it wrote
-            shutil.rmtree(leftover)
-    except OSError as error:
-        raise ConfigError(
-            f"--save_dir {save_dir} cannot be written: {error.strerror}. Choose another folder."
-        ) from error
-    there = [*checkpoints(save_dir), *(p for p in [save_dir / "best_model"] if p.exists())]
-    if not there or resume:
-        return
-    if not overwrite:
-        raise ConfigError(
-            f"--save_dir {save_dir} holds {there[-1].name} of an earlier run. Go on from it with "
-            f"--resume_model {there[-1]}, choose another folder, or replace it with --overwrite."
-        )
-    for folder in there:
-        shutil.rmtree(folder)
 
 
 @dataclass
@@ -403,11 +467,15 @@ def _next(batches: Iterator[dict[str, Any]], reader: SampleReader | ImageReader)
     except tf.errors.OpError as error:
         if reader.failure is not None:
             raise reader.failure from error
-        raise
+        raise DataError(f"A batch could not be prepared: {reason(error)}.") from error
 
 
 def _evaluate(
-    predict: Predict, evaluation: Evaluation, options: InferenceOptions, stop_requested: threading.Event
+    predict: Predict,
+    evaluation: Evaluation,
+    options: InferenceOptions,
+    stop_requested: threading.Event,
+    notify: Notify,
 ) -> tuple[SegmentationScores, list[np.ndarray]] | None:
     """Returns scores and pictures, or None when the run was asked to stop meanwhile: saving cannot wait then."""
     spec = evaluation.spec
@@ -417,9 +485,10 @@ def _evaluate(
 
     def observe(index: int, image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> None:
         if index in shown:
-            rgb = as_rgb(image, spec)
-            pictures.append(np.hstack([rgb, overlay(rgb, label, spec.palette), overlay(rgb, prediction, spec.palette)]))
-
+            try:
+                pictures.append(_picture(image, label, prediction, spec))
+            except Exception as error:  # a score counts more than any picture
+                notify(f"There is no picture of {evaluation.samples[index].image}: {reason(error)}.")
         if stop_requested.is_set():
             raise _StopRequestedError
 
@@ -429,11 +498,17 @@ def _evaluate(
         return None
 
 
+def _picture(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    """Returns image, label and prediction side by side."""
+    rgb = as_rgb(image, spec)
+    return np.hstack([rgb, overlay(rgb, label, spec.palette), overlay(rgb, prediction, spec.palette)])
+
+
 class _StopRequestedError(Exception):
     """Leaves an evaluation in the middle."""
 
 
-def _with_protocol(state: TrainState, config: Config, notify: Callable[[str], object]) -> TrainState:
+def _with_protocol(state: TrainState, config: Config, notify: Notify) -> TrainState:
     """Forgets the best score of a run that is resumed with another protocol: the two cannot be compared."""
     if state.protocol == config.eval.protocol:
         return state
@@ -445,10 +520,17 @@ def _with_protocol(state: TrainState, config: Config, notify: Callable[[str], ob
     return dataclasses.replace(state, best_miou=-1.0, best_step=0, stale_intervals=0, protocol=config.eval.protocol)
 
 
-def _with_score(state: TrainState, miou: float) -> TrainState:
-    if miou > state.best_miou:
-        return dataclasses.replace(state, best_miou=miou, best_step=state.step, stale_intervals=0)
-    return dataclasses.replace(state, stale_intervals=state.stale_intervals + 1)
+def _with_score(state: TrainState, miou: float) -> tuple[TrainState, bool]:
+    """Returns the state with the score of its step, and whether that is the best so far.
+
+    The best step may lie ahead, where a run was resumed from before it, or be this very one, where a run was killed
+    before it could note its score.
+    """
+    again = state.best_step == state.step and miou >= state.best_miou
+    if miou > state.best_miou or again:
+        return dataclasses.replace(state, best_miou=miou, best_step=state.step, stale_intervals=0), True
+    stale = 0 if state.best_step == state.step else state.stale_intervals + (state.best_step < state.step)
+    return dataclasses.replace(state, stale_intervals=stale), False
 
 
 def _eval_logs(
@@ -471,7 +553,11 @@ def _eval_logs(
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """Turns SIGTERM and Ctrl-C into a request to save and stop; a second Ctrl-C interrupts at once."""
+    """Turns SIGTERM, SIGHUP and Ctrl-C into a request to save and stop; a second Ctrl-C interrupts at once.
+
+    A checkpoint is whole or not there whenever that happens. SIGHUP, the end of the terminal, is left alone where it
+    was ignored, as `nohup` does.
+    """
     requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield requested
@@ -482,17 +568,21 @@ def _stop_signals() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         requested.set()
 
-    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in wanted}
+    taken = [n for n in wanted if n != getattr(signal, "SIGHUP", None) or before[n] != signal.SIG_IGN]
+    for number in taken:
+        signal.signal(number, request)
     try:
         yield requested
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in taken:
+            signal.signal(number, before[number])
 
 
 @contextlib.contextmanager
-def _closing(hooks: keras.callbacks.CallbackList) -> Iterator[None]:
-    hooks.on_train_begin()
+def _closing(hooks: keras.callbacks.CallbackList, state: TrainState) -> Iterator[None]:
+    hooks.on_train_begin({"step": state.step})
     try:
         yield
     finally:

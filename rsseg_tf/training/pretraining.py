@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -17,26 +17,30 @@ from rsseg_tf.data import ImageReader, view_batches
 from rsseg_tf.data.views import rgb_only
 from rsseg_tf.datasets import Sample
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.pretrained import load_backbone
 from rsseg_tf.ssl import Method
+from rsseg_tf.training.folder import Notify, open_run, safely
 from rsseg_tf.training.loop import Job, TrainResult, run_job
 from rsseg_tf.training.optimizers import build_optimizer
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import PretrainStep, synchronise_batch_norm
+from rsseg_tf.training.strategy import make_deterministic
 
 __all__ = ["pretrain", "rate_of_step", "steps_in_all"]
 
 
 def pretrain(
     config: PretrainConfig,
-    save_dir: Path,
+    save_dir: StrPath,
     samples: Sequence[Sample],
     *,
     strategy: tf.distribute.Strategy | None = None,
-    resume: Path | None = None,
+    resume: StrPath | None = None,
+    overwrite: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     offline: bool = False,
-    notify: Callable[[str], object] = lambda line: None,
+    notify: Notify = lambda line: None,
 ) -> TrainResult:
     """Trains a backbone on images without labels and keeps checkpoints in `save_dir`.
 
@@ -45,10 +49,12 @@ def pretrain(
 
     Args:
         config: the whole run.
-        save_dir: where `iter_N/` go.
+        save_dir: where `iter_N/` go; no other run may write there meanwhile.
         samples: images; labels are not looked at.
         strategy: the devices; None for the default one.
         resume: a checkpoint to go on from.
+        overwrite: whether a new run may replace an earlier one in `save_dir`, which is removed once the first
+            checkpoint is written.
         callbacks: Keras callbacks, called as `training.callbacks` says.
         offline: whether pre-trained weights must be in the cache already.
         notify: called with a line for everything about the run that its log does not show.
@@ -57,12 +63,32 @@ def pretrain(
         How it ended.
 
     Raises:
-        ConfigError: when the batch fits neither the images, the devices, nor the queue.
+        ConfigError: when the batch fits neither the images, the devices, nor the queue; when `save_dir` is in use or
+            holds an earlier run.
         TrainingError: when a loss is NaN or infinite; the message names the step and the files of the batch.
         DataError: when an image turns out to be wrong; what was trained before is saved.
         WeightsError: when a checkpoint cannot be read or written.
     """
-    strategy = strategy or tf.distribute.get_strategy()
+    save_dir = Path(save_dir)
+    resume = None if resume is None else Path(resume)
+    strategy, notify = strategy or tf.distribute.get_strategy(), safely(notify)
+    if config.train.deterministic:
+        make_deterministic()
+    with open_run(save_dir, resume=resume, overwrite=overwrite, notify=notify) as folder:
+        job = _job(config, samples, strategy, resume, offline=offline, notify=notify)
+        return run_job(job, folder, strategy=strategy, callbacks=callbacks)
+
+
+def _job(
+    config: PretrainConfig,
+    samples: Sequence[Sample],
+    strategy: tf.distribute.Strategy,
+    resume: Path | None,
+    *,
+    offline: bool,
+    notify: Notify,
+) -> Job:
+    """Builds what the loop runs."""
     iters = steps_in_all(config, len(samples))
     if missing := rgb_only(config.views, config.dataset.bands):
         notify(
@@ -79,7 +105,7 @@ def pretrain(
         start=state.samples_seen,
         workers=config.data.workers,
     )
-    job = Job(
+    return Job(
         config=config,
         iters=iters,
         early_stop_intervals=None,
@@ -91,9 +117,7 @@ def pretrain(
         dataset=dataset,
         take_step=PretrainStep(method, optimizer, strategy),
         rate=lambda step: rate_of_step(step, config, iters, len(samples)),
-        rescue=True,
     )
-    return run_job(job, save_dir, strategy=strategy, callbacks=callbacks)
 
 
 def steps_in_all(config: PretrainConfig, images: int) -> int:
@@ -143,7 +167,7 @@ def _start(
     resume: Path | None,
     *,
     offline: bool,
-    notify: Callable[[str], object],
+    notify: Notify,
 ) -> tuple[Method, keras.optimizers.Optimizer, TrainState]:
     """Builds method and optimizer on the devices, with the weights that the config or the checkpoint says."""
     if resume is not None:
@@ -189,7 +213,7 @@ def _require_same_method(config: PretrainConfig, checkpoint: Path) -> None:
         )
 
 
-def _load_backbone(method: Method, config: PretrainConfig, *, offline: bool, notify: Callable[[str], object]) -> None:
+def _load_backbone(method: Method, config: PretrainConfig, *, offline: bool, notify: Notify) -> None:
     source = config.backbone.pretrained
     if source is None:
         return

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from rsseg_tf.errors import ConfigError
 
-__all__ = ["make_strategy"]
+__all__ = ["make_deterministic", "make_strategy"]
 
 
 def make_strategy(device: str = "auto", gpus: Sequence[int] | None = None) -> tf.distribute.Strategy:
@@ -46,3 +46,24 @@ def make_strategy(device: str = "auto", gpus: Sequence[int] | None = None) -> tf
     for gpu in visible:  # otherwise TensorFlow takes all memory of a GPU that others may share
         tf.config.experimental.set_memory_growth(gpu, True)
     return tf.distribute.MirroredStrategy() if len(visible) > 1 else tf.distribute.get_strategy()
+
+
+def make_deterministic() -> None:
+    """Makes equal runs of this process equal to the bit; call it before TensorFlow has run anything.
+
+    By default TensorFlow adds up what several threads give in the order in which they are ready. Its own switch leaves
+    one such place on CPUs: operations that run side by side. So they run one after the other, each on all cores.
+
+    Raises:
+        ConfigError: when TensorFlow has begun to run operations side by side.
+    """
+    tf.config.experimental.enable_op_determinism()
+    if tf.config.threading.get_inter_op_parallelism_threads() == 1:
+        return
+    try:
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError as error:
+        raise ConfigError(
+            "train.deterministic is set, but TensorFlow has begun to work in this process, with operations side by "
+            "side. Call rsseg_tf.training.make_deterministic() before anything else."
+        ) from error

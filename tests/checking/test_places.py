@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rasterio.transform import Affine
 
 from rsseg_tf.checking.places import Place, overlaps, read_place
+from rsseg_tf.datasets import write_png
 from tests.checking.scenes import at, write_tiff
 
 
@@ -69,3 +70,11 @@ def test_what_lies_nowhere_has_no_place(tmp_path: Path) -> None:
         pass
     assert read_place(tmp_path / "b.tif") is None
     assert read_place(tmp_path / "missing.tif") is None
+
+
+def test_the_place_of_a_picture_stands_beside_it(tmp_path: Path) -> None:
+    write_png(tmp_path / "a.png", np.zeros((10, 20, 3), np.uint8))
+    assert read_place(tmp_path / "a.png", "PNG") is None
+    (tmp_path / "a.pgw").write_text("0.5\n0\n0\n-0.5\n100.25\n199.75\n")
+    (tmp_path / "a.prj").write_text(rasterio.crs.CRS.from_epsg(32640).to_wkt())
+    assert read_place(tmp_path / "a.png", "PNG") == Place("EPSG:32640", 100, 195, 110, 200, 0.5)

@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from rsseg_tf.cli.main import BUG, INTERRUPTED, main
+from rsseg_tf.cli.main import INTERRUPTED, UNEXPECTED, main
 from rsseg_tf.errors import DataError
 from tests.checking.scenes import write_sound
 
@@ -72,8 +72,8 @@ def test_a_width_that_means_nothing_leaves_the_report_whole(
     ("raised", "code", "shown"),
     [
         (DataError("a file is wrong."), 2, "Error: a file is wrong."),
-        (KeyError("bug"), BUG, "KeyError: 'bug'"),
-        (MemoryError(), BUG, "MemoryError"),
+        (KeyError("bug"), UNEXPECTED, "KeyError: 'bug'"),
+        (MemoryError(), 2, "memory is short: MemoryError"),
         (KeyboardInterrupt(), INTERRUPTED, "Stopped."),
         (click.UsageError("no such thing"), 2, "no such thing"),
         (SystemExit(1), 1, ""),

@@ -199,3 +199,16 @@ def test_description_from_before_there_were_band_names(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     spec, _ = read_dataset_json(tmp_path / "dataset.json")
     assert (spec.band_names, spec.gsd) == ((), None)
+
+
+def test_what_a_kill_has_left_is_cleared(tmp_path):
+    """The old folder comes back where nothing has taken its place; names of others are let be."""
+    with staged_output(tmp_path / "set") as folder:
+        fill(folder, ("train", "s", *scene(16, 16)), ("val", "t", *scene(16, 16)))
+    (tmp_path / "set").rename(tmp_path / ".set.0123456789ab.old")
+    (tmp_path / ".set.0123456789ab.tmp").mkdir()
+    (tmp_path / ".set.mine.tmp").mkdir()
+    with pytest.raises(RuntimeError), staged_output(tmp_path / "set"):
+        assert (tmp_path / "set" / "dataset.json").is_file()
+        raise RuntimeError
+    assert {path.name for path in tmp_path.iterdir()} == {"set", ".set.mine.tmp"}

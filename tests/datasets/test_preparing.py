@@ -183,6 +183,49 @@ def test_taken_up_after_a_kill(tmp_path):
     assert content(tmp_path / "out") == content(tmp_path / "fresh")
 
 
+def test_damaged_entries_of_the_journal_count_as_not_made(root, tmp_path):
+    prepare(root, tmp_path / "fresh")
+    images = root / "2_Ortho_RGB.zip"
+    whole = images.read_bytes()
+    damage(images, ["2_Ortho_RGB/top_potsdam_2_10_RGB.tif"])
+    with pytest.raises(DataError, match="is damaged"):
+        prepare(root, tmp_path / "out")
+    images.write_bytes(whole)
+    journal = tmp_path / ".out.partial/.work/journal"
+    (journal / ".0000003.0123456789ab.tmp.json").write_bytes(b"")  # killed between opening and writing
+    entries = sorted(path for path in journal.iterdir() if not path.name.startswith("."))
+    for entry, content_ in zip(entries, (b"", b'[{"stem": 1}]', b"[1, null]", b"{}", b"\xff"), strict=False):
+        entry.write_bytes(content_)
+    prepare(root, tmp_path / "out")
+    assert content(tmp_path / "out") == content(tmp_path / "fresh")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "fresh", "download"}
+
+
+@pytest.mark.parametrize("last", ["work", "aside"])
+def test_a_kill_on_the_last_inch_costs_nothing(root, tmp_path, monkeypatch, last):
+    """All tiles are cut: the folder only has to take its place, or the one before to come back."""
+    prepare(root, tmp_path / "out", tile_size=16)
+    prepare(root, tmp_path / "fresh")
+    real = Path.rename
+
+    class Killed(BaseException):
+        pass
+
+    def rename(self, target):
+        if self.name == ("out" if last == "work" else ".out.partial"):
+            raise Killed
+        return real(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "rename", rename)
+        prepare(root, tmp_path / "out")
+    monkeypatch.setattr("rsseg_tf.datasets.preparing.cut_scene", None)
+    report = prepare(root, tmp_path / "out")
+    assert not report.up_to_date
+    assert content(tmp_path / "out") == content(tmp_path / "fresh")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "fresh", "download"}
+
+
 def test_a_killed_worker(root, tmp_path):
     def kill(done, total):
         import multiprocessing
@@ -196,9 +239,8 @@ def test_a_killed_worker(root, tmp_path):
 
 
 def test_one_at_a_time(root, tmp_path):
-    (tmp_path / ".out.partial/.work").mkdir(parents=True)
     with (
-        FileLock(tmp_path / ".out.partial/.work/lock"),
+        FileLock(tmp_path / ".out.lock"),
         pytest.raises(DataError, match=r"Another process is preparing .*out \(its lock is .*lock\)"),
     ):
         prepare(root, tmp_path / "out")

@@ -4,6 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import rasterio
+from rasterio.crs import CRS
+from rasterio.transform import Affine
 
 from rsseg_tf.datasets import PREPARERS, UNLABELLED, prepare_unlabelled, read_image, read_list
 from rsseg_tf.errors import DataError
@@ -56,6 +59,33 @@ def test_other_bands_and_types_become_tiff(tmp_path, bands, dtype):
     tile = read_image(tmp_path / "out/img_dir/train/a_4_14.tif")
     assert tile.dtype == dtype
     np.testing.assert_array_equal(tile, pixels[4:20, 14:30])
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:32633", Affine(0.5, 0, 500000, 0, -0.5, 5400000)),
+        ("EPSG:32633", Affine(0.4, 0.3, 500000, 0.3, -0.4, 5400000)),
+        # A CRS that GeoTIFF has no keys for, so that GDAL puts it into a file beside each tile.
+        ("+proj=ob_tran +o_proj=longlat +lon_0=-162 +o_lat_p=39.25 +R=6371229", Affine(1e-3, 0, 1, 0, -1e-3, 1)),
+        (None, Affine.identity()),
+    ],
+)
+def test_tiles_lie_where_they_were_cut(tmp_path, crs, transform):
+    crs = None if crs is None else CRS.from_user_input(crs)
+    pixels = np.random.default_rng(0).integers(0, 200, (5, 20, 30), dtype=np.uint8)
+    (tmp_path / "set").mkdir()
+    profile = {"height": 20, "width": 30, "count": 5, "dtype": "uint8", "crs": crs, "transform": transform}
+    with rasterio.open(tmp_path / "set" / "a.tif", "w", driver="GTiff", **profile) as scene:
+        scene.write(pixels)
+    with rasterio.open(tmp_path / "set" / "a.tif") as scene:
+        crs = scene.crs
+    prepare_unlabelled("images", tmp_path / "set", tmp_path / "out", tile_size=16)
+    with rasterio.open(tmp_path / "out/img_dir/train/a_4_14.tif") as tile:
+        assert tile.crs == crs
+        a, b, c, d, e, f, *_ = transform
+        moved = (a, b, a * 14 + b * 4 + c, d, e, d * 14 + e * 4 + f)
+        assert tuple(tile.transform)[:6] == pytest.approx(tuple(transform)[:6] if crs is None else moved)
 
 
 def test_dota_takes_its_images_alone(tmp_path):

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from rsseg_tf.config import dump_config
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export import Gate, Trained, check_output, export_model, publish
+from rsseg_tf.files import hold
 from rsseg_tf.manifest import Artifact, changed_files, file_sha256, read_manifest
 from rsseg_tf.predictors import Predictor, open_predictor
 from tests.tiny import samples
@@ -107,6 +109,42 @@ def test_a_failure_leaves_nothing(
     with pytest.raises(ExportError, match="could not be written: No space left on device. Nothing was published"):
         export_model(trained, out, ("savedmodel", "onnx"))
     assert names(out) == ["1"] if existing else not out.exists()
+
+
+@pytest.mark.usefixtures("fast")
+def test_what_a_killed_export_left_is_cleared_and_a_running_one_is_not(trained: Trained, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in (".00000001.partial", ".00000002.partial", ".mine.partial"):
+        (out / name).mkdir(parents=True)
+        (out / name / "model.tflite").write_bytes(b"half")
+    (out / ".00000003.partial.lock").write_bytes(b"")  # killed before it made its folder
+    running = hold(out / ".00000002.partial.lock")
+    assert running is not None
+    with running:
+        export_model(trained, out)
+        assert names(out) == [".00000002.partial", ".00000002.partial.lock", ".mine.partial", "1"]
+    export_model(trained, out)
+    assert names(out) == [".mine.partial", "1", "2"]
+
+
+def test_temporary_files_of_converters_lie_in_the_stage(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the next export removes them."""
+    seen: list[Path] = []
+
+    def write(trained: Trained, folder: Path) -> Artifact:
+        seen.append(Path(tempfile.mkdtemp()))
+        (folder / "saved_model.pb").write_bytes(b"a graph")
+        return Artifact(
+            format="savedmodel", path=".", input=trained.input_tensor(), outputs=(trained.output_tensor("class_map"),)
+        )
+
+    monkeypatch.setattr(publish, "write_savedmodel", write)
+    before = tempfile.gettempdir()
+    export_model(trained, tmp_path / "out")
+    assert seen[0].parent.parent.parent == tmp_path / "out"
+    assert tempfile.gettempdir() == before and not [n for n in names(tmp_path / "out" / "1") if n.startswith(".")]
 
 
 def test_the_output_must_be_of_one_model(tmp_path: Path) -> None:

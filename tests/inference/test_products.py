@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from filelock import FileLock
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
@@ -13,7 +14,7 @@ from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
 from rsseg_tf.errors import DataError
-from rsseg_tf.inference import InferenceOptions, OutputOptions, SceneOptions, predict_paths
+from rsseg_tf.inference import InferenceOptions, OutputOptions, SceneOptions, open_scene, predict_paths
 from rsseg_tf.inference.writing import _check_rows
 from tests.inference.scenes import COSINE, SPEC, lopsided, noise, pointwise, predict_one, read_band, write_scene
 
@@ -30,7 +31,7 @@ def hidden_files(folder):
     return sorted(file.name for file in folder.rglob(".*") if file.is_file() and file.name != ".predicted.jsonl")
 
 
-class Stopped(BaseException):
+class Stopped(KeyboardInterrupt):
     """What a signal raises."""
 
 
@@ -66,6 +67,25 @@ def test_a_place_survives_in_every_raster(tmp_path, crs, transform, cog):
     for product in (result.geotiff, result.confidence, result.probabilities):
         with rasterio.open(path) as one, rasterio.open(product) as other:
             assert other.crs == one.crs and other.transform == one.transform
+    assert hidden_files(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("crs", ["EPSG:9000", "EPSG:32633", "EPSG:3035", "EPSG:7665", "+proj=eqearth +datum=WGS84"])
+@pytest.mark.parametrize("cog", [False, True])
+def test_the_epoch_of_coordinates_survives(tmp_path, crs, cog):
+    path = write_scene(tmp_path / "plain.tif", noise(20, 30), crs=crs, transform=DEGREES)
+    rasterio.shutil.copy(path, tmp_path / "a.vrt", driver="VRT")
+    text = (tmp_path / "a.vrt").read_text().replace("<SRS ", '<SRS coordinateEpoch="2021.3" ')
+    (tmp_path / "a.vrt").write_text(text)
+    rasterio.shutil.copy(tmp_path / "a.vrt", tmp_path / "a.tif", driver="GTiff")
+    output = OutputOptions(cog=cog, confidence=True)
+    result = predict_one(tmp_path / "a.tif", tmp_path / "out", COSINE, output=output)
+    for product in (result.geotiff, result.confidence):
+        with open_scene(tmp_path / "a.tif") as one, open_scene(product) as other:
+            assert 'coordinateEpoch="2021.3"' in one.dated_crs and one.dated_crs == other.dated_crs
+            assert one.crs == other.crs and one.transform == other.transform
+    with open_scene(path) as scene:
+        assert scene.dated_crs is None
     assert hidden_files(tmp_path / "out") == []
 
 
@@ -291,6 +311,7 @@ def test_the_next_run_clears_what_is_its_own_and_no_other(tmp_path):
     gone = [
         vectors / ".a.0123456789ab.tmp.gpkg", vectors / ".a.0123456789ab.tmp.gpkg-journal",
         labels / ".a.0123456789ab.tmp.tif", labels / ".a.0123456789ab.tmp.tif.aux.xml",
+        labels / ".a.0123456789ab.tmp.tif.ovr.tmp",
         labels / "..a.partial.0123456789ab.tmp.json",
         out / "probability_prediction" / ".a.partial.tif", labels / ".a.partial.tif.aux.xml",
     ]  # fmt: skip

@@ -33,7 +33,7 @@ def hidden_files(folder):
     return sorted(file.name for file in folder.rglob(".*") if file.name != ".predicted.jsonl")
 
 
-class Stopped(BaseException):
+class Stopped(KeyboardInterrupt):
     """What a signal raises."""
 
 

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import errno
 import io
+import os
 import re
+import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from rich.console import Console
+from tensorboard.backend.event_processing import plugin_event_accumulator
 
+from rsseg_tf.training import callbacks
 from rsseg_tf.training.callbacks import ConsoleLog, TensorBoardLog, format_duration
 
 TRAIN = {
@@ -66,3 +73,78 @@ def test_tensorboard_gets_scalars_and_pictures_under_the_known_names(tmp_path: P
         ],
         10,
     )
+
+
+def test_a_console_that_cannot_be_written_costs_no_training(capsys: pytest.CaptureFixture[str]) -> None:
+    """A full disk under a log file; then it has room again."""
+    callbacks._warn_once.cache_clear()
+
+    class Disk(io.StringIO):
+        full = True
+
+        def write(self, text: str) -> int:
+            if self.full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(text)
+
+    disk = Disk()
+    log = ConsoleLog(80000, console=Console(file=disk, width=40))
+    log.on_train_begin({"step": 0})
+    log.on_train_batch_end(10, TRAIN)
+    log.on_test_end(EVAL)
+    disk.full = False
+    log.on_train_batch_end(20, TRAIN)
+    log.on_train_end()
+    assert "iter: 20/80000" in disk.getvalue()
+    assert capsys.readouterr().err == (
+        "[WARNING] The log cannot be written: No space left on device; training goes on.\n"
+    ), "told once"
+
+
+def test_a_closed_pipe_costs_no_training(capsys: pytest.CaptureFixture[str]) -> None:
+    """Rich would end the process."""
+    callbacks._warn_once.cache_clear()
+
+    class Pipe(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+        def fileno(self) -> int:
+            return os.open(os.devnull, os.O_WRONLY)
+
+    log = ConsoleLog(80000, console=Console(file=Pipe()))
+    with mock.patch("os.dup2"):
+        log.on_train_batch_end(10, TRAIN)
+    assert "The log cannot be written" in capsys.readouterr().err
+
+
+def test_a_tensorboard_folder_that_cannot_be_written_costs_no_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    callbacks._warn_once.cache_clear()
+    (tmp_path / "tb").write_text("a file")
+    log = TensorBoardLog(tmp_path / "tb")
+    log.on_train_begin({"step": 0})
+    log.on_train_batch_end(10, TRAIN)
+    log.on_test_end(EVAL)
+    assert "tb cannot be written: " in capsys.readouterr().err
+    (tmp_path / "tb").unlink()
+    log.on_train_batch_end(20, TRAIN)
+    log.on_train_end()
+    assert len(list((tmp_path / "tb").iterdir())) == 1, "it is tried again"
+
+
+def test_a_resumed_run_has_each_step_once_in_tensorboard(tmp_path: Path) -> None:
+    """Steps 3 and 4 were logged before the kill, and are trained again."""
+    for begun, steps in ((0, (1, 2, 3, 4)), (2, (3, 4, 5))):
+        log = TensorBoardLog(tmp_path / "tb")
+        log.on_train_begin({"step": begun})
+        for step in steps:
+            log.on_train_batch_end(step, TRAIN | {"loss": step + 10.0 * begun})
+        log.on_train_end()
+        time.sleep(1.1)  # event files are read in the order of the seconds in their names
+    events = plugin_event_accumulator.EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    losses = events.Tensors("Train/loss")
+    assert [event.step for event in losses] == [1, 2, 3, 4, 5]
+    assert [float(tf.make_ndarray(event.tensor_proto)) for event in losses] == [1, 2, 23, 24, 25]

@@ -1,20 +1,29 @@
 from __future__ import annotations
 
+import errno
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import keras
 import numpy as np
 import pytest
 
+import rsseg_tf.checkpoint as checkpoint_module
+import rsseg_tf.training.folder as folder_module
 from rsseg_tf.checkpoint import read_state
+from rsseg_tf.config import Config
+from rsseg_tf.datasets import Sample
 from rsseg_tf.errors import ConfigError, DataError, TrainingError, WeightsError
-from rsseg_tf.training import TrainResult, train
-from rsseg_tf.training.loop import checkpoints, prepare_save_dir
+from rsseg_tf.evaluation import Evaluation
+from rsseg_tf.training import TrainResult, loop, train
+from rsseg_tf.training.folder import checkpoints
 from tests.devices import two_devices
 from tests.tiny import samples, tiny_config, use_tiny_backbone
 
@@ -205,28 +214,268 @@ def test_resuming_does_not_count_later_checkpoints_of_an_abandoned_branch(tmp_pa
     assert [p.name for p in checkpoints(tmp_path / "out")] == ["iter_3", "iter_4"]
 
 
+# === Nothing is lost ===
+
+
+def break_image(config: Config) -> Path:
+    """Cuts a validation image off within its pixels."""
+    path = samples(config, "val")[1].image
+    path.write_bytes(path.read_bytes()[:-40])
+    return path
+
+
+def test_a_cut_validation_image_is_found_before_the_first_step(tmp_path: Path) -> None:
+    config, record = tiny_config(tmp_path), Record()
+    path = break_image(config)
+    with pytest.raises(DataError, match=re.escape(str(path))):
+        run(tmp_path, "out", evaluate=True, callbacks=[record])
+    assert not record.steps and not (tmp_path / "out").exists()
+
+
+def test_a_validation_image_that_breaks_later_costs_no_step(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+
+    class Break(keras.callbacks.Callback):
+        def on_test_begin(self, logs: object = None) -> None:
+            break_image(config)
+
+    path = samples(config, "val")[1].image
+    whole = path.read_bytes()
+    straight = run(tmp_path, "straight", evaluate=True)
+    kept = tmp_path / "out" / "iter_3"
+    with pytest.raises(DataError, match=rf"val_1\.png.* is kept: go on with --resume_model {re.escape(str(kept))}\.$"):
+        run(tmp_path, "out", evaluate=True, callbacks=[Break()])
+    assert checkpoints(tmp_path / "out") == [kept] and read_state(kept).to_evaluate
+    path.write_bytes(whole)
+    record = Record()
+    resumed = run(tmp_path, "out", evaluate=True, resume=kept, callbacks=[record])
+    assert [row["step"] for row in record.evaluations] == [3, 6], "the evaluation that failed comes first"
+    assert resumed.state == straight.state
+    assert_equal_weights(straight.checkpoint, resumed.checkpoint)
+    assert_equal_weights(tmp_path / "straight" / "best_model", tmp_path / "out" / "best_model")
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_test_begin", "on_test_end"])
+def test_an_error_in_a_callback_costs_no_step(hook: str, tmp_path: Path) -> None:
+    class Fail(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+            self.fail("on_train_batch_end")
+
+        def on_test_begin(self, logs: object = None) -> None:
+            self.fail("on_test_begin")
+
+        def on_test_end(self, logs: object = None) -> None:
+            self.fail("on_test_end")
+
+        def fail(self, name: str) -> None:
+            if name == hook:
+                raise ValueError("of a user")
+
+    with pytest.raises(ValueError, match="of a user"):
+        run(tmp_path, "out", evaluate=True, callbacks=[Fail()])
+    step = 2 if hook == "on_train_batch_end" else 3
+    assert [path.name for path in checkpoints(tmp_path / "out")] == [f"iter_{step}"]
+
+
+def test_any_error_in_the_evaluation_is_one_line_after_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("no room for logits")
+
+    monkeypatch.setattr(Evaluation, "run", fail)
+    with pytest.raises(TrainingError, match=r"at step 3 failed: MemoryError: no room for logits\. What was trained"):
+        run(tmp_path, "out", evaluate=True)
+    assert [path.name for path in checkpoints(tmp_path / "out")] == ["iter_3"]
+
+
+def test_a_picture_that_cannot_be_made_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no colours")
+
+    monkeypatch.setattr(loop, "overlay", fail)
+    record, lines = Record(), list[str]()
+    result = run(tmp_path, "out", "train.iters=3", evaluate=True, callbacks=[record], notify=lines.append)
+    assert result.stopped == "finished" and record.evaluations[0]["pictures"] == []
+    assert len(lines) == 2 and "val_0.png: ValueError: no colours" in lines[0]
+
+
+def test_a_wrong_training_sample_costs_no_step(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, "data.cache_mb=0", "data.workers=1", "train.iters=60", "train.save_interval=100")
+    labels = [sample.label for sample in samples(config, "train")]
+
+    class Break(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+            for label in labels:
+                cv2.imwrite(str(label), np.full((40, 40), 7, np.uint8))
+
+    with pytest.raises(DataError, match=r"holds the ids 7; .* is kept: go on with --resume_model .*/iter_\d+\.$"):
+        train(config, tmp_path / "out", samples(config, "train"), callbacks=[Break()])
+    (kept,) = checkpoints(tmp_path / "out")
+    assert read_state(kept).step >= 2 and not read_state(kept).to_evaluate
+
+
+def test_a_full_disk_while_saving_costs_the_new_checkpoint_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = run(tmp_path, "straight", evaluate=True)
+    real = checkpoint_module._write_arrays
+
+    def full(path: Path, arrays: dict[str, np.ndarray]) -> None:
+        if path.parent.name == ".best_model.partial":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module, "_write_arrays", full)
+        with pytest.raises(WeightsError, match=r"best_model could not be written: No space left on device.*iter_3\.$"):
+            run(tmp_path, "out", evaluate=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["iter_3"]
+    resumed = run(tmp_path, "out", evaluate=True, resume=tmp_path / "out" / "iter_3")
+    assert resumed.state == straight.state
+    assert_equal_weights(tmp_path / "straight" / "best_model", tmp_path / "out" / "best_model")
+
+
+def test_a_checkpoint_that_somebody_removed_does_not_end_the_run(tmp_path: Path) -> None:
+    class Remove(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+            if batch == 4:
+                shutil.rmtree(tmp_path / "out" / "iter_3")
+
+    result = run(tmp_path, "out", "train.keep_checkpoint_max=1", callbacks=[Remove()])
+    assert result.stopped == "finished" and [p.name for p in checkpoints(tmp_path / "out")] == ["iter_6"]
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(folder_module, "discard_checkpoint", refuse)
+    lines: list[str] = []
+    result = run(tmp_path, "out", "train.keep_checkpoint_max=1", notify=lines.append)
+    assert result.stopped == "finished" and [p.name for p in checkpoints(tmp_path / "out")] == ["iter_3", "iter_6"]
+    assert lines == [f"{tmp_path / 'out' / 'iter_3'} could not be removed: Permission denied; training goes on."]
+
+
+def script_scores(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
+    """Makes the evaluations of a run give these mIoU, one after the other."""
+    left = list(scores)
+
+    def scored(*_: object) -> tuple[SimpleNamespace, list[np.ndarray]]:
+        return SimpleNamespace(miou=left.pop(0), acc=0.0, kappa=0.0, dice=0.0, classes=(), class_iou=()), []
+
+    monkeypatch.setattr(loop, "_evaluate", scored)
+
+
+def test_resuming_before_the_best_model_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best one lies ahead, on a branch that is left; a worse one of the new branch does not replace it."""
+    out, often = tmp_path / "out", ("train.save_interval=1", "train.keep_checkpoint_max=9")
+    script_scores(monkeypatch, 0.3, 0.77, 0.81, 0.5)
+    straight = run(tmp_path, "out", *often, "train.iters=4", evaluate=True)
+    assert (straight.state.best_step, straight.state.stale_intervals) == (3, 1)
+    before = weights(out / "best_model")
+    lines: list[str] = []
+    script_scores(monkeypatch, 0.78)
+    worse = run(tmp_path, "out", *often, "train.iters=2", evaluate=True, resume=out / "iter_1", notify=lines.append)
+    assert lines == [
+        f"{out / 'best_model'} (mIoU 0.8100, iter 3) is better than the best that {out / 'iter_1'} knows; it stays "
+        "until a better one is found."
+    ]
+    assert (worse.state.best_miou, worse.state.best_step, worse.state.stale_intervals) == (0.81, 3, 0)
+    assert all(np.array_equal(value, before[name]) for name, value in weights(out / "best_model").items())
+    script_scores(monkeypatch, 0.77, 0.81, 0.5)
+    again = run(tmp_path, "out", *often, "train.iters=4", evaluate=True, resume=out / "iter_1")
+    assert again.state == straight.state, "the same branch once more ends the same"
+    assert_equal_weights(out / "best_model", out / "iter_3")
+    script_scores(monkeypatch, 0.9)
+    better = run(tmp_path, "out", *often, "train.iters=3", evaluate=True, resume=out / "iter_2")
+    assert better.state.best_miou == read_state(out / "best_model").best_miou == 0.9
+
+
+def test_a_kill_between_a_checkpoint_and_the_best_model_costs_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs of before left, which wrote the state first: it claims a best model that is not there."""
+    out, often = tmp_path / "out", ("train.save_interval=1", "train.keep_checkpoint_max=9")
+    script_scores(monkeypatch, 0.3, 0.77)
+    run(tmp_path, "out", *often, "train.iters=2", evaluate=True)
+    shutil.rmtree(out / "best_model")
+    lines: list[str] = []
+    script_scores(monkeypatch, 0.5)
+    run(tmp_path, "out", *often, "train.iters=3", evaluate=True, resume=out / "iter_2", notify=lines.append)
+    assert "it was made again from" in lines[0] and read_state(out / "best_model").best_miou == 0.77
+    assert_equal_weights(out / "best_model", out / "iter_2")
+    for folder in (out / "best_model", out / "iter_2", out / "iter_1"):
+        shutil.rmtree(folder)
+    script_scores(monkeypatch, 0.6)
+    lines.clear()
+    run(tmp_path, "out", *often, "train.iters=4", evaluate=True, resume=out / "iter_3", notify=lines.append)
+    assert "0.7700 at iter 2, is nowhere" in lines[0] and "looked for anew" in lines[0]
+    assert read_state(out / "best_model").best_miou == read_state(out / "iter_4").best_miou == 0.6
+
+
+def test_a_run_from_another_folder_brings_its_best_model(tmp_path: Path) -> None:
+    run(tmp_path, "out", "train.iters=3", evaluate=True)
+    resumed = run(
+        tmp_path, "other", "train.iters=4", "lr_schedule.learning_rate=1e-30", evaluate=True,
+        resume=tmp_path / "out" / "iter_3",
+    )  # fmt: skip
+    assert read_state(tmp_path / "other" / "best_model").step == resumed.state.best_step
+
+
+# === One run in a folder ===
+
+
 def test_the_save_dir_is_never_overwritten_by_accident(tmp_path: Path) -> None:
-    save_dir = tmp_path / "out"
-    prepare_save_dir(save_dir, resume=False, overwrite=False)
-    (save_dir / "iter_5").mkdir()
-    with pytest.raises(ConfigError, match=r"holds iter_5 of an earlier run\. Go on from it with --resume_model"):
-        prepare_save_dir(save_dir, resume=False, overwrite=False)
-    prepare_save_dir(save_dir, resume=True, overwrite=False)
-    (save_dir / ".iter_6.partial").mkdir()
-    prepare_save_dir(save_dir, resume=True, overwrite=False)
-    assert [path.name for path in save_dir.iterdir()] == ["iter_5"]
-    prepare_save_dir(save_dir, resume=False, overwrite=True)
-    assert list(save_dir.iterdir()) == []
+    run(tmp_path, "out", "train.iters=1", evaluate=True)
+    state = read_state(tmp_path / "out" / "iter_1")
+    with pytest.raises(ConfigError, match=rf"holds iter_1 of an earlier run\. Go on .* {tmp_path}/out/iter_1, choose"):
+        run(tmp_path, "out", "train.iters=2")
+    assert read_state(tmp_path / "out" / "iter_1") == state
+    shutil.rmtree(tmp_path / "out" / "iter_1")
+    with pytest.raises(ConfigError, match=r"holds best_model of an earlier run\. Choose another folder, or replace"):
+        run(tmp_path, "out", "train.iters=2")
+
+
+def test_an_earlier_run_goes_when_the_first_checkpoint_of_the_new_one_is_safe(tmp_path: Path) -> None:
+    run(tmp_path, "out", "train.iters=4", "train.save_interval=1", evaluate=True)
+
+    class Fail(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+            assert len(checkpoints(tmp_path / "out")) == 4
+            self.model.stop_training = True
+
+    with pytest.raises(DataError, match="does not exist"):
+        config = tiny_config(tmp_path)
+        train(config, tmp_path / "out", [Sample(tmp_path / "no.png", tmp_path / "no.png")], overwrite=True)
+    assert len(checkpoints(tmp_path / "out")) == 4
+    run(tmp_path, "out", overwrite=True, callbacks=[Fail()])
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["iter_2"]
+
+
+def test_two_runs_never_write_to_one_folder(tmp_path: Path) -> None:
+    class Second(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+            for options in ({}, {"overwrite": True}, {"resume": tmp_path / "out" / "iter_3"}):
+                with pytest.raises(ConfigError, match=r"Another run writes to --save_dir .*out \(its lock is .*\.lock"):
+                    run(tmp_path, "out", **options)
+            told.append(batch)
+
+    told: list[int] = []
+    run(tmp_path, "out", "train.iters=2", callbacks=[Second()])
+    assert told == [2]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["iter_2"], "the lock is gone"
 
 
 def test_an_unwritable_save_dir(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ConfigError, match="cannot be written"):
-        prepare_save_dir(tmp_path / "file" / "out", resume=False, overwrite=False)
+    with pytest.raises(ConfigError, match="file/out cannot be written: Not a directory"):
+        run(tmp_path, "file/out")
 
 
 @pytest.mark.slow
-def test_sigterm_writes_a_checkpoint_and_ends_cleanly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_write_a_checkpoint_and_end_cleanly(number: signal.Signals, tmp_path: Path) -> None:
     tiny_config(tmp_path)
     command = [
         sys.executable, "-m", "rsseg_tf.cli", "train", "--config", str(tmp_path / "tiny.yml"),
@@ -238,7 +487,7 @@ def test_sigterm_writes_a_checkpoint_and_ends_cleanly(tmp_path: Path) -> None:
         try:
             for line in process.stdout:
                 if "iter: 2/100000" in line:
-                    process.send_signal(signal.SIGTERM)
+                    process.send_signal(number)
                     break
             rest = process.stdout.read()
             assert process.wait(timeout=60) == 0

@@ -14,7 +14,7 @@ from rsseg_tf.errors import ConfigError, DataError, TrainingError
 from rsseg_tf.ssl.momentum import cosine_rate
 from rsseg_tf.training import TrainResult, pretrain
 from rsseg_tf.training.callbacks import CollapseMonitor
-from rsseg_tf.training.loop import checkpoints
+from rsseg_tf.training.folder import checkpoints
 from rsseg_tf.training.pretraining import _start, rate_of_step, steps_in_all
 from tests.devices import two_devices
 from tests.tiny_ssl import METHODS, images, tiny_pretraining, use_tiny_resnet
