@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rsseg_tf.errors import ConfigError, did_you_mean
+from rsseg_tf.errors import ConfigError, address_hint, did_you_mean
 
 __all__ = ["asset_dir", "find_config", "shipped_configs"]
 
@@ -54,5 +54,5 @@ def find_config(name: str) -> Path:
     hint = did_you_mean(shipped, shipped_configs())
     raise ConfigError(
         f"The config {name} does not exist, neither as a file nor among the shipped ones.{hint} "
-        "`rsseg-tf config list` names all shipped configs."
+        f"`rsseg-tf config list` names all shipped configs.{address_hint(name)}"
     )

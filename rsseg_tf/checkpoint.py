@@ -22,7 +22,6 @@ import json
 import os
 import shutil
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -32,8 +31,9 @@ import keras
 import numpy as np
 
 from rsseg_tf.config import AnyConfig, dump_config
-from rsseg_tf.errors import ConfigError, WeightsError, reason
-from rsseg_tf.files import atomic_path
+from rsseg_tf.datasets.npz import read_npz
+from rsseg_tf.errors import ConfigError, WeightsError, address_hint, reason
+from rsseg_tf.files import StrPath, atomic_path, read_json
 
 __all__ = [
     "TrainState",
@@ -77,7 +77,7 @@ class TrainState:
 
 
 def save_checkpoint(
-    folder: Path,
+    folder: StrPath,
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer | None,
     state: TrainState,
@@ -100,6 +100,7 @@ def save_checkpoint(
     Raises:
         WeightsError: when it cannot be written; what was there before is unchanged.
     """
+    folder = Path(folder)
 
     def fill(partial: Path) -> None:
         _write_arrays(partial / _WEIGHTS, _named_arrays(model))
@@ -203,7 +204,7 @@ def _unwritten(folder: Path, error: OSError) -> WeightsError:
     )
 
 
-def load_weights(model: keras.Model, folder: Path) -> None:
+def load_weights(model: keras.Model, folder: StrPath) -> None:
     """Loads the weights of a checkpoint; every weight and every array must find its partner.
 
     Args:
@@ -213,6 +214,7 @@ def load_weights(model: keras.Model, folder: Path) -> None:
     Raises:
         WeightsError: for a folder without a checkpoint, a damaged file, or a checkpoint of another architecture.
     """
+    folder = Path(folder)
     problems = _assign({weight.path: weight for weight in model.weights}, _read_arrays(folder, _WEIGHTS))
     if problems:
         raise WeightsError(
@@ -221,18 +223,19 @@ def load_weights(model: keras.Model, folder: Path) -> None:
         )
 
 
-def read_weights(folder: Path) -> tuple[dict[str, np.ndarray], str]:
+def read_weights(folder: StrPath) -> tuple[dict[str, np.ndarray], str]:
     """Returns the arrays of a checkpoint by the paths of the variables, and the SHA-256 of their file.
 
     Raises:
         WeightsError: for a folder without a checkpoint, or a damaged file.
     """
+    folder = Path(folder)
     arrays = _read_arrays(folder, _WEIGHTS)
     with (folder / _WEIGHTS).open("rb") as file:
         return arrays, hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, folder: Path) -> None:
+def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, folder: StrPath) -> None:
     """Loads what a run needs beside the weights to go on: the optimizer's variables and the seeds of random layers.
 
     Args:
@@ -243,6 +246,7 @@ def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, 
     Raises:
         WeightsError: for a checkpoint without them (`best_model` has none), a damaged file, or another optimizer.
     """
+    folder = Path(folder)
     problems = _assign(_training_variables(model, optimizer), _read_arrays(folder, _TRAINING))
     if problems:
         raise WeightsError(
@@ -251,25 +255,27 @@ def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, 
         )
 
 
-def config_file(folder: Path) -> Path:
+def config_file(folder: StrPath) -> Path:
     """Returns the file with the config that the weights were trained with.
 
     Raises:
         WeightsError: when `folder` is no checkpoint.
     """
+    folder = Path(folder)
     _require(folder, _CONFIG)
     return folder / _CONFIG
 
 
-def read_state(folder: Path) -> TrainState:
+def read_state(folder: StrPath) -> TrainState:
     """Returns where the run stood when the checkpoint was written.
 
     Raises:
         WeightsError: when `folder` is no checkpoint or its state is damaged.
     """
+    folder = Path(folder)
     _require(folder, _STATE)
     try:
-        state = TrainState(**json.loads((folder / _STATE).read_text("utf-8")))
+        state = TrainState(**read_json(folder / _STATE))
         for field in dataclasses.fields(state):
             value = getattr(state, field.name)
             if not isinstance(value, (int, type(field.default))):  # JSON may write 1.0 as 1
@@ -277,11 +283,6 @@ def read_state(folder: Path) -> TrainState:
         return state
     except (OSError, ValueError, TypeError) as error:
         raise WeightsError(f"{folder / _STATE} is damaged: {error}. Use an earlier checkpoint.") from error
-
-
-def _partial(folder: Path) -> Path:
-    """Returns where a checkpoint is written, and where it goes to be removed."""
-    return folder.with_name(f".{folder.name}{_PARTIAL}")
 
 
 def _placed(config: AnyConfig) -> AnyConfig:
@@ -294,6 +295,11 @@ def _placed(config: AnyConfig) -> AnyConfig:
         return config
     dataset = config.dataset.model_copy(update={"root": os.path.abspath(root)})
     return config.model_copy(update={"dataset": dataset})
+
+
+def _partial(folder: Path) -> Path:
+    """Returns where a checkpoint is written, and where it goes to be removed."""
+    return folder.with_name(f".{folder.name}{_PARTIAL}")
 
 
 def _retired(folder: Path) -> Path:
@@ -356,21 +362,21 @@ def _require(folder: Path, name: str) -> None:
             f"{folder} is not a checkpoint: it does not exist. A run was killed while it replaced it; the earlier one "
             f"is whole: {retired}; rename it to {folder}."
         )
-    inside = sorted(p.parent for p in folder.glob(f"*/{name}") if not p.parent.name.startswith("."))
+    inside = sorted(p.parent for p in folder.glob(f"*/{_WEIGHTS}") if not p.parent.name.startswith("."))
     hint = f" Did you mean {inside[0]}?" if inside else " A checkpoint is a folder such as output/best_model."
-    what = f"has no {name}" if folder.is_dir() else "does not exist"
-    raise WeightsError(f"{folder} is not a checkpoint: it {what}.{hint}")
+    keras_file = " A .keras file is read by keras.saving.load_model." if folder.suffix == ".keras" else ""
+    what = f"has no {name}" if folder.is_dir() else "is a file" if folder.is_file() else "does not exist"
+    raise WeightsError(f"{folder} is not a checkpoint: it {what}.{keras_file}{hint}{address_hint(folder)}")
 
 
 def _read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
     _require(folder, name)
     try:
-        # Opened here, because NumPy leaves a file open that it cannot read.
-        with (folder / name).open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        # RuntimeError: a damaged zip entry can look encrypted or compressed in an unknown way.
+        return read_npz(folder / name)
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{folder / name} is damaged or truncated: {error}. Use an earlier checkpoint.") from error
+    except MemoryError as error:
+        raise WeightsError(f"{folder / name} does not fit into the memory that is left. Close something.") from error
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -15,9 +15,11 @@ The command line prints the message alone and exits with code 2; a traceback mea
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 __all__ = [
@@ -30,8 +32,11 @@ __all__ = [
     "ServingError",
     "TrainingError",
     "WeightsError",
+    "address_hint",
     "did_you_mean",
+    "naming",
     "reason",
+    "show_traceback",
 ]
 
 
@@ -83,10 +88,51 @@ INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 """What ends a run of many images: somebody's wish. Whatever else one image raises is that image's error."""
 
 
+@contextlib.contextmanager
+def naming(*files: object) -> Iterator[None]:
+    """Names the file that an error is about, whatever raises it.
+
+    Args:
+        *files: the file; and others that name it as well as itself, such as its label.
+
+    Raises:
+        RssegError: of the same type, with the file in its message.
+        DataError: for any other exception, but an interrupt.
+    """
+    try:
+        yield
+    except RssegError as error:
+        if any(str(file) in str(error) for file in files if file is not None):
+            raise
+        raise type(error)(f"{files[0]}: {error}") from error
+    except INTERRUPTS:
+        raise
+    except BaseException as error:  # libraries in other languages raise what is no Exception
+        show_traceback(error)
+        raise DataError(f"{files[0]} cannot be used: {reason(error)}. Mend it, or take it off the list.") from error
+
+
+def show_traceback(error: BaseException) -> None:
+    """Prints the traceback of an error where the environment asks for it, to be reported."""
+    if os.environ.get("RSSEG_TF_TRACEBACK"):
+        traceback.print_exception(error)
+
+
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Returns `` Did you mean 'x'?`` for the allowed name nearest to `name`, or an empty string."""
     near = get_close_matches(name, list(allowed), n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+# One slash is left of two where a path was made of an address; a letter by itself is a drive of Windows.
+_ADDRESS = re.compile(r"(?:.*/)?[A-Za-z][A-Za-z0-9+.-]+:/|/vsi\w+/")
+
+
+def address_hint(path: object) -> str:
+    """Returns what to say of a missing file whose path is an address in the network, or an empty string."""
+    if not _ADDRESS.match(str(path)):
+        return ""
+    return " That is an address, and files of this machine alone are read here: download it, and name the file."
 
 
 _LONGEST_REASON = 400

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from rsseg_tf.config.schema import CustomDataset, Dataset
 from rsseg_tf.data import SampleReader
 from rsseg_tf.datasets import TILE_NAME_PATTERNS, DatasetSpec, Sample, read_description
 from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
-from rsseg_tf.errors import INTERRUPTS, DataError, RssegError, reason
+from rsseg_tf.errors import DataError, naming
 from rsseg_tf.inference import InferenceOptions, Predict, predict_labels, predict_logits, require_classes
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix, count_ignored
 from rsseg_tf.protocols import PROTOCOLS, Protocol
@@ -111,8 +110,9 @@ def plan_evaluation(config: Config, samples: Sequence[Sample]) -> Evaluation:
     protocol, dataset = PROTOCOLS[config.eval.protocol], config.dataset
     if protocol.labels is not None:
         _require_labels(protocol, protocol.labels, dataset)
-    scenes = find_scenes(samples, _tile_names(protocol, dataset)) if protocol.stitched else ()
-    return Evaluation(protocol, dataset.spec, samples, scenes, config.data.trust)
+    trust = config.data.trust
+    scenes = find_scenes(samples, _tile_names(protocol, dataset), trust=trust) if protocol.stitched else ()
+    return Evaluation(protocol, dataset.spec, samples, scenes, trust)
 
 
 def evaluate(
@@ -141,7 +141,7 @@ def evaluate(
     counts = np.zeros((spec.num_classes, spec.num_classes), np.int64)
     ignored = 0
     for index, (image, label) in enumerate(read_ahead(_reader(samples, spec, trust), len(samples))):
-        with _naming(samples[index]):
+        with naming(samples[index].image, samples[index].label):
             prediction = predict_labels(predict, image, spec, options)
             counts += confusion_matrix(label, prediction, spec.num_classes, spec.ignore_index)
             ignored += count_ignored(label, spec.ignore_index)
@@ -185,7 +185,7 @@ def evaluate_stitched(
         stitcher = Stitcher(scene)
         for tile in scene.tiles:
             image, label = next(pairs)
-            with _naming(tile.sample):
+            with naming(tile.sample.image, tile.sample.label):
                 logits = predict_logits(model, image, options)
                 for part, prediction in stitcher.add(tile, logits, label):
                     counts += confusion_matrix(part, prediction, spec.num_classes, spec.ignore_index)
@@ -215,32 +215,10 @@ def _reader(
     reader = SampleReader(samples, spec, trust=trust)
 
     def read(index: int) -> tuple[np.ndarray, np.ndarray]:
-        with _naming(samples[index]):
+        with naming(samples[index].image, samples[index].label):
             return reader(index)
 
     return read
-
-
-@contextlib.contextmanager
-def _naming(sample: Sample) -> Iterator[None]:
-    """Names the image that an error is about, whatever raises it.
-
-    Raises:
-        RssegError: of the same type, with the image in its message.
-        DataError: for any other exception.
-    """
-    try:
-        yield
-    except RssegError as error:
-        if str(sample.image) in str(error) or (sample.label is not None and str(sample.label) in str(error)):
-            raise
-        raise type(error)(f"{sample.image}: {error}") from error
-    except INTERRUPTS:
-        raise
-    except BaseException as error:
-        raise DataError(
-            f"{sample.image} cannot be evaluated: {reason(error)}. Mend it, or take it off the list."
-        ) from error
 
 
 def _description(dataset: Dataset) -> dict[str, Any] | None:

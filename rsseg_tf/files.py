@@ -9,22 +9,25 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 __all__ = [
-    "HIDDEN",
+    "CONTROLS",
     "SIDE_SUFFIX",
     "Held",
+    "StrPath",
     "atomic_path",
     "hold",
-    "readable_name",
+    "read_json",
     "remove_file",
     "remove_leftovers",
     "replace_file",
@@ -32,13 +35,17 @@ __all__ = [
     "walk_files",
 ]
 
+StrPath = str | os.PathLike[str]
+"""What functions of the package take for a file or a folder."""
+
 SIDE_SUFFIX = ".aux.xml"
 """What GDAL appends to a raster's name for the file that holds what the raster's own format cannot."""
 
-HIDDEN = "hidden"
-"""Why `walk_files` leaves out a name that begins with a dot."""
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
+"""For `str.translate`: characters that break lines or steer terminals, and what stands for them."""
 
-_LEFTOVER = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp(\.[^.]+)?(\.aux\.xml)?$", re.DOTALL)
+# Libraries add endings of their own while they write: `.aux.xml`, `-journal`, `.ovr.tmp`.
+_LEFTOVER = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp([._-].*)?$", re.DOTALL)
 _LONGEST_STEM = 180
 # What GDAL and SQLite put beside a file while they write it, and leave there when they are killed.
 _BESIDE = (SIDE_SUFFIX, "-journal", "-wal", "-shm")
@@ -132,7 +139,29 @@ def remove_leftovers(folder: Path, removable: Callable[[str], bool] = lambda ste
         for path in folder.iterdir():
             match = _LEFTOVER.match(path.name)
             if match is not None and removable(match[1]):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a folder, or somebody else's; the next may go all the same
+                    path.unlink(missing_ok=True)
+
+
+def read_json(path: Path, most_bytes: int = 2**28) -> Any:
+    """Reads a JSON file.
+
+    Args:
+        path: of the file.
+        most_bytes: a larger file is refused before it is read.
+
+    Raises:
+        OSError: When it cannot be read.
+        ValueError: When it is not JSON, too large, or nested deeper than Python follows.
+    """
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"it is larger than {most_bytes} bytes")
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("its lists are nested too deeply") from None
 
 
 class Held:
@@ -196,8 +225,12 @@ def hold(path: Path) -> Held | None:
 
 
 def readable_name(path: str | Path) -> str:
-    r"""Returns a path as text that can be written anywhere: bytes that are no UTF-8 come as ``\xe9``."""
-    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    r"""Returns a path as text that can be written anywhere, in one line.
+
+    Bytes that are no UTF-8 come as ``\xe9``, control characters as ``\x0a``.
+    """
+    text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text.translate(CONTROLS)
 
 
 def walk_files(
@@ -206,6 +239,7 @@ def walk_files(
     exclude: Path | None = None,
     refuse: Callable[[Path], str] = lambda folder: "",
     skipped: Callable[[Path, str], object] = lambda path, why: None,
+    hidden: Callable[[Path], object] = lambda path: None,
 ) -> Iterator[Path]:
     """Yields the files under a folder in the order of their names; hidden files and folders are left out.
 
@@ -215,7 +249,8 @@ def walk_files(
         folder: Where to begin.
         exclude: A folder to leave out.
         refuse: Says of a folder why it is to be left out, or nothing.
-        skipped: Called with all that is left out but `exclude`, and why: `HIDDEN`, or what else.
+        skipped: Called with each folder or link that is left out though it is not hidden (nor `exclude`), and why.
+        hidden: Called with each file and folder whose name begins with a dot.
     """
     left_out = None if exclude is None else os.path.realpath(exclude)
 
@@ -235,7 +270,7 @@ def walk_files(
         for entry in entries:
             path = directory / entry.name
             if entry.name.startswith("."):
-                skipped(path, HIDDEN)
+                hidden(path)
             elif entry.is_dir():
                 if why := refuse(path):
                     skipped(path, why)

@@ -18,7 +18,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rsseg_tf.datasets import DatasetSpec
-from rsseg_tf.errors import DataError, ExportError
+from rsseg_tf.errors import DataError, ExportError, address_hint
+from rsseg_tf.files import StrPath
 
 __all__ = [
     "BYTES_INPUT",
@@ -247,25 +248,27 @@ class Manifest(_Part):
         return manifest
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: StrPath) -> Manifest:
     """Reads `manifest.json` of an exported version.
 
     Raises:
         ExportError: when there is none, or it is damaged.
     """
+    folder = Path(folder)
     path = folder / MANIFEST_FILE
     try:
         text = path.read_bytes()
     except OSError as error:
         raise ExportError(
             f"{folder} has no readable {MANIFEST_FILE}: {error.strerror}. Name a folder that `rsseg-tf export` wrote, "
-            "such as export/dubai or export/dubai/1."
+            f"such as export/dubai or export/dubai/1.{address_hint(folder)}"
         ) from error
     return Manifest.from_json(text, str(path))
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: StrPath) -> str:
     """Returns the SHA-256 of a file in hexadecimal."""
+    path = Path(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -278,7 +281,7 @@ def changed_files(folder: Path, artifact: Artifact) -> list[str]:
     return [name for name, digest in artifact.sha256.items() if _remembered_sha256(folder / name) != digest]
 
 
-def require_unchanged(path: Path) -> None:
+def require_unchanged(path: StrPath) -> None:
     """Compares an artifact with the checksums in the `manifest.json` beside it.
 
     One that lies alone, or that the manifest does not list, has nothing to be compared with.
@@ -289,6 +292,7 @@ def require_unchanged(path: Path) -> None:
     Raises:
         ExportError: when a file is missing or is not what was exported, or the manifest is damaged.
     """
+    path = Path(path)
     folder, name = (path, ".") if path.is_dir() else (path.parent, path.name)
     if not _is_ours(folder / MANIFEST_FILE):
         return

@@ -29,7 +29,7 @@ from rsseg_tf.config.schema import Backbone
 from rsseg_tf.data.reader import SampleReader
 from rsseg_tf.datasets import DatasetSpec, Sample
 from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
-from rsseg_tf.errors import DataError
+from rsseg_tf.errors import DataError, NotFiniteError, naming
 from rsseg_tf.pretrained import load_backbone
 
 __all__ = [
@@ -142,7 +142,9 @@ def probe(
         backbone = build_backbone(section, in_channels=spec.bands)
         statistics = (spec.mean, spec.std)
         calibrate(backbone, train.pixels, spec.max_value, statistics, seed=seed)
-        return [extract_features(backbone, patches.pixels, spec.max_value, statistics) for patches in (train, val)]
+        both = [extract_features(backbone, patches.pixels, spec.max_value, statistics) for patches in (train, val)]
+        _require_finite(both, "random")
+        return both
 
     rows.append(_row("random, calibrated", random, train, val, **options))
     for source in sources:
@@ -150,6 +152,7 @@ def probe(
         notify(load_backbone(backbone, section, source, offline=offline).summary())
         statistics = normalisation(source) if normalisation else normalisation_of(source, spec)
         both = [extract_features(backbone, patches.pixels, spec.max_value, statistics) for patches in (train, val)]
+        _require_finite(both, source)
         rows.append(_row(source, functools.partial(_same, both), train, val, **options))
     return rows
 
@@ -165,6 +168,17 @@ def normalisation_of(source: str, spec: DatasetSpec) -> Statistics:
         if before.bands == spec.bands:
             return before.mean, before.std
     return (IMAGENET_MEAN, IMAGENET_STD) if spec.bands == 3 else (spec.mean, spec.std)
+
+
+def _require_finite(features: Sequence[np.ndarray], source: str) -> None:
+    """Raises NotFiniteError for features that no classifier can learn from."""
+    wrong = sum(int(np.count_nonzero(~np.isfinite(rows).all(axis=1))) for rows in features)
+    if wrong:
+        raise NotFiniteError(
+            f"the backbone with the weights {source} gives features that are not finite for {wrong} of "
+            f"{sum(map(len, features))} patches. The weights are damaged, or their training ran away; use an earlier "
+            "checkpoint."
+        )
 
 
 def _same(features: list[np.ndarray], seed: int) -> list[np.ndarray]:
@@ -235,7 +249,9 @@ def cut_patches(
     labels: list[int] = []
     reader = SampleReader(samples, spec, trust=trust)
     for index in range(len(samples)):
-        image, ids = reader(index)
+        sample = samples[index]
+        with naming(sample.image, sample.label):
+            image, ids = reader(index)
         for y in range(0, ids.shape[0] - size + 1, size):
             for x in range(0, ids.shape[1] - size + 1, size):
                 counts = np.bincount(ids[y : y + size, x : x + size].ravel(), minlength=256)[: spec.num_classes]

@@ -107,7 +107,7 @@ def test_the_counts_are_those_of_a_loop_over_pixels(samples: list[Sample], optio
 @pytest.mark.parametrize(
     ("raised", "kind", "said"),
     [
-        (MemoryError("3 GiB"), DataError, "cannot be evaluated: MemoryError: 3 GiB"),
+        (MemoryError("3 GiB"), DataError, "cannot be used: MemoryError: 3 GiB"),
         (DataError("the scale is wrong."), DataError, "1.png: the scale is wrong."),
         (ServingError("busy"), ServingError, "1.png: busy"),
     ],

@@ -8,9 +8,10 @@ import pytest
 from rsseg_tf.backbones import resnet
 from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD
 from rsseg_tf.datasets import custom_spec
-from rsseg_tf.errors import DataError
+from rsseg_tf.errors import DataError, NotFiniteError
 from rsseg_tf.probe import (
     Patches,
+    _require_finite,
     balanced_accuracy,
     calibrate,
     colour_statistics,
@@ -145,3 +146,11 @@ def test_rows_for_colours_random_weights_and_each_source(tmp_path: Path, monkeyp
         assert all(len(score.balanced_accuracy) == 2 for score in row.scores)
     assert rows[0].scores[1].balanced_accuracy == (1.0, 1.0), "colours tell these classes apart"
     assert len(lines) == 1 and lines[0].startswith("backbone: ") and source in lines[0]
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    rows = np.zeros((4, 3), np.float32)
+    _require_finite([rows, rows], "here")
+    rows[1, 2] = np.inf
+    with pytest.raises(NotFiniteError, match="the weights here gives features that are not finite for 2 of 8 patches"):
+        _require_finite([rows, rows], "here")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import random
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +18,17 @@ from numpy.typing import NDArray
 
 from rsseg_tf.checking.evidence import Evidence
 from rsseg_tf.checking.report import Report
-from rsseg_tf.datasets.images import read_label, write_png
+from rsseg_tf.datasets.images import read_label
 from rsseg_tf.datasets.rasters import read_pixels
 from rsseg_tf.datasets.spec import MAX_CLASSES, RGB, custom_spec, default_palette
 from rsseg_tf.errors import DataError
 from rsseg_tf.files import atomic_path
 from rsseg_tf.inference.pictures import IGNORED_COLOUR, as_rgb, legend, resized, titled
 
-__all__ = ["SHEET_SUFFIXES", "choose_samples", "write_sheet"]
+__all__ = ["SHEET_SUFFIXES", "check_sheet_place", "choose_samples", "write_sheet"]
 
 SHEET_SUFFIXES = (".png", ".html")
+_MARK = b"rsseg-tf check-data"  # in each sheet, so that no other file is taken for one
 
 _UNKNOWN_COLOUR: RGB = (255, 0, 255)
 _SIDE = {".png": 224, ".html": 320}  # of a panel, in pixels
@@ -58,8 +61,10 @@ def write_sheet(path: Path, report: Report, *, count: int = 12, seed: int = 0) -
         seed: Another one chooses other samples.
 
     Raises:
-        DataError: When the suffix is another one, no sample can be shown, or the file cannot be written.
+        DataError: When the suffix is another one, no sample can be shown, a file that is no sheet lies there, or the
+            file cannot be written.
     """
+    check_sheet_place(path)
     suffix = path.suffix.lower()
     if suffix not in SHEET_SUFFIXES or count < 1:
         raise DataError(
@@ -74,15 +79,36 @@ def write_sheet(path: Path, report: Report, *, count: int = 12, seed: int = 0) -
     entries = _entries(report.evidence, positions, names, palette)
     title = f"{report.target.expected.name}: {len(panels)} of {len(report.evidence.samples)} samples"
     if suffix == ".png":
-        write_png(path, _picture(panels, entries, title))
-        return
+        picture = cv2.cvtColor(_picture(panels, entries, title), cv2.COLOR_RGB2BGR)
+        content = _marked(cv2.imencode(".png", picture)[1].tobytes())
+    else:
+        content = _page(panels, entries, title).encode("utf-8", "backslashreplace")
     try:
         with atomic_path(path) as partial:
-            partial.write_text(_page(panels, entries, title), encoding="utf-8", errors="backslashreplace")
+            partial.write_bytes(content)
     except OSError as error:
         raise DataError(f"Cannot write {path}: {error.strerror or error}. Check the folder and the free space.") from (
             error
         )
+
+
+def check_sheet_place(path: Path) -> None:
+    """Raises DataError where a file lies that is no contact sheet: a sheet may be written anew, others' files not."""
+    if not path.exists():
+        return
+    try:
+        with path.open("rb") as file:
+            ours = _MARK in file.read(4096)
+    except OSError:
+        ours = False
+    if not ours:
+        raise DataError(f"{path} exists and is no contact sheet of ours. Choose another name, or remove it.")
+
+
+def _marked(png: bytes) -> bytes:
+    """Puts a text chunk behind the header of a PNG file (33 bytes), which says what wrote it."""
+    chunk = b"tEXt" + b"Software\0" + _MARK
+    return png[:33] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[33:]
 
 
 def choose_samples(evidence: Evidence, count: int, seed: int) -> list[int]:
@@ -238,7 +264,7 @@ def _page(panels: Sequence[_Panel], entries: Sequence[tuple[str, RGB]], title: s
     figures = "\n".join(_figure(panel) for panel in panels)
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width">\n'
+        f'<meta name="generator" content="{_MARK.decode()}">\n<meta name="viewport" content="width=device-width">\n'
         f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n"
         f"<h1>{html.escape(title)}</h1>\n<ul>{swatches}</ul>\n<main>\n{figures}\n</main>\n</html>\n"
     )

@@ -16,12 +16,11 @@ from pathlib import Path
 from rsseg_tf.checking.findings import Finding, listing
 from rsseg_tf.checking.folders import FolderSplit, find_folders
 from rsseg_tf.config import Config
-from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
+from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust, printable
 from rsseg_tf.datasets.listing import Sample, list_lines
 from rsseg_tf.datasets.prepared import read_dataset_json, read_description
 from rsseg_tf.datasets.spec import MAX_CLASSES, RGB, DatasetSpec, default_palette
-from rsseg_tf.errors import DataError
-from rsseg_tf.files import readable_name
+from rsseg_tf.errors import DataError, address_hint
 
 __all__ = ["Expected", "Split", "Target", "shown", "target_from_config", "target_from_folder"]
 
@@ -92,7 +91,7 @@ class Target:
 
 def shown(path: Path, root: Path) -> str:
     """Returns how a file is named in findings: relative to the root if it lies below it."""
-    return readable_name(path.relative_to(root).as_posix() if path.is_relative_to(root) else path)
+    return printable(path.relative_to(root).as_posix() if path.is_relative_to(root) else path)
 
 
 def target_from_config(config: Config, source: str) -> Target:
@@ -111,6 +110,7 @@ def target_from_config(config: Config, source: str) -> Target:
         raise DataError(
             f"The folder {root} (dataset.root of {source}) does not exist. Set dataset.root, or write the data: "
             + (f"rsseg-tf prepare {dataset.name}." if dataset.name != "custom" else "images, labels and two lists.")
+            + address_hint(root)
         )
     lists = _Lists(root)
     splits = (
@@ -138,7 +138,7 @@ def target_from_folder(
         DataError: When there is nothing to check, or the folder says what an argument says otherwise.
     """
     if not folder.is_dir():
-        raise DataError(f"The folder {folder} does not exist. Check the path.")
+        raise DataError(f"The folder {folder} does not exist. Check the path.{address_hint(folder)}")
     if unlabelled and (num_classes is not None or ignore_index is not None):
         raise DataError("Images without labels have no classes: leave out the number of classes and the ignored id.")
     if (folder / "dataset.json").is_file():

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 # Not TensorFlow: half a second at most, and the help can name the kinds of findings.
 from rsseg_tf.checking import KINDS, MAX_DISTANCE, SEVERITIES, SHEET_SUFFIXES, check_data, write_sheet
-from rsseg_tf.checking.sheet import choose_samples
+from rsseg_tf.checking.sheet import check_sheet_place, choose_samples
 from rsseg_tf.cli.options import ManyValues, load, reading_options
 from rsseg_tf.datasets.gdal import Trust
 from rsseg_tf.errors import ConfigError, did_you_mean
@@ -173,6 +173,7 @@ def _check_options(ctx: click.Context, leave_out: Sequence[str], sheet: Path | N
         return
     if sheet.suffix.lower() not in SHEET_SUFFIXES:
         raise ConfigError(f"--sheet writes {' or '.join(SHEET_SUFFIXES)} files; got {sheet}. Change the suffix.")
+    check_sheet_place(sheet)
     try:
         sheet.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -153,9 +153,10 @@ def _checksum(model: keras.Model) -> dict[str, Any]:
 
 def _stored_checksum(folder: Path) -> dict[str, Any]:
     from rsseg_tf.errors import WeightsError
+    from rsseg_tf.files import read_json
 
     try:
-        return dict(json.loads((folder / _CHECKSUM).read_text("utf-8")))
+        return dict(read_json(folder / _CHECKSUM))
     except (OSError, ValueError, TypeError) as error:
         raise WeightsError(
             f"{folder} has no readable {_CHECKSUM}, which `rsseg-tf convert` writes: {error}. Convert again."

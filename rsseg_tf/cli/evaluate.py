@@ -12,12 +12,14 @@ import click
 from rsseg_tf.cli.engine import choose_engine, engine_options, locate_engine
 from rsseg_tf.cli.options import (
     ManyValues,
+    check_save_dir,
     choose_device,
     load_beside,
     open_model,
     prediction_changes,
     prediction_options,
     weights_options,
+    windows_note,
 )
 from rsseg_tf.protocols import PROTOCOLS
 
@@ -58,6 +60,8 @@ def command(
     averages.
     """
     changes = prediction_changes("aug_eval", values)
+    if save_dir is not None:
+        check_save_dir(save_dir)
     located = locate_engine(model_path, engine, tolerance, precision)
     chosen = [f"eval.protocol={protocol}"] if protocol else []
     config = load_beside(located.path, config_path, (*overrides, *chosen))
@@ -74,6 +78,8 @@ def command(
     choose_device(device, gpus)
     located = choose_engine(located, config, samples[0].image, changes.get("crop_size"))
     model = open_model(located.path, config, located.precision, changes, located.threads)
+    if note := windows_note(model, changes):
+        click.echo(note, err=True)
     console = Console()
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task("Evaluating", total=len(samples))

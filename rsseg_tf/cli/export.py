@@ -186,7 +186,8 @@ def command(
     if exported.accuracy:
         from rich.console import Console
 
-        Console().print(accuracy_table(exported.accuracy))
+        console = Console()
+        console.print(*accuracy_tables(exported.accuracy, console.width), sep="\n")
     if exported.folder is None:
         limit = exported.accuracy.max_miou_drop if exported.accuracy else 0
         refused = ", ".join(exported.accuracy.refused if exported.accuracy else ())
@@ -217,6 +218,7 @@ def _calibration(trained: Trained, tile: tuple[int, int] | None, values: dict[st
         tile or trained.manifest.crop_size,
         count=values["calibration_count"] or 32,
         seed=values["seed"] or 0,
+        trust=trained.config.data.trust,
     )
 
 
@@ -232,7 +234,7 @@ def _gate(config: Config, eval_list: Path | None, max_miou_drop: float | None) -
     from rsseg_tf.cli.samples import checked_eval_list
     from rsseg_tf.export import Gate
 
-    samples = checked_eval_list(eval_list, config.dataset.spec)
+    samples = checked_eval_list(eval_list, config.dataset.spec, trust=config.data.trust)
     tasks: dict[str, TaskID] = {}
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
 
@@ -244,17 +246,39 @@ def _gate(config: Config, eval_list: Path | None, max_miou_drop: float | None) -
         yield Gate(samples, 1.0 if max_miou_drop is None else max_miou_drop, advance)
 
 
-def accuracy_table(accuracy: Accuracy) -> Any:
-    """Returns a rich table: IoU of each class in percent, for the checkpoint and each artifact."""
-    table = narrow_table(f"IoU on {accuracy.images} images, %")
-    table.add_column("class", overflow="fold")
-    for name in accuracy.scores:
-        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
-    scores = list(accuracy.scores.values())
-    for index, name in enumerate(scores[0].classes):
-        table.add_row(name, *(f"{100 * one.class_iou[index]:.2f}" for one in scores))
-    table.add_section()
-    table.add_row("mIoU", *(f"{100 * one.miou:.2f}" for one in scores))
-    drops = [f"{round(drop, 2) + 0.0:+.2f}" for drop in accuracy.drops.values()]
-    table.add_row("drop", "", *drops)
-    return table
+_LONGEST_CLASS = 24  # characters of a line of a class's name
+
+
+def accuracy_tables(accuracy: Accuracy, width: int) -> list[Any]:
+    """Returns rich tables: IoU of each class in percent, for the checkpoint and each artifact.
+
+    Args:
+        accuracy: what to show.
+        width: characters of a line. Artifacts that one table has no room for go into another.
+    """
+    heads = {name: name.replace(" ", "\n") for name in accuracy.scores}
+    room = {name: 2 + max(6, *map(len, head.split("\n"))) for name, head in heads.items()}
+    checkpoint, *artifacts = accuracy.scores
+    classes = next(iter(accuracy.scores.values())).classes
+    first = min(_LONGEST_CLASS, max(len("class"), *map(len, classes)))
+    left = width - first - 3 - room[checkpoint]
+    groups: list[list[str]] = [[]]
+    for name in artifacts:
+        if groups[-1] and sum(room[one] for one in groups[-1]) + room[name] > left:
+            groups.append([])
+        groups[-1].append(name)
+    tables = []
+    for group in groups:
+        table = narrow_table(f"IoU on {accuracy.images} images, %")
+        table.add_column("class", overflow="fold", min_width=first, max_width=first)
+        shown = [checkpoint, *group]
+        for name in shown:
+            table.add_column(heads[name], justify="right", no_wrap=True)
+        scores = [accuracy.scores[name] for name in shown]
+        for index, name in enumerate(classes):
+            table.add_row(name, *(f"{100 * one.class_iou[index]:.2f}" for one in scores))
+        table.add_section()
+        table.add_row("mIoU", *(f"{100 * one.miou:.2f}" for one in scores))
+        table.add_row("drop", "", *(f"{round(accuracy.drops[name], 2) + 0.0:+.2f}" for name in group))
+        tables.append(table)
+    return tables

@@ -5,19 +5,19 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import traceback
 from typing import Any
 
 import click
 
 from rsseg_tf import __version__
 from rsseg_tf.cli.output import make_output_safe
-from rsseg_tf.errors import RssegError
+from rsseg_tf.cli.streams import endure_streams, lost_output
+from rsseg_tf.errors import RssegError, reason, show_traceback
 
-__all__ = ["BUG", "INTERRUPTED", "main"]
+__all__ = ["INTERRUPTED", "UNEXPECTED", "main"]
 
-BUG = 70
-"""Exit code for an error of this package itself, which comes with a traceback; `EX_SOFTWARE` of sysexits.h."""
+UNEXPECTED = 70
+"""Exit code of errors that nobody thought of, `EX_SOFTWARE` of sysexits.h; 1 and 2 have meanings of their own."""
 INTERRUPTED = 130
 """Exit code for Ctrl-C, as shells have it."""
 
@@ -40,6 +40,10 @@ _COMMANDS = {
 }
 
 
+# Variables that make Python and the loader take libraries of another program.
+_LIBRARY_PATHS = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH", "PYTHONHOME")
+
+
 class _Commands(click.Group):
     """A group whose commands are imported when they are called."""
 
@@ -57,25 +61,47 @@ class _Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
+    def main(self, *args: Any, **extra: Any) -> Any:
+        endure_streams()
         make_output_safe()
-        return super().main(*args, **kwargs)
+        return super().main(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
         except RssegError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             ctx.exit(INTERRUPTED)
-        except (click.ClickException, click.Abort, click.exceptions.Exit):
-            raise
         except Exception as error:
-            # Not 1, with which commands answer: "some images failed", "differs", "has errors".
-            traceback.print_exc()
-            raise SystemExit(BUG) from error
+            code, line = _unexpected(error)
+            click.echo(f"Error: {line}", err=True)
+            ctx.exit(code)
+        if lost := lost_output():
+            click.echo(f"Error: standard output could not be written: {lost}. What was printed is cut short.", err=True)
+            ctx.exit(2)
+        return result
+
+
+def _unexpected(error: Exception) -> tuple[int, str]:
+    """Returns exit code and line for what no command expected; the traceback comes where the user asks for it."""
+    show_traceback(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return 2, f"memory is short: {reason(error)}. Choose smaller batches, windows or images."
+    if isinstance(error, OSError) and error.errno is not None:
+        return 2, f"{error.filename or 'a file'}: {reason(error)}. Check the path, its permissions and the free space."
+    if isinstance(error, ImportError) and not (error.name or "").startswith("rsseg_tf"):
+        paths = [f"{name}={os.environ[name]}" for name in _LIBRARY_PATHS if os.environ.get(name)]
+        remedy = f"Unset {', '.join(paths)}" if paths else "Install the package again"
+        return 2, f"a library cannot be loaded: {reason(error)}. {remedy}."
+    return UNEXPECTED, (
+        f"rsseg-tf {__version__} did not expect this: {reason(error)}. Please report it, with what is printed when the "
+        "environment has RSSEG_TF_TRACEBACK=1."
+    )
 
 
 @click.group(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Grouped",
     "ManyValues",
+    "check_save_dir",
     "choose_device",
     "config_option",
     "device_options",
@@ -33,6 +34,7 @@ __all__ = [
     "trust_option",
     "vrt_option",
     "weights_options",
+    "windows_note",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -330,6 +332,23 @@ def prediction_changes(switch: str, values: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
+def check_save_dir(folder: Path) -> None:
+    """Looks whether results can go into a folder, before the work and without making it.
+
+    Raises:
+        ConfigError: when a file has its name or that of a folder above it, or nothing may be written there.
+    """
+    from rsseg_tf.errors import ConfigError
+
+    place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    why = "it is a file" if place == folder else f"{place} is a file"
+    if place.is_dir():
+        if os.access(place, os.W_OK):
+            return
+        why = f"nothing may be written in {place}"
+    raise ConfigError(f"--save_dir {folder} cannot be written: {why}. Choose another folder.")
+
+
 def load(config_path: str, overrides: tuple[str, ...], **changes: Any) -> Config:
     """Reads a config file, or a shipped one of that name, with overrides.
 
@@ -403,6 +422,31 @@ def open_model(
         )
     options = tile_options(dataclasses.replace(predictor.options, **changes), predictor.tile)
     return dataclasses.replace(predictor, options=options)
+
+
+def windows_note(predictor: Predictor, changes: dict[str, Any]) -> str | None:
+    """Says that a model cuts images into windows which a checkpoint would predict whole; None where it does not.
+
+    Args:
+        predictor: what was opened.
+        changes: of `prediction_changes`.
+    """
+    manifest = predictor.manifest
+    if manifest is None or changes.get("is_slide") or manifest.inference.is_slide:
+        return None
+    if predictor.kind == "server":
+        height, width = manifest.crop_size
+        why = "a server gets one window per request"
+    elif predictor.tile is not None:
+        height, width = predictor.tile
+        why = "the file takes images of that size alone"
+    else:
+        return None
+    return (
+        f"Note: images larger than {width}x{height} pixels are predicted by windows of that size, because {why}. A "
+        "checkpoint, and an export of any size, predicts images of up to 2048x2048 pixels whole, with other labels "
+        "here and there."
+    )
 
 
 def choose_device(device: str, gpus: tuple[int, ...]) -> None:

@@ -7,7 +7,7 @@ import sys
 
 __all__ = ["make_output_safe"]
 
-_NARROWEST = 60  # columns, below which tables would lose what they say
+_NARROWEST = 80  # columns, below which tables would lose what they say
 
 
 def make_output_safe() -> None:

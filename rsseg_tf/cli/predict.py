@@ -15,6 +15,7 @@ import click
 from rsseg_tf.cli.engine import Located, choose_engine, engine_options, locate_engine
 from rsseg_tf.cli.options import (
     Grouped,
+    check_save_dir,
     choose_device,
     group,
     load_beside,
@@ -24,6 +25,7 @@ from rsseg_tf.cli.options import (
     server_options,
     vrt_option,
     weights_options,
+    windows_note,
 )
 
 if TYPE_CHECKING:
@@ -153,6 +155,7 @@ def command(
         **{name: values[name] for name in ("vector", "min_area", "simplify")},
         pictures=not values["no_pictures"],
     )
+    check_save_dir(save_dir)
     paths, base = collect_images(image_path, exclude=save_dir, notify=_note)
     predictor = open_server(model_path, values)
     located, config = None, None
@@ -164,6 +167,8 @@ def command(
         predictor = _open(located, config)
     elif values["dask"] is not None:
         raise ConfigError("--dask has no effect with --server, which does the work; use --in_flight, or leave it out.")
+    if note := windows_note(predictor, changes):
+        click.echo(note, err=True)
     tile = _tile(predictor, config)
     scenes = SceneOptions(
         bands=values["bands"] or None,
@@ -317,7 +322,7 @@ def _progress(run: Run) -> Iterator[tuple[Callable[[Job, int], None], Callable[[
     sizes = {job: pixel_count(job.path) for job in run.jobs}
     seen = dict.fromkeys(run.jobs, 0)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # names of files may have brackets
         BarColumn(),
         TaskProgressColumn(),
         TextColumn("{task.fields[images]}"),

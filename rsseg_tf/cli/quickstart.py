@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _CONFIG = "deeplabv3plus/deeplabv3plus_resnet18_vd_synthetic_256x256_quick.yml"
+_MARK, _TITLE = ".quickstart", "# Quickstart report"  # what shows that a folder is ours to write into again
 _SHOWN = 3  # validation scenes in the overview
 
 
@@ -28,6 +29,7 @@ def command(ctx: click.Context, output: Path, iters: int | None) -> None:
 
     Takes about three minutes on two cores. The scenes are synthetic: good for a look at the tool, not for science.
     """
+    _take_folder(output)
     data, model, report = output / "data", output / "model", output / "report"
     setting = f"dataset.root={data}"
     more = ["--iters", str(iters)] if iters else []
@@ -44,10 +46,33 @@ def command(ctx: click.Context, output: Path, iters: int | None) -> None:
     for arguments in steps:
         click.secho(f"\n$ rsseg-tf {shlex.join(arguments)}", bold=True)
         code = group.main(arguments, prog_name="rsseg-tf", standalone_mode=False)
-        if code:
+        if code:  # an error, or a signal, after which the training saved and ended well
             ctx.exit(code)
     picture = _write_report(output, steps)
     click.secho(f"\nPicture: {picture}\nReport:  {report}", bold=True)
+
+
+def _take_folder(output: Path) -> None:
+    """Makes the folder and marks it, so that a later run may replace what lies in it, and nothing else ever does.
+
+    Raises:
+        ConfigError: when the folder holds what no quickstart wrote.
+    """
+    from rsseg_tf.errors import ConfigError, reason
+
+    mark, readme = output / _MARK, output / "report" / "README.md"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        strangers = sorted(path.name for path in output.iterdir())
+        made = mark.is_file() or (readme.is_file() and readme.read_text("utf-8", "replace").startswith(_TITLE))
+        if strangers and not made:
+            raise ConfigError(
+                f"{output} holds '{strangers[0]}' and is no folder of quickstart, which would replace the data and the "
+                "model in it. Name a new folder: -o DIR."
+            )
+        mark.touch()
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be written: {reason(error)}. Name another folder: -o DIR.") from error
 
 
 def _write_report(output: Path, steps: list[list[str]]) -> Path:
@@ -81,7 +106,7 @@ def _write_report(output: Path, steps: list[list[str]]) -> Path:
     shutil.copyfile(output / "model" / "best_model" / "config.yml", report / "config.yml")
     commands = "\n".join(f"rsseg-tf {shlex.join(arguments)}" for arguments in steps)
     lines = [
-        "# Quickstart report",
+        _TITLE,
         "",
         "A small model, trained on synthetic scenes; the numbers say nothing about real imagery.",
         "",

@@ -66,13 +66,13 @@ def checked_samples(
     return tuple(looks.samples for looks in parts.values())
 
 
-def checked_eval_list(list_file: Path, spec: DatasetSpec) -> Sequence[Sample]:
+def checked_eval_list(list_file: Path, spec: DatasetSpec, *, trust: Trust = TRUSTING_NOBODY) -> Sequence[Sample]:
     """Returns the samples of a list that an export is to be evaluated on, checked as `checked_samples` does.
 
     Raises:
         DataError: for the first thing that is wrong.
     """
-    looks = checked_list(list_file, list_file.parent, spec, what="samples")
+    looks = checked_list(list_file, list_file.parent, spec, what="samples", trust=trust)
     from rsseg_tf.checking.starting import start_findings
 
     _tell(start_findings({"val": looks}, spec, list_file.parent), refuse=False)

@@ -231,6 +231,9 @@ def initialise(directory: Path, export_dir: Path, model_name: str | None, overwr
     DIR gets a compose file and a Kubernetes manifest for TensorFlow Serving's official image, its configurations of
     models, batching and monitoring, a client and a smoke test, all filled in for the model, and a README.
     """
+    from rsseg_tf.cli.quiet import load_tensorflow
+
+    load_tensorflow()
     from rsseg_tf.serving.deployment import write_deployment
 
     for path in write_deployment(directory, export_dir, model_name, overwrite=overwrite):

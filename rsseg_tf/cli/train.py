@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def command(
     device: str,
     gpus: tuple[int, ...],
     **settings: Any,
-) -> None:
+) -> int | None:
     """Train a model.
 
     Checkpoints go to --save-dir as iter_N/ and, with --do-eval, best_model/; TensorBoard events to its folder
@@ -117,3 +118,5 @@ def command(
             say(f"Trained to iter {step}; the last checkpoint is {result.checkpoint}")
     if do_eval and result.state.best_step:
         say(f"The best model (mIoU {result.state.best_miou:.4f}) is {save_dir / 'best_model'}")
+    # For a command that goes on after this one; as the exit code of this one a saved run is no failure.
+    return 128 + signal.SIGTERM if result.stopped == "signal" else None

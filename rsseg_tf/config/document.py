@@ -20,11 +20,15 @@ from typing import Any
 import yaml
 
 from rsseg_tf.assets import asset_dir
-from rsseg_tf.errors import ConfigError
+from rsseg_tf.config.yaml_text import compose, explain_yaml, read_text
+from rsseg_tf.errors import ConfigError, reason
 
 __all__ = ["Document", "load_document", "parse_assignment"]
 
 Path_ = tuple[str | int, ...]
+
+_COLLECTIONS = ("tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
+_LARGEST_INTEGER = 2**63 - 1
 
 
 class _Loader(yaml.SafeLoader):
@@ -98,7 +102,7 @@ def _merge(old: Mapping[str, Any], new: Mapping[str, Any], path: Path_, origins:
     return merged
 
 
-def load_document(path: Path, _from: tuple[Path, ...] = ()) -> Document:
+def load_document(path: Path, _from: tuple[Path, ...] = (), _known: dict[Path, Document] | None = None) -> Document:
     """Reads a YAML file and the files that it is based on.
 
     Args:
@@ -112,26 +116,30 @@ def load_document(path: Path, _from: tuple[Path, ...] = ()) -> Document:
     if resolved in _from:
         chain = " -> ".join(p.name for p in (*_from, resolved))
         raise ConfigError(f"{path}: these configs are based on each other: {chain}. Remove one `base:`.")
+    known = {} if _known is None else _known
+    if resolved in known:
+        return known[resolved]
     try:
-        text = path.read_text("utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         by = f", which {_from[-1]} names as its base," if _from else ""
         raise ConfigError(f"The config {path}{by} does not exist.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The config {path} cannot be read as UTF-8 text: {error}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise ConfigError(f"The config {path} cannot be read: {reason(error)}.") from error
     own = _parse(text, str(path))
     bases = own.values.pop("base", [])
     where = own.origins.pop(("base",), str(path))
     names = [bases] if isinstance(bases, str) else bases
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"{where}: base must be a file name or a list of them; got {bases!r}.")
+        raise ConfigError(f"{where}: base must be a file name or a list of them; got {bases!r:.100}.")
     document = Document({})
     for name in names:
         base = path.parent / name
         if not base.is_file() and (shipped := asset_dir("configs") / name).is_file():
             base = shipped
-        document = document.merged_with(load_document(base, (*_from, resolved)))
-    return document.merged_with(own)
+        document = document.merged_with(load_document(base, (*_from, resolved), known))
+    known[resolved] = document.merged_with(own)
+    return known[resolved]
 
 
 def parse_assignment(text: str) -> Document:
@@ -153,9 +161,9 @@ def parse_assignment(text: str) -> Document:
 
 
 def _parse(text: str, file: str) -> Document:
-    loader = _Loader(text)
     try:
-        node = loader.get_single_node()
+        loader = _Loader(text)  # looks at every character
+        node = compose(loader, file)
         document = Document({})
         if node is None:
             return document
@@ -164,20 +172,19 @@ def _parse(text: str, file: str) -> Document:
         document.values = _construct(loader, node, (), document.origins, file)
         return document
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{file}{line}: this is not valid YAML: {problem}.") from error
-    finally:
-        loader.dispose()
+        raise ConfigError(f"{explain_yaml(error, file)}.") from error
 
 
 def _construct(loader: _Loader, node: yaml.Node, path: Path_, origins: dict[Path_, str], file: str) -> Any:
     """Builds the value of a node and notes the line of each key below it."""
+    if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTIONS:
+        raise ConfigError(
+            f"{file}:{node.start_mark.line + 1}: the YAML tag {node.tag:.60} is not supported; remove it."
+        )
     if isinstance(node, yaml.SequenceNode):
         return [_construct(loader, item, (*path, i), origins, file) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node)
+        return _scalar(loader, node, file)
     values: dict[str, Any] = {}
     lines: dict[str, int] = {}
     for key_node, value_node in node.value:
@@ -192,3 +199,17 @@ def _construct(loader: _Loader, node: yaml.Node, path: Path_, origins: dict[Path
         origins[(*path, key)] = where
         values[key] = _construct(loader, value_node, (*path, key), origins, file)
     return values
+
+
+def _scalar(loader: _Loader, node: yaml.Node, file: str) -> Any:
+    """Returns the value of a node without parts."""
+    where = file if file.startswith("--set") else f"{file}:{node.start_mark.line + 1}"
+    try:
+        value = loader.construct_object(node)
+    except ValueError as error:  # such as a number of thousands of digits
+        raise ConfigError(f"{where}: the value {node.value!r:.40} cannot be read: {reason(error)}.") from error
+    if not isinstance(value, str | int | float | None):
+        raise ConfigError(f"{where}: a value is text, a number, true, false or null; got the YAML tag {node.tag:.60}.")
+    if isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
+        raise ConfigError(f"{where}: the number {node.value:.40} is too large; at most {_LARGEST_INTEGER} is taken.")
+    return value

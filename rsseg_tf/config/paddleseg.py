@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,10 @@ import yaml
 
 from rsseg_tf.config.document import Document
 from rsseg_tf.config.loader import config_from_document
+from rsseg_tf.config.yaml_text import compose, read_text
 from rsseg_tf.datasets import SPECS
-from rsseg_tf.errors import ConfigError, did_you_mean, reason
+from rsseg_tf.errors import ConfigError, address_hint, did_you_mean, reason
+from rsseg_tf.files import StrPath
 
 __all__ = ["Imported", "import_paddleseg"]
 
@@ -56,6 +59,9 @@ class Imported:
         return "\n".join(comments) + "\n" + body
 
 
+_MOST_FILES = 50
+
+
 class _Report:
     """What is found on the way, and every mapping that was opened."""
 
@@ -63,6 +69,7 @@ class _Report:
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.sections: list[_Section] = []
+        self.files = 0
 
     def finish(self) -> None:
         """Names each key of each mapping that nobody has asked for."""
@@ -177,7 +184,7 @@ def _same(value: Any, other: Any) -> bool:
     return type(value) is not bool and value == other if type(other) is not bool else value is other
 
 
-def import_paddleseg(path: Path) -> Imported:
+def import_paddleseg(path: StrPath) -> Imported:
     """Reads a config of PaddleSeg and what it is based on.
 
     Args:
@@ -186,6 +193,7 @@ def import_paddleseg(path: Path) -> Imported:
     Raises:
         ConfigError: one line per problem: keys, types and values without a counterpart, or an unreadable file.
     """
+    path = Path(path)
     report = _Report()
     values = _convert(_Section(_read(path, report, ()), path.name, report))
     report.finish()
@@ -215,11 +223,11 @@ class _Loader(yaml.SafeLoader):
     duplicates: list[str]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [str(key.value) for key, _ in node.value]
+        keys = Counter(str(key.value) for key, _ in node.value)
         self.duplicates += [
             f"'{key}' is written twice (line {node.start_mark.line + 1} on); the last one counts, as in the original."
-            for key in dict.fromkeys(keys)
-            if keys.count(key) > 1
+            for key, count in keys.items()
+            if count > 1
         ]
         return super().construct_mapping(node, deep)
 
@@ -227,15 +235,18 @@ class _Loader(yaml.SafeLoader):
 def _read(path: Path, report: _Report, parents: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in parents:
         raise ConfigError(f"{path} is based on itself; remove one `_base_`.")
+    report.files += 1
+    if report.files > _MOST_FILES:
+        raise ConfigError(f"{path} is the {report.files}th file read as a `_base_`; at most {_MOST_FILES} are.")
     try:
-        with path.open(encoding="utf-8") as file:
-            loader = _Loader(file)
-            loader.duplicates = []
-            values = loader.get_single_data()
-    # ValueError: text that is not UTF-8, numbers of thousands of digits, dates that do not exist.
+        loader = _Loader(read_text(path))
+        loader.duplicates = []
+        node = compose(loader, str(path))
+        values = None if node is None else loader.construct_document(node)
+    # ValueError: numbers of thousands of digits, dates that do not exist.
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         by = f", the _base_ of {parents[-1].name}," if parents else ""
-        raise ConfigError(f"{path}{by} cannot be read as YAML: {reason(error)}.") from error
+        raise ConfigError(f"{path}{by} cannot be read as YAML: {reason(error)}.{address_hint(path)}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must be a mapping of sections; got {type(values).__name__}.")
     report.notes += loader.duplicates

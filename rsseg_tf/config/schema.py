@@ -320,7 +320,9 @@ class Augment(Section):
     crop_size: tuple[Positive, Positive] = Field((512, 512), description="width, height in pixels")
     scale_range: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
     scale_step: Annotated[float, Field(ge=0)] = 0.25
-    image_padding: Annotated[float, Field(ge=0, le=255)] = 127.5
+    image_padding: Annotated[float, Field(ge=0, le=255)] | None = Field(
+        None, description="where max_value is 255; null: 127.5 for bytes, the mean of each band for other types"
+    )
     flip_horizontal: Fraction = 0.5
     flip_vertical: Fraction = 0.0
     rotate90: Fraction = 0.0

@@ -1,7 +1,8 @@
 """Random changes to one training sample, each a pure function of (image, label, seed).
 
-Images are `(H, W, bands)` float32 on the scale 0..255, whatever their type on disk; labels are `(H, W)` int32. Seeds
-are stateless (`(2,)` int32), so that the same seed gives the same result eagerly, inside `tf.data` and after a resume.
+Images are `(H, W, bands)` float32 on the scale where `max_value` is 255, whatever their type on disk; labels are
+`(H, W)` int32. Seeds are stateless (`(2,)` int32), so that the same seed gives the same result eagerly, inside
+`tf.data` and after a resume.
 
 Semantics, constants and order are those of PaddleSeg's `paddleseg/transforms/transforms.py`, which the benchmark
 trains with. Colour changes there run on 8-bit Pillow images; so they truncate to whole numbers here too, for 8-bit data
@@ -12,10 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
+import numpy as np
 import tensorflow as tf
 
 from rsseg_tf.config.schema import Augment
+from rsseg_tf.datasets.spec import DatasetSpec
 
 __all__ = [
     "adjust_brightness",
@@ -25,6 +29,7 @@ __all__ = [
     "augment_sample",
     "normalise",
     "pad_and_crop",
+    "padding_of",
     "random_distort",
     "random_flip",
     "random_rotate90",
@@ -32,13 +37,55 @@ __all__ = [
     "random_step_scale",
     "rescale",
     "scale_factors",
+    "value_limits",
 ]
 
 Pair = tuple[tf.Tensor, tf.Tensor]
+Limits = tuple[float, float]
+Padding = float | tuple[float, ...]
+
+BYTES: Limits = (0.0, 255.0)
+_BYTE_PADDING = 127.5
+
+
+def value_limits(dtype: np.dtype, max_value: float) -> Limits:
+    """Returns the smallest and largest value that images of a type can hold, on the scale where `max_value` is 255.
+
+    Colour changes go no further. Of bytes that is 0..255, as in the original; of reflectance in 16 bits, which reaches
+    1.4 times its `max_value` over snow, 0..65535; real numbers have no limits.
+    """
+    if dtype == np.uint8 or dtype.kind == "b":
+        return BYTES
+    if dtype.kind not in "iu":
+        return -math.inf, math.inf
+    scale = 255.0 / max_value
+    return float(np.iinfo(dtype).min) * scale, float(np.iinfo(dtype).max) * scale
+
+
+def padding_of(augment: Augment, spec: DatasetSpec, dtype: np.dtype) -> Padding:
+    """Returns what images are padded with, on the scale 0..255: one number, or one for each band.
+
+    Where the config leaves it open, that is 127.5 for bytes, as in the original, and for other types the mean of each
+    band, since 127.5 may be far off all of their values.
+    """
+    if augment.image_padding is not None:
+        return augment.image_padding
+    if dtype == np.uint8:
+        return _BYTE_PADDING
+    means = tuple(255.0 * mean for mean in spec.mean)
+    return means[0] if len(set(means)) == 1 else means
 
 
 def augment_sample(
-    image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, augment: Augment, *, ignore_index: int, quantise: bool
+    image: tf.Tensor,
+    label: tf.Tensor,
+    seed: tf.Tensor,
+    augment: Augment,
+    *,
+    ignore_index: int,
+    quantise: bool,
+    padding: Padding = _BYTE_PADDING,
+    limits: Limits = BYTES,
 ) -> Pair:
     """Applies the whole training chain: scale, pad and crop, flips, rotations, colours.
 
@@ -49,6 +96,8 @@ def augment_sample(
         augment: ranges and probabilities.
         ignore_index: the id that padded and uncovered pixels get.
         quantise: truncate colours to whole numbers, as the original does for its 8-bit images.
+        padding: what the image is padded with, see `padding_of`.
+        limits: smallest and largest value that colour changes may give, see `value_limits`.
 
     Returns:
         The changed image `(crop height, crop width, bands)` float32 0..255 and label `(crop height, crop width)`.
@@ -59,7 +108,7 @@ def augment_sample(
     image, label = random_step_scale(image, label, seeds[0], augment.scale_range, augment.scale_step)
     image = tf.ensure_shape(image, (None, None, bands))  # a condition forgets it
     image, label = pad_and_crop(
-        image, label, seeds[1], (height, width), image_padding=augment.image_padding, label_padding=ignore_index
+        image, label, seeds[1], (height, width), image_padding=padding, label_padding=ignore_index
     )
     image, label = random_flip(image, label, seeds[2], augment.flip_horizontal, axis=1)
     image, label = random_flip(image, label, seeds[3], augment.flip_vertical, axis=0)
@@ -72,7 +121,7 @@ def augment_sample(
             seeds[5],
             augment.rotate_degrees,
             augment.rotate_probability,
-            image_padding=augment.image_padding,
+            image_padding=padding,
             label_padding=ignore_index,
         )
     image = random_distort(
@@ -84,6 +133,7 @@ def augment_sample(
         hue=augment.hue_range,
         probability=augment.distort_probability,
         quantise=quantise,
+        limits=limits,
     )
     return image, label
 
@@ -138,7 +188,7 @@ def pad_and_crop(
     seed: tf.Tensor,
     size: tuple[int, int],
     *,
-    image_padding: float,
+    image_padding: Padding,
     label_padding: int,
 ) -> Pair:
     """Pads at the bottom and right up to `size` (height, width) where needed, then crops a random window of it."""
@@ -146,7 +196,12 @@ def pad_and_crop(
     wanted = tf.constant(size)
     missing = tf.maximum(wanted - tf.shape(label), 0)
     paddings = tf.stack([tf.zeros_like(missing), missing], axis=1)
-    image = tf.pad(image, tf.concat([paddings, [[0, 0]]], 0), constant_values=image_padding)
+    around = tf.concat([paddings, [[0, 0]]], 0)
+    if isinstance(image_padding, tuple):
+        covered = tf.pad(tf.ones_like(image[..., :1]), around)
+        image = tf.where(covered > 0, tf.pad(image, around), tf.constant(image_padding, tf.float32))
+    else:
+        image = tf.pad(image, around, constant_values=image_padding)
     label = tf.pad(label, paddings, constant_values=label_padding)
     room = tf.shape(label) - wanted + 1
     offset = tf.random.stateless_uniform((2,), seed, 0, 2**31 - 1, tf.int32) % room
@@ -186,7 +241,7 @@ def random_rotation(
     degrees: float,
     probability: float,
     *,
-    image_padding: float,
+    image_padding: Padding,
     label_padding: int,
 ) -> Pair:
     """Rotates about the centre by up to `degrees` either way; uncovered pixels get the padding values."""
@@ -208,7 +263,12 @@ def random_rotation(
         )[0]
 
     def rotated() -> Pair:
-        return warp(image, "BILINEAR", image_padding), warp(label[..., None], "NEAREST", float(label_padding))[..., 0]
+        turned = warp(label[..., None], "NEAREST", float(label_padding))[..., 0]
+        if not isinstance(image_padding, tuple):
+            return warp(image, "BILINEAR", image_padding), turned
+        covered = warp(tf.ones_like(image[..., :1]), "BILINEAR", 0.0)
+        fill = tf.constant(image_padding, tf.float32)
+        return warp(image, "BILINEAR", 0.0) + (1.0 - covered) * fill, turned
 
     result = tf.cond(draws[0] < probability, rotated, lambda: (image, label))
     return tf.ensure_shape(result[0], image.shape), tf.ensure_shape(result[1], label.shape)
@@ -227,6 +287,7 @@ def random_distort(
     hue: float,
     probability: float,
     quantise: bool,
+    limits: Limits = BYTES,
 ) -> tf.Tensor:
     """Changes brightness, contrast, saturation and hue in random order, each with the given probability.
 
@@ -239,15 +300,16 @@ def random_distort(
         hue: the shift is drawn from ± this, on a circle of 256 steps; needs 3 bands.
         probability: of each of the four.
         quantise: truncate to whole numbers, as for 8-bit images.
+        limits: smallest and largest value, see `value_limits`.
     """
     if not (brightness or contrast or saturation or hue) or probability == 0:
         return image
     if quantise:
         image = tf.floor(image)
     adjustments: list[tuple[Callable[..., tf.Tensor], float, float]] = [
-        (adjust_brightness, 1 - brightness, 1 + brightness),
-        (adjust_contrast, 1 - contrast, 1 + contrast),
-        (adjust_saturation, 1 - saturation, 1 + saturation),
+        (partial(adjust_brightness, limits=limits), 1 - brightness, 1 + brightness),
+        (partial(adjust_contrast, limits=limits), 1 - contrast, 1 + contrast),
+        (partial(adjust_saturation, limits=limits), 1 - saturation, 1 + saturation),
         (adjust_hue, -hue, hue),
     ]
     used = [row for row, width in zip(adjustments, (brightness, contrast, saturation, hue), strict=True) if width]
@@ -274,9 +336,9 @@ def random_distort(
     return image
 
 
-def _blend(base: tf.Tensor, image: tf.Tensor, factor: tf.Tensor, quantise: bool) -> tf.Tensor:
+def _blend(base: tf.Tensor, image: tf.Tensor, factor: tf.Tensor, quantise: bool, limits: Limits) -> tf.Tensor:
     """Moves from `base` to `image` and beyond, as Pillow's `Image.blend`: clipped, then truncated."""
-    mixed = tf.clip_by_value(base + factor * (image - base), 0.0, 255.0)
+    mixed = tf.clip_by_value(base + factor * (image - base), *limits)
     return tf.floor(mixed) if quantise else mixed
 
 
@@ -291,20 +353,20 @@ def _luma(image: tf.Tensor, quantise: bool) -> tf.Tensor:
     return tf.cast(tf.bitwise.right_shift(total + 0x8000, 16), tf.float32)
 
 
-def adjust_brightness(image: tf.Tensor, factor: tf.Tensor, *, quantise: bool) -> tf.Tensor:
+def adjust_brightness(image: tf.Tensor, factor: tf.Tensor, *, quantise: bool, limits: Limits = BYTES) -> tf.Tensor:
     """Multiplies by `factor` (0 gives black); image 0..255."""
-    return _blend(tf.zeros((), tf.float32), image, factor, quantise)
+    return _blend(tf.zeros((), tf.float32), image, factor, quantise, limits)
 
 
-def adjust_contrast(image: tf.Tensor, factor: tf.Tensor, *, quantise: bool) -> tf.Tensor:
+def adjust_contrast(image: tf.Tensor, factor: tf.Tensor, *, quantise: bool, limits: Limits = BYTES) -> tf.Tensor:
     """Moves away from the image's mean luma by `factor`; image 0..255."""
     mean = tf.reduce_mean(_luma(image, quantise))
-    return _blend(tf.floor(mean + 0.5) if quantise else mean, image, factor, quantise)
+    return _blend(tf.floor(mean + 0.5) if quantise else mean, image, factor, quantise, limits)
 
 
-def adjust_saturation(image: tf.Tensor, factor: tf.Tensor, *, quantise: bool) -> tf.Tensor:
+def adjust_saturation(image: tf.Tensor, factor: tf.Tensor, *, quantise: bool, limits: Limits = BYTES) -> tf.Tensor:
     """Moves away from the pixel's own grey by `factor`; image 0..255, 3 bands."""
-    return _blend(_luma(image, quantise), image, factor, quantise)
+    return _blend(_luma(image, quantise), image, factor, quantise, limits)
 
 
 def adjust_hue(image: tf.Tensor, shift: tf.Tensor, *, quantise: bool) -> tf.Tensor:

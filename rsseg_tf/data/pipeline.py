@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from rsseg_tf.config.schema import Augment
-from rsseg_tf.data.augment import augment_sample, normalise
+from rsseg_tf.data.augment import augment_sample, normalise, padding_of, value_limits
 from rsseg_tf.data.reader import SampleReader
 
 __all__ = ["sample_order", "shuffled", "train_batches"]
@@ -70,6 +70,8 @@ class _Loader:
     def __init__(self, reader: SampleReader, augment: Augment, seed: int) -> None:
         self.reader, self.augment, self.seed = reader, augment, seed
         self.quantise = reader.dtype == np.uint8
+        self.padding = padding_of(augment, reader.spec, reader.dtype)
+        self.limits = value_limits(reader.dtype, reader.spec.max_value)
 
     def __call__(self, position: tf.Tensor) -> dict[str, tf.Tensor]:
         spec, count = self.reader.spec, len(self.reader.samples)
@@ -90,5 +92,7 @@ class _Loader:
             self.augment,
             ignore_index=spec.ignore_index,
             quantise=self.quantise,
+            padding=self.padding,
+            limits=self.limits,
         )
         return {"image": normalise(image, spec.mean, spec.std), "label": label, "index": index}

@@ -15,7 +15,7 @@ import math
 import tensorflow as tf
 
 from rsseg_tf.config.pretrain import Views
-from rsseg_tf.data.augment import normalise
+from rsseg_tf.data.augment import BYTES, Limits, normalise, value_limits
 from rsseg_tf.data.pipeline import shuffled
 from rsseg_tf.data.reader import ImageReader
 
@@ -49,6 +49,7 @@ def view_batches(
         int64}`, and with small views `small_views` and `small_affines`. What an affine is, `cut_view` says.
     """
     spec, count = reader.spec, len(reader.samples)
+    limits = value_limits(reader.dtype, spec.max_value)
     kinds = [("views", "affines", 2, views.crop_size, views.scale_range)]
     if views.small_views:
         small = (views.small_views, views.small_crop_size, views.small_scale_range)
@@ -63,7 +64,9 @@ def view_batches(
         element = {"index": index}
         for kind, (name, affines, number, size, scale) in enumerate(kinds):
             seeds = tf.random.split(tf.random.experimental.stateless_fold_in(image_seed, kind), number)
-            pairs = [cut_view(image, seeds[i], views, size=size, scale_range=scale) for i in range(number)]
+            pairs = [
+                cut_view(image, seeds[i], views, size=size, scale_range=scale, limits=limits) for i in range(number)
+            ]
             element[name] = tf.stack([view for view, _ in pairs])
             element[affines] = tf.stack([affine for _, affine in pairs])
             draws = [tf.random.stateless_uniform((_DRAWS,), tf.random.split(seeds[i], 4)[3]) for i in range(number)]
@@ -74,7 +77,7 @@ def view_batches(
         for name, _, number, _, _ in kinds:
             draws = batch.pop(f"{name}_draws")
             coloured = [
-                colour_views(batch[name][:, i], draws[:, i], views, view=i if name == "views" else 1)
+                colour_views(batch[name][:, i], draws[:, i], views, view=i if name == "views" else 1, limits=limits)
                 for i in range(number)
             ]
             batch[name] = normalise(tf.stack(coloured, axis=1), spec.mean, spec.std)
@@ -143,7 +146,13 @@ def crop_box(
 
 
 def cut_view(
-    image: tf.Tensor, seed: tf.Tensor, views: Views, *, size: int, scale_range: tuple[float, float]
+    image: tf.Tensor,
+    seed: tf.Tensor,
+    views: Views,
+    *,
+    size: int,
+    scale_range: tuple[float, float],
+    limits: Limits = BYTES,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Cuts a view out of an image: random crop, resized, mirrored, turned.
 
@@ -153,6 +162,7 @@ def cut_view(
         views: shapes and probabilities.
         size: side of the view in pixels.
         scale_range: share of the image's area.
+        limits: smallest and largest value of an image, see `value_limits`.
 
     Returns:
         The view `(size, size, bands)`, and its affine `(2, 3)` float32 that maps (u, v, 1) to (x, y): u and v run from
@@ -166,7 +176,7 @@ def cut_view(
     # Smoothed where it shrinks, as Pillow does.
     view = tf.image.resize(crop, (size, size), method=views.interpolation, antialias=True)
     if views.interpolation == "bicubic":  # which overshoots
-        view = tf.clip_by_value(view, 0.0, 255.0)
+        view = tf.clip_by_value(view, *limits)
     bottom_right = tf.cast(tf.maximum(tf.stack([width, height]) - 1, 1), tf.float32)
     x0, y0 = tf.unstack(tf.cast(tf.stack([left, top]), tf.float32) / bottom_right)
     dx, dy = tf.unstack(tf.cast(tf.stack([w - 1, h - 1]), tf.float32) / bottom_right)
@@ -196,7 +206,7 @@ def _after(affine: tf.Tensor, first: list[list[float]]) -> tf.Tensor:
 # === Colour ===
 
 
-def colour_views(images: tf.Tensor, draws: tf.Tensor, views: Views, *, view: int) -> tf.Tensor:
+def colour_views(images: tf.Tensor, draws: tf.Tensor, views: Views, *, view: int, limits: Limits = BYTES) -> tf.Tensor:
     """Changes the colours of a batch: jitter, grey, blur, solarise, in this order.
 
     Args:
@@ -205,6 +215,7 @@ def colour_views(images: tf.Tensor, draws: tf.Tensor, views: Views, *, view: int
             whether and how much to blur, whether to solarise.
         views: strengths and probabilities.
         view: which of the two probabilities of a pair holds, 0 or 1.
+        limits: smallest and largest value that jitter may give, see `value_limits`.
 
     Returns:
         `(B, H, W, bands)` float32, 0..255.
@@ -213,7 +224,7 @@ def colour_views(images: tf.Tensor, draws: tf.Tensor, views: Views, *, view: int
     strengths = (views.brightness, views.contrast, views.saturation if rgb else 0.0, views.hue if rgb else 0.0)
     if views.jitter_probability and any(strengths):
         apply = draws[:, 0] < views.jitter_probability
-        images = tf.where(_pixels(apply), jitter(images, draws[:, 1:5], draws[:, 5:9], strengths), images)
+        images = tf.where(_pixels(apply), jitter(images, draws[:, 1:5], draws[:, 5:9], strengths, limits), images)
     if views.gray_probability and rgb:
         images = tf.where(_pixels(draws[:, 9] < views.gray_probability), tf.repeat(_luma(images), 3, -1), images)
     if views.blur_probability[view]:
@@ -227,7 +238,11 @@ def colour_views(images: tf.Tensor, draws: tf.Tensor, views: Views, *, view: int
 
 
 def jitter(
-    images: tf.Tensor, values: tf.Tensor, order: tf.Tensor, strengths: tuple[float, float, float, float]
+    images: tf.Tensor,
+    values: tf.Tensor,
+    order: tf.Tensor,
+    strengths: tuple[float, float, float, float],
+    limits: Limits = BYTES,
 ) -> tf.Tensor:
     """Changes brightness, contrast, saturation and hue, in an order of its own for each image.
 
@@ -236,6 +251,7 @@ def jitter(
         values: `(B, 4)` in 0..1: where in their ranges the four factors lie.
         order: `(B, 4)`, any numbers; the four changes come in the order that sorts them.
         strengths: brightness, contrast and saturation are drawn from 1 ± these, the turn of the hue from ± the fourth.
+        limits: smallest and largest value, see `value_limits`.
     """
     brightness, contrast, saturation, hue = strengths
     widths = tf.constant([brightness, contrast, saturation])
@@ -249,7 +265,7 @@ def jitter(
         # Three of the changes move away from something: black, the mean, the pixel's own grey.
         base = tf.where(_pixels(kind == 2), gray, tf.where(_pixels(kind == 1), mean, 0.0))
         factor = tf.where(kind == 3, 1.0, tf.gather(factors, tf.minimum(kind, 2), batch_dims=1))
-        images = tf.clip_by_value(base + _pixels(factor) * (images - base), 0.0, 255.0)
+        images = tf.clip_by_value(base + _pixels(factor) * (images - base), *limits)
         if hue:  # of those images alone whose turn it is: the change of colour space costs more than all the rest
             which = tf.where(kind == 3)
             turned = _turn_hue(tf.gather_nd(images, which), tf.gather_nd(shift, which))

@@ -14,15 +14,16 @@ import os
 import secrets
 import shutil
 import zipfile
-import zlib
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from rsseg_tf.datasets.finding import IMAGE_SUFFIXES, LeftOut
-from rsseg_tf.errors import DataError
-from rsseg_tf.files import walk_files
+from rsseg_tf.errors import DataError, address_hint, reason
+from rsseg_tf.files import readable_name, walk_files
 
 __all__ = ["MAX_MEMBER_BYTES", "Member", "close_archives", "list_members", "local_copy", "read_member"]
 
@@ -30,7 +31,12 @@ MAX_MEMBER_BYTES = 16 << 30
 """A member that claims to be larger than this is refused: the largest known scene takes 2.4 GB unpacked."""
 
 _CHUNK_BYTES = 1 << 20
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError)
+_LOCAL_HEADER_BYTES = 30  # at least, before the bytes of each member
+_MOST_OPEN = 32
+_DEEPEST = 4  # zip files within each other; an archive can hold itself, without end
+# What compressing a zip file once more saves. One that shrinks more is built to fill the disk.
+_MOST_TIMES = 100
+_ANY_INNER_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, order=True)
@@ -58,7 +64,7 @@ class Member:
         return self.path.rpartition("/")[2]
 
     def __str__(self) -> str:
-        return ":".join((str(self.file), *self.chain))
+        return _called(self.file, self.chain)
 
 
 def list_members(
@@ -91,6 +97,7 @@ def list_members(
         else:
             raise DataError(
                 f"{source} does not exist; the folder or zip file of the dataset is expected. Check the path."
+                f"{address_hint(source)}"
             )
     return tuple(sorted(members))
 
@@ -140,6 +147,11 @@ def local_copy(member: Member, scratch: Path | None = None) -> Iterator[Path]:
         copy.unlink(missing_ok=True)
 
 
+def _called(file: Path, chain: Sequence[str]) -> str:
+    """Returns what messages call a member."""
+    return ":".join(readable_name(str(name)) for name in (file, *chain))
+
+
 def _without_zip(name: str) -> str:
     return name[:-4] if name.lower().endswith(".zip") else name
 
@@ -153,7 +165,7 @@ def _folder_members(root: Path, scratch: Path | None, left_out: LeftOut) -> Iter
     """Lists a folder; what lies unpacked hides its copy in a zip file beside it."""
     unpacked: list[Member] = []
     zips: list[tuple[Path, str]] = []
-    for path in walk_files(root, skipped=left_out.link):
+    for path in walk_files(root, skipped=left_out.link, hidden=left_out.hidden):
         relative = path.relative_to(root).as_posix()
         if not _is_content(relative):
             continue
@@ -176,54 +188,96 @@ def _folder_members(root: Path, scratch: Path | None, left_out: LeftOut) -> Iter
 def _zip_members(file: Path, chain: tuple[str, ...], prefix: str, scratch: Path | None) -> Iterator[Member]:
     """Lists a zip file, and the zip files in it."""
     archive = _open_zip(file, chain, scratch)
-    where = ":".join((str(file), *chain))
+    where = _called(file, chain)
+    _check_overlaps(archive, where)
     for info in archive.infolist():
         name = info.filename
+        shown = readable_name(name)
         if name.startswith(("/", "\\")) or ":" in name.split("/")[0] or ".." in name.replace("\\", "/").split("/"):
             raise DataError(f"{where} holds the name {name!r}, which leads outside the archive. Do not use this file.")
         if info.flag_bits & 1:
-            raise DataError(f"{where} is encrypted ({name}); unpack it and give the folder.")
+            raise DataError(f"{where} is encrypted ({shown}); unpack it and give the folder.")
         if info.file_size > MAX_MEMBER_BYTES:
             raise DataError(
-                f"{where}: {name} would take {info.file_size} bytes; at most {MAX_MEMBER_BYTES} are allowed."
+                f"{where}: {shown} would take {info.file_size} bytes; at most {MAX_MEMBER_BYTES} are allowed."
             )
+        if "\x00" in name:
+            raise DataError(f"{where} holds the name {name!r:.100}, which no file can have. Do not use this file.")
         path = name.replace("\\", "/")  # some programs on Windows write names their own way
         if path.endswith("/") or not _is_content(path):
             continue
         if path.lower().endswith(".zip"):
+            if len(chain) + 1 >= _DEEPEST:
+                raise DataError(
+                    f"{where}: {shown} is a zip file {_DEEPEST} levels down; datasets have two. Do not use this file."
+                )
+            if info.file_size > _MOST_TIMES * info.compress_size + _ANY_INNER_BYTES:
+                raise DataError(
+                    f"{where}: {shown} is a zip file of {info.file_size} bytes packed into {info.compress_size}; real "
+                    "ones do not shrink so much. Do not use this file."
+                )
             yield from _zip_members(file, (*chain, name), f"{prefix}/{_without_zip(path)}", scratch)
         else:
             yield Member(f"{prefix}/{path}", file, (*chain, name), info.file_size, info.CRC)
 
 
-_OPEN: dict[tuple[Path, tuple[str, ...], int], tuple[zipfile.ZipFile, BinaryIO]] = {}
+def _check_overlaps(archive: zipfile.ZipFile, where: str) -> None:
+    """Refuses members that share their bytes, by which a small file can hold any number of large ones."""
+    members = sorted(archive.infolist(), key=lambda info: info.header_offset)
+    for one, following in pairwise(members):
+        if one.header_offset + _LOCAL_HEADER_BYTES + one.compress_size > following.header_offset:
+            names = f"{readable_name(one.filename)} and {readable_name(following.filename)}"
+            raise DataError(
+                f"{where}: {names} overlap in the file; it is damaged, or built to fill the disk. Do not use this file."
+            )
+
+
+_OPEN: OrderedDict[tuple[Path, tuple[str, ...], int], tuple[zipfile.ZipFile, BinaryIO]] = OrderedDict()
 
 
 def close_archives() -> None:
     """Closes the zip files that were read; they are kept open in between, as reading their tables takes time."""
     while _OPEN:
-        _, (archive, handle) = _OPEN.popitem()
-        archive.close()
-        handle.close()
+        _close_oldest()
+
+
+def _close_oldest() -> None:
+    """Closes the zip file that was asked for the longest time ago; a folder may hold more than a process may open."""
+    _, (archive, handle) = _OPEN.popitem(last=False)
+    archive.close()
+    handle.close()
 
 
 def _open_zip(file: Path, chain: tuple[str, ...], scratch: Path | None) -> zipfile.ZipFile:
     """Opens a zip file, or the one at the end of a chain."""
-    where = ":".join((str(file), *chain))
+    where = _called(file, chain)
     try:
         key = (file, chain, file.stat().st_mtime_ns)  # a file that was replaced is opened anew
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}.") from error
     if key not in _OPEN:
-        handle = _inner_zip(file, chain, scratch) if chain else file.open("rb")
         try:
-            _OPEN[key] = zipfile.ZipFile(handle), handle
-        except _ZIP_ERRORS as error:
+            handle = _inner_zip(file, chain, scratch) if chain else file.open("rb")
+        except OSError as error:
+            raise DataError(f"{where} cannot be read: {reason(error)}.") from error
+        try:
+            opened = zipfile.ZipFile(handle), handle
+        except Exception as error:  # names, flags and sizes of a damaged table have a type of error each
             handle.close()
             raise DataError(
-                f"{where} is neither a folder nor a whole zip file ({error}). Download it again."
+                f"{where} is neither a folder nor a whole zip file ({reason(error)}). "
+                + ("Unpack it, and name the folder." if _is_other_archive(file) and not chain else "Download it again.")
             ) from error
+        while len(_OPEN) >= _MOST_OPEN:
+            _close_oldest()
+        _OPEN[key] = opened
+    _OPEN.move_to_end(key)
     return _OPEN[key][0]
+
+
+def _is_other_archive(file: Path) -> bool:
+    """Whether the name is that of an archive that is not read here."""
+    return file.suffix.lower() in (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
 def _inner_zip(file: Path, chain: tuple[str, ...], scratch: Path | None) -> BinaryIO:
@@ -237,7 +291,7 @@ def _inner_zip(file: Path, chain: tuple[str, ...], scratch: Path | None) -> Bina
         skip = 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
         part: Any = _Part(file, info.header_offset + skip, info.file_size)
         return io.BufferedReader(part)
-    where = ":".join((str(file), *chain))
+    where = _called(file, chain)
     if scratch is None:
         raise DataError(f"{where} is a zip file compressed within another one; unpack {file} and give the folder.")
     copy = scratch / f"{hashlib.sha256(where.encode()).hexdigest()[:16]}-{info.CRC:08x}.zip"
@@ -251,7 +305,7 @@ def _inner_zip(file: Path, chain: tuple[str, ...], scratch: Path | None) -> Bina
 def _extract(file: Path, chain: tuple[str, ...], target: Path, scratch: Path | None) -> None:
     """Copies a member; zipfile compares its checksum at the end."""
     archive = _open_zip(file, chain[:-1], scratch)
-    where = ":".join((str(file), *chain))
+    where = _called(file, chain)
     with target.open("wb") as output:
         try:
             with archive.open(chain[-1]) as member:
@@ -265,12 +319,12 @@ def _extract(file: Path, chain: tuple[str, ...], target: Path, scratch: Path | N
             if error.errno in (28, 122) or shutil.disk_usage(target.parent).free < _CHUNK_BYTES:  # full: not its fault
                 raise
             raise _damaged(where, error) from error
-        except _ZIP_ERRORS as error:
+        except Exception as error:  # each way to compress has a type of error for damage
             raise _damaged(where, error) from error
 
 
 def _damaged(where: str, error: Exception) -> DataError:
-    return DataError(f"{where} is damaged: {error}. Download the archive again.")
+    return DataError(f"{where} is damaged: {reason(error)}. Download the archive again.")
 
 
 class _Part(io.RawIOBase):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from rsseg_tf.files import HIDDEN, walk_files
+from rsseg_tf.files import walk_files
 
 __all__ = ["IMAGE_SUFFIXES", "LeftOut", "find_images"]
 
@@ -34,10 +34,12 @@ class LeftOut:
         self._hidden: list[Path] = []
 
     def link(self, path: Path, why: str) -> None:
-        """Notes a folder or a link, and why it is left out; what is hidden counts if it is named as an image."""
-        if why != HIDDEN:
-            self._links.append((path, why))
-        elif path.suffix.lower() in self._suffixes and not path.name.startswith("._"):  # what macOS puts beside a file
+        """Notes a folder or a link, and why it is left out."""
+        self._links.append((path, why))
+
+    def hidden(self, path: Path) -> None:
+        """Notes what is hidden; it counts if it is named as an image."""
+        if path.suffix.lower() in self._suffixes and not path.name.startswith("._"):  # what macOS puts beside a file
             self._hidden.append(path)
 
     def file(self, path: Path) -> None:
@@ -85,7 +87,7 @@ def find_images(
         refuse: Says of a folder why it is to be left out, or nothing.
     """
     noted = LeftOut(suffixes) if left_out is None else left_out
-    for path in walk_files(folder, exclude=exclude, refuse=refuse, skipped=noted.link):
+    for path in walk_files(folder, exclude=exclude, refuse=refuse, skipped=noted.link, hidden=noted.hidden):
         if path.suffix.lower() in suffixes:
             yield path
         else:

@@ -20,6 +20,7 @@ from rasterio.enums import Compression
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from rsseg_tf.errors import DataError, reason
+from rsseg_tf.files import CONTROLS
 
 __all__ = [
     "HEAD_BYTES",
@@ -95,7 +96,7 @@ def is_vrt(head: bytes) -> bool:
 
 def printable(path: Path | str) -> str:
     r"""Returns a path as text that any stream can print; bytes that are no UTF-8 become ``\udcff`` and the like."""
-    return os.fspath(path).encode("utf-8", "backslashreplace").decode()
+    return os.fspath(path).encode("utf-8", "backslashreplace").decode().translate(CONTROLS)
 
 
 def damaged(name: str, driver: str, error: BaseException | str) -> DataError:

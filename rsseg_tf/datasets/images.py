@@ -36,7 +36,7 @@ from rsseg_tf.datasets.gdal import (
 )
 from rsseg_tf.datasets.spec import RGB
 from rsseg_tf.errors import DataError, reason
-from rsseg_tf.files import atomic_path
+from rsseg_tf.files import StrPath, atomic_path
 
 __all__ = [
     "ImageHeader",
@@ -73,6 +73,7 @@ _PNG_MARKS = {
 _PNG_BANDS = {colour: len(marks) for colour, marks in _PNG_MARKS.items()}
 _ORIENTATION = 274  # the TIFF tag, in EXIF too
 _UPRIGHT = 1
+_LARGE_BYTES = 64 * 2**20
 _CHUNKS_BEFORE_PIXELS = 65536  # bytes in which a PNG says all that it says before its pixels
 
 # JPEG frame headers SOF0..SOF15 without DHT (C4), JPG (C8) and DAC (CC).
@@ -100,7 +101,7 @@ class ImageHeader:
     is_jpeg: bool = field(default=False, compare=False)
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: StrPath) -> np.ndarray:
     """Reads an image with all its bands.
 
     PNG and JPEG come in red, green, blue (alpha) order; a palette PNG is turned into its colours; grey with alpha
@@ -116,6 +117,7 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         DataError: When the file is missing, cut short, damaged or of another kind.
     """
+    path = Path(path)
     if image_kind(_read_bytes(path, HEAD_BYTES), printable(path)) == "TIFF":
         return np.ascontiguousarray(_read_tiff(path).transpose(1, 2, 0))
     return decode_image(_read_bytes(path), printable(path))
@@ -164,10 +166,15 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     if image.ndim == 2:
         return image[:, :, np.newaxis]
     order = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
-    return cv2.cvtColor(image, order)
+    if image.nbytes <= _LARGE_BYTES:
+        return cv2.cvtColor(image, order)
+    rows = max(1, _LARGE_BYTES // image[0].nbytes)
+    for start in range(0, image.shape[0], rows):  # in place, so that a large image is held once
+        image[start : start + rows] = cv2.cvtColor(image[start : start + rows], order)
+    return image
 
 
-def read_label(path: Path, trust: Trust = TRUSTING_NOBODY) -> np.ndarray:
+def read_label(path: StrPath, trust: Trust = TRUSTING_NOBODY) -> np.ndarray:
     """Reads the class ids of a single-band PNG or TIFF.
 
     A palette PNG gives its indices, not its colours, and a grey PNG of 1, 2 or 4 bits its stored values (OpenCV
@@ -184,6 +191,7 @@ def read_label(path: Path, trust: Trust = TRUSTING_NOBODY) -> np.ndarray:
         DataError: When the file is missing or damaged, has more than one band (a mask in colours), is compressed with
             losses, holds values that are no ids, or is too large.
     """
+    path = Path(path)
     name = printable(path)
     kind = image_kind(_read_bytes(path, HEAD_BYTES), name)
     if kind == "JPEG":
@@ -218,7 +226,7 @@ def png_palette(path: Path) -> tuple[RGB, ...] | None:
     return None
 
 
-def image_header(path: Path) -> ImageHeader:
+def image_header(path: StrPath) -> ImageHeader:
     """Reads size and type of an image without decoding its pixels.
 
     Args:
@@ -227,6 +235,7 @@ def image_header(path: Path) -> ImageHeader:
     Raises:
         DataError: When the file is missing, of another kind, or cut off within its header.
     """
+    path = Path(path)
     name = printable(path)
     kind = image_kind(_read_bytes(path, HEAD_BYTES), name)
     if kind == "VRT":
@@ -260,7 +269,7 @@ def _header_of(data: bytes, name: str) -> ImageHeader:
     return ImageHeader(height, width, _PNG_BANDS[colour], "uint16" if depth == 16 else "uint8", _PNG_MARKS[colour])
 
 
-def write_png(path: Path, array: np.ndarray, palette: Sequence[RGB] | None = None) -> None:
+def write_png(path: StrPath, array: np.ndarray, palette: Sequence[RGB] | None = None) -> None:
     """Writes a PNG so that readers see the old file or the whole new one, never a part.
 
     The same array gives the same bytes.
@@ -274,11 +283,12 @@ def write_png(path: Path, array: np.ndarray, palette: Sequence[RGB] | None = Non
     Raises:
         DataError: When the array has another shape or type, or the file cannot be written.
     """
+    path = Path(path)
     _write_bytes(path, _encode_png(array) if palette is None else _encode_indexed_png(array, palette))
 
 
 def write_image(
-    path: Path,
+    path: StrPath,
     array: np.ndarray,
     *,
     jpeg_quality: int = 95,
@@ -297,6 +307,7 @@ def write_image(
     Raises:
         DataError: When the format cannot hold the array, or the file cannot be written.
     """
+    path = Path(path)
     suffix = path.suffix.lower()
     if suffix == ".png":
         write_png(path, array)

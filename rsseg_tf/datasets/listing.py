@@ -23,8 +23,8 @@ from typing import overload
 
 import numpy as np
 
-from rsseg_tf.errors import DataError, reason
-from rsseg_tf.files import atomic_path
+from rsseg_tf.errors import DataError, address_hint, reason
+from rsseg_tf.files import StrPath, atomic_path, readable_name
 
 __all__ = ["Sample", "Samples", "list_lines", "missing_files", "read_list", "write_list"]
 
@@ -122,7 +122,7 @@ class Samples(Sequence[Sample]):
         return f"Samples({len(self)} below {self._root})"
 
 
-def read_list(list_file: Path, root: Path, *, labels: bool = True, must_exist: bool = True) -> Samples:
+def read_list(list_file: StrPath, root: StrPath, *, labels: bool = True, must_exist: bool = True) -> Samples:
     """Reads a list file and checks that every file it names exists.
 
     Args:
@@ -139,6 +139,7 @@ def read_list(list_file: Path, root: Path, *, labels: bool = True, must_exist: b
         DataError: When the list is missing, no text in a known encoding, empty, has a line with a wrong number of
             columns, or names files that do not exist (all are counted, the first is named).
     """
+    list_file, root = Path(list_file), Path(root)
 
     def columns_of_lines() -> Iterator[tuple[str, str | None]]:
         for number, columns in list_lines(list_file, root):
@@ -187,8 +188,9 @@ def missing_files(list_file: Path, root: Path, count: int, first: str) -> DataEr
         0,
     )
     return DataError(
-        f"{list_file} names {count} missing file{'s' if count != 1 else ''}; the first is {first} (line {number}). "
-        f"Paths are relative to the root {root}; check it."
+        f"{list_file} names {count} missing file{'s' if count != 1 else ''}; the first is {readable_name(first)} (line "
+        f"{number}). Paths are relative to the root {root}; check it."
+        f"{address_hint(first.removeprefix(os.path.join(root, '')))}"
     )
 
 
@@ -235,16 +237,15 @@ def _text_lines(list_file: Path) -> Iterator[str]:
         with list_file.open(encoding=encoding, errors=errors) as lines:
             yield from lines
     except FileNotFoundError as error:
-        raise DataError(f"List file {list_file} does not exist. Check the path or prepare the dataset first.") from (
-            error
-        )
+        hint = address_hint(list_file) or " Check the path or prepare the dataset first."
+        raise DataError(f"List file {list_file} does not exist.{hint}") from (error)
     except UnicodeError as error:
         raise DataError(f"List file {list_file} is not UTF-8 text ({reason(error)}). Save it as UTF-8.") from error
     except OSError as error:
         raise DataError(f"List file {list_file} cannot be read: {error.strerror or error}.") from error
 
 
-def write_list(path: Path, samples: Iterable[Sample], root: Path) -> None:
+def write_list(path: StrPath, samples: Iterable[Sample], root: StrPath) -> None:
     """Writes a list file that `read_list` gives back, whole or not at all.
 
     Args:
@@ -256,6 +257,8 @@ def write_list(path: Path, samples: Iterable[Sample], root: Path) -> None:
         DataError: When a file lies outside `root`, a path cannot stand in a line, there is nothing to write, or the
             file cannot be written.
     """
+    path = Path(path)
+    root = Path(root)
     lines = [_line(sample, root) for sample in samples]
     if not lines:
         raise DataError(f"There is no sample to write to {path}; a list needs at least one.")

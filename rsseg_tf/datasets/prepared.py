@@ -33,7 +33,7 @@ from rsseg_tf.datasets.cutting import SceneRecord
 from rsseg_tf.datasets.listing import Sample, write_list
 from rsseg_tf.datasets.spec import DatasetSpec, custom_spec, unknown_ids
 from rsseg_tf.errors import DataError, reason
-from rsseg_tf.files import SIDE_SUFFIX, hold
+from rsseg_tf.files import SIDE_SUFFIX, StrPath, hold, read_json
 
 __all__ = [
     "SPLITS",
@@ -313,14 +313,15 @@ def held_output(output: Path) -> Iterator[None]:
         yield
 
 
-def read_description(path: Path) -> dict[str, Any]:
+def read_description(path: StrPath) -> dict[str, Any]:
     """Reads the ``dataset.json`` of a prepared dataset, labelled or not.
 
     Raises:
         DataError: When the file is missing or is no such description.
     """
+    path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist. Prepare the dataset first.") from error
     except (OSError, ValueError) as error:
@@ -330,7 +331,7 @@ def read_description(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_dataset_json(path: Path) -> tuple[DatasetSpec, dict[str, Any]]:
+def read_dataset_json(path: StrPath) -> tuple[DatasetSpec, dict[str, Any]]:
     """Reads the ``dataset.json`` of a prepared dataset with labels.
 
     Returns:
@@ -339,6 +340,7 @@ def read_dataset_json(path: Path) -> tuple[DatasetSpec, dict[str, Any]]:
     Raises:
         DataError: When the file is missing, is no such description, or contradicts itself.
     """
+    path = Path(path)
     content = read_description(path)
     fields = [field.name for field in dataclasses.fields(DatasetSpec)]
     names = [name for name in fields if name in content or name not in _LATER_FIELDS]
@@ -347,7 +349,7 @@ def read_dataset_json(path: Path) -> tuple[DatasetSpec, dict[str, Any]]:
         raise DataError(f"{path} lacks the entry '{absent[0]}'. Prepare the dataset again.")
     try:
         return custom_spec(**{name: content[name] for name in names}), content
-    except TypeError as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path} holds an entry of a wrong type ({error}). Prepare the dataset again.") from error
 
 

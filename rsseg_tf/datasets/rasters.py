@@ -43,7 +43,7 @@ from rsseg_tf.datasets.images import ImageHeader, plain_header, read_decoded, ti
 from rsseg_tf.datasets.ranges import ValueRange
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.datasets.tiling import Window
-from rsseg_tf.datasets.vrt import require_near_sources
+from rsseg_tf.datasets.vrt import require_near_sources, require_plain_sides
 from rsseg_tf.datasets.world_files import ImagePlace, image_place
 from rsseg_tf.errors import DataError, reason
 
@@ -287,8 +287,10 @@ def open_scene(
             _notes=(*chosen.notes, *notes),
         )
         return
-    if driver == "VRT" and not trust.vrt_sources:
-        require_near_sources(path)
+    if not trust.vrt_sources:
+        require_plain_sides(path)
+        if driver == "VRT":
+            require_near_sources(path)
     with contextlib.closing(opened_raster(path, driver)) as source:
         with reading(name, driver):
             scene = _describe(path, source, driver, bands, spec, max_value, repeat_grey)
@@ -604,11 +606,17 @@ def _only_data(
     """Tells data from what is none, and replaces what would spill over.
 
     Args:
-        stored: `(H, W, bands)` as the file has them; changed in place where values are replaced.
+        stored: `(H, W, bands)` as the file has them; may be changed in place unless it is a view.
         masked: `(H, W)`, True where an alpha band or a mask leaves a pixel out.
         absent: of each band, True where the file declares a value to be no data.
         expected: where values are expected.
     """
+    # One pass over all values says of most files that nothing has to be looked for in them.
+    least = most = 0.0
+    if stored.dtype.itemsize > 1 or stored.dtype.kind == "i":
+        least, most = float(stored.min(initial=0)), float(stored.max(initial=0))
+    if all(here is None for here in absent) and (stored.dtype.itemsize == 1 or expected.holds(least, most)):
+        return Pixels(stored, masked if masked is not None and masked.any() else None, lowest=least)
     none = np.zeros(stored.shape[:2], bool)
     nodata = none.copy() if masked is None else masked.copy()
     replaced: NDArray[np.bool_] | None = None
@@ -619,7 +627,7 @@ def _only_data(
         nonlocal stored, replaced
         if replaced is None:
             replaced = np.zeros(stored.shape, bool)
-            stored = stored if stored.flags.writeable else stored.copy()
+            stored = stored if stored.base is None else stored.copy()  # a decoded image is read more than once
         replaced[:, :, band] |= where
         stored[:, :, band][where] = expected.fill[band]
 

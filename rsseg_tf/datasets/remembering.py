@@ -20,6 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_tf.datasets.npz import read_npz
 from rsseg_tf.files import SIDE_SUFFIX, atomic_path, remove_leftovers
 
 __all__ = ["Memory", "Stamps", "stamp_pairs"]
@@ -143,21 +144,11 @@ class Memory:
     def recalled(file: Path, width: int) -> Memory:
         """Reads a memory; one that is not there, not whole or of another form knows nothing."""
         try:
-            with file.open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
-                header = json.loads(stored["words"].tobytes())
-                memory = Memory(stored["pairs"], stored["stamps"], stored["rows"], tuple(header["words"]))
-                sound = header["format"] == _FORMAT and memory._is_sound(width)
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            EOFError,
-            MemoryError,
-            BadZipFile,
-            zlib.error,
-        ):
+            stored = read_npz(file)
+            header = json.loads(stored["words"].tobytes())
+            memory = Memory(stored["pairs"], stored["stamps"], stored["rows"], tuple(header["words"]))
+            sound = header["format"] == _FORMAT and memory._is_sound(width)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError, RecursionError):
             return Memory.empty(width)
         return memory if sound else Memory.empty(width)
 

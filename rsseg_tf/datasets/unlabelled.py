@@ -22,7 +22,8 @@ from rsseg_tf.datasets.pairing import SourceFiles, as_paths, check_tiling, named
 from rsseg_tf.datasets.prepared import PrepareReport
 from rsseg_tf.datasets.preparing import workspace
 from rsseg_tf.datasets.tile_names import YX
-from rsseg_tf.errors import DataError
+from rsseg_tf.errors import DataError, address_hint
+from rsseg_tf.files import StrPath
 
 __all__ = ["UNLABELLED", "list_images", "prepare_unlabelled"]
 
@@ -80,7 +81,7 @@ def prepare_unlabelled(
         return work.prepare(name, scenes, plan, facts, workers=workers, progress=progress)
 
 
-def list_images(folder: Path, notify: Callable[[str], object] = lambda line: None) -> tuple[Sample, ...]:
+def list_images(folder: StrPath, notify: Callable[[str], object] = lambda line: None) -> tuple[Sample, ...]:
     """Returns all images below a folder, in order of their paths, without labels.
 
     Args:
@@ -92,8 +93,9 @@ def list_images(folder: Path, notify: Callable[[str], object] = lambda line: Non
         DataError: when it does not exist, holds no image, or was written by `rsseg-tf prepare`: such a folder may hold
             labels too, and has a list that tells them apart.
     """
+    folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"The folder of images {folder} does not exist. Set dataset.root.")
+        raise DataError(f"The folder of images {folder} does not exist. Set dataset.root.{address_hint(folder)}")
     if (folder / "dataset.json").is_file():
         raise DataError(
             f"{folder} was written by `rsseg-tf prepare`; to take its images and not its labels, set "

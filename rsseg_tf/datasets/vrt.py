@@ -16,15 +16,21 @@ from xml.etree import ElementTree
 
 from rsseg_tf.datasets.gdal import HEAD_BYTES, is_vrt, printable
 from rsseg_tf.errors import DataError
+from rsseg_tf.files import SIDE_SUFFIX
 
-__all__ = ["require_near_sources", "vrt_size"]
+__all__ = ["require_near_sources", "require_plain_sides", "vrt_size"]
 
 _REMEDY = "If you trust it, allow it with --allow_vrt_sources (in a config: data.allow_vrt_sources)."
 _LARGEST_VRT = 64 * 2**20
+_LARGEST_SIDE = 16 * 2**20
 _DEEPEST = 8  # VRTs in VRTs
 _SOURCES = frozenset({"SourceFilename", "SourceDataset"})
+_SYSTEMS = frozenset({"SRS", "SourceSRS", "TargetSRS"})
+# A coordinate reference system as text or code; GDAL opens anything else as a file or a URL.
+_WELL_KNOWN = re.compile(r"[A-Za-z_0-9]+\[|(EPSG|ESRI|OGC|IGNF|IAU_2015):\w+$")
+_TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _SIGNATURES = (
-    b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff",
+    *_TIFF_SIGNATURES, b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff",
     b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51",
 )  # fmt: skip
 _ELEMENTS = _SOURCES | frozenset(
@@ -36,7 +42,7 @@ _ELEMENTS = _SOURCES | frozenset(
     SrcRect DstRect NODATA ScaleOffset ScaleRatio LUT Exponent SrcMin SrcMax DstMin DstMax Clamp ColorTableComponent
     UseMaskBand MaskValueThreshold RemappedValue Kernel Size Coefs PixelFunctionType PixelFunctionArguments
     SourceTransferType SkipNonContributingSources
-    GDALWarpOptions WarpMemoryLimit ResampleAlg WorkingDataType Option Transformer ApproxTransformer MaxError
+    GDALWarpOptions WarpMemoryLimit ResampleAlg WorkingDataType Option Options Transformer ApproxTransformer MaxError
     BaseTransformer GenImgProjTransformer SrcGeoTransform SrcInvGeoTransform DstGeoTransform DstInvGeoTransform
     ReprojectTransformer ReprojectionTransformer SourceSRS TargetSRS BandList BandMapping SrcNoDataReal SrcNoDataImag
     DstNoDataReal DstNoDataImag Cutline CutlineBlendDist SrcAlphaBand DstAlphaBand CoordinateOperation
@@ -79,8 +85,41 @@ def require_near_sources(path: Path) -> None:
             raise DataError(f"{printable(path)} is a VRT of VRTs, more than {_DEEPEST} deep. {_REMEDY}")
         for text, is_relative in _sources(vrt):
             source = _near(path, vrt, here, text, is_relative)
+            require_plain_sides(source)
             if _is_vrt_source(path, source, text):
                 waiting.append((source, depth + 1))
+
+
+def require_plain_sides(path: Path, *, depth: int = 0) -> None:
+    """Raises `DataError` if what lies beside a raster sends GDAL elsewhere.
+
+    GDAL takes masks and overviews from ``NAME.msk`` and ``NAME.ovr``, whatever format these are in, and overviews from
+    whatever file ``NAME.aux.xml`` names.
+
+    Args:
+        path: The raster.
+        depth: How many suffixes were added to the name of the raster that is read.
+    """
+    for suffix in (".msk", ".ovr"):
+        side = path.with_name(path.name + suffix)
+        if depth < _DEEPEST and side.exists():
+            if not _head(side).startswith(_TIFF_SIGNATURES):
+                raise _refused(side, "it lies beside an image as its mask or overview, and is no TIFF", what="a file")
+            require_plain_sides(side, depth=depth + 1)
+    side = path.with_name(path.name + SIDE_SUFFIX)
+    if side.exists():
+        with side.open("rb") as handle:
+            text = handle.read(_LARGEST_SIDE + 1)
+        if len(text) > _LARGEST_SIDE or b"OVERVIEW_FILE" in text.upper():
+            raise _refused(side, "it lies beside an image and names a file of overviews", what="a file")
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as handle:
+            return handle.read(HEAD_BYTES)
+    except OSError as error:
+        raise DataError(f"{printable(path)} cannot be read: {error.strerror or error}.") from error
 
 
 def vrt_size(path: Path) -> tuple[int, int]:
@@ -104,6 +143,9 @@ def _sources(vrt: Path) -> Iterator[tuple[str, bool]]:
                 raise _refused(vrt, f"its <{element.tag}> has the attribute '{printable(name)}', which may name a file")
             if value not in _VALUES.get(name, (value,)):
                 raise _refused(vrt, f'its <{element.tag}> has {name}="{_short(value)}", which may name a file')
+        system = element.text if element.tag in _SYSTEMS else element.get("Projection")
+        if system and not _WELL_KNOWN.match(system.strip()):
+            raise _refused(vrt, f"its <{element.tag}> is '{_short(system)}', which may be a file")
         if element.tag in _SOURCES:
             if len(element) or {"relativeToVRT", "relativetoVRT"} <= set(element.attrib):
                 raise _refused(vrt, f"its <{element.tag}> says its name twice")
@@ -170,8 +212,8 @@ def _is_vrt_source(path: Path, source: Path, text: str) -> bool:
     return False
 
 
-def _refused(path: Path, why: str) -> DataError:
-    return DataError(f"{printable(path)} is a VRT that is not followed: {why}. {_REMEDY}")
+def _refused(path: Path, why: str, what: str = "a VRT") -> DataError:
+    return DataError(f"{printable(path)} is {what} that is not followed: {why}. {_REMEDY}")
 
 
 def _short(text: str) -> str:

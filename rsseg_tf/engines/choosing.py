@@ -21,7 +21,7 @@ from rsseg_tf.engines.measuring import Measured, measure
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export.publish import ACCURACY_FILE
 from rsseg_tf.export.reference import REFERENCE_FILE
-from rsseg_tf.files import atomic_path
+from rsseg_tf.files import atomic_path, read_json
 from rsseg_tf.manifest import MANIFEST_FILE
 from rsseg_tf.weights.cache import cache_dir
 
@@ -175,7 +175,7 @@ def _load() -> float:
 def _recall(record: Path, candidates: Sequence[Candidate]) -> tuple[float, dict[str, Measured]] | None:
     """Returns load and numbers of an earlier run; None where there are none, or not readable any more."""
     try:
-        found = json.loads(record.read_bytes())
+        found = read_json(record)
         load = float(found["load"])
         measured = {name: Measured(**values) for name, values in found["measured"].items()}
     except (OSError, ValueError, TypeError, AttributeError, KeyError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from rsseg_tf.errors import ExportError, NotFiniteError
 from rsseg_tf.export.publish import ACCURACY_FILE
 from rsseg_tf.export.reference import Reference, read_reference
 from rsseg_tf.export.tiles import random_tiles
+from rsseg_tf.files import read_json
 from rsseg_tf.inference import Predict, require_finite
 from rsseg_tf.predictors import Predictor, open_predictor
 
@@ -133,7 +133,7 @@ def _miou_drops(place: Path) -> Mapping[str, float]:
     """Returns the points of mIoU that artifacts lost at the export, by name; none where it did not measure them."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         try:
-            report: Any = json.loads((place / ACCURACY_FILE).read_bytes())
+            report: Any = read_json(place / ACCURACY_FILE)
             return {str(name): float(drop) for name, drop in report["miou_drop"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ExportError(f"{place / ACCURACY_FILE} is damaged: {error}. Export the model again.") from error

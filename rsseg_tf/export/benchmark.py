@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rsseg_tf.errors import ExportError, RssegError
+from rsseg_tf.files import StrPath
 
 __all__ = ["Timing", "measure"]
 
@@ -54,7 +55,7 @@ class Timing:
     runs: int
 
 
-def measure(path: Path, size: tuple[int, int], *, threads: int, runs: int, timeout_s: float = 3600) -> Timing:
+def measure(path: StrPath, size: tuple[int, int], *, threads: int, runs: int, timeout_s: float = 3600) -> Timing:
     """Times a model in a new process.
 
     Args:
@@ -67,6 +68,7 @@ def measure(path: Path, size: tuple[int, int], *, threads: int, runs: int, timeo
     Raises:
         ExportError: when the process fails or takes too long.
     """
+    path = Path(path)
     command = [sys.executable, "-m", __name__, str(path), "--size", *map(str, size)]
     command += ["--threads", str(threads), "--runs", str(runs)]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}

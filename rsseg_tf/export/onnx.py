@@ -17,6 +17,7 @@ from rsseg_tf.errors import ExportError
 from rsseg_tf.export.savedmodel import class_and_confidence
 from rsseg_tf.export.trained import Trained
 from rsseg_tf.extras import require
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import converting
 from rsseg_tf.manifest import MANIFEST_PROPERTY, Artifact
 
@@ -28,7 +29,7 @@ OPSET = 18
 _OUTPUTS = ("class_map", "confidence", "logits")
 
 
-def write_onnx(trained: Trained, folder: Path, *, tile: tuple[int, int] | None = None) -> Artifact:
+def write_onnx(trained: Trained, folder: StrPath, *, tile: tuple[int, int] | None = None) -> Artifact:
     """Writes `model.onnx` into `folder`, checked by `onnx.checker`.
 
     It takes `pixels` (B, H, W, bands) and gives `class_map` (B, H, W) uint8, `confidence` (B, H, W) float32, the
@@ -42,6 +43,7 @@ def write_onnx(trained: Trained, folder: Path, *, tile: tuple[int, int] | None =
     Raises:
         ExportError: when the model cannot be an ONNX file, or the extra `onnx` is not installed.
     """
+    folder = Path(folder)
     trained.refuse_unless_static("An ONNX file")
     onnx, tf2onnx = require("onnx", "onnx"), require("tf2onnx", "onnx")
     artifact = _describe(trained, "onnx", "model.onnx", tile)
@@ -65,18 +67,23 @@ def write_onnx(trained: Trained, folder: Path, *, tile: tuple[int, int] | None =
             f"alone and {', '.join(_OUTPUTS)} are expected. Export the model as savedmodel."
         )
     _state_paddings(model, onnx.helper)
+    _name_sizes(model)
     model.metadata_props.add(key=MANIFEST_PROPERTY, value=trained.manifest_of(artifact))
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(folder / artifact.path))
     return artifact
 
 
-def write_openvino(trained: Trained, folder: Path, onnx_file: Path, *, tile: tuple[int, int] | None = None) -> Artifact:
+def write_openvino(
+    trained: Trained, folder: StrPath, onnx_file: StrPath, *, tile: tuple[int, int] | None = None
+) -> Artifact:
     """Writes `model_openvino.xml` and `.bin` into `folder`, from an ONNX file; inputs and outputs are the same.
 
     Raises:
         ExportError: when OpenVINO cannot read the file, or the extra `openvino` is not installed.
     """
+    folder = Path(folder)
+    onnx_file = Path(onnx_file)
     openvino = require("openvino", "openvino")
     artifact = _describe(trained, "openvino", "model_openvino.xml", tile)
     try:
@@ -122,6 +129,14 @@ def _state_paddings(model: Any, helper: Any) -> None:
         margins = [dilation * (size - 1) // 2 for dilation, size in zip(dilations, sizes, strict=True)]
         del node.attribute[:]
         node.attribute.extend([*kept, helper.make_attribute("pads", margins * 2)])
+
+
+def _name_sizes(model: Any) -> None:
+    """Names the free sizes of inputs and outputs, which programs show; tf2onnx numbers them."""
+    for value in (*model.graph.input, *model.graph.output):
+        for size, name in zip(value.type.tensor_type.shape.dim, ("batch", "height", "width", "channels"), strict=False):
+            if not size.HasField("dim_value"):
+                size.dim_param = name
 
 
 def _describe(trained: Trained, kind: Any, path: str, tile: tuple[int, int] | None) -> Artifact:

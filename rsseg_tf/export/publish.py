@@ -40,7 +40,7 @@ from rsseg_tf.export.tflite import write_tflite
 from rsseg_tf.export.tiles import middle_of, read_tiles
 from rsseg_tf.export.trained import Trained
 from rsseg_tf.export.web import WEB_FOLDER, Page, check_page, write_web
-from rsseg_tf.files import Held, hold
+from rsseg_tf.files import Held, StrPath, hold
 from rsseg_tf.inference import InferenceOptions
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Format, Manifest, Quantization, file_sha256
 from rsseg_tf.predictors import open_predictor
@@ -85,8 +85,9 @@ class Exported:
     report: Path | None = None
 
 
-def check_output(output: Path, version: int | None) -> None:
+def check_output(output: StrPath, version: int | None) -> None:
     """Raises ExportError unless a version can be published in `output`; ask it before a model is loaded."""
+    output = Path(output)
     if output.exists() and not output.is_dir():
         raise ExportError(f"{output} is a file; a folder for the versions of a model is needed. Name another one.")
     if output.is_dir():
@@ -108,7 +109,7 @@ def check_output(output: Path, version: int | None) -> None:
 
 def export_model(
     trained: Trained,
-    output: Path,
+    output: StrPath,
     formats: Sequence[Format] = ("savedmodel",),
     *,
     quantizations: Sequence[Quantization] = ("float32",),
@@ -143,6 +144,7 @@ def export_model(
     Raises:
         ExportError: when something cannot be exported, or the version exists. Nothing is left behind.
     """
+    output = Path(output)
     check_output(output, version)
     real = _real_tiles(trained, tile, calibration, gate, real_tiles)
     try:
@@ -265,7 +267,8 @@ def _real_tiles(
     chosen = np.linspace(0, len(available) - 1, min(count, len(available))).astype(int)
     size = reference_size(trained, tile)
     if gate:
-        return read_tiles([gate.samples[index].image for index in chosen], trained.spec, size)
+        images = [gate.samples[index].image for index in chosen]
+        return read_tiles(images, trained.spec, size, trained.config.data.trust)
     return [middle_of(calibration[index], size) for index in chosen]
 
 
@@ -293,6 +296,7 @@ def _pass(gate: Gate, trained: Trained, stage: Path, artifacts: Sequence[Artifac
         trained.spec,
         InferenceOptions(**trained.manifest.inference.model_dump()),
         max_miou_drop=gate.max_miou_drop,
+        trust=trained.config.data.trust,
         progress=gate.progress,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_tf.datasets.npz import read_npz
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export.tiles import random_tiles
 from rsseg_tf.export.trained import Trained
@@ -88,9 +88,9 @@ def read_reference(folder: Path) -> Reference:
     """
     path = folder / REFERENCE_FILE
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return Reference(arrays["pixels"], arrays["logits"], int(arrays["made_up"]))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        arrays = read_npz(path)
+        return Reference(arrays["pixels"], arrays["logits"], int(arrays["made_up"]))
+    except (OSError, KeyError, ValueError, TypeError, MemoryError) as error:
         raise ExportError(f"{path} is missing or damaged: {error}. Export the model again.") from error
 
 

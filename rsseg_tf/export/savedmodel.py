@@ -12,6 +12,7 @@ import tensorflow as tf
 from rsseg_tf.export.decode import decode_pixels
 from rsseg_tf.export.trained import Trained, WeightsHolder
 from rsseg_tf.export.warmup import write_warmup
+from rsseg_tf.files import StrPath
 from rsseg_tf.manifest import BYTES_INPUT, BYTES_OUTPUT, MANIFEST_FILE, PIXELS, Artifact
 
 __all__ = ["class_and_confidence", "write_savedmodel"]
@@ -20,7 +21,7 @@ _WARMUP_SIDE = 256
 _MANIFEST = "manifest"
 
 
-def write_savedmodel(trained: Trained, folder: Path) -> Artifact:
+def write_savedmodel(trained: Trained, folder: StrPath) -> Artifact:
     """Writes a SavedModel into `folder`, which may hold other files.
 
     Signatures, all for any batch, height and width:
@@ -43,6 +44,7 @@ def write_savedmodel(trained: Trained, folder: Path) -> Artifact:
     Raises:
         OSError: when it cannot be written.
     """
+    folder = Path(folder)
     holder, signatures = _signatures(trained)
     artifact = Artifact(
         format="savedmodel",

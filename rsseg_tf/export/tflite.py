@@ -18,6 +18,7 @@ from rsseg_tf.export.chatter import without_chatter
 from rsseg_tf.export.flatbuffer import check_operators, tensor_types
 from rsseg_tf.export.tiles import middle_of
 from rsseg_tf.export.trained import Trained, WeightsHolder
+from rsseg_tf.files import StrPath
 from rsseg_tf.manifest import CALIBRATED, MANIFEST_FILE, PIXELS, Artifact, Quantization, Tensor
 
 __all__ = ["write_tflite"]
@@ -28,7 +29,7 @@ LABELS_FILE = "labels.txt"
 
 def write_tflite(
     trained: Trained,
-    folder: Path,
+    folder: StrPath,
     quantization: Quantization = "float32",
     *,
     tile: tuple[int, int] | None = None,
@@ -61,6 +62,7 @@ def write_tflite(
         ExportError: when the model cannot be a TFLite file, there are no calibration images, or the extra `tflite` is
             not installed.
     """
+    folder = Path(folder)
     trained.refuse_unless_static("A TFLite file")
     if quantization in CALIBRATED and not calibration:
         raise ExportError(

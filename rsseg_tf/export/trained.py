@@ -20,6 +20,7 @@ from rsseg_tf.config import Config, dump_config, load_config
 from rsseg_tf.config.schema import C2FNet
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ExportError
+from rsseg_tf.files import StrPath
 from rsseg_tf.inference import Predict
 from rsseg_tf.layers import converting
 from rsseg_tf.manifest import PIXELS, Artifact, Classes, Inference, Manifest, Origin, Tensor
@@ -119,7 +120,7 @@ class Trained:
             )
 
 
-def load_trained(checkpoint: Path, config: Config | None = None) -> Trained:
+def load_trained(checkpoint: StrPath, config: Config | None = None) -> Trained:
     """Loads a checkpoint for export.
 
     Args:
@@ -129,6 +130,7 @@ def load_trained(checkpoint: Path, config: Config | None = None) -> Trained:
     Raises:
         WeightsError: when it is no checkpoint, damaged, or does not fit `config`.
     """
+    checkpoint = Path(checkpoint)
     config = config or load_config(config_file(checkpoint))
     model = build_model(config)
     load_weights(model, checkpoint)

@@ -17,6 +17,7 @@ from rsseg_tf.errors import ExportError
 from rsseg_tf.export.reference import Reference, read_reference
 from rsseg_tf.export.tiles import read_tiles
 from rsseg_tf.export.trained import load_trained
+from rsseg_tf.files import StrPath
 from rsseg_tf.inference import Predict, require_finite
 from rsseg_tf.manifest import Manifest, Quantization, read_manifest, require_files
 from rsseg_tf.predictors import Predictor, open_predictor
@@ -89,10 +90,10 @@ class Comparison:
 
 
 def verify(
-    folder: Path,
+    folder: StrPath,
     *,
-    images: Sequence[Path] = (),
-    checkpoint: Path | None = None,
+    images: Sequence[StrPath] = (),
+    checkpoint: StrPath | None = None,
     others: Mapping[str, Predict | Predictor] | None = None,
     threads: int | None = None,
 ) -> list[Comparison]:
@@ -114,6 +115,8 @@ def verify(
             other weights.
         DataError: when an image cannot be read or does not fit.
     """
+    folder = Path(folder)
+    checkpoint = None if checkpoint is None else Path(checkpoint)
     folder = version_folder(folder)
     manifest = read_manifest(folder)
     reference = read_reference(folder)
@@ -127,7 +130,13 @@ def verify(
                 f"step {origin.step}. Name that checkpoint."
             )
         models["checkpoint (Keras)"] = (trained.predict, 0, "float32")
-        reference = reference.with_real(trained, read_tiles(images, manifest.spec, reference.pixels.shape[1:3]))
+        tiles = read_tiles(
+            [Path(image) for image in images],
+            manifest.spec,
+            reference.pixels.shape[1:3],
+            trained.config.data.trust,
+        )
+        reference = reference.with_real(trained, tiles)
     elif images:
         raise ExportError("Real images are compared with the Keras model; name the exported checkpoint: --checkpoint.")
     for artifact in manifest.artifacts:
@@ -192,8 +201,9 @@ def _predict_of(name: str, other: Predict | Predictor, folder: Path, manifest: M
     return other.predict
 
 
-def version_folder(folder: Path) -> Path:
+def version_folder(folder: StrPath) -> Path:
     """Returns the newest version in a folder of versions, or the folder itself."""
+    folder = Path(folder)
     return newest_version(folder) or folder
 
 

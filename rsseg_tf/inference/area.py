@@ -13,7 +13,7 @@ from rasterio.transform import Affine
 
 from rsseg_tf.datasets.rasters import Scene
 from rsseg_tf.datasets.tiling import Window
-from rsseg_tf.errors import DataError
+from rsseg_tf.errors import DataError, reason
 from rsseg_tf.extras import require
 from rsseg_tf.inference.area_files import Area, read_area
 from rsseg_tf.inference.ground import move, transformed
@@ -54,10 +54,15 @@ def area_of_interest(path: Path, scene: Scene) -> Wanted | None:
             f"{path} is in {area.crs or 'no CRS'} and {scene.path} in {lies}; polygons and scene must both say where "
             "they lie, with a CRS and a transform."
         )
-    placed = _in_pixels(path, area, scene)
-    if placed is None:
-        return _pixel_by_pixel(area, scene)
-    tree = shapely.STRtree(placed)
+    try:
+        placed = _in_pixels(path, area, scene)
+        if placed is None:
+            return _pixel_by_pixel(area, scene)
+        tree = shapely.STRtree(placed)
+    except shapely.errors.ShapelyError as error:  # such as for coordinates beyond all measure
+        raise DataError(
+            f"the polygons of {path} cannot be brought to {scene.path}: {reason(error)}. Draw the area anew."
+        ) from error
     if not len(tree.query(shapely.box(0, 0, scene.size[1], scene.size[0]), predicate="intersects")):
         return None
 

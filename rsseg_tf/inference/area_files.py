@@ -82,7 +82,9 @@ def _read(path: Path, stamp: tuple[int, int]) -> Area:
             warnings.simplefilter("ignore")  # it warns of rings that are not closed, and of further layers
             layers = _read_layers(path, f"GeoJSON:{plain}" if driver == "GeoJSON" else plain, driver)
         found = [(layer, _polygons(_geometries(path, wkb)), crs) for layer, wkb, crs in layers if len(wkb)]
-    except (RuntimeError, OSError, ValueError, shapely.errors.ShapelyError) as error:  # pyogrio's are RuntimeErrors
+    except DataError:
+        raise
+    except Exception as error:  # pyogrio stumbles in its own ways over files that hold less than they say
         raise DataError(f"{path} cannot be read as polygons: {reason(error)}. Give the area as {_KNOWN}.") from error
     found = [(layer, polygons, crs) for layer, polygons, crs in found if len(polygons)]
     if not found:
@@ -95,7 +97,12 @@ def _read(path: Path, stamp: tuple[int, int]) -> Area:
     _check_coordinates(path, polygons, crs)
     invalid = ~shapely.is_valid(polygons)
     if invalid.any():
-        mended = _polygons(shapely.make_valid(polygons[invalid]))
+        try:
+            mended = _polygons(shapely.make_valid(polygons[invalid]))
+        except shapely.errors.ShapelyError as error:  # such as for coordinates of hundreds of digits
+            raise DataError(
+                f"{path} holds polygons that cannot be made valid: {reason(error)}. Draw the area anew."
+            ) from error
         polygons = np.concatenate([polygons[~invalid], mended])
     return Area(polygons, crs)
 

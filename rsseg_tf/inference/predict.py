@@ -16,7 +16,8 @@ from rsseg_tf.datasets.listing import read_list
 from rsseg_tf.datasets.rasters import raster_driver
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.datasets.vrt import vrt_size
-from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, reason
+from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, RssegError, address_hint, reason, show_traceback
+from rsseg_tf.files import StrPath
 from rsseg_tf.inference.decoding import check_review_value
 from rsseg_tf.inference.jobs import RESULT_FOLDERS, Job, JobSettings, PredictionResult, clear_leftovers, run_job
 from rsseg_tf.inference.logits import Predict
@@ -47,7 +48,7 @@ Progress = Callable[[int, int, PredictionResult], None]
 
 
 def collect_images(
-    path: Path, exclude: Path | None = None, notify: Callable[[str], object] = lambda line: None
+    path: StrPath, exclude: StrPath | None = None, notify: Callable[[str], object] = lambda line: None
 ) -> tuple[list[Path], Path]:
     """Finds the images that a user means by one path.
 
@@ -65,6 +66,8 @@ def collect_images(
     Raises:
         DataError: when the path is missing, of another kind, or holds no image, or a listed image is missing.
     """
+    path = Path(path)
+    exclude = None if exclude is None else Path(exclude)
     if path.is_dir():
         left_out = LeftOut(IMAGE_SUFFIXES)
         # A run that writes into the folder that it reads has its results kept apart by the journal beside them.
@@ -80,7 +83,10 @@ def collect_images(
             notify(f"{path}: {left_out}.")
         return images, path
     if not path.is_file():
-        raise DataError(f"{path} does not exist; an image, a list file (.txt) or a folder is needed. Check the path.")
+        raise DataError(
+            f"{path} does not exist; an image, a list file (.txt) or a folder is needed. Check the path."
+            f"{address_hint(path)}"
+        )
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return [path], path.parent
     if path.suffix.lower() != _LIST_SUFFIX:
@@ -137,17 +143,20 @@ class Run:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[StrPath],
         spec: DatasetSpec,
-        save_dir: Path,
+        save_dir: StrPath,
         options: InferenceOptions,
         *,
-        base: Path | None = None,
+        base: StrPath | None = None,
         custom_color: Sequence[int] | None = None,
         labels_too: bool = True,
         scenes: SceneOptions | None = None,
         output: OutputOptions | None = None,
     ) -> None:
+        save_dir = Path(save_dir)
+        base = None if base is None else Path(base)
+        images = [Path(path) for path in paths]
         scenes, output = scenes or SceneOptions(), output or OutputOptions()
         check_review_value(output, spec)
         scenes = replace(scenes, model_gsd=scenes.model_gsd or spec.gsd)
@@ -165,7 +174,7 @@ class Run:
             check_vector_file(output.vector_file)
         palette = palette_with(custom_color, spec)
         self.settings = JobSettings(spec, palette, save_dir, options, scenes, output, labels_too)
-        self.jobs = [Job(path, name) for path, name in zip(paths, _result_names(paths, base), strict=True)]
+        self.jobs = [Job(path, name) for path, name in zip(images, _result_names(images, base), strict=True)]
         self._finished = FinishedJobs(self.settings, self.jobs)
 
     def todo(self) -> Iterator[tuple[Job, PredictionResult | None]]:
@@ -217,11 +226,14 @@ def attempt(
     except INTERRUPTS:
         raise
     except BaseException as error:  # libraries in other languages raise what is no Exception
+        if not isinstance(error, RssegError):
+            show_traceback(error)
         return PredictionResult(job.path, error=reason(error))
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: StrPath) -> tuple[int, int]:
     """Returns the (height, width) that a file says it has; zeros for one that says nothing sensible, or that fails."""
+    path = Path(path)
     try:
         driver = raster_driver(path)
         if driver is None:
@@ -235,19 +247,19 @@ def image_size(path: Path) -> tuple[int, int]:
         return 0, 0
 
 
-def pixel_count(path: Path) -> int:
+def pixel_count(path: StrPath) -> int:
     """Returns the number of pixels that a file says it has; 0 for one that says nothing sensible."""
     return math.prod(image_size(path))
 
 
 def iterate_predictions(
-    paths: Sequence[Path],
+    paths: Sequence[StrPath],
     predict: Predict,
     spec: DatasetSpec,
-    save_dir: Path,
+    save_dir: StrPath,
     options: InferenceOptions,
     *,
-    base: Path | None = None,
+    base: StrPath | None = None,
     custom_color: Sequence[int] | None = None,
     labels_too: bool = True,
     scenes: SceneOptions | None = None,
@@ -274,13 +286,13 @@ def iterate_predictions(
 
 
 def predict_paths(
-    paths: Sequence[Path],
+    paths: Sequence[StrPath],
     predict: Predict,
     spec: DatasetSpec,
-    save_dir: Path,
+    save_dir: StrPath,
     options: InferenceOptions,
     *,
-    base: Path | None = None,
+    base: StrPath | None = None,
     custom_color: Sequence[int] | None = None,
     labels_too: bool = True,
     scenes: SceneOptions | None = None,

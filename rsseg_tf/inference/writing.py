@@ -29,7 +29,7 @@ from rsseg_tf import __version__
 from rsseg_tf.datasets.rasters import Scene
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError, reason
-from rsseg_tf.files import SIDE_SUFFIX, atomic_path, hold, remove_file, replace_file, short_stem
+from rsseg_tf.files import SIDE_SUFFIX, atomic_path, hold, read_json, remove_file, replace_file, short_stem
 from rsseg_tf.inference.decoding import PROBABILITY_NODATA, PROBABILITY_STEPS, Product
 
 __all__ = ["BLOCK", "RasterFile", "Rows", "SceneWriter", "partial_file", "raster_file", "stamp"]
@@ -345,7 +345,7 @@ class SceneWriter:
         if not self._journal.is_file():
             return Rows()
         try:
-            journal = json.loads(self._journal.read_text("utf-8"))
+            journal = read_json(self._journal)
             made, done = journal["settings"], journal["finished"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{self._journal} is damaged: {error}. Remove it, and predict without --resume.") from error

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rsseg_tf.errors import DataError, ExportError, RssegError, reason
 from rsseg_tf.extras import require
+from rsseg_tf.files import StrPath
 from rsseg_tf.inference import Predict, require_finite
 from rsseg_tf.manifest import MANIFEST_FILE, MANIFEST_PROPERTY, Artifact, Manifest, require_unchanged
 from rsseg_tf.predictors.operations import check_operations
@@ -68,13 +69,14 @@ def as_input(pixels: NDArray, dtype: str) -> NDArray:
     return pixels.astype(dtype)
 
 
-def load_savedmodel(folder: Path) -> Loaded:
+def load_savedmodel(folder: StrPath) -> Loaded:
     """Loads a SavedModel that `rsseg-tf export` wrote.
 
     Raises:
         ExportError: when it is damaged, was changed since the export, has no manifest, or could do more than compute
             (see `rsseg_tf.predictors.operations`).
     """
+    folder = Path(folder)
     embedded = folder / "assets" / MANIFEST_FILE
     require_unchanged(folder)
     with _reading(folder, "SavedModel"):
@@ -91,7 +93,7 @@ def load_savedmodel(folder: Path) -> Loaded:
     return Loaded(_answering(predict, folder, "SavedModel"), manifest)
 
 
-def load_tflite(path: Path, *, threads: int | None = None) -> Loaded:
+def load_tflite(path: StrPath, *, threads: int | None = None) -> Loaded:
     """Loads a TFLite file through LiteRT.
 
     Args:
@@ -102,6 +104,7 @@ def load_tflite(path: Path, *, threads: int | None = None) -> Loaded:
         ExportError: when it is damaged, was changed since the export, has no manifest, or the extra `tflite` is not
             installed.
     """
+    path = Path(path)
     litert = require("ai_edge_litert.interpreter", "tflite")
     require_unchanged(path)
     with _reading(path, "TFLite file"):
@@ -125,7 +128,7 @@ def load_tflite(path: Path, *, threads: int | None = None) -> Loaded:
     return Loaded(_answering(predict, path, "TFLite file"), manifest)
 
 
-def load_onnx(path: Path, *, threads: int | None = None) -> Loaded:
+def load_onnx(path: StrPath, *, threads: int | None = None) -> Loaded:
     """Loads an ONNX file through ONNX Runtime, on the CPU.
 
     Args:
@@ -136,14 +139,21 @@ def load_onnx(path: Path, *, threads: int | None = None) -> Loaded:
         ExportError: when it is damaged, was changed since the export, has no manifest, or the extra `onnx` is not
             installed.
     """
+    path = Path(path)
     runtime = require("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
     require_unchanged(path)
     with _reading(path, "ONNX file"):
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        text = session.get_modelmeta().custom_metadata_map[MANIFEST_PROPERTY]
+        # Its second try would be the same, and it tells of the first on standard output.
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        text = session.get_modelmeta().custom_metadata_map.get(MANIFEST_PROPERTY)
+        if text is None:
+            raise ExportError(
+                f"{path} has no manifest, so that its classes and bands are not known: `rsseg-tf export` did not write "
+                "it. Export the checkpoint with --format onnx."
+            )
         manifest = _one(Manifest.from_json(text, str(path)), path)
     dtype = manifest.artifacts[0].input.dtype
 
@@ -154,7 +164,7 @@ def load_onnx(path: Path, *, threads: int | None = None) -> Loaded:
     return Loaded(_answering(predict, path, "ONNX file"), manifest)
 
 
-def load_openvino(path: Path, *, threads: int | None = None, precision: str = "fp32") -> Loaded:
+def load_openvino(path: StrPath, *, threads: int | None = None, precision: str = "fp32") -> Loaded:
     """Loads an OpenVINO model (`.xml` with its `.bin`), on the CPU.
 
     Args:
@@ -166,6 +176,7 @@ def load_openvino(path: Path, *, threads: int | None = None, precision: str = "f
         ExportError: when it is damaged, was changed since the export, has no manifest, or the extra `openvino` is not
             installed.
     """
+    path = Path(path)
     openvino = require("openvino", "openvino")
     core = openvino.Core()
     require_unchanged(path)

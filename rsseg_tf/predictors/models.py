@@ -12,6 +12,7 @@ from rsseg_tf.build import build_model
 from rsseg_tf.checkpoint import load_weights
 from rsseg_tf.config import Config
 from rsseg_tf.datasets import DatasetSpec
+from rsseg_tf.files import StrPath
 from rsseg_tf.inference import Predict, require_finite
 
 __all__ = ["checkpoint_predictor", "keras_predictor", "normalise"]
@@ -52,12 +53,13 @@ def keras_predictor(model: keras.Model, spec: DatasetSpec, *, name: str = "the m
     return predict
 
 
-def checkpoint_predictor(folder: Path, config: Config, *, precision: str = "fp32") -> Predict:
+def checkpoint_predictor(folder: StrPath, config: Config, *, precision: str = "fp32") -> Predict:
     """Returns a predict callable over the weights of a checkpoint.
 
     Raises:
         WeightsError: when `folder` is no checkpoint, is damaged, or belongs to another model than `config`.
     """
+    folder = Path(folder)
     model = build_model(config, precision=precision)
     load_weights(model, folder)
     return keras_predictor(model, config.dataset.spec, name=f"the checkpoint {folder}")

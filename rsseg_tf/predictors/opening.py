@@ -8,7 +8,8 @@ from pathlib import Path
 from rsseg_tf.checkpoint import config_file
 from rsseg_tf.config import Config, load_config
 from rsseg_tf.datasets import DatasetSpec
-from rsseg_tf.errors import ConfigError, ExportError
+from rsseg_tf.errors import ConfigError, ExportError, WeightsError, address_hint
+from rsseg_tf.files import StrPath
 from rsseg_tf.inference import InferenceOptions, Predict, any_size
 from rsseg_tf.manifest import MANIFEST_FILE, Manifest, read_manifest
 from rsseg_tf.predictors.artifacts import Loaded, load_onnx, load_openvino, load_savedmodel, load_tflite
@@ -43,7 +44,7 @@ class Predictor:
 
 
 def open_predictor(
-    path: Path, *, config: Config | None = None, precision: str = "fp32", threads: int | None = None
+    path: StrPath, *, config: Config | None = None, precision: str = "fp32", threads: int | None = None
 ) -> Predictor:
     """Opens whatever holds a model.
 
@@ -59,6 +60,7 @@ def open_predictor(
         WeightsError: when `path` is neither a checkpoint nor anything exported, or a checkpoint does not fit `config`.
         ExportError: when an exported model is damaged, or the extra that runs it is not installed.
     """
+    path = Path(path)
     kind, found = find_model(path)
     if kind == "checkpoint":
         config = config or load_config(config_file(found))
@@ -78,7 +80,7 @@ def open_predictor(
     return Predictor(kind, manifest.spec, predict, options, tile, manifest)
 
 
-def find_model(path: Path) -> tuple[str, Path]:
+def find_model(path: StrPath) -> tuple[str, Path]:
     """Returns what kind of model a path means, and where exactly it is.
 
     Args:
@@ -91,11 +93,14 @@ def find_model(path: Path) -> tuple[str, Path]:
         WeightsError: when there is nothing of the kind.
         ExportError: when a folder holds several exported files and no SavedModel, or none at all.
     """
+    path = Path(path)
+    if not path.exists() and (hint := address_hint(path)):
+        raise WeightsError(f"{path} is no model.{hint}")
     if path.is_file():
         if path.suffix.lower() not in _SUFFIXES:
             raise ExportError(
                 f"{path} is no model; a checkpoint folder, a folder of `rsseg-tf export`, or a file that ends in "
-                f"{', '.join(_SUFFIXES)} is needed."
+                f"{', '.join(_SUFFIXES)} is needed.{_what_it_is(path)}"
             )
         return _SUFFIXES[path.suffix.lower()], path
     folder = newest_version(path) or path
@@ -112,6 +117,20 @@ def find_model(path: Path) -> tuple[str, Path]:
         )
     # A page is opened by its TFLite file.
     return _SUFFIXES[Path(artifacts[0].path).suffix], folder / artifacts[0].path
+
+
+def _what_it_is(path: Path) -> str:
+    """Says what a file that is no model may be, and what to do with it; empty where nothing is known."""
+    if (path.parent / "weights.npz").is_file() or (path.parent / MANIFEST_FILE).is_file():
+        return f" It lies in the folder of one: name {path.parent}."
+    kinds = {
+        (".pdparams", ".pth", ".pt", ".gz", ".zip", ".h5", ".safetensors"): "Released weights become a checkpoint by "
+        "rsseg-tf convert.",
+        (".yml", ".yaml"): "A config goes with --config.",
+        (".keras",): "A file of Keras is opened by keras.saving.load_model after `import rsseg_tf`; a checkpoint is "
+        "what rsseg-tf train writes.",
+    }
+    return next((f" {what}" for suffixes, what in kinds.items() if path.suffix.lower() in suffixes), "")
 
 
 def newest_version(folder: Path) -> Path | None:

@@ -19,6 +19,7 @@ from keras import ops
 
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.segmentors.fcn import fcn
+from rsseg_tf.segmentors.requirements import require_backbone
 
 __all__ = ["FrozenSegmentor", "RefineSmallObjects", "c2fnet", "window_labels"]
 
@@ -74,6 +75,7 @@ def c2fnet(
     Raises:
         ConfigError: If an argument is outside of what is described here.
     """
+    require_backbone(backbone, "c2fnet")
     if coarse.input_shape[-1] != backbone.input_shape[-1]:
         raise ConfigError(
             f"coarse and backbone must take the same number of bands; got {coarse.input_shape[-1]} and "

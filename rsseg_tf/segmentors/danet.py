@@ -19,6 +19,7 @@ from rsseg_tf.layers import (
     conv_bn_relu,
     kernel_initializer,
 )
+from rsseg_tf.segmentors.requirements import require_backbone
 
 __all__ = ["danet"]
 
@@ -47,6 +48,7 @@ def danet(backbone: keras.Model, *, num_classes: int, align_corners: bool = Fals
     Raises:
         ConfigError: If the backbone has no features named ``"c1"``, ``"c2"``, ….
     """
+    require_backbone(backbone, "danet")
     names = sorted(name for name in backbone.output if name.startswith("c"))
     if not names:
         raise ConfigError(f"danet needs features named c2 to c5; backbone '{backbone.name}' has none of them.")

@@ -21,6 +21,7 @@ from rsseg_tf.layers import (
     conv_bn_relu,
     separable_conv_bn_relu,
 )
+from rsseg_tf.segmentors.requirements import require_backbone
 
 __all__ = ["deeplabv3plus"]
 
@@ -56,6 +57,7 @@ def deeplabv3plus(
     Raises:
         ConfigError: If the backbone lacks features or a rate is below 1.
     """
+    require_backbone(backbone, "deeplabv3plus")
     names = sorted(name for name in backbone.output if name.startswith("c"))
     if "c2" not in names or names[-1] == "c2":
         raise ConfigError(

@@ -10,6 +10,7 @@ import keras
 
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.layers import ResizeLike, classifier, conv_bn_relu
+from rsseg_tf.segmentors.requirements import require_backbone
 
 __all__ = ["fcn"]
 
@@ -36,6 +37,7 @@ def fcn(
     Raises:
         ConfigError: If the backbone has no features named ``"c1"``, ``"c2"``, ….
     """
+    require_backbone(backbone, "fcn")
     names = sorted(name for name in backbone.output if name.startswith("c"))
     if not names:
         raise ConfigError(f"fcn needs features named c2 to c5; backbone '{backbone.name}' has none of them.")

@@ -11,6 +11,7 @@ import keras
 
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.layers import AdaptiveAveragePooling, ResizeLike, classifier, conv_bn_relu
+from rsseg_tf.segmentors.requirements import require_backbone
 
 __all__ = ["lraspp"]
 
@@ -32,6 +33,7 @@ def lraspp(backbone: keras.Model, *, num_classes: int, channels: int = 128, alig
     Raises:
         ConfigError: If the backbone lacks features.
     """
+    require_backbone(backbone, "lraspp")
     names = sorted(name for name in backbone.output if name.startswith("c"))
     if "c3" not in names or names[-1] == "c3":
         raise ConfigError(

@@ -13,6 +13,7 @@ import keras
 
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.layers import AttendRegions, GatherRegions, ResizeLike, UnusedWeights, classifier, conv_bn_relu
+from rsseg_tf.segmentors.requirements import require_backbone
 
 __all__ = ["ocrnet"]
 
@@ -51,6 +52,7 @@ def ocrnet(
     Raises:
         ConfigError: If the backbone lacks a feature, or the two features differ in size.
     """
+    require_backbone(backbone, "ocrnet")
     available = sorted(name for name in backbone.output if name.startswith("c"))
     chosen = tuple(features if features is not None else available[-2:])
     if not 1 <= len(chosen) <= 2 or any(name not in available for name in chosen):

@@ -12,6 +12,7 @@ import keras
 
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.layers import ResizeLike, auxiliary_head, classifier, pyramid_pooling
+from rsseg_tf.segmentors.requirements import require_backbone
 
 __all__ = ["pspnet"]
 
@@ -43,6 +44,7 @@ def pspnet(
     Raises:
         ConfigError: If the backbone lacks features or a bin size is below 1.
     """
+    require_backbone(backbone, "pspnet")
     names = sorted(name for name in backbone.output if name.startswith("c"))
     if len(names) < 1 + aux_head:
         raise ConfigError(

@@ -21,6 +21,7 @@ from rsseg_tf.layers import (
     kernel_initializer,
     pyramid_pooling,
 )
+from rsseg_tf.segmentors.requirements import require_backbone
 
 __all__ = ["upernet"]
 
@@ -57,6 +58,7 @@ def upernet(
     Raises:
         ConfigError: If the backbone lacks features.
     """
+    require_backbone(backbone, "upernet")
     missing = [name for name in _FEATURES if name not in backbone.output]
     if missing:
         raise ConfigError(

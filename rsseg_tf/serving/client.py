@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_tf.errors import ConfigError, ServingError
+from rsseg_tf.files import StrPath
 from rsseg_tf.inference import InferenceOptions, require_finite, tile_options
 from rsseg_tf.manifest import Manifest
 from rsseg_tf.predictors import Predictor
@@ -168,7 +169,7 @@ def remote_predictor(
     server: str,
     model: str,
     *,
-    manifest: Path | None = None,
+    manifest: StrPath | None = None,
     in_flight: int = 4,
     retry: Retry | None = None,
 ) -> Predictor:
@@ -190,6 +191,7 @@ def remote_predictor(
         ServingError: when the server does not answer, or has another model.
         ExportError: when the manifest cannot be read.
     """
+    manifest = None if manifest is None else Path(manifest)
     address = Address.parse(server)
     retry = retry or Retry()
     transport = open_transport(address, model)

@@ -16,13 +16,16 @@ def parse(text: bytes | bytearray) -> Any:
     """Reads JSON; NaN and infinities too.
 
     Raises:
-        ValueError: when it is not JSON.
-        RecursionError: when its lists are nested too deeply.
+        ValueError: when it is not JSON, or its lists are nested too deeply.
     """
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
+        pass
+    try:
         return json.loads(text)
+    except RecursionError:
+        raise ValueError("its lists are nested too deeply") from None
 
 
 def dump(value: Any) -> bytes:

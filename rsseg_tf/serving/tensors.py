@@ -101,7 +101,7 @@ def from_json(body: bytes | bytearray, limits: Limits) -> JsonRequest:
         )
     try:
         document = parse(body)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _refuse(f"JSON Parse error: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(document, dict):
         raise _refuse('the body must be a JSON object such as {"instances": [...]}')

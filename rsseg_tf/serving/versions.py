@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rsseg_tf.errors import ConfigError, ServingError, reason
+from rsseg_tf.errors import ConfigError, ServingError, address_hint, reason
 from rsseg_tf.serving.loaded import LoadedVersion
 from rsseg_tf.serving.status import Code, RequestError
 
@@ -45,7 +45,9 @@ def version_folders(folder: Path) -> dict[int, Path]:
     try:
         children = list(folder.iterdir())
     except OSError as error:
-        raise ServingError(f"{folder} cannot be read: {error.strerror}. Name a folder of `rsseg-tf export`.") from error
+        raise ServingError(
+            f"{folder} cannot be read: {error.strerror}. Name a folder of `rsseg-tf export`.{address_hint(folder)}"
+        ) from error
     return {
         int(path.name): path
         for path in children

@@ -30,6 +30,7 @@ from rsseg_tf.data import ImageReader, SampleReader, train_batches
 from rsseg_tf.datasets import DatasetSpec, Sample
 from rsseg_tf.errors import ConfigError, DataError, RssegError, TrainingError, WeightsError, reason
 from rsseg_tf.evaluation import Evaluation, plan_evaluation
+from rsseg_tf.files import StrPath
 from rsseg_tf.inference import InferenceOptions, Predict, as_rgb, overlay
 from rsseg_tf.metrics import SegmentationScores
 from rsseg_tf.predictors import keras_predictor
@@ -62,12 +63,12 @@ class TrainResult:
 
 def train(
     config: Config,
-    save_dir: Path,
+    save_dir: StrPath,
     train_samples: Sequence[Sample],
     val_samples: Sequence[Sample] = (),
     *,
     strategy: tf.distribute.Strategy | None = None,
-    resume: Path | None = None,
+    resume: StrPath | None = None,
     overwrite: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     offline: bool = False,
@@ -101,6 +102,8 @@ def train(
             before is saved.
         WeightsError: when a checkpoint cannot be read or written.
     """
+    save_dir = Path(save_dir)
+    resume = None if resume is None else Path(resume)
     strategy, notify = strategy or tf.distribute.get_strategy(), safely(notify)
     if config.train.deterministic:
         make_deterministic()

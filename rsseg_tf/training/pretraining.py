@@ -17,6 +17,7 @@ from rsseg_tf.data import ImageReader, view_batches
 from rsseg_tf.data.views import rgb_only
 from rsseg_tf.datasets import Sample
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.pretrained import load_backbone
 from rsseg_tf.ssl import Method
 from rsseg_tf.training.folder import Notify, open_run, safely
@@ -31,11 +32,11 @@ __all__ = ["pretrain", "rate_of_step", "steps_in_all"]
 
 def pretrain(
     config: PretrainConfig,
-    save_dir: Path,
+    save_dir: StrPath,
     samples: Sequence[Sample],
     *,
     strategy: tf.distribute.Strategy | None = None,
-    resume: Path | None = None,
+    resume: StrPath | None = None,
     overwrite: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     offline: bool = False,
@@ -68,6 +69,8 @@ def pretrain(
         DataError: when an image turns out to be wrong; what was trained before is saved.
         WeightsError: when a checkpoint cannot be read or written.
     """
+    save_dir = Path(save_dir)
+    resume = None if resume is None else Path(resume)
     strategy, notify = strategy or tf.distribute.get_strategy(), safely(notify)
     if config.train.deterministic:
         make_deterministic()

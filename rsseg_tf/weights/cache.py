@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rsseg_tf.errors import WeightsError
+from rsseg_tf.files import read_json
 
 __all__ = ["cache_dir", "cached", "is_offline"]
 
@@ -79,7 +80,7 @@ def _check(address: str, target: Path, pinned: str | None) -> None:
     if not record.is_file():  # copied here by hand
         return
     try:
-        expected = json.loads(record.read_text("utf-8"))["sha256"]
+        expected = read_json(record)["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         expected = None
     if actual != expected:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from rsseg_tf.errors import WeightsError
+from rsseg_tf.files import readable_name
 
 __all__ = ["StoredTensor", "TorchStorage", "unpickle"]
 
@@ -254,7 +255,7 @@ class _Unpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._table:
-            raise WeightsError(f"names {module}.{name}, which no file of weights needs")
+            raise WeightsError(f"names {readable_name(f'{module}.{name}')[:200]}, which no file of weights needs")
         return self._table[module, name]
 
     def persistent_load(self, reference: Any) -> Any:

@@ -200,7 +200,7 @@ CASES: dict[str, Case] = {
             as_tiffs(r, lambda pixels: pixels.astype(np.float32)),
             write_tiff(r / "images/train_1.tif", np.where(picture(1) > 200, np.float32(np.nan), picture(1))),
         ),
-        ("not-finite",), T, ("images/train_1.tif",), r"holds \d+ NaN or infinite values",
+        ("not-finite", "label-on-nodata"), T, ("images/train_1.tif",), r"holds \d+ NaN or infinite values",
     ),
     "nodata-values": Case(
         lambda r: (
@@ -210,7 +210,8 @@ CASES: dict[str, Case] = {
                 np.where(np.arange(SIZE)[:, None, None] < 9, np.float32(1e20), picture(1)),
             ),
         ),
-        ("nodata-values",), T, ("images/train_1.tif",), rf"holds 1\.00000002e\+20 {9 * SIZE * 3} times and does not",
+        ("nodata-values", "label-on-nodata"), T, ("images/train_1.tif",),
+        rf"holds 1\.00000002e\+20 {9 * SIZE * 3} times and does not",
     ),
     "nodata-values, far below": Case(
         lambda r: (
@@ -249,8 +250,8 @@ CASES: dict[str, Case] = {
         ("constant-image",) * 2, T, (IMAGE,), "has the value 7, 7, 7 in all pixels",
     ),
     "constant-image, no data": Case(
-        lambda r: replace_image(r, IMAGE, np.zeros((SIZE, SIZE, 3), np.uint8), nodata=0), ("constant-image",), T,
-        (IMAGE,), "holds no data at all",
+        lambda r: replace_image(r, IMAGE, np.zeros((SIZE, SIZE, 3), np.uint8), nodata=0),
+        ("constant-image", "label-on-nodata"), T, (IMAGE,), "holds no data at all",
     ),
     "small-image": Case(
         lambda r: [
@@ -312,6 +313,12 @@ CASES: dict[str, Case] = {
         ),
         ("label-out-of-range",), T, (LABEL,),
         "0 and 255 alone look like a black-and-white mask", ("dataset.ignore_index=9",),
+    ),
+    "label-on-nodata": Case(
+        lambda r: replace_image(
+            r, IMAGE, np.where(np.arange(SIZE)[:, None, None] < 16, np.uint8(0), np.maximum(picture(1), 1)), nodata=0
+        ),
+        ("label-on-nodata",), T, (IMAGE,), "has no data in 25.0% of the pixels that its label gives a class",
     ),
     "label-out-of-range": Case(
         lambda r: write(r / VAL_LABEL, np.where(ids(100) == 2, 7, ids(100))), ("label-out-of-range",), V, (VAL_LABEL,),

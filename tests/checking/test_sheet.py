@@ -11,7 +11,7 @@ import pytest
 
 from rsseg_tf.checking import check_data, target_from_folder, write_sheet
 from rsseg_tf.checking.sheet import choose_samples
-from rsseg_tf.datasets import default_palette, read_image
+from rsseg_tf.datasets import default_palette, read_image, write_png
 from rsseg_tf.errors import DataError
 from tests.checking.scenes import SIZE, check_config, check_folder, ids, picture, write, write_sound, write_tiff
 
@@ -159,3 +159,19 @@ def test_a_sheet_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No sample of .* can be shown"):
         write_sheet(tmp_path / "s.png", check_folder(root))
     assert [path.name for path in tmp_path.iterdir()] == ["data"], "nothing is left half-written"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".html"])
+def test_a_sheet_replaces_a_sheet_and_no_other_file(root: Path, tmp_path: Path, suffix: str) -> None:
+    report = check_folder(root)
+    path = tmp_path / f"s{suffix}"
+    write_sheet(path, report, count=2)
+    first = path.read_bytes()
+    write_sheet(path, report, count=3)
+    assert path.read_bytes() != first
+    write_png(tmp_path / "mine.png", np.zeros((9, 9, 3), np.uint8))
+    path.write_bytes((tmp_path / "mine.png").read_bytes())
+    before = path.read_bytes()
+    with pytest.raises(DataError, match="exists and is no contact sheet of ours"):
+        write_sheet(path, report, count=2)
+    assert path.read_bytes() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -16,14 +17,18 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 import rsseg_tf
 from rsseg_tf.assets import asset_dir
 from rsseg_tf.cli import main
+from rsseg_tf.cli.export import accuracy_tables
 from rsseg_tf.datasets import read_label
 from rsseg_tf.export import publish
+from rsseg_tf.export.accuracy import Accuracy
 from rsseg_tf.inference import Predict
 from rsseg_tf.manifest import FORMATS, QUANTIZATIONS
+from rsseg_tf.metrics import SegmentationScores
 from rsseg_tf.predictors import Predictor
 from tests.export.models import write_checkpoint
 from tests.tiny import use_tiny_backbone
@@ -284,3 +289,23 @@ def test_the_scripts_are_the_commands(name: str) -> None:
     result = subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment)
     assert result.returncode == 0, result.stderr
     assert f"Usage: {name}.py {'verify' if name == 'verify' else 'export'} [OPTIONS]" in result.stdout
+
+
+def test_every_number_and_class_is_seen_in_80_columns() -> None:
+    """Artifacts that do not fit beside one another go into a second table."""
+    classes = ("impervious_surface", "a_class_with_a_name_of_more_than_a_line")
+    names = ["checkpoint", "savedmodel", *(f"tflite {kind}" for kind in ("float32", "float16", "dynamic", "int8"))]
+    names += ["onnx", "openvino", "web int8"]
+    scores = {
+        name: SegmentationScores(np.array([[90 - number, number], [3, 40 + number]]), classes)
+        for number, name in enumerate(names, 1)
+    }
+    console = Console(width=80, record=True, file=io.StringIO())
+    tables = accuracy_tables(Accuracy(scores, 1.0, 4), console.width)
+    console.print(*tables, sep="\n")
+    text = console.export_text()
+    assert len(tables) == 2
+    assert max(map(len, text.splitlines())) <= 80 and "…" not in text
+    assert text.count("impervious_surface") == 2
+    for one in scores.values():
+        assert all(f"{100 * value:.2f}" in text for value in (*one.class_iou, one.miou))

@@ -13,7 +13,9 @@ from click.testing import CliRunner
 from rasterio import Affine
 
 from rsseg_tf.cli import main
+from rsseg_tf.cli.quickstart import _take_folder
 from rsseg_tf.datasets import read_label
+from rsseg_tf.errors import ConfigError
 from tests.tiny import use_tiny_backbone, write_config, write_dataset
 
 
@@ -115,3 +117,20 @@ def test_the_quickstart_leaves_a_picture_and_a_report(tmp_path: Path, monkeypatc
     text = (tmp_path / "quick" / "report" / "README.md").read_text("utf-8")
     assert "synthetic" in text and "rsseg-tf train" in text
     assert sorted(p.suffix for p in (tmp_path / "quick" / "result" / "geotiff_prediction").iterdir()) == [".tif"] * 6
+
+
+def test_quickstart_replaces_what_it_made_and_nothing_else(tmp_path: Path) -> None:
+    mine = tmp_path / "project" / "model" / "best_model"
+    mine.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="holds 'model' and is no folder of quickstart"):
+        _take_folder(tmp_path / "project")
+    assert sorted(path.name for path in (tmp_path / "project").iterdir()) == ["model"]
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file cannot be written: File exists"):
+        _take_folder(tmp_path / "file")
+    _take_folder(tmp_path / "new")
+    (tmp_path / "new" / "data").mkdir()
+    _take_folder(tmp_path / "new")  # one that was cut short
+    (tmp_path / "earlier" / "report").mkdir(parents=True)
+    (tmp_path / "earlier" / "report" / "README.md").write_text("# Quickstart report\n", "utf-8")
+    _take_folder(tmp_path / "earlier")

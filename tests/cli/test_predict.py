@@ -10,7 +10,11 @@ import rasterio
 from click.testing import CliRunner
 
 from rsseg_tf.cli import main
-from tests.inference.scenes import noise, read_band, write_scene
+from rsseg_tf.cli.options import windows_note
+from rsseg_tf.inference import InferenceOptions
+from rsseg_tf.manifest import Classes, Inference, Manifest, Origin
+from rsseg_tf.predictors import Predictor
+from tests.inference.scenes import SPEC, noise, read_band, write_scene
 from tests.tiny import use_tiny_backbone, write_config, write_dataset
 
 SCENES = Path(__file__).resolve().parents[3] / "shared" / "data" / "scenes"
@@ -119,8 +123,33 @@ def test_scenes_that_do_not_fit_are_named_with_both_sides(checkpoint: Path, tmp_
     write_scene(folder / "deep.tif", noise(20, 30).astype(np.uint16) * 40)
     output = predict(checkpoint, folder, code=1)
     assert "1 of 3 images predicted" in output
-    assert "needs 3 bands" in output and "five.tif has 5" in output
+    assert "five.tif has 5 bands" in output and "has 3." in output
     assert "trained on values 0..255" in output and "deep.tif holds uint16" in output and "--max_value" in output
+
+
+def test_windows_where_a_checkpoint_would_have_none_are_told() -> None:
+    manifest = Manifest(
+        model="m", dataset=Classes.of(SPEC), crop_size=(64, 96), size_multiple=1, inference=Inference(),
+        origin=Origin(checkpoint="c", step=1, weights_sha256="", config_sha256="", exported="", versions={}),
+    )  # fmt: skip
+    options = InferenceOptions()
+    server = Predictor("server", SPEC, lambda batch: batch, options, None, manifest)
+    fixed = Predictor("tflite", SPEC, lambda batch: batch, options, (32, 48), manifest)
+    note = windows_note(server, {})
+    assert note is not None and note.startswith(
+        "Note: images larger than 96x64 pixels are predicted by windows of that size, because a server"
+    )
+    note = windows_note(fixed, {"scales": (1.0,)})
+    assert note is not None and "48x32 pixels" in note and "because the file takes images of that size alone" in note
+    asked = {"is_slide": True, "crop_size": (8, 8), "stride": (4, 4)}
+    slides = manifest.model_copy(update={"inference": Inference(**asked)})
+    for silent, changes in (
+        (Predictor("savedmodel", SPEC, lambda batch: batch, options, None, manifest), {}),
+        (Predictor("checkpoint", SPEC, lambda batch: batch, options), {}),
+        (server, asked),
+        (Predictor("server", SPEC, lambda batch: batch, options, None, slides), {}),
+    ):
+        assert windows_note(silent, changes) is None
 
 
 def test_help_groups_its_options() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -127,7 +128,19 @@ def test_init_writes_files_for_an_export(tmp_path: Path) -> None:
     (tmp_path / "dubai" / "3").mkdir(parents=True)
     (tmp_path / "dubai" / "3" / "manifest.json").write_text(manifest().to_json(), "utf-8")
     deploy = tmp_path / "deploy"
+    (tmp_path / "file").touch()
+    refused = CliRunner().invoke(main, ["serve", "init", str(tmp_path / "file"), "--export", str(tmp_path / "dubai")])
+    assert refused.exit_code == 2
+    assert "file cannot be written: File exists. Choose another folder" in refused.output
     result = CliRunner().invoke(main, ["serve", "init", str(deploy), "--export", str(tmp_path / "dubai")])
     assert result.exit_code == 0, result.output
     assert f"Wrote {deploy / 'compose.yml'}" in result.output
     assert 'key: "stable" value: 3' in (deploy / "models.config").read_text("utf-8")
+
+
+def test_init_says_what_it_wrote_and_nothing_else(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rsseg_tf.cli", "serve", "init", str(tmp_path), "--export", str(tmp_path / "none")]
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("Error: ") and len(result.stderr.splitlines()) == 1, result.stderr

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from rsseg_tf.config.schema import Augment
 from rsseg_tf.data import augment as ops
+from rsseg_tf.datasets import custom_spec
 from tests.golden import GOLDEN, needs_golden
 
 IGNORE = 255
@@ -185,6 +187,45 @@ def test_brightness_stays_in_its_range() -> None:
     only = {"brightness": 0.4, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "quantise": False}
     values = [float(ops.random_distort(image, seed(n), probability=1.0, **only)[0, 0, 0]) for n in range(100)]
     assert min(values) >= 60 and max(values) <= 140 and max(values) - min(values) > 60
+
+
+@pytest.mark.parametrize(
+    ("dtype", "max_value", "limits"),
+    [
+        ("uint8", 255.0, (0.0, 255.0)),
+        ("uint8", 100.0, (0.0, 255.0)),
+        ("uint16", 65535.0, (0.0, 255.0)),
+        ("uint16", 10000.0, (0.0, 65535 * 255 / 10000)),
+        ("float32", 1.0, (-math.inf, math.inf)),
+    ],
+)
+def test_colour_changes_go_as_far_as_the_type(dtype: str, max_value: float, limits: tuple[float, float]) -> None:
+    found = ops.value_limits(np.dtype(dtype), max_value)
+    assert found == pytest.approx(limits)
+    image = tf.fill((2, 2, 3), 250.0)
+    only = {"brightness": 0.4, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "quantise": False}
+    most = max(
+        float(ops.random_distort(image, seed(n), probability=1.0, limits=found, **only)[0, 0, 0]) for n in range(40)
+    )
+    assert (most == 255) if limits[1] == 255 else (300 < most <= 350)
+
+
+def test_padding_is_the_mean_where_bytes_do_not_say_otherwise() -> None:
+    spec = custom_spec("s2", "ab", bands=2, max_value=10000.0, mean=(0.1, 0.3), std=(0.05, 0.1))
+    assert ops.padding_of(Augment(), spec, np.dtype("uint8")) == 127.5
+    assert ops.padding_of(Augment(), custom_spec("x", "ab"), np.dtype("float32")) == 127.5, "the default mean is 0.5"
+    assert ops.padding_of(Augment(image_padding=9.0), spec, np.dtype("uint16")) == 9.0
+    means = ops.padding_of(Augment(), spec, np.dtype("uint16"))
+    assert means == pytest.approx((25.5, 76.5))
+    image, label = tf.fill((4, 4, 2), 50.0), tf.zeros((4, 4), tf.int32)
+    padded, ids = ops.pad_and_crop(image, label, seed(1), (8, 8), image_padding=means, label_padding=IGNORE)
+    np.testing.assert_allclose(padded.numpy()[ids.numpy() == IGNORE], np.tile(means, (48, 1)), rtol=1e-6)
+    np.testing.assert_array_equal(padded.numpy()[ids.numpy() == 0], 50)
+    turned, ids = ops.random_rotation(image, label, seed(2), 45.0, 1.0, image_padding=means, label_padding=IGNORE)
+    even = tf.fill((4, 4, 2), 1.0) * tf.constant(means)
+    same, _ = ops.random_rotation(even, label, seed(2), 45.0, 1.0, image_padding=means, label_padding=IGNORE)
+    np.testing.assert_allclose(same, even, rtol=1e-5)
+    assert (ids == IGNORE).numpy().any() and turned.shape == image.shape
 
 
 @pytest.mark.parametrize("bands", [1, 5])

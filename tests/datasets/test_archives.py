@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import zipfile
 
 import pytest
@@ -185,3 +186,71 @@ def test_vanished_files(tmp_path):
     for member in (in_folder, in_zip):
         with pytest.raises(DataError, match="cannot be read"):
             read_member(member)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("d.tar.gz", "Unpack it, and name the folder"), ("d.7z", "Unpack it, and name"), ("d.zip", "Download it again")],
+)
+def test_what_is_no_zip_file_says_what_to_do(tmp_path, name, remedy):
+    (tmp_path / name).write_bytes(b"7z\xbc\xaf\x27\x1c")
+    with pytest.raises(DataError, match=f"neither a folder nor a whole zip file .*{remedy}"):
+        list_members([tmp_path / name])
+
+
+# === Archives that are damaged, or built to harm ===
+
+
+def test_an_archive_within_archives_without_end_is_refused(tmp_path):
+    data = zip_bytes({"x": b"1"}, zipfile.ZIP_STORED)
+    for _ in range(6):
+        data = zip_bytes({"again.zip": data}, zipfile.ZIP_STORED)
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(DataError, match="again.zip is a zip file 4 levels down"):
+        list_members([tmp_path / "a.zip"], tmp_path)
+
+
+def test_an_inner_archive_that_shrinks_too_much_is_refused_before_it_is_copied(tmp_path):
+    path = make_zip(tmp_path / "a.zip", {"inner.zip": bytes(5_000_000)})
+    with pytest.raises(DataError, match=r"inner\.zip is a zip file of 5000000 bytes packed into \d+; real ones"):
+        list_members([path], tmp_path)
+    assert os.listdir(tmp_path) == ["a.zip"]
+
+
+def test_members_that_share_their_bytes_are_refused(tmp_path):
+    path = make_zip(tmp_path / "a.zip", {"x": b"0" * 1000, "y": b"1" * 1000})
+    data = bytearray(path.read_bytes())
+    second = data.rindex(b"PK\1\2")
+    data[second + 42 : second + 46] = bytes(4)  # where its content begins
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="x and y overlap in the file|y and x overlap in the file"):
+        list_members([path])
+
+
+def test_more_archives_than_a_process_may_open(tmp_path):
+    for i in range(archives._MOST_OPEN + 20):
+        make_zip(tmp_path / "set" / f"{i:03}.zip", {"x": b"%d" % i})
+    members = list_members([tmp_path / "set"])
+    assert len(archives._OPEN) == archives._MOST_OPEN
+    assert [read_member(member) for member in members] == [b"%d" % i for i in range(len(members))]
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_of_any_kind_is_one_error(tmp_path, compression):
+    """Bytes of an archive are changed in turn; LZMA, names, flags and versions raise something of their own each."""
+    sound = zip_bytes({"x/\u00e4.txt": bytes(range(256)) * 2, "y.zip": zip_bytes({"z": b"z"})}, compression)
+    rng = random.Random(3)
+    for at in range(0, len(sound), 3):
+        data = bytearray(sound)
+        data[at] ^= 1 << rng.randrange(8)
+        path = tmp_path / "a.zip"
+        path.write_bytes(data)
+        os.utime(path, ns=(at, at))
+        try:
+            for member in list_members([path], tmp_path):
+                read_member(member, tmp_path)
+        except DataError as error:
+            assert "\n" not in str(error)
+        archives.close_archives()
+        for copy in tmp_path.glob("*-*.zip"):
+            copy.unlink()

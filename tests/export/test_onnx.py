@@ -43,6 +43,16 @@ def test_all_outputs_are_those_of_the_keras_model(trained: Trained, file: Path, 
     np.testing.assert_allclose(answer["confidence"], (powers / powers.sum(-1, keepdims=True)).max(-1), atol=1e-5)
 
 
+def test_free_sizes_have_names(file: Path) -> None:
+    graph = onnx.load(str(file)).graph
+    sizes = {
+        value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    free = ["batch", "height", "width"]
+    assert sizes == {"pixels": [*free, 3], "class_map": free, "confidence": free, "logits": [*free, 2]}
+
+
 def test_the_manifest_is_among_the_properties(trained: Trained, file: Path) -> None:
     properties = {entry.key: entry.value for entry in onnx.load(str(file)).metadata_props}
     inside = Manifest.from_json(properties["rsseg_tf_manifest"], "inside")

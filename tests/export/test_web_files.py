@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 
+from rsseg_tf.assets import asset_dir
 from rsseg_tf.cli import main
 from rsseg_tf.datasets import write_png
 from rsseg_tf.errors import DataError, ExportError
@@ -131,3 +133,22 @@ def test_the_command_refuses_what_has_no_effect(
     assert result.exit_code == 2
     assert words in result.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+@pytest.mark.parametrize(("value", "said"), [("1", "1 1"), ("NaN", "not finite"), ("-Infinity", "not finite")])
+def test_the_page_refuses_values_that_are_not_finite(tmp_path: Path, value: str, said: str) -> None:
+    page = asset_dir("export") / "web"
+    for name in ("tiling.js", "errors.js"):
+        shutil.copy(page / name, tmp_path)
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "run.js").write_text(f"""
+import {{ Blender, plan }} from "./tiling.js";
+const windows = plan(1, 2, [1, 2], [1, 2]);
+const blender = new Blender(1, 2, windows, 2);
+blender.add(new Float32Array([0, 1, 0, {value}]), 2, 0);
+try {{ blender.finishRow(0); console.log([...blender.labels].join(" ")); }}
+catch (error) {{ console.log(error.constructor.name, error.message); }}
+""")
+    result = subprocess.run(["node", "run.js"], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert said in result.stdout and ("Unreadable" in result.stdout) == (value != "1")

@@ -311,6 +311,7 @@ def test_the_next_run_clears_what_is_its_own_and_no_other(tmp_path):
     gone = [
         vectors / ".a.0123456789ab.tmp.gpkg", vectors / ".a.0123456789ab.tmp.gpkg-journal",
         labels / ".a.0123456789ab.tmp.tif", labels / ".a.0123456789ab.tmp.tif.aux.xml",
+        labels / ".a.0123456789ab.tmp.tif.ovr.tmp",
         labels / "..a.partial.0123456789ab.tmp.json",
         out / "probability_prediction" / ".a.partial.tif", labels / ".a.partial.tif.aux.xml",
     ]  # fmt: skip

@@ -318,9 +318,9 @@ def test_bands_are_chosen_and_ordered(tmp_path):
         read_band(result.geotiff), read_band(predict_one(same, tmp_path / "o", COSINE).geotiff)
     )
     (failed,) = predict_paths([path], lopsided, SPEC, tmp_path / "no", COSINE)
-    assert "needs 3 bands" in failed.error and "has 5" in failed.error and "--bands" in failed.error
+    assert "has 5 bands, but the dataset 'toy' has 3" in failed.error and "--bands" in failed.error
     (failed,) = predict_paths([path], lopsided, SPEC, tmp_path / "no", COSINE, scenes=SceneOptions(bands=(1, 2, 9)))
-    assert "no band 9 to read; its bands of data are 1, 2, 3, 4, 5" in failed.error
+    assert "no band 9 to read; its bands are 1, 2, 3, 4, 5" in failed.error
     with pytest.raises(ConfigError, match="counted from 1"):
         SceneOptions(bands=(0, 1, 2))
 

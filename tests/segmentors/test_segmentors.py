@@ -342,3 +342,20 @@ def test_any_number_of_bands(in_channels: int) -> None:
     model = upernet(backbone, num_classes=_CLASSES, channels=4)
     image = np.zeros((1, 40, 40, in_channels), np.float32)
     assert model(image, training=False)["main"].shape == (1, 40, 40, _CLASSES)
+
+
+@pytest.mark.parametrize(
+    "build", [fcn, deeplabv3plus, pspnet, upernet, danet, ocrnet, hrnet_contrast, lraspp], ids=lambda one: one.__name__
+)
+def test_what_is_no_backbone_is_named(build: Callable[..., keras.Model]) -> None:
+    image = keras.Input((None, None, 3))
+    single = keras.Model(image, keras.layers.Conv2D(4, 3, padding="same")(image), name="of_my_own")
+    two = keras.Model([image, keras.Input((None, None, 3))], {"c2": image, "c3": image, "c4": image, "c5": image})
+    with pytest.raises(ConfigError, match=rf"{build.__name__} needs a keras.Model as its backbone; got a function"):
+        build(resnet, num_classes=2)
+    with pytest.raises(ConfigError, match=rf"{build.__name__} needs a keras.Model as its backbone; got str\."):
+        build("resnet50_vd", num_classes=2)
+    with pytest.raises(ConfigError, match="output is a dictionary of features .*'of_my_own' gives a single tensor"):
+        build(single, num_classes=2)
+    with pytest.raises(ConfigError, match="needs a backbone with one input"):
+        build(two, num_classes=2)

@@ -107,7 +107,8 @@ def main(kind: Kind, name: str, seed: int, limit: int | None) -> Figure:
 def _try(command: Command, root: Path, fault: Fault) -> str | None:
     """Does the command with a fault, and again without; returns what is wrong, or an empty string.
 
-    A run may have a point less than the undisturbed one, by threads and random names: None where it did not come to it.
+    A run may have a point less than the undisturbed one, by threads and random names: None where it did not come to
+    it.
     """
     base, case = root / "input", root / "case"
     shutil.rmtree(case, ignore_errors=True)

@@ -1,0 +1,42 @@
+"""What every segmentor asks of its backbone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from rsseg_tf.errors import ConfigError
+
+__all__ = ["require_backbone"]
+
+
+def require_backbone(backbone: Any, segmentor: str) -> None:
+    """Checks that a backbone is a model from one image to features by name.
+
+    Args:
+        backbone: What was given.
+        segmentor: Who asks.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if not isinstance(backbone, keras.Model):
+        what = "a function" if callable(backbone) and hasattr(backbone, "__name__") else f"{type(backbone).__name__}"
+        raise ConfigError(
+            f"{segmentor} needs a keras.Model as its backbone; got {what}. Pass what a builder returns, such as "
+            "backbones.resnet50_vd()."
+        )
+    outputs, image = getattr(backbone, "output", None), getattr(backbone, "input", None)
+    if not isinstance(outputs, dict):
+        found = "a single tensor" if hasattr(outputs, "shape") else type(outputs).__name__
+        raise ConfigError(
+            f"{segmentor} needs a backbone whose output is a dictionary of features named c2 to c5, strides 4 to 32; "
+            f"'{backbone.name}' gives {found}. Name them: keras.Model(image, {{'c2': ..., 'c5': ...}})."
+        )
+    shape = getattr(image, "shape", None)
+    if shape is None or len(shape) != 4:
+        raise ConfigError(
+            f"{segmentor} needs a backbone with one input, images (B, H, W, bands); '{backbone.name}' has "
+            f"{type(image).__name__ if shape is None else shape}."
+        )
