@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import tensorflow as tf
+from tensorflow.python.ops import gen_math_ops
 
 from rsseg_tf.errors import ConfigError
 
@@ -49,20 +50,26 @@ def make_strategy(device: str = "auto", gpus: Sequence[int] | None = None) -> tf
 
 
 def make_deterministic() -> None:
-    """Makes equal runs of this process equal to the bit; call it before TensorFlow has run anything.
+    """Makes equal runs equal to the bit, from here on in this process.
 
-    By default TensorFlow adds up what several threads give in the order in which they are ready. Its own switch leaves
-    one such place on CPUs: operations that run side by side. So they run one after the other, each on all cores.
-
-    Raises:
-        ConfigError: when TensorFlow has begun to run operations side by side.
+    TensorFlow's own switch leaves one place on CPUs: `AddN`, which adds up the gradients of a tensor with several uses.
+    It begins with an input whose memory nobody else needs any more, that is with another one each time, and three
+    numbers added in another order give another sum. Here they are added in the order in which they are given, and the
+    graph optimizer may not make `AddN` of that again.
     """
-    if tf.config.threading.get_inter_op_parallelism_threads() != 1:
-        try:
-            tf.config.threading.set_inter_op_parallelism_threads(1)
-        except RuntimeError as error:
-            raise ConfigError(
-                "train.deterministic is set, but TensorFlow has begun to work in this process, with operations side by "
-                "side. Call rsseg_tf.training.make_deterministic() before anything else."
-            ) from error
     tf.config.experimental.enable_op_determinism()
+    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
+    gen_math_ops.add_n = _add_in_order
+
+
+_add_n = gen_math_ops.add_n
+
+
+def _add_in_order(inputs: Sequence[tf.Tensor], name: str | None = None) -> tf.Tensor:
+    """Adds up tensors of one shape, one after the other."""
+    if len(inputs) < 3 or inputs[0].dtype == tf.variant:  # a sum of two is the same both ways
+        return _add_n(inputs, name=name)
+    total = inputs[0]
+    for summand in inputs[1:]:
+        total = gen_math_ops.add_v2(total, summand)
+    return total

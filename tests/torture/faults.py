@@ -86,8 +86,9 @@ class _Watch:
             self._inside = False
 
     def _open(self, path: Any, mode: str | None, flags: int) -> None:
-        nameless = flags & os.O_TMPFILE == os.O_TMPFILE
-        if isinstance(path, int) or nameless or not flags & _WRITES or not self._watched(name := os.fsdecode(path)):
+        if isinstance(path, int) or not flags & _WRITES or not self._watched(name := os.fsdecode(path)):
+            return
+        if os.path.isdir(name):  # a temporary file without a name
             return
         self._point("open", name)
         self._point("opened", name, lambda: os.close(os.open(name, flags & ~os.O_EXCL, 0o666)))

@@ -86,7 +86,7 @@ def main(kind: Kind, name: str, seed: int, limit: int | None) -> Figure:
         _require(undisturbed)
         _require(attempt(lambda: command.check_in_the_end(reference, reference), reference))
         if kind == "disk":
-            places = _sizes(reference)
+            places = _sizes(command, root, reference)
             said = [f"{size} KiB" for size in places]
         else:
             places = list(range(1, len(undisturbed.points) + 1))
@@ -149,11 +149,21 @@ def _mended(command: Command, root: Path, grow: Callable[[], object]) -> str:
     return ""
 
 
-def _sizes(reference: Path) -> list[int]:
-    """Returns sizes of disks in KiB: from too small for the first file to room for most of it."""
-    pages = sum(-(-path.stat().st_size // 4096) if path.is_file() else 1 for path in reference.rglob("*"))
-    least, most = 64, int(4 * pages * 1.2)
+def _sizes(command: Command, root: Path, reference: Path) -> list[int]:
+    """Returns sizes of disks in KiB: from too small for the first file to room for more than the result.
+
+    What is there before has room in any case.
+    """
+    case = root / "case"
+    command.lay_out(case)
+    taken = 4 * _pages(case)
+    shutil.rmtree(case)
+    least, most = taken + 16, max(taken + 64, int(1.2 * (taken + 4 * _pages(reference))))
     return [least + (most - least) * i // (_SIZES - 1) for i in range(_SIZES)]
+
+
+def _pages(folder: Path) -> int:
+    return sum(-(-path.stat().st_size // 4096) if path.is_file() else 1 for path in folder.rglob("*")) + 1
 
 
 @contextmanager
