@@ -235,7 +235,7 @@ class PretrainTrain(Section):
     keep_checkpoint_max: Positive = 5
     collapse_spread: Fraction = Field(0.05, description="an epoch whose mean spread is below this is called collapsed")
     stop_after_collapsed: Positive | None = Field(None, description="collapsed epochs in a row that end the run")
-    deterministic: bool = Field(False, description="whether equal runs give equal weights to the bit; slower")
+    deterministic: bool = Field(False, description="whether equal runs give equal weights, to the bit")
 
 
 class PretrainConfig(Section):

@@ -479,7 +479,7 @@ class Train(Section):
     save_interval: Positive = 1000
     keep_checkpoint_max: Positive = 5
     early_stop_intervals: Positive | None = None
-    deterministic: bool = Field(False, description="whether equal runs give equal weights to the bit; slower")
+    deterministic: bool = Field(False, description="whether equal runs give equal weights, to the bit")
 
 
 class Eval(Section):
