@@ -110,8 +110,9 @@ def plan_evaluation(config: Config, samples: Sequence[Sample]) -> Evaluation:
     protocol, dataset = PROTOCOLS[config.eval.protocol], config.dataset
     if protocol.labels is not None:
         _require_labels(protocol, protocol.labels, dataset)
-    scenes = find_scenes(samples, _tile_names(protocol, dataset)) if protocol.stitched else ()
-    return Evaluation(protocol, dataset.spec, samples, scenes, config.data.trust)
+    trust = config.data.trust
+    scenes = find_scenes(samples, _tile_names(protocol, dataset), trust=trust) if protocol.stitched else ()
+    return Evaluation(protocol, dataset.spec, samples, scenes, trust)
 
 
 def evaluate(

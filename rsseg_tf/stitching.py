@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_tf.datasets import Sample, Window, parse_tile_name
+from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.datasets.rasters import scene_header
 from rsseg_tf.errors import DataError
 
@@ -51,7 +52,7 @@ class TiledScene:
     tiles: tuple[Tile, ...]
 
 
-def find_scenes(samples: Sequence[Sample], pattern: str) -> tuple[TiledScene, ...]:
+def find_scenes(samples: Sequence[Sample], pattern: str, *, trust: Trust = TRUSTING_NOBODY) -> tuple[TiledScene, ...]:
     """Sorts tiles by the scene that they were cut from, as their names tell.
 
     Tiles of one scene lie in one folder. They may overlap, leave gaps, and be listed in any order.
@@ -59,6 +60,7 @@ def find_scenes(samples: Sequence[Sample], pattern: str) -> tuple[TiledScene, ..
     Args:
         samples: The tiles.
         pattern: How the images are named; one of `rsseg_tf.datasets.TILE_NAME_PATTERNS`.
+        trust: How large images may be, and what a VRT may name.
 
     Returns:
         The scenes in the order of their first tiles in `samples`.
@@ -69,7 +71,7 @@ def find_scenes(samples: Sequence[Sample], pattern: str) -> tuple[TiledScene, ..
     """
     tiles: dict[str, list[Tile]] = {}
     for index, sample in enumerate(samples):
-        header = scene_header(sample.image).read
+        header = scene_header(sample.image, trust=trust).read
         path = sample.image.with_suffix("").as_posix()
         name, window = parse_tile_name(pattern, path, header.height, header.width)
         tiles.setdefault(name, []).append(Tile(index, sample, window))

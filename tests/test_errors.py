@@ -41,10 +41,7 @@ def test_so_are_names_of_operations() -> None:
     ("text", "expected"),
     [
         ("2 root error(s) found.\n  (0) INTERNAL: it is bad\n\t [[{{node a}}]]\n  (1) INTERNAL: it too", "it is bad"),
-        (
-            "Exception encountered when calling F.call().\n\n\x1b[1mtoo deep\x1b[0m\n\nArguments received by F:\n x",
-            "too deep",
-        ),
+        ("Exception encountered when calling F():\n\n\x1b[1mtoo deep\x1b[0m\n\nArguments received by F:", "too deep"),
         ("In file included from a.h:\n  File not found", "In file included from a.h: File not found"),
         ("Node b fails\n\nOriginal stack trace for 'b':\n  File \"x.py\", line 1", "Node b fails"),
     ],

@@ -199,7 +199,7 @@ function unlzw(stored, expected) {
   return result;
 }
 
-/** 1 where alpha is 0 or all bands have the declared value for no data. Bands that have it become 0, as in Python. */
+/** 1 where alpha is 0 or all bands have the declared value for no data; in one band alone it is a value, as in Python. */
 function maskOf(samples, pixels, bands, tags) {
   const count = tags.width * tags.height;
   const nodata = tags.nodata === undefined ? NaN : parseFloat(tags.nodata);
@@ -207,14 +207,9 @@ function maskOf(samples, pixels, bands, tags) {
   const mask = new Uint8Array(count);
   let masked = false;
   for (let i = 0; i < count; i++) {
-    let declared = 0;
-    for (let at = i * 3; at < i * 3 + 3; at++) {
-      if (pixels[at] === nodata) {
-        pixels[at] = 0;
-        declared++;
-      }
-    }
-    if (declared === 3 || (bands === 4 && samples[i * 4 + 3] === 0)) masked = mask[i] = 1;
+    const at = i * 3;
+    const declared = pixels[at] === nodata && pixels[at + 1] === nodata && pixels[at + 2] === nodata;
+    if (declared || (bands === 4 && samples[i * 4 + 3] === 0)) masked = mask[i] = 1;
   }
   return masked ? mask : null;
 }

@@ -91,10 +91,10 @@ def read_place(path: Path, driver: str = "GTiff") -> Place | None:
 
     Args:
         path: The image.
-        driver: GDAL's name of its kind: "GTiff", "PNG" or "JPEG".
+        driver: GDAL's name of its kind: "GTiff", "VRT", "PNG" or "JPEG".
     """
     try:
-        if driver != "GTiff":
+        if driver in ("PNG", "JPEG"):
             beside = image_place(path, driver)
             if beside.crs is None or beside.transform == Affine.identity():
                 return None
@@ -102,7 +102,7 @@ def read_place(path: Path, driver: str = "GTiff") -> Place | None:
             return _place(beside, header.width, header.height)
         with open_raster(path, driver) as source:
             found = ImagePlace(source.crs, source.transform)
-            if source.crs is None:
+            if source.crs is None and driver == "GTiff":
                 beside = image_place(path, driver)
                 own = source.transform != Affine.identity()
                 found = ImagePlace(beside.crs, source.transform if own else beside.transform)

@@ -12,6 +12,7 @@ import click
 from rsseg_tf.cli.engine import choose_engine, engine_options, locate_engine
 from rsseg_tf.cli.options import (
     ManyValues,
+    check_save_dir,
     choose_device,
     load_beside,
     open_model,
@@ -59,6 +60,8 @@ def command(
     averages.
     """
     changes = prediction_changes("aug_eval", values)
+    if save_dir is not None:
+        check_save_dir(save_dir)
     located = locate_engine(model_path, engine, tolerance, precision)
     chosen = [f"eval.protocol={protocol}"] if protocol else []
     config = load_beside(located.path, config_path, (*overrides, *chosen))

@@ -218,6 +218,7 @@ def _calibration(trained: Trained, tile: tuple[int, int] | None, values: dict[st
         tile or trained.manifest.crop_size,
         count=values["calibration_count"] or 32,
         seed=values["seed"] or 0,
+        trust=trained.config.data.trust,
     )
 
 
@@ -233,7 +234,7 @@ def _gate(config: Config, eval_list: Path | None, max_miou_drop: float | None) -
     from rsseg_tf.cli.samples import checked_eval_list
     from rsseg_tf.export import Gate
 
-    samples = checked_eval_list(eval_list, config.dataset.spec)
+    samples = checked_eval_list(eval_list, config.dataset.spec, trust=config.data.trust)
     tasks: dict[str, TaskID] = {}
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
 

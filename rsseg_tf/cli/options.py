@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Grouped",
     "ManyValues",
+    "check_save_dir",
     "choose_device",
     "config_option",
     "device_options",
@@ -329,6 +330,23 @@ def prediction_changes(switch: str, values: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError("--crop_size and --stride have an effect with --is_slide only; add it or leave them out.")
     InferenceOptions(**changes)
     return changes
+
+
+def check_save_dir(folder: Path) -> None:
+    """Looks whether results can go into a folder, before the work and without making it.
+
+    Raises:
+        ConfigError: when a file has its name or that of a folder above it, or nothing may be written there.
+    """
+    from rsseg_tf.errors import ConfigError
+
+    place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    why = "it is a file" if place == folder else f"{place} is a file"
+    if place.is_dir():
+        if os.access(place, os.W_OK):
+            return
+        why = f"nothing may be written in {place}"
+    raise ConfigError(f"--save_dir {folder} cannot be written: {why}. Choose another folder.")
 
 
 def load(config_path: str, overrides: tuple[str, ...], **changes: Any) -> Config:

@@ -15,6 +15,7 @@ import click
 from rsseg_tf.cli.engine import Located, choose_engine, engine_options, locate_engine
 from rsseg_tf.cli.options import (
     Grouped,
+    check_save_dir,
     choose_device,
     group,
     load_beside,
@@ -154,6 +155,7 @@ def command(
         **{name: values[name] for name in ("vector", "min_area", "simplify")},
         pictures=not values["no_pictures"],
     )
+    check_save_dir(save_dir)
     paths, base = collect_images(image_path, exclude=save_dir, notify=_note)
     predictor = open_server(model_path, values)
     located, config = None, None

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from rsseg_tf.config import Config, PretrainConfig
 from rsseg_tf.datasets import Sample, Samples, list_images, missing_files, read_list
-from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
+from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust, printable
 from rsseg_tf.datasets.looking import Inspection, Looks, memory_file
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError
@@ -66,13 +66,13 @@ def checked_samples(
     return tuple(looks.samples for looks in parts.values())
 
 
-def checked_eval_list(list_file: Path, spec: DatasetSpec) -> Sequence[Sample]:
+def checked_eval_list(list_file: Path, spec: DatasetSpec, *, trust: Trust = TRUSTING_NOBODY) -> Sequence[Sample]:
     """Returns the samples of a list that an export is to be evaluated on, checked as `checked_samples` does.
 
     Raises:
         DataError: for the first thing that is wrong.
     """
-    looks = checked_list(list_file, list_file.parent, spec, what="samples")
+    looks = checked_list(list_file, list_file.parent, spec, what="samples", trust=trust)
     from rsseg_tf.checking.starting import start_findings
 
     _tell(start_findings({"val": looks}, spec, list_file.parent), refuse=False)
@@ -187,10 +187,10 @@ def _tell(told: list[Told], *, refuse: bool) -> None:
     for one in told:
         code = one.finding.code
         if code == "value-range" or (refuse and one.finding.severity == "error" and not code.startswith("leak-")):
-            raise DataError(f"{one} {_REMEDY}")
+            raise DataError(f"{printable(str(one))} {_REMEDY}")
     for one in told:
         _note(str(one))
 
 
 def _note(text: str) -> None:
-    click.echo(f"Note: {text}", err=True)
+    click.echo(f"Note: {printable(text)}", err=True)

@@ -42,7 +42,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     if _is_pretraining(document):
         raise ConfigError(
             f"{path} is a config of `rsseg-tf pretrain` (it has a section 'method'); a config with a section 'model' "
-            "is expected here."
+            "is expected here. To go on from its checkpoint, set model.backbone.pretrained to the folder."
         )
     return config_from_document(_with(document, _DEFAULT_KINDS, overrides), str(path))
 

@@ -265,13 +265,19 @@ def _open_zip(file: Path, chain: tuple[str, ...], scratch: Path | None) -> zipfi
         except Exception as error:  # names, flags and sizes of a damaged table have a type of error each
             handle.close()
             raise DataError(
-                f"{where} is neither a folder nor a whole zip file ({reason(error)}). Download it again."
+                f"{where} is neither a folder nor a whole zip file ({reason(error)}). "
+                + ("Unpack it, and name the folder." if _is_other_archive(file) and not chain else "Download it again.")
             ) from error
         while len(_OPEN) >= _MOST_OPEN:
             _close_oldest()
         _OPEN[key] = opened
     _OPEN.move_to_end(key)
     return _OPEN[key][0]
+
+
+def _is_other_archive(file: Path) -> bool:
+    """Whether the name is that of an archive that is not read here."""
+    return file.suffix.lower() in (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
 def _inner_zip(file: Path, chain: tuple[str, ...], scratch: Path | None) -> BinaryIO:

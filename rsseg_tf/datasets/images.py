@@ -8,6 +8,7 @@ PNG, without an error. All functions are safe to call from several threads.
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,7 @@ __all__ = [
     "read_decoded",
     "read_image",
     "read_label",
+    "require_end",
     "tiff_losses",
     "tiff_notes",
     "write_image",
@@ -57,6 +59,7 @@ __all__ = [
 ]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
@@ -259,6 +262,35 @@ def plain_header(path: Path) -> tuple[ImageHeader, tuple[str, ...]]:
         raise DataError(f"{name} is a {kind} file; PNG or JPEG is expected here. Convert it to PNG.")
     data = head if kind == "PNG" else _read_bytes(path)
     return _header_of(data, name), _unfollowed(data, is_jpeg=kind == "JPEG")
+
+
+def require_end(path: Path) -> None:
+    """Raises DataError when an image is cut short, as far as its end tells; pixels are not decoded but the last ones.
+
+    Args:
+        path: A PNG, JPEG or TIFF file; nothing is asked of a VRT.
+    """
+    name = printable(path)
+    head = _read_bytes(path, HEAD_BYTES)
+    kind = image_kind(head, name)
+    if kind == "PNG":
+        if _last_bytes(path, len(_PNG_END)) != _PNG_END:  # something may follow the end
+            check_png(_read_bytes(path), name)
+    elif kind == "JPEG":
+        check_jpeg(_read_bytes(path), name)
+    elif kind == "TIFF":
+        with open_raster(path, "GTiff") as source:
+            last = ((source.height - 1, source.height), (source.width - 1, source.width))
+            source.read(source.count, window=last)
+
+
+def _last_bytes(path: Path, count: int) -> bytes:
+    try:
+        with path.open("rb") as handle:
+            handle.seek(-min(count, path.stat().st_size), os.SEEK_END)
+            return handle.read()
+    except OSError as error:
+        raise DataError(f"{printable(path)} cannot be read: {error.strerror or error}.") from error
 
 
 def _header_of(data: bytes, name: str) -> ImageHeader:

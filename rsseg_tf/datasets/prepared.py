@@ -349,7 +349,7 @@ def read_dataset_json(path: StrPath) -> tuple[DatasetSpec, dict[str, Any]]:
         raise DataError(f"{path} lacks the entry '{absent[0]}'. Prepare the dataset again.")
     try:
         return custom_spec(**{name: content[name] for name in names}), content
-    except TypeError as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path} holds an entry of a wrong type ({error}). Prepare the dataset again.") from error
 
 

@@ -76,6 +76,12 @@ class ValueRange:
             return (values < 0) | (values >= _UNKNOWN_LIMIT)
         return (values < self.low[band]) | (values > self.high[band])
 
+    def holds(self, least: float, most: float) -> bool:
+        """Tells whether all values between two are surely data; not so for NaN."""
+        if math.isinf(min(self.low)):
+            return least >= 0 and most < _UNKNOWN_LIMIT
+        return max(self.low) <= least and most <= min(self.high)
+
     def far_below(self, value: float) -> bool:
         """Tells whether a value lies below all bands' ranges by more than they are wide."""
         return value < min(2 * low - high for low, high in zip(self.low, self.high, strict=True))

@@ -611,6 +611,12 @@ def _only_data(
         absent: of each band, True where the file declares a value to be no data.
         expected: where values are expected.
     """
+    # One pass over all values says of most files that nothing has to be looked for in them.
+    least = most = 0.0
+    if stored.dtype.itemsize > 1 or stored.dtype.kind == "i":
+        least, most = float(stored.min(initial=0)), float(stored.max(initial=0))
+    if all(here is None for here in absent) and (stored.dtype.itemsize == 1 or expected.holds(least, most)):
+        return Pixels(stored, masked if masked is not None and masked.any() else None, lowest=least)
     none = np.zeros(stored.shape[:2], bool)
     nodata = none.copy() if masked is None else masked.copy()
     replaced: NDArray[np.bool_] | None = None

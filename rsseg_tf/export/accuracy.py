@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rsseg_tf.datasets import DatasetSpec, Sample
+from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.evaluation import evaluate
 from rsseg_tf.inference import InferenceOptions, Predict, tile_options
 from rsseg_tf.metrics import SegmentationScores
@@ -61,6 +62,7 @@ def measure_accuracy(
     options: InferenceOptions,
     *,
     max_miou_drop: float,
+    trust: Trust = TRUSTING_NOBODY,
     progress: Callable[[str], object] = lambda name: None,
 ) -> Accuracy:
     """Counts the pixels of labelled images for the checkpoint and for each artifact, by the same code.
@@ -72,6 +74,7 @@ def measure_accuracy(
         spec: classes and ignored id.
         options: how images are predicted.
         max_miou_drop: points of mIoU that an artifact may lose.
+        trust: how large images may be, and what a VRT may name.
         progress: called with the name of what was just predicted, after each image.
 
     Raises:
@@ -85,5 +88,5 @@ def measure_accuracy(
         def observe(*_: object, name: str = name) -> None:
             progress(name)
 
-        scores[name] = evaluate(predict, samples, spec, tile_options(options, tile), observe=observe)
+        scores[name] = evaluate(predict, samples, spec, tile_options(options, tile), observe=observe, trust=trust)
     return Accuracy(scores, max_miou_drop, len(samples))

@@ -267,7 +267,8 @@ def _real_tiles(
     chosen = np.linspace(0, len(available) - 1, min(count, len(available))).astype(int)
     size = reference_size(trained, tile)
     if gate:
-        return read_tiles([gate.samples[index].image for index in chosen], trained.spec, size)
+        images = [gate.samples[index].image for index in chosen]
+        return read_tiles(images, trained.spec, size, trained.config.data.trust)
     return [middle_of(calibration[index], size) for index in chosen]
 
 
@@ -295,6 +296,7 @@ def _pass(gate: Gate, trained: Trained, stage: Path, artifacts: Sequence[Artifac
         trained.spec,
         InferenceOptions(**trained.manifest.inference.model_dump()),
         max_miou_drop=gate.max_miou_drop,
+        trust=trained.config.data.trust,
         progress=gate.progress,
     )
 

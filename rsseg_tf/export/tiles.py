@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_tf.datasets import DatasetSpec, read_list
+from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.datasets.rasters import read_pixels
 from rsseg_tf.errors import ExportError, naming
 from rsseg_tf.files import StrPath
@@ -45,7 +46,9 @@ def middle_of(image: NDArray, size: tuple[int, int]) -> NDArray:
     return image[top : top + size[0], left : left + size[1]]
 
 
-def read_tiles(paths: Sequence[Path], spec: DatasetSpec, size: tuple[int, int]) -> list[NDArray]:
+def read_tiles(
+    paths: Sequence[Path], spec: DatasetSpec, size: tuple[int, int], trust: Trust = TRUSTING_NOBODY
+) -> list[NDArray]:
     """Reads images as prediction does and returns the middle of each.
 
     Raises:
@@ -54,12 +57,18 @@ def read_tiles(paths: Sequence[Path], spec: DatasetSpec, size: tuple[int, int]) 
     tiles = []
     for path in paths:
         with naming(path):
-            tiles.append(middle_of(read_pixels(path, spec).values, size))
+            tiles.append(middle_of(read_pixels(path, spec, trust=trust).values, size))
     return tiles
 
 
 def calibration_images(
-    list_file: StrPath, spec: DatasetSpec, size: tuple[int, int], *, count: int, seed: int = 0
+    list_file: StrPath,
+    spec: DatasetSpec,
+    size: tuple[int, int],
+    *,
+    count: int,
+    seed: int = 0,
+    trust: Trust = TRUSTING_NOBODY,
 ) -> list[NDArray]:
     """Reads a random choice of a list's images, the same for the same seed.
 
@@ -69,6 +78,7 @@ def calibration_images(
         size: (height, width) to cut out of the middle.
         count: how many; all where the list has fewer.
         seed: of the choice.
+        trust: how large images may be, and what a VRT may name.
 
     Raises:
         ExportError: when there is no such list.
@@ -82,4 +92,4 @@ def calibration_images(
         )
     samples = read_list(list_file, list_file.parent, labels=False)
     chosen = np.random.default_rng(seed).permutation(len(samples))[:count]
-    return read_tiles([samples[i].image for i in sorted(chosen)], spec, size)
+    return read_tiles([samples[i].image for i in sorted(chosen)], spec, size, trust)

@@ -130,9 +130,13 @@ def verify(
                 f"step {origin.step}. Name that checkpoint."
             )
         models["checkpoint (Keras)"] = (trained.predict, 0, "float32")
-        reference = reference.with_real(
-            trained, read_tiles([Path(image) for image in images], manifest.spec, reference.pixels.shape[1:3])
+        tiles = read_tiles(
+            [Path(image) for image in images],
+            manifest.spec,
+            reference.pixels.shape[1:3],
+            trained.config.data.trust,
         )
+        reference = reference.with_real(trained, tiles)
     elif images:
         raise ExportError("Real images are compared with the Keras model; name the exported checkpoint: --checkpoint.")
     for artifact in manifest.artifacts:

@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 
 from rsseg_tf.assets import asset_dir
-from rsseg_tf.errors import ConfigError, ExportError
+from rsseg_tf.errors import ConfigError, ExportError, reason
 from rsseg_tf.files import atomic_path
 from rsseg_tf.manifest import Manifest, read_manifest
 from rsseg_tf.serving.names import check_model_name
@@ -61,8 +61,11 @@ def write_deployment(directory: Path, export_dir: Path, name: str | None = None,
     present = [directory / file for file in FILES if (directory / file).exists()]
     if present and not overwrite:
         raise ConfigError(f"{present[0]} exists; choose another folder, or replace it with --overwrite.")
-    directory.mkdir(parents=True, exist_ok=True)
     written = []
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{directory} cannot be written: {reason(error)}. Choose another folder.") from error
     for file in FILES:
         text = (asset_dir("serving") / file).read_text("utf-8")
         for before, after in _replacements(file, name, export_dir, versions[newest], manifest):
@@ -71,8 +74,13 @@ def write_deployment(directory: Path, export_dir: Path, name: str | None = None,
                     f"The shipped {file} lacks {before!r}; this installation is damaged. Install it again."
                 )
             text = text.replace(before, after)
-        with atomic_path(directory / file) as temporary:
-            temporary.write_text(text, "utf-8")
+        try:
+            with atomic_path(directory / file) as temporary:
+                temporary.write_text(text, "utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"{directory / file} cannot be written: {reason(error)}. Make room, or choose another folder."
+            ) from error
         written.append(directory / file)
     return written
 

@@ -57,13 +57,12 @@ def make_deterministic() -> None:
     Raises:
         ConfigError: when TensorFlow has begun to run operations side by side.
     """
+    if tf.config.threading.get_inter_op_parallelism_threads() != 1:
+        try:
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        except RuntimeError as error:
+            raise ConfigError(
+                "train.deterministic is set, but TensorFlow has begun to work in this process, with operations side by "
+                "side. Call rsseg_tf.training.make_deterministic() before anything else."
+            ) from error
     tf.config.experimental.enable_op_determinism()
-    if tf.config.threading.get_inter_op_parallelism_threads() == 1:
-        return
-    try:
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    except RuntimeError as error:
-        raise ConfigError(
-            "train.deterministic is set, but TensorFlow has begun to work in this process, with operations side by "
-            "side. Call rsseg_tf.training.make_deterministic() before anything else."
-        ) from error

@@ -128,6 +128,10 @@ def test_init_writes_files_for_an_export(tmp_path: Path) -> None:
     (tmp_path / "dubai" / "3").mkdir(parents=True)
     (tmp_path / "dubai" / "3" / "manifest.json").write_text(manifest().to_json(), "utf-8")
     deploy = tmp_path / "deploy"
+    (tmp_path / "file").touch()
+    refused = CliRunner().invoke(main, ["serve", "init", str(tmp_path / "file"), "--export", str(tmp_path / "dubai")])
+    assert refused.exit_code == 2
+    assert "file cannot be written: File exists. Choose another folder" in refused.output
     result = CliRunner().invoke(main, ["serve", "init", str(deploy), "--export", str(tmp_path / "dubai")])
     assert result.exit_code == 0, result.output
     assert f"Wrote {deploy / 'compose.yml'}" in result.output

@@ -188,6 +188,16 @@ def test_vanished_files(tmp_path):
             read_member(member)
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("d.tar.gz", "Unpack it, and name the folder"), ("d.7z", "Unpack it, and name"), ("d.zip", "Download it again")],
+)
+def test_what_is_no_zip_file_says_what_to_do(tmp_path, name, remedy):
+    (tmp_path / name).write_bytes(b"7z\xbc\xaf\x27\x1c")
+    with pytest.raises(DataError, match=f"neither a folder nor a whole zip file .*{remedy}"):
+        list_members([tmp_path / name])
+
+
 # === Archives that are damaged, or built to harm ===
 
 

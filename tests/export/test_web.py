@@ -201,6 +201,14 @@ def nodata_scene() -> np.ndarray:
     return pixels
 
 
+def saturated_scene() -> np.ndarray:
+    """White roofs: the declared value for no data in one band, in all of them at the border alone."""
+    pixels = scene(70, 61)
+    pixels[20:40, 10:30, 0] = 255
+    pixels[:, :4] = 255
+    return pixels
+
+
 def alpha_scene() -> np.ndarray:
     pixels = scene(90, 75, 4)
     pixels[10:60, 20:50, 3] = 0
@@ -224,6 +232,7 @@ IMAGES: dict[str, Callable[[Path], object]] = {
     "progressive.jpg": lambda path: write_jpeg(path, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
     "plain.tif": lambda path: write_tiff(path, scene(70, 61)),
     "nodata.tif": lambda path: write_tiff(path, nodata_scene(), nodata=7, compress="deflate", interleave="pixel"),
+    "saturated.tif": lambda path: write_tiff(path, saturated_scene(), nodata=255),
     "tiled.tif": lambda path: write_tiff(
         path, scene(150, 140), compress="lzw", predictor=2, tiled=True, blockxsize=64, blockysize=48,
         interleave="pixel", **UTM,

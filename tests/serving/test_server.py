@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -16,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
+from rsseg_tf.assets import asset_dir
 from rsseg_tf.errors import ConfigError, ServingError
 from tests.serving.asking import ask, grpc, request_of, rest
 from tests.serving.models import pixels, reference, write_model
@@ -168,6 +170,34 @@ def test_curl_works(server: Server, tmp_path: Path) -> None:
     command = ["curl", "--silent", "--show-error", "--fail", "--noproxy", "*", "--data", f"@{body}", url]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert len(json.loads(result.stdout)["predictions"]) == 12
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_documented_line_sends_an_image_of_any_size(server: Server, tmp_path: Path) -> None:
+    """As an argument of curl, 128 kB would be too long."""
+    image = np.random.default_rng(0).integers(0, 256, (440, 440, 3), np.uint8)
+    (tmp_path / "tile.png").write_bytes(png(image))
+    assert (tmp_path / "tile.png").stat().st_size > 500_000
+    readme = (asset_dir("serving") / "README.md").read_text("utf-8")
+    (line,) = (line for line in readme.splitlines() if "base64" in line and "curl" in line)
+    line = line.replace("http://127.0.0.1:8501", f"http://127.0.0.1:{server.rest_port}").replace(
+        "example_model", "tiny"
+    )
+    line = line.replace("curl ", "curl --silent --noproxy '*' ")
+    result = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    (answer,) = json.loads(result.stdout)["predictions"]
+    found = cv2.imdecode(np.frombuffer(base64.b64decode(answer["b64"]), np.uint8), -1)
+    assert np.array_equal(found, reference(image[np.newaxis])[0].argmax(-1))
+
+
+@pytest.mark.parametrize("change", [lambda text: text.rstrip("="), lambda text: "\n".join(re.findall(".{1,76}", text))])
+def test_base64_as_tools_write_it(server: Server, change: Callable[[str], str]) -> None:
+    images = pixels(1, 20, 20)
+    body = {"signature_name": "predict_bytes", "instances": [{"b64": change(b64(png(images[0]))["b64"])}]}
+    assert rest(server, PREDICT, body)[0] == 200
+    body["instances"] = [{"b64": "-_-_"}]
+    status, answer = rest(server, PREDICT, body)
+    assert status == 400 and "alphabet for URLs" in answer["error"]
 
 
 def test_health_and_metrics(server: Server) -> None:

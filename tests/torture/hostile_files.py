@@ -511,7 +511,7 @@ def _read_encoded(folder: Path) -> object:
             continue
         with contextlib.suppress(tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
             found = tf.io.decode_image(data, expand_animations=False).shape
-            if tuple(found[:2]) != (size.height, size.width):
+            if found[0] > size.height or found[1] > size.width:  # of a GIF that is cut off only the first frames count
                 raise AssertionError(f"{path.name} was decoded to {found}, and its header gives {size}")
     return None
 
