@@ -121,11 +121,17 @@ def test_walk_follows_links_but_not_in_circles(tmp_path):
     (tmp_path / "in/gone").symlink_to(tmp_path / "nowhere")
     (tmp_path / "in/out").mkdir()
     (tmp_path / "in/out/e.png").touch()
-    told = []
-    found = walk_files(tmp_path / "in", exclude=tmp_path / "in/out", skipped=lambda path, why: told.append((path, why)))
+    told, hidden = [], []
+    found = walk_files(
+        tmp_path / "in",
+        exclude=tmp_path / "in/out",
+        skipped=lambda path, why: told.append((path, why)),
+        hidden=hidden.append,
+    )
     assert [path.relative_to(tmp_path / "in").as_posix() for path in found] == ["a.png", "b/d.png", "linked/c.png"]
     assert [path.name for path, _ in told] == ["up", "gone"]
     assert "leads back" in told[0][1]
+    assert [path.name for path in hidden] == [".hidden.png"]
 
 
 def chained():

@@ -23,7 +23,7 @@ from rsseg_tf.datasets.judging import misfit
 from rsseg_tf.datasets.rasters import Scene, open_scene
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.datasets.tiling import Window
-from rsseg_tf.errors import DataError, reason
+from rsseg_tf.errors import INTERRUPTS, DataError, reason
 from rsseg_tf.files import atomic_path, hold, remove_file, remove_leftovers, short_stem
 from rsseg_tf.inference.area import area_of_interest
 from rsseg_tf.inference.decoding import Product, products
@@ -234,7 +234,7 @@ def run_job(
             written, failed = _write_products(scene, settings, writer, files, targets)
             writer.end(keep=bool(failed))
         except BaseException as error:
-            writer.abandon(save=not isinstance(error, Exception))  # somebody stopped it: keep what is done
+            writer.abandon(save=isinstance(error, INTERRUPTS))  # somebody stopped it: keep what is done
             raise
     result = PredictionResult(
         job.path, note="; ".join([*scene.notes, *_place_notes(scene, output)]) or None, error="; ".join(failed) or None

@@ -193,7 +193,7 @@ CASES: dict[str, Case] = {
     ),
     "image-reading": Case(
         lambda r: (replace_image(r, IMAGE, picture(1)), mark(r / IMAGE, "blue", "green", "red")), ("image-reading",), T,
-        (IMAGE,), "its bands are marked blue, green, red, those of '\\w+' are not known by name",
+        (IMAGE,), "its bands are marked blue, green, red, those of 'data' are not known by name",
     ),
     "not-finite": Case(
         lambda r: (

@@ -61,7 +61,6 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "RGB mask": (lambda p: spoil_label(p, np.zeros((40, 40, 3), np.uint8)), "train_1_label.png"),
     "id out of range": (lambda p: spoil_label(p, np.full((40, 40), 2, np.uint8)), "holds the ids 2"),
     "truncated label": (lambda p: truncate(p, "train_1_label.png"), "train_1_label.png"),
-    "truncated image": (lambda p: truncate(p, "train_1.png"), "train_1.png"),
 }
 
 
@@ -70,6 +69,15 @@ def test_bad_data(project: Path, case: str) -> None:
     spoil, message = CASES[case]
     spoil(project)
     assert_refused(train(project), message, project)
+
+
+def test_an_image_that_is_cut_short_costs_no_trained_step(project: Path) -> None:
+    truncate(project, "train_1.png")  # its header is whole, so that only decoding finds it
+    result = train(project)
+    assert result.exit_code == 2
+    assert "train_1.png is a damaged PNG file: it is cut short" in result.output
+    kept = sorted((project / "out").glob("iter_*"))
+    assert ("go on with --resume_model" in result.output) == bool(kept)
 
 
 def test_a_bad_validation_set_is_found_before_the_first_step(project: Path) -> None:

@@ -105,6 +105,17 @@ def test_overrides_obey_the_schema(tmp_path: Path) -> None:
         ("augment: {crop_size: [5]}\n", r"'augment\.crop_size\.1' is missing"),
         ("augment: {scale_range: [2.0, 0.5]}\n", r"c\.yml:5: scale_range is smallest, largest; got 2.0, 0.5"),
         ("loss: {main: {name: cross_entropy, class_weights: [1, 2]}}\n", "has 2 values; the dataset 'dubai' has 5"),
+        (
+            "loss: {main: {name: cross_entropy, class_weights: [0, 0, 0, 0, 0]}}\n",
+            r"loss\.main\.class_weights are all 0",
+        ),
+        ("loss: {main: {name: dice, class_weights: [0, 1, .nan, 1, 1]}}\n", r"class_weights\.2 must be a .* number"),
+        ("loss: {main: {name: dice, class_weights: [0, 1, -1, 1, 1]}}\n", r"class_weights\.2 must be greater than or"),
+        (
+            "loss: {main: {name: mixed, losses: [{name: dice},"
+            " {name: cross_entropy, class_weights: [0, 0, 0, 0, 0]}]}}\n",
+            r"loss\.main\.class_weights are all 0",
+        ),
         ("lr_schedule: {name: poly, warmup_steps: -1}\n", r"lr_schedule\.warmup_steps must be greater than or equal"),
         ("eval: {is_slide: true}\n", "is_slide needs crop_size and stride"),
         ("eval: {crop_size: [5, 5]}\n", "with is_slide: true only"),
@@ -114,6 +125,15 @@ def test_overrides_obey_the_schema(tmp_path: Path) -> None:
 def test_wrong_configs_say_where_and_what(tmp_path: Path, more: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, more)
+
+
+@pytest.mark.parametrize(("classes", "count"), [("[]", "0 classes"), ("[roof]", "1 class")])
+def test_fewer_than_two_classes_cannot_be_told_apart(tmp_path: Path, classes: str, count: str) -> None:
+    base = (
+        f"dataset: {{name: custom, root: x, classes: {classes}}}\nmodel: {{name: fcn, backbone: {{name: hrnet_w18}}}}\n"
+    )
+    with pytest.raises(ConfigError, match=rf"dataset\.classes names {count}; a model tells at least 2 apart"):
+        load(tmp_path, base=base)
 
 
 def test_kinds_have_defaults_but_the_model_must_be_named(tmp_path: Path) -> None:

@@ -123,6 +123,44 @@ def test_what_holds_no_image_is_refused(folder, tmp_path):
             collect_images(tmp_path / name)
 
 
+@pytest.mark.parametrize("place", ["", "out", "up/../out"])
+def test_results_of_an_earlier_run_are_not_predicted_again(folder, place):
+    (folder / "up").mkdir()
+    save_dir = folder / place
+    first, base = collect_images(folder, exclude=save_dir)
+    predict_paths(first, bright, SPEC, save_dir, PLAIN, base=base)
+    told = []
+    again, _ = collect_images(folder, exclude=save_dir, notify=told.append)
+    assert again == first
+    elsewhere, _ = collect_images(folder, exclude=folder / "another", notify=told.append)
+    assert elsewhere == first
+    assert "(results of an earlier run)" in told[-1]
+
+
+def test_links_are_followed_and_what_is_left_out_is_told(folder, tmp_path):
+    (tmp_path / "store").mkdir()
+    (folder / "tile.png").rename(tmp_path / "store/tile.png")
+    (folder / "linked").symlink_to(tmp_path / "store")
+    (folder / "loop").symlink_to(folder)
+    (folder / "scene.jp2").write_bytes(b"x")
+    told = []
+    images, _ = collect_images(folder, notify=told.append)
+    assert folder / "linked/tile.png" in images and len(images) == 5
+    (line,) = told
+    assert "1 .jp2" in line and "loop (the link leads back" in line and ".hidden.png (hidden)" in line
+
+
+def test_a_list_is_read_as_training_reads_it(folder, tmp_path):
+    (folder / "two words.png").write_bytes((folder / "tile.png").read_bytes())
+    for content in (
+        b"\xef\xbb\xbf# tiles\r\ntile.png label.png\r\ntwo words.png\t\r\n",
+        b'tile.png\n"two words.png" label.png\n',
+        "\ufeffwest\\\\..\\\\tile.png\ntwo words.png\n".replace("\\\\", "\\").encode("utf-16-le"),
+    ):
+        (folder / "list.txt").write_bytes(content)
+        assert [path.name for path in collect_images(folder / "list.txt")[0]] == ["tile.png", "two words.png"]
+
+
 # --- results ----------------------------------------------------------------------------------------------------
 
 

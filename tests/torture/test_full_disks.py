@@ -10,15 +10,14 @@ import pytest
 from tests.torture.commands import COMMANDS
 from tests.torture.figures import Figure, require_all_survived
 from tests.torture.test_kills import LIMITS
-from tests.torture.worker import figures, may_mount
+from tests.torture.worker import all_figures, figures, may_mount
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and looks at /proc")
 
 
 def run(seed: int, limit: int | None) -> list[Figure]:
-    """Tries `limit` points of each command, and sizes of disks where they can be mounted; all of them for None."""
-    names = list(COMMANDS)
-    return figures("full", names, seed, limit) + (figures("disk", names, seed, limit) if may_mount() else [])
+    """Tries about `limit` points of each command, and sizes of disks where they can be mounted; all for None."""
+    return all_figures("full", seed, limit) + (all_figures("disk", seed, limit) if may_mount() else [])
 
 
 @pytest.mark.slow
