@@ -11,12 +11,14 @@ import keras
 import numpy as np
 import pytest
 
+from rsseg_tf import checkpoint
 from rsseg_tf.build import build_model
 from rsseg_tf.checkpoint import (
     TrainState,
     config_file,
     load_weights,
     read_state,
+    recover_checkpoints,
     restore_training,
     save_checkpoint,
 )
@@ -459,3 +461,47 @@ def test_a_file_is_told_from_nothing(tmp_path: Path) -> None:
         config_file(tmp_path / "m.keras")
     with pytest.raises(WeightsError, match=r"nothing is not a checkpoint: it does not exist"):
         config_file(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_second_ctrl_c_while_saving_leaves_the_earlier_checkpoint(
+    saved: Path, config: Config, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    """In the middle of the arrays, before the earlier one is set aside, and between the two renames."""
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    rename = Path.rename
+    left = [renames - 1]
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if left[0] == 0:
+            left[0] = -1
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return rename(self, target)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    model, optimizer = small()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if renames:
+            patch.setattr(Path, "rename", interrupted)
+        else:
+            patch.setattr(checkpoint, "_write_npz", interrupt)
+        save_checkpoint(saved, model, optimizer, TrainState(step=2), config)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_recovery_gives_back_names_and_removes_halves(tmp_path: Path) -> None:
+    for name in (
+        ".iter_1.retired",
+        ".iter_2.retired",
+        "iter_2",
+        ".iter_3.partial",
+        ".best_model.partial",
+        ".x.partial",
+    ):
+        (tmp_path / name).mkdir()
+    recover_checkpoints(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x.partial", "iter_1", "iter_2"]

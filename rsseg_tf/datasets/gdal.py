@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import Compression
+from rasterio.enums import Compression, Interleaving
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from rsseg_tf.errors import DataError, reason
@@ -39,6 +39,7 @@ __all__ = [
     "printable",
     "reading",
     "require_bytes",
+    "require_small_blocks",
 ]
 
 # Tiles without a CRS are legitimate input. A filter set around each call would not be safe in threads.
@@ -186,6 +187,16 @@ def require_bytes(name: str, shape: tuple[int, int, int], dtype: str, trust: Tru
             f"{name} says that it holds {shape[1]} x {shape[0]} pixels of {shape[2]} x {dtype}, which are "
             f"{needed / 2**20:,.0f} MiB when decoded; {trust.max_bytes / 2**20:,.0f} MiB are allowed. {trust.remedy}"
         )
+
+
+def require_small_blocks(name: str, source: rasterio.DatasetReader, dtype: str, trust: Trust) -> None:
+    """Raises `DataError` when one block of a raster, which GDAL decodes at once, takes more memory than is allowed.
+
+    A block may be larger than the image.
+    """
+    rows, columns = max(source.block_shapes, key=lambda shape: shape[0] * shape[1])
+    together = source.count if source.interleaving is Interleaving.pixel else 1
+    require_bytes(f"a block of {name}", (rows, columns, together), dtype, trust)
 
 
 def lossy_compression(source: rasterio.DatasetReader) -> str:

@@ -34,6 +34,7 @@ from rsseg_tf.datasets.gdal import (
     pixel_type,
     printable,
     require_bytes,
+    require_small_blocks,
 )
 from rsseg_tf.datasets.spec import RGB
 from rsseg_tf.errors import DataError, reason
@@ -686,6 +687,7 @@ def _read_tiff(path: Path, trust: Trust = TRUSTING_NOBODY, *, label: bool = Fals
                 )
         dtype = pixel_type(source, tuple(source.indexes), name)
         require_bytes(name, (source.height, source.width, source.count), str(dtype), trust)
+        require_small_blocks(name, source, str(dtype), trust)
         return source.read()
 
 

@@ -21,7 +21,7 @@ import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
-from rasterio.enums import Interleaving, MaskFlags, Resampling
+from rasterio.enums import MaskFlags, Resampling
 from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
@@ -38,6 +38,7 @@ from rsseg_tf.datasets.gdal import (
     printable,
     reading,
     require_bytes,
+    require_small_blocks,
 )
 from rsseg_tf.datasets.images import ImageHeader, plain_header, read_decoded, tiff_notes
 from rsseg_tf.datasets.ranges import ValueRange
@@ -259,7 +260,7 @@ def open_scene(
         spec: the dataset that the image is read for; by default all bands that are not alpha are read.
         max_value: value of the file that stands for the spec's `max_value`, where it is another.
         trust: how large a PNG or JPEG may be, and what a VRT may name.
-        max_block: bytes that a block of a TIFF, which is decoded at once, may take; no bound if None.
+        max_block: bytes that a block of a TIFF, which is decoded at once, may take; as many as an image if None.
         repeat_grey: read the one band of a grey image three times where the spec has three bands.
         placed: whether to find out where the image lies.
 
@@ -296,8 +297,8 @@ def open_scene(
             scene = _describe(path, source, driver, bands, spec, max_value, repeat_grey)
             if placed:
                 scene = replace(scene, **_place_of(path, source, driver))
-            if max_block is not None:
-                _require_small_blocks(scene, source, max_block, trust)
+            limit = trust.max_bytes if max_block is None else max_block
+            require_small_blocks(name, source, str(scene.dtype), replace(trust, max_bytes=limit))
         yield scene
 
 
@@ -358,14 +359,6 @@ def _require_whole(scene: Scene, trust: Trust) -> None:
     """Raises `DataError` when a scene is too large to be read as a whole."""
     shape = (*scene.size, len(scene.bands))
     require_bytes(printable(scene.path), shape, str(scene.dtype), trust)
-
-
-def _require_small_blocks(scene: Scene, source: rasterio.DatasetReader, limit: int, trust: Trust) -> None:
-    """Raises `DataError` when one block of a TIFF, which GDAL decodes at once, takes more than `limit` bytes."""
-    rows, columns = max(source.block_shapes, key=lambda shape: shape[0] * shape[1])
-    together = source.count if source.interleaving is Interleaving.pixel else 1
-    shape = min(rows, scene.size[0]), min(columns, scene.size[1]), together
-    require_bytes(f"a block of {printable(scene.path)}", shape, str(scene.dtype), replace(trust, max_bytes=limit))
 
 
 def _describe(

@@ -112,7 +112,8 @@ def test_overrides_obey_the_schema(tmp_path: Path) -> None:
         ("loss: {main: {name: dice, class_weights: [0, 1, .nan, 1, 1]}}\n", r"class_weights\.2 must be a .* number"),
         ("loss: {main: {name: dice, class_weights: [0, 1, -1, 1, 1]}}\n", r"class_weights\.2 must be greater than or"),
         (
-            "loss: {main: {name: mixed, losses: [{name: focal}, {name: dice, class_weights: [0, 0, 0, 0, 0]}]}}\n",
+            "loss: {main: {name: mixed, losses: [{name: dice},"
+            " {name: cross_entropy, class_weights: [0, 0, 0, 0, 0]}]}}\n",
             r"loss\.main\.class_weights are all 0",
         ),
         ("lr_schedule: {name: poly, warmup_steps: -1}\n", r"lr_schedule\.warmup_steps must be greater than or equal"),

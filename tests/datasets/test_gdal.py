@@ -140,6 +140,17 @@ def test_an_image_that_is_too_large_is_refused_before_it_is_decoded(tmp_path: Pa
         read_label(write_huge_label(tmp_path / "label.tif"))
 
 
+def test_a_block_larger_than_its_image_is_refused(tmp_path: Path) -> None:
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", height=32, width=32, count=1, dtype="uint8", SPARSE_OK="TRUE",
+        tiled=True, blockxsize=40_000, blockysize=40_000, compress="deflate",
+    ):  # fmt: skip
+        pass
+    for read in (read_pixels, read_label, read_image):
+        with pytest.raises(DataError, match=r"a block of .*a\.tif says that it holds 40000 x 40000 pixels"):
+            read(tmp_path / "a.tif")
+
+
 def write_huge_label(path: Path) -> Path:
     with rasterio.open(
         path, "w", driver="GTiff", height=20_000, width=60_000, count=1, dtype="uint8", SPARSE_OK="TRUE", tiled=True
