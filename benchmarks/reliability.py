@@ -1,7 +1,7 @@
 """Tortures the package and writes the table in reliability.md: `python benchmarks/reliability.py`.
 
-Every module in tests/torture with `run(seed, limit)` has its part. With --limit each tries that many points of a kind,
-chosen by the seed.
+Every module in tests/torture with `run(seed, limit)` is a part. All of it takes hours; `--limit test_kills=6` tries
+about six points of each kind in that part, chosen by the seed.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ left over.
 """
 
 
-def modules() -> list[str]:
-    """Returns the names of the torture modules, in order."""
-    return sorted(path.stem for path in Path("tests/torture").glob("test_*.py"))
+def parts() -> list[str]:
+    """Returns the names of the modules that torture, in order."""
+    files = sorted(Path("tests/torture").glob("*.py"))
+    return [path.stem for path in files if "\ndef run(seed" in path.read_text("utf-8")]
 
 
-def tortured(names: list[str], seed: int, limit: int | None) -> list[Figure]:
-    """Runs modules one after the other and says how each goes on."""
+def tortured(limits: dict[str, int | None], seed: int) -> list[Figure]:
+    """Runs the parts one after the other and says on standard error how each goes."""
     found: list[Figure] = []
-    for name in names:
+    for name, limit in limits.items():
         began = time.monotonic()
         print(f"{name} …", file=sys.stderr, flush=True)
         figures = importlib.import_module(f"tests.torture.{name}").run(seed, limit)
@@ -57,13 +58,18 @@ def machine() -> str:
 def main() -> None:
     """Writes the page, or prints the table alone."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--limit", type=int, help="points of each kind; default: all")
+    parser.add_argument("--limit", nargs="*", default=[], metavar="PART=N", help="how much of a part; default: all")
+    parser.add_argument("--only", nargs="*", default=parts(), choices=parts(), help="parts")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", default=modules(), help="modules, such as test_kills")
     parser.add_argument("--print", action="store_true", dest="alone", help="print the table, leave reliability.md")
     arguments = parser.parse_args()
+    limits: dict[str, int | None] = dict.fromkeys(arguments.only)
+    for name, _, count in (word.partition("=") for word in arguments.limit):
+        if name not in limits:
+            parser.error(f"--limit {name}: the parts are {', '.join(limits)}")
+        limits[name] = int(count)
     began = time.monotonic()
-    figures = tortured(arguments.only, arguments.seed, arguments.limit)
+    figures = tortured(limits, arguments.seed)
     text = table(figures)
     if arguments.alone:
         print(text, end="")

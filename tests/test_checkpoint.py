@@ -455,14 +455,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, config: Config)
         save_checkpoint(tmp_path / "file" / "iter_1", model, optimizer, STATE, config)
 
 
-def test_a_file_is_told_from_nothing(tmp_path: Path) -> None:
-    (tmp_path / "m.keras").touch()
-    with pytest.raises(WeightsError, match=r"m\.keras is not a checkpoint: it is a file\..* keras\.saving\.load_model"):
-        config_file(tmp_path / "m.keras")
-    with pytest.raises(WeightsError, match=r"nothing is not a checkpoint: it does not exist"):
-        config_file(str(tmp_path / "nothing"))
-
-
 @pytest.mark.parametrize("renames", [0, 1, 2])
 def test_a_second_ctrl_c_while_saving_leaves_the_earlier_checkpoint(
     saved: Path, config: Config, monkeypatch: pytest.MonkeyPatch, renames: int
@@ -505,3 +497,11 @@ def test_recovery_gives_back_names_and_removes_halves(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     recover_checkpoints(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".x.partial", "iter_1", "iter_2"]
+
+
+def test_a_file_is_told_from_nothing(tmp_path: Path) -> None:
+    (tmp_path / "m.keras").touch()
+    with pytest.raises(WeightsError, match=r"m\.keras is not a checkpoint: it is a file\..* keras\.saving\.load_model"):
+        config_file(tmp_path / "m.keras")
+    with pytest.raises(WeightsError, match=r"nothing is not a checkpoint: it does not exist"):
+        config_file(str(tmp_path / "nothing"))

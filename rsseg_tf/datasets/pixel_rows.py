@@ -19,7 +19,7 @@ import rasterio
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
-from rsseg_tf.datasets.gdal import HEAD_BYTES, RASTER_ERRORS, damaged, open_raster
+from rsseg_tf.datasets.gdal import HEAD_BYTES, RASTER_ERRORS, damaged, opened_raster
 from rsseg_tf.datasets.images import check_jpeg, check_png, decode_image, image_kind
 from rsseg_tf.errors import DataError
 
@@ -95,7 +95,8 @@ def open_rows(path: Path, name: str, bands: Bands) -> Iterator[PixelRows]:
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE_MB))
         with _damage_reported(name, kind):
-            file = stack.enter_context(open_raster(path, driver, name))
+            # Not `open_raster`: whoever has the rows writes meanwhile, and a full disk is no damage of this file.
+            file = stack.enter_context(contextlib.closing(opened_raster(path, driver, name)))
         colours = None
         if file.count == 1 and file.colorinterp[0].name == "palette":
             colours = np.zeros((256, 3), np.uint8)
