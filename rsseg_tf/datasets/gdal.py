@@ -126,7 +126,7 @@ def open_raster(path: Path, driver: str, name: str | None = None) -> Iterator[ra
     Raises:
         DataError: When the file cannot be opened or read, or has a name that GDAL cannot be given.
     """
-    with contextlib.closing(opened_raster(path, driver, name)) as source, reading(name or printable(path), driver):
+    with opened_raster(path, driver, name) as source, reading(name or printable(path), driver):
         yield source
 
 

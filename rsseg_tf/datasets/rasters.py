@@ -33,6 +33,7 @@ from rsseg_tf.datasets.gdal import (
     damaged,
     is_vrt,
     marks_of,
+    open_raster,
     opened_raster,
     pixel_type,
     printable,
@@ -165,14 +166,16 @@ class Scene:
         """The CRS as GDAL's XML element, if its coordinates hold for an epoch (a year, with a fraction); else None."""
         if self.crs is None or not isinstance(self._source, rasterio.DatasetReader):
             return None
-        # rasterio knows no epochs, but GDAL writes them into a description of the file.
+        # rasterio knows no epochs, but GDAL writes them into a description of the file. It is opened once more, because
+        # another thread may be reading from this handle, and GDAL's handles are not safe to share.
         description = f"/vsimem/{uuid.uuid4()}.vrt"
         try:
-            rasterio.shutil.copy(self._source, description, driver="VRT")
-            with rasterio.open(description, driver="VRT") as source:
-                text = " ".join(source.tags(ns="xml:VRT").values())
-            rasterio.shutil.delete(description, driver="VRT")
-        except RASTER_ERRORS:
+            with open_raster(self.path, self._driver) as own:
+                rasterio.shutil.copy(own, description, driver="VRT")
+                with rasterio.open(description, driver="VRT") as source:
+                    text = " ".join(source.tags(ns="xml:VRT").values())
+                rasterio.shutil.delete(description, driver="VRT")
+        except DataError:
             return None
         found = re.search(r'<SRS[^>]*\scoordinateEpoch="[0-9.]+".*?</SRS>', text, re.DOTALL)
         return None if found is None else found[0]
@@ -292,7 +295,7 @@ def open_scene(
         require_plain_sides(path)
         if driver == "VRT":
             require_near_sources(path)
-    with contextlib.closing(opened_raster(path, driver)) as source:
+    with opened_raster(path, driver) as source:
         with reading(name, driver):
             scene = _describe(path, source, driver, bands, spec, max_value, repeat_grey)
             if placed:
