@@ -20,7 +20,7 @@ from rasterio.enums import Compression, Interleaving
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from rsseg_tf.errors import DataError, reason
-from rsseg_tf.files import CONTROLS
+from rsseg_tf.files import readable_name
 
 __all__ = [
     "HEAD_BYTES",
@@ -36,7 +36,6 @@ __all__ = [
     "open_raster",
     "opened_raster",
     "pixel_type",
-    "printable",
     "reading",
     "require_bytes",
     "require_small_blocks",
@@ -95,11 +94,6 @@ def is_vrt(head: bytes) -> bool:
     return head.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"<") and b"<VRTDataset" in head
 
 
-def printable(path: Path | str) -> str:
-    r"""Returns a path as text that any stream can print; bytes that are no UTF-8 become ``\udcff`` and the like."""
-    return os.fspath(path).encode("utf-8", "backslashreplace").decode().translate(CONTROLS)
-
-
 def damaged(name: str, driver: str, error: BaseException | str) -> DataError:
     """Returns the error for a file that its driver cannot read, with the library's own cause.
 
@@ -126,7 +120,7 @@ def open_raster(path: Path, driver: str, name: str | None = None) -> Iterator[ra
     Raises:
         DataError: When the file cannot be opened or read, or has a name that GDAL cannot be given.
     """
-    with opened_raster(path, driver, name) as source, reading(name or printable(path), driver):
+    with opened_raster(path, driver, name) as source, reading(name or readable_name(path), driver):
         yield source
 
 
@@ -136,8 +130,8 @@ def opened_raster(path: Path, driver: str, name: str | None = None) -> rasterio.
     try:
         absolute.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{printable(path)} has a name that is not UTF-8, which GDAL needs. Rename it.") from error
-    with reading(name or printable(path), driver):
+        raise DataError(f"{readable_name(path)} has a name that is not UTF-8, which GDAL needs. Rename it.") from error
+    with reading(name or readable_name(path), driver):
         # A Path is never split into scheme, archive and member, as text is.
         return rasterio.open(Path(absolute), driver=driver)
 

@@ -36,7 +36,6 @@ from rsseg_tf.datasets.gdal import (
     open_raster,
     opened_raster,
     pixel_type,
-    printable,
     reading,
     require_bytes,
     require_small_blocks,
@@ -48,6 +47,7 @@ from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.datasets.vrt import require_near_sources, require_plain_sides
 from rsseg_tf.datasets.world_files import ImagePlace, image_place
 from rsseg_tf.errors import DataError, reason
+from rsseg_tf.files import readable_name
 
 __all__ = ["Pixels", "Scene", "SceneHeader", "open_scene", "raster_driver", "read_pixels", "scene_header"]
 
@@ -230,7 +230,7 @@ class Scene:
             try:
                 stored, masked, absent = _part_of_raster(self._source, part, self, size)
             except RASTER_ERRORS as error:
-                raise damaged(printable(self.path), self._driver, error) from error
+                raise damaged(readable_name(self.path), self._driver, error) from error
         pixels = _only_data(stored, masked, absent, self._expected)
         if size is None:
             self._met.sentinels.update(dict(pixels.sentinels))
@@ -271,7 +271,7 @@ def open_scene(
         DataError: when the file is missing, damaged, of another kind, too large, of complex numbers, or lacks bands.
     """
     driver = raster_driver(path)
-    name = printable(path)
+    name = readable_name(path)
     if driver is None:
         stored, header, notes = read_decoded(path, trust)
         chosen = _choose(name, header.marks, ("",) * len(header.marks), bands, spec, repeat_grey)
@@ -336,8 +336,8 @@ def scene_header(
     if raster_driver(path) is None:
         header, notes = plain_header(path)
         shape = header.height, header.width, header.bands
-        require_bytes(printable(path), shape, header.dtype, trust)
-        chosen = _choose(printable(path), header.marks, ("",) * len(header.marks), None, spec, repeat_grey)
+        require_bytes(readable_name(path), shape, header.dtype, trust)
+        chosen = _choose(readable_name(path), header.marks, ("",) * len(header.marks), None, spec, repeat_grey)
         read = ImageHeader(header.height, header.width, len(chosen.bands), header.dtype)
         return SceneHeader(read, (*chosen.notes, *notes), chosen.alpha is not None)
     with open_scene(path, None, spec, trust=trust, repeat_grey=repeat_grey, placed=False) as scene:
@@ -361,7 +361,7 @@ def raster_driver(path: Path) -> str | None:
 def _require_whole(scene: Scene, trust: Trust) -> None:
     """Raises `DataError` when a scene is too large to be read as a whole."""
     shape = (*scene.size, len(scene.bands))
-    require_bytes(printable(scene.path), shape, str(scene.dtype), trust)
+    require_bytes(readable_name(scene.path), shape, str(scene.dtype), trust)
 
 
 def _describe(
@@ -374,7 +374,7 @@ def _describe(
     repeat_grey: bool,
 ) -> Scene:
     """Returns an open raster as a scene."""
-    name = printable(path)
+    name = readable_name(path)
     descriptions = tuple(text or "" for text in source.descriptions)
     marks, pages = marks_of(source), len(source.subdatasets)
     notes = [f"has {pages} pages; the first is read"] if pages > 1 else []
