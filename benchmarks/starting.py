@@ -2,7 +2,7 @@
 
     python benchmarks/starting.py [--lines 100000 1000000] [--folder FOLDER]
 
-A few hundred tiles of 256x256 with their labels, and lists that name each of them thousands of times by names of their
+A few hundred tiles of 64x64 with their labels, and lists that name each of them thousands of times by names of their
 own (hard links), so that every line is another file to the file system while all pixels are in its cache. The first
 start looks at every sample; the second finds that nothing has changed. Each start is a process of its own, which does
 what `rsseg-tf train` does before it loads TensorFlow. Prints a table in Markdown: seconds, and the peak memory of the
@@ -24,11 +24,11 @@ import numpy as np
 from rsseg_tf.datasets import write_png
 
 TILES = 300
-SIDE = 256
+SIDE = 64
 CONFIG = """\
 dataset: {name: custom, root: ROOT, train_list: LIST, classes: [ground, road, roof, tree, water, car]}
 model: {name: fcn, backbone: {name: resnet18_vd}}
-augment: {crop_size: [256, 256]}
+augment: {crop_size: [64, 64]}
 """
 START = """
 import resource, sys, time

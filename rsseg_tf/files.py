@@ -21,13 +21,13 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 __all__ = [
-    "CONTROLS",
     "SIDE_SUFFIX",
     "Held",
     "StrPath",
     "atomic_path",
     "hold",
     "read_json",
+    "readable_name",
     "remove_file",
     "remove_leftovers",
     "replace_file",
@@ -41,7 +41,7 @@ StrPath = str | os.PathLike[str]
 SIDE_SUFFIX = ".aux.xml"
 """What GDAL appends to a raster's name for the file that holds what the raster's own format cannot."""
 
-CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
 """For `str.translate`: characters that break lines or steer terminals, and what stands for them."""
 
 # Libraries add endings of their own while they write: `.aux.xml`, `-journal`, `.ovr.tmp`.
@@ -230,7 +230,7 @@ def readable_name(path: str | Path) -> str:
     Bytes that are no UTF-8 come as ``\xe9``, control characters as ``\x0a``.
     """
     text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return text.translate(CONTROLS)
+    return text.translate(_CONTROLS)
 
 
 def walk_files(

@@ -155,3 +155,21 @@ def test_an_onnx_file_reads_nothing_outside_of_its_folder(tmp_path: Path, locati
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ExportError, match="External data path"):
         load_onnx(folder / "model.onnx")
+
+
+def test_a_tflite_file_without_graphs_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    from rsseg_tf.predictors.tables import check_tables
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 4), tf.float32, name="pixels")])
+    def double(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"logits": 2.0 * pixels}
+
+    tf.saved_model.save(tf.Module(), str(tmp_path / "x"), signatures={"serving_default": double})
+    content = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "x")).convert()
+    check_tables(content)
+    root = int.from_bytes(content[:4], "little")
+    table = root - int.from_bytes(content[root : root + 4], "little", signed=True)
+    damaged = bytearray(content)
+    damaged[table + 8 : table + 10] = bytes(2)  # where the third field of the model, its graphs, would be found
+    with pytest.raises(ValueError, match="holds no graph"):
+        check_tables(bytes(damaged))

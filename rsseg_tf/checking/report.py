@@ -16,8 +16,8 @@ from rsseg_tf.checking.fingerprints import MAX_DISTANCE
 from rsseg_tf.checking.samples import inspect_samples
 from rsseg_tf.checking.statistics import Moments, inverse_log_weights, median_frequency_weights
 from rsseg_tf.checking.targets import Split, Target
-from rsseg_tf.datasets.gdal import printable
 from rsseg_tf.errors import DataError, did_you_mean
+from rsseg_tf.files import readable_name
 
 __all__ = ["FORMAT", "ClassCount", "Report", "SplitSummary", "check_data"]
 
@@ -128,8 +128,8 @@ class Report:
             "format": FORMAT,
             "written_by": "rsseg_tf",
             "version": rsseg_tf.__version__,
-            "source": printable(self.target.source),
-            "root": printable(self.target.root),
+            "source": readable_name(self.target.source),
+            "root": readable_name(self.target.root),
             "dataset": {
                 "name": expected.name,
                 "labelled": self.target.labelled,

@@ -16,11 +16,12 @@ from pathlib import Path
 from rsseg_tf.checking.findings import Finding, listing
 from rsseg_tf.checking.folders import FolderSplit, find_folders
 from rsseg_tf.config import Config
-from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust, printable
+from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.datasets.listing import Sample, list_lines
 from rsseg_tf.datasets.prepared import read_dataset_json, read_description
 from rsseg_tf.datasets.spec import MAX_CLASSES, RGB, DatasetSpec, default_palette
 from rsseg_tf.errors import DataError, address_hint
+from rsseg_tf.files import readable_name
 
 __all__ = ["Expected", "Split", "Target", "shown", "target_from_config", "target_from_folder"]
 
@@ -91,7 +92,7 @@ class Target:
 
 def shown(path: Path, root: Path) -> str:
     """Returns how a file is named in findings: relative to the root if it lies below it."""
-    return printable(path.relative_to(root).as_posix() if path.is_relative_to(root) else path)
+    return readable_name(path.relative_to(root).as_posix() if path.is_relative_to(root) else path)
 
 
 def target_from_config(config: Config, source: str) -> Target:

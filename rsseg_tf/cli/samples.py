@@ -17,6 +17,7 @@ from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.datasets.looking import Inspection, Looks, memory_file
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError
+from rsseg_tf.files import readable_name
 
 if TYPE_CHECKING:
     from rsseg_tf.checking.starting import Told
@@ -187,10 +188,10 @@ def _tell(told: list[Told], *, refuse: bool) -> None:
     for one in told:
         code = one.finding.code
         if code == "value-range" or (refuse and one.finding.severity == "error" and not code.startswith("leak-")):
-            raise DataError(f"{one} {_REMEDY}")
+            raise DataError(f"{readable_name(str(one))} {_REMEDY}")
     for one in told:
         _note(str(one))
 
 
 def _note(text: str) -> None:
-    click.echo(f"Note: {text}", err=True)
+    click.echo(f"Note: {readable_name(text)}", err=True)

@@ -88,10 +88,11 @@ def list_members(
             damaged, encrypted, or holds names that lead outside it.
     """
     members: list[Member] = []
+    noted = LeftOut(IMAGE_SUFFIXES) if left_out is None else left_out
     for source in sources:
         source = Path(os.path.abspath(source))
         if source.is_dir():
-            members.extend(_folder_members(source, scratch, left_out or LeftOut(IMAGE_SUFFIXES)))
+            members.extend(_folder_members(source, scratch, noted))
         elif source.exists():
             members.extend(_zip_members(source, (), _without_zip(source.name), scratch))
         else:

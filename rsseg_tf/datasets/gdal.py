@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import Compression
+from rasterio.enums import Compression, Interleaving
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from rsseg_tf.errors import DataError, reason
-from rsseg_tf.files import CONTROLS
+from rsseg_tf.files import readable_name
 
 __all__ = [
     "HEAD_BYTES",
@@ -36,9 +36,9 @@ __all__ = [
     "open_raster",
     "opened_raster",
     "pixel_type",
-    "printable",
     "reading",
     "require_bytes",
+    "require_small_blocks",
 ]
 
 # Tiles without a CRS are legitimate input. A filter set around each call would not be safe in threads.
@@ -94,11 +94,6 @@ def is_vrt(head: bytes) -> bool:
     return head.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"<") and b"<VRTDataset" in head
 
 
-def printable(path: Path | str) -> str:
-    r"""Returns a path as text that any stream can print; bytes that are no UTF-8 become ``\udcff`` and the like."""
-    return os.fspath(path).encode("utf-8", "backslashreplace").decode().translate(CONTROLS)
-
-
 def damaged(name: str, driver: str, error: BaseException | str) -> DataError:
     """Returns the error for a file that its driver cannot read, with the library's own cause.
 
@@ -125,7 +120,7 @@ def open_raster(path: Path, driver: str, name: str | None = None) -> Iterator[ra
     Raises:
         DataError: When the file cannot be opened or read, or has a name that GDAL cannot be given.
     """
-    with contextlib.closing(opened_raster(path, driver, name)) as source, reading(name or printable(path), driver):
+    with opened_raster(path, driver, name) as source, reading(name or readable_name(path), driver):
         yield source
 
 
@@ -135,8 +130,8 @@ def opened_raster(path: Path, driver: str, name: str | None = None) -> rasterio.
     try:
         absolute.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{printable(path)} has a name that is not UTF-8, which GDAL needs. Rename it.") from error
-    with reading(name or printable(path), driver):
+        raise DataError(f"{readable_name(path)} has a name that is not UTF-8, which GDAL needs. Rename it.") from error
+    with reading(name or readable_name(path), driver):
         # A Path is never split into scheme, archive and member, as text is.
         return rasterio.open(Path(absolute), driver=driver)
 
@@ -186,6 +181,16 @@ def require_bytes(name: str, shape: tuple[int, int, int], dtype: str, trust: Tru
             f"{name} says that it holds {shape[1]} x {shape[0]} pixels of {shape[2]} x {dtype}, which are "
             f"{needed / 2**20:,.0f} MiB when decoded; {trust.max_bytes / 2**20:,.0f} MiB are allowed. {trust.remedy}"
         )
+
+
+def require_small_blocks(name: str, source: rasterio.DatasetReader, dtype: str, trust: Trust) -> None:
+    """Raises `DataError` when one block of a raster, which GDAL decodes at once, takes more memory than is allowed.
+
+    A block may be larger than the image.
+    """
+    rows, columns = max(source.block_shapes, key=lambda shape: shape[0] * shape[1])
+    together = source.count if source.interleaving is Interleaving.pixel else 1
+    require_bytes(f"a block of {name}", (rows, columns, together), dtype, trust)
 
 
 def lossy_compression(source: rasterio.DatasetReader) -> str:

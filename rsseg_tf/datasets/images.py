@@ -8,6 +8,7 @@ PNG, without an error. All functions are safe to call from several threads.
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -31,12 +32,12 @@ from rsseg_tf.datasets.gdal import (
     marks_of,
     open_raster,
     pixel_type,
-    printable,
     require_bytes,
+    require_small_blocks,
 )
 from rsseg_tf.datasets.spec import RGB
 from rsseg_tf.errors import DataError, reason
-from rsseg_tf.files import StrPath, atomic_path
+from rsseg_tf.files import StrPath, atomic_path, readable_name
 
 __all__ = [
     "ImageHeader",
@@ -50,6 +51,7 @@ __all__ = [
     "read_decoded",
     "read_image",
     "read_label",
+    "require_end",
     "tiff_losses",
     "tiff_notes",
     "write_image",
@@ -57,6 +59,7 @@ __all__ = [
 ]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
@@ -118,9 +121,9 @@ def read_image(path: StrPath) -> np.ndarray:
         DataError: When the file is missing, cut short, damaged or of another kind.
     """
     path = Path(path)
-    if image_kind(_read_bytes(path, HEAD_BYTES), printable(path)) == "TIFF":
+    if image_kind(_read_bytes(path, HEAD_BYTES), readable_name(path)) == "TIFF":
         return np.ascontiguousarray(_read_tiff(path).transpose(1, 2, 0))
-    return decode_image(_read_bytes(path), printable(path))
+    return decode_image(_read_bytes(path), readable_name(path))
 
 
 def read_decoded(path: Path, trust: Trust = TRUSTING_NOBODY) -> tuple[np.ndarray, ImageHeader, tuple[str, ...]]:
@@ -136,7 +139,7 @@ def read_decoded(path: Path, trust: Trust = TRUSTING_NOBODY) -> tuple[np.ndarray
     Raises:
         DataError: As `read_image`; when the decoded pixels would take more memory than is allowed.
     """
-    data, name = _read_bytes(path), printable(path)
+    data, name = _read_bytes(path), readable_name(path)
     header = _header_of(data, name)
     require_bytes(name, (header.height, header.width, header.bands), header.dtype, trust)
     return decode_image(data, name), header, _unfollowed(data, is_jpeg=header.is_jpeg)
@@ -192,7 +195,7 @@ def read_label(path: StrPath, trust: Trust = TRUSTING_NOBODY) -> np.ndarray:
             losses, holds values that are no ids, or is too large.
     """
     path = Path(path)
-    name = printable(path)
+    name = readable_name(path)
     kind = image_kind(_read_bytes(path, HEAD_BYTES), name)
     if kind == "JPEG":
         raise DataError(f"{name} is a JPEG label; its compression changes class ids. Export the labels as PNG or TIFF.")
@@ -217,9 +220,12 @@ def png_palette(path: Path) -> tuple[RGB, ...] | None:
         DataError: When the file is missing, of no known kind, or a damaged PNG.
     """
     data = _read_bytes(path)
-    if image_kind(data[:HEAD_BYTES], printable(path)) != "PNG" or _png_header(data, printable(path))[3] != _PNG_PALETTE:
+    if (
+        image_kind(data[:HEAD_BYTES], readable_name(path)) != "PNG"
+        or _png_header(data, readable_name(path))[3] != _PNG_PALETTE
+    ):
         return None
-    for kind, start, end in _png_chunks(data, printable(path)):
+    for kind, start, end in _png_chunks(data, readable_name(path)):
         if kind == b"PLTE":
             values = list(data[start:end])
             return tuple(zip(values[0::3], values[1::3], values[2::3], strict=False))
@@ -236,7 +242,7 @@ def image_header(path: StrPath) -> ImageHeader:
         DataError: When the file is missing, of another kind, or cut off within its header.
     """
     path = Path(path)
-    name = printable(path)
+    name = readable_name(path)
     kind = image_kind(_read_bytes(path, HEAD_BYTES), name)
     if kind == "VRT":
         raise DataError(f"{name} is a VRT; a PNG, JPEG or TIFF is expected here. Convert it to one.")
@@ -252,13 +258,42 @@ def plain_header(path: Path) -> tuple[ImageHeader, tuple[str, ...]]:
     Raises:
         DataError: As `image_header`; when it is neither.
     """
-    name = printable(path)
+    name = readable_name(path)
     head = _read_bytes(path, _CHUNKS_BEFORE_PIXELS)
     kind = image_kind(head[:HEAD_BYTES], name)
     if kind not in ("PNG", "JPEG"):
         raise DataError(f"{name} is a {kind} file; PNG or JPEG is expected here. Convert it to PNG.")
     data = head if kind == "PNG" else _read_bytes(path)
     return _header_of(data, name), _unfollowed(data, is_jpeg=kind == "JPEG")
+
+
+def require_end(path: Path) -> None:
+    """Raises DataError when an image is cut short, as far as its end tells; pixels are not decoded but the last ones.
+
+    Args:
+        path: A PNG, JPEG or TIFF file; nothing is asked of a VRT.
+    """
+    name = readable_name(path)
+    head = _read_bytes(path, HEAD_BYTES)
+    kind = image_kind(head, name)
+    if kind == "PNG":
+        if _last_bytes(path, len(_PNG_END)) != _PNG_END:  # something may follow the end
+            check_png(_read_bytes(path), name)
+    elif kind == "JPEG":
+        check_jpeg(_read_bytes(path), name)
+    elif kind == "TIFF":
+        with open_raster(path, "GTiff") as source:
+            last = ((source.height - 1, source.height), (source.width - 1, source.width))
+            source.read(source.count, window=last)
+
+
+def _last_bytes(path: Path, count: int) -> bytes:
+    try:
+        with path.open("rb") as handle:
+            handle.seek(-min(count, path.stat().st_size), os.SEEK_END)
+            return handle.read()
+    except OSError as error:
+        raise DataError(f"{readable_name(path)} cannot be read: {error.strerror or error}.") from error
 
 
 def _header_of(data: bytes, name: str) -> ImageHeader:
@@ -643,7 +678,7 @@ def _orientation(head: bytes, read: Callable[[int, int], bytes]) -> int | None:
 
 def _read_tiff(path: Path, trust: Trust = TRUSTING_NOBODY, *, label: bool = False) -> np.ndarray:
     """Reads all bands ``(C, H, W)``; of a label, which must have one, without losses."""
-    name = printable(path)
+    name = readable_name(path)
     with open_raster(path, "GTiff") as source:
         if label:
             _check_single_band(source.count, name)
@@ -654,6 +689,7 @@ def _read_tiff(path: Path, trust: Trust = TRUSTING_NOBODY, *, label: bool = Fals
                 )
         dtype = pixel_type(source, tuple(source.indexes), name)
         require_bytes(name, (source.height, source.width, source.count), str(dtype), trust)
+        require_small_blocks(name, source, str(dtype), trust)
         return source.read()
 
 

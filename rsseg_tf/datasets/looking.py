@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 import rsseg_tf
 from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
-from rsseg_tf.datasets.images import read_label
+from rsseg_tf.datasets.images import read_label, require_end
 from rsseg_tf.datasets.judging import check_label_ids, check_same_size, check_type, ids_of, label_of
 from rsseg_tf.datasets.listing import Sample, Samples
 from rsseg_tf.datasets.processes import in_processes, in_threads
@@ -159,6 +159,8 @@ def glance(sample: Sample, spec: DatasetSpec, *, trust: Trust = TRUSTING_NOBODY,
         if header.dtype != "uint8" or may_lack_data:
             pixels = read_pixels(sample.image, spec, trust=trust, repeat_grey=repeat_grey)
             notes, values = pixels.notes, _values(pixels, label, spec)
+        else:
+            require_end(sample.image)
         return Look(Glance(header.height, header.width, header.bands, header.dtype, label_size, ids, notes), values)
     except DataError:
         raise
@@ -289,23 +291,24 @@ class Inspection:
         Args:
             progress: Called with (samples done, samples in all).
         """
-        fresh = np.flatnonzero(self._kind_of < 0)
+        remembered = self._kind_of >= 0
+        fresh = np.flatnonzero(~remembered)
         _, chosen, group_of = np.unique(self._stamps.pairs[fresh], return_index=True, return_inverse=True)
         order = np.argsort(chosen)
         places = fresh[chosen[order]]  # one of each pair of files, in the order of the list
         done = len(self._samples) - len(places)
         unlike: list[tuple[int, DataError]] | None = None  # what is remembered and does not fit; the last one first
         first = self._first()
-        seen: list[tuple[int, int, Values]] = []
         try:
             for place, look in zip(places.tolist(), self._looks(places), strict=True):
                 error = look if isinstance(look, DataError) else None
                 if isinstance(look, Look):
                     first = first or (self._samples[place].image, look.glance.dtype)
-                    seen.append((place, self._kinds.setdefault(look.glance, len(self._kinds)), look.values))
+                    self._kind_of[place] = self._kinds.setdefault(look.glance, len(self._kinds))
+                    self._values[place] = look.values
                     error = self._judged(place, look.glance, first)
                 if unlike is None and first is not None:
-                    unlike = self._unlike(first)
+                    unlike = self._unlike(first, remembered)
                 while unlike and unlike[-1][0] < place:
                     yield unlike.pop()[1]
                 if error is not None:
@@ -314,10 +317,12 @@ class Inspection:
                 if progress is not None and error is None:
                     progress(done, len(self._samples))
             if unlike is None and first is not None:
-                unlike = self._unlike(first)
+                unlike = self._unlike(first, remembered)
             yield from (error for _, error in reversed(unlike or ()))
         finally:
-            self._enter(seen, fresh, chosen[order], np.argsort(order)[group_of])
+            # What is true of one sample of a pair of files is true of all.
+            leaders = fresh[chosen[order]][np.argsort(order)[group_of]]
+            self._kind_of[fresh], self._values[fresh] = self._kind_of[leaders], self._values[leaders]
             self._keep()
 
     def raise_first(self, progress: Callable[[int, int], None] | None = None) -> Looks:
@@ -361,12 +366,12 @@ class Inspection:
             return error
         return None
 
-    def _unlike(self, first: tuple[Path, str]) -> list[tuple[int, DataError]]:
+    def _unlike(self, first: tuple[Path, str], remembered: NDArray[np.bool_]) -> list[tuple[int, DataError]]:
         """Returns the positions of remembered samples that do not fit, from the last to the first, and why."""
         kinds = tuple(self._kinds)
         wrong: list[tuple[int, DataError]] = []
-        for number in np.unique(self._kind_of[self._kind_of >= 0]).tolist():
-            places = np.flatnonzero(self._kind_of == number).tolist()
+        for number in np.unique(self._kind_of[remembered]).tolist():
+            places = np.flatnonzero(remembered & (self._kind_of == number)).tolist()
             if self._judged(places[0], kinds[number], first) is not None:
                 wrong += [(place, error) for place in places if (error := self._judged(place, kinds[number], first))]
         return sorted(wrong, key=lambda found: -found[0])
@@ -388,26 +393,6 @@ class Inspection:
             while upcoming in waiting:
                 yield from waiting.pop(upcoming)
                 upcoming += 1
-
-    def _enter(
-        self,
-        seen: Sequence[tuple[int, int, Values]],
-        fresh: NDArray[np.int64],
-        chosen: NDArray[np.int64],
-        group_of: NDArray[np.int64],
-    ) -> None:
-        """Notes what was seen of one sample of each pair of files for all samples of that pair.
-
-        Args:
-            seen: Position, kind and values of those that were looked at.
-            fresh: Positions of all that were not remembered.
-            chosen: For each group of equal pairs, which of `fresh` stands for it.
-            group_of: For each of `fresh`, its group.
-        """
-        for place, kind, values in seen:
-            self._kind_of[place], self._values[place] = kind, values
-        leaders = fresh[chosen][group_of]
-        self._kind_of[fresh], self._values[fresh] = self._kind_of[leaders], self._values[leaders]
 
     def _keep(self) -> None:
         """Writes what is known to the memory."""

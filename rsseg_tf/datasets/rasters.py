@@ -21,7 +21,7 @@ import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
-from rasterio.enums import Interleaving, MaskFlags, Resampling
+from rasterio.enums import MaskFlags, Resampling
 from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
@@ -33,11 +33,12 @@ from rsseg_tf.datasets.gdal import (
     damaged,
     is_vrt,
     marks_of,
+    open_raster,
     opened_raster,
     pixel_type,
-    printable,
     reading,
     require_bytes,
+    require_small_blocks,
 )
 from rsseg_tf.datasets.images import ImageHeader, plain_header, read_decoded, tiff_notes
 from rsseg_tf.datasets.ranges import ValueRange
@@ -46,6 +47,7 @@ from rsseg_tf.datasets.tiling import Window
 from rsseg_tf.datasets.vrt import require_near_sources, require_plain_sides
 from rsseg_tf.datasets.world_files import ImagePlace, image_place
 from rsseg_tf.errors import DataError, reason
+from rsseg_tf.files import readable_name
 
 __all__ = ["Pixels", "Scene", "SceneHeader", "open_scene", "raster_driver", "read_pixels", "scene_header"]
 
@@ -164,14 +166,16 @@ class Scene:
         """The CRS as GDAL's XML element, if its coordinates hold for an epoch (a year, with a fraction); else None."""
         if self.crs is None or not isinstance(self._source, rasterio.DatasetReader):
             return None
-        # rasterio knows no epochs, but GDAL writes them into a description of the file.
+        # rasterio knows no epochs, but GDAL writes them into a description of the file. It is opened once more, because
+        # another thread may be reading from this handle, and GDAL's handles are not safe to share.
         description = f"/vsimem/{uuid.uuid4()}.vrt"
         try:
-            rasterio.shutil.copy(self._source, description, driver="VRT")
-            with rasterio.open(description, driver="VRT") as source:
-                text = " ".join(source.tags(ns="xml:VRT").values())
-            rasterio.shutil.delete(description, driver="VRT")
-        except RASTER_ERRORS:
+            with open_raster(self.path, self._driver) as own:
+                rasterio.shutil.copy(own, description, driver="VRT")
+                with rasterio.open(description, driver="VRT") as source:
+                    text = " ".join(source.tags(ns="xml:VRT").values())
+                rasterio.shutil.delete(description, driver="VRT")
+        except DataError:
             return None
         found = re.search(r'<SRS[^>]*\scoordinateEpoch="[0-9.]+".*?</SRS>', text, re.DOTALL)
         return None if found is None else found[0]
@@ -226,7 +230,7 @@ class Scene:
             try:
                 stored, masked, absent = _part_of_raster(self._source, part, self, size)
             except RASTER_ERRORS as error:
-                raise damaged(printable(self.path), self._driver, error) from error
+                raise damaged(readable_name(self.path), self._driver, error) from error
         pixels = _only_data(stored, masked, absent, self._expected)
         if size is None:
             self._met.sentinels.update(dict(pixels.sentinels))
@@ -259,7 +263,7 @@ def open_scene(
         spec: the dataset that the image is read for; by default all bands that are not alpha are read.
         max_value: value of the file that stands for the spec's `max_value`, where it is another.
         trust: how large a PNG or JPEG may be, and what a VRT may name.
-        max_block: bytes that a block of a TIFF, which is decoded at once, may take; no bound if None.
+        max_block: bytes that a block of a TIFF, which is decoded at once, may take; as many as an image if None.
         repeat_grey: read the one band of a grey image three times where the spec has three bands.
         placed: whether to find out where the image lies.
 
@@ -267,7 +271,7 @@ def open_scene(
         DataError: when the file is missing, damaged, of another kind, too large, of complex numbers, or lacks bands.
     """
     driver = raster_driver(path)
-    name = printable(path)
+    name = readable_name(path)
     if driver is None:
         stored, header, notes = read_decoded(path, trust)
         chosen = _choose(name, header.marks, ("",) * len(header.marks), bands, spec, repeat_grey)
@@ -291,13 +295,13 @@ def open_scene(
         require_plain_sides(path)
         if driver == "VRT":
             require_near_sources(path)
-    with contextlib.closing(opened_raster(path, driver)) as source:
+    with opened_raster(path, driver) as source:
         with reading(name, driver):
             scene = _describe(path, source, driver, bands, spec, max_value, repeat_grey)
             if placed:
                 scene = replace(scene, **_place_of(path, source, driver))
-            if max_block is not None:
-                _require_small_blocks(scene, source, max_block, trust)
+            limit = trust.max_bytes if max_block is None else max_block
+            require_small_blocks(name, source, str(scene.dtype), replace(trust, max_bytes=limit))
         yield scene
 
 
@@ -332,8 +336,8 @@ def scene_header(
     if raster_driver(path) is None:
         header, notes = plain_header(path)
         shape = header.height, header.width, header.bands
-        require_bytes(printable(path), shape, header.dtype, trust)
-        chosen = _choose(printable(path), header.marks, ("",) * len(header.marks), None, spec, repeat_grey)
+        require_bytes(readable_name(path), shape, header.dtype, trust)
+        chosen = _choose(readable_name(path), header.marks, ("",) * len(header.marks), None, spec, repeat_grey)
         read = ImageHeader(header.height, header.width, len(chosen.bands), header.dtype)
         return SceneHeader(read, (*chosen.notes, *notes), chosen.alpha is not None)
     with open_scene(path, None, spec, trust=trust, repeat_grey=repeat_grey, placed=False) as scene:
@@ -357,15 +361,7 @@ def raster_driver(path: Path) -> str | None:
 def _require_whole(scene: Scene, trust: Trust) -> None:
     """Raises `DataError` when a scene is too large to be read as a whole."""
     shape = (*scene.size, len(scene.bands))
-    require_bytes(printable(scene.path), shape, str(scene.dtype), trust)
-
-
-def _require_small_blocks(scene: Scene, source: rasterio.DatasetReader, limit: int, trust: Trust) -> None:
-    """Raises `DataError` when one block of a TIFF, which GDAL decodes at once, takes more than `limit` bytes."""
-    rows, columns = max(source.block_shapes, key=lambda shape: shape[0] * shape[1])
-    together = source.count if source.interleaving is Interleaving.pixel else 1
-    shape = min(rows, scene.size[0]), min(columns, scene.size[1]), together
-    require_bytes(f"a block of {printable(scene.path)}", shape, str(scene.dtype), replace(trust, max_bytes=limit))
+    require_bytes(readable_name(scene.path), shape, str(scene.dtype), trust)
 
 
 def _describe(
@@ -378,7 +374,7 @@ def _describe(
     repeat_grey: bool,
 ) -> Scene:
     """Returns an open raster as a scene."""
-    name = printable(path)
+    name = readable_name(path)
     descriptions = tuple(text or "" for text in source.descriptions)
     marks, pages = marks_of(source), len(source.subdatasets)
     notes = [f"has {pages} pages; the first is read"] if pages > 1 else []

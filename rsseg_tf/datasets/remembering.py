@@ -67,8 +67,9 @@ def stamp_pairs(pairs: Sequence[tuple[str, str | None]], now_ns: int) -> Stamps:
     images: list[int] = []
     missing: list[tuple[int, str]] = []
     settled = now_ns - UNSETTLED_NS
+    here = os.getcwd() + os.sep
     for place, (image, label) in enumerate(pairs):
-        name = os.path.abspath(image) if label is None else f"{os.path.abspath(image)}\0{os.path.abspath(label)}"
+        name = "\0".join(path if os.path.isabs(path) else here + path for path in (image, label) if path is not None)
         digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
         names.append(int.from_bytes(digest, "little"))
         facts: list[int] = []

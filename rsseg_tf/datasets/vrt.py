@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from rsseg_tf.datasets.gdal import HEAD_BYTES, is_vrt, printable
+from rsseg_tf.datasets.gdal import HEAD_BYTES, is_vrt
 from rsseg_tf.errors import DataError
-from rsseg_tf.files import SIDE_SUFFIX
+from rsseg_tf.files import SIDE_SUFFIX, readable_name
 
 __all__ = ["require_near_sources", "require_plain_sides", "vrt_size"]
 
@@ -82,7 +82,7 @@ def require_near_sources(path: Path) -> None:
             continue
         seen.add(vrt)
         if depth > _DEEPEST:
-            raise DataError(f"{printable(path)} is a VRT of VRTs, more than {_DEEPEST} deep. {_REMEDY}")
+            raise DataError(f"{readable_name(path)} is a VRT of VRTs, more than {_DEEPEST} deep. {_REMEDY}")
         for text, is_relative in _sources(vrt):
             source = _near(path, vrt, here, text, is_relative)
             require_plain_sides(source)
@@ -119,7 +119,7 @@ def _head(path: Path) -> bytes:
         with path.open("rb") as handle:
             return handle.read(HEAD_BYTES)
     except OSError as error:
-        raise DataError(f"{printable(path)} cannot be read: {error.strerror or error}.") from error
+        raise DataError(f"{readable_name(path)} cannot be read: {error.strerror or error}.") from error
 
 
 def vrt_size(path: Path) -> tuple[int, int]:
@@ -137,10 +137,12 @@ def _sources(vrt: Path) -> Iterator[tuple[str, bool]]:
     """Yields what a VRT names, and whether relative to itself; raises for elements that may name more."""
     for element in _parsed(vrt).iter():
         if element.tag not in _ELEMENTS:
-            raise _refused(vrt, f"it has a <{printable(str(element.tag))}>, which may name other files")
+            raise _refused(vrt, f"it has a <{readable_name(str(element.tag))}>, which may name other files")
         for name, value in element.attrib.items():
             if name not in _ATTRIBUTES:
-                raise _refused(vrt, f"its <{element.tag}> has the attribute '{printable(name)}', which may name a file")
+                raise _refused(
+                    vrt, f"its <{element.tag}> has the attribute '{readable_name(name)}', which may name a file"
+                )
             if value not in _VALUES.get(name, (value,)):
                 raise _refused(vrt, f'its <{element.tag}> has {name}="{_short(value)}", which may name a file')
         system = element.text if element.tag in _SYSTEMS else element.get("Projection")
@@ -160,7 +162,7 @@ def _parsed(vrt: Path) -> ElementTree.Element:
             data = handle.read(_LARGEST_VRT + 1)
         text = data.decode("utf-8-sig")
     except OSError as error:
-        raise DataError(f"{printable(vrt)} cannot be read: {error.strerror or error}.") from error
+        raise DataError(f"{readable_name(vrt)} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise _refused(vrt, "it is not text in UTF-8") from error
     if len(data) > _LARGEST_VRT:
@@ -172,7 +174,7 @@ def _parsed(vrt: Path) -> ElementTree.Element:
     try:
         root = ElementTree.fromstring(text.strip())  # entities were refused above
     except ElementTree.ParseError as error:
-        raise DataError(f"{printable(vrt)} is a damaged VRT file: {error}. Build it again.") from error
+        raise DataError(f"{readable_name(vrt)} is a damaged VRT file: {error}. Build it again.") from error
     if root.tag != "VRTDataset":
         raise _refused(vrt, "its first element is not VRTDataset")
     if re.search(r"<SourceFilename[^>]*>[^<]*<!--|<SourceDataset[^>]*>[^<]*<!--", text):
@@ -202,7 +204,7 @@ def _is_vrt_source(path: Path, source: Path, text: str) -> bool:
     except OSError as error:
         why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         raise DataError(
-            f"{printable(path)} is a damaged VRT file: its source '{_short(text)}' {why}. Mend its sources, "
+            f"{readable_name(path)} is a damaged VRT file: its source '{_short(text)}' {why}. Mend its sources, "
             "or build it again."
         ) from error
     if is_vrt(head):
@@ -213,9 +215,9 @@ def _is_vrt_source(path: Path, source: Path, text: str) -> bool:
 
 
 def _refused(path: Path, why: str, what: str = "a VRT") -> DataError:
-    return DataError(f"{printable(path)} is {what} that is not followed: {why}. {_REMEDY}")
+    return DataError(f"{readable_name(path)} is {what} that is not followed: {why}. {_REMEDY}")
 
 
 def _short(text: str) -> str:
-    line = printable(" ".join(text.split()))
+    line = readable_name(" ".join(text.split()))
     return line if len(line) <= 120 else line[:119] + "…"

@@ -90,7 +90,7 @@ class FinishedJobs:
         for text in self._path.read_text("utf-8", errors="replace").splitlines():
             try:
                 line = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):  # cut short, or deeper than Python follows
                 continue
             if isinstance(line, dict):
                 lines.append(line)

@@ -29,7 +29,6 @@ __all__ = ["Feature", "VectorPlace", "check_vector_file", "layer_name", "write_f
 _DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
 _BATCH = 5000
 """Polygons that are written at once."""
-_WGS84 = CRS.from_epsg(4326)
 _FIELDS = ("class_id", "class", "area_m2", "pixels", "confidence")
 _FIELDS_IN_PIXELS = ("class_id", "class", "area_px", "pixels", "confidence")
 _LONGEST_LAYER = 120
@@ -264,8 +263,9 @@ def _degrees_of(place: VectorPlace) -> CRS | None:
     None for a local CRS, from which no way leads there.
     """
     centre = move(np.array([(place.size[1] / 2, place.size[0] / 2)]), place.transform)
-    if np.isfinite(transformed(centre, place.crs, _WGS84)).all():
-        return _WGS84
+    wgs84 = CRS.from_epsg(4326)  # not at import: PROJ's data may be missing or misplaced
+    if np.isfinite(transformed(centre, place.crs, wgs84)).all():
+        return wgs84
     return own_degrees(place.crs)
 
 

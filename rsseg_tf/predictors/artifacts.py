@@ -22,6 +22,7 @@ from rsseg_tf.files import StrPath
 from rsseg_tf.inference import Predict, require_finite
 from rsseg_tf.manifest import MANIFEST_FILE, MANIFEST_PROPERTY, Artifact, Manifest, require_unchanged
 from rsseg_tf.predictors.operations import check_operations
+from rsseg_tf.predictors.tables import check_tables
 
 __all__ = ["Loaded", "as_input", "load_onnx", "load_openvino", "load_savedmodel", "load_tflite"]
 
@@ -112,6 +113,7 @@ def load_tflite(path: StrPath, *, threads: int | None = None) -> Loaded:
             if archive.getinfo(MANIFEST_FILE).file_size > _MOST_MANIFEST_BYTES:
                 raise ExportError(f"The manifest inside {path} is larger than {_MOST_MANIFEST_BYTES} bytes.")
             manifest = _one(Manifest.from_json(archive.read(MANIFEST_FILE), str(path)), path)
+        check_tables(path.read_bytes())
         interpreter = litert.Interpreter(model_path=str(path), num_threads=threads)
         run = interpreter.get_signature_runner("serving_default")
         artifact = manifest.artifacts[0]

@@ -40,7 +40,7 @@ def test_train_resume_eval_and_predict(project: Path) -> None:
     assert "[EVAL] #Images: 2 mIoU: " in output
     assert "[EVAL] The model with the best validation mIoU (" in output
     refused = run("train", *common, "--iters", "4", code=2)
-    assert "holds best_model of an earlier run" in refused
+    assert "holds iter_2 of an earlier run" in refused
     output = run("train", *common, "--iters", "4", "--resume_model", out / "iter_2")
     assert "iter: 4/4" in output and "iter: 2/4" not in output
     assert sorted(p.name for p in out.iterdir()) == ["best_model", "iter_2", "iter_4", "tensorboard"]

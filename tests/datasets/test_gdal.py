@@ -49,7 +49,7 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     name = tmp_path / b"\xff.tif".decode("utf-8", "surrogateescape")
     write_tiff(tmp_path / "plain").rename(name)
     for read in (read_pixels, read_image, scene_header):
-        with pytest.raises(DataError, match=r"\\udcff\.tif has a name that is not UTF-8, which GDAL needs\. Rename it"):
+        with pytest.raises(DataError, match=r"\\xff\.tif has a name that is not UTF-8, which GDAL needs\. Rename it"):
             read(name)
 
 
@@ -138,6 +138,17 @@ def test_an_image_that_is_too_large_is_refused_before_it_is_decoded(tmp_path: Pa
     assert scene_header(tiff, SPEC, trust=Trust(2**31))[0].width == 20_000
     with pytest.raises(DataError, match="1,144 MiB"):
         read_label(write_huge_label(tmp_path / "label.tif"))
+
+
+def test_a_block_larger_than_its_image_is_refused(tmp_path: Path) -> None:
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", height=32, width=32, count=1, dtype="uint8", SPARSE_OK="TRUE",
+        tiled=True, blockxsize=40_000, blockysize=40_000, compress="deflate",
+    ):  # fmt: skip
+        pass
+    for read in (read_pixels, read_label, read_image):
+        with pytest.raises(DataError, match=r"a block of .*a\.tif says that it holds 40000 x 40000 pixels"):
+            read(tmp_path / "a.tif")
 
 
 def write_huge_label(path: Path) -> Path:

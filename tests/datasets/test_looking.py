@@ -164,6 +164,29 @@ def test_what_is_remembered_is_judged_by_the_dataset_of_today(root: Path, looked
     assert looked == ["train_1"], "the first wrong sample of the list is a remembered one"
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", "strips.tif"])
+def test_an_image_that_is_cut_short_is_found_without_its_pixels(root: Path, suffix: str) -> None:
+    image = root / f"images/cut{suffix}"
+    if suffix == "strips.tif":
+        write_tiff(image, picture(1), compress="deflate", blockysize=8, interleave="band")
+    elif suffix == ".tif":
+        write_tiff(image, picture(1))
+    else:
+        write(image, picture(1))
+    (root / "train.txt").write_text(f"images/{image.name} labels/train_1.png\n")
+    look(root)
+    (root / "memory.npz").unlink()
+    image.write_bytes(image.read_bytes()[:-40])
+    with pytest.raises(DataError, match=f"{image} is a damaged (PNG|JPEG|TIFF) file"):
+        look(root)
+
+
+def test_what_follows_the_end_of_a_png_does_not_matter(root: Path) -> None:
+    image = root / "images/train_1.png"
+    image.write_bytes(image.read_bytes() + b"made by a camera")
+    look(root)
+
+
 def test_a_pair_that_stands_in_many_lines_is_looked_at_once(root: Path, looked: list[str]) -> None:
     line = "images/train_1.png labels/train_1.png\n"
     (root / "train.txt").write_text(line * 50 + "images/train_2.png labels/train_2.png\n" + line * 50)

@@ -42,6 +42,19 @@ def test_crops_cover_all_images(tmp_path):
     assert again.up_to_date and again.splits == report.splits
 
 
+def test_linked_folders_are_cut_too_and_what_is_left_out_is_told(tmp_path):
+    images(tmp_path / "set", {"a": (16, 16)})
+    images(tmp_path / "store", {"b": (16, 16)})
+    (tmp_path / "set/linked").symlink_to(tmp_path / "store")
+    (tmp_path / "set/again").symlink_to(tmp_path / "set")
+    (tmp_path / "set/c.jp2").write_bytes(b"x")
+    for _ in range(2):  # the second time all is there already
+        report = prepare_unlabelled("images", tmp_path / "set", tmp_path / "out", tile_size=16)
+        assert report.splits["train"].tiles == 2
+        assert "1 .jp2" in report.left_out
+        assert "again (the link leads back to a folder that it lies in)" in report.left_out
+
+
 def test_jpeg_is_the_default_and_close_to_the_image(tmp_path):
     smooth = np.linspace(20, 220, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
     downloads.write_zip(tmp_path / "train.zip", {"x/y.png": downloads.encoded(smooth, ".png")})

@@ -192,7 +192,7 @@ def test_a_damaged_one_is_named(folder: Path, tmp_path: Path) -> None:
         open_predictor(damaged)
     (damaged / "assets").mkdir()
     (damaged / "assets" / "manifest.json").write_bytes((folder / "assets" / "manifest.json").read_bytes())
-    with pytest.raises(ExportError, match="1 is damaged, or no SavedModel"):
+    with pytest.raises(ExportError, match=r"1/saved_model\.pb is damaged: it is no SavedModel"):
         open_predictor(damaged)
 
 

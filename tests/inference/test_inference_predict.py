@@ -13,6 +13,7 @@ from rsseg_tf.datasets.spec import custom_spec
 from rsseg_tf.errors import ConfigError, DataError, NotFiniteError, ServingError
 from rsseg_tf.inference import (
     InferenceOptions,
+    SceneOptions,
     collect_images,
     image_size,
     iterate_predictions,
@@ -328,6 +329,16 @@ def test_an_interrupt_ends_a_run(folder, tmp_path, interrupt):
 
     with pytest.raises(interrupt):
         predict_paths([folder / "tile.png"], stop, SPEC, tmp_path / "out", PLAIN)
+
+
+@pytest.mark.parametrize("line", ['{"name": "ti', "[" * 100_000, "[1, 2]", "\x00\xff"])
+def test_damaged_lines_of_a_journal_count_as_not_done(folder, tmp_path, line):
+    images, base = collect_images(folder)
+    predict_paths(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
+    journal = tmp_path / "out" / JOURNAL
+    journal.write_text(journal.read_text("utf-8") + "\n" + line + "\n", "utf-8")
+    again = predict_paths(images, bright, SPEC, tmp_path / "out", PLAIN, base=base, scenes=SceneOptions(resume=True))
+    assert all(result.ok for result in again)
 
 
 def test_a_journal_that_cannot_be_written_costs_no_result(folder, tmp_path):

@@ -410,6 +410,34 @@ def _read_onnx(folder: Path) -> object:
     return load_onnx(folder / "m.onnx", threads=1)
 
 
+def _tflite(folder: Path) -> list[Path]:
+    import tensorflow as tf
+
+    from rsseg_tf.manifest import MANIFEST_FILE, Tensor
+    from tests.serving.models import manifest
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 8, 8, 3), tf.float32, name="pixels")])
+    def logits(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"logits": tf.nn.relu(pixels * 2.0)}
+
+    tf.saved_model.save(tf.Module(), str(folder / "saved"), signatures={"serving_default": logits})
+    content = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved")).convert()
+    shutil.rmtree(folder / "saved")
+    (folder / "m.tflite").write_bytes(content)
+    known = manifest()
+    output = Tensor(name="logits", dtype="float32", shape=(1, 8, 8, 3), meaning="logits")
+    artifact = known.artifacts[0].model_copy(update={"format": "tflite", "path": "m.tflite", "outputs": (output,)})
+    with zipfile.ZipFile(folder / "m.tflite", "a") as archive:
+        archive.writestr(MANIFEST_FILE, known.model_copy(update={"artifacts": (artifact,)}).to_json())
+    return [folder / "m.tflite"]
+
+
+def _read_tflite(folder: Path) -> object:
+    from rsseg_tf.predictors import load_tflite
+
+    return load_tflite(folder / "m.tflite", threads=1)
+
+
 def _savedmodel(folder: Path) -> list[Path]:
     from tests.serving.models import write_model
 
@@ -546,6 +574,7 @@ READERS: dict[str, Reader] = {
     "area, shapefile": Reader(_area(".shp"), _read_area(".shp")),
     "area, FlatGeobuf": Reader(_area(".fgb"), _read_area(".fgb")),
     "ONNX": Reader(_onnx, _read_onnx, 0.5),
+    "TFLite": Reader(_tflite, _read_tflite, 0.5),
     "SavedModel's operations": Reader(_savedmodel, _read_savedmodel, 0.5),
     "requests": Reader(_requests, _read_requests),
     "encoded images of requests": Reader(_encoded, _read_encoded),

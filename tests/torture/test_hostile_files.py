@@ -13,7 +13,7 @@ from tests.torture.mutations import mutated
 
 _LIMIT = int(os.environ.get("RSSEG_TF_TORTURE", "40"))
 _SEED = int(os.environ.get("RSSEG_TF_TORTURE_SEED", "0"))
-_NEEDS = {"area": "shapely", "ONNX": "onnxruntime", "requests": "tensorflow_serving"}
+_NEEDS = {"area": "pyogrio", "TFLite": "ai_edge_litert", "ONNX": "onnxruntime", "requests": "tensorflow_serving"}
 
 
 def test_equal_seeds_make_equal_files() -> None:
