@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from typing import Any
 
@@ -67,10 +68,19 @@ def tensor_types(content: bytes) -> dict[str, tuple[str, float, int]]:
     """Returns (dtype, scale, zero point) of each input and output, by their names in the signature.
 
     The scale is 0 where values are as they are.
+
+    Raises:
+        ExportError: when there is no signature: where the converter cannot write its temporary files, it takes another
+            way, which has none, and says nothing.
     """
     schema = _schema()
     names = _names(schema.TensorType)
     model = schema.Model.GetRootAsModel(content, 0)
+    if model.SignatureDefsLength() == 0:
+        raise ExportError(
+            "The TFLite file has no signature, because the converter could not write its temporary files to "
+            f"{tempfile.gettempdir()}. Check the free space and the permissions there."
+        )
     signature, graph = model.SignatureDefs(0), model.Subgraphs(0)
     entries = [signature.Inputs(i) for i in range(signature.InputsLength())]
     entries += [signature.Outputs(i) for i in range(signature.OutputsLength())]

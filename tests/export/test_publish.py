@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from rsseg_tf.config import dump_config
 from rsseg_tf.errors import ExportError
@@ -145,6 +146,18 @@ def test_temporary_files_of_converters_lie_in_the_stage(
     export_model(trained, tmp_path / "out")
     assert seen[0].parent.parent.parent == tmp_path / "out"
     assert tempfile.gettempdir() == before and not [n for n in names(tmp_path / "out" / "1") if n.startswith(".")]
+
+
+def test_a_full_disk_under_tensorflow_is_one_line(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "saved_model.pb; No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", full)
+    with pytest.raises(ExportError, match=r"could not be written: .*No space left on device\. Nothing was published"):
+        export_model(trained, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_output_must_be_of_one_model(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from pathlib import Path
 
@@ -159,3 +160,17 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.tflite").write_bytes(content)
     with pytest.raises(ExportError, match=r"a\.tflite is damaged, or no TFLite file that `rsseg-tf export` wrote"):
         open_predictor(tmp_path / "a.tflite")
+
+
+def test_a_full_disk_under_the_converter_is_said(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would write a file without a signature."""
+
+    def full(*_: object, **__: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(sys.modules["tensorflow.lite.python.lite"]._save, "save", full)
+    with pytest.raises(ExportError, match="has no signature, because the converter could not write its temporary fil"):
+        write_tflite(trained, tmp_path, "float32", tile=(32, 32))
+    assert list(tmp_path.iterdir()) == []
