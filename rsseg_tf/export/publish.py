@@ -16,6 +16,7 @@ export/dubai/                    what TensorFlow Serving calls the base path of 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 
 from rsseg_tf.config import dump_config
 from rsseg_tf.datasets import Sample
-from rsseg_tf.errors import ExportError, reason
+from rsseg_tf.errors import ExportError, RssegError, reason
 from rsseg_tf.export.accuracy import Accuracy, measure_accuracy
 from rsseg_tf.export.onnx import write_onnx, write_openvino
 from rsseg_tf.export.reference import reference_size, write_reference
@@ -163,12 +164,20 @@ def export_model(
                 os.replace(stage / ACCURACY_FILE, output / REFUSED_FILE)
                 return Exported(None, manifest, accuracy, output / REFUSED_FILE)
             folder = _publish(stage, output, version)
-    except OSError as error:
+    except Exception as error:
+        if not _is_about_the_disk(error):
+            raise
         raise ExportError(
             f"The export to {output} could not be written: {reason(error)}. Nothing was published; make room "
             "or correct the permissions."
         ) from error
     return Exported(folder, manifest, accuracy, folder / ACCURACY_FILE if accuracy else None)
+
+
+def _is_about_the_disk(error: Exception) -> bool:
+    """Tells whether a file could not be written: the libraries that write models have types of their own for that."""
+    said = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO))
+    return isinstance(error, OSError) or (not isinstance(error, RssegError) and any(one in str(error) for one in said))
 
 
 @contextlib.contextmanager

@@ -96,18 +96,26 @@ def test_of_two_exports_at_once_each_gets_a_number(
 
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize(
+    "raised",
+    [
+        OSError(28, "No space left on device"),
+        tf.errors.ResourceExhaustedError(None, None, "saved_model.pb; No space left on device"),
+        RuntimeError("cannot write: No space left on device"),
+    ],
+)
 def test_a_failure_leaves_nothing(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool, raised: Exception
 ) -> None:
     out = tmp_path / "out"
     if existing:
         export_model(trained, out)
 
     def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise raised
 
     monkeypatch.setattr(publish, "write_onnx", full)
-    with pytest.raises(ExportError, match="could not be written: No space left on device. Nothing was published"):
+    with pytest.raises(ExportError, match="could not be written: .*No space left on device. Nothing was published"):
         export_model(trained, out, ("savedmodel", "onnx"))
     assert names(out) == ["1"] if existing else not out.exists()
 
