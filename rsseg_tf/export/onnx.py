@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from rsseg_tf.errors import ExportError
+from rsseg_tf.errors import ExportError, reason
 from rsseg_tf.export.savedmodel import class_and_confidence
 from rsseg_tf.export.trained import Trained
 from rsseg_tf.extras import require
@@ -54,9 +54,9 @@ def write_onnx(trained: Trained, folder: StrPath, *, tile: tuple[int, int] | Non
             function = tf.function(_outputs(trained), input_signature=[trained.input_spec(tile)])
             model, _ = tf2onnx.convert.from_function(function, [trained.input_spec(tile)], opset=OPSET)
     except (ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()
+        said = str(error).strip().splitlines()
         raise ExportError(
-            f"tf2onnx cannot convert {trained.manifest.model}: {reason[0] if reason else type(error).__name__}. "
+            f"tf2onnx cannot convert {trained.manifest.model}: {said[0] if said else type(error).__name__}. "
             "Export it as savedmodel."
         ) from error
     foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
@@ -89,13 +89,16 @@ def write_openvino(
     try:
         model = openvino.convert_model(str(onnx_file))
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
+        said = " ".join(str(error).split())[:300]
         raise ExportError(
-            f"OpenVINO cannot convert {trained.manifest.model}: {reason}. Name a fixed size with --tile, or run the "
+            f"OpenVINO cannot convert {trained.manifest.model}: {said}. Name a fixed size with --tile, or run the "
             "ONNX file."
         ) from error
     model.set_rt_info(trained.manifest_of(artifact), ["rsseg_tf", MANIFEST_PROPERTY])
-    openvino.save_model(model, str(folder / artifact.path), compress_to_fp16=False)
+    try:
+        openvino.save_model(model, str(folder / artifact.path), compress_to_fp16=False)
+    except RuntimeError as error:  # such as a full disk
+        raise OSError(reason(error)) from error
     return artifact
 
 

@@ -156,6 +156,18 @@ def test_temporary_files_of_converters_lie_in_the_stage(
     assert tempfile.gettempdir() == before and not [n for n in names(tmp_path / "out" / "1") if n.startswith(".")]
 
 
+def test_a_full_disk_under_tensorflow_is_one_line(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "saved_model.pb; No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", full)
+    with pytest.raises(ExportError, match=r"could not be written: .*No space left on device\. Nothing was published"):
+        export_model(trained, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_output_must_be_of_one_model(tmp_path: Path) -> None:
     check_output(tmp_path / "new", None)
     (tmp_path / "file").write_text("", "utf-8")

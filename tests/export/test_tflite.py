@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from pathlib import Path
 
@@ -169,7 +170,7 @@ def test_a_full_disk_under_the_converter_is_said(
     def full(*_: object, **__: object) -> None:
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
-    monkeypatch.setattr("tensorflow.lite.python.lite._save.save", full)
+    monkeypatch.setattr(sys.modules["tensorflow.lite.python.lite"]._save, "save", full)
     with pytest.raises(ExportError, match="has no signature, because the converter could not write its temporary fil"):
         write_tflite(trained, tmp_path, "float32", tile=(32, 32))
     assert list(tmp_path.iterdir()) == []
