@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from rsseg_tf.config import dump_config
@@ -151,7 +150,7 @@ def export_model(
     real = _real_tiles(trained, tile, calibration, gate, real_tiles)
     try:
         with _staged(output) as stage:
-            with _temporary_files_in(stage), _unwritten_is_an_os_error():
+            with _temporary_files_in(stage):
                 artifacts = _write_all(trained, stage, formats, quantizations, tile, calibration, page, notify)
             write_reference(trained, stage, tile, real)
             (stage / _CONFIG_FILE).write_text(dump_config(trained.config), "utf-8")
@@ -228,15 +227,6 @@ def _temporary_files_in(stage: Path) -> Iterator[None]:
             yield
         finally:
             tempfile.tempdir = before
-
-
-@contextlib.contextmanager
-def _unwritten_is_an_os_error() -> Iterator[None]:
-    """Turns what TensorFlow says of a full disk into what Python says of it."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        raise OSError(reason(error)) from error
 
 
 def _write_all(
