@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from rsseg_tf import __version__
-from rsseg_tf.cli.output import make_output_safe
-from rsseg_tf.cli.streams import endure_streams, lost_output
+from rsseg_tf.cli.streams import endure_streams, lost_output, make_output_safe
 from rsseg_tf.errors import RssegError, reason, show_traceback
 
 __all__ = ["INTERRUPTED", "UNEXPECTED", "main"]

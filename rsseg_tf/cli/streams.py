@@ -1,4 +1,4 @@
-"""Standard output and error that never cost the work: a closed pipe, a full disk, a descriptor that is not there."""
+"""Standard output and error that never cost the work: closed pipes, full disks, missing descriptors, any locale."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import os
 import sys
 from typing import Any, TextIO
 
-__all__ = ["endure_streams", "lost_output"]
+__all__ = ["endure_streams", "lost_output", "make_output_safe"]
+
+_NARROWEST = 80  # columns, below which tables would lose what they say
 
 _lost: list[OSError] = []
 
@@ -33,6 +35,22 @@ def endure_streams() -> None:
                 os.close(null)
     sys.stdout = _enduring(sys.stdout, 1)
     sys.stderr = _enduring(sys.stderr, 2)
+
+
+def make_output_safe() -> None:
+    """Lets standard output and errors take any text, and tables have a width that they can be read in.
+
+    Letters that the locale's encoding lacks, and bytes of file names that are no text, come as backslash sequences.
+    `COLUMNS` of 0, or below what tables need, is what programs set that know of no terminal.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    columns = os.environ.get("COLUMNS", "")
+    if columns and not (columns.isdigit() and int(columns) > 0):
+        del os.environ["COLUMNS"]
+    elif columns and int(columns) < _NARROWEST:
+        os.environ["COLUMNS"] = str(_NARROWEST)
 
 
 def lost_output() -> str:

@@ -19,7 +19,7 @@ import rasterio
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
-from rsseg_tf.datasets.gdal import HEAD_BYTES, RASTER_ERRORS, damaged, opened_raster
+from rsseg_tf.datasets.gdal import HEAD_BYTES, opened_raster, reading
 from rsseg_tf.datasets.images import check_jpeg, check_png, decode_image, image_kind
 from rsseg_tf.errors import DataError
 
@@ -94,9 +94,8 @@ def open_rows(path: Path, name: str, bands: Bands) -> Iterator[PixelRows]:
     driver = {"PNG": "PNG", "JPEG": "JPEG", "TIFF": "GTiff"}[kind]
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE_MB))
-        with _damage_reported(name, kind):
-            # Not `open_raster`: whoever has the rows writes meanwhile, and a full disk is no damage of this file.
-            file = stack.enter_context(contextlib.closing(opened_raster(path, driver, name)))
+        # Not `open_raster`: whoever has the rows writes meanwhile, and a full disk is no damage of this file.
+        file = stack.enter_context(opened_raster(path, driver, name))
         colours = None
         if file.count == 1 and file.colorinterp[0].name == "palette":
             colours = np.zeros((256, 3), np.uint8)
@@ -105,19 +104,11 @@ def open_rows(path: Path, name: str, bands: Bands) -> Iterator[PixelRows]:
         choose = _chooser(file.count, file.dtypes[0], colours, bands, name)
 
         def read(y0: int, y1: int) -> np.ndarray:
-            with _damage_reported(name, kind):
+            with reading(name, driver):
                 return choose(file.read(choose.indexes, window=((y0, y1), (0, file.width))).transpose(1, 2, 0))
 
         transform = None if file.transform == Affine.identity() else file.transform
         yield PixelRows(file.height, file.width, choose.bands, file.dtypes[0], read, file.crs, transform)
-
-
-@contextlib.contextmanager
-def _damage_reported(name: str, kind: str) -> Iterator[None]:
-    try:
-        yield
-    except RASTER_ERRORS as error:
-        raise damaged(name, kind, error) from error
 
 
 @dataclass(frozen=True)

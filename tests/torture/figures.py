@@ -6,14 +6,21 @@ them for None), chosen by `seed`, and says how many went right. Its tests call t
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-__all__ = ["Figure", "chosen", "require_all_survived", "table"]
+__all__ = ["Figure", "asked", "chosen", "require_all_survived", "table"]
 
 T = TypeVar("T")
+
+
+def asked(usual: int) -> int | None:
+    """Returns how many points of each kind a test tries: `usual`, or what `RSSEG_TF_TORTURE` says; None for `all`."""
+    words = os.environ.get("RSSEG_TF_TORTURE", str(usual))
+    return None if words == "all" else int(words)
 
 
 @dataclass(frozen=True)

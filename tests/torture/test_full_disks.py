@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import pytest
 
 from tests.torture.commands import COMMANDS
-from tests.torture.figures import Figure, require_all_survived
+from tests.torture.figures import Figure, asked, require_all_survived
 from tests.torture.test_kills import LIMITS
 from tests.torture.worker import all_figures, figures, may_mount
 
@@ -23,8 +22,7 @@ def run(seed: int, limit: int | None) -> list[Figure]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_full_disk_from_any_write_on_costs_nothing(name: str) -> None:
-    limit = None if os.environ.get("RSSEG_TORTURE") == "all" else LIMITS[name]
-    require_all_survived(figures("full", [name], 1, limit))
+    require_all_survived(figures("full", [name], 1, asked(LIMITS[name])))
 
 
 @pytest.mark.slow
@@ -32,5 +30,4 @@ def test_a_full_disk_from_any_write_on_costs_nothing(name: str) -> None:
 def test_a_disk_that_is_really_full_costs_nothing(name: str) -> None:
     if not may_mount():
         pytest.skip("only root may mount a small disk, and not everywhere")
-    limit = None if os.environ.get("RSSEG_TORTURE") == "all" else min(4, LIMITS[name])
-    require_all_survived(figures("disk", [name], 2, limit))
+    require_all_survived(figures("disk", [name], 2, asked(min(4, LIMITS[name]))))

@@ -7,11 +7,11 @@ import random
 
 import pytest
 
-from tests.torture.figures import require_all_survived
-from tests.torture.hostile_files import READERS, run_reader
+from tests.torture.figures import asked, require_all_survived
+from tests.torture.hostile_files import ALL, READERS, run_reader
 from tests.torture.mutations import mutated
 
-_LIMIT = int(os.environ.get("RSSEG_TF_TORTURE", "40"))
+_LIMIT = asked(40) or ALL
 _SEED = int(os.environ.get("RSSEG_TF_TORTURE_SEED", "0"))
 _NEEDS = {"area": "pyogrio", "TFLite": "ai_edge_litert", "ONNX": "onnxruntime", "requests": "tensorflow_serving"}
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import pytest
 
 from tests.torture.commands import COMMANDS
-from tests.torture.figures import Figure, require_all_survived
+from tests.torture.figures import Figure, asked, require_all_survived
 from tests.torture.worker import all_figures, figures
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and looks at /proc")
 
-# Points in a test run; RSSEG_TORTURE=all tries all.
+# Points in a test run; see `asked` for more of them.
 LIMITS = {
     "train": 3,
     "train --overwrite": 2,
@@ -32,5 +31,4 @@ def run(seed: int, limit: int | None) -> list[Figure]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_kill_at_any_write_costs_nothing(name: str) -> None:
-    limit = None if os.environ.get("RSSEG_TORTURE") == "all" else LIMITS[name]
-    require_all_survived(figures("kill", [name], 0, limit))
+    require_all_survived(figures("kill", [name], 0, asked(LIMITS[name])))

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.torture.figures import require_all_survived
+from tests.torture.figures import asked, require_all_survived
 
 for _module in ("grpc", "tensorflow_serving", "uvicorn", "starlette", "prometheus_client", "grpc_health", "orjson"):
     pytest.importorskip(_module, reason="the extra `serving` is not installed")
@@ -16,5 +16,4 @@ for _module in ("grpc", "tensorflow_serving", "uvicorn", "starlette", "prometheu
 def test_a_server_survives_what_nobody_should_send() -> None:
     from tests.torture.server_fuzz import run
 
-    limit = int(os.environ.get("RSSEG_TF_TORTURE", "200"))
-    require_all_survived(run(int(os.environ.get("RSSEG_TF_TORTURE_SEED", "0")), limit))
+    require_all_survived(run(int(os.environ.get("RSSEG_TF_TORTURE_SEED", "0")), asked(200)))
