@@ -159,5 +159,7 @@ def _new_name(old: str) -> str:
     return f"{MODULES[parent]}.{name}" if parent in MODULES else ""
 
 
-def _warn(old: str, new: str) -> None:
-    warnings.warn(f"{old} is {new} now; the old name will go with the next release.", DeprecationWarning, stacklevel=3)
+def _warn(old: str, new: str, *, stacklevel: int) -> None:
+    """Warns at the line that imports, which is `stacklevel` calls above."""
+    text = f"{old} is {new} now; the old name will go with the next release."
+    warnings.warn(text, DeprecationWarning, stacklevel=stacklevel)

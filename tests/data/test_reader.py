@@ -14,9 +14,9 @@ import rasterio
 from rsseg_tf.data import SampleReader, check_samples
 from rsseg_tf.data import reader as reader_module
 from rsseg_tf.datasets import DatasetSpec, custom_spec
-from rsseg_tf.doctor import looking
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample
+from rsseg_tf.rasters import looking
 from rsseg_tf.rasters.images import read_image
 
 SPEC = custom_spec("town", ["ground", "roof"])

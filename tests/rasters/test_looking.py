@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from rsseg_tf.datasets import custom_spec
-from rsseg_tf.doctor import looking, remembering
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample, read_list
+from rsseg_tf.rasters import looking, remembering
 from rsseg_tf.rasters.looking import Inspection, Looks, memory_file
 from rsseg_tf.rasters.remembering import Memory
 from tests.doctor.scenes import CLASSES, ids, picture, write, write_sound, write_tiff
