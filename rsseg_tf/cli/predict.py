@@ -15,6 +15,7 @@ import click
 from rsseg_tf.cli.engine import Located, choose_engine, engine_options, locate_engine
 from rsseg_tf.cli.options import (
     Grouped,
+    changed_options,
     check_save_dir,
     choose_device,
     group,
@@ -30,7 +31,7 @@ from rsseg_tf.cli.options import (
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
-    from rsseg_tf.predict import InferenceOptions, Job, Predict, PredictionResult, Run
+    from rsseg_tf.predict import Job, Predict, PredictionResult, Run
     from rsseg_tf.predictors import Predictor
 
 __all__ = ["command"]
@@ -85,9 +86,6 @@ _cluster = group(
 _windows = group(
     "Windows and augmentation",
     prediction_options("aug-pred"),
-    click.option("--rotate90", is_flag=True, help="With --aug-pred: also turned by 90, 180 and 270 degrees."),
-    click.option("--blend", type=click.Choice(["mean", "cosine"]),
-                 help="Weights of windows.  [default: mean with --is-slide, else cosine]"),
     click.option("--batch-size", type=click.IntRange(min=1), default=4, show_default=True, metavar="N",
                  help="Windows per call of the model."),
 )  # fmt: skip
@@ -135,10 +133,12 @@ def command(
     geotiff_prediction/ (class ids with the scene's CRS and transform, colour table, class names and nodata), and what
     the options below ask for.
 
-    Images of up to 2048 x 2048 pixels are predicted whole; larger ones by windows of the model's size that overlap by a
-    quarter and are blended smoothly, in memory that does not depend on their height. Folders keep their structure. An
-    image that cannot be predicted is named at the end, with exit code 1; the others are done. Pictures of huge scenes
-    are reduced to previews.
+    Images of up to 2048 x 2048 pixels are predicted whole, or scaled and then cut into the windows that are asked for;
+    larger ones are cut into windows first, blended ones of the model's size unless others are asked for, and each
+    window is scaled. `rsseg-tf eval` counts the same labels. The memory does not depend on the height of a scene.
+
+    Folders keep their structure. An image that cannot be predicted is named at the end, with exit code 1; the others
+    are done. Pictures of huge scenes are reduced to previews.
     """
     from rsseg_tf.errors import ConfigError
     from rsseg_tf.predict import OutputOptions, Run, SceneOptions, collect_images
@@ -169,12 +169,12 @@ def command(
         raise ConfigError("--dask has no effect with --server, which does the work; use --in_flight, or leave it out.")
     if note := windows_note(predictor, changes):
         click.echo(note, err=True)
-    tile = _tile(predictor, config)
+    options = changed_options(predictor.options, changes)
+    # A server takes as many windows as may be on their way.
+    options = dataclasses.replace(options, batch_size=max(values["batch_size"], options.batch_size))
     scenes = SceneOptions(
         bands=values["bands"] or None,
         max_memory=parse_memory(values["max_memory"]),
-        tile=tile,
-        fixed_tile=predictor.tile is not None,
         model=_identity(predictor, located),
         **{
             name: values[name] for name in ("max_value", "match_gsd", "model_gsd", "aoi", "resume", "allow_vrt_sources")
@@ -184,7 +184,7 @@ def command(
         paths,
         predictor.spec,
         save_dir,
-        _inference_options(dataclasses.replace(predictor.options, **changes), tile, values),
+        options,
         base=base,
         custom_color=custom_color or None,
         scenes=scenes,
@@ -210,8 +210,6 @@ def _check_combinations(values: dict[str, Any]) -> None:
     for name, needed in pairs:
         if values[name] is not None and not values[needed]:
             raise ConfigError(f"--{name} has an effect with --{needed} only; add it or leave --{name} out.")
-    if values["rotate90"] and not values["augmented"]:
-        raise ConfigError("--rotate90 has an effect with --aug_pred only; add --aug_pred or leave it out.")
     if values["workers"] is not None and values["dask"] != "local":
         raise ConfigError("--workers is for --dask local; the workers of a scheduler are started beside it.")
 
@@ -251,16 +249,6 @@ def _open_in_worker(located: Located, config: Config | None, device: str, gpus: 
     return _open(located, config).predict
 
 
-def _tile(predictor: Predictor, config: Config | None) -> tuple[int, int]:
-    """Returns the (width, height) of windows: what the model must have, or else what it was trained with."""
-    if predictor.tile is not None:
-        return predictor.tile[1], predictor.tile[0]
-    if predictor.manifest is not None:
-        height, width = predictor.manifest.crop_size
-        return width, height
-    return (512, 512) if config is None else config.augment.crop_size
-
-
 def _identity(predictor: Predictor, located: Located | None) -> str:
     """Returns a text that differs for models that predict differently: name, kind, checksum of the weights."""
     from rsseg_tf.checkpoint import read_weights
@@ -273,19 +261,6 @@ def _identity(predictor: Predictor, located: Located | None) -> str:
         return f"{manifest.model} {kind} {stored} {manifest.origin.weights_sha256[:12]}"
     checkpoint = Path() if located is None else located.path
     return f"{checkpoint.name} {precision} {read_weights(checkpoint)[1][:12]}"
-
-
-def _inference_options(options: InferenceOptions, tile: tuple[int, int], values: dict[str, Any]) -> InferenceOptions:
-    """Returns windows and augmentation with what only this command has."""
-    # A server takes as many windows as may be on their way.
-    batch_size = max(values["batch_size"], options.batch_size)
-    options = dataclasses.replace(options, rotate90=values["rotate90"], batch_size=batch_size)
-    if values["blend"] is None:
-        return options
-    if not options.is_slide:
-        stride = max(tile[0] * 3 // 4, 1), max(tile[1] * 3 // 4, 1)
-        options = dataclasses.replace(options, is_slide=True, crop_size=tile, stride=stride)
-    return dataclasses.replace(options, blend=values["blend"])
 
 
 def _predict_here(run: Run, predict: Predict) -> list[PredictionResult]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.evaluate.evaluation import evaluate
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.metrics import SegmentationScores
-from rsseg_tf.predict import InferenceOptions, Predict, tile_options
+from rsseg_tf.predict import InferenceOptions, Predict
 from rsseg_tf.predictors import Predictor
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 
@@ -82,12 +83,14 @@ def measure_accuracy(
         DataError: as `rsseg_tf.evaluate.evaluation.evaluate`.
     """
     scores = {}
-    candidates: dict[str, tuple[Predict, tuple[int, int] | None]] = {CHECKPOINT: (checkpoint, None)}
-    candidates |= {name: (predictor.predict, predictor.tile) for name, predictor in artifacts.items()}
-    for name, (predict, tile) in candidates.items():
+    candidates = {CHECKPOINT: (checkpoint, options)}
+    for name, predictor in artifacts.items():
+        own = predictor.options
+        candidates[name] = predictor.predict, dataclasses.replace(options, tile=own.tile, fixed_tile=own.fixed_tile)
+    for name, (predict, how) in candidates.items():
 
         def observe(*_: object, name: str = name) -> None:
             progress(name)
 
-        scores[name] = evaluate(predict, samples, spec, tile_options(options, tile), observe=observe, trust=trust)
+        scores[name] = evaluate(predict, samples, spec, how, observe=observe, trust=trust)
     return Accuracy(scores, max_miou_drop, len(samples))

@@ -303,7 +303,7 @@ def _pass(gate: Gate, trained: Trained, stage: Path, artifacts: Sequence[Artifac
         {artifact.name: open_predictor(stage / artifact.path) for artifact in artifacts},
         gate.samples,
         trained.spec,
-        InferenceOptions(**trained.manifest.inference.model_dump()),
+        InferenceOptions.of(trained.config),
         max_miou_drop=gate.max_miou_drop,
         trust=trained.config.data.trust,
         progress=gate.progress,

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from rsseg_tf.predict.jobs import Job, JobSettings, PredictionResult, discard_partial, run_job
-from rsseg_tf.predict.logits import (
-    Predict,
-    augmented_logits,
-    call_model,
-    plain_logits,
-    predict_labels,
-    predict_logits,
-    require_classes,
-    require_finite,
-    resize_bilinear,
-    slide_logits,
-)
-from rsseg_tf.predict.options import InferenceOptions, OutputOptions, SceneOptions
+from rsseg_tf.predict.engine import augmented_logits, predict_labels, predict_logits
+from rsseg_tf.predict.jobs import Job, PredictionResult, discard_partial, run_job
+from rsseg_tf.predict.model import Predict, call_model, require_classes, require_finite, resize_bilinear
+from rsseg_tf.predict.options import InferenceOptions, OutputOptions, SceneOptions, usual_stride
 from rsseg_tf.predict.pictures import as_rgb, colour_table, colourise, montage, overlay
 from rsseg_tf.predict.predict import (
     Progress,
@@ -28,16 +18,17 @@ from rsseg_tf.predict.predict import (
     pixel_count,
     predict_paths,
 )
-from rsseg_tf.predict.tiles import any_size, tile_options, tile_stride
+from rsseg_tf.predict.settings import PredictionSettings
+from rsseg_tf.predict.tiles import any_size
 from rsseg_tf.rasters.scenes import Scene, open_scene
 
 __all__ = [
     "InferenceOptions",
     "Job",
-    "JobSettings",
     "OutputOptions",
     "Predict",
     "PredictionResult",
+    "PredictionSettings",
     "Progress",
     "Run",
     "Scene",
@@ -58,7 +49,6 @@ __all__ = [
     "overlay",
     "palette_with",
     "pixel_count",
-    "plain_logits",
     "predict_labels",
     "predict_logits",
     "predict_paths",
@@ -66,7 +56,5 @@ __all__ = [
     "require_finite",
     "resize_bilinear",
     "run_job",
-    "slide_logits",
-    "tile_options",
-    "tile_stride",
+    "usual_stride",
 ]

@@ -18,7 +18,7 @@ from typing import Any
 
 from rsseg_tf.errors import INTERRUPTS, ConfigError, reason
 from rsseg_tf.extras import require
-from rsseg_tf.predict import Job, JobSettings, Predict, PredictionResult, Run, attempt, discard_partial
+from rsseg_tf.predict import Job, Predict, PredictionResult, PredictionSettings, Run, attempt, discard_partial
 
 __all__ = ["predict_on_cluster"]
 
@@ -108,7 +108,7 @@ def _opened(model: bytes) -> Predict:
     return opened
 
 
-def _do(job: Job, settings: JobSettings, model: bytes) -> PredictionResult:
+def _do(job: Job, settings: PredictionSettings, model: bytes) -> PredictionResult:
     """Does a job, in a worker. One that cannot open the model fails the images that it is given, not the run."""
     try:
         predict = _opened(model)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,17 +15,18 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.transform import Affine
 
-from rsseg_tf import __version__
 from rsseg_tf.datasets.judging import misfit
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
-from rsseg_tf.errors import INTERRUPTS, DataError, reason
+from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, reason
 from rsseg_tf.files import atomic_path, hold, remove_file, remove_leftovers, short_stem
 from rsseg_tf.predict.area import area_of_interest
 from rsseg_tf.predict.decoding import Product, products
-from rsseg_tf.predict.logits import Predict
-from rsseg_tf.predict.options import InferenceOptions, OutputOptions, SceneOptions
+from rsseg_tf.predict.engine import Tiling, make_tiling
+from rsseg_tf.predict.model import Predict
+from rsseg_tf.predict.options import OutputOptions, SceneOptions
 from rsseg_tf.predict.pictures import as_rgb, colour_table, overlay
-from rsseg_tf.predict.streaming import Tiling, make_tiling, predict_scene, split_into_strips
+from rsseg_tf.predict.settings import PredictionSettings
+from rsseg_tf.predict.streaming import predict_scene, split_into_strips
 from rsseg_tf.predict.vectors import Legend, write_polygons
 from rsseg_tf.predict.writing import RasterFile, Rows, SceneWriter, partial_file, raster_file, stamp
 from rsseg_tf.rasters.gdal import Trust
@@ -44,7 +44,6 @@ __all__ = [
     "RESULT_FOLDERS",
     "VECTOR_FOLDER",
     "Job",
-    "JobSettings",
     "PredictionResult",
     "clear_leftovers",
     "discard_partial",
@@ -102,47 +101,6 @@ class Job:
 
 
 @dataclass(frozen=True)
-class JobSettings:
-    """What all jobs of a run have in common; it can be sent to another process.
-
-    Attributes:
-        spec: the data set that the model was trained for.
-        palette: colours of its classes.
-        save_dir: folder for the results.
-        options: windows and augmentation.
-        scenes: how scenes are read.
-        output: what is written.
-        labels_too: whether to write the label map of a TIFF.
-    """
-
-    spec: DatasetSpec
-    palette: tuple[RGB, ...]
-    save_dir: Path
-    options: InferenceOptions
-    scenes: SceneOptions
-    output: OutputOptions
-    labels_too: bool = True
-
-    def identity(self) -> dict[str, Any]:
-        """Returns all that results depend on, as JSON can hold it. Memory and batch size change no result."""
-        options, scenes = asdict(self.options), asdict(self.scenes)
-        for name in ("batch_size",):
-            options.pop(name)
-        for name in ("max_memory", "resume", "allow_vrt_sources"):
-            scenes.pop(name)
-        scenes["aoi"] = None if self.scenes.aoi is None else [self.scenes.aoi.name, *stamp(self.scenes.aoi)]
-        spec = {"classes": self.spec.classes, "ignore_index": self.spec.ignore_index, "palette": self.palette}
-        return {
-            "version": __version__,
-            **{name: list(value) if isinstance(value, tuple) else value for name, value in spec.items()},
-            **options,
-            **scenes,
-            **asdict(self.output),
-            "labels_too": self.labels_too,
-        }
-
-
-@dataclass(frozen=True)
 class PredictionResult:
     """What became of one image.
 
@@ -181,7 +139,7 @@ class PredictionResult:
 
 
 def run_job(
-    job: Job, settings: JobSettings, predict: Predict, advance: Callable[[Job, int], None] | None = None
+    job: Job, settings: PredictionSettings, predict: Predict, advance: Callable[[Job, int], None] | None = None
 ) -> PredictionResult:
     """Predicts one file and writes its results.
 
@@ -198,12 +156,11 @@ def run_job(
         ConfigError: when the options do not fit the scene, or on resume those that it was begun with.
         DataError: when the scene is damaged or does not fit the model, or no raster can be written.
     """
-    spec, output = settings.spec, settings.output
     with _gdal_cache(settings.scenes.max_memory), _opened(job, settings) as scene:
         value_scale = _check_scene(scene, settings)
-        ground = pixel_size(scene.size, scene.transform, scene.crs) if settings.scenes.match_gsd else None
-        tiling = make_tiling(scene.size, settings.options, settings.scenes, ground)
-        strips = split_into_strips(scene, spec, settings.options, output, tiling, settings.scenes.max_memory)
+        zoom = _zoom(scene, settings.scenes)
+        tiling = make_tiling(scene.size, settings.options, zoom=zoom, value_scale=value_scale)
+        strips = split_into_strips(scene, settings, tiling)
         wanted = None
         if settings.scenes.aoi is not None:
             wanted = area_of_interest(settings.scenes.aoi, scene)
@@ -220,14 +177,10 @@ def run_job(
             predict_scene(
                 scene,
                 predict,
-                spec,
-                settings.options,
-                output,
+                settings,
                 tiling,
                 writer,
-                strips,
                 wanted=wanted,
-                value_scale=value_scale,
                 advance=None if advance is None else lambda pixels: advance(job, pixels),
             )
             writer.end_scene()
@@ -237,7 +190,9 @@ def run_job(
             writer.abandon(save=isinstance(error, INTERRUPTS))  # somebody stopped it: keep what is done
             raise
     result = PredictionResult(
-        job.path, note="; ".join([*scene.notes, *_place_notes(scene, output)]) or None, error="; ".join(failed) or None
+        job.path,
+        note="; ".join([*scene.notes, *_place_notes(scene, settings.output)]) or None,
+        error="; ".join(failed) or None,
     )
     if failed and written:
         result = replace(result, error=f"{result.error}; its other results are written")
@@ -253,7 +208,7 @@ class _Targets:
     overlay: Path | None = None
 
     @classmethod
-    def of(cls, job: Job, scene: Scene, settings: JobSettings) -> _Targets:
+    def of(cls, job: Job, scene: Scene, settings: PredictionSettings) -> _Targets:
         """Names them."""
         output = settings.output
         vector = pseudo_color = overlaid = None
@@ -277,7 +232,7 @@ def _check_input_stays(job: Job, rasters: list[Path], targets: _Targets) -> None
 
 def _write_products(
     scene: Scene,
-    settings: JobSettings,
+    settings: PredictionSettings,
     writer: SceneWriter,
     files: dict[Product, RasterFile],
     targets: _Targets,
@@ -330,7 +285,7 @@ def _place_notes(scene: Scene, output: OutputOptions) -> list[str]:
     return notes
 
 
-def discard_partial(job: Job, settings: JobSettings) -> None:
+def discard_partial(job: Job, settings: PredictionSettings) -> None:
     """Removes what a run that was stopped has left of a job: see `SceneWriter`."""
     for folder in (*_FOLDERS.values(), PSEUDO_COLOR_FOLDER):
         for product in ("", *(f".{product}" for product in _FOLDERS)):
@@ -339,7 +294,7 @@ def discard_partial(job: Job, settings: JobSettings) -> None:
             partial.with_suffix(".json").unlink(missing_ok=True)
 
 
-def clear_leftovers(jobs: Sequence[Job], settings: JobSettings) -> None:
+def clear_leftovers(jobs: Sequence[Job], settings: PredictionSettings) -> None:
     """Removes the half-written files of runs that were killed; those of jobs that another process does stay.
 
     Each folder is looked through once.
@@ -363,7 +318,7 @@ def _stems(job: Job) -> Iterator[str]:
         yield partial_file(Path(), stem).stem
 
 
-def _in_work(job: Job, settings: JobSettings) -> bool:
+def _in_work(job: Job, settings: PredictionSettings) -> bool:
     """Tells whether another process holds the lock of a job."""
     for folder, product in ((GEOTIFF_FOLDER, ""), (PSEUDO_COLOR_FOLDER, ".labels")):
         place = settings.save_dir / folder / job.name.parent
@@ -378,7 +333,7 @@ def _in_work(job: Job, settings: JobSettings) -> bool:
     return False
 
 
-def _opened(job: Job, settings: JobSettings) -> contextlib.AbstractContextManager[Scene]:
+def _opened(job: Job, settings: PredictionSettings) -> contextlib.AbstractContextManager[Scene]:
     """Opens a scene so that what is decoded at once stays within the memory that is allowed.
 
     The pixels of a PNG or JPEG are held until the results are written; a block of a TIFF is decoded into GDAL's cache.
@@ -399,7 +354,7 @@ def _gdal_cache(max_memory: int) -> rasterio.Env:
     return rasterio.Env(GDAL_CACHEMAX=max_memory // 8)
 
 
-def _check_scene(scene: Scene, settings: JobSettings) -> float:
+def _check_scene(scene: Scene, settings: PredictionSettings) -> float:
     """Checks that bands and values are those of the model; returns the factor that brings values to its units."""
     spec, given = settings.spec, settings.scenes.max_value
     if len(scene.bands) != spec.bands:  # as --bands chose them
@@ -419,6 +374,19 @@ def _check_scene(scene: Scene, settings: JobSettings) -> float:
     return 1.0
 
 
+def _zoom(scene: Scene, options: SceneOptions) -> tuple[float, float]:
+    """Returns the pixels of the model per pixel of a scene, downwards and to the right."""
+    if not options.match_gsd or options.model_gsd is None:
+        return 1.0, 1.0
+    ground = pixel_size(scene.size, scene.transform, scene.crs)
+    if ground is None:
+        raise ConfigError(
+            "--match_gsd needs scenes whose pixels have a size on the ground; this one has no CRS and transform, "
+            f"the model has {options.model_gsd} m. Georeference the scene, or leave --match_gsd out."
+        )
+    return ground[0] / options.model_gsd, ground[1] / options.model_gsd
+
+
 def _sampled(scene: Scene) -> NDArray:
     """Returns pixel values from sixteen places of a scene, without those where there is no data."""
     height, width = scene.size
@@ -431,15 +399,10 @@ def _sampled(scene: Scene) -> NDArray:
     return np.concatenate(found)
 
 
-def _raster_files(job: Job, scene: Scene, settings: JobSettings, tiling: Tiling) -> dict[Product, RasterFile]:
+def _raster_files(job: Job, scene: Scene, settings: PredictionSettings, tiling: Tiling) -> dict[Product, RasterFile]:
     """Describes the rasters of a scene. Those that nobody asked for are made where polygons or pictures need them."""
     output = settings.output
-    window = f"{tiling.plan.columns.window}x{tiling.plan.rows.window}"
-    provenance = {
-        "SOURCE": job.path.name,
-        "DATASET": settings.spec.name,
-        "WINDOWS": f"{window} {tiling.plan.rows.blend}",
-    }
+    provenance = {"SOURCE": job.path.name, "DATASET": settings.spec.name, "WINDOWS": tiling.summary}
     if settings.scenes.model:
         provenance["MODEL"] = settings.scenes.model
     files: dict[Product, RasterFile] = {}
@@ -463,7 +426,7 @@ def _raster_files(job: Job, scene: Scene, settings: JobSettings, tiling: Tiling)
     return files
 
 
-def _write_vector(path: Path, scene: Scene, settings: JobSettings, writer: SceneWriter) -> None:
+def _write_vector(path: Path, scene: Scene, settings: PredictionSettings, writer: SceneWriter) -> None:
     """Writes the polygons."""
     output, spec = settings.output, settings.spec
     classes = dict(enumerate(spec.classes))
@@ -481,7 +444,7 @@ def _write_vector(path: Path, scene: Scene, settings: JobSettings, writer: Scene
 
 
 def _labels_to_show(
-    scene: Scene, settings: JobSettings, writer: SceneWriter
+    scene: Scene, settings: PredictionSettings, writer: SceneWriter
 ) -> tuple[NDArray[np.uint8], tuple[RGB, ...]]:
     """Returns the class ids, of huge scenes reduced to a preview, and the colours of all that occur."""
     output = settings.output

@@ -15,10 +15,11 @@ from rsseg_tf.files import StrPath
 from rsseg_tf.files.lists import read_list
 from rsseg_tf.files.walking import LeftOut, find_images
 from rsseg_tf.predict.decoding import check_review_value
-from rsseg_tf.predict.jobs import RESULT_FOLDERS, Job, JobSettings, PredictionResult, clear_leftovers, run_job
-from rsseg_tf.predict.logits import Predict
+from rsseg_tf.predict.jobs import RESULT_FOLDERS, Job, PredictionResult, clear_leftovers, run_job
+from rsseg_tf.predict.model import Predict
 from rsseg_tf.predict.options import InferenceOptions, OutputOptions, SceneOptions
 from rsseg_tf.predict.resuming import JOURNAL, FinishedJobs
+from rsseg_tf.predict.settings import PredictionSettings
 from rsseg_tf.predict.vector_files import check_vector_file
 from rsseg_tf.rasters.gdal import open_raster
 from rsseg_tf.rasters.images import image_header
@@ -173,7 +174,7 @@ class Run:
         if output.vector_file is not None:
             check_vector_file(output.vector_file)
         palette = palette_with(custom_color, spec)
-        self.settings = JobSettings(spec, palette, save_dir, options, scenes, output, labels_too)
+        self.settings = PredictionSettings(spec, palette, save_dir, options, scenes, output, labels_too)
         self.jobs = [Job(path, name) for path, name in zip(images, _result_names(images, base), strict=True)]
         self._finished = FinishedJobs(self.settings, self.jobs)
 
@@ -215,7 +216,7 @@ class Run:
 
 
 def attempt(
-    job: Job, settings: JobSettings, predict: Predict, advance: Callable[[Job, int], None] | None = None
+    job: Job, settings: PredictionSettings, predict: Predict, advance: Callable[[Job, int], None] | None = None
 ) -> PredictionResult:
     """Does a job; what goes wrong with its image becomes the result's error, in one line. See `run_job`.
 

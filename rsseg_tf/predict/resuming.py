@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rsseg_tf.errors import ConfigError, DataError, reason
-from rsseg_tf.predict.jobs import Job, JobSettings, PredictionResult, stamp
+from rsseg_tf.predict.jobs import Job, PredictionResult
+from rsseg_tf.predict.settings import PredictionSettings
+from rsseg_tf.predict.writing import stamp
 
 __all__ = ["JOURNAL", "FinishedJobs"]
 
@@ -28,7 +30,7 @@ class FinishedJobs:
         ConfigError: on resume, when one of the jobs was done with other options.
     """
 
-    def __init__(self, settings: JobSettings, jobs: Sequence[Job]) -> None:
+    def __init__(self, settings: PredictionSettings, jobs: Sequence[Job]) -> None:
         self._save_dir = settings.save_dir
         self._path = settings.save_dir / JOURNAL
         self._settings: dict[str, Any] = json.loads(json.dumps(settings.identity()))

@@ -31,7 +31,7 @@ class Predictor:
         predict: pixels to logits, for images of any size.
         options: how images are predicted unless told otherwise.
         tile: (height, width) that the model itself takes; None where it takes any. Images of other sizes are padded
-            or cut into windows by `predict`; `rsseg_tf.predict.tile_options` does it with less memory.
+            or cut into windows by `predict`; `options` have the engine do it with less memory.
         manifest: of an exported model; None for a checkpoint.
     """
 
@@ -65,7 +65,7 @@ def open_predictor(
     if kind == "checkpoint":
         config = config or load_config(config_file(found))
         predict = checkpoint_predictor(found, config, precision=precision)
-        options = InferenceOptions(**config.eval.inference())
+        options = InferenceOptions.of(config)
         return Predictor(kind, config.dataset.spec, predict, options)
     if precision != "fp32" and kind != "openvino":
         raise ConfigError(
@@ -75,8 +75,11 @@ def open_predictor(
     loaded = _load(kind, found, threads, precision)
     manifest = loaded.manifest
     tile = loaded.artifact.tile
-    predict = any_size(loaded.predict, tile) if tile else loaded.predict
-    options = InferenceOptions(**manifest.inference.model_dump())
+    predict = any_size(loaded.predict, tile, manifest.spec.num_classes) if tile else loaded.predict
+    height, width = tile or manifest.crop_size
+    options = InferenceOptions(
+        **manifest.inference.model_dump(), tile=(width, height), fixed_tile=loaded.artifact.tile is not None
+    )
     return Predictor(kind, manifest.spec, predict, options, tile, manifest)
 
 

@@ -25,7 +25,7 @@ import tensorflow as tf
 from rsseg_tf.build import build_losses, build_model
 from rsseg_tf.checkpoint import TrainState, load_weights, read_state, restore_training
 from rsseg_tf.config import AnyConfig, Config
-from rsseg_tf.config.schema import C2FNet, Eval
+from rsseg_tf.config.schema import C2FNet
 from rsseg_tf.data import ImageReader, SampleReader, train_batches
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError, RssegError, TrainingError, WeightsError, reason
@@ -42,7 +42,7 @@ from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import TrainStep, synchronise_batch_norm
 from rsseg_tf.training.strategy import make_deterministic
 
-__all__ = ["Job", "TrainResult", "Validated", "inference_options", "run_job", "train"]
+__all__ = ["Job", "TrainResult", "Validated", "run_job", "train"]
 
 _PICTURES = 4  # validation overlays for TensorBoard at each evaluation
 
@@ -145,7 +145,7 @@ def _job(
     def validate(state: TrainState, stop_requested: threading.Event) -> Validated | None:
         if evaluation is None:
             return None
-        scored = _evaluate(predict, evaluation, inference_options(config.eval), stop_requested, notify)
+        scored = _evaluate(predict, evaluation, InferenceOptions.of(config), stop_requested, notify)
         if scored is None:
             return None
         scores, pictures = scored
@@ -401,11 +401,6 @@ def _start(
             "Raise --iters."
         )
     return model, optimizer, state
-
-
-def inference_options(section: Eval) -> InferenceOptions:
-    """Returns how to predict, from a config's `eval` section."""
-    return InferenceOptions(**section.inference())
 
 
 @dataclass

@@ -12,7 +12,7 @@ from rasterio.transform import Affine
 from rsseg_tf.datasets.spec import custom_spec
 from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions, predict_paths
 from rsseg_tf.predict.blending import make_plan
-from rsseg_tf.predict.streaming import make_tiling
+from rsseg_tf.predict.engine import make_tiling
 from rsseg_tf.rasters.scenes import open_scene
 
 SPEC = custom_spec("toy", ("water", "road", "Straße"), ((0, 0, 255), (90, 90, 90), (255, 255, 0)))
@@ -89,11 +89,11 @@ def blend_in_memory(pixels, predict, plan):
     return total / np.multiply.outer(rows.total, columns.total)[:, :, np.newaxis].astype(plan.accumulator)
 
 
-def reference(path: Path, options, predict=lopsided, scenes=None):
+def reference(path: Path, options, predict=lopsided):
     """Returns the logits of a scene file as the in-memory blend has them."""
     with open_scene(path) as scene:
         pixels, _ = scene.read()
-        tiling = make_tiling(scene.size, options, scenes or SceneOptions())
+        tiling = make_tiling(scene.size, options)
     return blend_in_memory(pixels, predict, tiling.plan)
 
 

@@ -19,8 +19,8 @@ from rsseg_tf.predict import (
     jobs,
     overlay,
     palette_with,
-    plain_logits,
     predict_labels,
+    predict_logits,
     predict_paths,
 )
 from rsseg_tf.predict import predict as predict_module
@@ -398,7 +398,7 @@ def test_pixels_that_are_not_finite_are_told_from_a_broken_model():
     pixels = np.ones((1, 4, 5, 3), np.float32)
     pixels[0, 1, 2] = np.nan
     with pytest.raises(NotFiniteError, match="for 5x4 pixels, of which 1 are NaN or infinite themselves"):
-        plain_logits(bright, pixels[0])
+        predict_logits(bright, pixels[0], SPEC, InferenceOptions())
 
 
 def test_steps_are_taken_one_by_one_and_arguments_checked_first(folder, tmp_path):

@@ -22,8 +22,10 @@ from rsseg_tf.errors import ConfigError
 from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions, predict_paths
 from rsseg_tf.predict.blending import make_plan
 from rsseg_tf.predict.decoding import decode
+from rsseg_tf.predict.engine import make_tiling
 from rsseg_tf.predict.options import parse_memory
-from rsseg_tf.predict.streaming import make_tiling, split_into_strips
+from rsseg_tf.predict.settings import PredictionSettings
+from rsseg_tf.predict.streaming import split_into_strips
 from rsseg_tf.rasters.scenes import open_scene
 from tests.predict.scenes import (
     COSINE,
@@ -85,10 +87,12 @@ def test_memory_decides_on_strips_and_refuses_what_cannot_work(tmp_path):
     path = write_scene(tmp_path / "a.tif", noise(64, 6000))
     options = InferenceOptions(is_slide=True, crop_size=(64, 64), stride=(48, 48), blend="cosine")
     with open_scene(path) as scene:
-        tiling = make_tiling(scene.size, options, SceneOptions())
+        tiling = make_tiling(scene.size, options)
 
         def strips(memory):
-            return split_into_strips(scene, SPEC, options, OutputOptions(), tiling, parse_memory(memory))
+            scenes = SceneOptions(max_memory=parse_memory(memory))
+            settings = PredictionSettings(SPEC, SPEC.palette, tmp_path, options, scenes, OutputOptions())
+            return split_into_strips(scene, settings, tiling)
 
         assert strips("2G") == ((0, 6000),)
         few, many = strips("4M"), strips("3M")
@@ -108,12 +112,12 @@ def test_memory_decides_on_strips_and_refuses_what_cannot_work(tmp_path):
 
 
 def test_an_image_is_whole_up_to_a_size_and_windows_beyond(monkeypatch):
-    tiling = make_tiling((2048, 2048), InferenceOptions(), SceneOptions(tile=(512, 256)))
+    tiling = make_tiling((2048, 2048), InferenceOptions(tile=(512, 256)))
     assert tiling.window == (2048, 2048) and tiling.plan.rows.starts == (0,)
-    tiling = make_tiling((2049, 2048), InferenceOptions(), SceneOptions(tile=(512, 256)))
+    tiling = make_tiling((2049, 2048), InferenceOptions(tile=(512, 256)))
     assert tiling.window == (256, 512) and tiling.plan.rows.blend == "cosine"
     assert tiling.plan.columns.starts == (0, 384, 768, 1152, 1536)
-    tiling = make_tiling((30, 600), InferenceOptions(), SceneOptions(tile=(512, 256), fixed_tile=True))
+    tiling = make_tiling((30, 600), InferenceOptions(tile=(512, 256), fixed_tile=True))
     assert tiling.window == (256, 512) and tiling.plan.rows.starts == (0,), "a fixed tile is padded"
 
 
@@ -396,7 +400,8 @@ def test_a_sampling_distance_that_nobody_knows_is_an_error(tmp_path):
     assert "no CRS and transform" in failed.error and "0.3 m" in failed.error
 
 
-def test_augmentation_happens_window_by_window(tmp_path):
+def test_augmentation_happens_window_by_window_where_an_image_is_large(tmp_path, monkeypatch):
+    monkeypatch.setattr("rsseg_tf.predict.engine.WHOLE_PIXELS", 30 * 40 - 1)
     path = write_scene(tmp_path / "a.tif", noise(30, 40))
     options = InferenceOptions(
         is_slide=True,
