@@ -31,7 +31,7 @@ from rsseg_tf.cli.options import (
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
-    from rsseg_tf.predict import Job, Predict, PredictionResult, Run
+    from rsseg_tf.predict import ImageJob, Predict, PredictionPlan, PredictionResult
     from rsseg_tf.predictors import Predictor
 
 __all__ = ["command"]
@@ -141,7 +141,14 @@ def command(
     are done. Pictures of huge scenes are reduced to previews.
     """
     from rsseg_tf.errors import ConfigError
-    from rsseg_tf.predict import OutputOptions, Run, SceneOptions, collect_images
+    from rsseg_tf.predict import (
+        OutputOptions,
+        PredictionPlan,
+        PredictionSettings,
+        SceneOptions,
+        collect_images,
+        palette_with,
+    )
     from rsseg_tf.predict.area_files import read_area
     from rsseg_tf.predict.options import parse_memory
 
@@ -180,21 +187,15 @@ def command(
             name: values[name] for name in ("max_value", "match_gsd", "model_gsd", "aoi", "resume", "allow_vrt_sources")
         },
     )
-    run = Run(
-        paths,
-        predictor.spec,
-        save_dir,
-        options,
-        base=base,
-        custom_color=custom_color or None,
-        scenes=scenes,
-        output=output,
+    palette = palette_with(custom_color or None, predictor.spec)
+    plan = PredictionPlan(
+        paths, PredictionSettings(predictor.spec, save_dir, options, scenes, output, palette), base=base
     )
     if values["dask"] is None or located is None:
-        results = _predict_here(run, predictor.predict)
+        results = _predict_here(plan, predictor.predict)
     else:
         open_model = partial(_open_in_worker, _for_worker(located), config, device, gpus)
-        results = _predict_on_cluster(run, open_model, values)
+        results = _predict_on_cluster(plan, open_model, values)
     _report(results, save_dir)
 
 
@@ -263,27 +264,29 @@ def _identity(predictor: Predictor, located: Located | None) -> str:
     return f"{checkpoint.name} {precision} {read_weights(checkpoint)[1][:12]}"
 
 
-def _predict_here(run: Run, predict: Predict) -> list[PredictionResult]:
+def _predict_here(plan: PredictionPlan, predict: Predict) -> list[PredictionResult]:
     """Predicts in this process."""
     results: list[PredictionResult] = []
-    with _progress(run) as (advance, finish):
-        for job, result in run.steps(predict, advance):
+    with _progress(plan) as (advance, finish):
+        for job, result in plan.run(predict, advance):
             finish(job)
             results.append(result)
     return results
 
 
-def _predict_on_cluster(run: Run, open_model: Callable[[], Predict], values: dict[str, Any]) -> list[PredictionResult]:
+def _predict_on_cluster(
+    plan: PredictionPlan, open_model: Callable[[], Predict], values: dict[str, Any]
+) -> list[PredictionResult]:
     """Predicts on Dask workers."""
     from rsseg_tf.predict.cluster import predict_on_cluster
 
     address = None if values["dask"] == "local" else values["dask"]
-    with _progress(run) as (_, finish):
-        return predict_on_cluster(run, open_model, address, workers=values["workers"] or 2, finish=finish)
+    with _progress(plan) as (_, finish):
+        return predict_on_cluster(plan, open_model, address, workers=values["workers"] or 2, finish=finish)
 
 
 @contextlib.contextmanager
-def _progress(run: Run) -> Iterator[tuple[Callable[[Job, int], None], Callable[[Job], None]]]:
+def _progress(plan: PredictionPlan) -> Iterator[tuple[Callable[[ImageJob, int], None], Callable[[ImageJob], None]]]:
     """Shows a bar over all pixels with megapixels per second and the time left.
 
     Yields:
@@ -294,8 +297,8 @@ def _progress(run: Run) -> Iterator[tuple[Callable[[Job, int], None], Callable[[
 
     from rsseg_tf.predict import pixel_count
 
-    sizes = {job: pixel_count(job.path) for job in run.jobs}
-    seen = dict.fromkeys(run.jobs, 0)
+    sizes = {job: pixel_count(job.path) for job in plan.jobs}
+    seen = dict.fromkeys(plan.jobs, 0)
     columns = (
         TextColumn("{task.description}", markup=False),  # names of files may have brackets
         BarColumn(),
@@ -306,18 +309,18 @@ def _progress(run: Run) -> Iterator[tuple[Callable[[Job, int], None], Callable[[
     )
     started = time.monotonic()
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("Predicting", total=sum(sizes.values()), images=f"0/{len(run.jobs)} images", rate="")
+        task = bar.add_task("Predicting", total=sum(sizes.values()), images=f"0/{len(plan.jobs)} images", rate="")
         finished = 0
 
-        def advance(job: Job, pixels: int) -> None:
+        def advance(job: ImageJob, pixels: int) -> None:
             seen[job] += pixels
             rate = sum(seen.values()) / 1e6 / max(time.monotonic() - started, 1e-3)
             bar.update(task, advance=pixels, description=job.path.name, rate=f"{rate:.2f} Mpx/s")
 
-        def finish(job: Job) -> None:
+        def finish(job: ImageJob) -> None:
             nonlocal finished
             finished += 1
-            bar.update(task, advance=sizes[job] - seen[job], images=f"{finished}/{len(run.jobs)} images")
+            bar.update(task, advance=sizes[job] - seen[job], images=f"{finished}/{len(plan.jobs)} images")
 
         yield advance, finish
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rsseg_tf import __version__
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
+from rsseg_tf.errors import ConfigError
+from rsseg_tf.predict.decoding import check_review_value
 from rsseg_tf.predict.options import InferenceOptions, OutputOptions, SceneOptions
+from rsseg_tf.predict.vector_files import check_vector_file
 from rsseg_tf.predict.writing import stamp
 
 __all__ = ["PredictionSettings"]
@@ -16,40 +19,63 @@ __all__ = ["PredictionSettings"]
 
 @dataclass(frozen=True)
 class PredictionSettings:
-    """What all jobs of a run have in common; it can be sent to another process.
+    """How images are predicted and where their results go; can be sent to another process.
 
     Attributes:
-        spec: the data set that the model was trained for.
-        palette: colours of its classes.
-        save_dir: folder for the results.
-        options: windows and augmentation.
-        scenes: how scenes are read.
-        output: what is written.
-        labels_too: whether to write the label map of a TIFF.
+        spec: The dataset that the model was trained for.
+        save_dir: Folder for the results; made if missing.
+        options: Windows and augmentation.
+        scenes: How scenes are read.
+        output: What is written.
+        palette: Colours of the classes, see `palette_with`; those of the dataset where left out.
+
+    Raises:
+        ConfigError: When the options do not fit the dataset or each other.
+        DataError: When the one file of polygons holds what is not ours to replace.
     """
 
     spec: DatasetSpec
-    palette: tuple[RGB, ...]
     save_dir: Path
-    options: InferenceOptions
-    scenes: SceneOptions
-    output: OutputOptions
-    labels_too: bool = True
+    options: InferenceOptions = field(default_factory=InferenceOptions)
+    scenes: SceneOptions = field(default_factory=SceneOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
+    palette: tuple[RGB, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "save_dir", Path(self.save_dir))  # callers may give a string
+        check_review_value(self.output, self.spec)
+        if self.scenes.match_gsd and self.model_gsd is None:
+            raise ConfigError(
+                f"--match_gsd needs the ground sampling distance that the model was trained on, and data set "
+                f"'{self.spec.name}' states none. Give it with --model_gsd METRES."
+            )
+        if self.output.vector_file is not None:
+            check_vector_file(self.output.vector_file)
+
+    @property
+    def colours(self) -> tuple[RGB, ...]:
+        """The colours of the classes."""
+        return self.palette or self.spec.palette
+
+    @property
+    def model_gsd(self) -> float | None:
+        """Metres per pixel that the model was trained on; None where nobody says."""
+        return self.scenes.model_gsd or self.spec.gsd
 
     def identity(self) -> dict[str, Any]:
         """Returns all that results depend on, as JSON can hold it. Memory and batch size change no result."""
         options, scenes = asdict(self.options), asdict(self.scenes)
-        for name in ("batch_size",):
-            options.pop(name)
+        options.pop("batch_size")
         for name in ("max_memory", "resume", "allow_vrt_sources"):
             scenes.pop(name)
         scenes["aoi"] = None if self.scenes.aoi is None else [self.scenes.aoi.name, *stamp(self.scenes.aoi)]
-        spec = {"classes": self.spec.classes, "ignore_index": self.spec.ignore_index, "palette": self.palette}
         return {
             "version": __version__,
-            **{name: list(value) if isinstance(value, tuple) else value for name, value in spec.items()},
+            "classes": list(self.spec.classes),
+            "ignore_index": self.spec.ignore_index,
+            "palette": list(self.colours),
             **options,
             **scenes,
+            "model_gsd": self.model_gsd,
             **asdict(self.output),
-            "labels_too": self.labels_too,
         }

@@ -10,7 +10,7 @@ import rasterio
 from rasterio.transform import Affine
 
 from rsseg_tf.datasets.spec import custom_spec
-from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions, predict_paths
+from rsseg_tf.predict import InferenceOptions, OutputOptions, PredictionPlan, PredictionSettings, SceneOptions
 from rsseg_tf.predict.blending import make_plan
 from rsseg_tf.predict.engine import make_tiling
 from rsseg_tf.rasters.scenes import open_scene
@@ -57,9 +57,19 @@ def write_scene(path: Path, bands, **profile):
     return path
 
 
+def plan_of(paths, spec, save_dir, options, *, base=None, **more):
+    """Plans the prediction of files; `more` are fields of `PredictionSettings`."""
+    return PredictionPlan(paths, PredictionSettings(spec, save_dir, options, **more), base=base)
+
+
+def predict_files(paths, predict, spec, save_dir, options, *, advance=None, **more):
+    """Predicts files and returns what became of them."""
+    return [result for _, result in plan_of(paths, spec, save_dir, options, **more).run(predict, advance)]
+
+
 def predict_one(path: Path, save_dir: Path, options, *, predict=lopsided, spec=SPEC, scenes=None, output=None):
     """Predicts one scene and returns what became of it; it must not fail."""
-    (result,) = predict_paths(
+    (result,) = predict_files(
         [path], predict, spec, save_dir, options, scenes=scenes or SceneOptions(), output=output or OutputOptions()
     )
     assert result.ok, result.error
@@ -105,7 +115,9 @@ __all__ = [
     "lopsided",
     "make_plan",
     "noise",
+    "plan_of",
     "pointwise",
+    "predict_files",
     "predict_one",
     "read_band",
     "reference",

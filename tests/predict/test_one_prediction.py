@@ -18,10 +18,10 @@ from rsseg_tf.evaluate.evaluation import evaluate, evaluate_stitched
 from rsseg_tf.evaluate.stitching import find_scenes
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.metrics import confusion_matrix
-from rsseg_tf.predict import InferenceOptions, OutputOptions, any_size, predict_paths
+from rsseg_tf.predict import InferenceOptions, OutputOptions, any_size
 from rsseg_tf.prepare.tile_names import XYXY
 from rsseg_tf.rasters.images import write_png
-from tests.predict.scenes import SPEC, noise, read_band, write_scene
+from tests.predict.scenes import SPEC, noise, predict_files, read_band, write_scene
 
 WHOLE = 24 * 24
 """Pixels up to which an image is predicted whole in these tests."""
@@ -90,7 +90,7 @@ def test_eval_counts_what_predict_writes(case: Case, tmp_path_factory: pytest.Te
     counted: list[NDArray[np.uint8]] = []
     with (
         mock.patch("rsseg_tf.predict.engine.WHOLE_PIXELS", WHOLE),
-        mock.patch("rsseg_tf.predict.jobs.split_into_strips", lambda *_: case.strips),
+        mock.patch("rsseg_tf.predict.image.split_into_strips", lambda *_: case.strips),
     ):
         scores = evaluate(
             model,
@@ -99,11 +99,11 @@ def test_eval_counts_what_predict_writes(case: Case, tmp_path_factory: pytest.Te
             case.options,
             observe=lambda index, pixels, label, prediction: counted.append(prediction),
         )
-        (result,) = predict_paths(
+        (result,) = predict_files(
             [image], model, SPEC, folder / "out", case.options, output=OutputOptions(pictures=False)
         )
-    assert result.ok and result.geotiff is not None, result.error
-    written = read_band(result.geotiff)
+    assert result.ok and "geotiff" in result.files, result.error
+    written = read_band(result.files["geotiff"])
     has_data = written != SPEC.ignore_index
     np.testing.assert_array_equal(written[has_data], counted[0][has_data])
     np.testing.assert_array_equal(has_data, (bands != 0).any(axis=0))

@@ -15,17 +15,16 @@ from rsseg_tf.predict import (
     SceneOptions,
     collect_images,
     image_size,
-    iterate_predictions,
-    jobs,
     overlay,
     palette_with,
     predict_labels,
     predict_logits,
-    predict_paths,
 )
-from rsseg_tf.predict import predict as predict_module
+from rsseg_tf.predict import image as image_module
+from rsseg_tf.predict import plan as plan_module
 from rsseg_tf.predict.resuming import JOURNAL
 from rsseg_tf.rasters.images import image_header, read_image, read_label, write_png
+from tests.predict.scenes import plan_of, predict_files
 
 SPEC = custom_spec("toy", ("dark", "bright"), ((10, 20, 200), (250, 240, 0)))
 PLAIN = InferenceOptions()
@@ -129,7 +128,7 @@ def test_results_of_an_earlier_run_are_not_predicted_again(folder, place):
     (folder / "up").mkdir()
     save_dir = folder / place
     first, base = collect_images(folder, exclude=save_dir)
-    predict_paths(first, bright, SPEC, save_dir, PLAIN, base=base)
+    predict_files(first, bright, SPEC, save_dir, PLAIN, base=base)
     told = []
     again, _ = collect_images(folder, exclude=save_dir, notify=told.append)
     assert again == first
@@ -167,7 +166,7 @@ def test_a_list_is_read_as_training_reads_it(folder, tmp_path):
 
 def test_results_keep_the_folders_and_do_not_collide(folder, tmp_path):
     images, base = collect_images(folder)
-    results = predict_paths(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
+    results = predict_files(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
     assert [result.image for result in results] == images and all(result.ok for result in results)
     assert results_in(tmp_path / "out") == [
         "added_prediction/east/photo.JPG",
@@ -183,12 +182,14 @@ def test_results_keep_the_folders_and_do_not_collide(folder, tmp_path):
         "pseudo_color_prediction/west/tile.png",
     ]
     for result in results:
-        np.testing.assert_array_equal(read_label(result.pseudo_color), EXPECTED)
-        np.testing.assert_array_equal(read_image(result.pseudo_color), np.array(SPEC.palette)[EXPECTED])
-    np.testing.assert_array_equal(read_image(results[1].overlay), overlay(half_bright(), EXPECTED, SPEC.palette))
-    photo = read_image(results[0].overlay).astype(int)
+        np.testing.assert_array_equal(read_label(result.files["pseudo_color"]), EXPECTED)
+        np.testing.assert_array_equal(read_image(result.files["pseudo_color"]), np.array(SPEC.palette)[EXPECTED])
+    np.testing.assert_array_equal(
+        read_image(results[1].files["overlay"]), overlay(half_bright(), EXPECTED, SPEC.palette)
+    )
+    photo = read_image(results[0].files["overlay"]).astype(int)
     assert np.abs(photo - overlay(half_bright(), EXPECTED, SPEC.palette))[:, [2, -3]].max() < 12, "red stays red"
-    with rasterio.open(results[3].geotiff) as labels:
+    with rasterio.open(results[3].files["geotiff"]) as labels:
         np.testing.assert_array_equal(labels.read(1), EXPECTED)
         assert labels.crs.to_epsg() == 32632 and labels.transform == PLACE
 
@@ -198,38 +199,38 @@ def test_pixels_without_data_are_ignored_in_every_result(tmp_path):
     image[:4] = 0
     write_tiff(tmp_path / "a.tif", image, nodata=0)
     spec = custom_spec("toy", SPEC.classes, SPEC.palette, ignore_index=254)
-    (result,) = predict_paths([tmp_path / "a.tif"], bright, spec, tmp_path / "out", PLAIN)
+    (result,) = predict_files([tmp_path / "a.tif"], bright, spec, tmp_path / "out", PLAIN)
     assert result.ok, result.error
     expected = EXPECTED.copy()
     expected[:4] = 254
-    np.testing.assert_array_equal(read_label(result.pseudo_color), expected)
-    with rasterio.open(result.geotiff) as labels:
+    np.testing.assert_array_equal(read_label(result.files["pseudo_color"]), expected)
+    with rasterio.open(result.files["geotiff"]) as labels:
         np.testing.assert_array_equal(labels.read(1), expected)
-    assert (read_image(result.overlay)[:4] == 0).all()
+    assert (read_image(result.files["overlay"])[:4] == 0).all()
 
 
 def test_what_lies_under_alpha_zero_is_shown_black(tmp_path):
     alpha = np.full((16, 24, 1), 255, np.uint8)
     alpha[:4] = 0
     write_png(tmp_path / "a.png", np.concatenate([half_bright(), alpha], axis=2))
-    (result,) = predict_paths([tmp_path / "a.png"], bright, SPEC, tmp_path / "out", PLAIN)
-    picture = read_image(result.overlay)
+    (result,) = predict_files([tmp_path / "a.png"], bright, SPEC, tmp_path / "out", PLAIN)
+    picture = read_image(result.files["overlay"])
     assert (picture[:4] == 0).all() and (picture[4:] > 0).all(axis=-1).any()
-    assert (read_label(result.pseudo_color)[:4] == 255).all() and result.geotiff is None
+    assert (read_label(result.files["pseudo_color"])[:4] == 255).all() and result.files.get("geotiff") is None
 
 
 def test_windows_give_the_same_files(folder, tmp_path):
     options = InferenceOptions(is_slide=True, crop_size=(7, 5), stride=(4, 3), batch_size=3)
-    (result,) = predict_paths([folder / "tile.png"], bright, SPEC, tmp_path / "out", options)
-    np.testing.assert_array_equal(read_label(result.pseudo_color), EXPECTED)
+    (result,) = predict_files([folder / "tile.png"], bright, SPEC, tmp_path / "out", options)
+    np.testing.assert_array_equal(read_label(result.files["pseudo_color"]), EXPECTED)
 
 
 def test_custom_colours_replace_the_first_ones(folder, tmp_path):
-    (result,) = predict_paths(
-        [folder / "west" / "scene.v2.tif"], bright, SPEC, tmp_path / "out", PLAIN, custom_color=[1, 2, 3]
+    (result,) = predict_files(
+        [folder / "west" / "scene.v2.tif"], bright, SPEC, tmp_path / "out", PLAIN, palette=palette_with([1, 2, 3], SPEC)
     )
-    assert read_image(result.pseudo_color)[0, [0, -1]].tolist() == [[1, 2, 3], [250, 240, 0]]
-    with rasterio.open(result.geotiff) as labels:
+    assert read_image(result.files["pseudo_color"])[0, [0, -1]].tolist() == [[1, 2, 3], [250, 240, 0]]
+    with rasterio.open(result.files["geotiff"]) as labels:
         assert labels.colormap(1)[0] == (1, 2, 3, 255)
     assert palette_with(None, SPEC) == SPEC.palette
     assert palette_with([0, 0, 0, 0, 0, 0], SPEC) == ((0, 0, 0), (0, 0, 0))
@@ -238,34 +239,25 @@ def test_custom_colours_replace_the_first_ones(folder, tmp_path):
             palette_with(wrong, SPEC)
 
 
-def test_label_maps_can_be_left_out(folder, tmp_path):
-    (result,) = predict_paths(
-        [folder / "west" / "scene.v2.tif"], bright, SPEC, tmp_path / "out", PLAIN, labels_too=False
-    )
-    assert result.ok and result.geotiff is None and not (tmp_path / "out" / "geotiff_prediction").exists()
-
-
 def test_a_failure_is_reported_and_the_others_are_done(folder, tmp_path):
     (folder / "broken.png").write_bytes((folder / "tile.png").read_bytes()[:60])
     write_png(folder / "grey.png", half_bright()[:, :, 0].copy())
     rgba = np.dstack([half_bright()[:, :, 0], np.full((16, 24), 255, np.uint8)])
     write_tiff(folder / "two.tif", rgba, alpha="yes")
-    seen = []
     names = ("broken.png", "grey.png", "tile.png", "two.tif")
-    results = predict_paths(
+    results = predict_files(
         [folder / name for name in names],
         bright,
         SPEC,
         tmp_path / "out",
         PLAIN,
-        progress=lambda done, total, result: seen.append((done, total, result.image.name)),
     )
     assert [result.ok for result in results] == [False, False, True, False]
     assert "broken.png" in results[0].error and "damaged" in results[0].error
     assert "has 1 band, but the dataset 'toy' has 3" in results[1].error
     assert "beside its alpha band" in results[3].error
     assert all("\n" not in result.error for result in results if result.error)
-    assert seen == [(i + 1, 4, name) for i, name in enumerate(names)]
+    assert [result.image.name for result in results] == list(names)
     assert results_in(tmp_path / "out") == ["added_prediction/tile.png", "pseudo_color_prediction/tile.png"]
 
 
@@ -279,7 +271,7 @@ def test_a_server_that_fails_once_does_not_stop_the_rest(folder, tmp_path):
         return bright(batch)
 
     images, base = collect_images(folder)
-    results = predict_paths(images, flaky, SPEC, tmp_path / "out", PLAIN, base=base)
+    results = predict_files(images, flaky, SPEC, tmp_path / "out", PLAIN, base=base)
     assert [result.error for result in results] == ["the server is busy", None, None, None, None]
 
 
@@ -310,12 +302,16 @@ def test_one_image_never_ends_a_run_whatever_it_raises(folder, tmp_path, monkeyp
     if where == "model":
         model = first
     elif where == "reading":
-        monkeypatch.setattr(jobs, "open_scene", failing(jobs.open_scene, lambda path, *_: path == images[0]))
+        monkeypatch.setattr(
+            image_module, "open_scene", failing(image_module.open_scene, lambda path, *_: path == images[0])
+        )
     elif where == "writing":
-        monkeypatch.setattr(jobs, "write_png", failing(jobs.write_png, lambda *_: calls.append(1) or len(calls) == 1))
+        monkeypatch.setattr(
+            image_module, "write_png", failing(image_module.write_png, lambda *_: calls.append(1) or len(calls) == 1)
+        )
     else:
         advance = failing(lambda *_: None, lambda job, *_: job.path == images[0])
-    results = predict_paths(images, model, SPEC, tmp_path / "out", PLAIN, base=base, advance=advance)
+    results = predict_files(images, model, SPEC, tmp_path / "out", PLAIN, base=base, advance=advance)
     assert [result.image for result in results] == images
     assert [result.ok for result in results] == [False, True, True, True, True]
     assert type(raised).__name__ in results[0].error and str(raised).strip("'") in results[0].error
@@ -328,24 +324,24 @@ def test_an_interrupt_ends_a_run(folder, tmp_path, interrupt):
         raise interrupt
 
     with pytest.raises(interrupt):
-        predict_paths([folder / "tile.png"], stop, SPEC, tmp_path / "out", PLAIN)
+        predict_files([folder / "tile.png"], stop, SPEC, tmp_path / "out", PLAIN)
 
 
 @pytest.mark.parametrize("line", ['{"name": "ti', "[" * 100_000, "[1, 2]", "\x00\xff"])
 def test_damaged_lines_of_a_journal_count_as_not_done(folder, tmp_path, line):
     images, base = collect_images(folder)
-    predict_paths(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
+    predict_files(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
     journal = tmp_path / "out" / JOURNAL
     journal.write_text(journal.read_text("utf-8") + "\n" + line + "\n", "utf-8")
-    again = predict_paths(images, bright, SPEC, tmp_path / "out", PLAIN, base=base, scenes=SceneOptions(resume=True))
+    again = predict_files(images, bright, SPEC, tmp_path / "out", PLAIN, base=base, scenes=SceneOptions(resume=True))
     assert all(result.ok for result in again)
 
 
 def test_a_journal_that_cannot_be_written_costs_no_result(folder, tmp_path):
     (tmp_path / "out" / JOURNAL).mkdir(parents=True)  # a folder where the file should be
     images, base = collect_images(folder)
-    results = predict_paths(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
-    assert all(result.ok and result.pseudo_color.is_file() for result in results)
+    results = predict_files(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
+    assert all(result.ok and result.files["pseudo_color"].is_file() for result in results)
     assert all("--resume will do it again" in result.note for result in results)
 
 
@@ -353,7 +349,7 @@ def test_a_size_that_cannot_be_told_is_no_error(tmp_path, monkeypatch):
     def fail(path):
         raise TypeError("of a library")
 
-    monkeypatch.setattr(predict_module, "raster_driver", fail)
+    monkeypatch.setattr(plan_module, "raster_driver", fail)
     assert image_size(tmp_path / "a.tif") == (0, 0)
 
 
@@ -378,7 +374,7 @@ def faulty(value, where=lambda batch: np.ones(batch.shape[:3], bool)):
     ids=["whole", "flips", "windows"],
 )
 def test_logits_that_are_not_finite_are_refused(folder, tmp_path, value, options):
-    (result,) = predict_paths([folder / "tile.png"], faulty(value), SPEC, tmp_path / "out", options)
+    (result,) = predict_files([folder / "tile.png"], faulty(value), SPEC, tmp_path / "out", options)
     assert "the model gives values that are not finite" in result.error
     assert "use an earlier checkpoint" in result.error
     assert results_in(tmp_path / "out") == []
@@ -388,7 +384,7 @@ def test_the_window_with_such_values_is_named(folder, tmp_path):
     # The right half of the tile is bright, and the batch of four windows holds both halves.
     options = InferenceOptions(is_slide=True, crop_size=(8, 8), stride=(8, 8), batch_size=4)
     wrong = faulty(np.nan, lambda batch: np.broadcast_to((batch > 100).all((1, 2, 3))[:, None, None], batch.shape[:3]))
-    (result,) = predict_paths([folder / "tile.png"], wrong, SPEC, tmp_path / "out", options)
+    (result,) = predict_files([folder / "tile.png"], wrong, SPEC, tmp_path / "out", options)
     assert "in the window at row 0, column 16: the model gives values" in result.error
     with pytest.raises(NotFiniteError, match="in the window at row 0, column 16"):
         predict_labels(wrong, half_bright(), SPEC, options)
@@ -403,25 +399,23 @@ def test_pixels_that_are_not_finite_are_told_from_a_broken_model():
 
 def test_steps_are_taken_one_by_one_and_arguments_checked_first(folder, tmp_path):
     images, base = collect_images(folder)
-    steps = iterate_predictions(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
+    steps = plan_of(images, SPEC, tmp_path / "out", PLAIN, base=base).run(bright)
     assert not (tmp_path / "out").exists()
-    assert next(steps).image == images[0]
+    assert next(steps)[1].image == images[0]
     assert len(results_in(tmp_path / "out")) == 2
-    with pytest.raises(ConfigError, match="custom_color"):
-        iterate_predictions(images, bright, SPEC, tmp_path / "out", PLAIN, base=base, custom_color=[1])
 
 
 def test_names_that_would_collide_are_refused_before_the_first_image(folder, tmp_path):
     write_tiff(folder / "tile.tif", half_bright())
     with pytest.raises(DataError, match=r"tile\.png and .*tile\.tif would write results of one name, 'tile'"):
-        predict_paths([folder / "tile.png", folder / "tile.tif"], bright, SPEC, tmp_path / "out", PLAIN)
+        predict_files([folder / "tile.png", folder / "tile.tif"], bright, SPEC, tmp_path / "out", PLAIN)
     with pytest.raises(DataError, match="does not lie in"):
-        predict_paths([folder / "tile.png"], bright, SPEC, tmp_path / "out", PLAIN, base=folder / "west")
+        predict_files([folder / "tile.png"], bright, SPEC, tmp_path / "out", PLAIN, base=folder / "west")
     assert not (tmp_path / "out").exists()
 
 
 def test_without_a_base_the_common_folder_is_taken(folder, tmp_path):
-    predict_paths([folder / "west" / "tile.png", folder / "east" / "tile.png"], bright, SPEC, tmp_path / "out", PLAIN)
+    predict_files([folder / "west" / "tile.png", folder / "east" / "tile.png"], bright, SPEC, tmp_path / "out", PLAIN)
     assert "pseudo_color_prediction/west/tile.png" in results_in(tmp_path / "out")
     assert image_header(tmp_path / "out" / "added_prediction" / "east" / "tile.png").bands == 3
-    assert predict_paths([], bright, SPEC, tmp_path / "out", PLAIN) == []
+    assert predict_files([], bright, SPEC, tmp_path / "out", PLAIN) == []

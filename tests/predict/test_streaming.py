@@ -19,7 +19,7 @@ from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
 from rsseg_tf.errors import ConfigError
-from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions, predict_paths
+from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions
 from rsseg_tf.predict.blending import make_plan
 from rsseg_tf.predict.decoding import decode
 from rsseg_tf.predict.engine import make_tiling
@@ -34,6 +34,7 @@ from tests.predict.scenes import (
     lopsided,
     noise,
     pointwise,
+    predict_files,
     predict_one,
     read_band,
     reference,
@@ -65,9 +66,9 @@ def test_streamed_equals_in_memory_to_the_bit(case, tmp_path_factory):
     result = predict_one(path, folder / "out", options, output=ALL_OUTPUTS)
     logits = reference(path, options)
     expected = decode(logits, np.ones((height, width), bool), SPEC, ALL_OUTPUTS)
-    np.testing.assert_array_equal(read_band(result.geotiff), expected["labels"][0])
-    np.testing.assert_array_equal(read_band(result.confidence), expected["confidence"][0])
-    with rasterio.open(result.probabilities) as source:
+    np.testing.assert_array_equal(read_band(result.files["geotiff"]), expected["labels"][0])
+    np.testing.assert_array_equal(read_band(result.files["confidence"]), expected["confidence"][0])
+    with rasterio.open(result.files["probabilities"]) as source:
         np.testing.assert_array_equal(source.read(), expected["probabilities"])
 
 
@@ -76,10 +77,10 @@ def test_strips_of_columns_change_nothing(tmp_path, monkeypatch):
     options = InferenceOptions(is_slide=True, crop_size=(64, 32), stride=(48, 24), blend="cosine", batch_size=2)
     whole = predict_one(path, tmp_path / "whole", options, output=ALL_OUTPUTS)
     strips = ((0, 512), (512, 768), (768, 1100))
-    monkeypatch.setattr("rsseg_tf.predict.jobs.split_into_strips", lambda *_: strips)
+    monkeypatch.setattr("rsseg_tf.predict.image.split_into_strips", lambda *_: strips)
     cut = predict_one(path, tmp_path / "cut", options, output=ALL_OUTPUTS)
     for product in ("geotiff", "confidence", "probabilities"):
-        with rasterio.open(getattr(whole, product)) as one, rasterio.open(getattr(cut, product)) as other:
+        with rasterio.open(whole.files[product]) as one, rasterio.open(cut.files[product]) as other:
             np.testing.assert_array_equal(one.read(), other.read())
 
 
@@ -91,7 +92,7 @@ def test_memory_decides_on_strips_and_refuses_what_cannot_work(tmp_path):
 
         def strips(memory):
             scenes = SceneOptions(max_memory=parse_memory(memory))
-            settings = PredictionSettings(SPEC, SPEC.palette, tmp_path, options, scenes, OutputOptions())
+            settings = PredictionSettings(SPEC, tmp_path, options, scenes)
             return split_into_strips(scene, settings, tiling)
 
         assert strips("2G") == ((0, 6000),)
@@ -130,7 +131,7 @@ def test_any_size_is_covered_once(tmp_path, size):
     result = predict_one(path, tmp_path / "out", COSINE, predict=pointwise)
     with open_scene(path) as scene:
         expected = pointwise(scene.read()[0][np.newaxis])[0].argmax(axis=-1)
-    np.testing.assert_array_equal(read_band(result.geotiff), expected)
+    np.testing.assert_array_equal(read_band(result.files["geotiff"]), expected)
 
 
 def test_small_scenes_are_reflected_to_a_whole_window(tmp_path):
@@ -154,7 +155,7 @@ def test_a_scene_without_data_costs_no_prediction(tmp_path):
 
     path = write_scene(tmp_path / "a.tif", np.zeros((3, 40, 40), np.uint8), nodata=0)
     result = predict_one(path, tmp_path / "out", COSINE, predict=never, output=ALL_OUTPUTS)
-    assert (read_band(result.geotiff) == 255).all() and (read_band(result.confidence) == 255).all()
+    assert (read_band(result.files["geotiff"]) == 255).all() and (read_band(result.files["confidence"]) == 255).all()
 
 
 @pytest.mark.parametrize("kind", ["nodata", "nan", "alpha", "mask"])
@@ -176,9 +177,9 @@ def test_no_data_of_the_input_is_no_data_of_the_output(tmp_path, kind):
     path = write_scene(tmp_path / "a.tif", bands, **profile)
     result = predict_one(path, tmp_path / "out", COSINE, output=ALL_OUTPUTS)
     for product in ("geotiff", "confidence", "probabilities"):
-        with rasterio.open(getattr(result, product)) as source:
+        with rasterio.open(result.files[product]) as source:
             np.testing.assert_array_equal(source.read_masks(1) == 0, missing)
-    assert set(np.unique(read_band(result.geotiff)[~missing])) <= {0, 1, 2}
+    assert set(np.unique(read_band(result.files["geotiff"])[~missing])) <= {0, 1, 2}
 
 
 # --- what is written -------------------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ def test_the_label_map_says_where_and_what_it_is(tmp_path):
     with rasterio.open(path, "r+") as source:
         source.update_tags(AREA_OR_POINT="Point", SECRET="not copied")
     result = predict_one(path, tmp_path / "out", COSINE, scenes=SceneOptions(model="m1"))
-    with rasterio.open(result.geotiff) as labels:
+    with rasterio.open(result.files["geotiff"]) as labels:
         assert labels.crs.to_epsg() == 32750 and labels.transform == PLACE and labels.nodata == 255
         assert labels.dtypes == ("uint8",) and labels.profile["compress"] == "deflate" and labels.profile["tiled"]
         assert labels.block_shapes == [(256, 256)] and labels.colorinterp == (ColorInterp.palette,)
@@ -214,7 +215,7 @@ def test_control_points_are_kept(tmp_path, cog):
     with open_scene(path) as scene:
         assert scene.is_georeferenced and len(scene.gcps) == 3
     result = predict_one(path, tmp_path / "out", COSINE, output=OutputOptions(cog=cog))
-    with rasterio.open(result.geotiff) as labels:
+    with rasterio.open(result.files["geotiff"]) as labels:
         kept, crs = labels.gcps
         assert crs.to_epsg() == 4326
         assert [(p.row, p.col, p.x, p.y) for p in kept] == [(p.row, p.col, p.x, p.y) for p in points]
@@ -241,7 +242,7 @@ def test_rpcs_are_kept(tmp_path):
     )
     path = write_scene(tmp_path / "a.tif", noise(20, 30), crs=None, transform=None, rpcs=rpcs)
     result = predict_one(path, tmp_path / "out", COSINE)
-    with rasterio.open(result.geotiff) as labels:
+    with rasterio.open(result.files["geotiff"]) as labels:
         assert labels.rpcs is not None
         assert labels.rpcs.lat_off == 50.0 and labels.rpcs.line_num_coeff == rpcs.line_num_coeff
     assert not list((tmp_path / "out").rglob("*.xml"))
@@ -254,7 +255,7 @@ def test_a_cog_has_overviews_and_the_same_pixels(tmp_path):
     output = OutputOptions(cog=True, confidence=True, probabilities=True)
     cog = predict_one(path, tmp_path / "cog", options, output=output)
     for product in ("geotiff", "confidence", "probabilities"):
-        with rasterio.open(getattr(plain, product)) as one, rasterio.open(getattr(cog, product)) as other:
+        with rasterio.open(plain.files[product]) as one, rasterio.open(cog.files[product]) as other:
             assert other.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG" and other.overviews(1) == [2]
             np.testing.assert_array_equal(one.read(), other.read())
             assert (one.crs, one.transform, one.nodata, one.scales) == (
@@ -274,12 +275,12 @@ def test_probabilities_are_the_softmax_and_confidence_is_their_largest(tmp_path)
     result = predict_one(path, tmp_path / "out", COSINE, predict=pointwise, output=ALL_OUTPUTS)
     logits = reference(path, COSINE, pointwise)
     softmax = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    with rasterio.open(result.probabilities) as source:
+    with rasterio.open(result.files["probabilities"]) as source:
         assert source.descriptions == SPEC.classes and source.nodata == 255
         np.testing.assert_allclose(source.scales, 1 / 254)
         stored = source.read() * source.scales[0]
     np.testing.assert_allclose(stored, softmax.transpose(2, 0, 1), atol=0.5 / 254 + 1e-6)
-    np.testing.assert_allclose(read_band(result.confidence) / 254, softmax.max(axis=-1), atol=0.5 / 254 + 1e-6)
+    np.testing.assert_allclose(read_band(result.files["confidence"]) / 254, softmax.max(axis=-1), atol=0.5 / 254 + 1e-6)
 
 
 def test_doubtful_pixels_get_the_review_value(tmp_path):
@@ -291,22 +292,22 @@ def test_doubtful_pixels_get_the_review_value(tmp_path):
     doubtful = softmax.max(axis=-1) < np.float32(0.8)
     assert 0 < doubtful.sum() < doubtful.size
     np.testing.assert_array_equal(
-        read_band(result.geotiff), np.where(doubtful, 77, logits.astype(np.float32).argmax(axis=-1))
+        read_band(result.files["geotiff"]), np.where(doubtful, 77, logits.astype(np.float32).argmax(axis=-1))
     )
-    with rasterio.open(result.geotiff) as labels:
+    with rasterio.open(result.files["geotiff"]) as labels:
         assert labels.colormap(1)[77] == (128, 128, 128, 255) and labels.tags(1)["REVIEW_VALUE"] == "77"
     for value, taken in ((1, "class 'road'"), (255, "pixels without data")):
         with pytest.raises(ConfigError, match=f"--review_value {value} already stands for {taken}"):
             output = OutputOptions(min_confidence=0.8, review_value=value)
-            predict_paths([path], pointwise, SPEC, tmp_path / "no", COSINE, output=output)
+            predict_files([path], pointwise, SPEC, tmp_path / "no", COSINE, output=output)
 
 
 def test_huge_pictures_are_reduced_and_rasters_are_not(tmp_path):
     path = write_scene(tmp_path / "a.tif", noise(400, 300))
     options = InferenceOptions(is_slide=True, crop_size=(32, 32), stride=(24, 24), blend="cosine")
     result = predict_one(path, tmp_path / "out", options, scenes=SceneOptions(max_memory=2**20))
-    assert read_band(result.geotiff).shape == (400, 300)
-    assert read_band(result.overlay).shape == read_band(result.pseudo_color).shape == (133, 100)
+    assert read_band(result.files["geotiff"]).shape == (400, 300)
+    assert read_band(result.files["overlay"]).shape == read_band(result.files["pseudo_color"]).shape == (133, 100)
     result = predict_one(path, tmp_path / "none", options, output=OutputOptions(pictures=False))
     assert list(result.files) == ["geotiff"] and not list((tmp_path / "none").rglob("*.png"))
 
@@ -320,11 +321,11 @@ def test_bands_are_chosen_and_ordered(tmp_path):
     result = predict_one(path, tmp_path / "out", COSINE, scenes=SceneOptions(bands=(5, 1, 3)))
     same = write_scene(tmp_path / "b.tif", bands[[4, 0, 2]])
     np.testing.assert_array_equal(
-        read_band(result.geotiff), read_band(predict_one(same, tmp_path / "o", COSINE).geotiff)
+        read_band(result.files["geotiff"]), read_band(predict_one(same, tmp_path / "o", COSINE).files["geotiff"])
     )
-    (failed,) = predict_paths([path], lopsided, SPEC, tmp_path / "no", COSINE)
+    (failed,) = predict_files([path], lopsided, SPEC, tmp_path / "no", COSINE)
     assert "has 5 bands, but the dataset 'toy' has 3" in failed.error and "--bands" in failed.error
-    (failed,) = predict_paths([path], lopsided, SPEC, tmp_path / "no", COSINE, scenes=SceneOptions(bands=(1, 2, 9)))
+    (failed,) = predict_files([path], lopsided, SPEC, tmp_path / "no", COSINE, scenes=SceneOptions(bands=(1, 2, 9)))
     assert "no band 9 to read; its bands are 1, 2, 3, 4, 5" in failed.error
     with pytest.raises(ConfigError, match="counted from 1"):
         SceneOptions(bands=(0, 1, 2))
@@ -339,7 +340,7 @@ def test_bands_are_found_by_the_names_that_the_model_knows(tmp_path):
     result = predict_one(path, tmp_path / "out", COSINE, spec=spec)
     same = write_scene(tmp_path / "b.tif", bands[[2, 1, 0]])
     np.testing.assert_array_equal(
-        read_band(result.geotiff), read_band(predict_one(same, tmp_path / "o", COSINE).geotiff)
+        read_band(result.files["geotiff"]), read_band(predict_one(same, tmp_path / "o", COSINE).files["geotiff"])
     )
 
 
@@ -354,11 +355,11 @@ def test_bands_are_found_by_the_names_that_the_model_knows(tmp_path):
 def test_values_of_another_scale_are_refused_until_they_are_explained(tmp_path, dtype, scale, message):
     bands = noise(20, 30)
     path = write_scene(tmp_path / "a.tif", (bands.astype(np.float64) * scale).astype(dtype))
-    (failed,) = predict_paths([path], lopsided, SPEC, tmp_path / "no", COSINE)
+    (failed,) = predict_files([path], lopsided, SPEC, tmp_path / "no", COSINE)
     assert re.search(message, failed.error)
     result = predict_one(path, tmp_path / "out", COSINE, scenes=SceneOptions(max_value=255 * scale))
     same = predict_one(write_scene(tmp_path / "b.tif", bands), tmp_path / "same", COSINE)
-    np.testing.assert_array_equal(read_band(result.geotiff), read_band(same.geotiff))
+    np.testing.assert_array_equal(read_band(result.files["geotiff"]), read_band(same.files["geotiff"]))
 
 
 @pytest.mark.parametrize("zoom", [0.5, 2.0, 1.7])
@@ -380,7 +381,7 @@ def test_the_models_sampling_distance_is_matched_on_the_scenes_own_grid(tmp_path
     options = InferenceOptions(is_slide=True, crop_size=(40, 32), stride=(30, 24), blend="cosine")
     result = predict_one(path, tmp_path / "out", options, predict=spy, scenes=scenes)
     assert set(seen) == {(32, 40)}, "windows are pixels of the model"
-    labels = read_band(result.geotiff)
+    labels = read_band(result.files["geotiff"])
     assert labels.shape == size
     expected = np.where(values == 1, pointwise(np.uint8([[[[10, 10, 250]]]])).argmax(), 0)
     inner = np.ones(12, bool)
@@ -388,15 +389,15 @@ def test_the_models_sampling_distance_is_matched_on_the_scenes_own_grid(tmp_path
     away_from_edges = np.tile(inner, 8)[:, None] & np.tile(inner, 10)
     assert (labels == expected)[away_from_edges].all() and (labels == expected).mean() > 0.9
     whole = predict_one(path, tmp_path / "whole", InferenceOptions(), predict=spy, scenes=scenes)
-    assert seen[-1] == (round(96 * zoom), round(120 * zoom)) and read_band(whole.geotiff).shape == size
+    assert seen[-1] == (round(96 * zoom), round(120 * zoom)) and read_band(whole.files["geotiff"]).shape == size
 
 
 def test_a_sampling_distance_that_nobody_knows_is_an_error(tmp_path):
     path = write_scene(tmp_path / "a.tif", noise(20, 30), crs=None, transform=None)
     with pytest.raises(ConfigError, match=r"data set 'toy' states none. Give it with --model_gsd"):
-        predict_paths([path], lopsided, SPEC, tmp_path / "out", COSINE, scenes=SceneOptions(match_gsd=True))
+        predict_files([path], lopsided, SPEC, tmp_path / "out", COSINE, scenes=SceneOptions(match_gsd=True))
     scenes = SceneOptions(match_gsd=True, model_gsd=0.3)
-    (failed,) = predict_paths([path], lopsided, SPEC, tmp_path / "out", COSINE, scenes=scenes)
+    (failed,) = predict_files([path], lopsided, SPEC, tmp_path / "out", COSINE, scenes=scenes)
     assert "no CRS and transform" in failed.error and "0.3 m" in failed.error
 
 
@@ -422,7 +423,7 @@ def test_augmentation_happens_window_by_window_where_an_image_is_large(tmp_path,
     result = predict_one(path, tmp_path / "out", options, predict=spy, output=ALL_OUTPUTS)
     assert shapes == {(12, 16), (16, 12), (9, 12), (12, 9)}
     plain = predict_one(path, tmp_path / "plain", COSINE, predict=pointwise, output=ALL_OUTPUTS)
-    assert (read_band(result.geotiff) == read_band(plain.geotiff)).mean() > 0.95
+    assert (read_band(result.files["geotiff"]) == read_band(plain.files["geotiff"])).mean() > 0.95
 
 
 # --- threads ---------------------------------------------------------------------------------------------------
@@ -446,7 +447,7 @@ def test_an_error_in_any_stage_ends_the_scene_and_its_threads(tmp_path, stage, m
         monkeypatch.setattr("rsseg_tf.predict.writing.SceneWriter.put", full)
     before = threading.active_count()
     path = write_scene(tmp_path / "a.tif", noise(60, 60))
-    (failed,) = predict_paths([path], fails_later, SPEC, tmp_path / "out", COSINE)
+    (failed,) = predict_files([path], fails_later, SPEC, tmp_path / "out", COSINE)
     assert failed.error in ("the model is gone", "the disk is full")
     assert threading.active_count() == before
     assert not [file for file in (tmp_path / "out").rglob("*") if file.is_file()]

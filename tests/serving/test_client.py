@@ -36,7 +36,9 @@ def address_of(server: Server, api: str) -> str:
 def test_a_scene_is_predicted_as_with_the_model_itself(server: Server, api: str) -> None:
     predictor = remote_predictor(address_of(server, api), "tiny", in_flight=3)
     assert predictor.kind == "server" and predictor.spec == SPEC and predictor.manifest == manifest()
-    assert predictor.options == InferenceOptions(is_slide=True, crop_size=(32, 32), stride=(24, 24), batch_size=3)
+    assert predictor.options == InferenceOptions(
+        is_slide=True, crop_size=(32, 32), stride=(24, 24), batch_size=3, tile=(32, 32)
+    )
     (scene,) = pixels(1, 75, 91)
     remote = predict_logits(predictor.predict, scene, SPEC, predictor.options)
     local = predict_logits(reference, scene, SPEC, predictor.options)
