@@ -135,7 +135,7 @@ def throughput(work: Path, seconds: float = 10.0) -> dict[str, float]:
     """Returns images per second that the pipeline delivers, with all of them in memory already, at 224 pixels."""
     from rsseg_tf.config import load_pretrain_config
     from rsseg_tf.data import ImageReader, view_batches
-    from rsseg_tf.datasets import read_list
+    from rsseg_tf.files.lists import read_list
 
     rates = {}
     samples = read_list(work / "data" / "train.txt", work / "data")[:64]

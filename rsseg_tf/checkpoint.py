@@ -31,9 +31,9 @@ import keras
 import numpy as np
 
 from rsseg_tf.config import AnyConfig, dump_config
-from rsseg_tf.datasets.npz import read_npz
 from rsseg_tf.errors import ConfigError, WeightsError, address_hint, reason
 from rsseg_tf.files import StrPath, atomic_path, read_json
+from rsseg_tf.files.npz import read_npz
 
 __all__ = [
     "TrainState",
@@ -63,7 +63,7 @@ class TrainState:
         best_miou: best validation mIoU so far (0..1), -1 before the first evaluation.
         best_step: the step that reached it.
         stale_intervals: evaluations since then that were worse.
-        protocol: the evaluation protocol that the score was counted by (`rsseg_tf.protocols`).
+        protocol: the evaluation protocol that the score was counted by (`rsseg_tf.datasets.protocols`).
         to_evaluate: whether the evaluation of this very step was still to come; whoever goes on does it first.
     """
 

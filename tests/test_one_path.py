@@ -18,10 +18,10 @@ pytest.importorskip("tf2onnx", reason="extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="extra onnx is not installed")
 
 from rsseg_tf.cli import main
-from rsseg_tf.datasets import read_label, write_png
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export import Page, export_model, find_litertjs, load_trained
 from rsseg_tf.manifest import read_manifest
+from rsseg_tf.rasters.images import read_label, write_png
 from tests.export.browser import CHROMIUM, browser, serving
 from tests.export.models import write_checkpoint
 from tests.serving.asking import Server

@@ -11,7 +11,7 @@ import pytest
 from rsseg_tf import build
 from rsseg_tf.backbones import resnet_vd
 from rsseg_tf.config import Config, load_config
-from rsseg_tf.datasets import Sample, read_list
+from rsseg_tf.files.lists import Sample, read_list
 
 CONFIG = """\
 dataset: {name: custom, root: ROOT, classes: [dark, bright]}

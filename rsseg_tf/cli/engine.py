@@ -107,7 +107,7 @@ def choose_engine(located: Located, config: Config | None, image: Path, window: 
     if located.tolerance is None:
         return located
     from rsseg_tf.engines import choose
-    from rsseg_tf.inference import image_size
+    from rsseg_tf.predict import image_size
 
     height, width = image_size(image)
     size = (height, width) if height and width else (_DEFAULT_SIDE, _DEFAULT_SIDE)

@@ -22,8 +22,8 @@ from rsseg_tf.errors import ExportError
 from rsseg_tf.export.publish import ACCURACY_FILE
 from rsseg_tf.export.reference import REFERENCE_FILE
 from rsseg_tf.files import atomic_path, read_json
+from rsseg_tf.files.cache import cache_dir
 from rsseg_tf.manifest import MANIFEST_FILE
-from rsseg_tf.weights.cache import cache_dir
 
 __all__ = ["DEFAULT_TOLERANCE", "Choice", "choose"]
 

@@ -20,7 +20,7 @@ from rsseg_tf.export.publish import ACCURACY_FILE
 from rsseg_tf.export.reference import Reference, read_reference
 from rsseg_tf.export.tiles import random_tiles
 from rsseg_tf.files import read_json
-from rsseg_tf.inference import Predict, require_finite
+from rsseg_tf.predict import Predict, require_finite
 from rsseg_tf.predictors import Predictor, open_predictor
 
 __all__ = ["Measured", "measure"]

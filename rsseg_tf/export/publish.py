@@ -31,7 +31,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_tf.config import dump_config
-from rsseg_tf.datasets import Sample
 from rsseg_tf.errors import ExportError, RssegError, reason
 from rsseg_tf.export.accuracy import Accuracy, measure_accuracy
 from rsseg_tf.export.onnx import write_onnx, write_openvino
@@ -42,8 +41,9 @@ from rsseg_tf.export.tiles import middle_of, read_tiles
 from rsseg_tf.export.trained import Trained
 from rsseg_tf.export.web import WEB_FOLDER, Page, check_page, write_web
 from rsseg_tf.files import Held, StrPath, hold
-from rsseg_tf.inference import InferenceOptions
+from rsseg_tf.files.lists import Sample
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Format, Manifest, Quantization, file_sha256
+from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import open_predictor
 
 __all__ = ["ACCURACY_FILE", "REFUSED_FILE", "Exported", "Gate", "check_output", "export_model"]

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_tf.datasets.npz import read_npz
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export.tiles import random_tiles
 from rsseg_tf.export.trained import Trained
+from rsseg_tf.files.npz import read_npz
 from rsseg_tf.manifest import CALIBRATED, Quantization
 
 __all__ = ["REFERENCE_FILE", "Reference", "read_reference", "reference_size", "write_reference"]

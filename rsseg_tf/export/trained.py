@@ -21,9 +21,9 @@ from rsseg_tf.config.schema import C2FNet
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ExportError
 from rsseg_tf.files import StrPath
-from rsseg_tf.inference import Predict
 from rsseg_tf.layers import converting
 from rsseg_tf.manifest import PIXELS, Artifact, Classes, Inference, Manifest, Origin, Tensor
+from rsseg_tf.predict import Predict
 from rsseg_tf.predictors import keras_predictor, normalise
 
 __all__ = ["Trained", "WeightsHolder", "load_trained"]

@@ -18,8 +18,8 @@ from rsseg_tf.export.reference import Reference, read_reference
 from rsseg_tf.export.tiles import read_tiles
 from rsseg_tf.export.trained import load_trained
 from rsseg_tf.files import StrPath
-from rsseg_tf.inference import Predict, require_finite
 from rsseg_tf.manifest import Manifest, Quantization, read_manifest, require_files
+from rsseg_tf.predict import Predict, require_finite
 from rsseg_tf.predictors import Predictor, open_predictor
 from rsseg_tf.predictors.opening import newest_version
 

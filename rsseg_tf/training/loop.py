@@ -27,12 +27,13 @@ from rsseg_tf.checkpoint import TrainState, load_weights, read_state, restore_tr
 from rsseg_tf.config import AnyConfig, Config
 from rsseg_tf.config.schema import C2FNet, Eval
 from rsseg_tf.data import ImageReader, SampleReader, train_batches
-from rsseg_tf.datasets import DatasetSpec, Sample
+from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError, RssegError, TrainingError, WeightsError, reason
-from rsseg_tf.evaluation import Evaluation, plan_evaluation
+from rsseg_tf.evaluate.evaluation import Evaluation, plan_evaluation
 from rsseg_tf.files import StrPath
-from rsseg_tf.inference import InferenceOptions, Predict, as_rgb, overlay
+from rsseg_tf.files.lists import Sample
 from rsseg_tf.metrics import SegmentationScores
+from rsseg_tf.predict import InferenceOptions, Predict, as_rgb, overlay
 from rsseg_tf.predictors import keras_predictor
 from rsseg_tf.pretrained import load_pretrained
 from rsseg_tf.training.folder import Notify, RunFolder, open_run, safely

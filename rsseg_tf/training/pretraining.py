@@ -15,9 +15,9 @@ from rsseg_tf.config import PretrainConfig, load_any_config
 from rsseg_tf.config.schema import CosineSchedule
 from rsseg_tf.data import ImageReader, view_batches
 from rsseg_tf.data.views import rgb_only
-from rsseg_tf.datasets import Sample
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.files import StrPath
+from rsseg_tf.files.lists import Sample
 from rsseg_tf.pretrained import load_backbone
 from rsseg_tf.ssl import Method
 from rsseg_tf.training.folder import Notify, open_run, safely

@@ -23,13 +23,13 @@ import rsseg_tf
 from rsseg_tf.assets import asset_dir
 from rsseg_tf.cli import main
 from rsseg_tf.cli.export import accuracy_tables
-from rsseg_tf.datasets import read_label
 from rsseg_tf.export import publish
 from rsseg_tf.export.accuracy import Accuracy
-from rsseg_tf.inference import Predict
 from rsseg_tf.manifest import FORMATS, QUANTIZATIONS
 from rsseg_tf.metrics import SegmentationScores
+from rsseg_tf.predict import Predict
 from rsseg_tf.predictors import Predictor
+from rsseg_tf.rasters.images import read_label
 from tests.export.models import write_checkpoint
 from tests.tiny import use_tiny_backbone
 

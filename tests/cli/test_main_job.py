@@ -14,8 +14,8 @@ from rasterio import Affine
 
 from rsseg_tf.cli import main
 from rsseg_tf.cli.quickstart import _take_folder
-from rsseg_tf.datasets import read_label
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.rasters.images import read_label
 from tests.tiny import use_tiny_backbone, write_config, write_dataset
 
 

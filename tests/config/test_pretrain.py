@@ -13,8 +13,8 @@ from rsseg_tf.build import METHODS, backbone_names
 from rsseg_tf.build import _check_memory as check_memory
 from rsseg_tf.config import PretrainConfig, dump_config, load_any_config, load_config, load_pretrain_config
 from rsseg_tf.config.pretrain import IMAGENET_MEAN
-from rsseg_tf.datasets import OUTPUTS
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.prepare.preparers import OUTPUTS
 
 SHIPPED = [name for name in shipped_configs() if name.startswith("ssl/pretrain/")]
 DATA = ("imagenet", "million_aid", "dota")

@@ -13,8 +13,9 @@ import tensorflow as tf
 
 from rsseg_tf.config.schema import Augment
 from rsseg_tf.data import SampleReader, sample_order, train_batches
-from rsseg_tf.datasets import DatasetSpec, Sample, custom_spec
+from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.errors import DataError
+from rsseg_tf.files.lists import Sample
 from tests.devices import two_devices
 
 SPEC = custom_spec("town", ["ground", "roof"])

@@ -16,8 +16,8 @@ import pytest
 
 from rsseg_tf.engines import Choice, choose, choosing, find_candidates, measuring, named_candidate
 from rsseg_tf.errors import ExportError, WeightsError
-from rsseg_tf.inference import InferenceOptions
 from rsseg_tf.manifest import Artifact, Format, Quantization
+from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import Predictor, open_predictor
 from tests.export.models import write_checkpoint
 from tests.serving.models import SPEC, manifest

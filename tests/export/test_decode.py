@@ -11,8 +11,8 @@ import rasterio
 import tensorflow as tf
 from rasterio.io import MemoryFile
 
-from rsseg_tf.datasets import read_image, write_image
 from rsseg_tf.export.decode import decode_pixels
+from rsseg_tf.rasters.images import read_image, write_image
 
 RNG = np.random.default_rng(0)
 DECODERS = {

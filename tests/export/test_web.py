@@ -23,11 +23,12 @@ from rasterio.warp import transform as reproject
 
 pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 
-from rsseg_tf.datasets import read_image, read_label, write_png
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export import Page, Trained, find_litertjs, write_web
-from rsseg_tf.inference import open_scene, predict_labels, tile_options
+from rsseg_tf.predict import predict_labels, tile_options
 from rsseg_tf.predictors import open_predictor
+from rsseg_tf.rasters.images import read_image, read_label, write_png
+from rsseg_tf.rasters.scenes import open_scene
 from tests.export.browser import CHROMIUM, Browser, browser, serving, wait_for
 
 pytestmark = [

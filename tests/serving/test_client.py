@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rsseg_tf.errors import ConfigError, DataError, ExportError, NotFiniteError, ServingError
-from rsseg_tf.inference import InferenceOptions, predict_logits
+from rsseg_tf.predict import InferenceOptions, predict_logits
 from tests.serving.asking import Server
 from tests.serving.models import SPEC, manifest, pixels, reference, write_model
 from tests.serving.processes import Process

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rsseg_tf.export import load_trained, write_savedmodel
-from rsseg_tf.inference import predict_logits
+from rsseg_tf.predict import predict_logits
 from rsseg_tf.predictors import open_predictor
 from tests.export.models import write_checkpoint
 from tests.export.test_decode import tiff

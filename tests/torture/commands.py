@@ -241,7 +241,7 @@ class Predict(Command):
     name = "predict"
 
     def make_input(self, base: Path) -> None:
-        from tests.inference.scenes import noise, write_scene
+        from tests.predict.scenes import noise, write_scene
 
         for i in range(3):
             write_scene(base / f"scene_{i}.tif", noise(300 if i == 1 else 40, 40, seed=i))
@@ -254,8 +254,8 @@ class Predict(Command):
 
     def _predict(self, base: Path, case: Path, *, resume: bool) -> None:
         from rsseg_tf.errors import DataError
-        from rsseg_tf.inference import InferenceOptions, OutputOptions, SceneOptions, predict_paths, writing
-        from tests.inference.scenes import SPEC, pointwise
+        from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions, predict_paths, writing
+        from tests.predict.scenes import SPEC, pointwise
 
         writing._CHECKPOINT_S = 0.0
         results = predict_paths(
@@ -296,7 +296,7 @@ class Prepare(Command):
     name = "prepare"
 
     def make_input(self, base: Path) -> None:
-        from tests.datasets.downloads import potsdam
+        from tests.prepare.downloads import potsdam
 
         potsdam(base / "download", ("2_10", "2_11", "2_13", "2_14"), (40, 60))
 
@@ -307,12 +307,12 @@ class Prepare(Command):
         self.run(base, case)
 
     def _prepare(self, base: Path, output: Path, tile_size: int) -> None:
-        from rsseg_tf.datasets import POTSDAM, prepare_isprs
+        from rsseg_tf.prepare.isprs import POTSDAM, prepare_isprs
 
         prepare_isprs(POTSDAM, base / "download", output, tile_size=tile_size)
 
     def require_whole(self, base: Path, case: Path) -> None:
-        from rsseg_tf.datasets import read_list
+        from rsseg_tf.files.lists import read_list
 
         out = case / "out"
         if out.exists():

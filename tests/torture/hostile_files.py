@@ -80,7 +80,7 @@ def _image(name: str, *options: int) -> Callable[[Path], list[Path]]:
 
 
 def _label(folder: Path) -> list[Path]:
-    from rsseg_tf.datasets.images import write_png
+    from rsseg_tf.rasters.images import write_png
 
     write_png(folder / "label.png", _pixels(1)[..., 0] % 4, [(0, 0, 0), (9, 9, 9), (99, 9, 9), (255, 255, 0)])
     return [folder / "label.png"]
@@ -114,8 +114,8 @@ def _vrt(folder: Path) -> list[Path]:
 
 def _read_image(name: str) -> Callable[[Path], object]:
     def read(folder: Path) -> object:
-        from rsseg_tf.datasets.images import image_header, read_image, read_label
-        from rsseg_tf.datasets.rasters import open_scene
+        from rsseg_tf.rasters.images import image_header, read_image, read_label
+        from rsseg_tf.rasters.scenes import open_scene
 
         def scene(path: Path) -> object:
             with open_scene(path) as opened:
@@ -171,7 +171,7 @@ def _archive(folder: Path) -> list[Path]:
 
 
 def _read_archive(folder: Path) -> object:
-    from rsseg_tf.datasets.archives import close_archives, list_members, read_member
+    from rsseg_tf.files.archives import close_archives, list_members, read_member
 
     scratch = folder / "scratch"
     scratch.mkdir(exist_ok=True)
@@ -290,7 +290,7 @@ def _list(folder: Path) -> list[Path]:
 
 
 def _read_list(folder: Path) -> object:
-    from rsseg_tf.datasets.listing import list_lines, read_list
+    from rsseg_tf.files.lists import list_lines, read_list
 
     def samples(path: Path) -> object:
         return list(read_list(path, folder))
@@ -300,8 +300,8 @@ def _read_list(folder: Path) -> object:
 
 def _dataset(folder: Path) -> list[Path]:
     import rsseg_tf
-    from rsseg_tf.datasets import prepared
     from rsseg_tf.datasets.spec import custom_spec
+    from rsseg_tf.prepare import prepared
 
     spec = custom_spec("tiny", ["a", "b"])
     content = {"written_by": prepared._WRITER, "version": rsseg_tf.__version__, **vars(spec), "groups": {"x": 1}}
@@ -310,7 +310,7 @@ def _dataset(folder: Path) -> list[Path]:
 
 
 def _read_dataset(folder: Path) -> object:
-    from rsseg_tf.datasets.prepared import check_replaceable, read_dataset_json
+    from rsseg_tf.prepare.prepared import check_replaceable, read_dataset_json
 
     return _each((lambda path: read_dataset_json(path / "dataset.json"), check_replaceable), folder)
 
@@ -337,7 +337,7 @@ def _journals(folder: Path) -> list[Path]:
 def _read_journals(folder: Path) -> object:
     from types import SimpleNamespace
 
-    from rsseg_tf.inference import resuming
+    from rsseg_tf.predict import resuming
 
     journal = folder / resuming.JOURNAL
     shutil.copyfile(folder / "finished.jsonl", journal)
@@ -373,9 +373,9 @@ def _area(suffix: str) -> Callable[[Path], list[Path]]:
 
 def _read_area(suffix: str) -> Callable[[Path], object]:
     def read(folder: Path) -> object:
-        from rsseg_tf.datasets.rasters import open_scene
-        from rsseg_tf.datasets.tiling import Window
-        from rsseg_tf.inference.area import area_of_interest
+        from rsseg_tf.predict.area import area_of_interest
+        from rsseg_tf.rasters.scenes import open_scene
+        from rsseg_tf.rasters.windows import Window
 
         with open_scene(folder / "x.tif") as scene:
             wanted = area_of_interest(folder / f"aoi{suffix}", scene)

@@ -35,8 +35,8 @@ _SAID = {
 _SIZES = 24
 _LOADED = {
     "train": ("tensorflow", "keras", "rsseg_tf.training", "tests.tiny"),
-    "predict": ("rasterio", "cv2", "rsseg_tf.inference", "tests.inference.scenes"),
-    "prepare": ("rasterio", "cv2", "rsseg_tf.datasets", "tests.datasets.downloads"),
+    "predict": ("rasterio", "cv2", "rsseg_tf.predict", "tests.predict.scenes"),
+    "prepare": ("rasterio", "cv2", "rsseg_tf.datasets", "tests.prepare.downloads"),
     "export": ("tensorflow", "keras", "rsseg_tf.export", "tests.export.models"),
 }
 

@@ -19,9 +19,9 @@ import rsseg_tf.checkpoint as checkpoint_module
 import rsseg_tf.training.folder as folder_module
 from rsseg_tf.checkpoint import read_state
 from rsseg_tf.config import Config
-from rsseg_tf.datasets import Sample
 from rsseg_tf.errors import ConfigError, DataError, TrainingError, WeightsError
-from rsseg_tf.evaluation import Evaluation
+from rsseg_tf.evaluate.evaluation import Evaluation
+from rsseg_tf.files.lists import Sample
 from rsseg_tf.training import TrainResult, loop, train
 from rsseg_tf.training.folder import checkpoints
 from tests.devices import two_devices
