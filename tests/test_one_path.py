@@ -22,10 +22,10 @@ from rsseg_tf.errors import ExportError
 from rsseg_tf.export import Page, export_model, find_litertjs, load_trained
 from rsseg_tf.manifest import read_manifest
 from rsseg_tf.rasters.images import read_label, write_png
-from tests.export.browser import CHROMIUM, browser, serving
-from tests.export.models import write_checkpoint
-from tests.serving.asking import Server
-from tests.tiny import use_tiny_backbone
+from tests.fixtures.browser import CHROMIUM, browser, serving
+from tests.fixtures.checkpoints import write_checkpoint
+from tests.fixtures.configs import use_tiny_backbone
+from tests.fixtures.http import Server
 
 from rsseg_tf.serving.server import ServerOptions  # isort: skip
 

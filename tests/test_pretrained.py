@@ -17,9 +17,9 @@ from rsseg_tf.config import Config
 from rsseg_tf.errors import WeightsError
 from rsseg_tf.pretrained import load_pretrained
 from rsseg_tf.weights import inflate_bands, match_names, mobilenet_v3_names, resnet_names
-from tests.narrow import NAMES, narrow_mobilenet_v3
-from tests.tiny import tiny_config
-from tests.weights.files import write_legacy_torch, write_pdparams, write_torch
+from tests.fixtures.backbones import NAMES, narrow_mobilenet_v3
+from tests.fixtures.configs import tiny_config
+from tests.fixtures.weight_files import write_legacy_torch, write_pdparams, write_torch
 
 DEPTHS, WIDTHS = (1, 1, 1, 1), (4, 4, 8, 8)
 FCN = "model={name: fcn, channels: 8, backbone: {name: resnet18, pretrained: SOURCE}}"

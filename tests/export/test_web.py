@@ -29,7 +29,7 @@ from rsseg_tf.predict import predict_labels, tile_options
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.rasters.images import read_image, read_label, write_png
 from rsseg_tf.rasters.scenes import open_scene
-from tests.export.browser import CHROMIUM, Browser, browser, serving, wait_for
+from tests.fixtures.browser import CHROMIUM, Browser, browser, serving, wait_for
 
 pytestmark = [
     pytest.mark.slow,

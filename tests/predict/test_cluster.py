@@ -14,7 +14,7 @@ import pytest
 
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.predict import InferenceOptions, Job, PredictionResult, Run, SceneOptions, cluster, predict_paths, writing
-from tests.predict.scenes import SPEC, lopsided, noise, read_band, write_scene
+from tests.fixtures.scenes import SPEC, lopsided, noise, read_band, write_scene
 
 pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 cloudpickle = pytest.importorskip("cloudpickle")

@@ -17,7 +17,7 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions, predict_paths
 from rsseg_tf.predict.writing import _check_rows
 from rsseg_tf.rasters.scenes import open_scene
-from tests.predict.scenes import COSINE, SPEC, lopsided, noise, pointwise, predict_one, read_band, write_scene
+from tests.fixtures.scenes import COSINE, SPEC, lopsided, noise, pointwise, predict_one, read_band, write_scene
 
 pyogrio = pytest.importorskip("pyogrio", reason="the extra `vector` is not installed")
 

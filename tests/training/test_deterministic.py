@@ -20,8 +20,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from rsseg_tf.training import pretrain, train
-from tests.tiny import samples, tiny_config
-from tests.tiny_ssl import images, tiny_pretraining
+from tests.fixtures.configs import samples, tiny_config
+from tests.fixtures.pretraining import images, tiny_pretraining
 
 folder, kind, names = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 often = ("train.deterministic=true", "train.save_interval=2", "train.iters=4")

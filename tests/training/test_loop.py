@@ -24,8 +24,8 @@ from rsseg_tf.evaluate.evaluation import Evaluation
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.training import TrainResult, loop, train
 from rsseg_tf.training.folder import checkpoints
-from tests.devices import two_devices
-from tests.tiny import samples, tiny_config, use_tiny_backbone
+from tests.fixtures.configs import samples, tiny_config, use_tiny_backbone
+from tests.fixtures.devices import two_devices
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from rsseg_tf.training import TrainResult, pretrain
 from rsseg_tf.training.callbacks import CollapseMonitor
 from rsseg_tf.training.folder import checkpoints
 from rsseg_tf.training.pretraining import _start, rate_of_step, steps_in_all
-from tests.devices import two_devices
-from tests.tiny_ssl import METHODS, images, tiny_pretraining, use_tiny_resnet
+from tests.fixtures.devices import two_devices
+from tests.fixtures.pretraining import METHODS, images, tiny_pretraining, use_tiny_resnet
 from tests.training.test_loop import Record, _StopAt, assert_equal_weights, weights
 
 
