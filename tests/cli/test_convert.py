@@ -16,8 +16,7 @@ from rsseg_tf.cli import main
 from rsseg_tf.config import load_config
 from rsseg_tf.weights import fcn_names, resnet_vd_names
 from tests.fixtures.configs import tiny_config, use_tiny_backbone, write_dataset
-from tests.fixtures.weight_files import write_pdparams
-from tests.test_pretrained import released
+from tests.fixtures.weight_files import released, write_pdparams
 
 
 def run(*arguments: Any) -> Result:

@@ -15,7 +15,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-__all__ = ["COMMANDS", "Command", "WrongError"]
+__all__ = ["COMMANDS", "LIMITS", "Command", "WrongError"]
+
+# Points in a test run; see `figures.asked` for more of them.
+LIMITS = {
+    "train": 3,
+    "train --overwrite": 2,
+    "predict": 8,
+    "prepare": 12,
+    "prepare over an earlier output": 8,
+    "export": 2,
+}
 
 _FOREIGN = ("notes.txt", ".out.mine.tmp/kept", ".mine.partial/kept")
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from rsseg_tf.training import strategy
-from tests.training.test_loop import assert_equal_weights
+from tests.fixtures.training import assert_equal_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 # The settings hold for a whole process, so the runs have their own: one process with two runs and another with a third,
