@@ -14,7 +14,7 @@ from rasterio.transform import Affine
 from shapely import Polygon
 
 from rsseg_tf.errors import DataError
-from rsseg_tf.files.plain_paths import plain_path
+from rsseg_tf.files.paths import plain_path
 from rsseg_tf.predict import OutputOptions, Run
 from rsseg_tf.predict.vector_files import Feature, VectorPlace, check_vector_file, layer_name, write_features
 from tests.fixtures.scenes import COSINE, PLACE, SPEC
