@@ -25,7 +25,7 @@ method: METHOD
 views: {crop_size: 32}
 data: {workers: 2}
 lr_schedule: {name: cosine, learning_rate: 0.05}
-train: {epochs: 2, batch_size: 4, log_iters: 1, save_interval: 3, seed: 3}
+train: {epochs: 2, total_batch_size: 4, log_iters: 1, save_interval: 3, seed: 3}
 """
 METHODS = {
     "moco_v2": "{name: moco_v2, dim: 6, queue_size: 8, key_bn_splits: 2}",
