@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +20,6 @@ import keras
 from rsseg_tf.checkpoint import (
     TrainState,
     copy_weights,
-    discard_checkpoint,
     read_state,
     recover_checkpoints,
     save_checkpoint,
@@ -30,6 +28,7 @@ from rsseg_tf.checkpoint import (
 from rsseg_tf.config import AnyConfig
 from rsseg_tf.errors import ConfigError, WeightsError, reason
 from rsseg_tf.files import hold, remove_leftovers
+from rsseg_tf.files.writing import discard_folder
 
 __all__ = ["BEST", "Notify", "RunFolder", "checkpoints", "open_run", "safely", "step_of"]
 
@@ -124,24 +123,15 @@ def _recover(save_dir: Path) -> None:
     """Brings the folder to a state between two writes; call it with the lock held."""
     replacing, replaced = save_dir / _REPLACING, save_dir / _REPLACED
     recover_checkpoints(save_dir)
-    if replaced.exists():
-        if checkpoints(save_dir):  # the first of the new run: killed after that
-            _remove(replaced)
-        else:
-            replaced.rename(replacing)
+    if replaced.exists() and not checkpoints(save_dir):  # killed before the first of the new run
+        replaced.rename(replacing)
+    discard_folder(replaced)
     if replacing.exists():
         for folder in replacing.iterdir():
             folder.rename(save_dir / folder.name)
         replacing.rmdir()
     for folder in checkpoints(save_dir):
         remove_leftovers(folder)
-
-
-def _remove(replaced: Path) -> None:
-    """Removes what was replaced; under a name that says so, because a kill may come in the middle."""
-    partial = replaced.with_name(f".iter_{replaced.name}.partial")
-    replaced.rename(partial)
-    shutil.rmtree(partial)
 
 
 class RunFolder:
@@ -192,7 +182,7 @@ class RunFolder:
             raise
         if self._earlier:
             self._earlier = []
-            self._tidy(self.path / _REPLACED, _remove)
+            self._tidy(self.path / _REPLACED, discard_folder)
         if folder not in self._written:
             self._written.append(folder)
         return folder
@@ -222,7 +212,7 @@ class RunFolder:
     def prune(self, keep: int) -> None:
         """Removes all but the newest checkpoints; one that cannot be removed is told of and left."""
         while len(self._written) > keep:
-            self._tidy(self._written.pop(0), discard_checkpoint)
+            self._tidy(self._written.pop(0), discard_folder)
 
     def _is_foreign(self, folder: Path) -> bool:
         """Tells whether a checkpoint of the step that the run was resumed from is not the one that it was."""
