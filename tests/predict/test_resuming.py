@@ -17,9 +17,8 @@ from filelock import FileLock
 
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions, predict_paths
-from tests.predict.scenes import COSINE, SPEC, lopsided, noise, pointwise, predict_one, read_band, write_scene
+from tests.fixtures.scenes import COSINE, SPEC, TILES, lopsided, noise, pointwise, predict_one, read_band, write_scene
 
-TILES = InferenceOptions(is_slide=True, crop_size=(64, 64), stride=(48, 48), blend="cosine")
 ALL_OUTPUTS = OutputOptions(confidence=True, probabilities=True)
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,8 +88,7 @@ def test_a_killed_process_leaves_what_a_later_one_finishes(tmp_path):
         import time
         from pathlib import Path
         from rsseg_tf.predict import predict_paths, writing
-        from tests.predict.scenes import SPEC, lopsided
-        from tests.predict.test_resuming import TILES
+        from tests.fixtures.scenes import SPEC, TILES, lopsided
         writing._CHECKPOINT_S = 0.0
         def slowly(batch):
             time.sleep(0.02)

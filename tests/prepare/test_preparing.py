@@ -18,7 +18,7 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.prepare import cutting
 from rsseg_tf.prepare.isprs import POTSDAM, SPLIT_IDS, prepare_isprs
 from rsseg_tf.prepare.preparers import SPECS
-from tests.prepare import downloads
+from tests.fixtures import downloads
 
 NAMES = ("2_10", "2_11", "2_12", "3_10", "3_11", "2_13", "2_14")
 
