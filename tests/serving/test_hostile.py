@@ -20,9 +20,9 @@ import psutil
 import pytest
 import tensorflow as tf
 
-from tests.serving.asking import Server, ask, grpc, raw, read_all, request_of, rest
-from tests.serving.gifs import gif
-from tests.serving.models import pixels
+from tests.fixtures.gifs import gif
+from tests.fixtures.http import Server, ask, grpc, raw, read_all, request_of, rest
+from tests.fixtures.models import pixels
 
 from rsseg_tf.serving.limits import Limits  # isort: skip
 from rsseg_tf.serving.rest import _Answer, _Answers  # isort: skip
