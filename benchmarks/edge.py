@@ -27,7 +27,8 @@ from ai_edge_litert.interpreter import Interpreter
 from rsseg_tf import build_model, load_config
 from rsseg_tf.checkpoint import load_weights
 from rsseg_tf.data import SampleReader
-from rsseg_tf.datasets import DatasetSpec, read_list
+from rsseg_tf.datasets import DatasetSpec
+from rsseg_tf.files.lists import read_list
 from rsseg_tf.layers import converting
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix, count_ignored
 

@@ -23,7 +23,9 @@ from rsseg_tf.assets import find_config
 from rsseg_tf.build import build_losses, build_model
 from rsseg_tf.config import Config, load_config
 from rsseg_tf.data import SampleReader, train_batches
-from rsseg_tf.datasets import generate_synthetic, read_image, read_list
+from rsseg_tf.files.lists import read_list
+from rsseg_tf.prepare.synthetic import generate_synthetic
+from rsseg_tf.rasters.images import read_image
 from rsseg_tf.training.optimizers import build_optimizer
 from rsseg_tf.training.step import TrainStep
 

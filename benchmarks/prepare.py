@@ -24,7 +24,8 @@ import cv2
 import numpy as np
 from rasterio.io import MemoryFile
 
-from rsseg_tf.datasets import POTSDAM, read_image, read_label
+from rsseg_tf.prepare.isprs import POTSDAM
+from rsseg_tf.rasters.images import read_image, read_label
 
 SIDE = 6000
 NAMES = ("2_10", "2_11", "2_13", "2_14")

@@ -66,7 +66,7 @@ def pretrain(method: str, seed: int, steps: int, work: Path, *, size: int, batch
     log = work / f"{name}.log"
     seconds = run(
         *("pretrain", "--config", f"ssl/pretrain/{method}_resnet50_imagenet.yml", "--device", "cpu", "--overwrite"),
-        *("--iters", str(steps), "--batch_size", str(batch), "--seed", str(seed), "--save_dir", str(work / name)),
+        *("--iters", str(steps), "--total_batch_size", str(batch), "--seed", str(seed), "--save_dir", str(work / name)),
         *("--save_interval", str(steps)),
         *("--set", f"dataset.root={work / 'data'}", "dataset.train_list=train.txt", f"views.crop_size={size}"),
         *(*COMMON, *CHANGES[method]),
@@ -124,7 +124,7 @@ def consumption(method: str, work: Path) -> float:
     log = work / f"steps_{method}.log"
     run(
         *("pretrain", "--config", f"ssl/pretrain/{method}_resnet50_imagenet.yml", "--device", "cpu", "--overwrite"),
-        *("--iters", "6", "--batch_size", "16", "--save_dir", str(work / f"steps_{method}")),
+        *("--iters", "6", "--total_batch_size", "16", "--save_dir", str(work / f"steps_{method}")),
         *("--set", f"dataset.root={work / 'data'}", "dataset.train_list=train.txt", "train.log_iters=2"),
         log=log,
     )
@@ -135,7 +135,7 @@ def throughput(work: Path, seconds: float = 10.0) -> dict[str, float]:
     """Returns images per second that the pipeline delivers, with all of them in memory already, at 224 pixels."""
     from rsseg_tf.config import load_pretrain_config
     from rsseg_tf.data import ImageReader, view_batches
-    from rsseg_tf.datasets import read_list
+    from rsseg_tf.files.lists import read_list
 
     rates = {}
     samples = read_list(work / "data" / "train.txt", work / "data")[:64]

@@ -71,7 +71,7 @@ def network() -> Callable[[np.ndarray], np.ndarray]:
 def streamed(scene: Path, folder: Path, predict: Callable[[np.ndarray], np.ndarray]) -> None:
     """Predicts as the command does, with defaults."""
     from rsseg_tf.datasets import custom_spec
-    from rsseg_tf.inference import InferenceOptions, OutputOptions, SceneOptions, predict_paths
+    from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions, predict_paths
 
     spec = custom_spec("six", [str(index) for index in range(CLASSES)])
     (result,) = predict_paths(
@@ -106,7 +106,7 @@ def plain(scene: Path, folder: Path, predict: Callable[[np.ndarray], np.ndarray]
 
 def accumulated(scene: Path, folder: Path, predict: Callable[[np.ndarray], np.ndarray]) -> None:
     """Predicts the windows of `streamed` and sums them over the whole scene, as the original does."""
-    from rsseg_tf.inference.blending import make_plan
+    from rsseg_tf.predict.blending import make_plan
 
     with rasterio.open(scene) as source:
         profile = {**source.profile, "count": 1, "BIGTIFF": "IF_SAFER"}

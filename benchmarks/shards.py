@@ -24,7 +24,11 @@ from benchmarks.prepare import scene
 from rsseg_tf.config.schema import Augment
 from rsseg_tf.data import SampleReader
 from rsseg_tf.data.augment import augment_sample
-from rsseg_tf.datasets import POTSDAM, read_list, rgb_to_ids, windows, write_png
+from rsseg_tf.files.lists import read_list
+from rsseg_tf.prepare.isprs import POTSDAM
+from rsseg_tf.prepare.rgb_masks import rgb_to_ids
+from rsseg_tf.rasters.images import write_png
+from rsseg_tf.rasters.windows import windows
 
 Parse = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 

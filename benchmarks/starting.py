@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rsseg_tf.datasets import write_png
+from rsseg_tf.rasters.images import write_png
 
 TILES = 300
 SIDE = 64

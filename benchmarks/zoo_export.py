@@ -27,15 +27,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from rsseg_tf.datasets import DUBAI, Sample, read_list
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export import Gate, calibration_images, compare, export_model, load_trained
 from rsseg_tf.export.reference import Reference
 from rsseg_tf.export.tiles import read_tiles
-from rsseg_tf.inference import Predict
+from rsseg_tf.files.lists import Sample, read_list
 from rsseg_tf.manifest import read_manifest
+from rsseg_tf.predict import Predict
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.predictors.opening import newest_version
+from rsseg_tf.prepare.dubai import DUBAI
 
 TARGET = Path(__file__).parent / "zoo_export.md"
 SIDE = 256
@@ -321,7 +322,7 @@ def findings(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 def constant_miou(root: Path) -> float:
     """Returns the mIoU, in %, of calling every scored pixel by the most frequent class."""
-    from rsseg_tf.datasets import read_label
+    from rsseg_tf.rasters.images import read_label
 
     labels = [read_label(one.label) for one in spread(read_list(root / "val.txt", root), SCORED)]
     counts = np.bincount(np.concatenate([label.ravel() for label in labels]), minlength=256)[: DUBAI.num_classes]

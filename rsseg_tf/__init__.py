@@ -16,6 +16,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from rsseg_tf.environment import mend_environment
+from rsseg_tf.moved import redirect_imports
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,6 +91,7 @@ def _tell(line: str) -> None:
 
 
 mend_environment(_tell)
+redirect_imports()
 if "keras" in sys.modules:
     _register_layers()
 else:

@@ -160,7 +160,7 @@ class Classes(_Part):
 
 
 class Inference(_Part):
-    """How images are predicted unless told otherwise: the fields of `rsseg_tf.inference.InferenceOptions`."""
+    """How images are predicted unless told otherwise: the fields of `rsseg_tf.predict.InferenceOptions`."""
 
     scales: tuple[float, ...] = (1.0,)
     flip_horizontal: bool = False

@@ -18,8 +18,8 @@ from rsseg_tf.checkpoint import read_weights
 from rsseg_tf.config import Config
 from rsseg_tf.config.schema import Backbone, C2FNet, Model
 from rsseg_tf.errors import WeightsError
-from rsseg_tf.weights import TensorFile, assign_variables, cached, inflate_bands, match_names, read_tensors
-from rsseg_tf.weights.cache import Progress, is_offline
+from rsseg_tf.files.cache import Progress, cached, is_offline
+from rsseg_tf.weights import TensorFile, assign_variables, inflate_bands, match_names, read_tensors
 from rsseg_tf.weights.presets import is_preset, read_preset
 
 __all__ = ["LoadReport", "Part", "load_backbone", "load_part", "load_pretrained", "open_source", "parts"]

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from rsseg_tf.errors import RssegError
-from rsseg_tf.inference import open_scene, predict_labels
+from rsseg_tf.predict import predict_labels
+from rsseg_tf.rasters.scenes import open_scene
 from rsseg_tf.serving.client import remote_predictor
 
 

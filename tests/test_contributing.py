@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsseg_tf.datasets import DUBAI, write_image
+from rsseg_tf.prepare.dubai import DUBAI
+from rsseg_tf.rasters.images import write_image
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,7 +53,7 @@ from pathlib import Path
 from rsseg_tf.build import build_model
 from rsseg_tf.config import load_config
 from rsseg_tf.errors import WeightsError
-from rsseg_tf.evaluation import plan_evaluation
+from rsseg_tf.evaluate.evaluation import plan_evaluation
 from rsseg_tf.datasets import read_list
 from rsseg_tf.pretrained import load_pretrained
 
@@ -109,8 +110,8 @@ def add_dataset(package: Path) -> None:
         ('        "dubai": Path', '        "toyville": Path("data/toyville"),\n        "dubai": Path'),
         ("for spec in (DUBAI,", "for spec in (TOYVILLE, DUBAI,"),
         (
-            "from rsseg_tf.datasets.unlabelled",
-            "from rsseg_tf.datasets.toyville import TOYVILLE, prepare_toyville\nfrom rsseg_tf.datasets.unlabelled",
+            "from rsseg_tf.prepare.unlabelled",
+            "from rsseg_tf.datasets.toyville import TOYVILLE, prepare_toyville\nfrom rsseg_tf.prepare.unlabelled",
         ),
     )
     edit(package / "config" / "schema.py", ('Literal["dubai", ', 'Literal["dubai", "toyville", '))

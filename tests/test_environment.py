@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VARIABLES = ("PROJ_DATA", "PROJ_LIB", "GDAL_DATA", "GDAL_DRIVER_PATH", *environment._CHANGE_READING)
 # Reads and writes a GeoTIFF and a GeoPackage with a CRS: both bring a GDAL of their own.
 USE = """
-import numpy as np, rasterio, rsseg_tf.inference, rsseg_tf.checking
+import numpy as np, rasterio, rsseg_tf.predict, rsseg_tf.doctor
 from rasterio.crs import CRS
 profile = dict(driver="GTiff", width=4, height=4, count=1, dtype="uint8", crs="EPSG:32633")
 with rasterio.open("a.tif", "w", **profile, transform=rasterio.transform.from_origin(5e5, 5e6, 1, 1)) as file:
@@ -147,7 +147,9 @@ def test_nothing_depends_on_the_projections_at_import_and_errors_name_what_to_un
 import rsseg_tf, os, pkgutil, importlib
 os.environ["PROJ_DATA"] = "/nonexistent"
 for found in pkgutil.walk_packages(rsseg_tf.__path__, "rsseg_tf."):
-    if not found.name.startswith(("rsseg_tf.serving", "rsseg_tf.export", "rsseg_tf.cluster", "rsseg_tf.cli.__main__")):
+    if not found.name.startswith((
+        "rsseg_tf.serving", "rsseg_tf.export", "rsseg_tf.predict.cluster", "rsseg_tf.cli.__main__"
+    )):
         importlib.import_module(found.name)
 from rasterio.crs import CRS
 from rsseg_tf.errors import reason

@@ -18,14 +18,17 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
-from rsseg_tf.checking import inspect_sample
 from rsseg_tf.data import SampleReader, check_samples
-from rsseg_tf.datasets import DatasetSpec, Sample, Window, custom_spec, read_label, write_png
-from rsseg_tf.datasets.rasters import open_scene, read_pixels
+from rsseg_tf.datasets import DatasetSpec, custom_spec
+from rsseg_tf.doctor import inspect_sample
 from rsseg_tf.errors import DataError
-from rsseg_tf.evaluation import evaluate
+from rsseg_tf.evaluate.evaluation import evaluate
 from rsseg_tf.export.tiles import read_tiles
-from rsseg_tf.inference import InferenceOptions, OutputOptions, predict_paths
+from rsseg_tf.files.lists import Sample
+from rsseg_tf.predict import InferenceOptions, OutputOptions, predict_paths
+from rsseg_tf.rasters.images import read_label, write_png
+from rsseg_tf.rasters.scenes import open_scene, read_pixels
+from rsseg_tf.rasters.windows import Window
 
 SIZE = (24, 32)
 Make = Callable[[Path], Path]

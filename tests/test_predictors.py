@@ -9,17 +9,19 @@ import pytest
 
 from rsseg_tf.checkpoint import read_state
 from rsseg_tf.config import load_config
-from rsseg_tf.datasets import custom_spec, read_image, read_list, write_png
-from rsseg_tf.datasets.archives import list_members
+from rsseg_tf.datasets import custom_spec
 from rsseg_tf.errors import DataError, ExportError, WeightsError, address_hint
 from rsseg_tf.export import export_model, load_trained, verify
-from rsseg_tf.inference import InferenceOptions, collect_images, predict_paths
+from rsseg_tf.files.archives import list_members
+from rsseg_tf.files.lists import read_list
 from rsseg_tf.manifest import read_manifest
+from rsseg_tf.predict import InferenceOptions, collect_images, predict_paths
 from rsseg_tf.predictors import find_model, keras_predictor, normalise, open_predictor
 from rsseg_tf.predictors.artifacts import as_input
+from rsseg_tf.rasters.images import read_image, write_png
 from rsseg_tf.training import make_strategy, train
-from tests.export.models import pixels, write_checkpoint
-from tests.tiny import use_tiny_backbone
+from tests.fixtures.checkpoints import pixels, write_checkpoint
+from tests.fixtures.configs import use_tiny_backbone
 
 TWO = custom_spec("two", ("a", "b"), bands=2, max_value=1000.0, mean=(0.1, 0.5), std=(0.2, 0.25))
 

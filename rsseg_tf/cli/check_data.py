@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-# Not TensorFlow: half a second at most, and the help can name the kinds of findings.
-from rsseg_tf.checking import KINDS, MAX_DISTANCE, SEVERITIES, SHEET_SUFFIXES, check_data, write_sheet
-from rsseg_tf.checking.sheet import check_sheet_place, choose_samples
 from rsseg_tf.cli.options import ManyValues, load, reading_options
-from rsseg_tf.datasets.gdal import Trust
+
+# Not TensorFlow: half a second at most, and the help can name the kinds of findings.
+from rsseg_tf.doctor import KINDS, MAX_DISTANCE, SEVERITIES, SHEET_SUFFIXES, check_data, write_sheet
+from rsseg_tf.doctor.sheet import check_sheet_place, choose_samples
 from rsseg_tf.errors import ConfigError, did_you_mean
+from rsseg_tf.rasters.gdal import Trust
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rsseg_tf.checking import Finding, Report, Severity, Target
+    from rsseg_tf.doctor import Finding, Report, Severity, Target
 
 __all__ = ["command"]
 
@@ -189,7 +190,7 @@ def _find_target(
     unlabelled: bool,
 ) -> Target:
     """Returns what the user named."""
-    from rsseg_tf.checking import target_from_config, target_from_folder
+    from rsseg_tf.doctor import target_from_config, target_from_folder
 
     if (source is None) == (config_path is None):
         raise ConfigError("Name one thing to check: a folder or a config, e.g. rsseg-tf check-data data/dubai.")

@@ -21,7 +21,7 @@ from rsseg_tf.cli.options import (
     weights_options,
     windows_note,
 )
-from rsseg_tf.protocols import PROTOCOLS
+from rsseg_tf.datasets.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from rsseg_tf.metrics import SegmentationScores
@@ -72,7 +72,7 @@ def command(
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
-    from rsseg_tf.evaluation import plan_evaluation
+    from rsseg_tf.evaluate.evaluation import plan_evaluation
 
     evaluation = plan_evaluation(config, samples)
     choose_device(device, gpus)

@@ -315,7 +315,7 @@ def prediction_changes(switch: str, values: dict[str, Any]) -> dict[str, Any]:
         ConfigError: for options that would have no effect, or windows without a size.
     """
     from rsseg_tf.errors import ConfigError
-    from rsseg_tf.inference import InferenceOptions
+    from rsseg_tf.predict import InferenceOptions
 
     changes: dict[str, Any] = {}
     augmentation = {name: values[name] for name in ("scales", "flip_horizontal", "flip_vertical")}
@@ -411,7 +411,7 @@ def open_model(
     import dataclasses
 
     from rsseg_tf.errors import ConfigError
-    from rsseg_tf.inference import tile_options
+    from rsseg_tf.predict import tile_options
     from rsseg_tf.predictors import open_predictor
 
     predictor = open_predictor(path, config=config, precision=precision, threads=threads)

@@ -30,7 +30,7 @@ from rsseg_tf.cli.options import (
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
-    from rsseg_tf.inference import InferenceOptions, Job, Predict, PredictionResult, Run
+    from rsseg_tf.predict import InferenceOptions, Job, Predict, PredictionResult, Run
     from rsseg_tf.predictors import Predictor
 
 __all__ = ["command"]
@@ -141,9 +141,9 @@ def command(
     are reduced to previews.
     """
     from rsseg_tf.errors import ConfigError
-    from rsseg_tf.inference import OutputOptions, Run, SceneOptions, collect_images
-    from rsseg_tf.inference.area_files import read_area
-    from rsseg_tf.inference.options import parse_memory
+    from rsseg_tf.predict import OutputOptions, Run, SceneOptions, collect_images
+    from rsseg_tf.predict.area_files import read_area
+    from rsseg_tf.predict.options import parse_memory
 
     _check_combinations(values)
     if values["aoi"] is not None:
@@ -300,7 +300,7 @@ def _predict_here(run: Run, predict: Predict) -> list[PredictionResult]:
 
 def _predict_on_cluster(run: Run, open_model: Callable[[], Predict], values: dict[str, Any]) -> list[PredictionResult]:
     """Predicts on Dask workers."""
-    from rsseg_tf.cluster import predict_on_cluster
+    from rsseg_tf.predict.cluster import predict_on_cluster
 
     address = None if values["dask"] == "local" else values["dask"]
     with _progress(run) as (_, finish):
@@ -317,7 +317,7 @@ def _progress(run: Run) -> Iterator[tuple[Callable[[Job, int], None], Callable[[
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from rsseg_tf.inference import pixel_count
+    from rsseg_tf.predict import pixel_count
 
     sizes = {job: pixel_count(job.path) for job in run.jobs}
     seen = dict.fromkeys(run.jobs, 0)

@@ -10,7 +10,7 @@ import click
 from rsseg_tf.cli.options import ManyValues
 
 # Not TensorFlow: half a second at most, and the help can name the datasets.
-from rsseg_tf.datasets import OUTPUTS, PREPARERS, PrepareOptions, prepare_dataset
+from rsseg_tf.prepare.preparers import OUTPUTS, PREPARERS, PrepareOptions, prepare_dataset
 
 __all__ = ["command"]
 

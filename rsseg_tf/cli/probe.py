@@ -12,7 +12,7 @@ from rsseg_tf.cli.options import ManyValues, choose_device, config_option, devic
 from rsseg_tf.cli.tables import narrow_table
 
 if TYPE_CHECKING:
-    from rsseg_tf.probe import ProbeRow
+    from rsseg_tf.evaluate.probe import ProbeRow
 
 __all__ = ["command"]
 
@@ -83,7 +83,7 @@ def command(
     load_tensorflow()
     splits = checked_samples(config, "train", "val")
     from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD
-    from rsseg_tf.probe import cut_patches, probe
+    from rsseg_tf.evaluate.probe import cut_patches, probe
 
     spec = config.dataset.spec
     choose_device(device, gpus)

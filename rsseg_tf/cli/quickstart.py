@@ -79,8 +79,10 @@ def _write_report(output: Path, steps: list[list[str]]) -> Path:
     """Writes overview.png (scene, label, prediction of some scenes) and README.md; returns the picture."""
     import numpy as np
 
-    from rsseg_tf.datasets import SYNTHETIC, read_image, read_label, read_list, write_png
-    from rsseg_tf.inference import as_rgb, montage
+    from rsseg_tf.files.lists import read_list
+    from rsseg_tf.predict import as_rgb, montage
+    from rsseg_tf.prepare.synthetic import SYNTHETIC
+    from rsseg_tf.rasters.images import read_image, read_label, write_png
 
     report = output / "report"
     rows: list[np.ndarray] = []

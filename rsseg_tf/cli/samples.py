@@ -12,15 +12,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from rsseg_tf.config import Config, PretrainConfig
-from rsseg_tf.datasets import Sample, Samples, list_images, missing_files, read_list
-from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
-from rsseg_tf.datasets.looking import Inspection, Looks, memory_file
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.files import readable_name
+from rsseg_tf.files.lists import Sample, Samples, missing_files, read_list
+from rsseg_tf.prepare.unlabelled import list_images
+from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
+from rsseg_tf.rasters.looking import Inspection, Looks, memory_file
 
 if TYPE_CHECKING:
-    from rsseg_tf.checking.starting import Told
+    from rsseg_tf.doctor.starting import Told
 
 __all__ = ["checked_eval_list", "checked_images", "checked_list", "checked_samples"]
 
@@ -56,7 +57,7 @@ def checked_samples(
             )
     except DataError as error:
         raise DataError(f"{error} {_REMEDY}") from error
-    from rsseg_tf.checking.starting import known_leaks, start_findings
+    from rsseg_tf.doctor.starting import known_leaks, start_findings
 
     told = start_findings(parts, dataset.spec, root, crop_size=crop_size)
     if splits == ("val",):
@@ -74,7 +75,7 @@ def checked_eval_list(list_file: Path, spec: DatasetSpec, *, trust: Trust = TRUS
         DataError: for the first thing that is wrong.
     """
     looks = checked_list(list_file, list_file.parent, spec, what="samples", trust=trust)
-    from rsseg_tf.checking.starting import start_findings
+    from rsseg_tf.doctor.starting import start_findings
 
     _tell(start_findings({"val": looks}, spec, list_file.parent), refuse=False)
     return looks.samples
@@ -95,7 +96,7 @@ def checked_images(config: PretrainConfig) -> Sequence[Sample]:
     else:
         samples = list_images(root, notify=_note)
         looks = _looked_at(samples, dataset.spec, root / "*", root, "images", labels=False, trust=config.data.trust)
-    from rsseg_tf.checking.starting import start_findings
+    from rsseg_tf.doctor.starting import start_findings
 
     _tell(start_findings({"train": looks}, dataset.spec, root), refuse=True)
     return looks.samples
@@ -175,7 +176,7 @@ def _check_weights(config: Config, present: set[int]) -> None:
 
 def _memory(list_file: Path, root: Path, spec: DatasetSpec, *, labels: bool, trust: Trust) -> Path | None:
     """Returns where looks at a list are kept; None for a user without a folder of their own."""
-    from rsseg_tf.weights.cache import cache_dir
+    from rsseg_tf.files.cache import cache_dir
 
     try:
         return memory_file(cache_dir() / "samples", list_file, root, spec, labels=labels, trust=trust)

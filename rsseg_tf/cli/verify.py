@@ -76,7 +76,7 @@ def command(
 
     from rsseg_tf.cli.evaluate import write_json
     from rsseg_tf.export import verify
-    from rsseg_tf.inference import collect_images
+    from rsseg_tf.predict import collect_images
 
     paths = collect_images(images, notify=lambda line: click.echo(f"Note: {line}", err=True))[0] if images else []
     others = {f"server {server}": _served(server, model_name, folder)} if server else {}

@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from rsseg_tf.datasets import SPECS as DATASET_SPECS
-from rsseg_tf.datasets import TILE_NAME_PATTERNS, DatasetSpec, custom_spec
-from rsseg_tf.datasets.gdal import Trust
+from rsseg_tf.datasets import DatasetSpec, custom_spec
+from rsseg_tf.datasets.protocols import PROTOCOLS, ProtocolName
 from rsseg_tf.errors import DataError
-from rsseg_tf.protocols import PROTOCOLS, ProtocolName
+from rsseg_tf.prepare.preparers import SPECS as DATASET_SPECS
+from rsseg_tf.prepare.tile_names import TILE_NAME_PATTERNS
+from rsseg_tf.rasters.gdal import Trust
 
 __all__ = [
     "FCN",
@@ -485,10 +486,10 @@ class Train(Section):
 class Eval(Section):
     """How validation images are predicted and counted, in training (`--do_eval`) and by `rsseg-tf eval`.
 
-    All but `protocol` are the fields of `rsseg_tf.inference.InferenceOptions`.
+    All but `protocol` are the fields of `rsseg_tf.predict.InferenceOptions`.
     """
 
-    protocol: ProtocolName = Field("seed", description="what is counted, see rsseg_tf.protocols")
+    protocol: ProtocolName = Field("seed", description="what is counted, see rsseg_tf.datasets.protocols")
     scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
     flip_horizontal: bool = False
     flip_vertical: bool = False

@@ -9,13 +9,14 @@ from typing import cast
 
 import numpy as np
 
-from rsseg_tf.datasets import DatasetSpec, Sample, read_label
-from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
+from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.datasets.judging import check_label_ids, check_same_size, check_type, ids_of, label_of
-from rsseg_tf.datasets.listing import Samples
-from rsseg_tf.datasets.looking import Inspection
-from rsseg_tf.datasets.rasters import Pixels, read_pixels, scene_header
 from rsseg_tf.errors import DataError
+from rsseg_tf.files.lists import Sample, Samples
+from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
+from rsseg_tf.rasters.images import read_label
+from rsseg_tf.rasters.looking import Inspection
+from rsseg_tf.rasters.scenes import Pixels, read_pixels, scene_header
 
 __all__ = ["ImageReader", "SampleReader", "check_images", "check_samples"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from rsseg_tf.datasets.listing import Sample
 from rsseg_tf.datasets.spec import DatasetSpec, unknown_ids
 from rsseg_tf.errors import DataError
+from rsseg_tf.files.lists import Sample
 
 __all__ = [
     "check_bands",

@@ -43,7 +43,7 @@ class DatasetSpec:
         band_names: What the bands show, in their order, such as ``("red", "green", "blue")``; empty if unknown.
         gsd: Ground sampling distance in metres per pixel; None if unknown or not the same for all images.
         tile_names: How the names of tiles say their place in a scene, such as ``"{stem}_{y0}_{x0}"``; one of
-            `rsseg_tf.datasets.tile_names.TILE_NAME_PATTERNS`, or None where they do not.
+            `rsseg_tf.prepare.tile_names.TILE_NAME_PATTERNS`, or None where they do not.
 
     Raises:
         DataError: When any of these contradict each other; see `_check_classes`, `_check_bands`.

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rsseg_tf.datasets import DatasetSpec, Sample
-from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
-from rsseg_tf.evaluation import evaluate
-from rsseg_tf.inference import InferenceOptions, Predict, tile_options
+from rsseg_tf.datasets import DatasetSpec
+from rsseg_tf.evaluate.evaluation import evaluate
+from rsseg_tf.files.lists import Sample
 from rsseg_tf.metrics import SegmentationScores
+from rsseg_tf.predict import InferenceOptions, Predict, tile_options
 from rsseg_tf.predictors import Predictor
+from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 
 __all__ = ["CHECKPOINT", "Accuracy", "measure_accuracy"]
 
@@ -78,7 +79,7 @@ def measure_accuracy(
         progress: called with the name of what was just predicted, after each image.
 
     Raises:
-        DataError: as `rsseg_tf.evaluation.evaluate`.
+        DataError: as `rsseg_tf.evaluate.evaluation.evaluate`.
     """
     scores = {}
     candidates: dict[str, tuple[Predict, tuple[int, int] | None]] = {CHECKPOINT: (checkpoint, None)}

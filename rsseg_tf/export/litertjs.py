@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rsseg_tf.errors import ExportError
-from rsseg_tf.weights import cache_dir
-from rsseg_tf.weights.cache import is_offline
+from rsseg_tf.files.cache import cache_dir, is_offline
 
 __all__ = ["PACKAGES", "VERSION", "NpmPackage", "find_litertjs", "write_litertjs"]
 

@@ -8,16 +8,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_tf.datasets import DatasetSpec, read_list
-from rsseg_tf.datasets.gdal import TRUSTING_NOBODY, Trust
-from rsseg_tf.datasets.rasters import read_pixels
+from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ExportError, naming
 from rsseg_tf.files import StrPath
-from rsseg_tf.inference import resize_bilinear
+from rsseg_tf.files.lists import read_list
+from rsseg_tf.predict import resize_bilinear
+from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
+from rsseg_tf.rasters.scenes import read_pixels
 
-__all__ = ["calibration_images", "middle_of", "random_tiles", "read_tiles"]
+__all__ = ["calibration_images", "middle_of", "pixel_dtype", "random_tiles", "read_tiles"]
 
 _BLOB = 16  # pixels
+
+
+def pixel_dtype(spec: DatasetSpec) -> str:
+    """Returns what exported models take: bytes where pixels are bytes; float32 holds everything else exactly."""
+    return "uint8" if spec.max_value == 255 else "float32"
 
 
 def random_tiles(

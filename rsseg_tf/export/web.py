@@ -23,13 +23,13 @@ from pathlib import Path
 from numpy.typing import NDArray
 
 from rsseg_tf.assets import asset_dir
-from rsseg_tf.datasets import image_header
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export.litertjs import write_litertjs
 from rsseg_tf.export.tflite import write_tflite
 from rsseg_tf.export.trained import Trained
-from rsseg_tf.inference import tile_stride
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Inference, Quantization, file_sha256
+from rsseg_tf.predict import tile_stride
+from rsseg_tf.rasters.images import image_header
 
 __all__ = ["WEB_FOLDER", "Page", "check_page", "windowed", "write_web"]
 

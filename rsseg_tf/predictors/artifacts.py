@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from rsseg_tf.errors import DataError, ExportError, RssegError, reason
 from rsseg_tf.extras import require
 from rsseg_tf.files import StrPath
-from rsseg_tf.inference import Predict, require_finite
 from rsseg_tf.manifest import MANIFEST_FILE, MANIFEST_PROPERTY, Artifact, Manifest, require_unchanged
+from rsseg_tf.predict import Predict, require_finite
 from rsseg_tf.predictors.operations import check_operations
 from rsseg_tf.predictors.tables import check_tables
 

@@ -13,7 +13,7 @@ from rsseg_tf.checkpoint import load_weights
 from rsseg_tf.config import Config
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.files import StrPath
-from rsseg_tf.inference import Predict, require_finite
+from rsseg_tf.predict import Predict, require_finite
 
 __all__ = ["checkpoint_predictor", "keras_predictor", "normalise"]
 

@@ -10,8 +10,8 @@ from rsseg_tf.config import Config, load_config
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ConfigError, ExportError, WeightsError, address_hint
 from rsseg_tf.files import StrPath
-from rsseg_tf.inference import InferenceOptions, Predict, any_size
 from rsseg_tf.manifest import MANIFEST_FILE, Manifest, read_manifest
+from rsseg_tf.predict import InferenceOptions, Predict, any_size
 from rsseg_tf.predictors.artifacts import Loaded, load_onnx, load_openvino, load_savedmodel, load_tflite
 from rsseg_tf.predictors.models import checkpoint_predictor
 
@@ -31,7 +31,7 @@ class Predictor:
         predict: pixels to logits, for images of any size.
         options: how images are predicted unless told otherwise.
         tile: (height, width) that the model itself takes; None where it takes any. Images of other sizes are padded
-            or cut into windows by `predict`; `rsseg_tf.inference.tile_options` does it with less memory.
+            or cut into windows by `predict`; `rsseg_tf.predict.tile_options` does it with less memory.
         manifest: of an exported model; None for a checkpoint.
     """
 

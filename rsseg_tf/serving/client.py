@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from rsseg_tf.errors import ConfigError, ServingError
 from rsseg_tf.files import StrPath
-from rsseg_tf.inference import InferenceOptions, require_finite, tile_options
 from rsseg_tf.manifest import Manifest
+from rsseg_tf.predict import InferenceOptions, require_finite, tile_options
 from rsseg_tf.predictors import Predictor
 from rsseg_tf.predictors.artifacts import as_input
 from rsseg_tf.serving.addresses import Address
@@ -89,7 +89,7 @@ class Retry:
 
 
 class RemotePredict:
-    """A predict callable over a server (see `rsseg_tf.inference.Predict`): each image of a batch is a request.
+    """A predict callable over a server (see `rsseg_tf.predict.Predict`): each image of a batch is a request.
 
     Images go out as the dtype that the model takes, bytes where it takes bytes. Several are on their way at once, and
     answers come back in order whatever the order in which they arrive.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from rsseg_tf.files.cache import cache_dir, cached
 from rsseg_tf.weights.assign import assign_variables, assign_weights
-from rsseg_tf.weights.cache import cache_dir, cached
 from rsseg_tf.weights.layouts import inflate_bands, match_names
 from rsseg_tf.weights.names import (
     c2fnet_names,

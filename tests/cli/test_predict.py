@@ -11,11 +11,11 @@ from click.testing import CliRunner
 
 from rsseg_tf.cli import main
 from rsseg_tf.cli.options import windows_note
-from rsseg_tf.inference import InferenceOptions
 from rsseg_tf.manifest import Classes, Inference, Manifest, Origin
+from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import Predictor
-from tests.inference.scenes import SPEC, noise, read_band, write_scene
-from tests.tiny import use_tiny_backbone, write_config, write_dataset
+from tests.fixtures.configs import use_tiny_backbone, write_config, write_dataset
+from tests.fixtures.scenes import SPEC, noise, read_band, write_scene
 
 SCENES = Path(__file__).resolve().parents[3] / "shared" / "data" / "scenes"
 
@@ -79,7 +79,7 @@ def test_everything_that_can_be_asked_for(checkpoint: Path, tmp_path: Path) -> N
 def test_a_large_image_is_cut_into_blended_windows_of_the_training_size(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rsseg_tf.inference.streaming.WHOLE_PIXELS", 60 * 60)
+    monkeypatch.setattr("rsseg_tf.predict.streaming.WHOLE_PIXELS", 60 * 60)
     scene = write_scene(tmp_path / "a.tif", noise(90, 110))
     predict(checkpoint, scene)
     with rasterio.open(tmp_path / "out" / "geotiff_prediction" / "a.tif") as labels:

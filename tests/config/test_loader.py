@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from rsseg_tf.assets import find_config, shipped_configs
 from rsseg_tf.config import Config, dump_config, load_config
-from rsseg_tf.datasets import OUTPUTS, SPECS
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.prepare.preparers import OUTPUTS, SPECS
 
 BASE = """\
 dataset: {name: dubai, root: data/dubai}

@@ -13,9 +13,10 @@ import tensorflow as tf
 
 from rsseg_tf.config.schema import Augment
 from rsseg_tf.data import SampleReader, sample_order, train_batches
-from rsseg_tf.datasets import DatasetSpec, Sample, custom_spec
+from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.errors import DataError
-from tests.devices import two_devices
+from rsseg_tf.files.lists import Sample
+from tests.fixtures.devices import two_devices
 
 SPEC = custom_spec("town", ["ground", "roof"])
 COUNT = 7  # not a multiple of the batch size

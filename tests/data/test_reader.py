@@ -13,8 +13,11 @@ import rasterio
 
 from rsseg_tf.data import SampleReader, check_samples
 from rsseg_tf.data import reader as reader_module
-from rsseg_tf.datasets import DatasetSpec, Sample, custom_spec, looking, read_image
+from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.errors import DataError
+from rsseg_tf.files.lists import Sample
+from rsseg_tf.rasters import looking
+from rsseg_tf.rasters.images import read_image
 
 SPEC = custom_spec("town", ["ground", "roof"])
 SIZE = (8, 6)  # height, width: not square, so that swapped sides show

@@ -11,8 +11,9 @@ import tensorflow as tf
 from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD, Images, Views
 from rsseg_tf.data import ImageReader, check_images, view_batches
 from rsseg_tf.data.views import blur, colour_views, crop_box, cut_view, jitter, rgb_only
-from rsseg_tf.datasets import Sample, write_image
 from rsseg_tf.errors import DataError
+from rsseg_tf.files.lists import Sample
+from rsseg_tf.rasters.images import write_image
 
 OFF = Views(jitter_probability=0.0, gray_probability=0.0, blur_probability=(0.0, 0.0))
 GEOMETRY = OFF.model_copy(update={"flip_vertical": 0.5, "rotate90": 0.75})

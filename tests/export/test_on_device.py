@@ -12,11 +12,12 @@ import pytest
 pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 
 from rsseg_tf.assets import asset_dir
-from rsseg_tf.datasets import read_label, write_png
 from rsseg_tf.export import Trained, write_tflite
-from rsseg_tf.inference import open_scene, predict_labels, tile_options
+from rsseg_tf.predict import predict_labels, tile_options
 from rsseg_tf.predictors import open_predictor
-from tests.export.models import pixels
+from rsseg_tf.rasters.images import read_label, write_png
+from rsseg_tf.rasters.scenes import open_scene
+from tests.fixtures.checkpoints import pixels
 
 # Modules that are None cannot be imported.
 WITHOUT = """

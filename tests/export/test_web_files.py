@@ -16,13 +16,13 @@ pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 
 from rsseg_tf.assets import asset_dir
 from rsseg_tf.cli import main
-from rsseg_tf.datasets import write_png
 from rsseg_tf.errors import DataError, ExportError
 from rsseg_tf.export import Page, Trained, find_litertjs, load_trained, verify, write_web
 from rsseg_tf.export.litertjs import PACKAGES, VERSION, write_litertjs
 from rsseg_tf.export.web import windowed
 from rsseg_tf.manifest import read_manifest
-from tests.export.models import write_checkpoint
+from rsseg_tf.rasters.images import write_png
+from tests.fixtures.checkpoints import write_checkpoint
 
 PNG = np.zeros((20, 30, 3), np.uint8)
 

@@ -80,7 +80,7 @@ def _image(name: str, *options: int) -> Callable[[Path], list[Path]]:
 
 
 def _label(folder: Path) -> list[Path]:
-    from rsseg_tf.datasets.images import write_png
+    from rsseg_tf.rasters.images import write_png
 
     write_png(folder / "label.png", _pixels(1)[..., 0] % 4, [(0, 0, 0), (9, 9, 9), (99, 9, 9), (255, 255, 0)])
     return [folder / "label.png"]
@@ -114,8 +114,8 @@ def _vrt(folder: Path) -> list[Path]:
 
 def _read_image(name: str) -> Callable[[Path], object]:
     def read(folder: Path) -> object:
-        from rsseg_tf.datasets.images import image_header, read_image, read_label
-        from rsseg_tf.datasets.rasters import open_scene
+        from rsseg_tf.rasters.images import image_header, read_image, read_label
+        from rsseg_tf.rasters.scenes import open_scene
 
         def scene(path: Path) -> object:
             with open_scene(path) as opened:
@@ -171,7 +171,7 @@ def _archive(folder: Path) -> list[Path]:
 
 
 def _read_archive(folder: Path) -> object:
-    from rsseg_tf.datasets.archives import close_archives, list_members, read_member
+    from rsseg_tf.files.archives import close_archives, list_members, read_member
 
     scratch = folder / "scratch"
     scratch.mkdir(exist_ok=True)
@@ -184,7 +184,7 @@ def _read_archive(folder: Path) -> object:
 
 def _weights(kind: str) -> Callable[[Path], list[Path]]:
     def make(folder: Path) -> list[Path]:
-        from tests.weights.files import write_legacy_torch, write_pdparams, write_torch
+        from tests.fixtures.weight_files import write_legacy_torch, write_pdparams, write_torch
 
         tensors = {
             "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
@@ -290,7 +290,7 @@ def _list(folder: Path) -> list[Path]:
 
 
 def _read_list(folder: Path) -> object:
-    from rsseg_tf.datasets.listing import list_lines, read_list
+    from rsseg_tf.files.lists import list_lines, read_list
 
     def samples(path: Path) -> object:
         return list(read_list(path, folder))
@@ -300,8 +300,8 @@ def _read_list(folder: Path) -> object:
 
 def _dataset(folder: Path) -> list[Path]:
     import rsseg_tf
-    from rsseg_tf.datasets import prepared
     from rsseg_tf.datasets.spec import custom_spec
+    from rsseg_tf.prepare import prepared
 
     spec = custom_spec("tiny", ["a", "b"])
     content = {"written_by": prepared._WRITER, "version": rsseg_tf.__version__, **vars(spec), "groups": {"x": 1}}
@@ -310,13 +310,13 @@ def _dataset(folder: Path) -> list[Path]:
 
 
 def _read_dataset(folder: Path) -> object:
-    from rsseg_tf.datasets.prepared import check_replaceable, read_dataset_json
+    from rsseg_tf.prepare.prepared import check_replaceable, read_dataset_json
 
     return _each((lambda path: read_dataset_json(path / "dataset.json"), check_replaceable), folder)
 
 
 def _manifest(folder: Path) -> list[Path]:
-    from tests.serving.models import manifest
+    from tests.fixtures.models import manifest
 
     (folder / "manifest.json").write_text(manifest().to_json(), "utf-8")
     return [folder / "manifest.json"]
@@ -337,7 +337,7 @@ def _journals(folder: Path) -> list[Path]:
 def _read_journals(folder: Path) -> object:
     from types import SimpleNamespace
 
-    from rsseg_tf.inference import resuming
+    from rsseg_tf.predict import resuming
 
     journal = folder / resuming.JOURNAL
     shutil.copyfile(folder / "finished.jsonl", journal)
@@ -373,9 +373,9 @@ def _area(suffix: str) -> Callable[[Path], list[Path]]:
 
 def _read_area(suffix: str) -> Callable[[Path], object]:
     def read(folder: Path) -> object:
-        from rsseg_tf.datasets.rasters import open_scene
-        from rsseg_tf.datasets.tiling import Window
-        from rsseg_tf.inference.area import area_of_interest
+        from rsseg_tf.predict.area import area_of_interest
+        from rsseg_tf.rasters.scenes import open_scene
+        from rsseg_tf.rasters.windows import Window
 
         with open_scene(folder / "x.tif") as scene:
             wanted = area_of_interest(folder / f"aoi{suffix}", scene)
@@ -391,7 +391,7 @@ def _onnx(folder: Path) -> list[Path]:
     import onnx
 
     from rsseg_tf.manifest import MANIFEST_PROPERTY
-    from tests.serving.models import manifest
+    from tests.fixtures.models import manifest
 
     values = [onnx.helper.make_tensor_value_info(name, 1, [1, 4, 4, 3]) for name in ("pixels", "logits")]
     weights = onnx.numpy_helper.from_array(np.ones((3,), np.float32), "w")
@@ -414,7 +414,7 @@ def _tflite(folder: Path) -> list[Path]:
     import tensorflow as tf
 
     from rsseg_tf.manifest import MANIFEST_FILE, Tensor
-    from tests.serving.models import manifest
+    from tests.fixtures.models import manifest
 
     @tf.function(input_signature=[tf.TensorSpec((1, 8, 8, 3), tf.float32, name="pixels")])
     def logits(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -439,7 +439,7 @@ def _read_tflite(folder: Path) -> object:
 
 
 def _savedmodel(folder: Path) -> list[Path]:
-    from tests.serving.models import write_model
+    from tests.fixtures.models import write_model
 
     write_model(folder / "1", warm_up=False)
     return [folder / "1" / "saved_model.pb"]
@@ -510,7 +510,7 @@ def _read_requests(folder: Path) -> object:
 def _encoded(folder: Path) -> list[Path]:
     import cv2
 
-    from tests.serving.gifs import gif
+    from tests.fixtures.gifs import gif
 
     paths = []
     for suffix in (".png", ".jpg", ".bmp"):

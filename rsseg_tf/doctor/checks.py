@@ -1,0 +1,405 @@
+"""Findings about single samples, and about what all images and all labels have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+import numpy as np
+
+from rsseg_tf.datasets.judging import looks_like_a_mask, mask_words, misfit
+from rsseg_tf.datasets.spec import RGB, unknown_ids
+from rsseg_tf.doctor.evidence import Evidence
+from rsseg_tf.doctor.findings import Finding, listing
+from rsseg_tf.doctor.samples import ImageFacts, LabelFacts
+from rsseg_tf.doctor.statistics import Moments
+from rsseg_tf.doctor.targets import Expected
+from rsseg_tf.prepare.dubai import IGNORED_COLOURS
+from rsseg_tf.prepare.preparers import SPECS
+
+__all__ = [
+    "absent_findings",
+    "below_findings",
+    "ignored_label",
+    "image_findings",
+    "label_findings",
+    "lone_findings",
+    "mask_findings",
+    "range_findings",
+    "sample_findings",
+    "sentinel_finding",
+    "size_findings",
+    "unseen_findings",
+    "value_findings",
+]
+
+Value = TypeVar("Value", int, str)
+
+# A few bright roofs above the limit are no reason to change it.
+_SHARE_ABOVE = 0.01
+# A border of nodata that the label has as background by a pixel's width is no mistake.
+_SHARE_UNSEEN = 0.001
+# All values in the lowest eighth of the range: the data use at most five of eight bits, or are in other units.
+_SHARE_BELOW = 1 / 8
+# Where normalised data are off by this much the first layer sees little else. With the benchmark's mean and std of 0.5
+# the Dubai tiles lie at 0.1 and 0.6, which must pass.
+_LARGEST_SHIFT = 1.5
+_DEVIATIONS = (0.1, 3.0)
+_SHOWN_IDS = 8
+_LEAST_COLOURS = 3  # black and white alone tell no dataset
+
+
+def sample_findings(evidence: Evidence) -> Iterator[Finding]:
+    """Yields what is wrong with single samples: files, sizes, pixels that are no numbers."""
+    folders: dict[Path, dict[str, str]] = {}
+    seen: set[tuple[str, Path]] = set()
+    for position, (sample, facts) in enumerate(zip(evidence.samples, evidence.facts, strict=True)):
+        for problem in facts.problems:
+            both = problem.code in ("size-mismatch", "misplaced-label")
+            if (problem.code, problem.path) in seen and not both:
+                continue  # a file that stands in two pairs
+            seen.add((problem.code, problem.path))
+            files = [problem.path, *([sample.label] if both and sample.label else [])]
+            message = f"{evidence.name(problem.path)} {problem.message}"
+            if problem.code == "file-missing":
+                message += _hint(problem.path, folders)
+            names = tuple(evidence.name(path) for path in files)
+            yield Finding(problem.code, evidence.splits_of([position]), names, message)
+
+
+def _hint(path: Path, folders: dict[Path, dict[str, str]]) -> str:
+    """Says what could have been meant by a missing file: another suffix, capital letters, slashes."""
+    if "\\" in str(path):
+        return "; paths are written with /, not \\"
+    if path.parent not in folders:
+        names: list[str] = []
+        with contextlib.suppress(OSError):
+            names = sorted(os.listdir(path.parent))
+        folders[path.parent] = {os.path.splitext(name)[0].lower(): name for name in names}
+    other = folders[path.parent].get(path.stem.lower())
+    return f"; there is {other}" if other is not None and other != path.name else ""
+
+
+# --- images -------------------------------------------------------------------------------------------------------
+
+
+def image_findings(evidence: Evidence, measured: Sequence[Moments] | None) -> Iterator[Finding]:
+    """Yields images that are not as expected, or unlike the others.
+
+    Args:
+        evidence: What was seen.
+        measured: Moments of each band of the training images in units of `max_value`, None if they are not comparable.
+    """
+    images = [(position, facts.image) for position, facts in enumerate(evidence.facts) if facts.image is not None]
+    if not images:
+        return
+    spec = evidence.target.expected.spec
+    usual_bands = _commonest(image.bands for _, image in images)
+    usual_type = _commonest(image.dtype for _, image in images)
+    wanted = f"{spec.bands} are expected" if spec else f"most images have {usual_bands}"
+    seen: set[Path] = set()
+    values: list[Finding] = []
+    for position, image in images:
+        path = evidence.samples[position].image
+        if path in seen:
+            continue
+        seen.add(path)
+        splits, name = evidence.splits_of([position]), evidence.name(path)
+        if image.bands != (spec.bands if spec else usual_bands):
+            plural = "s" if image.bands != 1 else ""
+            yield Finding("band-count", splits, (name,), f"{name} has {image.bands} band{plural}; {wanted}")
+        if image.dtype != usual_type:
+            yield Finding("pixel-type", splits, (name,), f"{name} is {image.dtype}; most images are {usual_type}")
+        if spec:
+            share = image.above / max(1, sum(band.count for band in image.moments))
+            low, high = min(band.low for band in image.moments), max(band.high for band in image.moments)
+            values += value_findings(name, splits, low, high, share, spec.max_value)
+        yield from unseen_findings(name, splits, evidence.facts[position].unseen)
+        if "train" in splits:
+            yield from size_findings(name, image.width, image.height, evidence.target.crop_size)
+    yield from values
+    if spec:
+        unfit = list(_unfit(evidence, [image for _, image in images], usual_type, spec.max_value))
+        yield from unfit
+        values += unfit
+    if spec and not values:
+        below = list(_below(evidence, [image for _, image in images], spec.max_value))
+        yield from below
+        if not below and measured is not None:
+            yield from _normalisation(measured, spec.mean, spec.std)
+
+
+def _commonest(values: Iterable[Value]) -> Value:
+    """Returns the value that occurs most often, of equals the first."""
+    return Counter(values).most_common(1)[0][0]
+
+
+def value_findings(
+    name: str, splits: tuple[str, ...], low: float, high: float, share: float, max_value: float
+) -> Iterator[Finding]:
+    """Yields what the values of one image show.
+
+    Args:
+        name: The image.
+        splits: The splits in which it stands.
+        low: The lowest value that is data.
+        high: The highest.
+        share: Part of the values above `max_value`, 0..1.
+        max_value: Pixel value that becomes 1.0.
+    """
+    if share > _SHARE_ABOVE:
+        message = f"{name} reaches {high:g}; {share:.1%} of its values are above max_value {max_value:g}"
+        yield Finding("above-max-value", splits, (name,), message)
+    if low < -max_value:
+        message = f"{name} reaches {low:g}, further below 0 than max_value {max_value:g} is above it"
+        yield Finding("nodata-values", splits, (name,), message)
+
+
+def sentinel_finding(name: str, splits: tuple[str, ...], value: float) -> Finding:
+    """Returns the finding about an image with a value that stands for no data and is not declared."""
+    return Finding("nodata-values", splits, (name,), f"{name} holds {value:.9g} and does not declare it as nodata")
+
+
+def unseen_findings(name: str, splits: tuple[str, ...], share: float) -> Iterator[Finding]:
+    """Yields an image that has no data where its label gives a class.
+
+    Args:
+        name: The image.
+        splits: The splits in which it stands.
+        share: Part of the labelled pixels, 0..1, of which that is true.
+    """
+    if share > _SHARE_UNSEEN:
+        message = f"{name} has no data in {share:.1%} of the pixels that its label gives a class"
+        yield Finding("label-on-nodata", splits, (name,), message)
+
+
+def size_findings(name: str, width: int, height: int, crop_size: tuple[int, int] | None) -> Iterator[Finding]:
+    """Yields a training image that is smaller than what training crops to; None if nothing says that."""
+    if crop_size is not None and (width < crop_size[0] or height < crop_size[1]):
+        message = f"{name} is {width}x{height} pixels; training crops to {crop_size[0]}x{crop_size[1]}"
+        yield Finding("small-image", ("train",), (name,), message)
+
+
+def range_findings(
+    dtype: str, largest: float, middle: float, max_value: float, splits: tuple[str, ...]
+) -> Iterator[Finding]:
+    """Yields a finding if the type of all images, or what they hold, cannot go with `max_value`; see `misfit`."""
+    if values := misfit(np.dtype(dtype), max_value, largest, middle):
+        yield Finding("value-range", splits, (), f"the images are {values}; max_value is {max_value:g}")
+
+
+def _unfit(evidence: Evidence, images: Sequence[ImageFacts], dtype: str, max_value: float) -> Iterator[Finding]:
+    seen = [image for image in images if image.dtype == dtype and any(band.count for band in image.moments)]
+    if seen:
+        largest = max(band.high for image in seen for band in image.moments)
+        middle = median(image.middle for image in seen)
+        yield from range_findings(dtype, largest, middle, max_value, tuple(evidence.members))
+
+
+def _below(evidence: Evidence, images: Sequence[ImageFacts], max_value: float) -> Iterator[Finding]:
+    highest = max((band.high for image in images for band in image.moments if band.count), default=None)
+    if highest is not None and not all(image.is_constant for image in images):
+        yield from below_findings(highest, len(images), max_value, tuple(evidence.members))
+
+
+def below_findings(highest: float, count: int, max_value: float, splits: tuple[str, ...]) -> Iterator[Finding]:
+    """Yields a finding if the highest value of all images is far below `max_value`."""
+    if highest < _SHARE_BELOW * max_value:
+        message = f"the highest value of all {count} images is {highest:g}; max_value is {max_value:g}"
+        yield Finding("below-max-value", splits, (), message)
+
+
+def _normalisation(measured: Sequence[Moments], mean: Sequence[float], std: Sequence[float]) -> Iterator[Finding]:
+    if len(measured) != len(mean):
+        return
+    for number, (band, wanted_mean, wanted_std) in enumerate(zip(measured, mean, std, strict=True)):
+        shift, deviation = (band.mean - wanted_mean) / wanted_std, band.std / wanted_std
+        if abs(shift) > _LARGEST_SHIFT or not _DEVIATIONS[0] <= deviation <= _DEVIATIONS[1]:
+            message = (
+                f"band {number} (from 0) has mean {band.mean:.4g} and deviation {band.std:.4g} in units of max_value; "
+                f"normalised with mean {wanted_mean:g} and std {wanted_std:g} that is {shift:.2f} and {deviation:.2f}"
+            )
+            yield Finding("normalisation", (), (), message)
+
+
+# --- labels -------------------------------------------------------------------------------------------------------
+
+
+def label_findings(evidence: Evidence) -> Iterator[Finding]:
+    """Yields labels with ids that mean nothing, and what the ids of all labels together show."""
+    expected = evidence.target.expected
+    labels: dict[Path, tuple[int, LabelFacts]] = {}
+    for position, (sample, facts) in enumerate(zip(evidence.samples, evidence.facts, strict=True)):
+        if facts.label is not None and sample.label is not None:
+            labels.setdefault(sample.label, (position, facts.label))
+    present = {value for _, label in labels.values() for value in label.counts}
+    count = None if expected.classes is None else len(expected.classes)
+    # A dataset of one class has nothing but 0 and the ignored id.
+    is_mask = looks_like_a_mask(present, count) and not (count == 1 and expected.ignore_index in present)
+    object_id = max(present, default=0)
+    strangers: list[Path] = []
+    for path, (position, label) in labels.items():
+        splits, name = evidence.splits_of([position]), evidence.name(path)
+        if set(label.counts) == {expected.ignore_index}:
+            yield ignored_label(name, expected.ignore_index, splits)
+        elif is_mask and object_id in label.counts:
+            share = label.counts[object_id] / sum(label.counts.values())
+            message = f"{name} holds {object_id} in {share:.1%} of its pixels, else 0"
+            yield Finding("label-0-255", splits, (name,), message)
+        elif wrong := _wrong_ids(label, evidence):
+            strangers.append(path)
+            yield Finding("label-out-of-range", splits, (name,), f"{name} {_wrong(label, wrong, evidence)}")
+    if strangers:
+        yield from _shifted(present, evidence)
+    if labels and not is_mask:
+        found = _ids_of_splits(evidence)
+        lone = list(lone_findings(found, expected))
+        yield from lone
+        yield from absent_findings(found, expected, leave_out=tuple(split for one in lone for split in one.splits))
+    yield from _palette_conflicts(labels, evidence)
+    yield from _known_colours(evidence, strangers, labels)
+
+
+def ignored_label(name: str, ignore_index: int, splits: tuple[str, ...]) -> Finding:
+    """Returns the finding about a label in which nothing counts."""
+    return Finding("all-ignored", splits, (name,), f"{name} holds the ignored id {ignore_index} alone")
+
+
+def _wrong_ids(label: LabelFacts, evidence: Evidence) -> list[int]:
+    expected = evidence.target.expected
+    # Where nothing says how many classes there are, any id of eight bits may be one.
+    return unknown_ids(label.counts, 256 if expected.classes is None else len(expected.classes), expected.ignore_index)
+
+
+def _wrong(label: LabelFacts, wrong: Sequence[int], evidence: Evidence) -> str:
+    expected = evidence.target.expected
+    shown = ", ".join(map(str, wrong[:_SHOWN_IDS])) + (", …" if len(wrong) > _SHOWN_IDS else "")
+    pixels = sum(label.counts[value] for value in wrong)
+    top = 255 if expected.classes is None else len(expected.classes) - 1
+    plural = "s" if len(wrong) > 1 else ""
+    text = f"holds the id{plural} {shown} in {pixels} pixels; 0..{top} and {expected.ignore_index} are allowed"
+    classes = None if expected.classes is None else len(expected.classes)
+    return text + (f"; {mask_words(label.counts)}" if looks_like_a_mask(label.counts, classes) else "")
+
+
+def _shifted(present: set[int], evidence: Evidence) -> Iterator[Finding]:
+    """Yields a finding if the ids would be right with one taken off."""
+    expected = evidence.target.expected
+    ids = present - {expected.ignore_index}
+    if expected.classes is None or max(ids) != len(expected.classes):
+        return
+    count = len(expected.classes)
+    message = (
+        f"labels hold the ids 0 to {count}, one more than there are classes ({count}); 0 may mean 'no label'"
+        if 0 in ids
+        else f"labels hold ids up to {count} and never 0; those of the {count} classes are 0..{count - 1}"
+    )
+    yield Finding("ids-shifted", tuple(evidence.members), (), message)
+
+
+def _ids_of_splits(evidence: Evidence) -> dict[str, set[int]]:
+    """Returns the ids that occur in each split that has labels."""
+    present: dict[str, set[int]] = {}
+    for split, members in evidence.members.items():
+        labels = [label for position in members if (label := evidence.facts[position].label)]
+        if labels:
+            present[split] = {value for label in labels for value in label.counts}
+    return present
+
+
+def lone_findings(present: Mapping[str, set[int]], expected: Expected) -> Iterator[Finding]:
+    """Yields a finding if the labels to train on hold one class at most.
+
+    Args:
+        present: The ids that occur, by split. Judged are those of training, or of all where no split is called so.
+        expected: The dataset.
+    """
+    if expected.classes is None or len(expected.classes) < 2 or not present:
+        return
+    splits = ("train",) if "train" in present else tuple(present)
+    ids = {value for split in splits for value in present[split]} - {expected.ignore_index}
+    known = sorted(value for value in ids if value < len(expected.classes))
+    if len(known) < 2 and len(ids) == len(known):  # other ids are reported on their own
+        what = f"class {known[0]} ({expected.classes[known[0]]})" if known else "no class"
+        message = f"the labels of {listing(splits)} hold {what} and nothing else but the ignored id"
+        yield Finding("one-class", splits, (), message)
+
+
+def mask_findings(present: set[int], splits: tuple[str, ...], expected: Expected) -> Iterator[Finding]:
+    """Yields one finding for all labels if they are black-and-white masks; see `looks_like_a_mask`."""
+    classes = None if expected.classes is None else len(expected.classes)
+    if looks_like_a_mask(present, classes) and not (classes == 1 and expected.ignore_index in present):
+        message = f"all labels of {listing(splits)} together hold 0 and {max(present)} alone"
+        yield Finding("label-0-255", splits, (), message)
+
+
+def absent_findings(
+    present: Mapping[str, set[int]], expected: Expected, leave_out: Sequence[str] = ()
+) -> Iterator[Finding]:
+    """Yields the classes that a split lacks.
+
+    Args:
+        present: The ids that occur, by split.
+        expected: The dataset.
+        leave_out: Splits of which that was said already.
+    """
+    for number, name in enumerate(expected.classes or ()):
+        lacking = tuple(
+            split for split, ids in present.items() if number not in ids and split not in ("test", *leave_out)
+        )
+        if lacking:
+            message = f"class {number} ({name}) does not occur in {listing(lacking)}"
+            yield Finding("class-absent", lacking, (), message)
+
+
+def _palette_conflicts(labels: Mapping[Path, tuple[int, LabelFacts]], evidence: Evidence) -> Iterator[Finding]:
+    """Yields the ids that stand for several colours in palette PNGs, or for the colour of another class."""
+    expected = evidence.target.expected
+    holders: defaultdict[int, dict[RGB, Path]] = defaultdict(dict)  # the first label with each colour of each id
+    for path, (_, label) in labels.items():
+        for value, colour in label.colours.items():
+            holders[value].setdefault(colour, path)
+    classes = dict(zip(expected.spec.palette, expected.spec.classes, strict=True)) if expected.spec else {}
+    for value, colours in sorted(holders.items()):
+        if value == expected.ignore_index:
+            continue
+        if len(colours) > 1:
+            shown = [f"{colour} in {evidence.name(path)}" for colour, path in colours.items()]
+            files = tuple(dict.fromkeys(evidence.name(path) for path in colours.values()))
+            yield Finding("palette-conflict", (), files, f"id {value} is {listing(shown)}")
+        for colour, path in colours.items():
+            other = list(classes).index(colour) if colour in classes else value
+            if other != value:
+                name = evidence.name(path)
+                message = f"id {value} has the colour of class {other} ({classes[colour]}) in {name}"
+                yield Finding("palette-conflict", (), (name,), message)
+
+
+def _known_colours(
+    evidence: Evidence, strangers: Sequence[Path], labels: Mapping[Path, tuple[int, LabelFacts]]
+) -> Iterator[Finding]:
+    """Yields a finding if the colours of masks, or of the palette of a label with wrong ids, are a dataset's."""
+    colours = {colour for facts in evidence.facts for colour in facts.mask_colours}
+    if known := _datasets_with(colours):
+        yield Finding("label-colours", (), (), f"the colours of the masks are those of {known}")
+    for path in strangers[:1]:
+        if known := _datasets_with(set(labels[path][1].colours.values())):
+            name = evidence.name(path)
+            message = f"{name} is a palette PNG; the colours of its ids are those of {known}, in another order"
+            yield Finding("label-colours", (), (name,), message)
+
+
+def _datasets_with(colours: set[RGB]) -> str:
+    """Returns the names of the datasets that have all of the colours, empty if they are too few to tell."""
+    without_ignored = {(0, 0, 0), *IGNORED_COLOURS}
+    names = [
+        name
+        for name, spec in SPECS.items()
+        if colours <= {*spec.palette, *without_ignored} and len(colours & set(spec.palette)) >= _LEAST_COLOURS
+    ]
+    return " or ".join(names)

@@ -1,0 +1,185 @@
+"""What can be told of a dataset before the first step: the findings of the check that cost one look at each sample."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsseg_tf.datasets.spec import DatasetSpec
+from rsseg_tf.doctor.checks import (
+    absent_findings,
+    below_findings,
+    ignored_label,
+    lone_findings,
+    mask_findings,
+    range_findings,
+    sentinel_finding,
+    size_findings,
+    unseen_findings,
+    value_findings,
+)
+from rsseg_tf.doctor.comparisons import leak_of
+from rsseg_tf.doctor.findings import Finding
+from rsseg_tf.doctor.targets import Expected, shown
+from rsseg_tf.errors import DataError
+from rsseg_tf.files.lists import Sample, read_list
+from rsseg_tf.rasters.looking import Looks, Values
+
+__all__ = ["Told", "known_leaks", "start_findings"]
+
+
+@dataclass(frozen=True)
+class Told:
+    """A kind of finding: the first of it, and how many there are."""
+
+    finding: Finding
+    count: int
+
+    def __str__(self) -> str:
+        """Returns the sentence of the finding, how many more there are, and what to do."""
+        more = f" ({self.count - 1} more of the kind)" if self.count > 1 else ""
+        message = self.finding.message
+        if not message.startswith(self.finding.files[:1] or "\0"):  # the names of files stay as they are
+            message = message[0].upper() + message[1:]
+        return f"{message}{more}. {self.finding.kind.remedy}"
+
+
+def start_findings(
+    parts: Mapping[str, Looks], spec: DatasetSpec, root: Path, *, crop_size: tuple[int, int] | None = None
+) -> list[Told]:
+    """Returns what the samples of each split show, and all of them together.
+
+    Args:
+        parts: What was seen of each split.
+        spec: The dataset; images without labels have but one class, which is not asked for.
+        root: Folder to which files are named relative.
+        crop_size: Width and height that training crops to; None where nothing is trained.
+    """
+    found = [*_about_values(parts, spec.max_value, root), *_about_labels(parts, Expected.of(spec), root)]
+    if crop_size is not None and "train" in parts:
+        found += _first(_small(parts["train"], root, crop_size))
+    if "train" in parts and "val" in parts:
+        found += _leaks(parts["train"], parts["val"], root)
+    return found
+
+
+def _first(findings: Iterable[Finding]) -> list[Told]:
+    """Returns the first finding of each kind with their number."""
+    firsts: dict[str, Finding] = {}
+    counts: dict[str, int] = {}
+    for finding in findings:
+        firsts.setdefault(finding.code, finding)
+        counts[finding.code] = counts.get(finding.code, 0) + 1
+    return [Told(finding, counts[code]) for code, finding in firsts.items()]
+
+
+def _name(looks: Looks, place: int, root: Path) -> str:
+    return shown(looks.samples[place].image, root)
+
+
+def _about_values(parts: Mapping[str, Looks], max_value: float, root: Path) -> list[Told]:
+    """Returns what types and values of the images show."""
+    values = np.concatenate([looks.values for looks in parts.values()])
+    seen = values[~np.isnan(values[:, 1])]
+    dtype = next(looks.kinds[looks.kind_of[0]].dtype for looks in parts.values())
+    largest, middle = (float(seen[:, 1].max()), float(np.median(seen[:, 2]))) if len(seen) else (0.0, 0.0)
+    unfit = list(range_findings(dtype, largest, middle, max_value, tuple(parts)))
+    if unfit:
+        return _first(unfit)
+
+    def of_single_images() -> Iterator[Finding]:
+        for split, looks in parts.items():
+            columns = Values(*looks.values.T)
+            odd = (columns.above > 0) | (columns.low < -max_value) | ~np.isnan(columns.sentinel) | (columns.unseen > 0)
+            for place in np.flatnonzero(odd).tolist():
+                one, name = Values(*looks.values[place].tolist()), _name(looks, place, root)
+                yield from value_findings(name, (split,), one.low, one.high, one.above, max_value)
+                if not math.isnan(one.sentinel):
+                    yield sentinel_finding(name, (split,), one.sentinel)
+                yield from unseen_findings(name, (split,), one.unseen)
+
+    told = _first(of_single_images())
+    odd_values = any(one.finding.code != "label-on-nodata" for one in told)
+    if not odd_values and len(seen) and (seen[:, 0] < seen[:, 1]).any():
+        told += _first(below_findings(largest, len(seen), max_value, tuple(parts)))
+    return told
+
+
+def _about_labels(parts: Mapping[str, Looks], expected: Expected, root: Path) -> list[Told]:
+    """Returns what the ids of all labels together show."""
+    present = {split: looks.ids for split, looks in parts.items() if looks.has_labels}
+    if not present:
+        return []
+    masks = _first(mask_findings(set().union(*present.values()), tuple(present), expected))
+    if masks:
+        return masks
+    lone = _first(lone_findings(present, expected))
+    said = tuple(split for told in lone for split in told.finding.splits)
+    return [
+        *lone,
+        *_first(absent_findings(present, expected, leave_out=said)),
+        *_first(_ignored(parts, expected.ignore_index, root)),
+    ]
+
+
+def _ignored(parts: Mapping[str, Looks], ignore_index: int, root: Path) -> Iterator[Finding]:
+    for split, looks in parts.items():
+        kinds = [number for number, kind in enumerate(looks.kinds) if kind.ids == (ignore_index,)]
+        for place in np.flatnonzero(np.isin(looks.kind_of, kinds)).tolist():
+            label = looks.samples[place].label
+            if label is not None:
+                yield ignored_label(shown(label, root), ignore_index, (split,))
+
+
+def _small(looks: Looks, root: Path, crop_size: tuple[int, int]) -> Iterator[Finding]:
+    small = [
+        number for number, kind in enumerate(looks.kinds) if kind.width < crop_size[0] or kind.height < crop_size[1]
+    ]
+    for place in np.flatnonzero(np.isin(looks.kind_of, small)).tolist():
+        kind = looks.kinds[looks.kind_of[place]]
+        yield from size_findings(_name(looks, place, root), kind.width, kind.height, crop_size)
+
+
+def _leaks(train: Looks, val: Looks, root: Path) -> list[Told]:
+    """Returns the images that stand in both splits, by whatever name."""
+    both, here, there = np.intersect1d(train.images, val.images, return_indices=True)
+    if not len(both):
+        return []
+    first = int(here.argmin())
+    names = (_name(train, int(here[first]), root), _name(val, int(there[first]), root))
+    return [Told(leak_of(tuple(dict.fromkeys(names)), ("train", "val")), len(both))]
+
+
+def known_leaks(train_list: Path, val: Looks, root: Path) -> list[Told]:
+    """Returns the images of a validation list that the training list names too; nothing if that cannot be read.
+
+    Args:
+        train_list: A list that nothing is read of but the names.
+        val: What was seen of the validation images.
+        root: Folder to which both lists are relative.
+    """
+    try:
+        train = read_list(train_list, root, must_exist=False)
+    except DataError:
+        return []
+    here, there = _paths(train), _paths(val.samples)
+    both, _, places = np.intersect1d(here, there, return_indices=True)
+    if not len(both):
+        return []
+    return [Told(leak_of((_name(val, int(places.min()), root),), ("train", "val")), len(both))]
+
+
+def _paths(samples: Sequence[Sample]) -> NDArray[np.uint64]:
+    """Returns a number for the path of each image."""
+    numbers = np.empty(len(samples), np.uint64)
+    for place, sample in enumerate(samples):
+        path = os.path.abspath(sample.image).encode("utf-8", "surrogateescape")
+        numbers[place] = int.from_bytes(hashlib.blake2b(path, digest_size=8).digest(), "little")
+    return numbers

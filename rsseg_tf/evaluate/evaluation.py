@@ -1,0 +1,264 @@
+"""Counts a model's predictions against labels: by default exactly as the benchmark does, or by another protocol."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsseg_tf.config import Config
+from rsseg_tf.config.schema import CustomDataset, Dataset
+from rsseg_tf.data import SampleReader
+from rsseg_tf.datasets import DatasetSpec
+from rsseg_tf.datasets.protocols import PROTOCOLS, Protocol
+from rsseg_tf.errors import DataError, naming
+from rsseg_tf.evaluate.stitching import Stitcher, TiledScene, find_scenes
+from rsseg_tf.files.lists import Sample
+from rsseg_tf.metrics import SegmentationScores, confusion_matrix, count_ignored
+from rsseg_tf.predict import InferenceOptions, Predict, predict_labels, predict_logits, require_classes
+from rsseg_tf.prepare.prepared import read_description
+from rsseg_tf.prepare.tile_names import TILE_NAME_PATTERNS
+from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
+
+__all__ = ["Evaluation", "evaluate", "evaluate_stitched", "plan_evaluation", "read_ahead"]
+
+Observer = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Samples, and the protocol by which predictions on them are counted; from `plan_evaluation`.
+
+    Attributes:
+        protocol: What is counted.
+        spec: Classes, ignored id and statistics.
+        samples: Images with labels.
+        scenes: The same by the scene that they were cut from; empty where the protocol does not stitch.
+        trust: How large images may be, and what a VRT may name.
+    """
+
+    protocol: Protocol
+    spec: DatasetSpec
+    samples: Sequence[Sample]
+    scenes: tuple[TiledScene, ...] = ()
+    trust: Trust = TRUSTING_NOBODY
+
+    def run(
+        self,
+        predict: Predict,
+        options: InferenceOptions,
+        *,
+        observe: Observer | None = None,
+    ) -> SegmentationScores:
+        """Predicts every sample and counts as the protocol says; see `evaluate` and `evaluate_stitched`."""
+        if self.protocol.stitched:
+            scores = evaluate_stitched(predict, self.scenes, self.spec, options, observe=observe, trust=self.trust)
+        else:
+            scores = evaluate(predict, self.samples, self.spec, options, observe=observe, trust=self.trust)
+        return dataclasses.replace(scores, left_out=self.protocol.left_out)
+
+    def read_once(self) -> None:
+        """Reads every sample, as an evaluation does, so that a damaged one is known before hours of training.
+
+        Raises:
+            DataError: for a file that is unreadable or does not fit the dataset.
+        """
+        for _ in read_ahead(_reader(self.samples, self.spec, self.trust), len(self.samples)):
+            pass
+
+    @property
+    def summary(self) -> str:
+        """The protocol in a few words, for log lines: ``isprs5 (14 scenes, means without clutter)``."""
+        details = [f"{len(self.scenes)} scene{'s' if len(self.scenes) != 1 else ''}"] if self.protocol.stitched else []
+        details += [f"means without {', '.join(self.protocol.left_out)}"] if self.protocol.left_out else []
+        return f"{self.protocol.name} ({', '.join(details)})" if details else self.protocol.name
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the protocol as plain values for reports.
+
+        `tile_pixels`, those of all tiles, are more than the pixels that were counted and ignored by what tiles share.
+        Where the protocol does not stitch, nothing is known of scenes, and both numbers are None.
+        """
+        windows = [tile.window for scene in self.scenes for tile in scene.tiles]
+        pixels = sum((window.y1 - window.y0) * (window.x1 - window.x0) for window in windows)
+        stitched = self.protocol.stitched
+        return {
+            "name": self.protocol.name,
+            "description": self.protocol.description,
+            "stitched": stitched,
+            "left_out": list(self.protocol.left_out),
+            "tiles": len(self.samples),
+            "scenes": len(self.scenes) if stitched else None,
+            "tile_pixels": pixels if stitched else None,
+        }
+
+
+def plan_evaluation(config: Config, samples: Sequence[Sample]) -> Evaluation:
+    """Makes ready to count by the protocol that a config names, and finds out whether that is possible.
+
+    Args:
+        config: Its `eval.protocol` and `dataset` count. Of the folder `dataset.root`, ``dataset.json`` may be read.
+        samples: What to evaluate on, of that dataset.
+
+    Raises:
+        DataError: Where the protocol stitches, when nothing says how tiles are named or an image is named otherwise;
+            when the dataset was prepared with other labels than the protocol wants.
+    """
+    protocol, dataset = PROTOCOLS[config.eval.protocol], config.dataset
+    if protocol.labels is not None:
+        _require_labels(protocol, protocol.labels, dataset)
+    trust = config.data.trust
+    scenes = find_scenes(samples, _tile_names(protocol, dataset), trust=trust) if protocol.stitched else ()
+    return Evaluation(protocol, dataset.spec, samples, scenes, trust)
+
+
+def evaluate(
+    predict: Predict,
+    samples: Sequence[Sample],
+    spec: DatasetSpec,
+    options: InferenceOptions,
+    *,
+    observe: Observer | None = None,
+    trust: Trust = TRUSTING_NOBODY,
+) -> SegmentationScores:
+    """Predicts every sample at its own size and counts the pixels: protocol `seed`.
+
+    Args:
+        predict: the model, see `Predict`.
+        samples: images with labels.
+        spec: classes, ignored id and statistics.
+        options: scales, flips and sliding windows.
+        observe: called with (index, image, label, prediction) after each sample; image in its own type. Where the
+            image has no data, the label is the ignored id.
+        trust: how large images may be, and what a VRT may name.
+
+    Raises:
+        DataError: for a file that is unreadable or does not fit the dataset.
+    """
+    counts = np.zeros((spec.num_classes, spec.num_classes), np.int64)
+    ignored = 0
+    for index, (image, label) in enumerate(read_ahead(_reader(samples, spec, trust), len(samples))):
+        with naming(samples[index].image, samples[index].label):
+            prediction = predict_labels(predict, image, spec, options)
+            counts += confusion_matrix(label, prediction, spec.num_classes, spec.ignore_index)
+            ignored += count_ignored(label, spec.ignore_index)
+        if observe:
+            observe(index, image, label, prediction)
+    return SegmentationScores(counts, spec.classes, ignored)
+
+
+def evaluate_stitched(
+    predict: Predict,
+    scenes: Sequence[TiledScene],
+    spec: DatasetSpec,
+    options: InferenceOptions,
+    *,
+    observe: Observer | None = None,
+    trust: Trust = TRUSTING_NOBODY,
+) -> SegmentationScores:
+    """Predicts every tile, puts the logits of each scene back together and counts its pixels once: protocol `stitched`.
+
+    Pixels that no tile covers are not counted. Padding, which `rsseg-tf prepare` labels with the ignored id, counts as
+    ignored.
+
+    Args:
+        predict: As in `evaluate`.
+        scenes: As `find_scenes` gives them.
+        spec: As in `evaluate`.
+        options: How each tile is predicted.
+        observe: As in `evaluate`, called after each tile, scene by scene; index is the tile's, and the prediction is
+            the tile's own, which differs from what is counted where other tiles overlap it.
+        trust: As in `evaluate`.
+
+    Raises:
+        DataError: As `evaluate`; when labels of overlapping tiles differ.
+    """
+    model = require_classes(predict, spec)
+    counts = np.zeros((spec.num_classes, spec.num_classes), np.int64)
+    ignored = 0
+    samples = [tile.sample for scene in scenes for tile in scene.tiles]
+    pairs = read_ahead(_reader(samples, spec, trust), len(samples))
+    for scene in scenes:
+        stitcher = Stitcher(scene)
+        for tile in scene.tiles:
+            image, label = next(pairs)
+            with naming(tile.sample.image, tile.sample.label):
+                logits = predict_logits(model, image, options)
+                for part, prediction in stitcher.add(tile, logits, label):
+                    counts += confusion_matrix(part, prediction, spec.num_classes, spec.ignore_index)
+                    ignored += count_ignored(part, spec.ignore_index)
+            if observe:
+                observe(tile.index, image, label, logits.argmax(axis=-1).astype(np.uint8))
+    return SegmentationScores(counts, spec.classes, ignored)
+
+
+def read_ahead(
+    reader: Callable[[int], tuple[np.ndarray, np.ndarray]], count: int, ahead: int = 4
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields samples 0..count-1 in order while the next few are read by threads."""
+    with ThreadPoolExecutor(ahead) as pool:
+        indices = iter(range(count))
+        waiting = [pool.submit(reader, i) for i in islice(indices, ahead)]
+        while waiting:
+            pair = waiting.pop(0).result()
+            waiting.extend(pool.submit(reader, i) for i in islice(indices, 1))
+            yield pair
+
+
+def _reader(
+    samples: Sequence[Sample], spec: DatasetSpec, trust: Trust
+) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    """Returns what reads samples by index; its errors name the file."""
+    reader = SampleReader(samples, spec, trust=trust)
+
+    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
+        with naming(samples[index].image, samples[index].label):
+            return reader(index)
+
+    return read
+
+
+def _description(dataset: Dataset) -> dict[str, Any] | None:
+    """Returns what ``dataset.json`` says about a prepared dataset; None where there is no such file."""
+    path = Path(dataset.root) / "dataset.json"
+    return read_description(path) if path.exists() else None
+
+
+def _require_labels(protocol: Protocol, wanted: str, dataset: Dataset) -> None:
+    """Raises `DataError` unless the dataset was prepared with the labels that the protocol wants."""
+    description = _description(dataset)
+    path = Path(dataset.root) / "dataset.json"
+    remedy = f"Prepare it with rsseg-tf prepare {dataset.name} SOURCE --labels {wanted} -o FOLDER (dataset.root)."
+    if description is None:
+        raise DataError(
+            f"protocol {protocol.name} is for {wanted} labels; whether {dataset.root} has them is not known, because "
+            f"there is no {path}. {remedy}"
+        )
+    if description.get("name") != dataset.name or description.get("labels") != wanted:
+        raise DataError(
+            f"protocol {protocol.name} is for {wanted} labels of {dataset.name}; according to {path} the folder has "
+            f"{description.get('labels', 'unknown')} labels of {description.get('name', 'unknown')}. {remedy}"
+        )
+
+
+def _tile_names(protocol: Protocol, dataset: Dataset) -> str:
+    """Returns the pattern of the tiles' names: what the config says, or the prepared folder, or the kind of dataset."""
+    if isinstance(dataset, CustomDataset) and dataset.tile_names is not None:
+        return dataset.tile_names
+    description = _description(dataset) or {}
+    pattern = description.get("tile_names", dataset.spec.tile_names)
+    if pattern in TILE_NAME_PATTERNS:
+        return str(pattern)
+    known = f"{dataset.root} has no dataset.json with tile_names" if pattern is None else f"tile_names is {pattern!r}"
+    remedy = "Choose" if not isinstance(dataset, CustomDataset) else "Set dataset.tile_names to one of them, or choose"
+    raise DataError(
+        f"protocol {protocol.name} puts images back into scenes by their names, and nothing says how those of the "
+        f"dataset '{dataset.name}' are named ({known}); there are the patterns {', '.join(TILE_NAME_PATTERNS)}. "
+        f"{remedy} protocol seed, which counts each pixel once if the images are whole scenes."
+    )

@@ -1,0 +1,144 @@
+"""Images in folders: one walk for all commands, which tells what it left out."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+__all__ = ["IMAGE_SUFFIXES", "LeftOut", "find_images", "walk_files"]
+
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff")
+"""Endings of the images that are read."""
+
+OTHER_SUFFIXES = frozenset(
+    ".avif .bil .bip .bmp .bsq .dng .ecw .gif .h5 .hdf .hdf4 .hdf5 .he5 .heic .img .j2c .j2k .jfif .jp2 "
+    ".jpe .jpf .jpx .jxl .mrsid .nc .nc4 .ntf .nitf .pgm .pnm .ppm .sid .svs .tga .webp".split()
+)
+"""Kinds of images, and of files that often hold images, that are not read; they can be converted."""
+
+
+class LeftOut:
+    """Collects what a search leaves out although it may be an image, for one line that tells it.
+
+    Args:
+        suffixes: Endings of the files that are looked for, in small letters.
+    """
+
+    def __init__(self, suffixes: Sequence[str]) -> None:
+        self._suffixes = frozenset(suffixes)
+        self._formats = Counter[str]()
+        self._links: list[tuple[Path, str]] = []
+        self._hidden: list[Path] = []
+
+    def link(self, path: Path, why: str) -> None:
+        """Notes a folder or a link, and why it is left out."""
+        self._links.append((path, why))
+
+    def hidden(self, path: Path) -> None:
+        """Notes what is hidden; it counts if it is named as an image."""
+        if path.suffix.lower() in self._suffixes and not path.name.startswith("._"):  # what macOS puts beside a file
+            self._hidden.append(path)
+
+    def file(self, path: Path) -> None:
+        """Notes a file that is not looked for; it counts if it is named as an image of another format."""
+        suffix = path.suffix.lower()
+        if suffix in OTHER_SUFFIXES and suffix not in self._suffixes:
+            self._formats[suffix] += 1
+
+    def __bool__(self) -> bool:
+        return bool(self._formats or self._links or self._hidden)
+
+    def __str__(self) -> str:
+        """Returns a sentence without a full stop; empty if nothing was left out."""
+        parts = []
+        if self._formats:
+            kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(self._formats.items()))
+            parts.append(f"files of formats that are not read ({kinds}; convert them to TIFF or PNG)")
+        for why in dict.fromkeys(why for _, why in self._links):
+            paths = [path for path, reason in self._links if reason == why]
+            parts.append(f"{_some(paths)} ({why})")
+        if self._hidden:
+            parts.append(f"{_some(self._hidden)} (hidden)")
+        return f"left out: {'; '.join(parts)}" if parts else ""
+
+
+def _some(paths: Sequence[Path]) -> str:
+    return str(paths[0]) + (f" and {len(paths) - 1:,} more" if len(paths) > 1 else "")
+
+
+def walk_files(
+    folder: Path,
+    *,
+    exclude: Path | None = None,
+    refuse: Callable[[Path], str] = lambda folder: "",
+    skipped: Callable[[Path, str], object] = lambda path, why: None,
+    hidden: Callable[[Path], object] = lambda path: None,
+) -> Iterator[Path]:
+    """Yields the files under a folder in the order of their names; hidden files and folders are left out.
+
+    Links to folders are followed, but for one that leads back to a folder it lies in.
+
+    Args:
+        folder: Where to begin.
+        exclude: A folder to leave out.
+        refuse: Says of a folder why it is to be left out, or nothing.
+        skipped: Called with each folder or link that is left out though it is not hidden (nor `exclude`), and why.
+        hidden: Called with each file and folder whose name begins with a dot.
+    """
+    left_out = None if exclude is None else os.path.realpath(exclude)
+
+    def walk(directory: Path, above: frozenset[str]) -> Iterator[Path]:
+        real = os.path.realpath(directory)
+        if real == left_out:
+            return
+        if real in above:
+            skipped(directory, "the link leads back to a folder that it lies in")
+            return
+        try:
+            with os.scandir(directory) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError as error:
+            skipped(directory, error.strerror or str(error))
+            return
+        for entry in entries:
+            path = directory / entry.name
+            if entry.name.startswith("."):
+                hidden(path)
+            elif entry.is_dir():
+                if why := refuse(path):
+                    skipped(path, why)
+                else:
+                    yield from walk(path, above | {real})
+            elif entry.is_file():
+                yield path
+            elif entry.is_symlink():
+                skipped(path, "the link leads nowhere")
+
+    yield from walk(folder, frozenset())
+
+
+def find_images(
+    folder: Path,
+    suffixes: Sequence[str],
+    left_out: LeftOut | None = None,
+    *,
+    exclude: Path | None = None,
+    refuse: Callable[[Path], str] = lambda folder: "",
+) -> Iterator[Path]:
+    """Yields the images under a folder, those of a folder in the order of their names.
+
+    Args:
+        folder: Where to look; links are followed.
+        suffixes: Their endings, in small letters.
+        left_out: Takes note of what is left out.
+        exclude: A folder to leave out.
+        refuse: Says of a folder why it is to be left out, or nothing.
+    """
+    noted = LeftOut(suffixes) if left_out is None else left_out
+    for path in walk_files(folder, exclude=exclude, refuse=refuse, skipped=noted.link, hidden=noted.hidden):
+        if path.suffix.lower() in suffixes:
+            yield path
+        else:
+            noted.file(path)

@@ -1,0 +1,166 @@
+"""Modules and names that moved: the old ones work for one release, with a `DeprecationWarning` that names the new.
+
+A row of `MODULES` holds for the submodules of a package too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+__all__ = ["MODULES", "NAMES", "moved_name", "redirect_imports"]
+
+MODULES = {
+    "rsseg_tf.checking": "rsseg_tf.doctor",
+    "rsseg_tf.cluster": "rsseg_tf.predict.cluster",
+    "rsseg_tf.datasets.archives": "rsseg_tf.files.archives",
+    "rsseg_tf.datasets.cutting": "rsseg_tf.prepare.cutting",
+    "rsseg_tf.datasets.dubai": "rsseg_tf.prepare.dubai",
+    "rsseg_tf.datasets.finding": "rsseg_tf.files.walking",
+    "rsseg_tf.datasets.gdal": "rsseg_tf.rasters.gdal",
+    "rsseg_tf.datasets.images": "rsseg_tf.rasters.images",
+    "rsseg_tf.datasets.isaid": "rsseg_tf.prepare.isaid",
+    "rsseg_tf.datasets.isprs": "rsseg_tf.prepare.isprs",
+    "rsseg_tf.datasets.listing": "rsseg_tf.files.lists",
+    "rsseg_tf.datasets.looking": "rsseg_tf.rasters.looking",
+    "rsseg_tf.datasets.loveda": "rsseg_tf.prepare.loveda",
+    "rsseg_tf.datasets.npz": "rsseg_tf.files.npz",
+    "rsseg_tf.datasets.pairing": "rsseg_tf.prepare.pairing",
+    "rsseg_tf.datasets.pixel_rows": "rsseg_tf.rasters.pixel_rows",
+    "rsseg_tf.datasets.prepared": "rsseg_tf.prepare.prepared",
+    "rsseg_tf.datasets.preparers": "rsseg_tf.prepare.preparers",
+    "rsseg_tf.datasets.preparing": "rsseg_tf.prepare.preparing",
+    "rsseg_tf.datasets.processes": "rsseg_tf.files.processes",
+    "rsseg_tf.datasets.ranges": "rsseg_tf.rasters.ranges",
+    "rsseg_tf.datasets.rasters": "rsseg_tf.rasters.scenes",
+    "rsseg_tf.datasets.remembering": "rsseg_tf.rasters.remembering",
+    "rsseg_tf.datasets.rgb_masks": "rsseg_tf.prepare.rgb_masks",
+    "rsseg_tf.datasets.synthetic": "rsseg_tf.prepare.synthetic",
+    "rsseg_tf.datasets.synthetic_scene": "rsseg_tf.prepare.synthetic_scene",
+    "rsseg_tf.datasets.tile_names": "rsseg_tf.prepare.tile_names",
+    "rsseg_tf.datasets.tiling": "rsseg_tf.rasters.windows",
+    "rsseg_tf.datasets.unlabelled": "rsseg_tf.prepare.unlabelled",
+    "rsseg_tf.datasets.vrt": "rsseg_tf.rasters.vrt",
+    "rsseg_tf.datasets.world_files": "rsseg_tf.rasters.world_files",
+    "rsseg_tf.evaluation": "rsseg_tf.evaluate.evaluation",
+    "rsseg_tf.export.benchmark": "rsseg_tf.export.timing",
+    "rsseg_tf.inference": "rsseg_tf.predict",
+    "rsseg_tf.inference.background": "rsseg_tf.files.ahead",
+    "rsseg_tf.inference.ground": "rsseg_tf.rasters.ground",
+    "rsseg_tf.inference.plain_paths": "rsseg_tf.files.paths",
+    "rsseg_tf.probe": "rsseg_tf.evaluate.probe",
+    "rsseg_tf.protocols": "rsseg_tf.datasets.protocols",
+    "rsseg_tf.stitching": "rsseg_tf.evaluate.stitching",
+    "rsseg_tf.weights.cache": "rsseg_tf.files.cache",
+}
+"""Old module -> new one."""
+
+NAMES = {
+    "rsseg_tf.datasets": {
+        "DUBAI": "rsseg_tf.prepare.dubai",
+        "ISAID": "rsseg_tf.prepare.isaid",
+        "ImageHeader": "rsseg_tf.rasters.images",
+        "LOVEDA": "rsseg_tf.prepare.loveda",
+        "OUTPUTS": "rsseg_tf.prepare.preparers",
+        "POTSDAM": "rsseg_tf.prepare.isprs",
+        "PREPARERS": "rsseg_tf.prepare.preparers",
+        "PrepareOptions": "rsseg_tf.prepare.preparers",
+        "PrepareReport": "rsseg_tf.prepare.prepared",
+        "Preparer": "rsseg_tf.prepare.preparers",
+        "SPECS": "rsseg_tf.prepare.preparers",
+        "SYNTHETIC": "rsseg_tf.prepare.synthetic",
+        "Sample": "rsseg_tf.files.lists",
+        "Samples": "rsseg_tf.files.lists",
+        "SplitReport": "rsseg_tf.prepare.prepared",
+        "TILE_NAME_PATTERNS": "rsseg_tf.prepare.tile_names",
+        "UNLABELLED": "rsseg_tf.prepare.unlabelled",
+        "VAIHINGEN": "rsseg_tf.prepare.isprs",
+        "Window": "rsseg_tf.rasters.windows",
+        "dataset_spec": "rsseg_tf.prepare.preparers",
+        "generate_synthetic": "rsseg_tf.prepare.synthetic",
+        "image_header": "rsseg_tf.rasters.images",
+        "list_images": "rsseg_tf.prepare.unlabelled",
+        "missing_files": "rsseg_tf.files.lists",
+        "parse_tile_name": "rsseg_tf.prepare.tile_names",
+        "prepare_dataset": "rsseg_tf.prepare.preparers",
+        "prepare_dubai": "rsseg_tf.prepare.dubai",
+        "prepare_isaid": "rsseg_tf.prepare.isaid",
+        "prepare_isprs": "rsseg_tf.prepare.isprs",
+        "prepare_loveda": "rsseg_tf.prepare.loveda",
+        "prepare_unlabelled": "rsseg_tf.prepare.unlabelled",
+        "read_dataset_json": "rsseg_tf.prepare.prepared",
+        "read_description": "rsseg_tf.prepare.prepared",
+        "read_image": "rsseg_tf.rasters.images",
+        "read_label": "rsseg_tf.rasters.images",
+        "read_list": "rsseg_tf.files.lists",
+        "rgb_to_ids": "rsseg_tf.prepare.rgb_masks",
+        "sliding_windows": "rsseg_tf.rasters.windows",
+        "tile_name": "rsseg_tf.prepare.tile_names",
+        "windows": "rsseg_tf.rasters.windows",
+        "write_image": "rsseg_tf.rasters.images",
+        "write_list": "rsseg_tf.files.lists",
+        "write_png": "rsseg_tf.rasters.images",
+    },
+}
+"""Package that offered a name -> the name -> module that has it now."""
+
+
+def moved_name(package: str, name: str) -> Any:
+    """Returns what a package offered under a name, from the module that has it now.
+
+    Args:
+        package: The package's full name.
+        name: The name that was asked for.
+
+    Raises:
+        AttributeError: When the package never offered it.
+    """
+    module = NAMES.get(package, {}).get(name)
+    if module is None:
+        raise AttributeError(f"module '{package}' has no attribute '{name}'")
+    _warn(f"{package}.{name}", f"{module}.{name}", stacklevel=4)
+    return getattr(importlib.import_module(module), name)
+
+
+def redirect_imports() -> None:
+    """Makes imports by old names find the modules under their new names."""
+    sys.meta_path.insert(0, _Redirect())
+
+
+class _Redirect:
+    """Finds and loads modules by their old names."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Answers for old names alone."""
+        return ModuleSpec(fullname, self) if _new_name(fullname) else None  # type: ignore[arg-type]  # a loader by shape
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leaves the stand-in to the import system; `exec_module` replaces it."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Puts the module with the new name in the stand-in's place: there is only one of it."""
+        old = module.__name__
+        new = _new_name(old)
+        _warn(old, new, stacklevel=3)
+        sys.modules[old] = importlib.import_module(new)
+
+
+def _new_name(old: str) -> str:
+    """Returns the new name of a module, or nothing for one that did not move."""
+    if old in MODULES:
+        return MODULES[old]
+    parent, _, name = old.rpartition(".")
+    return f"{MODULES[parent]}.{name}" if parent in MODULES else ""
+
+
+def _warn(old: str, new: str, *, stacklevel: int) -> None:
+    """Warns at the line that imports, which is `stacklevel` calls above."""
+    text = f"{old} is {new} now; the old name will go with the next release."
+    warnings.warn(text, DeprecationWarning, stacklevel=stacklevel)

@@ -1,0 +1,186 @@
+"""Areas of interest: which pixels of a scene lie inside of polygons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.features import rasterize
+from rasterio.transform import Affine
+
+from rsseg_tf.errors import DataError, reason
+from rsseg_tf.extras import require
+from rsseg_tf.predict.area_files import Area, read_area
+from rsseg_tf.predict.streaming import Wanted
+from rsseg_tf.rasters.ground import move, transformed
+from rsseg_tf.rasters.scenes import Scene
+from rsseg_tf.rasters.windows import Window
+
+__all__ = ["area_of_interest"]
+
+_NODES = 33
+"""Places along each side of a scene that tell where it lies in the polygons' CRS."""
+_SEGMENTS = 64
+"""Edges of polygons get points at least this often across a scene, because projected they are not straight."""
+
+
+def area_of_interest(path: Path, scene: Scene) -> Wanted | None:
+    """Returns a function that tells which pixels have their centre inside of the polygons of a file.
+
+    Polygons are cut to the surroundings of the scene before they are brought to its CRS, because few projections take
+    the whole world. Longitudes may go on beyond 180 degrees on either side.
+
+    Args:
+        path: polygons, see `read_area`.
+        scene: the scene; polygons are brought to its CRS.
+
+    Returns:
+        None when no polygon touches the scene.
+
+    Raises:
+        ExportError: when the extra `vector` is not installed.
+        DataError: when the file cannot be read or holds no polygon (see `read_area`), or one of both says not where it
+            lies.
+    """
+    shapely = require("shapely", "vector")
+    area = read_area(path)
+    crs = scene.crs
+    if (area.crs is None) != (crs is None) or scene.gcps or (crs is not None and scene.transform == Affine.identity()):
+        lies = "control points" if scene.gcps else crs or "no CRS"
+        raise DataError(
+            f"{path} is in {area.crs or 'no CRS'} and {scene.path} in {lies}; polygons and scene must both say where "
+            "they lie, with a CRS and a transform."
+        )
+    try:
+        placed = _in_pixels(path, area, scene)
+        if placed is None:
+            return _pixel_by_pixel(area, scene)
+        tree = shapely.STRtree(placed)
+    except shapely.errors.ShapelyError as error:  # such as for coordinates beyond all measure
+        raise DataError(
+            f"the polygons of {path} cannot be brought to {scene.path}: {reason(error)}. Draw the area anew."
+        ) from error
+    if not len(tree.query(shapely.box(0, 0, scene.size[1], scene.size[0]), predicate="intersects")):
+        return None
+
+    def wanted(window: Window) -> NDArray[np.bool_]:
+        near = tree.geometries[tree.query(shapely.box(window.x0, window.y0, window.x1, window.y1))]
+        shape = window.y1 - window.y0, window.x1 - window.x0
+        if not len(near):
+            return np.zeros(shape, bool)
+        moved = Affine.translation(window.x0, window.y0)
+        return rasterize(near, out_shape=shape, transform=moved, fill=0, default_value=1, dtype="uint8").astype(bool)
+
+    return wanted
+
+
+def _in_pixels(path: Path, area: Area, scene: Scene) -> NDArray[Any] | None:
+    """Returns the polygons near a scene in its pixels; None if parts of them have no place in its CRS."""
+    shapely = require("shapely", "vector")
+    to_pixels = ~scene.transform
+    polygons, crs = area.polygons, area.crs
+    if crs is not None and scene.crs is not None and (crs != scene.crs or crs.is_geographic):
+        box = _surroundings(crs, scene)
+        if box is None:
+            raise DataError(
+                f"{path} is in {crs.to_string()[:80]}, from which no way leads to {scene.crs.to_string()[:80]} of "
+                f"{scene.path}. Save the area in the CRS of the scene."
+            )
+        polygons = _cut_to(polygons, box, crs)
+        if crs != scene.crs:
+            west, south, east, north = box
+            polygons = shapely.segmentize(polygons, max(east - west, north - south) / _SEGMENTS)
+
+    points = shapely.get_coordinates(polygons)
+    if crs != scene.crs and len(points):
+        points = transformed(points, crs, scene.crs)
+        if not np.isfinite(points).all():
+            return None
+    placed: NDArray[Any] = shapely.set_coordinates(polygons.copy(), move(points, to_pixels))
+    return placed
+
+
+def _pixel_by_pixel(area: Area, scene: Scene) -> Wanted:
+    """Brings the centre of each pixel to the polygons instead, for scenes that reach beyond the Earth's edge."""
+    shapely = require("shapely", "vector")
+    whole = shapely.union_all(area.polygons)
+    shapely.prepare(whole)
+
+    def wanted(window: Window) -> NDArray[np.bool_]:
+        columns, rows = np.meshgrid(np.arange(window.x0, window.x1) + 0.5, np.arange(window.y0, window.y1) + 0.5)
+        centres = move(np.stack([columns.ravel(), rows.ravel()], axis=1), scene.transform)
+        points = transformed(centres, scene.crs, area.crs)
+        inside: NDArray[np.bool_] = shapely.contains_xy(whole, points)
+        return inside.reshape(columns.shape)
+
+    return wanted
+
+
+def _surroundings(crs: CRS, scene: Scene) -> tuple[float, float, float, float] | None:
+    """Returns a box in `crs` with some room around a scene: left, bottom, right, top; None if there is none.
+
+    Around the date line the box goes on beyond 180 degrees; around a pole it is a whole belt of the globe.
+    """
+    height, width = scene.size
+    columns, rows = np.meshgrid(np.linspace(0, width, _NODES), np.linspace(0, height, _NODES))
+    nodes = move(np.stack([columns.ravel(), rows.ravel()], axis=1), scene.transform)
+    points = nodes.copy() if crs == scene.crs else transformed(nodes, scene.crs, crs)
+    points = points[np.isfinite(points).all(axis=1)]
+    if not len(points):
+        return None
+    if crs.is_geographic and crs != scene.crs:
+        turn = 2 * np.pi / crs.units_factor[1]
+        centre = points[len(points) // 2, 0]
+        points[:, 0] = centre + (points[:, 0] - centre + turn / 2) % turn - turn / 2
+        poles = np.array([(0.0, turn / 4), (0.0, -turn / 4)])
+        seen = move(transformed(poles, crs, scene.crs), ~scene.transform)
+        inside: NDArray[np.bool_] = np.logical_and.reduce((seen >= 0) & (seen <= (width, height)), axis=1)
+        if inside.any() or np.ptp(points[:, 0]) > 0.8 * turn:
+            half = turn / 2 * (1 - 1e-9)
+            latitudes = np.concatenate([points, poles[inside]])[:, 1]
+            bottom, top = float(latitudes.min()), float(latitudes.max())
+            return _with_room(crs, scene, (centre - half, bottom, centre + half, top))
+    (left, bottom), (right, top) = points.min(axis=0), points.max(axis=0)
+    return _with_room(crs, scene, (left, bottom, right, top))
+
+
+def _with_room(crs: CRS, scene: Scene, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """Widens a box a little where the scene's projection goes on beyond it."""
+    left, bottom, right, top = box
+    room = max(right - left, top - bottom) / _NODES
+    wider = left - room, bottom - room, right + room, top + room
+
+    def ends(sides: tuple[float, float, float, float]) -> NDArray[np.float64]:
+        x, y = (left + right) / 2, (bottom + top) / 2
+        points = np.array([(sides[0], y), (x, sides[1]), (sides[2], y), (x, sides[3])])
+        return move(points if crs == scene.crs else transformed(points, crs, scene.crs), ~scene.transform)
+
+    # Beyond a seam of the projection coordinates jump.
+    moved = np.abs(ends(wider) - ends(box))
+    near: NDArray[np.bool_] = np.logical_and.reduce(moved < np.array(scene.size[::-1]) / 2, axis=1)
+    result = [wider[side] if near[side] else box[side] for side in range(4)]
+    if crs.is_geographic:
+        quarter = np.pi / 2 / crs.units_factor[1]
+        result[1], result[3] = max(result[1], -quarter), min(result[3], quarter)
+    return result[0], result[1], result[2], result[3]
+
+
+def _cut_to(polygons: NDArray[Any], box: tuple[float, float, float, float], crs: CRS) -> NDArray[Any]:
+    """Returns what of polygons lies in a box; on the globe, wherever a whole turn more or less takes it there."""
+    shapely = require("shapely", "vector")
+    turn = 2 * np.pi / crs.units_factor[1] if crs.is_geographic else 0.0
+    frame = shapely.box(*box)
+    found = []
+    for count in (-2, -1, 0, 1, 2) if turn else (0,):
+        west, south, east, north = shapely.bounds(polygons).T
+        by = count * turn
+        near = (west + by <= box[2]) & (east + by >= box[0]) & (south <= box[3]) & (north >= box[1])
+        turned = shapely.transform(polygons[near], lambda points, by=by: points + (by, 0.0))
+        inside = shapely.covers(frame, turned)
+        found.append(turned[inside])
+        parts = shapely.get_parts(shapely.get_parts(shapely.intersection(turned[~inside], frame)))
+        found.append(parts[shapely.get_type_id(parts) == 3])
+    return np.concatenate(found)

@@ -1,0 +1,134 @@
+"""The jobs of a run on the workers of a Dask cluster: one image or scene is one task.
+
+Workers write where this process would write, so `save_dir` must be a folder that all of them share. A task whose worker
+dies is given to another, which goes on from the rows that the first has finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rsseg_tf.errors import INTERRUPTS, ConfigError, reason
+from rsseg_tf.extras import require
+from rsseg_tf.predict import Job, JobSettings, Predict, PredictionResult, Run, attempt, discard_partial
+
+__all__ = ["predict_on_cluster"]
+
+
+def predict_on_cluster(
+    run: Run,
+    open_model: Callable[[], Predict],
+    address: str | None,
+    *,
+    workers: int = 2,
+    finish: Callable[[Job], None] | None = None,
+) -> list[PredictionResult]:
+    """Predicts all images of a run.
+
+    Args:
+        run: the jobs.
+        open_model: opens the model; called once in each worker, so it must be possible to pickle it.
+        address: of a running scheduler, such as tcp://10.0.0.5:8786; None for a cluster of processes on this machine.
+        workers: processes of that local cluster.
+        finish: called with each job that is done.
+
+    Returns:
+        One result per job, in their order.
+
+    Raises:
+        ConfigError: when the scheduler cannot be reached.
+        ExportError: when the extra `cluster` is not installed.
+    """
+    distributed = require("distributed", "cluster")
+    results: dict[Job, PredictionResult] = {}
+    waiting = []
+    for job, result in run.todo():
+        if result is None:
+            if not run.settings.scenes.resume:
+                # What an earlier run has left counts on resume only; a name that cannot be removed fails its own job.
+                with contextlib.suppress(OSError, ValueError):
+                    discard_partial(job, run.settings)
+            waiting.append(job)
+            continue
+        results[job] = result
+        if finish is not None:
+            finish(job)
+    # Whoever takes over from a worker that died resumes.
+    settings = replace(run.settings, scenes=replace(run.settings.scenes, resume=True))
+    # Workers may have been started in another folder.
+    settings = replace(settings, save_dir=Path(os.path.abspath(settings.save_dir)))
+    if settings.scenes.aoi is not None:
+        settings = replace(settings, scenes=replace(settings.scenes, aoi=Path(os.path.abspath(settings.scenes.aoi))))
+    model = pickle.dumps(open_model)
+    with _client(distributed, address, workers) as client:
+        tasks = {
+            client.submit(_do, replace(job, path=Path(os.path.abspath(job.path))), settings, model, pure=False): job
+            for job in waiting
+        }
+        for task in distributed.as_completed(tasks):
+            job = tasks[task]
+            results[job] = replace(_result(job, task), image=job.path)
+            results[job] = run.record(job, results[job])
+            if finish is not None:
+                finish(job)
+    return [results[job] for job in run.jobs]
+
+
+@contextlib.contextmanager
+def _client(distributed: ModuleType, address: str | None, workers: int) -> Iterator[Any]:
+    """Connects to a scheduler, or starts a cluster on this machine."""
+    with contextlib.ExitStack() as stack:
+        if address is None:
+            address = stack.enter_context(
+                distributed.LocalCluster(
+                    n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+                )
+            )
+        try:
+            client = distributed.Client(address)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"no Dask scheduler answers at {address}: {reason(error)}. Start one, or use --dask local."
+            ) from error
+        yield stack.enter_context(client)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(model: bytes) -> Predict:
+    """Opens the model once in a worker."""
+    opened: Predict = pickle.loads(model)()
+    return opened
+
+
+def _do(job: Job, settings: JobSettings, model: bytes) -> PredictionResult:
+    """Does a job, in a worker. One that cannot open the model fails the images that it is given, not the run."""
+    try:
+        predict = _opened(model)
+    except INTERRUPTS:
+        raise
+    except BaseException as error:
+        return PredictionResult(job.path, error=f"the model cannot be opened in a worker: {reason(error)}")
+    return attempt(job, settings, predict)
+
+
+def _result(job: Job, task: Any) -> PredictionResult:
+    """Returns the result of a task; whatever kept it from having one is the image's error."""
+    killed = require("distributed.scheduler", "cluster").KilledWorker
+    try:
+        result: PredictionResult = task.result()
+    except killed as error:
+        why = f"the workers that tried it died one after the other, probably for want of memory ({error.last_worker})"
+        return PredictionResult(job.path, error=why)
+    except INTERRUPTS:
+        raise
+    except BaseException as error:  # such as a lost connection to the scheduler
+        return PredictionResult(job.path, error=reason(error))
+    return result

@@ -1,0 +1,83 @@
+"""From blended logits to what is stored: class ids, confidence, probabilities, all in eight bits."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsseg_tf.datasets.spec import DatasetSpec
+from rsseg_tf.errors import ConfigError
+from rsseg_tf.predict.options import OutputOptions
+
+__all__ = ["PROBABILITY_NODATA", "PROBABILITY_STEPS", "Product", "check_review_value", "decode", "products"]
+
+Product = Literal["labels", "confidence", "probabilities"]
+
+PROBABILITY_STEPS = 254
+"""A stored probability of this value is 1.0."""
+PROBABILITY_NODATA = 255
+
+
+def products(output: OutputOptions, num_classes: int) -> dict[Product, int]:
+    """Returns what is computed for a scene, with its number of bands. Polygons need the confidence too."""
+    result: dict[Product, int] = {"labels": 1}
+    if output.confidence or output.vector is not None:
+        result["confidence"] = 1
+    if output.probabilities:
+        result["probabilities"] = num_classes
+    return result
+
+
+def check_review_value(output: OutputOptions, spec: DatasetSpec) -> None:
+    """Raises `ConfigError` when the value of doubtful pixels stands for something else already."""
+    value = output.review_value
+    if output.min_confidence is None or spec.num_classes <= value != spec.ignore_index:
+        return
+    taken = f"class '{spec.classes[value]}'" if value < spec.num_classes else "pixels without data"
+    raise ConfigError(
+        f"--review_value {value} already stands for {taken}; take one in {spec.num_classes}..255 other than "
+        f"{spec.ignore_index}."
+    )
+
+
+def decode(
+    logits: NDArray, wanted: NDArray[np.bool_], spec: DatasetSpec, output: OutputOptions
+) -> dict[Product, NDArray[np.uint8]]:
+    """Turns blended logits into what is stored.
+
+    Probabilities are the softmax of the blended logits, so that the class is always the most probable one.
+
+    Args:
+        logits: `(H, W, classes)`.
+        wanted: `(H, W)`, False where a pixel gets no class: no data, or outside of the area of interest.
+        spec: gives the ignored id.
+        output: what is asked for.
+
+    Returns:
+        `(bands, H, W)` uint8 for each of `products`: the class id of the largest logit, the lowest on a tie; its
+        probability in steps of 1/254; those of all classes likewise. Unwanted pixels are the ignored id, or 255.
+    """
+    logits = logits.astype(np.float32, copy=False)  # ids then agree with those of whole images, which are float32
+    labels = logits.argmax(axis=-1).astype(np.uint8)
+    result: dict[Product, NDArray[np.uint8]] = {"labels": labels[np.newaxis]}
+    if output.needs_probabilities:
+        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        total = exponentials.sum(axis=-1)
+        confidence = 1 / total  # the largest exponential is 1
+        if output.min_confidence is not None:
+            labels[confidence < np.float32(output.min_confidence)] = output.review_value
+        if output.confidence or output.vector is not None:
+            result["confidence"] = _stored(confidence)[np.newaxis]
+        if output.probabilities:
+            exponentials /= total[:, :, np.newaxis]
+            result["probabilities"] = _stored(exponentials.transpose(2, 0, 1))
+    if not wanted.all():
+        for name, bands in result.items():
+            bands[:, ~wanted] = spec.ignore_index if name == "labels" else PROBABILITY_NODATA
+    return result
+
+
+def _stored(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.rint(probability * PROBABILITY_STEPS).astype(np.uint8)

@@ -1,0 +1,541 @@
+"""One image or scene from its file to all of its results. Small pictures and huge scenes take the same way."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.transform import Affine
+
+from rsseg_tf import __version__
+from rsseg_tf.datasets.judging import misfit
+from rsseg_tf.datasets.spec import RGB, DatasetSpec
+from rsseg_tf.errors import INTERRUPTS, DataError, reason
+from rsseg_tf.files import atomic_path, hold, remove_file, remove_leftovers, short_stem
+from rsseg_tf.predict.area import area_of_interest
+from rsseg_tf.predict.decoding import Product, products
+from rsseg_tf.predict.logits import Predict
+from rsseg_tf.predict.options import InferenceOptions, OutputOptions, SceneOptions
+from rsseg_tf.predict.pictures import as_rgb, colour_table, overlay
+from rsseg_tf.predict.streaming import Tiling, make_tiling, predict_scene, split_into_strips
+from rsseg_tf.predict.vectors import Legend, write_polygons
+from rsseg_tf.predict.writing import RasterFile, Rows, SceneWriter, partial_file, raster_file, stamp
+from rsseg_tf.rasters.gdal import Trust
+from rsseg_tf.rasters.ground import pixel_areas, pixel_size
+from rsseg_tf.rasters.images import write_png
+from rsseg_tf.rasters.scenes import Scene, open_scene
+from rsseg_tf.rasters.windows import Window
+
+__all__ = [
+    "CONFIDENCE_FOLDER",
+    "GEOTIFF_FOLDER",
+    "OVERLAY_FOLDER",
+    "PROBABILITY_FOLDER",
+    "PSEUDO_COLOR_FOLDER",
+    "RESULT_FOLDERS",
+    "VECTOR_FOLDER",
+    "Job",
+    "JobSettings",
+    "PredictionResult",
+    "clear_leftovers",
+    "discard_partial",
+    "run_job",
+    "stamp",
+]
+
+PSEUDO_COLOR_FOLDER = "pseudo_color_prediction"
+OVERLAY_FOLDER = "added_prediction"
+GEOTIFF_FOLDER = "geotiff_prediction"
+CONFIDENCE_FOLDER = "confidence_prediction"
+PROBABILITY_FOLDER = "probability_prediction"
+VECTOR_FOLDER = "vector_prediction"
+
+RESULT_FOLDERS = frozenset(
+    {
+        PSEUDO_COLOR_FOLDER,
+        OVERLAY_FOLDER,
+        GEOTIFF_FOLDER,
+        CONFIDENCE_FOLDER,
+        PROBABILITY_FOLDER,
+        VECTOR_FOLDER,
+    }
+)
+"""Names of the folders that results go to."""
+
+_FOLDERS: dict[Product, str] = {
+    "labels": GEOTIFF_FOLDER,
+    "confidence": CONFIDENCE_FOLDER,
+    "probabilities": PROBABILITY_FOLDER,
+}
+_FIELDS: dict[Product, str] = {"labels": "geotiff", "confidence": "confidence", "probabilities": "probabilities"}
+"""What `PredictionResult` calls the rasters."""
+_STREAMED = "Convert it to a tiled GeoTIFF, which is read part by part, or raise --max_memory if it is sound."
+_JPEG_SUFFIXES = (".jpeg", ".jpg")
+_LONGEST_JPEG = 65_500
+"""Pixels along the longer side, which the encoder can take."""
+_PICTURE_BYTES = 24
+"""Bytes per pixel while a picture is made: image, labels, colours, their mixture and the encoded file."""
+_PREVIEW_PIXELS = 4096 * 4096
+"""Pictures that do not fit into memory are reduced to at most this."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to predict.
+
+    Attributes:
+        path: the file.
+        name: what its results are called, relative to their folders, without suffix.
+    """
+
+    path: Path
+    name: Path
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """What all jobs of a run have in common; it can be sent to another process.
+
+    Attributes:
+        spec: the data set that the model was trained for.
+        palette: colours of its classes.
+        save_dir: folder for the results.
+        options: windows and augmentation.
+        scenes: how scenes are read.
+        output: what is written.
+        labels_too: whether to write the label map of a TIFF.
+    """
+
+    spec: DatasetSpec
+    palette: tuple[RGB, ...]
+    save_dir: Path
+    options: InferenceOptions
+    scenes: SceneOptions
+    output: OutputOptions
+    labels_too: bool = True
+
+    def identity(self) -> dict[str, Any]:
+        """Returns all that results depend on, as JSON can hold it. Memory and batch size change no result."""
+        options, scenes = asdict(self.options), asdict(self.scenes)
+        for name in ("batch_size",):
+            options.pop(name)
+        for name in ("max_memory", "resume", "allow_vrt_sources"):
+            scenes.pop(name)
+        scenes["aoi"] = None if self.scenes.aoi is None else [self.scenes.aoi.name, *stamp(self.scenes.aoi)]
+        spec = {"classes": self.spec.classes, "ignore_index": self.spec.ignore_index, "palette": self.palette}
+        return {
+            "version": __version__,
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in spec.items()},
+            **options,
+            **scenes,
+            **asdict(self.output),
+            "labels_too": self.labels_too,
+        }
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """What became of one image.
+
+    Attributes:
+        image: the file that was predicted.
+        pseudo_color: indexed PNG of class ids with the palette, or None if it failed.
+        overlay: picture with the class colours laid over it, or None if it failed.
+        geotiff: label map that lies where the image lies; None for PNG and JPEG, if switched off, or if it failed.
+        confidence: raster of the largest probability, if asked for.
+        probabilities: raster of all probabilities, if asked for.
+        vector: polygons, if asked for.
+        note: why nothing had to be done, or what one must know to use the results, in one line; None otherwise.
+        error: why it failed, or which of its results, in one line; None if all is well.
+    """
+
+    image: Path
+    pseudo_color: Path | None = None
+    overlay: Path | None = None
+    geotiff: Path | None = None
+    confidence: Path | None = None
+    probabilities: Path | None = None
+    vector: Path | None = None
+    note: str | None = None
+    error: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the image was predicted and all that was asked for is written."""
+        return self.error is None
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files that were written, by what they hold."""
+        names = ("pseudo_color", "overlay", "geotiff", "confidence", "probabilities", "vector")
+        return {name: path for name in names if (path := getattr(self, name)) is not None}
+
+
+def run_job(
+    job: Job, settings: JobSettings, predict: Predict, advance: Callable[[Job, int], None] | None = None
+) -> PredictionResult:
+    """Predicts one file and writes its results.
+
+    Rasters come first, then polygons, then pictures. One that cannot be written costs none of the others: the result's
+    error names it, and a later run that resumes makes it.
+
+    Args:
+        job: the file.
+        settings: what the run asks for.
+        predict: the model.
+        advance: called with the job and the number of its pixels that were finished.
+
+    Raises:
+        ConfigError: when the options do not fit the scene, or on resume those that it was begun with.
+        DataError: when the scene is damaged or does not fit the model, or no raster can be written.
+    """
+    spec, output = settings.spec, settings.output
+    with _gdal_cache(settings.scenes.max_memory), _opened(job, settings) as scene:
+        value_scale = _check_scene(scene, settings)
+        ground = pixel_size(scene.size, scene.transform, scene.crs) if settings.scenes.match_gsd else None
+        tiling = make_tiling(scene.size, settings.options, settings.scenes, ground)
+        strips = split_into_strips(scene, spec, settings.options, output, tiling, settings.scenes.max_memory)
+        wanted = None
+        if settings.scenes.aoi is not None:
+            wanted = area_of_interest(settings.scenes.aoi, scene)
+            if wanted is None:
+                return PredictionResult(job.path, note=f"lies outside of {settings.scenes.aoi}")
+        files = _raster_files(job, scene, settings, tiling)
+        targets = _Targets.of(job, scene, settings)
+        _check_input_stays(job, [file.path for file in files.values() if file.keep], targets)
+        identity = {**settings.identity(), "source": [job.path.name, *stamp(job.path)]}
+        writer = SceneWriter(files, scene, strips, identity, resume=settings.scenes.resume)
+        try:
+            if writer.finished == Rows():
+                discard_partial(job, settings)  # of other products, which an earlier run was asked for
+            predict_scene(
+                scene,
+                predict,
+                spec,
+                settings.options,
+                output,
+                tiling,
+                writer,
+                strips,
+                wanted=wanted,
+                value_scale=value_scale,
+                advance=None if advance is None else lambda pixels: advance(job, pixels),
+            )
+            writer.end_scene()
+            written, failed = _write_products(scene, settings, writer, files, targets)
+            writer.end(keep=bool(failed))
+        except BaseException as error:
+            writer.abandon(save=isinstance(error, INTERRUPTS))  # somebody stopped it: keep what is done
+            raise
+    result = PredictionResult(
+        job.path, note="; ".join([*scene.notes, *_place_notes(scene, output)]) or None, error="; ".join(failed) or None
+    )
+    if failed and written:
+        result = replace(result, error=f"{result.error}; its other results are written")
+    return replace(result, **written)  # type: ignore[arg-type]  # `written` has the names of fields that are paths
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """Where polygons and pictures of a job go; None for those that nobody asked for."""
+
+    vector: Path | None = None
+    pseudo_color: Path | None = None
+    overlay: Path | None = None
+
+    @classmethod
+    def of(cls, job: Job, scene: Scene, settings: JobSettings) -> _Targets:
+        """Names them."""
+        output = settings.output
+        vector = pseudo_color = overlaid = None
+        if output.vector is not None:
+            vector = output.vector_file or _named(settings.save_dir / VECTOR_FOLDER, job.name, output.vector_suffix)
+        if output.pictures:
+            pseudo_color = _named(settings.save_dir / PSEUDO_COLOR_FOLDER, job.name, ".png")
+            suffix = job.path.suffix
+            if suffix.lower() not in _JPEG_SUFFIXES or max(scene.size) > _LONGEST_JPEG:
+                suffix = ".png"
+            overlaid = _named(settings.save_dir / OVERLAY_FOLDER, job.name, suffix)
+        return cls(vector, pseudo_color, overlaid)
+
+
+def _check_input_stays(job: Job, rasters: list[Path], targets: _Targets) -> None:
+    """Raises `DataError` if a result would take the place of the image itself."""
+    for path in (*rasters, targets.vector, targets.pseudo_color, targets.overlay):
+        if path is not None and path.exists() and path.samefile(job.path):
+            raise DataError(f"the result of {job.path} would replace the image itself. Choose another --save_dir.")
+
+
+def _write_products(
+    scene: Scene,
+    settings: JobSettings,
+    writer: SceneWriter,
+    files: dict[Product, RasterFile],
+    targets: _Targets,
+) -> tuple[dict[str, Path], list[str]]:
+    """Writes all that is asked for.
+
+    Returns:
+        What was written, by the names of `PredictionResult`'s fields, and why the rest was not.
+    """
+    failures = writer.finish()
+    written = {_FIELDS[product]: file.path for product, file in files.items() if file.keep and product not in failures}
+    failed = [str(error) for error in failures.values()]
+    shown = cache(lambda: _labels_to_show(scene, settings, writer))
+    steps: dict[str, tuple[Path | None, Callable[[Path], None]]] = {
+        "vector": (targets.vector, lambda path: _write_vector(path, scene, settings, writer)),
+        "pseudo_color": (targets.pseudo_color, lambda path: _write_pseudo_color(path, settings.spec, *shown())),
+        "overlay": (targets.overlay, lambda path: _write_overlay(path, scene, settings.spec, *shown())),
+    }
+    for name, (path, write) in steps.items():
+        if path is None:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path)
+            written[name] = path
+        except Exception as error:  # whatever it is, the other results are not lost
+            text = reason(error)
+            failed.append(text if str(path) in text else f"cannot write {path}: {text}")
+    return written, failed
+
+
+def _place_notes(scene: Scene, output: OutputOptions) -> list[str]:
+    """Returns what one must know about where results lie and what areas mean, if that is not what one expects."""
+    notes = [] if scene.place_note is None else [scene.place_note]
+    if output.vector is not None:
+        remedy = "Georeference the image for polygons on the map"
+        placed = scene.transform != Affine.identity()
+        if scene.gcps or (scene.rpcs is not None and not placed):
+            by = "control points" if scene.gcps else "RPCs"
+            notes.append(f"it lies by {by} alone, so polygons and areas are in pixels. Warp it for polygons on the map")
+        elif not placed:
+            what = "a CRS, but no transform" if scene.crs is not None else "no CRS and no transform"
+            notes.append(f"it has {what}, so polygons and areas are in pixels. {remedy}")
+        elif scene.crs is None:
+            notes.append(
+                "it has a transform, but no CRS, so polygons are in its own units and areas in pixels. " + remedy
+            )
+        elif (about := pixel_areas(scene.size, scene.transform, scene.crs).note) is not None:
+            notes.append(about)
+    return notes
+
+
+def discard_partial(job: Job, settings: JobSettings) -> None:
+    """Removes what a run that was stopped has left of a job: see `SceneWriter`."""
+    for folder in (*_FOLDERS.values(), PSEUDO_COLOR_FOLDER):
+        for product in ("", *(f".{product}" for product in _FOLDERS)):
+            partial = partial_file(settings.save_dir / folder / job.name.parent, f"{job.name.name}{product}")
+            remove_file(partial)
+            partial.with_suffix(".json").unlink(missing_ok=True)
+
+
+def clear_leftovers(jobs: Sequence[Job], settings: JobSettings) -> None:
+    """Removes the half-written files of runs that were killed; those of jobs that another process does stay.
+
+    Each folder is looked through once.
+    """
+    named = {(job.name.parent, short_stem(name)): job for job in jobs for name in _stems(job)}
+    for parent in {job.name.parent for job in jobs}:
+        for folder in (*_FOLDERS.values(), PSEUDO_COLOR_FOLDER, OVERLAY_FOLDER, VECTOR_FOLDER):
+
+            def removable(stem: str, parent: Path = parent) -> bool:
+                job = named.get((parent, stem))
+                return job is not None and not _in_work(job, settings)
+
+            remove_leftovers(settings.save_dir / folder / parent, removable)
+
+
+def _stems(job: Job) -> Iterator[str]:
+    """Yields the stems that files of a job may have, those of its journals included."""
+    for product in ("", *(f".{product}" for product in _FOLDERS)):
+        stem = f"{job.name.name}{product}"
+        yield stem
+        yield partial_file(Path(), stem).stem
+
+
+def _in_work(job: Job, settings: JobSettings) -> bool:
+    """Tells whether another process holds the lock of a job."""
+    for folder, product in ((GEOTIFF_FOLDER, ""), (PSEUDO_COLOR_FOLDER, ".labels")):
+        place = settings.save_dir / folder / job.name.parent
+        lock_file = partial_file(place, f"{job.name.name}{product}").with_suffix(".lock")
+        # Who works on it has its lock file there, or the one that stands in where there are no locks.
+        if not (lock_file.exists() or lock_file.with_name(f"{lock_file.name}.soft").exists()):
+            continue
+        lock = hold(lock_file)
+        if lock is None:
+            return True
+        lock.release()
+    return False
+
+
+def _opened(job: Job, settings: JobSettings) -> contextlib.AbstractContextManager[Scene]:
+    """Opens a scene so that what is decoded at once stays within the memory that is allowed.
+
+    The pixels of a PNG or JPEG are held until the results are written; a block of a TIFF is decoded into GDAL's cache.
+    """
+    scenes = settings.scenes
+    return open_scene(
+        job.path,
+        scenes.bands,
+        settings.spec,
+        max_value=scenes.max_value,
+        trust=Trust(scenes.max_memory // 2, scenes.allow_vrt_sources, _STREAMED),
+        max_block=scenes.max_memory // 4,
+    )
+
+
+def _gdal_cache(max_memory: int) -> rasterio.Env:
+    """Bounds GDAL's cache of decoded blocks, which is a twentieth of the machine's memory otherwise."""
+    return rasterio.Env(GDAL_CACHEMAX=max_memory // 8)
+
+
+def _check_scene(scene: Scene, settings: JobSettings) -> float:
+    """Checks that bands and values are those of the model; returns the factor that brings values to its units."""
+    spec, given = settings.spec, settings.scenes.max_value
+    if len(scene.bands) != spec.bands:  # as --bands chose them
+        raise DataError(
+            f"the model for data set '{spec.name}' needs {spec.bands} bands; --bands names {len(scene.bands)} for "
+            f"{scene.path}. Name the bands that the model was trained with, in its order."
+        )
+    if given is not None:
+        return spec.max_value / given
+    sample = _sampled(scene) if np.issubdtype(scene.dtype, np.floating) else np.zeros(0)
+    largest, middle = (float(sample.max()), float(np.median(sample))) if sample.size else (0.0, 0.0)
+    if values := misfit(scene.dtype, spec.max_value, largest, middle):
+        raise DataError(
+            f"the model for data set '{spec.name}' was trained on values 0..{spec.max_value:g}; {scene.path} holds "
+            f"{values}. Say with --max_value which value of the scene stands for the model's {spec.max_value:g}."
+        )
+    return 1.0
+
+
+def _sampled(scene: Scene) -> NDArray:
+    """Returns pixel values from sixteen places of a scene, without those where there is no data."""
+    height, width = scene.size
+    rows, columns = min(height, 64), min(width, 64)
+    found = []
+    for step in range(16):
+        top, left = (height - rows) * (step // 4) // 3, (width - columns) * (step % 4) // 3
+        pixels, nodata = scene.read(Window(top, left, top + rows, left + columns))
+        found.append(pixels.reshape(-1) if nodata is None else pixels[~nodata].reshape(-1))
+    return np.concatenate(found)
+
+
+def _raster_files(job: Job, scene: Scene, settings: JobSettings, tiling: Tiling) -> dict[Product, RasterFile]:
+    """Describes the rasters of a scene. Those that nobody asked for are made where polygons or pictures need them."""
+    output = settings.output
+    window = f"{tiling.plan.columns.window}x{tiling.plan.rows.window}"
+    provenance = {
+        "SOURCE": job.path.name,
+        "DATASET": settings.spec.name,
+        "WINDOWS": f"{window} {tiling.plan.rows.blend}",
+    }
+    if settings.scenes.model:
+        provenance["MODEL"] = settings.scenes.model
+    files: dict[Product, RasterFile] = {}
+    for product in products(output, settings.spec.num_classes):
+        keep = output.confidence if product == "confidence" else True
+        if product == "labels":
+            keep = (scene.is_raster or scene.is_georeferenced) and settings.labels_too
+        files[product] = raster_file(
+            product,
+            _placed(settings.save_dir / (_FOLDERS[product] if keep else PSEUDO_COLOR_FOLDER), job.name, ".tif"),
+            scene,
+            settings.spec,
+            settings.palette,
+            cog=output.cog,
+            keep=keep,
+            review_value=None if output.min_confidence is None else output.review_value,
+            provenance=provenance,
+        )
+        if not keep:  # its hidden name must not be that of another product
+            files[product] = replace(files[product], path=files[product].path.with_suffix(f".{product}.tif"))
+    return files
+
+
+def _write_vector(path: Path, scene: Scene, settings: JobSettings, writer: SceneWriter) -> None:
+    """Writes the polygons."""
+    output, spec = settings.output, settings.spec
+    classes = dict(enumerate(spec.classes))
+    if output.min_confidence is not None:
+        classes[output.review_value] = "review"
+    write_polygons(
+        path,
+        writer.readable("labels"),
+        writer.readable("confidence"),
+        scene,
+        Legend(classes, spec.ignore_index),
+        min_area=output.min_area,
+        simplify=output.simplify,
+    )
+
+
+def _labels_to_show(
+    scene: Scene, settings: JobSettings, writer: SceneWriter
+) -> tuple[NDArray[np.uint8], tuple[RGB, ...]]:
+    """Returns the class ids, of huge scenes reduced to a preview, and the colours of all that occur."""
+    output = settings.output
+    size, most = scene.size, settings.scenes.max_memory // 2 // _PICTURE_BYTES
+    if size[0] * size[1] > most:
+        size = _reduced(size, min(most, _PREVIEW_PIXELS))
+    # Overviews, which a Cloud Optimized GeoTIFF has, would show other pixels than the map itself.
+    with rasterio.open(writer.readable("labels"), OVERVIEW_LEVEL="NONE") as source:
+        labels = source.read(1, out_shape=size)
+    palette: tuple[RGB, ...] = settings.palette
+    if output.min_confidence is not None:
+        unused = output.review_value - len(palette)
+        palette = (*palette, *((0, 0, 0),) * unused, (128, 128, 128))
+    return labels, palette
+
+
+def _write_pseudo_color(path: Path, spec: DatasetSpec, labels: NDArray[np.uint8], palette: tuple[RGB, ...]) -> None:
+    """Writes the class ids as a picture."""
+    write_png(path, labels, colour_table(palette, ignore_index=spec.ignore_index))
+
+
+def _write_overlay(
+    path: Path, scene: Scene, spec: DatasetSpec, labels: NDArray[np.uint8], palette: tuple[RGB, ...]
+) -> None:
+    """Writes the image with the classes laid over it."""
+    pixels, nodata = scene.read(size=(labels.shape[0], labels.shape[1]))
+    _write_picture(path, overlay(as_rgb(pixels, spec, nodata), labels, palette, ignore_index=spec.ignore_index))
+
+
+def _reduced(size: tuple[int, int], most_pixels: int) -> tuple[int, int]:
+    """Returns `size` divided by the smallest whole number that leaves at most `most_pixels`."""
+    factor = math.ceil(math.sqrt(max(size[0] * size[1] / most_pixels, 1)))
+    return max(size[0] // factor, 1), max(size[1] // factor, 1)
+
+
+def _named(folder: Path, name: Path, suffix: str) -> Path:
+    """Returns a result's path."""
+    return folder / name.parent / f"{name.name}{suffix}"
+
+
+def _placed(folder: Path, name: Path, suffix: str) -> Path:
+    """Returns the result's path and makes its folder."""
+    path = _named(folder, name, suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Writes `(H, W, 3)` RGB as JPEG or PNG, by the suffix."""
+    if path.suffix.lower() not in _JPEG_SUFFIXES:
+        write_png(path, picture)
+        return
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise DataError(f"OpenCV cannot encode {path} of {picture.shape} as JPEG. Convert the image to PNG first.")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.tobytes())

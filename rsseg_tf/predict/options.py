@@ -1,0 +1,253 @@
+"""How an image is predicted: whole or by windows, with or without test-time augmentation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from rsseg_tf.errors import ConfigError
+from rsseg_tf.predict.blending import Blend
+
+__all__ = [
+    "VECTOR_SUFFIXES",
+    "InferenceOptions",
+    "OutputOptions",
+    "SceneOptions",
+    "View",
+    "check_window",
+    "parse_memory",
+]
+
+View = tuple[bool, bool, bool]
+"""How an image is turned before it is predicted: (transposed, then mirrored top-bottom, then left-right)."""
+
+VECTOR_SUFFIXES = (".gpkg", ".geojson", ".fgb")
+
+_MIB = 2**20
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """Options of a prediction, named as the original's command line names them.
+
+    Attributes:
+        scales: factors by which the image is resized; the logits of all are averaged.
+        flip_horizontal: also predict the image mirrored left-right.
+        flip_vertical: also predict it mirrored top-bottom; with `flip_horizontal`, also both at once.
+        rotate90: also predict it turned by 90, 180 and 270 degrees; with a flip, all eight symmetries of a square.
+        is_slide: predict overlapping windows instead of the whole image.
+        crop_size: (width, height) of a window in pixels; with `is_slide` only.
+        stride: (width, height) from one window to the next, at most `crop_size`; with `is_slide` only.
+        blend: weights of overlapping windows, see `make_plan`: the original's "mean", or a smooth "cosine".
+        batch_size: windows given to the model in one call.
+
+    Raises:
+        ConfigError: when a value is out of range, or window sizes are missing or have no effect.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+    rotate90: bool = False
+    is_slide: bool = False
+    crop_size: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    blend: Blend = "mean"
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        check_scales(self.scales)
+        check_batch_size(self.batch_size)
+        if not self.is_slide:
+            if self.crop_size is not None or self.stride is not None:
+                raise ConfigError(
+                    f"crop_size and stride are used with is_slide only; got crop_size {self.crop_size} and stride "
+                    f"{self.stride} without it. Set is_slide, or leave both out."
+                )
+            return
+        if self.crop_size is None or self.stride is None:
+            raise ConfigError(
+                f"is_slide needs crop_size and stride, each as width and height; got crop_size {self.crop_size} and "
+                f"stride {self.stride}. Give both, for instance crop_size 512 512 and stride 384 384."
+            )
+        check_window(self.crop_size, self.stride)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """How the image is turned, each way once; the image as it is first."""
+        flips = [
+            (v, h) for v in (False, True)[: 1 + self.flip_vertical] for h in (False, True)[: 1 + self.flip_horizontal]
+        ]
+        # A turn by 90 degrees is a transposition and one flip, by 180 two flips.
+        turns = [(False, False, False)]
+        if self.rotate90:
+            turns += [(True, True, False), (False, True, True), (True, False, True)]
+        views = [(turned, up ^ v, left ^ h) for turned, up, left in turns for v, h in flips]
+        return tuple(dict.fromkeys(views))
+
+    @property
+    def is_augmented(self) -> bool:
+        """Whether more than the image itself, at its own size, is predicted."""
+        return self.scales != (1.0,) or len(self.views) > 1
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """How scenes are read, and how much memory that may take.
+
+    Attributes:
+        bands: bands of the file to give to the model, counted from 1, in the model's order. By default those with the
+            names of the model's bands, if the file has them all, and otherwise all.
+        max_value: pixel value of the scenes that stands for the model's `max_value`; by default they are the same.
+        match_gsd: resample each window to the model's ground sampling distance.
+        model_gsd: metres per pixel that the model was trained on, where its data set does not say.
+        tile: (width, height) of windows where `InferenceOptions` names none.
+        fixed_tile: whether the model takes windows of just that size.
+        aoi: file of polygons; only pixels whose centre is inside are predicted.
+        max_memory: bytes that may be held at once, beside the model and the libraries.
+        resume: go on where an earlier run with the same options was stopped.
+        model: what tells this model from others, for `resume`.
+        allow_vrt_sources: whether a VRT may name files away from its folder, servers, and formats that name others.
+
+    Raises:
+        ConfigError: when a value is out of range.
+    """
+
+    bands: tuple[int, ...] | None = None
+    max_value: float | None = None
+    match_gsd: bool = False
+    model_gsd: float | None = None
+    tile: tuple[int, int] = (512, 512)
+    fixed_tile: bool = False
+    aoi: Path | None = None
+    max_memory: int = 2048 * _MIB
+    resume: bool = False
+    model: str = ""
+    allow_vrt_sources: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bands is not None and (not self.bands or min(self.bands) < 1):
+            raise ConfigError(f"bands are counted from 1; got {list(self.bands)}. Give for instance 3 2 1.")
+        if self.max_value is not None and not (math.isfinite(self.max_value) and self.max_value > 0):
+            raise ConfigError(f"max_value must be above 0; got {self.max_value}. Give for instance 65535.")
+        if self.max_memory < _MIB:
+            raise ConfigError(f"max_memory must be at least 1M; got {self.max_memory} bytes. Give for instance 2G.")
+        if self.model_gsd is not None and not (math.isfinite(self.model_gsd) and self.model_gsd > 0):
+            raise ConfigError(f"model_gsd must be above 0 metres; got {self.model_gsd}. Give for instance 0.3.")
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is written for a scene besides its labels.
+
+    Attributes:
+        cog: write Cloud Optimized GeoTIFFs.
+        confidence: write the largest probability of each pixel.
+        min_confidence: pixels with a smaller one get `review_value` instead of a class.
+        review_value: see there; no class id and not the ignored id.
+        probabilities: write the probability of each class.
+        vector: a format (gpkg, geojson, fgb), or the file to write for one scene; None for no polygons.
+        min_area: smallest polygon in square metres; in pixels for scenes without a CRS.
+        simplify: tolerance of outlines in pixels, see `write_polygons`; 0 keeps the pixels' edges.
+        pictures: write the class ids and the overlay as pictures.
+
+    Raises:
+        ConfigError: when a value is out of range or has no effect.
+    """
+
+    cog: bool = False
+    confidence: bool = False
+    min_confidence: float | None = None
+    review_value: int = 254
+    probabilities: bool = False
+    vector: str | None = None
+    min_area: float = 0.0
+    simplify: float = 0.0
+    pictures: bool = True
+
+    def __post_init__(self) -> None:
+        if self.min_confidence is not None and not 0 < self.min_confidence <= 1:
+            raise ConfigError(f"min_confidence must be above 0 and at most 1; got {self.min_confidence}. 0.6 is usual.")
+        if not 0 <= self.review_value <= 255:
+            raise ConfigError(f"review_value must be in 0..255; got {self.review_value}. 254 is usual.")
+        if self.vector is not None and self.vector_suffix not in VECTOR_SUFFIXES:
+            raise ConfigError(
+                f"vector must be gpkg, geojson or fgb, or a file of that kind; got '{self.vector}'. "
+                "Give for instance --vector gpkg."
+            )
+        for name, value in (("min_area", self.min_area), ("simplify", self.simplify)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{name} must be 0 or above; got {value}.")
+            if value and self.vector is None:
+                raise ConfigError(f"--{name} has an effect with --vector only; add it or leave --{name} out.")
+
+    @property
+    def vector_suffix(self) -> str:
+        """The suffix of vector files: ".gpkg", ".geojson" or ".fgb"; of other texts, what stands there."""
+        text = self.vector or ""
+        return (Path(text).suffix or f".{text}").lower()
+
+    @property
+    def vector_file(self) -> Path | None:
+        """The one file that polygons go to, or None if each scene has its own."""
+        return Path(self.vector) if self.vector is not None and Path(self.vector).suffix else None
+
+    @property
+    def needs_probabilities(self) -> bool:
+        """Whether logits must be turned into probabilities."""
+        return self.confidence or self.probabilities or self.vector is not None or self.min_confidence is not None
+
+
+def parse_memory(text: str) -> int:
+    """Returns the bytes that "800M", "2G" or "2GiB" mean.
+
+    Raises:
+        ConfigError: for another text.
+    """
+    number, unit = text.strip().upper().removesuffix("IB").removesuffix("B"), ""
+    if number and number[-1] in _UNITS:
+        number, unit = number[:-1], number[-1]
+    try:
+        size = float(number) * _UNITS[unit]
+    except ValueError as error:
+        raise ConfigError(f"max_memory must be a number with K, M, G or T; got '{text}'. Give for instance 2G.") from (
+            error
+        )
+    if not math.isfinite(size):
+        raise ConfigError(f"max_memory must be finite; got '{text}'. Give for instance 2G.")
+    return int(size)
+
+
+def check_scales(scales: tuple[float, ...]) -> None:
+    """Raises `ConfigError` unless there is at least one scale and all are finite and above 0."""
+    if not scales or not all(math.isfinite(scale) and scale > 0 for scale in scales):
+        raise ConfigError(
+            f"scales must be one or more numbers above 0; got {list(scales)}. Use 1.0 for the image's own size."
+        )
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises `ConfigError` unless `batch_size` is at least 1."""
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1; got {batch_size}. Use 1 if memory is short.")
+
+
+def check_window(crop_size: tuple[int, int], stride: tuple[int, int]) -> None:
+    """Raises `ConfigError` unless 1 <= stride <= crop_size for width and height.
+
+    A stride larger than the window leaves pixels without a prediction. The original finds that out after all windows
+    are predicted, and only where a gap arises; here it is refused before the first.
+    """
+    for name, size in (("crop_size", crop_size), ("stride", stride)):
+        if len(size) != 2 or min(size) < 1:
+            raise ConfigError(
+                f"{name} must be two whole numbers above 0, width and height; got {tuple(size)}. "
+                "Give for instance 512 512."
+            )
+    if stride[0] > crop_size[0] or stride[1] > crop_size[1]:
+        raise ConfigError(
+            f"stride must be at most crop_size in width and height, or pixels are left out; got stride {stride} and "
+            f"crop_size {crop_size}. Lower the stride, for instance to three quarters of the window."
+        )

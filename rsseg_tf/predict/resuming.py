@@ -1,0 +1,78 @@
+"""Which jobs of a run are done, so that a run which was stopped does them once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rsseg_tf.errors import ConfigError, DataError, reason
+from rsseg_tf.files.journal import Journal
+from rsseg_tf.predict.jobs import Job, JobSettings, PredictionResult, stamp
+
+__all__ = ["JOURNAL", "FinishedJobs"]
+
+JOURNAL = ".predicted.jsonl"
+"""In `save_dir`: an entry for each image that is done."""
+
+
+class FinishedJobs:
+    """The journal of a run.
+
+    Args:
+        settings: The run's; `settings.scenes.resume` decides whether an earlier journal counts.
+        jobs: The run's jobs.
+
+    Raises:
+        ConfigError: On resume, when one of the jobs was done with other options.
+    """
+
+    def __init__(self, settings: JobSettings, jobs: Sequence[Job]) -> None:
+        self._journal = Journal(settings.save_dir / JOURNAL)
+        self._done: dict[str, dict[str, Any]] = {}
+        identity, difference = settings.identity(), None
+        if settings.scenes.resume:
+            self._journal.recall()
+            self._done = {entry["name"]: entry for entry in self._journal.entries if "name" in entry}
+            difference = self._journal.difference(identity)
+        again = next((job for job in jobs if str(job.name) in self._done), None)
+        if difference is not None and again is not None:
+            raise ConfigError(
+                f"{again.path} was predicted to {settings.save_dir} with another {difference.name}: "
+                f"{difference.earlier}, now {difference.now}. Use the same options to resume, or leave --resume out."
+            )
+        if difference is not None:
+            self._done = {}
+        self._journal.begin(identity, resume=settings.scenes.resume and difference is None)
+
+    def result(self, job: Job) -> PredictionResult | None:
+        """Returns the result of a job that is done and whose image and results are still there unchanged."""
+        line = self._done.get(str(job.name))
+        if line is None or line.get("source") != [str(job.path), *stamp(job.path)]:
+            return None
+        try:
+            files = {name: Path(path) for name, path in line["files"].items()}
+            if not all(path.is_file() for path in files.values()):
+                return None
+            result = PredictionResult(job.path, note=line["note"] or "done by an earlier run")
+            return replace(result, **files)  # type: ignore[arg-type]  # `files` has the names of fields that are paths
+        except (KeyError, TypeError, AttributeError, ValueError):  # a damaged line: the job is done again
+            return None
+
+    def record(self, job: Job, result: PredictionResult) -> None:
+        """Adds a job that is done; those that failed are left to the next run."""
+        if not result.ok:
+            return
+        entry = {
+            "name": str(job.name),
+            "source": [str(job.path), *stamp(job.path)],
+            "files": {name: str(path) for name, path in result.files.items()},
+            "note": result.note,
+        }
+        try:
+            self._journal.append(entry)
+        except OSError as error:
+            raise DataError(
+                f"cannot write {self._journal.path}: {reason(error)}. Check the folder and the free space."
+            ) from error

@@ -1,0 +1,490 @@
+"""Rasters that grow row by row, survive a kill, and appear whole under their name.
+
+While a scene is predicted its rasters have hidden names (`.NAME.partial.tif`). From time to time they are closed, so
+that all blocks and their index are on the disk, and a journal beside them then says how many rows are finished. A later
+run that was given the same options goes on from there. The journal also says which rasters have their names already, so
+that one which fails at the end (a full disk) costs neither the others nor the prediction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.errors import RasterioError
+
+from rsseg_tf import __version__
+from rsseg_tf.datasets.spec import RGB, DatasetSpec
+from rsseg_tf.errors import ConfigError, DataError, reason
+from rsseg_tf.files import SIDE_SUFFIX, atomic_path, hold, remove_file, replace_file, short_stem
+from rsseg_tf.files.journal import Journal
+from rsseg_tf.predict.decoding import PROBABILITY_NODATA, PROBABILITY_STEPS, Product
+from rsseg_tf.rasters.scenes import Scene
+
+__all__ = ["BLOCK", "RasterFile", "Rows", "SceneWriter", "partial_file", "raster_file", "stamp"]
+
+BLOCK = 256
+"""Side of the blocks that rasters are stored in; rows are written in whole blocks, so that none is packed twice."""
+
+_CHECKPOINT_S = 5.0
+
+
+@dataclass(frozen=True)
+class RasterFile:
+    """What a raster says beside its pixels.
+
+    Attributes:
+        path: where it appears when it is whole.
+        bands: number of uint8 bands.
+        nodata: value of pixels without data.
+        tags: of the whole file.
+        band_tags: of its first band.
+        names: description of each band.
+        colours: colour table with transparency.
+        scale: what a stored step of 1 means.
+        cog: whether it becomes a Cloud Optimized GeoTIFF.
+        keep: whether it appears at all, or only serves what is made from it.
+    """
+
+    path: Path
+    bands: int
+    nodata: int
+    tags: Mapping[str, str]
+    band_tags: Mapping[str, str] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    colours: Mapping[int, tuple[int, int, int, int]] | None = None
+    scale: float | None = None
+    cog: bool = False
+    keep: bool = True
+
+    @property
+    def partial(self) -> Path:
+        """Where it grows."""
+        return partial_file(self.path.parent, self.path.stem)
+
+
+def partial_file(folder: Path, stem: str) -> Path:
+    """Returns where the raster called `stem` grows; journal and lock have the same name with another suffix."""
+    return folder / f".{short_stem(stem)}.partial.tif"
+
+
+def stamp(path: Path) -> list[int]:
+    """Returns size and time of a file, by which a change is seen; of a missing one, nothing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+def raster_file(
+    product: Product,
+    path: Path,
+    scene: Scene,
+    spec: DatasetSpec,
+    palette: tuple[RGB, ...],
+    *,
+    cog: bool = False,
+    keep: bool = True,
+    review_value: int | None = None,
+    provenance: Mapping[str, str] | None = None,
+) -> RasterFile:
+    """Describes the raster of one product.
+
+    Labels have the palette as colour table and `spec.ignore_index` as nodata value. GeoTIFF has no place for category
+    names outside a side file, so the class names stand in the band's tags: `CLASS_NAMES` (a JSON list) and `CLASS_0`,
+    `CLASS_1`, … Probabilities are in steps of 1/254, which the bands' scale says, and 255 is nodata.
+
+    Args:
+        product: what it holds.
+        path: where it appears.
+        scene: gives the tags that stay true.
+        spec: gives class names and ignored id.
+        palette: colours of the classes.
+        cog: see `RasterFile`.
+        keep: see `RasterFile`.
+        review_value: id of doubtful pixels, named and coloured too.
+        provenance: tags that say how it was made.
+    """
+    tags = {**scene.tags, "TIFFTAG_SOFTWARE": f"rsseg_tf {__version__}", **(provenance or {})}
+    if product != "labels":
+        bands = spec.classes if product == "probabilities" else ("confidence",)
+        scale = 1 / PROBABILITY_STEPS
+        return RasterFile(
+            path, len(bands), PROBABILITY_NODATA, tags, names=tuple(bands), scale=scale, cog=cog, keep=keep
+        )
+    colours = {index: (*colour, 255) for index, colour in enumerate(palette)}
+    names = {f"CLASS_{index}": name for index, name in enumerate(spec.classes)}
+    if review_value is not None:
+        colours[review_value] = (128, 128, 128, 255)
+        names["REVIEW_VALUE"] = str(review_value)
+    colours[spec.ignore_index] = (0, 0, 0, 0)
+    band_tags = {"CLASS_NAMES": json.dumps(spec.classes, ensure_ascii=False), **names}
+    return RasterFile(path, 1, spec.ignore_index, tags, band_tags, colours=colours, cog=cog, keep=keep)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Finished rows of a strip of columns, as the journal counts them."""
+
+    strip: int = 0
+    rows: int = 0
+
+
+class SceneWriter:
+    """Writes all rasters of a scene together.
+
+    Args:
+        files: what to write.
+        scene: gives size and place.
+        strips: first and last-plus-one column of the strips that are written one after the other.
+        settings: all that the pixels depend on; compared with the journal's on resume.
+        resume: go on with partial files if there are some.
+
+    Raises:
+        ConfigError: on resume, when the partial files were made with other settings.
+        DataError: when a file cannot be written, or another process is writing it.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[Product, RasterFile],
+        scene: Scene,
+        strips: tuple[tuple[int, int], ...],
+        settings: Mapping[str, Any],
+        *,
+        resume: bool = False,
+    ) -> None:
+        self._files, self._scene, self._strips = files, scene, strips
+        first = files["labels"]
+        self._journal = Journal(first.partial.with_suffix(".json"))
+        self._settings = {**settings, "strips": [list(strip) for strip in strips], "products": list(files)}
+        self._open: dict[Product, rasterio.io.DatasetWriter] = {}
+        self._last: dict[Product, tuple[Any, NDArray[np.uint8]]] = {}  # the last rows that were written, with window
+        self._named: dict[str, list[int]] = {}  # rasters that have their names, with their stamps
+        lock_file = first.partial.with_suffix(".lock")
+        try:
+            lock = hold(lock_file)
+        except OSError as error:
+            raise _unwritable(lock_file, error) from error
+        if lock is None:
+            raise DataError(f"{first.path} is being written by another process. Wait for it, or stop it.")
+        self._lock = lock
+        try:
+            self.finished = self._resumed() if resume else Rows()
+        except BaseException:
+            self._unlock()
+            raise
+        self._journal.begin(self._settings, resume=self.finished != Rows())
+        if self.finished == Rows():
+            self._discard()
+        self._buffers: dict[Product, NDArray[np.uint8]] = {}
+        self._filled = 0  # rows in the buffers
+        self._saved_at = time.monotonic()
+
+    def start_strip(self, index: int, most_rows: int) -> int:
+        """Begins a strip.
+
+        Args:
+            index: which one.
+            most_rows: most rows that `put` will bring before `end_rows`.
+
+        Returns:
+            The rows that are finished already; `put` ignores them.
+        """
+        left, right = self._strips[index]
+        self._strip = index
+        self._top = self.finished.rows if index == self.finished.strip else 0
+        if index < self.finished.strip:
+            self._top = self._scene.size[0]
+        self._filled = 0
+        self._buffers = {
+            product: np.empty((file.bands, most_rows + BLOCK - 1, right - left), np.uint8)
+            for product, file in self._files.items()
+        }
+        return self._top
+
+    def put(self, top: int, left: int, planes: Mapping[Product, NDArray[np.uint8]]) -> None:
+        """Takes a part of the current rows: `(bands, rows, columns)` per product, placed in the scene."""
+        first, last = self._strips[self._strip]
+        for product, plane in planes.items():
+            rows, columns = plane.shape[1:]
+            skipped = max(self._top + self._filled - top, 0)
+            x0, x1 = max(left, first), min(left + columns, last)
+            if x0 < x1 and skipped < rows:
+                at = max(top, self._top + self._filled) - self._top
+                target = self._buffers[product][:, at : at + rows - skipped, x0 - first : x1 - first]
+                target[:] = plane[:, skipped:, x0 - left : x1 - left]
+
+    def end_rows(self, bottom: int) -> None:
+        """Says that all columns of the rows above `bottom` were put; writes what fills blocks."""
+        self._filled = max(bottom - self._top, 0)
+        last = bottom == self._scene.size[0]
+        ready = self._filled if last else self._filled // BLOCK * BLOCK
+        if ready:
+            self._write(ready)
+            for buffer in self._buffers.values():
+                buffer[:, : self._filled - ready] = buffer[:, ready : self._filled]
+            self._top += ready
+            self._filled -= ready
+        if time.monotonic() - self._saved_at > _CHECKPOINT_S:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Puts all that was written on the disk, then says so in the journal."""
+        if not self._open:
+            return
+        self._close()
+        try:
+            for file in self._files.values():
+                _sync(file.partial)
+        except OSError as error:
+            raise _unwritable(self._journal.path, error) from error
+        self.finished = Rows(self._strip, self._top)
+        self._note()
+        self._saved_at = time.monotonic()
+
+    def _note(self) -> None:
+        """Writes to the journal how far the rasters are."""
+        done = {"strip": self.finished.strip, "rows": self.finished.rows}
+        try:
+            self._journal.append({"finished": done, "named": self._named})
+        except OSError as error:
+            raise _unwritable(self._journal.path, error) from error
+
+    def end_scene(self) -> None:
+        """Says that all rows were put: the partial files are whole and can be read."""
+        if self.finished == Rows():
+            self._close()  # a small scene, of which nobody wants to resume anything
+        else:
+            self.checkpoint()
+
+    def finish(self) -> dict[Product, DataError]:
+        """Gives the rasters that are kept their names.
+
+        Returns:
+            Those that could not get theirs, and why; the others have them all the same.
+        """
+        failed: dict[Product, DataError] = {}
+        for product, file in self._files.items():
+            if not file.keep or product in self._named:
+                continue
+            try:
+                if file.cog:
+                    _make_cog(file, categorical=product == "labels")
+                else:
+                    replace_file(file.partial, file.path)
+            except Exception as error:  # GDAL has errors of its own, and none may cost the other rasters
+                failed[product] = _unwritable(file.path, error)
+                continue
+            self._named[product] = stamp(file.path)
+            if self.finished != Rows():
+                with contextlib.suppress(DataError):  # a later run does more than it must then
+                    self._note()
+        return failed
+
+    def readable(self, product: Product) -> Path:
+        """Returns where a raster can be read once the scene has ended, by its name or still without."""
+        file = self._files[product]
+        return file.path if product in self._named else file.partial
+
+    def end(self, *, keep: bool) -> None:
+        """Removes what only served to make the results, and gives the lock back.
+
+        Args:
+            keep: whether something is missing that a later run should make from it; what has no journal goes anyway.
+        """
+        try:
+            if not keep or self.finished == Rows():
+                self._discard()
+        except OSError as error:
+            raise _unwritable(self._journal.path, error) from error
+        finally:
+            self._unlock()
+
+    def abandon(self, *, save: bool) -> None:
+        """Ends after a failure: what the journal knows stays for a later run, anything else goes.
+
+        Args:
+            save: whether to save the finished rows first.
+        """
+        try:
+            with contextlib.suppress(DataError):  # one failure is being told of already
+                if save:
+                    self.checkpoint()
+                self._close()
+            with contextlib.suppress(OSError):
+                if self.finished == Rows():
+                    self._discard()
+        finally:
+            self._open.clear()
+            self._unlock()
+
+    def _discard(self) -> None:
+        self._journal.path.unlink(missing_ok=True)
+        for file in self._files.values():
+            remove_file(file.partial)
+
+    def _unlock(self) -> None:
+        self._lock.release()
+
+    def _resumed(self) -> Rows:
+        """Reads how far an earlier run came."""
+        journal = self._journal
+        if not journal.path.is_file():
+            return Rows()
+        journal.recall()
+        if journal.settings is None:
+            raise DataError(f"{journal.path} is damaged: it has no settings. Remove it, and predict without --resume.")
+        if difference := journal.difference(self._settings):
+            raise ConfigError(
+                f"{self._files['labels'].path} was begun with another {difference.name}: {difference.earlier}, now "
+                f"{difference.now}. Use the same options to resume, or leave --resume out to begin anew."
+            )
+        last = next((entry for entry in reversed(journal.entries) if entry.keys() >= {"finished", "named"}), None)
+        if last is None:
+            return Rows()
+        named = {product: was for product, was in last["named"].items() if self._has_its_name(product, was)}
+        if not all(product in named or _opens(file, self._scene) for product, file in self._files.items()):
+            return Rows()
+        self._named = named
+        return Rows(last["finished"]["strip"], last["finished"]["rows"])
+
+    def _has_its_name(self, product: str, was: list[int]) -> bool:
+        """Tells whether a raster is still the one that an earlier run has given its name."""
+        return any(name == product and was and stamp(file.path) == was for name, file in self._files.items())
+
+    def _write(self, rows: int) -> None:
+        left, right = self._strips[self._strip]
+        window = ((self._top, self._top + rows), (left, right))
+        for product, file in self._files.items():
+            try:
+                if product not in self._open:
+                    self._open[product] = _open_partial(file, self._scene)
+                self._open[product].write(self._buffers[product][:, :rows], window=window)
+                tail = max(rows - BLOCK, 0)
+                at = ((window[0][0] + tail, window[0][1]), window[1])
+                self._last[product] = at, self._buffers[product][:, tail:rows].copy()
+            except (RasterioError, OSError) as error:
+                raise _unwritable(file.path, error) from error
+
+    def _close(self) -> None:
+        """Closes the rasters and sees that what was written last is in them, which closing does not tell."""
+        failed: DataError | None = None
+        for product in list(self._open):
+            file = self._files[product]
+            try:
+                self._open.pop(product).close()
+                if product in self._last:
+                    _check_rows(file.partial, *self._last.pop(product))
+            except Exception as error:  # GDAL has errors of its own
+                failed = failed or _unwritable(file.path, error)
+        if failed is not None:
+            raise failed
+
+
+def _open_partial(file: RasterFile, scene: Scene) -> rasterio.io.DatasetWriter:
+    """Opens the growing file, or makes it."""
+    if file.partial.exists():
+        return rasterio.open(file.partial, "r+")
+    height, width = scene.size
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "height": height,
+        "width": width,
+        "count": file.bands,
+        "dtype": "uint8",
+        "nodata": file.nodata,
+        "tiled": True,
+        "blockxsize": BLOCK,
+        "blockysize": BLOCK,
+        "compress": "deflate",
+        "interleave": "band",  # one band is packed and read without the others
+        "BIGTIFF": "IF_SAFER",
+    }
+    if not scene.gcps:  # a GeoTIFF holds either
+        profile |= {"crs": scene.crs, "transform": scene.transform}
+    target = rasterio.open(file.partial, "w", **profile)
+    if scene.gcps:
+        target.gcps = (list(scene.gcps), scene.gcps_crs or CRS())  # tie points may come without a CRS
+    if scene.rpcs is not None:
+        target.rpcs = scene.rpcs
+    target.update_tags(**file.tags)
+    target.update_tags(1, **file.band_tags)
+    for index, name in enumerate(file.names, 1):
+        target.set_band_description(index, name)
+    if file.scale is not None:
+        target.scales = (file.scale,) * file.bands
+    if file.colours is not None:
+        target.write_colormap(1, dict(file.colours))  # before the pixels, or the header is already written
+    dated = None if scene.gcps else scene.dated_crs
+    if dated is None:
+        return target
+    target.close()
+    side = file.partial.with_name(file.partial.name + SIDE_SUFFIX)  # where GDAL reads what rasterio cannot write
+    text = side.read_text("utf-8") if side.is_file() else "<PAMDataset></PAMDataset>\n"
+    text = re.sub(r"\s*<SRS.*</SRS>", "", text, flags=re.DOTALL)
+    side.write_text(text.replace("<PAMDataset>", f"<PAMDataset>{dated}", 1), "utf-8")
+    return rasterio.open(file.partial, "r+")
+
+
+def _opens(file: RasterFile, scene: Scene) -> bool:
+    """Tells whether a growing file of an earlier run can be gone on with."""
+    try:
+        with rasterio.open(file.partial) as source:
+            return bool(source.shape == scene.size and source.count == file.bands)
+    except (RasterioError, OSError):
+        return False
+
+
+def _check_rows(path: Path, window: Any, expected: NDArray[np.uint8]) -> None:
+    """Raises `OSError` unless a file holds the rows `(bands, H, W)`.
+
+    GDAL writes a file's index when it closes it, and says nothing when the disk is full by then.
+    """
+    try:
+        with rasterio.open(path) as source:
+            same = bool(np.array_equal(source.read(window=window), expected))
+    except (RasterioError, OSError) as error:
+        raise OSError(f"what was written is not on the disk, probably for want of space ({reason(error)})") from error
+    if not same:
+        raise OSError("what was written is not on the disk, probably for want of space")
+
+
+def _sync(path: Path) -> None:
+    for written in (path, path.with_name(path.name + SIDE_SUFFIX)):
+        if written == path or written.is_file():
+            with written.open("rb") as handle:
+                os.fsync(handle.fileno())
+
+
+def _make_cog(file: RasterFile, *, categorical: bool) -> None:
+    """Turns the partial file into a Cloud Optimized GeoTIFF under the final name."""
+    options = {
+        "compress": "deflate",
+        "BIGTIFF": "IF_SAFER",
+        "overview_resampling": "mode" if categorical else "average",
+        "num_threads": "ALL_CPUS",
+    }
+    with atomic_path(file.path) as temporary:
+        rasterio.shutil.copy(file.partial, temporary, driver="COG", **options)
+        with rasterio.open(file.partial) as source:
+            window = ((max(source.height - BLOCK, 0), source.height), (0, source.width))
+            _check_rows(temporary, window, source.read(window=window))
+    remove_file(file.partial)
+
+
+def _unwritable(path: Path, error: Exception) -> DataError:
+    return DataError(f"cannot write {path}: {reason(error)}. Check the folder and the free space.")

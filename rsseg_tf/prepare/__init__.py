@@ -1,0 +1,1 @@
+"""Preparation: from a dataset's archives to tiles and lists."""

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from rsseg_tf.datasets.protocols import PROTOCOLS, ProtocolName
+from rsseg_tf.prepare.preparers import SPECS
+
+
+def test_names_and_table_agree() -> None:
+    assert tuple(PROTOCOLS) == get_args(ProtocolName)
+    assert all(name == protocol.name for name, protocol in PROTOCOLS.items())
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_what_a_protocol_names_exists(name: str) -> None:
+    protocol = PROTOCOLS[name]
+    assert set(protocol.datasets) <= set(SPECS)
+    for dataset in protocol.datasets or SPECS:
+        assert set(protocol.left_out) <= set(SPECS[dataset].classes)
+    assert protocol.description.endswith(".")
+
+
+def test_isprs5_is_over_the_five_classes_of_the_papers() -> None:
+    left_out = PROTOCOLS["isprs5"].left_out
+    for dataset in ("potsdam", "vaihingen"):
+        kept = [name for name in SPECS[dataset].classes if name not in left_out]
+        assert kept == ["impervious_surface", "building", "low_vegetation", "tree", "car"]

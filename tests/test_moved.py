@@ -1,0 +1,37 @@
+"""Old names of modules and functions still work, and say where the new ones are."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
+
+from rsseg_tf.moved import MODULES, NAMES
+
+
+@pytest.mark.parametrize("old", sorted(MODULES))
+def test_an_old_module_is_the_new_one(old: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=MODULES[old]):
+        module = importlib.import_module(old)
+    assert module is importlib.import_module(MODULES[old])
+
+
+def test_submodules_move_with_their_package() -> None:
+    sys.modules.pop("rsseg_tf.inference.jobs", None)
+    with pytest.warns(DeprecationWarning, match=r"rsseg_tf\.predict\.jobs"):
+        module = importlib.import_module("rsseg_tf.inference.jobs")
+    assert module is importlib.import_module("rsseg_tf.predict.jobs")
+
+
+@pytest.mark.parametrize(("package", "name"), [(package, name) for package in NAMES for name in sorted(NAMES[package])])
+def test_an_old_name_is_the_new_one(package: str, name: str) -> None:
+    home = importlib.import_module(NAMES[package][name])
+    with pytest.warns(DeprecationWarning, match=f"{home.__name__}.{name}"):
+        assert getattr(importlib.import_module(package), name) is getattr(home, name)
+
+
+def test_what_never_was_there_is_told() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = importlib.import_module("rsseg_tf.datasets").nonsense
