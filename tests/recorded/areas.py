@@ -413,7 +413,7 @@ def _listing(folder: Path) -> Entries:
 
 def prepared(work: Work) -> Entries:
     """Tiles, masks, lists and descriptions that prepare makes of tiny downloads."""
-    from tests.datasets import downloads
+    from tests.fixtures import downloads
 
     downloads.potsdam(work.folder / "potsdam")
     downloads.vaihingen(work.folder / "vaihingen")
