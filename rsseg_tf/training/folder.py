@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +20,6 @@ import keras
 from rsseg_tf.checkpoint import (
     TrainState,
     copy_weights,
-    discard_checkpoint,
     read_state,
     recover_checkpoints,
     save_checkpoint,
@@ -30,6 +28,7 @@ from rsseg_tf.checkpoint import (
 from rsseg_tf.config import AnyConfig
 from rsseg_tf.errors import ConfigError, WeightsError, reason
 from rsseg_tf.files import hold, remove_leftovers
+from rsseg_tf.files.writing import discard_folder
 
 __all__ = ["BEST", "Notify", "RunFolder", "checkpoints", "ignoring_write_errors", "open_run", "step_of"]
 
@@ -130,24 +129,15 @@ def _recover(save_dir: Path) -> None:
     """
     replacing, replaced = save_dir / _REPLACING, save_dir / _REPLACED
     recover_checkpoints(save_dir)
-    if replaced.exists():
-        if checkpoints(save_dir):  # the new run's first checkpoint is there: only the removal is left
-            _remove(replaced)
-        else:
-            replaced.rename(replacing)
+    if replaced.exists() and not checkpoints(save_dir):  # killed before the first of the new run
+        replaced.rename(replacing)
+    discard_folder(replaced)
     if replacing.exists():
         for folder in replacing.iterdir():
             folder.rename(save_dir / folder.name)
         replacing.rmdir()
     for folder in checkpoints(save_dir):
         remove_leftovers(folder)
-
-
-def _remove(replaced: Path) -> None:
-    """Removes what was replaced, under a name that `recover_checkpoints` removes if a kill comes in the middle."""
-    partial = replaced.with_name(f".iter_{replaced.name}.partial")
-    replaced.rename(partial)
-    shutil.rmtree(partial)
 
 
 class RunFolder:
@@ -202,7 +192,7 @@ class RunFolder:
             raise
         if self._earlier:
             self._earlier = []
-            self._remove_or_notify(self.path / _REPLACED, _remove)
+            self._remove_or_notify(self.path / _REPLACED, discard_folder)
         if folder not in self._written:
             self._written.append(folder)
         return folder
@@ -232,7 +222,7 @@ class RunFolder:
     def prune(self, keep: int) -> None:
         """Removes all but the newest `keep` checkpoints; reports one that cannot be removed and leaves it."""
         while len(self._written) > keep:
-            self._remove_or_notify(self._written.pop(0), discard_checkpoint)
+            self._remove_or_notify(self._written.pop(0), discard_folder)
 
     def _is_foreign(self, folder: Path) -> bool:
         """Whether this folder has a checkpoint of the step resumed from that is not the checkpoint resumed from."""

@@ -311,7 +311,7 @@ def test_a_checkpoint_that_cannot_be_removed_is_told_of(tmp_path: Path, monkeypa
     def refuse(path: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(folder_module, "discard_checkpoint", refuse)
+    monkeypatch.setattr(folder_module, "discard_folder", refuse)
     lines: list[str] = []
     result = run(tmp_path, "out", "train.keep_checkpoint_max=1", notify=lines.append)
     assert result.stopped == "finished" and [p.name for p in checkpoints(tmp_path / "out")] == ["iter_3", "iter_6"]
