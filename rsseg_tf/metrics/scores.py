@@ -1,9 +1,9 @@
 """Scores that are computed from a confusion matrix.
 
 The plain names (`miou`, `acc`, `kappa`, `dice`) are PaddleSeg's numbers, with its handling of zero areas
-(`paddleseg/utils/metrics.py`, functions `mean_iou`, `class_measurement`, `kappa`, `dice`), so that they may stand beside
-published tables. Two other common definitions differ from them by several points: `miou_present` leaves absent classes
-out, `micro_iou` pools the pixels of all classes.
+(`paddleseg/utils/metrics.py`, functions `mean_iou`, `class_measurement`, `kappa`, `dice`), so that they may stand
+beside published tables. Two other common definitions differ from them by several points: `miou_present` leaves absent
+classes out, `micro_iou` pools the pixels of all classes.
 """
 
 from __future__ import annotations

@@ -316,7 +316,7 @@ def test_a_memory_that_threads_share_counts_each_sample_once(tmp_path: Path, mon
         np.testing.assert_array_equal(image, random_image(index)[..., ::-1])
     assert sorted(reader._cache) == [0, 1, 2, 3]
     held = sum(image.nbytes + label.nbytes for image, label in reader._cache.values())
-    assert reader._room == 2**20 - held
+    assert reader._free_bytes == 2**20 - held
 
 
 # === The check before training ===
