@@ -1,4 +1,4 @@
-"""Removes environment variables of another GIS that would break rasterio.
+"""The process's surroundings: removes variables of another GIS that would break rasterio, mutes standard error.
 
 QGIS, conda and OSGeo4W set PROJ_DATA, GDAL_DATA and the like for their own libraries. rasterio's wheels bring GDAL and
 PROJ with matching data, but these variables take precedence, and with a `proj.db` of another version no CRS is known.
@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["clean_environment"]
+__all__ = ["clean_environment", "muted_stderr"]
 
 _PLUGINS = (".so", ".dll", ".dylib")
 # Settings of GDAL that change how files are read. They may be set on purpose, so they stay and are reported.
@@ -27,6 +28,24 @@ _CHANGE_READING = (
     "GTIFF_SRS_SOURCE",
     "OGR_SKIP",
 )
+
+
+@contextlib.contextmanager
+def muted_stderr() -> Iterator[None]:
+    """Drops what this process writes to standard error: C++ libraries print there, whatever the log level.
+
+    Python's exceptions come through.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def clean_environment(notify: Callable[[str], object]) -> None:

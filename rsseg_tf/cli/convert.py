@@ -60,7 +60,7 @@ def command(
     again and its logits are compared with that checksum; exit code 1 if they differ.
     """
     config = load(config_path, overrides, model__coarse__pretrained=coarse_model)
-    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.cli.output import load_tensorflow
     from rsseg_tf.errors import ConfigError
 
     stored = _stored_checksum(output) if verify and output.exists() else None

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from rsseg_tf import __version__
-from rsseg_tf.cli.streams import endure_streams, lost_output, make_output_safe
+from rsseg_tf.cli.output import lost_output, make_output_safe
 from rsseg_tf.errors import RssegError, reason, show_traceback
 
 __all__ = ["INTERRUPTED", "UNEXPECTED", "main"]
@@ -62,7 +62,6 @@ class _Commands(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        endure_streams()
         make_output_safe()
         warnings.formatwarning = _format_note
         return super().main(*args, **extra)

@@ -258,7 +258,7 @@ def open_server(model_path: str | None, values: dict[str, Any]) -> Predictor | N
     from rsseg_tf.extras import require
 
     require("tensorflow_serving", "serving")
-    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.cli.output import load_tensorflow
 
     load_tensorflow()
     from rsseg_tf.serving.client import Retry, remote_predictor
@@ -375,7 +375,7 @@ def _assignments(changes: dict[str, Any]) -> list[str]:
 
 def locate_model(model_path: str) -> tuple[str, Path]:
     """Returns kind and place of a model; see `rsseg_tf.predictors.find_model`."""
-    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.cli.output import load_tensorflow
 
     load_tensorflow()
     from rsseg_tf.predictors import find_model

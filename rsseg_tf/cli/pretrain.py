@@ -68,8 +68,8 @@ def command(
         train__deterministic=settings["deterministic"] or None,
         data__workers=settings["num_workers"],
     )
-    from rsseg_tf.cli.quiet import load_tensorflow, say
-    from rsseg_tf.cli.samples import checked_images
+    from rsseg_tf.cli.output import load_tensorflow, say
+    from rsseg_tf.cli.sample_lists import checked_images
     from rsseg_tf.errors import ConfigError, TrainingError
 
     if settings["epochs"] and settings["iters"]:

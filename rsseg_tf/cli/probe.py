@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rsseg_tf.cli.options import ManyValues, choose_device, config_option, device_options, load
-from rsseg_tf.cli.tables import narrow_table
+from rsseg_tf.cli.output import narrow_table
 
 if TYPE_CHECKING:
     from rsseg_tf.evaluate.probe import ProbeRow
@@ -78,8 +78,8 @@ def command(
     not beat the first two rows are worth nothing.
     """
     config = load(config_path, overrides)
-    from rsseg_tf.cli.quiet import load_tensorflow
-    from rsseg_tf.cli.samples import checked_samples
+    from rsseg_tf.cli.output import load_tensorflow
+    from rsseg_tf.cli.sample_lists import checked_samples
     from rsseg_tf.errors import ConfigError
 
     load_tensorflow()
@@ -120,7 +120,7 @@ def command(
     title = f"Mean recall of {len(spec.classes)} classes, %; {len(val.labels)} patches of {patch_size}x{patch_size}"
     Console().print(table(rows, f"{title}, {seeds} seed{'s' if seeds > 1 else ''}", neighbours))
     if json_path is not None:
-        from rsseg_tf.cli.evaluate import write_json
+        from rsseg_tf.cli.output import write_json
 
         report = {
             "dataset": config.dataset.spec.name,
@@ -132,7 +132,6 @@ def command(
             "rows": [dataclasses.asdict(row) for row in rows],
         }
         write_json(json_path, report)
-        click.echo(f"Written: {json_path}")
 
 
 def table(rows: list[ProbeRow], title: str, neighbours: int) -> Any:

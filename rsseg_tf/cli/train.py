@@ -77,8 +77,8 @@ def command(
         data__workers=settings["num_workers"],
         model__coarse__pretrained=settings["coarse_model"],
     )
-    from rsseg_tf.cli.quiet import load_tensorflow, say
-    from rsseg_tf.cli.samples import checked_samples
+    from rsseg_tf.cli.output import load_tensorflow, say
+    from rsseg_tf.cli.sample_lists import checked_samples
     from rsseg_tf.errors import ConfigError
 
     if config.train.early_stop_intervals is not None and not do_eval:

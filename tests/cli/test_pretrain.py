@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rsseg_tf.cli import main
-from rsseg_tf.cli.samples import checked_images
+from rsseg_tf.cli.sample_lists import checked_images
 from rsseg_tf.config import load_pretrain_config
 from tests.fixtures.configs import write_config, write_dataset
 from tests.fixtures.pretraining import tiny_pretraining, use_tiny_resnet
