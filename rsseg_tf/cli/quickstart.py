@@ -75,8 +75,8 @@ def _take_folder(output: Path) -> None:
         is_quickstart = mark.is_file() or (readme.is_file() and readme.read_text("utf-8", "replace").startswith(_TITLE))
         if names and not is_quickstart:
             raise ConfigError(
-                f"{output} holds '{names[0]}' and was not made by quickstart, which would replace the data and the model "
-                "in it. Name a new folder: -o DIR."
+                f"{output} holds '{names[0]}' and was not made by quickstart, which would replace the data and the "
+                "model in it. Name a new folder: -o DIR."
             )
         mark.touch()
     except OSError as error:
