@@ -18,15 +18,17 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from rsseg_tf.errors import RssegError, ServingError, reason
+from rsseg_tf.errors import DataError, RssegError, ServingError, reason
 from rsseg_tf.extras import require
-from rsseg_tf.manifest import require_unchanged
+from rsseg_tf.manifest import BYTES_INPUT, BYTES_OUTPUT, PIXELS, require_unchanged
 from rsseg_tf.predictors.operations import check_operations
 from rsseg_tf.serving.status import Code, RequestError
+from rsseg_tf.serving.tiffs import decode_tiff, encode_labels, is_tiff
 
 __all__ = ["LoadedVersion"]
 
 _PREDICT = "tensorflow/serving/predict"
+_DEFAULT_SIGNATURE, _BYTES_SIGNATURE = "serving_default", "predict_bytes"
 _WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
 
 
@@ -84,6 +86,31 @@ class LoadedVersion:
         Raises:
             RequestError: when the values do not suit the graph, or memory is short.
         """
+        images = inputs.get(BYTES_INPUT)
+        if signature != _BYTES_SIGNATURE or images is None or not any(map(is_tiff, images)):
+            return self._run(signature, inputs, outputs)
+        # The graph takes pictures, the server TIFFs too.
+        answers = np.empty(len(images), object)
+        for index, data in enumerate(images):
+            if is_tiff(data):
+                answers[index] = self._run_tiff(data)
+            else:
+                (answers[index],) = self._run(signature, {BYTES_INPUT: images[index : index + 1]}, outputs)[
+                    BYTES_OUTPUT
+                ]
+        return {BYTES_OUTPUT: answers}
+
+    def _run_tiff(self, data: bytes) -> bytes:
+        info = self.signatures[_DEFAULT_SIGNATURE].inputs[PIXELS]
+        bands, dtype = info.tensor_shape.dim[-1].size, tf.as_dtype(info.dtype).name
+        try:
+            pixels = decode_tiff(data, bands=bands, dtype=dtype)
+        except DataError as error:
+            raise RequestError(Code.INVALID_ARGUMENT, f"the model refuses the input: {error}") from error
+        (class_map,) = self._run(_DEFAULT_SIGNATURE, {PIXELS: pixels[np.newaxis]}, ["class_map"])["class_map"]
+        return encode_labels(class_map)
+
+    def _run(self, signature: str, inputs: Mapping[str, NDArray], outputs: Sequence[str]) -> dict[str, NDArray]:
         definition = self.signatures[signature]
         names = sorted(definition.inputs)
         call = self._callable(signature, names, tuple(outputs))
