@@ -38,7 +38,7 @@ _COMMANDS = {
     "serve": ("rsseg_tf.cli.serve", "Answer requests on this machine as TensorFlow Serving does."),
     "quickstart": (
         "rsseg_tf.cli.quickstart",
-        "Train, evaluate and predict synthetic scenes in about three minutes.",
+        "Try all steps on synthetic scenes in about three minutes.",
     ),
 }
 
