@@ -20,9 +20,9 @@ from rsseg_tf.predictors import find_model, keras_predictor, normalise, open_pre
 from rsseg_tf.predictors.artifacts import as_input
 from rsseg_tf.rasters.images import read_image, write_png
 from rsseg_tf.training import make_strategy, train
-from tests.export.models import pixels, write_checkpoint
-from tests.predict.scenes import predict_files
-from tests.tiny import use_tiny_backbone
+from tests.fixtures.checkpoints import pixels, write_checkpoint
+from tests.fixtures.configs import use_tiny_backbone
+from tests.fixtures.scenes import predict_files
 
 TWO = custom_spec("two", ("a", "b"), bands=2, max_value=1000.0, mean=(0.1, 0.5), std=(0.2, 0.25))
 
@@ -123,7 +123,7 @@ def test_a_folder_around_a_checkpoint_names_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["https://a.b/model", "s3://bucket/model", "gs://b/m.onnx", "/vsicurl/https://a/b"])
 def test_an_address_is_no_model(address: str) -> None:
-    with pytest.raises(WeightsError, match="That is an address, and files of this machine alone are read here"):
+    with pytest.raises(WeightsError, match="That is a network address; only local files are read here"):
         find_model(Path(address))
 
 
@@ -138,7 +138,7 @@ def test_what_is_missing_in_the_network_is_told_from_what_is_missing_here(tmp_pa
         lambda: read_list(Path("https://a.b/val.txt"), Path("https://a.b")),
         lambda: list_members([Path("https://a.b/c.zip").absolute()]),
     ):
-        with pytest.raises(DataError, match="That is an address"):
+        with pytest.raises(DataError, match="That is a network address"):
             ask()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import cv2
@@ -21,7 +22,7 @@ from rsseg_tf.metrics import confusion_matrix
 from rsseg_tf.predict import InferenceOptions, OutputOptions, any_size
 from rsseg_tf.prepare.tile_names import XYXY
 from rsseg_tf.rasters.images import write_png
-from tests.predict.scenes import SPEC, noise, predict_files, read_band, write_scene
+from tests.fixtures.scenes import SPEC, noise, predict_files, read_band, write_scene
 
 WHOLE = 24 * 24
 """Pixels up to which an image is predicted whole in these tests."""
@@ -34,7 +35,10 @@ def uneven(batch: NDArray) -> NDArray[np.float32]:
     weights = np.array([[1.0, -2.0, 0.5], [0.3, 0.8, -1.0], [-1.5, 0.1, 2.0]], np.float32) / 255
     down = np.linspace(-0.2, 0.2, height, dtype=np.float32)[:, np.newaxis, np.newaxis]
     across = np.linspace(0.3, -0.1, width, dtype=np.float32)[:, np.newaxis]
-    return blurred @ weights + down * np.float32([1, 0, -1]) + across * np.float32([0, 1, -1])
+    logits: NDArray[np.float32] = (
+        blurred @ weights + down * np.array([1, 0, -1], np.float32) + across * np.array([0, 1, -1], np.float32)
+    )
+    return logits
 
 
 def of_one_size(batch: NDArray) -> NDArray[np.float32]:
@@ -56,7 +60,7 @@ class Case:
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     size = draw(st.integers(1, 40)), draw(st.integers(1, 40))
-    windows = {}
+    windows: dict[str, Any] = {}
     if draw(st.booleans()):
         window = draw(st.integers(1, 20)), draw(st.integers(1, 20))
         stride = draw(st.integers(1, window[0])), draw(st.integers(1, window[1]))

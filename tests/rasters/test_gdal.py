@@ -163,7 +163,7 @@ def write_huge_label(path: Path) -> Path:
 
 def test_prediction_counts_what_is_decoded_at_once_against_its_memory(tmp_path: Path) -> None:
     from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions
-    from tests.predict.scenes import predict_files
+    from tests.fixtures.scenes import predict_files
 
     paths = [huge_png(tmp_path / "a.png", 12_000), tmp_path / "strip.tif"]
     with rasterio.open(

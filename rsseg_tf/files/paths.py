@@ -1,0 +1,89 @@
+"""Paths: as arguments, as text in messages, and for libraries that read more into a path than the name of a file.
+
+The vector library takes paths as text and parses them as URLs: what follows `;`, what precedes `!` and a last `?` are
+lost, and names that are not UTF-8 cannot be said at all. Such a file is opened by a link with a plain name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from rsseg_tf.files.locks import hold
+
+__all__ = ["StrPath", "plain_path", "readable_name"]
+
+StrPath = str | os.PathLike[str]
+"""What functions of the package take for a file or a folder."""
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
+"""For `str.translate`: characters that break lines or steer terminals, and what stands for them."""
+
+_PLAIN = re.compile(r"/(?!/)[\w/.,+@~ ()\[\]{}=&$'-]*")
+_PREFIX = "rsseg_tf_link_"
+_LOCK = "lock"
+
+
+def readable_name(path: str | Path) -> str:
+    r"""Returns a path as text that can be written anywhere, in one line.
+
+    Bytes that are no UTF-8 come as ``\xe9``, control characters as ``\x0a``.
+    """
+    text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text.translate(_CONTROLS)
+
+
+@contextlib.contextmanager
+def plain_path(path: Path, suffix: str | None = None, *, whole_family: bool = False) -> Iterator[str]:
+    """Gives a path to a file that means nothing but that file.
+
+    Args:
+        path: the file; it need not exist yet, but its folder must.
+        suffix: the suffix that the given path must have, where the file's own may not do.
+        whole_family: whether the files beside it that differ in the suffix alone are needed too.
+
+    Yields:
+        The path itself, absolute, if it is plain; otherwise that of a link to it in the temporary folder.
+
+    Raises:
+        OSError: when the link cannot be made.
+    """
+    absolute = os.path.abspath(path)
+    fits = suffix is None or path.suffix == suffix
+    # On Windows the library takes paths with a drive letter as they are, and links need a privilege.
+    if fits and (sys.platform == "win32" or (_PLAIN.fullmatch(absolute) and not absolute.endswith(".zip"))):
+        yield absolute
+        return
+    _remove_leftovers(Path(tempfile.gettempdir()))
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    try:
+        held = hold(folder / _LOCK)
+        try:
+            link = folder / f"polygons{path.suffix if suffix is None else suffix}"
+            link.symlink_to(absolute)
+            if whole_family:
+                for other in path.parent.iterdir():
+                    if other.stem == path.stem and other.suffix.lower() != path.suffix.lower():
+                        (folder / f"polygons{other.suffix.lower()}").symlink_to(os.path.abspath(other))
+            yield str(link)
+        finally:
+            if held is not None:
+                held.release()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_leftovers(temporary: Path) -> None:
+    """Removes the links of processes that were killed: nobody holds their lock."""
+    for folder in temporary.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            held = hold(folder / _LOCK) if (folder / _LOCK).exists() else None
+            if held is not None:
+                held.release()
+                shutil.rmtree(folder, ignore_errors=True)
