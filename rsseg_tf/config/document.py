@@ -22,7 +22,7 @@ import yaml
 
 from rsseg_tf.assets import asset_dir
 from rsseg_tf.config.yaml_text import compose, explain_yaml, read_text
-from rsseg_tf.errors import ConfigError, reason
+from rsseg_tf.errors import ConfigError, OldKeyWarning, reason
 
 __all__ = ["Document", "load_document", "parse_assignment"]
 
@@ -120,7 +120,7 @@ def _rename_old_keys(document: Document) -> None:
     warnings.warn(
         f"{where}: pre-training counts images over all devices; write train.total_batch_size: {train['batch_size']} "
         "for train.batch_size, which counts those of one device (as in rsseg-tf train).",
-        FutureWarning,
+        OldKeyWarning,
         stacklevel=2,
     )
 
