@@ -118,8 +118,8 @@ def _rename_old_keys(document: Document) -> None:
     where = document.origins.pop(("train", "batch_size"), "train.batch_size")
     document.origins["train", "total_batch_size"] = where
     warnings.warn(
-        f"{where}: pre-training counts images over all devices; write train.total_batch_size: {train['batch_size']} "
-        "for train.batch_size, which counts those of one device (as in rsseg-tf train).",
+        f"{where}: in pre-training it counts the images of all devices; write train.total_batch_size: "
+        f"{train['batch_size']} instead. train.batch_size counts those of one device, as in rsseg-tf train.",
         OldKeyWarning,
         stacklevel=2,
     )

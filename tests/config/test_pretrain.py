@@ -103,7 +103,7 @@ def test_the_old_name_of_the_total_batch_size_keeps_its_meaning(tmp_path: Path) 
     base = find_config(SHIPPED[0])
     file = tmp_path / "old.yml"
     file.write_text(f"base: {base}\ntrain: {{batch_size: 64}}\n")
-    with pytest.warns(OldKeyWarning, match=r"old.yml:2: .* write train.total_batch_size: 64 for train.batch_size"):
+    with pytest.warns(OldKeyWarning, match=r"old.yml:2: .* write train.total_batch_size: 64 instead"):
         config = load_pretrain_config(file)
     assert config.train.total_batch_size == 64, "it overrides the recipe's"
     with pytest.warns(OldKeyWarning, match="--set train.batch_size=32: "):
