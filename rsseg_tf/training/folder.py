@@ -154,10 +154,17 @@ class RunFolder:
         self._resume = resume
         self._earlier = earlier
         self._notify = notify
-        self._begun = 0
         self._written: list[Path] = []
 
-    def begin(self, state: TrainState, *, scored: bool) -> TrainState:
+    def begin(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        config: AnyConfig,
+        state: TrainState,
+        *,
+        scored: bool,
+    ) -> TrainState:
         """Notes where the run begins, and returns the state with a best score whose weights lie in `best_model`.
 
         A kill, another `save_dir` or a user may have separated the score from its weights. Then `best_model` is made
@@ -165,19 +172,21 @@ class RunFolder:
         `best_model` with a better score than the state's, from steps after the one resumed from, stays.
 
         Args:
+            model: What later checkpoints hold, with the next two.
+            optimizer: See `model`.
+            config: See `model`.
             state: Where the run begins.
             scored: Whether the run evaluates; otherwise the state is returned as it is.
 
         Raises:
             WeightsError: When `best_model` cannot be written.
         """
-        self._begun = state.step
+        self._model, self._optimizer, self._config = model, optimizer, config
+        self._first_step = state.step
         self._written = [] if self._resume is None else [c for c in checkpoints(self.path) if step_of(c) <= state.step]
         return self._match_best_model(state) if scored and self._resume is not None else state
 
-    def save(
-        self, model: keras.Model, optimizer: keras.optimizers.Optimizer, state: TrainState, config: AnyConfig
-    ) -> Path:
+    def save(self, state: TrainState) -> None:
         """Writes `iter_N`; the first one replaces the checkpoints of an earlier run, if there are any.
 
         Raises:
@@ -185,8 +194,10 @@ class RunFolder:
         """
         folder = self.path / f"iter_{state.step}"
         try:
-            save_checkpoint(folder, model, optimizer, state, config, before_rename=self._set_earlier_aside)
-        except BaseException:
+            save_checkpoint(
+                folder, self._model, self._optimizer, state, self._config, before_rename=self._set_earlier_aside
+            )
+        except BaseException:  # Ctrl-C as well
             with contextlib.suppress(OSError):
                 _recover(self.path)
             raise
@@ -195,11 +206,8 @@ class RunFolder:
             self._remove_or_notify(self.path / _REPLACED, discard_folder)
         if folder not in self._written:
             self._written.append(folder)
-        return folder
 
-    def save_score(
-        self, model: keras.Model, optimizer: keras.optimizers.Optimizer, state: TrainState, config: AnyConfig
-    ) -> Path:
+    def save_score(self, state: TrainState) -> None:
         """Notes in `iter_N` how its evaluation ended; writes `iter_N` where the run was resumed from another folder.
 
         Raises:
@@ -208,16 +216,16 @@ class RunFolder:
         folder = self.path / f"iter_{state.step}"
         if folder in self._written and not self._is_foreign(folder):
             write_state(folder, state)
-            return folder
-        return self.save(model, optimizer, state, config)
+        else:
+            self.save(state)
 
-    def save_best(self, model: keras.Model, state: TrainState, config: AnyConfig) -> None:
+    def save_best(self, state: TrainState) -> None:
         """Writes `best_model`; call it before `save_score`, so that each score that a state names has its weights.
 
         Raises:
             WeightsError: When it cannot be written; what was there before is unchanged.
         """
-        save_checkpoint(self.path / BEST, model, None, state, config)
+        save_checkpoint(self.path / BEST, self._model, None, state, self._config)
 
     def prune(self, keep: int) -> None:
         """Removes all but the newest `keep` checkpoints; reports one that cannot be removed and leaves it."""
@@ -229,7 +237,7 @@ class RunFolder:
         resume = self._resume
         return (
             resume is not None
-            and folder.name == f"iter_{self._begun}"
+            and folder.name == f"iter_{self._first_step}"
             and not (resume.exists() and folder.exists() and folder.samefile(resume))
         )
 
@@ -269,7 +277,7 @@ class RunFolder:
             if found and (found.best_miou, found.protocol) == (state.best_miou, state.protocol):
                 copy_weights(source, best)
                 self._notify(
-                    f"{best} was not that of mIoU {state.best_miou:.4f}, iter {state.best_step}; it was made again "
+                    f"{best} did not hold the model of mIoU {state.best_miou:.4f}, iter {state.best_step}; it was made again "
                     f"from {source}."
                 )
                 return state
