@@ -55,6 +55,12 @@ MODULES = {
     "rsseg_tf.inference.plain_paths": "rsseg_tf.files.paths",
     "rsseg_tf.probe": "rsseg_tf.evaluate.probe",
     "rsseg_tf.protocols": "rsseg_tf.datasets.protocols",
+    "rsseg_tf.serving.addresses": "rsseg_tf.serving.transports",
+    "rsseg_tf.serving.json_text": "rsseg_tf.serving.tensors",
+    "rsseg_tf.serving.loaded": "rsseg_tf.serving.versions",
+    "rsseg_tf.serving.names": "rsseg_tf.serving.versions",
+    "rsseg_tf.serving.protobufs": "rsseg_tf.serving.service",
+    "rsseg_tf.serving.work": "rsseg_tf.serving.limits",
     "rsseg_tf.stitching": "rsseg_tf.evaluate.stitching",
     "rsseg_tf.weights.cache": "rsseg_tf.files.cache",
 }
