@@ -277,8 +277,8 @@ class RunFolder:
             if found and (found.best_miou, found.protocol) == (state.best_miou, state.protocol):
                 copy_weights(source, best)
                 self._notify(
-                    f"{best} did not hold the model of mIoU {state.best_miou:.4f}, iter {state.best_step}; it was made again "
-                    f"from {source}."
+                    f"{best} did not hold the model of mIoU {state.best_miou:.4f}, iter {state.best_step}; it was made "
+                    f"again from {source}."
                 )
                 return state
         self._notify(
