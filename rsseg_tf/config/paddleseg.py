@@ -24,7 +24,7 @@ from rsseg_tf.errors import ConfigError, address_hint, did_you_mean, reason
 from rsseg_tf.files import StrPath
 from rsseg_tf.prepare.preparers import SPECS
 
-__all__ = ["Imported", "import_paddleseg"]
+__all__ = ["ImportedConfig", "import_paddleseg"]
 
 _BACKBONES = {
     "ResNet50": "resnet50",
@@ -40,7 +40,7 @@ _FEATURES = ("c2", "c3", "c4", "c5")
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportedConfig:
     """An imported config.
 
     Attributes:
@@ -184,7 +184,7 @@ def _same(value: Any, other: Any) -> bool:
     return type(value) is not bool and value == other if type(other) is not bool else value is other
 
 
-def import_paddleseg(path: StrPath) -> Imported:
+def import_paddleseg(path: StrPath) -> ImportedConfig:
     """Reads a config of PaddleSeg and its base files.
 
     Args:
@@ -207,7 +207,7 @@ def import_paddleseg(path: StrPath) -> Imported:
             report.problems += str(error).splitlines()
     if report.problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in report.problems))
-    return Imported(values, tuple(dict.fromkeys(report.notes)))
+    return ImportedConfig(values, tuple(dict.fromkeys(report.notes)))
 
 
 def _cross_entropy() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from rsseg_tf.cli import main
 from rsseg_tf.config import Config, load_config
-from rsseg_tf.config.paddleseg import Imported, import_paddleseg
+from rsseg_tf.config.paddleseg import ImportedConfig, import_paddleseg
 from rsseg_tf.errors import ConfigError
 
 # The facts of the benchmark's base file, once for a large crop (its own) and once as most configs override it.
@@ -306,7 +306,7 @@ def place(values: Any, where: tuple[str | int, ...]) -> Any:
 
 def test_no_key_is_dropped_without_a_word(tmp_path: Path) -> None:
     expected = outcome(whole(), tmp_path)
-    assert isinstance(expected, Imported)
+    assert isinstance(expected, ImportedConfig)
     assert expected.notes == ("data/mine is no dataset known here: its classes are called class_0 to class_2.",)
     assert expected.values["dataset"]["ignore_index"] == 254
     places = list(mappings(whole()))
@@ -363,7 +363,7 @@ def test_the_ignored_id_of_evaluation_is_ours(tmp_path: Path) -> None:
     values = whole()
     del values["train_dataset"]["ignore_index"]
     result = outcome(values, tmp_path)
-    assert isinstance(result, Imported) and result.values["dataset"]["ignore_index"] == 254
+    assert isinstance(result, ImportedConfig) and result.values["dataset"]["ignore_index"] == 254
 
 
 def test_a_rotation_says_how_paddleseg_turns(tmp_path: Path) -> None:
@@ -372,7 +372,7 @@ def test_a_rotation_says_how_paddleseg_turns(tmp_path: Path) -> None:
         values["train_dataset"]["transforms"].insert(at, {"type": "RandomRotation", "max_rotation": 20})
         assert "RandomRotation: it has no counterpart here: PaddleSeg turns" in str(outcome(values, tmp_path))
     values["train_dataset"]["transforms"][5]["max_rotation"] = 0  # which turns nothing
-    assert isinstance(outcome(values, tmp_path), Imported)
+    assert isinstance(outcome(values, tmp_path), ImportedConfig)
 
 
 def test_what_paddleseg_does_not_read_either_is_noted(tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_what_paddleseg_does_not_read_either_is_noted(tmp_path: Path) -> None:
     values["test_config"] = {"scales": [1, 2], "crop_size": [32, 32]}
     values["val_dataset"]["train_path"] = "data/mine/a.txt"
     result = outcome(values, tmp_path)
-    assert isinstance(result, Imported) and result.values["eval"] == {}
+    assert isinstance(result, ImportedConfig) and result.values["eval"] == {}
     for said in ("test_config.scales is left out", "test_config.crop_size is", "val_dataset.train_path is left out"):
         assert sum(note.startswith(said) for note in result.notes) == 1, result.notes
 
