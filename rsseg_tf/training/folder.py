@@ -79,6 +79,7 @@ def open_run(
     made = not save_dir.exists()
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
+        # The system releases the lock of a process that is killed: a file left behind blocks nobody.
         lock = hold(save_dir / _LOCK)
     except OSError as error:
         raise _unwritable(save_dir, error) from error
@@ -198,6 +199,7 @@ class RunFolder:
                 folder, self._model, self._optimizer, state, self._config, before_rename=self._set_earlier_aside
             )
         except BaseException:  # Ctrl-C as well
+            # The earlier run's checkpoints may have been set aside already; they get their names back.
             with contextlib.suppress(OSError):
                 _recover(self.path)
             raise
@@ -247,7 +249,7 @@ class RunFolder:
         replacing = self.path / _REPLACING
         replacing.mkdir()
         for folder in self._earlier:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError):  # the user may have removed it meanwhile
                 folder.rename(replacing / folder.name)
         replacing.rename(self.path / _REPLACED)
 
@@ -270,6 +272,7 @@ class RunFolder:
             return dataclasses.replace(state, best_miou=stored.best_miou, best_step=stored.step)
         if not state.best_step:
             return state
+        # The weights of the best score may lie in an `iter_N` here, or where the run was resumed from.
         name = f"iter_{state.best_step}"
         beside = [] if self._resume is None else [self._resume, self._resume.parent / BEST, self._resume.parent / name]
         for source in [self.path / name, *beside]:
