@@ -141,7 +141,7 @@ def test_kinds_have_defaults_but_the_model_must_be_named(tmp_path: Path) -> None
     assert config.lr_schedule.model_dump(include={"name", "learning_rate"}) == {"name": "poly", "learning_rate": 0.5}
     assert config.optimizer.model_dump(include={"name", "momentum"}) == {"name": "sgd", "momentum": 0.5}
     assert load(tmp_path, "optimizer: {name: adamw}\n").optimizer.name == "adamw"
-    with pytest.raises(ConfigError, match="'model' needs a 'name' that says which kind it is"):
+    with pytest.raises(ConfigError, match="'model' needs a 'name' for its kind"):
         load(tmp_path, base="dataset: {name: dubai, root: x}\nmodel: {backbone: {name: hrnet_w18}}\n")
 
 
