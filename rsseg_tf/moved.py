@@ -55,6 +55,7 @@ MODULES = {
     "rsseg_tf.probe": "rsseg_tf.evaluate.probe",
     "rsseg_tf.protocols": "rsseg_tf.datasets.protocols",
     "rsseg_tf.stitching": "rsseg_tf.evaluate.stitching",
+    "rsseg_tf.serving.image_headers": "rsseg_tf.rasters.headers",
     "rsseg_tf.weights.cache": "rsseg_tf.files.cache",
 }
 """Old module -> new one."""
@@ -63,7 +64,7 @@ NAMES = {
     "rsseg_tf.datasets": {
         "DUBAI": "rsseg_tf.prepare.dubai",
         "ISAID": "rsseg_tf.prepare.isaid",
-        "ImageHeader": "rsseg_tf.rasters.images",
+        "ImageHeader": "rsseg_tf.rasters.headers",
         "LOVEDA": "rsseg_tf.prepare.loveda",
         "OUTPUTS": "rsseg_tf.prepare.preparers",
         "POTSDAM": "rsseg_tf.prepare.isprs",

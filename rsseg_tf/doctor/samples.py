@@ -25,7 +25,8 @@ from rsseg_tf.errors import DataError, reason
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.files.processes import in_processes
 from rsseg_tf.rasters.gdal import HEAD_BYTES, TRUSTING_NOBODY, PixelTypeError, Trust
-from rsseg_tf.rasters.images import image_kind, png_palette, read_label, tiff_losses
+from rsseg_tf.rasters.headers import image_kind
+from rsseg_tf.rasters.images import png_palette, read_label, tiff_losses
 from rsseg_tf.rasters.looking import unseen_labels
 from rsseg_tf.rasters.scenes import Pixels, read_pixels
 

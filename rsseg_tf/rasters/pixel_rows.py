@@ -21,7 +21,8 @@ from rasterio.transform import Affine
 
 from rsseg_tf.errors import DataError
 from rsseg_tf.rasters.gdal import HEAD_BYTES, opened_raster, reading
-from rsseg_tf.rasters.images import check_jpeg, check_png, decode_image, image_kind
+from rsseg_tf.rasters.headers import check_jpeg, check_png, image_kind
+from rsseg_tf.rasters.images import decode_image
 
 __all__ = ["Bands", "PixelRows", "open_rows"]
 

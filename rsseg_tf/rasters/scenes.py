@@ -43,7 +43,8 @@ from rsseg_tf.rasters.gdal import (
     require_bytes,
     require_small_blocks,
 )
-from rsseg_tf.rasters.images import ImageHeader, plain_header, read_decoded, tiff_notes
+from rsseg_tf.rasters.headers import ImageHeader, tiff_notes
+from rsseg_tf.rasters.images import plain_header, read_decoded
 from rsseg_tf.rasters.ranges import ValueRange
 from rsseg_tf.rasters.vrt import require_near_sources, require_plain_sides
 from rsseg_tf.rasters.windows import Window
