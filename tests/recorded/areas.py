@@ -162,7 +162,7 @@ data: {workers: 1}
 
 def protocols(work: Work) -> Entries:
     """Every protocol of evaluation, on scenes cut into tiles with and without common pixels."""
-    from tests.datasets import downloads
+    from tests.fixtures import downloads
 
     entries: Entries = {}
     downloads.potsdam(work.folder / "potsdam", size=(110, 150))
