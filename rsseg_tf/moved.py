@@ -36,7 +36,7 @@ MODULES = {
     "rsseg_tf.datasets.preparers": "rsseg_tf.prepare.preparers",
     "rsseg_tf.datasets.preparing": "rsseg_tf.prepare.preparing",
     "rsseg_tf.datasets.processes": "rsseg_tf.files.processes",
-    "rsseg_tf.datasets.ranges": "rsseg_tf.rasters.ranges",
+    "rsseg_tf.datasets.ranges": "rsseg_tf.rasters.nodata",
     "rsseg_tf.datasets.rasters": "rsseg_tf.rasters.scenes",
     "rsseg_tf.datasets.remembering": "rsseg_tf.rasters.remembering",
     "rsseg_tf.datasets.rgb_masks": "rsseg_tf.prepare.rgb_masks",
