@@ -44,8 +44,8 @@ class Member:
     """One file of a download.
 
     Attributes:
-        path: Its ``/``-separated name, from the name of the source (the folder or zip file that the user gave) down;
-            the names of zip files on the way are part of it, without ``.zip``.
+        path: Its `/`-separated name, from the name of the source (the folder or zip file that the user gave) down;
+            the names of zip files on the way are part of it, without `.zip`.
         file: The file on the disk that holds it: itself, or the outermost zip file.
         chain: Names within zip files, from the outermost to the innermost; empty for a file of its own.
         size: Bytes, unpacked.
@@ -72,7 +72,7 @@ def list_members(
 ) -> tuple[Member, ...]:
     """Names every file of a download.
 
-    Hidden files and ``__MACOSX`` are left out. A file that lies unpacked beside the zip file that it came from, where
+    Hidden files and `__MACOSX` are left out. A file that lies unpacked beside the zip file that it came from, where
     unpacking puts it and of the same size, is named once.
 
     Args:

@@ -48,12 +48,12 @@ def cached(url: str, *, offline: bool = False, progress: Progress | None = None)
     """Returns the local copy of a file on the web, downloading it if there is none.
 
     Args:
-        url: http or https; `#sha256=<hex>` at its end is what the file must hash to.
-        offline: whether the network is forbidden; `$RSSEG_TF_OFFLINE` forbids it too.
-        progress: called while it comes.
+        url: Http or https; `#sha256=<hex>` at its end is what the file must hash to.
+        offline: Whether the network is forbidden; `$RSSEG_TF_OFFLINE` forbids it too.
+        progress: Called while it comes.
 
     Raises:
-        WeightsError: without a copy and offline, when the download fails, or when the hash differs. Nothing
+        WeightsError: Without a copy and offline, when the download fails, or when the hash differs. Nothing
             half-written stays behind.
     """
     address, _, fragment = url.partition("#")

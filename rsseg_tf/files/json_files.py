@@ -13,8 +13,8 @@ def read_json(path: Path, most_bytes: int = 2**28) -> Any:
     """Reads a JSON file.
 
     Args:
-        path: of the file.
-        most_bytes: a larger file is refused before it is read.
+        path: Of the file.
+        most_bytes: A larger file is refused before it is read.
 
     Raises:
         OSError: When it cannot be read.

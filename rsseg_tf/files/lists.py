@@ -3,11 +3,11 @@ r"""List files: one sample per line, the image's path and the label's, relative 
     img_dir/train/tile1_001_0_0.png ann_dir/train/tile1_001_0_0.png
 
 Columns are separated by white space, or by a tab when the line has one: paths with spaces need the tab, or double
-quotes. Blank lines and lines that start with ``#`` are skipped. A sample may stand in several lines; it is then seen
+quotes. Blank lines and lines that start with `#` are skipped. A sample may stand in several lines; it is then seen
 more often.
 
 What programs make of such a file is taken as it is meant: a byte-order mark (UTF-8, UTF-16, UTF-32), line ends of any
-system, ``\`` for ``/``. Names that are no UTF-8 are taken where the disk has a file of the same bytes.
+system, `\` for `/`. Names that are no UTF-8 are taken where the disk has a file of the same bytes.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ _LOCK = "lock"
 def readable_name(path: str | Path) -> str:
     r"""Returns a path as text that can be written anywhere, in one line.
 
-    Bytes that are no UTF-8 come as ``\xe9``, control characters as ``\x0a``.
+    Bytes that are no UTF-8 come as `\xe9`, control characters as `\x0a`.
     """
     text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return text.translate(_CONTROLS)
@@ -44,15 +44,15 @@ def plain_path(path: Path, suffix: str | None = None, *, whole_family: bool = Fa
     """Gives a path to a file that means nothing but that file.
 
     Args:
-        path: the file; it need not exist yet, but its folder must.
-        suffix: the suffix that the given path must have, where the file's own may not do.
-        whole_family: whether the files beside it that differ in the suffix alone are needed too.
+        path: The file; it need not exist yet, but its folder must.
+        suffix: The suffix that the given path must have, where the file's own may not do.
+        whole_family: Whether the files beside it that differ in the suffix alone are needed too.
 
     Yields:
         The path itself, absolute, if it is plain; otherwise that of a link to it in the temporary folder.
 
     Raises:
-        OSError: when the link cannot be made.
+        OSError: When the link cannot be made.
     """
     absolute = os.path.abspath(path)
     fits = suffix is None or path.suffix == suffix

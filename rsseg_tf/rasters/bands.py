@@ -33,15 +33,15 @@ def choose_bands(
     """Chooses the bands of a file, see `open_scene` for the order in which they are looked for.
 
     Args:
-        name: what to call the file.
-        marks: how it marks its bands.
-        descriptions: what it calls them, "" for nothing.
-        bands: what the user asked for.
-        spec: the dataset that the image is read for.
-        repeat_grey: read the one band of a grey image three times where the spec has three.
+        name: What to call the file.
+        marks: How it marks its bands.
+        descriptions: What it calls them, "" for nothing.
+        bands: What the user asked for.
+        spec: The dataset that the image is read for.
+        repeat_grey: Read the one band of a grey image three times where the spec has three.
 
     Raises:
-        DataError: when a band is missing, or their number is not the spec's.
+        DataError: When a band is missing, or their number is not the spec's.
     """
     count = len(marks)
     alpha = [band for band in range(1, count + 1) if marks[band - 1] == "alpha"]

@@ -1,6 +1,6 @@
 """How files are opened with GDAL: by what their first bytes say they are, by a path that nothing parses.
 
-GDAL and rasterio take text for many things: ``http:x.tif`` is a URL, ``GTIFF_DIR:1:a.tif`` a page, ``/vsizip/…`` a
+GDAL and rasterio take text for many things: `http:x.tif` is a URL, `GTIFF_DIR:1:a.tif` a page, `/vsizip/…` a
 member. An absolute path is none of these.
 """
 

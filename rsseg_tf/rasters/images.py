@@ -80,7 +80,7 @@ def read_image(path: StrPath) -> np.ndarray:
         path: A PNG, JPEG or TIFF file.
 
     Returns:
-        ``(H, W, C)`` array in the file's own dtype; C is 1 for grey images.
+        `(H, W, C)` array in the file's own dtype; C is 1 for grey images.
 
     Raises:
         DataError: When the file is missing, cut short, damaged or of another kind.
@@ -99,7 +99,7 @@ def read_decoded(path: Path, trust: Trust = TRUSTING_NOBODY) -> tuple[np.ndarray
         trust: How large it may be.
 
     Returns:
-        ``(H, W, C)`` pixels, the header, and what of the file is not followed, as phrases that come after its name.
+        `(H, W, C)` pixels, the header, and what of the file is not followed, as phrases that come after its name.
 
     Raises:
         DataError: As `read_image`; when the decoded pixels would take more memory than is allowed.
@@ -118,7 +118,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         name: What to call it in errors.
 
     Returns:
-        ``(H, W, C)`` uint8 or uint16 array, red first.
+        `(H, W, C)` uint8 or uint16 array, red first.
 
     Raises:
         DataError: When the data are cut short, damaged or of another kind (TIFF included).
@@ -153,7 +153,7 @@ def read_label(path: StrPath, trust: Trust = TRUSTING_NOBODY) -> np.ndarray:
         trust: How large it may be.
 
     Returns:
-        ``(H, W)`` array of uint8 or uint16.
+        `(H, W)` array of uint8 or uint16.
 
     Raises:
         DataError: When the file is missing or damaged, has more than one band (a mask in colours), is compressed with
@@ -268,8 +268,8 @@ def write_png(path: StrPath, array: np.ndarray, palette: Sequence[RGB] | None = 
 
     Args:
         path: The file to write; its folder must exist.
-        array: ``(H, W)`` uint8 ids when `palette` is given; otherwise ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` RGB or
-            ``(H, W, 4)`` RGBA in uint8 or uint16.
+        array: `(H, W)` uint8 ids when `palette` is given; otherwise `(H, W)`, `(H, W, 1)`, `(H, W, 3)` RGB or
+            `(H, W, 4)` RGBA in uint8 or uint16.
         palette: RGB colours of the ids 0, 1, …; ids beyond the palette show as black, id 255 as white.
 
     Raises:
@@ -290,8 +290,8 @@ def write_image(
     """Writes an image in the format that its suffix names, whole or not at all.
 
     Args:
-        path: ``.png``, ``.jpg`` or ``.tif``; its folder must exist.
-        array: ``(H, W, C)``. PNG takes 1, 3 or 4 bands of uint8 or uint16, JPEG 1 or 3 of uint8, TIFF any.
+        path: `.png`, `.jpg` or `.tif`; its folder must exist.
+        array: `(H, W, C)`. PNG takes 1, 3 or 4 bands of uint8 or uint16, JPEG 1 or 3 of uint8, TIFF any.
         jpeg_quality: 1..100.
         crs: Where the image lies; of the formats, TIFF alone keeps it.
         transform: From (column, row) to coordinates of the CRS; None where there is none.
@@ -348,7 +348,7 @@ def _read_bytes(path: Path, count: int = -1) -> bytes:
 
 
 def _decode(data: bytes, kind: str, name: str) -> np.ndarray:
-    """Decodes PNG or JPEG bytes as stored: ``(H, W)``, or ``(H, W, 3 | 4)`` with blue first."""
+    """Decodes PNG or JPEG bytes as stored: `(H, W)`, or `(H, W, 3 | 4)` with blue first."""
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -389,7 +389,7 @@ def _plain_png(data: bytes, name: str, *, as_grey: bool = False) -> bytes:
 
 
 def _decode_png_label(data: bytes, name: str) -> np.ndarray:
-    """Decodes palette indices or grey values: ``(H, W)`` uint8 or uint16."""
+    """Decodes palette indices or grey values: `(H, W)` uint8 or uint16."""
     _, _, depth, colour = png_header(data, name)
     _check_single_band(1 if colour == PNG_PALETTE else header_of(data, name).bands, name)
     label = _decode(_plain_png(data, name, as_grey=colour == PNG_PALETTE), "PNG", name)
@@ -399,7 +399,7 @@ def _decode_png_label(data: bytes, name: str) -> np.ndarray:
 
 
 def _encode_indexed_png(array: np.ndarray, palette: Sequence[RGB]) -> bytes:
-    """Encodes ``(H, W)`` uint8 ids with a palette; OpenCV can neither write nor keep one."""
+    """Encodes `(H, W)` uint8 ids with a palette; OpenCV can neither write nor keep one."""
     if array.ndim != 2 or array.dtype != np.uint8 or array.size == 0:
         raise DataError(
             f"An indexed PNG needs a non-empty (H, W) uint8 array; got {array.shape} {array.dtype}. Pass class ids."
@@ -444,7 +444,7 @@ def _encode_png(array: np.ndarray) -> bytes:
 
 
 def _read_tiff(path: Path, trust: Trust = TRUSTING_NOBODY, *, label: bool = False) -> np.ndarray:
-    """Reads all bands ``(C, H, W)``; of a label, which must have one, without losses."""
+    """Reads all bands `(C, H, W)`; of a label, which must have one, without losses."""
     name = readable_name(path)
     with open_raster(path, "GTiff") as source:
         if label:

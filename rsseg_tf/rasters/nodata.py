@@ -199,8 +199,8 @@ def without_nodata(
     Args:
         stored: `(H, W, bands)` as the file has them; may be changed in place unless it is a view.
         masked: `(H, W)`, True where an alpha band or a mask leaves a pixel out.
-        absent: of each band, True where the file declares a value to be no data.
-        expected: where values are expected.
+        absent: Of each band, True where the file declares a value to be no data.
+        expected: Where values are expected.
     """
     # One pass over all values says of most files that nothing has to be looked for in them.
     least = most = 0.0

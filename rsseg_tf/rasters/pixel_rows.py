@@ -43,7 +43,7 @@ class PixelRows:
         width: Columns.
         bands: Bands that `read` gives.
         dtype: NumPy name of the pixel type.
-        read: ``read(y0, y1)`` returns the rows ``y0..y1-1`` as ``(y1 - y0, W, bands)``; fast when called downwards.
+        read: `read(y0, y1)` returns the rows `y0..y1-1` as `(y1 - y0, W, bands)`; fast when called downwards.
         crs: Coordinate reference system of a TIFF, or None.
         transform: From (column, row) to coordinates; None where the file has none.
     """
@@ -64,7 +64,7 @@ def open_rows(path: Path, name: str, bands: Bands) -> Iterator[PixelRows]:
     Args:
         path: The file.
         name: What to call it in errors.
-        bands: What to give; see `Bands`. ``"rgb"`` repeats grey, looks up palettes and leaves out alpha.
+        bands: What to give; see `Bands`. `"rgb"` repeats grey, looks up palettes and leaves out alpha.
 
     Yields:
         The image.

@@ -76,20 +76,20 @@ class Scene:
     """An image with its place; pixels are read on demand.
 
     Attributes:
-        path: the file.
+        path: The file.
         size: (height, width) in pixels.
-        dtype: type of the pixels as stored.
-        bands: the bands that are read, counted from 1 as GDAL counts them.
-        has_alpha: whether a band marked alpha is a mask, and no band of the image.
-        is_raster: whether the file is a TIFF or VRT, georeferenced or not.
-        descriptions: names of `bands`, "" where the file has none.
-        crs: coordinate reference system, or None.
-        transform: from (column, row) to coordinates of the CRS; the identity where there is none.
-        gcps: ground control points, instead of a transform.
-        gcps_crs: their coordinate reference system.
-        rpcs: rational polynomial coefficients, or None.
-        tags: metadata that also hold for a label map of the scene.
-        place_note: what should say where the scene lies and could not be used, in one line; None if there is nothing.
+        dtype: Type of the pixels as stored.
+        bands: The bands that are read, counted from 1 as GDAL counts them.
+        has_alpha: Whether a band marked alpha is a mask, and no band of the image.
+        is_raster: Whether the file is a TIFF or VRT, georeferenced or not.
+        descriptions: Names of `bands`, "" where the file has none.
+        crs: Coordinate reference system, or None.
+        transform: From (column, row) to coordinates of the CRS; the identity where there is none.
+        gcps: Ground control points, instead of a transform.
+        gcps_crs: Their coordinate reference system.
+        rpcs: Rational polynomial coefficients, or None.
+        tags: Metadata that also hold for a label map of the scene.
+        place_note: What should say where the scene lies and could not be used, in one line; None if there is nothing.
     """
 
     path: Path
@@ -172,7 +172,7 @@ class Scene:
         it may be a white roof. Pixels under an alpha band or a mask stay as stored.
 
         Args:
-            window: the part to read, within the scene; all of it by default.
+            window: The part to read, within the scene; all of it by default.
             size: (height, width) to reduce the part to, for a preview.
 
         Returns:
@@ -180,7 +180,7 @@ class Scene:
             where all pixels are data.
 
         Raises:
-            DataError: when the file is damaged.
+            DataError: When the file is damaged.
         """
         pixels = self.look(window, size)
         return pixels.values, pixels.nodata
@@ -222,17 +222,17 @@ def open_scene(
     lie is told by files beside them, see `image_place`.
 
     Args:
-        path: the file; its kind is told by its first bytes.
-        bands: the bands to read and their order, from 1.
-        spec: the dataset that the image is read for; by default all bands that are not alpha are read.
-        max_value: value of the file that stands for the spec's `max_value`, where it is another.
-        trust: how large a PNG or JPEG may be, and what a VRT may name.
-        max_block: bytes that a block of a TIFF, which is decoded at once, may take; as many as an image if None.
-        repeat_grey: read the one band of a grey image three times where the spec has three bands.
-        placed: whether to find out where the image lies.
+        path: The file; its kind is told by its first bytes.
+        bands: The bands to read and their order, from 1.
+        spec: The dataset that the image is read for; by default all bands that are not alpha are read.
+        max_value: Value of the file that stands for the spec's `max_value`, where it is another.
+        trust: How large a PNG or JPEG may be, and what a VRT may name.
+        max_block: Bytes that a block of a TIFF, which is decoded at once, may take; as many as an image if None.
+        repeat_grey: Read the one band of a grey image three times where the spec has three bands.
+        placed: Whether to find out where the image lies.
 
     Raises:
-        DataError: when the file is missing, damaged, of another kind, too large, of complex numbers, or lacks bands.
+        DataError: When the file is missing, damaged, of another kind, too large, of complex numbers, or lacks bands.
     """
     driver = raster_driver(path)
     name = readable_name(path)

@@ -1,6 +1,6 @@
 """What a VRT may name: files beside it. GDAL itself follows one to any file, server or program.
 
-A VRT is a text that names other rasters. From a stranger it may name ``/home/me/private.tif``, whose content then shows
+A VRT is a text that names other rasters. From a stranger it may name `/home/me/private.tif`, whose content then shows
 in pictures of the prediction, or a server, which then learns of it. So a VRT is read here before GDAL reads it. Only
 elements and attributes that are known to be harmless pass, because GDAL takes names of files from many places (it looks
 for attributes where an element is missing, and compares without regard to capitals).
@@ -69,7 +69,7 @@ _VALUES = {
 def require_near_sources(path: Path) -> None:
     """Raises `DataError` unless a VRT, and every VRT that it names, names nothing but rasters near it.
 
-    Near is its own folder with all below; by a relative path also the folders beside its own (``../tiles/a.tif``).
+    Near is its own folder with all below; by a relative path also the folders beside its own (`../tiles/a.tif`).
 
     Args:
         path: The VRT.
@@ -93,8 +93,8 @@ def require_near_sources(path: Path) -> None:
 def require_plain_sides(path: Path, *, depth: int = 0) -> None:
     """Raises `DataError` if what lies beside a raster sends GDAL elsewhere.
 
-    GDAL takes masks and overviews from ``NAME.msk`` and ``NAME.ovr``, whatever format these are in, and overviews from
-    whatever file ``NAME.aux.xml`` names.
+    GDAL takes masks and overviews from `NAME.msk` and `NAME.ovr`, whatever format these are in, and overviews from
+    whatever file `NAME.aux.xml` names.
 
     Args:
         path: The raster.

@@ -30,9 +30,9 @@ class ImagePlace:
     """Where an image lies.
 
     Attributes:
-        crs: coordinate reference system, or None.
-        transform: from (column, row) to coordinates; the identity where there is none.
-        note: what lies beside the image and could not be used, in one line; None if there is nothing of the kind.
+        crs: Coordinate reference system, or None.
+        transform: From (column, row) to coordinates; the identity where there is none.
+        note: What lies beside the image and could not be used, in one line; None if there is nothing of the kind.
     """
 
     crs: CRS | None = None
@@ -47,7 +47,7 @@ def image_place(path: Path, driver: str) -> ImagePlace:
     GDAL's `.aux.xml` either.
 
     Args:
-        path: the image.
+        path: The image.
         driver: GDAL's name of its kind: "PNG", "JPEG" or "GTiff".
     """
     beside = _files_beside(path, (*_WORLD_SUFFIXES[driver], ".prj"))
