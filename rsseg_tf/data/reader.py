@@ -15,7 +15,7 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample, Samples
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.images import read_label
-from rsseg_tf.rasters.looking import Inspection
+from rsseg_tf.rasters.inspection import Inspection
 from rsseg_tf.rasters.scenes import Pixels, read_pixels, scene_header
 
 __all__ = ["ImageReader", "SampleReader", "check_images", "check_samples"]
