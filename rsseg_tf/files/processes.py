@@ -35,7 +35,7 @@ def in_processes(
         work: A function of a module, or a `functools.partial` of one: other processes import it.
         items: What to work on.
         workers: Processes, at least 1.
-        kept: What to say of finished work when a process was killed, such as "finished scenes are kept".
+        kept: Clause of the error about finished work, such as "finished scenes are kept".
 
     Raises:
         DataError: When a process was killed.

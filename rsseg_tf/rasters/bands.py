@@ -15,7 +15,7 @@ _COLOURS = ("red", "green", "blue")
 
 @dataclass(frozen=True)
 class BandChoice:
-    """The bands that are the image, the one that is its mask (all from 1), and what to say about them."""
+    """The bands that are the image, the band that is its mask (all counted from 1), and notes for the user."""
 
     bands: tuple[int, ...]
     alpha: int | None
@@ -30,13 +30,17 @@ def choose_bands(
     spec: DatasetSpec | None,
     repeat_grey: bool = False,
 ) -> BandChoice:
-    """Chooses the bands of a file, see `open_scene` for the order in which they are looked for.
+    """Chooses the bands of a file that are the image.
+
+    The first of these that the file has: the bands that were asked for; those whose descriptions are the spec's band
+    names; those marked with these names (red, green, blue, nir); all that are not marked alpha, if the spec has as
+    many; all. An alpha band that is not among them is a mask.
 
     Args:
         name: What to call the file.
-        marks: How it marks its bands.
-        descriptions: What it calls them, "" for nothing.
-        bands: What the user asked for.
+        marks: The marks of its bands: "red", "alpha" and so on.
+        descriptions: The descriptions of its bands, "" for none.
+        bands: The bands that were asked for, if any.
         spec: The dataset that the image is read for.
         repeat_grey: Read the one band of a grey image three times where the spec has three.
 
@@ -84,16 +88,15 @@ def _with_mask(bands: Sequence[int], alpha: Sequence[int], notes: Sequence[str] 
 
 
 def _named(names: Sequence[str], found: Sequence[str]) -> tuple[int, ...]:
-    """Returns the bands with some names, whatever their capitals; none unless each name occurs, and once."""
+    """Returns the bands with some names, in any capitals; none unless each name occurs exactly once."""
     places = [[band for band, text in enumerate(found, 1) if text.casefold() == name.casefold()] for name in names]
     return tuple(place[0] for place in places) if all(len(place) == 1 for place in places) else ()
 
 
 def _by_marks(marks: Sequence[str], data: Sequence[int], spec: DatasetSpec) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Returns the bands that are marked as the spec's are called, or none; and a note where marks say another order.
+    """Returns the bands that are marked with the spec's band names, or none; and a note if they are in another order.
 
-    Red, green, blue in the first three bands is what writers mark without being asked, whatever the bands hold, so that
-    it changes no order.
+    Many writers mark the first three bands red, green and blue whatever these hold. So these marks change no order.
     """
     colours = [mark for mark in marks if mark not in ("alpha", "undefined", "gray", "palette")]
     by_default = tuple(marks[:3]) == _COLOURS

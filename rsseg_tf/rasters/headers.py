@@ -1,8 +1,8 @@
-"""What encoded images say of themselves: their kind, size, type and bands, and whether they are whole; no decoding.
+"""Headers of encoded images: kind, size, type and bands, and whether the file is whole, without decoding it.
 
-Nobody else tells these things in time. OpenCV fills the rest of a truncated JPEG with grey, and GDAL that of a
-truncated PNG, without an error. A PNG of 40 kB can hold 40 000 x 40 000 pixels, and decoders believe it. So the few
-bytes that matter are read here, before any decoder sees the file.
+No library reports all of this in time. OpenCV fills the rest of a truncated JPEG with grey, and GDAL the rest of a
+truncated PNG, without an error. A PNG of 40 kB can hold 40 000 x 40 000 pixels, and decoders allocate them. So these
+bytes are read here before any decoder sees the file.
 
 Sources: PNG (ISO/IEC 15948), JPEG (ITU T.81, annex B), TIFF 6.0, GIF89a, and Microsoft's BITMAPINFOHEADER.
 """
@@ -78,7 +78,7 @@ _MOST_GIF_BLOCKS = 4096
 _GIF_FRAME, _GIF_EXTENSION, _GIF_END = 0x2C, 0x21, 0x3B
 
 Read = Callable[[int, int], bytes]
-"""Gives the bytes from an offset, as many as are asked for or left."""
+"""Returns the bytes from an offset on: at most a count, fewer at the end of the file."""
 
 
 @dataclass(frozen=True)
@@ -347,8 +347,8 @@ def encoded_size(data: bytes) -> EncodedSize:
     """Returns the size of an encoded image without decoding it, so that a server can refuse it before.
 
     Raises:
-        DataError: When it is none of PNG, JPEG, BMP, GIF and TIFF (so that no decoder sees a file whose size nobody has
-            read), ends within its header, or its header is built to exhaust a decoder.
+        DataError: When it is none of PNG, JPEG, BMP, GIF and TIFF (no decoder may see a file of unknown size), ends
+            within its header, or its header is built to exhaust a decoder.
     """
     name = "the image"
     try:

@@ -1,8 +1,7 @@
 """Reading and writing of images and labels: PNG and JPEG through OpenCV, TIFF through rasterio.
 
-The kind of file is told by its first bytes, not by its name. PNG and JPEG files are checked for completeness before
-they are decoded, because OpenCV fills the rest of a truncated JPEG with grey, and the GDAL driver that of a truncated
-PNG, without an error. All functions are safe to call from several threads.
+The first bytes of a file decide its kind, not its name. PNG and JPEG files are checked for completeness before they are
+decoded; `headers` says why. All functions are safe to call from several threads.
 """
 
 from __future__ import annotations
@@ -233,10 +232,10 @@ def plain_header(path: Path) -> tuple[ImageHeader, tuple[str, ...]]:
 
 
 def require_end(path: Path) -> None:
-    """Raises DataError when an image is cut short, as far as its end tells; pixels are not decoded but the last ones.
+    """Raises DataError when an image is cut short, judged by the end of the file; at most the last pixel is decoded.
 
     Args:
-        path: A PNG, JPEG or TIFF file; nothing is asked of a VRT.
+        path: A PNG, JPEG or TIFF file; a VRT is not checked.
     """
     name = readable_name(path)
     head = _read_bytes(path, HEAD_BYTES)
@@ -461,7 +460,7 @@ def _read_tiff(path: Path, trust: Trust = TRUSTING_NOBODY, *, label: bool = Fals
 
 
 def tiff_losses(path: Path) -> str:
-    """Returns by which compression with losses a TIFF was written; empty for one without.
+    """Returns the lossy compression of a TIFF; empty if values are stored exactly.
 
     Raises:
         DataError: When it cannot be opened.

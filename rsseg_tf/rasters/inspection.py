@@ -45,7 +45,7 @@ __all__ = [
     "summarise",
 ]
 
-_AT_ONCE = 4096  # pairs of files that the file system is asked about in one go
+_AT_ONCE = 4096  # pairs of files whose status one thread reads in one go
 _CHUNK = 32  # samples that a worker inspects in one go
 _WORTH_PROCESSES = 1000  # samples below which starting processes takes longer than they save
 _VALUES_OF_AN_IMAGE = 4096  # that its median is of
@@ -228,7 +228,7 @@ def require_fit(sample: Sample, kind: SampleKind, spec: DatasetSpec, first: tupl
 
 
 class _Chunks(Sequence[tuple[int, list[Sample]]]):
-    """The samples at some places, in parts that are made when they are asked for."""
+    """The samples at some places, in parts that are made on access."""
 
     def __init__(self, samples: Sequence[Sample], places: NDArray[np.int64], size: int) -> None:
         self._samples, self._places, self._size = samples, places, size

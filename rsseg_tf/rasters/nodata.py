@@ -1,8 +1,8 @@
 """Which pixels are data: the one rule that training, evaluation, checks and prediction share.
 
-A file says in its nodata value, masks and alpha band where it has no data. Many files hold values that stand for no
-data and say nothing: -9999, -32768, -3.4e38, 1e20, or 65535 among reflectances of 0..10000. A network takes such
-a value for brightness, and spreads it over its whole field of view.
+A file declares by a nodata value, masks or an alpha band where it has no data. Many files hold undeclared values that
+stand for no data: -9999, -32768, -3.4e38, 1e20, or 65535 among reflectances of 0..10000. A network takes such a value
+for brightness, and spreads it over its whole field of view.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rsseg_tf.datasets.spec import DatasetSpec
 
 __all__ = ["Pixels", "SuspectValues", "ValueRange", "equals_nodata", "without_nodata"]
 
-# Values that programs write where there is no data. Each is one only far off the range of the data; see `sentinel`.
+# Values that programs write where there is no data; each counts only far off the range of the data, see `sentinel`.
 _FILL_VALUES = (
     -999.0, -9999.0, -99999.0, -999999.0, -32767.0, -32768.0, -2147483647.0, -2147483648.0,
     9999.0, 99999.0, 999999.0, 32767.0, 65535.0, 2147483647.0, 4294967295.0,
@@ -28,7 +28,7 @@ _FILL_VALUES = (
 # times as far below 0 as the brightest data lie above it.
 _FAR_BELOW = 10.0
 _FAR_ABOVE = 1e6
-# Of files that nobody says the range of.
+# Of files whose range is not known.
 _UNKNOWN_LIMIT = 1e15
 _SHOWN_SENTINELS = 3
 
@@ -51,8 +51,8 @@ class ValueRange:
     def of(cls, spec: DatasetSpec | None, dtype: np.dtype, bands: int, max_value: float | None = None) -> ValueRange:
         """Returns the range of a file of a dataset.
 
-        It is 0..max_value; where mean and standard deviation of a band say that values below 0 or above max_value are
-        ordinary (decibels, standard scores), three deviations about the mean.
+        It is 0..max_value. Where by a band's mean and standard deviation values below 0 or above max_value are ordinary
+        (decibels, standard scores), it is three deviations about the mean.
 
         The fill is 0 for bytes, as for any black border; for other types, where 0 may be far off all data, the mean.
 
@@ -74,25 +74,25 @@ class ValueRange:
         return cls(low, high, tuple(float(round(value)) for value in fill) if dtype.kind in "iu" else fill)
 
     def outside(self, values: NDArray, band: int) -> NDArray[np.bool_]:
-        """Tells which values, declared to be no data, lie outside of a band's range (from 0)."""
+        """Returns which values lie outside of a band's range; bands count from 0."""
         if math.isinf(self.low[band]):  # nothing is known of a signed or fractional type
             return (values < 0) | (values >= _UNKNOWN_LIMIT)
         return (values < self.low[band]) | (values > self.high[band])
 
     def holds(self, least: float, most: float) -> bool:
-        """Tells whether all values between two are surely data; not so for NaN."""
+        """Returns whether all values between two are surely data; False for NaN."""
         if math.isinf(min(self.low)):
             return least >= 0 and most < _UNKNOWN_LIMIT
         return max(self.low) <= least and most <= min(self.high)
 
     def far_below(self, value: float) -> bool:
-        """Tells whether a value lies below all bands' ranges by more than they are wide."""
+        """Returns whether a value lies below all bands' ranges by more than their widths."""
         return value < min(2 * low - high for low, high in zip(self.low, self.high, strict=True))
 
     def sentinel(self, values: NDArray, band: int) -> NDArray[np.bool_] | None:
-        """Tells which values of a band stand for no data although nothing declares them; None where none can.
+        """Returns where a band holds undeclared values that stand for no data; None where it holds none.
 
-        That are values further off the range than any measurement, and the usual fill values outside of it: below it,
+        These are values further off the range than any measurement, and the usual fill values outside of it: below it,
         or above it by more than its width.
         """
         if values.dtype.kind not in "iuf" or values.dtype.itemsize == 1:
@@ -117,7 +117,7 @@ class ValueRange:
 
     @staticmethod
     def _of_unknown_range(values: NDArray, least: float, most: float) -> NDArray[np.bool_] | None:
-        """As `sentinel`, where nothing says how far data reach."""
+        """As `sentinel`, for files whose range is not known."""
         if values.dtype.kind == "u" or (least >= 0 and most < _UNKNOWN_LIMIT):
             return None
         found = np.abs(values) >= _UNKNOWN_LIMIT if values.dtype.kind == "f" else np.zeros(values.shape, bool)
@@ -133,8 +133,8 @@ class Pixels:
 
     Attributes:
         values: `(H, W, bands)` in the file's type. Values that stand for no data are replaced, see `Scene.read`.
-        nodata: `(H, W)`, True where a pixel is no data; None where all are.
-        replaced: `(H, W, bands)`, True where a value was replaced; None where none was.
+        nodata: `(H, W)`, True where a pixel is no data; None if all pixels are data.
+        replaced: `(H, W, bands)`, True where a value was replaced; None if none was.
         broken: How many values were not finite.
         declared: How many values were the declared nodata value, or masked in one band.
         sentinels: Values that stand for no data although nothing declares them, and how often each occurs.
@@ -194,7 +194,7 @@ def without_nodata(
     absent: Sequence[NDArray[np.bool_] | None],
     expected: ValueRange,
 ) -> Pixels:
-    """Tells data from what is none, and replaces what would spill over.
+    """Separates data from no data, and replaces values that would spill over into their neighbours.
 
     Args:
         stored: `(H, W, bands)` as the file has them; may be changed in place unless it is a view.
@@ -202,7 +202,7 @@ def without_nodata(
         absent: Of each band, True where the file declares a value to be no data.
         expected: Where values are expected.
     """
-    # One pass over all values says of most files that nothing has to be looked for in them.
+    # Most files hold nothing suspicious, which one pass over the values shows.
     least = most = 0.0
     if stored.dtype.itemsize > 1 or stored.dtype.kind == "i":
         least, most = float(stored.min(initial=0)), float(stored.max(initial=0))
@@ -256,9 +256,9 @@ def without_nodata(
 
 
 def equals_nodata(pixels: NDArray, value: float | None) -> NDArray[np.bool_] | None:
-    """Tells where pixels have the declared nodata value; None where none can have it.
+    """Returns where pixels have the declared nodata value; None where no pixel has it.
 
-    NaN is left to the test for values that are not finite.
+    A nodata value of NaN is ignored: values that are not finite are found without it.
     """
     if value is None or np.isnan(value):
         return None

@@ -1,4 +1,4 @@
-"""Images of any size, read from top to bottom in bands of rows, so that memory follows the width and not the height.
+"""Images of any size, read from top to bottom in bands of rows: memory grows with the width, not with the height.
 
 PNG and TIFF are streamed by GDAL. JPEG is decoded whole by OpenCV up to 64 Mpx, because GDAL does not smooth the colour
 of subsampled JPEG and so gives other pixels than every other reader; larger ones are streamed all the same.
@@ -95,7 +95,7 @@ def open_rows(path: Path, name: str, bands: Bands) -> Iterator[PixelRows]:
     driver = {"PNG": "PNG", "JPEG": "JPEG", "TIFF": "GTiff"}[kind]
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE_MB))
-        # Not `open_raster`: whoever has the rows writes meanwhile, and a full disk is no damage of this file.
+        # Not `open_raster`: the caller writes other files meanwhile, and a full disk is no damage of this one.
         file = stack.enter_context(opened_raster(path, driver, name))
         colours = None
         if file.count == 1 and file.colorinterp[0].name == "palette":

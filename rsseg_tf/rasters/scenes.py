@@ -1,4 +1,4 @@
-"""Images and scenes: which bands of a file are the image, which pixels are data, and where they lie on Earth.
+"""Scenes: images with their place on Earth, read by the bands that are the image and the pixels that are data.
 
 Training, evaluation, checks, export and prediction all read images here, so that a file means the same to each.
 """
@@ -58,11 +58,11 @@ _COPIED_TAGS = ("AREA_OR_POINT", "TIFFTAG_DATETIME")
 
 
 class SceneHeader(NamedTuple):
-    """What a look at an image without its pixels tells.
+    """Size, bands and type of an image, without its pixels.
 
     Attributes:
-        read: Size, bands and type as they will be read.
-        notes: What a user should know of how it is read.
+        read: Size, bands and type as `read_pixels` gives them.
+        notes: Notes for the user about how it is read, phrases that follow its name.
         may_lack_data: Whether the file declares a nodata value, a mask or an alpha band.
     """
 
@@ -89,7 +89,7 @@ class Scene:
         gcps_crs: Their coordinate reference system.
         rpcs: Rational polynomial coefficients, or None.
         tags: Metadata that also hold for a label map of the scene.
-        place_note: What should say where the scene lies and could not be used, in one line; None if there is nothing.
+        place_note: Which description of the place could not be used, and why, in one line; None if there is none.
     """
 
     path: Path
@@ -115,7 +115,7 @@ class Scene:
 
     @property
     def is_georeferenced(self) -> bool:
-        """Whether anything says where the scene lies."""
+        """Whether the scene's place is known."""
         return self.crs is not None or self.transform != Affine.identity() or bool(self.gcps) or self.rpcs is not None
 
     @property
@@ -147,7 +147,7 @@ class Scene:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of how the file is read; of its values, what was met so far."""
+        """Notes for the user: how the file is read, and suspicious values of the parts that were read so far."""
         return (*self._notes, *self._suspects.notes(self._expected))
 
     @property
@@ -159,17 +159,17 @@ class Scene:
     ) -> tuple[NDArray, NDArray[np.bool_] | None]:
         """Reads pixels and where there are none.
 
-        No data is a pixel
+        A pixel is no data
 
-        - whose alpha band or mask is 0;
-        - all of whose bands hold a value that stands for no data: the declared one, or one that can be nothing else,
-          such as -9999 among bytes (see `ValueRange.sentinel`);
-        - one of whose bands is not finite.
+        - if its alpha band or mask is 0;
+        - if all its bands hold a value that stands for no data: the declared one, or one that can be nothing else, such
+          as -9999 among reflectances (see `ValueRange.sentinel`);
+        - if one of its bands is not finite.
 
         Values that are not finite, and those that stand for no data and lie outside of the band's range, are replaced
-        (see `ValueRange.of`), because they would otherwise spill over into their neighbours through the network's field
-        of view. A declared nodata value within the range, such as 0 or 255 of bytes, stays where other bands hold data:
-        it may be a white roof. Pixels under an alpha band or a mask stay as stored.
+        (see `ValueRange.of`). They would otherwise spill over into their neighbours through the network's field of
+        view. A declared nodata value within the range, such as 0 or 255 of bytes, stays where other bands hold data: it
+        may be a white roof. Pixels under an alpha band or a mask stay as stored.
 
         Args:
             window: The part to read, within the scene; all of it by default.
@@ -216,13 +216,11 @@ def open_scene(
 ) -> Iterator[Scene]:
     """Opens a PNG, JPEG, TIFF or VRT file.
 
-    The bands of the image are, in this order: those asked for; those described as the spec's bands are called; those
-    marked as they are called (red, green, blue, nir); all that are not marked alpha, if that is as many as the spec
-    has; or else all. An alpha band that is not among them is a mask. PNG and JPEG files are decoded at once; where they
-    lie is told by files beside them, see `image_place`.
+    See `choose_bands` for the bands that are the image. PNG and JPEG files are decoded at once; their place is read
+    from files beside them, see `image_place`.
 
     Args:
-        path: The file; its kind is told by its first bytes.
+        path: The file; its first bytes decide its kind.
         bands: The bands to read and their order, from 1.
         spec: The dataset that the image is read for; by default all bands that are not alpha are read.
         max_value: Value of the file that stands for the spec's `max_value`, where it is another.
@@ -272,12 +270,12 @@ def open_scene(
 def read_pixels(
     path: Path, spec: DatasetSpec | None = None, *, trust: Trust = TRUSTING_NOBODY, repeat_grey: bool = False
 ) -> Pixels:
-    """Reads a whole image as `open_scene` and `Scene.read` say.
+    """Reads a whole image by the rules of `open_scene` and `Scene.read`.
 
     Args:
         path: A PNG, JPEG, TIFF or VRT file.
         spec: The dataset that it is read for.
-        trust: How large it may be, and what a VRT may name.
+        trust: How large it may be, and which files a VRT may name.
         repeat_grey: As in `open_scene`.
 
     Raises:
@@ -295,7 +293,7 @@ def scene_header(
     """Returns size, bands and type of an image as `read_pixels` would give it, and notes, without decoding pixels.
 
     Raises:
-        DataError: As `read_pixels`, as far as a look at the header can tell.
+        DataError: As `read_pixels`, for what the header shows.
     """
     if raster_driver(path) is None:
         header, notes = plain_header(path)
@@ -311,7 +309,7 @@ def scene_header(
 
 
 def raster_driver(path: Path) -> str | None:
-    """Returns the GDAL driver for a TIFF, told by its byte-order mark, or a VRT, by its first tag; None for others."""
+    """Returns the GDAL driver of a TIFF (by its byte-order mark) or a VRT (by its first tag); None for others."""
     try:
         with path.open("rb") as handle:
             head = handle.read(HEAD_BYTES)
@@ -367,9 +365,9 @@ def _describe(
 
 
 def _place_of(path: Path, source: rasterio.DatasetReader, driver: str) -> dict[str, Any]:
-    """Returns the fields of a scene that say where a raster lies.
+    """Returns the fields of a scene that describe its place.
 
-    What cannot be understood is left out and noted, since the pixels are sound without it.
+    A place that cannot be read is left out and noted, since the pixels are sound without it.
     """
     try:
         crs, transform, (gcps, gcps_crs), rpcs = source.crs, source.transform, source.gcps, source.rpcs
@@ -390,7 +388,7 @@ def _place_of(path: Path, source: rasterio.DatasetReader, driver: str) -> dict[s
     }
 
 
-# --- pixels -----------------------------------------------------------------------------------------------------------
+# === Pixels ===
 
 
 def _part_of_array(
@@ -412,7 +410,7 @@ def _part_of_array(
 def _part_of_raster(
     source: rasterio.DatasetReader, part: Window, scene: Scene, size: tuple[int, int] | None
 ) -> tuple[NDArray, NDArray[np.bool_] | None, list[NDArray[np.bool_] | None]]:
-    """Reads a part of an open raster: pixels, what alpha or mask leave out, and what each band declares absent."""
+    """Reads a part of an open raster: pixels, those masked for all bands, and those that each band declares absent."""
     window = ((part.y0, part.y1), (part.x0, part.x1))
     shape = size or (part.y1 - part.y0, part.x1 - part.x0)
     bands = scene.bands

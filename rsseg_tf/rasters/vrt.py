@@ -1,9 +1,9 @@
-"""What a VRT may name: files beside it. GDAL itself follows one to any file, server or program.
+"""Refuses VRTs that name more than files beside them; GDAL itself follows a VRT to any file, server or program.
 
-A VRT is a text that names other rasters. From a stranger it may name `/home/me/private.tif`, whose content then shows
-in pictures of the prediction, or a server, which then learns of it. So a VRT is read here before GDAL reads it. Only
-elements and attributes that are known to be harmless pass, because GDAL takes names of files from many places (it looks
-for attributes where an element is missing, and compares without regard to capitals).
+A VRT is a text that names other rasters. A stranger's VRT may name `/home/me/private.tif`, which then shows in the
+pictures of the prediction, or a server, which then learns of the run. So a VRT is read here before GDAL reads it. Only
+elements and attributes that are known to be harmless pass, because GDAL takes file names from many places (it looks for
+attributes where an element is missing, and ignores capitals).
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _head(path: Path) -> bytes:
 
 
 def vrt_size(path: Path) -> tuple[int, int]:
-    """Returns the (height, width) that a VRT says it has, without opening what it names; zeros if it says nothing."""
+    """Returns the (height, width) in a VRT's header, without opening its sources; zeros if they are missing."""
     with path.open("rb") as handle:
         head = handle.read(HEAD_BYTES)
     sides = [
@@ -150,7 +150,7 @@ def _sources(vrt: Path) -> Iterator[tuple[str, bool]]:
             raise _refused(vrt, f"its <{element.tag}> is '{_short(system)}', which may be a file")
         if element.tag in _SOURCES:
             if len(element) or {"relativeToVRT", "relativetoVRT"} <= set(element.attrib):
-                raise _refused(vrt, f"its <{element.tag}> says its name twice")
+                raise _refused(vrt, f"its <{element.tag}> names its file twice")
             relative = element.get("relativeToVRT", element.get("relativetoVRT", "0"))
             yield (element.text or "").strip(), relative == "1"
 

@@ -1,4 +1,4 @@
-"""Places that stand beside an image and not in it: world files, `.prj` files, and GDAL's own side files."""
+"""The place of an image from the files beside it: world files, `.prj` files, and GDAL's own side files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ImagePlace:
 
 
 def image_place(path: Path, driver: str) -> ImagePlace:
-    """Reads where a PNG or JPEG lies, or a TIFF that says nothing of it itself, from the files beside it.
+    """Reads the place of a PNG or JPEG, or of a TIFF that holds none itself, from the files beside it.
 
     A world file (`.jgw`, `.pgw`, `.tfw`, `.wld`, in capitals too) gives the transform, a `.prj` file the CRS, and
     GDAL's `.aux.xml` either.
