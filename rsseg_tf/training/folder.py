@@ -186,7 +186,7 @@ class RunFolder:
         """
         folder = self.path / f"iter_{state.step}"
         try:
-            save_checkpoint(folder, model, optimizer, state, config, ready=self._set_earlier_aside)
+            save_checkpoint(folder, model, optimizer, state, config, before_rename=self._set_earlier_aside)
         except BaseException:
             with contextlib.suppress(OSError):
                 _recover(self.path)

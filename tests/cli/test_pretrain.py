@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rsseg_tf.cli import main
-from rsseg_tf.cli.samples import checked_images
+from rsseg_tf.cli.sample_lists import checked_images
 from rsseg_tf.config import load_pretrain_config
 from tests.fixtures.configs import write_config, write_dataset
 from tests.fixtures.pretraining import tiny_pretraining, use_tiny_resnet
@@ -99,7 +99,7 @@ def spoil(project: Path) -> None:
         (("--set", "dataset.root=nowhere"), "The folder of images nowhere does not exist"),
         (("--set", "dataset.train_list=train.txt"), "train.txt does not exist"),
         (("--set", "dataset.bands=4"), "12 of 12 images cannot be used. The first: "),
-        (("--epochs", "2", "--iters", "3"), "--epochs and --iters both say how long to train"),
+        (("--epochs", "2", "--iters", "3"), "--epochs and --iters both set the length of the run"),
         (("--config", "ssl/upernet_simsiam_imgnet_resnet50_isaid_512x512.yml"), "is a config of `rsseg-tf train`"),
         (("--resume_model", "nothing"), "nothing is not a checkpoint"),
     ],
