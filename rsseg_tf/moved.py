@@ -27,7 +27,7 @@ MODULES = {
     "rsseg_tf.datasets.isaid": "rsseg_tf.prepare.isaid",
     "rsseg_tf.datasets.isprs": "rsseg_tf.prepare.isprs",
     "rsseg_tf.datasets.listing": "rsseg_tf.files.lists",
-    "rsseg_tf.datasets.looking": "rsseg_tf.rasters.looking",
+    "rsseg_tf.datasets.looking": "rsseg_tf.rasters.inspection",
     "rsseg_tf.datasets.loveda": "rsseg_tf.prepare.loveda",
     "rsseg_tf.datasets.npz": "rsseg_tf.files.npz",
     "rsseg_tf.datasets.pairing": "rsseg_tf.prepare.pairing",
@@ -36,9 +36,9 @@ MODULES = {
     "rsseg_tf.datasets.preparers": "rsseg_tf.prepare.preparers",
     "rsseg_tf.datasets.preparing": "rsseg_tf.prepare.preparing",
     "rsseg_tf.datasets.processes": "rsseg_tf.files.processes",
-    "rsseg_tf.datasets.ranges": "rsseg_tf.rasters.ranges",
+    "rsseg_tf.datasets.ranges": "rsseg_tf.rasters.nodata",
     "rsseg_tf.datasets.rasters": "rsseg_tf.rasters.scenes",
-    "rsseg_tf.datasets.remembering": "rsseg_tf.rasters.remembering",
+    "rsseg_tf.datasets.remembering": "rsseg_tf.rasters.memory",
     "rsseg_tf.datasets.rgb_masks": "rsseg_tf.prepare.rgb_masks",
     "rsseg_tf.datasets.synthetic": "rsseg_tf.prepare.synthetic",
     "rsseg_tf.datasets.synthetic_scene": "rsseg_tf.prepare.synthetic_scene",
@@ -62,6 +62,7 @@ MODULES = {
     "rsseg_tf.serving.protobufs": "rsseg_tf.serving.service",
     "rsseg_tf.serving.work": "rsseg_tf.serving.limits",
     "rsseg_tf.stitching": "rsseg_tf.evaluate.stitching",
+    "rsseg_tf.serving.image_headers": "rsseg_tf.rasters.headers",
     "rsseg_tf.weights.cache": "rsseg_tf.files.cache",
 }
 """Old module -> new one."""
@@ -70,7 +71,7 @@ NAMES = {
     "rsseg_tf.datasets": {
         "DUBAI": "rsseg_tf.prepare.dubai",
         "ISAID": "rsseg_tf.prepare.isaid",
-        "ImageHeader": "rsseg_tf.rasters.images",
+        "ImageHeader": "rsseg_tf.rasters.headers",
         "LOVEDA": "rsseg_tf.prepare.loveda",
         "OUTPUTS": "rsseg_tf.prepare.preparers",
         "POTSDAM": "rsseg_tf.prepare.isprs",

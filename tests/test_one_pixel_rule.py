@@ -27,7 +27,7 @@ from rsseg_tf.export.tiles import read_tiles
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.predict import InferenceOptions, OutputOptions, predict_paths
 from rsseg_tf.rasters.images import read_label, write_png
-from rsseg_tf.rasters.looking import Inspection
+from rsseg_tf.rasters.inspection import Inspection
 from rsseg_tf.rasters.scenes import open_scene, read_pixels
 from rsseg_tf.rasters.windows import Window
 

@@ -28,7 +28,7 @@ from rsseg_tf.checkpoint import (
 from rsseg_tf.config import AnyConfig
 from rsseg_tf.errors import ConfigError, WeightsError, reason
 from rsseg_tf.files import hold, remove_leftovers
-from rsseg_tf.files.writing import discard_folder
+from rsseg_tf.files.writing import discard_folder, partial_folder
 
 __all__ = ["BEST", "Notify", "RunFolder", "checkpoints", "ignoring_write_errors", "open_run", "step_of"]
 
@@ -132,7 +132,8 @@ def _recover(save_dir: Path) -> None:
     recover_checkpoints(save_dir)
     if replaced.exists() and not checkpoints(save_dir):  # killed before the first of the new run
         replaced.rename(replacing)
-    discard_folder(replaced)
+    if replaced.exists() or partial_folder(replaced).exists():
+        discard_folder(replaced)
     if replacing.exists():
         for folder in replacing.iterdir():
             folder.rename(save_dir / folder.name)

@@ -16,9 +16,9 @@ from rsseg_tf.data import reader as reader_module
 from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample
-from rsseg_tf.rasters import looking
+from rsseg_tf.rasters import inspection
 from rsseg_tf.rasters.images import read_image
-from rsseg_tf.rasters.looking import Inspection
+from rsseg_tf.rasters.inspection import Inspection
 
 SPEC = custom_spec("town", ["ground", "roof"])
 SIZE = (8, 6)  # height, width: not square, so that swapped sides show
@@ -330,14 +330,14 @@ def test_the_check_names_the_first_wrong_sample_in_the_order_of_the_list(
         label = samples[number].label
         assert label is not None
         write_png(label, np.full(SIZE, 3 + number, np.uint8))
-    header = looking.scene_header
+    header = inspection.scene_header
 
     def first_is_slow(path: Path, *rest: object, **options: object) -> object:
         if path.stem == "s2":
             time.sleep(0.2)
         return header(path, *rest, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(looking, "scene_header", first_is_slow)
+    monkeypatch.setattr(inspection, "scene_header", first_is_slow)
     done: list[tuple[int, int]] = []
     with pytest.raises(DataError, match=r"s2_label\.png holds the ids 5;"):
         Inspection(samples, SPEC, workers=6).raise_first(lambda *now: done.append(now))
@@ -356,14 +356,14 @@ def test_the_check_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert samples[0].label is not None
     samples[0].label.unlink()
     looked: list[str] = []
-    header = looking.scene_header
+    header = inspection.scene_header
 
     def counted(path: Path, *rest: object, **options: object) -> object:
         looked.append(path.stem)
         time.sleep(0.02)
         return header(path, *rest, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(looking, "scene_header", counted)
+    monkeypatch.setattr(inspection, "scene_header", counted)
     with pytest.raises(DataError, match=r"s0_label\.png does not exist"):
         Inspection(samples, SPEC, workers=1).raise_first()
     assert len(looked) < 20

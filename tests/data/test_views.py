@@ -14,7 +14,7 @@ from rsseg_tf.data.views import blur, colour_views, crop_box, cut_view, jitter, 
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.rasters.images import write_image
-from rsseg_tf.rasters.looking import Inspection
+from rsseg_tf.rasters.inspection import Inspection
 
 OFF = Views(jitter_probability=0.0, gray_probability=0.0, blur_probability=(0.0, 0.0))
 GEOMETRY = OFF.model_copy(update={"flip_vertical": 0.5, "rotate90": 0.75})
