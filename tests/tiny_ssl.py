@@ -13,8 +13,8 @@ import pytest
 from rsseg_tf import build
 from rsseg_tf.backbones import resnet
 from rsseg_tf.config import PretrainConfig, load_pretrain_config
+from rsseg_tf.datasets.unlabelled import list_images
 from rsseg_tf.files.lists import Sample
-from rsseg_tf.prepare.unlabelled import list_images
 from rsseg_tf.weights import resnet_names
 
 DEPTHS, WIDTHS = (1, 1, 1, 1), (4, 4, 8, 8)

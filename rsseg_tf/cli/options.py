@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from rsseg_tf.datasets.protocols import present_name
+
 if TYPE_CHECKING:
     from rsseg_tf.config import Config, PretrainConfig
     from rsseg_tf.predictors import Predictor
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Grouped",
     "ManyValues",
+    "NameOf",
     "check_save_dir",
     "choose_device",
     "config_option",
@@ -96,6 +99,14 @@ def group(heading: str, *decorators: Callable[[F], F]) -> Callable[[F], F]:
         return function
 
     return add
+
+
+class NameOf(click.Choice[str]):
+    """A choice among names that also takes the spelling of earlier versions; see `present_name`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns today's name."""
+        return super().convert(present_name(value), param, ctx)
 
 
 def _is_number(text: str) -> bool:

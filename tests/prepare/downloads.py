@@ -9,19 +9,27 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import rasterio
 from rasterio.io import MemoryFile
 
-from rsseg_tf.prepare.isaid import ISAID
-from rsseg_tf.prepare.isprs import POTSDAM
-from rsseg_tf.prepare.loveda import LOVEDA
+from rsseg_tf.datasets.isaid import ISAID
+from rsseg_tf.datasets.isprs import POTSDAM
+from rsseg_tf.datasets.loveda import LOVEDA
+from rsseg_tf.prepare.output import PrepareReport
+from rsseg_tf.prepare.run import PrepareOptions, prepare_dataset
 
 BLACK = (0, 0, 0)
+
+
+def prepare(dataset: str, source: Path | Sequence[Path], output: Path, **options: Any) -> PrepareReport:
+    """Prepares a dataset in this process unless the options say otherwise."""
+    return prepare_dataset(dataset, source, output, PrepareOptions(**{"workers": 1, **options}))
 
 
 def scene(seed: int, height: int, width: int, num_values: int, block: int = 5) -> tuple[np.ndarray, np.ndarray]:

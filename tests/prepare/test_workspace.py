@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from rsseg_tf.datasets.isprs import SPLIT_IDS
+from rsseg_tf.datasets.table import SPECS
 from rsseg_tf.errors import DataError
 from rsseg_tf.prepare import cutting
-from rsseg_tf.prepare.isprs import POTSDAM, SPLIT_IDS, prepare_isprs
-from rsseg_tf.prepare.preparers import SPECS
 from tests.prepare import downloads
 
 NAMES = ("2_10", "2_11", "2_12", "3_10", "3_11", "2_13", "2_14")
@@ -28,7 +28,7 @@ def content(folder):
 
 
 def prepare(root, output, **options):
-    return prepare_isprs(POTSDAM, root, output, **{"tile_size": 32, **options})
+    return downloads.prepare("potsdam", root, output, **{"tile_size": 32, **options})
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_raised_limit_takes_over_all_scenes(root, tmp_path, monkeypatch):
     downloads.write_zip(archive, members)
     with pytest.raises(DataError, match="5 of 6300 pixels in 1 colour outside the palette"):
         prepare(root, tmp_path / "out", off_palette_fraction=0)
-    monkeypatch.setattr("rsseg_tf.prepare.preparing.cut_scene", None)
+    monkeypatch.setattr("rsseg_tf.prepare.workspace.cut_scene", None)
     report = prepare(root, tmp_path / "out", off_palette_fraction=0.01)
     assert report.splits["train"].off_palette_pixels == 5
 
@@ -121,6 +121,20 @@ def test_other_settings_than_the_unfinished_run(root, tmp_path):
     with pytest.raises(DataError, match=r"unfinished run in .*\.out\.partial had tile_size 32, now it is 16\. Finish"):
         prepare(root, tmp_path / "out", tile_size=16)
     assert (tmp_path / ".out.partial").is_dir(), "finished scenes are not thrown away"
+
+
+def test_an_unfinished_run_of_an_earlier_version_is_continued(root, tmp_path):
+    images = root / "2_Ortho_RGB.zip"
+    whole = images.read_bytes()
+    damage(images, ["2_Ortho_RGB/top_potsdam_2_10_RGB.tif"])
+    with pytest.raises(DataError, match="is damaged"):
+        prepare(root, tmp_path / "out")
+    images.write_bytes(whole)
+    path = tmp_path / ".out.partial/.work/settings.json"
+    path.write_text(path.read_text().replace('"cutting": "benchmark"', '"protocol": "seed"'))
+    calls = []
+    prepare(root, tmp_path / "out", progress=lambda done, _: calls.append(done))
+    assert calls == [6, 7], "six scenes were taken over"
 
 
 def test_a_changed_scene_is_cut_again_and_a_vanished_one_leaves_nothing(root, tmp_path):
@@ -138,10 +152,10 @@ def test_a_changed_scene_is_cut_again_and_a_vanished_one_leaves_nothing(root, tm
 SCRIPT = """
 import sys
 from pathlib import Path
-from rsseg_tf.datasets import POTSDAM, prepare_isprs
+from rsseg_tf.prepare.run import PrepareOptions, prepare_dataset
 if __name__ == "__main__":
-    prepare_isprs(POTSDAM, Path(sys.argv[1]), Path(sys.argv[2]), tile_size=16, workers=2,
-                  progress=lambda done, total: print(done, flush=True))
+    options = PrepareOptions(tile_size=16, workers=2, progress=lambda done, total: print(done, flush=True))
+    prepare_dataset("potsdam", Path(sys.argv[1]), Path(sys.argv[2]), options)
 """
 
 
@@ -220,7 +234,7 @@ def test_a_kill_on_the_last_inch_costs_nothing(root, tmp_path, monkeypatch, last
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Path, "rename", rename)
         prepare(root, tmp_path / "out")
-    monkeypatch.setattr("rsseg_tf.prepare.preparing.cut_scene", None)
+    monkeypatch.setattr("rsseg_tf.prepare.workspace.cut_scene", None)
     report = prepare(root, tmp_path / "out")
     assert not report.up_to_date
     assert content(tmp_path / "out") == content(tmp_path / "fresh")
