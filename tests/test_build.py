@@ -26,7 +26,7 @@ from rsseg_tf.config import Config
 from rsseg_tf.config.schema import Backbone, HRNet, Loss, Mixed, Model, ResNet, ResNetVd, Train
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.losses import cross_entropy
-from tests.tiny import tiny_config, use_tiny_backbone
+from tests.fixtures.configs import tiny_config, use_tiny_backbone
 
 
 def members(union: Any) -> tuple[type[BaseModel], ...]:

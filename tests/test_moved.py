@@ -12,7 +12,7 @@ from rsseg_tf.datasets.isprs import POTSDAM
 from rsseg_tf.errors import DataError
 from rsseg_tf.moved import MODULES, NAMES
 from rsseg_tf.prepare import earlier
-from tests.prepare import downloads
+from tests.fixtures import downloads
 
 
 @pytest.mark.parametrize("old", sorted(MODULES))

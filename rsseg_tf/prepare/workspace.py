@@ -22,27 +22,27 @@ import rsseg_tf
 from rsseg_tf.datasets.recipe import SourceScene
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import DataError, reason
-from rsseg_tf.files import atomic_path, remove_leftovers
+from rsseg_tf.files import remove_leftovers
 from rsseg_tf.files.archives import Member, close_archives, list_members
+from rsseg_tf.files.journal import Journal
 from rsseg_tf.files.lists import read_list
 from rsseg_tf.files.processes import in_processes
 from rsseg_tf.files.walking import IMAGE_SUFFIXES, LeftOut
+from rsseg_tf.files.writing import partial_folder, replace_folder
 from rsseg_tf.prepare.cutting import CutPlan, SceneRecord, cut_scene, source_stamp
 from rsseg_tf.prepare.output import (
+    WORK,
     PreparedFolder,
     PrepareReport,
     SplitReport,
     check_replaceable,
     held_output,
     needed_splits,
-    present_entries,
     read_description,
-    replace_folder,
 )
 
 __all__ = ["Workspace", "workspace"]
 
-_WORK = ".work"
 _CHUNK_BYTES = 64 << 20
 _CHUNKS_PER_WORKER = 8
 _SHOWN_FAILURES = 20
@@ -59,19 +59,16 @@ class Workspace:
         self.output = output
         self.folder = folder
         self.dataset = dataset
-        self.scratch = folder / _WORK / "scratch"
-        self._journal = folder / _WORK / "journal"
-        self._settings = folder / _WORK / "settings.json"
+        self.scratch = folder / WORK / "scratch"
+        self._journal = Journal(folder / WORK / "journal.jsonl")
         self._left_out = LeftOut(IMAGE_SUFFIXES)
 
     def open(self) -> None:
         """Makes the folders and removes the halves that a kill has left in them; call it with the lock held."""
-        for place in (self.scratch, self._journal):
-            place.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self.scratch)
-        self.scratch.mkdir()
-        for place in (self._journal, self._settings.parent):
-            remove_leftovers(place)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir(parents=True)
+        remove_leftovers(self.scratch.parent)
+        self._journal.recall()
 
     def members(self, sources: Sequence[Path]) -> tuple[Member, ...]:
         """Names every file of the sources; see `list_members`."""
@@ -158,7 +155,7 @@ class Workspace:
         cut = functools.partial(_cut_chunk, plan=plan, folder=self.folder, scratch=self.scratch)
         for outcomes in in_processes(cut, list(_chunks(todo, workers)), workers, kept="finished scenes are kept"):
             fresh = [outcome for outcome in outcomes if isinstance(outcome, SceneRecord)]
-            self._enter(fresh)
+            self._journal.append(*(record.to_json() for record in fresh))
             records |= {(record.split, record.stem): record for record in fresh}
             failures += [str(outcome) for outcome in outcomes if isinstance(outcome, DataError)]
             for _ in outcomes:
@@ -168,19 +165,14 @@ class Workspace:
         return records, failures
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Compares the settings with those of an unfinished run, or writes them."""
-        earlier = present_entries(_read_json(self._settings))
-        if not isinstance(earlier, dict):
-            with atomic_path(self._settings) as partial:
-                partial.write_text(json.dumps(settings), "utf-8")
-            return
-        changed = sorted(key for key in earlier.keys() | settings.keys() if earlier.get(key) != settings.get(key))
-        if changed:
-            key = changed[0]
+        """Compares the settings with those of an unfinished run, and goes on with its journal."""
+        difference = self._journal.difference(settings) if self._journal.settings is not None else None
+        if difference is not None:
             raise DataError(
-                f"An unfinished run in {self.folder} had {key} {earlier.get(key)}, now it is {settings.get(key)}. "
-                "Finish it with the earlier settings, or delete that folder to start anew."
+                f"An unfinished run in {self.folder} had {difference.name} {difference.earlier}, now it is "
+                f"{difference.now}. Finish it with the earlier settings, or delete that folder to start anew."
             )
+        self._journal.begin(settings, resume=True)
 
     def _load(self, scenes: Sequence[SourceScene]) -> Records:
         """Returns the records in the journal whose sources have not changed."""
@@ -191,27 +183,11 @@ class Workspace:
                 records[record.split, record.stem] = record
         return records
 
-    def _entries(self) -> list[Path]:
-        """Returns the files of the journal; hidden ones are halves that a kill has left."""
-        return sorted(path for path in self._journal.glob("*.json") if not path.name.startswith("."))
-
     def _records(self) -> Iterator[SceneRecord]:
-        """Yields the journal's entries, but for those that a full disk or a power cut has damaged."""
-        for path in self._entries():
-            content = _read_json(path)
-            for entry in content if isinstance(content, list) else []:
-                with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
-                    yield SceneRecord.from_json(entry)
-
-    def _enter(self, records: Sequence[SceneRecord]) -> None:
-        """Adds a file with these records to the journal."""
-        if not records:
-            return
-        text = json.dumps([record.to_json() for record in records])
-        entries = self._entries()
-        number = int(entries[-1].stem) + 1 if entries else 0
-        with atomic_path(self._journal / f"{number:07d}.json") as partial:
-            partial.write_text(text, "utf-8")
+        """Yields the finished scenes of the journal; an entry that cannot be read counts as not made."""
+        for entry in self._journal.entries:
+            with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+                yield SceneRecord.from_json(entry)
 
     def _failed(self, failures: list[str], count: int) -> str:
         """Returns the message about scenes that failed."""
@@ -247,7 +223,7 @@ def workspace(output: Path, dataset: DatasetSpec | str) -> Iterator[Workspace]:
         DataError: When `output` holds anything else, cannot be written, or is being prepared by another process.
     """
     output = Path(os.path.abspath(output))  # a name is needed, which "." has not
-    folder = output.with_name(f".{output.name}.partial")
+    folder = partial_folder(output)
     try:
         check_replaceable(output)
         with held_output(output):
@@ -255,7 +231,7 @@ def workspace(output: Path, dataset: DatasetSpec | str) -> Iterator[Workspace]:
                 yield work
             if folder.exists():  # not so when the output was up to date
                 check_replaceable(output)  # once more: hours may have gone by
-                shutil.rmtree(folder / _WORK)
+                shutil.rmtree(folder / WORK)
                 replace_folder(folder, output)
     except OSError as error:
         raise DataError(f"Cannot write {output}: {reason(error)}. Check the permissions and the free space.") from error
@@ -286,14 +262,6 @@ def _check_complete(name: str, scenes: Sequence[SourceScene], needed: Sequence[s
                 f"Dataset '{name}' would have no {split} tiles. Check that the source is complete"
                 + (f", or prepare what is there alone: splits {' '.join(there)}." if there else ".")
             )
-
-
-def _read_json(path: Path) -> Any:
-    """Returns the content of a JSON file; None where there is none, or it is damaged."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
-        return None
 
 
 def _digest(settings: Mapping[str, Any], scenes: Sequence[SourceScene], off_palette_fraction: float) -> str:

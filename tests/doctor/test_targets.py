@@ -13,8 +13,8 @@ from rsseg_tf.config import load_config
 from rsseg_tf.doctor import Target, check_data, target_from_config, target_from_folder
 from rsseg_tf.errors import DataError
 from rsseg_tf.prepare.synthetic import generate_synthetic
-from tests.doctor.scenes import check_folder, codes, ids, picture, write, write_config, write_sound, write_tiff
-from tests.prepare.downloads import prepare
+from tests.fixtures.datasets import check_folder, codes, ids, picture, write, write_config, write_sound, write_tiff
+from tests.fixtures.downloads import prepare
 
 
 def write_pairs(root: Path, pairs: dict[str, str], first: int = 0) -> Path:

@@ -24,8 +24,8 @@ from rsseg_tf.metrics import SegmentationScores, confusion_matrix
 from rsseg_tf.predict import InferenceOptions, predict_logits
 from rsseg_tf.prepare.tile_names import tile_name
 from rsseg_tf.rasters.windows import Window, windows
-from tests.prepare import downloads
-from tests.prepare.downloads import prepare
+from tests.fixtures import downloads
+from tests.fixtures.downloads import prepare
 
 SPEC = custom_spec("town", ["ground", "roof", "tree"], mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 SIZES = [(5, 7), (8, 8), (3, 11), (6, 4), (9, 2), (4, 4)]
@@ -105,7 +105,9 @@ def test_the_counts_are_those_of_a_loop_over_pixels(samples: list[Sample], optio
         (ServingError("busy"), ServingError, "1.png: busy"),
     ],
 )
-def test_whatever_an_image_raises_names_it(samples: list[Sample], raised, kind, said) -> None:
+def test_whatever_an_image_raises_names_it(
+    samples: list[Sample], raised: Exception, kind: type[BaseException], said: str
+) -> None:
     calls: list[int] = []
 
     def second(images: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,16 +9,16 @@ from rsseg_tf.datasets.loveda import LOVEDA
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import read_list
 from rsseg_tf.rasters.images import read_image, read_label, write_png
-from tests.prepare import downloads
-from tests.prepare.downloads import prepare
+from tests.fixtures import downloads
+from tests.fixtures.downloads import prepare
 
 
-def lines(path):
+def lines(path: Path) -> list[str]:
     return path.read_text().splitlines()
 
 
 @pytest.mark.parametrize("unpacked", [False, True])
-def test_prepares(tmp_path, unpacked):
+def test_prepares(tmp_path: Path, unpacked: bool) -> None:
     scenes = downloads.loveda(tmp_path / "LoveDA")
     if unpacked:
         downloads.unpack(tmp_path / "LoveDA")
@@ -33,17 +35,16 @@ def test_prepares(tmp_path, unpacked):
     assert sorted(line for group in groups for line in group) == lines(out / "val.txt")
     assert lines(out / "test.txt") == ["img_dir/test/rural_4191.png", "img_dir/test/urban_4192.png"]
     assert prepare("loveda", tmp_path / "LoveDA", out, tile_size=32).up_to_date
-    assert prepare("loveda", tmp_path / "LoveDA", out, tile_size=16).splits["val"].tiles == 8, (
-        "its own lists are replaced"
-    )
+    again = prepare("loveda", tmp_path / "LoveDA", out, tile_size=16)
+    assert again.splits["val"].tiles == 8, "its own lists are replaced"
 
 
-def test_classes():
+def test_classes() -> None:
     assert LOVEDA.classes[:2] == ("background", "building")
     assert LOVEDA.num_classes == 7
 
 
-def test_bad_downloads(tmp_path):
+def test_bad_downloads(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no scene of LoveDA"):
         prepare("loveda", tmp_path, tmp_path / "out")
     downloads.loveda(tmp_path / "LoveDA")

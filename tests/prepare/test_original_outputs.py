@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rsseg_tf.rasters.images import read_image, read_label
-from tests.prepare.downloads import prepare
+from tests.fixtures.downloads import prepare
 
 SHARED = Path(__file__).parents[3] / "shared"
 EXPECTED = SHARED / "golden" / "prepare_expected.json"
@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 
-def test_all_tiles_equal_those_of_the_original(tmp_path):
+def test_all_tiles_equal_those_of_the_original(tmp_path: Path) -> None:
     pytest.importorskip("PIL")
     module_spec = importlib.util.spec_from_file_location("make_archives", GENERATOR)
     generator = importlib.util.module_from_spec(module_spec)
