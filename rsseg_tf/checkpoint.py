@@ -31,6 +31,7 @@ import keras
 import numpy as np
 
 from rsseg_tf.config import AnyConfig, dump_config
+from rsseg_tf.datasets.protocols import present_name
 from rsseg_tf.errors import ConfigError, WeightsError, address_hint, reason
 from rsseg_tf.files import StrPath, atomic_folder, atomic_path, read_json
 from rsseg_tf.files.npz import read_npz
@@ -71,7 +72,7 @@ class TrainState:
     best_miou: float = -1.0
     best_step: int = 0
     stale_intervals: int = 0
-    protocol: str = "seed"
+    protocol: str = "benchmark"
     to_evaluate: bool = False
 
 
@@ -245,7 +246,7 @@ def read_state(folder: StrPath) -> TrainState:
             value = getattr(state, field.name)
             if not isinstance(value, (int, type(field.default))):  # JSON may write 1.0 as 1
                 raise TypeError(f"{field.name} is {value!r}")
-        return state
+        return dataclasses.replace(state, protocol=present_name(state.protocol))
     except (OSError, ValueError, TypeError) as error:
         raise WeightsError(f"{folder / _STATE} is damaged: {error}. Use an earlier checkpoint.") from error
 

@@ -20,9 +20,9 @@ import yaml
 from rsseg_tf.config.document import Document
 from rsseg_tf.config.loader import config_from_document
 from rsseg_tf.config.yaml_text import compose, read_text
+from rsseg_tf.datasets.table import SPECS
 from rsseg_tf.errors import ConfigError, address_hint, did_you_mean, reason
 from rsseg_tf.files import StrPath
-from rsseg_tf.prepare.preparers import SPECS
 
 __all__ = ["ImportedConfig", "import_paddleseg"]
 

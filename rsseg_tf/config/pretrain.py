@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from rsseg_tf.config.schema import SGD, AdamW, Backbone, Data, Fraction, Positive, Section
 from rsseg_tf.datasets import DatasetSpec, custom_spec
+from rsseg_tf.datasets.table import UNLABELLED
 from rsseg_tf.errors import DataError
 
 __all__ = [
@@ -35,6 +36,11 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 AboveZero = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 
+if TYPE_CHECKING:
+    UnlabelledName = str
+else:  # as `schema.DatasetName`
+    UnlabelledName = Literal[UNLABELLED]
+
 
 class Images(Section):
     """Images without labels: a folder that `rsseg-tf prepare` wrote (million_aid, dota, images), or any other one.
@@ -43,7 +49,7 @@ class Images(Section):
     for any other number.
     """
 
-    name: Literal["images", "million_aid", "dota"]
+    name: UnlabelledName
     root: str
     train_list: str | None = Field(
         None, description="list file under root, the first column of each line an image; null: all images below root"

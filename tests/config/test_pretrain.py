@@ -13,8 +13,8 @@ from rsseg_tf.build import METHODS, backbone_names
 from rsseg_tf.build import _check_memory as check_memory
 from rsseg_tf.config import PretrainConfig, dump_config, load_any_config, load_config, load_pretrain_config
 from rsseg_tf.config.pretrain import IMAGENET_MEAN
+from rsseg_tf.datasets.table import RECIPES
 from rsseg_tf.errors import ConfigError, OldKeyWarning
-from rsseg_tf.prepare.preparers import OUTPUTS
 
 SHIPPED = [name for name in shipped_configs() if name.startswith("ssl/pretrain/")]
 DATA = ("imagenet", "million_aid", "dota")
@@ -57,7 +57,7 @@ def test_recipes_are_the_official_ones(name: str) -> None:
         assert (config.dataset.name, config.dataset.train_list) == ("images", None)
     else:
         assert (config.dataset.name, config.dataset.train_list) == (told[2], "train.txt")
-        assert config.dataset.root == OUTPUTS[told[2]].as_posix()
+        assert config.dataset.root == RECIPES[told[2]].output.as_posix()
     check_memory(config.method, batch, batch)
     check_memory(config.method, batch, batch // 8)
 

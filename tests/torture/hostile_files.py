@@ -310,7 +310,7 @@ def _dataset(folder: Path) -> list[Path]:
 
 
 def _read_dataset(folder: Path) -> object:
-    from rsseg_tf.prepare.prepared import check_replaceable, read_dataset_json
+    from rsseg_tf.prepare.output import check_replaceable, read_dataset_json
 
     return _each((lambda path: read_dataset_json(path / "dataset.json"), check_replaceable), folder)
 
