@@ -11,6 +11,7 @@ import pytest
 
 from rsseg_tf.errors import DataError, reason
 from rsseg_tf.files import atomic_path, hold, remove_leftovers, walk_files
+from rsseg_tf.files.locks import Held
 
 
 def test_atomic_path_keeps_the_old_file_on_error(tmp_path: Path) -> None:
@@ -75,12 +76,19 @@ def test_leftovers_of_a_kill_are_removed_and_nothing_else(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "a.tmp.json"]
 
 
+def held(path: Path) -> Held:
+    """Takes a lock that is free."""
+    lock = hold(path)
+    assert lock is not None
+    return lock
+
+
 def test_a_lock_has_one_holder(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with hold(path):
+    with held(path):
         assert hold(path) is None
     assert not path.exists()
-    again = hold(path)
+    again = held(path)
     again.release()
     again.release()
 
@@ -92,7 +100,7 @@ def test_a_share_without_locks_gets_a_soft_one(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(fcntl, "flock", flock)
     path = tmp_path / "lock"
-    with hold(path):
+    with held(path):
         assert hold(path) is None
     assert list(tmp_path.iterdir()) == []
 
@@ -109,8 +117,8 @@ def test_a_soft_lock_of_a_dead_process_does_not_count(tmp_path: Path, monkeypatc
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with hold(tmp_path / "lock") as held:
-        assert held is not None
+    with held(tmp_path / "lock"):
+        pass
 
 
 def test_walk_follows_links_but_not_in_circles(tmp_path: Path) -> None:
@@ -124,7 +132,8 @@ def test_walk_follows_links_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "in/gone").symlink_to(tmp_path / "nowhere")
     (tmp_path / "in/out").mkdir()
     (tmp_path / "in/out/e.png").touch()
-    told, hidden = [], []
+    told: list[tuple[Path, str]] = []
+    hidden: list[Path] = []
     found = walk_files(
         tmp_path / "in",
         exclude=tmp_path / "in/out",

@@ -162,7 +162,7 @@ data: {workers: 1}
 
 def protocols(work: Work) -> Entries:
     """Every protocol of evaluation, on scenes cut into tiles with and without common pixels."""
-    from tests.datasets import downloads
+    from tests.fixtures import downloads
 
     entries: Entries = {}
     downloads.potsdam(work.folder / "potsdam", size=(110, 150))
@@ -180,8 +180,8 @@ def protocols(work: Work) -> Entries:
         for protocol in ("seed", "stitched", "isprs5"):
             report = _evaluated(work, *common, "--protocol", protocol)
             entries[f"{dataset}, {name}: {protocol}"] = _short_report(report) | {"classes": report["classes"]}
-        options = ("--protocol", "stitched", "--is-slide", "--crop-size", 32, 40, "--stride", 24, 24, "--aug-eval")
-        report = _evaluated(work, *common, *options, "--flip-horizontal")
+        sliding = ("--protocol", "stitched", "--is-slide", "--crop-size", 32, 40, "--stride", 24, 24, "--aug-eval")
+        report = _evaluated(work, *common, *sliding, "--flip-horizontal")
         entries[f"{dataset}, {name}: stitched, windows, flip"] = _short_report(report)
     return entries
 

@@ -71,7 +71,7 @@ def write_checkpoint(folder: Path, name: str, root: Path) -> Path:
     (folder / "config.yml").write_text(CONFIGS[name].replace("ROOT", str(root)), "utf-8")
     model = build_model(load_config(folder / "config.yml"))
     factor, offsets = HEADS[name]
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for variable in model.weights:
         values = weight(variable.path, tuple(variable.shape))
         if found := _CLASSIFIER.search(variable.path):
