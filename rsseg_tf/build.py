@@ -162,11 +162,11 @@ def build_method(config: PretrainConfig, *, steps: int, devices: int = 1, precis
     Raises:
         ConfigError: when the batch does not fit the devices, the queue or the parts in which keys are normalised.
     """
-    section, batch = config.method, config.train.batch_size
+    section, batch = config.method, config.train.total_batch_size
     if batch % devices:
         raise ConfigError(
-            f"train.batch_size is {batch}, the images of a step on all devices, and {devices} devices cannot share it "
-            f"equally. Use a multiple of {devices}."
+            f"train.total_batch_size is {batch}, the images of a step on all devices, and {devices} devices cannot "
+            f"share it equally. Use a multiple of {devices}."
         )
     _check_memory(section, batch, batch // devices)
     options = section.model_dump(exclude={"name"})
@@ -185,7 +185,8 @@ def _check_memory(section: pretrain_schema.Method, batch: int, share: int) -> No
         if section.key_bn == "split" and (share % splits or share // splits < 2):
             raise ConfigError(
                 f"method.key_bn is split: a device's {share} images are normalised in {splits} equal parts, of at "
-                "least two images each. Change method.key_bn_splits or --batch_size, or set method.key_bn to ema_stats."
+                "least two images each. Change method.key_bn_splits or --total_batch_size, or set method.key_bn to "
+                "ema_stats."
             )
     elif isinstance(section, pretrain_schema.MoCoBYOL):
         check_queue(section.queue_size, batch, keys_per_sample=2)

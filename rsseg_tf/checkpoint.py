@@ -22,7 +22,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -32,14 +32,14 @@ import numpy as np
 
 from rsseg_tf.config import AnyConfig, dump_config
 from rsseg_tf.errors import ConfigError, WeightsError, address_hint, reason
-from rsseg_tf.files import StrPath, atomic_path, read_json
+from rsseg_tf.files import StrPath, atomic_folder, atomic_path, read_json
 from rsseg_tf.files.npz import read_npz
+from rsseg_tf.files.writing import PARTIAL, RETIRED, recover_folder, retired_folder
 
 __all__ = [
     "TrainState",
     "config_file",
     "copy_weights",
-    "discard_checkpoint",
     "load_weights",
     "read_state",
     "read_weights",
@@ -50,7 +50,6 @@ __all__ = [
 ]
 
 _WEIGHTS, _TRAINING, _STATE, _CONFIG = "weights.npz", "training.npz", "state.json", "config.yml"
-_PARTIAL, _RETIRED = ".partial", ".retired"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +99,7 @@ def save_checkpoint(
     Raises:
         WeightsError: when it cannot be written; what was there before is unchanged.
     """
-    folder = Path(folder)
-
-    def fill(partial: Path) -> None:
+    with _writing(Path(folder)) as partial:
         _write_arrays(partial / _WEIGHTS, _named_arrays(model))
         if optimizer is not None:
             variables = _training_variables(model, optimizer)
@@ -111,8 +108,7 @@ def save_checkpoint(
         _write(partial / _CONFIG, lambda file: file.write(dump_config(_placed(config)).encode()))
         for name, content in extra.items():
             (partial / name).write_bytes(content)
-
-    _write_whole(folder, fill, ready)
+        ready()
 
 
 def copy_weights(source: Path, folder: Path) -> None:
@@ -121,13 +117,10 @@ def copy_weights(source: Path, folder: Path) -> None:
     Raises:
         WeightsError: when it cannot be read or written; what was there before is unchanged.
     """
-
-    def fill(partial: Path) -> None:
+    with _writing(folder) as partial:
         for name in (_WEIGHTS, _STATE, _CONFIG):
             with (source / name).open("rb") as file:
                 _write(partial / name, functools.partial(shutil.copyfileobj, file))
-
-    _write_whole(folder, fill)
 
 
 def write_state(folder: Path, state: TrainState) -> None:
@@ -143,58 +136,27 @@ def write_state(folder: Path, state: TrainState) -> None:
         raise _unwritten(folder, error) from error
 
 
-def discard_checkpoint(folder: Path) -> None:
-    """Removes a checkpoint so that no part of one is ever seen under its name; does nothing where there is none.
-
-    Raises:
-        OSError: when it cannot be removed.
-    """
-    partial = _partial(folder)
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(partial)
-    with contextlib.suppress(FileNotFoundError):
-        folder.rename(partial)
-        shutil.rmtree(partial)
-
-
 def recover_checkpoints(folder: Path) -> None:
     """Clears a folder of what kills have left in it: gives a checkpoint set aside its name back, removes halves.
 
     Raises:
-        OSError: when something cannot be renamed or removed.
+        OSError: When something cannot be renamed or removed.
     """
-    for retired in folder.glob(f".*{_RETIRED}"):
-        original = retired.with_name(retired.name[1 : -len(_RETIRED)])
-        if original.exists():
-            shutil.rmtree(retired)
-        else:
-            retired.rename(original)
-    for pattern in (f".iter_*{_PARTIAL}", f".best_model{_PARTIAL}"):
+    for retired in folder.glob(f".*{RETIRED}"):
+        recover_folder(folder / retired.name.removeprefix(".").removesuffix(RETIRED))
+    for pattern in (f".iter_*{PARTIAL}", f".best_model{PARTIAL}"):
         for partial in folder.glob(pattern):
             shutil.rmtree(partial)
 
 
-def _write_whole(folder: Path, fill: Callable[[Path], None], ready: Callable[[], object] = lambda: None) -> None:
-    """Lets `fill` write a checkpoint's files aside and gives them the folder's name."""
-    partial, retired = _partial(folder), _retired(folder)
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[Path]:
+    """Gives a folder for the files of a checkpoint; see `atomic_folder`."""
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        fill(partial)
-        ready()
-        if folder.exists():
-            shutil.rmtree(retired, ignore_errors=True)
-            folder.rename(retired)
-        partial.rename(folder)
-        _flush_folder(folder.parent)
-        shutil.rmtree(retired, ignore_errors=True)
-    except BaseException as error:  # Ctrl-C as well
-        shutil.rmtree(partial, ignore_errors=True)
-        if retired.exists() and not folder.exists():
-            retired.rename(folder)
-        if isinstance(error, OSError):
-            raise _unwritten(folder, error) from error
-        raise
+        with atomic_folder(folder) as partial:
+            yield partial
+    except OSError as error:
+        raise _unwritten(folder, error) from error
 
 
 def _unwritten(folder: Path, error: OSError) -> WeightsError:
@@ -297,16 +259,6 @@ def _placed(config: AnyConfig) -> AnyConfig:
     return config.model_copy(update={"dataset": dataset})
 
 
-def _partial(folder: Path) -> Path:
-    """Returns where a checkpoint is written, and where it goes to be removed."""
-    return folder.with_name(f".{folder.name}{_PARTIAL}")
-
-
-def _retired(folder: Path) -> Path:
-    """Returns where a checkpoint waits while another takes its place."""
-    return folder.with_name(f".{folder.name}{_RETIRED}")
-
-
 def _named_arrays(model: keras.Model) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for variable in model.weights:
@@ -357,7 +309,7 @@ def _require(folder: Path, name: str) -> None:
         return
     if name == _TRAINING and (folder / _WEIGHTS).is_file():
         raise WeightsError(f"{folder} holds weights only, no optimizer; resume from an iter_N folder.")
-    if not folder.exists() and ((retired := _retired(folder)) / name).is_file():
+    if not folder.exists() and ((retired := retired_folder(folder)) / name).is_file():
         raise WeightsError(
             f"{folder} is not a checkpoint: it does not exist. A run was killed while it replaced it; the earlier one "
             f"is whole: {retired}; rename it to {folder}."
@@ -396,16 +348,6 @@ def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         write(file)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Makes a rename in the folder survive a power cut; a file system that cannot do so for folders is left alone."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _to_json(state: TrainState) -> bytes:

@@ -48,6 +48,7 @@ MODULES = {
     "rsseg_tf.datasets.vrt": "rsseg_tf.rasters.vrt",
     "rsseg_tf.datasets.world_files": "rsseg_tf.rasters.world_files",
     "rsseg_tf.evaluation": "rsseg_tf.evaluate.evaluation",
+    "rsseg_tf.export.benchmark": "rsseg_tf.export.timing",
     "rsseg_tf.inference": "rsseg_tf.predict",
     "rsseg_tf.inference.background": "rsseg_tf.files.ahead",
     "rsseg_tf.inference.ground": "rsseg_tf.rasters.ground",

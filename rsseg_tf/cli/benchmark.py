@@ -13,7 +13,7 @@ import click
 from rsseg_tf.cli.options import ManyValues, trust_option
 
 if TYPE_CHECKING:
-    from rsseg_tf.export.benchmark import Timing
+    from rsseg_tf.export.timing import Timing
 
 __all__ = ["command"]
 
@@ -53,7 +53,7 @@ def command(
     from rsseg_tf.cli.quiet import load_tensorflow
 
     load_tensorflow()
-    from rsseg_tf.export.benchmark import measure
+    from rsseg_tf.export.timing import time_in_process
     from rsseg_tf.export.verify import version_folder
     from rsseg_tf.manifest import read_manifest
 
@@ -68,7 +68,7 @@ def command(
     timings = {}
     for name, path in models.items():
         click.echo(f"Timing {name}", err=True)
-        timings[name] = measure(path, size, threads=threads or os.cpu_count() or 1, runs=runs)
+        timings[name] = time_in_process(path, size, threads=threads or os.cpu_count() or 1, runs=runs)
     Console().print(timing_table(list(timings), list(timings.values()), size))
     if json_path:
         rows = [{"name": name, **dataclasses.asdict(timing)} for name, timing in timings.items()]

@@ -56,8 +56,8 @@ def engine_options(function: F) -> F:
         "--engine",
         type=click.Choice(["auto", *_ENGINES]),
         help="What runs the model, of all that the folder of an export or a checkpoint offers. auto: the fastest here "
-        "within --tolerance; each is timed once, and the numbers are kept in the cache. Default: what --model-path "
-        "names; a folder's SavedModel.",
+        "within --tolerance; each is timed on a few images first. Default: what --model-path names; a folder's "
+        "SavedModel.",
     )(function)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -63,6 +64,7 @@ class _Commands(click.Group):
     def main(self, *args: Any, **extra: Any) -> Any:
         endure_streams()
         make_output_safe()
+        warnings.formatwarning = _format_note
         return super().main(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -84,6 +86,14 @@ class _Commands(click.Group):
             click.echo(f"Error: standard output could not be written: {lost}. What was printed is cut short.", err=True)
             ctx.exit(2)
         return result
+
+
+_format_warning = warnings.formatwarning
+
+
+def _format_note(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> str:
+    """Returns FutureWarnings, such as those about old keys of configs, as notes that name no line of our code."""
+    return f"Note: {message}\n" if category is FutureWarning else _format_warning(message, category, *place, **options)
 
 
 def _unexpected(error: Exception) -> tuple[int, str]:

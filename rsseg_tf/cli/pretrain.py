@@ -18,7 +18,8 @@ _COUNT = click.IntRange(min=1)
 @config_option(required=True)
 @click.option("--epochs", type=_COUNT, metavar="N", help="Times that every image is seen.")
 @click.option("--iters", type=_COUNT, metavar="N", help="Optimizer steps in all, instead of epochs.")
-@click.option("--batch-size", type=_COUNT, metavar="N", help="Images per step, over all devices.")
+@click.option("--total-batch-size", type=_COUNT, metavar="N", help="Images per step, over all devices.")
+@click.option("--batch-size", type=_COUNT, hidden=True)  # the name of --total-batch-size in earlier versions
 @click.option(
     "--learning-rate", type=click.FloatRange(min=0, min_open=True), metavar="LR", help="Highest learning rate."
 )
@@ -57,6 +58,7 @@ def command(
         train__epochs=settings["epochs"],
         train__iters=settings["iters"],
         train__batch_size=settings["batch_size"],
+        train__total_batch_size=settings["total_batch_size"],
         lr_schedule__learning_rate=settings["learning_rate"],
         train__save_interval=settings["save_interval"],
         train__log_iters=settings["log_iters"],

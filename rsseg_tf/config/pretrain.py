@@ -217,7 +217,7 @@ class PretrainSchedule(Section):
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     warmup_start_lr: Annotated[float, Field(ge=0)] = 0.0
     base_batch_size: Positive | None = Field(
-        None, description="train.batch_size that the rates are for; with n times the batch they are n times as large"
+        None, description="train.total_batch_size that the rates are for; n times the batch makes them n times as large"
     )
     by_epoch: bool = Field(False, description="whether the rate changes at epochs only, as the official MoCo's")
 
@@ -227,7 +227,7 @@ class PretrainTrain(Section):
 
     epochs: Positive = 200
     iters: Positive | None = Field(None, description="steps in all; null: as many as the epochs have")
-    batch_size: Annotated[int, Field(ge=2)] = Field(256, description="images per step, over all devices")
+    total_batch_size: Annotated[int, Field(ge=2)] = Field(256, description="images per step, over all devices")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     log_iters: Positive = 10

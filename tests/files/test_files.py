@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from rsseg_tf.errors import DataError, reason
-from rsseg_tf.files import atomic_path, hold, remove_leftovers, walk_files
+from rsseg_tf.files import atomic_folder, atomic_path, hold, remove_leftovers, walk_files
 from rsseg_tf.files.locks import Held
+from rsseg_tf.files.writing import discard_folder, recover_folder
 
 
 def test_atomic_path_keeps_the_old_file_on_error(tmp_path: Path) -> None:
@@ -74,6 +75,46 @@ def test_leftovers_of_a_kill_are_removed_and_nothing_else(tmp_path: Path) -> Non
     assert len(list(tmp_path.iterdir())) == 4
     remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "a.tmp.json"]
+
+
+def test_a_folder_appears_whole_and_replaces_the_earlier_one(tmp_path: Path) -> None:
+    for content in ("old", "new"):
+        with atomic_folder(tmp_path / "deep" / "set") as folder:
+            (folder / "a").write_text(content)
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "deep" / "set") as folder:
+        (folder / "a").write_text("half")
+        raise RuntimeError
+    assert (tmp_path / "deep/set/a").read_text() == "new"
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["set"]
+
+
+def test_a_folder_that_cannot_take_its_name_gives_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with atomic_folder(tmp_path / "set") as folder:
+        (folder / "a").write_text("old")
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name == ".set.partial":
+            raise OSError(errno.EIO, "Input/output error")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(OSError, match="Input/output"), atomic_folder(tmp_path / "set"):
+        pass
+    assert (tmp_path / "set/a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_folder_that_a_kill_has_set_aside_is_recovered(tmp_path: Path) -> None:
+    (tmp_path / ".set.retired").mkdir()
+    recover_folder(tmp_path / "set")
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    (tmp_path / ".set.retired").mkdir()
+    recover_folder(tmp_path / "set")
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    discard_folder(tmp_path / "set")
+    discard_folder(tmp_path / "set")
+    assert list(tmp_path.iterdir()) == []
 
 
 def held(path: Path) -> Held:

@@ -209,10 +209,17 @@ def test_what_a_kill_has_left_is_cleared(tmp_path: Path) -> None:
     """The old folder comes back where nothing has taken its place; names of others are let be."""
     with staged_output(tmp_path / "set") as folder:
         fill(folder, ("train", "s", *scene(16, 16)), ("val", "t", *scene(16, 16)))
-    (tmp_path / "set").rename(tmp_path / ".set.0123456789ab.old")
-    (tmp_path / ".set.0123456789ab.tmp").mkdir()
+    (tmp_path / "set").rename(tmp_path / ".set.retired")
+    (tmp_path / ".set.partial").mkdir()
     (tmp_path / ".set.mine.tmp").mkdir()
     with pytest.raises(RuntimeError), staged_output(tmp_path / "set"):
         assert (tmp_path / "set" / "dataset.json").is_file()
         raise RuntimeError
     assert {path.name for path in tmp_path.iterdir()} == {"set", ".set.mine.tmp"}
+
+
+def test_the_finished_scenes_of_an_unfinished_run_are_not_thrown_away(tmp_path: Path) -> None:
+    (tmp_path / ".set.partial" / ".work").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"\.set\.partial holds an unfinished run"), staged_output(tmp_path / "set"):
+        raise RuntimeError
+    assert (tmp_path / ".set.partial" / ".work").is_dir()
