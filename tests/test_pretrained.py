@@ -46,7 +46,7 @@ def tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(build.BACKBONE_NAMES, "mobilenet_v3_small", lambda: mobilenet_v3_names(**NAMES))
 
 
-def config_of(tmp_path: Path, model: str, source: Path | str = "null", *more: str, **sources: Path) -> Config:
+def config_of(tmp_path: Path, model: str, source: Path | str = "null", *more: str, **sources: Path | str) -> Config:
     text = model.replace("SOURCE", str(source))
     for name, path in sources.items():
         text = text.replace(name.upper(), str(path))

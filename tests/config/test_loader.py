@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from rsseg_tf.assets import find_config, shipped_configs
 from rsseg_tf.config import Config, dump_config, load_config
+from rsseg_tf.config.schema import CustomDataset
 from rsseg_tf.datasets.table import RECIPES, SPECS
 from rsseg_tf.errors import ConfigError
 
@@ -226,8 +227,9 @@ def test_the_name_of_ones_own_data(tmp_path: Path, root: str, title: str | None,
 
 def test_tile_names_of_ones_own_data(tmp_path: Path) -> None:
     custom = BASE.replace("{name: dubai, root: data/dubai}", "{name: custom, root: data, classes: [a, b]}")
-    assert load(tmp_path, base=custom).dataset.tile_names is None
+    dataset = load(tmp_path, base=custom).dataset
+    assert isinstance(dataset, CustomDataset) and dataset.tile_names is None
     config = load(tmp_path, "", "dataset.tile_names='{stem}_{y0}_{x0}'", base=custom)
-    assert config.dataset.tile_names == "{stem}_{y0}_{x0}"
+    assert isinstance(config.dataset, CustomDataset) and config.dataset.tile_names == "{stem}_{y0}_{x0}"
     with pytest.raises(ConfigError, match=re.escape("tile_names is '{stem}'; it must be one of {stem}_{y0}_{x0}, {s")):
         load(tmp_path, "", "dataset.tile_names='{stem}'", base=custom)

@@ -80,7 +80,7 @@ def test_the_sections_fields_are_the_methods_arguments(name: str) -> None:
     section = load_pretrain_config(find_config(f"ssl/pretrain/{name}_resnet50_imagenet.yml")).method
     arguments = inspect.signature(METHODS[name].__init__).parameters
     assert set(section.model_dump()) - {"name"} == set(arguments) - {"self", "build_backbone", "steps"}
-    defaults = type(section)(name=name)  # type: ignore[call-arg]
+    defaults = type(section).model_validate({"name": name})
     for field, value in defaults.model_dump(exclude={"name"}).items():
         assert arguments[field].default == value, field
 
