@@ -17,8 +17,6 @@ BLOCKS = (
     InvertedResidual(5, 16, 8, True, "hard_silu", 2),
     InvertedResidual(5, 16, 8, True, "hard_silu", 1),
 )
-# The arguments of `rsseg_tf.weights.mobilenet_v3_names` for it.
-NAMES: dict[str, Any] = {"blocks": 7, "unexpanded": (1,), "squeezed": (3, 4, 6, 7)}
 
 
 def narrow_mobilenet_v3(**options: Any) -> keras.Model:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from rsseg_tf import build
 from rsseg_tf.backbones import resnet_vd
 from rsseg_tf.config import Config, load_config
 from rsseg_tf.files.lists import Sample, read_list
@@ -66,4 +67,10 @@ def use_tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     def tiny(**options: object) -> object:
         return resnet_vd((1, 1, 1, 1), (4, 4, 8, 8), bottleneck=False, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setitem(build.BACKBONES, "resnet18_vd", tiny)
+    replace_builder(monkeypatch, "rsseg_tf.backbones.resnet_vd:resnet18_vd", tiny)
+
+
+def replace_builder(monkeypatch: pytest.MonkeyPatch, path: str, builder: Callable[..., object]) -> None:
+    """Puts another builder in the place of one of ours, `module:function` as in `rsseg_tf.config.zoo`."""
+    module, _, name = path.partition(":")
+    monkeypatch.setattr(importlib.import_module(module), name, builder)

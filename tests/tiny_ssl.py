@@ -10,12 +10,11 @@ import keras
 import numpy as np
 import pytest
 
-from rsseg_tf import build
 from rsseg_tf.backbones import resnet
 from rsseg_tf.config import PretrainConfig, load_pretrain_config
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.prepare.unlabelled import list_images
-from rsseg_tf.weights import resnet_names
+from tests.tiny import replace_builder
 
 DEPTHS, WIDTHS = (1, 1, 1, 1), (4, 4, 8, 8)
 CONFIG = """\
@@ -69,5 +68,4 @@ def use_tiny_resnet(monkeypatch: pytest.MonkeyPatch) -> None:
     def tiny(**options: Any) -> keras.Model:
         return resnet(DEPTHS, WIDTHS, bottleneck=False, **options)
 
-    monkeypatch.setitem(build.BACKBONES, "resnet18", tiny)
-    monkeypatch.setitem(build.BACKBONE_NAMES, "resnet18", lambda: resnet_names(DEPTHS, bottleneck=False))
+    replace_builder(monkeypatch, "rsseg_tf.backbones.resnet:resnet18", tiny)

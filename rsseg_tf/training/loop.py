@@ -25,7 +25,8 @@ import tensorflow as tf
 from rsseg_tf.build import build_losses, build_model
 from rsseg_tf.checkpoint import TrainState, load_weights, read_state, restore_training
 from rsseg_tf.config import AnyConfig, Config
-from rsseg_tf.config.schema import C2FNet, Eval
+from rsseg_tf.config.schema import Eval
+from rsseg_tf.config.zoo import C2FNet
 from rsseg_tf.data import ImageReader, SampleReader, train_batches
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError, RssegError, TrainingError, WeightsError, reason
@@ -35,12 +36,12 @@ from rsseg_tf.files.lists import Sample
 from rsseg_tf.metrics import SegmentationScores
 from rsseg_tf.predict import InferenceOptions, Predict, as_rgb, overlay
 from rsseg_tf.predictors import keras_predictor
-from rsseg_tf.pretrained import load_pretrained
 from rsseg_tf.training.folder import Notify, RunFolder, open_run, safely
 from rsseg_tf.training.optimizers import build_optimizer
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import TrainStep, synchronise_batch_norm
 from rsseg_tf.training.strategy import make_deterministic
+from rsseg_tf.weights.pretrained import load_pretrained
 
 __all__ = ["Job", "TrainResult", "Validated", "inference_options", "run_job", "train"]
 
