@@ -51,7 +51,7 @@ MODULES = {
     "rsseg_tf.inference": "rsseg_tf.predict",
     "rsseg_tf.inference.background": "rsseg_tf.files.ahead",
     "rsseg_tf.inference.ground": "rsseg_tf.rasters.ground",
-    "rsseg_tf.inference.plain_paths": "rsseg_tf.files.plain_paths",
+    "rsseg_tf.inference.plain_paths": "rsseg_tf.files.paths",
     "rsseg_tf.pretrained": "rsseg_tf.weights.pretrained",
     "rsseg_tf.probe": "rsseg_tf.evaluate.probe",
     "rsseg_tf.protocols": "rsseg_tf.datasets.protocols",

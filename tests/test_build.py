@@ -17,7 +17,7 @@ from rsseg_tf.config.schema import Train
 from rsseg_tf.config.zoo import Backbone, CustomRow, HRNet, Loss, Method, Mixed, Model, ResNet, ResNetVd, Row
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.losses import cross_entropy
-from tests.tiny import replace_builder, tiny_config, use_tiny_backbone
+from tests.fixtures.configs import replace_builder, tiny_config, use_tiny_backbone
 
 
 def rows(union: Any) -> list[type[Row]]:

@@ -26,7 +26,7 @@ from rsseg_tf.config import Config, load_config
 from rsseg_tf.config.schema import SGD, AdamW
 from rsseg_tf.errors import ConfigError, WeightsError
 from rsseg_tf.training.optimizers import build_optimizer
-from tests.tiny import tiny_config, use_tiny_backbone
+from tests.fixtures.configs import tiny_config, use_tiny_backbone
 
 STATE = TrainState(step=12, samples_seen=48, best_miou=0.5, best_step=8, stale_intervals=2)
 # With a dropout, whose seed is part of a run's position.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import pytest
@@ -87,8 +87,8 @@ def row(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
-def imports_of(tree: ast.AST, module: str) -> Iterator[str]:
-    """Yields the full names that a module imports, wherever in it; names of ours as modules where they are some."""
+def imports_of(tree: ast.AST, module: str, trees: Container[str] = TREES.keys()) -> Iterator[str]:
+    """Yields the full names that a module imports, wherever in it; names in `trees` as modules."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -96,7 +96,7 @@ def imports_of(tree: ast.AST, module: str) -> Iterator[str]:
             assert node.level == 0, f"{module}, line {node.lineno}: import by the full name"
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
-                yield full if full in TREES else str(node.module)
+                yield full if full in trees else str(node.module)
 
 
 def lines_of(kind: type[ast.AST]) -> list[str]:
@@ -208,6 +208,36 @@ def test_nothing_is_imported_by_a_star() -> None:
         for module, tree in TREES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
+    ]
+    assert not found
+
+
+# === Tests ===
+
+TESTS = Path(__file__).parent
+TEST_TREES = {
+    ".".join(path.relative_to(TESTS.parent).with_suffix("").parts): ast.parse(path.read_text("utf-8"), str(path))
+    for path in sorted(TESTS.rglob("*.py"))
+}
+
+
+def test_no_module_imports_from_a_module_of_tests() -> None:
+    """What two modules need stands in `tests/fixtures`."""
+    found = [
+        f"{module} imports {name}"
+        for module, tree in TEST_TREES.items()
+        for name in imports_of(tree, module, TEST_TREES)
+        if name.startswith("tests.") and "test_" in name
+    ]
+    assert not found
+
+
+def test_no_test_evaluates_text() -> None:
+    found = [
+        f"{module}, line {node.lineno}"
+        for module, tree in TEST_TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "eval"
     ]
     assert not found
 

@@ -14,8 +14,8 @@ import pytest
 
 import rsseg_tf
 from rsseg_tf import backbones, build_model, load_config, segmentors
-from tests import on_jax
-from tests.tiny import tiny_config, use_tiny_backbone
+from tests.fixtures import jax_backend
+from tests.fixtures.configs import tiny_config, use_tiny_backbone
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,10 +64,10 @@ def test_a_model_from_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert isinstance(model, keras.Model) and model.output["main"].shape == (None, None, None, 2)
 
 
-@pytest.mark.parametrize("name", on_jax.MODELS)
+@pytest.mark.parametrize("name", jax_backend.MODELS)
 def test_a_summary_is_readable(name: str) -> None:
     """One line for each layer, with names that say what it is."""
-    model = on_jax.MODELS[name]()
+    model = jax_backend.MODELS[name]()
     lines: list[str] = []
     model.summary(print_fn=lines.append, line_length=140)
     text = "\n".join(lines)
@@ -79,7 +79,7 @@ def test_a_summary_is_readable(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 def test_every_model_and_loss_runs_on_jax(tmp_path: Path) -> None:
-    for name, build in on_jax.MODELS.items():
+    for name, build in jax_backend.MODELS.items():
         model = build()
         for variable in model.weights:
             if variable.name == "kernel":  # the initial ones make most logits almost 0
@@ -88,13 +88,13 @@ def test_every_model_and_loss_runs_on_jax(tmp_path: Path) -> None:
             elif variable.shape == (1,):
                 variable.assign([0.5])
         arrays = {variable.path: variable.numpy() for variable in model.weights}
-        np.savez(tmp_path / f"{name}.npz", main=on_jax.forward(model), **arrays)
-    np.savez(tmp_path / "losses.npz", **on_jax.loss_values())
+        np.savez(tmp_path / f"{name}.npz", main=jax_backend.forward(model), **arrays)
+    np.savez(tmp_path / "losses.npz", **jax_backend.loss_values())
     result = subprocess.run(
-        [sys.executable, "-m", "tests.on_jax", str(tmp_path)],
+        [sys.executable, "-m", "tests.fixtures.jax_backend", str(tmp_path)],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
         check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.splitlines()[-1] == "all of it without TensorFlow"
-    assert len(result.stdout.splitlines()) == len(on_jax.MODELS) + 1
+    assert len(result.stdout.splitlines()) == len(jax_backend.MODELS) + 1

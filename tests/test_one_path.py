@@ -22,10 +22,10 @@ from rsseg_tf.errors import ExportError
 from rsseg_tf.export import Page, export_model, find_litertjs, load_trained
 from rsseg_tf.manifest import read_manifest
 from rsseg_tf.rasters.images import read_label, write_png
-from tests.export.browser import CHROMIUM, browser, serving
-from tests.export.models import write_checkpoint
-from tests.serving.asking import Server
-from tests.tiny import use_tiny_backbone
+from tests.fixtures.browser import CHROMIUM, browser, open_page, segment, serving
+from tests.fixtures.checkpoints import write_checkpoint
+from tests.fixtures.configs import use_tiny_backbone
+from tests.fixtures.http import Server
 
 from rsseg_tf.serving.server import ServerOptions  # isort: skip
 
@@ -165,8 +165,6 @@ def test_the_page_gives_the_labels_of_the_checkpoint(
 ) -> None:
     if litertjs is None:
         pytest.skip("chromium is not installed, or LiteRT.js is neither in the cache nor can npm fetch it")
-    from tests.export.test_web import open_page, segment
-
     (tmp_path / "downloads").mkdir()
     with serving(version / "web") as address, browser(tmp_path) as tab:
         tab.downloads(tmp_path / "downloads")

@@ -12,7 +12,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from rsseg_tf.errors import ExportError
 from rsseg_tf.manifest import TRUST_VARIABLE
 from rsseg_tf.predictors.operations import check_operations
-from tests.serving.models import write_model
+from tests.fixtures.models import write_model
 
 STRING = [tf.TensorSpec((), tf.string, name="x")]
 

@@ -20,8 +20,8 @@ from rsseg_tf.predictors import find_model, keras_predictor, normalise, open_pre
 from rsseg_tf.predictors.artifacts import as_input
 from rsseg_tf.rasters.images import read_image, write_png
 from rsseg_tf.training import make_strategy, train
-from tests.export.models import pixels, write_checkpoint
-from tests.tiny import use_tiny_backbone
+from tests.fixtures.checkpoints import pixels, write_checkpoint
+from tests.fixtures.configs import use_tiny_backbone
 
 TWO = custom_spec("two", ("a", "b"), bands=2, max_value=1000.0, mean=(0.1, 0.5), std=(0.2, 0.25))
 

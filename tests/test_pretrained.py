@@ -16,9 +16,9 @@ from rsseg_tf.config import Config
 from rsseg_tf.errors import WeightsError
 from rsseg_tf.weights import inflate_bands, match_names, mobilenet_v3_names, resnet_names
 from rsseg_tf.weights.pretrained import load_pretrained, weight_names
-from tests.narrow import narrow_mobilenet_v3
-from tests.tiny import replace_builder, tiny_config
-from tests.weights.files import write_legacy_torch, write_pdparams, write_torch
+from tests.fixtures.backbones import narrow_mobilenet_v3
+from tests.fixtures.configs import replace_builder, tiny_config
+from tests.fixtures.weight_files import depthwise, released, write_legacy_torch, write_pdparams, write_torch
 
 DEPTHS, WIDTHS = (1, 1, 1, 1), (4, 4, 8, 8)
 FCN = "model={name: fcn, channels: 8, backbone: {name: resnet18, pretrained: SOURCE}}"
@@ -52,24 +52,6 @@ def config_of(tmp_path: Path, model: str, source: Path | str = "null", *more: st
     for name, path in sources.items():
         text = text.replace(name.upper(), str(path))
     return tiny_config(tmp_path, text, *more)
-
-
-def released(model: keras.Model, names: dict[str, str], seed: int = 0) -> dict[str, np.ndarray]:
-    """Returns made-up tensors in the benchmark's layout."""
-    rng = np.random.default_rng(seed)
-    variables = {variable.path: variable for variable in model.weights}
-    tensors = {}
-    for name, path in names.items():
-        shape = tuple(variables[path].shape)
-        if len(shape) == 4:
-            shape = (*(shape[2:] if depthwise(path) else shape[:1:-1]), *shape[:2])
-        tensors[name] = rng.uniform(0.1, 1.0, shape).astype(np.float32)
-    return tensors
-
-
-def depthwise(path: str) -> bool:
-    """Whether it is the path of a depthwise kernel, whose last two axes have the original's order."""
-    return path.endswith("_depthwise/kernel")
 
 
 def assert_loaded(model: keras.Model, names: dict[str, str], tensors: dict[str, np.ndarray]) -> None:

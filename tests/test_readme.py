@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from rsseg_tf.cli import main
 from rsseg_tf.config import load_any_config, load_config
-from tests.tiny import use_tiny_backbone, write_dataset
+from tests.fixtures.configs import use_tiny_backbone, write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -22,8 +22,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from rsseg_tf.errors import DataError, address_hint, reason
-from rsseg_tf.files import readable_name, walk_files
-from rsseg_tf.files.walking import IMAGE_SUFFIXES, LeftOut
+from rsseg_tf.files.paths import readable_name
+from rsseg_tf.files.walking import IMAGE_SUFFIXES, LeftOut, walk_files
 
 __all__ = ["MAX_MEMBER_BYTES", "Member", "close_archives", "list_members", "local_copy", "read_member"]
 

@@ -24,7 +24,8 @@ from typing import overload
 import numpy as np
 
 from rsseg_tf.errors import DataError, address_hint, reason
-from rsseg_tf.files import StrPath, atomic_path, readable_name
+from rsseg_tf.files.paths import StrPath, readable_name
+from rsseg_tf.files.writing import atomic_path
 
 __all__ = ["Sample", "Samples", "list_lines", "missing_files", "read_list", "write_list"]
 

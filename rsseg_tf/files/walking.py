@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from rsseg_tf.files import walk_files
-
-__all__ = ["IMAGE_SUFFIXES", "LeftOut", "find_images"]
+__all__ = ["IMAGE_SUFFIXES", "LeftOut", "find_images", "walk_files"]
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff")
 """Endings of the images that are read."""
@@ -67,6 +66,57 @@ class LeftOut:
 
 def _some(paths: Sequence[Path]) -> str:
     return str(paths[0]) + (f" and {len(paths) - 1:,} more" if len(paths) > 1 else "")
+
+
+def walk_files(
+    folder: Path,
+    *,
+    exclude: Path | None = None,
+    refuse: Callable[[Path], str] = lambda folder: "",
+    skipped: Callable[[Path, str], object] = lambda path, why: None,
+    hidden: Callable[[Path], object] = lambda path: None,
+) -> Iterator[Path]:
+    """Yields the files under a folder in the order of their names; hidden files and folders are left out.
+
+    Links to folders are followed, but for one that leads back to a folder it lies in.
+
+    Args:
+        folder: Where to begin.
+        exclude: A folder to leave out.
+        refuse: Says of a folder why it is to be left out, or nothing.
+        skipped: Called with each folder or link that is left out though it is not hidden (nor `exclude`), and why.
+        hidden: Called with each file and folder whose name begins with a dot.
+    """
+    left_out = None if exclude is None else os.path.realpath(exclude)
+
+    def walk(directory: Path, above: frozenset[str]) -> Iterator[Path]:
+        real = os.path.realpath(directory)
+        if real == left_out:
+            return
+        if real in above:
+            skipped(directory, "the link leads back to a folder that it lies in")
+            return
+        try:
+            with os.scandir(directory) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError as error:
+            skipped(directory, error.strerror or str(error))
+            return
+        for entry in entries:
+            path = directory / entry.name
+            if entry.name.startswith("."):
+                hidden(path)
+            elif entry.is_dir():
+                if why := refuse(path):
+                    skipped(path, why)
+                else:
+                    yield from walk(path, above | {real})
+            elif entry.is_file():
+                yield path
+            elif entry.is_symlink():
+                skipped(path, "the link leads nowhere")
+
+    yield from walk(folder, frozenset())
 
 
 def find_images(

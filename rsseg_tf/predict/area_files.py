@@ -18,7 +18,7 @@ from rasterio.crs import CRS
 
 from rsseg_tf.errors import DataError, reason
 from rsseg_tf.extras import require
-from rsseg_tf.files.plain_paths import plain_path
+from rsseg_tf.files.paths import plain_path
 
 __all__ = ["Area", "read_area"]
 

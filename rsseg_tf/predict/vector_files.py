@@ -21,7 +21,7 @@ from rasterio.transform import Affine
 from rsseg_tf.errors import DataError, reason
 from rsseg_tf.extras import require
 from rsseg_tf.files import atomic_path, hold, remove_leftovers, short_stem
-from rsseg_tf.files.plain_paths import plain_path
+from rsseg_tf.files.paths import plain_path
 from rsseg_tf.rasters.ground import move, own_degrees, pixel_size, transformed
 
 __all__ = ["Feature", "VectorPlace", "check_vector_file", "layer_name", "write_features"]

@@ -28,7 +28,8 @@ from rasterio.errors import RasterioError
 from rsseg_tf import __version__
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError, reason
-from rsseg_tf.files import SIDE_SUFFIX, atomic_path, hold, read_json, remove_file, replace_file, short_stem
+from rsseg_tf.files import SIDE_SUFFIX, atomic_path, hold, remove_file, replace_file, short_stem
+from rsseg_tf.files.journal import Journal
 from rsseg_tf.predict.decoding import PROBABILITY_NODATA, PROBABILITY_STEPS, Product
 from rsseg_tf.rasters.scenes import Scene
 
@@ -168,7 +169,7 @@ class SceneWriter:
     ) -> None:
         self._files, self._scene, self._strips = files, scene, strips
         first = files["labels"]
-        self._journal = first.partial.with_suffix(".json")
+        self._journal = Journal(first.partial.with_suffix(".json"))
         self._settings = {**settings, "strips": [list(strip) for strip in strips], "products": list(files)}
         self._open: dict[Product, rasterio.io.DatasetWriter] = {}
         self._last: dict[Product, tuple[Any, NDArray[np.uint8]]] = {}  # the last rows that were written, with window
@@ -186,6 +187,7 @@ class SceneWriter:
         except BaseException:
             self._unlock()
             raise
+        self._journal.begin(self._settings, resume=self.finished != Rows())
         if self.finished == Rows():
             self._discard()
         self._buffers: dict[Product, NDArray[np.uint8]] = {}
@@ -249,20 +251,18 @@ class SceneWriter:
             for file in self._files.values():
                 _sync(file.partial)
         except OSError as error:
-            raise _unwritable(self._journal, error) from error
+            raise _unwritable(self._journal.path, error) from error
         self.finished = Rows(self._strip, self._top)
         self._note()
         self._saved_at = time.monotonic()
 
     def _note(self) -> None:
-        """Writes the journal."""
+        """Writes to the journal how far the rasters are."""
         done = {"strip": self.finished.strip, "rows": self.finished.rows}
-        content = {"settings": self._settings, "finished": done, "named": self._named}
         try:
-            with atomic_path(self._journal) as temporary:
-                temporary.write_text(json.dumps(content), "utf-8")
+            self._journal.append({"finished": done, "named": self._named})
         except OSError as error:
-            raise _unwritable(self._journal, error) from error
+            raise _unwritable(self._journal.path, error) from error
 
     def end_scene(self) -> None:
         """Says that all rows were put: the partial files are whole and can be read."""
@@ -310,7 +310,7 @@ class SceneWriter:
             if not keep or self.finished == Rows():
                 self._discard()
         except OSError as error:
-            raise _unwritable(self._journal, error) from error
+            raise _unwritable(self._journal.path, error) from error
         finally:
             self._unlock()
 
@@ -333,7 +333,7 @@ class SceneWriter:
             self._unlock()
 
     def _discard(self) -> None:
-        self._journal.unlink(missing_ok=True)
+        self._journal.path.unlink(missing_ok=True)
         for file in self._files.values():
             remove_file(file.partial)
 
@@ -342,26 +342,25 @@ class SceneWriter:
 
     def _resumed(self) -> Rows:
         """Reads how far an earlier run came."""
-        if not self._journal.is_file():
+        journal = self._journal
+        if not journal.path.is_file():
             return Rows()
-        try:
-            journal = read_json(self._journal)
-            made, done = journal["settings"], journal["finished"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self._journal} is damaged: {error}. Remove it, and predict without --resume.") from error
-        if made != (now := json.loads(json.dumps(self._settings))):
-            differing = sorted(key for key in {*made, *now} if made.get(key) != now.get(key))
-            name = differing[0]
+        journal.recall()
+        if journal.settings is None:
+            raise DataError(f"{journal.path} is damaged: it has no settings. Remove it, and predict without --resume.")
+        if difference := journal.difference(self._settings):
             raise ConfigError(
-                f"{self._files['labels'].path} was begun with another {name}: {made.get(name)}, now {now.get(name)}. "
-                "Use the same options to resume, or leave --resume out to begin anew."
+                f"{self._files['labels'].path} was begun with another {difference.name}: {difference.earlier}, now "
+                f"{difference.now}. Use the same options to resume, or leave --resume out to begin anew."
             )
-        # A journal of an earlier version names none.
-        named = {product: was for product, was in journal.get("named", {}).items() if self._has_its_name(product, was)}
+        last = next((entry for entry in reversed(journal.entries) if entry.keys() >= {"finished", "named"}), None)
+        if last is None:
+            return Rows()
+        named = {product: was for product, was in last["named"].items() if self._has_its_name(product, was)}
         if not all(product in named or _opens(file, self._scene) for product, file in self._files.items()):
             return Rows()
         self._named = named
-        return Rows(done["strip"], done["rows"])
+        return Rows(last["finished"]["strip"], last["finished"]["rows"])
 
     def _has_its_name(self, product: str, was: list[int]) -> bool:
         """Tells whether a raster is still the one that an earlier run has given its name."""

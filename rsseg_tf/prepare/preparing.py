@@ -21,8 +21,9 @@ from typing import Any
 import rsseg_tf
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import DataError, reason
-from rsseg_tf.files import atomic_path, remove_leftovers
+from rsseg_tf.files import remove_leftovers
 from rsseg_tf.files.archives import Member, close_archives, list_members
+from rsseg_tf.files.journal import Journal
 from rsseg_tf.files.lists import read_list
 from rsseg_tf.files.processes import in_processes
 from rsseg_tf.files.walking import IMAGE_SUFFIXES, LeftOut
@@ -55,18 +56,15 @@ class Workspace:
         self.output = output
         self.folder = folder
         self.scratch = folder / _WORK / "scratch"
-        self._journal = folder / _WORK / "journal"
-        self._settings = folder / _WORK / "settings.json"
+        self._journal = Journal(folder / _WORK / "journal.jsonl")
         self._left_out = LeftOut(IMAGE_SUFFIXES)
 
     def open(self) -> None:
         """Makes the folders and removes the halves that a kill has left in them; call it with the lock held."""
-        for place in (self.scratch, self._journal):
-            place.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self.scratch)
-        self.scratch.mkdir()
-        for place in (self._journal, self._settings.parent):
-            remove_leftovers(place)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir(parents=True)
+        remove_leftovers(self.scratch.parent)
+        self._journal.recall()
 
     def members(self, sources: Sequence[Path]) -> tuple[Member, ...]:
         """Names every file of the sources; see `list_members`."""
@@ -139,7 +137,7 @@ class Workspace:
         cut = functools.partial(_cut_chunk, plan=plan, folder=self.folder, scratch=self.scratch)
         for outcomes in in_processes(cut, list(_chunks(todo, workers)), workers, kept="finished scenes are kept"):
             fresh = [outcome for outcome in outcomes if isinstance(outcome, SceneRecord)]
-            self._enter(fresh)
+            self._journal.append(*(record.to_json() for record in fresh))
             records |= {(record.split, record.stem): record for record in fresh}
             failures += [str(outcome) for outcome in outcomes if isinstance(outcome, DataError)]
             for _ in outcomes:
@@ -157,19 +155,14 @@ class Workspace:
         return PrepareReport(name, self.output, reports, left_out=str(self._left_out))
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Compares the settings with those of an unfinished run, or writes them."""
-        earlier = _read_json(self._settings)
-        if not isinstance(earlier, dict):
-            with atomic_path(self._settings) as partial:
-                partial.write_text(json.dumps(settings), "utf-8")
-            return
-        changed = sorted(key for key in earlier.keys() | settings.keys() if earlier.get(key) != settings.get(key))
-        if changed:
-            key = changed[0]
+        """Compares the settings with those of an unfinished run, and goes on with its journal."""
+        difference = self._journal.difference(settings) if self._journal.settings is not None else None
+        if difference is not None:
             raise DataError(
-                f"An unfinished run in {self.folder} had {key} {earlier.get(key)}, now it is {settings.get(key)}. "
-                "Finish it with the earlier settings, or delete that folder to start anew."
+                f"An unfinished run in {self.folder} had {difference.name} {difference.earlier}, now it is "
+                f"{difference.now}. Finish it with the earlier settings, or delete that folder to start anew."
             )
+        self._journal.begin(settings, resume=True)
 
     def _load(self, scenes: Sequence[Scene]) -> dict[tuple[str, str], SceneRecord]:
         """Returns the records in the journal whose sources have not changed."""
@@ -180,26 +173,11 @@ class Workspace:
                 records[record.split, record.stem] = record
         return records
 
-    def _entries(self) -> list[Path]:
-        """Returns the files of the journal; hidden ones are halves that a kill has left."""
-        return sorted(path for path in self._journal.glob("*.json") if not path.name.startswith("."))
-
     def _records(self) -> Iterator[SceneRecord]:
-        """Yields what the journal says; an entry that a full disk or a power cut has damaged counts as not made."""
-        for path in self._entries():
-            content = _read_json(path)
-            for entry in content if isinstance(content, list) else []:
-                with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
-                    yield SceneRecord.from_json(entry)
-
-    def _enter(self, records: Sequence[SceneRecord]) -> None:
-        if not records:
-            return
-        text = json.dumps([record.to_json() for record in records])
-        entries = self._entries()
-        number = int(entries[-1].stem) + 1 if entries else 0
-        with atomic_path(self._journal / f"{number:07d}.json") as partial:
-            partial.write_text(text, "utf-8")
+        """Yields the finished scenes of the journal; an entry that cannot be read counts as not made."""
+        for entry in self._journal.entries:
+            with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+                yield SceneRecord.from_json(entry)
 
     def _failed(self, failures: list[str], count: int) -> str:
         kept = self.has_records()
@@ -261,14 +239,6 @@ def _worked_on(work: Workspace) -> Iterator[Workspace]:
             shutil.rmtree(work.folder, ignore_errors=True)
         raise
     close_archives()
-
-
-def _read_json(path: Path) -> Any:
-    """Returns what a file says; None where there is none, or it is damaged."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
-        return None
 
 
 def _digest(settings: Mapping[str, Any], scenes: Sequence[Scene], off_palette_fraction: float) -> str:

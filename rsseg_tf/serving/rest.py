@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,11 +22,13 @@ from google.protobuf.json_format import MessageToDict
 from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from rsseg_tf.serving.http_limits import WholeRequests, json_response
 from rsseg_tf.serving.limits import Limits
 from rsseg_tf.serving.protobufs import SIGNATURES_FIELD, metadata_message, status_message
 from rsseg_tf.serving.service import Service, Target
@@ -68,6 +69,7 @@ def rest_app(service: Service, metrics_path: str = METRICS_PATH) -> Starlette:
     ]
     return Starlette(
         routes=routes,
+        middleware=[Middleware(WholeRequests, timeout_s=service.limits.client_timeout_s)],
         exception_handlers={
             RequestError: _tell_request_error,
             HTTPException: _tell_http_error,
@@ -125,7 +127,7 @@ class _Rest:
                 return await loop.run_in_executor(self._json, to_json, outputs, layout, service.limits)
 
     async def status(self, request: Request) -> Response:
-        return _json(_as_dict(status_message(self._service.statuses(_target(request)))))
+        return json_response(_as_dict(status_message(self._service.statuses(_target(request)))))
 
     async def metadata(self, request: Request) -> Response:
         target = _target(request)
@@ -133,10 +135,10 @@ class _Rest:
             message = _as_dict(metadata_message(target.model, version))
         # TensorFlow Serving leaves out of what type the signatures are.
         message["metadata"][SIGNATURES_FIELD].pop("@type")
-        return _json(message)
+        return json_response(message)
 
     async def healthz(self, request: Request) -> Response:
-        return _json({"status": "ok"})
+        return json_response({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
         fault = self._service.fault
@@ -244,19 +246,15 @@ def _as_dict(message: Any) -> dict[str, Any]:
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
-def _json(content: Any, status: int = 200) -> Response:
-    return Response(json.dumps(content, indent=1).encode(), status, media_type="application/json")
-
-
 async def _tell_request_error(request: Request, error: Exception) -> Response:
     code = error.code.http if isinstance(error, RequestError) else Code.INTERNAL.http
-    return _json({"error": str(error)}, code)
+    return json_response({"error": str(error)}, code)
 
 
 async def _tell_http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else Code.INTERNAL.http
     line = f"Malformed request: {request.method} {request.url.path!a:.200}"
-    return _json({"error": line if status in (404, 405) else str(error)}, status)
+    return json_response({"error": line if status in (404, 405) else str(error)}, status)
 
 
 async def _tell_nobody(request: Request, error: Exception) -> Response:
@@ -264,4 +262,4 @@ async def _tell_nobody(request: Request, error: Exception) -> Response:
 
 
 async def _tell_fault(request: Request, error: Exception) -> Response:
-    return _json({"error": f"the server failed: {type(error).__name__}"}, Code.INTERNAL.http)
+    return json_response({"error": f"the server failed: {type(error).__name__}"}, Code.INTERNAL.http)

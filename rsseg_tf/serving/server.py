@@ -17,7 +17,7 @@ import grpc
 import uvicorn
 
 from rsseg_tf.errors import ConfigError, ServingError
-from rsseg_tf.serving.http_connection import connection_class
+from rsseg_tf.serving.http_limits import connection_factory
 from rsseg_tf.serving.limits import BatchOptions, Limits
 from rsseg_tf.serving.names import check_model_name
 from rsseg_tf.serving.rest import METRICS_PATH, rest_app
@@ -30,6 +30,7 @@ __all__ = ["Server", "ServerOptions"]
 _GC_THRESHOLDS = (50_000, 20, 20)
 _STOP_S = 10.0
 _BACKLOG = 128
+_MOST_HEADER_BYTES = 16 * 2**10
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class Server:
         self._rest = uvicorn.Server(
             uvicorn.Config(
                 rest_app(self._service, options.metrics_path),
-                http=connection_class(options.limits.client_timeout_s, options.limits.max_connections),
+                http=connection_factory(options.limits.client_timeout_s, options.limits.max_connections),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
                 loop="asyncio",
@@ -146,7 +147,7 @@ class Server:
                 server_header=False,
                 date_header=False,
                 proxy_headers=False,
-                limit_concurrency=options.limits.max_connections,
+                h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
                 timeout_graceful_shutdown=int(_STOP_S),
             )
         )

@@ -20,7 +20,7 @@ from rsseg_tf.backbones import (
     resnet_vd,
 )
 from rsseg_tf.errors import ConfigError
-from tests.narrow import BLOCKS, narrow_mobilenet_v3
+from tests.fixtures.backbones import BLOCKS, narrow_mobilenet_v3
 
 _WIDTHS = (4, 4, 8, 8)
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from rsseg_tf.cli import main
 from rsseg_tf.cli.options import check_save_dir
 from rsseg_tf.errors import ConfigError
-from tests.tiny import use_tiny_backbone, write_config, write_dataset
+from tests.fixtures.configs import use_tiny_backbone, write_config, write_dataset
 
 
 @pytest.fixture

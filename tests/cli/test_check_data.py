@@ -18,7 +18,7 @@ from rsseg_tf.cli import check_data as command_module
 from rsseg_tf.cli import main
 from rsseg_tf.doctor import FORMAT, KINDS, SEVERITIES
 from rsseg_tf.files import readable_name
-from tests.doctor.scenes import ids, picture, write, write_config, write_sound
+from tests.fixtures.datasets import ids, picture, write, write_config, write_sound
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "check_data.md"
 

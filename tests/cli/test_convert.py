@@ -15,9 +15,8 @@ from rsseg_tf.checkpoint import read_weights
 from rsseg_tf.cli import main
 from rsseg_tf.config import load_config
 from rsseg_tf.weights import fcn_names, resnet_vd_names
-from tests.test_pretrained import released
-from tests.tiny import tiny_config, use_tiny_backbone, write_dataset
-from tests.weights.files import write_pdparams
+from tests.fixtures.configs import tiny_config, use_tiny_backbone, write_dataset
+from tests.fixtures.weight_files import released, write_pdparams
 
 
 def run(*arguments: Any) -> Result:

@@ -30,8 +30,8 @@ from rsseg_tf.metrics import SegmentationScores
 from rsseg_tf.predict import Predict
 from rsseg_tf.predictors import Predictor
 from rsseg_tf.rasters.images import read_label
-from tests.export.models import write_checkpoint
-from tests.tiny import use_tiny_backbone
+from tests.fixtures.checkpoints import write_checkpoint
+from tests.fixtures.configs import use_tiny_backbone
 
 
 def invoke(*arguments: str | Path) -> Result:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import time
@@ -79,7 +80,7 @@ def test_options_take_many_values_with_dashes_or_underscores() -> None:
     arguments = ["command", "--scales", "0.5", "1", "1.5", "--crop_size", "64", "32", "--gpus", "0,1", "2"]
     result = CliRunner().invoke(group, [*arguments, "--set", "a=[1,2]", "b_c=3", "--save_dir", "x_y"])
     assert result.exit_code == 0, result.output
-    assert eval(result.output) == {
+    assert ast.literal_eval(result.output) == {
         "scales": (0.5, 1.0, 1.5), "crop_size": (64, 32), "gpus": (0, 1, 2), "overrides": ("a=[1,2]", "b_c=3"),
         "save_dir": "x_y",
     }  # fmt: skip

@@ -16,7 +16,7 @@ from rsseg_tf.cli import main
 from rsseg_tf.cli.quickstart import _take_folder
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.rasters.images import read_label
-from tests.tiny import use_tiny_backbone, write_config, write_dataset
+from tests.fixtures.configs import use_tiny_backbone, write_config, write_dataset
 
 
 def run(*arguments: str | Path, code: int = 0) -> str:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from rsseg_tf.cli.main import INTERRUPTED, UNEXPECTED, main
 from rsseg_tf.errors import DataError
-from tests.doctor.scenes import write_sound
+from tests.fixtures.datasets import write_sound
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

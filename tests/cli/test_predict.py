@@ -14,8 +14,8 @@ from rsseg_tf.cli.options import windows_note
 from rsseg_tf.manifest import Classes, Inference, Manifest, Origin
 from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import Predictor
-from tests.predict.scenes import SPEC, noise, read_band, write_scene
-from tests.tiny import use_tiny_backbone, write_config, write_dataset
+from tests.fixtures.configs import use_tiny_backbone, write_config, write_dataset
+from tests.fixtures.scenes import SPEC, noise, read_band, write_scene
 
 SCENES = Path(__file__).resolve().parents[3] / "shared" / "data" / "scenes"
 

@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 from rsseg_tf.cli import main
 from rsseg_tf.cli.samples import checked_images
 from rsseg_tf.config import load_pretrain_config
-from tests.tiny import write_config, write_dataset
-from tests.tiny_ssl import tiny_pretraining, use_tiny_resnet
+from tests.fixtures.configs import write_config, write_dataset
+from tests.fixtures.pretraining import tiny_pretraining, use_tiny_resnet
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from rsseg_tf.checkpoint import read_state
 from rsseg_tf.cli import main
-from tests.prepare import downloads
-from tests.tiny import CONFIG, use_tiny_backbone, write_config, write_dataset
+from tests.fixtures import downloads
+from tests.fixtures.configs import CONFIG, use_tiny_backbone, write_config, write_dataset
 
 TILES = 9  # of 32x32 in a scene of 70x90: the last row and column are shifted back
 

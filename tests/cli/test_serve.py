@@ -14,14 +14,14 @@ from click.testing import CliRunner
 
 from rsseg_tf.cli import main
 from rsseg_tf.predict import predict_labels
-from tests.serving.models import manifest, pixels, reference, write_model
+from tests.fixtures.models import manifest, pixels, reference, write_model
 
 
 @pytest.mark.slow
 def test_a_model_is_served_and_predicts_images_by_its_address(tmp_path: Path) -> None:
     """The commands as a user types them: serve, its smoke test, predict over gRPC and REST, and the end by SIGTERM."""
-    from tests.serving.asking import rest
-    from tests.serving.processes import Process
+    from tests.fixtures.http import rest
+    from tests.fixtures.processes import Process
 
     write_model(tmp_path / "tiny" / "1")
     image = pixels(1, 60, 70)[0]

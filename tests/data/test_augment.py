@@ -10,7 +10,7 @@ import tensorflow as tf
 from rsseg_tf.config.schema import Augment
 from rsseg_tf.data import augment as ops
 from rsseg_tf.datasets import custom_spec
-from tests.golden import GOLDEN, needs_golden
+from tests.fixtures.golden import GOLDEN, needs_golden
 
 IGNORE = 255
 QUIET = {"brightness_range": 0.0, "contrast_range": 0.0, "saturation_range": 0.0, "hue_range": 0.0}

@@ -16,7 +16,7 @@ from rsseg_tf.data import SampleReader, sample_order, train_batches
 from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample
-from tests.devices import two_devices
+from tests.fixtures.devices import two_devices
 
 SPEC = custom_spec("town", ["ground", "roof"])
 COUNT = 7  # not a multiple of the batch size

@@ -21,7 +21,7 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.prepare.isprs import POTSDAM
 from rsseg_tf.prepare.synthetic import generate_synthetic
 from rsseg_tf.rasters.images import write_png
-from tests.doctor.scenes import (
+from tests.fixtures.datasets import (
     CLASSES,
     SIZE,
     at,

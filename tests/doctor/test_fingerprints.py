@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rsseg_tf.doctor.fingerprints import MAX_DISTANCE, Fingerprint, _turned, _turned_bits, fingerprint, near_pairs
 from rsseg_tf.rasters.images import read_image
-from tests.doctor.scenes import picture
+from tests.fixtures.datasets import picture
 
 DUBAI = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "dubai" / "images"
 

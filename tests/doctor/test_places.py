@@ -11,7 +11,7 @@ from rasterio.transform import Affine
 
 from rsseg_tf.doctor.places import Place, overlaps, read_place
 from rsseg_tf.rasters.images import write_png
-from tests.doctor.scenes import at, write_tiff
+from tests.fixtures.datasets import at, write_tiff
 
 
 def box(left: float, bottom: float, right: float, top: float, crs: str = "EPSG:32640") -> Place:

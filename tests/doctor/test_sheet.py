@@ -14,7 +14,7 @@ from rsseg_tf.doctor import check_data, target_from_folder, write_sheet
 from rsseg_tf.doctor.sheet import choose_samples
 from rsseg_tf.errors import DataError
 from rsseg_tf.rasters.images import read_image, write_png
-from tests.doctor.scenes import SIZE, check_config, check_folder, ids, picture, write, write_sound, write_tiff
+from tests.fixtures.datasets import SIZE, check_config, check_folder, ids, picture, write, write_sound, write_tiff
 
 
 @pytest.fixture

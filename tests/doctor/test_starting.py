@@ -13,7 +13,7 @@ from rsseg_tf.cli.samples import checked_images, checked_samples
 from rsseg_tf.config import Config, load_config, load_pretrain_config
 from rsseg_tf.doctor import KINDS
 from rsseg_tf.errors import ConfigError, DataError
-from tests.doctor.scenes import SIZE, check_config, ids, picture, write, write_config, write_sound, write_tiff
+from tests.fixtures.datasets import SIZE, check_config, ids, picture, write, write_config, write_sound, write_tiff
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from rsseg_tf.doctor import Target, check_data, target_from_config, target_from_
 from rsseg_tf.errors import DataError
 from rsseg_tf.prepare.synthetic import generate_synthetic
 from rsseg_tf.prepare.unlabelled import prepare_unlabelled
-from tests.doctor.scenes import check_folder, codes, ids, picture, write, write_config, write_sound, write_tiff
+from tests.fixtures.datasets import check_folder, codes, ids, picture, write, write_config, write_sound, write_tiff
 
 
 def write_pairs(root: Path, pairs: dict[str, str], first: int = 0) -> Path:

@@ -19,9 +19,9 @@ from rsseg_tf.errors import ExportError, WeightsError
 from rsseg_tf.manifest import Artifact, Format, Quantization
 from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import Predictor, open_predictor
-from tests.export.models import write_checkpoint
-from tests.serving.models import SPEC, manifest
-from tests.tiny import use_tiny_backbone
+from tests.fixtures.checkpoints import write_checkpoint
+from tests.fixtures.configs import use_tiny_backbone
+from tests.fixtures.models import SPEC, manifest
 
 FILES = {
     "savedmodel": ".", "onnx": "model.onnx", "openvino": "model.xml", "web": "web/model.tflite",

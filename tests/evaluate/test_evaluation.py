@@ -24,7 +24,7 @@ from rsseg_tf.prepare.isaid import prepare_isaid
 from rsseg_tf.prepare.isprs import POTSDAM, prepare_isprs
 from rsseg_tf.prepare.tile_names import TILE_NAME_PATTERNS, XYXY, YX, tile_name
 from rsseg_tf.rasters.windows import Window, windows
-from tests.prepare import downloads
+from tests.fixtures import downloads
 
 SPEC = custom_spec("town", ["ground", "roof", "tree"], mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 SIZES = [(5, 7), (8, 8), (3, 11), (6, 4), (9, 2), (4, 4)]

@@ -23,8 +23,8 @@ from rsseg_tf.evaluate.probe import (
     probe,
 )
 from rsseg_tf.training import pretrain
-from tests.tiny import samples, tiny_config
-from tests.tiny_ssl import images, tiny_pretraining, use_tiny_resnet
+from tests.fixtures.configs import samples, tiny_config
+from tests.fixtures.pretraining import images, tiny_pretraining, use_tiny_resnet
 
 SPEC = custom_spec("two", ("dark", "bright"))
 

@@ -7,8 +7,8 @@ import pytest
 
 from rsseg_tf.config import Config
 from rsseg_tf.export import Trained, load_trained
-from tests.export.models import write_checkpoint
-from tests.tiny import use_tiny_backbone
+from tests.fixtures.checkpoints import write_checkpoint
+from tests.fixtures.configs import use_tiny_backbone
 
 
 @pytest.fixture(scope="session")

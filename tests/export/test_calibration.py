@@ -13,7 +13,7 @@ pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 from rsseg_tf.export import Trained, write_tflite
 from rsseg_tf.export.calibration import typical_images
 from rsseg_tf.predictors import open_predictor
-from tests.export.models import pixels
+from tests.fixtures.checkpoints import pixels
 
 
 def model(function: object, *, size: int | None = 4) -> bytes:

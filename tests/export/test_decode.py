@@ -13,6 +13,7 @@ from rasterio.io import MemoryFile
 
 from rsseg_tf.export.decode import decode_pixels
 from rsseg_tf.rasters.images import read_image, write_image
+from tests.fixtures.tiffs import tiff
 
 RNG = np.random.default_rng(0)
 DECODERS = {
@@ -29,15 +30,6 @@ def decode(data: bytes, bands: int = 3, dtype: str = "uint8") -> np.ndarray:
     result: np.ndarray = DECODERS[bands, dtype](tf.constant(data)).numpy()
     assert result.dtype == dtype
     return result
-
-
-def tiff(image: np.ndarray, **options: object) -> bytes:
-    height, width, count = image.shape
-    with MemoryFile() as file:
-        size = {"height": height, "width": width, "count": count}
-        with file.open(driver="GTiff", dtype=image.dtype, **size, **options) as target:
-            target.write(image.transpose(2, 0, 1))
-        return bytes(file.read())
 
 
 def image(*shape: int, dtype: str = "uint8") -> np.ndarray:

@@ -11,7 +11,7 @@ from rsseg_tf.errors import ExportError
 from rsseg_tf.export import export_model, load_trained
 from rsseg_tf.manifest import Format, Quantization
 from rsseg_tf.predictors import open_predictor
-from tests.export.models import pixels, write_checkpoint
+from tests.fixtures.checkpoints import pixels, write_checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ import tensorflow as tf
 from rsseg_tf.export import Trained, load_trained, write_onnx, write_savedmodel, write_tflite
 from rsseg_tf.export.tiles import random_tiles
 from rsseg_tf.predictors import open_predictor
-from tests.export.models import write_checkpoint
-from tests.export.test_decode import tiff
-from tests.tiny import use_tiny_backbone
+from tests.fixtures.checkpoints import write_checkpoint
+from tests.fixtures.configs import use_tiny_backbone
+from tests.fixtures.tiffs import tiff
 
 
 @pytest.fixture(scope="module")

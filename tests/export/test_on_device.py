@@ -17,7 +17,7 @@ from rsseg_tf.predict import predict_labels, tile_options
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.rasters.images import read_label, write_png
 from rsseg_tf.rasters.scenes import open_scene
-from tests.export.models import pixels
+from tests.fixtures.checkpoints import pixels
 
 # Modules that are None cannot be imported.
 WITHOUT = """

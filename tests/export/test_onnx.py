@@ -15,7 +15,7 @@ from rsseg_tf.errors import ExportError
 from rsseg_tf.export import Trained, load_trained, write_onnx, write_openvino
 from rsseg_tf.manifest import Manifest
 from rsseg_tf.predictors import load_onnx, open_predictor
-from tests.export.models import pixels, write_checkpoint
+from tests.fixtures.checkpoints import pixels, write_checkpoint
 
 DEEPLAB = (
     "model={name: deeplabv3plus, backbone: {name: resnet18_vd}, aspp_channels: 8, decoder_channels: 8, "

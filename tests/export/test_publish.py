@@ -19,7 +19,7 @@ from rsseg_tf.export import Gate, Trained, check_output, export_model, publish
 from rsseg_tf.files import hold
 from rsseg_tf.manifest import Artifact, changed_files, file_sha256, read_manifest
 from rsseg_tf.predictors import Predictor, open_predictor
-from tests.tiny import samples
+from tests.fixtures.configs import samples
 
 
 @pytest.fixture

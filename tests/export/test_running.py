@@ -23,8 +23,8 @@ from rsseg_tf.export import Trained, export_model, load_trained
 from rsseg_tf.export.savedmodel import write_savedmodel
 from rsseg_tf.manifest import MANIFEST_FILE
 from rsseg_tf.predictors import open_predictor
-from tests.export.models import pixels, write_checkpoint
-from tests.tiny import use_tiny_backbone
+from tests.fixtures.checkpoints import pixels, write_checkpoint
+from tests.fixtures.configs import use_tiny_backbone
 
 TILE = (32, 48)
 EXTRAS = {"tflite": "ai_edge_litert", "onnx": "tf2onnx", "openvino": "openvino"}

@@ -17,7 +17,7 @@ from rsseg_tf.errors import ExportError
 from rsseg_tf.export import Trained, write_savedmodel
 from rsseg_tf.manifest import Manifest
 from rsseg_tf.predictors import open_predictor
-from tests.export.models import pixels
+from tests.fixtures.checkpoints import pixels
 
 
 @pytest.fixture(scope="module")

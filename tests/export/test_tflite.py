@@ -18,7 +18,7 @@ from rsseg_tf.export import Trained, load_trained, write_tflite
 from rsseg_tf.export.flatbuffer import check_operators, operators, tensor_types
 from rsseg_tf.manifest import Manifest, Quantization
 from rsseg_tf.predictors import load_tflite, open_predictor
-from tests.export.models import pixels, write_checkpoint
+from tests.fixtures.checkpoints import pixels, write_checkpoint
 
 CALIBRATION = [pixels(40, 40, seed=seed)[0] for seed in range(4)]
 # Largest difference of logits, in units of their spread, and share of pixels with the same class. The model is not

@@ -18,7 +18,7 @@ from rsseg_tf.export import TOLERANCES, Trained, compare, export_model, verify
 from rsseg_tf.export.benchmark import measure
 from rsseg_tf.export.reference import read_reference
 from rsseg_tf.manifest import QUANTIZATIONS
-from tests.export.models import pixels, write_checkpoint
+from tests.fixtures.checkpoints import pixels, write_checkpoint
 
 
 @pytest.fixture(scope="module")

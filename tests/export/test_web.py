@@ -29,7 +29,7 @@ from rsseg_tf.predict import predict_labels, tile_options
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.rasters.images import read_image, read_label, write_png
 from rsseg_tf.rasters.scenes import open_scene
-from tests.export.browser import CHROMIUM, Browser, browser, serving, wait_for
+from tests.fixtures.browser import CHROMIUM, Browser, browser, open_page, save, segment, serving
 
 pytestmark = [
     pytest.mark.slow,
@@ -86,38 +86,13 @@ def tab(empty_tab: Browser, site: Path, serve: Callable[[Path], str]) -> Browser
     return empty_tab
 
 
-def open_page(tab: Browser, address: str) -> None:
-    """Loads the page and waits until it says something."""
-    tab.events.clear()
-    tab.open("about:blank")
-    tab.wait("location.href === 'about:blank'")
-    tab.open(address)
-    tab.wait("['ready', 'broken'].includes(document.body?.dataset.state)")
-
-
 def text(tab: Browser, element: str) -> str:
     return str(tab.run(f"document.getElementById({element!r}).innerText"))
-
-
-def segment(tab: Browser, image: Path, *, drop: bool = False) -> np.ndarray:
-    """Opens an image, presses the button, saves the labels and reads them."""
-    tab.drop("#stage", image) if drop else tab.choose("#file", image)
-    tab.wait("document.body.dataset.state === 'opened'")
-    tab.click("#segment")
-    tab.wait("document.body.dataset.state === 'result'")
-    return read_label(save(tab, image, "labels"))
 
 
 def rounded(value: float) -> float:
     """To one decimal, halves up, as browsers do it."""
     return math.floor(value * 10 + 0.5) / 10
-
-
-def save(tab: Browser, image: Path, what: str) -> Path:
-    path = tab.folder / f"{image.stem}_{what}.png"
-    path.unlink(missing_ok=True)
-    tab.click(f"#save-{what}")
-    return wait_for(path)
 
 
 def python_pixels(image: Path) -> np.ndarray:

@@ -22,7 +22,7 @@ from rsseg_tf.export.litertjs import PACKAGES, VERSION, write_litertjs
 from rsseg_tf.export.web import windowed
 from rsseg_tf.manifest import read_manifest
 from rsseg_tf.rasters.images import write_png
-from tests.export.models import write_checkpoint
+from tests.fixtures.checkpoints import write_checkpoint
 
 PNG = np.zeros((20, 30, 3), np.uint8)
 

@@ -19,7 +19,7 @@ from rsseg_tf.layers import (
     separable_conv_bn_relu,
 )
 from rsseg_tf.layers.resize import _interpolation_weights
-from tests.golden import GOLDEN
+from tests.fixtures.golden import GOLDEN
 
 needs_golden = pytest.mark.skipif(
     not GOLDEN.is_dir(), reason="the golden files are not beside the checkout (shared/golden)"

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.losses import cross_entropy
-from tests.golden import GOLDEN
+from tests.fixtures.golden import GOLDEN
 
 # Those of the golden run; class 3 does not occur there.
 _WEIGHTS = (1.0, 2.0, 0.5, 1.0, 3.0, 1.0)

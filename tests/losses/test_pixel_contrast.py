@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from rsseg_tf.losses import pixel_contrast
-from tests.golden import GOLDEN, needs_golden
+from tests.fixtures.golden import GOLDEN, needs_golden
 from tests.parity.cases import pixel_contrast_in_order
 
 

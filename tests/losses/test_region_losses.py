@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.losses import cross_entropy, dice, focal, lovasz_softmax, ohem_cross_entropy
-from tests.golden import GOLDEN, needs_golden
+from tests.fixtures.golden import GOLDEN, needs_golden
 
 CLASSES = 4
 LOSSES: dict[str, Callable[..., Any]] = {

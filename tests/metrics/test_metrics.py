@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from rsseg_tf.errors import DataError
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix, count_ignored
-from tests.golden import GOLDEN
+from tests.fixtures.golden import GOLDEN
 
 CLASSES = 5
 NAMES = tuple("abcde")

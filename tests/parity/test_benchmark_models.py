@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from rsseg_tf.weights import assign_weights
-from tests.golden import GOLDEN
+from tests.fixtures.golden import GOLDEN
 from tests.parity import detinit
 from tests.parity.cases import CASES, Case, count
 

@@ -21,7 +21,7 @@ from rsseg_tf.losses import cross_entropy
 from rsseg_tf.segmentors import c2fnet, fcn
 from rsseg_tf.segmentors.c2fnet import window_labels
 from rsseg_tf.weights import assign_weights, c2fnet_names, fcn_names, hrnet_names
-from tests.golden import GOLDEN, needs_golden
+from tests.fixtures.golden import GOLDEN, needs_golden
 from tests.parity import detinit
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow, needs_golden]

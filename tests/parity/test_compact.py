@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from rsseg_tf.weights import assign_weights
-from tests.golden import GOLDEN
+from tests.fixtures.golden import GOLDEN
 from tests.parity import detinit
 from tests.parity.cases import CASES, count
 

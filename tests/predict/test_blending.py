@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rsseg_tf.errors import DataError
 from rsseg_tf.predict.blending import blend_blocks, make_plan
-from tests.predict.scenes import blend_in_memory, lopsided
+from tests.fixtures.scenes import blend_in_memory, lopsided
 
 
 @st.composite

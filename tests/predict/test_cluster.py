@@ -13,14 +13,12 @@ import numpy as np
 import pytest
 
 from rsseg_tf.errors import ConfigError
-from rsseg_tf.predict import InferenceOptions, Job, PredictionResult, Run, SceneOptions, cluster, predict_paths, writing
-from tests.predict.scenes import SPEC, lopsided, noise, read_band, write_scene
+from rsseg_tf.predict import Job, PredictionResult, Run, SceneOptions, cluster, predict_paths, writing
+from tests.fixtures.scenes import SPEC, TILES, lopsided, noise, read_band, write_scene
 
 pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 cloudpickle = pytest.importorskip("cloudpickle")
 pytestmark = pytest.mark.slow
-
-TILES = InferenceOptions(is_slide=True, crop_size=(64, 64), stride=(48, 48), blend="cosine")
 
 
 def open_slow_model(folder: str, pause_s: float, fatal: str = ""):

@@ -21,7 +21,7 @@ from rsseg_tf.predict import (
     resize_bilinear,
     slide_logits,
 )
-from tests.golden import GOLDEN
+from tests.fixtures.golden import GOLDEN
 
 PIECES = GOLDEN / "pieces.npz"
 SPEC = custom_spec("toy", ("a", "b", "c"))

@@ -14,14 +14,13 @@ from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
 from rsseg_tf.errors import DataError
-from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions, predict_paths
+from rsseg_tf.predict import OutputOptions, SceneOptions, predict_paths
 from rsseg_tf.predict.writing import _check_rows
 from rsseg_tf.rasters.scenes import open_scene
-from tests.predict.scenes import COSINE, SPEC, lopsided, noise, pointwise, predict_one, read_band, write_scene
+from tests.fixtures.scenes import COSINE, SPEC, TILES, lopsided, noise, pointwise, predict_one, read_band, write_scene
 
 pyogrio = pytest.importorskip("pyogrio", reason="the extra `vector` is not installed")
 
-TILES = InferenceOptions(is_slide=True, crop_size=(64, 64), stride=(48, 48), blend="cosine")
 EVERYTHING = OutputOptions(confidence=True, probabilities=True, vector="gpkg")
 ROTATED = "+proj=ob_tran +o_proj=longlat +lon_0=-162 +o_lat_p=39.25 +o_lon_p=180 +R=6371229"
 DEGREES = Affine(1e-3, 0, 1, 0, -1e-3, 1)

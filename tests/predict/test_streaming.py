@@ -25,7 +25,7 @@ from rsseg_tf.predict.decoding import decode
 from rsseg_tf.predict.options import parse_memory
 from rsseg_tf.predict.streaming import make_tiling, split_into_strips
 from rsseg_tf.rasters.scenes import open_scene
-from tests.predict.scenes import (
+from tests.fixtures.scenes import (
     COSINE,
     PLACE,
     SPEC,

@@ -12,10 +12,10 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from rsseg_tf.errors import DataError
-from rsseg_tf.files.plain_paths import plain_path
+from rsseg_tf.files.paths import plain_path
 from rsseg_tf.predict import OutputOptions, Run
 from rsseg_tf.predict.vector_files import Feature, VectorPlace, check_vector_file, layer_name, write_features
-from tests.predict.scenes import COSINE, PLACE, SPEC
+from tests.fixtures.scenes import COSINE, PLACE, SPEC
 
 shapely = pytest.importorskip("shapely", reason="the extra `vector` is not installed")
 pyogrio = pytest.importorskip("pyogrio", reason="the extra `vector` is not installed")

@@ -18,7 +18,7 @@ from rsseg_tf.predict.vector_files import VectorPlace, write_features
 from rsseg_tf.predict.vectors import Legend, _features, regions
 from rsseg_tf.rasters.ground import pixel_areas
 from rsseg_tf.rasters.scenes import open_scene
-from tests.predict.scenes import COSINE, PLACE, SPEC, noise, pointwise, predict_one, read_band, write_scene
+from tests.fixtures.scenes import COSINE, PLACE, SPEC, noise, pointwise, predict_one, read_band, write_scene
 
 shapely = pytest.importorskip("shapely", reason="the extra `vector` is not installed")
 pyogrio = pytest.importorskip("pyogrio", reason="the extra `vector` is not installed")

@@ -10,7 +10,7 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import read_list
 from rsseg_tf.prepare.isaid import prepare_isaid, split_of
 from rsseg_tf.rasters.images import read_image, read_label, write_png
-from tests.prepare import downloads
+from tests.fixtures import downloads
 
 
 @pytest.mark.parametrize(

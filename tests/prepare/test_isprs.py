@@ -11,7 +11,7 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import read_list
 from rsseg_tf.prepare.isprs import POTSDAM, SPLIT_IDS, VAIHINGEN, prepare_isprs
 from rsseg_tf.rasters.images import read_image, read_label
-from tests.prepare import downloads
+from tests.fixtures import downloads
 
 MAKERS = {"potsdam": (POTSDAM, downloads.potsdam), "vaihingen": (VAIHINGEN, downloads.vaihingen)}
 

@@ -7,7 +7,7 @@ import pytest
 from rsseg_tf.errors import DataError
 from rsseg_tf.prepare.preparers import OUTPUTS, PREPARERS, SPECS, PrepareOptions, dataset_spec, prepare_dataset
 from rsseg_tf.prepare.unlabelled import UNLABELLED
-from tests.prepare import downloads
+from tests.fixtures import downloads
 
 
 def test_tables_agree():

@@ -18,7 +18,7 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.prepare import cutting
 from rsseg_tf.prepare.isprs import POTSDAM, SPLIT_IDS, prepare_isprs
 from rsseg_tf.prepare.preparers import SPECS
-from tests.prepare import downloads
+from tests.fixtures import downloads
 
 NAMES = ("2_10", "2_11", "2_12", "3_10", "3_11", "2_13", "2_14")
 
@@ -192,11 +192,12 @@ def test_damaged_entries_of_the_journal_count_as_not_made(root, tmp_path):
     with pytest.raises(DataError, match="is damaged"):
         prepare(root, tmp_path / "out")
     images.write_bytes(whole)
-    journal = tmp_path / ".out.partial/.work/journal"
-    (journal / ".0000003.0123456789ab.tmp.json").write_bytes(b"")  # killed between opening and writing
-    entries = sorted(path for path in journal.iterdir() if not path.name.startswith("."))
-    for entry, content_ in zip(entries, (b"", b'[{"stem": 1}]', b"[1, null]", b"{}", b"\xff"), strict=False):
-        entry.write_bytes(content_)
+    journal = tmp_path / ".out.partial/.work/journal.jsonl"
+    settings, *entries = journal.read_bytes().splitlines()
+    assert len(entries) > 5
+    damaged = [b"", b'{"stem": 1}', b"[1, null]", b"{}", b"\xff"]
+    cut_short = entries[-1][: len(entries[-1]) // 2]
+    journal.write_bytes(b"\n".join([settings, *damaged, *entries[len(damaged) : -1], cut_short]))
     prepare(root, tmp_path / "out")
     assert content(tmp_path / "out") == content(tmp_path / "fresh")
     assert {path.name for path in tmp_path.iterdir()} == {"out", "fresh", "download"}

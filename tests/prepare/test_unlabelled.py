@@ -13,7 +13,7 @@ from rsseg_tf.files.lists import read_list
 from rsseg_tf.prepare.preparers import PREPARERS
 from rsseg_tf.prepare.unlabelled import UNLABELLED, prepare_unlabelled
 from rsseg_tf.rasters.images import read_image
-from tests.prepare import downloads
+from tests.fixtures import downloads
 
 
 def images(root, sizes, suffix=".png"):

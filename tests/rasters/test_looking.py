@@ -15,7 +15,7 @@ from rsseg_tf.files.lists import Sample, read_list
 from rsseg_tf.rasters import looking, remembering
 from rsseg_tf.rasters.looking import Inspection, Looks, memory_file
 from rsseg_tf.rasters.remembering import Memory
-from tests.doctor.scenes import CLASSES, ids, picture, write, write_sound, write_tiff
+from tests.fixtures.datasets import CLASSES, ids, picture, write, write_sound, write_tiff
 
 SPEC = custom_spec("town", CLASSES)
 

@@ -8,7 +8,7 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.rasters import pixel_rows
 from rsseg_tf.rasters.images import read_image, write_image, write_png
 from rsseg_tf.rasters.pixel_rows import open_rows
-from tests.prepare.downloads import encoded
+from tests.fixtures.downloads import encoded
 
 
 def rows_of(path, bands, step=7):

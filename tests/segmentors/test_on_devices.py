@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from rsseg_tf.layers import converting
 from rsseg_tf.segmentors import deeplabv3plus, lraspp
-from tests.narrow import narrow_mobilenet_v3
+from tests.fixtures.backbones import narrow_mobilenet_v3
 
 litert = pytest.importorskip("ai_edge_litert.interpreter", reason="the extra tflite is not installed")
 

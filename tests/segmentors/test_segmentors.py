@@ -15,7 +15,7 @@ from rsseg_tf.backbones import hrnet, resnet, resnet_vd
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.losses import cross_entropy
 from rsseg_tf.segmentors import danet, deeplabv3plus, fcn, hrnet_contrast, lraspp, ocrnet, pspnet, upernet
-from tests.narrow import narrow_mobilenet_v3
+from tests.fixtures.backbones import narrow_mobilenet_v3
 
 _CLASSES = 5
 

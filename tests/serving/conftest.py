@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.serving.models import write_model
+from tests.fixtures.models import write_model
 
 if TYPE_CHECKING:
     from rsseg_tf.serving.server import Server

@@ -13,9 +13,9 @@ import pytest
 
 from rsseg_tf.errors import ConfigError, DataError, ExportError, NotFiniteError, ServingError
 from rsseg_tf.predict import InferenceOptions, predict_logits
-from tests.serving.asking import Server
-from tests.serving.models import SPEC, manifest, pixels, reference, write_model
-from tests.serving.processes import Process
+from tests.fixtures.http import Server
+from tests.fixtures.models import SPEC, manifest, pixels, reference, write_model
+from tests.fixtures.processes import Process
 
 from rsseg_tf.serving.addresses import Address  # isort: skip
 from rsseg_tf.serving.client import RemotePredict, Retry, remote_predictor  # isort: skip

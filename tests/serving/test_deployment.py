@@ -17,7 +17,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from rsseg_tf.assets import asset_dir
 from rsseg_tf.errors import ConfigError, ExportError
 from rsseg_tf.serving.deployment import FILES, write_deployment
-from tests.serving.models import manifest
+from tests.fixtures.models import manifest
 
 SHIPPED = asset_dir("serving")
 

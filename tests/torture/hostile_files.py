@@ -184,7 +184,7 @@ def _read_archive(folder: Path) -> object:
 
 def _weights(kind: str) -> Callable[[Path], list[Path]]:
     def make(folder: Path) -> list[Path]:
-        from tests.weights.files import write_legacy_torch, write_pdparams, write_torch
+        from tests.fixtures.weight_files import write_legacy_torch, write_pdparams, write_torch
 
         tensors = {
             "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
@@ -316,7 +316,7 @@ def _read_dataset(folder: Path) -> object:
 
 
 def _manifest(folder: Path) -> list[Path]:
-    from tests.serving.models import manifest
+    from tests.fixtures.models import manifest
 
     (folder / "manifest.json").write_text(manifest().to_json(), "utf-8")
     return [folder / "manifest.json"]
@@ -391,7 +391,7 @@ def _onnx(folder: Path) -> list[Path]:
     import onnx
 
     from rsseg_tf.manifest import MANIFEST_PROPERTY
-    from tests.serving.models import manifest
+    from tests.fixtures.models import manifest
 
     values = [onnx.helper.make_tensor_value_info(name, 1, [1, 4, 4, 3]) for name in ("pixels", "logits")]
     weights = onnx.numpy_helper.from_array(np.ones((3,), np.float32), "w")
@@ -414,7 +414,7 @@ def _tflite(folder: Path) -> list[Path]:
     import tensorflow as tf
 
     from rsseg_tf.manifest import MANIFEST_FILE, Tensor
-    from tests.serving.models import manifest
+    from tests.fixtures.models import manifest
 
     @tf.function(input_signature=[tf.TensorSpec((1, 8, 8, 3), tf.float32, name="pixels")])
     def logits(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -439,7 +439,7 @@ def _read_tflite(folder: Path) -> object:
 
 
 def _savedmodel(folder: Path) -> list[Path]:
-    from tests.serving.models import write_model
+    from tests.fixtures.models import write_model
 
     write_model(folder / "1", warm_up=False)
     return [folder / "1" / "saved_model.pb"]
@@ -510,7 +510,7 @@ def _read_requests(folder: Path) -> object:
 def _encoded(folder: Path) -> list[Path]:
     import cv2
 
-    from tests.serving.gifs import gif
+    from tests.fixtures.gifs import gif
 
     paths = []
     for suffix in (".png", ".jpg", ".bmp"):

@@ -42,7 +42,7 @@ class Served:
     """`rsseg-tf serve` with a model of a few weights."""
 
     def __init__(self, folder: Path) -> None:
-        from tests.serving.models import write_model
+        from tests.fixtures.models import write_model
 
         (folder / "tiny").mkdir()
         write_model(folder / "tiny" / "1")
@@ -90,7 +90,7 @@ class Served:
 
     def sound(self) -> None:
         """Asks what must be answered, over both interfaces."""
-        from tests.serving.models import pixels, reference
+        from tests.fixtures.models import pixels, reference
 
         body = json.dumps({"signature_name": "logits", "instances": pixels(1).tolist()}).encode()
         head = f"POST {_PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -114,7 +114,7 @@ class Served:
 def _images() -> list[bytes]:
     import cv2
 
-    from tests.serving.gifs import gif
+    from tests.fixtures.gifs import gif
 
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     images = [cv2.imencode(suffix, pixels)[1].tobytes() for suffix in (".png", ".jpg", ".bmp", ".tif", ".gif", ".webp")]
@@ -158,8 +158,8 @@ def _http(rng: random.Random) -> bytes:
 def _message(rng: random.Random, images: list[bytes]) -> bytes:
     import tensorflow as tf
 
-    from tests.serving.asking import request_of
-    from tests.serving.models import pixels
+    from tests.fixtures.http import request_of
+    from tests.fixtures.models import pixels
 
     image = mutated(rng.choice(images), images[0], rng)
     request = rng.choice(

@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from tests.torture.commands import COMMANDS
+from tests.torture.commands import COMMANDS, LIMITS
 from tests.torture.figures import Figure, asked, require_all_survived
-from tests.torture.test_kills import LIMITS
 from tests.torture.worker import all_figures, figures, may_mount
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and looks at /proc")

@@ -6,21 +6,11 @@ import sys
 
 import pytest
 
-from tests.torture.commands import COMMANDS
+from tests.torture.commands import COMMANDS, LIMITS
 from tests.torture.figures import Figure, asked, require_all_survived
 from tests.torture.worker import all_figures, figures
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and looks at /proc")
-
-# Points in a test run; see `asked` for more of them.
-LIMITS = {
-    "train": 3,
-    "train --overwrite": 2,
-    "predict": 8,
-    "prepare": 12,
-    "prepare over an earlier output": 8,
-    "export": 2,
-}
 
 
 def run(seed: int, limit: int | None) -> list[Figure]:

@@ -34,10 +34,10 @@ _SAID = {
 }
 _SIZES = 24
 _LOADED = {
-    "train": ("tensorflow", "keras", "rsseg_tf.training", "tests.tiny"),
-    "predict": ("rasterio", "cv2", "rsseg_tf.predict", "tests.predict.scenes"),
-    "prepare": ("rasterio", "cv2", "rsseg_tf.datasets", "tests.prepare.downloads"),
-    "export": ("tensorflow", "keras", "rsseg_tf.export", "tests.export.models"),
+    "train": ("tensorflow", "keras", "rsseg_tf.training", "tests.fixtures.configs"),
+    "predict": ("rasterio", "cv2", "rsseg_tf.predict", "tests.fixtures.scenes"),
+    "prepare": ("rasterio", "cv2", "rsseg_tf.datasets", "tests.fixtures.downloads"),
+    "export": ("tensorflow", "keras", "rsseg_tf.export", "tests.fixtures.checkpoints"),
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from rsseg_tf.training import strategy
-from tests.training.test_loop import assert_equal_weights
+from tests.fixtures.training import assert_equal_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 # The settings hold for a whole process, so the runs have their own: one process with two runs and another with a third,
@@ -20,8 +20,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from rsseg_tf.training import pretrain, train
-from tests.tiny import samples, tiny_config
-from tests.tiny_ssl import images, tiny_pretraining
+from tests.fixtures.configs import samples, tiny_config
+from tests.fixtures.pretraining import images, tiny_pretraining
 
 folder, kind, names = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 often = ("train.deterministic=true", "train.save_interval=2", "train.iters=4")

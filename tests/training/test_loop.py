@@ -24,8 +24,9 @@ from rsseg_tf.evaluate.evaluation import Evaluation
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.training import TrainResult, loop, train
 from rsseg_tf.training.folder import checkpoints
-from tests.devices import two_devices
-from tests.tiny import samples, tiny_config, use_tiny_backbone
+from tests.fixtures.configs import samples, tiny_config, use_tiny_backbone
+from tests.fixtures.devices import two_devices
+from tests.fixtures.training import Record, StopAt, assert_equal_weights, weights
 
 
 @pytest.fixture(autouse=True)
@@ -33,41 +34,10 @@ def tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     use_tiny_backbone(monkeypatch)
 
 
-class Record(keras.callbacks.Callback):
-    """Keeps what the loop reports."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.steps: dict[int, dict[str, float]] = {}
-        self.evaluations: list[dict[str, object]] = []
-        self.ended = False
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self.steps[batch] = dict(logs or {})
-
-    def on_test_end(self, logs: dict[str, object] | None = None) -> None:
-        self.evaluations.append(dict(logs or {}))
-
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        self.ended = True
-
-
 def run(tmp_path: Path, save_dir: str, *overrides: str, evaluate: bool = False, **options: object) -> TrainResult:
     config = tiny_config(tmp_path, *overrides)
     val = samples(config, "val") if evaluate else ()
     return train(config, tmp_path / save_dir, samples(config, "train"), val, **options)  # type: ignore[arg-type]
-
-
-def weights(folder: Path) -> dict[str, np.ndarray]:
-    with np.load(folder / "weights.npz") as archive:
-        return dict(archive)
-
-
-def assert_equal_weights(one: Path, other: Path, *, atol: float = 0.0) -> None:
-    left, right = weights(one), weights(other)
-    assert left.keys() == right.keys()
-    for name, value in left.items():
-        np.testing.assert_allclose(value, right[name], rtol=0, atol=atol, err_msg=name)
 
 
 def test_a_run_writes_checkpoints_and_reports(tmp_path: Path) -> None:
@@ -110,7 +80,7 @@ def test_the_loss_falls(tmp_path: Path) -> None:
 )
 def test_a_resumed_run_equals_a_straight_one(tmp_path: Path, extra: tuple[str, ...]) -> None:
     straight = run(tmp_path, "straight", *extra)
-    run(tmp_path, "halves", *extra, callbacks=[_StopAt(4)])
+    run(tmp_path, "halves", *extra, callbacks=[StopAt(4)])
     assert [p.name for p in checkpoints(tmp_path / "halves")] == ["iter_3", "iter_4"]
     resumed = run(tmp_path, "halves", *extra, resume=tmp_path / "halves" / "iter_4")
     assert resumed.state.samples_seen == straight.state.samples_seen
@@ -118,15 +88,6 @@ def test_a_resumed_run_equals_a_straight_one(tmp_path: Path, extra: tuple[str, .
     with np.load(straight.checkpoint / "training.npz") as one, np.load(resumed.checkpoint / "training.npz") as other:
         for name in one.files:
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-
-
-class _StopAt(keras.callbacks.Callback):
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step = step
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self.model.stop_training = batch >= self.step
 
 
 def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(tmp_path: Path) -> None:

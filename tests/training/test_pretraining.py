@@ -16,9 +16,9 @@ from rsseg_tf.training import TrainResult, pretrain
 from rsseg_tf.training.callbacks import CollapseMonitor
 from rsseg_tf.training.folder import checkpoints
 from rsseg_tf.training.pretraining import _start, rate_of_step, steps_in_all
-from tests.devices import two_devices
-from tests.tiny_ssl import METHODS, images, tiny_pretraining, use_tiny_resnet
-from tests.training.test_loop import Record, _StopAt, assert_equal_weights, weights
+from tests.fixtures.devices import two_devices
+from tests.fixtures.pretraining import METHODS, images, tiny_pretraining, use_tiny_resnet
+from tests.fixtures.training import Record, StopAt, assert_equal_weights, weights
 
 
 @pytest.fixture(autouse=True)
@@ -233,7 +233,7 @@ def test_an_image_that_turns_out_broken_loses_nothing(tmp_path: Path) -> None:
     assert int(kept.name[5:]) >= 2
     for path, content in whole.items():
         path.write_bytes(content)
-    assert pretrain(longer, tmp_path / "out", images(longer), resume=kept, callbacks=[_StopAt(12)]).state.step == 12
+    assert pretrain(longer, tmp_path / "out", images(longer), resume=kept, callbacks=[StopAt(12)]).state.step == 12
 
 
 def test_a_loss_that_is_not_finite_names_the_files(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from rsseg_tf.config.schema import SGD, AdamW, CosineSchedule, PolySchedule
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.training.optimizers import LARS, MomentumSGD, build_optimizer
 from rsseg_tf.training.schedules import learning_rate
-from tests.golden import GOLDEN, needs_golden
+from tests.fixtures.golden import GOLDEN, needs_golden
 
 
 @needs_golden

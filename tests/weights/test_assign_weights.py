@@ -20,7 +20,7 @@ from rsseg_tf.weights import (
     resnet_names,
     resnet_vd_names,
 )
-from tests.narrow import narrow_mobilenet_v3
+from tests.fixtures.backbones import narrow_mobilenet_v3
 
 _DEPTHS, _WIDTHS = (2, 1, 2, 1), (4, 4, 8, 8)
 

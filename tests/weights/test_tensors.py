@@ -19,7 +19,7 @@ import pytest
 
 from rsseg_tf.errors import WeightsError
 from rsseg_tf.weights import read_tensors
-from tests.weights.files import write_legacy_torch, write_pdparams, write_torch
+from tests.fixtures.weight_files import write_legacy_torch, write_pdparams, write_torch
 
 TENSORS = {
     "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),

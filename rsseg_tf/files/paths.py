@@ -1,4 +1,4 @@
-"""Paths for libraries that read more into a path than the name of a file.
+"""Paths: as arguments, as text in messages, and for libraries that read more into a path than the name of a file.
 
 The vector library takes paths as text and parses them as URLs: what follows `;`, what precedes `!` and a last `?` are
 lost, and names that are not UTF-8 cannot be said at all. Such a file is opened by a link with a plain name.
@@ -15,13 +15,28 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from rsseg_tf.files import hold
+from rsseg_tf.files.locks import hold
 
-__all__ = ["plain_path"]
+__all__ = ["StrPath", "plain_path", "readable_name"]
+
+StrPath = str | os.PathLike[str]
+"""What functions of the package take for a file or a folder."""
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
+"""For `str.translate`: characters that break lines or steer terminals, and what stands for them."""
 
 _PLAIN = re.compile(r"/(?!/)[\w/.,+@~ ()\[\]{}=&$'-]*")
 _PREFIX = "rsseg_tf_link_"
 _LOCK = "lock"
+
+
+def readable_name(path: str | Path) -> str:
+    r"""Returns a path as text that can be written anywhere, in one line.
+
+    Bytes that are no UTF-8 come as ``\xe9``, control characters as ``\x0a``.
+    """
+    text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text.translate(_CONTROLS)
 
 
 @contextlib.contextmanager
