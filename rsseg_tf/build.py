@@ -19,7 +19,7 @@ from rsseg_tf import ssl
 from rsseg_tf.config import Config, PretrainConfig
 from rsseg_tf.config.zoo import Backbone, C2FNet, CustomModel, CustomRow, Loss, Mixed, Model, Row
 from rsseg_tf.datasets import DatasetSpec
-from rsseg_tf.errors import ConfigError
+from rsseg_tf.errors import ConfigError, RssegError, reason
 from rsseg_tf.plugins import import_plugin
 from rsseg_tf.segmentors.c2fnet import window_labels
 
@@ -81,7 +81,18 @@ def _builder(section: Row, where: str, *offered: str, arguments: int = 0) -> Cal
     def build(*positional: Any, **given: Any) -> Any:
         return builder(*positional, **{name: given[name] for name in wanted}, **options)
 
-    return build
+    def build_custom(*positional: Any, **given: Any) -> Any:
+        try:
+            return build(*positional, **given)
+        except RssegError:
+            raise
+        except Exception as error:  # a user's code may raise anything
+            raise ConfigError(
+                f"{where}.builder {section.builder_path} failed: {type(error).__name__}: {reason(error)}. "
+                "RSSEG_TF_TRACEBACK=1 in the environment shows where."
+            ) from error
+
+    return build_custom if isinstance(section, CustomRow) else build
 
 
 # === Models ===

@@ -35,7 +35,8 @@ class Outcome:
 
     Attributes:
         loss: float32 scalar to minimise, the mean over the device's samples.
-        values: float32 scalars to log: parts of the loss and monitors of collapse.
+        values: float32 scalars to log: parts of the loss, and monitors of collapse, `spread` at least (see
+            `rsseg_tf.ssl.monitors`).
         memory: tensors of the batch of all devices, for `Method.after_step`.
     """
 
