@@ -4,8 +4,8 @@
 
 The model is that of `benchmarks.export`, with random kernels, so that engines that round differ more from Keras than
 they do for a trained model; pass --tolerance for the choice that a trained one gets. It is exported twice, for images
-of 512x512 alone and for any size, and its checkpoint is measured too. All is measured anew; the load of the machine at
-the start and the end is printed with the numbers.
+of 512x512 alone and for any size, and its checkpoint is measured too. The load of the machine at the start and
+the end is printed with the numbers.
 """
 
 from __future__ import annotations
@@ -57,7 +57,6 @@ def main() -> None:
     arguments = parser.parse_args()
     before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as temporary:
-        os.environ["RSSEG_TF_CACHE"] = str(Path(temporary) / "cache")
         found = choices(arguments.model, arguments.output or Path(temporary), arguments.tolerance, arguments.sizes)
     print(f"Load average: {before:.1f} at the start, {os.getloadavg()[0]:.1f} at the end")
     print("| export | engine | s per image | differs, % of pixels |")

@@ -53,14 +53,14 @@ def checkpoint_of(name: str, folder: Path) -> Path:
 def measured(name: str, folder: Path, runs: int) -> list[tuple[str, ...]]:
     """Exports a model for one size and for any, and returns rows of the table."""
     from rsseg_tf.export import export_model, load_trained, verify
-    from rsseg_tf.export.benchmark import measure
     from rsseg_tf.export.tiles import random_tiles
+    from rsseg_tf.export.timing import time_in_process
 
     checkpoint = checkpoint_of(name, folder)
     trained = load_trained(checkpoint)
     calibration = list(random_tiles(trained.spec, (SIDE, SIDE), 8, seed=2))
     threads = os.cpu_count() or 1
-    timing = measure(checkpoint, (SIDE, SIDE), threads=threads, runs=runs)
+    timing = time_in_process(checkpoint, (SIDE, SIDE), threads=threads, runs=runs)
     rows = [_row(name, "Keras", "any", 0, timing, None)]
     for tile in ((SIDE, SIDE), None):
         exported = export_model(
@@ -76,7 +76,7 @@ def measured(name: str, folder: Path, runs: int) -> list[tuple[str, ...]]:
             raise RuntimeError("nothing was measured that could be refused")
         comparisons = {one.name: one for one in verify(exported.folder)}
         for artifact in exported.manifest.artifacts:
-            timing = measure(exported.folder / artifact.path, (SIDE, SIDE), threads=threads, runs=runs)
+            timing = time_in_process(exported.folder / artifact.path, (SIDE, SIDE), threads=threads, runs=runs)
             comparison = comparisons[artifact.name]
             rows.append(
                 _row(

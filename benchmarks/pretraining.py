@@ -66,7 +66,7 @@ def pretrain(method: str, seed: int, steps: int, work: Path, *, size: int, batch
     log = work / f"{name}.log"
     seconds = run(
         *("pretrain", "--config", f"ssl/pretrain/{method}_resnet50_imagenet.yml", "--device", "cpu", "--overwrite"),
-        *("--iters", str(steps), "--batch_size", str(batch), "--seed", str(seed), "--save_dir", str(work / name)),
+        *("--iters", str(steps), "--total_batch_size", str(batch), "--seed", str(seed), "--save_dir", str(work / name)),
         *("--save_interval", str(steps)),
         *("--set", f"dataset.root={work / 'data'}", "dataset.train_list=train.txt", f"views.crop_size={size}"),
         *(*COMMON, *CHANGES[method]),
@@ -124,7 +124,7 @@ def consumption(method: str, work: Path) -> float:
     log = work / f"steps_{method}.log"
     run(
         *("pretrain", "--config", f"ssl/pretrain/{method}_resnet50_imagenet.yml", "--device", "cpu", "--overwrite"),
-        *("--iters", "6", "--batch_size", "16", "--save_dir", str(work / f"steps_{method}")),
+        *("--iters", "6", "--total_batch_size", "16", "--save_dir", str(work / f"steps_{method}")),
         *("--set", f"dataset.root={work / 'data'}", "dataset.train_list=train.txt", "train.log_iters=2"),
         log=log,
     )

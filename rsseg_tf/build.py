@@ -237,11 +237,11 @@ def build_method(config: PretrainConfig, *, steps: int, devices: int = 1, precis
     Raises:
         ConfigError: When the batch does not fit the devices, the queue or the parts in which keys are normalised.
     """
-    section, batch = config.method, config.train.batch_size
+    section, batch = config.method, config.train.total_batch_size
     if batch % devices:
         raise ConfigError(
-            f"train.batch_size is {batch}, the images of a step on all devices, and {devices} devices cannot share it "
-            f"equally. Use a multiple of {devices}."
+            f"train.total_batch_size is {batch}, the images of a step on all devices, and {devices} devices cannot "
+            f"share it equally. Use a multiple of {devices}."
         )
     section.check_batch(batch, batch // devices)
 

@@ -7,9 +7,9 @@
         config.yml      the resolved config of the run; `dataset.root` is absolute
 
 A checkpoint is written under a temporary name in the same folder, flushed to disk, and renamed. A full disk or a kill
-in the middle leaves the checkpoints that were there before untouched. Replacing one takes two renames; a kill between
-them leaves the earlier one whole as `.iter_1000.retired`; reading says so, and the next run in the folder gives it its
-name back (`recover_checkpoints`).
+in the middle leaves the checkpoints that were there before untouched. Replacing a checkpoint takes two renames. A kill
+between them leaves the earlier checkpoint whole as `.iter_1000.retired`: an attempt to read `iter_1000` raises an error
+that names it, and the next run in the folder renames it back (`recover_checkpoints`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -32,14 +32,14 @@ import numpy as np
 
 from rsseg_tf.config import AnyConfig, dump_config
 from rsseg_tf.errors import ConfigError, WeightsError, address_hint, reason
-from rsseg_tf.files import StrPath, atomic_path, read_json
+from rsseg_tf.files import StrPath, atomic_folder, atomic_path, read_json
 from rsseg_tf.files.npz import read_npz
+from rsseg_tf.files.writing import PARTIAL, RETIRED, recover_folder, retired_folder
 
 __all__ = [
     "TrainState",
     "config_file",
     "copy_weights",
-    "discard_checkpoint",
     "load_weights",
     "read_state",
     "read_weights",
@@ -50,7 +50,6 @@ __all__ = [
 ]
 
 _WEIGHTS, _TRAINING, _STATE, _CONFIG = "weights.npz", "training.npz", "state.json", "config.yml"
-_PARTIAL, _RETIRED = ".partial", ".retired"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +57,13 @@ class TrainState:
     """Where a run stands.
 
     Attributes:
-        step: optimizer steps taken.
-        samples_seen: training samples consumed; the data go on from here.
-        best_miou: best validation mIoU so far (0..1), -1 before the first evaluation.
-        best_step: the step that reached it.
-        stale_intervals: evaluations since then that were worse.
-        protocol: the evaluation protocol that the score was counted by (`rsseg_tf.datasets.protocols`).
-        to_evaluate: whether the evaluation of this very step was still to come; whoever goes on does it first.
+        step: Optimizer steps taken.
+        samples_seen: Training samples consumed; a resumed run reads on from this position.
+        best_miou: Best validation mIoU so far (0..1), -1 before the first evaluation.
+        best_step: The step that reached it.
+        stale_intervals: Evaluations since then that were worse.
+        protocol: The evaluation protocol of the score (`rsseg_tf.datasets.protocols`).
+        to_evaluate: Whether this step still has to be evaluated; a resumed run does so first.
     """
 
     step: int = 0
@@ -84,57 +83,51 @@ def save_checkpoint(
     config: AnyConfig,
     *,
     extra: Mapping[str, bytes] = MappingProxyType({}),
-    ready: Callable[[], object] = lambda: None,
+    before_rename: Callable[[], object] = lambda: None,
 ) -> None:
-    """Writes a checkpoint to `folder`, replacing one that is there only once the new one is complete.
+    """Writes a checkpoint to `folder`; an earlier one there is replaced once the new one is complete.
 
     Args:
-        folder: e.g. `output/iter_1000`.
-        model: whose weights (batch-norm statistics included) and seeds are kept.
-        optimizer: whose variables are kept; None for weights that no run will go on from.
-        state: the run's position.
-        config: the resolved config.
-        extra: contents of further files by their names.
-        ready: called when all is written, before it takes its name.
+        folder: The checkpoint, such as `output/iter_1000`.
+        model: The model; its weights (batch-norm statistics included) and seeds are written.
+        optimizer: The optimizer; its variables are written. None for weights that no run will resume from.
+        state: The run's position.
+        config: The resolved config.
+        extra: Contents of further files by their names.
+        before_rename: Called when all files are written, before the folder gets its name.
 
     Raises:
-        WeightsError: when it cannot be written; what was there before is unchanged.
+        WeightsError: When it cannot be written; what was there before is unchanged.
     """
-    folder = Path(folder)
-
-    def fill(partial: Path) -> None:
+    with _writing(Path(folder)) as partial:
         _write_arrays(partial / _WEIGHTS, _named_arrays(model))
         if optimizer is not None:
             variables = _training_variables(model, optimizer)
             _write_arrays(partial / _TRAINING, {name: np.asarray(value) for name, value in variables.items()})
         _write(partial / _STATE, lambda file: file.write(_to_json(state)))
-        _write(partial / _CONFIG, lambda file: file.write(dump_config(_placed(config)).encode()))
+        _write(partial / _CONFIG, lambda file: file.write(dump_config(_with_absolute_root(config)).encode()))
         for name, content in extra.items():
             (partial / name).write_bytes(content)
-
-    _write_whole(folder, fill, ready)
+        before_rename()
 
 
 def copy_weights(source: Path, folder: Path) -> None:
-    """Makes a checkpoint of another one's weights, state and config, as `best_model` is.
+    """Copies a checkpoint's weights, state and config; `best_model` holds no more than these.
 
     Raises:
-        WeightsError: when it cannot be read or written; what was there before is unchanged.
+        WeightsError: When it cannot be read or written; what was there before is unchanged.
     """
-
-    def fill(partial: Path) -> None:
+    with _writing(folder) as partial:
         for name in (_WEIGHTS, _STATE, _CONFIG):
             with (source / name).open("rb") as file:
                 _write(partial / name, functools.partial(shutil.copyfileobj, file))
 
-    _write_whole(folder, fill)
-
 
 def write_state(folder: Path, state: TrainState) -> None:
-    """Replaces the state in a checkpoint, as a whole or not at all.
+    """Replaces the state in a checkpoint, whole or not at all.
 
     Raises:
-        WeightsError: when it cannot be written.
+        WeightsError: When it cannot be written.
     """
     try:
         with atomic_path(folder / _STATE) as temporary:
@@ -143,58 +136,27 @@ def write_state(folder: Path, state: TrainState) -> None:
         raise _unwritten(folder, error) from error
 
 
-def discard_checkpoint(folder: Path) -> None:
-    """Removes a checkpoint so that no part of one is ever seen under its name; does nothing where there is none.
-
-    Raises:
-        OSError: when it cannot be removed.
-    """
-    partial = _partial(folder)
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(partial)
-    with contextlib.suppress(FileNotFoundError):
-        folder.rename(partial)
-        shutil.rmtree(partial)
-
-
 def recover_checkpoints(folder: Path) -> None:
-    """Clears a folder of what kills have left in it: gives a checkpoint set aside its name back, removes halves.
+    """Repairs a folder after a kill: renames retired checkpoints back, and removes incomplete ones.
 
     Raises:
-        OSError: when something cannot be renamed or removed.
+        OSError: When something cannot be renamed or removed.
     """
-    for retired in folder.glob(f".*{_RETIRED}"):
-        original = retired.with_name(retired.name[1 : -len(_RETIRED)])
-        if original.exists():
-            shutil.rmtree(retired)
-        else:
-            retired.rename(original)
-    for pattern in (f".iter_*{_PARTIAL}", f".best_model{_PARTIAL}"):
+    for retired in folder.glob(f".*{RETIRED}"):
+        recover_folder(folder / retired.name.removeprefix(".").removesuffix(RETIRED))
+    for pattern in (f".iter_*{PARTIAL}", f".best_model{PARTIAL}"):
         for partial in folder.glob(pattern):
             shutil.rmtree(partial)
 
 
-def _write_whole(folder: Path, fill: Callable[[Path], None], ready: Callable[[], object] = lambda: None) -> None:
-    """Lets `fill` write a checkpoint's files aside and gives them the folder's name."""
-    partial, retired = _partial(folder), _retired(folder)
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder for the files of a checkpoint; see `atomic_folder`."""
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        fill(partial)
-        ready()
-        if folder.exists():
-            shutil.rmtree(retired, ignore_errors=True)
-            folder.rename(retired)
-        partial.rename(folder)
-        _flush_folder(folder.parent)
-        shutil.rmtree(retired, ignore_errors=True)
-    except BaseException as error:  # Ctrl-C as well
-        shutil.rmtree(partial, ignore_errors=True)
-        if retired.exists() and not folder.exists():
-            retired.rename(folder)
-        if isinstance(error, OSError):
-            raise _unwritten(folder, error) from error
-        raise
+        with atomic_folder(folder) as partial:
+            yield partial
+    except OSError as error:
+        raise _unwritten(folder, error) from error
 
 
 def _unwritten(folder: Path, error: OSError) -> WeightsError:
@@ -205,14 +167,14 @@ def _unwritten(folder: Path, error: OSError) -> WeightsError:
 
 
 def load_weights(model: keras.Model, folder: StrPath) -> None:
-    """Loads the weights of a checkpoint; every weight and every array must find its partner.
+    """Loads the weights of a checkpoint; weights and stored arrays must agree one to one.
 
     Args:
-        model: the same architecture as the one that was saved.
-        folder: the checkpoint.
+        model: The architecture that was saved.
+        folder: The checkpoint.
 
     Raises:
-        WeightsError: for a folder without a checkpoint, a damaged file, or a checkpoint of another architecture.
+        WeightsError: For a folder without a checkpoint, a damaged file, or a checkpoint of another architecture.
     """
     folder = Path(folder)
     problems = _assign({weight.path: weight for weight in model.weights}, _read_arrays(folder, _WEIGHTS))
@@ -227,7 +189,7 @@ def read_weights(folder: StrPath) -> tuple[dict[str, np.ndarray], str]:
     """Returns the arrays of a checkpoint by the paths of the variables, and the SHA-256 of their file.
 
     Raises:
-        WeightsError: for a folder without a checkpoint, or a damaged file.
+        WeightsError: For a folder without a checkpoint, or a damaged file.
     """
     folder = Path(folder)
     arrays = _read_arrays(folder, _WEIGHTS)
@@ -236,15 +198,15 @@ def read_weights(folder: StrPath) -> tuple[dict[str, np.ndarray], str]:
 
 
 def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, folder: StrPath) -> None:
-    """Loads what a run needs beside the weights to go on: the optimizer's variables and the seeds of random layers.
+    """Loads what a resumed run needs beside the weights: the optimizer's variables and the seeds of random layers.
 
     Args:
-        model: the same architecture as the one that was saved.
-        optimizer: of the same kind, built on the same trainable variables.
-        folder: the checkpoint.
+        model: The architecture that was saved.
+        optimizer: An optimizer of the same kind, built on the same trainable variables.
+        folder: The checkpoint.
 
     Raises:
-        WeightsError: for a checkpoint without them (`best_model` has none), a damaged file, or another optimizer.
+        WeightsError: For a checkpoint without them (`best_model` has none), a damaged file, or another optimizer.
     """
     folder = Path(folder)
     problems = _assign(_training_variables(model, optimizer), _read_arrays(folder, _TRAINING))
@@ -259,7 +221,7 @@ def config_file(folder: StrPath) -> Path:
     """Returns the file with the config that the weights were trained with.
 
     Raises:
-        WeightsError: when `folder` is no checkpoint.
+        WeightsError: When `folder` is no checkpoint.
     """
     folder = Path(folder)
     _require(folder, _CONFIG)
@@ -270,7 +232,7 @@ def read_state(folder: StrPath) -> TrainState:
     """Returns where the run stood when the checkpoint was written.
 
     Raises:
-        WeightsError: when `folder` is no checkpoint or its state is damaged.
+        WeightsError: When `folder` is no checkpoint or its state is damaged.
     """
     folder = Path(folder)
     _require(folder, _STATE)
@@ -285,26 +247,16 @@ def read_state(folder: StrPath) -> TrainState:
         raise WeightsError(f"{folder / _STATE} is damaged: {error}. Use an earlier checkpoint.") from error
 
 
-def _placed(config: AnyConfig) -> AnyConfig:
-    """Returns the config with the data's folder as an absolute path, so that it is found from other folders too.
+def _with_absolute_root(config: AnyConfig) -> AnyConfig:
+    """Returns the config with an absolute `dataset.root`, which holds from other working directories too.
 
-    A folder that is not there stays as it is given: released weights are converted before there are any data.
+    A folder that does not exist stays as it is: released weights are often converted before the data are there.
     """
     root = config.dataset.root
     if not os.path.isdir(root):
         return config
     dataset = config.dataset.model_copy(update={"root": os.path.abspath(root)})
     return config.model_copy(update={"dataset": dataset})
-
-
-def _partial(folder: Path) -> Path:
-    """Returns where a checkpoint is written, and where it goes to be removed."""
-    return folder.with_name(f".{folder.name}{_PARTIAL}")
-
-
-def _retired(folder: Path) -> Path:
-    """Returns where a checkpoint waits while another takes its place."""
-    return folder.with_name(f".{folder.name}{_RETIRED}")
 
 
 def _named_arrays(model: keras.Model) -> dict[str, np.ndarray]:
@@ -317,7 +269,7 @@ def _named_arrays(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def _training_variables(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> dict[str, keras.Variable]:
-    """Names variables by their order: Keras numbers seeds by how many models a process has built."""
+    """Names variables by their order: Keras's own names of seeds count the models that a process has built."""
     weights = {id(weight) for weight in model.weights}
     seeds = [variable for variable in model.variables if id(variable) not in weights]
     named = {f"optimizer/{i:05d}": variable for i, variable in enumerate(optimizer.variables)}
@@ -325,7 +277,7 @@ def _training_variables(model: keras.Model, optimizer: keras.optimizers.Optimize
 
 
 def _assign(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray]) -> str:
-    """Assigns all arrays, or none and says how they differ."""
+    """Assigns all arrays and returns an empty text, or assigns none and returns the differences."""
     problems = _differences({name: tuple(variable.shape) for name, variable in variables.items()}, arrays)
     if not problems:
         for name, variable in variables.items():
@@ -334,19 +286,19 @@ def _assign(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.nda
 
 
 def _differences(wanted: Mapping[str, Sequence[int]], arrays: Mapping[str, np.ndarray]) -> str:
-    """Says in one clause how the names and shapes differ; empty when they are equal."""
+    """Returns in one clause how names and shapes differ; an empty text when they are equal."""
     missing = [name for name in wanted if name not in arrays]
-    left_over = [name for name in arrays if name not in wanted]
-    other = [name for name in wanted if name in arrays and tuple(wanted[name]) != arrays[name].shape]
+    unexpected = [name for name in arrays if name not in wanted]
+    misshapen = [name for name in wanted if name in arrays and tuple(wanted[name]) != arrays[name].shape]
     clauses = []
     if missing:
         clauses.append(f"{len(missing)} of its {len(wanted)} variables are missing (first: {missing[0]})")
-    if left_over:
-        clauses.append(f"{len(left_over)} stored arrays have no variable (first: {left_over[0]})")
-    if other:
-        name = other[0]
+    if unexpected:
+        clauses.append(f"{len(unexpected)} stored arrays have no variable (first: {unexpected[0]})")
+    if misshapen:
+        name = misshapen[0]
         clauses.append(
-            f"{len(other)} differ in shape (first: {name}, stored {list(arrays[name].shape)}, "
+            f"{len(misshapen)} differ in shape (first: {name}, stored {list(arrays[name].shape)}, "
             f"model {list(wanted[name])})"
         )
     return "; ".join(clauses)
@@ -357,7 +309,7 @@ def _require(folder: Path, name: str) -> None:
         return
     if name == _TRAINING and (folder / _WEIGHTS).is_file():
         raise WeightsError(f"{folder} holds weights only, no optimizer; resume from an iter_N folder.")
-    if not folder.exists() and ((retired := _retired(folder)) / name).is_file():
+    if not folder.exists() and ((retired := retired_folder(folder)) / name).is_file():
         raise WeightsError(
             f"{folder} is not a checkpoint: it does not exist. A run was killed while it replaced it; the earlier one "
             f"is whole: {retired}; rename it to {folder}."
@@ -384,7 +336,7 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _write_npz(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes what `np.savez` writes; that one leaves its archive open when the disk is full, with noise later on."""
+    """Writes an archive as `np.savez` does, which leaves its file open on a full disk and so raises again later."""
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -396,16 +348,6 @@ def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         write(file)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Makes a rename in the folder survive a power cut; a file system that cannot do so for folders is left alone."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _to_json(state: TrainState) -> bytes:

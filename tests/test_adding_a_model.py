@@ -173,7 +173,7 @@ def test_one_file_and_one_row_suffice(copy: Path) -> None:
     write_images(copy / "images")
     (copy / "pretrain.yml").write_text(
         "dataset: {name: images, root: images}\nbackbone: {name: toy_net}\nmethod: {name: toy_method}\n"
-        "views: {crop_size: 32}\ntrain: {iters: 1, batch_size: 4}\n",
+        "views: {crop_size: 32}\ntrain: {iters: 1, total_batch_size: 4}\n",
         "utf-8",
     )
     run(copy, "-m", "rsseg_tf.cli", "pretrain", "--config", "pretrain.yml", "--save_dir", "pretrained")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import tensorflow as tf
@@ -10,7 +12,7 @@ import tensorflow as tf
 from rsseg_tf.errors import DataError, NotFiniteError, ServingError, naming, reason
 
 
-def raised(function) -> Exception:
+def raised(function: Callable[..., Any]) -> Exception:
     with pytest.raises(Exception) as caught:  # whatever it is
         function()
     return caught.value

@@ -13,7 +13,7 @@ import click
 from rsseg_tf.cli.options import ManyValues, trust_option
 
 if TYPE_CHECKING:
-    from rsseg_tf.export.benchmark import Timing
+    from rsseg_tf.export.timing import Timing
 
 __all__ = ["command"]
 
@@ -49,11 +49,10 @@ def command(
     """
     from rich.console import Console
 
-    from rsseg_tf.cli.evaluate import write_json
-    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.cli.output import load_tensorflow, write_json
 
     load_tensorflow()
-    from rsseg_tf.export.benchmark import measure
+    from rsseg_tf.export.timing import time_in_process
     from rsseg_tf.export.verify import version_folder
     from rsseg_tf.manifest import read_manifest
 
@@ -68,12 +67,11 @@ def command(
     timings = {}
     for name, path in models.items():
         click.echo(f"Timing {name}", err=True)
-        timings[name] = measure(path, size, threads=threads or os.cpu_count() or 1, runs=runs)
+        timings[name] = time_in_process(path, size, threads=threads or os.cpu_count() or 1, runs=runs)
     Console().print(timing_table(list(timings), list(timings.values()), size))
     if json_path:
         rows = [{"name": name, **dataclasses.asdict(timing)} for name, timing in timings.items()]
         write_json(json_path, {"folder": str(folder), "size": list(size), "models": rows})
-        click.echo(f"Written: {json_path}")
 
 
 def timing_table(names: Sequence[str], timings: Sequence[Timing], size: tuple[int, int]) -> Any:

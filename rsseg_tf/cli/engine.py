@@ -56,8 +56,8 @@ def engine_options(function: F) -> F:
         "--engine",
         type=click.Choice(["auto", *_ENGINES]),
         help="What runs the model, of all that the folder of an export or a checkpoint offers. auto: the fastest here "
-        "within --tolerance; each is timed once, and the numbers are kept in the cache. Default: what --model-path "
-        "names; a folder's SavedModel.",
+        "within --tolerance; each is timed on a few images first. Default: what --model-path names; a folder's "
+        "SavedModel.",
     )(function)
 
 
@@ -75,7 +75,7 @@ def locate_engine(model_path: str, engine: str | None, tolerance: float | None, 
         raise ConfigError("--tolerance has an effect with --engine auto only; add it or leave --tolerance out.")
     if engine is None:
         return Located(*locate_model(model_path), precision)
-    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.cli.output import load_tensorflow
 
     load_tensorflow()
     from rsseg_tf.engines import DEFAULT_TOLERANCE, available_threads, find_candidates, named_candidate

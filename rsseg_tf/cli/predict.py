@@ -244,7 +244,7 @@ def _for_worker(located: Located) -> Located:
 
 def _open_in_worker(located: Located, config: Config | None, device: str, gpus: tuple[int, ...]) -> Predict:
     """Opens the model in a worker."""
-    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.cli.output import load_tensorflow
 
     load_tensorflow()
     choose_device(device, gpus)

@@ -12,6 +12,7 @@ Differences from plain PyYAML, each of which has cost somebody a training run:
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +84,7 @@ class Document:
         result = Document({}, dict(self.origins))
         result.values = _merge(self.values, other.values, (), result.origins)
         result.origins.update(other.origins)
+        _rename_old_keys(result)
         return result
 
 
@@ -100,6 +102,27 @@ def _merge(old: Mapping[str, Any], new: Mapping[str, Any], path: Path_, origins:
             del origins[stale]
         merged[key] = value
     return merged
+
+
+def _rename_old_keys(document: Document) -> None:
+    """Gives keys of configs that earlier versions wrote their present names.
+
+    Each merge calls this, so that an old key in a file still overrides the present one of the file's base.
+    """
+    train = document.values.get("train")
+    is_pretraining = "method" in document.values and "model" not in document.values
+    if not (is_pretraining and isinstance(train, dict) and "batch_size" in train):
+        return
+    document.values["train"] = {key: value for key, value in train.items() if key != "batch_size"}
+    document.values["train"]["total_batch_size"] = train["batch_size"]
+    where = document.origins.pop(("train", "batch_size"), "train.batch_size")
+    document.origins["train", "total_batch_size"] = where
+    warnings.warn(
+        f"{where}: pre-training counts images over all devices; write train.total_batch_size: {train['batch_size']} "
+        "for train.batch_size, which counts those of one device (as in rsseg-tf train).",
+        FutureWarning,
+        stacklevel=2,
+    )
 
 
 def load_document(path: Path, _from: tuple[Path, ...] = (), _known: dict[Path, Document] | None = None) -> Document:

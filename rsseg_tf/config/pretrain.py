@@ -46,7 +46,7 @@ class Images(Section):
 
     @property
     def spec(self) -> DatasetSpec:
-        """Bands and statistics; there are no classes, so the one that a spec needs means nothing."""
+        """Bands and statistics; there are no classes, so the spec's one class is a placeholder."""
         mean, std = self.mean, self.std
         if self.bands == 3:
             mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
@@ -105,7 +105,7 @@ class Views(Section):
 
 
 class LARSSection(Section):
-    """Layer-wise adaptive rates, in the arithmetic of three official codes; see `rsseg_tf.training.optimizers.LARS`."""
+    """Layer-wise adaptive rates, in the arithmetic of three official codes; see `training.optimizers.LARS`."""
 
     name: Literal["lars"]
     variant: Literal["pixpro", "larc", "paddle"]
@@ -120,7 +120,7 @@ PretrainOptimizer = Annotated[SGD | AdamW | LARSSection, Field(discriminator="na
 
 
 class PretrainSchedule(Section):
-    """Half a cosine wave after a linear warm-up; all rates scale with the batch where `base_batch_size` says so."""
+    """Half a cosine wave after a linear warm-up; with `base_batch_size` all rates scale with the batch."""
 
     name: Literal["cosine"]
     learning_rate: AboveZero = 0.03
@@ -128,9 +128,9 @@ class PretrainSchedule(Section):
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     warmup_start_lr: Annotated[float, Field(ge=0)] = 0.0
     base_batch_size: Positive | None = Field(
-        None, description="train.batch_size that the rates are for; with n times the batch they are n times as large"
+        None, description="train.total_batch_size that the rates are for; n times the batch makes them n times as large"
     )
-    by_epoch: bool = Field(False, description="whether the rate changes at epochs only, as the official MoCo's")
+    by_epoch: bool = Field(False, description="whether the rate changes at epochs only, as in the official MoCo")
 
 
 class PretrainTrain(Section):
@@ -138,13 +138,13 @@ class PretrainTrain(Section):
 
     epochs: Positive = 200
     iters: Positive | None = Field(None, description="steps in all; null: as many as the epochs have")
-    batch_size: Annotated[int, Field(ge=2)] = Field(256, description="images per step, over all devices")
+    total_batch_size: Annotated[int, Field(ge=2)] = Field(256, description="images per step, over all devices")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     log_iters: Positive = 10
     save_interval: Positive = 1000
     keep_checkpoint_max: Positive = 5
-    collapse_spread: Fraction = Field(0.05, description="an epoch whose mean spread is below this is called collapsed")
+    collapse_spread: Fraction = Field(0.05, description="an epoch with a smaller mean spread counts as collapsed")
     stop_after_collapsed: Positive | None = Field(None, description="collapsed epochs in a row that end the run")
     deterministic: bool = Field(False, description="whether equal runs give equal weights, to the bit")
 

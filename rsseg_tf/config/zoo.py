@@ -456,7 +456,7 @@ def check_queue(size: int, batch: int, *, keys_per_sample: int = 1) -> None:
         each = "" if keys_per_sample == 1 else f" of {keys_per_sample} keys each"
         raise ConfigError(
             f"method.queue_size is {size}, which a batch of {batch} samples{each} does not divide. "
-            f"Set it to a multiple of {keys}, such as {nearest}, or change --batch_size."
+            f"Set it to a multiple of {keys}, such as {nearest}, or change --total_batch_size."
         )
 
 
@@ -497,7 +497,8 @@ class _KeyEncoder(MethodSection):
         if self.key_bn == "split" and (share % splits or share // splits < 2):
             raise ConfigError(
                 f"method.key_bn is split: a device's {share} images are normalised in {splits} equal parts, of at "
-                "least two images each. Change method.key_bn_splits or --batch_size, or set method.key_bn to ema_stats."
+                "least two images each. Change method.key_bn_splits or --total_batch_size, or set method.key_bn to "
+                "ema_stats."
             )
 
 

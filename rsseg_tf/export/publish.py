@@ -19,9 +19,6 @@ import contextlib
 import errno
 import json
 import os
-import re
-import secrets
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,8 +37,9 @@ from rsseg_tf.export.tflite import write_tflite
 from rsseg_tf.export.tiles import middle_of, read_tiles
 from rsseg_tf.export.trained import Trained
 from rsseg_tf.export.web import WEB_FOLDER, Page, check_page, write_web
-from rsseg_tf.files import Held, StrPath, hold
+from rsseg_tf.files import StrPath
 from rsseg_tf.files.lists import Sample
+from rsseg_tf.files.writing import staging_folder
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Format, Manifest, Quantization, file_sha256
 from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import open_predictor
@@ -51,7 +49,6 @@ __all__ = ["ACCURACY_FILE", "REFUSED_FILE", "Exported", "Gate", "check_output", 
 ACCURACY_FILE = "accuracy.json"
 REFUSED_FILE = "refused.json"
 _CONFIG_FILE = "config.yml"
-_STAGE = re.compile(r"(\.[0-9a-f]{8}\.partial)(\.lock(\.soft)?)?$")
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,7 @@ def export_model(
     check_output(output, version)
     real = _real_tiles(trained, tile, calibration, gate, real_tiles)
     try:
-        with _staged(output) as stage:
+        with staging_folder(output) as stage:
             with _temporary_files_in(stage):
                 artifacts = _write_all(trained, stage, formats, quantizations, tile, calibration, page, notify)
             write_reference(trained, stage, tile, real)
@@ -177,44 +174,6 @@ def _is_about_the_disk(error: Exception) -> bool:
     """Tells whether a file could not be written: the libraries that write models have types of their own for that."""
     said = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO))
     return isinstance(error, OSError) or (not isinstance(error, RssegError) and any(one in str(error) for one in said))
-
-
-@contextlib.contextmanager
-def _staged(output: Path) -> Iterator[Path]:
-    """Makes a folder that servers do not look at, beside the versions, and removes what is left of it.
-
-    What an export that was killed has left beside it goes first.
-    """
-    created = not output.exists()
-    output.mkdir(parents=True, exist_ok=True)
-    _clear(output)
-    lock: Held | None = None
-    while lock is None:  # another export may look at a fresh lock for a moment, whether it is a dead one's
-        stage = output / f".{secrets.token_hex(4)}.partial"
-        lock = hold(_lock_of(stage))
-    try:
-        stage.mkdir()
-        yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        lock.release()
-        if created:
-            with contextlib.suppress(OSError):  # it holds a version, as it should
-                output.rmdir()
-
-
-def _lock_of(stage: Path) -> Path:
-    return stage.with_name(f"{stage.name}.lock")
-
-
-def _clear(output: Path) -> None:
-    """Removes the stages that nobody holds any more."""
-    stages = {match[1] for path in output.iterdir() if (match := _STAGE.match(path.name))}
-    for name in stages:
-        lock = hold(_lock_of(output / name))
-        if lock is not None:
-            shutil.rmtree(output / name, ignore_errors=True)
-            lock.release()
 
 
 @contextlib.contextmanager

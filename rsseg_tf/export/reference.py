@@ -9,13 +9,22 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ExportError
-from rsseg_tf.export.tiles import random_tiles
+from rsseg_tf.export.tiles import pixel_dtype, random_tiles
 from rsseg_tf.export.trained import Trained
 from rsseg_tf.files.npz import read_npz
 from rsseg_tf.manifest import CALIBRATED, Quantization
+from rsseg_tf.predict import Predict
 
-__all__ = ["REFERENCE_FILE", "Reference", "read_reference", "reference_size", "write_reference"]
+__all__ = [
+    "REFERENCE_FILE",
+    "Reference",
+    "made_up_reference",
+    "read_reference",
+    "reference_size",
+    "write_reference",
+]
 
 REFERENCE_FILE = "reference.npz"
 
@@ -55,15 +64,21 @@ class Reference(NamedTuple):
         if not tiles:
             return self
         pixels = np.stack(tiles).astype(self.pixels.dtype)
-        return Reference(
-            np.concatenate([self.pixels, pixels]), np.concatenate([self.logits, _logits(trained, pixels)]), self.made_up
-        )
+        logits = np.concatenate([self.logits, _logits(trained.predict, pixels)])
+        return Reference(np.concatenate([self.pixels, pixels]), logits, self.made_up)
 
 
 def reference_size(trained: Trained, tile: tuple[int, int] | None) -> tuple[int, int]:
     """Returns (height, width) of the tiles: that of the files, or else that of the training, at most 256x256."""
     height, width = tile or tuple(min(side, _LARGEST_SIDE) for side in trained.manifest.crop_size)
     return height, width
+
+
+def made_up_reference(predict: Predict, spec: DatasetSpec, size: tuple[int, int]) -> Reference:
+    """Runs a model on made-up tiles of (height, width) `size`, at most 256x256."""
+    height, width = (min(side, _LARGEST_SIDE) for side in size)
+    pixels = random_tiles(spec, (height, width), _MADE_UP, dtype=pixel_dtype(spec))
+    return Reference(pixels, _logits(predict, pixels), len(pixels))
 
 
 def write_reference(trained: Trained, folder: Path, tile: tuple[int, int] | None, real: Sequence[NDArray] = ()) -> None:
@@ -76,7 +91,7 @@ def write_reference(trained: Trained, folder: Path, tile: tuple[int, int] | None
         real: tiles of `reference_size`.
     """
     pixels = random_tiles(trained.spec, reference_size(trained, tile), _MADE_UP, dtype=trained.dtype)
-    reference = Reference(pixels, _logits(trained, pixels), len(pixels)).with_real(trained, real)
+    reference = Reference(pixels, _logits(trained.predict, pixels), len(pixels)).with_real(trained, real)
     np.savez_compressed(folder / REFERENCE_FILE, **reference._asdict())
 
 
@@ -94,5 +109,5 @@ def read_reference(folder: Path) -> Reference:
         raise ExportError(f"{path} is missing or damaged: {error}. Export the model again.") from error
 
 
-def _logits(trained: Trained, pixels: NDArray) -> NDArray[np.float32]:
-    return np.concatenate([trained.predict(one[np.newaxis]) for one in pixels])
+def _logits(predict: Predict, pixels: NDArray) -> NDArray[np.float32]:
+    return np.concatenate([predict(one[np.newaxis]) for one in pixels])

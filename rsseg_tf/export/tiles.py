@@ -16,9 +16,14 @@ from rsseg_tf.predict import resize_bilinear
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.scenes import read_pixels
 
-__all__ = ["calibration_images", "middle_of", "random_tiles", "read_tiles"]
+__all__ = ["calibration_images", "middle_of", "pixel_dtype", "random_tiles", "read_tiles"]
 
 _BLOB = 16  # pixels
+
+
+def pixel_dtype(spec: DatasetSpec) -> str:
+    """Returns what exported models take: bytes where pixels are bytes; float32 holds everything else exactly."""
+    return "uint8" if spec.max_value == 255 else "float32"
 
 
 def random_tiles(

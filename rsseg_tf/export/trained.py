@@ -20,6 +20,7 @@ from rsseg_tf.config import Config, dump_config, load_config
 from rsseg_tf.config.zoo import C2FNet
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ExportError
+from rsseg_tf.export.tiles import pixel_dtype
 from rsseg_tf.files import StrPath
 from rsseg_tf.layers import converting
 from rsseg_tf.manifest import PIXELS, Artifact, Classes, Inference, Manifest, Origin, Tensor
@@ -62,8 +63,8 @@ class Trained:
 
     @property
     def dtype(self) -> str:
-        """What artifacts take: bytes where pixels are bytes; float32 holds everything else, uint16 exactly."""
-        return "uint8" if self.spec.max_value == 255 else "float32"
+        """What artifacts take, see `pixel_dtype`."""
+        return pixel_dtype(self.spec)
 
     @cached_property
     def predict(self) -> Predict:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export.reference import Reference, read_reference
 from rsseg_tf.export.tiles import read_tiles
+from rsseg_tf.export.timing import time_runs
 from rsseg_tf.export.trained import load_trained
 from rsseg_tf.files import StrPath
 from rsseg_tf.manifest import Manifest, Quantization, read_manifest, require_files
@@ -162,14 +162,11 @@ def compare(
     """
     reference = reference.suited_to(quantization)
     predict(reference.pixels[:1])  # the first call is slower
-    answers, seconds = [], []
+    answers, milliseconds = [], []
     for tile in reference.pixels:
-        for _ in range(_REPEATS):
-            began = time.perf_counter()
-            answer = predict(tile[np.newaxis])
-            seconds.append(time.perf_counter() - began)
-        require_finite(answer, tile[np.newaxis], name)
-        answers.append(answer)
+        answer, times = time_runs(predict, tile[np.newaxis], _REPEATS)
+        answers.append(require_finite(answer, tile[np.newaxis], name))
+        milliseconds += times
     logits = np.concatenate(answers)
     if logits.shape != reference.logits.shape:
         raise ExportError(f"{name} answers {logits.shape}; the Keras model answers {reference.logits.shape}.")
@@ -183,7 +180,7 @@ def compare(
         max_probability_difference=float(difference.max()),
         mean_probability_difference=float(difference.mean()),
         agreement=float((logits.argmax(-1) == reference.logits.argmax(-1)).mean()),
-        latency_ms=1000 * statistics.median(seconds),
+        latency_ms=statistics.median(milliseconds),
         tolerance=TOLERANCES[quantization],
     )
 

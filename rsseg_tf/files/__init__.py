@@ -4,12 +4,21 @@ from rsseg_tf.files.json_files import read_json
 from rsseg_tf.files.locks import Held, hold
 from rsseg_tf.files.paths import StrPath, readable_name
 from rsseg_tf.files.walking import walk_files
-from rsseg_tf.files.writing import SIDE_SUFFIX, atomic_path, remove_file, remove_leftovers, replace_file, short_stem
+from rsseg_tf.files.writing import (
+    SIDE_SUFFIX,
+    atomic_folder,
+    atomic_path,
+    remove_file,
+    remove_leftovers,
+    replace_file,
+    short_stem,
+)
 
 __all__ = [
     "SIDE_SUFFIX",
     "Held",
     "StrPath",
+    "atomic_folder",
     "atomic_path",
     "hold",
     "read_json",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rsseg_tf.errors import WeightsError
 from rsseg_tf.files.json_files import read_json
+from rsseg_tf.files.writing import atomic_path
 
 __all__ = ["cache_dir", "cached", "is_offline"]
 
@@ -88,14 +89,13 @@ def _check(address: str, target: Path, pinned: str | None) -> None:
 
 
 def _download(address: str, target: Path, progress: Progress | None) -> None:
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     record = target.with_name(target.name + ".json")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        digest = _receive(address, partial, progress)
-        # The record first: a file without one is taken for one that the user has put there.
-        record.write_text(json.dumps({"url": address, "sha256": digest}), "utf-8")
-        partial.replace(target)
+        with atomic_path(target) as partial:
+            digest = _receive(address, partial, progress)
+            # The record first: a file without one is taken for one that the user has put there.
+            record.write_text(json.dumps({"url": address, "sha256": digest}), "utf-8")
     except urllib.error.HTTPError as error:
         raise WeightsError(
             f"{address} could not be downloaded: the server says {error.code} {error.reason}."
@@ -106,8 +106,6 @@ def _download(address: str, target: Path, progress: Progress | None) -> None:
             f"{address} could not be downloaded: {reason}. Check the network, or download it elsewhere and name the "
             "file instead."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _receive(address: str, partial: Path, progress: Progress | None) -> str:
@@ -127,6 +125,4 @@ def _receive(address: str, partial: Path, progress: Progress | None) -> str:
                 progress(received, expected)
         if expected is not None and received != expected:
             raise ValueError(f"the connection broke after {received} of {expected} bytes")
-        file.flush()
-        os.fsync(file.fileno())
     return digest.hexdigest()

@@ -1,7 +1,10 @@
-"""Writes that are whole or not at all.
+"""Writes that are whole or not at all: of files and of folders.
 
 A file that is being written has a hidden name, `.STEM.HEX.tmp.SUFFIX`. A kill leaves it behind; whoever holds the
 folder's lock next removes it with `remove_leftovers`.
+
+A folder that is being written is called `.NAME.partial`. Replacing a folder takes two renames; a kill between them
+leaves the earlier one whole as `.NAME.retired`, and `recover_folder` gives it its name back.
 """
 
 from __future__ import annotations
@@ -11,10 +14,32 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["SIDE_SUFFIX", "atomic_path", "remove_file", "remove_leftovers", "replace_file", "short_stem"]
+from rsseg_tf.files.locks import Held, hold
+
+__all__ = [
+    "PARTIAL",
+    "RETIRED",
+    "SIDE_SUFFIX",
+    "atomic_folder",
+    "atomic_path",
+    "discard_folder",
+    "partial_folder",
+    "recover_folder",
+    "remove_file",
+    "remove_leftovers",
+    "replace_file",
+    "replace_folder",
+    "retired_folder",
+    "short_stem",
+    "staging_folder",
+]
+
+PARTIAL, RETIRED = ".partial", ".retired"
+"""How the hidden names of folders end: of one that is being written, and of one that another takes the place of."""
 
 SIDE_SUFFIX = ".aux.xml"
 """What GDAL appends to a raster's name for the file that holds what the raster's own format cannot."""
@@ -22,6 +47,7 @@ SIDE_SUFFIX = ".aux.xml"
 # Libraries add endings of their own while they write: `.aux.xml`, `-journal`, `.ovr.tmp`.
 _LEFTOVER = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp([._-].*)?$", re.DOTALL)
 _LONGEST_STEM = 180
+_STAGE = re.compile(r"(\.[0-9a-f]{8}\.partial)(\.lock(\.soft)?)?$")
 # What GDAL and SQLite put beside a file while they write it, and leave there when they are killed.
 _BESIDE = (SIDE_SUFFIX, "-journal", "-wal", "-shm")
 
@@ -114,3 +140,133 @@ def remove_leftovers(folder: Path, removable: Callable[[str], bool] = lambda ste
             if match is not None and removable(match[1]):
                 with contextlib.suppress(OSError):  # a folder, or somebody else's; the next may go all the same
                     path.unlink(missing_ok=True)
+
+
+def partial_folder(folder: Path) -> Path:
+    """Returns where a folder is written, and where it goes to be removed."""
+    return folder.with_name(f".{folder.name}{PARTIAL}")
+
+
+def retired_folder(folder: Path) -> Path:
+    """Returns where a folder waits while another takes its place."""
+    return folder.with_name(f".{folder.name}{RETIRED}")
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder beside `folder` that takes its place when the block ends well.
+
+    On any error it is removed and `folder` stays as it was. Hold a lock: what an earlier process began is removed.
+
+    Args:
+        folder: The folder to appear; its parents are made.
+
+    Yields:
+        The folder to fill.
+
+    Raises:
+        OSError: When it cannot be made or renamed.
+    """
+    partial = partial_folder(folder)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        replace_folder(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_folder(partial: Path, folder: Path) -> None:
+    """Gives a folder its name; the one that has it is set aside until that has worked, and then removed.
+
+    Raises:
+        OSError: When one of them cannot be renamed; `folder` is what it was then.
+    """
+    retired = retired_folder(folder)
+    try:
+        if folder.exists():
+            shutil.rmtree(retired, ignore_errors=True)
+            folder.rename(retired)
+        partial.rename(folder)
+    except BaseException:  # Ctrl-C as well
+        recover_folder(folder)
+        raise
+    _flush_folder(folder.parent)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> None:
+    """Gives a folder its name back if a kill has left it set aside; removes one that was already replaced.
+
+    Raises:
+        OSError: When it cannot be renamed or removed.
+    """
+    retired = retired_folder(folder)
+    if retired.exists():
+        if folder.exists():
+            shutil.rmtree(retired)
+        else:
+            retired.rename(folder)
+
+
+def discard_folder(folder: Path) -> None:
+    """Removes a folder so that no part of it is ever seen under its name; does nothing where there is none.
+
+    Raises:
+        OSError: When it cannot be removed.
+    """
+    partial = partial_folder(folder)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(partial)
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(partial)
+        shutil.rmtree(partial)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes a rename in the folder survive a power cut; a file system that cannot do so for folders is left alone."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def staging_folder(parent: Path) -> Iterator[Path]:
+    """Makes a hidden folder that no other process writes to, and removes what is left of it in the end.
+
+    Each has a lock of its own, so that several processes may write to one `parent` at once. What killed ones have left
+    there is removed first.
+
+    Args:
+        parent: Where to make it; made if missing, and removed in the end if nothing came into it.
+
+    Yields:
+        The folder, whose content is to be renamed to its place within `parent`; or the whole folder.
+
+    Raises:
+        OSError: When it cannot be made.
+    """
+    created = not parent.exists()
+    parent.mkdir(parents=True, exist_ok=True)
+    for name in {match[1] for path in parent.iterdir() if (match := _STAGE.match(path.name))}:
+        dead = hold(parent / f"{name}.lock")
+        if dead is not None:
+            shutil.rmtree(parent / name, ignore_errors=True)
+            dead.release()
+    lock: Held | None = None
+    while lock is None:  # another process may look at a fresh lock for a moment, whether it is a dead one's
+        stage = parent / f".{secrets.token_hex(4)}{PARTIAL}"
+        lock = hold(parent / f"{stage.name}.lock")
+    try:
+        stage.mkdir()
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        lock.release()
+        if created:
+            with contextlib.suppress(OSError):  # something came into it
+                parent.rmdir()

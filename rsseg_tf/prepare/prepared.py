@@ -17,9 +17,6 @@ import dataclasses
 import errno
 import json
 import os
-import re
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,12 +28,14 @@ import numpy as np
 import rsseg_tf
 from rsseg_tf.datasets.spec import DatasetSpec, custom_spec, unknown_ids
 from rsseg_tf.errors import DataError, reason
-from rsseg_tf.files import SIDE_SUFFIX, StrPath, hold, read_json
+from rsseg_tf.files import SIDE_SUFFIX, StrPath, atomic_folder, hold, read_json
 from rsseg_tf.files.lists import Sample, write_list
+from rsseg_tf.files.writing import partial_folder, recover_folder
 from rsseg_tf.prepare.cutting import SceneRecord
 
 __all__ = [
     "SPLITS",
+    "WORK",
     "PrepareReport",
     "PreparedFolder",
     "SplitReport",
@@ -45,7 +44,6 @@ __all__ = [
     "needed_splits",
     "read_dataset_json",
     "read_description",
-    "replace_folder",
     "staged_output",
 ]
 
@@ -54,6 +52,8 @@ SPLITS = ("train", "val")
 
 _WRITER = "rsseg_tf"
 _MARK = ".prepared"
+WORK = ".work"
+"""In the folder of an unfinished run: its journal and its scratch files."""
 # Datasets that were prepared before there were any lack them.
 _LATER_FIELDS = frozenset({"band_names", "gsd", "tile_names"})
 _OUR_NAMES = frozenset({"img_dir", "ann_dir", "labels.txt", "dataset.json", _MARK, "train.txt", "val.txt", "test.txt"})
@@ -276,17 +276,16 @@ def staged_output(output: Path) -> Iterator[Path]:
         DataError: When `output` holds anything else, cannot be written, or is being prepared by another process.
     """
     output = Path(os.path.abspath(output))  # a name is needed, which "." has not
-    staged = output.with_name(f".{output.name}.{secrets.token_hex(6)}.tmp")
     try:
         check_replaceable(output)
         with held_output(output):
-            try:
-                staged.mkdir()
-                yield staged
+            if (unfinished := partial_folder(output) / WORK).exists():
+                raise DataError(
+                    f"{unfinished.parent} holds an unfinished run of another dataset. Finish it, or delete that folder."
+                )
+            with atomic_folder(output) as folder:
+                yield folder
                 check_replaceable(output)  # once more: minutes may have gone by
-                replace_folder(staged, output)
-            finally:
-                shutil.rmtree(staged, ignore_errors=True)
     except OSError as error:
         raise DataError(f"Cannot write {output}: {reason(error)}. Check the permissions and the free space.") from error
 
@@ -309,7 +308,7 @@ def held_output(output: Path) -> Iterator[None]:
             f"Another process is preparing {output} (its lock is {lock_file}). Wait for it, or choose another output."
         )
     with lock:
-        _recover_folder(output)
+        recover_folder(output)
         yield
 
 
@@ -375,34 +374,3 @@ def check_replaceable(output: Path) -> None:
         raise DataError(
             f"{output} exists, and nothing shows that {_WRITER} wrote it ({unreadable}) Choose another output folder."
         ) from unreadable
-
-
-def replace_folder(staged: Path, output: Path) -> None:
-    """Renames `staged` to `output`, an old folder being set aside until that has worked."""
-    if not output.exists():
-        staged.rename(output)
-        return
-    old = output.with_name(f".{output.name}.{secrets.token_hex(6)}.old")
-    output.rename(old)
-    try:
-        staged.rename(output)
-    except OSError:
-        old.rename(output)
-        raise
-    shutil.rmtree(old)
-
-
-def _recover_folder(output: Path) -> None:
-    """Clears away what a kill has left of `replace_folder` and `staged_output`; call it with the output's lock held.
-
-    An old folder that was set aside gets its name back where nothing has taken it.
-    """
-    ours = re.compile(rf"\.{re.escape(output.name)}\.[0-9a-f]{{12}}\.(old|tmp)", re.DOTALL)
-    for path in output.parent.iterdir():
-        found = ours.fullmatch(path.name)
-        if found is None or not path.is_dir():
-            continue
-        if found[1] == "old" and not output.exists():
-            path.rename(output)
-        else:
-            shutil.rmtree(path)

@@ -27,8 +27,10 @@ from rsseg_tf.files.journal import Journal
 from rsseg_tf.files.lists import read_list
 from rsseg_tf.files.processes import in_processes
 from rsseg_tf.files.walking import IMAGE_SUFFIXES, LeftOut
+from rsseg_tf.files.writing import partial_folder, replace_folder
 from rsseg_tf.prepare.cutting import CutPlan, Scene, SceneRecord, cut_scene, source_stamp
 from rsseg_tf.prepare.prepared import (
+    WORK,
     PreparedFolder,
     PrepareReport,
     SplitReport,
@@ -36,14 +38,12 @@ from rsseg_tf.prepare.prepared import (
     held_output,
     needed_splits,
     read_description,
-    replace_folder,
 )
 
 __all__ = ["Workspace", "workspace"]
 
-_WORK = ".work"
 _CHUNK_BYTES = 64 << 20
-_CHUNKS_PER_WORKER = 8
+_CHUNKS_PERWORKER = 8
 _SHOWN_FAILURES = 20
 
 Outcome = SceneRecord | DataError
@@ -55,8 +55,8 @@ class Workspace:
     def __init__(self, output: Path, folder: Path) -> None:
         self.output = output
         self.folder = folder
-        self.scratch = folder / _WORK / "scratch"
-        self._journal = Journal(folder / _WORK / "journal.jsonl")
+        self.scratch = folder / WORK / "scratch"
+        self._journal = Journal(folder / WORK / "journal.jsonl")
         self._left_out = LeftOut(IMAGE_SUFFIXES)
 
     def open(self) -> None:
@@ -211,7 +211,7 @@ def workspace(output: Path) -> Iterator[Workspace]:
         DataError: When `output` holds anything else, cannot be written, or is being prepared by another process.
     """
     output = Path(os.path.abspath(output))  # a name is needed, which "." has not
-    folder = output.with_name(f".{output.name}.partial")
+    folder = partial_folder(output)
     try:
         check_replaceable(output)
         with held_output(output):
@@ -219,7 +219,7 @@ def workspace(output: Path) -> Iterator[Workspace]:
                 yield work
             if folder.exists():  # not so when the output was up to date
                 check_replaceable(output)  # once more: hours may have gone by
-                shutil.rmtree(folder / _WORK)
+                shutil.rmtree(folder / WORK)
                 replace_folder(folder, output)
     except OSError as error:
         raise DataError(f"Cannot write {output}: {reason(error)}. Check the permissions and the free space.") from error
@@ -282,7 +282,7 @@ def _off_palette(scenes: Sequence[Scene], records: Mapping[tuple[str, str], Scen
 def _chunks(scenes: Sequence[Scene], workers: int) -> Iterator[list[Scene]]:
     """Groups scenes so that small ones are not sent one by one and each worker gets several groups."""
     total = sum(scene.image.size for scene in scenes)
-    target = min(_CHUNK_BYTES, total // (workers * _CHUNKS_PER_WORKER))
+    target = min(_CHUNK_BYTES, total // (workers * _CHUNKS_PERWORKER))
     chunk: list[Scene] = []
     size = 0
     for scene in scenes:

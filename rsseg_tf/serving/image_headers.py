@@ -1,7 +1,7 @@
 """The size of an encoded image from its header: what a decoder would allocate, before it does.
 
 A PNG of 40 kB can hold 40 000 x 40 000 pixels, and decoders believe it. So servers read the few bytes that say how
-large an image is, and refuse before decoding. Formats are those that `rsseg_tf.export.decode` knows; what is none of
+large an image is, and refuse before decoding. Formats are those that `predict_bytes` takes; what is none of
 them is refused here, so that no decoder sees a file whose size nobody has read.
 
 Sources: PNG (ISO/IEC 15948), JPEG (ITU T.81, annex B), TIFF 6.0, GIF89a, and Microsoft's BITMAPINFOHEADER.

@@ -1,11 +1,16 @@
 """Keras callbacks for the loop.
 
-The loop calls `on_train_begin(logs)` (`logs["step"]` is where the run begins), `on_train_batch_end(step, logs)` every
-`log_iters` steps with the averages since the last call, `on_test_begin()` and `on_test_end(logs)` around each
-evaluation (`logs["step"]` says when, and `logs["protocol"]` what was counted) and `on_train_end`. Keras makes all
-numbers in `logs` floats. A callback may end the run by setting `self.model.stop_training = True`.
+The loop calls
 
-What cannot be logged costs no training: the callbacks here tell of it once on standard error, and try again later.
+- `on_train_begin(logs)`: `logs["step"]` is where the run begins;
+- `on_train_batch_end(step, logs)` every `log_iters` steps, with the averages since the last call;
+- `on_test_begin()` and `on_test_end(logs)` around each evaluation: `logs["step"]` is its step, `logs["protocol"]` the
+  protocol that counted;
+- `on_train_end()`.
+
+Keras makes all numbers in `logs` floats. A callback may end the run by setting `self.model.stop_training = True`.
+
+A log that cannot be written does not end a run: the callbacks here warn once on standard error, and try again later.
 """
 
 from __future__ import annotations
@@ -39,12 +44,20 @@ def format_duration(seconds: float) -> str:
 
 
 class ConsoleLog(keras.callbacks.Callback):
-    """The benchmark's log lines, above one progress line."""
+    """PaddleSeg's log lines, above one progress line."""
 
     def __init__(
         self, iters: int, start: int = 0, console: Console | None = None, *, title: str = "train", scored: bool = True
     ) -> None:
-        """Takes the number of steps in all, where the run begins, its name, and whether it may have a score."""
+        """Prepares the progress line.
+
+        Args:
+            iters: Steps in all.
+            start: The step where the run begins.
+            console: Where to print; None for standard output.
+            title: Begins the progress line.
+            scored: Whether the progress line has a place for the mIoU.
+        """
         super().__init__()
         self.console = console or Console()
         self.iters, self.start = iters, start
@@ -66,7 +79,7 @@ class ConsoleLog(keras.callbacks.Callback):
         """Shows the progress line."""
         if logs:
             self._progress.update(self._task, completed=logs["step"])
-        with _at_a_console():
+        with _warning_if_unwritable():
             self._progress.start()
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
@@ -95,7 +108,7 @@ class ConsoleLog(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Takes the progress line away."""
-        with _at_a_console():
+        with _warning_if_unwritable():
             self._progress.stop()
 
     def _line(self, text: str) -> None:
@@ -103,21 +116,27 @@ class ConsoleLog(keras.callbacks.Callback):
 
 
 class CollapseMonitor(keras.callbacks.Callback):
-    """One line for each epoch of pre-training with the means of its monitors; a warning where they say collapse.
+    """One line for each epoch of pre-training with the means of its monitors; a warning where they show collapse.
 
-    An epoch ends with the first report of the next one, or with the run. What the monitors mean,
-    `rsseg_tf.ssl.monitors.MONITORS` says.
+    An epoch ends with the first report of the next one, or with the run. See `rsseg_tf.ssl.monitors.MONITORS` for the
+    meaning of the monitors.
 
     Attributes:
-        collapsed: collapsed epochs in a row so far.
+        collapsed: Collapsed epochs in a row so far.
     """
 
     def __init__(self, spread: float, *, stop_after: int | None = None, console: Console | None = None) -> None:
-        """Takes the spread below which an epoch is called collapsed, and how many of those in a row end the run."""
+        """Sets the limits.
+
+        Args:
+            spread: An epoch with a smaller mean spread counts as collapsed.
+            stop_after: Collapsed epochs in a row that end the run; None for never.
+            console: Where to print; None for standard output.
+        """
         super().__init__()
         self.console = console or Console()
         self.collapsed = 0
-        self._least, self._stop_after = spread, stop_after
+        self._min_spread, self._stop_after = spread, stop_after
         self._epoch = 0
         self._rows: list[Logs] = []
 
@@ -142,16 +161,16 @@ class CollapseMonitor(keras.callbacks.Callback):
     def _report(self) -> None:
         means = {name: float(np.mean([row[name] for row in self._rows])) for name in self._rows[0]}
         self._rows.clear()
-        told = ", ".join(f"{name}: {value:.4f}" for name, value in means.items())
-        _print(self.console, f"[MONITOR] epoch: {self._epoch}, {told}")
-        if means["spread"] >= self._least:
+        values = ", ".join(f"{name}: {value:.4f}" for name, value in means.items())
+        _print(self.console, f"[MONITOR] epoch: {self._epoch}, {values}")
+        if means["spread"] >= self._min_spread:
             self.collapsed = 0
             return
         self.collapsed += 1
         _print(
             self.console,
             f"[WARNING] epoch {self._epoch} looks collapsed: the spread of the projections is {means['spread']:.4f}, "
-            f"below {self._least:g}; 1 is healthy, and 0 says that all images look the same to the network. Lower the "
+            f"below {self._min_spread:g}; 1 is healthy; at 0 all images look the same to the network. Lower the "
             "learning rate, raise the batch or the momentum, or go back to an earlier checkpoint.",
         )
         if self.has_stopped_the_run:
@@ -159,18 +178,18 @@ class CollapseMonitor(keras.callbacks.Callback):
 
 
 def _print(console: Console, text: str) -> None:
-    # Time first, as the original's logger; soft_wrap keeps a line whole in files and narrow terminals.
+    # Time first, as PaddleSeg's logger has it; soft_wrap keeps a line whole in files and narrow terminals.
     stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-    with _at_a_console():
+    with _warning_if_unwritable():
         console.print(f"{stamp} {text}", soft_wrap=True, markup=False, highlight=False)
 
 
 @contextlib.contextmanager
-def _at_a_console() -> Iterator[None]:
-    """Tells once where the console cannot be written: a full disk under a log file, a terminal or pipe that is gone."""
+def _warning_if_unwritable() -> Iterator[None]:
+    """Warns once where the console cannot be written: a full disk under a log file, a closed terminal or pipe."""
     try:
         yield
-    except (OSError, SystemExit) as error:  # rich ends the process where a pipe is closed
+    except (OSError, SystemExit) as error:  # rich raises SystemExit where a pipe is closed
         why = "the pipe is closed" if isinstance(error, SystemExit) else reason(error)
         _warn_once(f"The log cannot be written: {why}; training goes on.")
 
@@ -182,29 +201,31 @@ def _warn_once(text: str) -> None:
 
 
 class TensorBoardLog(keras.callbacks.Callback):
-    """Scalars under the original's names, and a few overlay images at each evaluation."""
+    """Scalars under PaddleSeg's names, and a few overlay images at each evaluation."""
 
     def __init__(self, folder: Path) -> None:
-        """Takes the folder for event files."""
+        """Takes the folder for event files, which may hold those of an earlier run."""
         super().__init__()
         self._folder = folder
-        self._begun = 0
+        self._start = 0
 
     @functools.cached_property
     def _writer(self) -> Any:
         # Made at the first scalar, so that a run that fails before leaves no empty event file.
-        before = self._folder.is_dir() and any(self._folder.iterdir())
+        has_events = self._folder.is_dir() and any(self._folder.iterdir())
         writer = tf.summary.create_file_writer(str(self._folder))
-        if before:  # of an earlier run, or of this one before it was resumed: TensorBoard drops what follows again
+        if has_events:
+            # From an earlier run, or from this one before it was resumed. A START event makes TensorBoard drop the
+            # points of later steps, which would otherwise stand beside the new ones.
             start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
-            event = tf.compat.v1.Event(step=self._begun + 1, wall_time=time.time(), session_log=start)
-            for _ in range(2):  # the first one that TensorBoard reads in a folder drops nothing
+            event = tf.compat.v1.Event(step=self._start + 1, wall_time=time.time(), session_log=start)
+            for _ in range(2):  # TensorBoard ignores the first START event that it reads in a folder
                 tf.raw_ops.ImportEvent(writer=writer._resource, event=event.SerializeToString())
         return writer
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Tells where nothing can be written; the next time a new file is tried."""
+        """Warns where nothing can be written; the next call begins a new file."""
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
@@ -212,8 +233,8 @@ class TensorBoardLog(keras.callbacks.Callback):
             _warn_once(f"{self._folder} cannot be written: {reason(error)}; training goes on.")
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Takes note of where the run begins."""
-        self._begun = int((logs or {}).get("step", 0))
+        """Notes where the run begins."""
+        self._start = int((logs or {}).get("step", 0))
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Writes loss, rates and costs."""

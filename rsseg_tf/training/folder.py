@@ -1,4 +1,4 @@
-"""The folder of a run: its lock, its checkpoints, and what kills have left in it.
+"""The folder of a run: its lock, its checkpoints, and the repair of what a kill left behind.
 
 output/
     iter_1000/, iter_2000/   checkpoints; the oldest are removed
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +20,6 @@ import keras
 from rsseg_tf.checkpoint import (
     TrainState,
     copy_weights,
-    discard_checkpoint,
     read_state,
     recover_checkpoints,
     save_checkpoint,
@@ -30,8 +28,9 @@ from rsseg_tf.checkpoint import (
 from rsseg_tf.config import AnyConfig
 from rsseg_tf.errors import ConfigError, WeightsError, reason
 from rsseg_tf.files import hold, remove_leftovers
+from rsseg_tf.files.writing import discard_folder
 
-__all__ = ["BEST", "Notify", "RunFolder", "checkpoints", "open_run", "safely", "step_of"]
+__all__ = ["BEST", "Notify", "RunFolder", "checkpoints", "ignoring_write_errors", "open_run", "step_of"]
 
 BEST = "best_model"
 _LOCK = ".lock"
@@ -40,14 +39,14 @@ _REPLACING, _REPLACED = ".replacing", ".replaced"
 Notify = Callable[[str], object]
 
 
-def safely(notify: Notify) -> Notify:
-    """Returns the same without its errors of writing: a full disk under a log file costs no training."""
+def ignoring_write_errors(notify: Notify) -> Notify:
+    """Returns `notify` without its OSErrors: a full disk under a log file must not end a run."""
 
-    def told(line: str) -> None:
+    def notify_safely(line: str) -> None:
         with contextlib.suppress(OSError):
             notify(line)
 
-    return told
+    return notify_safely
 
 
 def checkpoints(save_dir: Path) -> list[Path]:
@@ -64,16 +63,17 @@ def step_of(checkpoint: Path) -> int:
 def open_run(
     save_dir: Path, *, resume: Path | None, overwrite: bool, notify: Notify = lambda line: None
 ) -> Iterator[RunFolder]:
-    """Takes the folder for one run, and mends what a kill has left in it.
+    """Locks the folder for one run, and repairs what a killed run left in it.
 
     Args:
-        save_dir: made if it is missing; removed in the end if it was, and nothing came into it.
-        resume: the checkpoint that the run goes on from; None for a new run.
-        overwrite: whether a new run may replace the checkpoints of an earlier one; they go once its first is written.
-        notify: called with a line for what could not be removed.
+        save_dir: The folder, which is made if it is missing. A folder made here is removed again if it stays empty.
+        resume: The checkpoint that the run goes on from; None for a new run.
+        overwrite: Whether a new run may replace the checkpoints of an earlier one. These are removed once the new
+            run's first checkpoint is written.
+        notify: Called with a line for what could not be removed.
 
     Raises:
-        ConfigError: when the folder cannot be written, another run writes to it, or it holds checkpoints of a run that
+        ConfigError: When the folder cannot be written, another run writes to it, or it holds checkpoints of a run that
             this one neither resumes nor replaces.
     """
     made = not save_dir.exists()
@@ -92,7 +92,7 @@ def open_run(
             _recover(save_dir)
         except OSError as error:
             raise _unwritable(save_dir, error) from error
-        earlier = [] if resume is not None else _earlier(save_dir)
+        earlier = [] if resume is not None else [*checkpoints(save_dir), *_existing(save_dir / BEST)]
         if earlier and not overwrite:
             raise _in_use(save_dir, earlier)
         yield RunFolder(save_dir, resume, earlier, notify)
@@ -103,8 +103,8 @@ def open_run(
                 save_dir.rmdir()
 
 
-def _earlier(save_dir: Path) -> list[Path]:
-    return [*checkpoints(save_dir), *(path for path in [save_dir / BEST] if path.exists())]
+def _existing(path: Path) -> list[Path]:
+    return [path] if path.exists() else []
 
 
 def _unwritable(save_dir: Path, error: OSError) -> ConfigError:
@@ -121,14 +121,17 @@ def _in_use(save_dir: Path, earlier: list[Path]) -> ConfigError:
 
 
 def _recover(save_dir: Path) -> None:
-    """Brings the folder to a state between two writes; call it with the lock held."""
+    """Brings the folder to a state between two writes; the caller holds the lock.
+
+    An earlier run's checkpoints are replaced in four renames and removals: all go into `.replacing`, `.replacing`
+    becomes `.replaced`, the new checkpoint gets its name, `.replaced` is removed. A kill before the third is undone; a
+    kill after it is completed.
+    """
     replacing, replaced = save_dir / _REPLACING, save_dir / _REPLACED
     recover_checkpoints(save_dir)
-    if replaced.exists():
-        if checkpoints(save_dir):  # the first of the new run: killed after that
-            _remove(replaced)
-        else:
-            replaced.rename(replacing)
+    if replaced.exists() and not checkpoints(save_dir):  # killed before the first of the new run
+        replaced.rename(replacing)
+    discard_folder(replaced)
     if replacing.exists():
         for folder in replacing.iterdir():
             folder.rename(save_dir / folder.name)
@@ -137,20 +140,13 @@ def _recover(save_dir: Path) -> None:
         remove_leftovers(folder)
 
 
-def _remove(replaced: Path) -> None:
-    """Removes what was replaced; under a name that says so, because a kill may come in the middle."""
-    partial = replaced.with_name(f".iter_{replaced.name}.partial")
-    replaced.rename(partial)
-    shutil.rmtree(partial)
-
-
 class RunFolder:
-    """Writes the checkpoints of one run and removes the oldest; from `open_run`.
+    """Writes the checkpoints of one run and removes the oldest; made by `open_run`.
 
-    Checkpoints of an abandoned branch of the run (steps beyond the one that it was resumed from) are left alone.
+    A run that is resumed from an earlier step leaves the checkpoints of later steps alone until it replaces them.
 
     Attributes:
-        path: the folder.
+        path: The folder.
     """
 
     def __init__(self, path: Path, resume: Path | None, earlier: list[Path], notify: Notify) -> None:
@@ -162,37 +158,41 @@ class RunFolder:
         self._written: list[Path] = []
 
     def begin(self, state: TrainState, *, scored: bool) -> TrainState:
-        """Takes note of where the run begins; returns the state, which agrees with `best_model` if the run is `scored`.
+        """Notes where the run begins, and returns the state with a best score whose weights lie in `best_model`.
 
-        A score that the state claims belongs to weights that lie in `best_model`. Where a kill, another save_dir or a
-        user has parted them, `best_model` is made again from the checkpoint of that step, or looked for anew. A
-        `best_model` that is better than the state knows, of an abandoned branch, stays.
+        A kill, another `save_dir` or a user may have separated the score from its weights. Then `best_model` is made
+        again from the checkpoint of that step; without such a checkpoint the state forgets its best score. A
+        `best_model` with a better score than the state's, from steps after the one resumed from, stays.
+
+        Args:
+            state: Where the run begins.
+            scored: Whether the run evaluates; otherwise the state is returned as it is.
 
         Raises:
-            WeightsError: when `best_model` cannot be written.
+            WeightsError: When `best_model` cannot be written.
         """
         self._begun = state.step
         self._written = [] if self._resume is None else [c for c in checkpoints(self.path) if step_of(c) <= state.step]
-        return self._agreed(state) if scored and self._resume is not None else state
+        return self._match_best_model(state) if scored and self._resume is not None else state
 
     def save(
         self, model: keras.Model, optimizer: keras.optimizers.Optimizer, state: TrainState, config: AnyConfig
     ) -> Path:
-        """Writes `iter_N`; with the first one the checkpoints of an earlier run go, if they are to be replaced.
+        """Writes `iter_N`; the first one replaces the checkpoints of an earlier run, if there are any.
 
         Raises:
-            WeightsError: when it cannot be written; what was there before is unchanged.
+            WeightsError: When it cannot be written; what was there before is unchanged.
         """
         folder = self.path / f"iter_{state.step}"
         try:
-            save_checkpoint(folder, model, optimizer, state, config, ready=self._set_earlier_aside)
+            save_checkpoint(folder, model, optimizer, state, config, before_rename=self._set_earlier_aside)
         except BaseException:
             with contextlib.suppress(OSError):
                 _recover(self.path)
             raise
         if self._earlier:
             self._earlier = []
-            self._tidy(self.path / _REPLACED, _remove)
+            self._remove_or_notify(self.path / _REPLACED, discard_folder)
         if folder not in self._written:
             self._written.append(folder)
         return folder
@@ -200,10 +200,10 @@ class RunFolder:
     def save_score(
         self, model: keras.Model, optimizer: keras.optimizers.Optimizer, state: TrainState, config: AnyConfig
     ) -> Path:
-        """Notes in `iter_N` how its evaluation ended; writes it where the run was resumed from another folder.
+        """Notes in `iter_N` how its evaluation ended; writes `iter_N` where the run was resumed from another folder.
 
         Raises:
-            WeightsError: when it cannot be written.
+            WeightsError: When it cannot be written.
         """
         folder = self.path / f"iter_{state.step}"
         if folder in self._written and not self._is_foreign(folder):
@@ -212,20 +212,20 @@ class RunFolder:
         return self.save(model, optimizer, state, config)
 
     def save_best(self, model: keras.Model, state: TrainState, config: AnyConfig) -> None:
-        """Writes `best_model`; call it before `save_score`, so that no state ever claims what is not there.
+        """Writes `best_model`; call it before `save_score`, so that each score that a state names has its weights.
 
         Raises:
-            WeightsError: when it cannot be written; what was there before is unchanged.
+            WeightsError: When it cannot be written; what was there before is unchanged.
         """
         save_checkpoint(self.path / BEST, model, None, state, config)
 
     def prune(self, keep: int) -> None:
-        """Removes all but the newest checkpoints; one that cannot be removed is told of and left."""
+        """Removes all but the newest `keep` checkpoints; reports one that cannot be removed and leaves it."""
         while len(self._written) > keep:
-            self._tidy(self._written.pop(0), discard_checkpoint)
+            self._remove_or_notify(self._written.pop(0), discard_folder)
 
     def _is_foreign(self, folder: Path) -> bool:
-        """Tells whether a checkpoint of the step that the run was resumed from is not the one that it was."""
+        """Whether this folder has a checkpoint of the step resumed from that is not the checkpoint resumed from."""
         resume = self._resume
         return (
             resume is not None
@@ -243,22 +243,23 @@ class RunFolder:
                 folder.rename(replacing / folder.name)
         replacing.rename(self.path / _REPLACED)
 
-    def _tidy(self, folder: Path, remove: Callable[[Path], None]) -> None:
+    def _remove_or_notify(self, folder: Path, remove: Callable[[Path], None]) -> None:
         try:
             remove(folder)
         except OSError as error:
             self._notify(f"{folder} could not be removed: {reason(error)}; training goes on.")
 
-    def _agreed(self, state: TrainState) -> TrainState:
+    def _match_best_model(self, state: TrainState) -> TrainState:
         best = self.path / BEST
-        there = _scored(best)
-        if there is not None and there.protocol == state.protocol and there.best_miou >= state.best_miou:
-            if there.best_miou > state.best_miou and not (state.to_evaluate and there.step == state.step):
+        stored = _scored(best)
+        if stored is not None and stored.protocol == state.protocol and stored.best_miou >= state.best_miou:
+            # A kill between `best_model` and the score of its step leaves the same step to evaluate: no news then.
+            if stored.best_miou > state.best_miou and not (state.to_evaluate and stored.step == state.step):
                 self._notify(
-                    f"{best} (mIoU {there.best_miou:.4f}, iter {there.step}) is better than the best that "
+                    f"{best} (mIoU {stored.best_miou:.4f}, iter {stored.step}) is better than the best that "
                     f"{self._resume} knows; it stays until a better one is found."
                 )
-            return dataclasses.replace(state, best_miou=there.best_miou, best_step=there.step)
+            return dataclasses.replace(state, best_miou=stored.best_miou, best_step=stored.step)
         if not state.best_step:
             return state
         name = f"iter_{state.best_step}"
@@ -280,7 +281,7 @@ class RunFolder:
 
 
 def _scored(folder: Path) -> TrainState | None:
-    """Returns the state of a checkpoint whose own evaluation is the best that it knows; None for any other."""
+    """Returns the state of a checkpoint whose own score is its best one; None for any other folder."""
     try:
         state = read_state(folder)
     except WeightsError:

@@ -1,4 +1,4 @@
-"""Self-supervised pre-training: builds the job that the one loop runs."""
+"""Self-supervised pre-training: what the loop runs, and the lengths and rates of a run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from rsseg_tf.errors import ConfigError
 from rsseg_tf.files import StrPath
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.ssl import Method
-from rsseg_tf.training.folder import Notify, open_run, safely
-from rsseg_tf.training.loop import Job, TrainResult, run_job
+from rsseg_tf.training.folder import Notify
+from rsseg_tf.training.loop import TrainingPlan, TrainResult, run_training
 from rsseg_tf.training.optimizers import build_optimizer
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import PretrainStep, synchronise_batch_norm
-from rsseg_tf.training.strategy import make_deterministic
 from rsseg_tf.weights.pretrained import load_backbone
 
 __all__ = ["pretrain", "rate_of_step", "steps_in_all"]
@@ -48,75 +47,68 @@ def pretrain(
     `model.backbone.pretrained` of a segmentation model it gives the trained backbone.
 
     Args:
-        config: the whole run.
-        save_dir: where `iter_N/` go; no other run may write there meanwhile.
-        samples: images; labels are not looked at.
-        strategy: the devices; None for the default one.
-        resume: a checkpoint to go on from.
-        overwrite: whether a new run may replace an earlier one in `save_dir`, which is removed once the first
+        config: The whole run. `train.total_batch_size` counts images over all devices.
+        save_dir: Where `iter_N/` go; no other run may write there meanwhile.
+        samples: Images; labels are not read.
+        strategy: The devices; None for the default one.
+        resume: A checkpoint to go on from.
+        overwrite: Whether a new run may replace an earlier one in `save_dir`, which is removed once the first
             checkpoint is written.
-        callbacks: Keras callbacks, called as `training.callbacks` says.
-        offline: whether pre-trained weights must be in the cache already.
-        notify: called with a line for everything about the run that its log does not show.
+        callbacks: Keras callbacks; `training.callbacks` describes the calls.
+        offline: Whether pre-trained weights must be in the cache already.
+        notify: Called with a line for everything about the run that its log does not show.
 
     Returns:
         How it ended.
 
     Raises:
-        ConfigError: when the batch fits neither the images, the devices, nor the queue; when `save_dir` is in use or
+        ConfigError: When the batch fits neither the images, the devices, nor the queue; when `save_dir` is in use or
             holds an earlier run.
-        TrainingError: when a loss is NaN or infinite; the message names the step and the files of the batch.
-        DataError: when an image turns out to be wrong; what was trained before is saved.
-        WeightsError: when a checkpoint cannot be read or written.
+        TrainingError: When a loss is NaN or infinite; the message names the step and the files of the batch.
+        DataError: When an image turns out to be wrong; what was trained before is saved.
+        WeightsError: When a checkpoint cannot be read or written.
     """
-    save_dir = Path(save_dir)
-    resume = None if resume is None else Path(resume)
-    strategy, notify = strategy or tf.distribute.get_strategy(), safely(notify)
-    if config.train.deterministic:
-        make_deterministic()
-    with open_run(save_dir, resume=resume, overwrite=overwrite, notify=notify) as folder:
-        job = _job(config, samples, strategy, resume, offline=offline, notify=notify)
-        return run_job(job, folder, strategy=strategy, callbacks=callbacks)
 
-
-def _job(
-    config: PretrainConfig,
-    samples: Sequence[Sample],
-    strategy: tf.distribute.Strategy,
-    resume: Path | None,
-    *,
-    offline: bool,
-    notify: Notify,
-) -> Job:
-    """Builds what the loop runs."""
-    iters = steps_in_all(config, len(samples))
-    if missing := rgb_only(config.views, config.dataset.bands):
-        notify(
-            f"views: {', '.join(missing)} need RGB and are left out, because the images have "
-            f"{config.dataset.bands} band{'s' if config.dataset.bands != 1 else ''}; all other changes stay."
+    def make_plan(strategy: tf.distribute.Strategy, resume: Path | None, notify: Notify) -> TrainingPlan:
+        iters = steps_in_all(config, len(samples))
+        if missing := rgb_only(config.views, config.dataset.bands):
+            notify(
+                f"views: {', '.join(missing)} need RGB and are left out, because the images have "
+                f"{config.dataset.bands} band{'s' if config.dataset.bands != 1 else ''}; all other changes stay."
+            )
+        method, optimizer = _build(config, iters, len(samples), strategy, resume, offline=offline, notify=notify)
+        state = TrainState() if resume is None else _state_to_resume(resume, iters)
+        reader = ImageReader(samples, config.dataset.spec, cache_mb=config.data.cache_mb, trust=config.data.trust)
+        return TrainingPlan(
+            config=config,
+            iters=iters,
+            early_stop_intervals=None,
+            batch_size=config.train.total_batch_size,
+            model=method,
+            optimizer=optimizer,
+            state=state,
+            reader=reader,
+            dataset=view_batches(
+                reader,
+                config.views,
+                batch_size=config.train.total_batch_size,
+                seed=config.train.seed,
+                start=state.samples_seen,
+                workers=config.data.workers,
+            ),
+            take_step=PretrainStep(method, optimizer, strategy),
+            learning_rate=lambda step: rate_of_step(step, config, iters, len(samples)),
         )
-    method, optimizer, state = _start(config, iters, len(samples), strategy, resume, offline=offline, notify=notify)
-    reader = ImageReader(samples, config.dataset.spec, cache_mb=config.data.cache_mb, trust=config.data.trust)
-    dataset = view_batches(
-        reader,
-        config.views,
-        batch_size=config.train.batch_size,
-        seed=config.train.seed,
-        start=state.samples_seen,
-        workers=config.data.workers,
-    )
-    return Job(
-        config=config,
-        iters=iters,
-        early_stop_intervals=None,
-        batch_size=config.train.batch_size,
-        model=method,
-        optimizer=optimizer,
-        state=state,
-        reader=reader,
-        dataset=dataset,
-        take_step=PretrainStep(method, optimizer, strategy),
-        rate=lambda step: rate_of_step(step, config, iters, len(samples)),
+
+    return run_training(
+        config,
+        save_dir,
+        make_plan,
+        strategy=strategy,
+        resume=resume,
+        overwrite=overwrite,
+        callbacks=callbacks,
+        notify=notify,
     )
 
 
@@ -124,13 +116,13 @@ def steps_in_all(config: PretrainConfig, images: int) -> int:
     """Returns the steps of a run over so many images.
 
     Raises:
-        ConfigError: when a batch has more images than there are.
+        ConfigError: When a batch has more images than there are.
     """
-    batch = config.train.batch_size
+    batch = config.train.total_batch_size
     if batch > images:
         raise ConfigError(
-            f"train.batch_size is {batch}, but there are {images} images: a batch would hold some of them twice. "
-            "Lower --batch_size, or add images."
+            f"train.total_batch_size is {batch}, but there are {images} images: a batch would hold some of them twice. "
+            "Lower --total_batch_size, or add images."
         )
     return config.train.iters or config.train.epochs * images // batch
 
@@ -139,12 +131,12 @@ def rate_of_step(step: int, config: PretrainConfig, iters: int, images: int) -> 
     """Returns the learning rate of a step: warm-up and cosine, scaled with the batch.
 
     Args:
-        step: steps taken so far (0 for the first one).
-        config: the run.
-        iters: steps in all.
-        images: in an epoch.
+        step: Steps taken so far (0 for the first one).
+        config: The run.
+        iters: Steps in all.
+        images: Images in an epoch.
     """
-    schedule, batch = config.lr_schedule, config.train.batch_size
+    schedule, batch = config.lr_schedule, config.train.total_batch_size
     scale = batch / schedule.base_batch_size if schedule.base_batch_size else 1.0
     in_steps = CosineSchedule(
         name="cosine",
@@ -154,12 +146,12 @@ def rate_of_step(step: int, config: PretrainConfig, iters: int, images: int) -> 
         warmup_start_lr=scale * schedule.warmup_start_lr,
     )
     if schedule.by_epoch and step >= in_steps.warmup_steps:
-        # The first step of the epoch that this one belongs to.
+        # The rate of an epoch's first step holds for the whole epoch.
         step = max(in_steps.warmup_steps, math.ceil(step * batch // images * images / batch))
     return learning_rate(step, in_steps, iters)
 
 
-def _start(
+def _build(
     config: PretrainConfig,
     iters: int,
     images: int,
@@ -168,8 +160,8 @@ def _start(
     *,
     offline: bool,
     notify: Notify,
-) -> tuple[Method, keras.optimizers.Optimizer, TrainState]:
-    """Builds method and optimizer on the devices, with the weights that the config or the checkpoint says."""
+) -> tuple[Method, keras.optimizers.Optimizer]:
+    """Builds method and optimizer on the devices, with the config's weights or those of the checkpoint to resume."""
     if resume is not None:
         _require_same_method(config, resume)
     keras.utils.set_random_seed(config.train.seed)
@@ -178,28 +170,37 @@ def _start(
         method = build_method(config, steps=iters, devices=devices, precision=config.train.precision)
         if devices > 1:
             synchronise_batch_norm(method)
-        warmed_up = config.model_copy(
-            update={"lr_schedule": config.lr_schedule.model_copy(update={"warmup_epochs": 0.0})}
-        )
+        # SimSiam's predictor keeps the highest rate of the run, the one right after the warm-up.
+        no_warmup = config.lr_schedule.model_copy(update={"warmup_epochs": 0.0})
         optimizer = build_optimizer(
             config.optimizer,
             precision=config.train.precision,
             constant_paths=method.constant_rate_paths,
-            constant_rate=rate_of_step(0, warmed_up, iters, images),
+            constant_rate=rate_of_step(0, config.model_copy(update={"lr_schedule": no_warmup}), iters, images),
         )
         optimizer.build(method.trainable_variables)
-        if resume is None:
-            _load_backbone(method, config, offline=offline, notify=notify)
-            return method, optimizer, TrainState()
-        load_weights(method, resume)
-        restore_training(method, optimizer, resume)
+        if resume is not None:
+            load_weights(method, resume)
+            restore_training(method, optimizer, resume)
+        elif (source := config.backbone.pretrained) is not None:
+            notify(load_backbone(method, config.backbone, source, offline=offline).summary())
+            method.restart()  # the momentum encoder begins as a copy of the encoder
+    return method, optimizer
+
+
+def _state_to_resume(resume: Path, iters: int) -> TrainState:
+    """Returns where the run goes on.
+
+    Raises:
+        ConfigError: When nothing is left to do.
+    """
     state = read_state(resume)
     if state.step >= iters:
         raise ConfigError(
             f"{resume} is at step {state.step}, and the run has {iters} steps: nothing is left to do. "
             "Raise --iters or --epochs."
         )
-    return method, optimizer, state
+    return state
 
 
 def _require_same_method(config: PretrainConfig, checkpoint: Path) -> None:
@@ -211,11 +212,3 @@ def _require_same_method(config: PretrainConfig, checkpoint: Path) -> None:
             f"--config {config_file(checkpoint)}, or begin anew from its backbone with "
             f"--set backbone.pretrained={checkpoint}."
         )
-
-
-def _load_backbone(method: Method, config: PretrainConfig, *, offline: bool, notify: Notify) -> None:
-    source = config.backbone.pretrained
-    if source is None:
-        return
-    notify(load_backbone(method, config.backbone, source, offline=offline).summary())
-    method.restart()

@@ -47,7 +47,7 @@ def test_recipes_are_the_official_ones(name: str) -> None:
     batch, rate, epochs, decay, kind = OFFICIAL[told[1]]
     assert (config.method.name, config.backbone.name) == (told[1], "resnet50")
     schedule = config.lr_schedule
-    assert (config.train.batch_size, schedule.base_batch_size, schedule.learning_rate) == (batch, batch, rate)
+    assert (config.train.total_batch_size, schedule.base_batch_size, schedule.learning_rate) == (batch, batch, rate)
     assert config.train.epochs == (200 if name.endswith("pixpro_resnet50_dota.yml") else epochs)
     assert config.optimizer.weight_decay == decay
     assert getattr(config.optimizer, "variant", config.optimizer.name) == kind
@@ -89,6 +89,21 @@ def test_a_dumped_config_reads_back_equal(tmp_path: Path) -> None:
     assert load_pretrain_config(again) == config == load_any_config(again)
 
 
+def test_the_old_name_of_the_total_batch_size_keeps_its_meaning(tmp_path: Path) -> None:
+    base = find_config(SHIPPED[0])
+    file = tmp_path / "old.yml"
+    file.write_text(f"base: {base}\ntrain: {{batch_size: 64}}\n")
+    with pytest.warns(FutureWarning, match=r"old.yml:2: .* write train.total_batch_size: 64 for train.batch_size"):
+        config = load_pretrain_config(file)
+    assert config.train.total_batch_size == 64, "it overrides the recipe's"
+    with pytest.warns(FutureWarning, match="--set train.batch_size=32: "):
+        assert load_pretrain_config(SHIPPED[0], ["train.batch_size=32"]).train.total_batch_size == 32
+    checkpoint = tmp_path / "config.yml"  # as a run of an earlier version left it
+    checkpoint.write_text(dump_config(config).replace("total_batch_size", "batch_size"))
+    with pytest.warns(FutureWarning):
+        assert load_any_config(checkpoint) == config
+
+
 def test_each_command_says_which_kind_of_config_it_takes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is a config of `rsseg-tf pretrain` \(it has a section 'method'\)"):
         load_config(SHIPPED[0])
@@ -105,7 +120,7 @@ def test_each_command_says_which_kind_of_config_it_takes(tmp_path: Path) -> None
         ("views.scale_range=[0.5, 0.2]", "scale_range is smallest, largest; got 0.5, 0.2"),
         ("views.scale_range=[0.5, 2.0]", "scale_range is a share of the image's area, at most 1; got 2.0"),
         ("dataset.mean=[0.5]", "mean has 1 values for 3 bands"),
-        ("train.batch_size=1", "train.batch_size must be greater than or equal to 2; got 1"),
+        ("train.total_batch_size=1", "train.total_batch_size must be greater than or equal to 2; got 1"),
         ("optimizer={name: lars}", "'optimizer.variant' is missing"),
     ],
 )

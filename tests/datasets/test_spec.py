@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -11,14 +12,14 @@ from rsseg_tf.errors import DataError
 GOOD = {"name": "city", "classes": ("road", "roof"), "palette": ((1, 2, 3), (4, 5, 6))}
 
 
-def test_defaults():
+def test_defaults() -> None:
     spec = DatasetSpec(**GOOD)
     assert spec.num_classes == 2
     assert (spec.ignore_index, spec.bands, spec.rgb_bands, spec.max_value) == (255, 3, (0, 1, 2), 255.0)
     assert spec.mean == spec.std == (0.5, 0.5, 0.5)
 
 
-def test_is_frozen_and_hashable():
+def test_is_frozen_and_hashable() -> None:
     spec = DatasetSpec(**GOOD)
     with pytest.raises(dataclasses.FrozenInstanceError):
         spec.name = "other"
@@ -49,13 +50,13 @@ def test_is_frozen_and_hashable():
         ({"max_value": 0.0}, "max_value is 0.0"),
     ],
 )
-def test_contradictions_are_refused_in_one_line(change, message):
+def test_contradictions_are_refused_in_one_line(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         DatasetSpec(**{**GOOD, **change})
     assert "\n" not in str(caught.value)
 
 
-def test_255_classes_fit_and_256_do_not():
+def test_255_classes_fit_and_256_do_not() -> None:
     names = [f"class{i}" for i in range(256)]
     assert custom_spec("many", names[:255]).num_classes == 255
     with pytest.raises(DataError, match="has 256 classes"):
@@ -63,33 +64,33 @@ def test_255_classes_fit_and_256_do_not():
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 255])
-def test_default_palette_is_distinct_deterministic_and_grows(n):
+def test_default_palette_is_distinct_deterministic_and_grows(n: int) -> None:
     palette = default_palette(n)
     assert len(set(palette)) == len(palette) == n
     assert palette == default_palette(255)[:n]
     assert all(0 <= value <= 255 and max(colour) - min(colour) > 20 for colour in palette for value in colour)
 
 
-def test_first_colours_are_far_apart():
+def test_first_colours_are_far_apart() -> None:
     palette = default_palette(10)
     distances = [sum(abs(a - b) for a, b in zip(p, q, strict=True)) for i, p in enumerate(palette) for q in palette[:i]]
     assert min(distances) > 50
 
 
 @pytest.mark.parametrize("n", [-1, 256])
-def test_default_palette_refuses(n):
+def test_default_palette_refuses(n: int) -> None:
     with pytest.raises(DataError, match=f"{n} were asked for"):
         default_palette(n)
 
 
 @pytest.mark.parametrize(("bands", "shown"), [(1, (0,)), (2, (0,)), (3, (0, 1, 2)), (13, (0, 1, 2))])
-def test_custom_spec_fills_in_bands(bands, shown):
+def test_custom_spec_fills_in_bands(bands: int, shown: tuple[int, ...]) -> None:
     spec = custom_spec("mine", ["a", "b"], bands=bands)
     assert spec.rgb_bands == shown
     assert len(spec.mean) == len(spec.std) == bands
 
 
-def test_custom_spec_takes_lists():
+def test_custom_spec_takes_lists() -> None:
     spec = custom_spec("mine", ["a", "b"], [[1, 2, 3], [4, 5, 6]], mean=[0.1, 0.2, 0.3], rgb_bands=[2, 1, 0])
     assert spec.palette == ((1, 2, 3), (4, 5, 6))
     assert spec.mean == (0.1, 0.2, 0.3)
@@ -97,6 +98,6 @@ def test_custom_spec_takes_lists():
     hash(spec)
 
 
-def test_unknown_ids_are_neither_classes_nor_ignored():
+def test_unknown_ids_are_neither_classes_nor_ignored() -> None:
     assert unknown_ids([-1, 0, 2, 3, 254, 255, 300], 3, 255) == [-1, 3, 254, 300]
     assert unknown_ids([0, 1], 1, 1) == []

@@ -104,7 +104,9 @@ def test_the_counts_are_those_of_a_loop_over_pixels(samples: list[Sample], optio
         (ServingError("busy"), ServingError, "1.png: busy"),
     ],
 )
-def test_whatever_an_image_raises_names_it(samples: list[Sample], raised, kind, said) -> None:
+def test_whatever_an_image_raises_names_it(
+    samples: list[Sample], raised: Exception, kind: type[BaseException], said: str
+) -> None:
     calls: list[int] = []
 
     def second(images: np.ndarray) -> np.ndarray:

@@ -167,7 +167,7 @@ def test_a_full_disk_under_the_converter_is_said(
 ) -> None:
     """It would write a file without a signature."""
 
-    def full(*_: object, **__: object) -> None:
+    def full(*_: object) -> None:
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
     monkeypatch.setattr(sys.modules["tensorflow.lite.python.lite"]._save, "save", full)

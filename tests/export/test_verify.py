@@ -15,8 +15,8 @@ pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 from rsseg_tf.cli import main
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export import TOLERANCES, Trained, compare, export_model, verify
-from rsseg_tf.export.benchmark import measure
 from rsseg_tf.export.reference import read_reference
+from rsseg_tf.export.timing import time_in_process
 from rsseg_tf.manifest import QUANTIZATIONS
 from tests.fixtures.checkpoints import pixels, write_checkpoint
 
@@ -149,4 +149,4 @@ def test_each_artifact_is_timed_in_a_process_of_its_own(folder: Path, tmp_path: 
         assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"] and row["runs"] == 3
         assert row["memory_mib"] > 0.1
     with pytest.raises(ExportError, match="nowhere could not be timed: .*is not a checkpoint"):
-        measure(tmp_path / "nowhere", (8, 8), threads=1, runs=1)
+        time_in_process(tmp_path / "nowhere", (8, 8), threads=1, runs=1)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from rsseg_tf.files.lists import Sample, read_list, write_list
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path: Path) -> Path:
     folder = tmp_path / "root"
     for name in ("img/a.png", "img/b.png", "ann/a.png", "ann/b.png", "img/with space.png", "ann/with space.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -18,13 +19,13 @@ def root(tmp_path):
     return folder
 
 
-def listing(root, text, encoding="utf-8"):
+def listing(root: Path, text: str, encoding: str = "utf-8") -> Path:
     path = root.parent / "train.txt"
     path.write_bytes(text.encode(encoding))
     return path
 
 
-def test_reads_pairs_in_order(root):
+def test_reads_pairs_in_order(root: Path) -> None:
     path = listing(root, "# pairs\nimg/b.png ann/b.png\n\n   \nimg/a.png   ann/a.png\r\n")
     assert read_list(path, root) == (
         Sample(root / "img/b.png", root / "ann/b.png"),
@@ -32,21 +33,21 @@ def test_reads_pairs_in_order(root):
     )
 
 
-def test_bom_tab_and_spaces(root):
+def test_bom_tab_and_spaces(root: Path) -> None:
     path = listing(root, "img/with space.png\tann/with space.png\n", "utf-8-sig")
     assert read_list(path, root) == (Sample(root / "img/with space.png", root / "ann/with space.png"),)
 
 
-def test_without_labels_takes_one_or_two_columns_and_ignores_the_second(root):
+def test_without_labels_takes_one_or_two_columns_and_ignores_the_second(root: Path) -> None:
     path = listing(root, "img/a.png\nimg/b.png ann/absent.png\n")
     assert read_list(path, root, labels=False) == (Sample(root / "img/a.png", None), Sample(root / "img/b.png", None))
 
 
-def test_repeated_lines_are_kept(root):
+def test_repeated_lines_are_kept(root: Path) -> None:
     assert len(read_list(listing(root, "img/a.png ann/a.png\n" * 3), root)) == 3
 
 
-def test_absolute_paths(root):
+def test_absolute_paths(root: Path) -> None:
     path = listing(root, f"{root}/img/a.png\t{root}/ann/a.png\n")
     assert read_list(path, root.parent / "elsewhere")[0].image == root / "img/a.png"
 
@@ -63,7 +64,7 @@ def test_absolute_paths(root):
         ("img ann/a.png\n", "1 missing file;"),
     ],
 )
-def test_bad_lists(root, text, message):
+def test_bad_lists(root: Path, text: str, message: str) -> None:
     path = listing(root, text)
     with pytest.raises(DataError, match=message) as caught:
         read_list(path, root)
@@ -71,30 +72,30 @@ def test_bad_lists(root, text, message):
     assert "\n" not in str(caught.value)
 
 
-def test_three_columns_are_wrong_without_labels_too(root):
+def test_three_columns_are_wrong_without_labels_too(root: Path) -> None:
     with pytest.raises(DataError, match="at most a label"):
         read_list(listing(root, "img/a.png ann/a.png 3\n"), root, labels=False)
 
 
-def test_missing_list(tmp_path):
+def test_missing_list(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"List file .*val\.txt does not exist"):
         read_list(tmp_path / "val.txt", tmp_path)
 
 
-def test_binary_list(root):
+def test_binary_list(root: Path) -> None:
     path = listing(root, "")
     path.write_bytes(b"\x89PNG\xff")
     with pytest.raises(DataError, match="is not UTF-8 text"):
         read_list(path, root)
 
 
-def test_list_is_a_folder(root):
+def test_list_is_a_folder(root: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_list(root, root)
 
 
 @pytest.mark.parametrize("with_labels", [True, False])
-def test_round_trip(root, with_labels):
+def test_round_trip(root: Path, with_labels: bool) -> None:
     samples = tuple(
         Sample(root / "img" / name, root / "ann" / name if with_labels else None)
         for name in ("a.png", "with space.png")
@@ -105,19 +106,19 @@ def test_round_trip(root, with_labels):
     assert sorted(item.name for item in root.iterdir()) == ["all.txt", "ann", "img"]
 
 
-def test_writes_the_usual_format(root):
+def test_writes_the_usual_format(root: Path) -> None:
     write_list(root / "t.txt", [Sample(root / "img/a.png", root / "ann/a.png")], root)
     assert (root / "t.txt").read_bytes() == b"img/a.png ann/a.png\n"
 
 
 @pytest.mark.parametrize("name", ["#a.png", "a\tb.png", "a\nb.png", " a.png"])
-def test_names_that_cannot_stand_in_a_list(root, name):
+def test_names_that_cannot_stand_in_a_list(root: Path, name: str) -> None:
     with pytest.raises(DataError, match="cannot stand in a list"):
         write_list(root / "t.txt", [Sample(root / name, None)], root)
     assert not (root / "t.txt").exists()
 
 
-def test_write_refuses_outside_empty_and_unwritable(root):
+def test_write_refuses_outside_empty_and_unwritable(root: Path) -> None:
     with pytest.raises(DataError, match="lies outside the root"):
         write_list(root / "t.txt", [Sample(root.parent / "a.png", None)], root)
     with pytest.raises(DataError, match="at least one"):
@@ -150,24 +151,24 @@ PAIR = "img/a.png ann/a.png\n"
         b'"img/a.png"\t"ann/a.png"\n',
     ],
 )
-def test_the_same_pair_however_it_was_saved(root, content):
+def test_the_same_pair_however_it_was_saved(root: Path, content: bytes) -> None:
     path = listing(root, "")
     path.write_bytes(content)
     assert read_list(path, root) == (Sample(root / "img/a.png", root / "ann/a.png"),)
     assert read_list(path, root, labels=False) == (Sample(root / "img/a.png", None),)
 
 
-def test_quotes_hold_a_path_with_spaces_together(root):
+def test_quotes_hold_a_path_with_spaces_together(root: Path) -> None:
     path = listing(root, '"img/with space.png" "ann/with space.png"\n"img/a.png"  ann/a.png\n')
     assert [sample.image.name for sample in read_list(path, root)] == ["with space.png", "a.png"]
 
 
-def test_a_path_with_spaces_alone_in_its_line_needs_no_tab(root):
+def test_a_path_with_spaces_alone_in_its_line_needs_no_tab(root: Path) -> None:
     path = listing(root, "img/with space.png\nimg/a.png ann/a.png\n")
     assert [sample.image.name for sample in read_list(path, root, labels=False)] == ["with space.png", "a.png"]
 
 
-def test_names_with_quotes_and_backslashes_are_what_the_disk_says(root):
+def test_names_with_quotes_and_backslashes_are_what_the_disk_says(root: Path) -> None:
     for name in ('"q".png', "b\\c.png"):
         (root / "img" / name).write_bytes(b"x")
     path = listing(root, 'img/"q".png\nimg/b\\c.png\n')
@@ -175,7 +176,7 @@ def test_names_with_quotes_and_backslashes_are_what_the_disk_says(root):
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "gbk", "cp1251"])
-def test_another_encoding_is_named_with_its_remedy(root, encoding):
+def test_another_encoding_is_named_with_its_remedy(root: Path, encoding: str) -> None:
     name = {"latin-1": "café", "gbk": "武汉", "cp1251": "город"}[encoding]
     (root / "img" / f"{name}.png").write_bytes(b"x")
     path = listing(root, f"img/a.png\nimg/{name}.png\n", encoding)
@@ -183,14 +184,14 @@ def test_another_encoding_is_named_with_its_remedy(root, encoding):
         read_list(path, root, labels=False)
 
 
-def test_utf_16_without_a_mark_is_named(root):
+def test_utf_16_without_a_mark_is_named(root: Path) -> None:
     path = listing(root, "")
     path.write_bytes(PAIR.encode("utf-16-le"))
     with pytest.raises(DataError, match=r"line 1 holds zero bytes, as UTF-16 without .* Save it as UTF-8"):
         read_list(path, root)
 
 
-def test_names_that_are_no_utf_8_go_through_a_list(root):
+def test_names_that_are_no_utf_8_go_through_a_list(root: Path) -> None:
     name = os.fsdecode(b"img/caf\xe9.png")
     (root / name).write_bytes(b"x")
     samples = [Sample(root / name, None), Sample(root / "img/a.png", None)]
@@ -202,7 +203,7 @@ def test_names_that_are_no_utf_8_go_through_a_list(root):
 # === Many samples ===
 
 
-def test_a_list_is_a_sequence_of_samples(root):
+def test_a_list_is_a_sequence_of_samples(root: Path) -> None:
     path = listing(root, "img/a.png ann/a.png\nimg/b.png ann/b.png\nimg/a.png ann/b.png\n")
     samples = read_list(path, root)
     assert len(samples) == 3
@@ -214,7 +215,7 @@ def test_a_list_is_a_sequence_of_samples(root):
         samples[3]
 
 
-def test_a_long_list_takes_little_memory(root):
+def test_a_long_list_takes_little_memory(root: Path) -> None:
     count = 200_000
     lines = (f"img_dir/train/tile_{number:07d}.png ann_dir/train/tile_{number:07d}.png\n" for number in range(count))
     path = listing(root, "".join(lines))

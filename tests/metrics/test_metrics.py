@@ -19,13 +19,15 @@ CLASSES = 5
 NAMES = tuple("abcde")
 
 
-def scores_of(labels, predictions, num_classes=CLASSES, names=NAMES) -> SegmentationScores:
+def scores_of(
+    labels: np.ndarray, predictions: np.ndarray, num_classes: int = CLASSES, names: tuple[str, ...] = NAMES
+) -> SegmentationScores:
     matrix = confusion_matrix(labels, predictions, num_classes)
     return SegmentationScores(matrix, names, count_ignored(labels))
 
 
 @pytest.mark.parity
-def test_equals_the_original_to_1e_12():
+def test_equals_the_original_to_1e_12() -> None:
     if not (GOLDEN / "pieces.json").exists():
         pytest.skip("no golden files beside the checkout")
     expected = json.loads((GOLDEN / "pieces.json").read_text())["metrics"]
@@ -55,7 +57,7 @@ class_ids = hnp.arrays(np.uint8, (2, 4, 5), elements=st.integers(0, CLASSES - 1)
 
 @settings(max_examples=60, deadline=None)
 @given(labels=pixels, predictions=class_ids)
-def test_equals_a_literal_loop(labels, predictions):
+def test_equals_a_literal_loop(labels: np.ndarray, predictions: np.ndarray) -> None:
     counted = [(int(a), int(b)) for a, b in zip(labels.ravel(), predictions.ravel(), strict=True) if a != 255]
     if not counted:
         with pytest.raises(DataError, match="no pixel to score"):
@@ -99,22 +101,22 @@ def test_equals_a_literal_loop(labels, predictions):
 
 @settings(max_examples=20, deadline=None)
 @given(labels=pixels, predictions=class_ids)
-def test_merging_parts_equals_scoring_the_whole(labels, predictions):
+def test_merging_parts_equals_scoring_the_whole(labels: np.ndarray, predictions: np.ndarray) -> None:
     labels[:, 0, 0] = 1  # at least one counted pixel in each part
     parts = [scores_of(a, b) for a, b in zip(labels, predictions, strict=True)]
     assert SegmentationScores.merge(parts).to_json() == scores_of(labels, predictions).to_json()
 
 
-def test_rows_are_labels_and_columns_predictions():
+def test_rows_are_labels_and_columns_predictions() -> None:
     matrix = confusion_matrix(np.array([0, 0, 1, 255]), np.array([1, 1, 1, 7]), 2)
     assert matrix.tolist() == [[0, 2], [0, 1]] and matrix.dtype == np.int64
 
 
-def test_another_ignored_value_may_be_negative():
+def test_another_ignored_value_may_be_negative() -> None:
     assert confusion_matrix(np.array([-1, 1]), np.array([0, 1]), 2, ignore_index=-1).tolist() == [[0, 0], [0, 1]]
 
 
-def test_uint8_does_not_overflow():
+def test_uint8_does_not_overflow() -> None:
     labels = np.full((3,), 199, np.uint8)
     assert confusion_matrix(labels, labels, 200)[199, 199] == 3
 
@@ -130,19 +132,19 @@ def test_uint8_does_not_overflow():
         (np.array([0.0, 1.0]), np.array([0, 1]), "labels must be integers"),
     ],
 )
-def test_refuses_what_cannot_be_counted(labels, predictions, message):
+def test_refuses_what_cannot_be_counted(labels: np.ndarray, predictions: np.ndarray, message: str) -> None:
     with pytest.raises(DataError, match=message):
         confusion_matrix(labels, predictions, CLASSES)
 
 
-def test_kappa_of_a_single_class_is_nan_and_null_in_json():
+def test_kappa_of_a_single_class_is_nan_and_null_in_json() -> None:
     scores = scores_of(np.zeros((3,), int), np.zeros((3,), int))
     assert math.isnan(scores.kappa)
     assert scores.to_json()["kappa"] is None
     assert scores.miou == scores.miou_present == 1.0
 
 
-def test_json_is_valid_and_complete():
+def test_json_is_valid_and_complete() -> None:
     scores = scores_of(np.array([0, 0, 1, 255, 255]), np.array([0, 1, 1, 0, 0]), 3, ("water", "road", "roof"))
     report = json.loads(json.dumps(scores.to_json(), allow_nan=False))
     assert [entry["name"] for entry in report["classes"]] == ["water", "road", "roof"]
@@ -156,7 +158,7 @@ def test_json_is_valid_and_complete():
     assert "IoU 1" in report["absent_class_policy"]
 
 
-def test_means_without_a_class_by_hand():
+def test_means_without_a_class_by_hand() -> None:
     # Rows are labels. Clutter meets both others: it counts in their unions and in the accuracy, not in the means.
     matrix = np.array([[6, 1, 1], [0, 4, 0], [2, 1, 5]])
     scores = SegmentationScores(matrix, ("road", "roof", "clutter"), 7, left_out=("clutter",))
@@ -175,19 +177,19 @@ def test_means_without_a_class_by_hand():
         SegmentationScores.merge([scores, whole])
 
 
-def test_where_only_left_out_classes_occur_the_mean_over_the_present_ones_is_null():
+def test_where_only_left_out_classes_occur_the_mean_over_the_present_ones_is_null() -> None:
     scores = SegmentationScores(np.array([[0, 0], [0, 3]]), ("road", "clutter"), left_out=("clutter",))
     assert math.isnan(scores.miou_present) and scores.to_json()["macro"]["miou_present"] is None
     assert scores.miou == 1.0
 
 
 @pytest.mark.parametrize("left_out", [("cluter",), ("a", "b"), ("a", "c")])
-def test_only_some_of_the_classes_can_be_left_out(left_out):
+def test_only_some_of_the_classes_can_be_left_out(left_out: tuple[str, ...]) -> None:
     with pytest.raises(DataError, match=f"left_out must name classes, and not all of them; got {', '.join(left_out)} "):
         SegmentationScores(np.eye(2, dtype=int), ("a", "b"), left_out=left_out)
 
 
-def test_scores_do_not_change_with_the_callers_array():
+def test_scores_do_not_change_with_the_callers_array() -> None:
     matrix = np.eye(2, dtype=np.int64)
     scores = SegmentationScores(matrix, ("a", "b"))
     matrix[0, 1] = 100
@@ -205,12 +207,12 @@ def test_scores_do_not_change_with_the_callers_array():
         (np.zeros((2, 2), int), ("a", "b"), "no pixel to score"),
     ],
 )
-def test_refuses_a_wrong_matrix(matrix, classes, message):
+def test_refuses_a_wrong_matrix(matrix: np.ndarray, classes: tuple[str, str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         SegmentationScores(matrix, classes)
 
 
-def test_merge_refuses_other_classes_and_nothing():
+def test_merge_refuses_other_classes_and_nothing() -> None:
     with pytest.raises(DataError, match="same classes"):
         SegmentationScores.merge(
             [SegmentationScores(np.eye(2, dtype=int), ("a", "b")), SegmentationScores(np.eye(2, dtype=int), ("a", "c"))]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,21 +25,21 @@ SQUARE = [[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]
 WORLD = [[-180, -90], [180, -90], [180, 90], [-180, 90], [-180, -90]]
 
 
-def geojson(path, *geometries):
+def geojson(path: Path, *geometries: dict[str, Any] | None) -> Path:
     features = [{"type": "Feature", "properties": {}, "geometry": geometry} for geometry in geometries]
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}), "utf-8")
     return path
 
 
-def polygon(*rings):
+def polygon(*rings: list[Any]) -> dict[str, Any]:
     return {"type": "Polygon", "coordinates": list(rings)}
 
 
-def scene(crs, transform, size=(40, 60)):
+def scene(crs: str, transform: Affine, size: tuple[int, int] = (40, 60)) -> Scene:
     return Scene(None, size, np.dtype("uint8"), (1, 2, 3), crs=CRS.from_user_input(crs), transform=transform)
 
 
-def selected(path, where):
+def selected(path: Path, where: Scene) -> int | None:
     """The number of pixels that are selected; None outside."""
     wanted = area_of_interest(path, where)
     return None if wanted is None else int(wanted(Window(0, 0, *where.size)).sum())
@@ -56,7 +58,7 @@ def selected(path, where):
         ({"type": "MultiPolygon", "coordinates": [[SQUARE], [[[2, 2], [3, 2], [3, 3], [2, 2]]]]}, 1.5),
     ],
 )  # fmt: skip
-def test_polygons_are_found_and_mended(tmp_path, geometry, area):
+def test_polygons_are_found_and_mended(tmp_path: Path, geometry: dict[str, Any], area: float) -> None:
     found = read_area(geojson(tmp_path / "a.geojson", None, {"type": "Polygon", "coordinates": []}, geometry))
     assert shapely.area(found.polygons).sum() == pytest.approx(area) and found.crs.is_geographic
     assert shapely.is_valid(found.polygons).all() and not shapely.has_z(found.polygons).any()
@@ -69,7 +71,7 @@ PLACEMARK = (
 )
 
 
-def test_folders_of_kml_count_together(tmp_path):
+def test_folders_of_kml_count_together(tmp_path: Path) -> None:
     (tmp_path / "a.kml").write_text(
         KML.format(PLACEMARK.format("0,0,1 1,0,1 1,1,1 0,0,1") + PLACEMARK.format("5,5 6,5 6,6 5,5")), "utf-8"
     )
@@ -99,14 +101,14 @@ def test_folders_of_kml_count_together(tmp_path):
         ("table.csv", "WKT,a\n\"POLYGON((0 0,1 0,1 1,0 0))\",1\n", "begins like no"),
     ],
 )  # fmt: skip
-def test_what_is_no_area_is_refused_in_one_line(tmp_path, name, text, message):
+def test_what_is_no_area_is_refused_in_one_line(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text, "utf-8")
     with pytest.raises(DataError, match=message) as refused:
         read_area(tmp_path / name)
     assert "\n" not in str(refused.value) and name in str(refused.value)
 
 
-def write_layer(path, layer, kind="Polygon", crs="EPSG:4326"):
+def write_layer(path: Path, layer: str, kind: str = "Polygon", crs: str = "EPSG:4326") -> Path:
     shape = shapely.box(0, 0, 1, 1) if kind == "Polygon" else shapely.Point(0, 0)
     pyogrio.raw.write(
         str(path), geometry=shapely.to_wkb(np.array([shape], object)), field_data=[], fields=[], layer=layer,
@@ -115,7 +117,7 @@ def write_layer(path, layer, kind="Polygon", crs="EPSG:4326"):
     return path
 
 
-def test_one_layer_of_polygons_is_taken_and_several_are_named(tmp_path):
+def test_one_layer_of_polygons_is_taken_and_several_are_named(tmp_path: Path) -> None:
     path = write_layer(tmp_path / "project.gpkg", "trees", "Point")
     write_layer(path, "site")
     assert len(read_area(path).polygons) == 1
@@ -125,7 +127,7 @@ def test_one_layer_of_polygons_is_taken_and_several_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".fgb", ".shp", ".geojson"])
-def test_names_and_folders_may_hold_anything(tmp_path, suffix):
+def test_names_and_folders_may_hold_anything(tmp_path: Path, suffix: str) -> None:
     odd = tmp_path / "!new; a?b#c%20:d|é"
     odd.mkdir()
     write_layer(tmp_path / f"a{suffix}", "a")
@@ -150,18 +152,18 @@ def test_names_and_folders_may_hold_anything(tmp_path, suffix):
          Affine(1e-3, 0, 1, 0, -1e-3, 1)),
     ],
 )  # fmt: skip
-def test_the_whole_world_selects_every_pixel_of_any_scene(tmp_path, crs, place):
+def test_the_whole_world_selects_every_pixel_of_any_scene(tmp_path: Path, crs: str, place: Affine) -> None:
     assert selected(geojson(tmp_path / "world.geojson", polygon(WORLD)), scene(crs, place)) == 40 * 60
 
 
-def test_the_whole_world_selects_the_disk_that_a_satellite_sees(tmp_path):
+def test_the_whole_world_selects_the_disk_that_a_satellite_sees(tmp_path: Path) -> None:
     disk = scene("+proj=geos +h=35785831 +lon_0=0 +sweep=y +ellps=WGS84", Affine(2e5, 0, -6e6, 0, -3e5, 6e6))
     found = selected(geojson(tmp_path / "world.geojson", polygon(WORLD)), disk)
     assert found == pytest.approx(np.pi * 5.43e6**2 / 6e10, rel=0.03)
 
 
 @pytest.mark.parametrize("west", [-181, 179])
-def test_areas_go_on_beyond_the_date_line(tmp_path, west):
+def test_areas_go_on_beyond_the_date_line(tmp_path: Path, west: int) -> None:
     """The eastern 0.2 of 0.6 degrees."""
     area = [[west, -20], [west + 1.2, -20], [west + 1.2, 20], [west, 20], [west, -20]]
     path = geojson(tmp_path / "a.geojson", polygon(area))
@@ -171,7 +173,7 @@ def test_areas_go_on_beyond_the_date_line(tmp_path, west):
     assert selected(path, scene("EPSG:4326", Affine(0.01, 0, 0, 0, -0.01, 10))) is None
 
 
-def test_a_crs_from_which_no_way_leads_to_the_scene_is_told(tmp_path):
+def test_a_crs_from_which_no_way_leads_to_the_scene_is_told(tmp_path: Path) -> None:
     local = write_layer(tmp_path / "a.gpkg", "a", crs='LOCAL_CS["site",UNIT["metre",1]]')
     with pytest.raises(DataError, match="no way leads to EPSG:32633"):
         area_of_interest(local, scene("EPSG:32633", Affine(10, 0, 5e5, 0, -10, 5.4e6)))

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsseg_tf.errors import DataError
-from rsseg_tf.predict.blending import blend_blocks, make_plan
+from rsseg_tf.predict.blending import Block, Plan, blend_blocks, make_plan
 from tests.fixtures.scenes import blend_in_memory, lopsided
 
 
 @st.composite
-def plans(draw):
+def plans(draw: st.DrawFn) -> Plan:
     size = draw(st.integers(1, 40)), draw(st.integers(1, 40))
     window = draw(st.integers(1, 20)), draw(st.integers(1, 20))
     stride = draw(st.integers(1, window[0])), draw(st.integers(1, window[1]))
     return make_plan(size, window, stride, draw(st.sampled_from(["mean", "cosine"])))
 
 
-def windows_of(plan, pixels, predict, rows=None, columns=None):
+def windows_of(
+    plan: Plan,
+    pixels: np.ndarray,
+    predict: Callable[[np.ndarray], np.ndarray],
+    rows: range | None = None,
+    columns: range | None = None,
+) -> Iterator[tuple[int, int, np.ndarray]]:
     """Predicts the windows one by one, reflected where they reach over the border."""
     for r in rows or range(len(plan.rows.starts)):
         for c in columns or range(len(plan.columns.starts)):
@@ -29,7 +37,7 @@ def windows_of(plan, pixels, predict, rows=None, columns=None):
             yield r, c, predict(np.pad(part, padding, mode="reflect")[np.newaxis])[0]
 
 
-def assemble(blocks, height, width, classes=3):
+def assemble(blocks: Iterable[Block], height: int, width: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """Returns what the blocks hold, and how often each pixel came."""
     result, count = np.full((height, width, classes), np.nan), np.zeros((height, width), int)
     for block in blocks:
@@ -42,7 +50,7 @@ def assemble(blocks, height, width, classes=3):
 
 @settings(max_examples=80)
 @given(plan=plans())
-def test_blocks_cover_each_pixel_once_and_equal_the_sum_in_memory_to_the_bit(plan):
+def test_blocks_cover_each_pixel_once_and_equal_the_sum_in_memory_to_the_bit(plan: Plan) -> None:
     height, width = plan.rows.size, plan.columns.size
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     result, count = assemble(blend_blocks(plan, windows_of(plan, pixels, lopsided), 3), height, width)
@@ -52,7 +60,7 @@ def test_blocks_cover_each_pixel_once_and_equal_the_sum_in_memory_to_the_bit(pla
 
 @settings(max_examples=40)
 @given(plan=plans(), data=st.data())
-def test_any_rows_and_columns_of_windows_give_the_same_pixels(plan, data):
+def test_any_rows_and_columns_of_windows_give_the_same_pixels(plan: Plan, data: st.DataObject) -> None:
     """What lets a scene be resumed in the middle, and be cut into strips."""
     height, width = plan.rows.size, plan.columns.size
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -69,11 +77,11 @@ def test_any_rows_and_columns_of_windows_give_the_same_pixels(plan, data):
 
 @settings(max_examples=40)
 @given(plan=plans())
-def test_constant_logits_have_no_seams(plan):
+def test_constant_logits_have_no_seams(plan: Plan) -> None:
     height, width = plan.rows.size, plan.columns.size
     constant = np.array([0.375, -1.7, 3.3], np.float32)
 
-    def predict(batch):
+    def predict(batch: np.ndarray) -> np.ndarray:
         return np.broadcast_to(constant, (*batch.shape[:3], 3))
 
     windows = windows_of(plan, np.zeros((height, width, 3), np.uint8), predict)
@@ -83,7 +91,7 @@ def test_constant_logits_have_no_seams(plan):
 
 @settings(max_examples=80)
 @given(plan=plans())
-def test_weights_are_above_zero_and_windows_lie_as_promised(plan):
+def test_weights_are_above_zero_and_windows_lie_as_promised(plan: Plan) -> None:
     for axis in (plan.rows, plan.columns):
         assert (axis.profile > 0).all() and (axis.total > 0).all()
         assert axis.starts[0] == 0 and axis.end(len(axis.starts) - 1) == axis.size
@@ -95,7 +103,7 @@ def test_weights_are_above_zero_and_windows_lie_as_promised(plan):
             assert axis.window > axis.size or len(steps) == 0 or steps.max() - steps.min() <= 1
 
 
-def test_a_blended_seam_is_smaller_than_a_cut():
+def test_a_blended_seam_is_smaller_than_a_cut() -> None:
     """Two halves that disagree: the blend goes from one to the other without a jump."""
     plan = make_plan((8, 64), (8, 40), (8, 24), "cosine")
     logits = [np.full((8, 40, 1), value, np.float32) for value in (0.0, 1.0)]
@@ -105,13 +113,13 @@ def test_a_blended_seam_is_smaller_than_a_cut():
     assert (steps >= 0).all() and steps.max() < 0.2 and result[0, 0, 0] == 0 and result[0, -1, 0] == 1
 
 
-def test_windows_out_of_order_are_a_mistake_of_the_program():
+def test_windows_out_of_order_are_a_mistake_of_the_program() -> None:
     plan = make_plan((8, 8), (4, 4), (4, 4), "mean")
     with pytest.raises(ValueError, match=r"window \(0, 1\) came where \(0, 0\) was due"):
         list(blend_blocks(plan, [(0, 1, np.zeros((4, 4, 2), np.float32))], 2))
 
 
-def test_impossible_windows_are_refused():
+def test_impossible_windows_are_refused() -> None:
     with pytest.raises(DataError, match="stride"):
         make_plan((8, 8), (4, 4), (5, 4), "mean")
     with pytest.raises(DataError, match="stride"):

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +22,11 @@ cloudpickle = pytest.importorskip("cloudpickle")
 pytestmark = pytest.mark.slow
 
 
-def open_slow_model(folder: str, pause_s: float, fatal: str = ""):
+def open_slow_model(folder: str, pause_s: float, fatal: str = "") -> Any:
     """Returns a model that notes each call by process, and kills the first process that meets a pixel value `fatal`."""
     writing._CHECKPOINT_S = 0.0
 
-    def predict(batch):
+    def predict(batch: np.ndarray) -> Any:
         time.sleep(pause_s)
         with (Path(folder) / f"calls.{os.getpid()}").open("a") as file:
             file.write(f"{len(batch)}\n")
@@ -42,7 +43,7 @@ def windows_predicted(folder: Path) -> int:
     return sum(int(line) for file in folder.glob("calls.*") for line in file.read_text().split())
 
 
-def test_a_worker_is_killed_and_another_goes_on_where_it_was(tmp_path):
+def test_a_worker_is_killed_and_another_goes_on_where_it_was(tmp_path: Path) -> None:
     paths = [write_scene(tmp_path / f"{name}.tif", noise(900, 100, seed=i)) for i, name in enumerate("abc")]
     paths.append(tmp_path / "broken.tif")
     paths[-1].write_bytes(b"II*\0 this is no picture")
@@ -71,21 +72,21 @@ def predict_on(run: Run, folder: Path) -> list[PredictionResult]:
     return cluster.predict_on_cluster(run, functools.partial(open_slow_model, str(folder), 0.0), None, workers=1)
 
 
-def open_wrong_model():
-    def wrong(batch):
+def open_wrong_model() -> Any:
+    def wrong(batch: np.ndarray) -> None:
         raise TypeError("a bug")
 
     return wrong
 
 
-def test_whatever_an_image_raises_is_its_own_error(tmp_path):
+def test_whatever_an_image_raises_is_its_own_error(tmp_path: Path) -> None:
     paths = [write_scene(tmp_path / f"{name}.tif", noise(20, 20)) for name in "ab"]
     results = cluster.predict_on_cluster(Run(paths, SPEC, tmp_path / "out", TILES), open_wrong_model, None, workers=1)
     assert [(result.image, result.error) for result in results] == [(path, "TypeError: a bug") for path in paths]
 
 
-def test_a_worker_that_cannot_open_the_model_ends_no_run():
-    def cannot():
+def test_a_worker_that_cannot_open_the_model_ends_no_run() -> None:
+    def cannot() -> None:
         raise ImportError("no such library")
 
     settings = Run([], SPEC, Path("out"), TILES).settings
@@ -93,15 +94,15 @@ def test_a_worker_that_cannot_open_the_model_ends_no_run():
     assert result.error == "the model cannot be opened in a worker: ImportError: no such library"
 
 
-def test_a_task_that_is_lost_is_the_error_of_its_image():
+def test_a_task_that_is_lost_is_the_error_of_its_image() -> None:
     class Lost:
-        def result(self):
+        def result(self) -> None:
             raise asyncio.CancelledError("lost")
 
     assert cluster._result(Job(Path("a.tif"), Path("a")), Lost()).error == "CancelledError: lost"
 
 
-def test_no_scheduler(tmp_path, monkeypatch):
+def test_no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import dask
 
     run = Run([write_scene(tmp_path / "a.tif", noise(20, 20))], SPEC, tmp_path / "out", TILES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,17 +29,17 @@ PIECES = GOLDEN / "pieces.npz"
 SPEC = custom_spec("toy", ("a", "b", "c"))
 
 
-def rng_image(height, width, bands=3, seed=0):
+def rng_image(height: int, width: int, bands: int = 3, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((height, width, bands), dtype=np.float32)
 
 
-def pointwise(batch):
+def pointwise(batch: np.ndarray) -> np.ndarray:
     """A model without a neighbourhood: windows and flips must not change it."""
     weights = np.array([[1.0, -2.0, 0.5], [0.3, 0.8, -1.0], [-1.5, 0.1, 2.0]], np.float32)
     return batch @ weights
 
 
-def lopsided(batch):
+def lopsided(batch: np.ndarray) -> np.ndarray:
     """A model that sees the window's left and top border: cumulative sums, divided by the window's size."""
     logits = pointwise(batch).cumsum(axis=1).cumsum(axis=2)
     return (logits / (batch.shape[1] * batch.shape[2])).astype(np.float32)
@@ -46,7 +48,7 @@ def lopsided(batch):
 # --- the original's arrays --------------------------------------------------------------------------------------
 
 
-def patches(batch):
+def patches(batch: np.ndarray) -> np.ndarray:
     """5 x 5 neighbourhoods at stride 2, zero-padded by 2: (B, H/2, W/2, 25 * C)."""
     _, height, width, _ = batch.shape
     padded = np.pad(batch, ((0, 0), (2, 2), (2, 2), (0, 0)))
@@ -56,7 +58,7 @@ def patches(batch):
 
 
 @pytest.fixture(scope="module")
-def golden():
+def golden() -> tuple[dict[str, np.ndarray], Callable[..., Any]]:
     """The stored arrays, and the model behind them.
 
     The model is one 5 x 5 convolution of stride 2 and a bilinear resize; its weights are found by least squares from
@@ -72,7 +74,7 @@ def golden():
         }
     image, plain = arrays["inf_img"], arrays["inf_plain"].astype(np.float64)
 
-    def upsampling(size):
+    def upsampling(size: int) -> np.ndarray:
         return cv2.resize(np.eye((size + 1) // 2), ((size + 1) // 2, size), interpolation=cv2.INTER_LINEAR)
 
     down, across = (np.linalg.pinv(upsampling(size)) for size in plain.shape[:2])
@@ -80,7 +82,7 @@ def golden():
     inputs = patches(image[np.newaxis])[0].reshape(len(coarse), -1).astype(np.float64)
     weights, *_ = np.linalg.lstsq(np.c_[inputs, np.ones(len(inputs))], coarse, rcond=None)
 
-    def predict(batch):
+    def predict(batch: np.ndarray) -> np.ndarray:
         logits = (patches(batch) @ weights[:-1] + weights[-1]).astype(np.float32)
         return np.stack([resize_bilinear(one, *batch.shape[1:3]) for one in logits])
 
@@ -88,7 +90,7 @@ def golden():
 
 
 @pytest.mark.parity
-def test_plain_equals_the_original(golden):
+def test_plain_equals_the_original(golden: tuple[dict[str, np.ndarray], Callable[..., Any]]) -> None:
     arrays, predict = golden
     np.testing.assert_allclose(plain_logits(predict, arrays["inf_img"]), arrays["inf_plain"], rtol=0, atol=2e-6)
 
@@ -98,7 +100,12 @@ def test_plain_equals_the_original(golden):
 @pytest.mark.parametrize(
     ("crop_size", "stride"), [((32, 24), (20, 16)), ((80, 24), (20, 16)), ((128, 128), (64, 64))], ids=str
 )
-def test_windows_equal_the_original(golden, crop_size, stride, batch_size):
+def test_windows_equal_the_original(
+    golden: tuple[dict[str, np.ndarray], Callable[..., Any]],
+    crop_size: tuple[int, int],
+    stride: tuple[int, int],
+    batch_size: int,
+) -> None:
     arrays, predict = golden
     key = f"slide_crop{crop_size[0]}x{crop_size[1]}_stride{stride[0]}x{stride[1]}_(w,h)"
     logits = slide_logits(predict, arrays["inf_img"], crop_size=crop_size, stride=stride, batch_size=batch_size)
@@ -114,7 +121,9 @@ def test_windows_equal_the_original(golden, crop_size, stride, batch_size):
         ("tta_scales_desc", {"scales": (1.5, 1.0, 0.75)}),
     ],
 )
-def test_augmentation_equals_the_original(golden, key, options):
+def test_augmentation_equals_the_original(
+    golden: tuple[dict[str, np.ndarray], Callable[..., Any]], key: str, options: dict[str, Any]
+) -> None:
     arrays, predict = golden
     logits = predict_logits(predict, arrays["inf_img"], InferenceOptions(**options))
     np.testing.assert_allclose(logits, arrays[f"{key}_logit"], rtol=0, atol=5e-6)
@@ -124,7 +133,7 @@ def test_augmentation_equals_the_original(golden, key, options):
 # --- resize -----------------------------------------------------------------------------------------------------
 
 
-def loop_bilinear(image, height, width):
+def loop_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Half-pixel centres, clamped at the border, no antialiasing."""
     result = np.zeros((height, width, image.shape[2]))
     for y, x in itertools.product(range(height), range(width)):
@@ -141,7 +150,7 @@ def loop_bilinear(image, height, width):
 
 @pytest.mark.parametrize("channels", [1, 3, 6, 130])
 @pytest.mark.parametrize("size", [(7, 19), (20, 24), (5, 6), (4, 5), (10, 12)])
-def test_resize_is_bilinear_with_half_pixel_centres(size, channels):
+def test_resize_is_bilinear_with_half_pixel_centres(size: tuple[int, int], channels: int) -> None:
     image = rng_image(10, 12, channels)
     resized = resize_bilinear(image, *size)
     assert resized.shape == (*size, channels) and resized.dtype == np.float32
@@ -162,7 +171,7 @@ window_cases = st.tuples(
 
 @settings(max_examples=60, deadline=None)
 @given(case=window_cases, batch_size=st.integers(1, 5))
-def test_windows_equal_a_literal_loop(case, batch_size):
+def test_windows_equal_a_literal_loop(case: tuple[int, int, tuple[int, int], tuple[int, int]], batch_size: int) -> None:
     height, width, crop_size, stride = case
     image = rng_image(height, width)
     total, count = np.zeros((height, width, 3)), np.zeros((height, width, 1))
@@ -179,7 +188,7 @@ def test_windows_equal_a_literal_loop(case, batch_size):
 
 @settings(max_examples=30, deadline=None)
 @given(case=window_cases)
-def test_constant_logits_stay_constant(case):
+def test_constant_logits_stay_constant(case: tuple[int, int, tuple[int, int], tuple[int, int]]) -> None:
     height, width, crop_size, stride = case
     logits = slide_logits(
         lambda batch: np.full((*batch.shape[:3], 2), 0.375, np.float32),
@@ -192,16 +201,16 @@ def test_constant_logits_stay_constant(case):
 
 @settings(max_examples=20, deadline=None)
 @given(height=st.integers(1, 12), width=st.integers(1, 12))
-def test_a_window_that_covers_the_image_equals_plain(height, width):
+def test_a_window_that_covers_the_image_equals_plain(height: int, width: int) -> None:
     image = rng_image(height, width)
     slid = slide_logits(lopsided, image, crop_size=(12, 12), stride=(12, 12))
     np.testing.assert_array_equal(slid, plain_logits(lopsided, image))
 
 
-def test_batches_hold_at_most_batch_size_windows_of_one_size():
+def test_batches_hold_at_most_batch_size_windows_of_one_size() -> None:
     seen = []
 
-    def predict(batch):
+    def predict(batch: np.ndarray) -> np.ndarray:
         seen.append(batch.shape)
         return pointwise(batch)
 
@@ -220,7 +229,9 @@ def test_batches_hold_at_most_batch_size_windows_of_one_size():
     vertical=st.booleans(),
     slide=st.booleans(),
 )
-def test_flips_do_not_change_an_equivariant_model(height, width, horizontal, vertical, slide):
+def test_flips_do_not_change_an_equivariant_model(
+    height: int, width: int, horizontal: bool, vertical: bool, slide: bool
+) -> None:
     image = rng_image(height, width)
     windows = {"is_slide": True, "crop_size": (4, 5), "stride": (3, 2)} if slide else {}
     options = InferenceOptions(flip_horizontal=horizontal, flip_vertical=vertical, **windows)
@@ -229,10 +240,10 @@ def test_flips_do_not_change_an_equivariant_model(height, width, horizontal, ver
     )
 
 
-def test_flips_are_horizontal_vertical_and_both():
+def test_flips_are_horizontal_vertical_and_both() -> None:
     image = rng_image(5, 7)
 
-    def view(h, v):
+    def view(h: bool, v: bool) -> np.ndarray:
         turned = image[:: -1 if v else 1, :: -1 if h else 1]
         return plain_logits(lopsided, turned)[:: -1 if v else 1, :: -1 if h else 1]
 
@@ -242,7 +253,7 @@ def test_flips_are_horizontal_vertical_and_both():
         np.testing.assert_allclose(logits, np.mean(views, axis=0), atol=1e-5)
 
 
-def test_rotations_are_those_of_numpy_and_none_is_taken_twice():
+def test_rotations_are_those_of_numpy_and_none_is_taken_twice() -> None:
     image = rng_image(5, 7)
     turned = [np.rot90(plain_logits(lopsided, np.rot90(image, k)), -k) for k in range(4)]
     logits = predict_logits(lopsided, image, InferenceOptions(rotate90=True))
@@ -252,10 +263,10 @@ def test_rotations_are_those_of_numpy_and_none_is_taken_twice():
         assert len(views) == len(set(views)) == count and views[0] == (False, False, False)
 
 
-def test_scales_are_rounded_half_up_and_slid_by_window():
+def test_scales_are_rounded_half_up_and_slid_by_window() -> None:
     sizes = []
 
-    def predict(batch):
+    def predict(batch: np.ndarray) -> np.ndarray:
         sizes.append(batch.shape[1:3])
         return pointwise(batch)
 
@@ -268,10 +279,10 @@ def test_scales_are_rounded_half_up_and_slid_by_window():
     assert sizes == [(5, 14), (5, 14)]
 
 
-def test_a_model_that_reuses_its_buffer_is_safe():
+def test_a_model_that_reuses_its_buffer_is_safe() -> None:
     buffer = np.empty((1, 4, 4, 3), np.float32)
 
-    def predict(batch):
+    def predict(batch: np.ndarray) -> np.ndarray:
         np.copyto(buffer, lopsided(batch))
         return buffer
 
@@ -296,7 +307,7 @@ def test_a_model_that_reuses_its_buffer_is_safe():
     ],
     ids=str,
 )
-def test_labels_are_the_argmax_of_the_logits(options):
+def test_labels_are_the_argmax_of_the_logits(options: InferenceOptions) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (23, 31, 3), dtype=np.uint8)
     expected = predict_logits(lopsided, pixels.astype(np.float32), options).argmax(axis=-1)
     labels = predict_labels(lopsided, pixels, SPEC, options)
@@ -304,14 +315,14 @@ def test_labels_are_the_argmax_of_the_logits(options):
     np.testing.assert_array_equal(labels, expected)
 
 
-def test_bytes_are_resized_without_rounding():
+def test_bytes_are_resized_without_rounding() -> None:
     pixels = np.random.default_rng(2).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     resized = resize_bilinear(pixels, 9, 8)
     assert resized.dtype == np.float32 and (resized != np.rint(resized)).any()
     np.testing.assert_array_equal(resized, resize_bilinear(pixels.astype(np.float32), 9, 8))
 
 
-def test_errors_name_both_sides():
+def test_errors_name_both_sides() -> None:
     with pytest.raises(DataError, match=r"'toy' needs 3 bands; the image has 4"):
         predict_labels(pointwise, np.zeros((4, 4, 4), np.uint8), SPEC, InferenceOptions())
     with pytest.raises(DataError, match="gives 2 classes, data set 'toy' has 3"):
@@ -338,6 +349,6 @@ def test_errors_name_both_sides():
         ({"is_slide": True, "crop_size": (8, 0), "stride": (8, 0)}, "two whole numbers above 0"),
     ],
 )
-def test_options_are_checked(values, message):
+def test_options_are_checked(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         InferenceOptions(**values)

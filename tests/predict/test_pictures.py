@@ -13,7 +13,7 @@ PALETTE = ((200, 0, 0), (0, 100, 50))
 LABELS = np.array([[0, 1, 255]], np.uint8)
 
 
-def test_colours_follow_ids():
+def test_colours_follow_ids() -> None:
     assert colourise(LABELS, PALETTE).tolist() == [[[200, 0, 0], [0, 100, 50], [0, 0, 0]]]
     white = colourise(LABELS, PALETTE, ignored_colour=(255, 255, 255))
     assert white[0, 2].tolist() == [255, 255, 255]
@@ -21,7 +21,7 @@ def test_colours_follow_ids():
     assert len(table) == 256 and table[1] == (0, 100, 50) and table[7] == (1, 2, 3) and table[255] == (0, 0, 0)
 
 
-def test_ids_without_colour_are_refused():
+def test_ids_without_colour_are_refused() -> None:
     with pytest.raises(DataError, match=r"hold \[2\]"):
         colourise(np.array([[2]], np.uint8), PALETTE)
     with pytest.raises(DataError, match=r"hold \[255\]"):
@@ -30,7 +30,7 @@ def test_ids_without_colour_are_refused():
         colourise(LABELS.astype(np.int64), PALETTE)
 
 
-def test_overlay_mixes_60_to_40_and_leaves_ignored_pixels():
+def test_overlay_mixes_60_to_40_and_leaves_ignored_pixels() -> None:
     image = np.full((1, 3, 3), 100, np.uint8)
     assert overlay(image, LABELS, PALETTE).tolist() == [[[140, 60, 60], [60, 100, 80], [100, 100, 100]]]
     assert overlay(image, LABELS, PALETTE, weight=0.0)[0, 0].tolist() == [200, 0, 0]
@@ -40,7 +40,7 @@ def test_overlay_mixes_60_to_40_and_leaves_ignored_pixels():
         overlay(image[:, :2], LABELS, PALETTE)
 
 
-def test_eight_bit_bands_are_shown_as_they_are():
+def test_eight_bit_bands_are_shown_as_they_are() -> None:
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     spec = custom_spec("infrared", ("a",), bands=4, rgb_bands=(3, 0, 1))
     np.testing.assert_array_equal(as_rgb(pixels, spec), pixels[:, :, [3, 0, 1]])
@@ -50,14 +50,14 @@ def test_eight_bit_bands_are_shown_as_they_are():
         as_rgb(pixels[:, :, :3], spec)
 
 
-def test_other_types_are_stretched_between_the_percentiles():
+def test_other_types_are_stretched_between_the_percentiles() -> None:
     ramp = np.arange(101, dtype=np.uint16).reshape(1, 101, 1) * 20 + 3000
     picture = as_rgb(ramp, custom_spec("one", ("a",), bands=1))[0, :, 0]
     assert picture[:3].tolist() == [0, 0, 0] and picture[98:].tolist() == [255, 255, 255]
     np.testing.assert_array_equal(picture[2:99], np.rint(np.arange(97) * 255 / 96).astype(np.uint8))
 
 
-def test_pixels_without_data_are_black_and_do_not_stretch():
+def test_pixels_without_data_are_black_and_do_not_stretch() -> None:
     spec = custom_spec("one", ("a",), bands=1)
     ramp = np.linspace(0.1, 0.2, 101, dtype=np.float32).reshape(1, 101, 1)
     spoiled = np.concatenate([ramp, np.full((1, 50, 1), 1e6, np.float32)], axis=1)
@@ -71,7 +71,7 @@ def test_pixels_without_data_are_black_and_do_not_stretch():
     assert (as_rgb(np.full((2, 2, 1), np.nan), spec) == 0).all()
 
 
-def test_montage_shows_panels_and_a_legend():
+def test_montage_shows_panels_and_a_legend() -> None:
     image = np.full((32, 64, 3), 77, np.uint8)
     label = np.zeros((32, 64), np.uint8)
     label[:, 32:] = 255
@@ -88,7 +88,7 @@ def test_montage_shows_panels_and_a_legend():
     assert not (two == np.array((0, 0, 0))).all(axis=-1).any(), "no ignored pixel, no entry in the legend"
 
 
-def test_a_long_legend_takes_more_lines_and_loses_no_class():
+def test_a_long_legend_takes_more_lines_and_loses_no_class() -> None:
     colours = tuple((i * 15 + 5, 250 - i * 7, i) for i in range(16))
     image = np.full((64, 64, 3), 255, np.uint8)
     names = tuple(f"class number {i}" for i in range(16))

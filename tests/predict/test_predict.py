@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -32,13 +36,13 @@ PLAIN = InferenceOptions()
 PLACE = Affine(2.0, 0.0, 500000.0, 0.0, -2.0, 5400000.0)
 
 
-def bright(batch):
+def bright(batch: np.ndarray) -> np.ndarray:
     """Class 1 where the image is bright."""
     value = batch.mean(axis=-1, dtype=np.float32) - 127.5
     return np.stack([-value, value], axis=-1)
 
 
-def half_bright(height=16, width=24):
+def half_bright(height: int = 16, width: int = 24) -> np.ndarray:
     """The left half is dark, the right half bright."""
     image = np.full((height, width, 3), 30, np.uint8)
     image[:, width // 2 :] = 220
@@ -48,7 +52,7 @@ def half_bright(height=16, width=24):
 EXPECTED = (half_bright()[:, :, 0] > 100).astype(np.uint8)
 
 
-def write_tiff(path, image, **profile):
+def write_tiff(path: Path, image: np.ndarray, **profile: Any) -> None:
     height, width, count = image.shape
     settings = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": image.dtype}
     place = {"crs": "EPSG:32632", "transform": PLACE}
@@ -57,7 +61,7 @@ def write_tiff(path, image, **profile):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     """A folder whose subfolders repeat a name."""
     images = tmp_path / "images"
     for sub in ("", "east", "west"):
@@ -72,7 +76,7 @@ def folder(tmp_path):
     return images
 
 
-def results_in(folder):
+def results_in(folder: Path) -> list[str]:
     """Returns all files but the journal."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".predicted.jsonl")
     return sorted(str(path.relative_to(folder)) for path in files)
@@ -81,7 +85,7 @@ def results_in(folder):
 # --- which images -----------------------------------------------------------------------------------------------
 
 
-def test_a_folder_is_searched_sorted_and_without_hidden_files(folder):
+def test_a_folder_is_searched_sorted_and_without_hidden_files(folder: Path) -> None:
     images, base = collect_images(folder)
     assert base == folder
     names = ["east/photo.JPG", "east/tile.png", "tile.png", "west/scene.v2.tif", "west/tile.png"]
@@ -90,24 +94,24 @@ def test_a_folder_is_searched_sorted_and_without_hidden_files(folder):
     assert [str(image.relative_to(folder)) for image in images] == names[:3]
 
 
-def test_a_single_image(folder):
+def test_a_single_image(folder: Path) -> None:
     assert collect_images(folder / "tile.png") == ([folder / "tile.png"], folder)
 
 
-def test_a_list_gives_its_first_column_in_order(folder):
+def test_a_list_gives_its_first_column_in_order(folder: Path) -> None:
     listing = folder / "val.txt"
     listing.write_text("west/tile.png west/label.png\n\ntile.png\nwest/tile.png\n")
     assert collect_images(listing) == ([folder / "west" / "tile.png", folder / "tile.png"], folder)
 
 
-def test_a_list_of_absolute_paths_has_their_common_folder(folder, tmp_path):
+def test_a_list_of_absolute_paths_has_their_common_folder(folder: Path, tmp_path: Path) -> None:
     listing = tmp_path / "lists" / "all.txt"
     listing.parent.mkdir()
     listing.write_text(f"{folder}/west/tile.png\n{folder}/east/tile.png\n")
     assert collect_images(listing)[1] == folder
 
 
-def test_what_holds_no_image_is_refused(folder, tmp_path):
+def test_what_holds_no_image_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "wrong.txt").write_text("images/tile.png\nimages/gone.png\n")
@@ -125,7 +129,7 @@ def test_what_holds_no_image_is_refused(folder, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["", "out", "up/../out"])
-def test_results_of_an_earlier_run_are_not_predicted_again(folder, place):
+def test_results_of_an_earlier_run_are_not_predicted_again(folder: Path, place: str) -> None:
     (folder / "up").mkdir()
     save_dir = folder / place
     first, base = collect_images(folder, exclude=save_dir)
@@ -138,7 +142,7 @@ def test_results_of_an_earlier_run_are_not_predicted_again(folder, place):
     assert "(results of an earlier run)" in told[-1]
 
 
-def test_links_are_followed_and_what_is_left_out_is_told(folder, tmp_path):
+def test_links_are_followed_and_what_is_left_out_is_told(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (folder / "tile.png").rename(tmp_path / "store/tile.png")
     (folder / "linked").symlink_to(tmp_path / "store")
@@ -151,7 +155,7 @@ def test_links_are_followed_and_what_is_left_out_is_told(folder, tmp_path):
     assert "1 .jp2" in line and "loop (the link leads back" in line and ".hidden.png (hidden)" in line
 
 
-def test_a_list_is_read_as_training_reads_it(folder, tmp_path):
+def test_a_list_is_read_as_training_reads_it(folder: Path, tmp_path: Path) -> None:
     (folder / "two words.png").write_bytes((folder / "tile.png").read_bytes())
     for content in (
         b"\xef\xbb\xbf# tiles\r\ntile.png label.png\r\ntwo words.png\t\r\n",
@@ -165,7 +169,7 @@ def test_a_list_is_read_as_training_reads_it(folder, tmp_path):
 # --- results ----------------------------------------------------------------------------------------------------
 
 
-def test_results_keep_the_folders_and_do_not_collide(folder, tmp_path):
+def test_results_keep_the_folders_and_do_not_collide(folder: Path, tmp_path: Path) -> None:
     images, base = collect_images(folder)
     results = predict_paths(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
     assert [result.image for result in results] == images and all(result.ok for result in results)
@@ -193,7 +197,7 @@ def test_results_keep_the_folders_and_do_not_collide(folder, tmp_path):
         assert labels.crs.to_epsg() == 32632 and labels.transform == PLACE
 
 
-def test_pixels_without_data_are_ignored_in_every_result(tmp_path):
+def test_pixels_without_data_are_ignored_in_every_result(tmp_path: Path) -> None:
     image = half_bright()
     image[:4] = 0
     write_tiff(tmp_path / "a.tif", image, nodata=0)
@@ -208,7 +212,7 @@ def test_pixels_without_data_are_ignored_in_every_result(tmp_path):
     assert (read_image(result.overlay)[:4] == 0).all()
 
 
-def test_what_lies_under_alpha_zero_is_shown_black(tmp_path):
+def test_what_lies_under_alpha_zero_is_shown_black(tmp_path: Path) -> None:
     alpha = np.full((16, 24, 1), 255, np.uint8)
     alpha[:4] = 0
     write_png(tmp_path / "a.png", np.concatenate([half_bright(), alpha], axis=2))
@@ -218,13 +222,13 @@ def test_what_lies_under_alpha_zero_is_shown_black(tmp_path):
     assert (read_label(result.pseudo_color)[:4] == 255).all() and result.geotiff is None
 
 
-def test_windows_give_the_same_files(folder, tmp_path):
+def test_windows_give_the_same_files(folder: Path, tmp_path: Path) -> None:
     options = InferenceOptions(is_slide=True, crop_size=(7, 5), stride=(4, 3), batch_size=3)
     (result,) = predict_paths([folder / "tile.png"], bright, SPEC, tmp_path / "out", options)
     np.testing.assert_array_equal(read_label(result.pseudo_color), EXPECTED)
 
 
-def test_custom_colours_replace_the_first_ones(folder, tmp_path):
+def test_custom_colours_replace_the_first_ones(folder: Path, tmp_path: Path) -> None:
     (result,) = predict_paths(
         [folder / "west" / "scene.v2.tif"], bright, SPEC, tmp_path / "out", PLAIN, custom_color=[1, 2, 3]
     )
@@ -238,14 +242,14 @@ def test_custom_colours_replace_the_first_ones(folder, tmp_path):
             palette_with(wrong, SPEC)
 
 
-def test_label_maps_can_be_left_out(folder, tmp_path):
+def test_label_maps_can_be_left_out(folder: Path, tmp_path: Path) -> None:
     (result,) = predict_paths(
         [folder / "west" / "scene.v2.tif"], bright, SPEC, tmp_path / "out", PLAIN, labels_too=False
     )
     assert result.ok and result.geotiff is None and not (tmp_path / "out" / "geotiff_prediction").exists()
 
 
-def test_a_failure_is_reported_and_the_others_are_done(folder, tmp_path):
+def test_a_failure_is_reported_and_the_others_are_done(folder: Path, tmp_path: Path) -> None:
     (folder / "broken.png").write_bytes((folder / "tile.png").read_bytes()[:60])
     write_png(folder / "grey.png", half_bright()[:, :, 0].copy())
     rgba = np.dstack([half_bright()[:, :, 0], np.full((16, 24), 255, np.uint8)])
@@ -269,10 +273,10 @@ def test_a_failure_is_reported_and_the_others_are_done(folder, tmp_path):
     assert results_in(tmp_path / "out") == ["added_prediction/tile.png", "pseudo_color_prediction/tile.png"]
 
 
-def test_a_server_that_fails_once_does_not_stop_the_rest(folder, tmp_path):
+def test_a_server_that_fails_once_does_not_stop_the_rest(folder: Path, tmp_path: Path) -> None:
     calls = []
 
-    def flaky(batch):
+    def flaky(batch: np.ndarray) -> np.ndarray:
         calls.append(batch.shape)
         if len(calls) == 1:
             raise ServingError("the server is busy")
@@ -293,11 +297,13 @@ class Panic(BaseException):
     ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize("where", ["model", "reading", "writing", "advance"])
-def test_one_image_never_ends_a_run_whatever_it_raises(folder, tmp_path, monkeypatch, raised, where):
+def test_one_image_never_ends_a_run_whatever_it_raises(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException, where: str
+) -> None:
     images, base = collect_images(folder)
 
-    def failing(original, is_due):
-        def fail(*args, **kwargs):
+    def failing(original: Callable[..., Any], is_due: Callable[..., Any]) -> Callable[..., Any]:
+        def fail(*args: Any, **kwargs: Any) -> Any:
             if is_due(*args):
                 raise raised
             return original(*args, **kwargs)
@@ -323,8 +329,8 @@ def test_one_image_never_ends_a_run_whatever_it_raises(folder, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_ends_a_run(folder, tmp_path, interrupt):
-    def stop(batch):
+def test_an_interrupt_ends_a_run(folder: Path, tmp_path: Path, interrupt: type[BaseException]) -> None:
+    def stop(batch: np.ndarray) -> None:
         raise interrupt
 
     with pytest.raises(interrupt):
@@ -332,7 +338,7 @@ def test_an_interrupt_ends_a_run(folder, tmp_path, interrupt):
 
 
 @pytest.mark.parametrize("line", ['{"name": "ti', "[" * 100_000, "[1, 2]", "\x00\xff"])
-def test_damaged_lines_of_a_journal_count_as_not_done(folder, tmp_path, line):
+def test_damaged_lines_of_a_journal_count_as_not_done(folder: Path, tmp_path: Path, line: str) -> None:
     images, base = collect_images(folder)
     predict_paths(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
     journal = tmp_path / "out" / JOURNAL
@@ -341,7 +347,7 @@ def test_damaged_lines_of_a_journal_count_as_not_done(folder, tmp_path, line):
     assert all(result.ok for result in again)
 
 
-def test_a_journal_that_cannot_be_written_costs_no_result(folder, tmp_path):
+def test_a_journal_that_cannot_be_written_costs_no_result(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / JOURNAL).mkdir(parents=True)  # a folder where the file should be
     images, base = collect_images(folder)
     results = predict_paths(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
@@ -349,8 +355,8 @@ def test_a_journal_that_cannot_be_written_costs_no_result(folder, tmp_path):
     assert all("--resume will do it again" in result.note for result in results)
 
 
-def test_a_size_that_cannot_be_told_is_no_error(tmp_path, monkeypatch):
-    def fail(path):
+def test_a_size_that_cannot_be_told_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> None:
         raise TypeError("of a library")
 
     monkeypatch.setattr(predict_module, "raster_driver", fail)
@@ -360,10 +366,12 @@ def test_a_size_that_cannot_be_told_is_no_error(tmp_path, monkeypatch):
 # === Values that are not finite ===
 
 
-def faulty(value, where=lambda batch: np.ones(batch.shape[:3], bool)):
+def faulty(
+    value: float, where: Callable[..., Any] = lambda batch: np.ones(batch.shape[:3], bool)
+) -> Callable[..., Any]:
     """Returns a model with one wrong logit wherever `where` says."""
 
-    def predict(batch):
+    def predict(batch: np.ndarray) -> np.ndarray:
         logits = bright(batch)
         logits[..., 1][where(batch)] = value
         return logits
@@ -377,14 +385,16 @@ def faulty(value, where=lambda batch: np.ones(batch.shape[:3], bool)):
     [PLAIN, InferenceOptions(flip_horizontal=True), InferenceOptions(is_slide=True, crop_size=(8, 8), stride=(8, 8))],
     ids=["whole", "flips", "windows"],
 )
-def test_logits_that_are_not_finite_are_refused(folder, tmp_path, value, options):
+def test_logits_that_are_not_finite_are_refused(
+    folder: Path, tmp_path: Path, value: float, options: InferenceOptions
+) -> None:
     (result,) = predict_paths([folder / "tile.png"], faulty(value), SPEC, tmp_path / "out", options)
     assert "the model gives values that are not finite" in result.error
     assert "use an earlier checkpoint" in result.error
     assert results_in(tmp_path / "out") == []
 
 
-def test_the_window_with_such_values_is_named(folder, tmp_path):
+def test_the_window_with_such_values_is_named(folder: Path, tmp_path: Path) -> None:
     # The right half of the tile is bright, and the batch of four windows holds both halves.
     options = InferenceOptions(is_slide=True, crop_size=(8, 8), stride=(8, 8), batch_size=4)
     wrong = faulty(np.nan, lambda batch: np.broadcast_to((batch > 100).all((1, 2, 3))[:, None, None], batch.shape[:3]))
@@ -394,14 +404,14 @@ def test_the_window_with_such_values_is_named(folder, tmp_path):
         predict_labels(wrong, half_bright(), SPEC, options)
 
 
-def test_pixels_that_are_not_finite_are_told_from_a_broken_model():
+def test_pixels_that_are_not_finite_are_told_from_a_broken_model() -> None:
     pixels = np.ones((1, 4, 5, 3), np.float32)
     pixels[0, 1, 2] = np.nan
     with pytest.raises(NotFiniteError, match="for 5x4 pixels, of which 1 are NaN or infinite themselves"):
         plain_logits(bright, pixels[0])
 
 
-def test_steps_are_taken_one_by_one_and_arguments_checked_first(folder, tmp_path):
+def test_steps_are_taken_one_by_one_and_arguments_checked_first(folder: Path, tmp_path: Path) -> None:
     images, base = collect_images(folder)
     steps = iterate_predictions(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
     assert not (tmp_path / "out").exists()
@@ -411,7 +421,7 @@ def test_steps_are_taken_one_by_one_and_arguments_checked_first(folder, tmp_path
         iterate_predictions(images, bright, SPEC, tmp_path / "out", PLAIN, base=base, custom_color=[1])
 
 
-def test_names_that_would_collide_are_refused_before_the_first_image(folder, tmp_path):
+def test_names_that_would_collide_are_refused_before_the_first_image(folder: Path, tmp_path: Path) -> None:
     write_tiff(folder / "tile.tif", half_bright())
     with pytest.raises(DataError, match=r"tile\.png and .*tile\.tif would write results of one name, 'tile'"):
         predict_paths([folder / "tile.png", folder / "tile.tif"], bright, SPEC, tmp_path / "out", PLAIN)
@@ -420,7 +430,7 @@ def test_names_that_would_collide_are_refused_before_the_first_image(folder, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_without_a_base_the_common_folder_is_taken(folder, tmp_path):
+def test_without_a_base_the_common_folder_is_taken(folder: Path, tmp_path: Path) -> None:
     predict_paths([folder / "west" / "tile.png", folder / "east" / "tile.png"], bright, SPEC, tmp_path / "out", PLAIN)
     assert "pseudo_color_prediction/west/tile.png" in results_in(tmp_path / "out")
     assert image_header(tmp_path / "out" / "added_prediction" / "east" / "tile.png").bands == 3

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -27,7 +30,7 @@ DEGREES = Affine(1e-3, 0, 1, 0, -1e-3, 1)
 METRES = Affine(0.5, 0, 500000, 0, -0.5, 5400000)
 
 
-def hidden_files(folder):
+def hidden_files(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.rglob(".*") if file.is_file() and file.name != ".predicted.jsonl")
 
 
@@ -36,7 +39,7 @@ class Stopped(KeyboardInterrupt):
 
 
 @pytest.fixture
-def every_row_is_saved(monkeypatch):
+def every_row_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rsseg_tf.predict.writing._CHECKPOINT_S", 0.0)
 
 
@@ -59,7 +62,7 @@ def every_row_is_saved(monkeypatch):
         (None, METRES),
     ],
 )
-def test_a_place_survives_in_every_raster(tmp_path, crs, transform, cog):
+def test_a_place_survives_in_every_raster(tmp_path: Path, crs: str | None, transform: Affine, cog: bool) -> None:
     crs = None if crs is None else CRS.from_user_input(crs)
     path = write_scene(tmp_path / "a.tif", noise(20, 30), crs=crs, transform=transform)
     output = OutputOptions(confidence=True, probabilities=True, cog=cog, pictures=False)
@@ -72,7 +75,7 @@ def test_a_place_survives_in_every_raster(tmp_path, crs, transform, cog):
 
 @pytest.mark.parametrize("crs", ["EPSG:9000", "EPSG:32633", "EPSG:3035", "EPSG:7665", "+proj=eqearth +datum=WGS84"])
 @pytest.mark.parametrize("cog", [False, True])
-def test_the_epoch_of_coordinates_survives(tmp_path, crs, cog):
+def test_the_epoch_of_coordinates_survives(tmp_path: Path, crs: str, cog: bool) -> None:
     path = write_scene(tmp_path / "plain.tif", noise(20, 30), crs=crs, transform=DEGREES)
     rasterio.shutil.copy(path, tmp_path / "a.vrt", driver="VRT")
     text = (tmp_path / "a.vrt").read_text().replace("<SRS ", '<SRS coordinateEpoch="2021.3" ')
@@ -89,12 +92,12 @@ def test_the_epoch_of_coordinates_survives(tmp_path, crs, cog):
     assert hidden_files(tmp_path / "out") == []
 
 
-def test_a_place_survives_a_resumed_run(tmp_path, every_row_is_saved):
+def test_a_place_survives_a_resumed_run(tmp_path: Path, every_row_is_saved: None) -> None:
     crs = CRS.from_proj4(ROTATED)
     path = write_scene(tmp_path / "a.tif", noise(900, 100), crs=crs, transform=DEGREES)
     calls = []
 
-    def until(batch):
+    def until(batch: np.ndarray) -> np.ndarray:
         calls.append(1)
         if len(calls) > 28:
             raise Stopped
@@ -118,7 +121,7 @@ POINTS = [GroundControlPoint(r, c, 10.0 + c, 50.0 - r, 0.0, str(r + c)) for r, c
 
 
 @pytest.mark.parametrize("crs", [None, "EPSG:4326"])
-def test_tie_points_are_kept_with_and_without_a_crs_and_polygons_are_in_pixels(tmp_path, crs):
+def test_tie_points_are_kept_with_and_without_a_crs_and_polygons_are_in_pixels(tmp_path: Path, crs: str | None) -> None:
     path = write_scene(tmp_path / "a.tif", noise(20, 30), crs=None, transform=None)
     with rasterio.open(path, "r+") as target:
         target.gcps = (POINTS, CRS() if crs is None else CRS.from_user_input(crs))
@@ -144,14 +147,16 @@ def test_tie_points_are_kept_with_and_without_a_crs_and_polygons_are_in_pixels(t
         ({}, None),
     ],
 )  # fmt: skip
-def test_polygons_off_the_map_never_come_without_a_note(tmp_path, profile, note):
+def test_polygons_off_the_map_never_come_without_a_note(
+    tmp_path: Path, profile: dict[str, Any], note: str | None
+) -> None:
     path = write_scene(tmp_path / "a.tif", noise(20, 30), **profile)
     result = predict_one(path, tmp_path / "out", COSINE, output=OutputOptions(vector="geojson", pictures=False))
     assert result.note is None if note is None else note in result.note
     assert predict_one(path, tmp_path / "out", COSINE).note is None, "without polygons there is nothing to say"
 
 
-def test_a_picture_with_a_world_file_is_a_scene(tmp_path):
+def test_a_picture_with_a_world_file_is_a_scene(tmp_path: Path) -> None:
     pixels = noise(20, 30).transpose(1, 2, 0)
     path = tmp_path / "ortho.png"
     path.write_bytes(cv2.imencode(".png", np.ascontiguousarray(pixels[:, :, ::-1]))[1].tobytes())
@@ -171,7 +176,7 @@ def test_a_picture_with_a_world_file_is_a_scene(tmp_path):
 # --- one product fails -------------------------------------------------------------------------------------------
 
 
-def failing(*_, **__):
+def failing(*_: object, **__: object) -> None:
     raise ValueError("something of which nobody has thought")
 
 
@@ -184,7 +189,9 @@ def failing(*_, **__):
         ("rsseg_tf.predict.jobs._labels_to_show", {"pseudo_color", "overlay"}),
     ],
 )
-def test_a_product_that_fails_costs_none_of_the_others(tmp_path, monkeypatch, broken, missing):
+def test_a_product_that_fails_costs_none_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, missing: set[str]
+) -> None:
     path = write_scene(tmp_path / "a.jpg", noise(20, 30))  # a TIFF, told by its first bytes; its overlay is a JPEG
     with monkeypatch.context() as patch:
         patch.setattr(broken, failing)
@@ -199,8 +206,8 @@ def test_a_product_that_fails_costs_none_of_the_others(tmp_path, monkeypatch, br
 
 @pytest.mark.parametrize("cog", [False, True])
 def test_what_is_missing_of_a_large_scene_is_made_without_predicting_again(
-    tmp_path, monkeypatch, every_row_is_saved, cog
-):
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_row_is_saved: None, cog: bool
+) -> None:
     path = write_scene(tmp_path / "a.tif", noise(600, 100))
     output = OutputOptions(confidence=True, probabilities=True, vector="gpkg", cog=cog)
     whole = predict_one(path, tmp_path / "whole", TILES, output=output)
@@ -208,7 +215,7 @@ def test_what_is_missing_of_a_large_scene_is_made_without_predicting_again(
 
     real = writing._make_cog if cog else writing.replace_file
 
-    def full_for_confidence(file, *arguments, **keywords):
+    def full_for_confidence(file: Any, *arguments: Any, **keywords: Any) -> None:
         target = file.path if cog else arguments[0]
         if target.parent.name == "confidence_prediction":
             raise OSError(28, "No space left on device")
@@ -221,7 +228,7 @@ def test_what_is_missing_of_a_large_scene_is_made_without_predicting_again(
     assert "No space left on device" in result.error and "nobody has thought" in result.error
     assert set(result.files) == {"geotiff", "probabilities", "pseudo_color", "overlay"}
 
-    def never(batch):
+    def never(batch: np.ndarray) -> None:
         raise AssertionError("predicted again")
 
     scenes = SceneOptions(resume=True)
@@ -234,7 +241,9 @@ def test_what_is_missing_of_a_large_scene_is_made_without_predicting_again(
     assert hidden_files(tmp_path / "out") == []
 
 
-def test_a_raster_that_is_no_longer_the_one_of_the_journal_is_made_anew(tmp_path, monkeypatch, every_row_is_saved):
+def test_a_raster_that_is_no_longer_the_one_of_the_journal_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_row_is_saved: None
+) -> None:
     path = write_scene(tmp_path / "a.tif", noise(600, 100))
     output = OutputOptions(confidence=True, vector="gpkg")
     with monkeypatch.context() as patch:
@@ -247,12 +256,12 @@ def test_a_raster_that_is_no_longer_the_one_of_the_journal_is_made_anew(tmp_path
     np.testing.assert_array_equal(read_band(result.geotiff), before)
 
 
-def test_a_partial_file_that_a_full_disk_has_broken_is_begun_anew(tmp_path, every_row_is_saved):
+def test_a_partial_file_that_a_full_disk_has_broken_is_begun_anew(tmp_path: Path, every_row_is_saved: None) -> None:
     path = write_scene(tmp_path / "a.tif", noise(900, 100))
     whole = predict_one(path, tmp_path / "whole", TILES)
     calls = []
 
-    def until(batch):
+    def until(batch: np.ndarray) -> np.ndarray:
         calls.append(1)
         if len(calls) > 28:
             raise Stopped
@@ -266,7 +275,7 @@ def test_a_partial_file_that_a_full_disk_has_broken_is_begun_anew(tmp_path, ever
     np.testing.assert_array_equal(read_band(result.geotiff), read_band(whole.geotiff))
 
 
-def test_rows_that_are_not_on_the_disk_are_told(tmp_path):
+def test_rows_that_are_not_on_the_disk_are_told(tmp_path: Path) -> None:
     """GDAL closes a file without a word when the disk is full."""
     bands = noise(20, 30)
     path = write_scene(tmp_path / "a.tif", bands)
@@ -279,8 +288,10 @@ def test_rows_that_are_not_on_the_disk_are_told(tmp_path):
         _check_rows(path, window, bands[:, 10:])
 
 
-def test_a_full_disk_when_the_journal_of_the_run_is_written_is_a_note(tmp_path, monkeypatch):
-    def full(*_):
+def test_a_full_disk_when_the_journal_of_the_run_is_written_is_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
         raise DataError("cannot write .predicted.jsonl: No space left on device")
 
     monkeypatch.setattr("rsseg_tf.predict.resuming.FinishedJobs.record", full)
@@ -289,7 +300,7 @@ def test_a_full_disk_when_the_journal_of_the_run_is_written_is_a_note(tmp_path, 
     assert all(result.ok and "a later --resume will do it again" in result.note for result in results)
 
 
-def test_the_image_itself_is_never_replaced(tmp_path):
+def test_the_image_itself_is_never_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "geotiff_prediction"
     folder.mkdir()
     path = write_scene(folder / "a.tif", noise(20, 30))
@@ -302,7 +313,7 @@ def test_the_image_itself_is_never_replaced(tmp_path):
 # --- what killed runs have left ----------------------------------------------------------------------------------
 
 
-def test_the_next_run_clears_what_is_its_own_and_no_other(tmp_path):
+def test_the_next_run_clears_what_is_its_own_and_no_other(tmp_path: Path) -> None:
     paths = [write_scene(tmp_path / f"{name}.tif", noise(20, 30)) for name in "ab"]
     out = tmp_path / "out"
     vectors, labels = out / "vector_prediction", out / "geotiff_prediction"
@@ -326,7 +337,7 @@ def test_the_next_run_clears_what_is_its_own_and_no_other(tmp_path):
     assert [file.exists() for file in kept] == [False, True]
 
 
-def test_names_of_any_length_can_be_predicted_and_resumed(tmp_path, every_row_is_saved):
+def test_names_of_any_length_can_be_predicted_and_resumed(tmp_path: Path, every_row_is_saved: None) -> None:
     path = write_scene(tmp_path / f"{'x' * 240}.tif", noise(600, 70))
     result = predict_one(path, tmp_path / "out", TILES, output=EVERYTHING)
     assert set(result.files) == {"pseudo_color", "overlay", "geotiff", "confidence", "probabilities", "vector"}

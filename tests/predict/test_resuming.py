@@ -8,7 +8,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,11 +26,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def every_row_is_saved(monkeypatch):
+def every_row_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rsseg_tf.predict.writing._CHECKPOINT_S", 0.0)
 
 
-def hidden_files(folder):
+def hidden_files(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.rglob(".*") if file.name != ".predicted.jsonl")
 
 
@@ -42,10 +44,10 @@ class Stopped(KeyboardInterrupt):
     """What a signal raises."""
 
 
-def stopping_after(count, predict=lopsided):
+def stopping_after(count: int, predict: Callable[[np.ndarray], np.ndarray] = lopsided) -> Callable[..., Any]:
     calls = []
 
-    def predict_until(batch):
+    def predict_until(batch: np.ndarray) -> np.ndarray:
         calls.append(1)
         if len(calls) > count:
             raise Stopped
@@ -54,12 +56,12 @@ def stopping_after(count, predict=lopsided):
     return predict_until
 
 
-def test_a_stopped_scene_is_finished_without_its_finished_rows(tmp_path, every_row_is_saved):
+def test_a_stopped_scene_is_finished_without_its_finished_rows(tmp_path: Path, every_row_is_saved: None) -> None:
     path = write_scene(tmp_path / "a.tif", noise(900, 100))
     whole = predict_one(path, tmp_path / "whole", TILES, output=ALL_OUTPUTS)
     calls = []
 
-    def counted(batch):
+    def counted(batch: np.ndarray) -> np.ndarray:
         calls.append(len(batch))
         return lopsided(batch)
 
@@ -80,7 +82,7 @@ def test_a_stopped_scene_is_finished_without_its_finished_rows(tmp_path, every_r
     assert hidden_files(out) == []
 
 
-def test_a_killed_process_leaves_what_a_later_one_finishes(tmp_path):
+def test_a_killed_process_leaves_what_a_later_one_finishes(tmp_path: Path) -> None:
     """SIGKILL, in the middle of writing: nothing can be cleaned up."""
     path = write_scene(tmp_path / "a.tif", noise(1500, 100))
     whole = predict_one(path, tmp_path / "whole", TILES)
@@ -106,7 +108,7 @@ def test_a_killed_process_leaves_what_a_later_one_finishes(tmp_path):
     assert 0 < rows < 1500
     calls = []
 
-    def counted(batch):
+    def counted(batch: np.ndarray) -> np.ndarray:
         calls.append(len(batch))
         return lopsided(batch)
 
@@ -116,7 +118,7 @@ def test_a_killed_process_leaves_what_a_later_one_finishes(tmp_path):
     assert hidden_files(tmp_path / "out") == []
 
 
-def test_strips_are_resumed_too(tmp_path, every_row_is_saved, monkeypatch):
+def test_strips_are_resumed_too(tmp_path: Path, every_row_is_saved: None, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_scene(tmp_path / "a.tif", noise(600, 700))
     whole = predict_one(path, tmp_path / "whole", TILES)
     strips = ((0, 256), (256, 512), (512, 700))
@@ -129,7 +131,7 @@ def test_strips_are_resumed_too(tmp_path, every_row_is_saved, monkeypatch):
     np.testing.assert_array_equal(read_band(result.geotiff), read_band(whole.geotiff))
 
 
-def test_other_options_are_refused_and_without_resume_all_begins_anew(tmp_path, every_row_is_saved):
+def test_other_options_are_refused_and_without_resume_all_begins_anew(tmp_path: Path, every_row_is_saved: None) -> None:
     path = write_scene(tmp_path / "a.tif", noise(900, 100))
     out = tmp_path / "out"
     with pytest.raises(Stopped):
@@ -150,7 +152,7 @@ def test_other_options_are_refused_and_without_resume_all_begins_anew(tmp_path, 
     assert hidden_files(out) == []
 
 
-def test_batch_size_and_memory_may_change_on_resume(tmp_path, every_row_is_saved):
+def test_batch_size_and_memory_may_change_on_resume(tmp_path: Path, every_row_is_saved: None) -> None:
     path = write_scene(tmp_path / "a.tif", noise(900, 100))
     out = tmp_path / "out"
     with pytest.raises(Stopped):
@@ -159,14 +161,14 @@ def test_batch_size_and_memory_may_change_on_resume(tmp_path, every_row_is_saved
     predict_one(path, out, bigger, scenes=SceneOptions(resume=True, max_memory=2**30))
 
 
-def test_scenes_that_are_done_are_not_done_again(tmp_path):
+def test_scenes_that_are_done_are_not_done_again(tmp_path: Path) -> None:
     paths = [write_scene(tmp_path / f"{name}.tif", noise(30, 40, seed=i)) for i, name in enumerate("abc")]
     out = tmp_path / "out"
     with pytest.raises(Stopped):
         predict_paths(paths, stopping_after(14), SPEC, out, COSINE)
     calls = []
 
-    def counted(batch):
+    def counted(batch: np.ndarray) -> np.ndarray:
         calls.append(1)
         return lopsided(batch)
 
@@ -187,7 +189,7 @@ def test_scenes_that_are_done_are_not_done_again(tmp_path):
     assert [result.note for result in results] == [None] * 3
 
 
-def test_a_line_that_a_kill_has_cut_short_is_not_read(tmp_path):
+def test_a_line_that_a_kill_has_cut_short_is_not_read(tmp_path: Path) -> None:
     paths = [write_scene(tmp_path / f"{name}.tif", noise(20, 20)) for name in "ab"]
     out = tmp_path / "out"
     predict_paths(paths, pointwise, SPEC, out, COSINE)
@@ -199,10 +201,10 @@ def test_a_line_that_a_kill_has_cut_short_is_not_read(tmp_path):
         assert [result.note for result in results] == notes
 
 
-def test_failed_scenes_are_tried_again(tmp_path):
+def test_failed_scenes_are_tried_again(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(20, 20))
 
-    def gone(batch):
+    def gone(batch: np.ndarray) -> None:
         raise DataError("the model is gone")
 
     (failed,) = predict_paths([path], gone, SPEC, tmp_path / "out", COSINE)
@@ -210,7 +212,7 @@ def test_failed_scenes_are_tried_again(tmp_path):
     assert predict_one(path, tmp_path / "out", COSINE, scenes=SceneOptions(resume=True)).note is None
 
 
-def test_two_processes_do_not_write_one_scene(tmp_path):
+def test_two_processes_do_not_write_one_scene(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(20, 20))
     folder = tmp_path / "out" / "geotiff_prediction"
     folder.mkdir(parents=True)

@@ -7,12 +7,15 @@ import itertools
 import json
 import re
 import threading
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import DTypeLike
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 from rasterio.rpc import RPC
@@ -44,7 +47,7 @@ ALL_OUTPUTS = OutputOptions(confidence=True, probabilities=True)
 
 
 @st.composite
-def cases(draw):
+def cases(draw: st.DrawFn) -> tuple[tuple[int, int], InferenceOptions]:
     size = draw(st.integers(1, 40)), draw(st.integers(1, 40))
     window = draw(st.integers(1, 20)), draw(st.integers(1, 20))
     stride = draw(st.integers(1, window[0])), draw(st.integers(1, window[1]))
@@ -56,7 +59,9 @@ def cases(draw):
 
 @settings(max_examples=30)
 @given(case=cases())
-def test_streamed_equals_in_memory_to_the_bit(case, tmp_path_factory):
+def test_streamed_equals_in_memory_to_the_bit(
+    case: tuple[tuple[int, int], InferenceOptions], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     (height, width), options = case
     folder = tmp_path_factory.mktemp("scene")
     path = write_scene(folder / "a.tif", noise(height, width))
@@ -69,7 +74,7 @@ def test_streamed_equals_in_memory_to_the_bit(case, tmp_path_factory):
         np.testing.assert_array_equal(source.read(), expected["probabilities"])
 
 
-def test_strips_of_columns_change_nothing(tmp_path, monkeypatch):
+def test_strips_of_columns_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_scene(tmp_path / "a.tif", noise(90, 1100))
     options = InferenceOptions(is_slide=True, crop_size=(64, 32), stride=(48, 24), blend="cosine", batch_size=2)
     whole = predict_one(path, tmp_path / "whole", options, output=ALL_OUTPUTS)
@@ -81,13 +86,13 @@ def test_strips_of_columns_change_nothing(tmp_path, monkeypatch):
             np.testing.assert_array_equal(one.read(), other.read())
 
 
-def test_memory_decides_on_strips_and_refuses_what_cannot_work(tmp_path):
+def test_memory_decides_on_strips_and_refuses_what_cannot_work(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(64, 6000))
     options = InferenceOptions(is_slide=True, crop_size=(64, 64), stride=(48, 48), blend="cosine")
     with open_scene(path) as scene:
         tiling = make_tiling(scene.size, options, SceneOptions())
 
-        def strips(memory):
+        def strips(memory: str) -> tuple[Any, ...]:
             return split_into_strips(scene, SPEC, options, OutputOptions(), tiling, parse_memory(memory))
 
         assert strips("2G") == ((0, 6000),)
@@ -107,7 +112,7 @@ def test_memory_decides_on_strips_and_refuses_what_cannot_work(tmp_path):
     assert parse_memory("1.5GiB") == 1.5 * 2**30 and parse_memory("2048") == 2048 and parse_memory("3 mb") == 3 * 2**20
 
 
-def test_an_image_is_whole_up_to_a_size_and_windows_beyond(monkeypatch):
+def test_an_image_is_whole_up_to_a_size_and_windows_beyond(monkeypatch: pytest.MonkeyPatch) -> None:
     tiling = make_tiling((2048, 2048), InferenceOptions(), SceneOptions(tile=(512, 256)))
     assert tiling.window == (2048, 2048) and tiling.plan.rows.starts == (0,)
     tiling = make_tiling((2049, 2048), InferenceOptions(), SceneOptions(tile=(512, 256)))
@@ -121,7 +126,7 @@ def test_an_image_is_whole_up_to_a_size_and_windows_beyond(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (5, 5), (12, 16), (13, 17), (3, 40)])
-def test_any_size_is_covered_once(tmp_path, size):
+def test_any_size_is_covered_once(tmp_path: Path, size: tuple[int, int]) -> None:
     path = write_scene(tmp_path / "a.tif", noise(*size))
     result = predict_one(path, tmp_path / "out", COSINE, predict=pointwise)
     with open_scene(path) as scene:
@@ -129,10 +134,10 @@ def test_any_size_is_covered_once(tmp_path, size):
     np.testing.assert_array_equal(read_band(result.geotiff), expected)
 
 
-def test_small_scenes_are_reflected_to_a_whole_window(tmp_path):
+def test_small_scenes_are_reflected_to_a_whole_window(tmp_path: Path) -> None:
     seen = []
 
-    def spy(batch):
+    def spy(batch: np.ndarray) -> np.ndarray:
         seen.append(batch.copy())
         return pointwise(batch)
 
@@ -144,8 +149,8 @@ def test_small_scenes_are_reflected_to_a_whole_window(tmp_path):
     assert batch[0, 5, 0].tolist() == bands[:, 3, 0].tolist()
 
 
-def test_a_scene_without_data_costs_no_prediction(tmp_path):
-    def never(batch):
+def test_a_scene_without_data_costs_no_prediction(tmp_path: Path) -> None:
+    def never(batch: np.ndarray) -> None:
         raise AssertionError("the model was asked")
 
     path = write_scene(tmp_path / "a.tif", np.zeros((3, 40, 40), np.uint8), nodata=0)
@@ -154,7 +159,7 @@ def test_a_scene_without_data_costs_no_prediction(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["nodata", "nan", "alpha", "mask"])
-def test_no_data_of_the_input_is_no_data_of_the_output(tmp_path, kind):
+def test_no_data_of_the_input_is_no_data_of_the_output(tmp_path: Path, kind: str) -> None:
     missing = noise(60, 70, 1, seed=3)[0] < 90
     bands = np.maximum(noise(60, 70, 3), 1)
     profile = {}
@@ -180,7 +185,7 @@ def test_no_data_of_the_input_is_no_data_of_the_output(tmp_path, kind):
 # --- what is written -------------------------------------------------------------------------------------------
 
 
-def test_the_label_map_says_where_and_what_it_is(tmp_path):
+def test_the_label_map_says_where_and_what_it_is(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(300, 280))
     with rasterio.open(path, "r+") as source:
         source.update_tags(AREA_OR_POINT="Point", SECRET="not copied")
@@ -202,7 +207,7 @@ def test_the_label_map_says_where_and_what_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("cog", [False, True])
-def test_control_points_are_kept(tmp_path, cog):
+def test_control_points_are_kept(tmp_path: Path, cog: bool) -> None:
     points = [GroundControlPoint(r, c, 10.0 + c, 50.0 - r, 0.0, str(r + c)) for r, c in ((0, 0), (0, 30), (20, 30))]
     path = write_scene(tmp_path / "a.tif", noise(20, 30), crs=None, transform=None)
     with rasterio.open(path, "r+") as target:
@@ -216,7 +221,7 @@ def test_control_points_are_kept(tmp_path, cog):
         assert [(p.row, p.col, p.x, p.y) for p in kept] == [(p.row, p.col, p.x, p.y) for p in points]
 
 
-def test_rpcs_are_kept(tmp_path):
+def test_rpcs_are_kept(tmp_path: Path) -> None:
     rpcs = RPC(
         height_off=10.0,
         height_scale=500.0,
@@ -243,7 +248,7 @@ def test_rpcs_are_kept(tmp_path):
     assert not list((tmp_path / "out").rglob("*.xml"))
 
 
-def test_a_cog_has_overviews_and_the_same_pixels(tmp_path):
+def test_a_cog_has_overviews_and_the_same_pixels(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(700, 600))
     options = InferenceOptions(is_slide=True, crop_size=(256, 256), stride=(192, 192), blend="cosine")
     plain = predict_one(path, tmp_path / "plain", options, output=ALL_OUTPUTS)
@@ -265,7 +270,7 @@ def test_a_cog_has_overviews_and_the_same_pixels(tmp_path):
                 assert set(np.unique(other.read(1, out_shape=(350, 300)))) <= {0, 1, 2}, "classes are not mixed"
 
 
-def test_probabilities_are_the_softmax_and_confidence_is_their_largest(tmp_path):
+def test_probabilities_are_the_softmax_and_confidence_is_their_largest(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(40, 50))
     result = predict_one(path, tmp_path / "out", COSINE, predict=pointwise, output=ALL_OUTPUTS)
     logits = reference(path, COSINE, pointwise)
@@ -278,7 +283,7 @@ def test_probabilities_are_the_softmax_and_confidence_is_their_largest(tmp_path)
     np.testing.assert_allclose(read_band(result.confidence) / 254, softmax.max(axis=-1), atol=0.5 / 254 + 1e-6)
 
 
-def test_doubtful_pixels_get_the_review_value(tmp_path):
+def test_doubtful_pixels_get_the_review_value(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(40, 50))
     output = OutputOptions(min_confidence=0.8, review_value=77)
     result = predict_one(path, tmp_path / "out", COSINE, predict=pointwise, output=output)
@@ -297,7 +302,7 @@ def test_doubtful_pixels_get_the_review_value(tmp_path):
             predict_paths([path], pointwise, SPEC, tmp_path / "no", COSINE, output=output)
 
 
-def test_huge_pictures_are_reduced_and_rasters_are_not(tmp_path):
+def test_huge_pictures_are_reduced_and_rasters_are_not(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(400, 300))
     options = InferenceOptions(is_slide=True, crop_size=(32, 32), stride=(24, 24), blend="cosine")
     result = predict_one(path, tmp_path / "out", options, scenes=SceneOptions(max_memory=2**20))
@@ -310,7 +315,7 @@ def test_huge_pictures_are_reduced_and_rasters_are_not(tmp_path):
 # --- input -----------------------------------------------------------------------------------------------------
 
 
-def test_bands_are_chosen_and_ordered(tmp_path):
+def test_bands_are_chosen_and_ordered(tmp_path: Path) -> None:
     bands = noise(20, 30, 5)
     path = write_scene(tmp_path / "a.tif", bands)
     result = predict_one(path, tmp_path / "out", COSINE, scenes=SceneOptions(bands=(5, 1, 3)))
@@ -326,7 +331,7 @@ def test_bands_are_chosen_and_ordered(tmp_path):
         SceneOptions(bands=(0, 1, 2))
 
 
-def test_bands_are_found_by_the_names_that_the_model_knows(tmp_path):
+def test_bands_are_found_by_the_names_that_the_model_knows(tmp_path: Path) -> None:
     bands = noise(20, 30, 4)
     path = write_scene(tmp_path / "a.tif", bands)
     with rasterio.open(path, "r+") as scene:
@@ -347,7 +352,9 @@ def test_bands_are_found_by_the_names_that_the_model_knows(tmp_path):
         (np.float32, 16, r"trained on values 0\.\.255; .* holds float32 with values around \d+ and up to \d+"),
     ],
 )
-def test_values_of_another_scale_are_refused_until_they_are_explained(tmp_path, dtype, scale, message):
+def test_values_of_another_scale_are_refused_until_they_are_explained(
+    tmp_path: Path, dtype: DTypeLike, scale: float, message: str
+) -> None:
     bands = noise(20, 30)
     path = write_scene(tmp_path / "a.tif", (bands.astype(np.float64) * scale).astype(dtype))
     (failed,) = predict_paths([path], lopsided, SPEC, tmp_path / "no", COSINE)
@@ -358,11 +365,11 @@ def test_values_of_another_scale_are_refused_until_they_are_explained(tmp_path, 
 
 
 @pytest.mark.parametrize("zoom", [0.5, 2.0, 1.7])
-def test_the_models_sampling_distance_is_matched_on_the_scenes_own_grid(tmp_path, zoom):
+def test_the_models_sampling_distance_is_matched_on_the_scenes_own_grid(tmp_path: Path, zoom: float) -> None:
     """A scene of squares, sampled finer or coarser, gives the model pixels of its own size and comes back as it was."""
     seen = []
 
-    def spy(batch):
+    def spy(batch: np.ndarray) -> np.ndarray:
         seen.append(batch.shape[1:3])
         return pointwise(batch)
 
@@ -387,7 +394,7 @@ def test_the_models_sampling_distance_is_matched_on_the_scenes_own_grid(tmp_path
     assert seen[-1] == (round(96 * zoom), round(120 * zoom)) and read_band(whole.geotiff).shape == size
 
 
-def test_a_sampling_distance_that_nobody_knows_is_an_error(tmp_path):
+def test_a_sampling_distance_that_nobody_knows_is_an_error(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(20, 30), crs=None, transform=None)
     with pytest.raises(ConfigError, match=r"data set 'toy' states none. Give it with --model_gsd"):
         predict_paths([path], lopsided, SPEC, tmp_path / "out", COSINE, scenes=SceneOptions(match_gsd=True))
@@ -396,7 +403,7 @@ def test_a_sampling_distance_that_nobody_knows_is_an_error(tmp_path):
     assert "no CRS and transform" in failed.error and "0.3 m" in failed.error
 
 
-def test_augmentation_happens_window_by_window(tmp_path):
+def test_augmentation_happens_window_by_window(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(30, 40))
     options = InferenceOptions(
         is_slide=True,
@@ -410,7 +417,7 @@ def test_augmentation_happens_window_by_window(tmp_path):
     )
     shapes = set()
 
-    def spy(batch):
+    def spy(batch: np.ndarray) -> np.ndarray:
         shapes.add(batch.shape[1:3])
         return pointwise(batch)
 
@@ -424,10 +431,12 @@ def test_augmentation_happens_window_by_window(tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["model", "writer"])
-def test_an_error_in_any_stage_ends_the_scene_and_its_threads(tmp_path, stage, monkeypatch):
+def test_an_error_in_any_stage_ends_the_scene_and_its_threads(
+    tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
 
-    def fails_later(batch):
+    def fails_later(batch: np.ndarray) -> np.ndarray:
         calls.append(1)
         if stage == "model" and len(calls) == 3:
             raise OSError("the model is gone")
@@ -435,7 +444,7 @@ def test_an_error_in_any_stage_ends_the_scene_and_its_threads(tmp_path, stage, m
 
     if stage == "writer":
 
-        def full(*_):
+        def full(*_: object) -> None:
             raise OSError("the disk is full")
 
         monkeypatch.setattr("rsseg_tf.predict.writing.SceneWriter.put", full)
@@ -447,6 +456,6 @@ def test_an_error_in_any_stage_ends_the_scene_and_its_threads(tmp_path, stage, m
     assert not [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
 
 
-def test_a_plan_of_one_window_keeps_the_logits_as_they_are():
+def test_a_plan_of_one_window_keeps_the_logits_as_they_are() -> None:
     plan = make_plan((5, 6), (5, 6), (5, 6), "cosine")
     assert (plan.rows.profile == 1).all() and (plan.columns.total == 1).all()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 from rasterio.crs import CRS
 from rasterio.transform import Affine
+from shapely import Polygon
 
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.paths import plain_path
@@ -23,17 +25,17 @@ pyogrio = pytest.importorskip("pyogrio", reason="the extra `vector` is not insta
 UTM = VectorPlace((40, 60), PLACE, CRS.from_epsg(32750))
 
 
-def feature(polygon, area=1.0):
+def feature(polygon: Polygon, area: float = 1.0) -> Feature:
     return Feature(1, "road", polygon, area, 1, 0.5)
 
 
-def write(path, *polygons, place=UTM, in_metres=True):
+def write(path: Path, *polygons: Polygon, place: VectorPlace = UTM, in_metres: bool = True) -> Path:
     write_features(path, [feature(polygon) for polygon in polygons or (shapely.box(0, 0, 10, 5),)], place,
                    in_metres=in_metres)  # fmt: skip
     return path
 
 
-def read(path, layer=None):
+def read(path: Path | str, layer: str | None = None) -> tuple[dict[str, list[str] | np.ndarray | str], np.ndarray]:
     meta, _, wkb, _ = pyogrio.raw.read(str(path), layer=layer)
     return meta, shapely.from_wkb(wkb)
 
@@ -47,7 +49,7 @@ NAMES = (
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb"])
 @pytest.mark.parametrize("name", NAMES)
-def test_any_name_has_a_layer(tmp_path, suffix, name):
+def test_any_name_has_a_layer(tmp_path: Path, suffix: str, name: str) -> None:
     path = write(tmp_path / f"{name}{suffix}")
     copy = tmp_path / f"copy{suffix}"
     os.rename(path, copy)
@@ -55,7 +57,7 @@ def test_any_name_has_a_layer(tmp_path, suffix, name):
     assert [file.name for file in tmp_path.iterdir()] == [copy.name]
 
 
-def test_ordinary_names_stay_as_they_are():
+def test_ordinary_names_stay_as_they_are() -> None:
     for name in ("a plain", "2020_ortho", "x.y-z", "Straße 日本", "select"):
         assert layer_name(name) == name
     assert layer_name("-33.45") == "polygons -33.45" and layer_name("gpkg_a") == "polygons gpkg_a"
@@ -63,7 +65,9 @@ def test_ordinary_names_stay_as_they_are():
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb"])
-def test_any_folder_will_do_and_nothing_stays_in_the_temporary_one(tmp_path, suffix, monkeypatch):
+def test_any_folder_will_do_and_nothing_stays_in_the_temporary_one(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
@@ -75,7 +79,9 @@ def test_any_folder_will_do_and_nothing_stays_in_the_temporary_one(tmp_path, suf
     assert [file.name for file in folder.iterdir()] == [path.name] and not list(temporary.iterdir())
 
 
-def test_links_of_killed_processes_are_removed_and_those_in_use_are_not(tmp_path, monkeypatch):
+def test_links_of_killed_processes_are_removed_and_those_in_use_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     dead = tmp_path / "rsseg_tf_link_dead"
     dead.mkdir()
@@ -85,7 +91,9 @@ def test_links_of_killed_processes_are_removed_and_those_in_use_are_not(tmp_path
         assert not dead.exists() and os.path.lexists(one) and os.path.lexists(other)
 
 
-def user_layer(path, layer="surveyed_fields", fields=("owner",), count=1):
+def user_layer(
+    path: Path, layer: str = "surveyed_fields", fields: tuple[str, ...] = ("owner",), count: int = 1
+) -> Path:
     shapes = shapely.to_wkb(np.array([shapely.box(0, 0, 1, 1)] * count, object))
     pyogrio.raw.write(
         str(path), geometry=shapes, field_data=[np.array(["x"] * count, object) for _ in fields], fields=list(fields),
@@ -94,7 +102,7 @@ def user_layer(path, layer="surveyed_fields", fields=("owner",), count=1):
     return path
 
 
-def test_other_layers_of_a_geopackage_stay(tmp_path):
+def test_other_layers_of_a_geopackage_stay(tmp_path: Path) -> None:
     path = user_layer(tmp_path / "project.gpkg", count=3)
     for count in (1, 2):  # the second time over our own
         write(path, *[shapely.box(i, 0, i + 1, 1) for i in range(count)])
@@ -106,7 +114,7 @@ def test_other_layers_of_a_geopackage_stay(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb"])
-def test_what_we_did_not_write_is_not_replaced(tmp_path, suffix):
+def test_what_we_did_not_write_is_not_replaced(tmp_path: Path, suffix: str) -> None:
     path = user_layer(tmp_path / f"fields{suffix}", layer="fields")
     before = path.read_bytes()
     with pytest.raises(DataError, match=r"with the fields owner, which predict did not write and will not replace"):
@@ -124,14 +132,14 @@ def test_what_we_did_not_write_is_not_replaced(tmp_path, suffix):
     write(ours)
 
 
-def test_a_geopackage_that_is_open_elsewhere_is_left_alone(tmp_path):
+def test_a_geopackage_that_is_open_elsewhere_is_left_alone(tmp_path: Path) -> None:
     path = write(tmp_path / "a.gpkg")
     (tmp_path / "a.gpkg-wal").write_bytes(b"pages")
     with pytest.raises(DataError, match="open in another program, as a.gpkg-wal beside it tells"):
         check_vector_file(path)
 
 
-def test_half_written_files_of_this_name_go_and_others_stay(tmp_path):
+def test_half_written_files_of_this_name_go_and_others_stay(tmp_path: Path) -> None:
     gone = [".a.0123456789ab.tmp.gpkg", ".a.0123456789ab.tmp.gpkg-journal"]
     kept = [".b.0123456789ab.tmp.gpkg", ".a.b.0123456789ab.tmp.gpkg", "a.tmp.gpkg"]
     for name in (*gone, *kept):
@@ -140,8 +148,8 @@ def test_half_written_files_of_this_name_go_and_others_stay(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*kept, "a.gpkg"])
 
 
-def test_geojson_has_no_more_decimals_than_its_pixels_need(tmp_path):
-    def longest(place):
+def test_geojson_has_no_more_decimals_than_its_pixels_need(tmp_path: Path) -> None:
+    def longest(place: VectorPlace) -> tuple[np.ndarray, int]:
         text = write(tmp_path / "a.geojson", shapely.Polygon([(0, 0), (7, 0), (7, 3), (1, 3)]), place=place).read_text()
         (found,) = json.loads(text)["features"]
         points = np.array(found["geometry"]["coordinates"][0])
@@ -158,7 +166,7 @@ def test_geojson_has_no_more_decimals_than_its_pixels_need(tmp_path):
     assert points.tolist()[0] == [0.0, 0.0] and decimals <= 3
 
 
-def test_polygons_across_the_date_line_are_cut_there(tmp_path):
+def test_polygons_across_the_date_line_are_cut_there(tmp_path: Path) -> None:
     place = VectorPlace((100, 100), Affine(1000, 0, 780000, 0, -1000, 1000000), CRS.from_epsg(32660))
     _, (cut,) = read(write(tmp_path / "a.geojson", shapely.box(0, 0, 100, 100), place=place))
     assert cut.geom_type == "MultiPolygon" and cut.is_valid and len(cut.geoms) == 2
@@ -169,7 +177,7 @@ def test_polygons_across_the_date_line_are_cut_there(tmp_path):
     assert whole.area == 1e10, "in the map's own plane nothing is cut"
 
 
-def test_polygons_around_a_pole_reach_up_to_it(tmp_path):
+def test_polygons_around_a_pole_reach_up_to_it(tmp_path: Path) -> None:
     place = VectorPlace((100, 100), Affine(2000, 0, -100000, 0, -2000, 100000), CRS.from_epsg(3413))
     _, (cap,) = read(write(tmp_path / "a.geojson", shapely.box(0, 0, 100, 100), place=place))
     assert cap.is_valid and cap.bounds[3] == 90 and cap.bounds[0] == -180 and cap.bounds[2] == 180
@@ -181,14 +189,14 @@ ROTATED = "+proj=ob_tran +o_proj=longlat +lon_0=-162 +o_lat_p=39.25 +o_lon_p=180
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".fgb"])
 @pytest.mark.parametrize("crs", [ROTATED, "+proj=eqearth +datum=WGS84", "EPSG:7415", "EPSG:2263", "+proj=igh"])
-def test_a_crs_survives(tmp_path, suffix, crs):
+def test_a_crs_survives(tmp_path: Path, suffix: str, crs: str) -> None:
     crs = CRS.from_user_input(crs)
     place = VectorPlace((40, 60), Affine(1e-3, 0, 1, 0, -1e-3, 1), crs)
     meta, _ = read(write(tmp_path / f"a{suffix}", place=place))
     assert CRS.from_user_input(meta["crs"]) == crs
 
 
-def test_a_scene_on_another_body_has_longitudes_of_its_own(tmp_path):
+def test_a_scene_on_another_body_has_longitudes_of_its_own(tmp_path: Path) -> None:
     moon = CRS.from_proj4("+proj=eqc +R=1737400 +units=m")
     place = VectorPlace((40, 60), Affine(100, 0, 303232.0, 0, -100, 303232.0), moon)
     _, (found,) = read(write(tmp_path / "a.geojson", place=place))

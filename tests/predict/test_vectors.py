@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +12,15 @@ import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.features import rasterize
+from rasterio.io import DatasetReader
 from rasterio.transform import Affine
+from shapely import Polygon
 
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.predict import OutputOptions, SceneOptions, predict_paths
 from rsseg_tf.predict.vector_files import VectorPlace, write_features
-from rsseg_tf.predict.vectors import Legend, _features, regions
-from rsseg_tf.rasters.ground import pixel_areas
+from rsseg_tf.predict.vectors import Legend, Region, _features, regions
+from rsseg_tf.rasters.ground import PixelAreas, pixel_areas
 from rsseg_tf.rasters.scenes import open_scene
 from tests.fixtures.scenes import COSINE, PLACE, SPEC, noise, pointwise, predict_one, read_band, write_scene
 
@@ -24,7 +28,16 @@ shapely = pytest.importorskip("shapely", reason="the extra `vector` is not insta
 pyogrio = pytest.importorskip("pyogrio", reason="the extra `vector` is not installed")
 
 
-def region_list(folder, labels, *, tile=16, simplify=0.0, confidence=None, ignored=255, areas=None):
+def region_list(
+    folder: Path,
+    labels: np.ndarray,
+    *,
+    tile: int = 16,
+    simplify: float = 0.0,
+    confidence: np.ndarray | None = None,
+    ignored: int = 255,
+    areas: PixelAreas | None = None,
+) -> list[Region]:
     """Writes labels (and confidence) and returns their regions."""
     stored = np.full(labels.shape, 200, np.uint8) if confidence is None else confidence
     one = write_scene(folder / "labels.tif", labels[np.newaxis])
@@ -33,7 +46,7 @@ def region_list(folder, labels, *, tile=16, simplify=0.0, confidence=None, ignor
         return list(regions(label_map, confidence_map, ignored, simplify=simplify, tile=tile, areas=areas))
 
 
-def random_labels(height, width, classes, seed):
+def random_labels(height: int, width: int, classes: int, seed: int) -> np.ndarray:
     """Patches and single pixels of ids 0.. and 255."""
     rng = np.random.default_rng(seed)
     coarse = np.kron(rng.integers(0, classes, (height // 5 + 1, width // 5 + 1)), np.ones((5, 5), int))[:height, :width]
@@ -42,7 +55,7 @@ def random_labels(height, width, classes, seed):
     return labels.astype(np.uint8)
 
 
-def drawn(found, shape):
+def drawn(found: list[Region], shape: tuple[int, int]) -> np.ndarray:
     """Burns regions back into a raster; 255 elsewhere."""
     return rasterize([(region.geometry, region.value) for region in found], out_shape=shape, fill=255, dtype="uint8")
 
@@ -55,7 +68,9 @@ def drawn(found, shape):
     tile=st.integers(3, 20),
     seed=st.integers(0, 99),
 )
-def test_regions_are_the_raster_again(height, width, classes, tile, seed, tmp_path_factory):
+def test_regions_are_the_raster_again(
+    height: int, width: int, classes: int, tile: int, seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp("regions")
     labels = random_labels(height, width, classes, seed)
     found = region_list(folder, labels, tile=tile)
@@ -74,7 +89,9 @@ def test_regions_are_the_raster_again(height, width, classes, tile, seed, tmp_pa
     height=st.integers(2, 48), width=st.integers(2, 48), tile=st.integers(5, 24), seed=st.integers(0, 99),
     tolerance=st.sampled_from([0.8, 1.5, 4.0]),
 )  # fmt: skip
-def test_simplified_neighbours_leave_no_gap_and_no_overlap(height, width, tile, seed, tolerance, tmp_path_factory):
+def test_simplified_neighbours_leave_no_gap_and_no_overlap(
+    height: int, width: int, tile: int, seed: int, tolerance: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     labels = random_labels(height, width, 3, seed)
     labels[labels == 255] = 0
     found = region_list(tmp_path_factory.mktemp("regions"), labels, tile=tile, simplify=tolerance)
@@ -85,7 +102,7 @@ def test_simplified_neighbours_leave_no_gap_and_no_overlap(height, width, tile, 
     assert shapely.union_all(geometries).area == pytest.approx(height * width, abs=1e-9)
 
 
-def test_simplified_outlines_have_fewer_points_and_nearly_the_area(tmp_path):
+def test_simplified_outlines_have_fewer_points_and_nearly_the_area(tmp_path: Path) -> None:
     rows, columns = np.mgrid[:200, :200]
     labels = (np.hypot(rows - 100, columns - 90) < 70).astype(np.uint8)
     exact = region_list(tmp_path, labels, tile=64)
@@ -99,7 +116,7 @@ def test_simplified_outlines_have_fewer_points_and_nearly_the_area(tmp_path):
     assert shapely.Polygon(hole).area == pytest.approx(next(r for r in simple if r.value == 1).geometry.area)
 
 
-def test_regions_leave_as_soon_as_they_are_whole(tmp_path):
+def test_regions_leave_as_soon_as_they_are_whole(tmp_path: Path) -> None:
     """A map of many small regions below each other: only those of one row of tiles are open at a time."""
     labels = np.full((400, 20), 255, np.uint8)
     for index in range(40):
@@ -110,10 +127,10 @@ def test_regions_leave_as_soon_as_they_are_whole(tmp_path):
     class Watched:
         """A raster that notes up to which row it was read."""
 
-        def __init__(self, source):
+        def __init__(self, source: DatasetReader) -> None:
             self.shape, self._source = source.shape, source
 
-        def read(self, *arguments, window):
+        def read(self, *arguments: int, window: tuple[tuple[int, int], tuple[int, int]]) -> np.ndarray:
             read.append(window[0][1])
             return self._source.read(*arguments, window=window)
 
@@ -124,12 +141,12 @@ def test_regions_leave_as_soon_as_they_are_whole(tmp_path):
     assert index == 39
 
 
-def test_areas_are_metres_on_the_ground(tmp_path):
+def test_areas_are_metres_on_the_ground(tmp_path: Path) -> None:
     """A pixel is a quarter of a square metre in UTM; in degrees and in Web Mercator the ellipsoid decides."""
     labels = np.zeros((20, 30), np.uint8)
     labels[:, 10:] = 1
 
-    def areas(crs, transform):
+    def areas(crs: str | None, transform: Affine) -> list[float]:
         path = write_scene(tmp_path / "scene.tif", labels[np.newaxis], crs=crs, transform=transform)
         with open_scene(path) as scene:
             found = region_list(tmp_path, labels, areas=pixel_areas(scene.size, scene.transform, scene.crs))
@@ -152,7 +169,7 @@ def test_areas_are_metres_on_the_ground(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["gpkg", "geojson", "fgb"])
-def test_files_hold_classes_areas_and_confidence(tmp_path, suffix):
+def test_files_hold_classes_areas_and_confidence(tmp_path: Path, suffix: str) -> None:
     bands = noise(60, 70)
     bands[:, :10] = 0
     path = write_scene(tmp_path / "a.tif", bands, nodata=0)
@@ -183,7 +200,7 @@ def test_files_hold_classes_areas_and_confidence(tmp_path, suffix):
     assert files == sorted([".predicted.jsonl", "a.png", "a.png", "a.tif", "a.tif", f"a.{suffix}"])
 
 
-def test_small_polygons_are_left_out_and_doubtful_ones_are_named(tmp_path):
+def test_small_polygons_are_left_out_and_doubtful_ones_are_named(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(60, 70))
     output = OutputOptions(vector="gpkg", min_area=5.0, min_confidence=0.8)
     result = predict_one(path, tmp_path / "out", COSINE, predict=pointwise, output=output)
@@ -200,7 +217,7 @@ def test_small_polygons_are_left_out_and_doubtful_ones_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["gpkg", "geojson", "fgb"])
-def test_many_batches_and_none_at_all(tmp_path, suffix, monkeypatch):
+def test_many_batches_and_none_at_all(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rsseg_tf.predict.vector_files._BATCH", 7)
     labels = random_labels(30, 30, 3, 1)
     found = region_list(tmp_path, labels)
@@ -216,7 +233,7 @@ def test_many_batches_and_none_at_all(tmp_path, suffix, monkeypatch):
         assert len(pyogrio.raw.read(path)[2]) == 0
 
 
-def test_one_file_is_for_one_scene(tmp_path):
+def test_one_file_is_for_one_scene(tmp_path: Path) -> None:
     one, two = (write_scene(tmp_path / name, noise(20, 20)) for name in ("a.tif", "b.tif"))
     target = tmp_path / "here.gpkg"
     output = OutputOptions(vector=str(target))
@@ -230,10 +247,10 @@ def test_one_file_is_for_one_scene(tmp_path):
         OutputOptions(simplify=1.0)
 
 
-def test_without_the_libraries_the_remedy_is_named(tmp_path, monkeypatch):
+def test_without_the_libraries_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
-    def without(name, *arguments, **keywords):
+    def without(name: str, *arguments: Any, **keywords: Any) -> Any:
         if name.split(".")[0] == "shapely":
             raise ModuleNotFoundError("No module named 'shapely'", name="shapely")
         return real(name, *arguments, **keywords)
@@ -247,7 +264,7 @@ def test_without_the_libraries_the_remedy_is_named(tmp_path, monkeypatch):
 # --- area of interest ------------------------------------------------------------------------------------------
 
 
-def write_area(path, polygons, crs="EPSG:32750"):
+def write_area(path: Path, polygons: list[Polygon], crs: str = "EPSG:32750") -> Path:
     pyogrio.raw.write(
         str(path),
         geometry=shapely.to_wkb(np.array(polygons, object)),
@@ -259,17 +276,17 @@ def write_area(path, polygons, crs="EPSG:32750"):
     return path
 
 
-def on_the_map(*corners):
+def on_the_map(*corners: tuple[float, ...]) -> Polygon:
     """A polygon whose corners are given in pixels."""
     return shapely.Polygon([(PLACE.c + PLACE.a * x, PLACE.f + PLACE.e * y) for x, y in corners])
 
 
 @pytest.mark.parametrize("crs", ["EPSG:32750", "EPSG:4326"])
-def test_only_the_area_of_interest_is_predicted_and_as_if_all_were(tmp_path, crs):
+def test_only_the_area_of_interest_is_predicted_and_as_if_all_were(tmp_path: Path, crs: str) -> None:
     path = write_scene(tmp_path / "a.tif", noise(120, 140))
     calls = []
 
-    def spy(batch):
+    def spy(batch: np.ndarray) -> np.ndarray:
         calls.append(len(batch))
         return pointwise(batch)
 
@@ -288,7 +305,7 @@ def test_only_the_area_of_interest_is_predicted_and_as_if_all_were(tmp_path, crs
     assert 0 < sum(calls) < 0.5 * needed
 
 
-def test_scenes_outside_of_the_area_are_told_and_bad_areas_refused(tmp_path):
+def test_scenes_outside_of_the_area_are_told_and_bad_areas_refused(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(20, 20))
     away = write_area(tmp_path / "away.geojson", [shapely.box(0, 0, 1, 1)], "EPSG:4326")
     result = predict_one(path, tmp_path / "out", COSINE, scenes=SceneOptions(aoi=away))

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +20,7 @@ COLOURS = np.array([*DUBAI.palette, *IGNORED_COLOURS], np.uint8)
 REAL = Path(__file__).parents[3] / "shared" / "data" / "dubai"
 
 
-def write_scene(root, tile, part, layout, height=20, width=27):
+def write_scene(root: Path, tile: int, part: int, layout: str, height: int = 20, width: int = 27) -> np.ndarray:
     """Writes one scene and returns the ids that its mask stands for; odd parts get a palette PNG."""
     rng = np.random.default_rng(100 * tile + part)
     drawn = rng.integers(0, len(COLOURS), (height, width)).astype(np.uint8)
@@ -37,11 +39,20 @@ def write_scene(root, tile, part, layout, height=20, width=27):
     return np.where(drawn < DUBAI.num_classes, drawn, 255)
 
 
-def write_set(root, layout="flat", scenes=((1, 1), (1, 2), (4, 1), (8, 9))):
+def write_set(
+    root: Path,
+    layout: str = "flat",
+    scenes: tuple[tuple[int, int], ...] = (
+        (1, 1),
+        (1, 2),
+        (4, 1),
+        (8, 9),
+    ),
+) -> dict[tuple[int, int], np.ndarray]:
     return {scene: write_scene(root, *scene, layout) for scene in scenes}
 
 
-def zipped(folder, path):
+def zipped(folder: Path, path: Path) -> Path:
     with zipfile.ZipFile(path, "w") as file:
         for item in sorted(folder.rglob("*")):
             file.write(item, item.relative_to(folder.parent))
@@ -49,21 +60,21 @@ def zipped(folder, path):
     return path
 
 
-def content(folder):
+def content(folder: Path) -> dict[str, bytes]:
     """Returns all files but the note of what the folder was made of, which differs between a folder and a zip file."""
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     files.pop(".prepared")
     return files
 
 
-def test_spec():
+def test_spec() -> None:
     assert DUBAI.classes == ("water", "land", "road", "building", "vegetation")
     assert set(TRAIN_TILES) | set(VAL_TILES) == set(range(1, 9))
     assert not set(TRAIN_TILES) & set(VAL_TILES)
     assert not set(DUBAI.palette) & set(IGNORED_COLOURS)
 
 
-def test_prepares(tmp_path):
+def test_prepares(tmp_path: Path) -> None:
     labels = write_set(tmp_path / "source")
     (tmp_path / "source" / "classes.json").write_text("{}")  # lies in the folder and is none of our business
     calls = []
@@ -85,7 +96,7 @@ def test_prepares(tmp_path):
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["overlap"] == 0
 
 
-def test_all_layouts_give_the_same_and_running_again_too(tmp_path):
+def test_all_layouts_give_the_same_and_running_again_too(tmp_path: Path) -> None:
     sources = []
     for layout in ("flat", "public"):
         write_set(tmp_path / layout, layout)
@@ -98,7 +109,7 @@ def test_all_layouts_give_the_same_and_running_again_too(tmp_path):
     assert all(result == results[0] for result in results)
 
 
-def test_overlap_gives_more_tiles(tmp_path):
+def test_overlap_gives_more_tiles(tmp_path: Path) -> None:
     write_set(tmp_path / "source")
     plain = prepare_dubai(tmp_path / "source", tmp_path / "a", tile_size=8)
     dense = prepare_dubai(tmp_path / "source", tmp_path / "b", tile_size=8, overlap=4)
@@ -106,21 +117,21 @@ def test_overlap_gives_more_tiles(tmp_path):
     assert dense.splits["val"].pixels == plain.splits["val"].pixels
 
 
-def remove(name):
+def remove(name: str) -> Callable[..., Any]:
     return lambda root: (root / name).unlink()
 
 
-def copy(name, to):
+def copy(name: str, to: str) -> Callable[..., Any]:
     return lambda root: shutil.copy(root / name, root / to)
 
 
-def repaint(root):
+def repaint(root: Path) -> None:
     mask = read_image(root / "masks/tile1_002.png")
     mask[3, 4:6] = (9, 8, 7)
     write_png(root / "masks/tile1_002.png", mask)
 
 
-def truncate(name):
+def truncate(name: str) -> Callable[..., Any]:
     return lambda root: (root / name).write_bytes((root / name).read_bytes()[:200])
 
 
@@ -148,7 +159,7 @@ def truncate(name):
         (lambda root: cv2.imwrite(str(root / "images/tile1_001.jpg"), np.zeros((20, 27))), "has 1 bands of uint8"),
     ],
 )
-def test_bad_sources(tmp_path, spoil, message):
+def test_bad_sources(tmp_path: Path, spoil: Callable[..., Any], message: str | None) -> None:
     write_set(tmp_path / "source")
     spoil(tmp_path / "source")
     if message is None:  # a PNG named .jpg is read by its content
@@ -160,7 +171,7 @@ def test_bad_sources(tmp_path, spoil, message):
     assert {path.name for path in tmp_path.iterdir()} <= {"source", ".out.partial"}
 
 
-def test_off_palette_pixels_within_the_limit_are_ignored(tmp_path):
+def test_off_palette_pixels_within_the_limit_are_ignored(tmp_path: Path) -> None:
     labels = write_set(tmp_path / "source")
     repaint(tmp_path / "source")
     prepare_dubai(tmp_path / "source", tmp_path / "out", tile_size=16, off_palette_fraction=0.004)
@@ -169,7 +180,7 @@ def test_off_palette_pixels_within_the_limit_are_ignored(tmp_path):
     np.testing.assert_array_equal(read_label(tmp_path / "out/ann_dir/train/tile1_002_0_0.png"), expected[:16, :16])
 
 
-def test_folder_without_scenes(tmp_path):
+def test_folder_without_scenes(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     with pytest.raises(DataError, match="holds no scene of the dataset"):
         prepare_dubai(tmp_path / "source", tmp_path / "out")
@@ -181,14 +192,14 @@ def test_folder_without_scenes(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"tile_size": 0}, {"overlap": -1}, {"overlap": 512}, {"off_palette_fraction": 2}])
-def test_bad_options(tmp_path, options):
+def test_bad_options(tmp_path: Path, options: dict[str, int]) -> None:
     with pytest.raises(DataError, match=r"not possible|must lie in 0\.\.1"):
         prepare_dubai(tmp_path, tmp_path / "out", **options)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real scenes in shared/data beside the checkout")
-def test_real_data(tmp_path):
+def test_real_data(tmp_path: Path) -> None:
     report = prepare_dubai(REAL, tmp_path / "out")
     assert {split: (r.scenes, r.tiles) for split, r in report.splits.items()} == {"train": (54, 486), "val": (18, 90)}
     total = sum(sum(r.pixels.values()) + r.ignored_pixels for r in report.splits.values())
@@ -200,7 +211,7 @@ def test_real_data(tmp_path):
     check_coverage(tmp_path / "out")
 
 
-def check_coverage(output):
+def check_coverage(output: Path) -> None:
     """Every source pixel lies in some tile, and every tile equals its window of the source."""
     tiles: dict[str, list[Path]] = {}
     for path in output.glob("img_dir/*/*.png"):

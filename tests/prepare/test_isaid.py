@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from tests.fixtures import downloads
 @pytest.mark.parametrize(
     ("size", "patch", "overlap"), [((50, 65), 32, 12), ((32, 80), 32, 16), ((64, 64), 32, 0), ((45, 33), 20, 5)]
 )
-def test_tiles_of_the_original(tmp_path, size, patch, overlap):
+def test_tiles_of_the_original(tmp_path: Path, size: tuple[int, int], patch: int, overlap: int) -> None:
     scenes = downloads.isaid(tmp_path / "iSAID", size)
     report = prepare_isaid(tmp_path / "iSAID", tmp_path / "out", tile_size=patch, overlap=overlap)
     out = tmp_path / "out"
@@ -34,7 +35,7 @@ def test_tiles_of_the_original(tmp_path, size, patch, overlap):
             np.testing.assert_array_equal(read_label(sample.label), labels[sample.image.stem])
 
 
-def test_names_are_rows_first(tmp_path):
+def test_names_are_rows_first(tmp_path: Path) -> None:
     downloads.isaid(tmp_path / "iSAID", (32, 64))
     prepare_isaid(tmp_path / "iSAID", tmp_path / "out", tile_size=32, overlap=0)
     assert {path.name for path in (tmp_path / "out/img_dir/val").iterdir()} == {
@@ -42,7 +43,7 @@ def test_names_are_rows_first(tmp_path):
     }  # fmt: skip
 
 
-def test_test_images_are_copied_whole(tmp_path):
+def test_test_images_are_copied_whole(tmp_path: Path) -> None:
     scenes = downloads.isaid(tmp_path / "iSAID")
     report = prepare_isaid(tmp_path / "iSAID", tmp_path / "out", tile_size=32, overlap=0)
     samples = read_list(tmp_path / "out/test.txt", tmp_path / "out", labels=False)
@@ -53,7 +54,7 @@ def test_test_images_are_copied_whole(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(20, 50), (50, 20), (20, 20), (20, 32), (32, 20)])
-def test_scenes_smaller_than_a_tile(tmp_path, size):
+def test_scenes_smaller_than_a_tile(tmp_path: Path, size: tuple[int, int]) -> None:
     """The original has no `numbers` to check its padding by, and cuts wrongly where one side just fits."""
     scenes = downloads.isaid(tmp_path / "iSAID", size)
     prepare_isaid(tmp_path / "iSAID", tmp_path / "out", tile_size=32, overlap=8)
@@ -69,7 +70,7 @@ def test_scenes_smaller_than_a_tile(tmp_path, size):
         np.testing.assert_array_equal(read_label(sample.label), tiles[1][sample.image.stem])
 
 
-def test_unpacked_and_without_test_images(tmp_path):
+def test_unpacked_and_without_test_images(tmp_path: Path) -> None:
     downloads.isaid(tmp_path / "iSAID")
     shutil.rmtree(tmp_path / "iSAID" / "test")
     prepare_isaid(tmp_path / "iSAID", tmp_path / "a", tile_size=32, overlap=0)
@@ -83,7 +84,7 @@ def test_unpacked_and_without_test_images(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["grey", "alpha", "palette"])
-def test_images_of_other_kinds_become_rgb(tmp_path, kind):
+def test_images_of_other_kinds_become_rgb(tmp_path: Path, kind: str) -> None:
     scenes = downloads.isaid(tmp_path / "iSAID", (32, 32))
     downloads.unpack(tmp_path / "iSAID")
     path = next((tmp_path / "iSAID").rglob("P0001.png"))
@@ -103,7 +104,7 @@ def test_images_of_other_kinds_become_rgb(tmp_path, kind):
     np.testing.assert_array_equal(read_image(tmp_path / "out/img_dir/train/P0001_0_32_0_32.png"), expected)
 
 
-def test_unknown_colours_are_ignored_not_background(tmp_path):
+def test_unknown_colours_are_ignored_not_background(tmp_path: Path) -> None:
     scenes = downloads.isaid(tmp_path / "iSAID", (32, 32))
     downloads.unpack(tmp_path / "iSAID")
     path = next((tmp_path / "iSAID").rglob("P0001_instance_color_RGB.png"))
@@ -124,7 +125,7 @@ def test_unknown_colours_are_ignored_not_background(tmp_path):
     )
 
 
-def test_missing_parts_are_named(tmp_path):
+def test_missing_parts_are_named(tmp_path: Path) -> None:
     downloads.isaid(tmp_path / "iSAID")
     (tmp_path / "iSAID/train/images/part2.zip").unlink()
     with pytest.raises(DataError, match=r"1 file has no image: .*P0001_instance_color_RGB\.png"):
@@ -141,7 +142,7 @@ def test_missing_parts_are_named(tmp_path):
         prepare_isaid(tmp_path / "iSAID", tmp_path / "out")
 
 
-def test_files_that_do_not_say_their_split(tmp_path):
+def test_files_that_do_not_say_their_split(tmp_path: Path) -> None:
     (tmp_path / "flat").mkdir()
     cv2.imwrite(str(tmp_path / "flat" / "P0000.png"), np.zeros((4, 4, 3)))
     with pytest.raises(DataError, match=r"P0000\.png does not say its split"):
@@ -161,11 +162,11 @@ def test_files_that_do_not_say_their_split(tmp_path):
         ("interval/x", None),
     ],
 )
-def test_split_of_a_path(path, split):
+def test_split_of_a_path(path: str, split: str | None) -> None:
     assert split_of(path) == split
 
 
-def test_parts_of_the_dataset(tmp_path):
+def test_parts_of_the_dataset(tmp_path: Path) -> None:
     """Whoever evaluates released weights needs the validation scenes alone."""
     downloads.isaid(tmp_path / "iSAID")
     prepare_isaid(tmp_path / "iSAID", tmp_path / "all", tile_size=32, overlap=0)

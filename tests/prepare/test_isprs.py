@@ -3,6 +3,9 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +19,13 @@ from tests.fixtures import downloads
 MAKERS = {"potsdam": (POTSDAM, downloads.potsdam), "vaihingen": (VAIHINGEN, downloads.vaihingen)}
 
 
-def content(folder):
+def content(folder: Path) -> dict[str, bytes]:
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     files.pop(".prepared")
     return files
 
 
-def test_splits():
+def test_splits() -> None:
     sizes = {name: {split: len(ids) for split, ids in splits.items()} for name, splits in SPLIT_IDS.items()}
     assert sizes == {"potsdam": {"train": 24, "val": 14}, "vaihingen": {"train": 16, "val": 17}}
     for splits in SPLIT_IDS.values():
@@ -33,7 +36,9 @@ def test_splits():
 
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize(("size", "clip"), [((70, 90), 32), ((64, 64), 32), ((33, 65), 32), ((32, 32), 32)])
-def test_seed_protocol_gives_the_tiles_of_the_original(tmp_path, name, size, clip):
+def test_seed_protocol_gives_the_tiles_of_the_original(
+    tmp_path: Path, name: str, size: tuple[int, int], clip: int
+) -> None:
     spec, make = MAKERS[name]
     scenes = make(tmp_path / "download", size=size)
     report = prepare_isprs(spec, tmp_path / "download", tmp_path / "out", tile_size=clip)
@@ -58,7 +63,7 @@ def test_seed_protocol_gives_the_tiles_of_the_original(tmp_path, name, size, cli
         assert counts.pixels["car"] == sum((array == 4).sum() for array in ids)
 
 
-def test_names_are_columns_first(tmp_path):
+def test_names_are_columns_first(tmp_path: Path) -> None:
     downloads.potsdam(tmp_path / "download", size=(32, 64))
     prepare_isprs(POTSDAM, tmp_path / "download", tmp_path / "out", tile_size=32)
     assert {path.name for path in (tmp_path / "out/img_dir/val").iterdir()} == {
@@ -66,7 +71,7 @@ def test_names_are_columns_first(tmp_path):
     }  # fmt: skip
 
 
-def test_overlap_protocol_honours_the_stride(tmp_path):
+def test_overlap_protocol_honours_the_stride(tmp_path: Path) -> None:
     scenes = downloads.vaihingen(tmp_path / "download", size=(64, 80))
     prepare_isprs(VAIHINGEN, tmp_path / "download", tmp_path / "out", tile_size=32, protocol="overlap")
     names = {path.stem for path in (tmp_path / "out/img_dir/train").glob("area1_*")}
@@ -78,7 +83,7 @@ def test_overlap_protocol_honours_the_stride(tmp_path):
     assert json.loads((tmp_path / "b/dataset.json").read_text())["protocol"] == "overlap"
 
 
-def test_small_scenes_are_padded(tmp_path):
+def test_small_scenes_are_padded(tmp_path: Path) -> None:
     scenes = downloads.vaihingen(tmp_path / "download", size=(40, 20))
     prepare_isprs(VAIHINGEN, tmp_path / "download", tmp_path / "out", tile_size=32)
     image, label = scenes["area1"]
@@ -90,26 +95,26 @@ def test_small_scenes_are_padded(tmp_path):
     assert (ids[:, 20:] == 255).all()
 
 
-def renamed(root):
+def renamed(root: Path) -> None:
     for number, path in enumerate(sorted(root.glob("*.zip"))):
         path.rename(root / f"renamed {number}.zip")
 
 
-def nested(root):
+def nested(root: Path) -> None:
     for path in sorted(root.glob("*.zip")):
         with zipfile.ZipFile(path) as file:
             members = {f"some/deeper folder/{info.filename}": file.read(info) for info in file.infolist()}
         downloads.write_zip(path, members, macos=True)
 
 
-def in_one_zip(root):
+def in_one_zip(root: Path) -> None:
     data = downloads.zip_of(root)
     for path in root.glob("*.zip"):
         path.unlink()
     (root / "Everything.zip").write_bytes(data)
 
 
-def both(root):
+def both(root: Path) -> None:
     copy = root.with_name("copy")
     shutil.copytree(root, copy)
     downloads.unpack(root)
@@ -118,7 +123,7 @@ def both(root):
 
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("rearrange", [renamed, nested, downloads.unpack, in_one_zip, both])
-def test_however_it_lies_the_result_is_the_same(tmp_path, name, rearrange):
+def test_however_it_lies_the_result_is_the_same(tmp_path: Path, name: str, rearrange: Callable[..., Any]) -> None:
     spec, make = MAKERS[name]
     # neither a "label" nor a "noBoundary" on the way to the files turns images into masks
     root = tmp_path / "label_noBoundary" / "download"
@@ -129,14 +134,14 @@ def test_however_it_lies_the_result_is_the_same(tmp_path, name, rearrange):
     assert content(tmp_path / "plain") == content(tmp_path / "other")
 
 
-def test_the_zip_files_themselves(tmp_path):
+def test_the_zip_files_themselves(tmp_path: Path) -> None:
     downloads.potsdam(tmp_path / "a")
     prepare_isprs(POTSDAM, tmp_path / "a", tmp_path / "x", tile_size=32)
     prepare_isprs(POTSDAM, sorted((tmp_path / "a").glob("*.zip")), tmp_path / "y", tile_size=32)
     assert content(tmp_path / "x") == content(tmp_path / "y")
 
 
-def test_full_masks(tmp_path):
+def test_full_masks(tmp_path: Path) -> None:
     scenes = downloads.vaihingen(tmp_path / "download")
     prepare_isprs(VAIHINGEN, tmp_path / "download", tmp_path / "out", tile_size=32, labels="full")
     ids = read_label(tmp_path / "out/ann_dir/train/area1_0_0_32_32.png")
@@ -147,7 +152,7 @@ def test_full_masks(tmp_path):
         prepare_isprs(VAIHINGEN, tmp_path / "download", tmp_path / "out2")
 
 
-def test_full_masks_of_potsdam_and_other_pictures_stay_out(tmp_path):
+def test_full_masks_of_potsdam_and_other_pictures_stay_out(tmp_path: Path) -> None:
     scenes = downloads.potsdam(tmp_path / "download")
     full = {
         f"top_potsdam_{name}_label.tif": downloads.encoded(downloads.isprs_mask(np.where(ids == 255, 1, ids)), ".tif")
@@ -162,7 +167,7 @@ def test_full_masks_of_potsdam_and_other_pictures_stay_out(tmp_path):
         assert (report.splits["train"].ignored_pixels > 0) == ignored
 
 
-def spoil(path, member, change):
+def spoil(path: Path, member: str, change: Callable[..., Any]) -> None:
     with zipfile.ZipFile(path) as file:
         members = {info.filename: file.read(info) for info in file.infolist()}
     members[member] = change(members[member])
@@ -171,7 +176,7 @@ def spoil(path, member, change):
     downloads.write_zip(path, members)
 
 
-def recoloured(data):
+def recoloured(data: bytes) -> bytes:
     ids = np.zeros((70, 90), np.uint8)
     mask = downloads.isprs_mask(ids)
     # these two meet the hash that the original compares colours by, 2 B + 3 G + 4 R: it would call them building
@@ -197,7 +202,7 @@ def recoloured(data):
         ("2_Ortho_RGB.zip", "b/top_potsdam_6_9_RGB.tif", lambda data: b"", "holds the image of 6_9 twice"),
     ],
 )  # fmt: skip
-def test_bad_downloads(tmp_path, archive, member, change, message):
+def test_bad_downloads(tmp_path: Path, archive: str, member: str, change: Callable[..., Any], message: str) -> None:
     root = tmp_path / "download"
     downloads.potsdam(root)
     path = root / archive
@@ -224,14 +229,14 @@ def test_bad_downloads(tmp_path, archive, member, change, message):
         ({"workers": 0}, "workers is 0; at least 1"),
     ],
 )
-def test_bad_options(tmp_path, options, message):
+def test_bad_options(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     downloads.potsdam(tmp_path / "download")
     with pytest.raises(DataError, match=message):
         prepare_isprs(POTSDAM, tmp_path / "download", tmp_path / "out", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["download"]
 
 
-def test_nothing_there(tmp_path):
+def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no scene of potsdam; files such as top_potsdam_2_10_RGB\.tif"):
         prepare_isprs(POTSDAM, tmp_path, tmp_path / "out")
     with pytest.raises(DataError, match="No source was given"):

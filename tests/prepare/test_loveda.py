@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,12 +12,12 @@ from rsseg_tf.rasters.images import read_image, read_label, write_png
 from tests.fixtures import downloads
 
 
-def lines(path):
+def lines(path: Path) -> list[str]:
     return path.read_text().splitlines()
 
 
 @pytest.mark.parametrize("unpacked", [False, True])
-def test_prepares(tmp_path, unpacked):
+def test_prepares(tmp_path: Path, unpacked: bool) -> None:
     scenes = downloads.loveda(tmp_path / "LoveDA")
     if unpacked:
         downloads.unpack(tmp_path / "LoveDA")
@@ -35,12 +37,12 @@ def test_prepares(tmp_path, unpacked):
     assert prepare_loveda(tmp_path / "LoveDA", out, tile_size=16).splits["val"].tiles == 8, "its own lists are replaced"
 
 
-def test_classes():
+def test_classes() -> None:
     assert LOVEDA.classes[:2] == ("background", "building")
     assert LOVEDA.num_classes == 7
 
 
-def test_bad_downloads(tmp_path):
+def test_bad_downloads(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no scene of LoveDA"):
         prepare_loveda(tmp_path, tmp_path / "out")
     downloads.loveda(tmp_path / "LoveDA")

@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 
-def test_all_tiles_equal_those_of_the_original(tmp_path):
+def test_all_tiles_equal_those_of_the_original(tmp_path: Path) -> None:
     pytest.importorskip("PIL")
     module_spec = importlib.util.spec_from_file_location("make_archives", GENERATOR)
     generator = importlib.util.module_from_spec(module_spec)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,7 @@ from rsseg_tf.prepare.unlabelled import UNLABELLED
 from tests.fixtures import downloads
 
 
-def test_tables_agree():
+def test_tables_agree() -> None:
     assert set(PREPARERS) == set(SPECS) | set(UNLABELLED)
     assert set(PREPARERS) == set(OUTPUTS)
     assert all(name == spec.name for name, spec in SPECS.items())
@@ -18,14 +20,14 @@ def test_tables_agree():
 
 
 @pytest.mark.parametrize("call", [dataset_spec, lambda name: prepare_dataset(name, [], Path("x"), PrepareOptions())])
-def test_unknown_name_gets_a_hint(call):
+def test_unknown_name_gets_a_hint(call: Callable[..., Any]) -> None:
     with pytest.raises(
         DataError, match=r"no dataset 'dubay'; known are .*dubai, .*synthetic.*\. Did you mean 'dubai'\?"
     ):
         call("dubay")
 
 
-def test_datasets_of_the_benchmark():
+def test_datasets_of_the_benchmark() -> None:
     isaid, potsdam, vaihingen = (SPECS[name] for name in ("isaid", "potsdam", "vaihingen"))
     assert (isaid.num_classes, potsdam.num_classes, vaihingen.num_classes) == (16, 6, 6)
     assert isaid.small_class_ids == (1, 8, 9, 10, 11, 14, 15), "as the original writes them into its model"
@@ -33,14 +35,14 @@ def test_datasets_of_the_benchmark():
     assert all(spec.mean == spec.std == (0.5, 0.5, 0.5) for spec in (isaid, potsdam, vaihingen))
 
 
-def test_synthetic(tmp_path):
+def test_synthetic(tmp_path: Path) -> None:
     options = PrepareOptions(tile_size=64, scenes_train=2, scenes_val=1, seed=5)
     report = prepare_dataset("synthetic", [], tmp_path / "out", options)
     assert (report.name, report.splits["train"].tiles, report.splits["val"].tiles) == ("synthetic", 2, 1)
     assert report.output == tmp_path / "out"
 
 
-def test_dubai_passes_its_options_on(tmp_path):
+def test_dubai_passes_its_options_on(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Tiles of 64 pixels with an overlap of 70"):
         prepare_dataset("dubai", [tmp_path], tmp_path / "out", PrepareOptions(tile_size=64, overlap=70))
     with pytest.raises(DataError, match="off_palette_fraction is 3"):
@@ -56,7 +58,9 @@ def test_dubai_passes_its_options_on(tmp_path):
         ("synthetic", [Path("x")], {}, "is made, not read; got the source x"),
     ],
 )
-def test_what_does_not_fit_is_refused(tmp_path, name, source, options, message):
+def test_what_does_not_fit_is_refused(
+    tmp_path: Path, name: str, source: list[Path], options: dict[str, int], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         prepare_dataset(name, source, tmp_path / "out", PrepareOptions(**options))
     assert list(tmp_path.iterdir()) == []
@@ -67,7 +71,7 @@ def test_what_does_not_fit_is_refused(tmp_path, name, source, options, message):
     [("potsdam", downloads.potsdam), ("vaihingen", downloads.vaihingen), ("loveda", downloads.loveda)],
 )
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_one_part_of_a_dataset(tmp_path, name, download, split):
+def test_one_part_of_a_dataset(tmp_path: Path, name: str, download: Callable[..., Any], split: str) -> None:
     download(tmp_path / "download")
     for place, splits in (("all", None), ("part", (split,))):
         prepare_dataset(name, [tmp_path / "download"], tmp_path / place, PrepareOptions(tile_size=32, splits=splits))
@@ -78,7 +82,7 @@ def test_one_part_of_a_dataset(tmp_path, name, download, split):
     assert (tmp_path / f"part/{split}.txt").read_bytes() == (tmp_path / f"all/{split}.txt").read_bytes()
 
 
-def test_an_incomplete_dataset_says_how_to_take_what_is_there(tmp_path):
+def test_an_incomplete_dataset_says_how_to_take_what_is_there(tmp_path: Path) -> None:
     downloads.potsdam(tmp_path / "download", ("2_10",))
     with pytest.raises(DataError, match=r"would have no val tiles\. .*prepare what is there alone: splits train\."):
         prepare_dataset("potsdam", [tmp_path / "download"], tmp_path / "out", PrepareOptions(tile_size=32))

@@ -10,6 +10,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -17,27 +18,28 @@ from filelock import FileLock
 from rsseg_tf.errors import DataError
 from rsseg_tf.prepare import cutting
 from rsseg_tf.prepare.isprs import POTSDAM, SPLIT_IDS, prepare_isprs
+from rsseg_tf.prepare.prepared import PrepareReport
 from rsseg_tf.prepare.preparers import SPECS
 from tests.fixtures import downloads
 
 NAMES = ("2_10", "2_11", "2_12", "3_10", "3_11", "2_13", "2_14")
 
 
-def content(folder):
+def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def prepare(root, output, **options):
+def prepare(root: Path, output: Path, **options: Any) -> PrepareReport:
     return prepare_isprs(POTSDAM, root, output, **{"tile_size": 32, **options})
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path: Path) -> Path:
     downloads.potsdam(tmp_path / "download", NAMES, (70, 90))
     return tmp_path / "download"
 
 
-def test_processes_give_the_same(root, tmp_path):
+def test_processes_give_the_same(root: Path, tmp_path: Path) -> None:
     calls = []
     prepare(root, tmp_path / "a", progress=lambda done, total: calls.append((done, total)))
     assert calls == [(done, 7) for done in range(1, 8)]
@@ -48,7 +50,7 @@ def test_processes_give_the_same(root, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "download"}
 
 
-def test_running_again_does_nothing_unless_something_changed(root, tmp_path):
+def test_running_again_does_nothing_unless_something_changed(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = prepare(root, out)
     written = (out / "dataset.json").stat().st_mtime_ns
@@ -68,7 +70,7 @@ def test_running_again_does_nothing_unless_something_changed(root, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"out", "download"}
 
 
-def damage(archive, names):
+def damage(archive: Path, names: list[str]) -> None:
     """Changes a byte in the middle of some members of a zip file, so that their checksums fail."""
     data = bytearray(archive.read_bytes())
     with zipfile.ZipFile(archive) as file:
@@ -79,7 +81,7 @@ def damage(archive, names):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_corrupt_members_are_named_after_all_others_are_done(root, tmp_path, workers):
+def test_corrupt_members_are_named_after_all_others_are_done(root: Path, tmp_path: Path, workers: int) -> None:
     prepare(root, tmp_path / "whole")
     images = root / "2_Ortho_RGB.zip"
     whole = images.read_bytes()
@@ -99,7 +101,7 @@ def test_corrupt_members_are_named_after_all_others_are_done(root, tmp_path, wor
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
-def test_a_raised_limit_takes_over_all_scenes(root, tmp_path, monkeypatch):
+def test_a_raised_limit_takes_over_all_scenes(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = root / "5_Labels_all_noBoundary.zip"
     with zipfile.ZipFile(archive) as file:
         members = {info.filename: file.read(info) for info in file.infolist()}
@@ -114,7 +116,7 @@ def test_a_raised_limit_takes_over_all_scenes(root, tmp_path, monkeypatch):
     assert report.splits["train"].off_palette_pixels == 5
 
 
-def test_other_settings_than_the_unfinished_run(root, tmp_path):
+def test_other_settings_than_the_unfinished_run(root: Path, tmp_path: Path) -> None:
     damage(root / "2_Ortho_RGB.zip", ["2_Ortho_RGB/top_potsdam_2_10_RGB.tif"])
     with pytest.raises(DataError, match="is damaged"):
         prepare(root, tmp_path / "out")
@@ -123,7 +125,7 @@ def test_other_settings_than_the_unfinished_run(root, tmp_path):
     assert (tmp_path / ".out.partial").is_dir(), "finished scenes are not thrown away"
 
 
-def test_a_changed_scene_is_cut_again_and_a_vanished_one_leaves_nothing(root, tmp_path):
+def test_a_changed_scene_is_cut_again_and_a_vanished_one_leaves_nothing(root: Path, tmp_path: Path) -> None:
     images, masks = root / "2_Ortho_RGB.zip", root / "5_Labels_all_noBoundary.zip"
     damage(images, ["2_Ortho_RGB/top_potsdam_2_10_RGB.tif"])
     with pytest.raises(DataError, match="is damaged"):
@@ -145,7 +147,7 @@ if __name__ == "__main__":
 """
 
 
-def alive(group):
+def alive(group: int) -> list[int]:
     """Returns the processes of a group that are not just waiting to be collected."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -159,7 +161,7 @@ def alive(group):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
-def test_taken_up_after_a_kill(tmp_path):
+def test_taken_up_after_a_kill(tmp_path: Path) -> None:
     names = (*SPLIT_IDS["potsdam"]["train"][:10], "2_13")
     downloads.potsdam(tmp_path / "download", names, (400, 500))
     script = tmp_path / "script.py"
@@ -184,7 +186,7 @@ def test_taken_up_after_a_kill(tmp_path):
     assert content(tmp_path / "out") == content(tmp_path / "fresh")
 
 
-def test_damaged_entries_of_the_journal_count_as_not_made(root, tmp_path):
+def test_damaged_entries_of_the_journal_count_as_not_made(root: Path, tmp_path: Path) -> None:
     prepare(root, tmp_path / "fresh")
     images = root / "2_Ortho_RGB.zip"
     whole = images.read_bytes()
@@ -204,7 +206,9 @@ def test_damaged_entries_of_the_journal_count_as_not_made(root, tmp_path):
 
 
 @pytest.mark.parametrize("last", ["work", "aside"])
-def test_a_kill_on_the_last_inch_costs_nothing(root, tmp_path, monkeypatch, last):
+def test_a_kill_on_the_last_inch_costs_nothing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
     """All tiles are cut: the folder only has to take its place, or the one before to come back."""
     prepare(root, tmp_path / "out", tile_size=16)
     prepare(root, tmp_path / "fresh")
@@ -213,7 +217,7 @@ def test_a_kill_on_the_last_inch_costs_nothing(root, tmp_path, monkeypatch, last
     class Killed(BaseException):
         pass
 
-    def rename(self, target):
+    def rename(self: Path, target: Path) -> Path:
         if self.name == ("out" if last == "work" else ".out.partial"):
             raise Killed
         return real(self, target)
@@ -228,8 +232,8 @@ def test_a_kill_on_the_last_inch_costs_nothing(root, tmp_path, monkeypatch, last
     assert {path.name for path in tmp_path.iterdir()} == {"out", "fresh", "download"}
 
 
-def test_a_killed_worker(root, tmp_path):
-    def kill(done, total):
+def test_a_killed_worker(root: Path, tmp_path: Path) -> None:
+    def kill(done: int, total: int) -> None:
         import multiprocessing
 
         for child in multiprocessing.active_children():
@@ -240,7 +244,7 @@ def test_a_killed_worker(root, tmp_path):
     prepare(root, tmp_path / "out")
 
 
-def test_one_at_a_time(root, tmp_path):
+def test_one_at_a_time(root: Path, tmp_path: Path) -> None:
     with (
         FileLock(tmp_path / ".out.lock"),
         pytest.raises(DataError, match=r"Another process is preparing .*out \(its lock is .*lock\)"),
@@ -249,8 +253,8 @@ def test_one_at_a_time(root, tmp_path):
     prepare(root, tmp_path / "out")
 
 
-def test_a_full_disk(root, tmp_path, monkeypatch):
-    def full(*_):
+def test_a_full_disk(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cutting, "tile_name", full)
@@ -259,7 +263,7 @@ def test_a_full_disk(root, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["download"]
 
 
-def test_foreign_folder_is_refused_before_any_work(root, tmp_path):
+def test_foreign_folder_is_refused_before_any_work(root: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
     with pytest.raises(DataError, match=r"holds 'thesis\.txt', which is not ours"):
@@ -267,14 +271,14 @@ def test_foreign_folder_is_refused_before_any_work(root, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"out", "download"}
 
 
-def test_a_list_of_the_users_own_is_not_replaced(root, tmp_path):
+def test_a_list_of_the_users_own_is_not_replaced(root: Path, tmp_path: Path) -> None:
     prepare(root, tmp_path / "out")
     (tmp_path / "out" / "train_small.txt").write_text("mine")
     with pytest.raises(DataError, match=r"holds 'train_small\.txt', which is not ours"):
         prepare(root, tmp_path / "out", tile_size=16)
 
 
-def test_path_traversal_is_refused(root, tmp_path):
+def test_path_traversal_is_refused(root: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(root / "2_Ortho_RGB.zip", "a") as file:
         file.writestr("../../evil.txt", b"x")
     with pytest.raises(DataError, match=r"holds the name '\.\./\.\./evil\.txt', which leads outside"):
@@ -282,7 +286,7 @@ def test_path_traversal_is_refused(root, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["download"]
 
 
-def test_description_names_the_tiles(root, tmp_path):
+def test_description_names_the_tiles(root: Path, tmp_path: Path) -> None:
     prepare(root, tmp_path / "out")
     content = json.loads((tmp_path / "out/dataset.json").read_text())
     assert content["tile_names"] == "{stem}_{x0}_{y0}_{x1}_{y1}"

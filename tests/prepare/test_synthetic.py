@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import rasterio
@@ -8,28 +10,28 @@ from rasterio import Affine
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import read_list
 from rsseg_tf.prepare import synthetic_scene as scene
-from rsseg_tf.prepare.prepared import read_dataset_json
+from rsseg_tf.prepare.prepared import PrepareReport, read_dataset_json
 from rsseg_tf.prepare.synthetic import SYNTHETIC, generate_synthetic
 from rsseg_tf.rasters.images import read_image, read_label
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PrepareReport]:
     output = tmp_path_factory.mktemp("made") / "set"
     return output, generate_synthetic(output, scenes_train=3, scenes_val=2, size=160, seed=3)
 
 
-def content(folder):
+def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_ids_match_the_spec():
+def test_ids_match_the_spec() -> None:
     names = {name.lower(): value for name, value in vars(scene).items() if name.lower() in SYNTHETIC.classes}
     assert [name for name, _ in sorted(names.items(), key=lambda item: item[1])] == list(SYNTHETIC.classes)
     assert sorted(names.values()) == list(range(SYNTHETIC.num_classes))
 
 
-def test_files_lists_and_counts(made):
+def test_files_lists_and_counts(made: tuple[Path, PrepareReport]) -> None:
     output, report = made
     for split, count in (("train", 3), ("val", 2)):
         samples = read_list(output / f"{split}.txt", output)
@@ -44,7 +46,7 @@ def test_files_lists_and_counts(made):
     assert (extra["seed"], extra["gsd_m"], extra["tile_size"]) == (3, 0.3, 160)
 
 
-def test_scenes_have_coordinates_and_do_not_overlap(made):
+def test_scenes_have_coordinates_and_do_not_overlap(made: tuple[Path, PrepareReport]) -> None:
     output, _ = made
     corners = set()
     for path in output.glob("img_dir/*/*.tif"):
@@ -61,7 +63,7 @@ def test_scenes_have_coordinates_and_do_not_overlap(made):
     assert isinstance(image.transform, Affine)
 
 
-def test_same_seed_same_bytes_and_more_scenes_keep_the_first(made, tmp_path):
+def test_same_seed_same_bytes_and_more_scenes_keep_the_first(made: tuple[Path, PrepareReport], tmp_path: Path) -> None:
     output, _ = made
     generate_synthetic(tmp_path / "a", scenes_train=3, scenes_val=2, size=160, seed=3)
     assert content(tmp_path / "a") == content(output)
@@ -75,13 +77,13 @@ def test_same_seed_same_bytes_and_more_scenes_keep_the_first(made, tmp_path):
     assert not np.array_equal(other, read_image(output / "img_dir/train/scene_000.tif"))
 
 
-def test_train_and_val_scenes_differ(made):
+def test_train_and_val_scenes_differ(made: tuple[Path, PrepareReport]) -> None:
     output, _ = made
     first = [read_image(output / f"img_dir/{split}/scene_000.tif") for split in ("train", "val")]
     assert not np.array_equal(*first)
 
 
-def test_progress(tmp_path):
+def test_progress(tmp_path: Path) -> None:
     calls = []
     generate_synthetic(
         tmp_path / "s", scenes_train=1, scenes_val=1, size=64, progress=lambda done, total: calls.append((done, total))
@@ -90,25 +92,25 @@ def test_progress(tmp_path):
 
 
 @pytest.mark.parametrize("size", [64, 65, 200])
-def test_any_size(size):
+def test_any_size(size: int) -> None:
     image, label = scene.render_scene(np.random.default_rng(1), size)
     assert (image.shape, image.dtype) == ((size, size, 3), np.uint8)
     assert (label.shape, label.dtype) == ((size, size), np.uint8)
 
 
 @pytest.fixture(scope="module")
-def scenes():
+def scenes() -> tuple[np.ndarray, np.ndarray]:
     pairs = [scene.render_scene(np.random.default_rng([9, number]), 512) for number in range(5)]
     return np.stack([image for image, _ in pairs]), np.stack([label for _, label in pairs])
 
 
-def test_every_class_occurs_and_none_rules(scenes):
+def test_every_class_occurs_and_none_rules(scenes: tuple[np.ndarray, np.ndarray]) -> None:
     share = np.bincount(scenes[1].ravel(), minlength=6) / scenes[1].size
     assert share.min() > 0.003
     assert share.max() < 0.7
 
 
-def test_exposure_is_usable(scenes):
+def test_exposure_is_usable(scenes: tuple[np.ndarray, np.ndarray]) -> None:
     images = scenes[0]
     assert 60 < images.mean() < 170
     assert images.std() > 25
@@ -116,7 +118,7 @@ def test_exposure_is_usable(scenes):
     assert (images == 0).mean() < 0.03
 
 
-def test_colour_alone_does_not_solve_it(scenes):
+def test_colour_alone_does_not_solve_it(scenes: tuple[np.ndarray, np.ndarray]) -> None:
     """The best rule from colour to class, learnt on four scenes, does a part of the fifth and far from all."""
     images, labels = scenes
     codes = (images.astype(np.int64) >> 4) @ np.array([256, 16, 1])
@@ -130,7 +132,7 @@ def test_colour_alone_does_not_solve_it(scenes):
     assert iou[[scene.BUILDING, scene.CAR]].max() < 0.5
 
 
-def test_shadows_fall_away_from_the_sun():
+def test_shadows_fall_away_from_the_sun() -> None:
     height = np.zeros((21, 21), np.float32)
     height[10, 10] = 4
     shadow = scene._shadows(height, scene._Sun(x=np.sqrt(0.5), y=0.0, z=np.sqrt(0.5)))  # from the right, 45 degrees
@@ -147,7 +149,7 @@ def test_shadows_fall_away_from_the_sun():
         ({"seed": -1}, "seed is -1"),
     ],
 )
-def test_bad_arguments(tmp_path, options, message):
+def test_bad_arguments(tmp_path: Path, options: dict[str, int], message: str) -> None:
     with pytest.raises(DataError, match=message):
         generate_synthetic(tmp_path / "s", **options)
     assert list(tmp_path.iterdir()) == []

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
+from numpy.typing import DTypeLike
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
@@ -16,7 +19,7 @@ from rsseg_tf.rasters.images import read_image
 from tests.fixtures import downloads
 
 
-def images(root, sizes, suffix=".png"):
+def images(root: Path, sizes: dict[str, tuple[int, int]], suffix: str = ".png") -> dict[str, np.ndarray]:
     made = {}
     for number, (name, size) in enumerate(sizes.items()):
         made[name], _ = downloads.scene(number, *size, 4)
@@ -26,7 +29,7 @@ def images(root, sizes, suffix=".png"):
     return made
 
 
-def test_crops_cover_all_images(tmp_path):
+def test_crops_cover_all_images(tmp_path: Path) -> None:
     made = images(tmp_path / "set", {"train/farm land/a": (40, 70), "train/lake/a": (16, 20), "b": (32, 32)})
     report = prepare_unlabelled("images", tmp_path / "set", tmp_path / "out", tile_size=32, image_format="png")
     out = tmp_path / "out"
@@ -45,7 +48,7 @@ def test_crops_cover_all_images(tmp_path):
     assert again.up_to_date and again.splits == report.splits
 
 
-def test_linked_folders_are_cut_too_and_what_is_left_out_is_told(tmp_path):
+def test_linked_folders_are_cut_too_and_what_is_left_out_is_told(tmp_path: Path) -> None:
     images(tmp_path / "set", {"a": (16, 16)})
     images(tmp_path / "store", {"b": (16, 16)})
     (tmp_path / "set/linked").symlink_to(tmp_path / "store")
@@ -58,7 +61,7 @@ def test_linked_folders_are_cut_too_and_what_is_left_out_is_told(tmp_path):
         assert "again (the link leads back to a folder that it lies in)" in report.left_out
 
 
-def test_jpeg_is_the_default_and_close_to_the_image(tmp_path):
+def test_jpeg_is_the_default_and_close_to_the_image(tmp_path: Path) -> None:
     smooth = np.linspace(20, 220, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
     downloads.write_zip(tmp_path / "train.zip", {"x/y.png": downloads.encoded(smooth, ".png")})
     prepare_unlabelled("million_aid", tmp_path / "train.zip", tmp_path / "out", tile_size=64)
@@ -67,7 +70,7 @@ def test_jpeg_is_the_default_and_close_to_the_image(tmp_path):
 
 
 @pytest.mark.parametrize(("bands", "dtype"), [(5, np.uint8), (3, np.uint16), (4, np.float32), (2, np.uint8)])
-def test_other_bands_and_types_become_tiff(tmp_path, bands, dtype):
+def test_other_bands_and_types_become_tiff(tmp_path: Path, bands: int, dtype: DTypeLike) -> None:
     pixels = np.random.default_rng(0).integers(0, 200, (20, 30, bands)).astype(dtype)
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.tif").write_bytes(downloads.encoded(pixels, ".tif"))
@@ -87,7 +90,7 @@ def test_other_bands_and_types_become_tiff(tmp_path, bands, dtype):
         (None, Affine.identity()),
     ],
 )
-def test_tiles_lie_where_they_were_cut(tmp_path, crs, transform):
+def test_tiles_lie_where_they_were_cut(tmp_path: Path, crs: str | None, transform: Affine) -> None:
     crs = None if crs is None else CRS.from_user_input(crs)
     pixels = np.random.default_rng(0).integers(0, 200, (5, 20, 30), dtype=np.uint8)
     (tmp_path / "set").mkdir()
@@ -104,7 +107,7 @@ def test_tiles_lie_where_they_were_cut(tmp_path, crs, transform):
         assert tuple(tile.transform)[:6] == pytest.approx(tuple(transform)[:6] if crs is None else moved)
 
 
-def test_dota_takes_its_images_alone(tmp_path):
+def test_dota_takes_its_images_alone(tmp_path: Path) -> None:
     images(tmp_path / "set", {"train/images/P0001": (20, 20), "test/images/P0002": (20, 20), "preview": (8, 8)})
     images(tmp_path / "set", {"train/masks/P0001_instance_color_RGB": (20, 20)})
     report = prepare_unlabelled("dota", tmp_path / "set", tmp_path / "out", tile_size=16, overlap=4)
@@ -112,7 +115,7 @@ def test_dota_takes_its_images_alone(tmp_path):
     assert report.splits["train"].tiles == 8
 
 
-def test_one_name_in_two_formats_and_two_sources(tmp_path):
+def test_one_name_in_two_formats_and_two_sources(tmp_path: Path) -> None:
     images(tmp_path / "one", {"a": (8, 8)})
     images(tmp_path / "one", {"a": (8, 8)}, ".tif")
     images(tmp_path / "two", {"a": (8, 8)})
@@ -121,7 +124,7 @@ def test_one_name_in_two_formats_and_two_sources(tmp_path):
     assert names == {"one/a_png_0_0.jpg", "one/a_tif_0_0.jpg", "two/a_0_0.jpg"}
 
 
-def test_an_unreadable_image_does_not_stop_the_others(tmp_path):
+def test_an_unreadable_image_does_not_stop_the_others(tmp_path: Path) -> None:
     images(tmp_path / "set", {"a": (8, 8), "b": (8, 8), "c": (8, 8)})
     whole = (tmp_path / "set/b.png").read_bytes()
     (tmp_path / "set/b.png").write_bytes(whole[:-20])
@@ -147,11 +150,11 @@ def test_an_unreadable_image_does_not_stop_the_others(tmp_path):
         ("images", {"overlap": 600}, "not possible"),
     ],
 )
-def test_bad_calls(tmp_path, name, options, message):
+def test_bad_calls(tmp_path: Path, name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         prepare_unlabelled(name, tmp_path, tmp_path / "out", **options)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_have_a_command():
+def test_all_have_a_command() -> None:
     assert set(UNLABELLED) <= set(PREPARERS)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from rsseg_tf.rasters.pixel_rows import open_rows
 from tests.fixtures.downloads import encoded
 
 
-def rows_of(path, bands, step=7):
+def rows_of(path: Path, bands: str, step: int = 7) -> np.ndarray:
     with open_rows(path, path.name, bands) as image:
         parts = [image.read(y, min(y + step, image.height)) for y in range(0, image.height, step)]
         whole = np.concatenate(parts)
@@ -22,7 +24,7 @@ def rows_of(path, bands, step=7):
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
 @pytest.mark.parametrize("bands", [1, 3])
-def test_rows_equal_the_whole(tmp_path, suffix, bands):
+def test_rows_equal_the_whole(tmp_path: Path, suffix: str, bands: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 33, bands)).astype(np.uint8)
     write_image(tmp_path / f"a{suffix}", pixels)
     expected = read_image(tmp_path / f"a{suffix}")
@@ -30,7 +32,7 @@ def test_rows_equal_the_whole(tmp_path, suffix, bands):
     np.testing.assert_array_equal(rows_of(tmp_path / f"a{suffix}", "rgb"), np.repeat(expected, 3 // bands, axis=2))
 
 
-def test_palette_alpha_and_values(tmp_path):
+def test_palette_alpha_and_values(tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(0, 4, (20, 30)).astype(np.uint8)
     colours = [(1, 2, 3), (200, 100, 0), (9, 9, 9), (0, 0, 255)]
     write_png(tmp_path / "palette.png", ids, colours)
@@ -42,14 +44,14 @@ def test_palette_alpha_and_values(tmp_path):
     np.testing.assert_array_equal(rows_of(tmp_path / "rgba.png", "all"), rgba)
 
 
-def test_grey_with_alpha(tmp_path):
+def test_grey_with_alpha(tmp_path: Path) -> None:
     pillow = pytest.importorskip("PIL.Image")
     pixels = np.random.default_rng(1).integers(0, 256, (20, 30, 2)).astype(np.uint8)
     pillow.fromarray(pixels, "LA").save(tmp_path / "a.png")
     np.testing.assert_array_equal(rows_of(tmp_path / "a.png", "rgb"), np.repeat(pixels[..., :1], 3, axis=2))
 
 
-def test_large_jpeg_is_streamed(tmp_path, monkeypatch):
+def test_large_jpeg_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smooth = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (64, 48, 3)).astype(np.uint8), (0, 0), 4)
     cv2.imwrite(str(tmp_path / "a.jpg"), smooth)
     whole = rows_of(tmp_path / "a.jpg", "rgb")
@@ -71,14 +73,14 @@ def test_large_jpeg_is_streamed(tmp_path, monkeypatch):
         (encoded(np.ones((9, 9, 3), np.uint8), ".png"), "values", "a has 3 bands; one band of class values"),
     ],
 )
-def test_bad_files(tmp_path, data, bands, message):
+def test_bad_files(tmp_path: Path, data: bytes, bands: str, message: str) -> None:
     path = tmp_path / "a"
     path.write_bytes(data)
     with pytest.raises(DataError, match=message):
         rows_of(path, bands)
 
 
-def test_tiff_whose_pixels_are_cut_short(tmp_path):
+def test_tiff_whose_pixels_are_cut_short(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     path.write_bytes(encoded(np.ones((200, 200, 3), np.uint8), ".tif")[:-50000])
     with pytest.raises(DataError, match=r"a\.tif is a damaged TIFF file"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import rasterio
+from numpy.typing import DTypeLike
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
@@ -21,7 +23,7 @@ UTM = rasterio.crs.CRS.from_epsg(32650)
 PLACE = Affine(0.5, 0.0, 500000.25, 0.0, -0.5, 9050677.5)
 
 
-def write_tiff(path, bands, **profile):
+def write_tiff(path: Path, bands: np.ndarray, **profile: Any) -> Path:
     """Writes a (C, H, W) array."""
     settings = {"crs": UTM, "transform": PLACE} | profile
     colours = settings.pop("colorinterp", None)
@@ -46,11 +48,11 @@ def write_tiff(path, bands, **profile):
     return path
 
 
-def noise(bands=3, height=20, width=30, dtype=np.uint8):
+def noise(bands: int = 3, height: int = 20, width: int = 30, dtype: DTypeLike = np.uint8) -> np.ndarray:
     return np.random.default_rng(0).integers(1, 255, (bands, height, width)).astype(dtype)
 
 
-def read_scene(path, bands=None):
+def read_scene(path: Path, bands: tuple[int, ...] | None = None) -> tuple[Any, ...]:
     """Returns a scene that is closed again, its pixels, and where there is no data."""
     with open_scene(path, bands) as scene:
         return scene, *scene.read()
@@ -59,7 +61,7 @@ def read_scene(path, bands=None):
 # --- reading ----------------------------------------------------------------------------------------------------
 
 
-def test_a_generated_geotiff_keeps_pixels_and_place(tmp_path):
+def test_a_generated_geotiff_keeps_pixels_and_place(tmp_path: Path) -> None:
     bands = noise(dtype=np.uint16)
     scene, pixels, nodata = read_scene(write_tiff(tmp_path / "a.tif", bands))
     np.testing.assert_array_equal(pixels, bands.transpose(1, 2, 0))
@@ -68,7 +70,7 @@ def test_a_generated_geotiff_keeps_pixels_and_place(tmp_path):
     assert scene.is_raster and scene.is_georeferenced and not scene.has_alpha
 
 
-def test_alpha_is_a_mask_and_no_band(tmp_path):
+def test_alpha_is_a_mask_and_no_band(tmp_path: Path) -> None:
     bands = noise(4)
     bands[3] = 255
     bands[3, :5] = 0
@@ -82,7 +84,7 @@ def test_alpha_is_a_mask_and_no_band(tmp_path):
         read_scene(path, (1, 5))
 
 
-def test_a_band_that_is_asked_for_is_data_whatever_its_mark(tmp_path):
+def test_a_band_that_is_asked_for_is_data_whatever_its_mark(tmp_path: Path) -> None:
     bands = noise(4)
     bands[3, :5] = 0
     path = write_tiff(tmp_path / "a.tif", bands, photometric="RGB", alpha="yes")
@@ -91,7 +93,7 @@ def test_a_band_that_is_asked_for_is_data_whatever_its_mark(tmp_path):
     np.testing.assert_array_equal(pixels, bands.transpose(1, 2, 0))
 
 
-def test_alpha_and_a_nodata_value_both_count(tmp_path):
+def test_alpha_and_a_nodata_value_both_count(tmp_path: Path) -> None:
     bands = noise(4)
     bands[3] = 255
     bands[3, :5] = 0
@@ -103,13 +105,13 @@ def test_alpha_and_a_nodata_value_both_count(tmp_path):
     assert pixels[9, 9, :2].tolist() == [7, 8], "7 is a value like any other where another band holds data"
 
 
-def test_a_fourth_band_that_is_not_alpha_stays_a_band(tmp_path):
+def test_a_fourth_band_that_is_not_alpha_stays_a_band(tmp_path: Path) -> None:
     colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined)
     scene, pixels, nodata = read_scene(write_tiff(tmp_path / "a.tif", noise(4), photometric="RGB", colorinterp=colours))
     assert pixels.shape == (20, 30, 4) and not scene.has_alpha and nodata is None
 
 
-def test_nodata_values_become_zero_and_count_where_all_bands_have_them(tmp_path):
+def test_nodata_values_become_zero_and_count_where_all_bands_have_them(tmp_path: Path) -> None:
     bands = noise(3, dtype=np.int16)
     bands[:, 2, 3] = -9999
     bands[1, 7, 7] = -9999
@@ -119,7 +121,7 @@ def test_nodata_values_become_zero_and_count_where_all_bands_have_them(tmp_path)
     assert pixels[7, 7].tolist() == [bands[0, 7, 7], 0, bands[2, 7, 7]]
 
 
-def test_values_that_are_not_finite_are_no_data(tmp_path):
+def test_values_that_are_not_finite_are_no_data(tmp_path: Path) -> None:
     bands = noise(3, dtype=np.float32)
     bands[0, 1, 2], bands[2, 4, 4] = np.nan, np.inf
     _, pixels, nodata = read_scene(write_tiff(tmp_path / "a.tif", bands))
@@ -127,14 +129,14 @@ def test_values_that_are_not_finite_are_no_data(tmp_path):
     assert np.isfinite(pixels).all() and pixels[1, 2, 0] == 0
 
 
-def test_an_internal_mask_is_read(tmp_path):
+def test_an_internal_mask_is_read(tmp_path: Path) -> None:
     mask = np.full((20, 30), 255, np.uint8)
     mask[:, :4] = 0
     _, _, nodata = read_scene(write_tiff(tmp_path / "a.tif", noise(), mask=mask))
     np.testing.assert_array_equal(nodata, mask == 0)
 
 
-def test_png_and_jpeg_have_no_place(tmp_path):
+def test_png_and_jpeg_have_no_place(tmp_path: Path) -> None:
     rgba = noise(4).transpose(1, 2, 0).copy()
     rgba[:, :, 3] = 255
     rgba[3, 3, 3] = 0
@@ -148,7 +150,7 @@ def test_png_and_jpeg_have_no_place(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["tif", "png", "vrt"])
-def test_parts_are_cut_from_the_whole_and_bands_come_in_the_order_asked_for(tmp_path, kind):
+def test_parts_are_cut_from_the_whole_and_bands_come_in_the_order_asked_for(tmp_path: Path, kind: str) -> None:
     bands = noise(3)
     path = write_tiff(tmp_path / "a.tif", bands, nodata=None if kind == "png" else 7)
     if kind == "png":
@@ -167,7 +169,7 @@ def test_parts_are_cut_from_the_whole_and_bands_come_in_the_order_asked_for(tmp_
         assert reduced.shape == (5, 6, 2) and abs(float(reduced.mean()) - float(pixels.mean())) < 4
 
 
-def write_vrt(path, source):
+def write_vrt(path: Path, source: Path) -> Path:
     """Writes a VRT over three bands of a TIFF of 30 x 20 pixels."""
     band = (
         '<VRTRasterBand dataType="Byte" band="{0}"><NoDataValue>7</NoDataValue><SimpleSource>'
@@ -179,7 +181,7 @@ def write_vrt(path, source):
     return path
 
 
-def test_bad_files_are_named(tmp_path):
+def test_bad_files_are_named(tmp_path: Path) -> None:
     whole = write_tiff(tmp_path / "whole.tif", noise(3, 200, 200)).read_bytes()
     (tmp_path / "cut.tif").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.png").write_text("not an image")
@@ -194,13 +196,13 @@ def test_bad_files_are_named(tmp_path):
 # --- real scenes ------------------------------------------------------------------------------------------------
 
 
-def real_scene(name):
+def real_scene(name: str) -> Path:
     if not (SCENES / name).exists():
         pytest.skip("no scenes beside the checkout")
     return SCENES / name
 
 
-def test_a_real_scene_of_three_bands():
+def test_a_real_scene_of_three_bands() -> None:
     path = real_scene("oam_kampala_3072x2048_rgb.tif")
     scene, pixels, nodata = read_scene(path)
     assert pixels.shape == (2048, 3072, 3) and nodata is None

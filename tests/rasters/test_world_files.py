@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import rasterio
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
-from rsseg_tf.rasters.world_files import image_place
+from rsseg_tf.rasters.world_files import ImagePlace, image_place
 
 WORLD = "0.5\n0\n0\n-0.5\n500000.25\n5399999.75\n"
 PLACE = Affine(0.5, 0, 500000, 0, -0.5, 5400000)
@@ -17,7 +19,7 @@ UTM = CRS.from_epsg(32633)
 DRIVERS = {".jpg": "JPEG", ".jpeg": "JPEG", ".JPG": "JPEG", ".png": "PNG", ".tif": "GTiff"}
 
 
-def write_image(path):
+def write_image(path: Path) -> Path:
     pixels = np.zeros((40, 50, 3), np.uint8)
     if path.suffix == ".tif":
         with rasterio.open(path, "w", driver="GTiff", width=50, height=40, count=3, dtype="uint8") as target:
@@ -27,7 +29,7 @@ def write_image(path):
     return path
 
 
-def place(path):
+def place(path: Path) -> ImagePlace:
     return image_place(path, DRIVERS[path.suffix])
 
 
@@ -39,7 +41,9 @@ def place(path):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("text", [WORLD, WORLD.replace(".", ","), "\ufeff" + WORLD.replace("\n", "\r\n")])
-def test_world_files_give_the_transform_and_prj_files_the_crs(tmp_path, image, world, text):
+def test_world_files_give_the_transform_and_prj_files_the_crs(
+    tmp_path: Path, image: str, world: str, text: str
+) -> None:
     path = write_image(tmp_path / f"a{image}")
     path.with_suffix(world).write_text(text, "utf-8")
     found = place(path)
@@ -48,7 +52,7 @@ def test_world_files_give_the_transform_and_prj_files_the_crs(tmp_path, image, w
     assert place(path).crs == UTM
 
 
-def test_gdals_side_file_counts(tmp_path):
+def test_gdals_side_file_counts(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.png")
     (tmp_path / "a.png.aux.xml").write_text(
         f"<PAMDataset><SRS>{UTM.to_wkt()}</SRS>"
@@ -58,7 +62,7 @@ def test_gdals_side_file_counts(tmp_path):
     assert place(path) == image_place(path, "PNG") and place(path).crs == UTM and place(path).transform == PLACE
 
 
-def test_what_cannot_be_used_is_told(tmp_path):
+def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.jpg")
     assert place(path).note is None and place(path).transform == Affine.identity()
     for text in ("1\n2\n", "a b c d e f", "0\n0\n0\n0\n1\n1\n", "nan 0 0 1 1 1"):

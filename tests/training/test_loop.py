@@ -22,7 +22,7 @@ from rsseg_tf.config import Config
 from rsseg_tf.errors import ConfigError, DataError, TrainingError, WeightsError
 from rsseg_tf.evaluate.evaluation import Evaluation
 from rsseg_tf.files.lists import Sample
-from rsseg_tf.training import TrainResult, loop, train
+from rsseg_tf.training import TrainResult, segmentation, train
 from rsseg_tf.training.folder import checkpoints
 from tests.fixtures.configs import samples, tiny_config, use_tiny_backbone
 from tests.fixtures.devices import two_devices
@@ -254,7 +254,7 @@ def test_a_picture_that_cannot_be_made_costs_nothing(tmp_path: Path, monkeypatch
     def fail(*_: object) -> None:
         raise ValueError("no colours")
 
-    monkeypatch.setattr(loop, "overlay", fail)
+    monkeypatch.setattr(segmentation, "overlay", fail)
     record, lines = Record(), list[str]()
     result = run(tmp_path, "out", "train.iters=3", evaluate=True, callbacks=[record], notify=lines.append)
     assert result.stopped == "finished" and record.evaluations[0]["pictures"] == []
@@ -311,7 +311,7 @@ def test_a_checkpoint_that_cannot_be_removed_is_told_of(tmp_path: Path, monkeypa
     def refuse(path: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(folder_module, "discard_checkpoint", refuse)
+    monkeypatch.setattr(folder_module, "discard_folder", refuse)
     lines: list[str] = []
     result = run(tmp_path, "out", "train.keep_checkpoint_max=1", notify=lines.append)
     assert result.stopped == "finished" and [p.name for p in checkpoints(tmp_path / "out")] == ["iter_3", "iter_6"]
@@ -325,7 +325,7 @@ def script_scores(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
     def scored(*_: object) -> tuple[SimpleNamespace, list[np.ndarray]]:
         return SimpleNamespace(miou=left.pop(0), acc=0.0, kappa=0.0, dice=0.0, classes=(), class_iou=()), []
 
-    monkeypatch.setattr(loop, "_evaluate", scored)
+    monkeypatch.setattr(segmentation, "_evaluate", scored)
 
 
 def test_resuming_before_the_best_model_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from rsseg_tf.ssl.momentum import cosine_rate
 from rsseg_tf.training import TrainResult, pretrain
 from rsseg_tf.training.callbacks import CollapseMonitor
 from rsseg_tf.training.folder import checkpoints
-from rsseg_tf.training.pretraining import _start, rate_of_step, steps_in_all
+from rsseg_tf.training.pretraining import _build, rate_of_step, steps_in_all
 from tests.fixtures.devices import two_devices
 from tests.fixtures.pretraining import METHODS, images, tiny_pretraining, use_tiny_resnet
 from tests.fixtures.training import Record, StopAt, assert_equal_weights, weights
@@ -79,7 +79,7 @@ def test_two_devices_equal_one(method: str, tmp_path: Path) -> None:
 def test_methods_with_split_keys_run_on_two_devices(method: str, tmp_path: Path) -> None:
     record = Record()
     strategy = two_devices()
-    overrides = ("train.iters=2", "train.batch_size=8", "method.key_bn=split", "method.key_bn_splits=2")
+    overrides = ("train.iters=2", "train.total_batch_size=8", "method.key_bn=split", "method.key_bn_splits=2")
     result = run(tmp_path, "two", method, *overrides, strategy=strategy, callbacks=[record])
     arrays = weights(result.checkpoint)
     assert int(arrays["queue/pointer"]) == 0 and record.steps[2]["spread"] > 0
@@ -168,7 +168,7 @@ def test_simsiams_predictor_keeps_the_highest_rate_of_the_run(tmp_path: Path) ->
     schedule = "lr_schedule={name: cosine, learning_rate: 0.5, warmup_epochs: 1, base_batch_size: 8}"
     config = config_of(tmp_path, schedule)
     strategy = tf.distribute.get_strategy()
-    method, optimizer, _ = _start(config, 6, 12, strategy, None, offline=True, notify=print)
+    method, optimizer = _build(config, 6, 12, strategy, None, offline=True, notify=print)
     kept = {method.trainable_variables[i].path for i in optimizer._constant}
     assert kept == {v.path for v in method.predictor.trainable_variables} and len(kept) == 5
     assert optimizer.constant_rate == 0.25, "half of it, for half the batch"
@@ -180,15 +180,19 @@ def test_simsiams_predictor_keeps_the_highest_rate_of_the_run(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("method", "overrides", "message"),
     [
-        ("moco_v2", ("train.batch_size=6", "method.key_bn=ema_stats"), "queue_size is 8, which a batch of 6 samples"),
-        ("moco_byol", ("train.batch_size=12",), "batch of 12 samples of 2 keys each does not divide"),
-        ("swav", ("train.batch_size=3",), "queue_size is 8, which a batch of 3"),
+        (
+            "moco_v2",
+            ("train.total_batch_size=6", "method.key_bn=ema_stats"),
+            "queue_size is 8, which a batch of 6 samples",
+        ),
+        ("moco_byol", ("train.total_batch_size=12",), "batch of 12 samples of 2 keys each does not divide"),
+        ("swav", ("train.total_batch_size=3",), "queue_size is 8, which a batch of 3"),
         (
             "moco_v2",
             ("method.key_bn_splits=4",),
             "key_bn is split: a device's 4 images are normalised in 4 equal parts",
         ),
-        ("simsiam", ("train.batch_size=13",), "train.batch_size is 13, but there are 12 images"),
+        ("simsiam", ("train.total_batch_size=13",), "train.total_batch_size is 13, but there are 12 images"),
         ("simsiam", ("optimizer={name: adamw}",), "gives all weights one learning rate"),
     ],
 )
@@ -200,8 +204,8 @@ def test_batches_that_fit_nothing(method: str, overrides: tuple[str, ...], messa
 
 def test_devices_must_share_a_batch_equally(tmp_path: Path) -> None:
     strategy = two_devices()
-    with pytest.raises(ConfigError, match="train.batch_size is 3, .* 2 devices cannot share it"):
-        run(tmp_path, "out", "simsiam", "train.batch_size=3", strategy=strategy)
+    with pytest.raises(ConfigError, match="train.total_batch_size is 3, .* 2 devices cannot share it"):
+        run(tmp_path, "out", "simsiam", "train.total_batch_size=3", strategy=strategy)
 
 
 def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path) -> None:

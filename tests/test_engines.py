@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
-import os
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rsseg_tf.engines import Choice, choose, choosing, find_candidates, measuring, named_candidate
+from rsseg_tf import engines
+from rsseg_tf.engines import Choice, choose, find_candidates, named_candidate
 from rsseg_tf.errors import ExportError, WeightsError
 from rsseg_tf.manifest import Artifact, Format, Quantization
 from rsseg_tf.predict import InferenceOptions
@@ -54,10 +52,8 @@ def nearly(pixels: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An exported version without models, and a cache of its own."""
-    monkeypatch.setenv("RSSEG_TF_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("rsseg_tf.engines.choosing._load", lambda: 0.0)
+def folder(tmp_path: Path) -> Path:
+    """An exported version without models."""
     return write_version(tmp_path / "out" / "1", "savedmodel", "onnx", "tflite float32", "tflite dynamic")
 
 
@@ -93,7 +89,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
         return Predictor("made up", SPEC, predict, InferenceOptions())
 
-    monkeypatch.setattr(measuring, "open_predictor", pretend)
+    monkeypatch.setattr(engines, "open_predictor", pretend)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     return names
 
@@ -158,7 +154,7 @@ def test_an_engine_is_one_by_name(folder: Path) -> None:
 
 def test_the_fastest_that_is_exact_is_chosen_and_the_line_says_why(folder: Path, opened: list[tuple[str, str]]) -> None:
     choice = choose(folder.parent, size=(60, 80))
-    assert choice.candidate.name == "tflite float32" and not choice.remembered
+    assert choice.candidate.name == "tflite float32"
     assert [name for name, _ in opened] == [".", "model.onnx", "float32.tflite", "dynamic.tflite"]
     ms = {name: one.ms for name, one in choice.measured.items()}
     assert ms["tflite dynamic"] < ms["tflite float32"] < ms["onnx"] < ms["savedmodel"]
@@ -171,71 +167,14 @@ def test_the_fastest_that_is_exact_is_chosen_and_the_line_says_why(folder: Path,
     ), str(choice)
 
 
-def test_what_was_measured_is_remembered_for_any_tolerance(folder: Path, opened: list[tuple[str, str]]) -> None:
-    first = choose(folder, size=(60, 80))
-    opened.clear()
-    again = choose(folder, size=(60, 80), tolerance=1.5)
-    assert opened == [] and again.remembered and again.measured == first.measured
-    assert again.candidate.name == "tflite dynamic" and "0 % of pixels differ" not in str(again)
-    assert "1 % of pixels differ, measured earlier." in str(again)
+def test_a_higher_tolerance_chooses_what_is_faster(folder: Path, opened: list[tuple[str, str]]) -> None:
+    choice = choose(folder, size=(60, 80), tolerance=1.5)
+    assert choice.candidate.name == "tflite dynamic" and "1 % of pixels differ." in str(choice)
 
 
-def test_what_a_busy_machine_took_is_measured_again_when_it_is_idle(
-    folder: Path, opened: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rsseg_tf.engines.choosing._load", lambda: 7.0)
-    choice = choose(folder, size=(60, 80))
-    assert not choice.remembered and "% of pixels differ, while other programs kept the machine busy." in str(choice)
-    again = choose(folder, size=(60, 80))  # which would not be measured better now
-    assert again.remembered and ", measured earlier, while other programs kept the machine busy." in str(again)
-    monkeypatch.setattr("rsseg_tf.engines.choosing._load", lambda: 0.3)
-    idle = choose(folder, size=(60, 80))
-    assert not idle.remembered and "busy" not in str(idle)
-    monkeypatch.setattr("rsseg_tf.engines.choosing._load", lambda: 7.0)
-    assert choose(folder, size=(60, 80)).remembered and "busy" not in str(choose(folder, size=(60, 80)))
-
-
-def test_the_load_is_a_number_for_each_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getloadavg", lambda: (6.0, 1.0, 1.0), raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    assert choosing._load() == 1.5
-    monkeypatch.delattr(os, "getloadavg")
-    assert choosing._load() == 0
-
-
-CHANGES: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
-    "a file": lambda folder, patch: (folder / "float32.tflite").write_bytes(b"another"),
-    "the answers": lambda folder, patch: np.savez(folder / "reference.npz", **_fewer(folder)),
-    "the processors": lambda folder, patch: patch.setattr("rsseg_tf.engines.choosing.available_threads", lambda: 99),
-    "the processor": lambda folder, patch: patch.setattr("rsseg_tf.engines.choosing._processor", lambda: "another"),
-    "a package": lambda folder, patch: patch.setattr("rsseg_tf.engines.choosing._version", lambda name: "99"),
-    "a damaged record": lambda folder, patch: [
-        path.write_text("[]", "utf-8") for path in (folder.parents[1] / "cache" / "engines").iterdir()
-    ],
-}
-
-
-def _fewer(folder: Path) -> dict[str, np.ndarray]:
-    with np.load(folder / "reference.npz") as arrays:
-        return {name: arrays[name][:1] for name in ("pixels", "logits")} | {"made_up": np.array(1)}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_it_is_measured_again_after_a_change_of(
-    folder: Path, opened: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
-    choose(folder, size=(60, 80))
-    assert choose(folder, size=(60, 80)).remembered
-    CHANGES[change](folder, monkeypatch)
-    assert not choose(folder, size=(60, 80)).remembered
-
-
-def test_another_size_is_another_measurement_and_large_ones_are_cut(
-    folder: Path, opened: list[tuple[str, str]]
-) -> None:
+def test_large_images_are_cut(folder: Path, opened: list[tuple[str, str]]) -> None:
     assert choose(folder, size=(5000, 90)).size == (512, 90)
-    assert choose(folder, size=(600, 90)).remembered
-    assert not choose(folder, size=(60, 90)).remembered
+    assert choose(folder, size=(60, 90)).size == (60, 90)
 
 
 def test_the_miou_that_the_export_measured_counts_instead(folder: Path, opened: list[tuple[str, str]]) -> None:
@@ -289,8 +228,7 @@ def test_answers_of_another_shape_or_that_are_no_numbers_are_not_chosen(
         (lambda pixels: answer(pixels) + np.float32("nan"), r"gives no answer \(the model gives values that are not"),
     ):
         predictor = Predictor("made up", SPEC, wrong, InferenceOptions())
-        monkeypatch.setattr(measuring, "open_predictor", lambda *_, predictor=predictor, **__: predictor)
-        monkeypatch.setenv("RSSEG_TF_CACHE", str(folder / f"cache{id(wrong)}"))
+        monkeypatch.setattr(engines, "open_predictor", lambda *_, predictor=predictor, **__: predictor)
         with pytest.raises(ExportError, match=f"savedmodel .*{why}"):
             choose(folder, size=(60, 80))
 
@@ -305,9 +243,7 @@ def test_a_checkpoint_is_compared_with_itself_in_float32(
     assert choice.measured["keras"].lost == 0 < choice.measured["keras bf16"].lost < 20
     assert all(one.ms > 0 for one in choice.measured.values())
     exact = choose(checkpoint, config=config, size=(32, 32), tolerance=0)
-    assert exact.candidate.name == "keras" and exact.remembered
-    other = config.model_copy(update={"eval": config.eval.model_copy(update={"flip_vertical": True})})
-    assert not dataclasses.replace(choose(checkpoint, config=other, size=(32, 32), tolerance=100)).remembered
+    assert exact.candidate.name == "keras"
 
 
 def test_openvino_opens_in_bfloat16(tmp_path: Path) -> None:

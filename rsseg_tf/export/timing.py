@@ -1,8 +1,8 @@
-"""How fast are exported models, and how much memory do they take? Each in a process of its own.
+"""Times models: `time_runs` in this process, `time_in_process` in one of its own, with the memory that it takes.
 
-    python -m rsseg_tf.export.benchmark PATH --size 512 512 --threads 2 --runs 20
+    python -m rsseg_tf.export.timing PATH --size 512 512 --threads 2 --runs 20
 
-measures one and prints JSON; `measure` starts such processes.
+is such a process; it prints JSON.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import resource
 import subprocess
@@ -20,10 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rsseg_tf.errors import ExportError, RssegError
 from rsseg_tf.files import StrPath
+from rsseg_tf.predict import Predict
 
-__all__ = ["Timing", "measure"]
+__all__ = ["Timing", "time_in_process", "time_runs"]
 
 _WARM_UP = 2  # runs that are not counted
 
@@ -33,15 +38,15 @@ class Timing:
     """Cost of one model on one size of image.
 
     Attributes:
-        path: the model.
-        load_s: seconds from the path to a model that is ready.
-        first_ms: time of the first image.
-        p50_ms: median time of an image.
-        p90_ms: nine of ten images take no longer.
-        p99_ms: likewise 99 of 100; with fewer runs the slowest.
-        memory_mib: highest memory of the process beyond what it had before the model was loaded.
-        threads: that one operation may use.
-        runs: how many images were timed.
+        path: The model.
+        load_s: Seconds from the path to a model that is ready.
+        first_ms: Time of the first image.
+        p50_ms: Median time of an image.
+        p90_ms: Nine of ten images take no longer.
+        p99_ms: Likewise 99 of 100; with fewer runs the slowest.
+        memory_mib: Highest memory of the process beyond what it had before the model was loaded.
+        threads: Threads that one operation may use.
+        runs: How many images were timed.
     """
 
     path: str
@@ -55,18 +60,44 @@ class Timing:
     runs: int
 
 
-def measure(path: StrPath, size: tuple[int, int], *, threads: int, runs: int, timeout_s: float = 3600) -> Timing:
+def time_runs(
+    predict: Predict, pixels: NDArray, runs: int, *, seconds: float = math.inf
+) -> tuple[NDArray[np.float32], list[float]]:
+    """Runs a model on the same pixels several times.
+
+    Args:
+        predict: The model.
+        pixels: `(B, H, W, bands)`.
+        runs: How often, the first included.
+        seconds: When to stop early, but not before the second run.
+
+    Returns:
+        The last answer, and the milliseconds of each run.
+    """
+    times: list[float] = []
+    while len(times) < runs:
+        began = time.perf_counter()
+        answer = predict(pixels)
+        times.append(1000 * (time.perf_counter() - began))
+        if len(times) > 1 and sum(times) > 1000 * seconds:
+            break
+    return answer, times
+
+
+def time_in_process(
+    path: StrPath, size: tuple[int, int], *, threads: int, runs: int, timeout_s: float = 3600
+) -> Timing:
     """Times a model in a new process.
 
     Args:
-        path: checkpoint or anything exported.
+        path: Checkpoint or anything exported.
         size: (height, width) of the image.
-        threads: that one operation may use.
-        runs: images to time, after two that are not counted.
-        timeout_s: when to give up.
+        threads: Threads that one operation may use.
+        runs: Images to time, after two that are not counted.
+        timeout_s: When to give up.
 
     Raises:
-        ExportError: when the process fails or takes too long.
+        ExportError: When the process fails or takes too long.
     """
     path = Path(path)
     command = [sys.executable, "-m", __name__, str(path), "--size", *map(str, size)]
@@ -85,7 +116,6 @@ def measure(path: StrPath, size: tuple[int, int], *, threads: int, runs: int, ti
 
 def _run(path: Path, size: tuple[int, int], threads: int, runs: int) -> Timing:
     """Times a model in this process, whose memory must be that of nothing else."""
-    import numpy as np
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -102,11 +132,7 @@ def _run(path: Path, size: tuple[int, int], threads: int, runs: int) -> Timing:
     load_s = time.perf_counter() - began
     dtype = predictor.manifest.artifacts[0].input.dtype if predictor.manifest else "float32"
     pixels = random_tiles(predictor.spec, size, 1, dtype=dtype)
-    times = []
-    for _ in range(_WARM_UP + runs):
-        began = time.perf_counter()
-        predictor.predict(pixels)
-        times.append(1000 * (time.perf_counter() - began))
+    _, times = time_runs(predictor.predict, pixels, _WARM_UP + runs)
     p50, p90, p99 = np.percentile(times[_WARM_UP:], [50, 90, 99], method="higher").tolist()
     return Timing(str(path), load_s, times[0], p50, p90, p99, memory.mib(), threads, runs)
 

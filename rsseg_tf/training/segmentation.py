@@ -1,0 +1,257 @@
+"""Training of a segmentation model: what the loop runs, and its evaluation on validation images."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from rsseg_tf.build import build_losses, build_model
+from rsseg_tf.checkpoint import TrainState, load_weights, read_state, restore_training
+from rsseg_tf.config import Config
+from rsseg_tf.config.zoo import C2FNet
+from rsseg_tf.data import SampleReader, train_batches
+from rsseg_tf.datasets import DatasetSpec
+from rsseg_tf.errors import ConfigError, reason
+from rsseg_tf.evaluate.evaluation import Evaluation, plan_evaluation
+from rsseg_tf.files import StrPath
+from rsseg_tf.files.lists import Sample
+from rsseg_tf.metrics import SegmentationScores
+from rsseg_tf.predict import InferenceOptions, Predict, as_rgb, overlay
+from rsseg_tf.predictors import keras_predictor
+from rsseg_tf.training.folder import Notify
+from rsseg_tf.training.loop import TrainingPlan, TrainResult, Validation, run_training
+from rsseg_tf.training.optimizers import build_optimizer
+from rsseg_tf.training.schedules import learning_rate
+from rsseg_tf.training.step import TrainStep, synchronise_batch_norm
+from rsseg_tf.weights.pretrained import load_pretrained
+
+__all__ = ["train"]
+
+_PICTURES = 4  # validation overlays for TensorBoard at each evaluation
+
+
+def train(
+    config: Config,
+    save_dir: StrPath,
+    train_samples: Sequence[Sample],
+    val_samples: Sequence[Sample] = (),
+    *,
+    strategy: tf.distribute.Strategy | None = None,
+    resume: StrPath | None = None,
+    overwrite: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    offline: bool = False,
+    notify: Notify = lambda line: None,
+) -> TrainResult:
+    """Trains a model and keeps checkpoints in `save_dir`.
+
+    Args:
+        config: The whole run. `train.batch_size` counts samples per device.
+        save_dir: Where `iter_N/` and `best_model/` go; no other run may write there meanwhile.
+        train_samples: What to train on.
+        val_samples: What to evaluate on every `save_interval` steps, by the config's `eval.protocol`; empty for no
+            evaluation. All of them are read once before the first step.
+        strategy: The devices; None for the default one.
+        resume: A checkpoint to go on from.
+        overwrite: Whether a new run may replace an earlier one in `save_dir`, which is removed once the first
+            checkpoint is written.
+        callbacks: Keras callbacks; `training.callbacks` describes the calls. What one raises ends the run, after the
+            steps so far were saved.
+        offline: Whether pre-trained weights must be in the cache already.
+        notify: Called with a line for everything about the run that its log does not show: each file of pre-trained
+            weights that was loaded, what became of the best score of the run to resume, what could not be removed.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        ConfigError: When `save_dir` is in use or holds an earlier run, or nothing is left to do.
+        TrainingError: When a loss is NaN or infinite; the message names the step and the files of the batch.
+        DataError: When a sample turns out to be wrong, or the protocol does not fit the dataset. What was trained
+            before is saved.
+        WeightsError: When a checkpoint cannot be read or written.
+    """
+
+    def make_plan(strategy: tf.distribute.Strategy, resume: Path | None, notify: Notify) -> TrainingPlan:
+        evaluation = plan_evaluation(config, val_samples) if val_samples else None
+        if evaluation is not None:
+            evaluation.read_once()
+        model, optimizer = _build(config, strategy, resume, offline=offline, notify=notify)
+        if resume is None:
+            state = TrainState(protocol=config.eval.protocol)
+        else:
+            state = _state_to_resume(config, resume, evaluated=evaluation is not None, notify=notify)
+        batch_size = config.train.batch_size * strategy.num_replicas_in_sync
+        reader = SampleReader(
+            train_samples, config.dataset.spec, cache_mb=config.data.cache_mb, trust=config.data.trust
+        )
+        return TrainingPlan(
+            config=config,
+            iters=config.train.iters,
+            early_stop_intervals=config.train.early_stop_intervals,
+            batch_size=batch_size,
+            model=model,
+            optimizer=optimizer,
+            state=state,
+            reader=reader,
+            dataset=train_batches(
+                reader,
+                config.augment,
+                batch_size=batch_size,
+                seed=config.train.seed,
+                start=state.samples_seen,
+                workers=config.data.workers,
+            ),
+            take_step=TrainStep(model, optimizer, build_losses(config), strategy),
+            learning_rate=lambda step: learning_rate(step, config.lr_schedule, config.train.iters),
+            validate=None if evaluation is None else _Validator(config, model, evaluation, notify),
+        )
+
+    return run_training(
+        config,
+        save_dir,
+        make_plan,
+        strategy=strategy,
+        resume=resume,
+        overwrite=overwrite,
+        callbacks=callbacks,
+        notify=notify,
+    )
+
+
+def _build(
+    config: Config, strategy: tf.distribute.Strategy, resume: Path | None, *, offline: bool, notify: Notify
+) -> tuple[keras.Model, keras.optimizers.Optimizer]:
+    """Builds model and optimizer on the devices, with pre-trained weights or those of the checkpoint to resume."""
+    if resume is None and isinstance(config.model, C2FNet) and config.model.coarse.pretrained is None:
+        raise ConfigError(
+            "c2fnet learns on the predictions of a trained coarse model; there are no weights of one. Name them with "
+            "--coarse_model (or model.coarse.pretrained): a checkpoint folder, a file or a URL."
+        )
+    keras.utils.set_random_seed(config.train.seed)
+    with strategy.scope():
+        model = build_model(config, precision=config.train.precision)
+        if strategy.num_replicas_in_sync > 1:
+            synchronise_batch_norm(model)
+        optimizer = build_optimizer(config.optimizer, precision=config.train.precision)
+        # Variables must exist before the first step: a checkpoint to resume is loaded into them.
+        optimizer.build(model.trainable_variables)
+        if resume is not None:
+            load_weights(model, resume)
+            restore_training(model, optimizer, resume)
+        else:
+            for report in load_pretrained(model, config, offline=offline):
+                notify(report.summary())
+    return model, optimizer
+
+
+def _state_to_resume(config: Config, resume: Path, *, evaluated: bool, notify: Notify) -> TrainState:
+    """Returns where the run goes on.
+
+    Raises:
+        ConfigError: When nothing is left to do.
+    """
+    state = read_state(resume)
+    protocol = config.eval.protocol
+    if state.protocol != protocol:  # scores by two protocols cannot be compared
+        if state.best_step:
+            notify(
+                f"The best mIoU so far, {state.best_miou:.4f}, was counted by protocol {state.protocol}; from here on "
+                f"{protocol} counts, and the best model is looked for anew."
+            )
+        state = dataclasses.replace(state, best_miou=-1.0, best_step=0, stale_intervals=0, protocol=protocol)
+    state = dataclasses.replace(state, to_evaluate=state.to_evaluate and evaluated)
+    if state.step >= config.train.iters and not state.to_evaluate:
+        raise ConfigError(
+            f"{resume} is at step {state.step}, and train.iters is {config.train.iters}: nothing is left to do. "
+            "Raise --iters."
+        )
+    return state
+
+
+class _Validator:
+    """Evaluates the model while it is trained, and compares the score with the best so far."""
+
+    def __init__(self, config: Config, model: keras.Model, evaluation: Evaluation, notify: Notify) -> None:
+        self.predict = keras_predictor(model, config.dataset.spec)
+        self.options = InferenceOptions(**config.eval.inference())
+        self.evaluation, self.notify = evaluation, notify
+
+    def __call__(self, state: TrainState, stop_requested: threading.Event) -> Validation | None:
+        scored = _evaluate(self.predict, self.evaluation, self.options, stop_requested, self.notify)
+        if scored is None:
+            return None
+        scores, pictures = scored
+        state, improved = _with_score(state, scores.miou)
+        logs = {
+            "step": state.step,
+            "images": len(self.evaluation.samples),
+            "protocol": self.evaluation.summary,
+            "miou": scores.miou,
+            "acc": scores.acc,
+            "kappa": scores.kappa,
+            "dice": scores.dice,
+            **{f"iou/{name}": float(iou) for name, iou in zip(scores.classes, scores.class_iou, strict=True)},
+            "best_miou": state.best_miou,
+            "best_step": state.best_step,
+            "pictures": pictures,
+        }
+        return Validation(state, improved, logs)
+
+
+def _evaluate(
+    predict: Predict,
+    evaluation: Evaluation,
+    options: InferenceOptions,
+    stop_requested: threading.Event,
+    notify: Notify,
+) -> tuple[SegmentationScores, list[np.ndarray]] | None:
+    """Returns scores and pictures, or None when the run was asked to stop meanwhile: saving cannot wait then."""
+    spec = evaluation.spec
+    pictures: list[np.ndarray] = []
+    last = len(evaluation.samples) - 1
+    shown = {round(i * last / max(1, _PICTURES - 1)) for i in range(_PICTURES)}
+
+    def observe(index: int, image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> None:
+        if index in shown:
+            try:
+                pictures.append(_picture(image, label, prediction, spec))
+            except Exception as error:  # a score is worth more than its pictures
+                notify(f"There is no picture of {evaluation.samples[index].image}: {reason(error)}.")
+        if stop_requested.is_set():
+            raise _StopRequestedError
+
+    try:
+        return evaluation.run(predict, options, observe=observe), pictures
+    except _StopRequestedError:
+        return None
+
+
+class _StopRequestedError(Exception):
+    """Leaves an evaluation in the middle."""
+
+
+def _picture(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    """Returns image, label and prediction side by side."""
+    rgb = as_rgb(image, spec)
+    return np.hstack([rgb, overlay(rgb, label, spec.palette), overlay(rgb, prediction, spec.palette)])
+
+
+def _with_score(state: TrainState, miou: float) -> tuple[TrainState, bool]:
+    """Returns the state with the score of its step, and whether that is the best so far.
+
+    `state.best_step` may lie ahead of `state.step`: the run was resumed from a checkpoint before its best one. It may
+    equal `state.step`: the run was killed after it wrote `best_model` and before it noted the score.
+    """
+    again = state.best_step == state.step and miou >= state.best_miou
+    if miou > state.best_miou or again:
+        return dataclasses.replace(state, best_miou=miou, best_step=state.step, stale_intervals=0), True
+    # A best step that lies ahead is none of this branch's: evaluations before it do not count as stale.
+    stale = 0 if state.best_step == state.step else state.stale_intervals + (state.best_step < state.step)
+    return dataclasses.replace(state, stale_intervals=stale), False
