@@ -110,7 +110,7 @@ def _converted(config: Any, source: str, part: str, *, offline: bool) -> tuple[k
     model = build_model(config)
     found = {piece.section: piece for piece in parts(config, model)}
     reports = []
-    if (coarse := found.get("model.coarse")) is not None and not file.ours:
+    if (coarse := found.get("model.coarse")) is not None and not file.by_path:
         if coarse.source is None:
             raise ConfigError("A model of c2fnet has a coarse model too; name its weights with --coarse_model.")
         reports.append(load_part(model, coarse, open_source(coarse.source, offline=offline, progress=progress)))

@@ -64,8 +64,8 @@ class Document:
     """A nested mapping and the place where each of its keys was written.
 
     Attributes:
-        values: what the YAML says, merged with its bases.
-        origins: key path -> `file:line`, or `--set key=value` for an override.
+        values: What the YAML says, merged with its bases.
+        origins: Key path -> `file:line`, or `--set key=value` for an override.
     """
 
     values: dict[str, Any]
@@ -129,11 +129,11 @@ def load_document(path: Path, _from: tuple[Path, ...] = (), _known: dict[Path, D
     """Reads a YAML file and the files that it is based on.
 
     Args:
-        path: the file. `base:` in it names a file or a list of files, relative to its folder or as
+        path: The file. `base:` in it names a file or a list of files, relative to its folder or as
             `rsseg-tf config list` names them; later ones win.
 
     Raises:
-        ConfigError: for a file that cannot be read, broken YAML, a duplicate key, or files based on each other.
+        ConfigError: For a file that cannot be read, broken YAML, a duplicate key, or files based on each other.
     """
     resolved = path.resolve()
     if resolved in _from:
@@ -169,7 +169,7 @@ def parse_assignment(text: str) -> Document:
     """Turns `key.sub=value` into a document of that one value; the value is read as YAML.
 
     Raises:
-        ConfigError: without `=`, with an empty key, or with a value that is not YAML.
+        ConfigError: Without `=`, with an empty key, or with a value that is not YAML.
     """
     key, sign, value = text.partition("=")
     parts = key.strip().split(".")

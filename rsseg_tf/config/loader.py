@@ -32,11 +32,11 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Reads and checks a config of a segmentation model.
 
     Args:
-        path: a YAML file, or the name of a shipped one (`rsseg_tf.assets.shipped_configs`); `base:` in it is followed.
+        path: A YAML file, or the name of a shipped one (`rsseg_tf.assets.shipped_configs`); `base:` in it is followed.
         overrides: `key.sub=value` each, applied in order, under the same schema as the file.
 
     Raises:
-        ConfigError: one line per problem: where, what, received, allowed.
+        ConfigError: One line per problem: where, what, received, allowed.
     """
     document = load_document(find_config(str(path)))
     if _is_pretraining(document):
@@ -69,7 +69,7 @@ def config_from_document(document: Document, source: str) -> Config:
     """Checks the values of a document against the schema.
 
     Raises:
-        ConfigError: as `load_config`.
+        ConfigError: As `load_config`.
     """
     return _checked(document, source, Config)
 

@@ -44,8 +44,8 @@ class Imported:
     """What became of a config.
 
     Attributes:
-        values: sections of a config of ours; without a model for a file that others are based on.
-        notes: decisions that a reader may want to know of.
+        values: Sections of a config of ours; without a model for a file that others are based on.
+        notes: Decisions that a reader may want to know of.
     """
 
     values: dict[str, Any]
@@ -188,10 +188,10 @@ def import_paddleseg(path: StrPath) -> Imported:
     """Reads a config of PaddleSeg and what it is based on.
 
     Args:
-        path: a YAML file of PaddleSeg. One without a model, which others are based on, gives the sections it has.
+        path: A YAML file of PaddleSeg. One without a model, which others are based on, gives the sections it has.
 
     Raises:
-        ConfigError: one line per problem: keys, types and values without a counterpart, or an unreadable file.
+        ConfigError: One line per problem: keys, types and values without a counterpart, or an unreadable file.
     """
     path = Path(path)
     report = _Report()
@@ -309,8 +309,8 @@ def _check_classes(file: _Section, classes: Any) -> None:
     """The number of classes follows from the dataset; the original takes no other one for the model.
 
     Args:
-        file: the whole file.
-        classes: of its dataset; None without one.
+        file: The whole file.
+        classes: Of its dataset; None without one.
     """
     for key in ("model", "coase_model", "coarse_model"):
         model = file.left.get(key)

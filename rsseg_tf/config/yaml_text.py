@@ -32,8 +32,8 @@ def read_text(path: Path) -> str:
     """Reads a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, as editors on Windows write it.
 
     Raises:
-        OSError: when it cannot be read.
-        ConfigError: when it is too large, or no text.
+        OSError: When it cannot be read.
+        ConfigError: When it is too large, or no text.
     """
     with path.open("rb") as file:  # not by its size, which pipes do not have
         content = file.read(_MOST_BYTES + 1)
@@ -50,8 +50,8 @@ def compose(loader: yaml.SafeLoader, source: str) -> yaml.Node | None:
     """Returns the one document of a loader as nodes, whose number and depth are bounded with references followed.
 
     Raises:
-        yaml.YAMLError: when it is no YAML.
-        ConfigError: when it is too much of it.
+        yaml.YAMLError: When it is no YAML.
+        ConfigError: When it is too much of it.
     """
     try:
         node = loader.get_single_node()

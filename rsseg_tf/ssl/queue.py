@@ -17,7 +17,7 @@ class Queue(keras.layers.Layer):
 
     Attributes:
         keys: (size, dim) float32, rows of length 1 (random ones at first) or, with `empty`, zeros until filled.
-        pointer: int32 scalar, the row that the next batch begins at.
+        pointer: Int32 scalar, the row that the next batch begins at.
     """
 
     def __init__(self, size: int, dim: int, *, empty: bool = False, name: str) -> None:
@@ -40,7 +40,7 @@ class Queue(keras.layers.Layer):
 
         Args:
             keys: (n, dim); n divides the size.
-            when: boolean scalar; False changes nothing.
+            when: Boolean scalar; False changes nothing.
         """
         before, pointer = self.keys.value, self.pointer.value
         after = ops.slice_update(before, [pointer, 0], ops.cast(keys, "float32"))

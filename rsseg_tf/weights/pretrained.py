@@ -209,7 +209,7 @@ def open_source(source: str, *, offline: bool = False, progress: Progress | None
     """Reads the tensors of a source.
 
     Raises:
-        WeightsError: when it is nothing that can be read.
+        WeightsError: When it is nothing that can be read.
     """
     if source.startswith(("http://", "https://")):
         return read_tensors(cached(source, offline=offline, progress=progress), source.partition("#")[0])
@@ -218,7 +218,7 @@ def open_source(source: str, *, offline: bool = False, progress: Progress | None
         return read_preset(source, offline=offline or is_offline())
     if path.is_dir():
         arrays, digest = read_weights(path)
-        return TensorFile(source, "checkpoint", digest, arrays, ours=True)
+        return TensorFile(source, "checkpoint", digest, arrays, by_path=True)
     if path.is_file():
         return read_tensors(path)
     raise WeightsError(
@@ -235,10 +235,10 @@ def load_part(model: Any, part: Part, file: TensorFile) -> LoadReport:
         WeightsError: When one is missing, left over or has another shape. Nothing is assigned then.
     """
     paths = set(part.paths)
-    if file.ours and part.section == "model":  # our checkpoints hold whole models, the coarse one included
+    if file.by_path and part.section == "model":  # our checkpoints hold whole models, the coarse one included
         paths = {variable.path for variable in model.weights}
     variables = {variable.path: variable for variable in model.weights if variable.path in paths}
-    if file.ours:
+    if file.by_path:
         # A checkpoint of c2fnet has the prefix; one of a model by itself has not.
         names = {path if path in file.tensors else path.removeprefix(part.prefix): path for path in variables}
         found = {name: file.tensors[name] for name in names if name in file.tensors}
@@ -247,12 +247,12 @@ def load_part(model: Any, part: Part, file: TensorFile) -> LoadReport:
         names = _released(part)
         found, skipped = match_names(file.tensors, names)
     _require_likeness(part, file, len(found), len(names))
-    found = _fit_bands(found, names, variables, ours=file.ours)
+    found = _fit_bands(found, names, variables, channels_first=not file.by_path)
     left_over = {
         name: file.tensors[name] for name in skipped if part.whole and not name.endswith("num_batches_tracked")
     }
     what = f"{part.section} ({file.source})"
-    assign_variables(variables, found | left_over, names, what, theirs=not file.ours)
+    assign_variables(variables, found | left_over, names, what, channels_first=not file.by_path)
     values = sum(int(np.prod(array.shape)) for array in found.values())
     return LoadReport(part.section, file, len(found), values, skipped)
 
@@ -277,7 +277,7 @@ def _require_likeness(part: Part, file: TensorFile, found: int, wanted: int) -> 
 
 
 def _fit_bands(
-    found: dict[str, np.ndarray], names: Mapping[str, str], variables: Mapping[str, Any], *, ours: bool
+    found: dict[str, np.ndarray], names: Mapping[str, str], variables: Mapping[str, Any], *, channels_first: bool
 ) -> dict[str, np.ndarray]:
     """Inflates the first convolution where the dataset has another number of bands than three.
 
@@ -285,15 +285,15 @@ def _fit_bands(
         found: Tensors by their names in the file.
         names: Names in the file, each with the path of the variable.
         variables: By path, the first convolution's kernel before all others.
-        ours: Whether kernels are (height, width, in, out), as in our checkpoints; else (out, in, height, width).
+        channels_first: Whether kernels are (out, in, height, width), as in released files.
     """
     stem = next((path for path, variable in variables.items() if len(variable.shape) == 4), None)
     name = next((name for name, path in names.items() if path == stem), None)
     if stem is None or name is None or name not in found or found[name].ndim != 4:
         return found
     kernel, bands = found[name], variables[stem].shape[2]
-    theirs = kernel.transpose(3, 2, 0, 1) if ours else kernel
-    if theirs.shape[1] != 3 or bands == 3:
+    kernel = kernel if channels_first else kernel.transpose(3, 2, 0, 1)
+    if kernel.shape[1] != 3 or bands == 3:
         return found
-    inflated = inflate_bands(theirs, bands)
-    return {**found, name: inflated.transpose(2, 3, 1, 0) if ours else inflated}
+    inflated = inflate_bands(kernel, bands)
+    return {**found, name: inflated if channels_first else inflated.transpose(2, 3, 1, 0)}
