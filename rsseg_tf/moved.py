@@ -46,6 +46,7 @@ MODULES = {
     "rsseg_tf.inference.background": "rsseg_tf.files.ahead",
     "rsseg_tf.inference.ground": "rsseg_tf.rasters.ground",
     "rsseg_tf.inference.plain_paths": "rsseg_tf.files.paths",
+    "rsseg_tf.pretrained": "rsseg_tf.weights.pretrained",
     "rsseg_tf.probe": "rsseg_tf.evaluate.probe",
     "rsseg_tf.protocols": "rsseg_tf.datasets.protocols",
     "rsseg_tf.serving.addresses": "rsseg_tf.serving.transports",

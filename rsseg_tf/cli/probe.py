@@ -87,7 +87,9 @@ def command(
     from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD
     from rsseg_tf.evaluate.probe import ProbeSettings, cut_patches, probe
 
-    spec = config.dataset.spec
+    spec, backbone = config.dataset.spec, config.model.backbone
+    if backbone is None:
+        raise ConfigError(f"The model of --config, {config.model.label}, has no backbone of its own.")
     choose_device(device, gpus)
     if normalisation == "imagenet" and spec.bands != 3:
         raise ConfigError(f"--normalisation imagenet is for 3 bands; the dataset '{spec.name}' has {spec.bands}.")
@@ -103,7 +105,7 @@ def command(
         )
     counts = sorted({*asked, len(train.labels)})
     rows = probe(
-        config.model.backbone,
+        backbone,
         sources,
         spec,
         train,
@@ -121,7 +123,7 @@ def command(
 
         report = {
             "dataset": config.dataset.spec.name,
-            "backbone": config.model.backbone.name,
+            "backbone": backbone.name,
             "patch_size": patch_size,
             "train_patches": len(train.labels),
             "val_patches": len(val.labels),
