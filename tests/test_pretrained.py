@@ -225,6 +225,7 @@ def test_the_backbone_of_our_own_checkpoints(tmp_path: Path, backbone: Any) -> N
     config = config_of(tmp_path, FCN)
     trained = build_model(config)
     save_checkpoint(tmp_path / "whole", trained, None, TrainState(), config)
+    assert config.model.backbone is not None
     alone = build_backbone(config.model.backbone)
     save_checkpoint(tmp_path / "alone", alone, None, TrainState(), config)
     for folder, source in (("whole", trained), ("alone", alone)):
