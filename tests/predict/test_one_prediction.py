@@ -20,7 +20,6 @@ from rsseg_tf.evaluate.stitching import find_scenes
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.metrics import confusion_matrix
 from rsseg_tf.predict import InferenceOptions, OutputOptions, any_size
-from rsseg_tf.prepare.tile_names import XYXY
 from rsseg_tf.rasters.images import write_png
 from tests.fixtures.scenes import SPEC, noise, predict_files, read_band, write_scene
 
@@ -35,10 +34,8 @@ def uneven(batch: NDArray) -> NDArray[np.float32]:
     weights = np.array([[1.0, -2.0, 0.5], [0.3, 0.8, -1.0], [-1.5, 0.1, 2.0]], np.float32) / 255
     down = np.linspace(-0.2, 0.2, height, dtype=np.float32)[:, np.newaxis, np.newaxis]
     across = np.linspace(0.3, -0.1, width, dtype=np.float32)[:, np.newaxis]
-    logits: NDArray[np.float32] = (
-        blurred @ weights + down * np.array([1, 0, -1], np.float32) + across * np.array([0, 1, -1], np.float32)
-    )
-    return logits
+    logits = blurred @ weights + down * np.array([1, 0, -1], np.float32) + across * np.array([0, 1, -1], np.float32)
+    return logits.astype(np.float32)
 
 
 def of_one_size(batch: NDArray) -> NDArray[np.float32]:
@@ -127,7 +124,7 @@ def test_one_tile_that_is_a_scene_counts_the_same_by_the_stitched_protocol(
         scales=(0.75, 1.5), is_slide=True, crop_size=(16, 11), stride=(9, 7), blend="cosine", batch_size=3
     )
     whole_counts = evaluate(uneven, samples, SPEC, options).confusion
-    stitched = evaluate_stitched(uneven, find_scenes(samples, XYXY), SPEC, options).confusion
+    stitched = evaluate_stitched(uneven, find_scenes(samples, "{stem}_{x0}_{y0}_{x1}_{y1}"), SPEC, options).confusion
     np.testing.assert_array_equal(whole_counts, stitched)
 
 

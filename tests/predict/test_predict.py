@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -28,6 +28,7 @@ from rsseg_tf.predict import image as image_module
 from rsseg_tf.predict import plan as plan_module
 from rsseg_tf.predict.resuming import JOURNAL
 from rsseg_tf.rasters.images import image_header, read_image, read_label, write_png
+from rsseg_tf.rasters.scenes import open_scene
 from tests.fixtures.scenes import plan_of, predict_files
 
 SPEC = custom_spec("toy", ("dark", "bright"), ((10, 20, 200), (250, 240, 0)))
@@ -133,7 +134,7 @@ def test_results_of_an_earlier_run_are_not_predicted_again(folder: Path, place: 
     save_dir = folder / place
     first, base = collect_images(folder, exclude=save_dir)
     predict_files(first, bright, SPEC, save_dir, PLAIN, base=base)
-    told = []
+    told: list[Any] = []
     again, _ = collect_images(folder, exclude=save_dir, notify=told.append)
     assert again == first
     elsewhere, _ = collect_images(folder, exclude=folder / "another", notify=told.append)
@@ -147,7 +148,7 @@ def test_links_are_followed_and_what_is_left_out_is_told(folder: Path, tmp_path:
     (folder / "linked").symlink_to(tmp_path / "store")
     (folder / "loop").symlink_to(folder)
     (folder / "scene.jp2").write_bytes(b"x")
-    told = []
+    told: list[Any] = []
     images, _ = collect_images(folder, notify=told.append)
     assert folder / "linked/tile.png" in images and len(images) == 5
     (line,) = told
@@ -257,9 +258,9 @@ def test_a_failure_is_reported_and_the_others_are_done(folder: Path, tmp_path: P
         PLAIN,
     )
     assert [result.ok for result in results] == [False, False, True, False]
-    assert "broken.png" in results[0].error and "damaged" in results[0].error
-    assert "has 1 band, but the dataset 'toy' has 3" in results[1].error
-    assert "beside its alpha band" in results[3].error
+    assert "broken.png" in (results[0].error or "") and "damaged" in (results[0].error or "")
+    assert "has 1 band, but the dataset 'toy' has 3" in (results[1].error or "")
+    assert "beside its alpha band" in (results[3].error or "")
     assert all("\n" not in result.error for result in results if result.error)
     assert [result.image.name for result in results] == list(names)
     assert results_in(tmp_path / "out") == ["added_prediction/tile.png", "pseudo_color_prediction/tile.png"]
@@ -308,25 +309,23 @@ def test_one_image_never_ends_a_run_whatever_it_raises(
     if where == "model":
         model = first
     elif where == "reading":
-        monkeypatch.setattr(
-            image_module, "open_scene", failing(image_module.open_scene, lambda path, *_: path == images[0])
-        )
+        monkeypatch.setattr(image_module, "open_scene", failing(open_scene, lambda path, *_: path == images[0]))
     elif where == "writing":
         monkeypatch.setattr(
-            image_module, "write_png", failing(image_module.write_png, lambda *_: calls.append(1) or len(calls) == 1)
+            image_module, "write_png", failing(write_png, lambda *_: calls.append(1) or len(calls) == 1)
         )
     else:
         advance = failing(lambda *_: None, lambda job, *_: job.path == images[0])
     results = predict_files(images, model, SPEC, tmp_path / "out", PLAIN, base=base, advance=advance)
     assert [result.image for result in results] == images
     assert [result.ok for result in results] == [False, True, True, True, True]
-    assert type(raised).__name__ in results[0].error and str(raised).strip("'") in results[0].error
-    assert "\n" not in results[0].error
+    assert type(raised).__name__ in (results[0].error or "") and str(raised).strip("'") in (results[0].error or "")
+    assert "\n" not in (results[0].error or "")
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_ends_a_run(folder: Path, tmp_path: Path, interrupt: type[BaseException]) -> None:
-    def stop(batch: np.ndarray) -> None:
+    def stop(batch: np.ndarray) -> NoReturn:
         raise interrupt
 
     with pytest.raises(interrupt):
@@ -348,7 +347,7 @@ def test_a_journal_that_cannot_be_written_costs_no_result(folder: Path, tmp_path
     images, base = collect_images(folder)
     results = predict_files(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
     assert all(result.ok and result.files["pseudo_color"].is_file() for result in results)
-    assert all("--resume will do it again" in result.note for result in results)
+    assert all("--resume will do it again" in (result.note or "") for result in results)
 
 
 def test_a_size_that_cannot_be_told_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,8 +384,8 @@ def test_logits_that_are_not_finite_are_refused(
     folder: Path, tmp_path: Path, value: float, options: InferenceOptions
 ) -> None:
     (result,) = predict_files([folder / "tile.png"], faulty(value), SPEC, tmp_path / "out", options)
-    assert "the model gives values that are not finite" in result.error
-    assert "use an earlier checkpoint" in result.error
+    assert "the model gives values that are not finite" in (result.error or "")
+    assert "use an earlier checkpoint" in (result.error or "")
     assert results_in(tmp_path / "out") == []
 
 
@@ -395,7 +394,7 @@ def test_the_window_with_such_values_is_named(folder: Path, tmp_path: Path) -> N
     options = InferenceOptions(is_slide=True, crop_size=(8, 8), stride=(8, 8), batch_size=4)
     wrong = faulty(np.nan, lambda batch: np.broadcast_to((batch > 100).all((1, 2, 3))[:, None, None], batch.shape[:3]))
     (result,) = predict_files([folder / "tile.png"], wrong, SPEC, tmp_path / "out", options)
-    assert "in the window at row 0, column 16: the model gives values" in result.error
+    assert "in the window at row 0, column 16: the model gives values" in (result.error or "")
     with pytest.raises(NotFiniteError, match="in the window at row 0, column 16"):
         predict_labels(wrong, half_bright(), SPEC, options)
 
