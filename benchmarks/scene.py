@@ -72,9 +72,10 @@ def streamed(scene: Path, folder: Path, predict: Callable[[np.ndarray], np.ndarr
     """Predicts as the command does, with defaults."""
     from rsseg_tf.datasets import custom_spec
     from rsseg_tf.predict import InferenceOptions, OutputOptions, PredictionSettings, predict_paths
+    from rsseg_tf.rasters.windows import Size
 
     spec = custom_spec("six", [str(index) for index in range(CLASSES)])
-    options = InferenceOptions(batch_size=BATCH, tile=(TILE, TILE))
+    options = InferenceOptions(batch_size=BATCH, tile=Size(TILE, TILE))
     (result,) = predict_paths(
         [scene], predict, PredictionSettings(spec, folder, options, output=OutputOptions(pictures=False))
     )

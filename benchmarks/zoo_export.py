@@ -37,6 +37,7 @@ from rsseg_tf.manifest import read_manifest
 from rsseg_tf.predict import Predict
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.predictors.opening import newest_version
+from rsseg_tf.rasters.windows import Size
 
 TARGET = Path(__file__).parent / "zoo_export.md"
 SIDE = 256
@@ -200,7 +201,7 @@ def measure(name: str, root: Path, work: Path, checkpoint: Path) -> dict[str, An
         work / name / "export",
         ("savedmodel", "onnx", "tflite") if static else ("savedmodel",),
         quantizations=TFLITE,
-        tile=(SIDE, SIDE),
+        tile=Size(SIDE, SIDE),
         calibration=calibration_images(root / "train.txt", trained.spec, (SIDE, SIDE), count=CALIBRATION),
         gate=Gate(spread(validation, SCORED), max_miou_drop=100),  # a loss is reported here, not refused
         notify=notify,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from rsseg_tf.cli.options import locate_model
+from rsseg_tf.rasters.windows import Size
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
@@ -92,14 +93,14 @@ def locate_engine(model_path: str, engine: str | None, tolerance: float | None, 
     return Located(kind, place, precision, available_threads(), limit)
 
 
-def choose_engine(located: Located, config: Config | None, image: Path, window: tuple[int, int] | None) -> Located:
+def choose_engine(located: Located, config: Config | None, image: Path, window: Size | None) -> Located:
     """Measures what --engine auto chooses from, and says what was chosen; anything else is returned as it is.
 
     Args:
         located: from `locate_engine`.
         config: of a checkpoint.
         image: one of those that will be predicted.
-        window: (width, height) of windows, if it will be cut into some.
+        window: Size of windows, if it will be cut into some.
 
     Raises:
         ExportError: when nothing runs here within the tolerance.
@@ -109,10 +110,9 @@ def choose_engine(located: Located, config: Config | None, image: Path, window: 
     from rsseg_tf.engines import choose
     from rsseg_tf.predict import image_size
 
-    height, width = image_size(image)
-    size = (height, width) if height and width else (_DEFAULT_SIDE, _DEFAULT_SIDE)
-    if window is not None:
-        size = window[1], window[0]
+    size = window or image_size(image)
+    if not size.pixels:
+        size = Size(_DEFAULT_SIDE, _DEFAULT_SIDE)
     config = config if located.kind == "checkpoint" else None
     choice = choose(located.path, config=config, size=size, tolerance=located.tolerance)
     click.echo(str(choice))

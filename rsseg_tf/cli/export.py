@@ -11,6 +11,7 @@ import click
 
 from rsseg_tf.cli.options import ManyValues, config_option, load
 from rsseg_tf.cli.output import narrow_table
+from rsseg_tf.rasters.windows import Size
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
@@ -175,7 +176,7 @@ def command(
             output,
             formats,
             quantizations=quantizations,
-            tile=tile,
+            tile=Size(*tile) if tile else None,
             calibration=calibration,
             version=version,
             gate=gate,
@@ -215,7 +216,7 @@ def _calibration(trained: Trained, tile: tuple[int, int] | None, values: dict[st
     return calibration_images(
         list_file,
         trained.spec,
-        tile or trained.manifest.crop_size,
+        Size(*tile) if tile else trained.manifest.crop_size,
         count=values["calibration_count"] or 32,
         seed=values["seed"] or 0,
         trust=trained.config.data.trust,

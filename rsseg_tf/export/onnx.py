@@ -20,6 +20,7 @@ from rsseg_tf.extras import require
 from rsseg_tf.files import StrPath
 from rsseg_tf.layers import converting
 from rsseg_tf.manifest import MANIFEST_PROPERTY, Artifact
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["OPSET", "write_onnx", "write_openvino"]
 
@@ -29,7 +30,7 @@ OPSET = 18
 _OUTPUTS = ("class_map", "confidence", "logits")
 
 
-def write_onnx(trained: Trained, folder: StrPath, *, tile: tuple[int, int] | None = None) -> Artifact:
+def write_onnx(trained: Trained, folder: StrPath, *, tile: Size | None = None) -> Artifact:
     """Writes `model.onnx` into `folder`, checked by `onnx.checker`.
 
     It takes `pixels` (B, H, W, bands) and gives `class_map` (B, H, W) uint8, `confidence` (B, H, W) float32, the
@@ -38,7 +39,7 @@ def write_onnx(trained: Trained, folder: StrPath, *, tile: tuple[int, int] | Non
     Args:
         trained: the model.
         folder: where to write.
-        tile: (height, width) of the input; None for any size.
+        tile: Size of the input; None for any size.
 
     Raises:
         ExportError: when the model cannot be an ONNX file, or the extra `onnx` is not installed.
@@ -74,9 +75,7 @@ def write_onnx(trained: Trained, folder: StrPath, *, tile: tuple[int, int] | Non
     return artifact
 
 
-def write_openvino(
-    trained: Trained, folder: StrPath, onnx_file: StrPath, *, tile: tuple[int, int] | None = None
-) -> Artifact:
+def write_openvino(trained: Trained, folder: StrPath, onnx_file: StrPath, *, tile: Size | None = None) -> Artifact:
     """Writes `model_openvino.xml` and `.bin` into `folder`, from an ONNX file; inputs and outputs are the same.
 
     Raises:
@@ -142,7 +141,7 @@ def _name_sizes(model: Any) -> None:
                 size.dim_param = name
 
 
-def _describe(trained: Trained, kind: Any, path: str, tile: tuple[int, int] | None) -> Artifact:
+def _describe(trained: Trained, kind: Any, path: str, tile: Size | None) -> Artifact:
     return Artifact(
         format=kind,
         path=path,

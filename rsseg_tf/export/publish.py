@@ -43,6 +43,7 @@ from rsseg_tf.files.writing import staging_folder
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Format, Manifest, Quantization, file_sha256
 from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import open_predictor
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["ACCURACY_FILE", "REFUSED_FILE", "Exported", "Gate", "check_output", "export_model"]
 
@@ -111,7 +112,7 @@ def export_model(
     formats: Sequence[Format] = ("savedmodel",),
     *,
     quantizations: Sequence[Quantization] = ("float32",),
-    tile: tuple[int, int] | None = None,
+    tile: Size | None = None,
     calibration: Sequence[NDArray] = (),
     version: int | None = None,
     gate: Gate | None = None,
@@ -126,7 +127,7 @@ def export_model(
         output: folder of the model's versions; made if missing.
         formats: what to write.
         quantizations: which TFLite files to write; a page runs the first.
-        tile: (height, width) of the input of TFLite, ONNX and OpenVINO files; None for any size. SavedModels take any.
+        tile: Size of the input of TFLite, ONNX and OpenVINO files; None for any size. SavedModels take any.
         calibration: images for `int8` and `int16x8`.
         version: number of the version; None for the one after the highest.
         gate: what to measure before; nothing if None.
@@ -193,7 +194,7 @@ def _write_all(
     stage: Path,
     formats: Sequence[Format],
     quantizations: Sequence[Quantization],
-    tile: tuple[int, int] | None,
+    tile: Size | None,
     calibration: Sequence[NDArray],
     page: Page | None,
     notify: Callable[[str], object],
@@ -228,7 +229,7 @@ def _write_all(
 
 
 def _real_tiles(
-    trained: Trained, tile: tuple[int, int] | None, calibration: Sequence[NDArray], gate: Gate | None, count: int
+    trained: Trained, tile: Size | None, calibration: Sequence[NDArray], gate: Gate | None, count: int
 ) -> list[NDArray]:
     """Returns the middle of some images at equal distances in the list."""
     available = gate.samples if gate else calibration

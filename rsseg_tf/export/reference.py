@@ -16,6 +16,7 @@ from rsseg_tf.export.trained import Trained
 from rsseg_tf.files.npz import read_npz
 from rsseg_tf.manifest import CALIBRATED, Quantization
 from rsseg_tf.predict import Predict
+from rsseg_tf.rasters.windows import Size
 
 __all__ = [
     "REFERENCE_FILE",
@@ -68,26 +69,25 @@ class Reference(NamedTuple):
         return Reference(np.concatenate([self.pixels, pixels]), logits, self.made_up)
 
 
-def reference_size(trained: Trained, tile: tuple[int, int] | None) -> tuple[int, int]:
-    """Returns (height, width) of the tiles: that of the files, or else that of the training, at most 256x256."""
-    height, width = tile or tuple(min(side, _LARGEST_SIDE) for side in trained.manifest.crop_size)
-    return height, width
+def reference_size(trained: Trained, tile: Size | None) -> Size:
+    """Returns the size of the tiles: that of the files, or else that of the training, at most 256x256."""
+    return tile or Size(*(min(side, _LARGEST_SIDE) for side in trained.manifest.crop_size))
 
 
-def made_up_reference(predict: Predict, spec: DatasetSpec, size: tuple[int, int]) -> Reference:
-    """Runs a model on made-up tiles of (height, width) `size`, at most 256x256."""
-    height, width = (min(side, _LARGEST_SIDE) for side in size)
-    pixels = random_tiles(spec, (height, width), _MADE_UP, dtype=pixel_dtype(spec))
+def made_up_reference(predict: Predict, spec: DatasetSpec, size: Size) -> Reference:
+    """Runs a model on made-up tiles of `size`, at most 256x256."""
+    side = Size(*(min(side, _LARGEST_SIDE) for side in size))
+    pixels = random_tiles(spec, side, _MADE_UP, dtype=pixel_dtype(spec))
     return Reference(pixels, _logits(predict, pixels), len(pixels))
 
 
-def write_reference(trained: Trained, folder: Path, tile: tuple[int, int] | None, real: Sequence[NDArray] = ()) -> None:
+def write_reference(trained: Trained, folder: Path, tile: Size | None, real: Sequence[NDArray] = ()) -> None:
     """Runs the Keras model on made-up and on real tiles and writes `reference.npz`.
 
     Args:
         trained: the model.
         folder: where to write.
-        tile: (height, width) of the artifacts; None for any.
+        tile: Size of the artifacts; None for any.
         real: tiles of `reference_size`.
     """
     pixels = random_tiles(trained.spec, reference_size(trained, tile), _MADE_UP, dtype=trained.dtype)

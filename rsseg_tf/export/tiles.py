@@ -15,6 +15,7 @@ from rsseg_tf.files.lists import read_list
 from rsseg_tf.predict import resize_bilinear
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.scenes import read_pixels
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["calibration_images", "middle_of", "pixel_dtype", "random_tiles", "read_tiles"]
 
@@ -26,9 +27,7 @@ def pixel_dtype(spec: DatasetSpec) -> str:
     return "uint8" if spec.max_value == 255 else "float32"
 
 
-def random_tiles(
-    spec: DatasetSpec, size: tuple[int, int], count: int, *, dtype: str = "uint8", seed: int = 0
-) -> NDArray:
+def random_tiles(spec: DatasetSpec, size: Size, count: int, *, dtype: str = "uint8", seed: int = 0) -> NDArray:
     """Returns `(count, height, width, bands)` pixels: blobs of colour with some noise, the same for the same seed.
 
     Noise alone would show a network nothing but edges.
@@ -44,17 +43,15 @@ def random_tiles(
     return np.stack(tiles).astype(dtype)
 
 
-def middle_of(image: NDArray, size: tuple[int, int]) -> NDArray:
+def middle_of(image: NDArray, size: Size) -> NDArray:
     """Returns the middle of an image `(H, W, bands)` in that size; a smaller one is extended by reflection."""
     down, across = (max(0, wanted - there) for wanted, there in zip(size, image.shape[:2], strict=True))
     image = np.pad(image, ((0, down), (0, across), (0, 0)), mode="reflect")
-    top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2
-    return image[top : top + size[0], left : left + size[1]]
+    top, left = (image.shape[0] - size.height) // 2, (image.shape[1] - size.width) // 2
+    return image[top : top + size.height, left : left + size.width]
 
 
-def read_tiles(
-    paths: Sequence[Path], spec: DatasetSpec, size: tuple[int, int], trust: Trust = TRUSTING_NOBODY
-) -> list[NDArray]:
+def read_tiles(paths: Sequence[Path], spec: DatasetSpec, size: Size, trust: Trust = TRUSTING_NOBODY) -> list[NDArray]:
     """Reads images as prediction does and returns the middle of each.
 
     Raises:
@@ -70,7 +67,7 @@ def read_tiles(
 def calibration_images(
     list_file: StrPath,
     spec: DatasetSpec,
-    size: tuple[int, int],
+    size: Size,
     *,
     count: int,
     seed: int = 0,
@@ -81,7 +78,7 @@ def calibration_images(
     Args:
         list_file: one image per line, with or without its label, relative to the list's folder.
         spec: says how many bands there must be.
-        size: (height, width) to cut out of the middle.
+        size: What to cut out of the middle.
         count: how many; all where the list has fewer.
         seed: of the choice.
         trust: how large images may be, and what a VRT may name.

@@ -26,6 +26,7 @@ from rsseg_tf.layers import converting
 from rsseg_tf.manifest import PIXELS, Artifact, Classes, Inference, Manifest, Origin, Tensor
 from rsseg_tf.predict import Predict
 from rsseg_tf.predictors import keras_predictor, normalise
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["Trained", "WeightsHolder", "load_trained"]
 
@@ -80,14 +81,12 @@ class Trained:
         """`(B, H, W, bands)` pixels to `(B, H, W, classes)` float32 logits, in a graph."""
         return self.model(normalise(pixels, self.spec), training=False)["main"]
 
-    def input_spec(
-        self, tile: tuple[int, int] | None = None, *, batch: int | None = None, dtype: str = ""
-    ) -> tf.TypeSpec:
+    def input_spec(self, tile: Size | None = None, *, batch: int | None = None, dtype: str = "") -> tf.TypeSpec:
         """Returns the signature of `pixels`; sizes that are not given are free."""
         height, width = tile or (None, None)
         return tf.TensorSpec((batch, height, width, self.spec.bands), dtype or self.dtype, name=PIXELS)
 
-    def input_tensor(self, tile: tuple[int, int] | None = None, *, batch: int | None = None, dtype: str = "") -> Tensor:
+    def input_tensor(self, tile: Size | None = None, *, batch: int | None = None, dtype: str = "") -> Tensor:
         """Returns the same for the manifest."""
         height, width = tile or (None, None)
         meaning = f"pixels as they are in the file, 0..{self.spec.max_value:g}; normalised inside"
@@ -95,7 +94,7 @@ class Trained:
             name=PIXELS, dtype=dtype or self.dtype, shape=(batch, height, width, self.spec.bands), meaning=meaning
         )
 
-    def output_tensor(self, name: str, tile: tuple[int, int] | None = None, batch: int | None = None) -> Tensor:
+    def output_tensor(self, name: str, tile: Size | None = None, batch: int | None = None) -> Tensor:
         """Returns the description of an output: `class_map`, `confidence`, `probabilities` or `logits`."""
         height, width = tile or (None, None)
         dtype, channels, meaning = {
@@ -138,11 +137,10 @@ def load_trained(checkpoint: StrPath, config: Config | None = None) -> Trained:
     _, weights_sha256 = read_weights(checkpoint)
     main = keras.Model(model.inputs, {"main": model.output["main"]}, name=model.name)
     section = config.model
-    width, height = config.augment.crop_size
     manifest = Manifest(
         model=section.label,
         dataset=Classes.of(config.dataset.spec),
-        crop_size=(height, width),
+        crop_size=config.augment.crop,
         size_multiple=int(getattr(section.backbone, "output_stride", 32)),
         inference=Inference(**config.eval.inference()),
         origin=Origin(

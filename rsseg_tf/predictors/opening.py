@@ -14,6 +14,7 @@ from rsseg_tf.manifest import MANIFEST_FILE, Manifest, read_manifest
 from rsseg_tf.predict import InferenceOptions, Predict, any_size
 from rsseg_tf.predictors.artifacts import Loaded, load_onnx, load_openvino, load_savedmodel, load_tflite
 from rsseg_tf.predictors.models import checkpoint_predictor
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["Predictor", "find_model", "newest_version", "open_predictor"]
 
@@ -30,7 +31,7 @@ class Predictor:
         spec: classes, palette, ignored id, bands and statistics.
         predict: pixels to logits, for images of any size.
         options: how images are predicted unless told otherwise.
-        tile: (height, width) that the model itself takes; None where it takes any. Images of other sizes are padded
+        tile: Size that the model itself takes; None where it takes any. Images of other sizes are padded
             or cut into windows by `predict`; `options` have the engine do it with less memory.
         manifest: of an exported model; None for a checkpoint.
     """
@@ -39,7 +40,7 @@ class Predictor:
     spec: DatasetSpec
     predict: Predict
     options: InferenceOptions
-    tile: tuple[int, int] | None = None
+    tile: Size | None = None
     manifest: Manifest | None = None
 
 
@@ -76,9 +77,8 @@ def open_predictor(
     manifest = loaded.manifest
     tile = loaded.artifact.tile
     predict = any_size(loaded.predict, tile, manifest.spec.num_classes) if tile else loaded.predict
-    height, width = tile or manifest.crop_size
-    options = InferenceOptions(
-        **manifest.inference.model_dump(), tile=(width, height), fixed_tile=loaded.artifact.tile is not None
+    options = InferenceOptions.spelled(
+        manifest.inference.model_dump(), tile=tile or manifest.crop_size, fixed_tile=tile is not None
     )
     return Predictor(kind, manifest.spec, predict, options, tile, manifest)
 

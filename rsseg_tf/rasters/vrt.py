@@ -18,6 +18,7 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.files import SIDE_SUFFIX, readable_name
 from rsseg_tf.rasters.gdal import HEAD_BYTES, is_vrt
 from rsseg_tf.rasters.headers import JPEG_SIGNATURE, PNG_SIGNATURE, TIFF_SIGNATURES
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["require_near_sources", "require_plain_sides", "vrt_size"]
 
@@ -122,15 +123,15 @@ def _head(path: Path) -> bytes:
         raise DataError(f"{readable_name(path)} cannot be read: {error.strerror or error}.") from error
 
 
-def vrt_size(path: Path) -> tuple[int, int]:
-    """Returns the (height, width) in a VRT's header, without opening its sources; zeros if they are missing."""
+def vrt_size(path: Path) -> Size:
+    """Returns the size in a VRT's header, without opening its sources; zeros if they are missing."""
     with path.open("rb") as handle:
         head = handle.read(HEAD_BYTES)
     sides = [
         re.search(rb"\b" + name + rb"\s*=\s*[\"'](\d{1,9})[\"']", head) for name in (b"rasterYSize", b"rasterXSize")
     ]
     height, width = (int(side[1]) if side else 0 for side in sides)
-    return height, width
+    return Size(height, width)
 
 
 def _sources(vrt: Path) -> Iterator[tuple[str, bool]]:

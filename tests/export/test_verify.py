@@ -18,6 +18,7 @@ from rsseg_tf.export import TOLERANCES, Trained, compare, export_model, verify
 from rsseg_tf.export.reference import read_reference
 from rsseg_tf.export.timing import time_in_process
 from rsseg_tf.manifest import QUANTIZATIONS
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.checkpoints import pixels, write_checkpoint
 
 
@@ -28,7 +29,7 @@ def folder(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("verified") / "out",
         ("savedmodel", "tflite"),
         quantizations=("float32", "dynamic"),
-        tile=(32, 48),
+        tile=Size(32, 48),
     )
     assert exported.folder is not None
     return exported.folder
@@ -149,4 +150,4 @@ def test_each_artifact_is_timed_in_a_process_of_its_own(folder: Path, tmp_path: 
         assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"] and row["runs"] == 3
         assert row["memory_mib"] > 0.1
     with pytest.raises(ExportError, match="nowhere could not be timed: .*is not a checkpoint"):
-        time_in_process(tmp_path / "nowhere", (8, 8), threads=1, runs=1)
+        time_in_process(tmp_path / "nowhere", Size(8, 8), threads=1, runs=1)
