@@ -20,9 +20,8 @@ _COUNT = click.IntRange(min=1)
 @click.option("--iters", type=_COUNT, metavar="N", help="Optimizer steps in all, instead of epochs.")
 @click.option("--total-batch-size", type=_COUNT, metavar="N", help="Images per step, over all devices.")
 @click.option("--batch-size", type=_COUNT, hidden=True, help="--total-batch-size as earlier versions called it.")
-@click.option(
-    "--learning-rate", type=click.FloatRange(min=0, min_open=True), metavar="LR", help="Highest learning rate."
-)
+@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), metavar="LR",
+              help="Highest learning rate.")  # fmt: skip
 @run_options
 def command(
     config_path: str,

@@ -22,17 +22,12 @@ _COUNT = click.IntRange(min=1)
 @config_option(required=True)
 @click.option("--iters", type=_COUNT, metavar="N", help="Optimizer steps in all.")
 @click.option("--batch-size", type=_COUNT, metavar="N", help="Samples per step on each device, as in PaddleSeg.")
-@click.option(
-    "--learning-rate", type=click.FloatRange(min=0, min_open=True), metavar="LR", help="Initial learning rate."
-)
-@click.option(
-    "--do-eval",
-    is_flag=True,
-    help="Evaluate at each checkpoint, by eval.protocol, and keep the best as best_model/.",
-)
-@click.option(
-    "--early-stop-intervals", type=_COUNT, metavar="N", help="Stop after this many evaluations without a better mIoU."
-)
+@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), metavar="LR",
+              help="Initial learning rate.")  # fmt: skip
+@click.option("--do-eval", is_flag=True,
+              help="Evaluate at each checkpoint, by eval.protocol, and keep the best as best_model/.")  # fmt: skip
+@click.option("--early-stop-intervals", type=_COUNT, metavar="N",
+              help="Stop after this many evaluations without a better mIoU.")  # fmt: skip
 @click.option("--coarse-model", metavar="SRC", help="Weights of the coarse model of c2fnet: checkpoint, file or URL.")
 @run_options
 def command(
