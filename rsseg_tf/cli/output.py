@@ -21,7 +21,7 @@ __all__ = [
     "lost_output",
     "make_output_safe",
     "narrow_table",
-    "note",
+    "print_note",
     "progress_line",
     "say",
     "write_json",
@@ -38,7 +38,7 @@ def say(line: str) -> None:
         click.echo(line)
 
 
-def note(line: str) -> None:
+def print_note(line: str) -> None:
     """Prints a note on standard error."""
     click.echo(f"Note: {line}", err=True)
 

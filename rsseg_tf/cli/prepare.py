@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rsseg_tf.cli.options import ManyValues, NameOf
-from rsseg_tf.cli.output import note, progress_line
+from rsseg_tf.cli.output import print_note, progress_line
 
 # Not TensorFlow: half a second at most, and the help can name the datasets.
 from rsseg_tf.datasets.table import RECIPES
@@ -65,7 +65,7 @@ def command(
         options = PrepareOptions(progress=progress, splits=splits or None, **settings)
         report = prepare_dataset(dataset, sources, output or RECIPES[dataset].output, options)
     if report.left_out:
-        note(f"{report.left_out}.")
+        print_note(f"{report.left_out}.")
     ending = " (already there, nothing to do)" if report.up_to_date else ""
     table = Table(title=f"{report.name}: {report.output}{ending}")
     for column in ("split", "scenes", "tiles", "off-palette pixels"):

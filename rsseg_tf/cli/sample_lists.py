@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rsseg_tf.cli.output import note, progress_line
+from rsseg_tf.cli.output import print_note, progress_line
 from rsseg_tf.config import Config, PretrainConfig
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.datasets.unlabelled import list_images
@@ -190,4 +190,4 @@ def _report(findings: list[Told], *, refuse: bool) -> None:
 
 
 def _note(text: str) -> None:
-    note(readable_name(text))
+    print_note(readable_name(text))
