@@ -76,8 +76,6 @@ def command(
             f"spread below {config.train.collapse_spread:g}. The last checkpoint is {result.checkpoint}; earlier ones "
             f"are in {save_dir}."
         )
-    if result.stopped == "signal":
-        say(f"Stopped by a signal at iter {result.state.step}; go on with --resume_model {result.checkpoint}")
-        return
-    say(f"Trained to iter {result.state.step}; the last checkpoint is {result.checkpoint}")
-    say(f"To train a model from it: rsseg-tf train --set model.backbone.pretrained={result.checkpoint}")
+    say(result.summary())
+    if result.stopped != "signal":
+        say(f"To train a model from it: rsseg-tf train --set model.backbone.pretrained={result.checkpoint}")

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from rsseg_tf.cli.options import ManyValues, config_option, load, run_options, run_settings
-
-if TYPE_CHECKING:
-    from rsseg_tf.training import TrainResult
 
 __all__ = ["command"]
 
@@ -75,22 +72,9 @@ def command(
         notify=say,
         callbacks=[ConsoleLog(config.train.iters), TensorBoardLog(save_dir / "tensorboard")],
     )
-    say(_ending(result))
+    say(result.summary())
     if do_eval and result.state.best_step:
         say(f"The best model (mIoU {result.state.best_miou:.4f}) is {save_dir / 'best_model'}")
     # quickstart goes on after this command, and stops at this value. The process itself exits with 0: a run that was
     # saved has not failed.
     return 128 + signal.SIGTERM if result.stopped == "signal" else None
-
-
-def _ending(result: TrainResult) -> str:
-    """Returns a line about how the run ended."""
-    state = result.state
-    if result.stopped == "signal":
-        return f"Stopped by a signal at iter {state.step}; go on with --resume_model {result.checkpoint}"
-    if result.stopped == "early":
-        return (
-            f"Stopped early at iter {state.step}: no better mIoU than {state.best_miou:.4f} (iter {state.best_step}) "
-            f"in {state.stale_intervals} evaluations."
-        )
-    return f"Trained to iter {state.step}; the last checkpoint is {result.checkpoint}"
