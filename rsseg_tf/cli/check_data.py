@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from rsseg_tf.cli.options import ManyValues, load, reading_options
+from rsseg_tf.cli.options import ManyValues, load, reading_options, set_option
 from rsseg_tf.cli.output import progress_line
 
 # These imports take half a second at most, since they load no TensorFlow; the help names the limits.
@@ -34,8 +34,7 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 @click.command(name="check-data", cls=ManyValues)
 @click.argument("source", metavar="[CONFIG|FOLDER]", required=False)
 @click.option("--config", "config_path", metavar="FILE", help="The same as CONFIG, for those who know it from train.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="Change any value of the config, e.g. --set dataset.root=data/mine.")  # fmt: skip
+@set_option
 @click.option("--unlabelled", is_flag=True, help="FOLDER: check images without labels.")
 @click.option("--num-classes", type=click.IntRange(1, 255), metavar="N",
               help="FOLDER: number of classes, if neither dataset.json nor labels.txt gives it.")  # fmt: skip
