@@ -85,9 +85,11 @@ def command(
     load_tensorflow()
     splits = checked_samples(config, "train", "val")
     from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD
-    from rsseg_tf.evaluate.probe import cut_patches, probe
+    from rsseg_tf.evaluate.probe import ProbeSettings, cut_patches, probe
 
-    spec = config.dataset.spec
+    spec, backbone = config.dataset.spec, config.model.backbone
+    if backbone is None:
+        raise ConfigError(f"The model of --config, {config.model.label}, has no backbone of its own.")
     choose_device(device, gpus)
     if normalisation == "imagenet" and spec.bands != 3:
         raise ConfigError(f"--normalisation imagenet is for 3 bands; the dataset '{spec.name}' has {spec.bands}.")
@@ -103,15 +105,12 @@ def command(
         )
     counts = sorted({*asked, len(train.labels)})
     rows = probe(
-        config.model.backbone,
+        backbone,
         sources,
         spec,
         train,
         val,
-        labels=counts,
-        seeds=range(seeds),
-        neighbours=neighbours,
-        normalisation=fixed,
+        ProbeSettings(counts, range(seeds), neighbours, fixed),
         offline=offline,
         notify=click.echo,
     )
@@ -124,7 +123,7 @@ def command(
 
         report = {
             "dataset": config.dataset.spec.name,
-            "backbone": config.model.backbone.name,
+            "backbone": backbone.name,
             "patch_size": patch_size,
             "train_patches": len(train.labels),
             "val_patches": len(val.labels),

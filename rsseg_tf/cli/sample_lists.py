@@ -13,10 +13,10 @@ from rich.progress import Progress
 from rsseg_tf.cli.output import note
 from rsseg_tf.config import Config, PretrainConfig
 from rsseg_tf.datasets.spec import DatasetSpec
+from rsseg_tf.datasets.unlabelled import list_images
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.files import readable_name
 from rsseg_tf.files.lists import Sample, Samples, missing_files, read_list
-from rsseg_tf.prepare.unlabelled import list_images
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.inspection import Inspection, ListSummary, memory_file
 

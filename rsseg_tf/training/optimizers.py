@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import keras
 
-from rsseg_tf.config.pretrain import LARS as LARSConfig
+from rsseg_tf.config.pretrain import LARSSection
 from rsseg_tf.config.schema import SGD, AdamW
 from rsseg_tf.errors import ConfigError
 
@@ -15,7 +15,7 @@ __all__ = ["LARS", "MomentumSGD", "build_optimizer"]
 
 
 def build_optimizer(
-    config: SGD | AdamW | LARSConfig,
+    config: SGD | AdamW | LARSSection,
     *,
     precision: str = "fp32",
     constant_paths: Sequence[str] = (),
@@ -33,10 +33,11 @@ def build_optimizer(
         ConfigError: For constant rates with AdamW, which gives all variables one rate.
     """
     constant: dict[str, Any] = {"constant_paths": tuple(constant_paths), "constant_rate": constant_rate}
+    # All begin with a rate of 0: the loop sets the rate before each step, and a step without one would show.
     optimizer: keras.optimizers.Optimizer
     if isinstance(config, SGD):
         optimizer = MomentumSGD(0.0, momentum=config.momentum, l2=config.weight_decay, **constant)
-    elif isinstance(config, LARSConfig):
+    elif isinstance(config, LARSSection):
         optimizer = LARS(0.0, **config.model_dump(exclude={"name", "weight_decay"}), l2=config.weight_decay, **constant)
     elif constant_paths:
         raise ConfigError(
@@ -112,6 +113,7 @@ class MomentumSGD(_Momentum):
         if self.l2:
             gradient = gradient + self.l2 * variable
         self.assign(velocity, self.momentum * velocity + gradient)
+        # The rate stays outside of the velocity, see the class.
         self.assign_sub(variable, self._rate(index, learning_rate, variable.dtype) * velocity)
 
 
