@@ -17,6 +17,7 @@ ORDER = (
     "environment",
     "moved",
     "errors",
+    "plugins",
     "extras",
     "assets",
     "files",
@@ -34,10 +35,9 @@ ORDER = (
     "metrics",
     "predict",
     "doctor",
-    "weights",
     "checkpoint",
     "build",
-    "pretrained",
+    "weights",
     "predictors",
     "evaluate",
     "export",
@@ -51,6 +51,7 @@ WITHOUT_KERAS = {
     "environment",
     "moved",
     "errors",
+    "plugins",
     "extras",
     "assets",
     "files",
@@ -69,7 +70,7 @@ WITHOUT_KERAS = {
 WITH_TENSORFLOW = {"data", "export", "training", "predictors", "serving"}
 # Single places: the quiet first import for the command line, resizing to a size known only at run time, and dilated
 # convolutions as one operation.
-TENSORFLOW_MODULES = {"rsseg_tf.cli.quiet", "rsseg_tf.layers.conv", "rsseg_tf.layers.resize"}
+TENSORFLOW_MODULES = {"rsseg_tf.cli.output", "rsseg_tf.layers.conv", "rsseg_tf.layers.resize"}
 
 
 def module_name(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,13 @@ from rsseg_tf.cli.options import ManyValues, config_option, load
 if TYPE_CHECKING:
     import keras
 
-    from rsseg_tf.pretrained import LoadReport
+    from rsseg_tf.weights.pretrained import LoadReport
 
 __all__ = ["command"]
 
 _CHECKSUM = "verify.json"
-# Logits differ between machines by rounding: far below this share of their spread, while a wrong weight is far above.
+# Rounding differs between machines and changes logits by far less than this share of their standard deviation; a wrong
+# weight changes them by far more.
 _TOLERANCE = 1e-3
 
 
@@ -31,10 +33,14 @@ _TOLERANCE = 1e-3
     type=click.Choice(["model", "backbone"]),
     default="model",
     show_default=True,
-    help="What SRC holds, and what DIR will hold.",
+    help="The part of the model that SRC holds and DIR will hold.",
 )
 @click.option("--coarse-model", metavar="SRC", help="Weights of the coarse model, for a config of c2fnet.")
-@click.option("--verify", is_flag=True, help="Compare logits with the checksum in DIR; without DIR, after writing it.")
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Compare logits with the checksum in DIR, or if there is no DIR, write it and compare then.",
+)
 @click.option("--offline", is_flag=True, help="Never use the network; take downloads from the cache.")
 @click.option("--overwrite", is_flag=True, help="Replace DIR if it exists.")
 def command(
@@ -51,16 +57,16 @@ def command(
     """Turn released weights into a checkpoint.
 
     SRC is a file or URL (.pdparams, torch's .pth, or a zip or tar.gz archive with one of them), or the name of a
-    keras-hub preset. Nothing in it is executed, and neither Paddle nor torch is needed. Every tensor must find its
+    keras-hub preset. Nothing in it is executed, and neither Paddle nor torch is needed. Every tensor must have a
     place in the config's model.
 
-    DIR becomes a folder that eval and predict take as --model-path, and configs as model.pretrained; with --part
-    backbone one that configs take as model.backbone.pretrained. It also holds a checksum of the logits for a made-up
-    image: mean, deviation, extremes and some values. With --verify and an existing DIR nothing is written: SRC is read
-    again and its logits are compared with that checksum; exit code 1 if they differ.
+    eval and predict take DIR as --model-path, configs take it as model.pretrained; with --part backbone configs take it
+    as model.backbone.pretrained. DIR also holds a checksum of the logits for a made-up image: mean, standard deviation,
+    extremes and some values. With --verify and an existing DIR nothing is written: SRC is read again and its logits are
+    compared with that checksum; exit code 1 if they differ.
     """
-    config = load(config_path, overrides, model__coarse__pretrained=coarse_model)
-    from rsseg_tf.cli.quiet import load_tensorflow
+    config = load(config_path, overrides, {"model.coarse.pretrained": coarse_model})
+    from rsseg_tf.cli.output import load_tensorflow
     from rsseg_tf.errors import ConfigError
 
     stored = _stored_checksum(output) if verify and output.exists() else None
@@ -91,29 +97,28 @@ def _converted(config: Any, source: str, part: str, *, offline: bool) -> tuple[k
     """Returns the model, or its backbone, with the weights of the source."""
     from rsseg_tf.build import build_backbone, build_model
     from rsseg_tf.errors import ConfigError
-    from rsseg_tf.pretrained import load_part, open_source, parts
+    from rsseg_tf.weights.pretrained import backbone_part, load_part, open_source, parts
 
-    bands = config.dataset.spec.bands
-    model = build_model(config) if part == "model" else build_backbone(config.model.backbone, in_channels=bands)
-    sections = {found.section: found for found in parts(config)}
-    wanted = sections["model" if part == "model" else "model.backbone"]
     progress = _progress()
     file = open_source(source, offline=offline, progress=progress)
     if part == "backbone":
-        # Built by itself, the backbone has no prefix, whatever model of the config it belongs to.
-        names = {name: path.removeprefix(wanted.prefix) for name, path in wanted.names.items()}
-        wanted = type(wanted)(wanted.section, None, names, "", wanted.stem, False)
-        return model, [load_part(model, wanted, file)]
+        if (section := config.model.backbone) is None:
+            raise ConfigError(f"{config.model.label} has no backbone of its own. Use --part model.")
+        model = build_backbone(section, in_channels=config.dataset.spec.bands, where="model.backbone")
+        wanted = backbone_part(section, [variable.path for variable in model.weights])
+        return model, [load_part(model, dataclasses.replace(wanted, section="model.backbone"), file)]
+    model = build_model(config)
+    found = {piece.section: piece for piece in parts(config, model)}
     reports = []
-    if (coarse := sections.get("model.coarse")) is not None and not file.ours:
+    if (coarse := found.get("model.coarse")) is not None and not file.by_path:
         if coarse.source is None:
             raise ConfigError("A model of c2fnet has a coarse model too; name its weights with --coarse_model.")
         reports.append(load_part(model, coarse, open_source(coarse.source, offline=offline, progress=progress)))
-    return model, [*reports, load_part(model, wanted, file)]
+    return model, [*reports, load_part(model, found["model"], file)]
 
 
 def _progress() -> Any:
-    """Returns a callback that shows how far a download is, on a terminal."""
+    """Returns a callback that shows the progress of a download, on a terminal; None elsewhere."""
     import sys
 
     if not sys.stderr.isatty():
@@ -133,7 +138,7 @@ def _print(report: LoadReport) -> None:
 
 
 def _checksum(model: keras.Model) -> dict[str, Any]:
-    """Returns figures of what a model gives for an image that follows from the number of bands."""
+    """Returns statistics of a model's logits for a random image, which depends on the number of bands only."""
     import numpy as np
 
     bands = model.input_shape[-1]
@@ -175,6 +180,9 @@ def _compare(actual: dict[str, Any], stored: dict[str, Any], folder: Path) -> No
     )
     share = difference / max(actual["std"], 1e-12)
     if not share <= _TOLERANCE:
-        click.echo(f"The logits differ from those in {folder / _CHECKSUM} by {share:.2g} of their spread.", err=True)
+        click.echo(
+            f"The logits differ from those in {folder / _CHECKSUM} by {share:.2g} of their standard deviation.",
+            err=True,
+        )
         raise SystemExit(1)
-    click.echo(f"verified: the logits differ from {folder / _CHECKSUM} by {share:.1g} of their spread")
+    click.echo(f"verified: the logits differ from {folder / _CHECKSUM} by {share:.1g} of their standard deviation")

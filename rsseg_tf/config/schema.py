@@ -1,4 +1,4 @@
-"""What a config may say: every section, its fields, types and ranges.
+"""The sections of a config of a segmentation model, their fields, types and ranges.
 
 Sections that come in several kinds (dataset, model, backbone, optimizer, lr_schedule, loss) are told apart by their
 `name`. Fields that follow from others are not asked for: the number of classes, the ignored id and the number of
@@ -8,80 +8,53 @@ bands come from the dataset.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from rsseg_tf.config.section import AboveZero, Fraction, Momentum, NotNegative, Positive, Section
+from rsseg_tf.config.zoo import C2FNet, CrossEntropy, CustomLoss, Loss, Mixed, Model, PixelContrast
 from rsseg_tf.datasets import DatasetSpec, custom_spec
-from rsseg_tf.datasets.protocols import PROTOCOLS, ProtocolName
+from rsseg_tf.datasets.protocols import PROTOCOLS, ProtocolName, present_name
+from rsseg_tf.datasets.spec import TILE_NAME_PATTERNS
+from rsseg_tf.datasets.table import SPECS
 from rsseg_tf.errors import DataError
-from rsseg_tf.prepare.preparers import SPECS as DATASET_SPECS
-from rsseg_tf.prepare.tile_names import TILE_NAME_PATTERNS
 from rsseg_tf.rasters.gdal import Trust
 
 __all__ = [
-    "FCN",
-    "LRASPP",
     "SGD",
     "AdamW",
     "Augment",
-    "Backbone",
-    "C2FNet",
-    "CoarseModel",
     "Config",
     "CosineSchedule",
-    "CrossEntropy",
     "CustomDataset",
-    "DANet",
     "Data",
     "Dataset",
-    "DeepLabV3Plus",
-    "Dice",
     "Eval",
-    "Focal",
-    "HRNet",
-    "HRNetContrast",
-    "Loss",
-    "LovaszSoftmax",
     "LrSchedule",
-    "Mixed",
-    "MobileNetV3",
-    "Model",
-    "OCRNet",
-    "OhemCrossEntropy",
     "Optimizer",
-    "PSPNet",
-    "PixelContrast",
-    "PixelLoss",
     "PolySchedule",
     "PreparedDataset",
-    "ResNet",
-    "ResNetVd",
     "Train",
-    "UPerNet",
 ]
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-ClassWeights = tuple[Annotated[float, Field(ge=0)], ...] | None
 Rgb = tuple[
     Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
 ]
 
 
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values are never converted, nothing changes afterwards."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
 # === Dataset ===
+
+if TYPE_CHECKING:
+    DatasetName = str
+else:  # pydantic wants the names themselves; a type checker cannot read them from the table
+    DatasetName = Literal[tuple(sorted(SPECS))]
 
 
 class PreparedDataset(Section):
     """A dataset whose classes, palette and statistics are known by name; `rsseg-tf prepare` writes them."""
 
-    name: Literal["dubai", "isaid", "loveda", "potsdam", "synthetic", "vaihingen"]
+    name: DatasetName
     root: str
     train_list: str = "train.txt"
     val_list: str = "val.txt"
@@ -89,13 +62,13 @@ class PreparedDataset(Section):
     @property
     def spec(self) -> DatasetSpec:
         """The dataset's classes, palette, ignored id, bands and statistics."""
-        return DATASET_SPECS[self.name]
+        return SPECS[self.name]
 
 
 class CustomDataset(Section):
     """A user's own data: a root folder, two list files and the class names.
 
-    `mean` and `std` are those of pixels divided by `max_value`, one value per band (default 0.5, as the benchmark).
+    `mean` and `std` are those of pixels divided by `max_value`, one value per band (default 0.5, as in PaddleSeg).
     """
 
     name: Literal["custom"]
@@ -107,14 +80,14 @@ class CustomDataset(Section):
     ignore_index: Annotated[int, Field(ge=0, le=255)] = 255
     bands: Positive = 3
     rgb_bands: tuple[int, ...] | None = None
-    max_value: Annotated[float, Field(gt=0)] = 255.0
+    max_value: AboveZero = 255.0
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     small_classes: tuple[str, ...] = Field((), description="names of the classes that c2fnet refines")
-    title: str | None = Field(None, description="what the data are called in manifests; null: as the folder is")
-    band_names: tuple[str, ...] = Field((), description="what each band shows, e.g. [red, green, blue]")
-    gsd: Annotated[float, Field(gt=0)] | None = Field(None, description="metres per pixel, if all images have the same")
-    tile_names: str | None = Field(None, description="where the names of tiles say their place in a scene: the pattern")
+    title: str | None = Field(None, description="name of the dataset in manifests; null: the folder's name")
+    band_names: tuple[str, ...] = Field((), description="meaning of each band, e.g. [red, green, blue]")
+    gsd: AboveZero | None = Field(None, description="metres per pixel, if all images have the same")
+    tile_names: str | None = Field(None, description="pattern of tile names that hold the place in a scene")
 
     @field_validator("classes")
     @classmethod
@@ -166,163 +139,20 @@ class CustomDataset(Section):
 Dataset = Annotated[PreparedDataset | CustomDataset, Field(discriminator="name")]
 
 
-# === Model ===
-
-
-class _Backbone(Section):
-    name: str
-    pretrained: str | None = Field(
-        None, description="released weights (file, URL, keras-hub preset) or one of our checkpoints; null for random"
-    )
-
-
-class ResNet(_Backbone):
-    """ResNet with the classic 7x7 stem and no dilation (stride 32), as the benchmark's own ResNet50."""
-
-    name: Literal["resnet18", "resnet50", "resnet101"]
-
-
-class ResNetVd(_Backbone):
-    """ResNet-D: three 3x3 convolutions as stem, average pooling in the shortcuts, dilation by `output_stride`."""
-
-    name: Literal["resnet18_vd", "resnet50_vd", "resnet101_vd"]
-    output_stride: Literal[8, 16, 32] = 8
-    multi_grid: tuple[Positive, Positive, Positive] = (1, 1, 1)
-
-
-class HRNet(_Backbone):
-    """HRNet: four resolutions side by side, joined at stride 4."""
-
-    name: Literal["hrnet_w18", "hrnet_w48"]
-
-
-class MobileNetV3(_Backbone):
-    """MobileNetV3 for phones: depthwise convolutions, dilation by `output_stride`; `reduced_tail` halves the end."""
-
-    name: Literal["mobilenet_v3_large", "mobilenet_v3_small"]
-    output_stride: Literal[8, 16, 32] = 16
-    reduced_tail: bool = False
-
-
-Backbone = Annotated[ResNet | ResNetVd | HRNet | MobileNetV3, Field(discriminator="name")]
-
-
-class _Segmentor(Section):
-    name: str
-    backbone: Backbone
-    pretrained: str | None = Field(
-        None, description="weights of the whole model (file or URL) or one of our checkpoints; null for random"
-    )
-    align_corners: bool = False
-    num_classes: int | None = Field(None, description="follows from the dataset; if given it must agree")
-
-
-class FCN(_Segmentor):
-    """A 1x1 convolution and a classifier on the deepest feature."""
-
-    name: Literal["fcn"]
-    channels: Positive | None = None
-
-
-class DeepLabV3Plus(_Segmentor):
-    """Atrous spatial pyramid pooling with a decoder at stride 4."""
-
-    name: Literal["deeplabv3plus"]
-    aspp_rates: tuple[Positive, ...] = (1, 12, 24, 36)
-    aspp_channels: Positive = 256
-    decoder_channels: Positive = 256
-    low_level_channels: Positive = 48
-
-
-class PSPNet(_Segmentor):
-    """Pyramid pooling on the deepest feature; auxiliary head on the one before."""
-
-    name: Literal["pspnet"]
-    pyramid_channels: Positive = 1024
-    bin_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 3, 6)
-    aux_head: bool = True
-
-
-class UPerNet(_Segmentor):
-    """Pyramid pooling and a feature pyramid over all four strides; auxiliary head on the third."""
-
-    name: Literal["upernet"]
-    channels: Positive = 512
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    aux_head: bool = True
-
-
-class DANet(_Segmentor):
-    """Position and channel attention on the deepest feature; heads main, cam, pam and aux."""
-
-    name: Literal["danet"]
-
-
-class OCRNet(_Segmentor):
-    """Object-contextual representations; heads main and aux (the soft object regions)."""
-
-    name: Literal["ocrnet"]
-    features: tuple[Literal["c2", "c3", "c4", "c5"], ...] | None = Field(
-        None, description="one feature for both heads, or the auxiliary head's and the main head's; null: the deepest"
-    )
-    ocr_channels: Positive = 512
-    key_channels: Positive = 256
-
-
-class HRNetContrast(_Segmentor):
-    """FCN with a 3x3 convolution and, for training, a projection for the pixel-contrast loss (head contrast)."""
-
-    name: Literal["hrnet_contrast"]
-    projection_channels: Positive = 256
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-
-
-class LRASPP(_Segmentor):
-    """A head for phones: deepest features under a gate from their mean, joined with those of stride 8 as logits."""
-
-    name: Literal["lraspp"]
-    channels: Positive = 128
-
-
-CoarseModel = Annotated[
-    FCN | DeepLabV3Plus | PSPNet | UPerNet | DANet | OCRNet | HRNetContrast | LRASPP, Field(discriminator="name")
-]
-
-
-class C2FNet(_Segmentor):
-    """A frozen coarse model, and a fine one that looks again at windows with small objects.
-
-    The fine model is an FCN that tells the dataset's `small_classes` from everything else.
-    """
-
-    name: Literal["c2fnet"]
-    coarse: CoarseModel
-    channels: Positive | None = None
-    window_size: Positive = 128
-    training_stride: Positive = 32
-    windows_per_image: Positive = 32
-
-
-Model = Annotated[
-    FCN | DeepLabV3Plus | PSPNet | UPerNet | DANet | OCRNet | HRNetContrast | LRASPP | C2FNet,
-    Field(discriminator="name"),
-]
-
-
 # === Training ===
 
 
 class Augment(Section):
     """Random changes to training samples, in this order: scale, crop, flips, rotations, colours.
 
-    Ranges and order are the benchmark's; what it lacks (vertical flip, rotations) is off by default.
+    Ranges and order are PaddleSeg's in the benchmark; vertical flips and rotations, which it lacks, are off by default.
     """
 
     crop_size: tuple[Positive, Positive] = Field((512, 512), description="width, height in pixels")
-    scale_range: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
+    scale_range: tuple[AboveZero, AboveZero] = (0.5, 2.0)
     scale_step: Annotated[float, Field(ge=0)] = 0.25
     image_padding: Annotated[float, Field(ge=0, le=255)] | None = Field(
-        None, description="where max_value is 255; null: 127.5 for bytes, the mean of each band for other types"
+        None, description="on the scale 0..255; null: 127.5 for bytes, the mean of each band for other types"
     )
     flip_horizontal: Fraction = 0.5
     flip_vertical: Fraction = 0.0
@@ -347,7 +177,7 @@ class Data(Section):
     """How samples are read."""
 
     workers: Positive | None = Field(None, description="samples read in parallel; null lets TensorFlow choose")
-    cache_mb: Annotated[int, Field(ge=0)] = Field(1024, description="decoded samples kept in memory, in MiB")
+    cache_mb: NotNegative = Field(1024, description="decoded samples kept in memory, in MiB")
     max_image_mb: Positive = Field(1024, description="largest image that is decoded, in MiB of its pixels")
     allow_vrt_sources: bool = Field(
         False, description="whether a VRT may name files away from its folder, servers, and formats that name others"
@@ -360,19 +190,19 @@ class Data(Section):
 
 
 class SGD(Section):
-    """SGD with momentum and the original's L2 decay: added to the gradient of every trained parameter."""
+    """SGD with momentum and L2 decay, which is added to the gradient of every trained parameter, as in PaddleSeg."""
 
     name: Literal["sgd"]
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Momentum = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
 
 
 class AdamW(Section):
-    """AdamW: decay apart from the gradient."""
+    """AdamW: decay is separate from the gradient."""
 
     name: Literal["adamw"]
-    beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    beta_1: Momentum = 0.9
+    beta_2: Momentum = 0.999
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
 
 
@@ -380,9 +210,9 @@ Optimizer = Annotated[SGD | AdamW, Field(discriminator="name")]
 
 
 class _Schedule(Section):
-    learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    learning_rate: AboveZero = 0.01
     end_lr: Annotated[float, Field(ge=0)] = 0.0
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: NotNegative = 0
     warmup_start_lr: Annotated[float, Field(ge=0)] = 0.0
 
 
@@ -390,7 +220,7 @@ class PolySchedule(_Schedule):
     """Polynomial decay over all iterations after the warm-up."""
 
     name: Literal["poly"]
-    power: Annotated[float, Field(gt=0)] = 0.9
+    power: AboveZero = 0.9
 
 
 class CosineSchedule(_Schedule):
@@ -402,78 +232,11 @@ class CosineSchedule(_Schedule):
 LrSchedule = Annotated[PolySchedule | CosineSchedule, Field(discriminator="name")]
 
 
-class _Loss(Section):
-    name: str
-    weight: Annotated[float, Field(gt=0)] = 1.0
-
-
-class CrossEntropy(_Loss):
-    """Cross-entropy of one head; ignored pixels have no part in it."""
-
-    name: Literal["cross_entropy"]
-    class_weights: ClassWeights = None
-
-
-class OhemCrossEntropy(_Loss):
-    """Cross-entropy of the hard pixels: those whose true class has a low probability, at least `min_kept`."""
-
-    name: Literal["ohem_cross_entropy"]
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.7
-    min_kept: Positive = 10000
-
-
-class Dice(_Loss):
-    """One minus the soft Dice score, averaged over the classes."""
-
-    name: Literal["dice"]
-    class_weights: ClassWeights = None
-    smooth: Annotated[float, Field(ge=0)] = 1.0
-
-
-class Focal(_Loss):
-    """Cross-entropy that counts easy pixels less."""
-
-    name: Literal["focal"]
-    alpha: Annotated[float, Field(gt=0)] = 1.0
-    gamma: Annotated[float, Field(ge=0)] = 2.0
-
-
-class LovaszSoftmax(_Loss):
-    """The Lovász extension of one minus the IoU, averaged over the classes that are present."""
-
-    name: Literal["lovasz_softmax"]
-
-
-PixelLoss = Annotated[CrossEntropy | OhemCrossEntropy | Dice | Focal | LovaszSoftmax, Field(discriminator="name")]
-
-
-class Mixed(_Loss):
-    """A sum of losses of the same head, each with its weight."""
-
-    name: Literal["mixed"]
-    losses: Annotated[tuple[PixelLoss, ...], Field(min_length=1)]
-
-
-class PixelContrast(_Loss):
-    """Contrast of embeddings between classes, for the head contrast of hrnet_contrast."""
-
-    name: Literal["pixel_contrast"]
-    temperature: Annotated[float, Field(gt=0)] = 0.1
-    base_temperature: Annotated[float, Field(gt=0)] = 0.07
-    max_samples: Positive = 1024
-    max_views: Positive = 100
-
-
-Loss = Annotated[
-    CrossEntropy | OhemCrossEntropy | Dice | Focal | LovaszSoftmax | Mixed | PixelContrast, Field(discriminator="name")
-]
-
-
 class Train(Section):
     """The run itself."""
 
     iters: Positive = 80000
-    batch_size: Positive = Field(4, description="samples per device")
+    batch_size: Positive = Field(4, description="samples per step on each device, as in PaddleSeg")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     log_iters: Positive = 10
@@ -484,13 +247,13 @@ class Train(Section):
 
 
 class Eval(Section):
-    """How validation images are predicted and counted, in training (`--do_eval`) and by `rsseg-tf eval`.
+    """How validation images are predicted and scored, in training (`--do_eval`) and by `rsseg-tf eval`.
 
     All but `protocol` are the fields of `rsseg_tf.predict.InferenceOptions`.
     """
 
-    protocol: ProtocolName = Field("seed", description="what is counted, see rsseg_tf.datasets.protocols")
-    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
+    protocol: ProtocolName = Field("benchmark", description="what is counted, see rsseg_tf.datasets.protocols")
+    scales: Annotated[tuple[AboveZero, ...], Field(min_length=1)] = (1.0,)
     flip_horizontal: bool = False
     flip_vertical: bool = False
     is_slide: bool = False
@@ -500,6 +263,11 @@ class Eval(Section):
     def inference(self) -> dict[str, Any]:
         """Returns the fields that say how an image is predicted, as `InferenceOptions` takes them."""
         return self.model_dump(exclude={"protocol"})
+
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _present_name(cls, value: Any) -> Any:
+        return present_name(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _window(self) -> Eval:
@@ -543,9 +311,10 @@ class Config(Section):
 
     def _check_classes(self, spec: DatasetSpec) -> None:
         for model in (self.model, *([self.model.coarse] if isinstance(self.model, C2FNet) else [])):
-            if model.num_classes is not None and model.num_classes != spec.num_classes:
+            stated = getattr(model, "num_classes", None)
+            if stated is not None and stated != spec.num_classes:
                 raise ValueError(
-                    f"model.num_classes is {model.num_classes}, but the dataset '{spec.name}' has {spec.num_classes} "
+                    f"model.num_classes is {stated}, but the dataset '{spec.name}' has {spec.num_classes} "
                     f"classes ({', '.join(spec.classes[:6])}{', …' if spec.num_classes > 6 else ''}). "
                     "Remove model.num_classes."
                 )
@@ -569,7 +338,7 @@ class Config(Section):
         if isinstance(self.model, C2FNet):
             classes, of = 2, "the fine model of c2fnet has 2 classes (other, small object)"
         for head, loss in self.loss.items():
-            if (head == "contrast") != isinstance(loss, PixelContrast):
+            if (head == "contrast") != isinstance(loss, PixelContrast) and not isinstance(loss, CustomLoss):
                 raise ValueError(
                     f"loss.{head}.name is {loss.name}; pixel_contrast is for the head contrast, and that head takes "
                     "no other loss."

@@ -14,7 +14,7 @@ import tensorflow as tf
 from rsseg_tf.build import build_losses, build_model
 from rsseg_tf.checkpoint import TrainState, load_weights, read_state, restore_training
 from rsseg_tf.config import Config
-from rsseg_tf.config.schema import C2FNet
+from rsseg_tf.config.zoo import C2FNet
 from rsseg_tf.data import SampleReader, train_batches
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ConfigError, reason
@@ -24,12 +24,12 @@ from rsseg_tf.files.lists import Sample
 from rsseg_tf.metrics import SegmentationScores
 from rsseg_tf.predict import InferenceOptions, Predict, as_rgb, overlay
 from rsseg_tf.predictors import keras_predictor
-from rsseg_tf.pretrained import load_pretrained
 from rsseg_tf.training.folder import Notify
 from rsseg_tf.training.loop import TrainingPlan, TrainResult, Validation, run_training
 from rsseg_tf.training.optimizers import build_optimizer
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import TrainStep, synchronise_batch_norm
+from rsseg_tf.weights.pretrained import load_pretrained
 
 __all__ = ["train"]
 
@@ -79,6 +79,7 @@ def train(
     """
 
     def make_plan(strategy: tf.distribute.Strategy, resume: Path | None, notify: Notify) -> TrainingPlan:
+        # A damaged validation image must show before hours of training, not at the first evaluation after them.
         evaluation = plan_evaluation(config, val_samples) if val_samples else None
         if evaluation is not None:
             evaluation.read_once()
@@ -87,6 +88,7 @@ def train(
             state = TrainState(protocol=config.eval.protocol)
         else:
             state = _state_to_resume(config, resume, evaluated=evaluation is not None, notify=notify)
+        # Per device in the config, as in PaddleSeg, so that the learning rate of a recipe fits its number of GPUs.
         batch_size = config.train.batch_size * strategy.num_replicas_in_sync
         reader = SampleReader(
             train_samples, config.dataset.spec, cache_mb=config.data.cache_mb, trust=config.data.trust
@@ -134,6 +136,7 @@ def _build(
             "c2fnet learns on the predictions of a trained coarse model; there are no weights of one. Name them with "
             "--coarse_model (or model.coarse.pretrained): a checkpoint folder, a file or a URL."
         )
+    # Before the model is built: initial weights and the seeds of dropout come from it.
     keras.utils.set_random_seed(config.train.seed)
     with strategy.scope():
         model = build_model(config, precision=config.train.precision)

@@ -116,3 +116,8 @@ def write_pairs(root: Path, source: Path) -> Path:
             lines.append(f"{split}/{number}.png {split}/{number}_label.png\n")
         (root / f"{split}.txt").write_text("".join(lines), "utf-8")
     return root
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """Returns a PNG or JPEG as OpenCV has it: unchanged, colours from blue to red."""
+    return np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))

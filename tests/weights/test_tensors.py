@@ -43,7 +43,7 @@ def test_tensors_are_read_exactly(writer: str, tmp_path: Path) -> None:
     file = read_tensors(WRITERS[writer](tmp_path / "weights", TENSORS))
     assert_same(file.tensors)
     assert file.format == {"paddle": "paddle", "torch": "torch", "legacy": "torch (before 1.6)"}[writer]
-    assert len(file.sha256) == 64 and not file.ours
+    assert len(file.sha256) == 64 and not file.by_path
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
