@@ -370,7 +370,7 @@ def test_a_rotation_says_how_the_original_turns(tmp_path: Path) -> None:
     for at in range(6):
         values = whole()
         values["train_dataset"]["transforms"].insert(at, {"type": "RandomRotation", "max_rotation": 20})
-        assert "RandomRotation: it has no counterpart here: the original turns" in str(outcome(values, tmp_path))
+        assert "RandomRotation: it has no counterpart here: PaddleSeg turns" in str(outcome(values, tmp_path))
     values["train_dataset"]["transforms"][5]["max_rotation"] = 0  # which turns nothing
     assert isinstance(outcome(values, tmp_path), Imported)
 
