@@ -31,6 +31,7 @@ import keras
 import numpy as np
 
 from rsseg_tf.config import AnyConfig, dump_config
+from rsseg_tf.datasets.protocols import present_name
 from rsseg_tf.errors import ConfigError, WeightsError, address_hint, reason
 from rsseg_tf.files import StrPath, atomic_folder, atomic_path, read_json
 from rsseg_tf.files.npz import read_npz
@@ -71,7 +72,7 @@ class TrainState:
     best_miou: float = -1.0
     best_step: int = 0
     stale_intervals: int = 0
-    protocol: str = "seed"
+    protocol: str = "benchmark"
     to_evaluate: bool = False
 
 
@@ -102,12 +103,14 @@ def save_checkpoint(
     with _writing(Path(folder)) as partial:
         _write_arrays(partial / _WEIGHTS, _named_arrays(model))
         if optimizer is not None:
+            # Seeds too: dropout of a resumed run then draws what the straight run would have drawn.
             variables = _training_variables(model, optimizer)
             _write_arrays(partial / _TRAINING, {name: np.asarray(value) for name, value in variables.items()})
         _write(partial / _STATE, lambda file: file.write(_to_json(state)))
         _write(partial / _CONFIG, lambda file: file.write(dump_config(_with_absolute_root(config)).encode()))
         for name, content in extra.items():
             (partial / name).write_bytes(content)
+        # Last, so that a run which replaces another one gives up that one's checkpoints as late as possible.
         before_rename()
 
 
@@ -237,12 +240,13 @@ def read_state(folder: StrPath) -> TrainState:
     folder = Path(folder)
     _require(folder, _STATE)
     try:
+        # Fields that earlier versions did not write keep their defaults; unknown ones are a TypeError.
         state = TrainState(**read_json(folder / _STATE))
         for field in dataclasses.fields(state):
             value = getattr(state, field.name)
             if not isinstance(value, (int, type(field.default))):  # JSON may write 1.0 as 1
                 raise TypeError(f"{field.name} is {value!r}")
-        return state
+        return dataclasses.replace(state, protocol=present_name(state.protocol))
     except (OSError, ValueError, TypeError) as error:
         raise WeightsError(f"{folder / _STATE} is damaged: {error}. Use an earlier checkpoint.") from error
 
@@ -262,6 +266,7 @@ def _with_absolute_root(config: AnyConfig) -> AnyConfig:
 def _named_arrays(model: keras.Model) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for variable in model.weights:
+        # Keras does not require unique paths, and of two equal names in an archive only one would be read.
         if variable.path in arrays:
             raise ConfigError(f"The model '{model.name}' has two weights named {variable.path}; rename a layer.")
         arrays[variable.path] = keras.ops.convert_to_numpy(variable.value)
@@ -279,7 +284,7 @@ def _training_variables(model: keras.Model, optimizer: keras.optimizers.Optimize
 def _assign(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray]) -> str:
     """Assigns all arrays and returns an empty text, or assigns none and returns the differences."""
     problems = _differences({name: tuple(variable.shape) for name, variable in variables.items()}, arrays)
-    if not problems:
+    if not problems:  # a model that is half loaded would predict something, and nobody would notice
         for name, variable in variables.items():
             variable.assign(arrays[name])
     return problems
@@ -314,6 +319,7 @@ def _require(folder: Path, name: str) -> None:
             f"{folder} is not a checkpoint: it does not exist. A run was killed while it replaced it; the earlier one "
             f"is whole: {retired}; rename it to {folder}."
         )
+    # `output` for `output/best_model` is the usual slip.
     inside = sorted(p.parent for p in folder.glob(f"*/{_WEIGHTS}") if not p.parent.name.startswith("."))
     hint = f" Did you mean {inside[0]}?" if inside else " A checkpoint is a folder such as output/best_model."
     keras_file = " A .keras file is read by keras.saving.load_model." if folder.suffix == ".keras" else ""
@@ -339,6 +345,7 @@ def _write_npz(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
     """Writes an archive as `np.savez` does, which leaves its file open on a full disk and so raises again later."""
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
+            # An array of 2 GiB or more needs the format zip64, and its size is not known to `archive` before.
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
@@ -347,6 +354,7 @@ def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     with path.open("wb") as file:
         write(file)
         file.flush()
+        # Otherwise a power cut after the rename may leave a checkpoint with a complete name and empty files.
         os.fsync(file.fileno())
 
 

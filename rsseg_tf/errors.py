@@ -28,6 +28,7 @@ __all__ = [
     "DataError",
     "ExportError",
     "NotFiniteError",
+    "OldKeyWarning",
     "RssegError",
     "ServingError",
     "TrainingError",
@@ -82,6 +83,10 @@ class NotFiniteError(RssegError):
     def __reduce__(self) -> tuple[type[NotFiniteError], tuple[str, int]]:
         """Makes the error picklable with its index, for worker processes."""
         return type(self), (str(self), self.index)
+
+
+class OldKeyWarning(FutureWarning):
+    """A config has a key by a name of earlier versions, which still works."""
 
 
 INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)

@@ -236,7 +236,7 @@ class Manifest(_Section):
         """
         try:
             manifest = cls.model_validate_json(text)
-            _ = manifest.spec
+            _ = manifest.spec  # a spec checks itself
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "JSON"
@@ -318,7 +318,7 @@ def _is_manifest(path: Path) -> bool:
         found = json.loads(path.read_bytes())
     except OSError:
         return False
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # a damaged file; `read_manifest` reports it
         return True
     return isinstance(found, dict) and bool({"format_version", "artifacts"} & set(found))
 

@@ -262,7 +262,7 @@ def test_an_own_loss(module: Path, tmp_path: Path) -> None:
 def test_an_own_method(module: Path, tmp_path: Path) -> None:
     tiny_pretraining(tmp_path, "simsiam")
     out = tmp_path / "out"
-    settings = ("method={name: custom, builder: 'my_nets:Method', options: {scale: 2.0}}",)
+    settings: tuple[str, ...] = ("method={name: custom, builder: 'my_nets:Method', options: {scale: 2.0}}",)
     settings += ("backbone={name: custom, builder: 'my_nets:net'}", "train.iters=2")
     overrides = [part for setting in settings for part in ("--set", setting)]
     run("pretrain", "--config", tmp_path / "simsiam.yml", *overrides, "--save_dir", out)

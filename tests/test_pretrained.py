@@ -47,7 +47,7 @@ def paths(model: keras.Model) -> list[str]:
     return [variable.path for variable in model.weights]
 
 
-def config_of(tmp_path: Path, model: str, source: Path | str = "null", *more: str, **sources: Path) -> Config:
+def config_of(tmp_path: Path, model: str, source: Path | str = "null", *more: str, **sources: Path | str) -> Config:
     text = model.replace("SOURCE", str(source))
     for name, path in sources.items():
         text = text.replace(name.upper(), str(path))
@@ -225,6 +225,7 @@ def test_the_backbone_of_our_own_checkpoints(tmp_path: Path, backbone: Any) -> N
     config = config_of(tmp_path, FCN)
     trained = build_model(config)
     save_checkpoint(tmp_path / "whole", trained, None, TrainState(), config)
+    assert config.model.backbone is not None
     alone = build_backbone(config.model.backbone)
     save_checkpoint(tmp_path / "alone", alone, None, TrainState(), config)
     for folder, source in (("whole", trained), ("alone", alone)):

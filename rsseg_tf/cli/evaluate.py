@@ -11,6 +11,7 @@ import click
 from rsseg_tf.cli.engine import choose_engine, engine_options, locate_engine
 from rsseg_tf.cli.options import (
     ManyValues,
+    NameOf,
     check_save_dir,
     choose_device,
     load_beside,
@@ -33,9 +34,9 @@ __all__ = ["command"]
 @engine_options
 @click.option(
     "--protocol",
-    type=click.Choice(list(PROTOCOLS)),
-    help="What is counted. seed: every pixel of every image, as the benchmark. stitched: tiles put back into their "
-    "scenes, each pixel once. isprs5: the same on eroded labels of potsdam or vaihingen, means without clutter. "
+    type=NameOf(list(PROTOCOLS)),
+    help="What is counted. benchmark: every pixel of every image. stitched: tiles put back into their scenes, "
+    "each pixel once. isprs5: the same on eroded labels of potsdam or vaihingen, means without clutter. "
     "Default: the config's eval.protocol.",
 )
 @prediction_options("aug-eval")

@@ -12,7 +12,7 @@ import click
 
 from rsseg_tf import __version__
 from rsseg_tf.cli.output import lost_output, make_output_safe
-from rsseg_tf.errors import RssegError, reason, show_traceback
+from rsseg_tf.errors import OldKeyWarning, RssegError, reason, show_traceback
 
 __all__ = ["INTERRUPTED", "UNEXPECTED", "main"]
 
@@ -94,8 +94,8 @@ _format_warning = warnings.formatwarning
 
 
 def _format_note(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> str:
-    """Returns FutureWarnings, such as those about old keys of configs, as notes that name no line of our code."""
-    return f"Note: {message}\n" if category is FutureWarning else _format_warning(message, category, *place, **options)
+    """Returns a warning about an old key as a note, which names no line of the program."""
+    return f"Note: {message}\n" if category is OldKeyWarning else _format_warning(message, category, *place, **options)
 
 
 def _unexpected(error: Exception) -> tuple[int, str]:

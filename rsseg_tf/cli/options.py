@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from rsseg_tf.datasets.protocols import present_name
+
 if TYPE_CHECKING:
     from rsseg_tf.config import Config, PretrainConfig
     from rsseg_tf.predictors import Predictor
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Grouped",
     "ManyValues",
+    "NameOf",
     "check_save_dir",
     "choose_device",
     "config_option",
@@ -152,6 +155,14 @@ def run_options(function: F) -> F:
 def run_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the keys of the config that the options of train or pretrain set, with their values."""
     return {_RUN_KEYS[name]: value for name, value in options.items()}
+
+
+class NameOf(click.Choice[str]):
+    """A choice among names that also takes the spelling of earlier versions; see `present_name`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns today's name."""
+        return super().convert(present_name(value), param, ctx)
 
 
 def _is_number(text: str) -> bool:

@@ -7,16 +7,17 @@ from typing import Any
 
 import click
 
-from rsseg_tf.cli.options import ManyValues
+from rsseg_tf.cli.options import ManyValues, NameOf
 
-# These imports take half a second at most, since they load no TensorFlow; the help names the datasets.
-from rsseg_tf.prepare.preparers import OUTPUTS, PREPARERS, PrepareOptions, prepare_dataset
+# Not TensorFlow: half a second at most, and the help can name the datasets.
+from rsseg_tf.datasets.table import RECIPES
+from rsseg_tf.prepare.run import PrepareOptions, prepare_dataset
 
 __all__ = ["command"]
 
 
 @click.command(name="prepare", cls=ManyValues)
-@click.argument("dataset", type=click.Choice(sorted(PREPARERS)))
+@click.argument("dataset", type=click.Choice(sorted(RECIPES)))
 @click.argument("sources", metavar="[SOURCE]...", type=Path, nargs=-1)
 @click.option(
     "-o",
@@ -40,10 +41,11 @@ __all__ = ["command"]
     help="Pixels that neighbouring tiles share [default: isaid 384, others 0].",
 )
 @click.option(
+    "--cutting",
     "--protocol",
-    type=click.Choice(["seed", "overlap"]),
+    type=NameOf(["benchmark", "overlap"]),
     help="potsdam, vaihingen: windows as the benchmark cut them, or with --overlap, half a tile if not given "
-    "[default: seed].",
+    "[default: benchmark].",
 )
 @click.option(
     "--labels",
@@ -102,7 +104,7 @@ def command(
             splits=splits or None,
             **settings,
         )
-        report = prepare_dataset(dataset, sources, output or OUTPUTS[dataset], options)
+        report = prepare_dataset(dataset, sources, output or RECIPES[dataset].output, options)
     if report.left_out:
         click.echo(f"Note: {report.left_out}.", err=True)
     ending = " (already there, nothing to do)" if report.up_to_date else ""

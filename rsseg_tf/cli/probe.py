@@ -85,7 +85,7 @@ def command(
     load_tensorflow()
     splits = checked_samples(config, "train", "val")
     from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD
-    from rsseg_tf.evaluate.probe import cut_patches, probe
+    from rsseg_tf.evaluate.probe import ProbeSettings, cut_patches, probe
 
     spec, backbone = config.dataset.spec, config.model.backbone
     if backbone is None:
@@ -110,10 +110,7 @@ def command(
         spec,
         train,
         val,
-        labels=counts,
-        seeds=range(seeds),
-        neighbours=neighbours,
-        normalisation=fixed,
+        ProbeSettings(counts, range(seeds), neighbours, fixed),
         offline=offline,
         notify=click.echo,
     )

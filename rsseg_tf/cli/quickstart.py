@@ -87,9 +87,9 @@ def _write_report(output: Path, steps: list[list[str]]) -> Path:
     """Writes overview.png (scene, label, prediction of some scenes) and README.md; returns the picture."""
     import numpy as np
 
+    from rsseg_tf.datasets.synthetic import SYNTHETIC
     from rsseg_tf.files.lists import read_list
     from rsseg_tf.predict import as_rgb, montage
-    from rsseg_tf.prepare.synthetic import SYNTHETIC
     from rsseg_tf.rasters.images import read_image, read_label, write_png
 
     report = output / "report"

@@ -13,12 +13,12 @@ from rich.progress import Progress
 from rsseg_tf.cli.output import note
 from rsseg_tf.config import Config, PretrainConfig
 from rsseg_tf.datasets.spec import DatasetSpec
+from rsseg_tf.datasets.unlabelled import list_images
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.files import readable_name
 from rsseg_tf.files.lists import Sample, Samples, missing_files, read_list
-from rsseg_tf.prepare.unlabelled import list_images
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
-from rsseg_tf.rasters.looking import Inspection, Looks, memory_file
+from rsseg_tf.rasters.inspection import Inspection, ListSummary, memory_file
 
 if TYPE_CHECKING:
     from rsseg_tf.doctor.starting import Told
@@ -49,7 +49,7 @@ def checked_samples(
     dataset = config.dataset
     root = Path(dataset.root)
     lists = {"train": root / dataset.train_list, "val": root / dataset.val_list}
-    parts: dict[str, Looks] = {}
+    parts: dict[str, ListSummary] = {}
     try:
         for split in splits:
             parts[split] = checked_list(
@@ -65,7 +65,7 @@ def checked_samples(
     _report(findings, refuse="train" in splits)
     if "train" in parts and config.model.name != "c2fnet":  # its fine model has other classes
         _check_weights(config, parts["train"].ids)
-    return tuple(looks.samples for looks in parts.values())
+    return tuple(summary.samples for summary in parts.values())
 
 
 def checked_eval_list(list_file: Path, spec: DatasetSpec, *, trust: Trust = TRUSTING_NOBODY) -> Sequence[Sample]:
@@ -74,11 +74,11 @@ def checked_eval_list(list_file: Path, spec: DatasetSpec, *, trust: Trust = TRUS
     Raises:
         DataError: For the first problem.
     """
-    looks = checked_list(list_file, list_file.parent, spec, what="samples", trust=trust)
+    summary = checked_list(list_file, list_file.parent, spec, what="samples", trust=trust)
     from rsseg_tf.doctor.starting import start_findings
 
-    _report(start_findings({"val": looks}, spec, list_file.parent), refuse=False)
-    return looks.samples
+    _report(start_findings({"val": summary}, spec, list_file.parent), refuse=False)
+    return summary.samples
 
 
 def checked_images(config: PretrainConfig) -> Sequence[Sample]:
@@ -90,16 +90,16 @@ def checked_images(config: PretrainConfig) -> Sequence[Sample]:
     dataset = config.dataset
     root = Path(dataset.root)
     if dataset.train_list:
-        looks = checked_list(
+        summary = checked_list(
             root / dataset.train_list, root, dataset.spec, what="images", labels=False, trust=config.data.trust
         )
     else:
         samples = list_images(root, notify=_note)
-        looks = _check(samples, dataset.spec, root / "*", root, "images", labels=False, trust=config.data.trust)
+        summary = _check(samples, dataset.spec, root / "*", root, "images", labels=False, trust=config.data.trust)
     from rsseg_tf.doctor.starting import start_findings
 
-    _report(start_findings({"train": looks}, dataset.spec, root), refuse=True)
-    return looks.samples
+    _report(start_findings({"train": summary}, dataset.spec, root), refuse=True)
+    return summary.samples
 
 
 def checked_list(
@@ -110,7 +110,7 @@ def checked_list(
     what: str,
     labels: bool = True,
     trust: Trust = TRUSTING_NOBODY,
-) -> Looks:
+) -> ListSummary:
     """Reads a list and checks all its samples; unchanged files are not checked again the next time.
 
     Args:
@@ -137,7 +137,7 @@ def _check(
     *,
     labels: bool,
     trust: Trust,
-) -> Looks:
+) -> ListSummary:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"Checking {len(samples)} {what}", total=len(samples))
         memory = _memory(list_file, root, spec, labels=labels, trust=trust)
@@ -145,10 +145,10 @@ def _check(
         if inspection.missing and isinstance(samples, Samples):
             raise missing_files(list_file, root, len(inspection.missing), inspection.missing[0][1])
         look = inspection.raise_first if labels else inspection.raise_count
-        looks = look(lambda done, _: progress.update(task, completed=done))
-    for line in looks.notes():
+        summary = look(lambda done, _: progress.update(task, completed=done))
+    for line in summary.notes():
         _note(line)
-    return looks
+    return summary
 
 
 def _check_weights(config: Config, present: set[int]) -> None:

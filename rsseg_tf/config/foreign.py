@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class ImportReport:
-    """What is found on the way, and every mapping that was opened."""
+    """Problems, notes, and every mapping that was opened."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
@@ -24,16 +24,16 @@ class ImportReport:
         self.files = 0
 
     def finish(self) -> None:
-        """Names each key of each mapping that was never read."""
+        """Adds a problem for each key that was never read."""
         for section in self.sections:
-            for key in section.left:
+            for key in section.unread:
                 section.problem(f"the key {key} has no counterpart here; remove it.")
 
 
 class ForeignSection:
-    """A mapping of PaddleSeg's that records which of its keys were never read.
+    """A mapping of another program's config that records which of its keys were never read.
 
-    Each way to read either returns the value or reports what becomes of it, so that no key is dropped without a word.
+    Each method that reads a key returns its value or reports what becomes of it, so that no key is dropped silently.
     """
 
     def __init__(self, values: Any, where: str, report: ImportReport) -> None:
@@ -41,15 +41,15 @@ class ForeignSection:
         if not isinstance(values, Mapping):
             report.problems.append(f"{where} must be a mapping; got {values!r}.")
             values = {}
-        self.left = dict(values)
+        self.unread = dict(values)
         report.sections.append(self)
 
     def take(self, key: str, default: Any = None) -> Any:
-        """Takes a value that goes into our config as it is, where it is checked."""
-        return self.left.pop(key, default)
+        """Reads a value that goes unchanged into the new config, whose schema checks it."""
+        return self.unread.pop(key, default)
 
     def text(self, key: str, default: str | None = None) -> str | None:
-        """Takes a string, or what is left out."""
+        """Reads a string; the default for a missing key."""
         value = self.take(key, default)
         if value is not None and (not isinstance(value, str) or not value):
             self.problem(f"{key} must be a text; got {value!r}.")
@@ -57,7 +57,7 @@ class ForeignSection:
         return value
 
     def number(self, key: str, default: float) -> Any:
-        """Takes a number."""
+        """Reads a number."""
         given = self.take(key, default)
         value = _number(given)
         if value is None:
@@ -66,7 +66,7 @@ class ForeignSection:
         return value
 
     def numbers(self, key: str, default: Sequence[float], *, single: bool = False) -> list[Any]:
-        """Takes a list of numbers; with `single`, one number stands for a list of it."""
+        """Reads a list of numbers; with `single`, one number stands for a list with that number."""
         given = self.take(key, default)
         values = [_number(value) for value in (given if isinstance(given, list | tuple) else [given])]
         if None in values or not values or not (single or isinstance(given, list | tuple)):
@@ -75,23 +75,23 @@ class ForeignSection:
         return values
 
     def real(self, key: str, default: float) -> float:
-        """Takes a number as a float."""
+        """Reads a number as a float."""
         return float(self.number(key, default))
 
     def reals(self, key: str, default: None) -> list[float] | None:
-        """Takes a list of numbers as floats, or what is left out."""
-        given = self.left.get(key)
+        """Reads a list of numbers as floats; the default for a missing key."""
+        given = self.unread.get(key)
         return self.take(key, default) if given is None else [float(value) for value in self.numbers(key, [1.0])]
 
     def whole(self, key: str, default: int) -> int:
-        """Takes a whole number."""
+        """Reads a whole number."""
         value = self.number(key, default)
         if value != int(value):
             self.problem(f"{key} must be a whole number; got {value}.")
         return int(value)
 
     def switch(self, key: str, default: bool = False) -> bool:
-        """Takes true or false."""
+        """Reads true or false."""
         value = self.take(key, default)
         if not isinstance(value, bool):
             self.problem(f"{key} must be true or false; got {value!r}.")
@@ -99,7 +99,7 @@ class ForeignSection:
         return value
 
     def kind(self, table: Mapping[str, T], *others: str, default: Any = None, lower: bool = False) -> T | None:
-        """Takes the `type` and returns its counterpart; without one the mapping is given up.
+        """Reads the `type` and returns its counterpart; without one the mapping is given up.
 
         Args:
             table: Type -> its counterpart.
@@ -118,11 +118,11 @@ class ForeignSection:
         return None
 
     def section(self, key: str) -> ForeignSection | None:
-        """Takes a mapping; None where the key is missing."""
-        return ForeignSection(self.take(key), key, self.report) if key in self.left else None
+        """Reads a mapping; None for a missing key."""
+        return ForeignSection(self.take(key), key, self.report) if key in self.unread else None
 
     def sections(self, key: str, where: str) -> list[ForeignSection]:
-        """Takes a list of mappings."""
+        """Reads a list of mappings."""
         values = self.take(key, [])
         if not isinstance(values, list):
             self.problem(f"{key} must be a list of mappings; got {values!r}.")
@@ -130,15 +130,15 @@ class ForeignSection:
         return [ForeignSection(value, where, self.report) for value in values]
 
     def only(self, key: str, *allowed: Any, because: str) -> None:
-        """Takes a value that has no counterpart unless it is one of these; the first is PaddleSeg's default."""
+        """Reads a value without a counterpart, which must be one of `allowed`; the first is PaddleSeg's default."""
         value = self.take(key, allowed[0])
         if not any(_same(value, one) for one in allowed):
             self.problem(f"{key} is {value!r}; {because}")
 
     def unused(self, *keys: str, because: str) -> None:
-        """Takes values that have no effect in PaddleSeg either, and notes it."""
+        """Reads values that have no effect in PaddleSeg either, and notes that."""
         for key in keys:
-            if key in self.left:
+            if key in self.unread:
                 self.take(key)
                 self.report.notes.append(f"{self.where}.{key} is left out: {because}.")
 
@@ -147,9 +147,9 @@ class ForeignSection:
         self.report.problems.append(f"{self.where}: {text}")
 
     def give_up(self, text: str) -> None:
-        """Reports why nothing of this mapping can be taken over; its keys then need no lines of their own."""
+        """Reports why this mapping cannot be imported; its keys then need no problems of their own."""
         self.problem(text)
-        self.left.clear()
+        self.unread.clear()
 
 
 class Key(NamedTuple):
@@ -196,7 +196,7 @@ class Kind(NamedTuple):
 
 
 def _number(value: Any) -> Any:
-    """Returns a finite number or None; 1e-4 is a string to YAML's reader in Python, but a number to users."""
+    """Returns a finite number or None; PyYAML reads 1e-4 as a string."""
     if isinstance(value, str):
         try:
             value = float(value)
@@ -208,5 +208,5 @@ def _number(value: Any) -> Any:
 
 
 def _same(value: Any, other: Any) -> bool:
-    """True and 1 are two values in a config."""
+    """Whether two values are equal, where true differs from 1."""
     return type(value) is not bool and value == other if type(other) is not bool else value is other

@@ -2,7 +2,7 @@
 
 PaddleSeg's files are YAML with `_base_`: mappings merge, lists replace. A key or value without a counterpart here is a
 problem, and all problems are listed; each decision of the importer is a note. The tables (`_LOSSES`, `_SEGMENTORS`, …)
-hold the counterparts. Source of the defaults: paddleseg/{cvlibs, transforms, models} of PaddleSeg.
+hold the counterparts. Source of the defaults: paddleseg/{cvlibs, transforms, paddleseg/{cvlibs, transforms, models}.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from rsseg_tf.config.document import Document
 from rsseg_tf.config.foreign import ForeignSection, ImportReport, Key, Kind
 from rsseg_tf.config.loader import config_from_document
 from rsseg_tf.config.yaml_text import compose, read_text
+from rsseg_tf.datasets.table import SPECS
 from rsseg_tf.errors import ConfigError, address_hint, did_you_mean, reason
 from rsseg_tf.files import StrPath
-from rsseg_tf.prepare.preparers import SPECS
 
-__all__ = ["Imported", "import_paddleseg"]
+__all__ = ["ImportedConfig", "import_paddleseg"]
 
 _BACKBONES = {
     "ResNet50": "resnet50",
@@ -41,30 +41,30 @@ _FEATURES = ("c2", "c3", "c4", "c5")
 
 
 @dataclass(frozen=True)
-class Imported:
-    """What became of a config.
+class ImportedConfig:
+    """An imported config.
 
     Attributes:
-        values: Sections of a config of ours; without a model for a file that others are based on.
-        notes: Decisions that a reader may want to know of.
+        values: The sections of the config; without a model for a base file.
+        notes: Decisions of the importer, for the reader.
     """
 
     values: dict[str, Any]
     notes: tuple[str, ...]
 
     def text(self, source: str) -> str:
-        """Returns the YAML file, with the notes on top."""
+        """Returns the YAML file, with the notes at the top."""
         comments = [f"From {source} of PaddleSeg.", *(f"Note: {note}" for note in self.notes)]
         comments = [f"# {' '.join(comment.split())}" for comment in comments]  # a name may hold a line break
         body = yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
         return "\n".join(comments) + "\n" + body
 
 
-def import_paddleseg(path: StrPath) -> Imported:
-    """Reads a config of PaddleSeg and what it is based on.
+def import_paddleseg(path: StrPath) -> ImportedConfig:
+    """Reads a config of PaddleSeg and its base files.
 
     Args:
-        path: A YAML file of PaddleSeg. One without a model, which others are based on, gives the sections it has.
+        path: A YAML file of PaddleSeg. A base file without a model gives the sections that it has.
 
     Raises:
         ConfigError: One line per problem: keys, types and values without a counterpart, or an unreadable file.
@@ -74,7 +74,7 @@ def import_paddleseg(path: StrPath) -> Imported:
     values = _convert(ForeignSection(_read(path, report, ()), path.name, report))
     report.finish()
     if not report.problems:
-        # Checked as any config; a file that others are based on stands in for one with the simplest model.
+        # The result is checked as any config; a base file without a model is checked with the simplest one.
         stand_in = {"model": {"name": "fcn", "backbone": {"name": "hrnet_w18"}}, "loss": {"main": _cross_entropy()}}
         whole = values if "model" in values else {**values, **stand_in}
         try:
@@ -83,7 +83,7 @@ def import_paddleseg(path: StrPath) -> Imported:
             report.problems += str(error).splitlines()
     if report.problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in report.problems))
-    return Imported(values, tuple(dict.fromkeys(report.notes)))
+    return ImportedConfig(values, tuple(dict.fromkeys(report.notes)))
 
 
 def _cross_entropy() -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _cross_entropy() -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Keeps the last of two equal keys, as PaddleSeg's reader does, and remembers that there were two."""
+    """Keeps the last of two equal keys, as PaddleSeg's reader does, and notes that there were two."""
 
     duplicates: list[str]
 
@@ -136,7 +136,7 @@ def _read(path: Path, report: ImportReport, parents: tuple[Path, ...]) -> dict[s
 
 
 def _merge(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """PaddleSeg's rule: mappings merge unless `_inherited_: False`, everything else replaces."""
+    """Merges by PaddleSeg's rule: mappings merge unless `_inherited_: False`, everything else replaces."""
     if not values.get("_inherited_", True):
         return {key: value for key, value in values.items() if key != "_inherited_"}
     merged = dict(base)
@@ -174,14 +174,14 @@ def _convert(file: ForeignSection) -> dict[str, Any]:
 
 
 def _check_classes(file: ForeignSection, classes: Any) -> None:
-    """Checks that the model has the number of classes of the dataset, from which it follows here.
+    """Requires the dataset's number of classes in each model, as PaddleSeg does.
 
     Args:
         file: The whole file.
-        classes: Of its dataset; None without one.
+        classes: The dataset's number of classes; None without a dataset.
     """
     for key in ("model", "coase_model", "coarse_model"):
-        model = file.left.get(key)
+        model = file.unread.get(key)
         given = model.get("num_classes") if isinstance(model, Mapping) else None
         if given is not None and classes is None:
             file.report.notes.append(f"num_classes of {key} is left out: it follows from the dataset here.")
@@ -192,7 +192,7 @@ def _check_classes(file: ForeignSection, classes: Any) -> None:
 def _datasets(
     train: ForeignSection | None, val: ForeignSection | None, report: ImportReport
 ) -> tuple[dict[str, Any], int, Any]:
-    """Returns our `dataset` and `augment`, the ignored id, and the number of classes."""
+    """Returns the sections `dataset` and `augment`, the ignored id, and the number of classes."""
     parts = [part for part in (train, val) if part is not None]
     known = [_check_dataset(part, mode) for part, mode in ((train, "train"), (val, "val")) if part is not None]
     root, classes, ignored = _common_facts(parts, train)
@@ -215,8 +215,8 @@ def _datasets(
     augment, normalizations = _all_transforms(train, val, ignored)
     if len(normalizations) == 2 and normalizations[0] != normalizations[1]:
         parts[1].problem(
-            f"Normalize has {_worded(normalizations[1])}, in train_dataset {_worded(normalizations[0])}; images are "
-            "normalized in one way here. Make them the same."
+            f"Normalize has {_in_words(normalizations[1])}, in train_dataset {_in_words(normalizations[0])}; images "
+            "are normalized in one way here. Make them the same."
         )
     statistics = next(iter(normalizations), None) or {}
     if statistics and dataset["name"] != "custom":
@@ -225,7 +225,7 @@ def _datasets(
 
 
 def _check_dataset(part: ForeignSection, mode: str) -> bool:
-    """Takes what has one allowed value, and what PaddleSeg does not read in this part; returns whether it is known."""
+    """Reads settings with one allowed value and those that PaddleSeg ignores; returns whether the type is known."""
     kind = part.take("type", "Dataset")
     known = bool(kind == "Dataset")
     if not known:
@@ -235,7 +235,7 @@ def _check_dataset(part: ForeignSection, mode: str) -> bool:
     part.only("img_channels", 3, because="the importer takes images of 3 bands.")
     part.only("edge", False, because="there are no labels of edges here.")
     others = [f"{name}_path" for name in ("train", "val", "test") if name != mode]
-    part.unused(*others, because=f"PaddleSeg reads {mode}_path alone in this section")
+    part.unused(*others, because=f"PaddleSeg reads only {mode}_path in this section")
     return known
 
 
@@ -272,13 +272,13 @@ def _dataset_name(root: Any, classes: Any) -> str:
 def _all_transforms(
     train: ForeignSection | None, val: ForeignSection | None, ignored: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Returns our `augment` section, and how train and val normalize."""
+    """Returns the section `augment`, and mean and std of train and val."""
     augment: dict[str, Any] = {}
     normalizations = []
     if train is not None:
         augment, normalization = _augment(train, ignored)
         normalizations += [] if normalization is None else [normalization]
-    if val is not None and "transforms" in val.left:
+    if val is not None and "transforms" in val.unread:
         normalization = None
         for section in val.sections("transforms", "val_dataset.transforms"):
             if (kind := section.take("type")) == "Normalize":
@@ -296,11 +296,11 @@ _NO_NORMALIZE = "transforms: Normalize is needed: images are always normalized h
 
 
 def _augment(train: ForeignSection, ignored: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Returns our `augment` section, and mean and std (see `_statistics`) where the file says them."""
-    # What a list of transforms leaves out does not happen.
+    """Returns the section `augment`, and mean and std (see `_statistics`) where the file gives them."""
+    # A transform that is not in the list does not happen, whatever the defaults of `Augment`.
     augment: dict[str, Any] = {"scale_range": [1.0, 1.0], "flip_horizontal": 0.0}
     augment |= {f"{name}_range": 0.0 for name in ("brightness", "contrast", "saturation", "hue")}
-    if "transforms" not in train.left:
+    if "transforms" not in train.unread:
         return augment, None
     statistics: dict[str, Any] | None = None
     order = ("ResizeStepScaling", "RandomPaddingCrop", "RandomHorizontalFlip", "RandomVerticalFlip", "RandomDistort",
@@ -331,7 +331,7 @@ def _augment(train: ForeignSection, ignored: int) -> tuple[dict[str, Any], dict[
 
 
 def _statistics(section: ForeignSection) -> dict[str, Any]:
-    """Returns mean and std of each band, or nothing where they are ours by default: 0.5."""
+    """Returns mean and std of each band, or nothing where all are 0.5, the default of rsseg-tf."""
     given = {key: [float(value) for value in section.numbers(key, [0.5])] for key in ("mean", "std")}
     for key, values in given.items():
         if len(values) not in (1, 3):
@@ -340,7 +340,7 @@ def _statistics(section: ForeignSection) -> dict[str, Any]:
     return {} if all(value == 0.5 for values in given.values() for value in values) else given
 
 
-def _worded(statistics: dict[str, Any]) -> str:
+def _in_words(statistics: dict[str, Any]) -> str:
     return f"mean {statistics['mean']} and std {statistics['std']}" if statistics else "mean and std 0.5"
 
 
@@ -455,11 +455,11 @@ _C2FNET = Kind("c2fnet", {
 
 
 def _model(section: ForeignSection, file: ForeignSection) -> dict[str, Any]:
-    if section.left.get("type") != "C2FNet":
+    if section.unread.get("type") != "C2FNet":
         return _segmentor(section)
     section.take("type")
     backbone = _backbone(section)
-    name = "coase_model" if "coase_model" in file.left else "coarse_model"  # PaddleSeg's own spelling first
+    name = "coase_model" if "coase_model" in file.unread else "coarse_model"  # PaddleSeg's own spelling first
     coarse = _segmentor(ForeignSection(file.take(name), name, file.report))
     file.report.notes.append(
         "The coarse model's weights are not in the file: pass --coarse_model, or fill in coarse.pretrained."
@@ -474,8 +474,8 @@ def _model(section: ForeignSection, file: ForeignSection) -> dict[str, Any]:
 
 
 def _common(section: ForeignSection) -> dict[str, Any]:
-    """Takes what all models have; the number of classes was compared with the dataset's, from which it follows."""
-    section.left.pop("num_classes", None)
+    """Reads the settings that all models share, but for the number of classes, which `_check_classes` compared."""
+    section.unread.pop("num_classes", None)
     values: dict[str, Any] = {}
     if section.switch("align_corners"):
         values["align_corners"] = True
@@ -496,7 +496,7 @@ def _backbone(parent: ForeignSection) -> dict[str, Any]:
             values["multi_grid"] = grid
     section.only("align_corners", False, because="HRNet resizes with half pixels here.")
     section.only("in_channels", 3, because="the number of bands follows from the dataset here.")
-    # Ours tells the layouts of files apart by itself.
+    # rsseg-tf recognises the layouts of weight files by itself.
     section.only("ssl_pretrained", False, True, because="it must be true or false.")
     if (pretrained := section.text("pretrained")) is not None:
         values["pretrained"] = pretrained
@@ -569,7 +569,7 @@ def _ocrnet_features(section: ForeignSection, indices: Any) -> dict[str, Any]:
 
 
 def _heads(model: dict[str, Any] | None) -> tuple[str, ...]:
-    """Returns the heads in the order in which PaddleSeg lists their losses."""
+    """Returns the heads in the order of PaddleSeg's list of losses."""
     heads = _HEADS.get(model["name"], ("main",)) if model else ("main",)
     return heads if model and model.get("aux_head", True) else ("main",)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,7 @@ from rsseg_tf.config.schema import SGD, AdamW, Data
 from rsseg_tf.config.section import AboveZero, Fraction, Momentum, NotNegative, Positive, Section
 from rsseg_tf.config.zoo import Backbone, Method
 from rsseg_tf.datasets import DatasetSpec, custom_spec
+from rsseg_tf.datasets.table import UNLABELLED
 from rsseg_tf.errors import DataError
 
 __all__ = [
@@ -26,6 +27,11 @@ __all__ = [
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of pixels divided by 255, red first; what all six methods were trained with."""
 
+if TYPE_CHECKING:
+    UnlabelledName = str
+else:  # as `schema.DatasetName`
+    UnlabelledName = Literal[UNLABELLED]
+
 
 class Images(Section):
     """Images without labels: a folder that `rsseg-tf prepare` wrote (million_aid, dota, images), or any other one.
@@ -34,7 +40,7 @@ class Images(Section):
     for any other number.
     """
 
-    name: Literal["images", "million_aid", "dota"]
+    name: UnlabelledName
     root: str
     train_list: str | None = Field(
         None, description="list file under root, the first column of each line an image; null: all images below root"

@@ -8,17 +8,17 @@ bands come from the dataset.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from rsseg_tf.config.section import AboveZero, Fraction, Momentum, NotNegative, Positive, Section
 from rsseg_tf.config.zoo import C2FNet, CrossEntropy, CustomLoss, Loss, Mixed, Model, PixelContrast
 from rsseg_tf.datasets import DatasetSpec, custom_spec
-from rsseg_tf.datasets.protocols import PROTOCOLS, ProtocolName
+from rsseg_tf.datasets.protocols import PROTOCOLS, ProtocolName, present_name
+from rsseg_tf.datasets.spec import TILE_NAME_PATTERNS
+from rsseg_tf.datasets.table import SPECS
 from rsseg_tf.errors import DataError
-from rsseg_tf.prepare.preparers import SPECS as DATASET_SPECS
-from rsseg_tf.prepare.tile_names import TILE_NAME_PATTERNS
 from rsseg_tf.rasters.gdal import Trust
 
 __all__ = [
@@ -45,11 +45,16 @@ Rgb = tuple[
 
 # === Dataset ===
 
+if TYPE_CHECKING:
+    DatasetName = str
+else:  # pydantic wants the names themselves; a type checker cannot read them from the table
+    DatasetName = Literal[tuple(sorted(SPECS))]
+
 
 class PreparedDataset(Section):
     """A dataset whose classes, palette and statistics are known by name; `rsseg-tf prepare` writes them."""
 
-    name: Literal["dubai", "isaid", "loveda", "potsdam", "synthetic", "vaihingen"]
+    name: DatasetName
     root: str
     train_list: str = "train.txt"
     val_list: str = "val.txt"
@@ -57,7 +62,7 @@ class PreparedDataset(Section):
     @property
     def spec(self) -> DatasetSpec:
         """The dataset's classes, palette, ignored id, bands and statistics."""
-        return DATASET_SPECS[self.name]
+        return SPECS[self.name]
 
 
 class CustomDataset(Section):
@@ -247,7 +252,7 @@ class Eval(Section):
     All but `protocol` are the fields of `rsseg_tf.predict.InferenceOptions`.
     """
 
-    protocol: ProtocolName = Field("seed", description="what is counted, see rsseg_tf.datasets.protocols")
+    protocol: ProtocolName = Field("benchmark", description="what is counted, see rsseg_tf.datasets.protocols")
     scales: Annotated[tuple[AboveZero, ...], Field(min_length=1)] = (1.0,)
     flip_horizontal: bool = False
     flip_vertical: bool = False
@@ -258,6 +263,11 @@ class Eval(Section):
     def inference(self) -> dict[str, Any]:
         """Returns the fields that say how an image is predicted, as `InferenceOptions` takes them."""
         return self.model_dump(exclude={"protocol"})
+
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _present_name(cls, value: Any) -> Any:
+        return present_name(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _window(self) -> Eval:

@@ -70,10 +70,11 @@ class _Reader:
         try:
             arrays = self._read(self.samples[index])
         except DataError as error:
+            # The first failure is the one that ends the run; threads that read ahead may meet others after it.
             self.failure = self.failure or error
             raise
         size = sum(array.nbytes for array in arrays)
-        with self._lock:
+        with self._lock:  # two threads may have read the same sample; it counts once
             if size <= self._free_bytes and index not in self._cache:
                 self._free_bytes -= size
                 self._cache[int(index)] = arrays
@@ -109,6 +110,7 @@ class SampleReader(_Reader):
         check_same_size(sample, pixels.values.shape[:2], ids.shape)
         check_label_ids(ids_of(ids), label, self.spec)
         ids = ids.astype(np.uint8)
+        # Padding at the border of a scene is often labelled as some class, which must not be learnt.
         if pixels.nodata is not None:
             ids[pixels.nodata] = self.spec.ignore_index
         return pixels.values, ids

@@ -36,6 +36,7 @@ __all__ = [
     "Patches",
     "ProbeRow",
     "ProbeScore",
+    "ProbeSettings",
     "balanced_accuracy",
     "calibrate",
     "colour_statistics",
@@ -75,6 +76,24 @@ class Patches:
 
 
 @dataclass(frozen=True)
+class ProbeSettings:
+    """How features are probed.
+
+    Attributes:
+        labels: Numbers of labelled patches for the linear probe; the nearest neighbours take all training patches.
+        seeds: For each seed other labelled patches are drawn, and other random weights.
+        neighbours: How many neighbours vote.
+        normalisation: Mean and standard deviation of pixels / max_value; None for those that each source of weights was
+            trained with, see `normalisation_of`.
+    """
+
+    labels: Sequence[int]
+    seeds: Sequence[int]
+    neighbours: int = 20
+    normalisation: Statistics | None = None
+
+
+@dataclass(frozen=True)
 class ProbeScore:
     """Scores of one way to learn from labels, one for each seed.
 
@@ -106,11 +125,8 @@ def probe(
     spec: DatasetSpec,
     train: Patches,
     val: Patches,
+    settings: ProbeSettings,
     *,
-    labels: Sequence[int],
-    seeds: Sequence[int],
-    neighbours: int = 20,
-    normalisation: Statistics | None = None,
     offline: bool = False,
     notify: Callable[[str], object] = lambda line: None,
 ) -> list[ProbeRow]:
@@ -122,11 +138,7 @@ def probe(
         spec: The dataset.
         train: Patches to learn from.
         val: Patches to score on.
-        labels: Numbers of labelled patches for the linear probe; the nearest neighbours take all of `train`.
-        seeds: For each seed other labelled patches are drawn, and other random weights.
-        neighbours: How many neighbours vote.
-        normalisation: Mean and standard deviation of pixels / max_value; None for those that each source was trained
-            with, see `normalisation_of`.
+        settings: Labels, seeds, neighbours and normalisation.
         offline: Whether the network is forbidden.
         notify: Called with a line for each source that was loaded.
 
@@ -151,18 +163,18 @@ def probe(
         return features_of(backbone, (spec.mean, spec.std), "random")
 
     def row(name: str, features: dict[int, Features]) -> ProbeRow:
-        return _row(name, features, train.labels, val.labels, labels=labels, neighbours=neighbours)
+        return _row(name, features, train.labels, val.labels, settings)
 
     colours = colour_statistics(train.pixels, spec.max_value), colour_statistics(val.pixels, spec.max_value)
     rows = [
-        row("colour statistics", dict.fromkeys(seeds, colours)),
-        row("random, calibrated", {seed: random_features(seed) for seed in seeds}),
+        row("colour statistics", dict.fromkeys(settings.seeds, colours)),
+        row("random, calibrated", {seed: random_features(seed) for seed in settings.seeds}),
     ]
     for source in sources:
         backbone = build_backbone(section, in_channels=spec.bands)
         notify(load_backbone(backbone, section, source, offline=offline).summary())
-        trained = features_of(backbone, normalisation or normalisation_of(source, spec), source)
-        rows.append(row(source, dict.fromkeys(seeds, trained)))
+        trained = features_of(backbone, settings.normalisation or normalisation_of(source, spec), source)
+        rows.append(row(source, dict.fromkeys(settings.seeds, trained)))
     return rows
 
 
@@ -195,19 +207,17 @@ def _row(
     features: dict[int, Features],
     train_labels: np.ndarray,
     val_labels: np.ndarray,
-    *,
-    labels: Sequence[int],
-    neighbours: int,
+    settings: ProbeSettings,
 ) -> ProbeRow:
     """Scores the features of each seed with both classifiers."""
     # (kind, number of labels) -> predictions, one array for each seed
     predictions: dict[tuple[str, int], list[np.ndarray]] = {}
     for seed, (of_train, of_val) in features.items():
-        for count in labels:
+        for count in settings.labels:
             chosen = np.random.default_rng(seed).permutation(len(train_labels))[:count]
             predicted = linear_probe(of_train[chosen], train_labels[chosen], of_val)
             predictions.setdefault(("linear", len(chosen)), []).append(predicted)
-        predicted = nearest_neighbours(of_train, train_labels, of_val, neighbours)
+        predicted = nearest_neighbours(of_train, train_labels, of_val, settings.neighbours)
         predictions.setdefault(("knn", len(train_labels)), []).append(predicted)
     scores = tuple(
         ProbeScore(

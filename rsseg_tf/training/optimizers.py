@@ -33,6 +33,7 @@ def build_optimizer(
         ConfigError: For constant rates with AdamW, which gives all variables one rate.
     """
     constant: dict[str, Any] = {"constant_paths": tuple(constant_paths), "constant_rate": constant_rate}
+    # All begin with a rate of 0: the loop sets the rate before each step, and a step without one would show.
     optimizer: keras.optimizers.Optimizer
     if isinstance(config, SGD):
         optimizer = MomentumSGD(0.0, momentum=config.momentum, l2=config.weight_decay, **constant)
@@ -112,6 +113,7 @@ class MomentumSGD(_Momentum):
         if self.l2:
             gradient = gradient + self.l2 * variable
         self.assign(velocity, self.momentum * velocity + gradient)
+        # The rate stays outside of the velocity, see the class.
         self.assign_sub(variable, self._rate(index, learning_rate, variable.dtype) * velocity)
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ BAND = {"mean": float, "std": float, "min": float, "max": float}
 FINDING = {"severity": str, "code": str, "splits": list, "files": list, "message": str, "remedy": str}
 
 
-def assert_fields(value: dict[str, Any], fields: dict[str, type]) -> None:
+def assert_fields(value: dict[str, Any], fields: Mapping[str, type]) -> None:
     assert {name: type(entry) for name, entry in value.items()} == fields
 
 
@@ -269,7 +270,7 @@ def test_the_help_says_what_is_checked() -> None:
     text = " ".join(result.stdout.split())
     for words in (
         "CONFIG|FOLDER",
-        "before hours of training do",
+        "before hours of training",
         "Exit code 1 if there are errors",
     ):
         assert words in text

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from rsseg_tf.datasets import custom_spec
 from tests.fixtures.golden import GOLDEN, needs_golden
 
 IGNORE = 255
-QUIET = {"brightness_range": 0.0, "contrast_range": 0.0, "saturation_range": 0.0, "hue_range": 0.0}
+QUIET: dict[str, Any] = {"brightness_range": 0.0, "contrast_range": 0.0, "saturation_range": 0.0, "hue_range": 0.0}
 
 
 def seed(n: int) -> tf.Tensor:
@@ -174,7 +175,7 @@ def test_rotation_keeps_the_centre_and_fills_the_corners() -> None:
 
 def test_distortions_draw_order_chance_and_strength() -> None:
     image, _ = sample(8, 8)
-    options = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 18.0, "quantise": True}
+    options: dict[str, Any] = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 18.0, "quantise": True}
     distort = tf.function(lambda s: ops.random_distort(image, s, probability=0.5, **options))
     same = sum(np.array_equal(distort(seed(n)), image) for n in range(160))
     assert 2 <= same <= 24, "half to the fourth of 160 is 10"
@@ -184,7 +185,7 @@ def test_distortions_draw_order_chance_and_strength() -> None:
 
 def test_brightness_stays_in_its_range() -> None:
     image = tf.fill((2, 2, 3), 100.0)
-    only = {"brightness": 0.4, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "quantise": False}
+    only: dict[str, Any] = {"brightness": 0.4, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "quantise": False}
     values = [float(ops.random_distort(image, seed(n), probability=1.0, **only)[0, 0, 0]) for n in range(100)]
     assert min(values) >= 60 and max(values) <= 140 and max(values) - min(values) > 60
 
@@ -203,7 +204,7 @@ def test_colour_changes_go_as_far_as_the_type(dtype: str, max_value: float, limi
     found = ops.value_limits(np.dtype(dtype), max_value)
     assert found == pytest.approx(limits)
     image = tf.fill((2, 2, 3), 250.0)
-    only = {"brightness": 0.4, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "quantise": False}
+    only: dict[str, Any] = {"brightness": 0.4, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "quantise": False}
     most = max(
         float(ops.random_distort(image, seed(n), probability=1.0, limits=found, **only)[0, 0, 0]) for n in range(40)
     )

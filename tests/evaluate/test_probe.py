@@ -11,6 +11,7 @@ from rsseg_tf.datasets import custom_spec
 from rsseg_tf.errors import DataError, NotFiniteError
 from rsseg_tf.evaluate.probe import (
     Patches,
+    ProbeSettings,
     _require_finite,
     balanced_accuracy,
     calibrate,
@@ -136,9 +137,8 @@ def test_rows_for_colours_random_weights_and_each_source(tmp_path: Path, monkeyp
     pixels = (labels[:, None, None, None] * 100 + rng.integers(0, 80, (60, 32, 32, 3))).astype(np.uint8)
     train, val = Patches(pixels[:40], labels[:40]), Patches(pixels[40:], labels[40:])
     lines: list[str] = []
-    rows = probe(
-        config.backbone, [source], SPEC, train, val, labels=[10, 40], seeds=[0, 1], neighbours=3, notify=lines.append
-    )
+    settings = ProbeSettings(labels=[10, 40], seeds=[0, 1], neighbours=3)
+    rows = probe(config.backbone, [source], SPEC, train, val, settings, notify=lines.append)
     assert [row.features for row in rows] == ["colour statistics", "random, calibrated", source]
     assert [row.dim for row in rows] == [15, 8, 8]
     for row in rows:

@@ -18,6 +18,7 @@ from rsseg_tf.errors import ExportError
 from rsseg_tf.export import Gate, Trained, check_output, export_model, publish
 from rsseg_tf.files import hold
 from rsseg_tf.manifest import Artifact, changed_files, file_sha256, read_manifest
+from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import Predictor, open_predictor
 from tests.fixtures.configs import samples
 
@@ -111,7 +112,7 @@ def test_a_failure_leaves_nothing(
     if existing:
         export_model(trained, out)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise raised
 
     monkeypatch.setattr(publish, "write_onnx", full)
@@ -159,7 +160,7 @@ def test_temporary_files_of_converters_lie_in_the_stage(
 def test_a_full_disk_under_tensorflow_is_one_line(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise tf.errors.ResourceExhaustedError(None, None, "saved_model.pb; No space left on device")
 
     monkeypatch.setattr(tf.saved_model, "save", full)
@@ -208,7 +209,7 @@ def test_a_worse_model_is_refused_and_its_scores_are_kept(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def upside_down(path: Path) -> Predictor:
-        predictor = Predictor("savedmodel", trained.spec, trained.predict, options=publish.InferenceOptions())
+        predictor = Predictor("savedmodel", trained.spec, trained.predict, options=InferenceOptions())
         return dataclasses.replace(predictor, predict=lambda pixels: -trained.predict(pixels))
 
     monkeypatch.setattr(publish, "open_predictor", upside_down)

@@ -43,7 +43,7 @@ def pixel_contrast_in_order(outputs: Any, labels: Any, **options: Any) -> Any:
     """The pixel contrast of the first pixels of each kind, as a run whose permutations are the identity computes it."""
     from rsseg_tf.losses import pixel_contrast as module_or_function  # the package shows the function
 
-    module = __import__(module_or_function.__module__, fromlist=["_shuffled"])
+    module: Any = __import__(module_or_function.__module__, fromlist=["_shuffled"])
     shuffled = module._shuffled
     module._shuffled = lambda batch, pixels, seed: keras.ops.tile(
         keras.ops.arange(pixels, dtype="int32")[None, :], (batch, 1)

@@ -9,7 +9,7 @@ import pytest
 from rsseg_tf.datasets import custom_spec
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import read_list
-from rsseg_tf.prepare.prepared import PreparedFolder, SplitReport, read_dataset_json, staged_output
+from rsseg_tf.prepare.output import PreparedFolder, SplitReport, read_dataset_json, read_description, staged_output
 from rsseg_tf.rasters.images import read_image, read_label, write_png
 
 SPEC = custom_spec("tiny", ["a", "b"], source="made up")
@@ -28,6 +28,7 @@ def fill(folder: Path, *scenes: tuple[str, str, np.ndarray, np.ndarray]) -> dict
     for split, stem, image, label in scenes:
         sample = prepared.add_sample(split, f"{stem}.png", f"{stem}.png")
         write_png(sample.image, image)
+        assert sample.label is not None
         write_png(sample.label, label, SPEC.palette)
         prepared.count_scene(split, label, stem)
     return prepared.finish({"tile_size": 16})
@@ -39,6 +40,7 @@ def test_lists_and_counts(tmp_path: Path) -> None:
     splits = fill(tmp_path, ("train", "s", image, label), ("val", "t", *scene(16, 16)))
     (sample,) = read_list(tmp_path / "train.txt", tmp_path)
     np.testing.assert_array_equal(read_image(sample.image), image)
+    assert sample.label is not None
     np.testing.assert_array_equal(read_label(sample.label), label)
     assert splits["train"].scenes == splits["train"].tiles == 1
     assert splits["train"].ignored_pixels == 1
@@ -203,6 +205,15 @@ def test_description_from_before_there_were_band_names(tmp_path: Path) -> None:
     assert (spec.band_names, spec.gsd) == ((), None)
 
 
+@pytest.mark.parametrize(("protocol", "cutting"), [("seed", "benchmark"), ("overlap", "overlap")])
+def test_description_with_the_entries_of_earlier_versions(tmp_path: Path, protocol: str, cutting: str) -> None:
+    (tmp_path / "dataset.json").write_text(
+        json.dumps({"written_by": "rsseg_tf", "protocol": protocol, "labels": "full"})
+    )
+    content = read_description(tmp_path / "dataset.json")
+    assert list(content.items()) == [("written_by", "rsseg_tf"), ("cutting", cutting), ("labels", "full")]
+
+
 def test_what_a_kill_has_left_is_cleared(tmp_path: Path) -> None:
     """The old folder comes back where nothing has taken its place; names of others are let be."""
     with staged_output(tmp_path / "set") as folder:
@@ -216,7 +227,7 @@ def test_what_a_kill_has_left_is_cleared(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"set", ".set.mine.tmp"}
 
 
-def test_the_finished_scenes_of_an_unfinished_run_are_not_thrown_away(tmp_path):
+def test_the_finished_scenes_of_an_unfinished_run_are_not_thrown_away(tmp_path: Path) -> None:
     (tmp_path / ".set.partial" / ".work").mkdir(parents=True)
     with pytest.raises(DataError, match=r"\.set\.partial holds an unfinished run"), staged_output(tmp_path / "set"):
         raise RuntimeError
