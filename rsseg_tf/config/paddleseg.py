@@ -1,8 +1,8 @@
-"""Turns configs of PaddleSeg into those of this package.
+"""Turns configs of PaddleSeg into configs of rsseg-tf.
 
-PaddleSeg's files are YAML with `_base_`: mappings merge, lists replace. A key or value without a counterpart here is a
-problem, and all problems are listed; each decision of the importer is a note. The tables (`_LOSSES`, `_SEGMENTORS`, …)
-hold the counterparts. Source of the defaults: paddleseg/{cvlibs, transforms, paddleseg/{cvlibs, transforms, models}.
+PaddleSeg's files are YAML with `_base_`: mappings merge, lists replace. A setting without a counterpart is a problem,
+and all problems are listed; a decision of the importer is a note. The tables (`_LOSSES`, `_SEGMENTORS`, …) hold the
+counterparts. The defaults are those of PaddleSeg's paddleseg/{cvlibs, transforms, models}.
 """
 
 from __future__ import annotations
