@@ -1,4 +1,4 @@
-"""Variables of another GIS in the environment, which would mislead the libraries that read and write geodata here.
+"""The process around the package: variables of another GIS in its environment, and its standard error.
 
 QGIS, conda and OSGeo4W set PROJ_DATA, GDAL_DATA and the like for the libraries that they bring. rasterio brings its own
 GDAL and PROJ, with the data that fit them, and uses those variables instead of its own data where they are set: a
@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["mend_environment"]
+__all__ = ["mend_environment", "muted_stderr"]
 
 _PLUGINS = (".so", ".dll", ".dylib")
 # Settings of GDAL that are left as they are, because somebody may want them, but that change what is read.
@@ -117,3 +118,18 @@ def _listed(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except OSError:
         return []
+
+
+@contextlib.contextmanager
+def muted_stderr() -> Iterator[None]:
+    """Drops what this process writes to standard error, also by C++ code; Python's exceptions come through."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)

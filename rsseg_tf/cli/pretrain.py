@@ -107,5 +107,5 @@ def command(
     if result.stopped == "signal":
         say(f"Stopped by a signal at iter {result.state.step}; go on with --resume_model {result.checkpoint}")
         return
-    say(f"Trained to iter {result.state.step}; the last checkpoint is {result.checkpoint}")
+    say(f"TrainedModel to iter {result.state.step}; the last checkpoint is {result.checkpoint}")
     say(f"To train a model from it: rsseg-tf train --set model.backbone.pretrained={result.checkpoint}")

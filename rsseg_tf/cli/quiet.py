@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from pathlib import Path
 
@@ -27,14 +26,9 @@ def load_tensorflow() -> None:
     """
     if Path("/proc/driver/nvidia").exists() or sys.platform != "linux":
         return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
+    from rsseg_tf.environment import muted_stderr
+
+    with muted_stderr():
         import tensorflow as tf
 
         tf.config.list_physical_devices()
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

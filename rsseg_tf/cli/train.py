@@ -115,7 +115,7 @@ def command(
                 f"(iter {result.state.best_step}) in {result.state.stale_intervals} evaluations."
             )
         case _:
-            say(f"Trained to iter {step}; the last checkpoint is {result.checkpoint}")
+            say(f"TrainedModel to iter {step}; the last checkpoint is {result.checkpoint}")
     if do_eval and result.state.best_step:
         say(f"The best model (mIoU {result.state.best_miou:.4f}) is {save_dir / 'best_model'}")
     # For a command that goes on after this one; as the exit code of this one a saved run is no failure.

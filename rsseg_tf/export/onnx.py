@@ -14,8 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from rsseg_tf.errors import ExportError, reason
-from rsseg_tf.export.savedmodel import class_and_confidence
-from rsseg_tf.export.trained import Trained
+from rsseg_tf.export.trained import TrainedModel, class_and_confidence
 from rsseg_tf.extras import require
 from rsseg_tf.files import StrPath
 from rsseg_tf.layers import converting
@@ -29,7 +28,7 @@ OPSET = 18
 _OUTPUTS = ("class_map", "confidence", "logits")
 
 
-def write_onnx(trained: Trained, folder: StrPath, *, tile: tuple[int, int] | None = None) -> Artifact:
+def write_onnx(trained: TrainedModel, folder: StrPath, *, tile: tuple[int, int] | None = None) -> Artifact:
     """Writes `model.onnx` into `folder`, checked by `onnx.checker`.
 
     It takes `pixels` (B, H, W, bands) and gives `class_map` (B, H, W) uint8, `confidence` (B, H, W) float32, the
@@ -46,7 +45,7 @@ def write_onnx(trained: Trained, folder: StrPath, *, tile: tuple[int, int] | Non
     folder = Path(folder)
     trained.refuse_unless_static("An ONNX file")
     onnx, tf2onnx = require("onnx", "onnx"), require("tf2onnx", "onnx")
-    artifact = _describe(trained, "onnx", "model.onnx", tile)
+    artifact = trained.describe("onnx", "model.onnx", _OUTPUTS, tile)
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     try:
         with converting(), warnings.catch_warnings():
@@ -75,7 +74,7 @@ def write_onnx(trained: Trained, folder: StrPath, *, tile: tuple[int, int] | Non
 
 
 def write_openvino(
-    trained: Trained, folder: StrPath, onnx_file: StrPath, *, tile: tuple[int, int] | None = None
+    trained: TrainedModel, folder: StrPath, onnx_file: StrPath, *, tile: tuple[int, int] | None = None
 ) -> Artifact:
     """Writes `model_openvino.xml` and `.bin` into `folder`, from an ONNX file; inputs and outputs are the same.
 
@@ -85,7 +84,7 @@ def write_openvino(
     folder = Path(folder)
     onnx_file = Path(onnx_file)
     openvino = require("openvino", "openvino")
-    artifact = _describe(trained, "openvino", "model_openvino.xml", tile)
+    artifact = trained.describe("openvino", "model_openvino.xml", _OUTPUTS, tile)
     try:
         model = openvino.convert_model(str(onnx_file))
     except RuntimeError as error:
@@ -102,7 +101,7 @@ def write_openvino(
     return artifact
 
 
-def _outputs(trained: Trained) -> Any:
+def _outputs(trained: TrainedModel) -> Any:
     def outputs(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         logits = trained.logits(pixels)
         class_map, confidence = class_and_confidence(logits)
@@ -140,13 +139,3 @@ def _name_sizes(model: Any) -> None:
         for size, name in zip(value.type.tensor_type.shape.dim, ("batch", "height", "width", "channels"), strict=False):
             if not size.HasField("dim_value"):
                 size.dim_param = name
-
-
-def _describe(trained: Trained, kind: Any, path: str, tile: tuple[int, int] | None) -> Artifact:
-    return Artifact(
-        format=kind,
-        path=path,
-        tile=tile,
-        input=trained.input_tensor(tile),
-        outputs=tuple(trained.output_tensor(name, tile) for name in _OUTPUTS),
-    )
