@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rsseg_tf.datasets.dubai import DUBAI
 from rsseg_tf.files.lists import read_list
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix, count_ignored
 from rsseg_tf.predict import montage
-from rsseg_tf.prepare.dubai import DUBAI
 from rsseg_tf.rasters.images import read_image, read_label, write_png
 
 CONFIG = "fcn/fcn_hrnet_w18_dubai_256x256_cpu.yml"

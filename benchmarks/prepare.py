@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 from rasterio.io import MemoryFile
 
-from rsseg_tf.prepare.isprs import POTSDAM
+from rsseg_tf.datasets.isprs import POTSDAM
 from rsseg_tf.rasters.images import read_image, read_label
 
 SIDE = 6000

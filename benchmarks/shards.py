@@ -24,9 +24,9 @@ from benchmarks.prepare import scene
 from rsseg_tf.config.schema import Augment
 from rsseg_tf.data import SampleReader
 from rsseg_tf.data.augment import augment_sample
+from rsseg_tf.datasets.isprs import POTSDAM
+from rsseg_tf.datasets.label_codings import rgb_to_ids
 from rsseg_tf.files.lists import read_list
-from rsseg_tf.prepare.isprs import POTSDAM
-from rsseg_tf.prepare.rgb_masks import rgb_to_ids
 from rsseg_tf.rasters.images import write_png
 from rsseg_tf.rasters.windows import windows
 

@@ -27,6 +27,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from rsseg_tf.datasets.dubai import DUBAI
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export import AccuracyLimit, ExportOptions, calibration_images, compare, export_model, load_trained
 from rsseg_tf.export.tiles import Reference, read_tiles
@@ -35,7 +36,6 @@ from rsseg_tf.manifest import read_manifest
 from rsseg_tf.predict import Predict
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.predictors.opening import newest_version
-from rsseg_tf.prepare.dubai import DUBAI
 
 TARGET = Path(__file__).parent / "zoo_export.md"
 SIDE = 256

@@ -286,6 +286,12 @@ def test_a_state_in_another_encoding_is_named(saved: Path) -> None:
         read_state(saved)
 
 
+def test_the_state_of_an_earlier_version_is_read(saved: Path) -> None:
+    state = json.loads((saved / "state.json").read_text("utf-8")) | {"protocol": "seed"}
+    (saved / "state.json").write_text(json.dumps(state), "utf-8")
+    assert read_state(saved).protocol == "benchmark"
+
+
 def test_a_state_with_a_whole_score_is_sound(saved: Path) -> None:
     (saved / "state.json").write_text(json.dumps({"step": 3, "best_miou": 1}), "utf-8")
     assert read_state(saved) == TrainState(step=3, best_miou=1.0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsseg_tf.prepare.dubai import DUBAI
+from rsseg_tf.datasets.dubai import DUBAI
 from rsseg_tf.rasters.images import write_image
 
 ROOT = Path(__file__).parents[1]
@@ -110,8 +110,8 @@ def add_dataset(package: Path) -> None:
         ('        "dubai": Path', '        "toyville": Path("data/toyville"),\n        "dubai": Path'),
         ("for spec in (DUBAI,", "for spec in (TOYVILLE, DUBAI,"),
         (
-            "from rsseg_tf.prepare.unlabelled",
-            "from rsseg_tf.datasets.toyville import TOYVILLE, prepare_toyville\nfrom rsseg_tf.prepare.unlabelled",
+            "from rsseg_tf.datasets.unlabelled",
+            "from rsseg_tf.datasets.toyville import TOYVILLE, prepare_toyville\nfrom rsseg_tf.datasets.unlabelled",
         ),
     )
     edit(package / "config" / "schema.py", ('Literal["dubai", ', 'Literal["dubai", "toyville", '))

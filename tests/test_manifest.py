@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from rsseg_tf.datasets import DatasetSpec, custom_spec
+from rsseg_tf.datasets.table import SPECS
 from rsseg_tf.errors import ExportError
 from rsseg_tf.manifest import Artifact, Classes, Inference, Manifest, Origin, Tensor, read_manifest
-from rsseg_tf.prepare.preparers import SPECS
 
 FIVE_BANDS = custom_spec(
     "mine",

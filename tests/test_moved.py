@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 
 import pytest
 
+from rsseg_tf.datasets.isprs import POTSDAM
+from rsseg_tf.errors import DataError
 from rsseg_tf.moved import MODULES, NAMES
+from rsseg_tf.prepare import earlier
+from tests.fixtures import downloads
 
 
 @pytest.mark.parametrize("old", sorted(MODULES))
@@ -30,6 +35,15 @@ def test_an_old_name_is_the_new_one(package: str, name: str) -> None:
     home = importlib.import_module(NAMES[package][name])
     with pytest.warns(DeprecationWarning, match=f"{home.__name__}.{name}"):
         assert getattr(importlib.import_module(package), name) is getattr(home, name)
+
+
+def test_the_functions_of_each_dataset_still_prepare(tmp_path: Path) -> None:
+    downloads.potsdam(tmp_path / "potsdam")
+    earlier.prepare_isprs(POTSDAM, tmp_path / "potsdam", tmp_path / "a", tile_size=32, protocol="seed", splits=["val"])
+    downloads.prepare("potsdam", tmp_path / "potsdam", tmp_path / "b", tile_size=32, splits=("val",))
+    assert (tmp_path / "a/val.txt").read_bytes() == (tmp_path / "b/val.txt").read_bytes()
+    with pytest.raises(DataError, match="dubai"):
+        earlier.prepare_dubai([], tmp_path / "c")
 
 
 def test_what_never_was_there_is_told() -> None:

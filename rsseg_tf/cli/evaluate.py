@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import click
 from rsseg_tf.cli.engine import choose_engine, engine_options, locate_engine
 from rsseg_tf.cli.options import (
     ManyValues,
+    NameOf,
     check_save_dir,
     choose_device,
     load_beside,
@@ -34,9 +34,9 @@ __all__ = ["command"]
 @engine_options
 @click.option(
     "--protocol",
-    type=click.Choice(list(PROTOCOLS)),
-    help="What is counted. seed: every pixel of every image, as the benchmark. stitched: tiles put back into their "
-    "scenes, each pixel once. isprs5: the same on eroded labels of potsdam or vaihingen, means without clutter. "
+    type=NameOf(list(PROTOCOLS)),
+    help="What is counted. benchmark: every pixel of every image. stitched: tiles put back into their scenes, "
+    "each pixel once. isprs5: the same on eroded labels of potsdam or vaihingen, means without clutter. "
     "Default: the config's eval.protocol.",
 )
 @prediction_options("aug-eval")
@@ -65,7 +65,8 @@ def command(
     located = locate_engine(model_path, engine, tolerance, precision)
     chosen = [f"eval.protocol={protocol}"] if protocol else []
     config = load_beside(located.path, config_path, (*overrides, *chosen))
-    from rsseg_tf.cli.samples import checked_samples
+    from rsseg_tf.cli.output import write_json
+    from rsseg_tf.cli.sample_lists import checked_samples
 
     (samples,) = checked_samples(config, "val")
 
@@ -103,7 +104,6 @@ def command(
     beside = located.path if located.path.is_dir() else located.path.parent
     target = (save_dir or beside) / "eval.json"
     write_json(target, report)
-    click.echo(f"Written: {target}")
 
 
 def scores_table(scores: SegmentationScores, protocol: str) -> Any:
@@ -134,16 +134,3 @@ def scores_table(scores: SegmentationScores, protocol: str) -> Any:
     means = (scores.miou, scores.macro_precision, scores.macro_recall, scores.dice)
     table.add_row(f"mean of {int(scores.in_means.sum())}", *(f"{100 * mean:.2f}" for mean in means), "")
     return table
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes JSON whole or not at all."""
-    from rsseg_tf.errors import ConfigError
-    from rsseg_tf.files import atomic_path
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as partial:
-            partial.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}. Choose another --save_dir.") from error

@@ -7,23 +7,24 @@ from typing import Any
 
 import click
 
-from rsseg_tf.cli.options import ManyValues
+from rsseg_tf.cli.options import ManyValues, NameOf
 
 # Not TensorFlow: half a second at most, and the help can name the datasets.
-from rsseg_tf.prepare.preparers import OUTPUTS, PREPARERS, PrepareOptions, prepare_dataset
+from rsseg_tf.datasets.table import RECIPES
+from rsseg_tf.prepare.run import PrepareOptions, prepare_dataset
 
 __all__ = ["command"]
 
 
 @click.command(name="prepare", cls=ManyValues)
-@click.argument("dataset", type=click.Choice(sorted(PREPARERS)))
+@click.argument("dataset", type=click.Choice(sorted(RECIPES)))
 @click.argument("sources", metavar="[SOURCE]...", type=Path, nargs=-1)
 @click.option(
     "-o",
     "--output",
     "--out-dir",
     type=Path,
-    help="The folder to write [default: where the configs look for it, such as data/Potsdam].",
+    help="The folder to write [default: the configs' dataset.root, such as data/Potsdam].",
 )
 @click.option(
     "--tile-size",
@@ -40,10 +41,11 @@ __all__ = ["command"]
     help="Pixels that neighbouring tiles share [default: isaid 384, others 0].",
 )
 @click.option(
+    "--cutting",
     "--protocol",
-    type=click.Choice(["seed", "overlap"]),
+    type=NameOf(["benchmark", "overlap"]),
     help="potsdam, vaihingen: windows as the benchmark cut them, or with --overlap, half a tile if not given "
-    "[default: seed].",
+    "[default: benchmark].",
 )
 @click.option(
     "--labels",
@@ -55,7 +57,7 @@ __all__ = ["command"]
     multiple=True,
     type=click.Choice(["train", "val", "test"]),
     metavar="NAME...",
-    help="Parts of a labelled dataset, e.g. --splits val [default: all; train and val must be there].",
+    help="Parts of a labelled dataset, e.g. --splits val [default: all; train and val must exist].",
 )
 @click.option(
     "--off-palette-fraction",
@@ -67,7 +69,7 @@ __all__ = ["command"]
 @click.option(
     "--image-format",
     type=click.Choice(["jpg", "png", "tif"]),
-    help="million_aid, dota, images: kind of file for the crops [default: jpg].",
+    help="million_aid, dota, images: file format of the crops [default: jpg].",
 )
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes [default: one for each core].")
 @click.option(
@@ -80,14 +82,14 @@ __all__ = ["command"]
 def command(
     dataset: str, sources: tuple[Path, ...], output: Path | None, splits: tuple[str, ...], **settings: Any
 ) -> None:
-    """Make tiles, id masks and lists from a dataset as it was downloaded.
+    """Make tiles, id masks and lists from a downloaded dataset.
 
     SOURCE is the downloaded folder or zip file, or several of them (synthetic scenes have none); zip files are not
     unpacked. Writes img_dir/ and ann_dir/ with train/ and val/, train.txt and val.txt (`image label` per line),
-    labels.txt and dataset.json; of million_aid, dota and images, which have no labels, img_dir/train/ and train.txt.
+    labels.txt and dataset.json. million_aid, dota and images have no labels: they get img_dir/train/ and train.txt.
 
-    The folder appears when all is done. After a kill, or once a damaged file is mended, the same command goes on where
-    it stopped.
+    The folder appears when all files are written. After a kill, or once a damaged file is repaired, the same command
+    goes on where it stopped.
     """
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
@@ -102,7 +104,7 @@ def command(
             splits=splits or None,
             **settings,
         )
-        report = prepare_dataset(dataset, sources, output or OUTPUTS[dataset], options)
+        report = prepare_dataset(dataset, sources, output or RECIPES[dataset].output, options)
     if report.left_out:
         click.echo(f"Note: {report.left_out}.", err=True)
     ending = " (already there, nothing to do)" if report.up_to_date else ""

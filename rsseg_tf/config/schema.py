@@ -8,15 +8,15 @@ bands come from the dataset.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rsseg_tf.datasets import DatasetSpec, custom_spec
-from rsseg_tf.datasets.protocols import PROTOCOLS, ProtocolName
+from rsseg_tf.datasets.protocols import PROTOCOLS, ProtocolName, present_name
+from rsseg_tf.datasets.spec import TILE_NAME_PATTERNS
+from rsseg_tf.datasets.table import SPECS
 from rsseg_tf.errors import DataError
-from rsseg_tf.prepare.preparers import SPECS as DATASET_SPECS
-from rsseg_tf.prepare.tile_names import TILE_NAME_PATTERNS
 from rsseg_tf.rasters.gdal import Trust
 
 __all__ = [
@@ -77,11 +77,16 @@ class Section(BaseModel):
 
 # === Dataset ===
 
+if TYPE_CHECKING:
+    DatasetName = str
+else:  # pydantic wants the names themselves; a type checker cannot read them from the table
+    DatasetName = Literal[tuple(sorted(SPECS))]
+
 
 class PreparedDataset(Section):
     """A dataset whose classes, palette and statistics are known by name; `rsseg-tf prepare` writes them."""
 
-    name: Literal["dubai", "isaid", "loveda", "potsdam", "synthetic", "vaihingen"]
+    name: DatasetName
     root: str
     train_list: str = "train.txt"
     val_list: str = "val.txt"
@@ -89,13 +94,13 @@ class PreparedDataset(Section):
     @property
     def spec(self) -> DatasetSpec:
         """The dataset's classes, palette, ignored id, bands and statistics."""
-        return DATASET_SPECS[self.name]
+        return SPECS[self.name]
 
 
 class CustomDataset(Section):
     """A user's own data: a root folder, two list files and the class names.
 
-    `mean` and `std` are those of pixels divided by `max_value`, one value per band (default 0.5, as the benchmark).
+    `mean` and `std` are those of pixels divided by `max_value`, one value per band (default 0.5, as in PaddleSeg).
     """
 
     name: Literal["custom"]
@@ -111,10 +116,10 @@ class CustomDataset(Section):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     small_classes: tuple[str, ...] = Field((), description="names of the classes that c2fnet refines")
-    title: str | None = Field(None, description="what the data are called in manifests; null: as the folder is")
-    band_names: tuple[str, ...] = Field((), description="what each band shows, e.g. [red, green, blue]")
+    title: str | None = Field(None, description="name of the dataset in manifests; null: the folder's name")
+    band_names: tuple[str, ...] = Field((), description="meaning of each band, e.g. [red, green, blue]")
     gsd: Annotated[float, Field(gt=0)] | None = Field(None, description="metres per pixel, if all images have the same")
-    tile_names: str | None = Field(None, description="where the names of tiles say their place in a scene: the pattern")
+    tile_names: str | None = Field(None, description="pattern of tile names that hold the place in a scene")
 
     @field_validator("classes")
     @classmethod
@@ -315,14 +320,14 @@ Model = Annotated[
 class Augment(Section):
     """Random changes to training samples, in this order: scale, crop, flips, rotations, colours.
 
-    Ranges and order are the benchmark's; what it lacks (vertical flip, rotations) is off by default.
+    Ranges and order are PaddleSeg's in the benchmark; vertical flips and rotations, which it lacks, are off by default.
     """
 
     crop_size: tuple[Positive, Positive] = Field((512, 512), description="width, height in pixels")
     scale_range: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
     scale_step: Annotated[float, Field(ge=0)] = 0.25
     image_padding: Annotated[float, Field(ge=0, le=255)] | None = Field(
-        None, description="where max_value is 255; null: 127.5 for bytes, the mean of each band for other types"
+        None, description="on the scale 0..255; null: 127.5 for bytes, the mean of each band for other types"
     )
     flip_horizontal: Fraction = 0.5
     flip_vertical: Fraction = 0.0
@@ -360,7 +365,7 @@ class Data(Section):
 
 
 class SGD(Section):
-    """SGD with momentum and the original's L2 decay: added to the gradient of every trained parameter."""
+    """SGD with momentum and L2 decay, which is added to the gradient of every trained parameter, as in PaddleSeg."""
 
     name: Literal["sgd"]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -368,7 +373,7 @@ class SGD(Section):
 
 
 class AdamW(Section):
-    """AdamW: decay apart from the gradient."""
+    """AdamW: decay is separate from the gradient."""
 
     name: Literal["adamw"]
     beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -473,7 +478,7 @@ class Train(Section):
     """The run itself."""
 
     iters: Positive = 80000
-    batch_size: Positive = Field(4, description="samples per device")
+    batch_size: Positive = Field(4, description="samples per step on each device, as in PaddleSeg")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     log_iters: Positive = 10
@@ -484,12 +489,12 @@ class Train(Section):
 
 
 class Eval(Section):
-    """How validation images are predicted and counted, in training (`--do_eval`) and by `rsseg-tf eval`.
+    """How validation images are predicted and scored, in training (`--do_eval`) and by `rsseg-tf eval`.
 
     All but `protocol` are the fields of `rsseg_tf.predict.InferenceOptions`.
     """
 
-    protocol: ProtocolName = Field("seed", description="what is counted, see rsseg_tf.datasets.protocols")
+    protocol: ProtocolName = Field("benchmark", description="what is counted, see rsseg_tf.datasets.protocols")
     scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
     flip_horizontal: bool = False
     flip_vertical: bool = False
@@ -500,6 +505,11 @@ class Eval(Section):
     def inference(self) -> dict[str, Any]:
         """Returns the fields that say how an image is predicted, as `InferenceOptions` takes them."""
         return self.model_dump(exclude={"protocol"})
+
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _present_name(cls, value: Any) -> Any:
+        return present_name(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _window(self) -> Eval:

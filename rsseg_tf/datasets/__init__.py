@@ -1,4 +1,4 @@
-"""Datasets: their classes, the rules for their images and labels, the codings of their labels, and the protocols."""
+"""Datasets: one recipe a file, the table of them, the rules for images and labels, and the evaluation protocols."""
 
 from __future__ import annotations
 

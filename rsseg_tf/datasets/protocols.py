@@ -6,14 +6,16 @@ Configs choose it by name (`eval.protocol`), `rsseg-tf eval` with `--protocol`.
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["PROTOCOLS", "Protocol", "ProtocolName"]
+__all__ = ["PROTOCOLS", "Protocol", "ProtocolName", "present_name"]
 
-ProtocolName = Literal["seed", "stitched", "isprs5"]
+ProtocolName = Literal["benchmark", "stitched", "isprs5"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
         protocol.name: protocol
         for protocol in (
             Protocol(
-                "seed",
+                "benchmark",
                 "As the benchmark: every pixel of every image is counted, those in several overlapping images several "
                 "times. The means are over all classes.",
             ),
@@ -72,3 +74,18 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
     }
 )
 """Protocols by name."""
+
+
+@functools.cache  # one note a process
+def present_name(name: str) -> str:
+    """Returns today's name of a protocol or cutting.
+
+    Args:
+        name: As in a config, a checkpoint or on the command line. Earlier versions called `benchmark` `seed`, which is
+            also the word for the start of random numbers; a log line names the new spelling once. Other names are
+            returned as they are.
+    """
+    if name != "seed":
+        return name
+    logging.getLogger(__name__).warning("'seed' is called 'benchmark' now; write 'benchmark' in configs and commands.")
+    return "benchmark"

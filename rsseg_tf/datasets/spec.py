@@ -14,12 +14,35 @@ from dataclasses import dataclass
 
 from rsseg_tf.errors import DataError, did_you_mean
 
-__all__ = ["MAX_CLASSES", "RGB", "DatasetSpec", "custom_spec", "default_palette", "unknown_ids"]
+__all__ = [
+    "MAX_CLASSES",
+    "RGB",
+    "TILE_NAME_PATTERNS",
+    "XYXY",
+    "YX",
+    "YYXX",
+    "DatasetSpec",
+    "custom_spec",
+    "default_palette",
+    "unknown_ids",
+]
 
 RGB = tuple[int, int, int]
 
 MAX_CLASSES = 255
 """Class ids are stored in eight bits and one value is needed for the ignored pixels."""
+
+YX = "{stem}_{y0}_{x0}"
+"""First row, first column: names of tiles where the benchmark has no custom."""
+
+XYXY = "{stem}_{x0}_{y0}_{x1}_{y1}"
+"""Columns first, two corners: Potsdam and Vaihingen in the benchmark."""
+
+YYXX = "{stem}_{y0}_{y1}_{x0}_{x1}"
+"""Rows first, from-to of each axis: iSAID in the benchmark."""
+
+TILE_NAME_PATTERNS = (YX, XYXY, YYXX)
+"""Every pattern that there is."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +65,8 @@ class DatasetSpec:
         source: Where the data come from: title and publisher.
         band_names: What the bands show, in their order, such as ``("red", "green", "blue")``; empty if unknown.
         gsd: Ground sampling distance in metres per pixel; None if unknown or not the same for all images.
-        tile_names: How the names of tiles say their place in a scene, such as ``"{stem}_{y0}_{x0}"``; one of
-            `rsseg_tf.prepare.tile_names.TILE_NAME_PATTERNS`, or None where they do not.
+        tile_names: Pattern by which the names of tiles tell their place in a scene, one of `TILE_NAME_PATTERNS`;
+            None where they do not.
 
     Raises:
         DataError: When any of these contradict each other; see `_check_classes`, `_check_bands`.

@@ -13,14 +13,14 @@ from typing import TypeVar
 import numpy as np
 
 from rsseg_tf.datasets.judging import looks_like_a_mask, mask_words, misfit
+from rsseg_tf.datasets.label_codings import ColourCoding
 from rsseg_tf.datasets.spec import RGB, unknown_ids
+from rsseg_tf.datasets.table import RECIPES, SPECS
 from rsseg_tf.doctor.evidence import Evidence
 from rsseg_tf.doctor.findings import Finding, listing
 from rsseg_tf.doctor.samples import ImageFacts, LabelFacts
 from rsseg_tf.doctor.statistics import Moments
 from rsseg_tf.doctor.targets import Expected
-from rsseg_tf.prepare.dubai import IGNORED_COLOURS
-from rsseg_tf.prepare.preparers import SPECS
 
 __all__ = [
     "absent_findings",
@@ -396,10 +396,11 @@ def _known_colours(
 
 def _datasets_with(colours: set[RGB]) -> str:
     """Returns the names of the datasets that have all of the colours, empty if they are too few to tell."""
-    without_ignored = {(0, 0, 0), *IGNORED_COLOURS}
+    codings = [recipe.coding for recipe in RECIPES.values() if isinstance(recipe.coding, ColourCoding)]
+    ignored = {colour for coding in codings for colour in coding.ignored}
     names = [
         name
         for name, spec in SPECS.items()
-        if colours <= {*spec.palette, *without_ignored} and len(colours & set(spec.palette)) >= _LEAST_COLOURS
+        if colours <= {*spec.palette, *ignored} and len(colours & set(spec.palette)) >= _LEAST_COLOURS
     ]
     return " or ".join(names)

@@ -20,7 +20,7 @@ from rsseg_tf.doctor.folders import FolderSplit, find_folders
 from rsseg_tf.errors import DataError, address_hint
 from rsseg_tf.files import readable_name
 from rsseg_tf.files.lists import Sample, list_lines
-from rsseg_tf.prepare.prepared import read_dataset_json, read_description
+from rsseg_tf.prepare.output import read_dataset_json, read_description
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 
 __all__ = ["Expected", "Split", "Target", "shown", "target_from_config", "target_from_folder"]

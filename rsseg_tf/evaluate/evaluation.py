@@ -17,13 +17,13 @@ from rsseg_tf.config.schema import CustomDataset, Dataset
 from rsseg_tf.data import SampleReader
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.datasets.protocols import PROTOCOLS, Protocol
+from rsseg_tf.datasets.spec import TILE_NAME_PATTERNS
 from rsseg_tf.errors import DataError, naming
 from rsseg_tf.evaluate.stitching import Stitcher, TiledScene, find_scenes
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix, count_ignored
 from rsseg_tf.predict import InferenceOptions, Predict, predict_labels, predict_logits, require_classes
-from rsseg_tf.prepare.prepared import read_description
-from rsseg_tf.prepare.tile_names import TILE_NAME_PATTERNS
+from rsseg_tf.prepare.output import read_description
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 
 __all__ = ["Evaluation", "evaluate", "evaluate_stitched", "plan_evaluation", "read_ahead"]
@@ -127,7 +127,7 @@ def evaluate(
     observe: Observer | None = None,
     trust: Trust = TRUSTING_NOBODY,
 ) -> SegmentationScores:
-    """Predicts every sample at its own size and counts the pixels: protocol `seed`.
+    """Predicts every sample at its own size and counts the pixels: protocol `benchmark`.
 
     Args:
         predict: the model, see `Predict`.
@@ -260,5 +260,5 @@ def _tile_names(protocol: Protocol, dataset: Dataset) -> str:
     raise DataError(
         f"protocol {protocol.name} puts images back into scenes by their names, and nothing says how those of the "
         f"dataset '{dataset.name}' are named ({known}); there are the patterns {', '.join(TILE_NAME_PATTERNS)}. "
-        f"{remedy} protocol seed, which counts each pixel once if the images are whole scenes."
+        f"{remedy} protocol benchmark, which counts each pixel once if the images are whole scenes."
     )

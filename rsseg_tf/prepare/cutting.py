@@ -15,38 +15,18 @@ from typing import Any
 import numpy as np
 from rasterio.transform import Affine
 
-from rsseg_tf.datasets.label_codings import LabelCoding, Strangers
+from rsseg_tf.datasets.label_codings import LabelCoding, OffPalette
+from rsseg_tf.datasets.recipe import SourceScene
 from rsseg_tf.datasets.spec import RGB
 from rsseg_tf.errors import DataError
 from rsseg_tf.files import SIDE_SUFFIX, atomic_path
-from rsseg_tf.files.archives import Member, local_copy
+from rsseg_tf.files.archives import local_copy
 from rsseg_tf.prepare.tile_names import tile_name
 from rsseg_tf.rasters.images import write_image, write_png
 from rsseg_tf.rasters.pixel_rows import Bands, PixelRows, open_rows
 from rsseg_tf.rasters.windows import Window, windows
 
-__all__ = ["CutPlan", "Scene", "SceneRecord", "cut_scene", "source_stamp"]
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One source image, with its mask if it has one.
-
-    Attributes:
-        split: ``"train"``, ``"val"`` or ``"test"``.
-        stem: What the names of its tiles begin with; may hold ``/`` to put them into folders.
-        image: The image.
-        mask: The mask; None for a scene without a label.
-        whole: Copy the image as it is instead of cutting it.
-        group: A part of the split that gets a list of its own, such as ``"urban"``.
-    """
-
-    split: str
-    stem: str
-    image: Member
-    mask: Member | None
-    whole: bool = False
-    group: str = ""
+__all__ = ["CutPlan", "SceneRecord", "cut_scene", "source_stamp"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +41,7 @@ class CutPlan:
         bands: What to read of the images.
         suffix: Kind of image to write: ``".png"``, ``".jpg"`` or ``".tif"``; ``".tif"`` also stands in where bands or
             type do not fit the kind.
-        coding: How masks say their classes; None without masks.
+        coding: How masks encode the classes; None without masks.
         palette: Colours of the classes, for label files.
         ignore_index: Id of padding.
         jpeg_quality: 1..100.
@@ -81,7 +61,7 @@ class CutPlan:
 
 @dataclass(frozen=True)
 class SceneRecord:
-    """What became of a scene.
+    """What was made of a scene.
 
     Attributes:
         split: As of the scene.
@@ -94,7 +74,7 @@ class SceneRecord:
         dtype: NumPy name of the tiles' type.
         tiles: Names of the tiles' images below ``img_dir/{split}`` and of their labels below ``ann_dir/{split}``.
         pixels: Number of source pixels by class id, 256 numbers; empty without a mask.
-        strangers: Pixels outside the palette; they count as ignored, too.
+        off_palette: Pixels off the palette; they count as ignored, too.
     """
 
     split: str
@@ -107,26 +87,26 @@ class SceneRecord:
     dtype: str
     tiles: tuple[tuple[str, str | None], ...]
     pixels: tuple[int, ...] = ()
-    strangers: Strangers = Strangers()  # noqa: RUF009 (frozen)
+    off_palette: OffPalette = OffPalette()  # noqa: RUF009 (frozen)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> SceneRecord:
         """Reads what `to_json` gave."""
         tiles = tuple((image, label) for image, label in content["tiles"])
-        strangers = Strangers(**{**content["strangers"], "worst": tuple(content["strangers"]["worst"])})
-        return cls(**{**content, "tiles": tiles, "pixels": tuple(content["pixels"]), "strangers": strangers})
+        off_palette = OffPalette(**{**content["off_palette"], "worst": tuple(content["off_palette"]["worst"])})
+        return cls(**{**content, "tiles": tiles, "pixels": tuple(content["pixels"]), "off_palette": off_palette})
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values."""
         return dataclasses.asdict(self)
 
 
-def source_stamp(scene: Scene) -> str:
+def source_stamp(scene: SourceScene) -> str:
     """Returns size and stamp of a scene's files."""
     return " ".join(f"{member.size}:{member.stamp}" for member in (scene.image, scene.mask) if member is not None)
 
 
-def cut_scene(scene: Scene, plan: CutPlan, folder: Path, scratch: Path) -> SceneRecord:
+def cut_scene(scene: SourceScene, plan: CutPlan, folder: Path, scratch: Path) -> SceneRecord:
     """Reads a scene from top to bottom and writes its tiles.
 
     A scene smaller than a tile is padded at the right and the bottom, with 0 in the image and the ignored id in the
@@ -169,7 +149,7 @@ def cut_scene(scene: Scene, plan: CutPlan, folder: Path, scratch: Path) -> Scene
     if ids is None:
         return record
     return dataclasses.replace(
-        record, pixels=tuple(ids.counts.tolist()), strangers=Strangers.of(ids.unknown, ids.coding.what)
+        record, pixels=tuple(ids.counts.tolist()), off_palette=OffPalette.of(ids.unknown, ids.coding.what)
     )
 
 
@@ -212,7 +192,7 @@ class _Rolling:
 
 
 def _write_tiles(
-    scene: Scene, plan: CutPlan, folder: Path, image: PixelRows, ids: _Ids | None
+    scene: SourceScene, plan: CutPlan, folder: Path, image: PixelRows, ids: _Ids | None
 ) -> list[tuple[str, str | None]]:
     side = plan.tile_size
     wide = max(image.width, side)
@@ -253,7 +233,7 @@ def _moved(transform: Affine | None, place: Window) -> Affine | None:
     return Affine(a, b, a * place.x0 + b * place.y0 + c, d, e, d * place.x0 + e * place.y0 + f)
 
 
-def _copy_whole(scene: Scene, image: PixelRows, path: Path, folder: Path) -> SceneRecord:
+def _copy_whole(scene: SourceScene, image: PixelRows, path: Path, folder: Path) -> SceneRecord:
     name = f"{scene.stem}{Path(scene.image.name).suffix.lower()}"
     side = path.with_name(path.name + SIDE_SUFFIX)  # of an image that lies in a folder, and in no archive
     with atomic_path(folder / "img_dir" / scene.split / name) as partial:

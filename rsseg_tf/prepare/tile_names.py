@@ -1,4 +1,4 @@
-"""Names of tiles, which say where in its scene a tile lies; each dataset of the benchmark has its own order."""
+"""Names of tiles, which tell where in its scene a tile lies, by the patterns of `rsseg_tf.datasets.spec`."""
 
 from __future__ import annotations
 
@@ -7,26 +7,14 @@ import re
 from rsseg_tf.errors import DataError
 from rsseg_tf.rasters.windows import Window
 
-__all__ = ["TILE_NAME_PATTERNS", "XYXY", "YX", "YYXX", "parse_tile_name", "tile_name"]
-
-YX = "{stem}_{y0}_{x0}"
-"""First row, first column: what this package uses where the benchmark has no custom."""
-
-XYXY = "{stem}_{x0}_{y0}_{x1}_{y1}"
-"""Columns first, two corners: Potsdam and Vaihingen in the benchmark."""
-
-YYXX = "{stem}_{y0}_{y1}_{x0}_{x1}"
-"""Rows first, from-to of each axis: iSAID in the benchmark."""
-
-TILE_NAME_PATTERNS = (YX, XYXY, YYXX)
-"""All patterns that there are; a dataset's own is in its spec."""
+__all__ = ["parse_tile_name", "tile_name"]
 
 
 def tile_name(pattern: str, stem: str, window: Window) -> str:
     """Returns the name of a tile without its suffix.
 
     Args:
-        pattern: `YX`, `XYXY` or `YYXX`.
+        pattern: One of `rsseg_tf.datasets.spec.TILE_NAME_PATTERNS`.
         stem: Name of the scene.
         window: Where the tile lies.
     """
@@ -34,16 +22,16 @@ def tile_name(pattern: str, stem: str, window: Window) -> str:
 
 
 def parse_tile_name(pattern: str, name: str, height: int, width: int) -> tuple[str, Window]:
-    """Returns the scene and the place that the name of a tile says.
+    """Reads scene and place from the name of a tile.
 
     Args:
-        pattern: `YX`, `XYXY` or `YYXX`.
+        pattern: One of `rsseg_tf.datasets.spec.TILE_NAME_PATTERNS`.
         name: The name without its suffix.
         height: Rows of the tile.
         width: Columns of the tile.
 
     Raises:
-        DataError: When the name does not follow the pattern, or says another size than the tile has.
+        DataError: When the name does not follow the pattern, or gives another size than the tile has.
     """
     expression = re.escape(pattern).replace(r"\{stem\}", r"(?P<stem>.+)")
     for place in ("y0", "y1", "x0", "x1"):

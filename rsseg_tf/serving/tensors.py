@@ -20,7 +20,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from rsseg_tf.errors import DataError, reason
-from rsseg_tf.serving.image_headers import encoded_size
+from rsseg_tf.rasters.headers import encoded_size
 from rsseg_tf.serving.limits import Limits
 from rsseg_tf.serving.status import Code, RequestError
 
@@ -330,7 +330,7 @@ def _check_images(name: str, images: NDArray, limits: Limits) -> tuple[tuple[int
         try:
             sizes.append(encoded_size(data))
         except DataError as error:
-            raise _refuse(f"{name}, image {position}: {error}.") from error
+            raise _refuse(f"{name}, image {position}: {error}") from error
         _check_pixels(sum(size.pixels for size in sizes), limits)
     different = sorted({(size.width, size.height) for size in sizes})
     if len(different) != 1:

@@ -54,15 +54,15 @@ def test_train_and_eval_by_each_protocol(project: Path) -> None:
     assert {entry["name"] for entry in of_checkpoint["classes"] if not entry["in_means"]} == {"clutter"}
 
     reports = {}
-    for protocol in ("seed", "stitched", "isprs5"):
+    for protocol in ("benchmark", "stitched", "isprs5"):
         output, reports[protocol] = evaluate(project, "--model_path", out / "best_model", "--protocol", protocol)
         assert f" Protocol: {protocol}" in output
         assert reports[protocol]["protocol"]["name"] == protocol
         assert reports[protocol]["images"] == reports[protocol]["protocol"]["tiles"] == TILES
     assert reports["isprs5"] == of_checkpoint
     counted = {name: report["counted_pixels"] + report["ignored_pixels"] for name, report in reports.items()}
-    assert counted == {"seed": TILES * 32 * 32, "stitched": 70 * 90, "isprs5": 70 * 90}
-    assert reports["seed"]["protocol"]["scenes"] is None and reports["stitched"]["protocol"]["scenes"] == 1
+    assert counted == {"benchmark": TILES * 32 * 32, "stitched": 70 * 90, "isprs5": 70 * 90}
+    assert reports["benchmark"]["protocol"]["scenes"] is None and reports["stitched"]["protocol"]["scenes"] == 1
     assert reports["stitched"]["confusion_matrix"] == reports["isprs5"]["confusion_matrix"]
     assert reports["stitched"]["micro"] == reports["isprs5"]["micro"]
     ious = [entry["iou"] for entry in reports["stitched"]["classes"]]
@@ -75,10 +75,13 @@ def test_a_run_resumed_with_another_protocol_looks_for_its_best_model_anew(proje
     common = ("--config", project / "tiny.yml", "--save_dir", out, "--do_eval")
     run("train", *common, "--iters", "1")
     before = read_state(out / "iter_1")
-    assert before.protocol == "seed"
+    assert before.protocol == "benchmark"
     protocol = ("--set", "eval.protocol=isprs5")
     output = run("train", *common, "--iters", "2", "--resume_model", out / "iter_1", *protocol)
-    assert f"The best mIoU so far, {before.best_miou:.4f}, was counted by protocol seed; from here on isprs5" in output
+    assert (
+        f"The best mIoU so far, {before.best_miou:.4f}, was counted by protocol benchmark; from here on isprs5"
+        in output
+    )
     after = read_state(out / "best_model")
     assert (after.step, after.best_step, after.protocol) == (2, 2, "isprs5")
     output = run("train", *common, "--iters", "3", "--resume_model", out / "iter_2", *protocol)
@@ -100,7 +103,7 @@ def test_protocols_that_do_not_fit_ones_own_data(tmp_path: Path, monkeypatch: py
     for protocol, message in (
         ("stitched", "there are the patterns {stem}_{y0}_{x0}, {stem}_{x0}_{y0}_{x1}_{y1}, {stem}_{y0}_{y1}_{x0}_{x1}"),
         ("isprs5", "eval.protocol isprs5 is for the datasets potsdam and vaihingen; the dataset is 'custom'. Choose"),
-        ("sead", "'sead' is not one of 'seed', 'stitched', 'isprs5'"),
+        ("sead", "'sead' is not one of 'benchmark', 'stitched', 'isprs5'"),
     ):
         output = run("eval", "--model_path", out / "iter_1", "--protocol", protocol, "--save_dir", out / "r", code=2)
         assert message in output and "Traceback" not in output

@@ -4,8 +4,8 @@ from typing import get_args
 
 import pytest
 
-from rsseg_tf.datasets.protocols import PROTOCOLS, ProtocolName
-from rsseg_tf.prepare.preparers import SPECS
+from rsseg_tf.datasets.protocols import PROTOCOLS, ProtocolName, present_name
+from rsseg_tf.datasets.table import SPECS
 
 
 def test_names_and_table_agree() -> None:
@@ -27,3 +27,13 @@ def test_isprs5_is_over_the_five_classes_of_the_papers() -> None:
     for dataset in ("potsdam", "vaihingen"):
         kept = [name for name in SPECS[dataset].classes if name not in left_out]
         assert kept == ["impervious_surface", "building", "low_vegetation", "tree", "car"]
+
+
+def test_the_earlier_name_of_the_benchmark_is_accepted_with_one_note(caplog: pytest.LogCaptureFixture) -> None:
+    present_name.cache_clear()
+    assert [present_name(name) for name in ("seed", "seed", "benchmark", "isprs5")] == [
+        "benchmark", "benchmark", "benchmark", "isprs5",
+    ]  # fmt: skip
+    assert [record.message for record in caplog.records] == [
+        "'seed' is called 'benchmark' now; write 'benchmark' in configs and commands."
+    ]

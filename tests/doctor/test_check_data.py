@@ -16,9 +16,9 @@ import pytest
 import rasterio
 
 from rsseg_tf.config import load_config
+from rsseg_tf.datasets.isprs import POTSDAM
 from rsseg_tf.doctor import KINDS, check_data, target_from_config, target_from_folder
 from rsseg_tf.errors import DataError
-from rsseg_tf.prepare.isprs import POTSDAM
 from rsseg_tf.prepare.synthetic import generate_synthetic
 from rsseg_tf.rasters.images import write_png
 from tests.fixtures.datasets import (

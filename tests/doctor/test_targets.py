@@ -13,8 +13,8 @@ from rsseg_tf.config import load_config
 from rsseg_tf.doctor import Target, check_data, target_from_config, target_from_folder
 from rsseg_tf.errors import DataError
 from rsseg_tf.prepare.synthetic import generate_synthetic
-from rsseg_tf.prepare.unlabelled import prepare_unlabelled
 from tests.fixtures.datasets import check_folder, codes, ids, picture, write, write_config, write_sound, write_tiff
+from tests.fixtures.downloads import prepare
 
 
 def write_pairs(root: Path, pairs: dict[str, str], first: int = 0) -> Path:
@@ -82,7 +82,7 @@ def test_a_prepared_folder_is_described_by_itself(tmp_path: Path) -> None:
 def test_a_prepared_folder_without_labels(tmp_path: Path) -> None:
     for number in range(3):
         write(tmp_path / "raw" / f"{number}.png", picture(number))
-    prepare_unlabelled("images", tmp_path / "raw", tmp_path / "out", tile_size=64, image_format="png")
+    prepare("images", tmp_path / "raw", tmp_path / "out", tile_size=64, image_format="png")
     shutil.copy(tmp_path / "out/img_dir/train/0_0_0.png", tmp_path / "out/img_dir/train/1_0_0.png")
     report = check_folder(tmp_path / "out")
     assert codes(report) == ["duplicate-image"] and not report.target.labelled

@@ -14,17 +14,18 @@ import pytest
 from rsseg_tf.config import Config, load_config
 from rsseg_tf.data import SampleReader
 from rsseg_tf.datasets import DatasetSpec, custom_spec
+from rsseg_tf.datasets.isprs import POTSDAM
+from rsseg_tf.datasets.spec import TILE_NAME_PATTERNS, XYXY, YX
 from rsseg_tf.errors import DataError, NotFiniteError, ServingError
 from rsseg_tf.evaluate.evaluation import evaluate, evaluate_stitched, plan_evaluation, read_ahead
 from rsseg_tf.evaluate.stitching import find_scenes
 from rsseg_tf.files.lists import Sample, read_list
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix
 from rsseg_tf.predict import InferenceOptions, predict_logits
-from rsseg_tf.prepare.isaid import prepare_isaid
-from rsseg_tf.prepare.isprs import POTSDAM, prepare_isprs
-from rsseg_tf.prepare.tile_names import TILE_NAME_PATTERNS, XYXY, YX, tile_name
+from rsseg_tf.prepare.tile_names import tile_name
 from rsseg_tf.rasters.windows import Window, windows
 from tests.fixtures import downloads
+from tests.fixtures.downloads import prepare
 
 SPEC = custom_spec("town", ["ground", "roof", "tree"], mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 SIZES = [(5, 7), (8, 8), (3, 11), (6, 4), (9, 2), (4, 4)]
@@ -319,7 +320,7 @@ def potsdam(tmp_path: Path, labels: str = "eroded") -> tuple[Path, tuple[Sample,
             masks[f"top_potsdam_{name}_label.tif"] = downloads.encoded(mask, ".tif")
         downloads.write_zip(tmp_path / "download/5_Labels_all.zip", masks)
     root = tmp_path / "potsdam"
-    prepare_isprs(POTSDAM, tmp_path / "download", root, tile_size=32, labels=labels)
+    prepare("potsdam", tmp_path / "download", root, tile_size=32, labels=labels)
     return root, read_list(root / "val.txt", root), scenes["2_13"]
 
 
@@ -353,11 +354,11 @@ def test_isprs5_on_potsdam_by_hand(tmp_path: Path) -> None:
 def test_protocols_count_differently(tmp_path: Path) -> None:
     root, samples, (image, label) = potsdam(tmp_path)
     found: dict[str, SegmentationScores] = {}
-    for protocol in ("seed", "stitched", "isprs5"):
+    for protocol in ("benchmark", "stitched", "isprs5"):
         evaluation = plan_evaluation(config_of(tmp_path, f"{{name: potsdam, root: {root}}}", protocol), samples)
         found[protocol] = evaluation.run(by_red, InferenceOptions())
-    assert found["seed"].to_json() == evaluate(by_red, samples, POTSDAM, InferenceOptions()).to_json()
-    assert found["seed"].confusion.sum() + found["seed"].ignored_pixels == 9 * 32 * 32
+    assert found["benchmark"].to_json() == evaluate(by_red, samples, POTSDAM, InferenceOptions()).to_json()
+    assert found["benchmark"].confusion.sum() + found["benchmark"].ignored_pixels == 9 * 32 * 32
     once = confusion_matrix(label, image[..., 0] % 6, 6)
     np.testing.assert_array_equal(found["stitched"].confusion, once)
     np.testing.assert_array_equal(found["isprs5"].confusion, once)
@@ -368,7 +369,7 @@ def test_protocols_count_differently(tmp_path: Path) -> None:
 def test_isaid_is_stitched_by_its_own_names(tmp_path: Path) -> None:
     scenes = downloads.isaid(tmp_path / "download")
     root = tmp_path / "isaid"
-    prepare_isaid(tmp_path / "download", root, tile_size=32, overlap=12)
+    prepare("isaid", tmp_path / "download", root, tile_size=32, overlap=12)
     samples = read_list(root / "val.txt", root)
     config = config_of(tmp_path, f"{{name: isaid, root: {root}}}", "stitched")
     evaluation = plan_evaluation(config, samples)
@@ -401,13 +402,13 @@ def test_ones_own_tiles_are_stitched_by_a_pattern(tmp_path: Path) -> None:
     message = str(caught.value)
     assert "those of the dataset 'custom' are named" in message and "Set dataset.tile_names to one of them" in message
     assert all(pattern in message for pattern in TILE_NAME_PATTERNS)
-    assert plan_evaluation(config_of(tmp_path, custom + "}", "seed"), named).scenes == ()
+    assert plan_evaluation(config_of(tmp_path, custom + "}", "benchmark"), named).scenes == ()
 
 
 def test_whole_scenes_cannot_be_stitched(tmp_path: Path) -> None:
     config = config_of(tmp_path, f"{{name: synthetic, root: {tmp_path}}}", "stitched")
     with pytest.raises(
-        DataError, match="dataset 'synthetic' are named .* Choose protocol seed, which counts each pixel"
+        DataError, match="dataset 'synthetic' are named .* Choose protocol benchmark, which counts each pixel"
     ):
         plan_evaluation(config, [])
 

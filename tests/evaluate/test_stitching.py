@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rsseg_tf.datasets.spec import TILE_NAME_PATTERNS
 from rsseg_tf.errors import DataError
 from rsseg_tf.evaluate.stitching import Stitcher, Tile, TiledScene, find_scenes
 from rsseg_tf.files.lists import Sample
-from rsseg_tf.prepare.tile_names import TILE_NAME_PATTERNS, tile_name
+from rsseg_tf.prepare.tile_names import tile_name
 from rsseg_tf.rasters.windows import Window, windows
 
 CLASSES = 3

@@ -110,7 +110,7 @@ def test_a_failure_leaves_nothing(
     if existing:
         export_model(trained, out)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise raised
 
     monkeypatch.setattr(publish, "write_onnx", full)
@@ -156,7 +156,7 @@ def test_temporary_files_of_converters_lie_in_the_stage(
 def test_a_full_disk_under_tensorflow_is_one_line(
     trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise tf.errors.ResourceExhaustedError(None, None, "saved_model.pb; No space left on device")
 
     monkeypatch.setattr(tf.saved_model, "save", full)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from rsseg_tf.datasets import custom_spec
+from rsseg_tf.datasets.synthetic import SYNTHETIC
 from rsseg_tf.errors import DataError, ExportError
 from rsseg_tf.export.tiles import calibration_images, middle_of, random_tiles
-from rsseg_tf.prepare.synthetic import SYNTHETIC
 
 
 def test_made_up_tiles_are_those_of_the_seed() -> None:

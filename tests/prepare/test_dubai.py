@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
+from rsseg_tf.datasets.dubai import DUBAI, IGNORED_COLOURS, TRAIN_TILES, VAL_TILES
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import read_list
-from rsseg_tf.prepare.dubai import DUBAI, IGNORED_COLOURS, TRAIN_TILES, VAL_TILES, prepare_dubai
 from rsseg_tf.rasters.images import read_image, read_label, write_png
+from tests.fixtures.downloads import prepare
 
 COLOURS = np.array([*DUBAI.palette, *IGNORED_COLOURS], np.uint8)
 REAL = Path(__file__).parents[3] / "shared" / "data" / "dubai"
@@ -78,8 +79,12 @@ def test_prepares(tmp_path: Path) -> None:
     labels = write_set(tmp_path / "source")
     (tmp_path / "source" / "classes.json").write_text("{}")  # lies in the folder and is none of our business
     calls = []
-    report = prepare_dubai(
-        tmp_path / "source", tmp_path / "out", tile_size=16, progress=lambda done, total: calls.append((done, total))
+    report = prepare(
+        "dubai",
+        tmp_path / "source",
+        tmp_path / "out",
+        tile_size=16,
+        progress=lambda done, total: calls.append((done, total)),
     )
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert {split: (r.scenes, r.tiles) for split, r in report.splits.items()} == {"train": (3, 12), "val": (1, 4)}
@@ -103,7 +108,7 @@ def test_all_layouts_give_the_same_and_running_again_too(tmp_path: Path) -> None
         sources += [tmp_path / layout, zipped(tmp_path / layout, tmp_path / f"{layout}.zip")]
     results = []
     for source in [*sources, sources[0]]:
-        prepare_dubai(source, tmp_path / "out", tile_size=16, overlap=4)
+        prepare("dubai", source, tmp_path / "out", tile_size=16, overlap=4)
         results.append(content(tmp_path / "out"))
     assert len(results[0]) > 20
     assert all(result == results[0] for result in results)
@@ -111,8 +116,8 @@ def test_all_layouts_give_the_same_and_running_again_too(tmp_path: Path) -> None
 
 def test_overlap_gives_more_tiles(tmp_path: Path) -> None:
     write_set(tmp_path / "source")
-    plain = prepare_dubai(tmp_path / "source", tmp_path / "a", tile_size=8)
-    dense = prepare_dubai(tmp_path / "source", tmp_path / "b", tile_size=8, overlap=4)
+    plain = prepare("dubai", tmp_path / "source", tmp_path / "a", tile_size=8)
+    dense = prepare("dubai", tmp_path / "source", tmp_path / "b", tile_size=8, overlap=4)
     assert dense.splits["val"].tiles > plain.splits["val"].tiles
     assert dense.splits["val"].pixels == plain.splits["val"].pixels
 
@@ -163,10 +168,10 @@ def test_bad_sources(tmp_path: Path, spoil: Callable[..., Any], message: str | N
     write_set(tmp_path / "source")
     spoil(tmp_path / "source")
     if message is None:  # a PNG named .jpg is read by its content
-        prepare_dubai(tmp_path / "source", tmp_path / "out", tile_size=16)
+        prepare("dubai", tmp_path / "source", tmp_path / "out", tile_size=16)
         return
     with pytest.raises(DataError, match=message) as caught:
-        prepare_dubai(tmp_path / "source", tmp_path / "out", tile_size=16)
+        prepare("dubai", tmp_path / "source", tmp_path / "out", tile_size=16)
     assert "\n" not in str(caught.value)
     assert {path.name for path in tmp_path.iterdir()} <= {"source", ".out.partial"}
 
@@ -174,7 +179,7 @@ def test_bad_sources(tmp_path: Path, spoil: Callable[..., Any], message: str | N
 def test_off_palette_pixels_within_the_limit_are_ignored(tmp_path: Path) -> None:
     labels = write_set(tmp_path / "source")
     repaint(tmp_path / "source")
-    prepare_dubai(tmp_path / "source", tmp_path / "out", tile_size=16, off_palette_fraction=0.004)
+    prepare("dubai", tmp_path / "source", tmp_path / "out", tile_size=16, off_palette_fraction=0.004)
     expected = labels[1, 2].copy()
     expected[3, 4:6] = 255
     np.testing.assert_array_equal(read_label(tmp_path / "out/ann_dir/train/tile1_002_0_0.png"), expected[:16, :16])
@@ -183,24 +188,24 @@ def test_off_palette_pixels_within_the_limit_are_ignored(tmp_path: Path) -> None
 def test_folder_without_scenes(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     with pytest.raises(DataError, match="holds no scene of the dataset"):
-        prepare_dubai(tmp_path / "source", tmp_path / "out")
+        prepare("dubai", tmp_path / "source", tmp_path / "out")
     (tmp_path / "source" / "archive.zip").write_bytes(b"x")
     with pytest.raises(DataError, match=r"archive\.zip is neither a folder nor a whole zip file"):
-        prepare_dubai(tmp_path / "source", tmp_path / "out")
+        prepare("dubai", tmp_path / "source", tmp_path / "out")
     with pytest.raises(DataError, match="does not exist"):
-        prepare_dubai(tmp_path / "absent", tmp_path / "out")
+        prepare("dubai", tmp_path / "absent", tmp_path / "out")
 
 
 @pytest.mark.parametrize("options", [{"tile_size": 0}, {"overlap": -1}, {"overlap": 512}, {"off_palette_fraction": 2}])
 def test_bad_options(tmp_path: Path, options: dict[str, int]) -> None:
     with pytest.raises(DataError, match=r"not possible|must lie in 0\.\.1"):
-        prepare_dubai(tmp_path, tmp_path / "out", **options)
+        prepare("dubai", tmp_path, tmp_path / "out", **options)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real scenes in shared/data beside the checkout")
 def test_real_data(tmp_path: Path) -> None:
-    report = prepare_dubai(REAL, tmp_path / "out")
+    report = prepare("dubai", REAL, tmp_path / "out")
     assert {split: (r.scenes, r.tiles) for split, r in report.splits.items()} == {"train": (54, 486), "val": (18, 90)}
     total = sum(sum(r.pixels.values()) + r.ignored_pixels for r in report.splits.values())
     share = {name: sum(r.pixels[name] for r in report.splits.values()) / total for name in DUBAI.classes}

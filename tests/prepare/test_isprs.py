@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rsseg_tf.datasets.isprs import POTSDAM, SPLIT_IDS, VAIHINGEN
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import read_list
-from rsseg_tf.prepare.isprs import POTSDAM, SPLIT_IDS, VAIHINGEN, prepare_isprs
 from rsseg_tf.rasters.images import read_image, read_label
 from tests.fixtures import downloads
+from tests.fixtures.downloads import prepare
 
 MAKERS = {"potsdam": (POTSDAM, downloads.potsdam), "vaihingen": (VAIHINGEN, downloads.vaihingen)}
 
@@ -36,12 +37,12 @@ def test_splits() -> None:
 
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize(("size", "clip"), [((70, 90), 32), ((64, 64), 32), ((33, 65), 32), ((32, 32), 32)])
-def test_seed_protocol_gives_the_tiles_of_the_original(
+def test_benchmark_cutting_gives_the_tiles_of_the_original(
     tmp_path: Path, name: str, size: tuple[int, int], clip: int
 ) -> None:
     spec, make = MAKERS[name]
     scenes = make(tmp_path / "download", size=size)
-    report = prepare_isprs(spec, tmp_path / "download", tmp_path / "out", tile_size=clip)
+    report = prepare(spec.name, tmp_path / "download", tmp_path / "out", tile_size=clip)
     written = {"img_dir": {}, "ann_dir": {}}
     for kind in written:
         for path in (tmp_path / "out" / kind).rglob("*.png"):
@@ -65,27 +66,27 @@ def test_seed_protocol_gives_the_tiles_of_the_original(
 
 def test_names_are_columns_first(tmp_path: Path) -> None:
     downloads.potsdam(tmp_path / "download", size=(32, 64))
-    prepare_isprs(POTSDAM, tmp_path / "download", tmp_path / "out", tile_size=32)
+    prepare("potsdam", tmp_path / "download", tmp_path / "out", tile_size=32)
     assert {path.name for path in (tmp_path / "out/img_dir/val").iterdir()} == {
         "2_13_0_0_32_32.png", "2_13_32_0_64_32.png",
     }  # fmt: skip
 
 
-def test_overlap_protocol_honours_the_stride(tmp_path: Path) -> None:
+def test_overlap_cutting_honours_the_stride(tmp_path: Path) -> None:
     scenes = downloads.vaihingen(tmp_path / "download", size=(64, 80))
-    prepare_isprs(VAIHINGEN, tmp_path / "download", tmp_path / "out", tile_size=32, protocol="overlap")
+    prepare("vaihingen", tmp_path / "download", tmp_path / "out", tile_size=32, cutting="overlap")
     names = {path.stem for path in (tmp_path / "out/img_dir/train").glob("area1_*")}
     assert names == {f"area1_{x}_{y}_{x + 32}_{y + 32}" for x in (0, 16, 32, 48) for y in (0, 16, 32)}
     tile = read_image(tmp_path / "out/img_dir/train/area1_48_16_80_48.png")
     np.testing.assert_array_equal(tile, scenes["area1"][0][16:48, 48:80])
-    prepare_isprs(VAIHINGEN, tmp_path / "download", tmp_path / "b", tile_size=32, protocol="overlap", overlap=8)
+    prepare("vaihingen", tmp_path / "download", tmp_path / "b", tile_size=32, cutting="overlap", overlap=8)
     assert len(list((tmp_path / "b/img_dir/train").glob("area1_*"))) == 9
-    assert json.loads((tmp_path / "b/dataset.json").read_text())["protocol"] == "overlap"
+    assert json.loads((tmp_path / "b/dataset.json").read_text())["cutting"] == "overlap"
 
 
 def test_small_scenes_are_padded(tmp_path: Path) -> None:
     scenes = downloads.vaihingen(tmp_path / "download", size=(40, 20))
-    prepare_isprs(VAIHINGEN, tmp_path / "download", tmp_path / "out", tile_size=32)
+    prepare("vaihingen", tmp_path / "download", tmp_path / "out", tile_size=32)
     image, label = scenes["area1"]
     tile = read_image(tmp_path / "out/img_dir/train/area1_0_8_32_40.png")
     np.testing.assert_array_equal(tile[:, :20], image[8:40])
@@ -128,28 +129,28 @@ def test_however_it_lies_the_result_is_the_same(tmp_path: Path, name: str, rearr
     # neither a "label" nor a "noBoundary" on the way to the files turns images into masks
     root = tmp_path / "label_noBoundary" / "download"
     make(root)
-    prepare_isprs(spec, root, tmp_path / "plain", tile_size=32)
+    prepare(spec.name, root, tmp_path / "plain", tile_size=32)
     rearrange(root)
-    prepare_isprs(spec, root, tmp_path / "other", tile_size=32)
+    prepare(spec.name, root, tmp_path / "other", tile_size=32)
     assert content(tmp_path / "plain") == content(tmp_path / "other")
 
 
 def test_the_zip_files_themselves(tmp_path: Path) -> None:
     downloads.potsdam(tmp_path / "a")
-    prepare_isprs(POTSDAM, tmp_path / "a", tmp_path / "x", tile_size=32)
-    prepare_isprs(POTSDAM, sorted((tmp_path / "a").glob("*.zip")), tmp_path / "y", tile_size=32)
+    prepare("potsdam", tmp_path / "a", tmp_path / "x", tile_size=32)
+    prepare("potsdam", sorted((tmp_path / "a").glob("*.zip")), tmp_path / "y", tile_size=32)
     assert content(tmp_path / "x") == content(tmp_path / "y")
 
 
 def test_full_masks(tmp_path: Path) -> None:
     scenes = downloads.vaihingen(tmp_path / "download")
-    prepare_isprs(VAIHINGEN, tmp_path / "download", tmp_path / "out", tile_size=32, labels="full")
+    prepare("vaihingen", tmp_path / "download", tmp_path / "out", tile_size=32, labels="full")
     ids = read_label(tmp_path / "out/ann_dir/train/area1_0_0_32_32.png")
     np.testing.assert_array_equal(ids, np.where(scenes["area1"][1] == 255, 0, scenes["area1"][1])[:32, :32])
     assert json.loads((tmp_path / "out/dataset.json").read_text())["labels"] == "full"
     (tmp_path / "download/ISPRS_semantic_labeling_Vaihingen_ground_truth_eroded_COMPLETE.zip").unlink()
     with pytest.raises(DataError, match="no eroded masks of vaihingen. There are full ones: choose labels 'full'"):
-        prepare_isprs(VAIHINGEN, tmp_path / "download", tmp_path / "out2")
+        prepare("vaihingen", tmp_path / "download", tmp_path / "out2")
 
 
 def test_full_masks_of_potsdam_and_other_pictures_stay_out(tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def test_full_masks_of_potsdam_and_other_pictures_stay_out(tmp_path: Path) -> No
     other = {f"4_Ortho_RGBIR/top_potsdam_{name}_RGBIR.tif": b"not read" for name in scenes}
     downloads.write_zip(tmp_path / "download/4_Ortho_RGBIR.zip", other)
     for labels, ignored in (("eroded", True), ("full", False)):
-        report = prepare_isprs(POTSDAM, tmp_path / "download", tmp_path / labels, tile_size=32, labels=labels)
+        report = prepare("potsdam", tmp_path / "download", tmp_path / labels, tile_size=32, labels=labels)
         assert (report.splits["train"].ignored_pixels > 0) == ignored
 
 
@@ -213,17 +214,17 @@ def test_bad_downloads(tmp_path: Path, archive: str, member: str, change: Callab
             file.writestr(member, b"")
     spoil(path, member, change)
     with pytest.raises(DataError, match=message):
-        prepare_isprs(POTSDAM, root, tmp_path / "out", tile_size=32, off_palette_fraction=0.0)
+        prepare("potsdam", root, tmp_path / "out", tile_size=32, off_palette_fraction=0.0)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocol": "slide"}, "protocol is 'slide'; it must be 'seed'"),
+        ({"cutting": "slide"}, "cutting is 'slide'; it must be 'benchmark'"),
         ({"labels": "none"}, "labels is 'none'; it must be 'eroded'"),
-        ({"overlap": 8}, "An overlap of 8 has no effect on the windows of protocol 'seed'"),
-        ({"protocol": "overlap", "overlap": 512}, "not possible"),
+        ({"overlap": 8}, "An overlap of 8 has no effect on the windows of cutting 'benchmark'"),
+        ({"cutting": "overlap", "overlap": 512}, "not possible"),
         ({"tile_size": 0}, "not possible"),
         ({"off_palette_fraction": -1}, r"must lie in 0\.\.1"),
         ({"workers": 0}, "workers is 0; at least 1"),
@@ -232,13 +233,13 @@ def test_bad_downloads(tmp_path: Path, archive: str, member: str, change: Callab
 def test_bad_options(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     downloads.potsdam(tmp_path / "download")
     with pytest.raises(DataError, match=message):
-        prepare_isprs(POTSDAM, tmp_path / "download", tmp_path / "out", **options)
+        prepare("potsdam", tmp_path / "download", tmp_path / "out", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["download"]
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no scene of potsdam; files such as top_potsdam_2_10_RGB\.tif"):
-        prepare_isprs(POTSDAM, tmp_path, tmp_path / "out")
-    with pytest.raises(DataError, match="No source was given"):
-        prepare_isprs(POTSDAM, [], tmp_path / "out")
+        prepare("potsdam", tmp_path, tmp_path / "out")
+    with pytest.raises(DataError, match="needs the downloaded folder or zip file; none was given"):
+        prepare("potsdam", [], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rsseg_tf.prepare.isaid import prepare_isaid
-from rsseg_tf.prepare.isprs import POTSDAM, VAIHINGEN, prepare_isprs
 from rsseg_tf.rasters.images import read_image, read_label
+from tests.fixtures.downloads import prepare
 
 SHARED = Path(__file__).parents[3] / "shared"
 EXPECTED = SHARED / "golden" / "prepare_expected.json"
@@ -32,9 +31,9 @@ def test_all_tiles_equal_those_of_the_original(tmp_path: Path) -> None:
     module_spec.loader.exec_module(generator)
     for name in ("potsdam", "vaihingen", "isaid"):
         getattr(generator, name)(str(tmp_path / "download" / name))
-    prepare_isprs(POTSDAM, tmp_path / "download/potsdam", tmp_path / "out/potsdam")
-    prepare_isprs(VAIHINGEN, tmp_path / "download/vaihingen", tmp_path / "out/vaihingen")
-    prepare_isaid(tmp_path / "download/isaid", tmp_path / "out/isaid")
+    prepare("potsdam", tmp_path / "download/potsdam", tmp_path / "out/potsdam")
+    prepare("vaihingen", tmp_path / "download/vaihingen", tmp_path / "out/vaihingen")
+    prepare("isaid", tmp_path / "download/isaid", tmp_path / "out/isaid")
     written = {}
     for path in (tmp_path / "out").rglob("*.png"):
         pixels = (read_label if "ann_dir" in path.parts else read_image)(path)

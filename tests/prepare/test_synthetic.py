@@ -7,11 +7,12 @@ import pytest
 import rasterio
 from rasterio import Affine
 
+from rsseg_tf.datasets import synthetic_scene as scene
+from rsseg_tf.datasets.synthetic import SYNTHETIC
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import read_list
-from rsseg_tf.prepare import synthetic_scene as scene
-from rsseg_tf.prepare.prepared import PrepareReport, read_dataset_json
-from rsseg_tf.prepare.synthetic import SYNTHETIC, generate_synthetic
+from rsseg_tf.prepare.output import PrepareReport, read_dataset_json
+from rsseg_tf.prepare.synthetic import generate_synthetic
 from rsseg_tf.rasters.images import read_image, read_label
 
 

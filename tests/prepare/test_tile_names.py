@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rsseg_tf.datasets.spec import XYXY, YX, YYXX
 from rsseg_tf.errors import DataError
-from rsseg_tf.prepare.tile_names import XYXY, YX, YYXX, parse_tile_name, tile_name
+from rsseg_tf.prepare.tile_names import parse_tile_name, tile_name
 from rsseg_tf.rasters.windows import Window
 
 

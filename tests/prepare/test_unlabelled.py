@@ -13,10 +13,9 @@ from rasterio.transform import Affine
 
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import read_list
-from rsseg_tf.prepare.preparers import PREPARERS
-from rsseg_tf.prepare.unlabelled import UNLABELLED, prepare_unlabelled
 from rsseg_tf.rasters.images import read_image
 from tests.fixtures import downloads
+from tests.fixtures.downloads import prepare
 
 
 def images(root: Path, sizes: dict[str, tuple[int, int]], suffix: str = ".png") -> dict[str, np.ndarray]:
@@ -31,7 +30,7 @@ def images(root: Path, sizes: dict[str, tuple[int, int]], suffix: str = ".png") 
 
 def test_crops_cover_all_images(tmp_path: Path) -> None:
     made = images(tmp_path / "set", {"train/farm land/a": (40, 70), "train/lake/a": (16, 20), "b": (32, 32)})
-    report = prepare_unlabelled("images", tmp_path / "set", tmp_path / "out", tile_size=32, image_format="png")
+    report = prepare("images", tmp_path / "set", tmp_path / "out", tile_size=32, image_format="png")
     out = tmp_path / "out"
     samples = read_list(out / "train.txt", out, labels=False)
     assert report.splits["train"].tiles == len(samples) == 6 + 1 + 1
@@ -44,7 +43,7 @@ def test_crops_cover_all_images(tmp_path: Path) -> None:
         assert not tile[window.shape[0] :].any()
     assert sorted(path.name for path in out.iterdir()) == [".prepared", "dataset.json", "img_dir", "train.txt"]
     assert json.loads((out / "dataset.json").read_text())["labelled"] is False
-    again = prepare_unlabelled("images", tmp_path / "set", out, tile_size=32, image_format="png")
+    again = prepare("images", tmp_path / "set", out, tile_size=32, image_format="png")
     assert again.up_to_date and again.splits == report.splits
 
 
@@ -55,7 +54,7 @@ def test_linked_folders_are_cut_too_and_what_is_left_out_is_told(tmp_path: Path)
     (tmp_path / "set/again").symlink_to(tmp_path / "set")
     (tmp_path / "set/c.jp2").write_bytes(b"x")
     for _ in range(2):  # the second time all is there already
-        report = prepare_unlabelled("images", tmp_path / "set", tmp_path / "out", tile_size=16)
+        report = prepare("images", tmp_path / "set", tmp_path / "out", tile_size=16)
         assert report.splits["train"].tiles == 2
         assert "1 .jp2" in report.left_out
         assert "again (the link leads back to a folder that it lies in)" in report.left_out
@@ -64,7 +63,7 @@ def test_linked_folders_are_cut_too_and_what_is_left_out_is_told(tmp_path: Path)
 def test_jpeg_is_the_default_and_close_to_the_image(tmp_path: Path) -> None:
     smooth = np.linspace(20, 220, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
     downloads.write_zip(tmp_path / "train.zip", {"x/y.png": downloads.encoded(smooth, ".png")})
-    prepare_unlabelled("million_aid", tmp_path / "train.zip", tmp_path / "out", tile_size=64)
+    prepare("million_aid", tmp_path / "train.zip", tmp_path / "out", tile_size=64)
     tile = read_image(tmp_path / "out/img_dir/train/x/y_0_0.jpg")
     assert abs(tile.astype(int) - smooth).max() < 12
 
@@ -74,7 +73,7 @@ def test_other_bands_and_types_become_tiff(tmp_path: Path, bands: int, dtype: DT
     pixels = np.random.default_rng(0).integers(0, 200, (20, 30, bands)).astype(dtype)
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.tif").write_bytes(downloads.encoded(pixels, ".tif"))
-    prepare_unlabelled("images", tmp_path / "set", tmp_path / "out", tile_size=16)
+    prepare("images", tmp_path / "set", tmp_path / "out", tile_size=16)
     tile = read_image(tmp_path / "out/img_dir/train/a_4_14.tif")
     assert tile.dtype == dtype
     np.testing.assert_array_equal(tile, pixels[4:20, 14:30])
@@ -99,7 +98,7 @@ def test_tiles_lie_where_they_were_cut(tmp_path: Path, crs: str | None, transfor
         scene.write(pixels)
     with rasterio.open(tmp_path / "set" / "a.tif") as scene:
         crs = scene.crs
-    prepare_unlabelled("images", tmp_path / "set", tmp_path / "out", tile_size=16)
+    prepare("images", tmp_path / "set", tmp_path / "out", tile_size=16)
     with rasterio.open(tmp_path / "out/img_dir/train/a_4_14.tif") as tile:
         assert tile.crs == crs
         a, b, c, d, e, f, *_ = transform
@@ -110,7 +109,7 @@ def test_tiles_lie_where_they_were_cut(tmp_path: Path, crs: str | None, transfor
 def test_dota_takes_its_images_alone(tmp_path: Path) -> None:
     images(tmp_path / "set", {"train/images/P0001": (20, 20), "test/images/P0002": (20, 20), "preview": (8, 8)})
     images(tmp_path / "set", {"train/masks/P0001_instance_color_RGB": (20, 20)})
-    report = prepare_unlabelled("dota", tmp_path / "set", tmp_path / "out", tile_size=16, overlap=4)
+    report = prepare("dota", tmp_path / "set", tmp_path / "out", tile_size=16, overlap=4)
     assert report.splits["train"].scenes == 2
     assert report.splits["train"].tiles == 8
 
@@ -119,7 +118,7 @@ def test_one_name_in_two_formats_and_two_sources(tmp_path: Path) -> None:
     images(tmp_path / "one", {"a": (8, 8)})
     images(tmp_path / "one", {"a": (8, 8)}, ".tif")
     images(tmp_path / "two", {"a": (8, 8)})
-    prepare_unlabelled("images", [tmp_path / "one", tmp_path / "two"], tmp_path / "out", tile_size=8)
+    prepare("images", [tmp_path / "one", tmp_path / "two"], tmp_path / "out", tile_size=8)
     names = {path.relative_to(tmp_path / "out/img_dir/train").as_posix() for path in (tmp_path / "out").rglob("*.jpg")}
     assert names == {"one/a_png_0_0.jpg", "one/a_tif_0_0.jpg", "two/a_0_0.jpg"}
 
@@ -131,13 +130,11 @@ def test_an_unreadable_image_does_not_stop_the_others(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"b\.png is a damaged PNG .* The other scenes are kept in .*\.out\.partial; mend"
     ):
-        prepare_unlabelled("images", tmp_path / "set", tmp_path / "out", tile_size=8)
+        prepare("images", tmp_path / "set", tmp_path / "out", tile_size=8)
     assert not (tmp_path / "out").exists()
     calls = []
     (tmp_path / "set/b.png").write_bytes(whole)
-    prepare_unlabelled(
-        "images", tmp_path / "set", tmp_path / "out", tile_size=8, progress=lambda done, _: calls.append(done)
-    )
+    prepare("images", tmp_path / "set", tmp_path / "out", tile_size=8, progress=lambda done, _: calls.append(done))
     assert calls == [2, 3], "two were done before"
 
 
@@ -152,9 +149,5 @@ def test_an_unreadable_image_does_not_stop_the_others(tmp_path: Path) -> None:
 )
 def test_bad_calls(tmp_path: Path, name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        prepare_unlabelled(name, tmp_path, tmp_path / "out", **options)
+        prepare(name, tmp_path, tmp_path / "out", **options)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_all_have_a_command() -> None:
-    assert set(UNLABELLED) <= set(PREPARERS)

@@ -317,9 +317,9 @@ class Prepare(Command):
         self.run(base, case)
 
     def _prepare(self, base: Path, output: Path, tile_size: int) -> None:
-        from rsseg_tf.prepare.isprs import POTSDAM, prepare_isprs
+        from rsseg_tf.prepare.run import PrepareOptions, prepare_dataset
 
-        prepare_isprs(POTSDAM, base / "download", output, tile_size=tile_size)
+        prepare_dataset("potsdam", base / "download", output, PrepareOptions(tile_size=tile_size, workers=1))
 
     def require_whole(self, base: Path, case: Path) -> None:
         from rsseg_tf.files.lists import read_list

@@ -310,7 +310,7 @@ def _dataset(folder: Path) -> list[Path]:
 
 
 def _read_dataset(folder: Path) -> object:
-    from rsseg_tf.prepare.prepared import check_replaceable, read_dataset_json
+    from rsseg_tf.prepare.output import check_replaceable, read_dataset_json
 
     return _each((lambda path: read_dataset_json(path / "dataset.json"), check_replaceable), folder)
 
@@ -526,7 +526,7 @@ def _read_encoded(folder: Path) -> object:
     import tensorflow as tf
 
     from rsseg_tf.errors import DataError
-    from rsseg_tf.serving.image_headers import encoded_size
+    from rsseg_tf.rasters.headers import encoded_size
 
     for path in sorted(folder.iterdir()):
         data = path.read_bytes()

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from rsseg_tf.datasets.isprs import SPLIT_IDS
+from rsseg_tf.datasets.table import SPECS
 from rsseg_tf.errors import DataError
 from rsseg_tf.prepare import cutting
-from rsseg_tf.prepare.isprs import POTSDAM, SPLIT_IDS, prepare_isprs
-from rsseg_tf.prepare.prepared import PrepareReport
-from rsseg_tf.prepare.preparers import SPECS
+from rsseg_tf.prepare.output import PrepareReport
 from tests.fixtures import downloads
 
 NAMES = ("2_10", "2_11", "2_12", "3_10", "3_11", "2_13", "2_14")
@@ -30,7 +30,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def prepare(root: Path, output: Path, **options: Any) -> PrepareReport:
-    return prepare_isprs(POTSDAM, root, output, **{"tile_size": 32, **options})
+    return downloads.prepare("potsdam", root, output, **{"tile_size": 32, **options})
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_raised_limit_takes_over_all_scenes(root: Path, tmp_path: Path, monkey
     downloads.write_zip(archive, members)
     with pytest.raises(DataError, match="5 of 6300 pixels in 1 colour outside the palette"):
         prepare(root, tmp_path / "out", off_palette_fraction=0)
-    monkeypatch.setattr("rsseg_tf.prepare.preparing.cut_scene", None)
+    monkeypatch.setattr("rsseg_tf.prepare.workspace.cut_scene", None)
     report = prepare(root, tmp_path / "out", off_palette_fraction=0.01)
     assert report.splits["train"].off_palette_pixels == 5
 
@@ -140,10 +140,10 @@ def test_a_changed_scene_is_cut_again_and_a_vanished_one_leaves_nothing(root: Pa
 SCRIPT = """
 import sys
 from pathlib import Path
-from rsseg_tf.datasets import POTSDAM, prepare_isprs
+from rsseg_tf.prepare.run import PrepareOptions, prepare_dataset
 if __name__ == "__main__":
-    prepare_isprs(POTSDAM, Path(sys.argv[1]), Path(sys.argv[2]), tile_size=16, workers=2,
-                  progress=lambda done, total: print(done, flush=True))
+    options = PrepareOptions(tile_size=16, workers=2, progress=lambda done, total: print(done, flush=True))
+    prepare_dataset("potsdam", Path(sys.argv[1]), Path(sys.argv[2]), options)
 """
 
 
@@ -225,7 +225,7 @@ def test_a_kill_on_the_last_inch_costs_nothing(
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Path, "rename", rename)
         prepare(root, tmp_path / "out")
-    monkeypatch.setattr("rsseg_tf.prepare.preparing.cut_scene", None)
+    monkeypatch.setattr("rsseg_tf.prepare.workspace.cut_scene", None)
     report = prepare(root, tmp_path / "out")
     assert not report.up_to_date
     assert content(tmp_path / "out") == content(tmp_path / "fresh")

@@ -9,7 +9,7 @@ import pytest
 from rsseg_tf.datasets import custom_spec
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import read_list
-from rsseg_tf.prepare.prepared import PreparedFolder, SplitReport, read_dataset_json, staged_output
+from rsseg_tf.prepare.output import PreparedFolder, SplitReport, read_dataset_json, read_description, staged_output
 from rsseg_tf.rasters.images import read_image, read_label, write_png
 
 SPEC = custom_spec("tiny", ["a", "b"], source="made up")
@@ -201,6 +201,15 @@ def test_description_from_before_there_were_band_names(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     spec, _ = read_dataset_json(tmp_path / "dataset.json")
     assert (spec.band_names, spec.gsd) == ((), None)
+
+
+@pytest.mark.parametrize(("protocol", "cutting"), [("seed", "benchmark"), ("overlap", "overlap")])
+def test_description_with_the_entries_of_earlier_versions(tmp_path: Path, protocol: str, cutting: str) -> None:
+    (tmp_path / "dataset.json").write_text(
+        json.dumps({"written_by": "rsseg_tf", "protocol": protocol, "labels": "full"})
+    )
+    content = read_description(tmp_path / "dataset.json")
+    assert list(content.items()) == [("written_by", "rsseg_tf"), ("cutting", cutting), ("labels", "full")]
 
 
 def test_what_a_kill_has_left_is_cleared(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""Prepares a dataset from its scenes: several processes, resumable, and whole in the end or not there at all.
+"""The folder in which a dataset grows: several processes cut scenes, and a run that was stopped can be continued.
 
-While the work goes on, everything lies in ``.NAME.partial`` beside the output NAME. Finished scenes are entered in a
-journal there; after a kill, or once a damaged file is mended, the same command goes on with the rest. In the end the
-folder takes the place of the output. An entry of the journal that cannot be read counts for nothing.
+While the work goes on, everything lies in `.NAME.partial` beside the output NAME. A journal there names the finished
+scenes. After a kill, or once a damaged file is repaired, the same command continues with the other scenes. In the end
+the folder takes the place of the output. Scenes whose entry in the journal cannot be read are cut again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import rsseg_tf
+from rsseg_tf.datasets.recipe import SourceScene
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import DataError, reason
 from rsseg_tf.files import remove_leftovers
@@ -28,8 +29,8 @@ from rsseg_tf.files.lists import read_list
 from rsseg_tf.files.processes import in_processes
 from rsseg_tf.files.walking import IMAGE_SUFFIXES, LeftOut
 from rsseg_tf.files.writing import partial_folder, replace_folder
-from rsseg_tf.prepare.cutting import CutPlan, Scene, SceneRecord, cut_scene, source_stamp
-from rsseg_tf.prepare.prepared import (
+from rsseg_tf.prepare.cutting import CutPlan, SceneRecord, cut_scene, source_stamp
+from rsseg_tf.prepare.output import (
     WORK,
     PreparedFolder,
     PrepareReport,
@@ -43,18 +44,21 @@ from rsseg_tf.prepare.prepared import (
 __all__ = ["Workspace", "workspace"]
 
 _CHUNK_BYTES = 64 << 20
-_CHUNKS_PERWORKER = 8
+_CHUNKS_PER_WORKER = 8
 _SHOWN_FAILURES = 20
 
 Outcome = SceneRecord | DataError
+Records = dict[tuple[str, str], SceneRecord]
+"""Records by split and stem."""
 
 
 class Workspace:
     """The folder that becomes the output; from `workspace`."""
 
-    def __init__(self, output: Path, folder: Path) -> None:
+    def __init__(self, output: Path, folder: Path, dataset: DatasetSpec | str) -> None:
         self.output = output
         self.folder = folder
+        self.dataset = dataset
         self.scratch = folder / WORK / "scratch"
         self._journal = Journal(folder / WORK / "journal.jsonl")
         self._left_out = LeftOut(IMAGE_SUFFIXES)
@@ -72,8 +76,7 @@ class Workspace:
 
     def prepare(
         self,
-        spec: DatasetSpec | str,
-        scenes: Sequence[Scene],
+        scenes: Sequence[SourceScene],
         plan: CutPlan,
         facts: Mapping[str, Any],
         *,
@@ -85,13 +88,12 @@ class Workspace:
         """Cuts the scenes that are not yet cut and finishes the output.
 
         Args:
-            spec: The dataset, or the name of one without labels.
             scenes: All of them.
             plan: How to cut.
-            facts: Entries for ``dataset.json``.
+            facts: Entries for `dataset.json`.
             splits: Those that the scenes must have; None for the usual ones, see `needed_splits`.
-            off_palette_fraction: Share of the pixels of a mask, 0..1, that may mean nothing; they are ignored.
-            workers: Processes; 1 works in this one, None takes one for each core.
+            off_palette_fraction: Share of the pixels of a mask, 0..1, that may be off the palette.
+            workers: Number of processes; 1 works in this one, None takes one for each core.
             progress: Called after each scene with the number done and the number of all.
 
         Returns:
@@ -102,38 +104,54 @@ class Workspace:
                 was killed.
             OSError: When something cannot be written.
         """
-        name = spec if isinstance(spec, str) else spec.name
-        if workers is not None and workers < 1:
-            raise DataError(f"workers is {workers}; at least 1 is needed.")
-        needed = needed_splits(spec, splits)
-        for split in needed:
-            if not any(scene.split == split for scene in scenes):
-                there = sorted({scene.split for scene in scenes})
-                raise DataError(
-                    f"Dataset '{name}' would have no {split} tiles. Check that the source is complete"
-                    + (f", or prepare what is there alone: splits {' '.join(there)}." if there else ".")
-                )
+        name = self.dataset if isinstance(self.dataset, str) else self.dataset.name
+        needed = needed_splits(self.dataset, splits)
+        _check_complete(name, scenes, needed)
         settings = {"dataset": name, "format": 1, **json.loads(json.dumps(dataclasses.asdict(plan))), **facts}
         digest = _digest(settings, scenes, off_palette_fraction)
-        finished = _finished_report(self.output, self.output, digest)
+        finished = self._finished(digest)
         if finished is not None:
-            shutil.rmtree(self.folder)
             return dataclasses.replace(finished, left_out=str(self._left_out))
-        finished = _finished_report(self.folder, self.output, digest)
-        if finished is not None:  # killed on the last inch
-            return dataclasses.replace(finished, up_to_date=False, left_out=str(self._left_out))
         PreparedFolder.unmark(self.folder)
         self._check_settings(settings)
+        prepared = PreparedFolder(self.folder, self.dataset, needed)
+        for split in {scene.split for scene in scenes}:
+            prepared.open_split(split)
+        records, failures = self._cut(scenes, plan, workers or os.cpu_count() or 1, progress)
+        failures += _off_palette(scenes, records, off_palette_fraction)
+        if failures:
+            raise DataError(self._failed(failures, len(scenes)))
+        for scene in scenes:
+            prepared.add_record(records[scene.split, scene.stem])
+        prepared.sweep()
+        reports = prepared.finish(facts)
+        prepared.mark(digest)
+        return PrepareReport(name, self.output, reports, left_out=str(self._left_out))
+
+    def _finished(self, digest: str) -> PrepareReport | None:
+        """Returns the report of an earlier run that finished the very same work; None if there is none."""
+        report = _finished_report(self.output, self.output, digest)
+        if report is not None:
+            shutil.rmtree(self.folder)
+            return report
+        # A run that was killed just before the folder took the place of the output.
+        report = _finished_report(self.folder, self.output, digest)
+        return None if report is None else dataclasses.replace(report, up_to_date=False)
+
+    def _cut(
+        self,
+        scenes: Sequence[SourceScene],
+        plan: CutPlan,
+        workers: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> tuple[Records, list[str]]:
+        """Cuts the scenes that the journal does not name; returns the records of all scenes, and what failed."""
         records = self._load(scenes)
         todo = [scene for scene in scenes if (scene.split, scene.stem) not in records]
         done = len(records)
-        if progress is not None and done:  # taken over from an earlier run
+        if progress is not None and done:
             progress(done, len(scenes))
         failures: list[str] = []
-        prepared = PreparedFolder(self.folder, spec, needed)
-        for split in {scene.split for scene in scenes}:
-            prepared.open_split(split)
-        workers = workers or os.cpu_count() or 1
         cut = functools.partial(_cut_chunk, plan=plan, folder=self.folder, scratch=self.scratch)
         for outcomes in in_processes(cut, list(_chunks(todo, workers)), workers, kept="finished scenes are kept"):
             fresh = [outcome for outcome in outcomes if isinstance(outcome, SceneRecord)]
@@ -144,15 +162,7 @@ class Workspace:
                 done += 1
                 if progress is not None:
                     progress(done, len(scenes))
-        failures += _off_palette(scenes, records, off_palette_fraction)
-        if failures:
-            raise DataError(self._failed(failures, len(scenes)))
-        for scene in scenes:
-            prepared.add_record(records[scene.split, scene.stem])
-        prepared.sweep()
-        reports = prepared.finish(facts)
-        prepared.mark(digest)
-        return PrepareReport(name, self.output, reports, left_out=str(self._left_out))
+        return records, failures
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         """Compares the settings with those of an unfinished run, and goes on with its journal."""
@@ -164,10 +174,10 @@ class Workspace:
             )
         self._journal.begin(settings, resume=True)
 
-    def _load(self, scenes: Sequence[Scene]) -> dict[tuple[str, str], SceneRecord]:
+    def _load(self, scenes: Sequence[SourceScene]) -> Records:
         """Returns the records in the journal whose sources have not changed."""
         stamps = {(scene.split, scene.stem): source_stamp(scene) for scene in scenes}
-        records: dict[tuple[str, str], SceneRecord] = {}
+        records: Records = {}
         for record in self._records():
             if stamps.get((record.split, record.stem)) == record.source:
                 records[record.split, record.stem] = record
@@ -180,6 +190,7 @@ class Workspace:
                 yield SceneRecord.from_json(entry)
 
     def _failed(self, failures: list[str], count: int) -> str:
+        """Returns the message about scenes that failed."""
         kept = self.has_records()
         ending = f" The other scenes are kept in {self.folder}; mend it and run the same command again." if kept else ""
         if len(failures) == 1:
@@ -195,7 +206,7 @@ class Workspace:
 
 
 @contextlib.contextmanager
-def workspace(output: Path) -> Iterator[Workspace]:
+def workspace(output: Path, dataset: DatasetSpec | str) -> Iterator[Workspace]:
     """Gives a folder beside `output` that takes its place when the block ends well.
 
     On an error the folder stays if a scene in it is finished, and `output` stays as it was.
@@ -203,9 +214,10 @@ def workspace(output: Path) -> Iterator[Workspace]:
     Args:
         output: The folder to appear. Parents are made. It may exist if it is empty or a prepared dataset of this
             package with nothing else in it; that is then replaced.
+        dataset: The spec; for images without labels, the dataset's name.
 
     Yields:
-        The workspace; one of an earlier run is taken up.
+        The workspace, with the finished scenes of an earlier run.
 
     Raises:
         DataError: When `output` holds anything else, cannot be written, or is being prepared by another process.
@@ -215,7 +227,7 @@ def workspace(output: Path) -> Iterator[Workspace]:
     try:
         check_replaceable(output)
         with held_output(output):
-            with _worked_on(Workspace(output, folder)) as work:
+            with _opened(Workspace(output, folder, dataset)) as work:
                 yield work
             if folder.exists():  # not so when the output was up to date
                 check_replaceable(output)  # once more: hours may have gone by
@@ -226,8 +238,8 @@ def workspace(output: Path) -> Iterator[Workspace]:
 
 
 @contextlib.contextmanager
-def _worked_on(work: Workspace) -> Iterator[Workspace]:
-    """Makes the folders of a workspace, clears them of what a kill has left, and keeps them if work would be lost."""
+def _opened(work: Workspace) -> Iterator[Workspace]:
+    """Opens a workspace; on an error, removes it again unless finished scenes would be lost."""
     try:
         work.open()
         yield work
@@ -241,8 +253,19 @@ def _worked_on(work: Workspace) -> Iterator[Workspace]:
     close_archives()
 
 
-def _digest(settings: Mapping[str, Any], scenes: Sequence[Scene], off_palette_fraction: float) -> str:
-    """Returns what changes when the output would."""
+def _check_complete(name: str, scenes: Sequence[SourceScene], needed: Sequence[str]) -> None:
+    """Raises DataError when a needed split has no scene."""
+    there = sorted({scene.split for scene in scenes})
+    for split in needed:
+        if split not in there:
+            raise DataError(
+                f"Dataset '{name}' would have no {split} tiles. Check that the source is complete"
+                + (f", or prepare what is there alone: splits {' '.join(there)}." if there else ".")
+            )
+
+
+def _digest(settings: Mapping[str, Any], scenes: Sequence[SourceScene], off_palette_fraction: float) -> str:
+    """Returns a digest of everything that the output depends on."""
     lines = sorted(f"{scene.split} {scene.stem} {scene.group} {source_stamp(scene)}" for scene in scenes)
     text = json.dumps([rsseg_tf.__version__, settings, off_palette_fraction, lines], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -262,28 +285,28 @@ def _finished_report(folder: Path, output: Path, digest: str) -> PrepareReport |
     return PrepareReport(content["name"], output, splits, up_to_date=True)
 
 
-def _off_palette(scenes: Sequence[Scene], records: Mapping[tuple[str, str], SceneRecord], allowed: float) -> list[str]:
-    """Returns a complaint for each mask with too many pixels that mean nothing."""
-    complaints = []
+def _off_palette(scenes: Sequence[SourceScene], records: Records, allowed: float) -> list[str]:
+    """Returns a message for each mask with too many pixels off the palette."""
+    messages = []
     for scene in scenes:
         record = records.get((scene.split, scene.stem))
         if record is None:
             continue
         try:
-            record.strangers.check(str(scene.mask), record.height * record.width, allowed)
+            record.off_palette.check(str(scene.mask), record.height * record.width, allowed)
         except DataError as error:
-            complaints.append(str(error))
-    return complaints
+            messages.append(str(error))
+    return messages
 
 
 # --- chunks -------------------------------------------------------------------------------------------------------
 
 
-def _chunks(scenes: Sequence[Scene], workers: int) -> Iterator[list[Scene]]:
+def _chunks(scenes: Sequence[SourceScene], workers: int) -> Iterator[list[SourceScene]]:
     """Groups scenes so that small ones are not sent one by one and each worker gets several groups."""
     total = sum(scene.image.size for scene in scenes)
-    target = min(_CHUNK_BYTES, total // (workers * _CHUNKS_PERWORKER))
-    chunk: list[Scene] = []
+    target = min(_CHUNK_BYTES, total // (workers * _CHUNKS_PER_WORKER))
+    chunk: list[SourceScene] = []
     size = 0
     for scene in scenes:
         chunk.append(scene)
@@ -295,7 +318,7 @@ def _chunks(scenes: Sequence[Scene], workers: int) -> Iterator[list[Scene]]:
         yield chunk
 
 
-def _cut_chunk(scenes: Iterable[Scene], plan: CutPlan, folder: Path, scratch: Path) -> list[Outcome]:
+def _cut_chunk(scenes: Iterable[SourceScene], plan: CutPlan, folder: Path, scratch: Path) -> list[Outcome]:
     """Cuts some scenes; a bad one does not stop the others."""
     outcomes: list[Outcome] = []
     for scene in scenes:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rsseg_tf.datasets.label_codings import rgb_to_ids
 from rsseg_tf.errors import DataError
-from rsseg_tf.prepare.rgb_masks import rgb_to_ids
 
 PALETTE = ((226, 169, 41), (132, 41, 246), (0, 0, 1))
 GREY = (155, 155, 155)

@@ -1,4 +1,4 @@
-"""The folder that a prepared dataset is: tiles, lists and a description, written whole or not at all.
+"""The folder of a prepared dataset: tiles, lists and a description, written whole or not at all.
 
 img_dir/{train,val,test}/…    images; test only where the owners hand out images without labels
 ann_dir/{train,val}/…         labels: class ids in one band
@@ -54,8 +54,13 @@ _WRITER = "rsseg_tf"
 _MARK = ".prepared"
 WORK = ".work"
 """In the folder of an unfinished run: its journal and its scratch files."""
-# Datasets that were prepared before there were any lack them.
+# Earlier versions wrote descriptions without these.
 _LATER_FIELDS = frozenset({"band_names", "gsd", "tile_names"})
+# Entries that earlier versions wrote under another name or with another value.
+_EARLIER_ENTRIES = {
+    ("protocol", "seed"): ("cutting", "benchmark"),
+    ("protocol", "overlap"): ("cutting", "overlap"),
+}
 _OUR_NAMES = frozenset({"img_dir", "ann_dir", "labels.txt", "dataset.json", _MARK, "train.txt", "val.txt", "test.txt"})
 
 
@@ -116,7 +121,7 @@ class PreparedFolder:
         self._samples: dict[str, list[Sample]] = {split: [] for split in self._needed}
         self._groups: dict[str, list[Sample]] = {}
         self._scenes: Counter[str] = Counter()
-        self._strangers: Counter[str] = Counter()
+        self._off_palette: Counter[str] = Counter()
         self._pixels: dict[str, np.ndarray] = {}
         for split in self._needed:
             self.open_split(split)
@@ -143,7 +148,7 @@ class PreparedFolder:
                 self._groups.setdefault(f"{record.split}_{record.group}", []).append(sample)
         if record.pixels:
             self._pixels[record.split] += np.array(record.pixels)
-        self._strangers[record.split] += record.strangers.pixels
+        self._off_palette[record.split] += record.off_palette.pixels
         self._scenes[record.split] += 1
 
     def count_scene(self, split: str, label: np.ndarray, name: str) -> None:
@@ -155,10 +160,10 @@ class PreparedFolder:
         if isinstance(self.spec, str):
             raise DataError(f"Dataset '{self.spec}' has no labels; got one for {name}.")
         counts = np.bincount(label.ravel(), minlength=256)
-        strangers = unknown_ids(np.flatnonzero(counts), self.spec.num_classes, self.spec.ignore_index)
-        if strangers:
+        unknown = unknown_ids(np.flatnonzero(counts), self.spec.num_classes, self.spec.ignore_index)
+        if unknown:
             raise DataError(
-                f"{name} holds label {strangers[0]} ({counts[strangers[0]]} pixels); dataset '{self.spec.name}' allows "
+                f"{name} holds label {unknown[0]} ({counts[unknown[0]]} pixels); dataset '{self.spec.name}' allows "
                 f"0..{self.spec.num_classes - 1} and {self.spec.ignore_index}."
             )
         self._scenes[split] += 1
@@ -244,7 +249,7 @@ class PreparedFolder:
             tiles=len(self._samples[split]),
             pixels={name: int(counts[position]) for position, name in enumerate(classes)},
             ignored_pixels=int(counts[self.spec.ignore_index]) if not isinstance(self.spec, str) else 0,
-            off_palette_pixels=self._strangers[split],
+            off_palette_pixels=self._off_palette[split],
         )
 
 
@@ -313,7 +318,7 @@ def held_output(output: Path) -> Iterator[None]:
 
 
 def read_description(path: StrPath) -> dict[str, Any]:
-    """Reads the ``dataset.json`` of a prepared dataset, labelled or not.
+    """Reads the `dataset.json` of a prepared dataset, labelled or not.
 
     Raises:
         DataError: When the file is missing or is no such description.
@@ -327,6 +332,15 @@ def read_description(path: StrPath) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read as JSON: {error}. Prepare the dataset again.") from error
     if not isinstance(content, dict) or content.get("written_by") != _WRITER:
         raise DataError(f"{path} does not describe a dataset prepared by {_WRITER}. Prepare the dataset again.")
+    return _present_entries(content)
+
+
+def _present_entries(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns a description with today's names for the entries of earlier versions."""
+    for (name, value), (present, present_value) in _EARLIER_ENTRIES.items():
+        if content.get(name) == value:
+            content = {present if key == name else key: entry for key, entry in content.items()}
+            content[present] = present_value
     return content
 
 
@@ -367,9 +381,9 @@ def check_replaceable(output: Path) -> None:
         groups = frozenset(f"{group}.txt" for group in read_description(output / "dataset.json").get("groups", {}))
     except DataError as error:
         unreadable = error
-    strangers = sorted(names - _OUR_NAMES - groups)
-    if strangers:
-        raise DataError(f"{output} holds '{strangers[0]}', which is not ours to replace. Choose another output folder.")
+    foreign = sorted(names - _OUR_NAMES - groups)
+    if foreign:
+        raise DataError(f"{output} holds '{foreign[0]}', which is not ours to replace. Choose another output folder.")
     if unreadable is not None:
         raise DataError(
             f"{output} exists, and nothing shows that {_WRITER} wrote it ({unreadable}) Choose another output folder."

@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 
+from rsseg_tf.datasets.spec import DatasetSpec
+from rsseg_tf.datasets.table import RECIPES, SPECS, dataset_spec
 from rsseg_tf.errors import DataError
-from rsseg_tf.prepare.preparers import OUTPUTS, PREPARERS, SPECS, PrepareOptions, dataset_spec, prepare_dataset
-from rsseg_tf.prepare.unlabelled import UNLABELLED
+from rsseg_tf.prepare.run import PrepareOptions, prepare_dataset
 from tests.fixtures import downloads
 
 
 def test_tables_agree() -> None:
-    assert set(PREPARERS) == set(SPECS) | set(UNLABELLED)
-    assert set(PREPARERS) == set(OUTPUTS)
+    assert set(SPECS) == {name for name, recipe in RECIPES.items() if isinstance(recipe.dataset, DatasetSpec)}
     assert all(name == spec.name for name, spec in SPECS.items())
+    assert all((recipe.find_scenes is None) != (recipe.make_scene is None) for recipe in RECIPES.values())
+    assert len({recipe.output for recipe in RECIPES.values()}) == len(RECIPES)
     assert dataset_spec("dubai") is SPECS["dubai"]
 
 
