@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from rsseg_tf.errors import ExportError, reason
-from rsseg_tf.export.trained import TrainedModel, class_and_confidence
+from rsseg_tf.export.trained import TrainedModel
 from rsseg_tf.extras import require
 from rsseg_tf.files import StrPath
 from rsseg_tf.layers import converting
@@ -46,12 +46,14 @@ def write_onnx(trained: TrainedModel, folder: StrPath, *, tile: tuple[int, int] 
     trained.refuse_unless_static("An ONNX file")
     onnx, tf2onnx = require("onnx", "onnx"), require("tf2onnx", "onnx")
     artifact = trained.describe("onnx", "model.onnx", _OUTPUTS, tile)
+    manifest = trained.manifest_of(artifact)
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     try:
         with converting(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tf2onnx about the NumPy and TensorFlow that it was written for
-            function = tf.function(_outputs(trained), input_signature=[trained.input_spec(tile)])
-            model, _ = tf2onnx.convert.from_function(function, [trained.input_spec(tile)], opset=OPSET)
+            signature = [trained.input_spec(tile)]
+            function = tf.function(trained.outputs, input_signature=signature)
+            model, _ = tf2onnx.convert.from_function(function, signature, opset=OPSET)
     except (ValueError, RuntimeError, KeyError) as error:
         said = str(error).strip().splitlines()
         raise ExportError(
@@ -67,7 +69,7 @@ def write_onnx(trained: TrainedModel, folder: StrPath, *, tile: tuple[int, int] 
         )
     _state_paddings(model, onnx.helper)
     _name_sizes(model)
-    model.metadata_props.add(key=MANIFEST_PROPERTY, value=trained.manifest_of(artifact))
+    model.metadata_props.add(key=MANIFEST_PROPERTY, value=manifest)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(folder / artifact.path))
     return artifact
@@ -85,6 +87,7 @@ def write_openvino(
     onnx_file = Path(onnx_file)
     openvino = require("openvino", "openvino")
     artifact = trained.describe("openvino", "model_openvino.xml", _OUTPUTS, tile)
+    manifest = trained.manifest_of(artifact)
     try:
         model = openvino.convert_model(str(onnx_file))
     except RuntimeError as error:
@@ -93,21 +96,12 @@ def write_openvino(
             f"OpenVINO cannot convert {trained.manifest.model}: {said}. Name a fixed size with --tile, or run the "
             "ONNX file."
         ) from error
-    model.set_rt_info(trained.manifest_of(artifact), ["rsseg_tf", MANIFEST_PROPERTY])
+    model.set_rt_info(manifest, ["rsseg_tf", MANIFEST_PROPERTY])
     try:
         openvino.save_model(model, str(folder / artifact.path), compress_to_fp16=False)
     except RuntimeError as error:  # such as a full disk
         raise OSError(reason(error)) from error
     return artifact
-
-
-def _outputs(trained: TrainedModel) -> Any:
-    def outputs(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = trained.logits(pixels)
-        class_map, confidence = class_and_confidence(logits)
-        return {"class_map": class_map, "confidence": confidence, "logits": tf.identity(logits)}
-
-    return outputs
 
 
 def _state_paddings(model: Any, helper: Any) -> None:

@@ -84,8 +84,7 @@ def write_tflite(
             )
         calibration = [calibration[index] for index in fit]
     images = _as_inputs(calibration, tile, as_bytes=as_bytes)
-    content = _convert(trained, quantization, trained.input_spec(tile, batch=1, dtype=dtype), images, as_bytes=as_bytes)
-    check_operators(content)
+    content = _convert(trained, quantization, tile, dtype, images)
     artifact = _describe(trained, content, quantization, tile)
     (folder / artifact.path).write_bytes(content)
     with zipfile.ZipFile(folder / artifact.path, "a", zipfile.ZIP_DEFLATED) as archive:
@@ -103,11 +102,16 @@ def _outputs(trained: TrainedModel) -> Callable[[tf.Tensor], dict[str, tf.Tensor
 
 
 def _convert(
-    trained: TrainedModel, quantization: Quantization, spec: tf.TensorSpec, images: Sequence[NDArray], *, as_bytes: bool
+    trained: TrainedModel,
+    quantization: Quantization,
+    tile: tuple[int, int] | None,
+    dtype: str,
+    images: Sequence[NDArray] = (),
 ) -> bytes:
-    holder = WeightsHolder(trained.model)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([trained.convertible(_outputs(trained), spec)], holder)
-    _configure(converter, quantization, images, as_bytes=as_bytes)
+    """Returns the content of a TFLite file whose input has a size and type, calibrated on images."""
+    function = trained.convertible(_outputs(trained), tile, dtype)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], WeightsHolder(trained.model))
+    _configure(converter, quantization, images, as_bytes=trained.dtype == "uint8")
     try:
         with muted_stderr(), warnings.catch_warnings():
             # Calibration runs in tf.lite.Interpreter, which announces its removal.
@@ -125,7 +129,7 @@ def _convert(
 def _typical(trained: TrainedModel, images: Sequence[NDArray], tile: tuple[int, int] | None) -> list[int]:
     """Returns which images to calibrate with, by a look at their middle: all activations are in memory at once."""
     size = None if tile is None else (min(tile[0], _LOOKED_AT), min(tile[1], _LOOKED_AT))
-    content = _convert(trained, "float32", trained.input_spec(size, batch=1, dtype="float32"), (), as_bytes=False)
+    content = _convert(trained, "float32", size, "float32")
     inputs = []
     for image in images:
         height, width = size or (min(image.shape[0], _LOOKED_AT), min(image.shape[1], _LOOKED_AT))
@@ -174,6 +178,7 @@ def _describe(
     trained: TrainedModel, content: bytes, quantization: Quantization, tile: tuple[int, int] | None
 ) -> Artifact:
     """Returns the artifact, with types and scales as the file has them."""
+    check_operators(content)
     found = tensor_types(content)
     dtype, scale, zero_point = found[PIXELS]
     if dtype == "uint8" and scale and (scale != 1.0 or zero_point != 0):

@@ -71,14 +71,21 @@ class TrainedModel:
         """The Keras model itself, for comparisons; traced once."""
         return keras_predictor(self.model, self.spec, name=f"the checkpoint {self.manifest.origin.checkpoint}")
 
-    def convertible(self, function: Callable[..., Any], signature: tf.TypeSpec) -> Any:
-        """Returns a concrete function for a converter; its graph need not run in TensorFlow."""
+    def convertible(self, function: Callable[..., Any], tile: tuple[int, int] | None, dtype: str) -> Any:
+        """Returns a concrete function of one image for a converter; its graph need not run in TensorFlow."""
+        signature = self.input_spec(tile, batch=1, dtype=dtype)
         with converting():
             return tf.function(function, input_signature=[signature]).get_concrete_function()
 
     def logits(self, pixels: tf.Tensor) -> tf.Tensor:
         """`(B, H, W, bands)` pixels to `(B, H, W, classes)` float32 logits, in a graph."""
         return self.model(normalise(pixels, self.spec), training=False)["main"]
+
+    def outputs(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns class map, confidence and logits of `(B, H, W, bands)` pixels, in a graph."""
+        logits = self.logits(pixels)
+        class_map, confidence = class_and_confidence(logits)
+        return {"class_map": class_map, "confidence": confidence, "logits": tf.identity(logits)}
 
     def input_spec(
         self, tile: tuple[int, int] | None = None, *, batch: int | None = None, dtype: str = ""
