@@ -15,7 +15,7 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
-from rsseg_tf.environment import mend_environment
+from rsseg_tf.environment import clean_environment
 from rsseg_tf.moved import redirect_imports
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _tell(line: str) -> None:
     logging.getLogger(__name__).warning(line)
 
 
-mend_environment(_tell)
+clean_environment(_tell)
 redirect_imports()
 if "keras" in sys.modules:
     _register_layers()

@@ -19,7 +19,7 @@ def asset_dir(name: str) -> Path:
     """Returns the folder `name` (`configs`, `export` or `serving`) as shipped.
 
     Raises:
-        ConfigError: when neither the package nor the checkout has it, i.e. the installation is broken.
+        ConfigError: When neither the package nor the checkout has it, i.e. the installation is broken.
     """
     for candidate in (_PACKAGE / "_assets" / name, _PACKAGE.parent / name):
         if candidate.is_dir():
@@ -35,13 +35,13 @@ def shipped_configs() -> list[str]:
 
 
 def find_config(name: str) -> Path:
-    """Returns the path of a config: a file as given, or else a shipped config of that name.
+    """Returns the path of a config: the file of that path, or else the shipped config of that name.
 
     Args:
-        name: a path, or a shipped name with or without the leading `configs/`.
+        name: A path, or a shipped name with or without the leading `configs/`.
 
     Raises:
-        ConfigError: when there is neither.
+        ConfigError: When there is neither.
     """
     path = Path(name)
     if path.is_file():

@@ -7,9 +7,9 @@
         config.yml      the resolved config of the run; `dataset.root` is absolute
 
 A checkpoint is written under a temporary name in the same folder, flushed to disk, and renamed. A full disk or a kill
-in the middle leaves the checkpoints that were there before untouched. Replacing one takes two renames; a kill between
-them leaves the earlier one whole as `.iter_1000.retired`; reading says so, and the next run in the folder gives it its
-name back (`recover_checkpoints`).
+in the middle leaves the checkpoints that were there before untouched. Replacing a checkpoint takes two renames. A kill
+between them leaves the earlier checkpoint whole as `.iter_1000.retired`: an attempt to read `iter_1000` raises an error
+that names it, and the next run in the folder renames it back (`recover_checkpoints`).
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ class TrainState:
     """Where a run stands.
 
     Attributes:
-        step: optimizer steps taken.
-        samples_seen: training samples consumed; the data go on from here.
-        best_miou: best validation mIoU so far (0..1), -1 before the first evaluation.
-        best_step: the step that reached it.
-        stale_intervals: evaluations since then that were worse.
-        protocol: the evaluation protocol that the score was counted by (`rsseg_tf.datasets.protocols`).
-        to_evaluate: whether the evaluation of this very step was still to come; whoever goes on does it first.
+        step: Optimizer steps taken.
+        samples_seen: Training samples consumed; a resumed run reads on from this position.
+        best_miou: Best validation mIoU so far (0..1), -1 before the first evaluation.
+        best_step: The step that reached it.
+        stale_intervals: Evaluations since then that were worse.
+        protocol: The evaluation protocol of the score (`rsseg_tf.datasets.protocols`).
+        to_evaluate: Whether this step still has to be evaluated; a resumed run does so first.
     """
 
     step: int = 0
@@ -84,39 +84,41 @@ def save_checkpoint(
     config: AnyConfig,
     *,
     extra: Mapping[str, bytes] = MappingProxyType({}),
-    ready: Callable[[], object] = lambda: None,
+    before_rename: Callable[[], object] = lambda: None,
 ) -> None:
-    """Writes a checkpoint to `folder`, replacing one that is there only once the new one is complete.
+    """Writes a checkpoint to `folder`; an earlier one there is replaced once the new one is complete.
 
     Args:
-        folder: e.g. `output/iter_1000`.
-        model: whose weights (batch-norm statistics included) and seeds are kept.
-        optimizer: whose variables are kept; None for weights that no run will go on from.
-        state: the run's position.
-        config: the resolved config.
-        extra: contents of further files by their names.
-        ready: called when all is written, before it takes its name.
+        folder: The checkpoint, such as `output/iter_1000`.
+        model: The model; its weights (batch-norm statistics included) and seeds are written.
+        optimizer: The optimizer; its variables are written. None for weights that no run will resume from.
+        state: The run's position.
+        config: The resolved config.
+        extra: Contents of further files by their names.
+        before_rename: Called when all files are written, before the folder gets its name.
 
     Raises:
-        WeightsError: when it cannot be written; what was there before is unchanged.
+        WeightsError: When it cannot be written; what was there before is unchanged.
     """
     with _writing(Path(folder)) as partial:
         _write_arrays(partial / _WEIGHTS, _named_arrays(model))
         if optimizer is not None:
+            # Seeds too: dropout of a resumed run then draws what the straight run would have drawn.
             variables = _training_variables(model, optimizer)
             _write_arrays(partial / _TRAINING, {name: np.asarray(value) for name, value in variables.items()})
         _write(partial / _STATE, lambda file: file.write(_to_json(state)))
-        _write(partial / _CONFIG, lambda file: file.write(dump_config(_placed(config)).encode()))
+        _write(partial / _CONFIG, lambda file: file.write(dump_config(_with_absolute_root(config)).encode()))
         for name, content in extra.items():
             (partial / name).write_bytes(content)
-        ready()
+        # Last, so that a run which replaces another one gives up that one's checkpoints as late as possible.
+        before_rename()
 
 
 def copy_weights(source: Path, folder: Path) -> None:
-    """Makes a checkpoint of another one's weights, state and config, as `best_model` is.
+    """Copies a checkpoint's weights, state and config; `best_model` holds no more than these.
 
     Raises:
-        WeightsError: when it cannot be read or written; what was there before is unchanged.
+        WeightsError: When it cannot be read or written; what was there before is unchanged.
     """
     with _writing(folder) as partial:
         for name in (_WEIGHTS, _STATE, _CONFIG):
@@ -125,10 +127,10 @@ def copy_weights(source: Path, folder: Path) -> None:
 
 
 def write_state(folder: Path, state: TrainState) -> None:
-    """Replaces the state in a checkpoint, as a whole or not at all.
+    """Replaces the state in a checkpoint, whole or not at all.
 
     Raises:
-        WeightsError: when it cannot be written.
+        WeightsError: When it cannot be written.
     """
     try:
         with atomic_path(folder / _STATE) as temporary:
@@ -138,7 +140,7 @@ def write_state(folder: Path, state: TrainState) -> None:
 
 
 def recover_checkpoints(folder: Path) -> None:
-    """Clears a folder of what kills have left in it: gives a checkpoint set aside its name back, removes halves.
+    """Repairs a folder after a kill: renames retired checkpoints back, and removes incomplete ones.
 
     Raises:
         OSError: When something cannot be renamed or removed.
@@ -152,7 +154,7 @@ def recover_checkpoints(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[Path]:
-    """Gives a folder for the files of a checkpoint; see `atomic_folder`."""
+    """Yields a temporary folder for the files of a checkpoint; see `atomic_folder`."""
     try:
         with atomic_folder(folder) as partial:
             yield partial
@@ -168,14 +170,14 @@ def _unwritten(folder: Path, error: OSError) -> WeightsError:
 
 
 def load_weights(model: keras.Model, folder: StrPath) -> None:
-    """Loads the weights of a checkpoint; every weight and every array must find its partner.
+    """Loads the weights of a checkpoint; weights and stored arrays must agree one to one.
 
     Args:
-        model: the same architecture as the one that was saved.
-        folder: the checkpoint.
+        model: The architecture that was saved.
+        folder: The checkpoint.
 
     Raises:
-        WeightsError: for a folder without a checkpoint, a damaged file, or a checkpoint of another architecture.
+        WeightsError: For a folder without a checkpoint, a damaged file, or a checkpoint of another architecture.
     """
     folder = Path(folder)
     problems = _assign({weight.path: weight for weight in model.weights}, _read_arrays(folder, _WEIGHTS))
@@ -190,7 +192,7 @@ def read_weights(folder: StrPath) -> tuple[dict[str, np.ndarray], str]:
     """Returns the arrays of a checkpoint by the paths of the variables, and the SHA-256 of their file.
 
     Raises:
-        WeightsError: for a folder without a checkpoint, or a damaged file.
+        WeightsError: For a folder without a checkpoint, or a damaged file.
     """
     folder = Path(folder)
     arrays = _read_arrays(folder, _WEIGHTS)
@@ -199,15 +201,15 @@ def read_weights(folder: StrPath) -> tuple[dict[str, np.ndarray], str]:
 
 
 def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, folder: StrPath) -> None:
-    """Loads what a run needs beside the weights to go on: the optimizer's variables and the seeds of random layers.
+    """Loads what a resumed run needs beside the weights: the optimizer's variables and the seeds of random layers.
 
     Args:
-        model: the same architecture as the one that was saved.
-        optimizer: of the same kind, built on the same trainable variables.
-        folder: the checkpoint.
+        model: The architecture that was saved.
+        optimizer: An optimizer of the same kind, built on the same trainable variables.
+        folder: The checkpoint.
 
     Raises:
-        WeightsError: for a checkpoint without them (`best_model` has none), a damaged file, or another optimizer.
+        WeightsError: For a checkpoint without them (`best_model` has none), a damaged file, or another optimizer.
     """
     folder = Path(folder)
     problems = _assign(_training_variables(model, optimizer), _read_arrays(folder, _TRAINING))
@@ -222,7 +224,7 @@ def config_file(folder: StrPath) -> Path:
     """Returns the file with the config that the weights were trained with.
 
     Raises:
-        WeightsError: when `folder` is no checkpoint.
+        WeightsError: When `folder` is no checkpoint.
     """
     folder = Path(folder)
     _require(folder, _CONFIG)
@@ -233,11 +235,12 @@ def read_state(folder: StrPath) -> TrainState:
     """Returns where the run stood when the checkpoint was written.
 
     Raises:
-        WeightsError: when `folder` is no checkpoint or its state is damaged.
+        WeightsError: When `folder` is no checkpoint or its state is damaged.
     """
     folder = Path(folder)
     _require(folder, _STATE)
     try:
+        # Fields that earlier versions did not write keep their defaults; unknown ones are a TypeError.
         state = TrainState(**read_json(folder / _STATE))
         for field in dataclasses.fields(state):
             value = getattr(state, field.name)
@@ -248,10 +251,10 @@ def read_state(folder: StrPath) -> TrainState:
         raise WeightsError(f"{folder / _STATE} is damaged: {error}. Use an earlier checkpoint.") from error
 
 
-def _placed(config: AnyConfig) -> AnyConfig:
-    """Returns the config with the data's folder as an absolute path, so that it is found from other folders too.
+def _with_absolute_root(config: AnyConfig) -> AnyConfig:
+    """Returns the config with an absolute `dataset.root`, which holds from other working directories too.
 
-    A folder that is not there stays as it is given: released weights are converted before there are any data.
+    A folder that does not exist stays as it is: released weights are often converted before the data are there.
     """
     root = config.dataset.root
     if not os.path.isdir(root):
@@ -263,6 +266,7 @@ def _placed(config: AnyConfig) -> AnyConfig:
 def _named_arrays(model: keras.Model) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for variable in model.weights:
+        # Keras does not require unique paths, and of two equal names in an archive only one would be read.
         if variable.path in arrays:
             raise ConfigError(f"The model '{model.name}' has two weights named {variable.path}; rename a layer.")
         arrays[variable.path] = keras.ops.convert_to_numpy(variable.value)
@@ -270,7 +274,7 @@ def _named_arrays(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def _training_variables(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> dict[str, keras.Variable]:
-    """Names variables by their order: Keras numbers seeds by how many models a process has built."""
+    """Names variables by their order: Keras's own names of seeds count the models that a process has built."""
     weights = {id(weight) for weight in model.weights}
     seeds = [variable for variable in model.variables if id(variable) not in weights]
     named = {f"optimizer/{i:05d}": variable for i, variable in enumerate(optimizer.variables)}
@@ -278,28 +282,28 @@ def _training_variables(model: keras.Model, optimizer: keras.optimizers.Optimize
 
 
 def _assign(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray]) -> str:
-    """Assigns all arrays, or none and says how they differ."""
+    """Assigns all arrays and returns an empty text, or assigns none and returns the differences."""
     problems = _differences({name: tuple(variable.shape) for name, variable in variables.items()}, arrays)
-    if not problems:
+    if not problems:  # a model that is half loaded would predict something, and nobody would notice
         for name, variable in variables.items():
             variable.assign(arrays[name])
     return problems
 
 
 def _differences(wanted: Mapping[str, Sequence[int]], arrays: Mapping[str, np.ndarray]) -> str:
-    """Says in one clause how the names and shapes differ; empty when they are equal."""
+    """Returns in one clause how names and shapes differ; an empty text when they are equal."""
     missing = [name for name in wanted if name not in arrays]
-    left_over = [name for name in arrays if name not in wanted]
-    other = [name for name in wanted if name in arrays and tuple(wanted[name]) != arrays[name].shape]
+    unexpected = [name for name in arrays if name not in wanted]
+    misshapen = [name for name in wanted if name in arrays and tuple(wanted[name]) != arrays[name].shape]
     clauses = []
     if missing:
         clauses.append(f"{len(missing)} of its {len(wanted)} variables are missing (first: {missing[0]})")
-    if left_over:
-        clauses.append(f"{len(left_over)} stored arrays have no variable (first: {left_over[0]})")
-    if other:
-        name = other[0]
+    if unexpected:
+        clauses.append(f"{len(unexpected)} stored arrays have no variable (first: {unexpected[0]})")
+    if misshapen:
+        name = misshapen[0]
         clauses.append(
-            f"{len(other)} differ in shape (first: {name}, stored {list(arrays[name].shape)}, "
+            f"{len(misshapen)} differ in shape (first: {name}, stored {list(arrays[name].shape)}, "
             f"model {list(wanted[name])})"
         )
     return "; ".join(clauses)
@@ -315,6 +319,7 @@ def _require(folder: Path, name: str) -> None:
             f"{folder} is not a checkpoint: it does not exist. A run was killed while it replaced it; the earlier one "
             f"is whole: {retired}; rename it to {folder}."
         )
+    # `output` for `output/best_model` is the usual slip.
     inside = sorted(p.parent for p in folder.glob(f"*/{_WEIGHTS}") if not p.parent.name.startswith("."))
     hint = f" Did you mean {inside[0]}?" if inside else " A checkpoint is a folder such as output/best_model."
     keras_file = " A .keras file is read by keras.saving.load_model." if folder.suffix == ".keras" else ""
@@ -337,9 +342,10 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _write_npz(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes what `np.savez` writes; that one leaves its archive open when the disk is full, with noise later on."""
+    """Writes an archive as `np.savez` does, which leaves its file open on a full disk and so raises again later."""
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
+            # An array of 2 GiB or more needs the format zip64, and its size is not known to `archive` before.
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
@@ -348,6 +354,7 @@ def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     with path.open("wb") as file:
         write(file)
         file.flush()
+        # Otherwise a power cut after the rename may leave a checkpoint with a complete name and empty files.
         os.fsync(file.fileno())
 
 

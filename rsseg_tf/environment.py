@@ -1,9 +1,9 @@
-"""Variables of another GIS in the environment, which would mislead the libraries that read and write geodata here.
+"""The process's surroundings: removes variables of another GIS that would break rasterio, mutes standard error.
 
-QGIS, conda and OSGeo4W set PROJ_DATA, GDAL_DATA and the like for the libraries that they bring. rasterio brings its own
-GDAL and PROJ, with the data that fit them, and uses those variables instead of its own data where they are set: a
-`proj.db` of another version then knows no CRS at all. So variables that point to what cannot fit are taken out of this
-process's environment before rasterio is imported. Nothing is changed where rasterio has no data of its own.
+QGIS, conda and OSGeo4W set PROJ_DATA, GDAL_DATA and the like for their own libraries. rasterio's wheels bring GDAL and
+PROJ with matching data, but these variables take precedence, and with a `proj.db` of another version no CRS is known.
+So this module removes variables that point to unusable data from the environment of this process, before rasterio is
+imported. It changes nothing where rasterio has no data of its own.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["mend_environment"]
+__all__ = ["clean_environment", "muted_stderr"]
 
 _PLUGINS = (".so", ".dll", ".dylib")
-# Settings of GDAL that are left as they are, because somebody may want them, but that change what is read.
+# Settings of GDAL that change how files are read. They may be set on purpose, so they stay and are reported.
 _CHANGE_READING = (
     "GDAL_DISABLE_READDIR_ON_OPEN",
     "GDAL_GEOREF_SOURCES",
@@ -29,14 +30,32 @@ _CHANGE_READING = (
 )
 
 
-def mend_environment(tell: Callable[[str], object]) -> None:
-    """Takes variables that point to the data of another GIS out of `os.environ`.
+@contextlib.contextmanager
+def muted_stderr() -> Iterator[None]:
+    """Drops what this process writes to standard error: C++ libraries print there, whatever the log level.
 
-    It must be called before rasterio is imported; where none of the variables is set it does nothing.
+    Python's exceptions come through.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def clean_environment(notify: Callable[[str], object]) -> None:
+    """Removes variables that point to the data of another GIS from `os.environ`.
+
+    It must be called before rasterio is imported. Where none of the variables is set it does nothing.
 
     Args:
-        tell: called with a line for each variable that was taken out, and one for settings of GDAL that change what is
-            read.
+        notify: Called with a line for each variable that was removed, and one for settings of GDAL that change how
+            files are read.
     """
     checks = (
         ("PROJ_DATA", _why_not_proj),
@@ -45,19 +64,19 @@ def mend_environment(tell: Callable[[str], object]) -> None:
         ("GDAL_DRIVER_PATH", _why_no_plugins),
     )
     given = [(name, why_not) for name, why_not in checks if os.environ.get(name)]
-    own = _brought_by_rasterio() if given else None
+    own = _rasterio_with_data() if given else None
     if own is not None:
         for name, why_not in given:
             why = why_not(os.environ[name], own)
             if why:
-                tell(f"Note: {name}={os.environ.pop(name)} is not used: {why}. rasterio brings its own.")
+                notify(f"Note: {name}={os.environ.pop(name)} is not used: {why}. rasterio brings its own.")
     settings = [f"{name}={os.environ[name]}" for name in _CHANGE_READING if os.environ.get(name)]
     if settings:
-        tell(f"Note: settings of GDAL in the environment change how files are read: {', '.join(settings)}.")
+        notify(f"Note: settings of GDAL in the environment change how files are read: {', '.join(settings)}.")
 
 
-def _brought_by_rasterio() -> Path | None:
-    """Returns rasterio's folder, if it brings data; rasterio itself is not imported."""
+def _rasterio_with_data() -> Path | None:
+    """Returns rasterio's folder, if it holds data, without importing rasterio."""
     with contextlib.suppress(ImportError, ValueError):
         found = importlib.util.find_spec("rasterio")
         for place in (found.submodule_search_locations or ()) if found else ():
@@ -67,7 +86,7 @@ def _brought_by_rasterio() -> Path | None:
 
 
 def _why_not_proj(value: str, own: Path) -> str:
-    """Says why PROJ data do not suit rasterio's PROJ; nothing where they do."""
+    """Returns why rasterio's PROJ cannot use these data; an empty text where it can."""
     databases = [place / "proj.db" for place in _places(value) if (place / "proj.db").is_file()]
     if not databases:
         return "there is no proj.db"
@@ -83,8 +102,8 @@ def _why_not_proj(value: str, own: Path) -> str:
 
 
 def _layout(database: Path) -> tuple[int, int] | None:
-    """Returns the version of a PROJ database's tables; None for one that is damaged."""
-    import sqlite3  # some builds of Python lack it, and most processes never come here
+    """Returns the version of a PROJ database's tables; None for a damaged database."""
+    import sqlite3  # imported here: some builds of Python lack it, and few processes need it
 
     try:
         with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
@@ -95,7 +114,7 @@ def _layout(database: Path) -> tuple[int, int] | None:
 
 
 def _why_not_gdal(value: str, own: Path) -> str:
-    """Says why GDAL's data do not suit rasterio's GDAL; nothing where no file is missing."""
+    """Returns why rasterio's GDAL cannot use these data; an empty text where no file is missing."""
     there = {path.name for place in _places(value) for path in _listed(place)}
     needed = {path.name for path in _listed(own / "gdal_data")}
     missing = len(needed - there)
@@ -103,7 +122,7 @@ def _why_not_gdal(value: str, own: Path) -> str:
 
 
 def _why_no_plugins(value: str, own: Path) -> str:
-    """Says why GDAL should not look for plugins: those of another build end the process, or print errors."""
+    """Returns why GDAL must not load these plugins; those of another build crash the process, or print errors."""
     plugins = [path.name for place in _places(value) for path in _listed(place) if path.suffix in _PLUGINS]
     return f"its plugins, such as {min(plugins)}, are for another GDAL" if plugins else ""
 

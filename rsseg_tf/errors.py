@@ -1,11 +1,11 @@
 """Errors that a user can act on.
 
-Every message says what is wrong, what was received, what is allowed and how to mend it, in one line.
-The command line prints the message alone and exits with code 2; a traceback means a bug in this package.
+Every message is one line: what is wrong, what was received, what is allowed, and the remedy. The command line prints
+the message alone and exits with code 2; a traceback means a bug in this package.
 
     RssegError
     ├── ConfigError    a config file or an option on the command line
-    ├── DataError      images, labels, list files, data sets
+    ├── DataError      images, labels, list files, datasets
     ├── TrainingError  a training run that cannot go on (a loss that is not finite)
     ├── WeightsError   checkpoints and released weights
     ├── ExportError    SavedModel, TFLite and ONNX artifacts
@@ -28,6 +28,7 @@ __all__ = [
     "DataError",
     "ExportError",
     "NotFiniteError",
+    "OldKeyWarning",
     "RssegError",
     "ServingError",
     "TrainingError",
@@ -49,7 +50,7 @@ class ConfigError(RssegError):
 
 
 class DataError(RssegError):
-    """An image, a label, a list file or a data set is wrong."""
+    """An image, a label, a list file or a dataset is wrong."""
 
 
 class TrainingError(RssegError):
@@ -57,11 +58,11 @@ class TrainingError(RssegError):
 
 
 class WeightsError(RssegError):
-    """A checkpoint or a file of weights does not fit."""
+    """A checkpoint or a file of weights cannot be used."""
 
 
 class ExportError(RssegError):
-    """An exported artifact cannot be written or is wrong."""
+    """An exported artifact cannot be written or used."""
 
 
 class ServingError(RssegError):
@@ -69,10 +70,10 @@ class ServingError(RssegError):
 
 
 class NotFiniteError(RssegError):
-    """A model answered with values that are not finite, from which no class follows.
+    """A model gave values that are not finite, which name no class.
 
     Attributes:
-        index: which image of the batch.
+        index: Index of the image in the batch.
     """
 
     def __init__(self, message: str, index: int = 0) -> None:
@@ -80,24 +81,28 @@ class NotFiniteError(RssegError):
         self.index = index
 
     def __reduce__(self) -> tuple[type[NotFiniteError], tuple[str, int]]:
-        """Lets a worker process send it."""
+        """Makes the error picklable with its index, for worker processes."""
         return type(self), (str(self), self.index)
 
 
+class OldKeyWarning(FutureWarning):
+    """A config has a key by a name of earlier versions, which still works."""
+
+
 INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
-"""What ends a run of many images: somebody's wish. Whatever else one image raises is that image's error."""
+"""Exceptions that end a run over many images. Any other exception concerns the image that raised it."""
 
 
 @contextlib.contextmanager
 def naming(*files: object) -> Iterator[None]:
-    """Names the file that an error is about, whatever raises it.
+    """Adds the name of a file to the errors that the block raises.
 
     Args:
-        *files: the file; and others that name it as well as itself, such as its label.
+        *files: The file to name, and others, such as its label: a message that names one of them stays as it is.
 
     Raises:
-        RssegError: of the same type, with the file in its message.
-        DataError: for any other exception, but an interrupt.
+        RssegError: Of the same type, with the file in its message.
+        DataError: In place of any other exception, except interrupts.
     """
     try:
         yield
@@ -107,13 +112,15 @@ def naming(*files: object) -> Iterator[None]:
         raise type(error)(f"{files[0]}: {error}") from error
     except INTERRUPTS:
         raise
-    except BaseException as error:  # libraries in other languages raise what is no Exception
+    except BaseException as error:  # extension modules may raise what is no Exception
         show_traceback(error)
-        raise DataError(f"{files[0]} cannot be used: {reason(error)}. Mend it, or take it off the list.") from error
+        raise DataError(
+            f"{files[0]} cannot be used: {reason(error)}. Repair it, or remove it from the list."
+        ) from error
 
 
 def show_traceback(error: BaseException) -> None:
-    """Prints the traceback of an error where the environment asks for it, to be reported."""
+    """Prints the traceback of an error if the environment variable RSSEG_TF_TRACEBACK is set, for bug reports."""
     if os.environ.get("RSSEG_TF_TRACEBACK"):
         traceback.print_exception(error)
 
@@ -124,60 +131,60 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
-# One slash is left of two where a path was made of an address; a letter by itself is a drive of Windows.
+# `Path` turns the two slashes of an address into one. A single letter before the colon is a drive of Windows.
 _ADDRESS = re.compile(r"(?:.*/)?[A-Za-z][A-Za-z0-9+.-]+:/|/vsi\w+/")
 
 
 def address_hint(path: object) -> str:
-    """Returns what to say of a missing file whose path is an address in the network, or an empty string."""
+    """Returns a hint for a missing file whose path is a network address, or an empty string."""
     if not _ADDRESS.match(str(path)):
         return ""
-    return " That is an address, and files of this machine alone are read here: download it, and name the file."
+    return " That is a network address; only local files are read here: download it, and name the file."
 
 
 _LONGEST_REASON = 400
-# What libraries say instead of a cause; the cause is the exception that they were raised from.
+# Libraries write this instead of the cause; the cause is the exception that theirs was raised from.
 _POINTERS = re.compile(r"\.?\s*See previous exception for details\.?", re.IGNORECASE)
 
 
 def reason(error: BaseException) -> str:
-    """Returns why something failed as one line without a full stop, the causes of the library underneath included.
+    """Returns why something failed, in one line without a full stop, with the causes in the libraries below.
 
-    A type that says nothing by its message is named. GDAL's errors reach Python as a chain, whose first link often only
-    points to the next; each link's words stand in the line once.
+    GDAL's errors reach Python as a chain whose first link often only points to the next. Each link's message appears
+    once. The types of exceptions of other libraries are named, since their messages are often meaningless without.
 
     Args:
-        error: any exception.
+        error: Any exception.
     """
     found: list[str] = []
     link: BaseException | None = error
     seen: set[int] = set()
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        words = _words(link)
-        if words and not any(words in earlier for earlier in found):
-            found.append(words)
+        message = _message(link)
+        if message and not any(message in earlier for earlier in found):
+            found.append(message)
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     line = ": ".join(found) or type(error).__name__
-    line += _misled(line)
+    line += _proj_hint(line)
     return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 1] + "…"
 
 
-# Variables by which another GIS in the environment misleads PROJ, and how PROJ complains.
+# Another GIS sets these variables to its own data, which PROJ here cannot read; these are PROJ's complaints.
 _PROJ_VARIABLES = ("PROJ_DATA", "PROJ_LIB")
 _PROJ_COMPLAINTS = re.compile(r"proj\.db|PROJ: |EPSG code is unknown", re.IGNORECASE)
 
 
-def _misled(line: str) -> str:
-    """Returns what to unset in the environment, for a failure that comes from there."""
+def _proj_hint(line: str) -> str:
+    """Returns which variables to unset, for a failure that they may have caused."""
     given = [f"{name}={os.environ[name]}" for name in _PROJ_VARIABLES if os.environ.get(name)]
     if not given or not _PROJ_COMPLAINTS.search(line):
         return ""
     return f" (set in the environment: {', '.join(given)}; unset it if it belongs to another GIS)"
 
 
-def _words(error: BaseException) -> str:
-    """Returns what one exception says, in one line."""
+def _message(error: BaseException) -> str:
+    """Returns the message of one exception, in one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     text = _without_preamble(text)
     text = " ".join(_POINTERS.sub("", text).split()).rstrip(".: ")
@@ -190,7 +197,7 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-# Where TensorFlow and Keras say in which layer, node and line of the program something happened, around the cause.
+# TensorFlow and Keras surround the cause with the layer, node and line of the program where it happened.
 _GRAPH_PREAMBLE = re.compile(
     r"^(Graph execution error:|Detected at node|Exception encountered when calling|Node: '|  \s*File )"
 )
@@ -203,12 +210,12 @@ _ROOT_ERRORS = re.compile(r"^\d+ root error\(s\) found\.\s*\(0\) [A-Z_]+: (.*?)(
 
 
 def _without_preamble(text: str) -> str:
-    """Returns what an error of TensorFlow or Keras says without the stack and the nodes that surround it."""
+    """Returns the message of TensorFlow or Keras without the stack and the nodes that surround it."""
     text = _GRAPH_TAIL.split(text, maxsplit=1)[0]
     if _GRAPH_PREAMBLE.match(text):
         lines = text.splitlines()
         stack = max((i for i, line in enumerate(lines) if _GRAPH_PREAMBLE.match(line)), default=-1)
-        # The line below a file's is the program's own, further in.
+        # Below the line of the last file stands its source line, indented.
         kept = [line for i, line in enumerate(lines) if i > stack and not (i == stack + 1 and line.startswith("    "))]
         text = "\n".join(kept).strip() or text
     text = _GRAPH_NODE.sub("", text)

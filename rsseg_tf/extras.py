@@ -1,4 +1,4 @@
-"""Packages that only some commands need: imported when they are, with an error that says how to get them."""
+"""Imports packages that only some commands need, with an error that names the command to install them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def require(module: str, extra: str) -> ModuleType:
     """Imports a module that one of the package's extras installs.
 
     Args:
-        module: full name, such as `ai_edge_litert.interpreter`.
-        extra: the extra of `rsseg-tf` that brings it.
+        module: Full name, such as `ai_edge_litert.interpreter`.
+        extra: The extra of `rsseg-tf` that installs it.
 
     Raises:
-        ExportError: when it is not installed.
+        ExportError: When it is not installed.
     """
     try:
         return importlib.import_module(module)

@@ -1,10 +1,10 @@
-"""The manifest: all that is known of an exported model, for servers, phones and scene predictors.
+"""The manifest describes an exported model to servers, phones and scene predictors.
 
-It is written as `manifest.json` beside the artifacts, and once more into each of them, so that a file that was copied
-elsewhere still says what its pixels and its classes are: as `assets/manifest.json` of a SavedModel, as `manifest.json`
+It is written as `manifest.json` beside the artifacts, and once more into each artifact, so that a file that was copied
+elsewhere keeps the description of its pixels and classes: as `assets/manifest.json` of a SavedModel, as `manifest.json`
 in the zip archive at the end of a TFLite file, as the property `rsseg_tf_manifest` of an ONNX or OpenVINO model.
 
-Reading one needs no network library.
+This module imports no network library.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ PIXELS = "pixels"
 """Name of the input of every artifact."""
 
 TRUST_VARIABLE = "RSSEG_TF_TRUST"
-"""Name of the environment variable that, set to 1, lets SavedModels do whatever they want when they are opened."""
+"""Name of the environment variable that, set to 1, allows SavedModels that could read or write files."""
 
 BYTES_INPUT, BYTES_OUTPUT = "image_bytes", "class_map_png_bytes"
 """Input and output of a SavedModel's signature `predict_bytes`. TensorFlow Serving's REST interface encodes strings as
@@ -62,25 +62,25 @@ Quantization = Literal["float32", "float16", "dynamic", "int8", "int16x8"]
 FORMATS: tuple[Format, ...] = ("savedmodel", "tflite", "onnx", "openvino", "web")
 QUANTIZATIONS: tuple[Quantization, ...] = ("float32", "float16", "dynamic", "int8", "int16x8")
 CALIBRATED: tuple[Quantization, ...] = ("int8", "int16x8")
-"""Those whose ranges of activations are measured on images."""
+"""Quantizations whose ranges of activations are measured on images."""
 
 _Positive = Annotated[int, Field(gt=0)]
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Tensor(_Part):
+class Tensor(_Section):
     """An input or output.
 
     Attributes:
-        name: as requests and signatures spell it.
-        dtype: NumPy name; `string` for encoded images.
-        shape: None where a size is free.
-        meaning: what the values are.
-        scale: of an integer output, real value = scale * (stored value - zero_point); 0 where values are as they are.
-        zero_point: see `scale`.
+        name: The spelling of requests and signatures.
+        dtype: NumPy's name; `string` for encoded images.
+        shape: Sizes of the axes; None where a size is free.
+        meaning: The meaning of the values, in words.
+        scale: For a quantized output, real value = scale * (stored value - zero_point); 0 for all others.
+        zero_point: See `scale`.
     """
 
     name: str
@@ -91,19 +91,20 @@ class Tensor(_Part):
     zero_point: int = 0
 
 
-class Artifact(_Part):
+class Artifact(_Section):
     """One exported file or folder.
 
     Attributes:
-        format: what reads it.
-        path: relative to the folder of the manifest; `.` for a SavedModel, whose files lie beside the manifest; of a
-            page (`web`) its TFLite file.
-        quantization: how weights and activations are stored.
-        tile: (height, width) that its input must have; None where any size goes.
-        input: the pixels.
-        outputs: of the default signature.
-        signatures: names of all signatures of a SavedModel.
-        sha256: of its files, by their paths relative to the manifest. Empty in the copy inside of the artifact.
+        format: The file format.
+        path: Path relative to the folder of the manifest; `.` for a SavedModel, whose files lie beside the manifest;
+            for a page (`web`) the path of its TFLite file.
+        quantization: Types in which weights and activations are stored.
+        tile: The only (height, width) of the input; None where any size is allowed.
+        input: The pixels.
+        outputs: Outputs of the default signature.
+        signatures: Names of all signatures of a SavedModel.
+        sha256: Checksums of the files, by their paths relative to the manifest. Empty in the copy inside of the
+            artifact.
     """
 
     format: Format
@@ -117,14 +118,14 @@ class Artifact(_Part):
 
     @property
     def name(self) -> str:
-        """What reports call it: the format, and for TFLite how weights are stored."""
+        """The name in reports: the format, and for TFLite the quantization."""
         return f"tflite {self.quantization}" if self.format == "tflite" else self.format
 
 
-class Classes(_Part):
+class Classes(_Section):
     """The dataset that the model was trained for; see `rsseg_tf.datasets.DatasetSpec`, which `spec` returns.
 
-    A model takes pixels as they are in the file and normalises them itself: `(x / max_value - mean) / std`.
+    A model takes pixels as files hold them and normalises them itself: `(x / max_value - mean) / std`.
     `gsd_m` is the ground sampling distance in metres per pixel.
     """
 
@@ -144,23 +145,23 @@ class Classes(_Part):
 
     @classmethod
     def of(cls, spec: DatasetSpec) -> Classes:
-        """Returns the facts of a spec."""
+        """Returns the description of a spec."""
         values = {name: getattr(spec, name) for name in cls.model_fields if name != "gsd_m"}
         return cls(**values, gsd_m=spec.gsd)
 
     @property
     def spec(self) -> DatasetSpec:
-        """The spec that these facts make.
+        """The dataset's spec.
 
         Raises:
-            DataError: when they contradict each other.
+            DataError: When the values contradict each other.
         """
         values = {name: getattr(self, name) for name in type(self).model_fields if name != "gsd_m"}
         return DatasetSpec(**values, gsd=self.gsd_m)
 
 
-class Inference(_Part):
-    """How images are predicted unless told otherwise: the fields of `rsseg_tf.predict.InferenceOptions`."""
+class Inference(_Section):
+    """The defaults of prediction: fields of `rsseg_tf.predict.InferenceOptions`."""
 
     scales: tuple[float, ...] = (1.0,)
     flip_horizontal: bool = False
@@ -170,16 +171,16 @@ class Inference(_Part):
     stride: tuple[_Positive, _Positive] | None = None
 
 
-class Origin(_Part):
+class Origin(_Section):
     """Where an exported model comes from.
 
     Attributes:
-        checkpoint: name of the checkpoint, with the folder that it was in.
-        step: training steps taken.
-        weights_sha256: of the checkpoint's weights file.
-        config_sha256: of the resolved config as it lies beside the manifest.
-        exported: date and time in UTC, ISO 8601.
-        versions: of rsseg_tf, keras and tensorflow.
+        checkpoint: Name of the checkpoint, with the name of its folder.
+        step: Training steps taken.
+        weights_sha256: Checksum of the checkpoint's weights file.
+        config_sha256: Checksum of the resolved config beside the manifest.
+        exported: Date and time in UTC, ISO 8601.
+        versions: Versions of rsseg_tf, keras and tensorflow.
     """
 
     checkpoint: str
@@ -190,18 +191,18 @@ class Origin(_Part):
     versions: dict[str, str]
 
 
-class Manifest(_Part):
-    """All that is known of an exported model.
+class Manifest(_Section):
+    """The description of an exported model.
 
     Attributes:
-        format_version: of the manifest itself.
-        model: segmentor and backbone, such as `fcn_hrnet_w18`.
-        dataset: classes, colours, bands and normalisation.
-        crop_size: (height, width) of the images that the model was trained with.
-        size_multiple: sizes that this divides are the ones that no layer has to round.
-        inference: how images are predicted unless told otherwise.
-        origin: checkpoint and versions.
-        artifacts: what was exported.
+        format_version: Version of the manifest's own format.
+        model: Segmentor and backbone, such as `fcn_hrnet_w18`.
+        dataset: Classes, colours, bands and normalisation.
+        crop_size: (height, width) of the training crops.
+        size_multiple: No layer has to round the size of an image whose height and width are multiples of this.
+        inference: The defaults of prediction.
+        origin: Checkpoint and versions.
+        artifacts: The exported files.
     """
 
     format_version: Literal[1] = 1
@@ -228,14 +229,14 @@ class Manifest(_Part):
 
         Args:
             text: JSON.
-            source: what to call it in errors.
+            source: The name of the file in messages.
 
         Raises:
-            ExportError: when it is no manifest, of a later version, or contradicts itself.
+            ExportError: When it is no manifest, of a later version, or contradicts itself.
         """
         try:
             manifest = cls.model_validate_json(text)
-            _ = manifest.spec
+            _ = manifest.spec  # a spec checks itself
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "JSON"
@@ -252,7 +253,7 @@ def read_manifest(folder: StrPath) -> Manifest:
     """Reads `manifest.json` of an exported version.
 
     Raises:
-        ExportError: when there is none, or it is damaged.
+        ExportError: When there is none, or it is damaged.
     """
     folder = Path(folder)
     path = folder / MANIFEST_FILE
@@ -274,27 +275,27 @@ def file_sha256(path: StrPath) -> str:
 
 
 def changed_files(folder: Path, artifact: Artifact) -> list[str]:
-    """Returns the files of an artifact that are missing or are not what was exported.
+    """Returns the files of an artifact that are missing or differ from what was exported.
 
-    Checksums are remembered as long as a file's size and time stay.
+    A file is read again only when its size or time has changed.
     """
-    return [name for name, digest in artifact.sha256.items() if _remembered_sha256(folder / name) != digest]
+    return [name for name, digest in artifact.sha256.items() if _cached_sha256(folder / name) != digest]
 
 
 def require_unchanged(path: StrPath) -> None:
     """Compares an artifact with the checksums in the `manifest.json` beside it.
 
-    One that lies alone, or that the manifest does not list, has nothing to be compared with.
+    An artifact without a manifest beside it, or that the manifest does not list, passes.
 
     Args:
-        path: a file, or the folder of a SavedModel.
+        path: A file, or the folder of a SavedModel.
 
     Raises:
-        ExportError: when a file is missing or is not what was exported, or the manifest is damaged.
+        ExportError: When a file is missing or is not what was exported, or the manifest is damaged.
     """
     path = Path(path)
     folder, name = (path, ".") if path.is_dir() else (path.parent, path.name)
-    if not _is_ours(folder / MANIFEST_FILE):
+    if not _is_manifest(folder / MANIFEST_FILE):
         return
     for artifact in read_manifest(folder).artifacts:
         if artifact.path == name:
@@ -302,7 +303,7 @@ def require_unchanged(path: StrPath) -> None:
 
 
 def require_files(folder: Path, artifact: Artifact) -> None:
-    """Raises ExportError unless all files of an artifact are what was exported; see `changed_files`."""
+    """Raises ExportError for an artifact with missing or changed files; see `changed_files`."""
     changed = changed_files(folder, artifact)
     if changed:
         raise ExportError(
@@ -311,18 +312,18 @@ def require_files(folder: Path, artifact: Artifact) -> None:
         )
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether a file is there and may be a manifest of ours; web pages have files of this name, too."""
+def _is_manifest(path: Path) -> bool:
+    """Whether a file exists and may be an export's manifest; web apps have files of this name too."""
     try:
         found = json.loads(path.read_bytes())
     except OSError:
         return False
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # a damaged file; `read_manifest` reports it
         return True
     return isinstance(found, dict) and bool({"format_version", "artifacts"} & set(found))
 
 
-def _remembered_sha256(path: Path) -> str | None:
+def _cached_sha256(path: Path) -> str | None:
     try:
         status = path.stat()
         return _sha256_of(path, status.st_size, status.st_mtime_ns, status.st_ino)

@@ -17,6 +17,7 @@ __all__ = ["MODULES", "NAMES", "moved_name", "redirect_imports"]
 
 MODULES = {
     "rsseg_tf.checking": "rsseg_tf.doctor",
+    "rsseg_tf.checking.targets": "rsseg_tf.doctor.dataset",
     "rsseg_tf.cluster": "rsseg_tf.predict.cluster",
     "rsseg_tf.datasets.archives": "rsseg_tf.files.archives",
     "rsseg_tf.datasets.cutting": "rsseg_tf.prepare.cutting",
@@ -24,7 +25,7 @@ MODULES = {
     "rsseg_tf.datasets.gdal": "rsseg_tf.rasters.gdal",
     "rsseg_tf.datasets.images": "rsseg_tf.rasters.images",
     "rsseg_tf.datasets.listing": "rsseg_tf.files.lists",
-    "rsseg_tf.datasets.looking": "rsseg_tf.rasters.looking",
+    "rsseg_tf.datasets.looking": "rsseg_tf.rasters.inspection",
     "rsseg_tf.datasets.npz": "rsseg_tf.files.npz",
     "rsseg_tf.datasets.pairing": "rsseg_tf.datasets.recipe",
     "rsseg_tf.datasets.pixel_rows": "rsseg_tf.rasters.pixel_rows",
@@ -32,9 +33,9 @@ MODULES = {
     "rsseg_tf.datasets.preparers": "rsseg_tf.prepare.run",
     "rsseg_tf.datasets.preparing": "rsseg_tf.prepare.workspace",
     "rsseg_tf.datasets.processes": "rsseg_tf.files.processes",
-    "rsseg_tf.datasets.ranges": "rsseg_tf.rasters.ranges",
+    "rsseg_tf.datasets.ranges": "rsseg_tf.rasters.nodata",
     "rsseg_tf.datasets.rasters": "rsseg_tf.rasters.scenes",
-    "rsseg_tf.datasets.remembering": "rsseg_tf.rasters.remembering",
+    "rsseg_tf.datasets.remembering": "rsseg_tf.rasters.memory",
     "rsseg_tf.datasets.rgb_masks": "rsseg_tf.datasets.label_codings",
     "rsseg_tf.datasets.tile_names": "rsseg_tf.prepare.tile_names",
     "rsseg_tf.datasets.tiling": "rsseg_tf.rasters.windows",
@@ -48,7 +49,14 @@ MODULES = {
     "rsseg_tf.inference.plain_paths": "rsseg_tf.files.paths",
     "rsseg_tf.probe": "rsseg_tf.evaluate.probe",
     "rsseg_tf.protocols": "rsseg_tf.datasets.protocols",
+    "rsseg_tf.serving.addresses": "rsseg_tf.serving.transports",
+    "rsseg_tf.serving.json_text": "rsseg_tf.serving.tensors",
+    "rsseg_tf.serving.loaded": "rsseg_tf.serving.versions",
+    "rsseg_tf.serving.names": "rsseg_tf.serving.versions",
+    "rsseg_tf.serving.protobufs": "rsseg_tf.serving.service",
+    "rsseg_tf.serving.work": "rsseg_tf.serving.limits",
     "rsseg_tf.stitching": "rsseg_tf.evaluate.stitching",
+    "rsseg_tf.serving.image_headers": "rsseg_tf.rasters.headers",
     "rsseg_tf.weights.cache": "rsseg_tf.files.cache",
 }
 """Old module -> new one."""
@@ -57,7 +65,7 @@ NAMES = {
     "rsseg_tf.datasets": {
         "DUBAI": "rsseg_tf.datasets.dubai",
         "ISAID": "rsseg_tf.datasets.isaid",
-        "ImageHeader": "rsseg_tf.rasters.images",
+        "ImageHeader": "rsseg_tf.rasters.headers",
         "LOVEDA": "rsseg_tf.datasets.loveda",
         "OUTPUTS": "rsseg_tf.prepare.earlier",
         "POTSDAM": "rsseg_tf.datasets.isprs",
@@ -99,8 +107,13 @@ NAMES = {
         "write_list": "rsseg_tf.files.lists",
         "write_png": "rsseg_tf.rasters.images",
     },
+    "rsseg_tf.doctor": {
+        "Target": "rsseg_tf.doctor.dataset:CheckedDataset",
+        "target_from_config": "rsseg_tf.doctor.dataset:dataset_from_config",
+        "target_from_folder": "rsseg_tf.doctor.dataset:dataset_from_folder",
+    },
 }
-"""Package that offered a name -> the name -> module that has it now."""
+"""Package that offered a name -> the name -> module that has it now; a name that changed stands behind a colon."""
 
 
 def moved_name(package: str, name: str) -> Any:
@@ -113,11 +126,13 @@ def moved_name(package: str, name: str) -> Any:
     Raises:
         AttributeError: When the package never offered it.
     """
-    module = NAMES.get(package, {}).get(name)
-    if module is None:
+    place = NAMES.get(package, {}).get(name)
+    if place is None:
         raise AttributeError(f"module '{package}' has no attribute '{name}'")
-    _warn(f"{package}.{name}", f"{module}.{name}", stacklevel=4)
-    return getattr(importlib.import_module(module), name)
+    module, _, present = place.partition(":")
+    present = present or name
+    _warn(f"{package}.{name}", f"{module}.{present}", stacklevel=4)
+    return getattr(importlib.import_module(module), present)
 
 
 def redirect_imports() -> None:

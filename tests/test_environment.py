@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rsseg_tf import environment
-from rsseg_tf.environment import mend_environment
+from rsseg_tf.environment import clean_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIABLES = ("PROJ_DATA", "PROJ_LIB", "GDAL_DATA", "GDAL_DRIVER_PATH", *environment._CHANGE_READING)
@@ -41,7 +41,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "rasterio" / name).mkdir(parents=True)
     write_database(tmp_path / "rasterio" / "proj_data", 1, 6)
     (tmp_path / "rasterio" / "gdal_data" / "gdalvrt.xsd").touch()
-    monkeypatch.setattr(environment, "_brought_by_rasterio", lambda: tmp_path / "rasterio")
+    monkeypatch.setattr(environment, "_rasterio_with_data", lambda: tmp_path / "rasterio")
     return tmp_path / "rasterio"
 
 
@@ -85,7 +85,7 @@ def test_projections_of_another_version_are_not_used(
         (folder / "proj.db").write_bytes(b"no database" * 100)
     monkeypatch.setenv(name, str(folder))
     lines: list[str] = []
-    mend_environment(lines.append)
+    clean_environment(lines.append)
     assert os.environ.get(name) == (str(folder) if why is None else None)
     assert lines == ([] if why is None else [f"Note: {name}={folder} is not used: {why}. rasterio brings its own."])
 
@@ -97,28 +97,28 @@ def test_data_and_plugins_of_another_gdal_are_not_used(
     other.mkdir()
     monkeypatch.setenv("GDAL_DATA", str(other))
     monkeypatch.setenv("GDAL_DRIVER_PATH", str(other))
-    mend_environment(lines.append)
+    clean_environment(lines.append)
     assert len(lines) == 1 and "lacks 1 of the 1 files that this GDAL needs" in lines[0]
     assert "GDAL_DATA" not in os.environ and os.environ["GDAL_DRIVER_PATH"] == str(other)
     (other / "gdalvrt.xsd").touch()
     (other / "ogr_Arrow.so").touch()
     monkeypatch.setenv("GDAL_DATA", str(other))
-    mend_environment(lines.append)
+    clean_environment(lines.append)
     assert len(lines) == 2 and "its plugins, such as ogr_Arrow.so, are for another GDAL" in lines[1]
     assert os.environ["GDAL_DATA"] == str(other) and "GDAL_DRIVER_PATH" not in os.environ
 
 
 def test_a_rasterio_of_the_system_is_left_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "_brought_by_rasterio", lambda: None)
+    monkeypatch.setattr(environment, "_rasterio_with_data", lambda: None)
     monkeypatch.setenv("PROJ_LIB", "/nonexistent")
-    mend_environment(pytest.fail)
+    clean_environment(pytest.fail)
     assert os.environ["PROJ_LIB"] == "/nonexistent"
 
 
 def test_settings_that_change_what_is_read_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GDAL_DISABLE_READDIR_ON_OPEN", "EMPTY_DIR")
     lines: list[str] = []
-    mend_environment(lines.append)
+    clean_environment(lines.append)
     assert lines == ["Note: settings of GDAL in the environment change how files are read: "
                      "GDAL_DISABLE_READDIR_ON_OPEN=EMPTY_DIR."]  # fmt: skip
     assert os.environ["GDAL_DISABLE_READDIR_ON_OPEN"] == "EMPTY_DIR"
@@ -131,7 +131,7 @@ def run(code: str, folder: Path, **variables: str) -> subprocess.CompletedProces
     )
 
 
-@pytest.mark.skipif(environment._brought_by_rasterio() is None, reason="this rasterio brings no data")
+@pytest.mark.skipif(environment._rasterio_with_data() is None, reason="this rasterio brings no data")
 def test_geodata_are_read_and_written_in_the_environment_of_another_gis(tmp_path: Path) -> None:
     old = str(write_database(tmp_path / "old", 1, 2))
     result = run(USE, tmp_path, PROJ_LIB=old, PROJ_DATA="/nonexistent", GDAL_DATA=old, GDAL_DRIVER_PATH="/nonexistent")

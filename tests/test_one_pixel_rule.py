@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
-from rsseg_tf.data import SampleReader, check_samples
+from rsseg_tf.data import SampleReader
 from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.doctor import inspect_sample
 from rsseg_tf.errors import DataError
@@ -27,6 +27,7 @@ from rsseg_tf.export.tiles import read_tiles
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.predict import InferenceOptions, OutputOptions, predict_paths
 from rsseg_tf.rasters.images import read_label, write_png
+from rsseg_tf.rasters.inspection import Inspection
 from rsseg_tf.rasters.scenes import open_scene, read_pixels
 from rsseg_tf.rasters.windows import Window
 
@@ -214,7 +215,7 @@ def test_all_readers_see_the_same_pixels_and_the_same_nodata(
     np.testing.assert_array_equal(trained, values)
     assert trained.dtype == values.dtype
     np.testing.assert_array_equal(label == spec.ignore_index, nodata)
-    check_samples([sample], spec)
+    Inspection([sample], spec).raise_first()
 
     with open_scene(sample.image, spec=spec) as scene:  # prediction, in parts
         parts = [scene.read(window) for window in _halves()]
@@ -283,7 +284,7 @@ def test_what_a_user_must_know_is_said_alike(tmp_path: Path) -> None:
     label = tmp_path / "label.png"
     write_png(label, np.ones(SIZE, np.uint8))
     words = "band 4 is marked alpha and taken as data"
-    assert [words in line for line in check_samples([Sample(alpha, label)], spec_of(4))] == [True]
+    assert [words in line for line in Inspection([Sample(alpha, label)], spec_of(4)).raise_first().notes()] == [True]
     (problem,) = inspect_sample(Sample(alpha, label), spec=spec_of(4)).problems
     assert problem.code == "image-reading" and words in problem.message
     (result,) = predict_paths(

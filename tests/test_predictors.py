@@ -122,7 +122,7 @@ def test_a_folder_around_a_checkpoint_names_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["https://a.b/model", "s3://bucket/model", "gs://b/m.onnx", "/vsicurl/https://a/b"])
 def test_an_address_is_no_model(address: str) -> None:
-    with pytest.raises(WeightsError, match="That is an address, and files of this machine alone are read here"):
+    with pytest.raises(WeightsError, match="That is a network address; only local files are read here"):
         find_model(Path(address))
 
 
@@ -137,7 +137,7 @@ def test_what_is_missing_in_the_network_is_told_from_what_is_missing_here(tmp_pa
         lambda: read_list(Path("https://a.b/val.txt"), Path("https://a.b")),
         lambda: list_members([Path("https://a.b/c.zip").absolute()]),
     ):
-        with pytest.raises(DataError, match="That is an address"):
+        with pytest.raises(DataError, match="That is a network address"):
             ask()
 
 

@@ -49,8 +49,7 @@ def command(
     """
     from rich.console import Console
 
-    from rsseg_tf.cli.evaluate import write_json
-    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.cli.output import load_tensorflow, write_json
 
     load_tensorflow()
     from rsseg_tf.export.timing import time_in_process
@@ -73,7 +72,6 @@ def command(
     if json_path:
         rows = [{"name": name, **dataclasses.asdict(timing)} for name, timing in timings.items()]
         write_json(json_path, {"folder": str(folder), "size": list(size), "models": rows})
-        click.echo(f"Written: {json_path}")
 
 
 def timing_table(names: Sequence[str], timings: Sequence[Timing], size: tuple[int, int]) -> Any:

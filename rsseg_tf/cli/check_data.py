@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from rsseg_tf.cli.options import ManyValues, load, reading_options
 
-# Not TensorFlow: half a second at most, and the help can name the kinds of findings.
+# These imports take half a second at most, since they load no TensorFlow; the help names the limits.
 from rsseg_tf.doctor import KINDS, MAX_DISTANCE, SEVERITIES, SHEET_SUFFIXES, check_data, write_sheet
 from rsseg_tf.doctor.sheet import check_sheet_place, choose_samples
 from rsseg_tf.errors import ConfigError, did_you_mean
@@ -23,17 +23,16 @@ from rsseg_tf.rasters.gdal import Trust
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rsseg_tf.doctor import Finding, Report, Severity, Target
+    from rsseg_tf.doctor import CheckedDataset, Finding, Report, Severity
 
 __all__ = ["command"]
 
-_INTERRUPTED = 130  # what shells give for Ctrl-C
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 @click.command(name="check-data", cls=ManyValues)
 @click.argument("source", metavar="[CONFIG|FOLDER]", required=False)
-@click.option("--config", "config_path", metavar="FILE", help="Another way to name a CONFIG, as train has it.")
+@click.option("--config", "config_path", metavar="FILE", help="The same as CONFIG, for those who know it from train.")
 @click.option(
     "--set",
     "overrides",
@@ -41,18 +40,18 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
     metavar="KEY=VALUE",
     help="Change any value of the config, e.g. --set dataset.root=data/mine.",
 )
-@click.option("--unlabelled", is_flag=True, help="FOLDER: check images alone.")
+@click.option("--unlabelled", is_flag=True, help="FOLDER: check images without labels.")
 @click.option(
     "--num-classes",
     type=click.IntRange(1, 255),
     metavar="N",
-    help="FOLDER: number of classes, where neither dataset.json nor labels.txt says it.",
+    help="FOLDER: number of classes, if neither dataset.json nor labels.txt gives it.",
 )
 @click.option(
     "--ignore-index",
     type=click.IntRange(0, 255),
     metavar="ID",
-    help="FOLDER: label value that does not count, where dataset.json does not say it [default: 255].",
+    help="FOLDER: label value of ignored pixels, if dataset.json does not give it  [default: 255].",
 )
 @click.option(
     "--near",
@@ -60,7 +59,7 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
     default=7,
     show_default=True,
     metavar="N",
-    help="Compare images as pictures if at most N of the 63 bits of their perceptual hashes differ; more than 7 takes "
+    help="Compare the pixels of images whose perceptual hashes differ in at most N of 63 bits; more than 7 takes "
     "longer.",
 )
 @click.option(
@@ -82,7 +81,10 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON, and nothing else.")
 @click.option(
-    "--sheet", type=Path, metavar="FILE", help="Write a contact sheet of some pairs: .png, or .html that stands alone."
+    "--sheet",
+    type=Path,
+    metavar="FILE",
+    help="Write a contact sheet of some images with their labels: .png, or a self-contained .html.",
 )
 @click.option(
     "--sheet-count",
@@ -90,10 +92,15 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
     default=12,
     show_default=True,
     metavar="N",
-    help="With --sheet: pairs to show; each class is among them if there is room.",
+    help="With --sheet: pairs to show; every class is shown if there is room.",
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="With --sheet: of the choice."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="With --sheet: seed of the choice of pairs.",
 )
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes [default: one for each core].")
 @click.pass_context
@@ -117,30 +124,26 @@ def command(
     seed: int,
     workers: int | None,
 ) -> None:
-    """Find what is wrong with a dataset before hours of training do.
+    """Find problems in a dataset before hours of training.
 
     CONFIG is a YAML file or the name of a shipped config; its lists are checked against its dataset section. FOLDER
-    is a prepared dataset, a folder with train.txt and val.txt, or one with images and labels in folders of their own
+    is a prepared dataset, a folder with train.txt and val.txt, or a folder with images and labels in subfolders
     (images/ and labels/, img_dir/ and ann_dir/, each with train/ and val/ or without), which are paired by name.
 
-    Every file is decoded. Checked are damage, sizes, bands, types and values of the pixels, ids of the labels, masks
-    in colours or of 0 and 255, classes that are absent, duplicates, and pictures or ground that two splits share, also
-    if encoded again, brightened, mirrored or turned. Suggests class weights, mean and std.
+    Every file is decoded. The checks cover damage, sizes, bands, types and values of pixels, ids of labels, masks in
+    colours or of 0 and 255, absent classes, duplicates, and pictures or ground that two splits share, even where they
+    were encoded again, brightened, mirrored or turned. The report suggests class weights, mean and std.
 
     Exit code 1 if there are errors, 0 if not.
     """
     _check_options(ctx, leave_out, sheet, as_json)
-    target = _find_target(source, config_path, overrides, num_classes, ignore_index, unlabelled)
+    dataset = _find_dataset(source, config_path, overrides, num_classes, ignore_index, unlabelled)
     trust = Trust(
-        target.trust.max_bytes if max_image_mb is None else max_image_mb * 2**20,
-        allow_vrt_sources or target.trust.vrt_sources,
+        dataset.trust.max_bytes if max_image_mb is None else max_image_mb * 2**20,
+        allow_vrt_sources or dataset.trust.vrt_sources,
     )
-    target = dataclasses.replace(target, trust=trust)
-    try:
-        report = _checked(target, near, leave_out, workers or os.cpu_count() or 1)
-    except KeyboardInterrupt:
-        click.echo("Stopped.", err=True)
-        ctx.exit(_INTERRUPTED)
+    dataset = dataclasses.replace(dataset, trust=trust)
+    report = _checked(dataset, near, leave_out, workers or os.cpu_count() or 1)
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
     else:
@@ -156,7 +159,7 @@ def command(
 
 
 def _check_options(ctx: click.Context, leave_out: Sequence[str], sheet: Path | None, as_json: bool) -> None:
-    """Refuses what could not be done in the end, or would have no effect, before hours are spent."""
+    """Refuses options without effect, and a sheet that cannot be written, before hours of work."""
     for name, option, needed, has_effect in (
         ("sheet_count", "--sheet-count", "with --sheet", sheet is not None),
         ("seed", "--seed", "with --sheet", sheet is not None),
@@ -181,16 +184,16 @@ def _check_options(ctx: click.Context, leave_out: Sequence[str], sheet: Path | N
         raise ConfigError(f"{sheet} cannot be written: {error.strerror or error}. Choose another place.") from error
 
 
-def _find_target(
+def _find_dataset(
     source: str | None,
     config_path: str | None,
     overrides: tuple[str, ...],
     num_classes: int | None,
     ignore_index: int | None,
     unlabelled: bool,
-) -> Target:
-    """Returns what the user named."""
-    from rsseg_tf.doctor import target_from_config, target_from_folder
+) -> CheckedDataset:
+    """Returns the dataset to check."""
+    from rsseg_tf.doctor import dataset_from_config, dataset_from_folder
 
     if (source is None) == (config_path is None):
         raise ConfigError("Name one thing to check: a folder or a config, e.g. rsseg-tf check-data data/dubai.")
@@ -198,7 +201,7 @@ def _find_target(
     if config_path is None and Path(named).is_dir():
         if overrides:
             raise ConfigError(f"--set changes a config; {named} is a folder. Leave it out.")
-        return target_from_folder(
+        return dataset_from_folder(
             Path(named), num_classes=num_classes, ignore_index=ignore_index, unlabelled=unlabelled
         )
     for option, given in (
@@ -207,11 +210,11 @@ def _find_target(
         ("--unlabelled", unlabelled),
     ):
         if given:
-            raise ConfigError(f"{option} goes with a folder; {named} is a config, which says what its data are.")
-    return target_from_config(load(named, overrides), named)
+            raise ConfigError(f"{option} goes with a folder; {named} is a config, which describes its dataset.")
+    return dataset_from_config(load(named, overrides), named)
 
 
-def _checked(target: Target, near: int, leave_out: Sequence[str], workers: int) -> Report:
+def _checked(dataset: CheckedDataset, near: int, leave_out: Sequence[str], workers: int) -> Report:
     """Checks with a progress line."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
@@ -219,9 +222,9 @@ def _checked(target: Target, near: int, leave_out: Sequence[str], workers: int) 
     with Progress(
         *Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True), transient=True
     ) as progress:
-        task = progress.add_task(f"Checking {_printable(target.expected.name)}", total=None)
+        task = progress.add_task(f"Checking {_printable(dataset.expected.name)}", total=None)
         return check_data(
-            target,
+            dataset,
             near=near,
             leave_out=leave_out,
             workers=workers,
@@ -255,7 +258,7 @@ def _counted(count: int, severity: Severity) -> str:
 def _splits_table(report: Report) -> Any:
     from rich.table import Table
 
-    table = Table(title=_printable(f"{report.target.expected.name}: {report.target.root}"))
+    table = Table(title=_printable(f"{report.dataset.expected.name}: {report.dataset.root}"))
     for column in ("split", "samples", "sizes", "bands", "type"):
         table.add_column(column, justify="right" if column == "samples" else "left")
     for split in report.splits:
@@ -265,7 +268,7 @@ def _splits_table(report: Report) -> Any:
 
 
 def _kinds(values: Any) -> str:
-    """Says what images are: the one value of all, or the commonest ones with their numbers."""
+    """Returns the one value of all images, or the most frequent values with their counts."""
     if len(values) == 1:
         return str(next(iter(values)))
     shown = [f"{value} ({count:,})" for value, count in list(values.items())[:3]]
@@ -298,7 +301,7 @@ def _classes_table(report: Report) -> Any:
 
 
 def _print_suggestions(console: Console, report: Report) -> None:
-    """Prints what can be pasted into a config."""
+    """Prints lines that can be pasted into a config."""
     training = report.training
     bands = training.moments
     if bands and all(band.count for band in bands):
@@ -328,7 +331,7 @@ def _findings_table(report: Report) -> Any:
 
 
 def _print_findings(console: Console, found: Sequence[Finding], show: int) -> None:
-    """Prints the first findings of a kind, with what it means and what to do."""
+    """Prints the first findings of a kind, with its meaning and remedy."""
     kind = found[0].kind
     _line(console, f"\n{kind.severity}: {found[0].code}", style=f"bold {_COLOURS[kind.severity]}")
     _line(console, f"{kind.what} {kind.remedy}")
@@ -339,7 +342,7 @@ def _print_findings(console: Console, found: Sequence[Finding], show: int) -> No
 
 
 def _line(console: Console, text: str, style: str | None = None) -> None:
-    """Prints a line as it is: not wrapped, so that names can be copied, and without reading markup in them."""
+    """Prints a line unchanged: not wrapped, so that names can be copied, and without interpreting markup."""
     console.print(text, soft_wrap=True, markup=False, highlight=False, style=style)
 
 

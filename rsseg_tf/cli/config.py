@@ -24,7 +24,7 @@ def command() -> None:
 @click.argument("config", metavar="CONFIG")
 @_overrides
 def show(config: str, overrides: tuple[str, ...]) -> None:
-    """Print the whole config as it will run: bases merged, defaults filled in, overrides applied."""
+    """Print the whole config of a run: bases merged, defaults filled in, overrides applied."""
     from rsseg_tf.config import dump_config, load_any_config
 
     click.echo(dump_config(load_any_config(config, overrides)), nl=False)
@@ -60,14 +60,14 @@ def list_() -> None:
 
 @command.command(name="import")
 @click.argument("source", type=Path, metavar="FILE")
-@click.option("-o", "--output", type=Path, metavar="FILE", help="Where to write; without it, print.")
+@click.option("-o", "--output", type=Path, metavar="FILE", help="File to write; without it, print.")
 @click.option("--overwrite", is_flag=True, help="Replace the output file if it exists.")
 def import_(source: Path, output: Path | None, overwrite: bool) -> None:
-    """Turn a YAML config of PaddleSeg into one of ours.
+    """Turn a YAML config of PaddleSeg into one of rsseg-tf.
 
-    What it is based on (_base_) is merged in. A file without a model, which others are based on, gives the sections
-    that it has, for `base:`. Decisions are noted on top of the result; what has no counterpart is an error, all of
-    them at once, and nothing is written.
+    Its bases (_base_) are merged in. A base file without a model gives the sections that it has, for `base:`.
+    Decisions are noted at the top of the result. Settings without a counterpart are errors: all of them are listed,
+    and nothing is written.
     """
     from rsseg_tf.config.paddleseg import import_paddleseg
     from rsseg_tf.errors import ConfigError, reason

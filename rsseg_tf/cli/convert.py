@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _CHECKSUM = "verify.json"
-# Logits differ between machines by rounding: far below this share of their spread, while a wrong weight is far above.
+# Rounding differs between machines and changes logits by far less than this share of their standard deviation; a wrong
+# weight changes them by far more.
 _TOLERANCE = 1e-3
 
 
@@ -31,10 +32,14 @@ _TOLERANCE = 1e-3
     type=click.Choice(["model", "backbone"]),
     default="model",
     show_default=True,
-    help="What SRC holds, and what DIR will hold.",
+    help="The part of the model that SRC holds and DIR will hold.",
 )
 @click.option("--coarse-model", metavar="SRC", help="Weights of the coarse model, for a config of c2fnet.")
-@click.option("--verify", is_flag=True, help="Compare logits with the checksum in DIR; without DIR, after writing it.")
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Compare logits with the checksum in DIR, or if there is no DIR, write it and compare then.",
+)
 @click.option("--offline", is_flag=True, help="Never use the network; take downloads from the cache.")
 @click.option("--overwrite", is_flag=True, help="Replace DIR if it exists.")
 def command(
@@ -51,16 +56,16 @@ def command(
     """Turn released weights into a checkpoint.
 
     SRC is a file or URL (.pdparams, torch's .pth, or a zip or tar.gz archive with one of them), or the name of a
-    keras-hub preset. Nothing in it is executed, and neither Paddle nor torch is needed. Every tensor must find its
+    keras-hub preset. Nothing in it is executed, and neither Paddle nor torch is needed. Every tensor must have a
     place in the config's model.
 
-    DIR becomes a folder that eval and predict take as --model-path, and configs as model.pretrained; with --part
-    backbone one that configs take as model.backbone.pretrained. It also holds a checksum of the logits for a made-up
-    image: mean, deviation, extremes and some values. With --verify and an existing DIR nothing is written: SRC is read
-    again and its logits are compared with that checksum; exit code 1 if they differ.
+    eval and predict take DIR as --model-path, configs take it as model.pretrained; with --part backbone configs take it
+    as model.backbone.pretrained. DIR also holds a checksum of the logits for a made-up image: mean, standard deviation,
+    extremes and some values. With --verify and an existing DIR nothing is written: SRC is read again and its logits are
+    compared with that checksum; exit code 1 if they differ.
     """
-    config = load(config_path, overrides, model__coarse__pretrained=coarse_model)
-    from rsseg_tf.cli.quiet import load_tensorflow
+    config = load(config_path, overrides, {"model.coarse.pretrained": coarse_model})
+    from rsseg_tf.cli.output import load_tensorflow
     from rsseg_tf.errors import ConfigError
 
     stored = _stored_checksum(output) if verify and output.exists() else None
@@ -100,7 +105,7 @@ def _converted(config: Any, source: str, part: str, *, offline: bool) -> tuple[k
     progress = _progress()
     file = open_source(source, offline=offline, progress=progress)
     if part == "backbone":
-        # Built by itself, the backbone has no prefix, whatever model of the config it belongs to.
+        # A backbone that is built alone has no prefix, whatever the config's model.
         names = {name: path.removeprefix(wanted.prefix) for name, path in wanted.names.items()}
         wanted = type(wanted)(wanted.section, None, names, "", wanted.stem, False)
         return model, [load_part(model, wanted, file)]
@@ -113,7 +118,7 @@ def _converted(config: Any, source: str, part: str, *, offline: bool) -> tuple[k
 
 
 def _progress() -> Any:
-    """Returns a callback that shows how far a download is, on a terminal."""
+    """Returns a callback that shows the progress of a download, on a terminal; None elsewhere."""
     import sys
 
     if not sys.stderr.isatty():
@@ -133,7 +138,7 @@ def _print(report: LoadReport) -> None:
 
 
 def _checksum(model: keras.Model) -> dict[str, Any]:
-    """Returns figures of what a model gives for an image that follows from the number of bands."""
+    """Returns statistics of a model's logits for a random image, which depends on the number of bands only."""
     import numpy as np
 
     bands = model.input_shape[-1]
@@ -175,6 +180,9 @@ def _compare(actual: dict[str, Any], stored: dict[str, Any], folder: Path) -> No
     )
     share = difference / max(actual["std"], 1e-12)
     if not share <= _TOLERANCE:
-        click.echo(f"The logits differ from those in {folder / _CHECKSUM} by {share:.2g} of their spread.", err=True)
+        click.echo(
+            f"The logits differ from those in {folder / _CHECKSUM} by {share:.2g} of their standard deviation.",
+            err=True,
+        )
         raise SystemExit(1)
-    click.echo(f"verified: the logits differ from {folder / _CHECKSUM} by {share:.1g} of their spread")
+    click.echo(f"verified: the logits differ from {folder / _CHECKSUM} by {share:.1g} of their standard deviation")

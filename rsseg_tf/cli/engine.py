@@ -75,7 +75,7 @@ def locate_engine(model_path: str, engine: str | None, tolerance: float | None, 
         raise ConfigError("--tolerance has an effect with --engine auto only; add it or leave --tolerance out.")
     if engine is None:
         return Located(*locate_model(model_path), precision)
-    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.cli.output import load_tensorflow
 
     load_tensorflow()
     from rsseg_tf.engines import DEFAULT_TOLERANCE, available_threads, find_candidates, named_candidate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +65,8 @@ def command(
     located = locate_engine(model_path, engine, tolerance, precision)
     chosen = [f"eval.protocol={protocol}"] if protocol else []
     config = load_beside(located.path, config_path, (*overrides, *chosen))
-    from rsseg_tf.cli.samples import checked_samples
+    from rsseg_tf.cli.output import write_json
+    from rsseg_tf.cli.sample_lists import checked_samples
 
     (samples,) = checked_samples(config, "val")
 
@@ -104,7 +104,6 @@ def command(
     beside = located.path if located.path.is_dir() else located.path.parent
     target = (save_dir or beside) / "eval.json"
     write_json(target, report)
-    click.echo(f"Written: {target}")
 
 
 def scores_table(scores: SegmentationScores, protocol: str) -> Any:
@@ -135,16 +134,3 @@ def scores_table(scores: SegmentationScores, protocol: str) -> Any:
     means = (scores.miou, scores.macro_precision, scores.macro_recall, scores.dice)
     table.add_row(f"mean of {int(scores.in_means.sum())}", *(f"{100 * mean:.2f}" for mean in means), "")
     return table
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes JSON whole or not at all."""
-    from rsseg_tf.errors import ConfigError
-    from rsseg_tf.files import atomic_path
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as partial:
-            partial.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}. Choose another --save_dir.") from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rsseg_tf.cli.options import ManyValues, config_option, load
-from rsseg_tf.cli.tables import narrow_table
+from rsseg_tf.cli.output import narrow_table
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
@@ -158,7 +158,7 @@ def command(
     for name in ("web_sample", "web_title", "litertjs"):
         if values[name] is not None and "web" not in formats:
             raise ConfigError(f"--{name} is for a page; add web to --format.")
-    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.cli.output import load_tensorflow
 
     load_tensorflow()
     from rsseg_tf.checkpoint import config_file
@@ -231,7 +231,7 @@ def _gate(config: Config, eval_list: Path | None, max_miou_drop: float | None) -
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TaskID
 
-    from rsseg_tf.cli.samples import checked_eval_list
+    from rsseg_tf.cli.sample_lists import checked_eval_list
     from rsseg_tf.export import Gate
 
     samples = checked_eval_list(eval_list, config.dataset.spec, trust=config.data.trust)

@@ -1,4 +1,4 @@
-"""The command group: finds commands when they are called, and turns this package's errors into one clear message."""
+"""The command group: imports commands when they are called, and prints errors as one line."""
 
 from __future__ import annotations
 
@@ -11,36 +11,39 @@ from typing import Any
 import click
 
 from rsseg_tf import __version__
-from rsseg_tf.cli.streams import endure_streams, lost_output, make_output_safe
-from rsseg_tf.errors import RssegError, reason, show_traceback
+from rsseg_tf.cli.output import lost_output, make_output_safe
+from rsseg_tf.errors import OldKeyWarning, RssegError, reason, show_traceback
 
 __all__ = ["INTERRUPTED", "UNEXPECTED", "main"]
 
 UNEXPECTED = 70
-"""Exit code of errors that nobody thought of, `EX_SOFTWARE` of sysexits.h; 1 and 2 have meanings of their own."""
+"""Exit code of unexpected errors, `EX_SOFTWARE` of sysexits.h; 1 and 2 have other meanings."""
 INTERRUPTED = 130
-"""Exit code for Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, as in shells."""
 
-# name -> (module, line in the list of commands); the order is that of the work
+# name -> (module, line in the list of commands), in the order of the work
 _COMMANDS = {
-    "prepare": ("rsseg_tf.cli.prepare", "Make tiles and lists from a dataset as it was downloaded."),
-    "check-data": ("rsseg_tf.cli.check_data", "Find what is wrong with a dataset before training does."),
+    "prepare": ("rsseg_tf.cli.prepare", "Make tiles and lists from a downloaded dataset."),
+    "check-data": ("rsseg_tf.cli.check_data", "Find problems in a dataset before training."),
     "config": ("rsseg_tf.cli.config", "Show, check, list and import configs."),
     "convert": ("rsseg_tf.cli.convert", "Turn released weights into a checkpoint."),
     "pretrain": ("rsseg_tf.cli.pretrain", "Train a backbone on images without labels."),
-    "probe": ("rsseg_tf.cli.probe", "Ask how much of the labels a backbone's features know."),
+    "probe": ("rsseg_tf.cli.probe", "Measure how well a backbone's features separate the classes."),
     "train": ("rsseg_tf.cli.train", "Train a model."),
-    "eval": ("rsseg_tf.cli.evaluate", "Count a model's predictions against labels."),
+    "eval": ("rsseg_tf.cli.evaluate", "Score a model's predictions against labels."),
     "predict": ("rsseg_tf.cli.predict", "Predict images: labels, pictures, GeoTIFFs."),
     "export": ("rsseg_tf.cli.export", "Export a checkpoint: SavedModel, TFLite, ONNX, OpenVINO."),
     "verify": ("rsseg_tf.cli.verify", "Compare exported models with the Keras model."),
     "benchmark": ("rsseg_tf.cli.benchmark", "Time exported models and measure their memory."),
     "serve": ("rsseg_tf.cli.serve", "Answer requests on this machine as TensorFlow Serving does."),
-    "quickstart": ("rsseg_tf.cli.quickstart", "Run the whole way on synthetic scenes in about three minutes."),
+    "quickstart": (
+        "rsseg_tf.cli.quickstart",
+        "Try all steps on synthetic scenes in about three minutes.",
+    ),
 }
 
 
-# Variables that make Python and the loader take libraries of another program.
+# Variables that may make Python and the loader load libraries of another program.
 _LIBRARY_PATHS = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH", "PYTHONHOME")
 
 
@@ -62,7 +65,6 @@ class _Commands(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        endure_streams()
         make_output_safe()
         warnings.formatwarning = _format_note
         return super().main(*args, **extra)
@@ -92,12 +94,12 @@ _format_warning = warnings.formatwarning
 
 
 def _format_note(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> str:
-    """Returns FutureWarnings, such as those about old keys of configs, as notes that name no line of our code."""
-    return f"Note: {message}\n" if category is FutureWarning else _format_warning(message, category, *place, **options)
+    """Returns a warning about an old key as a note, which names no line of the program."""
+    return f"Note: {message}\n" if category is OldKeyWarning else _format_warning(message, category, *place, **options)
 
 
 def _unexpected(error: Exception) -> tuple[int, str]:
-    """Returns exit code and line for what no command expected; the traceback comes where the user asks for it."""
+    """Returns exit code and line for an unexpected error; see `show_traceback` for its traceback."""
     show_traceback(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return 2, f"memory is short: {reason(error)}. Choose smaller batches, windows or images."
@@ -115,7 +117,7 @@ def _unexpected(error: Exception) -> tuple[int, str]:
 
 @click.group(
     cls=_Commands,
-    # Users of the original write --save_dir, others --save-dir: both are understood everywhere.
+    # Users of PaddleSeg write --save_dir, others --save-dir: every command understands both.
     context_settings={
         "help_option_names": ["-h", "--help"],
         "token_normalize_func": lambda token: token.replace("_", "-"),
@@ -128,7 +130,7 @@ def main() -> None:
 
     Options may be written with dashes or underscores (--save-dir or --save_dir).
     """
-    # TensorFlow's own log lines would drown ours; a user who wants them sets the variable.
+    # TensorFlow's many log lines would hide those of the commands; a user who wants them sets the variable.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if hasattr(sys.stdout, "reconfigure"):

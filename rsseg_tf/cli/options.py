@@ -1,10 +1,11 @@
-"""Options that several commands share, and the one thing that click lacks: options that take many values."""
+"""Options that several commands share, and commands whose options take several values, which click lacks."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -33,6 +34,8 @@ __all__ = [
     "prediction_changes",
     "prediction_options",
     "reading_options",
+    "run_options",
+    "run_settings",
     "server_options",
     "trust_option",
     "vrt_option",
@@ -72,7 +75,7 @@ class ManyValues(click.Command):
 
 
 class Grouped(ManyValues):
-    """Such a command whose help lists options under the headings that `group` gave them."""
+    """A `ManyValues` command whose help lists options under the headings of `group`."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes one section per heading, in the order of the options, after those without one."""
@@ -87,7 +90,7 @@ class Grouped(ManyValues):
 
 
 def group(heading: str, *decorators: Callable[[F], F]) -> Callable[[F], F]:
-    """Adds options that a `Grouped` command lists under a heading of their own."""
+    """Returns a decorator that adds options under a heading in the help of a `Grouped` command."""
 
     def add(function: F) -> F:
         known = {id(option) for option in getattr(function, "__click_params__", ())}
@@ -109,6 +112,59 @@ class NameOf(click.Choice[str]):
         return super().convert(present_name(value), param, ctx)
 
 
+_COUNT = click.IntRange(min=1)
+
+# Option of train or pretrain -> the key of the config that it sets.
+_RUN_KEYS = {
+    "iters": "train.iters",
+    "epochs": "train.epochs",
+    "batch_size": "train.batch_size",
+    "total_batch_size": "train.total_batch_size",
+    "learning_rate": "lr_schedule.learning_rate",
+    "save_interval": "train.save_interval",
+    "log_iters": "train.log_iters",
+    "keep_checkpoint_max": "train.keep_checkpoint_max",
+    "early_stop_intervals": "train.early_stop_intervals",
+    "seed": "train.seed",
+    "precision": "train.precision",
+    "deterministic": "train.deterministic",
+    "num_workers": "data.workers",
+    "coarse_model": "model.coarse.pretrained",
+}
+
+
+def run_options(function: F) -> F:
+    """Adds the options that train and pretrain share: checkpoints, logs, precision, devices."""
+    options = [
+        click.option("--save-dir", type=Path, default=Path("output"), show_default=True,
+                     help="Folder for checkpoints and logs."),
+        click.option("--save-interval", type=_COUNT, metavar="N", help="Steps between checkpoints."),
+        click.option("--log-iters", type=_COUNT, metavar="N", help="Steps between log lines."),
+        click.option("--resume-model", type=Path, metavar="DIR",
+                     help="Go on from a checkpoint, e.g. output/iter_1000."),
+        click.option("--keep-checkpoint-max", type=_COUNT, metavar="N",
+                     help="How many iter_N/ to keep; the oldest are removed first."),
+        click.option("--seed", type=click.IntRange(min=0), metavar="N",
+                     help="Seed of weights, order and random changes."),
+        click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Type of activations."),
+        click.option("--deterministic", is_flag=True, default=None, help="Equal runs give equal weights, to the bit."),
+        click.option("--num-workers", type=_COUNT, metavar="N",
+                     help="Images prepared in parallel.  [default: chosen while training]"),
+        click.option("--offline", is_flag=True,
+                     help="Never use the network; pre-trained weights must be in the cache."),
+        click.option("--overwrite", is_flag=True, help="Replace the checkpoints of an earlier run in --save-dir."),
+        device_options,
+    ]  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def run_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the keys of the config that the options of train or pretrain set, with their values."""
+    return {_RUN_KEYS[name]: value for name, value in options.items()}
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)
@@ -119,7 +175,7 @@ def _is_number(text: str) -> bool:
 
 def config_option(*, required: bool) -> Callable[[F], F]:
     """Adds --config and --set."""
-    more = "" if required else " Default: the one beside the weights."
+    default = "" if required else "  [default: the one beside the weights]"
 
     def add(function: F) -> F:
         function = click.option(
@@ -134,7 +190,7 @@ def config_option(*, required: bool) -> Callable[[F], F]:
             "config_path",
             required=required,
             metavar="FILE",
-            help=f"YAML config: a file, or the name of a shipped one.{more}",
+            help=f"YAML config: a file, or the name of a shipped one.{default}",
         )(function)
 
     return add
@@ -155,7 +211,7 @@ def device_options(function: F) -> F:
 
 
 def trust_option(function: F) -> F:
-    """Adds --trust, which lasts as long as the process, those that it starts included."""
+    """Adds --trust, which holds for this process and the processes that it starts."""
 
     def trust(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
         if value:
@@ -168,14 +224,14 @@ def trust_option(function: F) -> F:
         is_flag=True,
         expose_value=False,
         callback=trust,
-        help="Open a SavedModel too that could read or write files. Only if you trust whoever made it.",
+        help="Open SavedModels that could read or write files, too. Only if you trust their author.",
     )(function)
 
 
 def weights_options(function: F) -> F:
-    """Adds what eval and predict need to find and run a model.
+    """Adds the options that name a model and how to run it.
 
-    These are --model-path, --config, --set, --precision, --trust and devices.
+    These are --model-path, --config, --set, --precision, --trust, --device and --gpus.
     """
     function = device_options(function)
     function = trust_option(function)
@@ -184,19 +240,19 @@ def weights_options(function: F) -> F:
         type=click.Choice(["fp32", "fp16", "bf16"]),
         default="fp32",
         show_default=True,
-        help="Type of activations, of a checkpoint or an OpenVINO model.",
+        help="Type of activations; of checkpoints and OpenVINO models only.",
     )(function)
     function = config_option(required=False)(function)
     return click.option(
         "--model-path",
         required=True,
         metavar="PATH",
-        help="A checkpoint such as output/best_model, or what export wrote: a folder, .tflite, .onnx or .xml.",
+        help="A checkpoint such as output/best_model, or an exported model: a folder, .tflite, .onnx or .xml.",
     )(function)
 
 
 def server_options(function: F) -> F:
-    """Adds --server and what goes with it, and lets it stand in for --model-path, which `weights_options` added."""
+    """Adds --server and its options, and makes --model-path, which `weights_options` added, optional."""
     options = [
         click.option(
             "--server",
@@ -208,25 +264,25 @@ def server_options(function: F) -> F:
             "--in-flight",
             type=click.IntRange(min=1),
             metavar="N",
-            help="With --server: requests on their way at the same time.  [default: 4]",
+            help="With --server: most requests in flight at the same time.  [default: 4]",
         ),
         click.option(
             "--timeout",
             type=click.FloatRange(min=0, min_open=True),
             metavar="SECONDS",
-            help="With --server: for the answer to one request, before it is sent again.  [default: 60]",
+            help="With --server: wait this long for an answer before the request is sent again.  [default: 60]",
         ),
         click.option(
             "--patience",
             type=click.FloatRange(min=0),
             metavar="SECONDS",
-            help="With --server: how long it may be busy or away.  [default: 120]",
+            help="With --server: give up when it is busy or unreachable for this long.  [default: 120]",
         ),
         click.option(
             "--manifest",
             type=Path,
             metavar="FILE",
-            help="With --server: manifest.json of the export, where the server does not give it.",
+            help="With --server: manifest.json of the export, for servers that do not offer it.",
         ),
     ]
     for option in reversed(options):
@@ -240,12 +296,12 @@ def open_server(model_path: str | None, values: dict[str, Any]) -> Predictor | N
     """Opens the model that --server names; None where --model-path names one.
 
     Args:
-        model_path: value of --model-path.
-        values: all other values; those of `server_options` are taken out.
+        model_path: Value of --model-path.
+        values: All other values; this function removes those of `server_options`.
 
     Raises:
-        ConfigError: when both or neither are given, or an option has no effect.
-        ServingError: when the server does not answer, or has no such model.
+        ConfigError: When both or neither are given, or an option has no effect.
+        ServingError: When the server does not answer, or has no such model.
     """
     from rsseg_tf.errors import ConfigError
 
@@ -269,7 +325,7 @@ def open_server(model_path: str | None, values: dict[str, Any]) -> Predictor | N
     from rsseg_tf.extras import require
 
     require("tensorflow_serving", "serving")
-    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.cli.output import load_tensorflow
 
     load_tensorflow()
     from rsseg_tf.serving.client import Retry, remote_predictor
@@ -286,7 +342,7 @@ def open_server(model_path: str | None, values: dict[str, Any]) -> Predictor | N
 
 
 def prediction_options(switch: str) -> Callable[[F], F]:
-    """Adds test-time augmentation (behind the flag `switch`) and sliding windows."""
+    """Adds test-time augmentation (enabled by the flag `switch`) and sliding windows."""
     size: dict[str, Any] = {"nargs": 2, "type": click.IntRange(min=1), "metavar": "W H"}
     options = [
         click.option(f"--{switch}", "augmented", is_flag=True, help="Average over scales and flips."),
@@ -344,10 +400,10 @@ def prediction_changes(switch: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_save_dir(folder: Path) -> None:
-    """Looks whether results can go into a folder, before the work and without making it.
+    """Checks before the work that results can be written to a folder; the folder is not made.
 
     Raises:
-        ConfigError: when a file has its name or that of a folder above it, or nothing may be written there.
+        ConfigError: When a file has its name or that of a folder above it, or nothing may be written there.
     """
     from rsseg_tf.errors import ConfigError
 
@@ -360,33 +416,33 @@ def check_save_dir(folder: Path) -> None:
     raise ConfigError(f"--save_dir {folder} cannot be written: {why}. Choose another folder.")
 
 
-def load(config_path: str, overrides: tuple[str, ...], **changes: Any) -> Config:
+def load(config_path: str, overrides: tuple[str, ...], settings: Mapping[str, Any] = MappingProxyType({})) -> Config:
     """Reads a config file, or a shipped one of that name, with overrides.
 
     Args:
-        config_path: value of --config.
-        overrides: values of --set.
-        **changes: `train__iters=100` and so on: what dedicated options set; None leaves the config's value.
+        config_path: Value of --config.
+        overrides: Values of --set.
+        settings: Keys of the config with the values of other options, which win; None leaves the config's value.
     """
     from rsseg_tf.config import load_config
 
-    return load_config(config_path, [*overrides, *_assignments(changes)])
+    return load_config(config_path, [*overrides, *_assignments(settings)])
 
 
-def load_pretraining(config_path: str, overrides: tuple[str, ...], **changes: Any) -> PretrainConfig:
-    """Reads a config of pre-training; otherwise as `load`."""
+def load_pretraining(config_path: str, overrides: tuple[str, ...], settings: Mapping[str, Any]) -> PretrainConfig:
+    """Reads a config of pre-training; arguments as of `load`."""
     from rsseg_tf.config import load_pretrain_config
 
-    return load_pretrain_config(config_path, [*overrides, *_assignments(changes)])
+    return load_pretrain_config(config_path, [*overrides, *_assignments(settings)])
 
 
-def _assignments(changes: dict[str, Any]) -> list[str]:
-    return [f"{key.replace('__', '.')}={value}" for key, value in changes.items() if value is not None]
+def _assignments(settings: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in settings.items() if value is not None]
 
 
 def locate_model(model_path: str) -> tuple[str, Path]:
-    """Returns kind and place of a model; see `rsseg_tf.predictors.find_model`."""
-    from rsseg_tf.cli.quiet import load_tensorflow
+    """Returns kind and path of a model; see `rsseg_tf.predictors.find_model`."""
+    from rsseg_tf.cli.output import load_tensorflow
 
     load_tensorflow()
     from rsseg_tf.predictors import find_model
@@ -395,18 +451,18 @@ def locate_model(model_path: str) -> tuple[str, Path]:
 
 
 def load_beside(path: Path, config_path: str | None, overrides: tuple[str, ...]) -> Config:
-    """Reads --config if given, else the config that lies in a checkpoint or beside an exported model.
+    """Reads --config, or without it the config in a checkpoint or beside an exported model.
 
     Raises:
-        ConfigError: when there is none.
+        ConfigError: When there is none.
     """
     from rsseg_tf.errors import ConfigError
 
     beside = (path if path.is_dir() else path.parent) / "config.yml"
     if config_path is None and not beside.is_file():
         raise ConfigError(
-            f"{path} was exported and its config.yml is not beside it, so that the labelled images are not known. Name "
-            "a config with the data set: --config."
+            f"{path} was exported and its config.yml is not beside it, so the labelled images are unknown. Name a "
+            "config with the dataset: --config."
         )
     return load(config_path or str(beside), overrides)
 
@@ -417,7 +473,7 @@ def open_model(
     """Opens what `locate_model` found, with the options that the command line changes.
 
     Raises:
-        ConfigError: when the classes of an exported model are not those of the config.
+        ConfigError: When the classes of an exported model are not those of the config.
     """
     import dataclasses
 
@@ -428,7 +484,7 @@ def open_model(
     predictor = open_predictor(path, config=config, precision=precision, threads=threads)
     if config is not None and config.dataset.spec.classes != predictor.spec.classes:
         raise ConfigError(
-            f"{path} has the classes {', '.join(predictor.spec.classes)}; the data set '{config.dataset.name}' of the "
+            f"{path} has the classes {', '.join(predictor.spec.classes)}; the dataset '{config.dataset.name}' of the "
             f"config has {', '.join(config.dataset.spec.classes)}. Name a config with the model's classes."
         )
     options = tile_options(dataclasses.replace(predictor.options, **changes), predictor.tile)
@@ -461,10 +517,10 @@ def windows_note(predictor: Predictor, changes: dict[str, Any]) -> str | None:
 
 
 def choose_device(device: str, gpus: tuple[int, ...]) -> None:
-    """Makes the chosen device the one that eval and predict run on; see `make_strategy`.
+    """Selects the device that eval and predict run on; see `make_strategy`.
 
     Raises:
-        ConfigError: for a device that is not there, or for more than one.
+        ConfigError: For a device that does not exist, or for more than one.
     """
     from rsseg_tf.errors import ConfigError
     from rsseg_tf.training import make_strategy
@@ -475,7 +531,7 @@ def choose_device(device: str, gpus: tuple[int, ...]) -> None:
 
 
 def reading_options(function: F) -> F:
-    """Adds what files may ask for: their size, and what a VRT may name."""
+    """Adds the limits of files: the size of images, and the sources of a VRT."""
     for option in (
         vrt_option,
         click.option(
@@ -492,5 +548,5 @@ def reading_options(function: F) -> F:
 vrt_option = click.option(
     "--allow-vrt-sources",
     is_flag=True,
-    help="Let a VRT name files away from its folder, servers, and formats that name others.",
+    help="Let a VRT name files outside its folder, servers, and formats that name further files.",
 )

@@ -27,6 +27,7 @@ from rsseg_tf.cli.options import (
     weights_options,
     windows_note,
 )
+from rsseg_tf.cli.output import note
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
@@ -40,15 +41,15 @@ _scenes = group(
     click.option("--bands", multiple=True, type=click.IntRange(min=1), metavar="N...",
                  help="Bands to read, in the model's order, from 1: --bands 3 2 1."),
     click.option("--max-value", type=click.FloatRange(min=0, min_open=True), metavar="V",
-                 help="Pixel value that stands for the model's largest, where scenes are scaled otherwise."),
+                 help="Pixel value that corresponds to the model's max_value, if the scene is scaled differently."),
     click.option("--match-gsd", is_flag=True, help="Resample to the model's metres per pixel, and back."),
     click.option("--model-gsd", type=click.FloatRange(min=0, min_open=True), metavar="METRES",
-                 help="With --match-gsd: the model's metres per pixel, where it does not say."),
+                 help="With --match-gsd: the model's metres per pixel, if the model does not store them."),
     click.option("--aoi", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
-                 help="Predict inside of these polygons only (GeoJSON, GeoPackage, FlatGeobuf, Shapefile, KML)."),
+                 help="Predict only inside these polygons (GeoJSON, GeoPackage, FlatGeobuf, Shapefile, KML)."),
     click.option("--max-memory", default="2G", show_default=True, metavar="SIZE",
-                 help="Bound for buffers; wide scenes are cut into strips to keep it."),
-    click.option("--resume", is_flag=True, help="Go on where a run with the same options was stopped."),
+                 help="Limit of buffers; wide scenes are cut into strips to stay below it."),
+    click.option("--resume", is_flag=True, help="Go on where an earlier run with the same options was stopped."),
     vrt_option,
 )  # fmt: skip
 _rasters = group(
@@ -56,9 +57,9 @@ _rasters = group(
     click.option("--cog", is_flag=True, help="Write Cloud Optimized GeoTIFFs."),
     click.option("--confidence", is_flag=True, help="Also write the largest probability, in steps of 1/254."),
     click.option("--min-confidence", type=click.FloatRange(0, 1, min_open=True), metavar="P",
-                 help="Give pixels with a smaller one the review value."),
+                 help="Give pixels with a smaller probability the review value."),
     click.option("--review-value", type=click.IntRange(0, 255), metavar="ID",
-                 help="With --min-confidence: id of doubtful pixels.  [default: 254]"),
+                 help="With --min-confidence: id of uncertain pixels.  [default: 254]"),
     click.option("--probabilities", is_flag=True, help="Also write the probability of each class."),
 )  # fmt: skip
 _server = group("Server", server_options)
@@ -68,19 +69,19 @@ _pictures = click.option(
 _polygons = group(
     "Polygons",
     click.option("--vector", metavar="FORMAT|FILE",
-                 help="Also write polygons: gpkg, geojson, fgb; or one file of that kind, for one scene, whose other "
-                      "layers stay."),
+                 help="Also write polygons: gpkg, geojson or fgb; or for one scene the name of such a file, whose "
+                      "other layers stay."),
     click.option("--min-area", type=click.FloatRange(min=0), default=0.0, metavar="M2",
-                 help="With --vector: leave out smaller ones."),
+                 help="With --vector: leave out smaller polygons."),
     click.option("--simplify", type=click.FloatRange(min=0), default=0.0, metavar="PIXELS",
                  help="With --vector: tolerance of outlines; neighbours keep their common edge."),
 )  # fmt: skip
 _cluster = group(
     "Cluster",
     click.option("--dask", metavar="ADDRESS|local",
-                 help="Predict on the workers of a Dask scheduler, or of a cluster on this machine."),
+                 help="Predict on the workers of a Dask scheduler, or of a local cluster."),
     click.option("--workers", type=click.IntRange(min=1), metavar="N",
-                 help="With --dask local: how many processes.  [default: 2]"),
+                 help="With --dask local: number of processes.  [default: 2]"),
 )  # fmt: skip
 _windows = group(
     "Windows and augmentation",
@@ -100,7 +101,7 @@ _windows = group(
 @click.option(
     "--image-path", required=True, type=Path, help="An image, a scene, a folder of them, or a list file (.txt)."
 )
-@click.option("--save-dir", type=Path, default=Path("output/result"), show_default=True, help="Where results go.")
+@click.option("--save-dir", type=Path, default=Path("output/result"), show_default=True, help="Folder for results.")
 @click.option(
     "--custom-color",
     multiple=True,
@@ -147,7 +148,7 @@ def command(
 
     _check_combinations(values)
     if values["aoi"] is not None:
-        read_area(values["aoi"])  # what is wrong with it is said once, and before a model is loaded
+        read_area(values["aoi"])  # so that an error in it comes before a model is loaded, and once
     changes = prediction_changes("aug_pred", values)
     output = OutputOptions(
         **{name: values[name] for name in ("cog", "confidence", "min_confidence", "probabilities")},
@@ -156,7 +157,7 @@ def command(
         pictures=not values["no_pictures"],
     )
     check_save_dir(save_dir)
-    paths, base = collect_images(image_path, exclude=save_dir, notify=_note)
+    paths, base = collect_images(image_path, exclude=save_dir, notify=note)
     predictor = open_server(model_path, values)
     located, config = None, None
     if predictor is None:
@@ -167,8 +168,8 @@ def command(
         predictor = _open(located, config)
     elif values["dask"] is not None:
         raise ConfigError("--dask has no effect with --server, which does the work; use --in_flight, or leave it out.")
-    if note := windows_note(predictor, changes):
-        click.echo(note, err=True)
+    if line := windows_note(predictor, changes):
+        click.echo(line, err=True)
     tile = _tile(predictor, config)
     scenes = SceneOptions(
         bands=values["bands"] or None,
@@ -198,12 +199,8 @@ def command(
     _report(results, save_dir)
 
 
-def _note(line: str) -> None:
-    click.echo(f"Note: {line}", err=True)
-
-
 def _check_combinations(values: dict[str, Any]) -> None:
-    """Refuses options that would have no effect."""
+    """Refuses options without effect."""
     from rsseg_tf.errors import ConfigError
 
     pairs = (("workers", "dask"), ("model_gsd", "match_gsd"), ("review_value", "min_confidence"))
@@ -224,14 +221,14 @@ def _config_of(located: Located, config_path: str | None, overrides: tuple[str, 
         return load_beside(located.path, config_path, overrides)
     if config_path or overrides:
         raise ConfigError(
-            f"{located.path} was exported and brings along all that it needs; --config and --set have no effect. Leave "
-            "them out."
+            f"{located.path} is an exported model and has a manifest instead of a config; --config and --set have no "
+            "effect. Leave them out."
         )
     return None
 
 
 def _open(located: Located, config: Config | None) -> Predictor:
-    """Opens the model on the device that was chosen."""
+    """Opens the model on the chosen device."""
     from rsseg_tf.predictors import open_predictor
 
     return open_predictor(located.path, config=config, precision=located.precision, threads=located.threads)
@@ -244,7 +241,7 @@ def _for_worker(located: Located) -> Located:
 
 def _open_in_worker(located: Located, config: Config | None, device: str, gpus: tuple[int, ...]) -> Predict:
     """Opens the model in a worker."""
-    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.cli.output import load_tensorflow
 
     load_tensorflow()
     choose_device(device, gpus)
@@ -262,7 +259,7 @@ def _tile(predictor: Predictor, config: Config | None) -> tuple[int, int]:
 
 
 def _identity(predictor: Predictor, located: Located | None) -> str:
-    """Returns a text that differs for models that predict differently: name, kind, checksum of the weights."""
+    """Returns a text that identifies a model: name, kind, checksum of the weights."""
     from rsseg_tf.checkpoint import read_weights
 
     manifest = predictor.manifest
@@ -348,14 +345,14 @@ def _progress(run: Run) -> Iterator[tuple[Callable[[Job, int], None], Callable[[
 
 
 def _report(results: list[PredictionResult], save_dir: Path) -> None:
-    """Says what became of the images; exit code 1 if some failed."""
+    """Prints the outcome; exit code 1 if images failed."""
     failed = [result for result in results if not result.ok]
     click.echo(f"{len(results) - len(failed)} of {len(results)} images predicted: {save_dir}")
     for result in results:
         if result.note is not None:
             click.echo(f"Note: {result.image}: {result.note}")
     for result in failed:
-        named = str(result.image) in str(result.error)
-        click.echo(f"Error: {result.error}" if named else f"Error: {result.image}: {result.error}", err=True)
+        is_named = str(result.image) in str(result.error)
+        click.echo(f"Error: {result.error}" if is_named else f"Error: {result.image}: {result.error}", err=True)
     if failed:
         raise SystemExit(1)

@@ -9,7 +9,7 @@ import click
 
 from rsseg_tf.cli.options import ManyValues, NameOf
 
-# Not TensorFlow: half a second at most, and the help can name the datasets.
+# These imports take half a second at most, since they load no TensorFlow; the help names the datasets.
 from rsseg_tf.datasets.table import RECIPES
 from rsseg_tf.prepare.run import PrepareOptions, prepare_dataset
 
@@ -24,7 +24,7 @@ __all__ = ["command"]
     "--output",
     "--out-dir",
     type=Path,
-    help="The folder to write [default: where the configs look for it, such as data/Potsdam].",
+    help="The folder to write [default: the configs' dataset.root, such as data/Potsdam].",
 )
 @click.option(
     "--tile-size",
@@ -57,7 +57,7 @@ __all__ = ["command"]
     multiple=True,
     type=click.Choice(["train", "val", "test"]),
     metavar="NAME...",
-    help="Parts of a labelled dataset, e.g. --splits val [default: all; train and val must be there].",
+    help="Parts of a labelled dataset, e.g. --splits val [default: all; train and val must exist].",
 )
 @click.option(
     "--off-palette-fraction",
@@ -69,7 +69,7 @@ __all__ = ["command"]
 @click.option(
     "--image-format",
     type=click.Choice(["jpg", "png", "tif"]),
-    help="million_aid, dota, images: kind of file for the crops [default: jpg].",
+    help="million_aid, dota, images: file format of the crops [default: jpg].",
 )
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes [default: one for each core].")
 @click.option(
@@ -82,14 +82,14 @@ __all__ = ["command"]
 def command(
     dataset: str, sources: tuple[Path, ...], output: Path | None, splits: tuple[str, ...], **settings: Any
 ) -> None:
-    """Make tiles, id masks and lists from a dataset as it was downloaded.
+    """Make tiles, id masks and lists from a downloaded dataset.
 
     SOURCE is the downloaded folder or zip file, or several of them (synthetic scenes have none); zip files are not
     unpacked. Writes img_dir/ and ann_dir/ with train/ and val/, train.txt and val.txt (`image label` per line),
-    labels.txt and dataset.json; of million_aid, dota and images, which have no labels, img_dir/train/ and train.txt.
+    labels.txt and dataset.json. million_aid, dota and images have no labels: they get img_dir/train/ and train.txt.
 
-    The folder appears when all is done. After a kill, or once a damaged file is mended, the same command goes on where
-    it stopped.
+    The folder appears when all files are written. After a kill, or once a damaged file is repaired, the same command
+    goes on where it stopped.
     """
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress

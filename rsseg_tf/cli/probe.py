@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rsseg_tf.cli.options import ManyValues, choose_device, config_option, device_options, load
-from rsseg_tf.cli.tables import narrow_table
+from rsseg_tf.cli.output import narrow_table
 
 if TYPE_CHECKING:
     from rsseg_tf.evaluate.probe import ProbeRow
@@ -27,15 +27,17 @@ __all__ = ["command"]
     help="Weights of the config's backbone: a checkpoint (of pretrain or train), file, URL or preset.",
 )
 @click.option("--patch-size", type=click.IntRange(min=8), default=64, show_default=True, help="Side of a patch.")
-@click.option("--patches", type=click.IntRange(min=10), default=2000, show_default=True, help="Of each split, at most.")
+@click.option(
+    "--patches", type=click.IntRange(min=10), default=2000, show_default=True, help="Most patches of each split."
+)
 @click.option(
     "--labels",
     multiple=True,
     type=click.IntRange(min=2),
     metavar="N...",
-    help="Labelled patches for the linear probe; all of them come last. Default: 40 200.",
+    help="Numbers of labelled patches for the linear probe; all patches come last.  [default: 40 200]",
 )
-@click.option("--neighbours", type=click.IntRange(min=1), default=20, show_default=True, help="That vote.")
+@click.option("--neighbours", type=click.IntRange(min=1), default=20, show_default=True, help="Neighbours that vote.")
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
@@ -48,7 +50,7 @@ __all__ = ["command"]
     type=click.Choice(["auto", "dataset", "imagenet"]),
     default="auto",
     show_default=True,
-    help="Of pixels. auto: as the weights were trained; ImageNet's for released ones.",
+    help="Mean and std of pixels. auto: those that the weights were trained with, ImageNet's for released weights.",
 )
 @click.option("--json", "json_path", type=Path, metavar="FILE", help="Also write all scores here.")
 @click.option("--offline", is_flag=True, help="Never use the network; weights must be in the cache.")
@@ -68,22 +70,22 @@ def command(
     device: str,
     gpus: tuple[int, ...],
 ) -> None:
-    """Ask how much of the labels a frozen backbone's features know.
+    """Measure how well simple classifiers learn the classes from a frozen backbone's features.
 
     --config names dataset and backbone. Its training tiles are cut into patches to learn from, its validation tiles
-    into patches to be counted on; a patch's class is that of most of its pixels. The table shows the mean recall of the
+    into patches to score on; a patch's class is that of most of its pixels. The table shows the mean recall of the
     classes, for colour statistics, random weights with calibrated normalisations, and each --backbone. Features that do
     not beat the first two rows are worth nothing.
     """
     config = load(config_path, overrides)
-    from rsseg_tf.cli.quiet import load_tensorflow
-    from rsseg_tf.cli.samples import checked_samples
+    from rsseg_tf.cli.output import load_tensorflow
+    from rsseg_tf.cli.sample_lists import checked_samples
     from rsseg_tf.errors import ConfigError
 
     load_tensorflow()
     splits = checked_samples(config, "train", "val")
     from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD
-    from rsseg_tf.evaluate.probe import cut_patches, probe
+    from rsseg_tf.evaluate.probe import ProbeSettings, cut_patches, probe
 
     spec = config.dataset.spec
     choose_device(device, gpus)
@@ -91,7 +93,7 @@ def command(
         raise ConfigError(f"--normalisation imagenet is for 3 bands; the dataset '{spec.name}' has {spec.bands}.")
     fixed = {"dataset": (spec.mean, spec.std), "imagenet": (IMAGENET_MEAN, IMAGENET_STD), "auto": None}[normalisation]
     train, val = (
-        cut_patches(samples, spec, size=patch_size, at_most=patches, trust=config.data.trust) for samples in splits
+        cut_patches(samples, spec, size=patch_size, max_count=patches, trust=config.data.trust) for samples in splits
     )
     asked = labels or tuple(count for count in (40, 200) if count < len(train.labels))
     if asked and max(asked) > len(train.labels):
@@ -106,10 +108,7 @@ def command(
         spec,
         train,
         val,
-        labels=counts,
-        seeds=range(seeds),
-        neighbours=neighbours,
-        normalisation=None if fixed is None else lambda source: fixed,
+        ProbeSettings(counts, range(seeds), neighbours, fixed),
         offline=offline,
         notify=click.echo,
     )
@@ -118,7 +117,7 @@ def command(
     title = f"Mean recall of {len(spec.classes)} classes, %; {len(val.labels)} patches of {patch_size}x{patch_size}"
     Console().print(table(rows, f"{title}, {seeds} seed{'s' if seeds > 1 else ''}", neighbours))
     if json_path is not None:
-        from rsseg_tf.cli.evaluate import write_json
+        from rsseg_tf.cli.output import write_json
 
         report = {
             "dataset": config.dataset.spec.name,
@@ -130,7 +129,6 @@ def command(
             "rows": [dataclasses.asdict(row) for row in rows],
         }
         write_json(json_path, report)
-        click.echo(f"Written: {json_path}")
 
 
 def table(rows: list[ProbeRow], title: str, neighbours: int) -> Any:

@@ -1,4 +1,4 @@
-"""`rsseg-tf quickstart`: the main job from end to end, by the very commands that a user would type."""
+"""`rsseg-tf quickstart`: runs the commands that a user would type, from data to predictions."""
 
 from __future__ import annotations
 
@@ -16,18 +16,26 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _CONFIG = "deeplabv3plus/deeplabv3plus_resnet18_vd_synthetic_256x256_quick.yml"
-_MARK, _TITLE = ".quickstart", "# Quickstart report"  # what shows that a folder is ours to write into again
+# Either of these shows that an earlier quickstart wrote a folder, so that this one may write into it again.
+_MARK, _TITLE = ".quickstart", "# Quickstart report"
 _SHOWN = 3  # validation scenes in the overview
 
 
 @click.command(name="quickstart")
-@click.option("-o", "--output", type=Path, default=Path("quickstart"), show_default=True, help="Folder for all of it.")
+@click.option(
+    "-o",
+    "--output",
+    type=Path,
+    default=Path("quickstart"),
+    show_default=True,
+    help="Folder for data, model and report.",
+)
 @click.option("--iters", type=click.IntRange(min=1), help="Training steps instead of the config's.")
 @click.pass_context
 def command(ctx: click.Context, output: Path, iters: int | None) -> None:
     """Make synthetic aerial scenes, train a small model on the CPU, evaluate it, predict, and write a report.
 
-    Takes about three minutes on two cores. The scenes are synthetic: good for a look at the tool, not for science.
+    Takes about three minutes on two cores. Synthetic scenes show how the tool works; their scores mean nothing else.
     """
     _take_folder(output)
     data, model, report = output / "data", output / "model", output / "report"
@@ -46,28 +54,28 @@ def command(ctx: click.Context, output: Path, iters: int | None) -> None:
     for arguments in steps:
         click.secho(f"\n$ rsseg-tf {shlex.join(arguments)}", bold=True)
         code = group.main(arguments, prog_name="rsseg-tf", standalone_mode=False)
-        if code:  # an error, or a signal, after which the training saved and ended well
+        if code:  # an error, or a signal that ended the training after it was saved
             ctx.exit(code)
     picture = _write_report(output, steps)
     click.secho(f"\nPicture: {picture}\nReport:  {report}", bold=True)
 
 
 def _take_folder(output: Path) -> None:
-    """Makes the folder and marks it, so that a later run may replace what lies in it, and nothing else ever does.
+    """Makes the folder and marks it as quickstart's, so that a later run may replace its contents.
 
     Raises:
-        ConfigError: when the folder holds what no quickstart wrote.
+        ConfigError: When the folder holds files that no quickstart wrote.
     """
     from rsseg_tf.errors import ConfigError, reason
 
     mark, readme = output / _MARK, output / "report" / "README.md"
     try:
         output.mkdir(parents=True, exist_ok=True)
-        strangers = sorted(path.name for path in output.iterdir())
-        made = mark.is_file() or (readme.is_file() and readme.read_text("utf-8", "replace").startswith(_TITLE))
-        if strangers and not made:
+        names = sorted(path.name for path in output.iterdir())
+        is_quickstart = mark.is_file() or (readme.is_file() and readme.read_text("utf-8", "replace").startswith(_TITLE))
+        if names and not is_quickstart:
             raise ConfigError(
-                f"{output} holds '{strangers[0]}' and is no folder of quickstart, which would replace the data and the "
+                f"{output} holds '{names[0]}' and was not made by quickstart, which would replace the data and the "
                 "model in it. Name a new folder: -o DIR."
             )
         mark.touch()
@@ -110,7 +118,7 @@ def _write_report(output: Path, steps: list[list[str]]) -> Path:
     lines = [
         _TITLE,
         "",
-        "A small model, trained on synthetic scenes; the numbers say nothing about real imagery.",
+        "A small model, trained on synthetic scenes; the numbers do not carry over to real imagery.",
         "",
         "![scene, label and prediction](overview.png)",
         "",

@@ -169,7 +169,7 @@ def _labels(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
 @trust_option
 def serve_model(export_dir: Path, model_name: str | None, **values: Any) -> None:
     """Answer requests about the model in EXPORT_DIR."""
-    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.cli.output import load_tensorflow
     from rsseg_tf.extras import require
 
     for module in ("tensorflow_serving", "uvicorn", "starlette", "prometheus_client", "grpc_health", "orjson"):
@@ -231,7 +231,7 @@ def initialise(directory: Path, export_dir: Path, model_name: str | None, overwr
     DIR gets a compose file and a Kubernetes manifest for TensorFlow Serving's official image, its configurations of
     models, batching and monitoring, a client and a smoke test, all filled in for the model, and a README.
     """
-    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.cli.output import load_tensorflow
 
     load_tensorflow()
     from rsseg_tf.serving.deployment import write_deployment

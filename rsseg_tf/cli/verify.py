@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rsseg_tf.cli.options import ManyValues, trust_option
-from rsseg_tf.cli.tables import narrow_table
+from rsseg_tf.cli.output import narrow_table
 
 if TYPE_CHECKING:
     from rsseg_tf.export import Comparison
@@ -66,7 +66,7 @@ def command(
 
     The checksums of all files are checked first, and that the server's model has the weights of DIR.
     """  # noqa: D301  # click wants the character \b
-    from rsseg_tf.cli.quiet import load_tensorflow
+    from rsseg_tf.cli.output import load_tensorflow
     from rsseg_tf.errors import ConfigError
 
     if model_name is not None and server is None:
@@ -74,7 +74,7 @@ def command(
     load_tensorflow()
     from rich.console import Console
 
-    from rsseg_tf.cli.evaluate import write_json
+    from rsseg_tf.cli.output import write_json
     from rsseg_tf.export import verify
     from rsseg_tf.predict import collect_images
 
@@ -84,7 +84,6 @@ def command(
     Console().print(comparison_table(comparisons))
     if json_path:
         write_json(json_path, {"folder": str(folder), "models": [one.to_json() for one in comparisons]})
-        click.echo(f"Written: {json_path}")
     failed = [one.name for one in comparisons if not one.passed]
     if failed:
         click.echo(f"Beyond the tolerance: {', '.join(failed)}.", err=True)

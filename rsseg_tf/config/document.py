@@ -1,4 +1,4 @@
-"""YAML with a memory: values, and for each key the file and line where it was written.
+"""YAML documents that record the file and line of each key.
 
 Differences from plain PyYAML, each of which has cost somebody a training run:
 
@@ -22,7 +22,7 @@ import yaml
 
 from rsseg_tf.assets import asset_dir
 from rsseg_tf.config.yaml_text import compose, explain_yaml, read_text
-from rsseg_tf.errors import ConfigError, reason
+from rsseg_tf.errors import ConfigError, OldKeyWarning, reason
 
 __all__ = ["Document", "load_document", "parse_assignment"]
 
@@ -64,15 +64,15 @@ class Document:
     """A nested mapping and the place where each of its keys was written.
 
     Attributes:
-        values: what the YAML says, merged with its bases.
-        origins: key path -> `file:line`, or `--set key=value` for an override.
+        values: The values, merged with the bases.
+        origins: Key path -> `file:line`, or `--set key=value` for an override.
     """
 
     values: dict[str, Any]
     origins: dict[Path_, str] = field(default_factory=dict)
 
     def origin(self, path: Path_) -> str:
-        """Returns where `path`, or else its nearest parent, was written; empty if nowhere."""
+        """Returns the place of `path`, or else of its nearest parent; empty if neither was written."""
         while path:
             if path in self.origins:
                 return self.origins[path]
@@ -118,22 +118,22 @@ def _rename_old_keys(document: Document) -> None:
     where = document.origins.pop(("train", "batch_size"), "train.batch_size")
     document.origins["train", "total_batch_size"] = where
     warnings.warn(
-        f"{where}: pre-training counts images over all devices; write train.total_batch_size: {train['batch_size']} "
-        "for train.batch_size, which counts those of one device (as in rsseg-tf train).",
-        FutureWarning,
+        f"{where}: in pre-training it counts the images of all devices; write train.total_batch_size: "
+        f"{train['batch_size']} instead. train.batch_size counts those of one device, as in rsseg-tf train.",
+        OldKeyWarning,
         stacklevel=2,
     )
 
 
 def load_document(path: Path, _from: tuple[Path, ...] = (), _known: dict[Path, Document] | None = None) -> Document:
-    """Reads a YAML file and the files that it is based on.
+    """Reads a YAML file and its base files.
 
     Args:
-        path: the file. `base:` in it names a file or a list of files, relative to its folder or as
+        path: The file. `base:` in it names a file or a list of files, relative to its folder or as
             `rsseg-tf config list` names them; later ones win.
 
     Raises:
-        ConfigError: for a file that cannot be read, broken YAML, a duplicate key, or files based on each other.
+        ConfigError: For a file that cannot be read, broken YAML, a duplicate key, or files based on each other.
     """
     resolved = path.resolve()
     if resolved in _from:
@@ -169,7 +169,7 @@ def parse_assignment(text: str) -> Document:
     """Turns `key.sub=value` into a document of that one value; the value is read as YAML.
 
     Raises:
-        ConfigError: without `=`, with an empty key, or with a value that is not YAML.
+        ConfigError: Without `=`, with an empty key, or with a value that is not YAML.
     """
     key, sign, value = text.partition("=")
     parts = key.strip().split(".")
@@ -185,7 +185,7 @@ def parse_assignment(text: str) -> Document:
 
 def _parse(text: str, file: str) -> Document:
     try:
-        loader = _Loader(text)  # looks at every character
+        loader = _Loader(text)  # checks every character
         node = compose(loader, file)
         document = Document({})
         if node is None:
@@ -199,7 +199,7 @@ def _parse(text: str, file: str) -> Document:
 
 
 def _construct(loader: _Loader, node: yaml.Node, path: Path_, origins: dict[Path_, str], file: str) -> Any:
-    """Builds the value of a node and notes the line of each key below it."""
+    """Builds the value of a node and records the line of each key below it."""
     if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTIONS:
         raise ConfigError(
             f"{file}:{node.start_mark.line + 1}: the YAML tag {node.tag:.60} is not supported; remove it."
@@ -225,7 +225,7 @@ def _construct(loader: _Loader, node: yaml.Node, path: Path_, origins: dict[Path
 
 
 def _scalar(loader: _Loader, node: yaml.Node, file: str) -> Any:
-    """Returns the value of a node without parts."""
+    """Returns the value of a scalar node."""
     where = file if file.startswith("--set") else f"{file}:{node.start_mark.line + 1}"
     try:
         value = loader.construct_object(node)

@@ -1,4 +1,4 @@
-"""From a YAML file and overrides to a checked, frozen config; every complaint names the file and line."""
+"""From a YAML file and overrides to a checked, frozen config; each error names the file and line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AnyConfig = Config | PretrainConfig
 
 C = TypeVar("C", Config, PretrainConfig)
 
-# So that a config, or --learning_rate on the command line, may change one number without saying the kind again.
+# With these a config, or --learning_rate on the command line, may change one number without naming the kind.
 _DEFAULT_KINDS = Document({"optimizer": {"name": "sgd"}, "lr_schedule": {"name": "poly"}})
 _PRETRAIN_KINDS = Document({"optimizer": {"name": "sgd"}, "lr_schedule": {"name": "cosine"}})
 
@@ -32,11 +32,11 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Reads and checks a config of a segmentation model.
 
     Args:
-        path: a YAML file, or the name of a shipped one (`rsseg_tf.assets.shipped_configs`); `base:` in it is followed.
-        overrides: `key.sub=value` each, applied in order, under the same schema as the file.
+        path: A YAML file, or the name of a shipped one (`rsseg_tf.assets.shipped_configs`); `base:` in it is followed.
+        overrides: Assignments `key.sub=value`, applied in order, under the same schema as the file.
 
     Raises:
-        ConfigError: one line per problem: where, what, received, allowed.
+        ConfigError: One line per problem: where, what, received, allowed.
     """
     document = load_document(find_config(str(path)))
     if _is_pretraining(document):
@@ -69,7 +69,7 @@ def config_from_document(document: Document, source: str) -> Config:
     """Checks the values of a document against the schema.
 
     Raises:
-        ConfigError: as `load_config`.
+        ConfigError: As `load_config`.
     """
     return _checked(document, source, Config)
 
@@ -125,7 +125,7 @@ def _explain(problem: ErrorDetails, document: Document, source: str, kind: type[
                 f"{where}: {name}.name is '{value}'.{did_you_mean(str(value), allowed)} Allowed: {', '.join(allowed)}."
             )
         case "union_tag_not_found":
-            return f"{where}: '{name}' needs a 'name' that says which kind it is; got {received}."
+            return f"{where}: '{name}' needs a 'name' for its kind; got {received}."
         case "value_error":
             return f"{where}: {context['error']}"
     rule = (
@@ -135,7 +135,7 @@ def _explain(problem: ErrorDetails, document: Document, source: str, kind: type[
 
 
 def _key_path(loc: Sequence[str | int], values: Any) -> Path_:
-    """Drops the tags that pydantic puts into the location of a union's member; they are no keys of the document."""
+    """Returns a location without the tags that pydantic adds for members of a union: they are no keys."""
     path: list[str | int] = []
     here: Any = values
     for part in loc:

@@ -1,8 +1,8 @@
-"""Turns configs of PaddleSeg into ours.
+"""Turns configs of PaddleSeg into configs of rsseg-tf.
 
-PaddleSeg's files are YAML with `_base_`: mappings merge, lists replace. What has no counterpart here is a problem, and
-all problems are listed; what is decided on the way is a note. Source of the defaults: paddleseg/{cvlibs, transforms,
-models} of PaddleSeg.
+PaddleSeg's files are YAML with `_base_`: mappings merge, lists replace. A setting without a counterpart is a problem,
+and all problems are listed; a decision of the importer is a note. The defaults are those of PaddleSeg's
+paddleseg/{cvlibs, transforms, models}.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rsseg_tf.datasets.table import SPECS
 from rsseg_tf.errors import ConfigError, address_hint, did_you_mean, reason
 from rsseg_tf.files import StrPath
 
-__all__ = ["Imported", "import_paddleseg"]
+__all__ = ["ImportedConfig", "import_paddleseg"]
 
 _BACKBONES = {
     "ResNet50": "resnet50",
@@ -40,19 +40,19 @@ _FEATURES = ("c2", "c3", "c4", "c5")
 
 
 @dataclass(frozen=True)
-class Imported:
-    """What became of a config.
+class ImportedConfig:
+    """An imported config.
 
     Attributes:
-        values: sections of a config of ours; without a model for a file that others are based on.
-        notes: decisions that a reader may want to know of.
+        values: The sections of the config; without a model for a base file.
+        notes: Decisions of the importer, for the reader.
     """
 
     values: dict[str, Any]
     notes: tuple[str, ...]
 
     def text(self, source: str) -> str:
-        """Returns the YAML file, with the notes on top."""
+        """Returns the YAML file, with the notes at the top."""
         comments = [f"From {source} of PaddleSeg.", *(f"Note: {note}" for note in self.notes)]
         comments = [f"# {' '.join(comment.split())}" for comment in comments]  # a name may hold a line break
         body = yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
@@ -63,7 +63,7 @@ _MOST_FILES = 50
 
 
 class _Report:
-    """What is found on the way, and every mapping that was opened."""
+    """Problems, notes, and every mapping that was opened."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
@@ -72,16 +72,16 @@ class _Report:
         self.files = 0
 
     def finish(self) -> None:
-        """Names each key of each mapping that nobody has asked for."""
+        """Adds a problem for each key that was never read."""
         for section in self.sections:
-            for key in section.left:
+            for key in section.unread:
                 section.problem(f"the key {key} has no counterpart here; remove it.")
 
 
 class _Section:
-    """A mapping of the original that knows which of its keys nobody has asked for.
+    """A mapping of PaddleSeg's config that records which of its keys were never read.
 
-    Each way to ask either gives the value away or says what becomes of it, so that no key is dropped without a word.
+    Each method that reads a key returns its value or reports what becomes of it, so that no key is dropped silently.
     """
 
     def __init__(self, values: Any, where: str, report: _Report) -> None:
@@ -89,15 +89,15 @@ class _Section:
         if not isinstance(values, Mapping):
             report.problems.append(f"{where} must be a mapping; got {values!r}.")
             values = {}
-        self.left = dict(values)
+        self.unread = dict(values)
         report.sections.append(self)
 
     def take(self, key: str, default: Any = None) -> Any:
-        """Takes a value that goes into our config as it is, where it is checked."""
-        return self.left.pop(key, default)
+        """Reads a value that goes unchanged into the new config, whose schema checks it."""
+        return self.unread.pop(key, default)
 
     def text(self, key: str, default: str | None = None) -> str | None:
-        """Takes a string, or what is left out."""
+        """Reads a string; the default for a missing key."""
         value = self.take(key, default)
         if value is not None and (not isinstance(value, str) or not value):
             self.problem(f"{key} must be a text; got {value!r}.")
@@ -105,7 +105,7 @@ class _Section:
         return value
 
     def number(self, key: str, default: float) -> Any:
-        """Takes a number."""
+        """Reads a number."""
         given = self.take(key, default)
         value = _number(given)
         if value is None:
@@ -114,7 +114,7 @@ class _Section:
         return value
 
     def numbers(self, key: str, default: Sequence[float], *, single: bool = False) -> list[Any]:
-        """Takes a list of numbers; with `single`, one number stands for a list of it."""
+        """Reads a list of numbers; with `single`, one number stands for a list with that number."""
         given = self.take(key, default)
         values = [_number(value) for value in (given if isinstance(given, list | tuple) else [given])]
         if None in values or not values or not (single or isinstance(given, list | tuple)):
@@ -123,14 +123,14 @@ class _Section:
         return values
 
     def whole(self, key: str, default: int) -> int:
-        """Takes a whole number."""
+        """Reads a whole number."""
         value = self.number(key, default)
         if value != int(value):
             self.problem(f"{key} must be a whole number; got {value}.")
         return int(value)
 
     def switch(self, key: str, default: bool = False) -> bool:
-        """Takes true or false."""
+        """Reads true or false."""
         value = self.take(key, default)
         if not isinstance(value, bool):
             self.problem(f"{key} must be true or false; got {value!r}.")
@@ -138,7 +138,7 @@ class _Section:
         return value
 
     def sections(self, key: str, where: str) -> list[_Section]:
-        """Takes a list of mappings."""
+        """Reads a list of mappings."""
         values = self.take(key, [])
         if not isinstance(values, list):
             self.problem(f"{key} must be a list of mappings; got {values!r}.")
@@ -146,15 +146,15 @@ class _Section:
         return [_Section(value, where, self.report) for value in values]
 
     def only(self, key: str, *allowed: Any, because: str) -> None:
-        """Takes a value that has no counterpart unless it is one of these; the first is the original's default."""
+        """Reads a value without a counterpart, which must be one of `allowed`; the first is PaddleSeg's default."""
         value = self.take(key, allowed[0])
         if not any(_same(value, one) for one in allowed):
             self.problem(f"{key} is {value!r}; {because}")
 
     def unused(self, *keys: str, because: str) -> None:
-        """Takes values that have no effect in the original either, and notes it."""
+        """Reads values that have no effect in PaddleSeg either, and notes that."""
         for key in keys:
-            if key in self.left:
+            if key in self.unread:
                 self.take(key)
                 self.report.notes.append(f"{self.where}.{key} is left out: {because}.")
 
@@ -162,13 +162,13 @@ class _Section:
         self.report.problems.append(f"{self.where}: {text}")
 
     def give_up(self, text: str) -> None:
-        """Says why nothing of this mapping can be taken over; what is in it then needs no line of its own."""
+        """Reports why this mapping cannot be imported; its keys then need no problems of their own."""
         self.problem(text)
-        self.left.clear()
+        self.unread.clear()
 
 
 def _number(value: Any) -> Any:
-    """Returns a finite number or None; 1e-4 is a string to YAML's reader in Python, but a number to users."""
+    """Returns a finite number or None; PyYAML reads 1e-4 as a string."""
     if isinstance(value, str):
         try:
             value = float(value)
@@ -180,25 +180,25 @@ def _number(value: Any) -> Any:
 
 
 def _same(value: Any, other: Any) -> bool:
-    """True and 1 are two values in a config."""
+    """Whether two values are equal, where true differs from 1."""
     return type(value) is not bool and value == other if type(other) is not bool else value is other
 
 
-def import_paddleseg(path: StrPath) -> Imported:
-    """Reads a config of PaddleSeg and what it is based on.
+def import_paddleseg(path: StrPath) -> ImportedConfig:
+    """Reads a config of PaddleSeg and its base files.
 
     Args:
-        path: a YAML file of PaddleSeg. One without a model, which others are based on, gives the sections it has.
+        path: A YAML file of PaddleSeg. A base file without a model gives the sections that it has.
 
     Raises:
-        ConfigError: one line per problem: keys, types and values without a counterpart, or an unreadable file.
+        ConfigError: One line per problem: keys, types and values without a counterpart, or an unreadable file.
     """
     path = Path(path)
     report = _Report()
     values = _convert(_Section(_read(path, report, ()), path.name, report))
     report.finish()
     if not report.problems:
-        # Checked as any config; a file that others are based on stands in for one with the simplest model.
+        # The result is checked as any config; a base file without a model is checked with the simplest one.
         stand_in = {"model": {"name": "fcn", "backbone": {"name": "hrnet_w18"}}, "loss": {"main": _cross_entropy()}}
         whole = values if "model" in values else {**values, **stand_in}
         try:
@@ -207,7 +207,7 @@ def import_paddleseg(path: StrPath) -> Imported:
             report.problems += str(error).splitlines()
     if report.problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in report.problems))
-    return Imported(values, tuple(dict.fromkeys(report.notes)))
+    return ImportedConfig(values, tuple(dict.fromkeys(report.notes)))
 
 
 def _cross_entropy() -> dict[str, Any]:
@@ -218,14 +218,14 @@ def _cross_entropy() -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Keeps the last of two equal keys, as the original's reader does, and remembers that there were two."""
+    """Keeps the last of two equal keys, as PaddleSeg's reader does, and notes that there were two."""
 
     duplicates: list[str]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = Counter(str(key.value) for key, _ in node.value)
         self.duplicates += [
-            f"'{key}' is written twice (line {node.start_mark.line + 1} on); the last one counts, as in the original."
+            f"'{key}' is written twice (line {node.start_mark.line + 1} on); the last one counts, as in PaddleSeg."
             for key, count in keys.items()
             if count > 1
         ]
@@ -260,7 +260,7 @@ def _read(path: Path, report: _Report, parents: tuple[Path, ...]) -> dict[str, A
 
 
 def _merge(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """The original's rule: mappings merge unless `_inherited_: False`, everything else replaces."""
+    """Merges by PaddleSeg's rule: mappings merge unless `_inherited_: False`, everything else replaces."""
     if not values.get("_inherited_", True):
         return {key: value for key, value in values.items() if key != "_inherited_"}
     merged = dict(base)
@@ -277,43 +277,43 @@ def _convert(file: _Section) -> dict[str, Any]:
     report = file.report
     values: dict[str, Any] = {}
     ignored = 255
-    if "train_dataset" in file.left or "val_dataset" in file.left:
+    if "train_dataset" in file.unread or "val_dataset" in file.unread:
         parts = {
-            key: _Section(file.take(key), key, report) for key in ("train_dataset", "val_dataset") if key in file.left
+            key: _Section(file.take(key), key, report) for key in ("train_dataset", "val_dataset") if key in file.unread
         }
         sections, ignored, classes = _datasets(parts.get("train_dataset"), parts.get("val_dataset"), report)
         values |= sections
     else:
         classes = None
     _check_classes(file, classes)
-    if "model" in file.left:
+    if "model" in file.unread:
         values["model"] = _model(file, report)
-    if "loss" in file.left:
+    if "loss" in file.unread:
         heads = _heads(values.get("model"))
         values["loss"] = _losses(_Section(file.take("loss"), "loss", report), heads, ignored)
-    if "optimizer" in file.left:
+    if "optimizer" in file.unread:
         values["optimizer"] = _optimizer(_Section(file.take("optimizer"), "optimizer", report))
     iters = file.take("iters")
-    if "lr_scheduler" in file.left:
+    if "lr_scheduler" in file.unread:
         values["lr_schedule"] = _schedule(_Section(file.take("lr_scheduler"), "lr_scheduler", report), iters)
     run = {"iters": iters, "batch_size": file.take("batch_size")}
     if any(value is not None for value in run.values()):
         values["train"] = {key: value for key, value in run.items() if value is not None}
-    if "test_config" in file.left:
+    if "test_config" in file.unread:
         values["eval"] = _evaluation(_Section(file.take("test_config"), "test_config", report))
     file.only("to_static_training", False, True, because="it must be true or false.")
     return values
 
 
 def _check_classes(file: _Section, classes: Any) -> None:
-    """The number of classes follows from the dataset; the original takes no other one for the model.
+    """Requires the dataset's number of classes in each model, as PaddleSeg does.
 
     Args:
-        file: the whole file.
-        classes: of its dataset; None without one.
+        file: The whole file.
+        classes: The dataset's number of classes; None without a dataset.
     """
     for key in ("model", "coase_model", "coarse_model"):
-        model = file.left.get(key)
+        model = file.unread.get(key)
         given = model.get("num_classes") if isinstance(model, Mapping) else None
         if given is not None and classes is None:
             file.report.notes.append(f"num_classes of {key} is left out: it follows from the dataset here.")
@@ -322,7 +322,7 @@ def _check_classes(file: _Section, classes: Any) -> None:
 
 
 def _datasets(train: _Section | None, val: _Section | None, report: _Report) -> tuple[dict[str, Any], int, Any]:
-    """Returns our `dataset` and `augment`, the ignored id, and the number of classes."""
+    """Returns the sections `dataset` and `augment`, the ignored id, and the number of classes."""
     parts = [part for part in (train, val) if part is not None]
     known = [_check_dataset(part, mode) for part, mode in ((train, "train"), (val, "val")) if part is not None]
     root, classes, ignored = _common_facts(parts, train)
@@ -345,8 +345,8 @@ def _datasets(train: _Section | None, val: _Section | None, report: _Report) -> 
     augment, normalizations = _all_transforms(train, val, ignored)
     if len(normalizations) == 2 and normalizations[0] != normalizations[1]:
         parts[1].problem(
-            f"Normalize has {_worded(normalizations[1])}, in train_dataset {_worded(normalizations[0])}; images are "
-            "normalized in one way here. Make them the same."
+            f"Normalize has {_in_words(normalizations[1])}, in train_dataset {_in_words(normalizations[0])}; images "
+            "are normalized in one way here. Make them the same."
         )
     statistics = next(iter(normalizations), None) or {}
     if statistics and dataset["name"] != "custom":
@@ -355,7 +355,7 @@ def _datasets(train: _Section | None, val: _Section | None, report: _Report) -> 
 
 
 def _check_dataset(part: _Section, mode: str) -> bool:
-    """Takes what has one allowed value, and what the original does not read in this part; says whether it is known."""
+    """Reads settings with one allowed value and those that PaddleSeg ignores; returns whether the type is known."""
     kind = part.take("type", "Dataset")
     known = bool(kind == "Dataset")
     if not known:
@@ -365,7 +365,7 @@ def _check_dataset(part: _Section, mode: str) -> bool:
     part.only("img_channels", 3, because="the importer takes images of 3 bands.")
     part.only("edge", False, because="there are no labels of edges here.")
     others = [f"{name}_path" for name in ("train", "val", "test") if name != mode]
-    part.unused(*others, because=f"the original reads {mode}_path alone in this section")
+    part.unused(*others, because=f"PaddleSeg reads only {mode}_path in this section")
     return known
 
 
@@ -402,13 +402,13 @@ def _dataset_name(root: Any, classes: Any) -> str:
 def _all_transforms(
     train: _Section | None, val: _Section | None, ignored: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Returns our `augment` section, and how train and val normalize."""
+    """Returns the section `augment`, and mean and std of train and val."""
     augment: dict[str, Any] = {}
     normalizations = []
     if train is not None:
         augment, normalization = _augment(train, ignored)
         normalizations += [] if normalization is None else [normalization]
-    if val is not None and "transforms" in val.left:
+    if val is not None and "transforms" in val.unread:
         normalization = None
         for section in val.sections("transforms", "val_dataset.transforms"):
             if (kind := section.take("type")) == "Normalize":
@@ -426,11 +426,11 @@ _NO_NORMALIZE = "transforms: Normalize is needed: images are always normalized h
 
 
 def _augment(train: _Section, ignored: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Returns our `augment` section, and mean and std (see `_statistics`) where the file says them."""
-    # What a list of transforms leaves out does not happen.
+    """Returns the section `augment`, and mean and std (see `_statistics`) where the file gives them."""
+    # A transform that is not in the list does not happen, whatever the defaults of `Augment`.
     augment: dict[str, Any] = {"scale_range": [1.0, 1.0], "flip_horizontal": 0.0}
     augment |= {f"{name}_range": 0.0 for name in ("brightness", "contrast", "saturation", "hue")}
-    if "transforms" not in train.left:
+    if "transforms" not in train.unread:
         return augment, None
     statistics: dict[str, Any] | None = None
     order = ("ResizeStepScaling", "RandomPaddingCrop", "RandomHorizontalFlip", "RandomVerticalFlip", "RandomDistort",
@@ -461,7 +461,7 @@ def _augment(train: _Section, ignored: int) -> tuple[dict[str, Any], dict[str, A
 
 
 def _statistics(section: _Section) -> dict[str, Any]:
-    """Returns mean and std of each band, or nothing where they are ours by default: 0.5."""
+    """Returns mean and std of each band, or nothing where all are 0.5, the default of rsseg-tf."""
     given = {key: [float(value) for value in section.numbers(key, [0.5])] for key in ("mean", "std")}
     for key, values in given.items():
         if len(values) not in (1, 3):
@@ -470,7 +470,7 @@ def _statistics(section: _Section) -> dict[str, Any]:
     return {} if all(value == 0.5 for values in given.values() for value in values) else given
 
 
-def _worded(statistics: dict[str, Any]) -> str:
+def _in_words(statistics: dict[str, Any]) -> str:
     return f"mean {statistics['mean']} and std {statistics['std']}" if statistics else "mean and std 0.5"
 
 
@@ -494,7 +494,7 @@ def _refuse_rotation(section: _Section) -> None:
         section.unused("im_padding_value", "label_padding_value", because="nothing is turned with max_rotation 0")
         return
     section.give_up(
-        "it has no counterpart here: the original turns the whole image and lets it grow, which must come before the "
+        "it has no counterpart here: PaddleSeg turns the whole image and lets it grow, which must come before the "
         "crop; augment.rotate_degrees turns the crop and pads its corners. Remove it, and set rotate_degrees in the "
         "written file if that will do."
     )
@@ -575,11 +575,11 @@ def _evaluation(section: _Section) -> dict[str, Any]:
 
 def _model(file: _Section, report: _Report) -> dict[str, Any]:
     section = _Section(file.take("model"), "model", report)
-    if section.left.get("type") != "C2FNet":
+    if section.unread.get("type") != "C2FNet":
         return _segmentor(section)
     section.only("type", "C2FNet", because="it must be C2FNet.")
     values: dict[str, Any] = {"name": "c2fnet", "backbone": _backbone(section)}
-    name = "coase_model" if "coase_model" in file.left else "coarse_model"  # the original's own spelling first
+    name = "coase_model" if "coase_model" in file.unread else "coarse_model"  # PaddleSeg's own spelling first
     values["coarse"] = _segmentor(_Section(file.take(name), name, report))
     report.notes.append(
         "The coarse model's weights are not in the file: pass --coarse_model, or fill in coarse.pretrained."
@@ -599,8 +599,8 @@ def _model(file: _Section, report: _Report) -> dict[str, Any]:
 
 
 def _common(section: _Section) -> dict[str, Any]:
-    """Takes what all models have; the number of classes was compared with the dataset's, from which it follows."""
-    section.left.pop("num_classes", None)
+    """Reads the settings that all models share, but for the number of classes, which `_check_classes` compared."""
+    section.unread.pop("num_classes", None)
     values: dict[str, Any] = {}
     if section.switch("align_corners"):
         values["align_corners"] = True
@@ -624,7 +624,7 @@ def _backbone(parent: _Section) -> dict[str, Any]:
             values["multi_grid"] = grid
     section.only("align_corners", False, because="HRNet resizes with half pixels here.")
     section.only("in_channels", 3, because="the number of bands follows from the dataset here.")
-    # Ours tells the layouts of files apart by itself.
+    # rsseg-tf recognises the layouts of weight files by itself.
     section.only("ssl_pretrained", False, True, because="it must be true or false.")
     if (pretrained := section.text("pretrained")) is not None:
         values["pretrained"] = pretrained
@@ -641,10 +641,10 @@ def _segmentor(section: _Section) -> dict[str, Any]:
         return {"name": "fcn", "backbone": {"name": "hrnet_w18"}}
     name, options, indices = _SEGMENTORS[kind]
     values: dict[str, Any] = {"name": name, "backbone": _backbone(section)}
-    for theirs, ours, default, our_default in options:
-        value = section.take(theirs, default)
-        if value != our_default:
-            values[ours] = value
+    for option, field, paddle_default, default in options:
+        value = section.take(option, paddle_default)
+        if value != default:
+            values[field] = value
     given = section.take("backbone_indices")
     if name == "ocrnet":
         values |= _ocrnet_features(section, given)
@@ -658,7 +658,8 @@ def _segmentor(section: _Section) -> dict[str, Any]:
     return values | _common(section)
 
 
-# Original name -> our name; (their option, ours, their default, our default); indices that mean what ours does.
+# PaddleSeg's type -> name; (PaddleSeg's option, field, PaddleSeg's default, default of the field); the
+# `backbone_indices` that mean the features which the segmentor takes.
 _SEGMENTORS: dict[str, tuple[str, tuple[tuple[str, str, Any, Any], ...], tuple[Sequence[int], ...]]] = {
     "FCN": ("fcn", (("channels", "channels", None, None),), ([-1], [3])),
     "DeepLabV3P": (
@@ -712,7 +713,7 @@ def _ocrnet_features(section: _Section, indices: Any) -> dict[str, Any]:
 
 
 def _heads(model: dict[str, Any] | None) -> tuple[str, ...]:
-    """Returns the heads in the order in which the original lists its losses."""
+    """Returns the heads in the order of PaddleSeg's list of losses."""
     if model is None:
         return ("main",)
     match model["name"]:
@@ -791,7 +792,7 @@ def _loss(section: _Section, weight: float, ignored: int) -> dict[str, Any]:
 
 
 def _class_weights(section: _Section) -> dict[str, Any]:
-    if section.left.get("weight") is None:
-        section.left.pop("weight", None)
+    if section.unread.get("weight") is None:
+        section.unread.pop("weight", None)
         return {}
     return {"class_weights": [float(weight) for weight in section.numbers("weight", [1.0])]}

@@ -61,7 +61,7 @@ class Images(Section):
 
     @property
     def spec(self) -> DatasetSpec:
-        """Bands and statistics; there are no classes, so the one that a spec needs means nothing."""
+        """Bands and statistics; there are no classes, so the spec's one class is a placeholder."""
         mean, std = self.mean, self.std
         if self.bands == 3:
             mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
@@ -200,7 +200,7 @@ Method = Annotated[MoCoV2 | DenseCL | SimSiam | SwAV | PixPro | MoCoBYOL, Field(
 
 
 class LARS(Section):
-    """Layer-wise adaptive rates, in the arithmetic of three official codes; see `rsseg_tf.training.optimizers.LARS`."""
+    """Layer-wise adaptive rates, in the arithmetic of three official codes; see `training.optimizers.LARS`."""
 
     name: Literal["lars"]
     variant: Literal["pixpro", "larc", "paddle"]
@@ -215,7 +215,7 @@ PretrainOptimizer = Annotated[SGD | AdamW | LARS, Field(discriminator="name")]
 
 
 class PretrainSchedule(Section):
-    """Half a cosine wave after a linear warm-up; all rates scale with the batch where `base_batch_size` says so."""
+    """Half a cosine wave after a linear warm-up; with `base_batch_size` all rates scale with the batch."""
 
     name: Literal["cosine"]
     learning_rate: AboveZero = 0.03
@@ -225,7 +225,7 @@ class PretrainSchedule(Section):
     base_batch_size: Positive | None = Field(
         None, description="train.total_batch_size that the rates are for; n times the batch makes them n times as large"
     )
-    by_epoch: bool = Field(False, description="whether the rate changes at epochs only, as the official MoCo's")
+    by_epoch: bool = Field(False, description="whether the rate changes at epochs only, as in the official MoCo")
 
 
 class PretrainTrain(Section):
@@ -239,7 +239,7 @@ class PretrainTrain(Section):
     log_iters: Positive = 10
     save_interval: Positive = 1000
     keep_checkpoint_max: Positive = 5
-    collapse_spread: Fraction = Field(0.05, description="an epoch whose mean spread is below this is called collapsed")
+    collapse_spread: Fraction = Field(0.05, description="an epoch with a smaller mean spread counts as collapsed")
     stop_after_collapsed: Positive | None = Field(None, description="collapsed epochs in a row that end the run")
     deterministic: bool = Field(False, description="whether equal runs give equal weights, to the bit")
 

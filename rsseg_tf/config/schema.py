@@ -100,7 +100,7 @@ class PreparedDataset(Section):
 class CustomDataset(Section):
     """A user's own data: a root folder, two list files and the class names.
 
-    `mean` and `std` are those of pixels divided by `max_value`, one value per band (default 0.5, as the benchmark).
+    `mean` and `std` are those of pixels divided by `max_value`, one value per band (default 0.5, as in PaddleSeg).
     """
 
     name: Literal["custom"]
@@ -116,10 +116,10 @@ class CustomDataset(Section):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     small_classes: tuple[str, ...] = Field((), description="names of the classes that c2fnet refines")
-    title: str | None = Field(None, description="what the data are called in manifests; null: as the folder is")
-    band_names: tuple[str, ...] = Field((), description="what each band shows, e.g. [red, green, blue]")
+    title: str | None = Field(None, description="name of the dataset in manifests; null: the folder's name")
+    band_names: tuple[str, ...] = Field((), description="meaning of each band, e.g. [red, green, blue]")
     gsd: Annotated[float, Field(gt=0)] | None = Field(None, description="metres per pixel, if all images have the same")
-    tile_names: str | None = Field(None, description="where the names of tiles say their place in a scene: the pattern")
+    tile_names: str | None = Field(None, description="pattern of tile names that hold the place in a scene")
 
     @field_validator("classes")
     @classmethod
@@ -320,14 +320,14 @@ Model = Annotated[
 class Augment(Section):
     """Random changes to training samples, in this order: scale, crop, flips, rotations, colours.
 
-    Ranges and order are the benchmark's; what it lacks (vertical flip, rotations) is off by default.
+    Ranges and order are PaddleSeg's in the benchmark; vertical flips and rotations, which it lacks, are off by default.
     """
 
     crop_size: tuple[Positive, Positive] = Field((512, 512), description="width, height in pixels")
     scale_range: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
     scale_step: Annotated[float, Field(ge=0)] = 0.25
     image_padding: Annotated[float, Field(ge=0, le=255)] | None = Field(
-        None, description="where max_value is 255; null: 127.5 for bytes, the mean of each band for other types"
+        None, description="on the scale 0..255; null: 127.5 for bytes, the mean of each band for other types"
     )
     flip_horizontal: Fraction = 0.5
     flip_vertical: Fraction = 0.0
@@ -365,7 +365,7 @@ class Data(Section):
 
 
 class SGD(Section):
-    """SGD with momentum and the original's L2 decay: added to the gradient of every trained parameter."""
+    """SGD with momentum and L2 decay, which is added to the gradient of every trained parameter, as in PaddleSeg."""
 
     name: Literal["sgd"]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -373,7 +373,7 @@ class SGD(Section):
 
 
 class AdamW(Section):
-    """AdamW: decay apart from the gradient."""
+    """AdamW: decay is separate from the gradient."""
 
     name: Literal["adamw"]
     beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -478,7 +478,7 @@ class Train(Section):
     """The run itself."""
 
     iters: Positive = 80000
-    batch_size: Positive = Field(4, description="samples per device")
+    batch_size: Positive = Field(4, description="samples per step on each device, as in PaddleSeg")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     log_iters: Positive = 10
@@ -489,7 +489,7 @@ class Train(Section):
 
 
 class Eval(Section):
-    """How validation images are predicted and counted, in training (`--do_eval`) and by `rsseg-tf eval`.
+    """How validation images are predicted and scored, in training (`--do_eval`) and by `rsseg-tf eval`.
 
     All but `protocol` are the fields of `rsseg_tf.predict.InferenceOptions`.
     """

@@ -1,7 +1,7 @@
-"""YAML from anywhere, read within bounds: text of any of YAML's encodings, and no more nodes than a config has.
+"""Reads YAML of unknown origin within bounds: any of YAML's encodings, limited size, depth and number of values.
 
-A few lines of YAML can stand for a billion values (a list of nine references to a list of nine references ...), and
-text can nest deeper than Python follows. Such a file is refused before its values are built.
+A few lines of YAML can expand to a billion values (a list of nine references to a list of nine references ...), and can
+nest deeper than Python's stack. Such a file is refused before its values are built.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from rsseg_tf.errors import ConfigError, reason
 
 __all__ = ["compose", "explain_yaml", "read_text"]
 
-_MOST_BYTES = 2**20  # the largest shipped config has 4 kB
-_MOST_NODES = 20_000
-_DEEPEST = 50
+_MAX_BYTES = 2**20  # the largest shipped config has 4 kB
+_MAX_NODES = 20_000
+_MAX_DEPTH = 50
 # UTF-32 first, whose mark begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -32,13 +32,13 @@ def read_text(path: Path) -> str:
     """Reads a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, as editors on Windows write it.
 
     Raises:
-        OSError: when it cannot be read.
-        ConfigError: when it is too large, or no text.
+        OSError: When it cannot be read.
+        ConfigError: When it is too large, or no text.
     """
-    with path.open("rb") as file:  # not by its size, which pipes do not have
-        content = file.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise ConfigError(f"{path} is larger than {_MOST_BYTES >> 20} MiB; it is no config. Check the name.")
+    with path.open("rb") as file:  # pipes have no size that could be asked before
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ConfigError(f"{path} is larger than {_MAX_BYTES >> 20} MiB; it is no config. Check the name.")
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
         return content.decode(encoding)
@@ -47,11 +47,11 @@ def read_text(path: Path) -> str:
 
 
 def compose(loader: yaml.SafeLoader, source: str) -> yaml.Node | None:
-    """Returns the one document of a loader as nodes, whose number and depth are bounded with references followed.
+    """Returns the nodes of a loader's one document; their number and depth are limited, with references followed.
 
     Raises:
-        yaml.YAMLError: when it is no YAML.
-        ConfigError: when it is too much of it.
+        yaml.YAMLError: When it is no YAML.
+        ConfigError: When it exceeds the limits.
     """
     try:
         node = loader.get_single_node()
@@ -63,28 +63,28 @@ def compose(loader: yaml.SafeLoader, source: str) -> yaml.Node | None:
 
 
 def _check(node: yaml.Node, source: str) -> None:
-    """Walks through all nodes as often as they are referred to, without recursion."""
+    """Visits every node as often as it is referred to, without recursion."""
     waiting = [(node, 1)]
     count = 0
     while waiting:
         one, depth = waiting.pop()
         count += 1
         line = one.start_mark.line + 1
-        if depth > _DEEPEST:
-            raise ConfigError(f"{source}:{line}: the YAML nests deeper than {_DEEPEST} levels; a config has a few.")
+        if depth > _MAX_DEPTH:
+            raise ConfigError(f"{source}:{line}: the YAML nests deeper than {_MAX_DEPTH} levels; a config has a few.")
         if isinstance(one, yaml.MappingNode):
             waiting += [(child, depth + 1) for pair in one.value for child in pair]
         elif isinstance(one, yaml.SequenceNode):
             waiting += [(child, depth + 1) for child in one.value]
-        if count + len(waiting) > _MOST_NODES:
+        if count + len(waiting) > _MAX_NODES:
             raise ConfigError(
-                f"{source}:{line}: the YAML has more than {_MOST_NODES} values, those that references (*name) repeat "
-                "included; it is no config."
+                f"{source}:{line}: the YAML has more than {_MAX_NODES} values, including those repeated by "
+                "references (*name); it is no config."
             )
 
 
 def explain_yaml(error: yaml.YAMLError, source: str) -> str:
-    """Returns what is wrong with a text that is no YAML, with its line, without a full stop."""
+    """Returns what is wrong with a text that is not YAML, with its line, without a full stop."""
     mark = getattr(error, "problem_mark", None)
     line = f":{mark.line + 1}" if mark else ""
     if isinstance(error, yaml.reader.ReaderError):

@@ -4,9 +4,9 @@ Images are `(H, W, bands)` float32 on the scale where `max_value` is 255, whatev
 `(H, W)` int32. Seeds are stateless (`(2,)` int32), so that the same seed gives the same result eagerly, inside
 `tf.data` and after a resume.
 
-Semantics, constants and order are those of PaddleSeg's `paddleseg/transforms/transforms.py`, which the benchmark
-trains with. Colour changes there run on 8-bit Pillow images; so they truncate to whole numbers here too, for 8-bit data
-(`quantise=True`). Other types keep their fractions.
+Semantics, constants and order are those of PaddleSeg's `paddleseg/transforms/transforms.py` and `functional.py`, which
+the benchmark trains with. PaddleSeg changes colours of 8-bit Pillow images, which hold whole numbers. So results are
+truncated to whole numbers here too for 8-bit data (`quantise=True`). Other types keep their fractions.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "adjust_hue",
     "adjust_saturation",
     "augment_sample",
+    "luma",
     "normalise",
     "pad_and_crop",
     "padding_of",
@@ -45,14 +46,14 @@ Limits = tuple[float, float]
 Padding = float | tuple[float, ...]
 
 BYTES: Limits = (0.0, 255.0)
-_BYTE_PADDING = 127.5
+_BYTE_PADDING = 127.5  # `im_padding_value` of PaddleSeg's `RandomPaddingCrop`
 
 
 def value_limits(dtype: np.dtype, max_value: float) -> Limits:
     """Returns the smallest and largest value that images of a type can hold, on the scale where `max_value` is 255.
 
-    Colour changes go no further. Of bytes that is 0..255, as in the original; of reflectance in 16 bits, which reaches
-    1.4 times its `max_value` over snow, 0..65535; real numbers have no limits.
+    Colour changes clip to these values: 0..255 for bytes, as in PaddleSeg, and the range of the type for other whole
+    numbers (reflectance over snow reaches 1.4 times its `max_value`). Real numbers have no limits.
     """
     if dtype == np.uint8 or dtype.kind == "b":
         return BYTES
@@ -63,10 +64,10 @@ def value_limits(dtype: np.dtype, max_value: float) -> Limits:
 
 
 def padding_of(augment: Augment, spec: DatasetSpec, dtype: np.dtype) -> Padding:
-    """Returns what images are padded with, on the scale 0..255: one number, or one for each band.
+    """Returns the padding of images on the scale 0..255: one number, or one for each band.
 
-    Where the config leaves it open, that is 127.5 for bytes, as in the original, and for other types the mean of each
-    band, since 127.5 may be far off all of their values.
+    Without `augment.image_padding` bytes get 127.5, as in PaddleSeg. Other types get the mean of each band, since 127.5
+    may be far from all of their values.
     """
     if augment.image_padding is not None:
         return augment.image_padding
@@ -93,11 +94,11 @@ def augment_sample(
         image: `(H, W, bands)` float32, 0..255.
         label: `(H, W)` int32 class ids.
         seed: `(2,)` int32.
-        augment: ranges and probabilities.
-        ignore_index: the id that padded and uncovered pixels get.
-        quantise: truncate colours to whole numbers, as the original does for its 8-bit images.
-        padding: what the image is padded with, see `padding_of`.
-        limits: smallest and largest value that colour changes may give, see `value_limits`.
+        augment: Ranges and probabilities.
+        ignore_index: The id that padded and uncovered pixels get.
+        quantise: Whether to truncate colours to whole numbers, as PaddleSeg does for its 8-bit images.
+        padding: What the image is padded with, see `padding_of`.
+        limits: Smallest and largest value that colour changes may give, see `value_limits`.
 
     Returns:
         The changed image `(crop height, crop width, bands)` float32 0..255 and label `(crop height, crop width)`.
@@ -106,7 +107,7 @@ def augment_sample(
     width, height = augment.crop_size
     bands = image.shape[-1]
     image, label = random_step_scale(image, label, seeds[0], augment.scale_range, augment.scale_step)
-    image = tf.ensure_shape(image, (None, None, bands))  # a condition forgets it
+    image = tf.ensure_shape(image, (None, None, bands))  # tf.cond loses the number of bands
     image, label = pad_and_crop(
         image, label, seeds[1], (height, width), image_padding=padding, label_padding=ignore_index
     )
@@ -139,7 +140,7 @@ def augment_sample(
 
 
 def normalise(image: tf.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> tf.Tensor:
-    """Returns `(image / 255 - mean) / std` per band; the benchmark's mean and std are 0.5, so -1..1."""
+    """Returns `(image / 255 - mean) / std` per band, which is -1..1 with PaddleSeg's mean and std of 0.5."""
     return (image / 255.0 - tf.constant(mean, tf.float32)) / tf.constant(std, tf.float32)
 
 
@@ -156,7 +157,7 @@ def scale_factors(scale_range: tuple[float, float], step: float) -> list[float]:
 def rescale(image: tf.Tensor, label: tf.Tensor, factor: tf.Tensor) -> Pair:
     """Resizes to `round(factor * size)`: bilinear with half-pixel centres for the image, nearest for the label.
 
-    Nearest takes source pixel `floor(i / factor)` as OpenCV does, not the half-pixel rule of `tf.image`.
+    Nearest takes source pixel `floor(i / factor)` as OpenCV does in PaddleSeg, not the half-pixel rule of `tf.image`.
     """
     size = tf.cast(tf.round(tf.cast(factor, tf.float64) * tf.cast(tf.shape(label), tf.float64)), tf.int32)
     size = tf.maximum(size, 1)
@@ -294,13 +295,13 @@ def random_distort(
     Args:
         image: `(H, W, bands)` float32, 0..255.
         seed: `(2,)` int32.
-        brightness: the factor is drawn from 1 ± this; likewise `contrast` and `saturation`.
-        contrast: see `brightness`.
-        saturation: see `brightness`; needs 3 bands.
-        hue: the shift is drawn from ± this, on a circle of 256 steps; needs 3 bands.
-        probability: of each of the four.
-        quantise: truncate to whole numbers, as for 8-bit images.
-        limits: smallest and largest value, see `value_limits`.
+        brightness: The factor is drawn from 1 ± this.
+        contrast: The factor is drawn from 1 ± this.
+        saturation: The factor is drawn from 1 ± this; needs 3 bands.
+        hue: The shift is drawn from ± this, on a circle of 256 steps; needs 3 bands.
+        probability: Probability of each of the four changes.
+        quantise: Whether to truncate to whole numbers, as for 8-bit images.
+        limits: Smallest and largest value, see `value_limits`.
     """
     if not (brightness or contrast or saturation or hue) or probability == 0:
         return image
@@ -337,18 +338,24 @@ def random_distort(
 
 
 def _blend(base: tf.Tensor, image: tf.Tensor, factor: tf.Tensor, quantise: bool, limits: Limits) -> tf.Tensor:
-    """Moves from `base` to `image` and beyond, as Pillow's `Image.blend`: clipped, then truncated."""
+    """Moves from `base` towards `image` and beyond, as Pillow's `Image.blend`: clipped, then truncated."""
     mixed = tf.clip_by_value(base + factor * (image - base), *limits)
     return tf.floor(mixed) if quantise else mixed
 
 
-def _luma(image: tf.Tensor, quantise: bool) -> tf.Tensor:
-    """Returns `(H, W, 1)` ITU-R 601 luma in Pillow's fixed-point arithmetic; the plain mean where it is not RGB."""
-    if image.shape[-1] != 3:
-        return tf.reduce_mean(image, axis=-1, keepdims=True)
+def luma(images: tf.Tensor, *, quantise: bool = False) -> tf.Tensor:
+    """Returns `(..., 1)` ITU-R BT.601 luma; the mean of the bands for images of other than three bands.
+
+    Args:
+        images: `(..., bands)` float32, 0..255.
+        quantise: Whether to compute in Pillow's fixed-point arithmetic, as `Image.convert("L")` does.
+    """
+    if images.shape[-1] != 3:
+        return tf.reduce_mean(images, axis=-1, keepdims=True)
     if not quantise:
-        return tf.reduce_sum(image * tf.constant([0.299, 0.587, 0.114]), axis=-1, keepdims=True)
-    whole = tf.cast(image, tf.int32)
+        return tf.reduce_sum(images * tf.constant([0.299, 0.587, 0.114]), axis=-1, keepdims=True)
+    # Pillow's weights: 0.299, 0.587 and 0.114 times 2 ** 16, rounded so that their sum is 2 ** 16.
+    whole = tf.cast(images, tf.int32)
     total = tf.reduce_sum(whole * tf.constant([19595, 38470, 7471]), axis=-1, keepdims=True)
     return tf.cast(tf.bitwise.right_shift(total + 0x8000, 16), tf.float32)
 
@@ -360,13 +367,13 @@ def adjust_brightness(image: tf.Tensor, factor: tf.Tensor, *, quantise: bool, li
 
 def adjust_contrast(image: tf.Tensor, factor: tf.Tensor, *, quantise: bool, limits: Limits = BYTES) -> tf.Tensor:
     """Moves away from the image's mean luma by `factor`; image 0..255."""
-    mean = tf.reduce_mean(_luma(image, quantise))
+    mean = tf.reduce_mean(luma(image, quantise=quantise))
     return _blend(tf.floor(mean + 0.5) if quantise else mean, image, factor, quantise, limits)
 
 
 def adjust_saturation(image: tf.Tensor, factor: tf.Tensor, *, quantise: bool, limits: Limits = BYTES) -> tf.Tensor:
     """Moves away from the pixel's own grey by `factor`; image 0..255, 3 bands."""
-    return _blend(_luma(image, quantise), image, factor, quantise, limits)
+    return _blend(luma(image, quantise=quantise), image, factor, quantise, limits)
 
 
 def adjust_hue(image: tf.Tensor, shift: tf.Tensor, *, quantise: bool) -> tf.Tensor:
@@ -377,7 +384,7 @@ def adjust_hue(image: tf.Tensor, shift: tf.Tensor, *, quantise: bool) -> tf.Tens
     if not quantise:
         return tf.image.adjust_hue(image / 255.0, shift / 256.0) * 255.0
     hue, saturation, value = _rgb_to_hsv255(image)
-    # Truncation towards zero, then wrap-around: what a cast to uint8 does with a float.
+    # Truncated towards zero, then wrapped around, as NumPy casts a float to uint8 in PaddleSeg.
     shifted = tf.cast(hue + shift, tf.int32) & 255
     return _hsv255_to_rgb(tf.cast(shifted, tf.float32), saturation, value)
 
@@ -405,6 +412,7 @@ def _single(offset: float, plus: tf.Tensor, minus: tf.Tensor) -> tf.Tensor:
 
 
 def _hsv255_to_rgb(hue: tf.Tensor, saturation: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    """Returns `(H, W, 3)` from hue, saturation and value of 0..255, each `(H, W)`, rounded as Pillow does."""
     position = hue * 6.0 / 255.0
     sextant = tf.floor(position)
     fraction = position - sextant
@@ -413,6 +421,7 @@ def _hsv255_to_rgb(hue: tf.Tensor, saturation: tf.Tensor, value: tf.Tensor) -> t
     falling = tf.floor(value * (1.0 - grey * fraction) + 0.5)
     rising = tf.floor(value * (1.0 - grey * (1.0 - fraction)) + 0.5)
     which = tf.cast(sextant, tf.int32) % 6
+    # Each stack holds a band's value in the six sextants of the circle, from red to magenta.
     red = tf.gather(tf.stack([value, falling, low, low, rising, value], -1), which, batch_dims=2)
     green = tf.gather(tf.stack([rising, value, value, falling, low, low], -1), which, batch_dims=2)
     blue = tf.gather(tf.stack([low, low, rising, value, value, falling], -1), which, batch_dims=2)

@@ -1,11 +1,13 @@
 """From list files to batches with `tf.data`.
 
-The stream of training samples is a pure function of the position: sample number `n` is the `n % N`-th of a permutation
-that belongs to epoch `n // N`, changed by random numbers that belong to `n`. So two runs with one seed are equal, any
-run can go on at any position without reading what came before, and the number of workers changes nothing.
+The stream of training samples is a pure function of the position: sample number `n` is the `n % N`-th in the
+permutation of epoch `n // N`, and its random changes are drawn with a seed made of `n`. So two runs with one seed are
+equal, a run can go on at any position without reading what came before, and the number of workers changes nothing.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +16,9 @@ from rsseg_tf.config.schema import Augment
 from rsseg_tf.data.augment import augment_sample, normalise, padding_of, value_limits
 from rsseg_tf.data.reader import SampleReader
 
-__all__ = ["sample_order", "shuffled", "train_batches"]
+__all__ = ["endless_batches", "sample_order", "shuffled", "train_batches"]
+
+Element = dict[str, tf.Tensor]
 
 
 def train_batches(
@@ -29,22 +33,44 @@ def train_batches(
     """Returns endless batches for training.
 
     Args:
-        reader: the samples.
-        augment: crop size and random changes.
-        batch_size: samples per batch, over all devices.
-        seed: of order and changes.
-        start: how many samples were consumed before (a resumed run).
-        workers: samples prepared in parallel; None lets TensorFlow choose.
+        reader: The samples.
+        augment: Crop size and random changes.
+        batch_size: Samples per batch, over all devices.
+        seed: Seed of order and changes.
+        start: How many samples were consumed before (a resumed run).
+        workers: Samples prepared in parallel; None lets TensorFlow choose.
 
     Returns:
-        Elements `{"image": (B, H, W, bands) float32 normalised, "label": (B, H, W) int32, "index": (B,) int64}`,
-        `index` being the sample's place in the list.
+        Elements `{"image": (B, H, W, bands) float32 normalised, "label": (B, H, W) int32, "index": (B,) int64}`;
+        `index` holds the samples' places in the list.
     """
-    load = _Loader(reader, augment, seed)
-    # A worker's file reads wait on the disk and its NumPy code holds Python's lock only briefly.
+    return endless_batches(_Loader(reader, augment, seed), batch_size=batch_size, start=start, workers=workers)
+
+
+def endless_batches(
+    load: Callable[[tf.Tensor], Element],
+    *,
+    batch_size: int,
+    start: int,
+    workers: int | None,
+    finish: Callable[[Element], Element] | None = None,
+) -> tf.data.Dataset:
+    """Returns endless batches of samples in the order of their positions.
+
+    Args:
+        load: Makes a sample from its position in the stream, int64.
+        batch_size: Samples per batch, over all devices.
+        start: The first position.
+        workers: Samples loaded in parallel; None lets TensorFlow choose.
+        finish: Changes a whole batch.
+    """
+    # Threads are enough: file reads wait for the disk, and NumPy code holds Python's lock only briefly.
     parallel = workers or tf.data.AUTOTUNE
     dataset = tf.data.Dataset.counter(start).map(load, num_parallel_calls=parallel, deterministic=True)
     dataset = dataset.batch(batch_size, drop_remainder=True)
+    if finish is not None:
+        dataset = dataset.map(finish, num_parallel_calls=2, deterministic=True)
+    # Without this, several workers would each read a part of the files; here every batch is split among devices.
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.prefetch(2).with_options(options)
@@ -57,8 +83,11 @@ def sample_order(epoch: int, count: int, seed: int) -> np.ndarray:
 
 
 def shuffled(position: tf.Tensor, epoch: tf.Tensor, count: int, seed: int) -> tf.Tensor:
-    """Returns the place in the list of the sample at a position of an epoch; both int64."""
-    if count == 1:
+    """Returns the place in the list of the sample at `position` of an epoch; int64 scalars or arrays.
+
+    The permutation is computed element by element, so that no epoch's order is ever held in memory.
+    """
+    if count == 1:  # which index_shuffle refuses
         return tf.zeros_like(position)
     key = tf.stack([tf.constant(seed, tf.int64), epoch])
     return tf.random.experimental.index_shuffle(position, key, tf.constant(count - 1, tf.int64))

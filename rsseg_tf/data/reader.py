@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -15,24 +15,23 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample, Samples
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.images import read_label
-from rsseg_tf.rasters.looking import Inspection
 from rsseg_tf.rasters.scenes import Pixels, read_pixels, scene_header
 
-__all__ = ["ImageReader", "SampleReader", "check_images", "check_samples"]
+__all__ = ["ImageReader", "SampleReader"]
 
 
 class _Reader:
-    """Arrays by index, with a memory for those that were read; safe to call from several threads.
+    """Reads arrays by index and keeps decoded ones in memory; several threads may call it.
 
-    They are kept first come first served until `cache_mb` is full: training visits all of them equally often, so
-    throwing one out to let another in would gain nothing.
+    The first arrays that fit into `cache_mb` stay. Training visits all samples equally often, so that evicting one for
+    another would gain nothing.
 
     Attributes:
-        failure: the first error that a read raised. `tf.data` turns exceptions into its own; this is the original.
-        dtype: the images' type on disk, taken from the first one; all must have it.
+        failure: The first error that a read raised. `tf.data` raises errors of its own in its place.
+        dtype: The images' type on disk, taken from the first one; all must have it.
     """
 
-    # Grey images among RGB ones get three equal bands where this is set.
+    # Whether grey images among RGB ones get three equal bands.
     _repeats_grey = False
 
     def __init__(
@@ -43,16 +42,16 @@ class _Reader:
         cache_mb: int = 0,
         trust: Trust = TRUSTING_NOBODY,
     ) -> None:
-        """Takes note of the samples and of the type of the first image.
+        """Reads the type of the first image.
 
         Args:
-            samples: what the list files name.
-            spec: says how many bands there are, which ids, and which values are data.
+            samples: The samples.
+            spec: Number of bands, allowed ids, and the values that are data.
             cache_mb: MiB of decoded pixels to keep.
-            trust: how large images may be, and what a VRT may name.
+            trust: How large images may be, and what a VRT may name.
 
         Raises:
-            DataError: when the first image cannot be opened.
+            DataError: When the first image cannot be opened.
         """
         self.samples = samples if isinstance(samples, Samples) else tuple(samples)
         self.spec = spec
@@ -60,24 +59,25 @@ class _Reader:
         header = scene_header(self.samples[0].image, spec, trust=trust, repeat_grey=self._repeats_grey).read
         self.dtype = np.dtype(header.dtype)
         self.failure: DataError | None = None
-        self._kept: dict[int, tuple[np.ndarray, ...]] = {}
-        self._room = cache_mb * 2**20
+        self._cache: dict[int, tuple[np.ndarray, ...]] = {}
+        self._free_bytes = cache_mb * 2**20
         self._lock = threading.Lock()
 
     def _get(self, index: int) -> tuple[np.ndarray, ...]:
-        kept = self._kept.get(int(index))
-        if kept is not None:
-            return kept
+        cached = self._cache.get(int(index))
+        if cached is not None:
+            return cached
         try:
             arrays = self._read(self.samples[index])
         except DataError as error:
+            # The first failure is the one that ends the run; threads that read ahead may meet others after it.
             self.failure = self.failure or error
             raise
         size = sum(array.nbytes for array in arrays)
-        with self._lock:
-            if size <= self._room and index not in self._kept:
-                self._room -= size
-                self._kept[int(index)] = arrays
+        with self._lock:  # two threads may have read the same sample; it counts once
+            if size <= self._free_bytes and index not in self._cache:
+                self._free_bytes -= size
+                self._cache[int(index)] = arrays
         return arrays
 
     def _read(self, sample: Sample) -> tuple[np.ndarray, ...]:
@@ -95,10 +95,10 @@ class SampleReader(_Reader):
     def __call__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns image `(H, W, bands)` in its own type and label `(H, W)` uint8 of sample `index`.
 
-        Where the image has no data (see `Scene.read`), the label is the ignored id: prediction gives it there too.
+        Where the image has no data (see `Scene.read`), the label is the ignored id, as in predictions.
 
         Raises:
-            DataError: for a file that is missing, truncated, of another size, type or number of bands than it should
+            DataError: For a file that is missing, truncated, of another size, type or number of bands than it should
                 be, or a label with an id that is neither a class nor ignored.
         """
         return cast("tuple[np.ndarray, np.ndarray]", self._get(index))
@@ -110,6 +110,7 @@ class SampleReader(_Reader):
         check_same_size(sample, pixels.values.shape[:2], ids.shape)
         check_label_ids(ids_of(ids), label, self.spec)
         ids = ids.astype(np.uint8)
+        # Padding at the border of a scene is often labelled as some class, which must not be learnt.
         if pixels.nodata is not None:
             ids[pixels.nodata] = self.spec.ignore_index
         return pixels.values, ids
@@ -127,58 +128,6 @@ class ImageReader(_Reader):
         """Returns image `(H, W, bands)` in its own type.
 
         Raises:
-            DataError: for a file that is missing, truncated, or of another type or number of bands than it should be.
+            DataError: For a file that is missing, truncated, or of another type or number of bands than it should be.
         """
         return self._get(index)[0]
-
-
-def check_images(
-    samples: Sequence[Sample],
-    spec: DatasetSpec,
-    *,
-    workers: int = 8,
-    progress: Callable[[int, int], None] | None = None,
-    trust: Trust = TRUSTING_NOBODY,
-) -> list[str]:
-    """Looks at the header of every image without a label: can it be read, its bands, its type.
-
-    Args:
-        samples: what a list or a folder names.
-        spec: how many bands there should be.
-        workers: threads.
-        progress: called with (images done, images in all).
-        trust: how large images may be, and what a VRT may name.
-
-    Returns:
-        Lines about how images are read that a user should know.
-
-    Raises:
-        DataError: that counts all images that are wrong and says what is wrong with the first of them.
-    """
-    return Inspection(samples, spec, workers=workers, labels=False, trust=trust).raise_count(progress).notes()
-
-
-def check_samples(
-    samples: Sequence[Sample],
-    spec: DatasetSpec,
-    *,
-    workers: int = 8,
-    progress: Callable[[int, int], None] | None = None,
-    trust: Trust = TRUSTING_NOBODY,
-) -> list[str]:
-    """Looks at every sample before training: image header (bands, type, size) and the ids in its label.
-
-    Args:
-        samples: what the list files name.
-        spec: what they should be.
-        workers: threads.
-        progress: called with (samples done, samples in all).
-        trust: how large images may be, and what a VRT may name.
-
-    Returns:
-        Lines about how images are read that a user should know.
-
-    Raises:
-        DataError: for the first sample in list order that is wrong.
-    """
-    return Inspection(samples, spec, workers=workers, trust=trust).raise_first(progress).notes()

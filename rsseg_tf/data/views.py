@@ -1,8 +1,8 @@
 """Random views of images without labels, for self-supervised pre-training.
 
-Geometry is done image by image: the image is decoded once, each view is a crop of it, resized to a square, mirrored and
-turned, and its affine says what it shows. Colour is done for a whole batch at once. All of it is a pure function of
-(image, seed), with a stateless seed `(2,)` int32 for each view.
+Geometry is done image by image. The image is decoded once; each view is a crop of it, resized to a square, mirrored and
+turned; an affine records which part of the image the view shows. Colour is done for a whole batch at once. All of it is
+a pure function of (image, seed), with a stateless seed `(2,)` int32 for each view.
 
 Crops are torchvision's `RandomResizedCrop`, colours its `ColorJitter`, `RandomGrayscale`, `RandomSolarize` and MoCo's
 `GaussianBlur`, on float32 pixels 0..255: nothing is rounded in between.
@@ -15,14 +15,14 @@ import math
 import tensorflow as tf
 
 from rsseg_tf.config.pretrain import Views
-from rsseg_tf.data.augment import BYTES, Limits, normalise, value_limits
-from rsseg_tf.data.pipeline import shuffled
+from rsseg_tf.data.augment import BYTES, Limits, luma, normalise, value_limits
+from rsseg_tf.data.pipeline import endless_batches, shuffled
 from rsseg_tf.data.reader import ImageReader
 
 __all__ = ["blur", "colour_views", "crop_box", "cut_view", "jitter", "rgb_only", "view_batches"]
 
-_TRIALS = 10  # draws of a crop before it falls back to the middle of the image
-_DRAWS = 13  # random numbers that the colours of a view need
+_TRIALS = 10  # draws of a crop before it falls back to the middle of the image, as torchvision
+_DRAWS = 13  # random numbers for the colours of a view, see `colour_views`
 
 
 def view_batches(
@@ -37,16 +37,16 @@ def view_batches(
     """Returns endless batches of views.
 
     Args:
-        reader: the images.
-        views: sizes and random changes.
-        batch_size: images per batch, over all devices.
-        seed: of order and changes.
-        start: how many images were consumed before (a resumed run).
-        workers: images read in parallel; None lets TensorFlow choose.
+        reader: The images.
+        views: Sizes and random changes.
+        batch_size: Images per batch, over all devices.
+        seed: Seed of order and changes.
+        start: How many images were consumed before (a resumed run).
+        workers: Images read in parallel; None lets TensorFlow choose.
 
     Returns:
         Elements `{"views": (B, 2, H, W, bands) float32 normalised, "affines": (B, 2, 2, 3) float32, "index": (B,)
-        int64}`, and with small views `small_views` and `small_affines`. What an affine is, `cut_view` says.
+        int64}`, and with small views `small_views` and `small_affines`. See `cut_view` for the affines.
     """
     spec, count = reader.spec, len(reader.samples)
     limits = value_limits(reader.dtype, spec.max_value)
@@ -83,16 +83,11 @@ def view_batches(
             batch[name] = normalise(tf.stack(coloured, axis=1), spec.mean, spec.std)
         return batch
 
-    parallel = workers or tf.data.AUTOTUNE
-    dataset = tf.data.Dataset.counter(start).map(cut, num_parallel_calls=parallel, deterministic=True)
-    dataset = dataset.batch(batch_size, drop_remainder=True).map(colour, num_parallel_calls=2, deterministic=True)
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.prefetch(2).with_options(options)
+    return endless_batches(cut, batch_size=batch_size, start=start, workers=workers, finish=colour)
 
 
 def rgb_only(views: Views, bands: int) -> tuple[str, ...]:
-    """Returns the names of the changes in colour that are asked for but need three bands, and so are left out."""
+    """Returns the names of the colour changes that the config asks for but images of `bands` bands do not get."""
     if bands == 3:
         return ()
     wanted = {"saturation": views.saturation, "hue": views.hue, "grayscale": views.gray_probability}
@@ -111,10 +106,10 @@ def crop_box(
 
     Args:
         seed: `(2,)` int32.
-        height: of the image in pixels, int32 scalar.
-        width: likewise.
-        scale: smallest and largest share of the image's area.
-        ratio: smallest and largest width over height.
+        height: Height of the image in pixels, int32 scalar.
+        width: Width of the image in pixels, int32 scalar.
+        scale: Smallest and largest share of the image's area.
+        ratio: Smallest and largest width over height.
 
     Returns:
         Top, left, height and width in pixels, int32 scalars.
@@ -132,7 +127,7 @@ def crop_box(
     top = tf.cast(places[0] * tf.cast(height - h + 1, tf.float32), tf.int32)
     left = tf.cast(places[1] * tf.cast(width - w + 1, tf.float32), tf.int32)
 
-    # The middle, in a shape that is allowed.
+    # The largest crop in the middle whose shape is allowed.
     kept = tf.clip_by_value(columns / rows, *ratio)
     middle_h = tf.where(columns / rows < ratio[0], tf.cast(tf.round(columns / kept), tf.int32), height)
     middle_w = tf.where(columns / rows > ratio[1], tf.cast(tf.round(rows * kept), tf.int32), width)
@@ -159,10 +154,10 @@ def cut_view(
     Args:
         image: `(H, W, bands)` float32.
         seed: `(2,)` int32.
-        views: shapes and probabilities.
-        size: side of the view in pixels.
-        scale_range: share of the image's area.
-        limits: smallest and largest value of an image, see `value_limits`.
+        views: Shapes and probabilities.
+        size: Side of the view in pixels.
+        scale_range: Share of the image's area.
+        limits: Smallest and largest value of an image, see `value_limits`.
 
     Returns:
         The view `(size, size, bands)`, and its affine `(2, 3)` float32 that maps (u, v, 1) to (x, y): u and v run from
@@ -173,9 +168,9 @@ def cut_view(
     height, width = tf.unstack(tf.shape(image)[:2])
     top, left, h, w = crop_box(seeds[0], height, width, scale_range, views.ratio_range)
     crop = image[top : top + h, left : left + w]
-    # Smoothed where it shrinks, as Pillow does.
+    # Antialiased where it shrinks, as Pillow does.
     view = tf.image.resize(crop, (size, size), method=views.interpolation, antialias=True)
-    if views.interpolation == "bicubic":  # which overshoots
+    if views.interpolation == "bicubic":  # its weights are negative in places, so that results leave the range
         view = tf.clip_by_value(view, *limits)
     bottom_right = tf.cast(tf.maximum(tf.stack([width, height]) - 1, 1), tf.float32)
     x0, y0 = tf.unstack(tf.cast(tf.stack([left, top]), tf.float32) / bottom_right)
@@ -199,7 +194,7 @@ def cut_view(
 
 
 def _after(affine: tf.Tensor, first: list[list[float]]) -> tf.Tensor:
-    """Returns the affine that does `first` and then `affine`."""
+    """Returns the affine that applies `first` and then `affine`."""
     return tf.matmul(affine, tf.concat([tf.constant(first), [[0.0, 0.0, 1.0]]], axis=0))
 
 
@@ -211,11 +206,11 @@ def colour_views(images: tf.Tensor, draws: tf.Tensor, views: Views, *, view: int
 
     Args:
         images: `(B, H, W, bands)` float32, 0..255.
-        draws: `(B, 13)` uniform in 0..1: whether to jitter, its strengths (4) and order (4), whether to make grey,
-            whether and how much to blur, whether to solarise.
-        views: strengths and probabilities.
-        view: which of the two probabilities of a pair holds, 0 or 1.
-        limits: smallest and largest value that jitter may give, see `value_limits`.
+        draws: `(B, 13)` uniform in 0..1: whether to jitter (1), its strengths (4) and order (4), whether to make grey
+            (1), whether and how much to blur (2), whether to solarise (1).
+        views: Strengths and probabilities.
+        view: Which of the two probabilities of a pair to take, 0 or 1.
+        limits: Smallest and largest value that jitter may give, see `value_limits`.
 
     Returns:
         `(B, H, W, bands)` float32, 0..255.
@@ -226,7 +221,7 @@ def colour_views(images: tf.Tensor, draws: tf.Tensor, views: Views, *, view: int
         apply = draws[:, 0] < views.jitter_probability
         images = tf.where(_pixels(apply), jitter(images, draws[:, 1:5], draws[:, 5:9], strengths, limits), images)
     if views.gray_probability and rgb:
-        images = tf.where(_pixels(draws[:, 9] < views.gray_probability), tf.repeat(_luma(images), 3, -1), images)
+        images = tf.where(_pixels(draws[:, 9] < views.gray_probability), tf.repeat(luma(images), 3, -1), images)
     if views.blur_probability[view]:
         low, high = views.blur_sigma
         apply = draws[:, 10] < views.blur_probability[view]
@@ -248,10 +243,10 @@ def jitter(
 
     Args:
         images: `(B, H, W, bands)` float32, 0..255.
-        values: `(B, 4)` in 0..1: where in their ranges the four factors lie.
+        values: `(B, 4)` in 0..1: the places of the four factors in their ranges.
         order: `(B, 4)`, any numbers; the four changes come in the order that sorts them.
-        strengths: brightness, contrast and saturation are drawn from 1 ± these, the turn of the hue from ± the fourth.
-        limits: smallest and largest value, see `value_limits`.
+        strengths: Brightness, contrast and saturation are drawn from 1 ± these, the turn of the hue from ± the fourth.
+        limits: Smallest and largest value, see `value_limits`.
     """
     brightness, contrast, saturation, hue = strengths
     widths = tf.constant([brightness, contrast, saturation])
@@ -260,13 +255,14 @@ def jitter(
     order = tf.argsort(order, axis=1)
     for slot in range(4):
         kind = order[:, slot]
-        gray = _luma(images)
+        gray = luma(images)
         mean = tf.reduce_mean(gray, axis=(1, 2), keepdims=True)
-        # Three of the changes move away from something: black, the mean, the pixel's own grey.
+        # Brightness moves away from black, contrast from the image's mean, saturation from the pixel's own grey.
         base = tf.where(_pixels(kind == 2), gray, tf.where(_pixels(kind == 1), mean, 0.0))
         factor = tf.where(kind == 3, 1.0, tf.gather(factors, tf.minimum(kind, 2), batch_dims=1))
         images = tf.clip_by_value(base + _pixels(factor) * (images - base), *limits)
-        if hue:  # of those images alone whose turn it is: the change of colour space costs more than all the rest
+        if hue:
+            # Only the images whose turn it is: the change of colour space costs more than all the rest.
             which = tf.where(kind == 3)
             turned = _turn_hue(tf.gather_nd(images, which), tf.gather_nd(shift, which))
             images = tf.tensor_scatter_nd_update(images, which, turned)
@@ -274,13 +270,13 @@ def jitter(
 
 
 def blur(images: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
-    """Blurs each image with a Gaussian of its own; at the border the weights that remain are scaled to sum to 1.
+    """Blurs each image with a Gaussian of its own; at the border the remaining weights are scaled to a sum of 1.
 
     Args:
         images: `(B, H, W, bands)` float32.
         sigma: `(B,)`, standard deviations in pixels.
     """
-    # Products with (H, H) and (W, W) matrices: a kernel of another width for each image fits no convolution.
+    # Products with (H, H) and (W, W) matrices: one convolution cannot have a kernel of another width for each image.
     images = tf.einsum("bij,bjwc->biwc", _gaussian(sigma, tf.shape(images)[1]), images)
     return tf.einsum("bij,bhjc->bhic", _gaussian(sigma, tf.shape(images)[2]), images)
 
@@ -290,13 +286,6 @@ def _gaussian(sigma: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     distance = (places[:, None] - places[None, :]) / sigma[:, None, None]
     weights = tf.exp(-0.5 * tf.square(distance))
     return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
-
-
-def _luma(images: tf.Tensor) -> tf.Tensor:
-    """(..., 1) ITU-R 601 luma; the plain mean where it is not RGB."""
-    if images.shape[-1] != 3:
-        return tf.reduce_mean(images, axis=-1, keepdims=True)
-    return tf.reduce_sum(images * tf.constant([0.299, 0.587, 0.114]), axis=-1, keepdims=True)
 
 
 def _turn_hue(images: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:

@@ -25,8 +25,9 @@ from rsseg_tf.errors import DataError, reason
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.files.processes import in_processes
 from rsseg_tf.rasters.gdal import HEAD_BYTES, TRUSTING_NOBODY, PixelTypeError, Trust
-from rsseg_tf.rasters.images import image_kind, png_palette, read_label, tiff_losses
-from rsseg_tf.rasters.looking import unseen_labels
+from rsseg_tf.rasters.headers import image_kind
+from rsseg_tf.rasters.images import png_palette, read_label, tiff_losses
+from rsseg_tf.rasters.inspection import share_without_data
 from rsseg_tf.rasters.scenes import Pixels, read_pixels
 
 __all__ = ["ImageFacts", "LabelFacts", "Problem", "SampleFacts", "inspect_sample", "inspect_samples"]
@@ -189,7 +190,7 @@ def inspect_sample(
             if ids is not None:
                 label = _label_facts(ids, png_palette(sample.label) or ())
                 label_place = _place_of(sample.label)
-                unseen = unseen_labels(ids, nodata, ignore_index)
+                unseen = share_without_data(ids, nodata, ignore_index)
     if image and label and (image.height, image.width) != (label.height, label.width):
         sizes = f"is {image.width}x{image.height} pixels, its label {label.width}x{label.height}"
         problems.append(Problem("size-mismatch", sample.image, sizes))

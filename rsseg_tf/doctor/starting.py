@@ -26,11 +26,11 @@ from rsseg_tf.doctor.checks import (
     value_findings,
 )
 from rsseg_tf.doctor.comparisons import leak_of
+from rsseg_tf.doctor.dataset import Expected, shown
 from rsseg_tf.doctor.findings import Finding
-from rsseg_tf.doctor.targets import Expected, shown
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample, read_list
-from rsseg_tf.rasters.looking import Looks, Values
+from rsseg_tf.rasters.inspection import ListSummary, ValueSummary
 
 __all__ = ["Told", "known_leaks", "start_findings"]
 
@@ -52,7 +52,7 @@ class Told:
 
 
 def start_findings(
-    parts: Mapping[str, Looks], spec: DatasetSpec, root: Path, *, crop_size: tuple[int, int] | None = None
+    parts: Mapping[str, ListSummary], spec: DatasetSpec, root: Path, *, crop_size: tuple[int, int] | None = None
 ) -> list[Told]:
     """Returns what the samples of each split show, and all of them together.
 
@@ -80,26 +80,26 @@ def _first(findings: Iterable[Finding]) -> list[Told]:
     return [Told(finding, counts[code]) for code, finding in firsts.items()]
 
 
-def _name(looks: Looks, place: int, root: Path) -> str:
-    return shown(looks.samples[place].image, root)
+def _name(summary: ListSummary, place: int, root: Path) -> str:
+    return shown(summary.samples[place].image, root)
 
 
-def _about_values(parts: Mapping[str, Looks], max_value: float, root: Path) -> list[Told]:
+def _about_values(parts: Mapping[str, ListSummary], max_value: float, root: Path) -> list[Told]:
     """Returns what types and values of the images show."""
-    values = np.concatenate([looks.values for looks in parts.values()])
+    values = np.concatenate([summary.values for summary in parts.values()])
     seen = values[~np.isnan(values[:, 1])]
-    dtype = next(looks.kinds[looks.kind_of[0]].dtype for looks in parts.values())
+    dtype = next(summary.kinds[summary.kind_of[0]].dtype for summary in parts.values())
     largest, middle = (float(seen[:, 1].max()), float(np.median(seen[:, 2]))) if len(seen) else (0.0, 0.0)
     unfit = list(range_findings(dtype, largest, middle, max_value, tuple(parts)))
     if unfit:
         return _first(unfit)
 
     def of_single_images() -> Iterator[Finding]:
-        for split, looks in parts.items():
-            columns = Values(*looks.values.T)
+        for split, summary in parts.items():
+            columns = ValueSummary(*summary.values.T)
             odd = (columns.above > 0) | (columns.low < -max_value) | ~np.isnan(columns.sentinel) | (columns.unseen > 0)
             for place in np.flatnonzero(odd).tolist():
-                one, name = Values(*looks.values[place].tolist()), _name(looks, place, root)
+                one, name = ValueSummary(*summary.values[place].tolist()), _name(summary, place, root)
                 yield from value_findings(name, (split,), one.low, one.high, one.above, max_value)
                 if not math.isnan(one.sentinel):
                     yield sentinel_finding(name, (split,), one.sentinel)
@@ -112,9 +112,9 @@ def _about_values(parts: Mapping[str, Looks], max_value: float, root: Path) -> l
     return told
 
 
-def _about_labels(parts: Mapping[str, Looks], expected: Expected, root: Path) -> list[Told]:
+def _about_labels(parts: Mapping[str, ListSummary], expected: Expected, root: Path) -> list[Told]:
     """Returns what the ids of all labels together show."""
-    present = {split: looks.ids for split, looks in parts.items() if looks.has_labels}
+    present = {split: summary.ids for split, summary in parts.items() if summary.has_labels}
     if not present:
         return []
     masks = _first(mask_findings(set().union(*present.values()), tuple(present), expected))
@@ -129,25 +129,25 @@ def _about_labels(parts: Mapping[str, Looks], expected: Expected, root: Path) ->
     ]
 
 
-def _ignored(parts: Mapping[str, Looks], ignore_index: int, root: Path) -> Iterator[Finding]:
-    for split, looks in parts.items():
-        kinds = [number for number, kind in enumerate(looks.kinds) if kind.ids == (ignore_index,)]
-        for place in np.flatnonzero(np.isin(looks.kind_of, kinds)).tolist():
-            label = looks.samples[place].label
+def _ignored(parts: Mapping[str, ListSummary], ignore_index: int, root: Path) -> Iterator[Finding]:
+    for split, summary in parts.items():
+        kinds = [number for number, kind in enumerate(summary.kinds) if kind.ids == (ignore_index,)]
+        for place in np.flatnonzero(np.isin(summary.kind_of, kinds)).tolist():
+            label = summary.samples[place].label
             if label is not None:
                 yield ignored_label(shown(label, root), ignore_index, (split,))
 
 
-def _small(looks: Looks, root: Path, crop_size: tuple[int, int]) -> Iterator[Finding]:
+def _small(summary: ListSummary, root: Path, crop_size: tuple[int, int]) -> Iterator[Finding]:
     small = [
-        number for number, kind in enumerate(looks.kinds) if kind.width < crop_size[0] or kind.height < crop_size[1]
+        number for number, kind in enumerate(summary.kinds) if kind.width < crop_size[0] or kind.height < crop_size[1]
     ]
-    for place in np.flatnonzero(np.isin(looks.kind_of, small)).tolist():
-        kind = looks.kinds[looks.kind_of[place]]
-        yield from size_findings(_name(looks, place, root), kind.width, kind.height, crop_size)
+    for place in np.flatnonzero(np.isin(summary.kind_of, small)).tolist():
+        kind = summary.kinds[summary.kind_of[place]]
+        yield from size_findings(_name(summary, place, root), kind.width, kind.height, crop_size)
 
 
-def _leaks(train: Looks, val: Looks, root: Path) -> list[Told]:
+def _leaks(train: ListSummary, val: ListSummary, root: Path) -> list[Told]:
     """Returns the images that stand in both splits, by whatever name."""
     both, here, there = np.intersect1d(train.images, val.images, return_indices=True)
     if not len(both):
@@ -157,7 +157,7 @@ def _leaks(train: Looks, val: Looks, root: Path) -> list[Told]:
     return [Told(leak_of(tuple(dict.fromkeys(names)), ("train", "val")), len(both))]
 
 
-def known_leaks(train_list: Path, val: Looks, root: Path) -> list[Told]:
+def known_leaks(train_list: Path, val: ListSummary, root: Path) -> list[Told]:
     """Returns the images of a validation list that the training list names too; nothing if that cannot be read.
 
     Args:

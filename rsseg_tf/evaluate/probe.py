@@ -1,22 +1,21 @@
-"""How much of the labels the features of a frozen backbone know, beside what a trivial baseline knows.
+"""Probes a frozen backbone: how well simple classifiers learn the classes of image patches from its features.
 
-Tiles with labels are cut into patches, a patch's class being that of most of its pixels. A linear classifier and
-nearest neighbours learn from the features of training patches and are counted on validation patches, for
+Tiles with labels are cut into patches; a patch's class is the class of most of its pixels. A linear classifier and
+nearest neighbours learn from the features of training patches and are scored on validation patches, for
 
 - colour statistics of the patch: mean, standard deviation and three quantiles of each band;
 - the backbone with random weights, its normalisations calibrated on the training patches;
-- the backbone with each of the weights in question.
+- the backbone with each of the given weights.
 
-Without the first two the third says little: random convolutions see much already, and so does the mean colour.
+The first two are baselines. The scores of trained weights mean little without them: random convolutions and the mean
+colour already separate many classes.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -37,6 +36,7 @@ __all__ = [
     "Patches",
     "ProbeRow",
     "ProbeScore",
+    "ProbeSettings",
     "balanced_accuracy",
     "calibrate",
     "colour_statistics",
@@ -48,11 +48,13 @@ __all__ = [
     "probe",
 ]
 
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each band
+Features = tuple[np.ndarray, np.ndarray]  # of the training and of the validation patches
 
 _BATCH = 64
-_CALIBRATION_BATCHES = 50  # what the running statistics began with has a weight of 0.9 ** 50 then
-_L2 = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+# Running statistics keep 0.9 of their value at each batch; after 50 batches the initial ones weigh 0.9 ** 50 = 0.5 %.
+_CALIBRATION_BATCHES = 50
+_L2 = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # strengths of the penalty that the linear probe chooses from
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,27 @@ class Patches:
     labels: np.ndarray
 
     def draw(self, count: int, seed: int) -> Patches:
-        """Returns `count` of them by chance, all if there are no more."""
+        """Returns `count` random patches, or all if there are no more."""
         chosen = np.random.default_rng(seed).permutation(len(self.labels))[:count]
         return Patches(self.pixels[chosen], self.labels[chosen])
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How features are probed.
+
+    Attributes:
+        labels: Numbers of labelled patches for the linear probe; the nearest neighbours take all training patches.
+        seeds: For each seed other labelled patches are drawn, and other random weights.
+        neighbours: How many neighbours vote.
+        normalisation: Mean and standard deviation of pixels / max_value; None for those that each source of weights was
+            trained with, see `normalisation_of`.
+    """
+
+    labels: Sequence[int]
+    seeds: Sequence[int]
+    neighbours: int = 20
+    normalisation: Statistics | None = None
 
 
 @dataclass(frozen=True)
@@ -79,9 +99,9 @@ class ProbeScore:
 
     Attributes:
         probe: "linear" or "knn".
-        labels: number of labelled patches to learn from.
-        balanced_accuracy: mean recall of the classes, 0..1.
-        accuracy: share of the validation patches, 0..1.
+        labels: Number of labelled patches to learn from.
+        balanced_accuracy: Mean recall of the classes, 0..1.
+        accuracy: Share of the validation patches with the right class, 0..1.
     """
 
     probe: str
@@ -105,64 +125,64 @@ def probe(
     spec: DatasetSpec,
     train: Patches,
     val: Patches,
+    settings: ProbeSettings,
     *,
-    labels: Sequence[int],
-    seeds: Sequence[int],
-    neighbours: int = 20,
-    normalisation: Callable[[str], Statistics] | None = None,
     offline: bool = False,
     notify: Callable[[str], object] = lambda line: None,
 ) -> list[ProbeRow]:
     """Probes colour statistics, random weights and each source of weights.
 
     Args:
-        section: the backbone.
-        sources: of weights, as `pretrained` in a config.
-        spec: of the dataset.
-        train: patches to learn from.
-        val: patches to be counted on.
-        labels: numbers of labelled patches for the linear probe; the nearest neighbours take all of `train`.
-        seeds: for each, other labelled patches are drawn, and other random weights.
-        neighbours: how many vote.
-        normalisation: mean and standard deviation of pixels / max_value for a source; `normalisation_of` by default.
-        offline: whether the network is forbidden.
-        notify: called with a line for each source that was loaded.
+        section: The backbone.
+        sources: Sources of weights, as `pretrained` in a config.
+        spec: The dataset.
+        train: Patches to learn from.
+        val: Patches to score on.
+        settings: Labels, seeds, neighbours and normalisation.
+        offline: Whether the network is forbidden.
+        notify: Called with a line for each source that was loaded.
 
     Returns:
         A row for the colour statistics, one for random weights, and one for each source.
 
     Raises:
-        WeightsError: when a source cannot be had or does not fit.
+        WeightsError: When a source cannot be read or does not fit.
     """
-    options: dict[str, Any] = {"labels": labels, "seeds": seeds, "neighbours": neighbours}
-    of_colour = [colour_statistics(patches.pixels, spec.max_value) for patches in (train, val)]
-    rows = [_row("colour statistics", functools.partial(_same, of_colour), train, val, **options)]
 
-    def random(seed: int) -> list[np.ndarray]:
+    def features_of(backbone: keras.Model, statistics: Statistics, source: str) -> Features:
+        of_train, of_val = (
+            extract_features(backbone, part.pixels, spec.max_value, statistics) for part in (train, val)
+        )
+        _require_finite((of_train, of_val), source)
+        return of_train, of_val
+
+    def random_features(seed: int) -> Features:
         keras.utils.set_random_seed(seed)
         backbone = build_backbone(section, in_channels=spec.bands)
-        statistics = (spec.mean, spec.std)
-        calibrate(backbone, train.pixels, spec.max_value, statistics, seed=seed)
-        both = [extract_features(backbone, patches.pixels, spec.max_value, statistics) for patches in (train, val)]
-        _require_finite(both, "random")
-        return both
+        calibrate(backbone, train.pixels, spec.max_value, (spec.mean, spec.std), seed=seed)
+        return features_of(backbone, (spec.mean, spec.std), "random")
 
-    rows.append(_row("random, calibrated", random, train, val, **options))
+    def row(name: str, features: dict[int, Features]) -> ProbeRow:
+        return _row(name, features, train.labels, val.labels, settings)
+
+    colours = colour_statistics(train.pixels, spec.max_value), colour_statistics(val.pixels, spec.max_value)
+    rows = [
+        row("colour statistics", dict.fromkeys(settings.seeds, colours)),
+        row("random, calibrated", {seed: random_features(seed) for seed in settings.seeds}),
+    ]
     for source in sources:
         backbone = build_backbone(section, in_channels=spec.bands)
         notify(load_backbone(backbone, section, source, offline=offline).summary())
-        statistics = normalisation(source) if normalisation else normalisation_of(source, spec)
-        both = [extract_features(backbone, patches.pixels, spec.max_value, statistics) for patches in (train, val)]
-        _require_finite(both, source)
-        rows.append(_row(source, functools.partial(_same, both), train, val, **options))
+        trained = features_of(backbone, settings.normalisation or normalisation_of(source, spec), source)
+        rows.append(row(source, dict.fromkeys(settings.seeds, trained)))
     return rows
 
 
 def normalisation_of(source: str, spec: DatasetSpec) -> Statistics:
-    """Returns mean and standard deviation that a source of weights was trained with.
+    """Returns the mean and standard deviation that a source of weights was trained with.
 
-    For a checkpoint of ours its config says so. Released weights were trained with ImageNet's, where there are three
-    bands; for other numbers it is the dataset's own.
+    These are the config's for a checkpoint of this package, ImageNet's for released weights of three bands, and the
+    dataset's own for any other number of bands.
     """
     if Path(source).is_dir():
         before = load_any_config(config_file(Path(source))).dataset.spec
@@ -182,41 +202,33 @@ def _require_finite(features: Sequence[np.ndarray], source: str) -> None:
         )
 
 
-def _same(features: list[np.ndarray], seed: int) -> list[np.ndarray]:
-    return features
-
-
 def _row(
     name: str,
-    features: Callable[[int], list[np.ndarray]],
-    train: Patches,
-    val: Patches,
-    *,
-    labels: Sequence[int],
-    seeds: Sequence[int],
-    neighbours: int,
+    features: dict[int, Features],
+    train_labels: np.ndarray,
+    val_labels: np.ndarray,
+    settings: ProbeSettings,
 ) -> ProbeRow:
-    found: dict[tuple[str, int], list[np.ndarray]] = {}
-    dim = 0
-    for seed in seeds:
-        of_train, of_val = features(seed)
-        dim = of_train.shape[1]
-        for count in labels:
-            chosen = np.random.default_rng(seed).permutation(len(train.labels))[:count]
-            predicted = linear_probe(of_train[chosen], train.labels[chosen], of_val)
-            found.setdefault(("linear", len(chosen)), []).append(predicted)
-        predicted = nearest_neighbours(of_train, train.labels, of_val, neighbours)
-        found.setdefault(("knn", len(train.labels)), []).append(predicted)
+    """Scores the features of each seed with both classifiers."""
+    # (kind, number of labels) -> predictions, one array for each seed
+    predictions: dict[tuple[str, int], list[np.ndarray]] = {}
+    for seed, (of_train, of_val) in features.items():
+        for count in settings.labels:
+            chosen = np.random.default_rng(seed).permutation(len(train_labels))[:count]
+            predicted = linear_probe(of_train[chosen], train_labels[chosen], of_val)
+            predictions.setdefault(("linear", len(chosen)), []).append(predicted)
+        predicted = nearest_neighbours(of_train, train_labels, of_val, settings.neighbours)
+        predictions.setdefault(("knn", len(train_labels)), []).append(predicted)
     scores = tuple(
         ProbeScore(
             kind,
             count,
-            tuple(balanced_accuracy(val.labels, row) for row in rows),
-            tuple(float(np.mean(row == val.labels)) for row in rows),
+            tuple(balanced_accuracy(val_labels, predicted) for predicted in of_seeds),
+            tuple(float(np.mean(predicted == val_labels)) for predicted in of_seeds),
         )
-        for (kind, count), rows in found.items()
+        for (kind, count), of_seeds in predictions.items()
     )
-    return ProbeRow(name, dim, scores)
+    return ProbeRow(name, of_train.shape[1], scores)
 
 
 # === Patches ===
@@ -227,24 +239,24 @@ def cut_patches(
     spec: DatasetSpec,
     *,
     size: int,
-    least_share: float = 0.5,
-    at_most: int,
+    min_share: float = 0.5,
+    max_count: int,
     seed: int = 0,
     trust: Trust = TRUSTING_NOBODY,
 ) -> Patches:
     """Cuts tiles into patches that lie side by side.
 
     Args:
-        samples: tiles with labels.
-        spec: their classes.
-        size: side of a patch in pixels.
-        least_share: share of a patch's pixels that its class must have; other patches are left out.
-        at_most: patches to keep, drawn by chance.
-        seed: of that draw.
-        trust: how large images may be, and what a VRT may name.
+        samples: Tiles with labels.
+        spec: Their classes.
+        size: Side of a patch in pixels.
+        min_share: Share of a patch's pixels that its class must have; other patches are left out.
+        max_count: Patches to keep, drawn at random.
+        seed: Seed of that draw.
+        trust: How large images may be, and what a VRT may name.
 
     Raises:
-        DataError: when no patch is left, or all are of one class.
+        DataError: When no patch is left, or all are of one class.
     """
     pixels: list[np.ndarray] = []
     labels: list[int] = []
@@ -256,16 +268,16 @@ def cut_patches(
         for y in range(0, ids.shape[0] - size + 1, size):
             for x in range(0, ids.shape[1] - size + 1, size):
                 counts = np.bincount(ids[y : y + size, x : x + size].ravel(), minlength=256)[: spec.num_classes]
-                if counts.max() >= least_share * size * size:
+                if counts.max() >= min_share * size * size:
                     pixels.append(image[y : y + size, x : x + size])
                     labels.append(int(counts.argmax()))
     if len(set(labels)) < 2:
         raise DataError(
             f"{len(samples)} tiles give {len(labels)} patches of {size}x{size} pixels with a class that covers "
-            f"{100 * least_share:.0f} % of them, of {len(set(labels))} classes; two are needed at least. "
+            f"{100 * min_share:.0f} % of them, of {len(set(labels))} classes; two are needed at least. "
             "Choose a smaller --patch_size."
         )
-    return Patches(np.stack(pixels), np.array(labels)).draw(at_most, seed)
+    return Patches(np.stack(pixels), np.array(labels)).draw(max_count, seed)
 
 
 # === Features ===
@@ -291,7 +303,10 @@ def extract_features(backbone: keras.Model, pixels: np.ndarray, max_value: float
 def calibrate(
     backbone: keras.Model, pixels: np.ndarray, max_value: float, statistics: Statistics, *, seed: int = 0
 ) -> None:
-    """Gives the normalisations of a backbone the statistics of its features; nothing else changes."""
+    """Sets the running statistics of a backbone's normalisations to those of its features.
+
+    Without this, features of random weights vanish or explode with depth, and the baseline would be too weak.
+    """
     rng = np.random.default_rng(seed)
     for _ in range(_CALIBRATION_BATCHES):
         chosen = rng.permutation(len(pixels))[:_BATCH]
@@ -311,7 +326,7 @@ def _batches(pixels: np.ndarray, max_value: float, statistics: Statistics) -> It
 def linear_probe(train: np.ndarray, labels: np.ndarray, val: np.ndarray) -> np.ndarray:
     """Predicts by logistic regression on standardised features.
 
-    The strength of its L2 penalty is chosen among five on every fifth training row, then all rows are learnt from.
+    The strength of its L2 penalty is chosen among five by holding out every fifth training row; then all rows train.
 
     Args:
         train: (N, C) features.
@@ -325,15 +340,16 @@ def linear_probe(train: np.ndarray, labels: np.ndarray, val: np.ndarray) -> np.n
     if len(classes) == 1:
         return np.full(len(val), classes[0])
     mean, std = train.mean(0), train.std(0) + 1e-6
-    x, other = (train - mean) / std, (val - mean) / std
-    held = np.arange(len(x)) % 5 == 4
-    strengths = [
-        balanced_accuracy(targets[held], _predict(_logistic(x[~held], targets[~held], len(classes), l2), x[held]))
-        for l2 in _L2
-    ]
-    # The strongest of equals: it is the simplest.
-    best = max(range(len(_L2)), key=lambda i: (strengths[i], i))
-    return classes[_predict(_logistic(x, targets, len(classes), _L2[best]), other)]
+    x, x_val = (train - mean) / std, (val - mean) / std
+    held_out = np.arange(len(x)) % 5 == 4
+
+    def held_out_score(l2: float) -> float:
+        weights = _logistic(x[~held_out], targets[~held_out], len(classes), l2)
+        return balanced_accuracy(targets[held_out], _predict(weights, x[held_out]))
+
+    # Of equal scores the strongest penalty wins, which gives the simplest classifier.
+    _, best = max((held_out_score(l2), l2) for l2 in _L2)
+    return classes[_predict(_logistic(x, targets, len(classes), best), x_val)]
 
 
 def nearest_neighbours(train: np.ndarray, labels: np.ndarray, val: np.ndarray, count: int) -> np.ndarray:
@@ -343,17 +359,16 @@ def nearest_neighbours(train: np.ndarray, labels: np.ndarray, val: np.ndarray, c
         train: (N, C) features.
         labels: (N,) class ids.
         val: (M, C) features.
-        count: how many vote; ties go to the lowest id.
+        count: How many neighbours vote; ties go to the lowest id.
 
     Returns:
         (M,) class ids.
     """
     mean, std = train.mean(0), train.std(0) + 1e-6
-    x, other = ((rows - mean) / std for rows in (train, val))
-    x, other = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (x, other))
-    nearest = np.argsort(-(other @ x.T), axis=1, kind="stable")[:, :count]
-    votes = labels[nearest]
-    return np.array([np.bincount(row).argmax() for row in votes])
+    x, x_val = ((rows - mean) / std for rows in (train, val))
+    x, x_val = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (x, x_val))
+    nearest = np.argsort(-(x_val @ x.T), axis=1, kind="stable")[:, :count]  # (M, count)
+    return np.array([np.bincount(votes).argmax() for votes in labels[nearest]])
 
 
 def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
@@ -362,24 +377,29 @@ def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def _logistic(x: np.ndarray, targets: np.ndarray, classes: int, l2: float, steps: int = 300) -> np.ndarray:
-    """Returns weights (C + 1, classes) by accelerated gradient descent; the step is what the largest curvature allows.
+    """Fits a logistic regression with Nesterov's accelerated gradient descent.
 
-    The last row is the offset, which has no penalty. Features are standardised, so it is not far from the optimum.
+    Features are standardised, so that 300 steps come near to the optimum.
+
+    Returns:
+        Weights `(C + 1, classes)`; the last row is the offset, which has no penalty.
     """
     x = np.concatenate([x, np.ones((len(x), 1), x.dtype)], axis=1).astype(np.float32)
     onehot = np.eye(classes, dtype=np.float32)[targets]
+    # The step is 1 / the largest curvature: at most half the largest eigenvalue of x.T @ x / N (0.55 leaves a margin
+    # for its estimate by power iteration) plus the penalty.
     vector = np.ones(x.shape[1], np.float32)
-    for _ in range(20):  # the largest eigenvalue of the features' covariance
+    for _ in range(20):
         vector = x.T @ (x @ (vector / np.linalg.norm(vector))) / len(x)
     step = 1.0 / (0.55 * float(np.linalg.norm(vector)) + l2)
     penalty = np.full((x.shape[1], 1), l2, np.float32)
     penalty[-1] = 0.0
-    weights = ahead = np.zeros((x.shape[1], classes), np.float32)
+    weights = lookahead = np.zeros((x.shape[1], classes), np.float32)
     for i in range(steps):
-        gradient = x.T @ (_softmax(x @ ahead) - onehot) / len(x) + penalty * ahead
-        following = ahead - np.float32(step) * gradient
-        ahead = following + np.float32(i / (i + 3)) * (following - weights)
-        weights = following
+        gradient = x.T @ (_softmax(x @ lookahead) - onehot) / len(x) + penalty * lookahead
+        updated = lookahead - np.float32(step) * gradient
+        lookahead = updated + np.float32(i / (i + 3)) * (updated - weights)
+        weights = updated
     return weights
 
 

@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from rsseg_tf.export.decode import decode_pixels
 from rsseg_tf.export.trained import Trained, WeightsHolder
 from rsseg_tf.export.warmup import write_warmup
 from rsseg_tf.files import StrPath
 from rsseg_tf.manifest import BYTES_INPUT, BYTES_OUTPUT, MANIFEST_FILE, PIXELS, Artifact
 
-__all__ = ["class_and_confidence", "write_savedmodel"]
+__all__ = ["class_and_confidence", "decode_picture", "write_savedmodel"]
 
 _WARMUP_SIDE = 256
 _MANIFEST = "manifest"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+_PNG_DEPTH = 24  # the byte with the bit depth: the IHDR chunk comes first
 
 
 def write_savedmodel(trained: Trained, folder: StrPath) -> Artifact:
@@ -29,7 +31,7 @@ def write_savedmodel(trained: Trained, folder: StrPath) -> Artifact:
     - `serving_default`: `pixels` to `class_map` (B, H, W) uint8 and `confidence` (B, H, W) float32, the probability
       of that class;
     - `probabilities` and `logits`: `pixels` to (B, H, W, classes) float32 of that name;
-    - `predict_bytes`: `image_bytes` (B,) encoded images of one size, see `rsseg_tf.export.decode`, to
+    - `predict_bytes`: `image_bytes` (B,) PNG, JPEG, BMP or GIF images of one size, to
       `class_map_png_bytes` (B,) grey PNGs of class ids;
     - `manifest`: `query` (B,) strings, whatever they say, to `manifest_json` (B,): the manifest, for clients that see a
       server and no files.
@@ -92,7 +94,7 @@ def _signatures(trained: Trained) -> tuple[Any, dict[str, Any]]:
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name=BYTES_INPUT)])
     def predict_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         decoded = tf.map_fn(
-            lambda data: decode_pixels(data, bands=spec.bands, dtype=trained.dtype),
+            lambda data: decode_picture(data, bands=spec.bands, dtype=trained.dtype),
             image_bytes,
             fn_output_signature=tf.TensorSpec((None, None, spec.bands), trained.dtype),
         )
@@ -120,3 +122,43 @@ def class_and_confidence(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     top = tf.reduce_max(logits, axis=-1, keepdims=True)
     confidence = 1.0 / tf.reduce_sum(tf.exp(logits - top), axis=-1)
     return class_map, confidence
+
+
+def decode_picture(data: tf.Tensor, *, bands: int, dtype: str) -> tf.Tensor:
+    """Decodes an image in a graph.
+
+    Args:
+        data: Scalar string: a PNG, JPEG, BMP or GIF (first frame).
+        bands: How many the image must have; an alpha band beyond them is dropped.
+        dtype: `uint8` takes images of 8 bits only; `float32` takes PNGs of 16 bits too, with their values as stored.
+
+    Returns:
+        `(H, W, bands)` of `dtype`. At run time the graph fails with a message for anything else.
+    """
+    head = tf.strings.join([tf.strings.substr(data, 0, _PNG_DEPTH + 1), bytes(_PNG_DEPTH + 1)])
+    is_png = tf.equal(tf.strings.substr(head, 0, len(_PNG)), _PNG)
+    is_jpeg = tf.equal(tf.strings.substr(head, 0, len(_JPEG)), _JPEG)
+    is_deep = tf.logical_and(is_png, tf.equal(tf.strings.substr(head, _PNG_DEPTH, 1), b"\x10"))
+
+    def of_eight_bits() -> tf.Tensor:
+        # TensorFlow's default for JPEG is faster, and up to eight grey levels away from what all other readers give.
+        return tf.cond(
+            is_jpeg,
+            lambda: tf.cast(tf.io.decode_jpeg(data, dct_method="INTEGER_ACCURATE"), dtype),
+            lambda: tf.cast(tf.io.decode_image(data, expand_animations=False), dtype),
+        )
+
+    if dtype == "uint8":
+        with tf.control_dependencies(
+            [tf.debugging.Assert(~is_deep, ["the model takes 8 bits per band; the PNG has 16"])]
+        ):
+            pixels = tf.identity(of_eight_bits())
+    else:
+        pixels = tf.cond(is_deep, lambda: tf.cast(tf.io.decode_png(data, dtype=tf.uint16), dtype), of_eight_bits)
+    found = tf.shape(pixels)[2]
+    with_alpha = tf.logical_and(tf.equal(found, bands + 1), tf.reduce_any(tf.equal(found, [2, 4])))
+    fits = tf.logical_or(tf.equal(found, bands), with_alpha)
+    with tf.control_dependencies([tf.debugging.Assert(fits, [f"the model needs {bands} bands; the image has", found])]):
+        pixels = tf.identity(pixels[:, :, :bands])
+    pixels.set_shape((None, None, bands))
+    return pixels

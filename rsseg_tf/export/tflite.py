@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from rsseg_tf.environment import muted_stderr
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export.calibration import typical_images
-from rsseg_tf.export.chatter import without_chatter
 from rsseg_tf.export.flatbuffer import check_operators, tensor_types
 from rsseg_tf.export.tiles import middle_of
 from rsseg_tf.export.trained import Trained, WeightsHolder
@@ -106,7 +106,7 @@ def _convert(
     converter = tf.lite.TFLiteConverter.from_concrete_functions([trained.convertible(_outputs(trained), spec)], holder)
     _configure(converter, quantization, images, as_bytes=as_bytes)
     try:
-        with without_chatter(), warnings.catch_warnings():
+        with muted_stderr(), warnings.catch_warnings():
             # Calibration runs in tf.lite.Interpreter, which announces its removal.
             warnings.simplefilter("ignore")
             content: bytes = converter.convert()

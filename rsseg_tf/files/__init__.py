@@ -1,4 +1,4 @@
-"""Files and folders, asked with care: whole writes, locks, walks that follow links, lists, archives, downloads."""
+"""Files and folders: writes that are whole or not at all, locks, walks, list files, archives, downloads."""
 
 from rsseg_tf.files.json_files import read_json
 from rsseg_tf.files.locks import Held, hold

@@ -21,8 +21,8 @@ def ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     item that it is at, and is waited for.
 
     Args:
-        items: what the thread iterates over.
-        depth: items that may wait, at least 1.
+        items: What the thread iterates over.
+        depth: Items that may wait, at least 1.
     """
     waiting: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
     stop = threading.Event()

@@ -1,8 +1,8 @@
-"""Downloads as they are: folders and zip files, also zip files within them, read member by member.
+"""Downloads as their owners publish them: folders, zip files, and zip files within these, read member by member.
 
-`list_members` names every file of a download without reading any; `local_copy` and `read_member` fetch one. A member
-is a plain value that can be sent to another process. Nothing is unpacked as a whole: a zip file stored in another one
-is read in place, and only one that is compressed once more is copied beside the output first.
+`list_members` lists every file of a download without reading any; `local_copy` and `read_member` fetch one. A member
+is a plain value that can be sent to another process. Nothing is unpacked as a whole: a zip file that is stored in
+another one is read in place. Only one that is compressed once more is copied, to a scratch folder.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Member:
     """One file of a download.
 
     Attributes:
-        path: Its ``/``-separated name, from the name of the source (the folder or zip file that the user gave) down;
-            the names of zip files on the way are part of it, without ``.zip``.
+        path: Its `/`-separated name, from the name of the source (the folder or zip file that the user gave) down;
+            the names of zip files on the way are part of it, without `.zip`.
         file: The file on the disk that holds it: itself, or the outermost zip file.
-        chain: Names within zip files, from the outermost to the innermost; empty for a file of its own.
+        chain: Names within zip files, from the outermost to the innermost; empty for a file outside of any.
         size: Bytes, unpacked.
-        stamp: What changes with the content: the checksum in a zip file, else the time of the last change.
+        stamp: Changes with the content: the checksum in a zip file, else the time of the last change.
     """
 
     path: str
@@ -64,21 +64,21 @@ class Member:
         return self.path.rpartition("/")[2]
 
     def __str__(self) -> str:
-        return _called(self.file, self.chain)
+        return _display_name(self.file, self.chain)
 
 
 def list_members(
     sources: Sequence[Path], scratch: Path | None = None, left_out: LeftOut | None = None
 ) -> tuple[Member, ...]:
-    """Names every file of a download.
+    """Lists every file of a download.
 
-    Hidden files and ``__MACOSX`` are left out. A file that lies unpacked beside the zip file that it came from, where
-    unpacking puts it and of the same size, is named once.
+    Hidden files and `__MACOSX` are left out. A file that also lies unpacked beside its zip file, where unpacking
+    puts it and with the same size, is listed once.
 
     Args:
         sources: Folders and zip files.
         scratch: Folder for copies of zip files that lie compressed in another one; without it they are refused.
-        left_out: Takes note of what is left out of folders although it may be an image.
+        left_out: Collects what is left out of folders although it may be an image.
 
     Returns:
         The members, sorted by path.
@@ -120,8 +120,8 @@ def read_member(member: Member, scratch: Path | None = None) -> bytes:
 def local_copy(member: Member, scratch: Path | None = None) -> Iterator[Path]:
     """Gives a file on the disk with the content of a member.
 
-    A file of its own is given as it is. A member of a zip file is copied, checked by its checksum, and removed when
-    the block ends.
+    A file outside of zip files is given itself. A member of one is copied and checked by its checksum; the copy is
+    removed when the block ends.
 
     Args:
         member: From `list_members`.
@@ -148,8 +148,8 @@ def local_copy(member: Member, scratch: Path | None = None) -> Iterator[Path]:
         copy.unlink(missing_ok=True)
 
 
-def _called(file: Path, chain: Sequence[str]) -> str:
-    """Returns what messages call a member."""
+def _display_name(file: Path, chain: Sequence[str]) -> str:
+    """Returns the name of a member for messages."""
     return ":".join(readable_name(str(name)) for name in (file, *chain))
 
 
@@ -163,7 +163,7 @@ def _is_content(name: str) -> bool:
 
 
 def _folder_members(root: Path, scratch: Path | None, left_out: LeftOut) -> Iterator[Member]:
-    """Lists a folder; what lies unpacked hides its copy in a zip file beside it."""
+    """Lists a folder; a file that lies unpacked hides its copy in a zip file beside it."""
     unpacked: list[Member] = []
     zips: list[tuple[Path, str]] = []
     for path in walk_files(root, skipped=left_out.link, hidden=left_out.hidden):
@@ -189,7 +189,7 @@ def _folder_members(root: Path, scratch: Path | None, left_out: LeftOut) -> Iter
 def _zip_members(file: Path, chain: tuple[str, ...], prefix: str, scratch: Path | None) -> Iterator[Member]:
     """Lists a zip file, and the zip files in it."""
     archive = _open_zip(file, chain, scratch)
-    where = _called(file, chain)
+    where = _display_name(file, chain)
     _check_overlaps(archive, where)
     for info in archive.infolist():
         name = info.filename
@@ -223,7 +223,7 @@ def _zip_members(file: Path, chain: tuple[str, ...], prefix: str, scratch: Path 
 
 
 def _check_overlaps(archive: zipfile.ZipFile, where: str) -> None:
-    """Refuses members that share their bytes, by which a small file can hold any number of large ones."""
+    """Refuses members that share bytes: a small zip file could hold any number of large members that way."""
     members = sorted(archive.infolist(), key=lambda info: info.header_offset)
     for one, following in pairwise(members):
         if one.header_offset + _LOCAL_HEADER_BYTES + one.compress_size > following.header_offset:
@@ -243,7 +243,7 @@ def close_archives() -> None:
 
 
 def _close_oldest() -> None:
-    """Closes the zip file that was asked for the longest time ago; a folder may hold more than a process may open."""
+    """Closes the zip file that was used least recently; a folder may hold more than a process may open."""
     _, (archive, handle) = _OPEN.popitem(last=False)
     archive.close()
     handle.close()
@@ -251,7 +251,7 @@ def _close_oldest() -> None:
 
 def _open_zip(file: Path, chain: tuple[str, ...], scratch: Path | None) -> zipfile.ZipFile:
     """Opens a zip file, or the one at the end of a chain."""
-    where = _called(file, chain)
+    where = _display_name(file, chain)
     try:
         key = (file, chain, file.stat().st_mtime_ns)  # a file that was replaced is opened anew
     except OSError as error:
@@ -292,7 +292,7 @@ def _inner_zip(file: Path, chain: tuple[str, ...], scratch: Path | None) -> Bina
         skip = 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
         part: Any = _Part(file, info.header_offset + skip, info.file_size)
         return io.BufferedReader(part)
-    where = _called(file, chain)
+    where = _display_name(file, chain)
     if scratch is None:
         raise DataError(f"{where} is a zip file compressed within another one; unpack {file} and give the folder.")
     copy = scratch / f"{hashlib.sha256(where.encode()).hexdigest()[:16]}-{info.CRC:08x}.zip"
@@ -306,7 +306,7 @@ def _inner_zip(file: Path, chain: tuple[str, ...], scratch: Path | None) -> Bina
 def _extract(file: Path, chain: tuple[str, ...], target: Path, scratch: Path | None) -> None:
     """Copies a member; zipfile compares its checksum at the end."""
     archive = _open_zip(file, chain[:-1], scratch)
-    where = _called(file, chain)
+    where = _display_name(file, chain)
     with target.open("wb") as output:
         try:
             with archive.open(chain[-1]) as member:

@@ -1,4 +1,4 @@
-"""Downloads, once: files from the web are kept in the user's cache folder and checked whenever they are used."""
+"""Files from the web: each is downloaded once to the user's cache folder, and its hash is checked at every use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rsseg_tf.files.writing import atomic_path
 __all__ = ["cache_dir", "cached", "is_offline"]
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes that have come and those that are expected, None if unknown."""
+"""Called with the bytes received so far and the bytes expected, None if unknown."""
 
 _TIMEOUT = 60.0  # seconds without any data
 _CHUNK = 1 << 20
@@ -48,12 +48,12 @@ def cached(url: str, *, offline: bool = False, progress: Progress | None = None)
     """Returns the local copy of a file on the web, downloading it if there is none.
 
     Args:
-        url: http or https; `#sha256=<hex>` at its end is what the file must hash to.
-        offline: whether the network is forbidden; `$RSSEG_TF_OFFLINE` forbids it too.
-        progress: called while it comes.
+        url: An http or https address; the file must have the hash in a `#sha256=<hex>` at its end.
+        offline: Whether the network is forbidden; `$RSSEG_TF_OFFLINE` forbids it too.
+        progress: Called while the file is received.
 
     Raises:
-        WeightsError: without a copy and offline, when the download fails, or when the hash differs. Nothing
+        WeightsError: When there is no copy and no network, the download fails, or the hash differs. Nothing
             half-written stays behind.
     """
     address, _, fragment = url.partition("#")
@@ -72,7 +72,7 @@ def cached(url: str, *, offline: bool = False, progress: Progress | None = None)
 
 
 def _check(address: str, target: Path, pinned: str | None) -> None:
-    """Compares the file with the hash in the URL and with the one from when it was downloaded."""
+    """Compares the file with the hash in the URL and with the hash that was recorded at its download."""
     record = target.with_name(target.name + ".json")
     with target.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
@@ -94,7 +94,7 @@ def _download(address: str, target: Path, progress: Progress | None) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(target) as partial:
             digest = _receive(address, partial, progress)
-            # The record first: a file without one is taken for one that the user has put there.
+            # The record first: a file without a record counts as copied here by the user.
             record.write_text(json.dumps({"url": address, "sha256": digest}), "utf-8")
     except urllib.error.HTTPError as error:
         raise WeightsError(

@@ -1,4 +1,4 @@
-"""JSON from files that may be damaged, or built to fill memory."""
+"""Reads JSON files that may be damaged, or built to fill memory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def read_json(path: Path, most_bytes: int = 2**28) -> Any:
     """Reads a JSON file.
 
     Args:
-        path: of the file.
-        most_bytes: a larger file is refused before it is read.
+        path: The file.
+        most_bytes: A larger file is refused before it is parsed.
 
     Raises:
         OSError: When it cannot be read.

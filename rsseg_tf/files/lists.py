@@ -3,11 +3,11 @@ r"""List files: one sample per line, the image's path and the label's, relative 
     img_dir/train/tile1_001_0_0.png ann_dir/train/tile1_001_0_0.png
 
 Columns are separated by white space, or by a tab when the line has one: paths with spaces need the tab, or double
-quotes. Blank lines and lines that start with ``#`` are skipped. A sample may stand in several lines; it is then seen
+quotes. Blank lines and lines that start with `#` are skipped. A sample may stand in several lines; it is then seen
 more often.
 
-What programs make of such a file is taken as it is meant: a byte-order mark (UTF-8, UTF-16, UTF-32), line ends of any
-system, ``\`` for ``/``. Names that are no UTF-8 are taken where the disk has a file of the same bytes.
+Lists of other systems are read too: with a byte-order mark (UTF-8, UTF-16, UTF-32), any line ends, `\` for `/`. A name
+that is no UTF-8 stands for the file whose name has the same bytes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MARKS = (
 _QUOTED = re.compile(r'"([^"]+)"|(\S+)')
 _AT_ONCE = 4096
 _ENCODING = ("utf-8", "surrogateescape")
-"""How file names become bytes: those that are no UTF-8 keep theirs."""
+"""How file names become bytes; names that are no UTF-8 keep their bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Sample:
 
 
 class Samples(Sequence[Sample]):
-    """The samples of a list, a million of them in about a hundred megabytes: each is made when it is asked for.
+    """The samples of a list in little memory, a million of them in about 100 MB: each `Sample` is made on access.
 
     Equal to any sequence of the same samples.
 
@@ -71,7 +71,7 @@ class Samples(Sequence[Sample]):
             if label is not None:
                 text += b"\0" + label.encode(*_ENCODING)
             ends.append(len(text))
-            if len(ends) == 1 << 16:  # numbers of Python take four times as much
+            if len(ends) == 1 << 16:  # Python integers take four times as much
                 parts.append(np.array(ends, np.int64))
                 ends.clear()
         self._text = bytes(text)
@@ -115,7 +115,7 @@ class Samples(Sequence[Sample]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or len(other) != len(self):
             return NotImplemented if not isinstance(other, Sequence) else False
-        return all(own == theirs for own, theirs in zip(self, other, strict=True))
+        return all(mine == given for mine, given in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]  # equal to sequences of other types
 

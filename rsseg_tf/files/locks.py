@@ -1,4 +1,4 @@
-"""Locks between processes, by files; a killed process holds none."""
+"""Locks between processes: a file that one of them holds. A process that was killed holds none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 __all__ = ["Held", "hold"]
 
-# What a file system without locks answers: flock on some network shares, FUSE and container mounts.
+# Errors of `flock` on file systems without locks: some network shares, FUSE and container mounts.
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
 
 
@@ -38,8 +38,8 @@ class Held:
 def hold(path: Path) -> Held | None:
     """Takes a lock without waiting.
 
-    Where the file system has no locks, the lock file's existence is the lock; one that a killed process of this machine
-    left behind does not count.
+    Where the file system has no locks, a file `NAME.soft` is the lock while it exists. Its content names the process; a
+    file that a killed process of this machine left behind does not count.
 
     Args:
         path: The lock file; its folder must exist.
@@ -52,7 +52,7 @@ def hold(path: Path) -> Held | None:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # filelock tells of its own turn to a soft lock, which is ours too
+            warnings.simplefilter("ignore")  # filelock warns of its fallback to a soft lock, which is handled below
             lock: BaseFileLock = FileLock(path)
             lock.acquire(timeout=0)
         if not isinstance(lock, SoftFileLock):
@@ -65,7 +65,7 @@ def hold(path: Path) -> Held | None:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-    path.unlink(missing_ok=True)  # it locks nothing here
+    path.unlink(missing_ok=True)  # this file locks nothing here
     lock = SoftFileLock(path.with_name(path.name + ".soft"))
     try:
         lock.acquire(timeout=0.2)  # time for a second try: the first removes what a dead process left

@@ -22,12 +22,12 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Returns all arrays of a file by name.
 
     Args:
-        path: written by `np.savez` or `np.savez_compressed`. Objects are refused, as they are programs.
+        path: Written by `np.savez` or `np.savez_compressed`. Objects are refused, as they are programs.
 
     Raises:
-        OSError: when the file cannot be opened or read.
-        ValueError: when it is damaged in any way, or claims more than it brings.
-        MemoryError: when its arrays do not fit into memory.
+        OSError: When the file cannot be opened or read.
+        ValueError: When it is damaged in any way, or claims more than it brings.
+        MemoryError: When its arrays do not fit into memory.
     """
     with path.open("rb") as file:
         try:

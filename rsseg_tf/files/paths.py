@@ -1,7 +1,7 @@
-"""Paths: as arguments, as text in messages, and for libraries that read more into a path than the name of a file.
+"""Paths as arguments, as text in messages, and for libraries that parse paths.
 
-The vector library takes paths as text and parses them as URLs: what follows `;`, what precedes `!` and a last `?` are
-lost, and names that are not UTF-8 cannot be said at all. Such a file is opened by a link with a plain name.
+The vector library takes paths as text and parses them as URLs: it loses what follows `;`, what precedes `!`, and a last
+`?`, and takes no names that are not UTF-8. Such a file is opened through a link with a plain name (`plain_path`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from rsseg_tf.files.locks import hold
 __all__ = ["StrPath", "plain_path", "readable_name"]
 
 StrPath = str | os.PathLike[str]
-"""What functions of the package take for a file or a folder."""
+"""Type of every argument of the package that is a file or a folder."""
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
-"""For `str.translate`: characters that break lines or steer terminals, and what stands for them."""
+"""For `str.translate`: characters that break lines or steer terminals, with their escapes."""
 
 _PLAIN = re.compile(r"/(?!/)[\w/.,+@~ ()\[\]{}=&$'-]*")
 _PREFIX = "rsseg_tf_link_"
@@ -33,7 +33,7 @@ _LOCK = "lock"
 def readable_name(path: str | Path) -> str:
     r"""Returns a path as text that can be written anywhere, in one line.
 
-    Bytes that are no UTF-8 come as ``\xe9``, control characters as ``\x0a``.
+    Bytes that are no UTF-8 become `\xe9`, control characters `\x0a`.
     """
     text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return text.translate(_CONTROLS)
@@ -41,18 +41,18 @@ def readable_name(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def plain_path(path: Path, suffix: str | None = None, *, whole_family: bool = False) -> Iterator[str]:
-    """Gives a path to a file that means nothing but that file.
+    """Gives a path to a file that the vector library cannot mistake for anything else.
 
     Args:
-        path: the file; it need not exist yet, but its folder must.
-        suffix: the suffix that the given path must have, where the file's own may not do.
-        whole_family: whether the files beside it that differ in the suffix alone are needed too.
+        path: The file; it need not exist yet, but its folder must.
+        suffix: The suffix that the given path must have, where the file's own may not do.
+        whole_family: Whether files that differ in the suffix alone are needed too, as those of a shapefile.
 
     Yields:
-        The path itself, absolute, if it is plain; otherwise that of a link to it in the temporary folder.
+        The absolute path if it is plain; otherwise a link to the file, in the temporary folder.
 
     Raises:
-        OSError: when the link cannot be made.
+        OSError: When the link cannot be made.
     """
     absolute = os.path.abspath(path)
     fits = suffix is None or path.suffix == suffix
@@ -80,7 +80,7 @@ def plain_path(path: Path, suffix: str | None = None, *, whole_family: bool = Fa
 
 
 def _remove_leftovers(temporary: Path) -> None:
-    """Removes the links of processes that were killed: nobody holds their lock."""
+    """Removes the links of processes that were killed; no process holds their locks."""
     for folder in temporary.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             held = hold(folder / _LOCK) if (folder / _LOCK).exists() else None

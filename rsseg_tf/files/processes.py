@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 def in_processes(
     work: Callable[[Item], Result], items: Sequence[Item], workers: int, *, kept: str = ""
 ) -> Iterator[Result]:
-    """Yields ``work(item)`` of all items, as they are ready.
+    """Yields `work(item)` of all items, as they are ready.
 
     No more than two items for each process are under way, so that results do not pile up. With one process, or one
     item, all is done in this one, in order. When the consumer stops early, or is interrupted, what is under way is
@@ -35,7 +35,7 @@ def in_processes(
         work: A function of a module, or a `functools.partial` of one: other processes import it.
         items: What to work on.
         workers: Processes, at least 1.
-        kept: What to say of finished work when a process was killed, such as "finished scenes are kept".
+        kept: Clause of the error about finished work, such as "finished scenes are kept".
 
     Raises:
         DataError: When a process was killed.
@@ -65,7 +65,7 @@ def in_processes(
 
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Yields ``work(item)`` of all items in their order, no more than two items for each thread under way.
+    """Yields `work(item)` of all items in their order, no more than two items for each thread under way.
 
     When the consumer stops early, what is under way is finished and the rest left.
 

@@ -1,4 +1,4 @@
-"""Images in folders: one walk for all commands, which tells what it left out."""
+"""Walks through folders, and the images in them; what is left out is collected for one line to the user."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 __all__ = ["IMAGE_SUFFIXES", "LeftOut", "find_images", "walk_files"]
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff")
-"""Endings of the images that are read."""
+"""Suffixes of the images that are read."""
 
 OTHER_SUFFIXES = frozenset(
     ".avif .bil .bip .bmp .bsq .dng .ecw .gif .h5 .hdf .hdf4 .hdf5 .he5 .heic .img .j2c .j2k .jfif .jp2 "
     ".jpe .jpf .jpx .jxl .mrsid .nc .nc4 .ntf .nitf .pgm .pnm .ppm .sid .svs .tga .webp".split()
 )
-"""Kinds of images, and of files that often hold images, that are not read; they can be converted."""
+"""Suffixes of image files that are not read but could be converted."""
 
 
 class LeftOut:
-    """Collects what a search leaves out although it may be an image, for one line that tells it.
+    """Collects what a search leaves out although it may be an image; as text it is one sentence.
 
     Args:
-        suffixes: Endings of the files that are looked for, in small letters.
+        suffixes: Suffixes that are searched for, in small letters.
     """
 
     def __init__(self, suffixes: Sequence[str]) -> None:
@@ -33,16 +33,16 @@ class LeftOut:
         self._hidden: list[Path] = []
 
     def link(self, path: Path, why: str) -> None:
-        """Notes a folder or a link, and why it is left out."""
+        """Adds a folder or a link, and why it is left out."""
         self._links.append((path, why))
 
     def hidden(self, path: Path) -> None:
-        """Notes what is hidden; it counts if it is named as an image."""
-        if path.suffix.lower() in self._suffixes and not path.name.startswith("._"):  # what macOS puts beside a file
+        """Adds something hidden, if it has a suffix that is searched for."""
+        if path.suffix.lower() in self._suffixes and not path.name.startswith("._"):  # macOS puts these beside files
             self._hidden.append(path)
 
     def file(self, path: Path) -> None:
-        """Notes a file that is not looked for; it counts if it is named as an image of another format."""
+        """Adds a file of another suffix, if it is that of an image."""
         suffix = path.suffix.lower()
         if suffix in OTHER_SUFFIXES and suffix not in self._suffixes:
             self._formats[suffix] += 1
@@ -78,13 +78,13 @@ def walk_files(
 ) -> Iterator[Path]:
     """Yields the files under a folder in the order of their names; hidden files and folders are left out.
 
-    Links to folders are followed, but for one that leads back to a folder it lies in.
+    Links to folders are followed, except a link that leads back to a folder it lies in.
 
     Args:
         folder: Where to begin.
         exclude: A folder to leave out.
-        refuse: Says of a folder why it is to be left out, or nothing.
-        skipped: Called with each folder or link that is left out though it is not hidden (nor `exclude`), and why.
+        refuse: Returns why a folder is to be left out; empty for one to walk through.
+        skipped: Called with each other folder or link that is left out, and why.
         hidden: Called with each file and folder whose name begins with a dot.
     """
     left_out = None if exclude is None else os.path.realpath(exclude)
@@ -131,10 +131,10 @@ def find_images(
 
     Args:
         folder: Where to look; links are followed.
-        suffixes: Their endings, in small letters.
-        left_out: Takes note of what is left out.
+        suffixes: Their suffixes, in small letters.
+        left_out: Collects what is left out.
         exclude: A folder to leave out.
-        refuse: Says of a folder why it is to be left out, or nothing.
+        refuse: Returns why a folder is to be left out; empty for one to walk through.
     """
     noted = LeftOut(suffixes) if left_out is None else left_out
     for path in walk_files(folder, exclude=exclude, refuse=refuse, skipped=noted.link, hidden=noted.hidden):

@@ -44,11 +44,11 @@ PARTIAL, RETIRED = ".partial", ".retired"
 SIDE_SUFFIX = ".aux.xml"
 """What GDAL appends to a raster's name for the file that holds what the raster's own format cannot."""
 
-# Libraries add endings of their own while they write: `.aux.xml`, `-journal`, `.ovr.tmp`.
+# Libraries append their own suffixes while they write: `.aux.xml`, `-journal`, `.ovr.tmp`.
 _LEFTOVER = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp([._-].*)?$", re.DOTALL)
 _LONGEST_STEM = 180
 _STAGE = re.compile(r"(\.[0-9a-f]{8}\.partial)(\.lock(\.soft)?)?$")
-# What GDAL and SQLite put beside a file while they write it, and leave there when they are killed.
+# GDAL and SQLite put these beside a file while they write it; a kill leaves them there.
 _BESIDE = (SIDE_SUFFIX, "-journal", "-wal", "-shm")
 
 
@@ -56,9 +56,9 @@ _BESIDE = (SIDE_SUFFIX, "-journal", "-wal", "-shm")
 def atomic_path(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path` that becomes `path` when the block ends well.
 
-    The temporary name keeps the suffix, so that writers which choose the format by it work. On success the file is
-    flushed to the disk and renamed over `path`, with the side file that GDAL may have written; on any error both are
-    removed and `path` stays as it was.
+    The temporary name keeps the suffix, by which some writers choose the format. On success the file is flushed to the
+    disk and renamed over `path`, with the side file that GDAL may have written. On any error both are removed, and
+    `path` stays as it was.
 
     Args:
         path: The file to appear; its folder must exist.
@@ -80,9 +80,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def short_stem(stem: str) -> str:
-    """Returns a stem that hidden names can be made of: a long one is cut and ends with a checksum of all of it.
+    """Returns a stem for hidden names: a long stem is cut, and a checksum of the whole stem appended.
 
-    File systems take names of 255 bytes, and what is added to a long one must not make it too long.
+    File systems take names of 255 bytes, and hidden names are longer than those of the files.
     """
     data = stem.encode("utf-8", "surrogateescape")
     if len(data) <= _LONGEST_STEM:
@@ -93,9 +93,9 @@ def short_stem(stem: str) -> str:
 def replace_file(temporary: Path, path: Path) -> None:
     """Flushes a file to the disk and gives it its name, replacing what has it.
 
-    GDAL keeps what a format cannot hold (a CRS beyond GeoTIFF's keys, category names) in `NAME.aux.xml`. That file
-    moves along, before the raster, so that no raster is ever seen without it; one that described the replaced raster
-    goes.
+    GDAL keeps in `NAME.aux.xml` what a format cannot hold, such as a CRS beyond GeoTIFF's keys. That side file is
+    renamed before the raster, so that no raster is ever seen without it. The side file of the replaced raster is
+    removed.
 
     Raises:
         OSError: When a file cannot be flushed or renamed.
@@ -108,7 +108,7 @@ def replace_file(temporary: Path, path: Path) -> None:
         os.replace(temporary, path)
     else:
         os.replace(temporary, path)
-        with contextlib.suppress(OSError):  # such as a name that is too long for one
+        with contextlib.suppress(OSError):  # the name may be too long to have a side file
             _side(path).unlink()
 
 
@@ -127,18 +127,18 @@ def remove_file(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path, removable: Callable[[str], bool] = lambda stem: True) -> None:
-    """Removes what kills of `atomic_path` have left right in a folder.
+    """Removes from a folder what killed processes left of `atomic_path`; subfolders are not searched.
 
     Args:
         folder: The folder.
-        removable: Tells by the `short_stem` of the file that was to appear whether what was begun of it may go; nobody
-            else may be writing that file. By default all goes, for which the folder's lock must be held.
+        removable: Whether a leftover may go, by the `short_stem` of the file that was to appear; no other process may
+            be writing that file. By default all leftovers go, for which the folder's lock must be held.
     """
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             match = _LEFTOVER.match(path.name)
             if match is not None and removable(match[1]):
-                with contextlib.suppress(OSError):  # a folder, or somebody else's; the next may go all the same
+                with contextlib.suppress(OSError):  # a folder, or another user's file; the others are still removed
                     path.unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""Scores of a segmentation: a confusion matrix, and the numbers that are read from it."""
+"""Scores of a segmentation: a confusion matrix, and the numbers that are computed from it."""
 
 from __future__ import annotations
 

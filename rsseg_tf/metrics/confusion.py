@@ -1,11 +1,11 @@
 """Counts of label against prediction.
 
-The original benchmark (PaddleSeg, `paddleseg/utils/metrics.py`) keeps three vectors: the areas of intersection,
-prediction and label. They are the diagonal, the column sums and the row sums of the matrix counted here; the matrix
-also says *which* classes are mistaken for each other.
+PaddleSeg (`paddleseg/utils/metrics.py`) keeps three vectors: the areas of intersection, prediction and label. They are
+the diagonal, the column sums and the row sums of the matrix counted here; the matrix also shows *which* classes are
+mistaken for each other.
 
-One difference, on purpose: in the original a label that is neither a class nor the ignored value still counts as
-predicted area, which lowers the scores in silence. Such a label is a mistake in the data, and here it is refused.
+One difference is on purpose. PaddleSeg counts a label that is neither a class nor the ignored value as predicted area,
+which lowers the scores silently. Such a label is a mistake in the data, and this module refuses it.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def confusion_matrix(
     Matrices of several images or batches are merged by adding them.
 
     Args:
-        labels: integers of any shape, 0..num_classes-1 or `ignore_index`.
-        predictions: integers of the same shape, 0..num_classes-1 where the label is not ignored; elsewhere free.
-        num_classes: number of classes, at least 1.
-        ignore_index: label of pixels that do not count.
+        labels: Integers of any shape, 0..num_classes-1 or `ignore_index`.
+        predictions: Integers of the same shape, 0..num_classes-1 where the label is not ignored, any value elsewhere.
+        num_classes: Number of classes, at least 1.
+        ignore_index: Label of pixels that do not count.
 
     Returns:
         `(num_classes, num_classes)` int64: row = label, column = prediction.
 
     Raises:
-        DataError: if shapes differ, an array is not of integers, or a value is out of range.
+        DataError: If shapes differ, an array is not of integers, or a value is out of range.
     """
     if num_classes < 1:
         raise DataError(f"num_classes must be at least 1; got {num_classes}. Give the number of classes of the data.")
@@ -68,7 +68,7 @@ def count_ignored(labels: NDArray[np.integer], ignore_index: int = 255) -> int:
 
 
 def _refuse_outside(what: str, values: NDArray[np.int64], num_classes: int, also: str) -> None:
-    """Raises `DataError` naming the values of `values` that are not in 0..num_classes-1."""
+    """Raises `DataError` that names those of `values` that are not in 0..num_classes-1."""
     if values.size == 0 or (values.min() >= 0 and values.max() < num_classes):
         return
     outside = np.unique(values[(values < 0) | (values >= num_classes)])

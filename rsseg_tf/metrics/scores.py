@@ -1,9 +1,9 @@
-"""Scores that are read from a confusion matrix.
+"""Scores that are computed from a confusion matrix.
 
-The names without an addition (`miou`, `acc`, `kappa`, `dice`) are the original benchmark's numbers, with its handling
-of zero areas (PaddleSeg, `paddleseg/utils/metrics.py`, functions `mean_iou`, `class_measurement`, `kappa`, `dice`), so
-that they may stand beside published tables. Two choices of others are given beside them, because both are in use and
-differ by several points: `miou_present` leaves absent classes out, `micro_iou` pools the pixels of all classes.
+The plain names (`miou`, `acc`, `kappa`, `dice`) are PaddleSeg's numbers, with its handling of zero areas
+(`paddleseg/utils/metrics.py`, functions `mean_iou`, `class_measurement`, `kappa`, `dice`), so that they may stand
+beside published tables. Two other common definitions differ from them by several points: `miou_present` leaves absent
+classes out, `micro_iou` pools the pixels of all classes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["ABSENT_CLASS_POLICY", "SegmentationScores"]
 
 ABSENT_CLASS_POLICY = (
     "A class in neither label nor prediction has IoU 1 and dice, precision and recall 0, and enters the macro means "
-    "like any other, as in the original benchmark; miou_present leaves such classes out."
+    "like any other, as in PaddleSeg; miou_present leaves such classes out."
 )
 
 
@@ -36,13 +36,13 @@ class SegmentationScores:
     Attributes:
         confusion: `(C, C)` int64, row = label, column = prediction, without ignored pixels.
         classes: C class names.
-        ignored_pixels: pixels that were left out of `confusion`.
-        left_out: names of classes that no mean over classes takes in (`miou`, `miou_present`, `dice`, `macro_…`).
-            Their pixels are counted all the same: in the other classes' scores and in `acc`, `kappa` and `micro_iou`.
+        ignored_pixels: Pixels that were left out of `confusion`.
+        left_out: Names of classes that the means over classes leave out (`miou`, `miou_present`, `dice`, `macro_…`).
+            Their pixels still count in the other classes' scores and in `acc`, `kappa` and `micro_iou`.
 
     Raises:
-        DataError: if the matrix is not square of integers >= 0, does not fit the class names, or counts no pixel; if
-            `left_out` names something else than classes, or all of them.
+        DataError: If the matrix is not square with integers >= 0, does not fit the class names, or counts no pixel; if
+            `left_out` names what is no class, or names all classes.
     """
 
     confusion: NDArray[np.int64]
@@ -68,8 +68,8 @@ class SegmentationScores:
                 f"no pixel to score: 0 pixels counted, {self.ignored_pixels} ignored; at least one is needed. "
                 "Check the labels and the ignore index."
             )
-        strangers = [name for name in self.left_out if name not in self.classes]
-        if strangers or set(self.left_out) == set(self.classes):
+        unknown = [name for name in self.left_out if name not in self.classes]
+        if unknown or set(self.left_out) == set(self.classes):
             raise DataError(
                 f"left_out must name classes, and not all of them; got {', '.join(self.left_out)} for the classes "
                 f"{', '.join(self.classes)}. Leave none out, or correct the names."
@@ -89,14 +89,14 @@ class SegmentationScores:
         if len(names) != 1:
             raise DataError(
                 f"scores to merge must have the same classes and leave out the same; got {len(names)} different lists. "
-                "Score all parts with one data set's class names."
+                "Score all parts with one dataset's class names."
             )
         total = np.stack([part.confusion for part in parts]).sum(axis=0)
         return cls(total, parts[0].classes, sum(part.ignored_pixels for part in parts), parts[0].left_out)
 
     @property
     def intersection(self) -> NDArray[np.int64]:
-        """Pixels per class that are right, `(C,)`."""
+        """Correct pixels per class, `(C,)`."""
         return np.diagonal(self.confusion)
 
     @property
@@ -121,7 +121,7 @@ class SegmentationScores:
 
     @property
     def in_means(self) -> NDArray[np.bool_]:
-        """Whether the means over classes take a class in, `(C,)`."""
+        """Whether a class is part of the means over classes, `(C,)`."""
         return np.array([name not in self.left_out for name in self.classes])
 
     @property
@@ -131,12 +131,12 @@ class SegmentationScores:
 
     @property
     def class_precision(self) -> NDArray[np.float64]:
-        """Right pixels among the predicted ones per class; 0 where nothing is predicted."""
+        """Correct pixels among the predicted ones per class; 0 where nothing is predicted."""
         return _ratio(self.intersection, self.prediction_pixels, where_zero=0.0)
 
     @property
     def class_recall(self) -> NDArray[np.float64]:
-        """Right pixels among the labelled ones per class; 0 where nothing is labelled."""
+        """Correct pixels among the labelled ones per class; 0 where nothing is labelled."""
         return _ratio(self.intersection, self.label_pixels, where_zero=0.0)
 
     @property
@@ -146,7 +146,7 @@ class SegmentationScores:
 
     @property
     def miou(self) -> float:
-        """The benchmark's mean IoU: over all classes that are not left out, absent ones with 1."""
+        """PaddleSeg's mean IoU: over all classes that are not left out, absent ones with 1."""
         return self._mean(self.class_iou)
 
     @property
@@ -162,14 +162,14 @@ class SegmentationScores:
 
     @property
     def acc(self) -> float:
-        """Share of right pixels; as every pixel has one class, also micro precision, recall and F1."""
+        """Share of correct pixels; as every pixel has one class, also micro precision, recall and F1."""
         return float(self.intersection.sum() / self.prediction_pixels.sum())
 
     @property
     def kappa(self) -> float:
-        """Cohen's kappa; nan where label and prediction are wholly one class (chance agreement 1), as in the original.
+        """Cohen's kappa; nan where label and prediction are wholly one class (chance agreement 1), as in PaddleSeg.
 
-        Computed from the areas in float64, like the original, so that large products do not overflow.
+        It is computed from the areas in float64, as in PaddleSeg, so that large products do not overflow.
         """
         total = float(self.confusion.sum())
         observed = float(self.intersection.sum()) / total
@@ -179,7 +179,7 @@ class SegmentationScores:
 
     @property
     def dice(self) -> float:
-        """The benchmark's mean dice: over all classes that are not left out, absent ones with 0."""
+        """PaddleSeg's mean dice: over all classes that are not left out, absent ones with 0."""
         return self._mean(self.class_dice)
 
     @property

@@ -1,7 +1,7 @@
-"""How files are opened with GDAL: by what their first bytes say they are, by a path that nothing parses.
+"""Opens files with GDAL: with the driver that fits their first bytes, by a path that GDAL does not parse.
 
-GDAL and rasterio take text for many things: ``http:x.tif`` is a URL, ``GTIFF_DIR:1:a.tif`` a page, ``/vsizip/…`` a
-member. An absolute path is none of these.
+For GDAL and rasterio a text can be many things: `http:x.tif` is a URL, `GTIFF_DIR:1:a.tif` a page, `/vsizip/…` a
+member of an archive. An absolute path is none of these.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ __all__ = [
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 RASTER_ERRORS = (RasterioError, CRSError, CPLE_BaseError, OSError)
-"""What reading with rasterio raises; the last but one of them reach users from where rasterio does not wrap them."""
+"""Errors of reading with rasterio; it does not wrap all of GDAL's own (`CPLE_BaseError`)."""
 
 HEAD_BYTES = 1024
-"""As much of a file as tells its kind; GDAL looks for a VRT's first tag in as many."""
+"""Bytes that are enough to tell the kind of a file; GDAL looks for a VRT's first tag in as many."""
 
 MAX_IMAGE_BYTES = 2**30
-"""Largest image that is decoded as a whole, where nobody says otherwise: 18,900 x 18,900 pixels of three bytes."""
+"""Largest image that is decoded as a whole by default: 18,900 x 18,900 pixels of three bytes."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _KINDS = {"GTiff": "TIFF", "VRT": "VRT", "PNG": "PNG", "JPEG": "JPEG"}
-# What GDAL's TIFF driver compresses with and cannot give back: old and new JPEG, PixarLog and SGILog (of floats).
+# Compressions of GDAL's TIFF driver that change values: old and new JPEG, PixarLog and SGILog (of floats).
 _LOSSY = ("JPEG", "OJPEG", "JPEG2000", "PIXARLOG", "SGILOG", "SGILOG24", "THUNDERSCAN")
 
 
@@ -65,14 +65,14 @@ class PixelTypeError(DataError):
 
 @dataclass(frozen=True)
 class Trust:
-    """What files may ask for.
+    """How much of the machine a file may use: memory, and other files.
 
     Attributes:
-        max_bytes: Largest image, in bytes of its decoded pixels, that is read as a whole. A file of a few kilobytes can
-            say that it holds gigabytes.
+        max_bytes: Largest image, in bytes of its decoded pixels, that is read as a whole. The header of a file of a few
+            kilobytes can claim gigabytes.
         vrt_sources: Whether a VRT may name whatever GDAL opens: files anywhere, servers, formats other than TIFF, PNG,
             JPEG and JPEG 2000.
-        remedy: What to do about an image that is too large, a whole sentence.
+        remedy: The sentence of the error for an image that is too large that names a way out.
     """
 
     max_bytes: int = MAX_IMAGE_BYTES
@@ -95,12 +95,12 @@ def is_vrt(head: bytes) -> bool:
 
 
 def damaged(name: str, driver: str, error: BaseException | str) -> DataError:
-    """Returns the error for a file that its driver cannot read, with the library's own cause.
+    """Returns the error for a damaged file, with the cause that the library gives.
 
     Args:
         name: What to call the file.
         driver: GDAL's driver, or a kind of file.
-        error: What was raised, or why.
+        error: The library's error, or the cause as text.
     """
     why = error if isinstance(error, str) else reason(error)
     kind = _KINDS.get(driver, driver)
@@ -110,11 +110,11 @@ def damaged(name: str, driver: str, error: BaseException | str) -> DataError:
 
 @contextlib.contextmanager
 def open_raster(path: Path, driver: str, name: str | None = None) -> Iterator[rasterio.DatasetReader]:
-    """Opens a raster with one driver, for a block that only reads it: its errors become `DataError` too.
+    """Opens a raster with one driver, for a block that only reads it; errors of the block become `DataError` too.
 
     Args:
         path: The file.
-        driver: GDAL's name of the driver: what the first bytes of the file promise.
+        driver: GDAL's name of the driver that fits the first bytes of the file.
         name: What to call it in errors; its path if None.
 
     Raises:
@@ -132,7 +132,7 @@ def opened_raster(path: Path, driver: str, name: str | None = None) -> rasterio.
     except UnicodeEncodeError as error:
         raise DataError(f"{readable_name(path)} has a name that is not UTF-8, which GDAL needs. Rename it.") from error
     with reading(name or readable_name(path), driver):
-        # A Path is never split into scheme, archive and member, as text is.
+        # rasterio splits text into scheme, archive and member; a Path it does not.
         return rasterio.open(Path(absolute), driver=driver)
 
 
@@ -170,7 +170,7 @@ def require_bytes(name: str, shape: tuple[int, int, int], dtype: str, trust: Tru
 
     Args:
         name: What to call the file.
-        shape: As its header says.
+        shape: `(height, width, bands)` in its header.
         dtype: NumPy name of the pixels' type.
         trust: How many bytes are allowed, and what to do about more.
     """
@@ -178,15 +178,15 @@ def require_bytes(name: str, shape: tuple[int, int, int], dtype: str, trust: Tru
     needed = shape[0] * shape[1] * shape[2] * wide
     if needed > trust.max_bytes:
         raise DataError(
-            f"{name} says that it holds {shape[1]} x {shape[0]} pixels of {shape[2]} x {dtype}, which are "
+            f"{name} claims to hold {shape[1]} x {shape[0]} pixels of {shape[2]} x {dtype}, which are "
             f"{needed / 2**20:,.0f} MiB when decoded; {trust.max_bytes / 2**20:,.0f} MiB are allowed. {trust.remedy}"
         )
 
 
 def require_small_blocks(name: str, source: rasterio.DatasetReader, dtype: str, trust: Trust) -> None:
-    """Raises `DataError` when one block of a raster, which GDAL decodes at once, takes more memory than is allowed.
+    """Raises `DataError` when one block of a raster takes more memory than is allowed.
 
-    A block may be larger than the image.
+    GDAL decodes a block at once, and a block may be larger than the image.
     """
     rows, columns = max(source.block_shapes, key=lambda shape: shape[0] * shape[1])
     together = source.count if source.interleaving is Interleaving.pixel else 1
@@ -194,9 +194,9 @@ def require_small_blocks(name: str, source: rasterio.DatasetReader, dtype: str, 
 
 
 def lossy_compression(source: rasterio.DatasetReader) -> str:
-    """Returns by which compression with losses a TIFF was written, such as "JPEG"; empty for one without.
+    """Returns the lossy compression of a TIFF, such as "JPEG"; empty if values are stored exactly.
 
-    LERC loses nothing where its largest error is 0, and WebP and JPEG XL where they say so.
+    LERC is exact where its largest error is 0, WebP and JPEG XL where a tag marks them as lossless.
     """
     tags = {**source.tags(ns="IMAGE_STRUCTURE"), **source.tags(1, ns="IMAGE_STRUCTURE")}
     stored = tags.get("COMPRESSION", "").upper()

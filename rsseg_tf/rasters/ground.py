@@ -52,8 +52,8 @@ def pixel_size(size: tuple[int, int], transform: Affine, crs: CRS | None) -> tup
 
     Args:
         size: (height, width) of the scene in pixels.
-        transform: from (column, row) to coordinates.
-        crs: their reference system.
+        transform: From (column, row) to coordinates.
+        crs: Their reference system.
 
     Returns:
         None where there is no reference system or no transform.
@@ -71,12 +71,12 @@ class PixelAreas:
     """The area of each pixel of a scene.
 
     Attributes:
-        same: that of every pixel, where they are all the same.
-        in_metres: whether areas are square metres on the ground, and not pixels.
-        note: what a reader of areas must know, in one line; None where they are what one expects.
-        step: distance of the nodes between which areas are interpolated, in pixels.
-        transform: from (column, row) to coordinates.
-        crs: their reference system.
+        same: That of every pixel, where they are all the same.
+        in_metres: Whether areas are square metres on the ground, and not pixels.
+        note: What a reader of areas must know, in one line; None where they are what one expects.
+        step: Distance of the nodes between which areas are interpolated, in pixels.
+        transform: From (column, row) to coordinates.
+        crs: Their reference system.
     """
 
     same: float | None
@@ -108,8 +108,8 @@ def pixel_areas(size: tuple[int, int], transform: Affine, crs: CRS | None) -> Pi
 
     Args:
         size: (height, width) of the scene in pixels.
-        transform: from (column, row) to coordinates.
-        crs: their reference system; without one, or without a transform, areas are in pixels.
+        transform: From (column, row) to coordinates.
+        crs: Their reference system; without one, or without a transform, areas are in pixels.
     """
     if crs is None or transform == Affine.identity():
         return PixelAreas(1.0, in_metres=False)

@@ -1,18 +1,15 @@
 """Reading and writing of images and labels: PNG and JPEG through OpenCV, TIFF through rasterio.
 
-The kind of file is told by its first bytes, not by its name. PNG and JPEG files are checked for completeness before
-they are decoded, because OpenCV fills the rest of a truncated JPEG with grey, and the GDAL driver that of a truncated
-PNG, without an error. All functions are safe to call from several threads.
+The first bytes of a file decide its kind, not its name. PNG and JPEG files are checked for completeness before they are
+decoded; `headers` says why. All functions are safe to call from several threads.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -30,7 +27,6 @@ from rsseg_tf.rasters.gdal import (
     TRUSTING_NOBODY,
     Trust,
     damaged,
-    is_vrt,
     lossy_compression,
     marks_of,
     open_raster,
@@ -38,14 +34,25 @@ from rsseg_tf.rasters.gdal import (
     require_bytes,
     require_small_blocks,
 )
+from rsseg_tf.rasters.headers import (
+    PNG_END,
+    PNG_GREY,
+    PNG_PALETTE,
+    PNG_SIGNATURE,
+    ImageHeader,
+    check_jpeg,
+    check_jpeg_end,
+    check_png,
+    header_of,
+    ignored_parts,
+    image_kind,
+    png_chunks,
+    png_header,
+)
 
 __all__ = [
-    "ImageHeader",
-    "check_jpeg",
-    "check_png",
     "decode_image",
     "image_header",
-    "image_kind",
     "plain_header",
     "png_palette",
     "read_decoded",
@@ -53,55 +60,12 @@ __all__ = [
     "read_label",
     "require_end",
     "tiff_losses",
-    "tiff_notes",
     "write_image",
     "write_png",
 ]
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-_JPEG_SIGNATURE = b"\xff\xd8\xff"
-_TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
-
-# PNG colour types (PNG specification, table 11.1) and the bands that `read_image` gives for them.
-_PNG_GREY, _PNG_RGB, _PNG_PALETTE, _PNG_GREY_ALPHA, _PNG_RGBA = 0, 2, 3, 4, 6
-_RGB_MARKS = ("red", "green", "blue")
-_PNG_MARKS = {
-    _PNG_GREY: ("gray",),
-    _PNG_RGB: _RGB_MARKS,
-    _PNG_PALETTE: _RGB_MARKS,
-    _PNG_GREY_ALPHA: ("gray", "gray", "gray", "alpha"),
-    _PNG_RGBA: (*_RGB_MARKS, "alpha"),
-}
-_PNG_BANDS = {colour: len(marks) for colour, marks in _PNG_MARKS.items()}
-_ORIENTATION = 274  # the TIFF tag, in EXIF too
-_UPRIGHT = 1
 _LARGE_BYTES = 64 * 2**20
-_CHUNKS_BEFORE_PIXELS = 65536  # bytes in which a PNG says all that it says before its pixels
-
-# JPEG frame headers SOF0..SOF15 without DHT (C4), JPG (C8) and DAC (CC).
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-
-
-@dataclass(frozen=True)
-class ImageHeader:
-    """Size and type of an image, as `read_image` would return it.
-
-    Attributes:
-        height: Rows.
-        width: Columns.
-        bands: Bands; 3 for a palette PNG, whose colours `read_image` looks up (`read_label` gives its indices).
-        dtype: NumPy name of the pixel type, such as ``"uint8"``.
-        marks: What each band is: "red", "alpha", "palette", "undefined" and so on.
-        is_jpeg: Whether it is a JPEG.
-    """
-
-    height: int
-    width: int
-    bands: int
-    dtype: str
-    marks: tuple[str, ...] = field(default=(), compare=False)
-    is_jpeg: bool = field(default=False, compare=False)
+_CHUNKS_BEFORE_PIXELS = 65536  # bytes in which a PNG has all chunks that come before its pixels
 
 
 def read_image(path: StrPath) -> np.ndarray:
@@ -115,7 +79,7 @@ def read_image(path: StrPath) -> np.ndarray:
         path: A PNG, JPEG or TIFF file.
 
     Returns:
-        ``(H, W, C)`` array in the file's own dtype; C is 1 for grey images.
+        `(H, W, C)` array in the file's own dtype; C is 1 for grey images.
 
     Raises:
         DataError: When the file is missing, cut short, damaged or of another kind.
@@ -134,15 +98,15 @@ def read_decoded(path: Path, trust: Trust = TRUSTING_NOBODY) -> tuple[np.ndarray
         trust: How large it may be.
 
     Returns:
-        ``(H, W, C)`` pixels, the header, and what of the file is not followed, as phrases that come after its name.
+        `(H, W, C)` pixels, the header, and what of the file is not followed, as phrases that come after its name.
 
     Raises:
         DataError: As `read_image`; when the decoded pixels would take more memory than is allowed.
     """
     data, name = _read_bytes(path), readable_name(path)
-    header = _header_of(data, name)
+    header = header_of(data, name)
     require_bytes(name, (header.height, header.width, header.bands), header.dtype, trust)
-    return decode_image(data, name), header, _unfollowed(data, is_jpeg=header.is_jpeg)
+    return decode_image(data, name), header, ignored_parts(data, is_jpeg=header.is_jpeg)
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
@@ -153,7 +117,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         name: What to call it in errors.
 
     Returns:
-        ``(H, W, C)`` uint8 or uint16 array, red first.
+        `(H, W, C)` uint8 or uint16 array, red first.
 
     Raises:
         DataError: When the data are cut short, damaged or of another kind (TIFF included).
@@ -162,7 +126,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     if kind == "PNG":
         data = _plain_png(data, name)
     elif kind == "JPEG":
-        _check_jpeg_end(data, name)
+        check_jpeg_end(data, name)
     else:
         raise DataError(f"{name} is a {kind} file; PNG or JPEG is expected here. Convert it to PNG.")
     image = _decode(data, kind, name)
@@ -188,7 +152,7 @@ def read_label(path: StrPath, trust: Trust = TRUSTING_NOBODY) -> np.ndarray:
         trust: How large it may be.
 
     Returns:
-        ``(H, W)`` array of uint8 or uint16.
+        `(H, W)` array of uint8 or uint16.
 
     Raises:
         DataError: When the file is missing or damaged, has more than one band (a mask in colours), is compressed with
@@ -203,7 +167,7 @@ def read_label(path: StrPath, trust: Trust = TRUSTING_NOBODY) -> np.ndarray:
         raise DataError(f"{name} is a VRT; labels are read from PNG and TIFF files. Convert it to one.")
     if kind == "PNG":
         data = _read_bytes(path)
-        header = _header_of(data, name)
+        header = header_of(data, name)
         require_bytes(name, (header.height, header.width, header.bands), header.dtype, trust)
         return _decode_png_label(data, name)
     bands = _read_tiff(path, trust, label=True)
@@ -222,10 +186,10 @@ def png_palette(path: Path) -> tuple[RGB, ...] | None:
     data = _read_bytes(path)
     if (
         image_kind(data[:HEAD_BYTES], readable_name(path)) != "PNG"
-        or _png_header(data, readable_name(path))[3] != _PNG_PALETTE
+        or png_header(data, readable_name(path))[3] != PNG_PALETTE
     ):
         return None
-    for kind, start, end in _png_chunks(data, readable_name(path)):
+    for kind, start, end in png_chunks(data, readable_name(path)):
         if kind == b"PLTE":
             values = list(data[start:end])
             return tuple(zip(values[0::3], values[1::3], values[2::3], strict=False))
@@ -264,20 +228,20 @@ def plain_header(path: Path) -> tuple[ImageHeader, tuple[str, ...]]:
     if kind not in ("PNG", "JPEG"):
         raise DataError(f"{name} is a {kind} file; PNG or JPEG is expected here. Convert it to PNG.")
     data = head if kind == "PNG" else _read_bytes(path)
-    return _header_of(data, name), _unfollowed(data, is_jpeg=kind == "JPEG")
+    return header_of(data, name), ignored_parts(data, is_jpeg=kind == "JPEG")
 
 
 def require_end(path: Path) -> None:
-    """Raises DataError when an image is cut short, as far as its end tells; pixels are not decoded but the last ones.
+    """Raises DataError when an image is cut short, judged by the end of the file; at most the last pixel is decoded.
 
     Args:
-        path: A PNG, JPEG or TIFF file; nothing is asked of a VRT.
+        path: A PNG, JPEG or TIFF file; a VRT is not checked.
     """
     name = readable_name(path)
     head = _read_bytes(path, HEAD_BYTES)
     kind = image_kind(head, name)
     if kind == "PNG":
-        if _last_bytes(path, len(_PNG_END)) != _PNG_END:  # something may follow the end
+        if _last_bytes(path, len(PNG_END)) != PNG_END:  # something may follow the end
             check_png(_read_bytes(path), name)
     elif kind == "JPEG":
         check_jpeg(_read_bytes(path), name)
@@ -296,14 +260,6 @@ def _last_bytes(path: Path, count: int) -> bytes:
         raise DataError(f"{readable_name(path)} cannot be read: {error.strerror or error}.") from error
 
 
-def _header_of(data: bytes, name: str) -> ImageHeader:
-    """Returns the header of a PNG or JPEG; of a PNG, the first 64 bytes are enough."""
-    if image_kind(data[:HEAD_BYTES], name) == "JPEG":
-        return _jpeg_header(data, name)
-    height, width, depth, colour = _png_header(data, name)
-    return ImageHeader(height, width, _PNG_BANDS[colour], "uint16" if depth == 16 else "uint8", _PNG_MARKS[colour])
-
-
 def write_png(path: StrPath, array: np.ndarray, palette: Sequence[RGB] | None = None) -> None:
     """Writes a PNG so that readers see the old file or the whole new one, never a part.
 
@@ -311,8 +267,8 @@ def write_png(path: StrPath, array: np.ndarray, palette: Sequence[RGB] | None = 
 
     Args:
         path: The file to write; its folder must exist.
-        array: ``(H, W)`` uint8 ids when `palette` is given; otherwise ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` RGB or
-            ``(H, W, 4)`` RGBA in uint8 or uint16.
+        array: `(H, W)` uint8 ids when `palette` is given; otherwise `(H, W)`, `(H, W, 1)`, `(H, W, 3)` RGB or
+            `(H, W, 4)` RGBA in uint8 or uint16.
         palette: RGB colours of the ids 0, 1, …; ids beyond the palette show as black, id 255 as white.
 
     Raises:
@@ -333,8 +289,8 @@ def write_image(
     """Writes an image in the format that its suffix names, whole or not at all.
 
     Args:
-        path: ``.png``, ``.jpg`` or ``.tif``; its folder must exist.
-        array: ``(H, W, C)``. PNG takes 1, 3 or 4 bands of uint8 or uint16, JPEG 1 or 3 of uint8, TIFF any.
+        path: `.png`, `.jpg` or `.tif`; its folder must exist.
+        array: `(H, W, C)`. PNG takes 1, 3 or 4 bands of uint8 or uint16, JPEG 1 or 3 of uint8, TIFF any.
         jpeg_quality: 1..100.
         crs: Where the image lies; of the formats, TIFF alone keeps it.
         transform: From (column, row) to coordinates of the CRS; None where there is none.
@@ -390,88 +346,18 @@ def _read_bytes(path: Path, count: int = -1) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def image_kind(head: bytes, name: str) -> str:
-    """Tells the kind of file by its first `HEAD_BYTES`: ``"PNG"``, ``"JPEG"``, ``"TIFF"`` or ``"VRT"``.
-
-    Raises:
-        DataError: When it is none of them.
-    """
-    if not head:
-        raise DataError(f"{name} is empty (0 bytes); an image is expected. Copy or download it again.")
-    if head.startswith(_PNG_SIGNATURE):
-        return "PNG"
-    if head.startswith(_JPEG_SIGNATURE):
-        return "JPEG"
-    if head.startswith(_TIFF_SIGNATURES):
-        return "TIFF"
-    if is_vrt(head):
-        return "VRT"
-    raise DataError(f"{name} is not a PNG, JPEG or TIFF file (it starts with {head[:8].hex(' ')}). Convert it to one.")
-
-
-def _damaged(name: str, kind: str, why: str) -> DataError:
-    return damaged(name, kind, why)
-
-
 def _decode(data: bytes, kind: str, name: str) -> np.ndarray:
-    """Decodes PNG or JPEG bytes as stored: ``(H, W)``, or ``(H, W, 3 | 4)`` with blue first."""
+    """Decodes PNG or JPEG bytes as stored: `(H, W)`, or `(H, W, 3 | 4)` with blue first."""
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise _damaged(name, kind, error.err or "OpenCV cannot decode it") from error
+        raise damaged(name, kind, error.err or "OpenCV cannot decode it") from error
     if image is None:
-        raise _damaged(name, kind, "its pixels cannot be decoded")
+        raise damaged(name, kind, "its pixels cannot be decoded")
     return image
 
 
-# --- PNG ---------------------------------------------------------------------------------------------------------
-
-
-def _png_header(data: bytes, name: str) -> tuple[int, int, int, int]:
-    """Returns height, width, bit depth and colour type."""
-    if len(data) < 33 or data[12:16] != b"IHDR":
-        raise _damaged(name, "PNG", "its header is cut short")
-    width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
-    if colour not in _PNG_BANDS or width == 0 or height == 0:
-        raise _damaged(name, "PNG", "its header is invalid")
-    return height, width, depth, colour
-
-
-def _png_chunks(data: bytes | mmap.mmap, name: str) -> Iterator[tuple[bytes, int, int]]:
-    """Yields ``(type, first byte of the content, its end)`` of each chunk up to IEND, checksums compared."""
-    with memoryview(data) as view:
-        position, kind = len(_PNG_SIGNATURE), b""
-        while kind != b"IEND":
-            if position + 12 > len(view):
-                raise _damaged(name, "PNG", f"it is cut short at {len(view)} bytes, before its end marker")
-            (length,) = struct.unpack_from(">I", view, position)
-            start = position + 8
-            end = start + length
-            if end + 4 > len(view):
-                raise _damaged(name, "PNG", f"it is cut short at {len(view)} bytes, before its end marker")
-            (checksum,) = struct.unpack_from(">I", view, end)
-            if zlib.crc32(view[position + 4 : end]) != checksum:
-                raise _damaged(name, "PNG", f"a checksum fails at byte {position}")
-            kind = bytes(view[position + 4 : start])
-            yield kind, start, end
-            position = end + 4
-
-
-def check_png(data: bytes | mmap.mmap, name: str) -> ImageHeader:
-    """Checks a whole PNG file for completeness and its checksums, without decoding it.
-
-    Args:
-        data: The file: bytes, or a memory map.
-        name: What to call it in errors.
-
-    Raises:
-        DataError: When it is cut short or damaged.
-    """
-    with memoryview(data) as view:
-        height, width, depth, colour = _png_header(bytes(view[:64]), name)
-    for _ in _png_chunks(data, name):
-        pass
-    return ImageHeader(height, width, _PNG_BANDS[colour], "uint16" if depth == 16 else "uint8", _PNG_MARKS[colour])
+# === PNG ===
 
 
 def _png_chunk(kind: bytes, content: bytes) -> bytes:
@@ -488,31 +374,31 @@ def _plain_png(data: bytes, name: str, *, as_grey: bool = False) -> bytes:
         name: What to call it in errors.
         as_grey: Declare palette indices to be grey values, so that the decoder gives the indices.
     """
-    _png_header(data, name)
+    png_header(data, name)
     kept = {b"IHDR", b"IDAT", b"IEND"} | (set() if as_grey else {b"PLTE"})
-    parts = [_PNG_SIGNATURE]
-    for kind, start, end in _png_chunks(data, name):
+    parts = [PNG_SIGNATURE]
+    for kind, start, end in png_chunks(data, name):
         if kind not in kept:
             continue
         content = data[start:end]
         if kind == b"IHDR" and as_grey:
-            content = content[:9] + bytes([_PNG_GREY]) + content[10:]
+            content = content[:9] + bytes([PNG_GREY]) + content[10:]
         parts.append(_png_chunk(kind, content))
     return b"".join(parts)
 
 
 def _decode_png_label(data: bytes, name: str) -> np.ndarray:
-    """Decodes palette indices or grey values: ``(H, W)`` uint8 or uint16."""
-    _, _, depth, colour = _png_header(data, name)
-    _check_single_band(1 if colour == _PNG_PALETTE else _PNG_BANDS[colour], name)
-    label = _decode(_plain_png(data, name, as_grey=colour == _PNG_PALETTE), "PNG", name)
+    """Decodes palette indices or grey values: `(H, W)` uint8 or uint16."""
+    _, _, depth, colour = png_header(data, name)
+    _check_single_band(1 if colour == PNG_PALETTE else header_of(data, name).bands, name)
+    label = _decode(_plain_png(data, name, as_grey=colour == PNG_PALETTE), "PNG", name)
     if depth < 8:  # the decoder stretches 0..2**depth-1 to 0..255; the division is exact
         label //= 255 // (2**depth - 1)
     return label
 
 
 def _encode_indexed_png(array: np.ndarray, palette: Sequence[RGB]) -> bytes:
-    """Encodes ``(H, W)`` uint8 ids with a palette; OpenCV can neither write nor keep one."""
+    """Encodes `(H, W)` uint8 ids with a palette; OpenCV can neither write nor keep one."""
     if array.ndim != 2 or array.dtype != np.uint8 or array.size == 0:
         raise DataError(
             f"An indexed PNG needs a non-empty (H, W) uint8 array; got {array.shape} {array.dtype}. Pass class ids."
@@ -525,10 +411,10 @@ def _encode_indexed_png(array: np.ndarray, palette: Sequence[RGB]) -> bytes:
     height, width = array.shape
     rows = np.zeros((height, width + 1), np.uint8)  # each row starts with its filter type, 0 = none
     rows[:, 1:] = array
-    header = struct.pack(">IIBBBBB", width, height, 8, _PNG_PALETTE, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, PNG_PALETTE, 0, 0, 0)
     return b"".join(
         (
-            _PNG_SIGNATURE,
+            PNG_SIGNATURE,
             _png_chunk(b"IHDR", header),
             _png_chunk(b"PLTE", colours.tobytes()),
             _png_chunk(b"IDAT", zlib.compress(rows.tobytes(), 6)),
@@ -553,131 +439,11 @@ def _encode_png(array: np.ndarray) -> bytes:
     return data.tobytes()
 
 
-# --- JPEG --------------------------------------------------------------------------------------------------------
-
-
-def check_jpeg(data: bytes | mmap.mmap, name: str) -> ImageHeader:
-    """Checks that a whole JPEG file is there: an end marker follows the pixels.
-
-    Args:
-        data: The file: bytes, or a memory map.
-        name: What to call it in errors.
-
-    Raises:
-        DataError: When it is cut short or damaged.
-    """
-    _check_jpeg_end(data, name)
-    return _jpeg_header(data, name)
-
-
-def _jpeg_segments(data: bytes | mmap.mmap, name: str) -> Iterator[tuple[int, int]]:
-    """Yields ``(marker, position after its length field)`` of each segment up to and with the start of scan."""
-    position = 2
-    while True:
-        while data[position : position + 2] == b"\xff\xff":  # fill bytes
-            position += 1
-        if position + 4 > len(data):
-            raise _damaged(name, "JPEG", f"it is cut short at {len(data)} bytes, within its header")
-        if data[position] != 0xFF:
-            raise _damaged(name, "JPEG", f"no marker at byte {position}")
-        marker = data[position + 1]
-        yield marker, position + 4
-        if marker == 0xDA:
-            return
-        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
-
-
-def _check_jpeg_end(data: bytes | mmap.mmap, name: str) -> None:
-    """Raises unless an end-of-image marker follows the pixels (one in an embedded thumbnail does not count)."""
-    scan = 0
-    for _, position in _jpeg_segments(data, name):
-        scan = position
-    if data.rfind(b"\xff\xd9", scan) < 0:
-        raise _damaged(name, "JPEG", f"it is cut short at {len(data)} bytes, before its end marker")
-
-
-def _jpeg_header(data: bytes | mmap.mmap, name: str) -> ImageHeader:
-    for marker, position in _jpeg_segments(data, name):
-        if marker in _JPEG_FRAMES and position + 6 <= len(data):
-            _, height, width, components = struct.unpack_from(">BHHB", data, position)
-            marks = ("gray",) if components == 1 else _RGB_MARKS
-            return ImageHeader(height, width, len(marks), "uint8", marks, is_jpeg=True)
-    raise _damaged(name, "JPEG", "it has no frame header")
-
-
-# --- what is not followed ----------------------------------------------------------------------------------------
-
-
-def _unfollowed(data: bytes, *, is_jpeg: bool) -> tuple[str, ...]:
-    """Says what of a PNG or JPEG is not followed: a camera's orientation, and transparency by colour.
-
-    Args:
-        data: The file, or its beginning.
-        is_jpeg: Whether it is a JPEG.
-    """
-    notes: list[str] = []
-    exif = b""
-    if is_jpeg:
-        for marker, position in _jpeg_segments(data, ""):
-            if marker == 0xE1 and data[position : position + 6] == b"Exif\x00\x00":
-                exif = data[position + 6 : position - 2 + struct.unpack_from(">H", data, position - 2)[0]]
-                break
-    else:
-        position = len(_PNG_SIGNATURE)
-        while (kind := data[position + 4 : position + 8]) not in (b"", b"IDAT"):
-            end = position + 8 + int.from_bytes(data[position : position + 4], "big")
-            if kind == b"tRNS":
-                notes.append("has transparency by colour (tRNS), which is not followed: write an alpha band instead")
-            if kind == b"eXIf":
-                exif = data[position + 8 : end]
-            position = end + 4
-    return (*notes, *_turned(_orientation(exif[:8], lambda offset, count: exif[offset : offset + count])))
-
-
-def tiff_notes(path: Path) -> tuple[str, ...]:
-    """Says what of a TIFF is not followed: its orientation. Nothing for other files."""
-    with path.open("rb") as handle:
-
-        def read(offset: int, count: int) -> bytes:
-            handle.seek(offset)
-            return handle.read(count)
-
-        return _turned(_orientation(read(0, 8), read))
-
-
-def _turned(orientation: int | None) -> tuple[str, ...]:
-    if orientation is None or not _UPRIGHT < orientation <= 8:
-        return ()
-    return (f"has orientation {orientation}, which is not followed: rows and columns are taken as stored",)
-
-
-def _orientation(head: bytes, read: Callable[[int, int], bytes]) -> int | None:
-    """Returns the orientation that the first directory of a TIFF (or of EXIF data, which is one) names.
-
-    Args:
-        head: Its first eight bytes.
-        read: Gives the bytes from an offset, as many as are asked for or left.
-    """
-    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(head[:4])
-    if order is None or len(head) < 8:
-        return None
-    (offset,) = struct.unpack_from(order + "I", head, 4)
-    count = read(offset, 2)
-    if len(count) < 2:
-        return None
-    entries = read(offset + 2, 12 * struct.unpack(order + "H", count)[0])
-    for start in range(0, len(entries) - 11, 12):
-        tag, kind, values, value = struct.unpack_from(order + "HHIH", entries, start)
-        if tag == _ORIENTATION:
-            return int(value) if (kind, values) == (3, 1) else None
-    return None
-
-
-# --- TIFF and labels ---------------------------------------------------------------------------------------------
+# === TIFF and labels ===
 
 
 def _read_tiff(path: Path, trust: Trust = TRUSTING_NOBODY, *, label: bool = False) -> np.ndarray:
-    """Reads all bands ``(C, H, W)``; of a label, which must have one, without losses."""
+    """Reads all bands `(C, H, W)`; of a label, which must have one, without losses."""
     name = readable_name(path)
     with open_raster(path, "GTiff") as source:
         if label:
@@ -694,7 +460,7 @@ def _read_tiff(path: Path, trust: Trust = TRUSTING_NOBODY, *, label: bool = Fals
 
 
 def tiff_losses(path: Path) -> str:
-    """Returns by which compression with losses a TIFF was written; empty for one without.
+    """Returns the lossy compression of a TIFF; empty if values are stored exactly.
 
     Raises:
         DataError: When it cannot be opened.

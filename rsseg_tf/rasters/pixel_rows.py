@@ -1,4 +1,4 @@
-"""Images of any size, read from top to bottom in bands of rows, so that memory follows the width and not the height.
+"""Images of any size, read from top to bottom in bands of rows: memory grows with the width, not with the height.
 
 PNG and TIFF are streamed by GDAL. JPEG is decoded whole by OpenCV up to 64 Mpx, because GDAL does not smooth the colour
 of subsampled JPEG and so gives other pixels than every other reader; larger ones are streamed all the same.
@@ -21,7 +21,8 @@ from rasterio.transform import Affine
 
 from rsseg_tf.errors import DataError
 from rsseg_tf.rasters.gdal import HEAD_BYTES, opened_raster, reading
-from rsseg_tf.rasters.images import check_jpeg, check_png, decode_image, image_kind
+from rsseg_tf.rasters.headers import check_jpeg, check_png, image_kind
+from rsseg_tf.rasters.images import decode_image
 
 __all__ = ["Bands", "PixelRows", "open_rows"]
 
@@ -42,7 +43,7 @@ class PixelRows:
         width: Columns.
         bands: Bands that `read` gives.
         dtype: NumPy name of the pixel type.
-        read: ``read(y0, y1)`` returns the rows ``y0..y1-1`` as ``(y1 - y0, W, bands)``; fast when called downwards.
+        read: `read(y0, y1)` returns the rows `y0..y1-1` as `(y1 - y0, W, bands)`; fast when called downwards.
         crs: Coordinate reference system of a TIFF, or None.
         transform: From (column, row) to coordinates; None where the file has none.
     """
@@ -63,7 +64,7 @@ def open_rows(path: Path, name: str, bands: Bands) -> Iterator[PixelRows]:
     Args:
         path: The file.
         name: What to call it in errors.
-        bands: What to give; see `Bands`. ``"rgb"`` repeats grey, looks up palettes and leaves out alpha.
+        bands: What to give; see `Bands`. `"rgb"` repeats grey, looks up palettes and leaves out alpha.
 
     Yields:
         The image.
@@ -94,7 +95,7 @@ def open_rows(path: Path, name: str, bands: Bands) -> Iterator[PixelRows]:
     driver = {"PNG": "PNG", "JPEG": "JPEG", "TIFF": "GTiff"}[kind]
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE_MB))
-        # Not `open_raster`: whoever has the rows writes meanwhile, and a full disk is no damage of this file.
+        # Not `open_raster`: the caller writes other files meanwhile, and a full disk is no damage of this one.
         file = stack.enter_context(opened_raster(path, driver, name))
         colours = None
         if file.count == 1 and file.colorinterp[0].name == "palette":

@@ -1,9 +1,9 @@
-"""What a VRT may name: files beside it. GDAL itself follows one to any file, server or program.
+"""Refuses VRTs that name more than files beside them; GDAL itself follows a VRT to any file, server or program.
 
-A VRT is a text that names other rasters. From a stranger it may name ``/home/me/private.tif``, whose content then shows
-in pictures of the prediction, or a server, which then learns of it. So a VRT is read here before GDAL reads it. Only
-elements and attributes that are known to be harmless pass, because GDAL takes names of files from many places (it looks
-for attributes where an element is missing, and compares without regard to capitals).
+A VRT is a text that names other rasters. A stranger's VRT may name `/home/me/private.tif`, which then shows in the
+pictures of the prediction, or a server, which then learns of the run. So a VRT is read here before GDAL reads it. Only
+elements and attributes that are known to be harmless pass, because GDAL takes file names from many places (it looks for
+attributes where an element is missing, and ignores capitals).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 from rsseg_tf.errors import DataError
 from rsseg_tf.files import SIDE_SUFFIX, readable_name
 from rsseg_tf.rasters.gdal import HEAD_BYTES, is_vrt
+from rsseg_tf.rasters.headers import JPEG_SIGNATURE, PNG_SIGNATURE, TIFF_SIGNATURES
 
 __all__ = ["require_near_sources", "require_plain_sides", "vrt_size"]
 
@@ -28,9 +29,8 @@ _SOURCES = frozenset({"SourceFilename", "SourceDataset"})
 _SYSTEMS = frozenset({"SRS", "SourceSRS", "TargetSRS"})
 # A coordinate reference system as text or code; GDAL opens anything else as a file or a URL.
 _WELL_KNOWN = re.compile(r"[A-Za-z_0-9]+\[|(EPSG|ESRI|OGC|IGNF|IAU_2015):\w+$")
-_TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _SIGNATURES = (
-    *_TIFF_SIGNATURES, b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff",
+    *TIFF_SIGNATURES, PNG_SIGNATURE, JPEG_SIGNATURE,
     b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51",
 )  # fmt: skip
 _ELEMENTS = _SOURCES | frozenset(
@@ -69,7 +69,7 @@ _VALUES = {
 def require_near_sources(path: Path) -> None:
     """Raises `DataError` unless a VRT, and every VRT that it names, names nothing but rasters near it.
 
-    Near is its own folder with all below; by a relative path also the folders beside its own (``../tiles/a.tif``).
+    Near is its own folder with all below; by a relative path also the folders beside its own (`../tiles/a.tif`).
 
     Args:
         path: The VRT.
@@ -93,8 +93,8 @@ def require_near_sources(path: Path) -> None:
 def require_plain_sides(path: Path, *, depth: int = 0) -> None:
     """Raises `DataError` if what lies beside a raster sends GDAL elsewhere.
 
-    GDAL takes masks and overviews from ``NAME.msk`` and ``NAME.ovr``, whatever format these are in, and overviews from
-    whatever file ``NAME.aux.xml`` names.
+    GDAL takes masks and overviews from `NAME.msk` and `NAME.ovr`, whatever format these are in, and overviews from
+    whatever file `NAME.aux.xml` names.
 
     Args:
         path: The raster.
@@ -103,7 +103,7 @@ def require_plain_sides(path: Path, *, depth: int = 0) -> None:
     for suffix in (".msk", ".ovr"):
         side = path.with_name(path.name + suffix)
         if depth < _DEEPEST and side.exists():
-            if not _head(side).startswith(_TIFF_SIGNATURES):
+            if not _head(side).startswith(TIFF_SIGNATURES):
                 raise _refused(side, "it lies beside an image as its mask or overview, and is no TIFF", what="a file")
             require_plain_sides(side, depth=depth + 1)
     side = path.with_name(path.name + SIDE_SUFFIX)
@@ -123,7 +123,7 @@ def _head(path: Path) -> bytes:
 
 
 def vrt_size(path: Path) -> tuple[int, int]:
-    """Returns the (height, width) that a VRT says it has, without opening what it names; zeros if it says nothing."""
+    """Returns the (height, width) in a VRT's header, without opening its sources; zeros if they are missing."""
     with path.open("rb") as handle:
         head = handle.read(HEAD_BYTES)
     sides = [
@@ -150,7 +150,7 @@ def _sources(vrt: Path) -> Iterator[tuple[str, bool]]:
             raise _refused(vrt, f"its <{element.tag}> is '{_short(system)}', which may be a file")
         if element.tag in _SOURCES:
             if len(element) or {"relativeToVRT", "relativetoVRT"} <= set(element.attrib):
-                raise _refused(vrt, f"its <{element.tag}> says its name twice")
+                raise _refused(vrt, f"its <{element.tag}> names its file twice")
             relative = element.get("relativeToVRT", element.get("relativetoVRT", "0"))
             yield (element.text or "").strip(), relative == "1"
 

@@ -10,7 +10,7 @@ __all__ = ["Window", "sliding_windows", "windows"]
 
 
 class Window(NamedTuple):
-    """Rows ``y0..y1-1`` and columns ``x0..x1-1`` of an image, in pixels."""
+    """Rows `y0..y1-1` and columns `x0..x1-1` of an image, in pixels."""
 
     y0: int
     x0: int
@@ -45,7 +45,7 @@ def windows(height: int, width: int, tile: int, overlap: int = 0) -> list[Window
         height: Rows of the image, at least `tile`.
         width: Columns of the image, at least `tile`.
         tile: Side of a tile in pixels.
-        overlap: Pixels shared by neighbours, 0 up to ``tile - 1``; the last ones share more.
+        overlap: Pixels shared by neighbours, 0 up to `tile - 1`; the last ones share more.
 
     Raises:
         DataError: As `sliding_windows`, and when the overlap is negative or leaves no step.

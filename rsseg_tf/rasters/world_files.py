@@ -1,4 +1,4 @@
-"""Places that stand beside an image and not in it: world files, `.prj` files, and GDAL's own side files."""
+"""The place of an image from the files beside it: world files, `.prj` files, and GDAL's own side files."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class ImagePlace:
     """Where an image lies.
 
     Attributes:
-        crs: coordinate reference system, or None.
-        transform: from (column, row) to coordinates; the identity where there is none.
-        note: what lies beside the image and could not be used, in one line; None if there is nothing of the kind.
+        crs: Coordinate reference system, or None.
+        transform: From (column, row) to coordinates; the identity where there is none.
+        note: What lies beside the image and could not be used, in one line; None if there is nothing of the kind.
     """
 
     crs: CRS | None = None
@@ -41,13 +41,13 @@ class ImagePlace:
 
 
 def image_place(path: Path, driver: str) -> ImagePlace:
-    """Reads where a PNG or JPEG lies, or a TIFF that says nothing of it itself, from the files beside it.
+    """Reads the place of a PNG or JPEG, or of a TIFF that holds none itself, from the files beside it.
 
     A world file (`.jgw`, `.pgw`, `.tfw`, `.wld`, in capitals too) gives the transform, a `.prj` file the CRS, and
     GDAL's `.aux.xml` either.
 
     Args:
-        path: the image.
+        path: The image.
         driver: GDAL's name of its kind: "PNG", "JPEG" or "GTiff".
     """
     beside = _files_beside(path, (*_WORLD_SUFFIXES[driver], ".prj"))

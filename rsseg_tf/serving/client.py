@@ -28,8 +28,7 @@ from rsseg_tf.manifest import Manifest
 from rsseg_tf.predict import InferenceOptions, require_finite, tile_options
 from rsseg_tf.predictors import Predictor
 from rsseg_tf.predictors.artifacts import as_input
-from rsseg_tf.serving.addresses import Address
-from rsseg_tf.serving.transports import RefusedError, RetryableError, Transport, open_transport
+from rsseg_tf.serving.transports import Address, RefusedError, RetryableError, Transport, open_transport
 
 __all__ = ["RemotePredict", "Retry", "read_remote_manifest", "remote_predictor"]
 

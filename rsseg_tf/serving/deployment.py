@@ -13,8 +13,7 @@ from rsseg_tf.assets import asset_dir
 from rsseg_tf.errors import ConfigError, ExportError, reason
 from rsseg_tf.files import atomic_path
 from rsseg_tf.manifest import Manifest, read_manifest
-from rsseg_tf.serving.names import check_model_name
-from rsseg_tf.serving.versions import version_folders
+from rsseg_tf.serving.versions import check_model_name, version_folders
 
 __all__ = ["FILES", "write_deployment"]
 

@@ -29,9 +29,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from rsseg_tf.serving.http_limits import WholeRequests, json_response
-from rsseg_tf.serving.limits import Limits
-from rsseg_tf.serving.protobufs import SIGNATURES_FIELD, metadata_message, status_message
-from rsseg_tf.serving.service import Service, Target
+from rsseg_tf.serving.limits import Budget, Limits
+from rsseg_tf.serving.service import SIGNATURES_FIELD, ModelAddress, Service, answer_budget, deadline_error
 from rsseg_tf.serving.status import Code, RequestError
 from rsseg_tf.serving.tensors import Layout, from_json, to_json
 
@@ -44,7 +43,6 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 _JSON_THREADS = 2
 _BODIES_IN_MEMORY = 4
 _LARGE_BODY_BYTES = 4 * 2**20  # beyond that one at a time is parsed
-_ANSWERS_IN_MEMORY = 8
 _PIECE_BYTES = 256 * 2**10
 _OF_MODEL = ("", "/versions/{version}", "/labels/{label}")
 
@@ -87,33 +85,32 @@ class _Rest:
         self._json = ThreadPoolExecutor(_JSON_THREADS, thread_name_prefix="json")
         self._large = asyncio.Lock()
         self._bodies = _Bodies(service.limits)
-        self._answers = _Answers(_ANSWERS_IN_MEMORY * service.limits.max_body_bytes)
+        self._answers = answer_budget(service.limits)
 
     async def predict(self, request: Request) -> Response:
         body = await self._bodies.read(request)
         try:
-            with self._service.counted("rest") as tell, self._service.place():
-                target = _target(request)
-                content = await self._answer(target, body, tell)
+            with self._service.predict_request("rest") as set_signature:
+                content = await self._answer(_address(request), body, set_signature)
         finally:
             self._bodies.forget(body)
         return _Answer(content, self._answers)
 
-    async def _answer(self, target: Target, body: bytearray, tell: Callable[[str], None]) -> bytes:
+    async def _answer(self, address: ModelAddress, body: bytearray, set_signature: Callable[[str], None]) -> bytes:
         service, loop = self._service, asyncio.get_running_loop()
         timeout_s = service.limits.request_timeout_s
-        with service.version(target) as version:
+        with service.version(address) as version:
 
             def read() -> tuple[str, Layout, dict[str, NDArray]]:
                 # In one go, so that the Python objects, many times as large as the text, are gone when it is done.
                 parsed = from_json(body, service.limits)
-                definition = service.definition(version, parsed.signature)
-                return parsed.signature, parsed.layout, parsed.arrays(definition.inputs)
+                inputs = version.definition(parsed.signature).inputs
+                return parsed.signature, parsed.layout, parsed.arrays(inputs)
 
             async with self._large if len(body) > _LARGE_BODY_BYTES else contextlib.nullcontext():
                 signature, layout, inputs = await loop.run_in_executor(self._json, read)
             self._bodies.forget(body)
-            tell(signature)
+            set_signature(signature)
             with service.submit(version, signature, inputs, (), timeout_s) as answer:
                 del inputs
                 try:
@@ -121,18 +118,14 @@ class _Rest:
                 except (TimeoutError, asyncio.CancelledError) as error:
                     if isinstance(error, asyncio.CancelledError) and not answer.cancelled():
                         raise  # the server is stopping
-                    raise RequestError(
-                        Code.DEADLINE_EXCEEDED, f"no answer within {timeout_s:g} seconds; the server is busy"
-                    ) from error
+                    raise deadline_error(timeout_s) from error
                 return await loop.run_in_executor(self._json, to_json, outputs, layout, service.limits)
 
     async def status(self, request: Request) -> Response:
-        return json_response(_as_dict(status_message(self._service.statuses(_target(request)))))
+        return json_response(_as_dict(self._service.status(_address(request))))
 
     async def metadata(self, request: Request) -> Response:
-        target = _target(request)
-        with self._service.version(target) as version:
-            message = _as_dict(metadata_message(target.model, version))
+        message = _as_dict(self._service.metadata(_address(request)))
         # TensorFlow Serving leaves out of what type the signatures are.
         message["metadata"][SIGNATURES_FIELD].pop("@type")
         return json_response(message)
@@ -151,14 +144,6 @@ class _Rest:
         return Response(self._service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-class _Answers:
-    """Counts the bytes of answers that clients have not read yet."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.held = 0
-
-
 class _Answer(Response):
     """An answer that is written piece by piece as its client reads, and counts as long as it is in memory.
 
@@ -167,25 +152,20 @@ class _Answer(Response):
 
     media_type = "application/json"
 
-    def __init__(self, content: bytes, answers: _Answers) -> None:
-        if answers.held and answers.held + len(content) > answers.most:
-            raise RequestError(Code.OUT_OF_MEMORY, "answers that their clients do not read fill the memory for answers")
+    def __init__(self, content: bytes, budget: Budget) -> None:
         super().__init__(b"")
         self.headers["content-length"] = str(len(content))
         self._content: bytes | None = content
-        self._answers = answers
+        self._budget = budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         content, self._content = self._content or b"", None
-        self._answers.held += len(content)
-        try:
+        with self._budget.holding(len(content)):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             for start in range(0, len(content), _PIECE_BYTES):
                 piece = content[start : start + _PIECE_BYTES]
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        finally:
-            self._answers.held -= len(content)
 
 
 class _Bodies:
@@ -193,8 +173,11 @@ class _Bodies:
 
     def __init__(self, limits: Limits) -> None:
         self._most = limits.max_body_bytes
-        self._most_in_all = _BODIES_IN_MEMORY * limits.max_body_bytes
-        self._held = 0
+        self._budget = Budget(
+            _BODIES_IN_MEMORY * limits.max_body_bytes,
+            "other requests fill the memory for bodies. Try again later",
+            Code.UNAVAILABLE,
+        )
 
     async def read(self, request: Request) -> bytearray:
         """Reads a body; whoever calls it calls `forget` afterwards.
@@ -212,9 +195,7 @@ class _Bodies:
             async for chunk in request.stream():
                 if len(body) + len(chunk) > self._most:
                     raise self._too_large()
-                if self._held + len(chunk) > self._most_in_all:
-                    raise RequestError(Code.UNAVAILABLE, "other requests fill the memory for bodies. Try again later")
-                self._held += len(chunk)
+                self._budget.take(len(chunk))
                 body += chunk
         except (RequestError, ClientDisconnect):
             self.forget(body)
@@ -223,7 +204,7 @@ class _Bodies:
 
     def forget(self, body: bytearray) -> None:
         """Gives back the memory of a body."""
-        self._held -= len(body)
+        self._budget.give_back(len(body))
         body.clear()
 
     def _too_large(self) -> RequestError:
@@ -232,14 +213,14 @@ class _Bodies:
         )
 
 
-def _target(request: Request) -> Target:
+def _address(request: Request) -> ModelAddress:
     parameters = request.path_params
     version = parameters.get("version")
     if version is None:
-        return Target(parameters["name"], label=parameters.get("label"))
+        return ModelAddress(parameters["name"], label=parameters.get("label"))
     if not (version.isascii() and version.isdecimal() and len(version) <= 19):
         raise RequestError(Code.INVALID_ARGUMENT, f"a version is a whole number; got {version!a:.100}")
-    return Target(parameters["name"], int(version))
+    return ModelAddress(parameters["name"], int(version))
 
 
 def _as_dict(message: Any) -> dict[str, Any]:

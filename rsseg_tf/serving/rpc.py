@@ -19,8 +19,8 @@ from tensorflow_serving.apis import (
 )
 
 from rsseg_tf.errors import ServingError, reason
-from rsseg_tf.serving.protobufs import SIGNATURES_FIELD, metadata_message, status_message
-from rsseg_tf.serving.service import DEFAULT_SIGNATURE, Service, Target
+from rsseg_tf.serving.limits import Budget
+from rsseg_tf.serving.service import SIGNATURES_FIELD, ModelAddress, Service, answer_budget, deadline_error
 from rsseg_tf.serving.status import Code, RequestError
 from rsseg_tf.serving.tensors import from_proto
 
@@ -31,9 +31,9 @@ _HEALTH_POLL_S = 0.2
 _MOST_HEALTH_WATCHERS = 2
 _LONGEST_DETAILS = 1000  # headers, where details travel, have little room
 _MESSAGES_IN_MEMORY = 4
-_ANSWERS_IN_MEMORY = 8
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _LARGE_ANSWER_BYTES = 2**20
+_DEFAULT_SIGNATURE = "serving_default"
 
 
 def rpc_server(service: Service, host: str, port: int) -> tuple[grpc.Server, int]:
@@ -91,10 +91,10 @@ def _told(context: grpc.ServicerContext) -> Iterator[None]:
         context.abort(grpc.StatusCode.INTERNAL, f"the server failed: {reason(error)}")
 
 
-def _target(spec: Any) -> Target:
-    """Returns whom a request is for, from its `ModelSpec`."""
+def _address(spec: Any) -> ModelAddress:
+    """Returns the model that a request is for, from its `ModelSpec`."""
     choice = spec.WhichOneof("version_choice")
-    return Target(
+    return ModelAddress(
         spec.name,
         spec.version.value if choice == "version" else None,
         spec.version_label if choice == "version_label" else None,
@@ -109,9 +109,9 @@ class _BoundedRequests(grpc.ServerInterceptor):
     """
 
     def __init__(self, most: int) -> None:
-        self._most = _MESSAGES_IN_MEMORY * most
-        self._held = 0
-        self._lock = threading.Lock()
+        self._budget = Budget(
+            _MESSAGES_IN_MEMORY * most, "other requests fill the memory for messages. Try again later"
+        )
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         """Returns the handler of a call; the one of Predict takes bytes."""
@@ -120,7 +120,7 @@ class _BoundedRequests(grpc.ServerInterceptor):
             return handler
 
         def predict(data: bytes, context: grpc.ServicerContext) -> Any:
-            with _told(context), self._room(len(data)):
+            with _told(context), self._budget.holding(len(data)):
                 try:
                     request = handler.request_deserializer(data)
                 except Exception as error:
@@ -131,79 +131,28 @@ class _BoundedRequests(grpc.ServerInterceptor):
 
         return grpc.unary_unary_rpc_method_handler(predict, None, handler.response_serializer)
 
-    @contextmanager
-    def _room(self, size: int) -> Iterator[None]:
-        with self._lock:
-            if self._held + size > self._most:
-                raise RequestError(Code.OUT_OF_MEMORY, "other requests fill the memory for messages. Try again later")
-            self._held += size
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._held -= size
-
-
-class _Answers:
-    """Bounds what large answers that their clients have not read take in memory, and for how long.
-
-    gRPC keeps an answer until its client has taken it, and waits for that without end.
-    """
-
-    def __init__(self, most: int, timeout_s: float) -> None:
-        self._most = most
-        self._timeout_s = timeout_s
-        self._held = 0
-        self._lock = threading.Lock()
-
-    def hold(self, size: int, context: grpc.ServicerContext) -> None:
-        """Counts an answer until its call has ended, and ends a call whose client does not read.
-
-        Raises:
-            RequestError: when there is no room for it.
-        """
-        if size < _LARGE_ANSWER_BYTES:
-            return
-        with self._lock:
-            if self._held and self._held + size > self._most:
-                raise RequestError(
-                    Code.OUT_OF_MEMORY, "answers that their clients do not read fill the memory for answers"
-                )
-            self._held += size
-        timer = threading.Timer(self._timeout_s, context.cancel)
-        timer.daemon = True
-
-        def ended() -> None:
-            timer.cancel()
-            with self._lock:
-                self._held -= size
-
-        timer.start()
-        if not context.add_callback(ended):  # it has ended already
-            ended()
-
 
 class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Predict and GetModelMetadata; the calls that our signatures have no use for stay unimplemented."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._answers = _Answers(_ANSWERS_IN_MEMORY * service.limits.max_body_bytes, service.limits.client_timeout_s)
+        self._answers = answer_budget(service.limits)
 
     def Predict(self, request: Any, context: grpc.ServicerContext) -> predict_pb2.PredictResponse:
         """Runs a signature; `_BoundedRequests` tells its errors."""
-        with self._service.counted("grpc") as tell, self._service.place():
-            return self._predict(request, context, tell)
+        with self._service.predict_request("grpc") as set_signature:
+            return self._predict(request, context, set_signature)
 
     def _predict(
-        self, request: Any, context: grpc.ServicerContext, tell: Callable[[str], None]
+        self, request: Any, context: grpc.ServicerContext, set_signature: Callable[[str], None]
     ) -> predict_pb2.PredictResponse:
         service = self._service
-        signature = request.model_spec.signature_name or DEFAULT_SIGNATURE
+        signature = request.model_spec.signature_name or _DEFAULT_SIGNATURE
         timeout_s = min(service.limits.request_timeout_s, context.time_remaining() or float("inf"))
-        with service.version(_target(request.model_spec)) as version:
-            service.definition(version, signature)
-            tell(signature)
+        with service.version(_address(request.model_spec)) as version:
+            version.definition(signature)
+            set_signature(signature)
             inputs = {name: from_proto(name, value) for name, value in request.inputs.items()}
             filters = tuple(request.output_filter)
             request.ClearField("inputs")  # they are arrays now
@@ -214,10 +163,8 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
                     outputs = answer.result(timeout_s)
                 except (futures.TimeoutError, futures.CancelledError) as error:
                     answer.cancel()
-                    raise RequestError(
-                        Code.DEADLINE_EXCEEDED, f"no answer within {timeout_s:g} seconds; the server is busy"
-                    ) from error
-                self._answers.hold(sum(value.nbytes for value in outputs.values()), context)
+                    raise deadline_error(timeout_s) from error
+                self._hold_answer(sum(value.nbytes for value in outputs.values()), context)
                 response = predict_pb2.PredictResponse()
                 response.model_spec.name = request.model_spec.name
                 response.model_spec.signature_name = signature
@@ -225,6 +172,28 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
                 for name, value in outputs.items():
                     response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
         return response
+
+    def _hold_answer(self, size: int, context: grpc.ServicerContext) -> None:
+        """Counts an answer until its call has ended, and ends a call whose client does not read.
+
+        gRPC keeps an answer until its client has taken it, and waits for that without end.
+
+        Raises:
+            RequestError: When there is no room for it.
+        """
+        if size < _LARGE_ANSWER_BYTES:
+            return
+        self._answers.take(size)
+        timer = threading.Timer(self._service.limits.client_timeout_s, context.cancel)
+        timer.daemon = True
+
+        def ended() -> None:
+            timer.cancel()
+            self._answers.give_back(size)
+
+        timer.start()
+        if not context.add_callback(ended):  # it has ended already
+            ended()
 
     def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Returns the signatures of a model."""
@@ -235,8 +204,7 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
                     Code.INVALID_ARGUMENT,
                     f"metadata_field must be {SIGNATURES_FIELD}; got {', '.join(sorted(fields))[:100] or 'nothing'}",
                 )
-            with self._service.version(_target(request.model_spec)) as version:
-                return metadata_message(request.model_spec.name, version)
+            return self._service.metadata(_address(request.model_spec))
 
 
 class _Models(model_service_pb2_grpc.ModelServiceServicer):
@@ -248,7 +216,7 @@ class _Models(model_service_pb2_grpc.ModelServiceServicer):
     def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Returns the status of versions."""
         with _told(context):
-            return status_message(self._service.statuses(_target(request.model_spec)))
+            return self._service.status(_address(request.model_spec))
 
 
 class _Health(health_pb2_grpc.HealthServicer):

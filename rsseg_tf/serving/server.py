@@ -19,11 +19,10 @@ import uvicorn
 from rsseg_tf.errors import ConfigError, ServingError
 from rsseg_tf.serving.http_limits import connection_factory
 from rsseg_tf.serving.limits import BatchOptions, Limits
-from rsseg_tf.serving.names import check_model_name
 from rsseg_tf.serving.rest import METRICS_PATH, rest_app
 from rsseg_tf.serving.rpc import rpc_server
 from rsseg_tf.serving.service import Service
-from rsseg_tf.serving.versions import Versions, version_folders
+from rsseg_tf.serving.versions import Versions, check_model_name, version_folders
 
 __all__ = ["Server", "ServerOptions"]
 

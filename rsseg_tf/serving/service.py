@@ -8,40 +8,49 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from numpy.typing import NDArray
+from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataResponse, SignatureDefMap
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse, ModelVersionStatus
 
 from rsseg_tf.serving.batching import Batcher
-from rsseg_tf.serving.limits import BatchOptions, Limits
-from rsseg_tf.serving.loaded import LoadedVersion
+from rsseg_tf.serving.limits import BatchOptions, Budget, Limits, Work
 from rsseg_tf.serving.metrics import OTHER, Metrics
 from rsseg_tf.serving.status import Code, RequestError
 from rsseg_tf.serving.tensors import check_inputs
-from rsseg_tf.serving.versions import Versions, VersionStatus
-from rsseg_tf.serving.work import Work
+from rsseg_tf.serving.versions import ModelVersion, Versions
 
-__all__ = ["Service", "Target"]
+__all__ = ["SIGNATURES_FIELD", "ModelAddress", "Service", "answer_budget", "deadline_error"]
 
-DEFAULT_SIGNATURE = "serving_default"
+SIGNATURES_FIELD = "signature_def"
+_ANSWERS_IN_MEMORY = 8
+_OK, _UNKNOWN = 0, 2  # of tensorflow.error.Code
 
 
 @dataclass(frozen=True)
-class Target:
-    """Whom a request is for: a model, and at most one of a version and a label."""
+class ModelAddress:
+    """The model that a request is for, and at most one of a version and a label."""
 
     model: str
     version: int | None = None
     label: str | None = None
 
 
+def answer_budget(limits: Limits) -> Budget:
+    """Returns the bound of answers that clients have not read yet, in bytes."""
+    return Budget(
+        _ANSWERS_IN_MEMORY * limits.max_body_bytes,
+        "answers that their clients do not read fill the memory for answers",
+    )
+
+
 class Service:
     """Answers requests about one model.
 
     Args:
-        versions: of the model.
-        limits: what is accepted.
-        batching: how requests are grouped.
+        versions: Versions of the model.
+        limits: What is accepted.
+        batching: How requests are grouped.
     """
 
     def __init__(self, versions: Versions, limits: Limits, batching: BatchOptions) -> None:
@@ -50,7 +59,7 @@ class Service:
         self.metrics = Metrics()
         self.batcher = Batcher(batching, self.metrics.observe_batch, limits.max_pixels)
         self.metrics.watch(versions, self.batcher)
-        self._places = threading.BoundedSemaphore(limits.max_concurrent)
+        self._slots = threading.BoundedSemaphore(limits.max_concurrent)
         self._work = Work(limits.max_pixels_in_work)
 
     @property
@@ -65,48 +74,93 @@ class Service:
         return ""
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Takes one of the places for requests that are computed or wait for it.
+    def predict_request(self, api: str) -> Iterator[Callable[[str], None]]:
+        """Counts a request to predict, however it ends, and keeps one of the slots for such requests meanwhile.
+
+        Args:
+            api: `rest` or `grpc`.
+
+        Yields:
+            What to call with the signature once it is known to exist.
 
         Raises:
-            RequestError: when all are taken.
+            RequestError: When all slots are taken.
         """
-        if not self._places.acquire(blocking=False):
-            raise RequestError(
-                Code.UNAVAILABLE, f"the server is busy with {self.limits.max_concurrent} requests. Try again later"
-            )
+        began, signature, status = time.monotonic(), OTHER, "UNKNOWN"
+
+        def set_signature(name: str) -> None:
+            nonlocal signature
+            signature = name
+
         try:
-            yield
+            if not self._slots.acquire(blocking=False):
+                raise RequestError(
+                    Code.UNAVAILABLE, f"the server is busy with {self.limits.max_concurrent} requests. Try again later"
+                )
+            try:
+                yield set_signature
+            finally:
+                self._slots.release()
+            status = "OK"
+        except RequestError as error:
+            status = error.code.grpc
+            raise
+        except Exception:
+            status = Code.INTERNAL.grpc
+            raise
         finally:
-            self._places.release()
+            self.metrics.observe_request(api, signature, status, time.monotonic() - began)
 
     @contextmanager
-    def version(self, target: Target) -> Iterator[LoadedVersion]:
+    def version(self, address: ModelAddress) -> Iterator[ModelVersion]:
         """Holds the version that a request is for.
 
         Raises:
-            RequestError: when there is none.
+            RequestError: When there is none.
         """
-        self._check_model(target)
-        version = self.versions.acquire(target.version, target.label)
+        self._check_model(address)
+        version = self.versions.acquire(address.version, address.label)
         try:
             yield version
         finally:
             version.release()
 
-    def statuses(self, target: Target) -> list[VersionStatus]:
+    def status(self, address: ModelAddress) -> GetModelStatusResponse:
         """Returns the status of the versions that a request is about.
 
         Raises:
-            RequestError: when there are none.
+            RequestError: When there are none.
         """
-        self._check_model(target)
-        return self.versions.statuses(target.version, target.label)
+        self._check_model(address)
+        message = GetModelStatusResponse()
+        for status in self.versions.statuses(address.version, address.label):
+            entry = message.model_version_status.add(
+                version=status.number, state=ModelVersionStatus.State.Value(status.state)
+            )
+            entry.status.error_code = _UNKNOWN if status.error else _OK
+            entry.status.error_message = status.error
+        return message
+
+    def metadata(self, address: ModelAddress) -> GetModelMetadataResponse:
+        """Returns the signatures of the version that a request is about.
+
+        Raises:
+            RequestError: When there is none.
+        """
+        with self.version(address) as version:
+            message = GetModelMetadataResponse()
+            message.model_spec.name = address.model
+            message.model_spec.version.value = version.number
+            signatures = SignatureDefMap()
+            for name, definition in version.signatures.items():
+                signatures.signature_def[name].CopyFrom(definition)
+            message.metadata[SIGNATURES_FIELD].Pack(signatures)
+            return message
 
     @contextmanager
     def submit(
         self,
-        version: LoadedVersion,
+        version: ModelVersion,
         signature: str,
         inputs: Mapping[str, NDArray],
         outputs: Sequence[str],
@@ -115,19 +169,19 @@ class Service:
         """Checks a request and queues it; whoever waits for the answer stays within until it has been written out.
 
         Args:
-            version: held by the caller; it is also held until the answer is there.
-            signature: its name.
-            inputs: a value for each of its inputs.
-            outputs: names of outputs to compute; none for all.
-            timeout_s: after which the request is dropped.
+            version: Held by the caller; it is also held until the answer is there.
+            signature: Its name.
+            inputs: A value for each of its inputs.
+            outputs: Names of outputs to compute; none for all.
+            timeout_s: After which the request is dropped.
 
         Yields:
             The outputs to come.
 
         Raises:
-            RequestError: when it does not suit the signature or the limits, or too much is in work already.
+            RequestError: When it does not suit the signature or the limits, or too much is in work already.
         """
-        definition = self.definition(version, signature)
+        definition = version.definition(signature)
         unknown = sorted(set(outputs) - set(definition.outputs))
         if unknown:
             known = ", ".join(sorted(definition.outputs))
@@ -158,51 +212,21 @@ class Service:
         finally:  # a request that nobody waits for any more may still be computed
             answer.add_done_callback(done)
 
-    def definition(self, version: LoadedVersion, signature: str) -> Any:
-        """Returns the `tensorflow.SignatureDef` of a name.
-
-        Raises:
-            RequestError: when the model has none of that name.
-        """
-        if signature not in version.signatures:
-            known = ", ".join(sorted(version.signatures))
-            raise RequestError(
-                Code.INVALID_ARGUMENT,
-                f'Serving signature name: "{signature:.100}" not found in signature def; the model has {known}',
-            )
-        return version.signatures[signature]
-
-    @contextmanager
-    def counted(self, api: str) -> Iterator[Callable[[str], None]]:
-        """Counts a request, however it ends; the caller tells the signature once it is known to exist."""
-        began, known, status = time.monotonic(), OTHER, "UNKNOWN"
-
-        def tell(signature: str) -> None:
-            nonlocal known
-            known = signature
-
-        try:
-            yield tell
-            status = "OK"
-        except RequestError as error:
-            status = error.code.grpc
-            raise
-        except Exception:
-            status = Code.INTERNAL.grpc
-            raise
-        finally:
-            self.metrics.observe_request(api, known, status, time.monotonic() - began)
-
     def close(self) -> None:
         """Computes what waits, then releases the model."""
         self.batcher.close()
         self.versions.close()
 
-    def _check_model(self, target: Target) -> None:
-        if target.model != self.versions.name:
+    def _check_model(self, address: ModelAddress) -> None:
+        if address.model != self.versions.name:
             raise RequestError(
                 Code.NOT_FOUND,
-                f"Servable not found for request: Latest({target.model!a:.100}); this server has {self.versions.name}",
+                f"Servable not found for request: Latest({address.model!a:.100}); this server has {self.versions.name}",
             )
-        if target.version is not None and target.label is not None:
+        if address.version is not None and address.label is not None:
             raise RequestError(Code.INVALID_ARGUMENT, "a request names either a version or a label, not both")
+
+
+def deadline_error(timeout_s: float) -> RequestError:
+    """Returns the error of a request that was not answered in time."""
+    return RequestError(Code.DEADLINE_EXCEEDED, f"no answer within {timeout_s:g} seconds; the server is busy")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import http.client
+import re
 import threading
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
 import grpc
@@ -21,12 +22,12 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from rsseg_tf.errors import ServingError
-from rsseg_tf.serving.addresses import Address
-from rsseg_tf.serving.json_text import dump, dump_array, parse
+from rsseg_tf.errors import ConfigError, ServingError
+from rsseg_tf.serving.tensors import dump, dump_array, parse
 
-__all__ = ["GrpcTransport", "RefusedError", "RestTransport", "RetryableError", "Transport", "open_transport"]
+__all__ = ["Address", "GrpcTransport", "RefusedError", "RestTransport", "RetryableError", "Transport", "open_transport"]
 
+_FORM = re.compile(r"(?:(?P<scheme>grpc|http)://)?(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):(?P<port>\d{1,5})/?")
 _RETRYABLE_GRPC = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -36,6 +37,41 @@ _RETRYABLE_GRPC = {
 _RETRYABLE_HTTP = {408, 429, 502, 503, 504}
 _TOO_LARGE = "larger than"  # gRPC's words for a message over a limit, which another try does not mend
 _MOST_ANSWER_BYTES = 2**31 - 1
+
+
+class Address(NamedTuple):
+    """Where a server listens, and for what.
+
+    Attributes:
+        api: `grpc` or `rest`.
+        host: without the brackets of an IPv6 address.
+        port: 1..65535.
+    """
+
+    api: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Reads `HOST:PORT`, `grpc://HOST:PORT` or `http://HOST:PORT`.
+
+        Raises:
+            ConfigError: when it is none of them.
+        """
+        match = _FORM.fullmatch(text)
+        if match is None or not 1 <= int(match["port"]) <= 65535:
+            raise ConfigError(
+                f"A server is named as HOST:PORT for gRPC or http://HOST:PORT for REST; got {text!r:.200}. TensorFlow "
+                "Serving's usual ports are 8500 for gRPC and 8501 for REST. For TLS put a proxy in between."
+            )
+        api = "rest" if match["scheme"] == "http" else "grpc"
+        return cls(api, match["host"].strip("[]"), int(match["port"]))
+
+    @property
+    def netloc(self) -> str:
+        """`HOST:PORT`, with brackets around an IPv6 address."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class RetryableError(ServingError):

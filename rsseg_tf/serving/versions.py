@@ -5,26 +5,58 @@
 The folder is looked at every few seconds. A new version is loaded beside the old one, which goes once the new one
 answers and the last request that runs on it has ended. A version that cannot be loaded changes nothing but the status;
 it is tried again when its files change, such as when copying ends.
+
+A version is loaded into a session and not by `tf.saved_model.load`, for three reasons: TensorFlow Serving uses this
+loader, so what runs here runs there; the signatures come as they are written in the file; and closing a session gives
+all memory back, which matters where versions come and go.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from rsseg_tf.errors import ConfigError, ServingError, address_hint, reason
-from rsseg_tf.serving.loaded import LoadedVersion
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from rsseg_tf.errors import ConfigError, DataError, RssegError, ServingError, address_hint, reason
+from rsseg_tf.extras import require
+from rsseg_tf.manifest import BYTES_INPUT, BYTES_OUTPUT, PIXELS, require_unchanged
+from rsseg_tf.predictors.operations import check_operations
 from rsseg_tf.serving.status import Code, RequestError
+from rsseg_tf.serving.tiffs import decode_tiff, encode_labels, is_tiff
 
-__all__ = ["VersionStatus", "Versions", "version_folders"]
+__all__ = ["ModelVersion", "VersionStatus", "Versions", "check_model_name", "version_folders"]
 
 State = Literal["LOADING", "AVAILABLE", "UNLOADING", "END"]
 _MOST_ENDED = 16  # statuses of versions long gone that are still told
 _MOST_DIGITS = 18  # of a version, which is a 64-bit number
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_PREDICT = "tensorflow/serving/predict"
+_DEFAULT_SIGNATURE, _BYTES_SIGNATURE = "serving_default", "predict_bytes"
+_WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
+
+
+def check_model_name(name: str) -> str:
+    """Returns a model's name if it can stand in a URL and on disk.
+
+    Raises:
+        ConfigError: otherwise.
+    """
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise ConfigError(
+            "A model's name must be 1 to 64 letters, digits, dots, dashes or underscores, and begin with a letter or "
+            f"digit; got {name!r:.100}. Choose another with --model-name."
+        )
+    return name
 
 
 @dataclass(frozen=True)
@@ -53,6 +85,168 @@ def version_folders(folder: Path) -> dict[int, Path]:
         for path in children
         if path.name.isascii() and path.name.isdecimal() and len(path.name) <= _MOST_DIGITS and path.is_dir()
     }
+
+
+class ModelVersion:
+    """A SavedModel that is ready to run.
+
+    Whoever uses it calls `acquire` before and `release` after; `retire` closes it as soon as nobody does.
+
+    Args:
+        folder: with `saved_model.pb`.
+        number: its version.
+        threads: how many one operation may use; None leaves it to TensorFlow.
+
+    Attributes:
+        signatures: `tensorflow.SignatureDef` by name; those of requests to predict only.
+
+    Raises:
+        ServingError: when it cannot be loaded, was changed since the export, or one of its warm-up requests fails.
+    """
+
+    def __init__(self, folder: Path, number: int, *, threads: int | None = None) -> None:
+        self.folder = folder
+        self.number = number
+        self._users = 0
+        self._on_closed: Callable[[], None] | None = None
+        self._lock = threading.Lock()
+        self._calls: dict[tuple[str, tuple[str, ...]], Any] = {}
+        options = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads or 0)
+        options.gpu_options.allow_growth = True
+        self._graph = tf.Graph()
+        self._session = tf.compat.v1.Session(graph=self._graph, config=options)
+        try:
+            require_unchanged(folder)
+            check_operations(folder)
+            with self._graph.as_default(), _without_advice():
+                meta = tf.compat.v1.saved_model.loader.load(self._session, ["serve"], str(folder))
+            self.signatures = {
+                name: signature for name, signature in meta.signature_def.items() if signature.method_name == _PREDICT
+            }
+            self._warm_up()
+        # The loader raises what it pleases for damaged files: parsing, shapes and checksums each have their own.
+        except Exception as error:
+            self._session.close()
+            line = str(error) if isinstance(error, RssegError) else _message(error)
+            raise ServingError(f"version {number} cannot be loaded from {folder}: {line}") from error
+
+    def definition(self, signature: str) -> Any:
+        """Returns the `tensorflow.SignatureDef` of a name.
+
+        Raises:
+            RequestError: When the model has none of that name.
+        """
+        if signature not in self.signatures:
+            known = ", ".join(sorted(self.signatures))
+            raise RequestError(
+                Code.INVALID_ARGUMENT,
+                f'Serving signature name: "{signature:.100}" not found in signature def; the model has {known}',
+            )
+        return self.signatures[signature]
+
+    def run(self, signature: str, inputs: Mapping[str, NDArray], outputs: Sequence[str]) -> dict[str, NDArray]:
+        """Runs a signature.
+
+        Args:
+            signature: its name.
+            inputs: a value for each of its inputs; bytes as an array of objects.
+            outputs: names of the outputs to compute.
+
+        Raises:
+            RequestError: when the values do not suit the graph, or memory is short.
+        """
+        images = inputs.get(BYTES_INPUT)
+        if signature != _BYTES_SIGNATURE or images is None or not any(map(is_tiff, images)):
+            return self._run(signature, inputs, outputs)
+        # The graph takes pictures, the server TIFFs too.
+        answers = np.empty(len(images), object)
+        for index, data in enumerate(images):
+            if is_tiff(data):
+                answers[index] = self._run_tiff(data)
+            else:
+                (answers[index],) = self._run(signature, {BYTES_INPUT: images[index : index + 1]}, outputs)[
+                    BYTES_OUTPUT
+                ]
+        return {BYTES_OUTPUT: answers}
+
+    def _run_tiff(self, data: bytes) -> bytes:
+        info = self.signatures[_DEFAULT_SIGNATURE].inputs[PIXELS]
+        bands, dtype = info.tensor_shape.dim[-1].size, tf.as_dtype(info.dtype).name
+        try:
+            pixels = decode_tiff(data, bands=bands, dtype=dtype)
+        except DataError as error:
+            raise RequestError(Code.INVALID_ARGUMENT, f"the model refuses the input: {error}") from error
+        (class_map,) = self._run(_DEFAULT_SIGNATURE, {PIXELS: pixels[np.newaxis]}, ["class_map"])["class_map"]
+        return encode_labels(class_map)
+
+    def _run(self, signature: str, inputs: Mapping[str, NDArray], outputs: Sequence[str]) -> dict[str, NDArray]:
+        definition = self.signatures[signature]
+        names = sorted(definition.inputs)
+        call = self._callable(signature, names, tuple(outputs))
+        try:
+            values = call(*(inputs[name] for name in names))
+        except (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError, tf.errors.FailedPreconditionError) as error:
+            raise RequestError(Code.INVALID_ARGUMENT, f"the model refuses the input: {_message(error)}") from error
+        except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+            raise RequestError(Code.OUT_OF_MEMORY, f"not enough memory for the input: {_message(error)}") from error
+        except Exception as error:
+            raise RequestError(Code.INTERNAL, f"the model failed: {_message(error)}") from error
+        return dict(zip(outputs, map(np.asarray, values), strict=True))
+
+    def acquire(self) -> None:
+        """Keeps the version in memory until `release`."""
+        with self._lock:
+            self._users += 1
+
+    def release(self) -> None:
+        """Undoes one `acquire`."""
+        with self._lock:
+            self._users -= 1
+            closed = self._on_closed if self._users == 0 else None
+        if closed is not None:
+            self._close(closed)
+
+    def retire(self, closed: Callable[[], None]) -> None:
+        """Closes the version once nobody uses it, and then calls `closed`. No one may acquire it from now on."""
+        with self._lock:
+            self._on_closed = closed
+            idle = self._users == 0
+        if idle:
+            self._close(closed)
+
+    def _close(self, closed: Callable[[], None]) -> None:
+        self._calls.clear()
+        self._session.close()
+        closed()
+
+    def _callable(self, signature: str, names: Sequence[str], outputs: tuple[str, ...]) -> Any:
+        """Returns a function of the inputs; it is made once, because names are looked up in the graph for it."""
+        call = self._calls.get((signature, outputs))
+        if call is None:
+            definition = self.signatures[signature]
+            call = self._session.make_callable(
+                [definition.outputs[name].name for name in outputs],
+                feed_list=[definition.inputs[name].name for name in names],
+            )
+            self._calls[signature, outputs] = call
+        return call
+
+    def _warm_up(self) -> None:
+        """Runs the requests that were stored with the model, so that no client waits for the first run."""
+        path = self.folder / _WARMUP
+        if not path.is_file():
+            return
+        prediction_log = require("tensorflow_serving.apis.prediction_log_pb2", "serving")
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            log = prediction_log.PredictionLog.FromString(record)
+            if not log.HasField("predict_log"):
+                continue
+            request = log.predict_log.request
+            name = request.model_spec.signature_name or "serving_default"
+            if name not in self.signatures:
+                raise ServingError(f"the warm-up requests name a signature {name}, which the model does not have")
+            values = {key: tf.make_ndarray(value) for key, value in request.inputs.items()}
+            self.run(name, values, sorted(self.signatures[name].outputs))
 
 
 class Versions:
@@ -88,7 +282,7 @@ class Versions:
         self.labels = dict(labels or {})
         self._threads = threads
         self._report = report
-        self._loaded: dict[int, LoadedVersion] = {}
+        self._loaded: dict[int, ModelVersion] = {}
         self._states: dict[int, VersionStatus] = {}
         self._failed: dict[int, object] = {}  # what the files of a version that failed looked like
         self._lock = threading.Lock()
@@ -97,7 +291,7 @@ class Versions:
 
     # === What requests ask ===
 
-    def acquire(self, number: int | None = None, label: str | None = None) -> LoadedVersion:
+    def acquire(self, number: int | None = None, label: str | None = None) -> ModelVersion:
         """Returns a version, the newest one unless told otherwise; the caller releases it.
 
         Raises:
@@ -220,7 +414,7 @@ class Versions:
         """Loads a version; returns why it failed, or nothing."""
         self._set(VersionStatus(number, "LOADING"))
         try:
-            version = LoadedVersion(folder, number, threads=self._threads)
+            version = ModelVersion(folder, number, threads=self._threads)
         except ServingError as error:
             self._set(VersionStatus(number, "END", str(error)))
             self._report(f"Model {self.name}: {error}")
@@ -262,3 +456,20 @@ def _looks(folder: Path) -> object:
                 continue
             looks.append((path, stat.st_size, stat.st_mtime_ns))
     return sorted(looks)
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keeps TensorFlow from advising against the loader that its own server uses."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _message(error: Exception) -> str:
+    """Returns what an error of TensorFlow says, without the names of nodes and the stack of the graph."""
+    return reason(error).removeprefix(f"{type(error).__name__}: ")

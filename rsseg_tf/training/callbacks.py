@@ -150,6 +150,7 @@ class CollapseMonitor(keras.callbacks.Callback):
         values = logs or {}
         if self._rows and values["epoch"] != self._epoch:
             self._report()
+        # Keras makes a float of it.
         self._epoch = int(values["epoch"])
         self._rows.append({name: values[name] for name in (*MONITORS, "loss") if name in values})
 

@@ -28,7 +28,7 @@ from rsseg_tf.checkpoint import (
 from rsseg_tf.config import AnyConfig
 from rsseg_tf.errors import ConfigError, WeightsError, reason
 from rsseg_tf.files import hold, remove_leftovers
-from rsseg_tf.files.writing import discard_folder
+from rsseg_tf.files.writing import discard_folder, partial_folder
 
 __all__ = ["BEST", "Notify", "RunFolder", "checkpoints", "ignoring_write_errors", "open_run", "step_of"]
 
@@ -79,6 +79,7 @@ def open_run(
     made = not save_dir.exists()
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
+        # The system releases the lock of a process that is killed: a file left behind blocks nobody.
         lock = hold(save_dir / _LOCK)
     except OSError as error:
         raise _unwritable(save_dir, error) from error
@@ -131,7 +132,8 @@ def _recover(save_dir: Path) -> None:
     recover_checkpoints(save_dir)
     if replaced.exists() and not checkpoints(save_dir):  # killed before the first of the new run
         replaced.rename(replacing)
-    discard_folder(replaced)
+    if replaced.exists() or partial_folder(replaced).exists():
+        discard_folder(replaced)
     if replacing.exists():
         for folder in replacing.iterdir():
             folder.rename(save_dir / folder.name)
@@ -154,10 +156,17 @@ class RunFolder:
         self._resume = resume
         self._earlier = earlier
         self._notify = notify
-        self._begun = 0
         self._written: list[Path] = []
 
-    def begin(self, state: TrainState, *, scored: bool) -> TrainState:
+    def begin(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        config: AnyConfig,
+        state: TrainState,
+        *,
+        scored: bool,
+    ) -> TrainState:
         """Notes where the run begins, and returns the state with a best score whose weights lie in `best_model`.
 
         A kill, another `save_dir` or a user may have separated the score from its weights. Then `best_model` is made
@@ -165,19 +174,21 @@ class RunFolder:
         `best_model` with a better score than the state's, from steps after the one resumed from, stays.
 
         Args:
+            model: What later checkpoints hold, with the next two.
+            optimizer: See `model`.
+            config: See `model`.
             state: Where the run begins.
             scored: Whether the run evaluates; otherwise the state is returned as it is.
 
         Raises:
             WeightsError: When `best_model` cannot be written.
         """
-        self._begun = state.step
+        self._model, self._optimizer, self._config = model, optimizer, config
+        self._first_step = state.step
         self._written = [] if self._resume is None else [c for c in checkpoints(self.path) if step_of(c) <= state.step]
         return self._match_best_model(state) if scored and self._resume is not None else state
 
-    def save(
-        self, model: keras.Model, optimizer: keras.optimizers.Optimizer, state: TrainState, config: AnyConfig
-    ) -> Path:
+    def save(self, state: TrainState) -> None:
         """Writes `iter_N`; the first one replaces the checkpoints of an earlier run, if there are any.
 
         Raises:
@@ -185,8 +196,11 @@ class RunFolder:
         """
         folder = self.path / f"iter_{state.step}"
         try:
-            save_checkpoint(folder, model, optimizer, state, config, ready=self._set_earlier_aside)
-        except BaseException:
+            save_checkpoint(
+                folder, self._model, self._optimizer, state, self._config, before_rename=self._set_earlier_aside
+            )
+        except BaseException:  # Ctrl-C as well
+            # The earlier run's checkpoints may have been set aside already; they get their names back.
             with contextlib.suppress(OSError):
                 _recover(self.path)
             raise
@@ -195,11 +209,8 @@ class RunFolder:
             self._remove_or_notify(self.path / _REPLACED, discard_folder)
         if folder not in self._written:
             self._written.append(folder)
-        return folder
 
-    def save_score(
-        self, model: keras.Model, optimizer: keras.optimizers.Optimizer, state: TrainState, config: AnyConfig
-    ) -> Path:
+    def save_score(self, state: TrainState) -> None:
         """Notes in `iter_N` how its evaluation ended; writes `iter_N` where the run was resumed from another folder.
 
         Raises:
@@ -208,16 +219,16 @@ class RunFolder:
         folder = self.path / f"iter_{state.step}"
         if folder in self._written and not self._is_foreign(folder):
             write_state(folder, state)
-            return folder
-        return self.save(model, optimizer, state, config)
+        else:
+            self.save(state)
 
-    def save_best(self, model: keras.Model, state: TrainState, config: AnyConfig) -> None:
+    def save_best(self, state: TrainState) -> None:
         """Writes `best_model`; call it before `save_score`, so that each score that a state names has its weights.
 
         Raises:
             WeightsError: When it cannot be written; what was there before is unchanged.
         """
-        save_checkpoint(self.path / BEST, model, None, state, config)
+        save_checkpoint(self.path / BEST, self._model, None, state, self._config)
 
     def prune(self, keep: int) -> None:
         """Removes all but the newest `keep` checkpoints; reports one that cannot be removed and leaves it."""
@@ -229,7 +240,7 @@ class RunFolder:
         resume = self._resume
         return (
             resume is not None
-            and folder.name == f"iter_{self._begun}"
+            and folder.name == f"iter_{self._first_step}"
             and not (resume.exists() and folder.exists() and folder.samefile(resume))
         )
 
@@ -239,7 +250,7 @@ class RunFolder:
         replacing = self.path / _REPLACING
         replacing.mkdir()
         for folder in self._earlier:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError):  # the user may have removed it meanwhile
                 folder.rename(replacing / folder.name)
         replacing.rename(self.path / _REPLACED)
 
@@ -262,6 +273,7 @@ class RunFolder:
             return dataclasses.replace(state, best_miou=stored.best_miou, best_step=stored.step)
         if not state.best_step:
             return state
+        # The weights of the best score may lie in an `iter_N` here, or where the run was resumed from.
         name = f"iter_{state.best_step}"
         beside = [] if self._resume is None else [self._resume, self._resume.parent / BEST, self._resume.parent / name]
         for source in [self.path / name, *beside]:
@@ -269,8 +281,8 @@ class RunFolder:
             if found and (found.best_miou, found.protocol) == (state.best_miou, state.protocol):
                 copy_weights(source, best)
                 self._notify(
-                    f"{best} was not that of mIoU {state.best_miou:.4f}, iter {state.best_step}; it was made again "
-                    f"from {source}."
+                    f"{best} did not hold the model of mIoU {state.best_miou:.4f}, iter {state.best_step}; it was made "
+                    f"again from {source}."
                 )
                 return state
         self._notify(

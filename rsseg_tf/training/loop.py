@@ -120,7 +120,7 @@ def run_training(
         make_deterministic()  # before the first operation: it changes how graphs are built
     with open_run(Path(save_dir), resume=resume, overwrite=overwrite, notify=notify) as folder:
         plan = make_plan(strategy, resume, notify)
-        state = folder.begin(plan.state, scored=plan.validate is not None)
+        state = folder.begin(plan.model, plan.optimizer, plan.config, plan.state, scored=plan.validate is not None)
         hooks = keras.callbacks.CallbackList(list(callbacks), model=plan.model)
         plan.model.stop_training = False
         with _stop_signals() as stop_requested:
@@ -227,8 +227,8 @@ class _Loop:
         # `best_model` comes before the state that names it: a kill between the two leaves a score that is too low,
         # never one without its weights.
         if validation.improved:
-            self.folder.save_best(plan.model, self.state, plan.config)
-        self.folder.save_score(plan.model, plan.optimizer, self.state, plan.config)
+            self.folder.save_best(self.state)
+        self.folder.save_score(self.state)
         self.hooks.on_test_end(validation.logs)
 
     @property
@@ -237,7 +237,7 @@ class _Loop:
         return self.folder.path / f"iter_{self.state.step}"
 
     def _save(self) -> None:
-        self.folder.save(self.plan.model, self.plan.optimizer, self.state, self.plan.config)
+        self.folder.save(self.state)
         self.saved_step = self.state.step
 
     @contextlib.contextmanager

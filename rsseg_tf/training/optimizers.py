@@ -24,15 +24,16 @@ def build_optimizer(
     """Returns the optimizer of a config; the loop sets its learning rate before each step.
 
     Args:
-        config: kind and numbers.
-        precision: `fp16` adds loss scaling, starting at 1024 as the original; others do not need it.
-        constant_paths: beginnings of the paths of variables that do not follow the loop's learning rate.
-        constant_rate: the learning rate of those.
+        config: Kind and numbers.
+        precision: `fp16` adds loss scaling, which starts at 1024 as in PaddleSeg; other types do not need it.
+        constant_paths: Prefixes of the paths of variables that do not follow the loop's learning rate.
+        constant_rate: The learning rate of those.
 
     Raises:
-        ConfigError: for constant rates with an optimizer that has no way to give them.
+        ConfigError: For constant rates with AdamW, which gives all variables one rate.
     """
     constant: dict[str, Any] = {"constant_paths": tuple(constant_paths), "constant_rate": constant_rate}
+    # All begin with a rate of 0: the loop sets the rate before each step, and a step without one would show.
     optimizer: keras.optimizers.Optimizer
     if isinstance(config, SGD):
         optimizer = MomentumSGD(0.0, momentum=config.momentum, l2=config.weight_decay, **constant)
@@ -51,7 +52,7 @@ def build_optimizer(
 
 
 class _Momentum(keras.optimizers.Optimizer):
-    """One velocity for each variable, and learning rates that some of them keep."""
+    """A velocity for each variable; the variables below `constant_paths` keep a learning rate of their own."""
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class _Momentum(keras.optimizers.Optimizer):
 
 
 class MomentumSGD(_Momentum):
-    """SGD with momentum and coupled L2 decay, in the arithmetic that the benchmark was trained with.
+    """SGD with momentum and coupled L2 decay, in the arithmetic of Paddle, which the benchmark was trained with.
 
         g = gradient + l2 * w
         v = momentum * v + g
@@ -112,14 +113,15 @@ class MomentumSGD(_Momentum):
         if self.l2:
             gradient = gradient + self.l2 * variable
         self.assign(velocity, self.momentum * velocity + gradient)
+        # The rate stays outside of the velocity, see the class.
         self.assign_sub(variable, self._rate(index, learning_rate, variable.dtype) * velocity)
 
 
 class LARS(_Momentum):
-    """Momentum with a learning rate of its own for each variable, proportional to |w| / |gradient|.
+    """Momentum SGD whose learning rate for each variable is proportional to |w| / |gradient|.
 
-    You et al., Large Batch Training of Convolutional Networks, https://arxiv.org/abs/1708.03888, as three codes have it
-    (a ratio counts where both norms are above 0):
+    You et al., Large Batch Training of Convolutional Networks, https://arxiv.org/abs/1708.03888, as three codes
+    implement it (the ratio applies where both norms are above 0):
 
     - `pixpro` (zdaxie/PixPro): g = gradient + l2 * w; g *= trust * |w| / (|g| + epsilon), else unchanged;
       v = momentum * v + g; w -= rate * v.
@@ -162,18 +164,19 @@ class LARS(_Momentum):
             self.assign_sub(variable, rate * velocity)
 
     def _adapted(self, gradient: Any, weight: Any) -> Any:
-        decayed = gradient + self.l2 * weight
         if self.variant == "paddle" and not self.l2:
             return gradient
-        size = _norm(weight)
+        decayed = gradient + self.l2 * weight
+        weight_norm = _norm(weight)
         if self.variant == "pixpro":
-            slope = _norm(decayed)
-            scaled, plain = self.trust * size / (slope + self.epsilon) * decayed, decayed
+            gradient_norm = _norm(decayed)
+            scaled, plain = self.trust * weight_norm / (gradient_norm + self.epsilon) * decayed, decayed
         else:
-            slope = _norm(gradient)
-            scaled = self.trust * size / (slope + self.l2 * size + self.epsilon) * decayed
+            gradient_norm = _norm(gradient)
+            scaled = self.trust * weight_norm / (gradient_norm + self.l2 * weight_norm + self.epsilon) * decayed
             plain = gradient if self.variant == "larc" else decayed
-        return keras.ops.where(keras.ops.logical_and(size > 0, slope > 0), scaled, plain)
+        # New biases are 0 and unused weights have no gradient: a ratio of them would be 0 or infinite.
+        return keras.ops.where(keras.ops.logical_and(weight_norm > 0, gradient_norm > 0), scaled, plain)
 
     def get_config(self) -> dict[str, Any]:
         """Returns what the constructor takes."""

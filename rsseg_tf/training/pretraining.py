@@ -124,6 +124,7 @@ def steps_in_all(config: PretrainConfig, images: int) -> int:
             f"train.total_batch_size is {batch}, but there are {images} images: a batch would hold some of them twice. "
             "Lower --total_batch_size, or add images."
         )
+    # Batches run on over the ends of epochs, so that no image is left out and the last batch is a full one.
     return config.train.iters or config.train.epochs * images // batch
 
 
@@ -137,6 +138,7 @@ def rate_of_step(step: int, config: PretrainConfig, iters: int, images: int) -> 
         images: Images in an epoch.
     """
     schedule, batch = config.lr_schedule, config.train.total_batch_size
+    # The linear scaling rule of Goyal et al., https://arxiv.org/abs/1706.02677.
     scale = batch / schedule.base_batch_size if schedule.base_batch_size else 1.0
     in_steps = CosineSchedule(
         name="cosine",
@@ -178,6 +180,7 @@ def _build(
             constant_paths=method.constant_rate_paths,
             constant_rate=rate_of_step(0, config.model_copy(update={"lr_schedule": no_warmup}), iters, images),
         )
+        # Variables must exist before the first step: a checkpoint to resume is loaded into them.
         optimizer.build(method.trainable_variables)
         if resume is not None:
             load_weights(method, resume)
@@ -204,6 +207,7 @@ def _state_to_resume(resume: Path, iters: int) -> TrainState:
 
 
 def _require_same_method(config: PretrainConfig, checkpoint: Path) -> None:
+    # Weights of another method would be refused as well, but by a list of tensors that says nothing to the user.
     before = load_any_config(config_file(checkpoint))
     kind = before.method.name if isinstance(before, PretrainConfig) else f"the segmentation model {before.model.name}"
     if kind != config.method.name:

@@ -13,13 +13,13 @@ def learning_rate(step: int, schedule: PolySchedule | CosineSchedule, iters: int
     """Returns the learning rate of a step.
 
     During `warmup_steps` it rises linearly from `warmup_start_lr` to `learning_rate`; over the remaining steps it
-    decays to `end_lr`, which it reaches at step `iters` and keeps. Polynomial decay without warm-up is the original's
+    decays to `end_lr`, which it reaches at step `iters` and keeps. Polynomial decay without warm-up is Paddle's
     `PolynomialDecay(learning_rate, decay_steps=iters, end_lr, power)`.
 
     Args:
-        step: steps taken so far (0 for the first one).
-        schedule: kind and numbers.
-        iters: steps in all.
+        step: Steps taken so far (0 for the first one).
+        schedule: Kind and numbers.
+        iters: Steps in all.
     """
     start, end, warmup = schedule.learning_rate, schedule.end_lr, schedule.warmup_steps
     if step < warmup:

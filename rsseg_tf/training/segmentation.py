@@ -79,6 +79,7 @@ def train(
     """
 
     def make_plan(strategy: tf.distribute.Strategy, resume: Path | None, notify: Notify) -> TrainingPlan:
+        # A damaged validation image must show before hours of training, not at the first evaluation after them.
         evaluation = plan_evaluation(config, val_samples) if val_samples else None
         if evaluation is not None:
             evaluation.read_once()
@@ -87,6 +88,7 @@ def train(
             state = TrainState(protocol=config.eval.protocol)
         else:
             state = _state_to_resume(config, resume, evaluated=evaluation is not None, notify=notify)
+        # Per device in the config, as in PaddleSeg, so that the learning rate of a recipe fits its number of GPUs.
         batch_size = config.train.batch_size * strategy.num_replicas_in_sync
         reader = SampleReader(
             train_samples, config.dataset.spec, cache_mb=config.data.cache_mb, trust=config.data.trust
@@ -134,6 +136,7 @@ def _build(
             "c2fnet learns on the predictions of a trained coarse model; there are no weights of one. Name them with "
             "--coarse_model (or model.coarse.pretrained): a checkpoint folder, a file or a URL."
         )
+    # Before the model is built: initial weights and the seeds of dropout come from it.
     keras.utils.set_random_seed(config.train.seed)
     with strategy.scope():
         model = build_model(config, precision=config.train.precision)

@@ -28,7 +28,8 @@ def synchronise_batch_norm(model: keras.Model) -> None:
     """Makes every batch normalisation take its statistics over the batch of all devices, not of each one."""
     # `model.layers` are the outer ones only; models may lie within models (c2fnet).
     for layer in model._flatten_layers():
-        in_parts = isinstance(layer, BatchNorm) and layer.splits > 1  # smaller than a device's batch, on purpose
+        # MoCo normalises keys in parts of a device's batch on purpose: statistics of the whole batch leak the answer.
+        in_parts = isinstance(layer, BatchNorm) and layer.splits > 1
         if isinstance(layer, keras.layers.BatchNormalization) and not in_parts:
             layer.synchronized = True
 
@@ -36,8 +37,8 @@ def synchronise_batch_norm(model: keras.Model) -> None:
 class _Step(abc.ABC):
     """Forward, backward and update, compiled once.
 
-    One step is one call. Packing several into a call would hide from the loop which files a batch came from and how
-    long it waited for them, and saves nothing that can be measured beside a segmentation network.
+    One call takes one step. Several steps in a call would hide from the loop which files a batch came from and how long
+    it waited for them; beside a segmentation network the time that they save is too small to measure.
     """
 
     def __init__(
@@ -50,29 +51,29 @@ class _Step(abc.ABC):
         """Takes one step.
 
         Args:
-            batch: one element of the (distributed) dataset.
-            learning_rate: of this step.
+            batch: One element of the (distributed) dataset.
+            learning_rate: Learning rate of this step.
 
         Returns:
-            Float32 scalars to log: `loss`, which is minimised, and what it is made of.
+            Float32 scalars to log: `loss`, which is minimised, and its parts.
         """
         self.optimizer.learning_rate = learning_rate
         return self._run(batch)
 
     @abc.abstractmethod
     def _forward(self, batch: dict[str, Any], step: tf.Tensor) -> tuple[tf.Tensor, dict[str, Any], dict[str, Any]]:
-        """Returns on each device the loss, values to log, and tensors for `_after`."""
+        """Runs on each device; returns the loss, values to log, and tensors for `_after`."""
 
     def _before(self, step: tf.Tensor) -> None:
         """Runs once before the devices do; does nothing by default."""
-        return None  # AutoGraph warns of functions of nothing but a docstring
+        return None  # AutoGraph warns about functions that hold a docstring only
 
     def _after(self, step: tf.Tensor, memory: dict[str, tf.Tensor]) -> None:
-        """Runs once after the devices, with what the first one gave; does nothing by default."""
+        """Runs once after the devices, with the tensors of the first one; does nothing by default."""
         return None
 
     def _distributed(self, batch: dict[str, Any]) -> dict[str, tf.Tensor]:
-        # The step of the run, which a resumed one goes on counting: draws repeat.
+        # Counted from the beginning of the run, also where it was resumed: random draws depend on it, so they repeat.
         step = tf.cast(self.optimizer.iterations.value, tf.int32)
         self._before(step)
         values, memory = self.strategy.run(self._replica, args=(batch, step))
@@ -83,7 +84,7 @@ class _Step(abc.ABC):
     def _replica(self, batch: dict[str, Any], step: tf.Tensor) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
         with tf.GradientTape() as tape:
             total, values, memory = self._forward(batch, step)
-            # The optimizer adds up the gradients of the devices; dividing here makes that their mean.
+            # The optimizer adds up the gradients of the devices; this division turns their sum into their mean.
             scaled = self.optimizer.scale_loss(total / self.strategy.num_replicas_in_sync)
         variables = self.model.trainable_variables
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
@@ -96,7 +97,7 @@ class TrainStep(_Step):
     """A step of a segmentation model; batches have `image` and `label`.
 
     Losses are normalised by the pixels of the whole batch, not of each device's share, so that the number of devices
-    does not change the result. What is logged beside the loss are those of the heads, unweighted.
+    does not change the result. The heads' losses are logged unweighted.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class TrainStep(_Step):
         losses: Losses,
         strategy: tf.distribute.Strategy,
     ) -> None:
-        """Takes what a step needs; the optimizer must be built."""
+        """Prepares the step; the optimizer must be built."""
         super().__init__(model, optimizer, strategy)
         self.losses = losses
 
@@ -124,7 +125,7 @@ class PretrainStep(_Step):
     """A step of a self-supervised method; batches are those of `rsseg_tf.data.view_batches`."""
 
     def __init__(self, method: Method, optimizer: keras.optimizers.Optimizer, strategy: tf.distribute.Strategy) -> None:
-        """Takes what a step needs; the optimizer must be built."""
+        """Prepares the step; the optimizer must be built."""
         super().__init__(method, optimizer, strategy)
         self.devices = _Replicas()
 
@@ -140,7 +141,7 @@ class PretrainStep(_Step):
 
 
 class _Replicas:
-    """How a device reaches the others inside of `strategy.run`; see `rsseg_tf.ssl.method.Devices`."""
+    """Lets a device reach the others inside of `strategy.run`; see `rsseg_tf.ssl.method.Devices`."""
 
     def gather(self, x: tf.Tensor) -> tf.Tensor:
         context = tf.distribute.get_replica_context()

@@ -17,13 +17,13 @@ def make_strategy(device: str = "auto", gpus: Sequence[int] | None = None) -> tf
 
     Args:
         device: `auto` takes the GPUs if there are any, else the CPU; `gpu` insists on one; `cpu` hides all GPUs.
-        gpus: which of the GPUs, by number as in `nvidia-smi`; None takes all.
+        gpus: Numbers of the GPUs to use, as in `nvidia-smi`; None takes all.
 
     Returns:
         MirroredStrategy for several GPUs, else the default strategy.
 
     Raises:
-        ConfigError: when a GPU is asked for that TensorFlow does not see.
+        ConfigError: When a GPU is asked for that TensorFlow does not see.
     """
     found = tf.config.list_physical_devices("GPU")
     if device == "cpu":
@@ -52,12 +52,13 @@ def make_strategy(device: str = "auto", gpus: Sequence[int] | None = None) -> tf
 def make_deterministic() -> None:
     """Makes equal runs equal to the bit, from here on in this process.
 
-    TensorFlow's own switch leaves one place on CPUs: `AddN`, which adds up the gradients of a tensor with several uses.
-    It begins with an input whose memory nobody else needs any more, that is with another one each time, and three
-    numbers added in another order give another sum. Here they are added in the order in which they are given, and the
-    graph optimizer may not make `AddN` of that again.
+    TensorFlow's own switch leaves one operation on CPUs: `AddN`, which adds up the gradients of a tensor with several
+    uses. `AddN` takes over the buffer of an input that no other operation needs any more, and begins the sum with that
+    input. Which input that is depends on timing, and three floats added in another order give another sum. This
+    function replaces `AddN` by additions in a fixed order.
     """
     tf.config.experimental.enable_op_determinism()
+    # The graph optimizer would turn a chain of additions into `AddN` again.
     tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
     gen_math_ops.add_n = _add_in_order
 
@@ -67,7 +68,7 @@ _add_n = gen_math_ops.add_n
 
 def _add_in_order(inputs: Sequence[tf.Tensor], name: str | None = None) -> tf.Tensor:
     """Adds up tensors of one shape, one after the other."""
-    if len(inputs) < 3 or inputs[0].dtype == tf.variant:  # a sum of two is the same both ways
+    if len(inputs) < 3 or inputs[0].dtype == tf.variant:  # two floats give one sum in either order
         return _add_n(inputs, name=name)
     total = inputs[0]
     for summand in inputs[1:]:

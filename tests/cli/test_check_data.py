@@ -269,7 +269,7 @@ def test_the_help_says_what_is_checked() -> None:
     text = " ".join(result.stdout.split())
     for words in (
         "CONFIG|FOLDER",
-        "before hours of training do",
+        "before hours of training",
         "Exit code 1 if there are errors",
     ):
         assert words in text

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +17,6 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-import rsseg_tf
-from rsseg_tf.assets import asset_dir
 from rsseg_tf.cli import main
 from rsseg_tf.cli.export import accuracy_tables
 from rsseg_tf.export import publish
@@ -276,15 +272,6 @@ def test_verify_and_benchmark_need_something_exported(project: Path) -> None:
     for command in ("verify", "benchmark"):
         output = run(command, project / "best_model", code=2)
         assert "has no readable manifest.json" in output and "rsseg-tf export" in output
-
-
-@pytest.mark.parametrize("name", ["to_savedmodel", "to_tflite", "to_onnx", "verify"])
-def test_the_scripts_are_the_commands(name: str) -> None:
-    command = [sys.executable, str(asset_dir("export") / f"{name}.py"), "--help"]
-    environment = os.environ | {"PYTHONPATH": str(Path(rsseg_tf.__file__).parents[1])}
-    result = subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment)
-    assert result.returncode == 0, result.stderr
-    assert f"Usage: {name}.py {'verify' if name == 'verify' else 'export'} [OPTIONS]" in result.stdout
 
 
 def test_every_number_and_class_is_seen_in_80_columns() -> None:

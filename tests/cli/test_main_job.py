@@ -122,7 +122,7 @@ def test_the_quickstart_leaves_a_picture_and_a_report(tmp_path: Path, monkeypatc
 def test_quickstart_replaces_what_it_made_and_nothing_else(tmp_path: Path) -> None:
     mine = tmp_path / "project" / "model" / "best_model"
     mine.mkdir(parents=True)
-    with pytest.raises(ConfigError, match="holds 'model' and is no folder of quickstart"):
+    with pytest.raises(ConfigError, match="holds 'model' and was not made by quickstart"):
         _take_folder(tmp_path / "project")
     assert sorted(path.name for path in (tmp_path / "project").iterdir()) == ["model"]
     (tmp_path / "file").touch()

@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rsseg_tf.cli import main
-from rsseg_tf.cli.samples import checked_images
+from rsseg_tf.cli.sample_lists import checked_images
 from rsseg_tf.config import load_pretrain_config
+from rsseg_tf.errors import OldKeyWarning
 from tests.fixtures.configs import write_config, write_dataset
 from tests.fixtures.pretraining import tiny_pretraining, use_tiny_resnet
 
@@ -68,7 +69,7 @@ def test_pretrain_resume_fine_tune_and_probe(project: Path) -> None:
 
 
 def test_the_old_option_counts_images_over_all_devices(project: Path) -> None:
-    with pytest.warns(FutureWarning, match="--set train.batch_size=64: .* write train.total_batch_size: 64"):
+    with pytest.warns(OldKeyWarning, match="--set train.batch_size=64: .* write train.total_batch_size: 64"):
         result = invoke("pretrain", "--config", project / "simsiam.yml", "--batch_size", "64")
     assert result.exit_code == 2 and "train.total_batch_size is 64, but there are 12 images" in result.output
 
@@ -99,7 +100,7 @@ def spoil(project: Path) -> None:
         (("--set", "dataset.root=nowhere"), "The folder of images nowhere does not exist"),
         (("--set", "dataset.train_list=train.txt"), "train.txt does not exist"),
         (("--set", "dataset.bands=4"), "12 of 12 images cannot be used. The first: "),
-        (("--epochs", "2", "--iters", "3"), "--epochs and --iters both say how long to train"),
+        (("--epochs", "2", "--iters", "3"), "--epochs and --iters both set the length of the run"),
         (("--config", "ssl/upernet_simsiam_imgnet_resnet50_isaid_512x512.yml"), "is a config of `rsseg-tf train`"),
         (("--resume_model", "nothing"), "nothing is not a checkpoint"),
     ],

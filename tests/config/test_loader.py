@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from rsseg_tf.assets import find_config, shipped_configs
 from rsseg_tf.config import Config, dump_config, load_config
 from rsseg_tf.datasets.table import RECIPES, SPECS
-from rsseg_tf.errors import ConfigError
+from rsseg_tf.errors import ConfigError, OldKeyWarning
 
 BASE = """\
 dataset: {name: dubai, root: data/dubai}
@@ -141,7 +141,7 @@ def test_kinds_have_defaults_but_the_model_must_be_named(tmp_path: Path) -> None
     assert config.lr_schedule.model_dump(include={"name", "learning_rate"}) == {"name": "poly", "learning_rate": 0.5}
     assert config.optimizer.model_dump(include={"name", "momentum"}) == {"name": "sgd", "momentum": 0.5}
     assert load(tmp_path, "optimizer: {name: adamw}\n").optimizer.name == "adamw"
-    with pytest.raises(ConfigError, match="'model' needs a 'name' that says which kind it is"):
+    with pytest.raises(ConfigError, match="'model' needs a 'name' for its kind"):
         load(tmp_path, base="dataset: {name: dubai, root: x}\nmodel: {backbone: {name: hrnet_w18}}\n")
 
 
@@ -194,7 +194,8 @@ def test_a_config_that_does_not_exist() -> None:
 def test_protocols_fit_the_dataset(tmp_path: Path) -> None:
     assert load(tmp_path).eval.protocol == "benchmark"
     assert load(tmp_path, "", "eval.protocol=stitched").eval.protocol == "stitched"
-    assert load(tmp_path, "", "eval.protocol=seed").eval.protocol == "benchmark", "its name in earlier versions"
+    with pytest.warns(OldKeyWarning, match="'seed' is called 'benchmark' now"):
+        assert load(tmp_path, "", "eval.protocol=seed").eval.protocol == "benchmark"
     potsdam = BASE.replace("dubai", "potsdam")
     assert load(tmp_path, "", "eval.protocol=isprs5", base=potsdam).eval.protocol == "isprs5"
     with pytest.raises(ConfigError, match="eval.protocol must be 'benchmark', 'stitched' or 'isprs5'; got 'stiched'"):

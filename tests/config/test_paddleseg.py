@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from rsseg_tf.cli import main
 from rsseg_tf.config import Config, load_config
-from rsseg_tf.config.paddleseg import Imported, import_paddleseg
+from rsseg_tf.config.paddleseg import ImportedConfig, import_paddleseg
 from rsseg_tf.errors import ConfigError
 
 # The facts of the benchmark's base file, once for a large crop (its own) and once as most configs override it.
@@ -55,7 +55,7 @@ TWO = "loss: {types: [{type: CrossEntropyLoss}], coef: [1, 0.4]}\n"
 FOUR = f"loss: {{types: [{', '.join(['{type: CrossEntropyLoss}'] * 4)}], coef: [1, 1, 1, 0.4]}}\n"
 MIXED = "{type: MixedLoss, losses: [{type: CrossEntropyLoss}, {type: LovaszSoftmaxLoss}], coef: [0.8, 0.2]}"
 
-# Name of the shipped config -> dataset, crop and what the original's file says beyond its base.
+# Name of the shipped config -> dataset, crop and what PaddleSeg's file sets beyond its base.
 CASES = {
     "fcn/fcn_hrnet_w18_isaid_512x512_80k": (
         "iSAID", 512, f"model: {{type: FCN, backbone: {W18}, num_classes: 16, pretrained: Null}}\n",
@@ -114,7 +114,7 @@ def imported(path: Path, folder: Path) -> Config:
 
 
 def comparable(config: Config) -> dict[str, object]:
-    """Without what the original does not say in its config: the coarse model's weights are an option of its command."""
+    """Without what PaddleSeg's config does not hold: the coarse model's weights are an option of its command."""
     values = config.model_dump()
     if config.model.name == "c2fnet":
         values["model"]["coarse"]["pretrained"] = values["model"]["coarse"]["backbone"]["pretrained"] = None
@@ -123,13 +123,13 @@ def comparable(config: Config) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_shipped_config_is_what_the_original_becomes(name: str, tmp_path: Path) -> None:
+def test_the_shipped_config_is_what_paddlesegs_becomes(name: str, tmp_path: Path) -> None:
     theirs = imported(write(tmp_path, *CASES[name]), tmp_path)
     assert comparable(theirs) == comparable(load_config(f"{name}.yml"))
 
 
 @pytest.mark.skipif("RSSEG_TF_PADDLESEG" not in os.environ, reason="RSSEG_TF_PADDLESEG names no checkout of PaddleSeg")
-def test_all_configs_of_the_original_become_the_shipped_ones(tmp_path: Path) -> None:
+def test_all_configs_of_paddleseg_become_the_shipped_ones(tmp_path: Path) -> None:
     root = Path(os.environ["RSSEG_TF_PADDLESEG"]) / "contrib" / "RSSegBenchmark"
     files = sorted(root.rglob("*.yml"))
     assert len(files) == 45 + 4
@@ -306,7 +306,7 @@ def place(values: Any, where: tuple[str | int, ...]) -> Any:
 
 def test_no_key_is_dropped_without_a_word(tmp_path: Path) -> None:
     expected = outcome(whole(), tmp_path)
-    assert isinstance(expected, Imported)
+    assert isinstance(expected, ImportedConfig)
     assert expected.notes == ("data/mine is no dataset known here: its classes are called class_0 to class_2.",)
     assert expected.values["dataset"]["ignore_index"] == 254
     places = list(mappings(whole()))
@@ -363,24 +363,24 @@ def test_the_ignored_id_of_evaluation_is_ours(tmp_path: Path) -> None:
     values = whole()
     del values["train_dataset"]["ignore_index"]
     result = outcome(values, tmp_path)
-    assert isinstance(result, Imported) and result.values["dataset"]["ignore_index"] == 254
+    assert isinstance(result, ImportedConfig) and result.values["dataset"]["ignore_index"] == 254
 
 
-def test_a_rotation_says_how_the_original_turns(tmp_path: Path) -> None:
+def test_a_rotation_says_how_paddleseg_turns(tmp_path: Path) -> None:
     for at in range(6):
         values = whole()
         values["train_dataset"]["transforms"].insert(at, {"type": "RandomRotation", "max_rotation": 20})
-        assert "RandomRotation: it has no counterpart here: the original turns" in str(outcome(values, tmp_path))
+        assert "RandomRotation: it has no counterpart here: PaddleSeg turns" in str(outcome(values, tmp_path))
     values["train_dataset"]["transforms"][5]["max_rotation"] = 0  # which turns nothing
-    assert isinstance(outcome(values, tmp_path), Imported)
+    assert isinstance(outcome(values, tmp_path), ImportedConfig)
 
 
-def test_what_the_original_does_not_read_either_is_noted(tmp_path: Path) -> None:
+def test_what_paddleseg_does_not_read_either_is_noted(tmp_path: Path) -> None:
     values = whole()
     values["test_config"] = {"scales": [1, 2], "crop_size": [32, 32]}
     values["val_dataset"]["train_path"] = "data/mine/a.txt"
     result = outcome(values, tmp_path)
-    assert isinstance(result, Imported) and result.values["eval"] == {}
+    assert isinstance(result, ImportedConfig) and result.values["eval"] == {}
     for said in ("test_config.scales is left out", "test_config.crop_size is", "val_dataset.train_path is left out"):
         assert sum(note.startswith(said) for note in result.notes) == 1, result.notes
 

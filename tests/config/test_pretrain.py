@@ -14,7 +14,7 @@ from rsseg_tf.build import _check_memory as check_memory
 from rsseg_tf.config import PretrainConfig, dump_config, load_any_config, load_config, load_pretrain_config
 from rsseg_tf.config.pretrain import IMAGENET_MEAN
 from rsseg_tf.datasets.table import RECIPES
-from rsseg_tf.errors import ConfigError
+from rsseg_tf.errors import ConfigError, OldKeyWarning
 
 SHIPPED = [name for name in shipped_configs() if name.startswith("ssl/pretrain/")]
 DATA = ("imagenet", "million_aid", "dota")
@@ -103,14 +103,14 @@ def test_the_old_name_of_the_total_batch_size_keeps_its_meaning(tmp_path: Path) 
     base = find_config(SHIPPED[0])
     file = tmp_path / "old.yml"
     file.write_text(f"base: {base}\ntrain: {{batch_size: 64}}\n")
-    with pytest.warns(FutureWarning, match=r"old.yml:2: .* write train.total_batch_size: 64 for train.batch_size"):
+    with pytest.warns(OldKeyWarning, match=r"old.yml:2: .* write train.total_batch_size: 64 instead"):
         config = load_pretrain_config(file)
     assert config.train.total_batch_size == 64, "it overrides the recipe's"
-    with pytest.warns(FutureWarning, match="--set train.batch_size=32: "):
+    with pytest.warns(OldKeyWarning, match="--set train.batch_size=32: "):
         assert load_pretrain_config(SHIPPED[0], ["train.batch_size=32"]).train.total_batch_size == 32
     checkpoint = tmp_path / "config.yml"  # as a run of an earlier version left it
     checkpoint.write_text(dump_config(config).replace("total_batch_size", "batch_size"))
-    with pytest.warns(FutureWarning):
+    with pytest.warns(OldKeyWarning):
         assert load_any_config(checkpoint) == config
 
 

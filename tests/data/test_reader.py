@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import rasterio
 
-from rsseg_tf.data import SampleReader, check_samples
+from rsseg_tf.data import SampleReader
 from rsseg_tf.data import reader as reader_module
 from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample
-from rsseg_tf.rasters import looking
+from rsseg_tf.rasters import inspection
 from rsseg_tf.rasters.images import read_image
+from rsseg_tf.rasters.inspection import Inspection
 
 SPEC = custom_spec("town", ["ground", "roof"])
 SIZE = (8, 6)  # height, width: not square, so that swapped sides show
@@ -55,7 +56,7 @@ def read_first(sample: Sample, spec: DatasetSpec = SPEC) -> None:
 
 
 def check_first(sample: Sample, spec: DatasetSpec = SPEC) -> None:
-    check_samples([sample], spec)
+    Inspection([sample], spec).raise_first()
 
 
 both = pytest.mark.parametrize("look", [read_first, check_first], ids=["read", "check"])
@@ -211,7 +212,7 @@ def test_images_of_different_types_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"b\.png is uint16, but .*a\.png is uint8; all images .* must have one type"):
         reader(1)
     with pytest.raises(DataError, match=r"b\.png is uint16, but .*a\.png is uint8"):
-        check_samples(samples, SPEC)
+        Inspection(samples, SPEC).raise_first()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -286,7 +287,7 @@ def test_the_memory_stays_within_its_size(tmp_path: Path, reads: list[str]) -> N
         for index in range(5):
             reader(index)
     assert reads == [*"abcde", *"cde", *"cde"], "two samples fit; the first two stay"
-    assert sum(image.nbytes + label.nbytes for image, label in reader._kept.values()) == 2**20
+    assert sum(image.nbytes + label.nbytes for image, label in reader._cache.values()) == 2**20
 
 
 def test_no_memory_means_reading_each_time(tmp_path: Path, reads: list[str]) -> None:
@@ -313,9 +314,9 @@ def test_a_memory_that_threads_share_counts_each_sample_once(tmp_path: Path, mon
         pairs = list(pool.map(reader, [0, 0, 1, 1, 2, 2, 3, 3]))
     for index, (image, _) in zip([0, 0, 1, 1, 2, 2, 3, 3], pairs, strict=True):
         np.testing.assert_array_equal(image, random_image(index)[..., ::-1])
-    assert sorted(reader._kept) == [0, 1, 2, 3]
-    held = sum(image.nbytes + label.nbytes for image, label in reader._kept.values())
-    assert reader._room == 2**20 - held
+    assert sorted(reader._cache) == [0, 1, 2, 3]
+    held = sum(image.nbytes + label.nbytes for image, label in reader._cache.values())
+    assert reader._free_bytes == 2**20 - held
 
 
 # === The check before training ===
@@ -329,24 +330,24 @@ def test_the_check_names_the_first_wrong_sample_in_the_order_of_the_list(
         label = samples[number].label
         assert label is not None
         write_png(label, np.full(SIZE, 3 + number, np.uint8))
-    header = looking.scene_header
+    header = inspection.scene_header
 
     def first_is_slow(path: Path, *rest: object, **options: object) -> object:
         if path.stem == "s2":
             time.sleep(0.2)
         return header(path, *rest, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(looking, "scene_header", first_is_slow)
+    monkeypatch.setattr(inspection, "scene_header", first_is_slow)
     done: list[tuple[int, int]] = []
     with pytest.raises(DataError, match=r"s2_label\.png holds the ids 5;"):
-        check_samples(samples, SPEC, workers=6, progress=lambda *now: done.append(now))
+        Inspection(samples, SPEC, workers=6).raise_first(lambda *now: done.append(now))
     assert done == [(1, 6), (2, 6)]
 
 
 def test_the_check_reports_its_progress(tmp_path: Path) -> None:
     samples = [make(tmp_path, f"s{number}") for number in range(5)]
     done: list[tuple[int, int]] = []
-    check_samples(samples, SPEC, workers=2, progress=lambda *now: done.append(now))
+    Inspection(samples, SPEC, workers=2).raise_first(lambda *now: done.append(now))
     assert done == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
 
 
@@ -355,14 +356,14 @@ def test_the_check_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert samples[0].label is not None
     samples[0].label.unlink()
     looked: list[str] = []
-    header = looking.scene_header
+    header = inspection.scene_header
 
     def counted(path: Path, *rest: object, **options: object) -> object:
         looked.append(path.stem)
         time.sleep(0.02)
         return header(path, *rest, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(looking, "scene_header", counted)
+    monkeypatch.setattr(inspection, "scene_header", counted)
     with pytest.raises(DataError, match=r"s0_label\.png does not exist"):
-        check_samples(samples, SPEC, workers=1)
+        Inspection(samples, SPEC, workers=1).raise_first()
     assert len(looked) < 20

@@ -9,11 +9,12 @@ import pytest
 import tensorflow as tf
 
 from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD, Images, Views
-from rsseg_tf.data import ImageReader, check_images, view_batches
+from rsseg_tf.data import ImageReader, view_batches
 from rsseg_tf.data.views import blur, colour_views, crop_box, cut_view, jitter, rgb_only
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.rasters.images import write_image
+from rsseg_tf.rasters.inspection import Inspection
 
 OFF = Views(jitter_probability=0.0, gray_probability=0.0, blur_probability=(0.0, 0.0))
 GEOMETRY = OFF.model_copy(update={"flip_vertical": 0.5, "rotate90": 0.75})
@@ -234,7 +235,7 @@ def test_images_of_many_bands(tmp_path: Path) -> None:
 def test_grey_images_among_rgb_ones_get_three_bands(tmp_path: Path) -> None:
     samples = write_images(tmp_path)
     cv2.imwrite(str(samples[1].image), np.full((9, 9), 77, np.uint8))
-    check_images(samples, Images(name="images", root="").spec)
+    Inspection(samples, Images(name="images", root="").spec, labels=False).raise_count()
     np.testing.assert_array_equal(reader_of(samples)(1), np.full((9, 9, 3), 77))
 
 
@@ -244,7 +245,7 @@ def test_all_unusable_images_are_counted_and_the_first_is_named(tmp_path: Path) 
     write_image(tmp_path / "deep.png", np.zeros((9, 9, 3), np.uint16))
     samples[3].image.write_bytes((tmp_path / "deep.png").read_bytes())
     with pytest.raises(DataError, match=r"2 of 5 images cannot be used\. The first: .*1\.png"):
-        check_images(samples, Images(name="images", root="").spec)
+        Inspection(samples, Images(name="images", root="").spec, labels=False).raise_count()
 
 
 def test_a_broken_image_found_while_training_is_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsseg_tf.cli.samples import checked_images, checked_samples
+from rsseg_tf.cli.sample_lists import checked_images, checked_samples
 from rsseg_tf.config import Config, load_config, load_pretrain_config
 from rsseg_tf.doctor import KINDS
 from rsseg_tf.errors import ConfigError, DataError

@@ -11,6 +11,7 @@ from rsseg_tf.datasets import custom_spec
 from rsseg_tf.errors import DataError, NotFiniteError
 from rsseg_tf.evaluate.probe import (
     Patches,
+    ProbeSettings,
     _require_finite,
     balanced_accuracy,
     calibrate,
@@ -86,18 +87,18 @@ def test_colour_statistics() -> None:
 def test_patches_have_the_class_of_most_of_their_pixels(tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     tiles = samples(config, "train")
-    patches = cut_patches(tiles, config.dataset.spec, size=10, least_share=0.8, at_most=1000)
+    patches = cut_patches(tiles, config.dataset.spec, size=10, min_share=0.8, max_count=1000)
     assert patches.pixels.shape[1:] == (10, 10, 3) and patches.pixels.dtype == np.uint8
     brightness = patches.pixels.mean((1, 2, 3))
     assert (patches.labels == (brightness > 100)).all() and set(patches.labels) == {0, 1}
-    every = cut_patches(tiles, config.dataset.spec, size=10, at_most=1000)
+    every = cut_patches(tiles, config.dataset.spec, size=10, max_count=1000)
     assert len(patches.labels) < len(every.labels) <= 6 * 16
-    few = [cut_patches(tiles, config.dataset.spec, size=10, at_most=7, seed=seed) for seed in (1, 1, 2)]
+    few = [cut_patches(tiles, config.dataset.spec, size=10, max_count=7, seed=seed) for seed in (1, 1, 2)]
     assert len(few[0].labels) == 7
     np.testing.assert_array_equal(few[0].pixels, few[1].pixels)
     assert not np.array_equal(few[0].pixels, few[2].pixels)
     with pytest.raises(DataError, match=r"6 tiles give 0 patches of 64x64 .* Choose a smaller --patch_size"):
-        cut_patches(tiles, config.dataset.spec, size=64, at_most=10)
+        cut_patches(tiles, config.dataset.spec, size=64, max_count=10)
 
 
 def test_calibration_gives_normalised_features() -> None:
@@ -136,9 +137,8 @@ def test_rows_for_colours_random_weights_and_each_source(tmp_path: Path, monkeyp
     pixels = (labels[:, None, None, None] * 100 + rng.integers(0, 80, (60, 32, 32, 3))).astype(np.uint8)
     train, val = Patches(pixels[:40], labels[:40]), Patches(pixels[40:], labels[40:])
     lines: list[str] = []
-    rows = probe(
-        config.backbone, [source], SPEC, train, val, labels=[10, 40], seeds=[0, 1], neighbours=3, notify=lines.append
-    )
+    settings = ProbeSettings(labels=[10, 40], seeds=[0, 1], neighbours=3)
+    rows = probe(config.backbone, [source], SPEC, train, val, settings, notify=lines.append)
     assert [row.features for row in rows] == ["colour statistics", "random, calibrated", source]
     assert [row.dim for row in rows] == [15, 8, 8]
     for row in rows:

@@ -149,7 +149,7 @@ def test_a_block_larger_than_its_image_is_refused(tmp_path: Path) -> None:
     ):  # fmt: skip
         pass
     for read in (read_pixels, read_label, read_image):
-        with pytest.raises(DataError, match=r"a block of .*a\.tif says that it holds 40000 x 40000 pixels"):
+        with pytest.raises(DataError, match=r"a block of .*a\.tif claims to hold 40000 x 40000 pixels"):
             read(tmp_path / "a.tif")
 
 

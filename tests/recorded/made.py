@@ -77,7 +77,7 @@ def write_checkpoint(folder: Path, name: str, root: Path) -> Path:
         if found := _CLASSIFIER.search(variable.path):
             values = values * np.float32(factor) if found[3] == "kernel" else np.array(offsets, np.float32)
         arrays[variable.path] = values
-    np.savez(folder / "weights.npz", **arrays)
+    np.savez(folder / "weights.npz", **arrays)  # type: ignore[arg-type]
     state = {"step": 7, "samples_seen": 28, "best_miou": 0.5, "best_step": 7, "stale_intervals": 0}
     (folder / "state.json").write_text(json.dumps(state | {"protocol": "seed", "to_evaluate": False}), "utf-8")
     return folder
@@ -116,3 +116,8 @@ def write_pairs(root: Path, source: Path) -> Path:
             lines.append(f"{split}/{number}.png {split}/{number}_label.png\n")
         (root / f"{split}.txt").write_text("".join(lines), "utf-8")
     return root
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """Returns a PNG or JPEG as OpenCV has it: unchanged, colours from blue to red."""
+    return np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))

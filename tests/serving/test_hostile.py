@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -24,11 +25,10 @@ from tests.fixtures.gifs import gif
 from tests.fixtures.http import Server, ask, grpc, raw, read_all, request_of, rest
 from tests.fixtures.models import pixels
 
-from rsseg_tf.serving.limits import Limits  # isort: skip
-from rsseg_tf.serving.rest import _Answer, _Answers  # isort: skip
+from rsseg_tf.serving.limits import Budget, Limits, Work  # isort: skip
+from rsseg_tf.serving.rest import _Answer  # isort: skip
 from rsseg_tf.serving.server import ServerOptions  # isort: skip
 from rsseg_tf.serving.status import RequestError  # isort: skip
-from rsseg_tf.serving.work import Work  # isort: skip
 
 PREDICT = "/v1/models/tiny:predict"
 HEAD = b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: x\r\n"
@@ -337,13 +337,23 @@ def test_more_connections_than_allowed_are_closed_at_once(exported: Path) -> Non
         assert rest(server, "/healthz")[0] == 200
 
 
-def test_answers_that_nobody_reads_do_not_pile_up(server: Server) -> None:
-    answer = _Answers(1000)
-    kept = _Answer(b"x" * 900, answer)
-    answer.held = 900
-    with pytest.raises(RequestError, match="do not read"):
-        _Answer(b"x" * 200, answer)
-    assert kept.headers["content-length"] == "900"
+def test_answers_that_nobody_reads_do_not_pile_up() -> None:
+    budget = Budget(1000, "answers that their clients do not read fill the memory")
+    written: list[int] = []
+
+    async def send(message: Any) -> None:
+        written.append(budget.held)
+        if len(written) == 1:
+            with pytest.raises(RequestError, match="do not read"):
+                await _Answer(b"x" * 200, budget)({}, receive, send)
+
+    async def receive() -> Any:
+        raise AssertionError("nothing is read")
+
+    answer = _Answer(b"x" * 900, budget)
+    assert answer.headers["content-length"] == "900"
+    asyncio.run(answer({}, receive, send))
+    assert written == [900, 900, 900] and budget.held == 0
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from rsseg_tf.manifest import TRUST_VARIABLE, Artifact, Classes, Inference, Mani
 from tests.fixtures.http import Server, ask, grpc, request_of, rest
 from tests.fixtures.models import break_model, pixels, reference, write_model
 
-from rsseg_tf.serving.loaded import LoadedVersion  # isort: skip
+from rsseg_tf.serving.versions import ModelVersion  # isort: skip
 from rsseg_tf.serving.server import ServerOptions  # isort: skip
 from rsseg_tf.serving.status import Code, RequestError  # isort: skip
 from rsseg_tf.serving.versions import Versions  # isort: skip
@@ -132,7 +132,7 @@ def test_a_version_that_is_not_what_was_exported_is_not_loaded(tmp_path: Path) -
         artifacts=(artifact,),
     )  # fmt: skip
     (folder / "manifest.json").write_text(manifest.to_json())
-    LoadedVersion(folder, 1).retire(lambda: None)
+    ModelVersion(folder, 1).retire(lambda: None)
     warmup = folder / "assets.extra" / "tf_serving_warmup_requests"
     warmup.write_bytes(b"")  # TensorFlow would load it
     with pytest.raises(ServingError, match=r"version 1 cannot be loaded .*warmup_requests is missing or is not what"):

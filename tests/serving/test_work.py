@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from rsseg_tf.serving.limits import Work
 from rsseg_tf.serving.status import Code, RequestError
-from rsseg_tf.serving.work import Work
 
 
 def test_the_sum_of_what_is_in_work_is_bounded_and_one_request_alone_is_taken() -> None:

@@ -526,7 +526,7 @@ def _read_encoded(folder: Path) -> object:
     import tensorflow as tf
 
     from rsseg_tf.errors import DataError
-    from rsseg_tf.serving.image_headers import encoded_size
+    from rsseg_tf.rasters.headers import encoded_size
 
     for path in sorted(folder.iterdir()):
         data = path.read_bytes()

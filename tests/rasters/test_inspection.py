@@ -12,9 +12,10 @@ import pytest
 from rsseg_tf.datasets import custom_spec
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample, read_list
-from rsseg_tf.rasters import looking, remembering
-from rsseg_tf.rasters.looking import Inspection, Looks, memory_file
-from rsseg_tf.rasters.remembering import Memory
+from rsseg_tf.rasters import inspection
+from rsseg_tf.rasters import memory as memory_module
+from rsseg_tf.rasters.inspection import Inspection, ListSummary, memory_file
+from rsseg_tf.rasters.memory import Memory
 from tests.fixtures.datasets import CLASSES, ids, picture, write, write_sound, write_tiff
 
 SPEC = custom_spec("town", CLASSES)
@@ -23,7 +24,7 @@ SPEC = custom_spec("town", CLASSES)
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A dataset whose files count as settled at once."""
-    monkeypatch.setattr(remembering, "UNSETTLED_NS", -(10**9))
+    monkeypatch.setattr(memory_module, "UNSETTLED_NS", -(10**9))
     return write_sound(tmp_path / "data")
 
 
@@ -31,17 +32,17 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def looked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of images in the order in which they are looked at."""
     names: list[str] = []
-    real = looking.glance
+    real = inspection.summarise
 
     def counted(sample: Sample, *args: object, **options: object) -> object:
         names.append(sample.image.stem)
         return real(sample, *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(looking, "glance", counted)
+    monkeypatch.setattr(inspection, "summarise", counted)
     return names
 
 
-def look(root: Path, **options: object) -> Looks:
+def look(root: Path, **options: object) -> ListSummary:
     samples = read_list(root / "train.txt", root)
     return Inspection(samples, SPEC, memory=root / "memory.npz", workers=1, **options).raise_first()  # type: ignore[arg-type]
 
@@ -113,7 +114,7 @@ def test_what_a_vrt_shows_is_looked_at_each_time(root: Path, looked: list[str]) 
 def test_files_that_have_just_changed_are_not_remembered(
     root: Path, looked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remembering, "UNSETTLED_NS", 10**12)
+    monkeypatch.setattr(memory_module, "UNSETTLED_NS", 10**12)
     look(root)
     look(root)
     assert len(looked) == 10
@@ -126,7 +127,7 @@ def test_a_memory_that_is_damaged_is_ignored(root: Path, looked: list[str], cont
     if content == "half":
         memory.write_bytes(memory.read_bytes()[:-300])
     elif content == "other rows":
-        known = Memory.recalled(memory, looking._WIDTH)
+        known = Memory.recalled(memory, inspection._WIDTH)
         Memory(known.pairs, known.stamps, known.rows + 1e6, known.words).keep(memory)
     else:
         assert isinstance(content, bytes)
@@ -192,9 +193,9 @@ def test_what_follows_the_end_of_a_png_does_not_matter(root: Path) -> None:
 def test_a_pair_that_stands_in_many_lines_is_looked_at_once(root: Path, looked: list[str]) -> None:
     line = "images/train_1.png labels/train_1.png\n"
     (root / "train.txt").write_text(line * 50 + "images/train_2.png labels/train_2.png\n" + line * 50)
-    looks = look(root)
+    summary = look(root)
     assert looked == ["train_1", "train_2"]
-    assert len(looks.kind_of) == 101 and (looks.kind_of >= 0).all()
+    assert len(summary.kind_of) == 101 and (summary.kind_of >= 0).all()
 
 
 def test_a_memory_belongs_to_a_list_and_to_how_it_is_read(tmp_path: Path) -> None:
@@ -208,6 +209,6 @@ def test_a_memory_belongs_to_a_list_and_to_how_it_is_read(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_processes_see_what_threads_see(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looking, "_WORTH_PROCESSES", 1)
+    monkeypatch.setattr(inspection, "_WORTH_PROCESSES", 1)
     here, there = look(root), look(root / ".", processes=2)
     assert [here.kinds[place] for place in here.kind_of] == [there.kinds[place] for place in there.kind_of]

@@ -10,7 +10,7 @@ import rasterio
 import tensorflow as tf
 
 from rsseg_tf.errors import DataError
-from rsseg_tf.serving.image_headers import encoded_size
+from rsseg_tf.rasters.headers import encoded_size
 from tests.fixtures.gifs import gif
 
 
@@ -110,10 +110,13 @@ def test_a_cut_or_altered_header_is_an_error_and_nothing_else(suffix: str) -> No
     [
         (b"", "begins with the bytes nothing"),
         (b"<html>", "must be one of PNG, JPEG"),
-        (encoded(".png")[:20], "cut off within its header"),
+        (encoded(".png")[:20], "its header is cut short"),
+        (encoded(".bmp")[:20], "cut off within its header"),
         (b"\xff\xd8" + b"\xff\xda\x00\x02" * 101, "101 scans"),
         (b"\xff\xd8\xff\xda\x00\x02", "no frame header"),
-        (b"\xff\xd8\x00\x00\x00\x00", "no marker"),
+        (b"\xff\xd8\x00\x00\x00\x00", "must be one of PNG, JPEG"),
+        (b"\xff\xd8\xff\xe0\x00\x02\x00\x00\x00\x00", "no marker"),
+        (b"\xff\xd8\xff\xe0\x00\x00\x00\x00\x00\x00", "without a length"),
         (struct.pack("<2sHIH", b"II", 42, 8, 201), "201 fields"),
         (struct.pack("<2sHIHHHII", b"II", 42, 8, 1, 273, 4, 2**31, 8), "claims 2147483648 values"),
         (struct.pack("<2sHIHHHII", b"II", 42, 8, 1, 256, 4, 1, 7), "7 x 0 pixels"),

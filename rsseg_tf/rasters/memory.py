@@ -1,7 +1,7 @@
-"""What was found about files, kept between runs, and believed only while the files are the same.
+"""Facts about files, kept between runs, and used only while the files are the same.
 
-A file counts as the same while size, times of change and of status change, and number on its device are. What changed
-so shortly before it was looked at that a second change might bear the same time is not kept at all.
+A file counts as the same while its size, its times of change and of status change, and its inode are. Facts about a
+file that changed less than `UNSETTLED_NS` before it was read are not kept: a second change might have the same time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _WITH_OTHERS = (".tif", ".tiff", ".vrt")
 _BESIDE = (SIDE_SUFFIX, ".msk")
 _MASK = (1 << 64) - 1
 _MEANINGLESS = np.uint64(0)
-"""Stamp of what must not be remembered."""
+"""Stamp of files that must not be remembered."""
 
 
 class Stamps(NamedTuple):
@@ -44,7 +44,7 @@ class Stamps(NamedTuple):
 
     Attributes:
         pairs: By their paths.
-        stamps: By size, times and number; 0 where that says too little.
+        stamps: By size, times and inode; 0 where these do not identify the content.
         images: The images alone, by device and number, whatever path leads there.
         missing: Paths of files that do not exist, with the position of their pair.
     """
@@ -56,7 +56,7 @@ class Stamps(NamedTuple):
 
 
 def stamp_pairs(pairs: Sequence[tuple[str, str | None]], now_ns: int) -> Stamps:
-    """Asks the file system about images and labels; that takes two or three microseconds a file.
+    """Reads the status of images and labels; that takes two or three microseconds a file.
 
     Args:
         pairs: The paths.
@@ -98,7 +98,7 @@ def stamp_pairs(pairs: Sequence[tuple[str, str | None]], now_ns: int) -> Stamps:
 def _stamp_others(path: str, facts: list[int], never: int) -> int:
     """Adds what identifies the files beside a raster that GDAL reads with it; returns their latest time.
 
-    What a VRT shows stands in other files, which are not asked here: it is never remembered.
+    The pixels of a VRT are in other files, whose status is not read here; so a VRT is never remembered.
     """
     if path.lower().endswith(".vrt"):
         return never

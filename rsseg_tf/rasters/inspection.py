@@ -1,7 +1,7 @@
-"""One cheap look at each sample of a list: the header of the image, the ids of the label, the range of values.
+"""Inspects each sample of a list before training: the header of the image, the ids of the label, the range of values.
 
-Bytes need no look at their pixels; what other types hold does not follow from their type. What was seen is small (a
-few dozen bytes a sample), so that a million samples fit into memory, and is remembered for the next start.
+Pixels of one byte are not decoded, since their range is known; those of other types are. A summary takes a few dozen
+bytes, so that a million samples fit into memory, and is remembered for the next start.
 """
 
 from __future__ import annotations
@@ -30,19 +30,29 @@ from rsseg_tf.files.lists import Sample, Samples
 from rsseg_tf.files.processes import in_processes, in_threads
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.images import read_label, require_end
-from rsseg_tf.rasters.remembering import Memory, Stamps, stamp_pairs
+from rsseg_tf.rasters.memory import Memory, Stamps, stamp_pairs
 from rsseg_tf.rasters.scenes import Pixels, read_pixels, scene_header
 
-__all__ = ["Glance", "Inspection", "Look", "Looks", "Values", "glance", "judge", "memory_file", "unseen_labels"]
+__all__ = [
+    "Inspection",
+    "ListSummary",
+    "SampleKind",
+    "SampleSummary",
+    "ValueSummary",
+    "memory_file",
+    "require_fit",
+    "share_without_data",
+    "summarise",
+]
 
-_AT_ONCE = 4096  # pairs of files that the file system is asked about in one go
-_CHUNK = 32  # samples that are looked at in one go
+_AT_ONCE = 4096  # pairs of files whose status one thread reads in one go
+_CHUNK = 32  # samples that a worker inspects in one go
 _WORTH_PROCESSES = 1000  # samples below which starting processes takes longer than they save
 _VALUES_OF_AN_IMAGE = 4096  # that its median is of
 
 
-class Glance(NamedTuple):
-    """What a sample is, alike for many.
+class SampleKind(NamedTuple):
+    """Size, type and ids of a sample; many samples of a list are of the same kind.
 
     Attributes:
         height: Rows of the image.
@@ -63,8 +73,8 @@ class Glance(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Values(NamedTuple):
-    """What the pixels of an image hold; NaN where nobody looked.
+class ValueSummary(NamedTuple):
+    """The range of an image's values; NaN where pixels were not decoded.
 
     Attributes:
         low: The lowest value that is data.
@@ -83,30 +93,30 @@ class Values(NamedTuple):
     unseen: float = float("nan")
 
 
-_WIDTH = 1 + len(Values._fields)  # of a row in the memory: the kind, and the values
+_WIDTH = 1 + len(ValueSummary._fields)  # of a row in the memory: the kind, and the values
 
 
-class Look(NamedTuple):
-    """What one look at a sample gave."""
+class SampleSummary(NamedTuple):
+    """What the inspection of a sample found."""
 
-    glance: Glance
-    values: Values
+    kind: SampleKind
+    values: ValueSummary
 
 
 @dataclass(frozen=True)
-class Looks:
-    """What is known of all samples of a list.
+class ListSummary:
+    """What the inspection of a list found.
 
     Attributes:
         samples: The samples.
-        kinds: What they are, each kind once.
+        kinds: Their kinds, each once.
         kind_of: For each sample, its place in `kinds`.
         values: `(N, 6)` float32, see `Values`.
         images: `(N,)` uint64, equal for paths that lead to one file.
     """
 
     samples: Sequence[Sample]
-    kinds: tuple[Glance, ...]
+    kinds: tuple[SampleKind, ...]
     kind_of: NDArray[np.int64]
     values: NDArray[np.float32]
     images: NDArray[np.uint64]
@@ -135,8 +145,10 @@ class Looks:
         ]
 
 
-def glance(sample: Sample, spec: DatasetSpec, *, trust: Trust = TRUSTING_NOBODY, repeat_grey: bool = False) -> Look:
-    """Looks at one sample.
+def summarise(
+    sample: Sample, spec: DatasetSpec, *, trust: Trust = TRUSTING_NOBODY, repeat_grey: bool = False
+) -> SampleSummary:
+    """Inspects one sample.
 
     Args:
         sample: An image, and its label or None.
@@ -155,20 +167,22 @@ def glance(sample: Sample, spec: DatasetSpec, *, trust: Trust = TRUSTING_NOBODY,
         if sample.label is not None:
             label = read_label(sample.label, trust)
             label_size, ids = (label.shape[0], label.shape[1]), ids_of(label)
-        values = Values()
+        values = ValueSummary()
         if header.dtype != "uint8" or may_lack_data:
             pixels = read_pixels(sample.image, spec, trust=trust, repeat_grey=repeat_grey)
             notes, values = pixels.notes, _values(pixels, label, spec)
         else:
             require_end(sample.image)
-        return Look(Glance(header.height, header.width, header.bands, header.dtype, label_size, ids, notes), values)
+        return SampleSummary(
+            SampleKind(header.height, header.width, header.bands, header.dtype, label_size, ids, notes), values
+        )
     except DataError:
         raise
     except Exception as error:  # a file must not end the check of all others, whatever a decoder makes of it
         raise DataError(f"{sample.image} or its label cannot be read: {reason(error)}. Export it again.") from error
 
 
-def unseen_labels(label: np.ndarray | None, nodata: NDArray[np.bool_] | None, ignore_index: int) -> float:
+def share_without_data(label: np.ndarray | None, nodata: NDArray[np.bool_] | None, ignore_index: int) -> float:
     """Returns which share of the pixels that a label gives a class lies where the image has no data; 0..1.
 
     Args:
@@ -182,12 +196,12 @@ def unseen_labels(label: np.ndarray | None, nodata: NDArray[np.bool_] | None, ig
     return float(np.count_nonzero(labelled & nodata)) / max(1, int(np.count_nonzero(labelled)))
 
 
-def _values(pixels: Pixels, label: np.ndarray | None, spec: DatasetSpec) -> Values:
-    """Looks at the pixels of an image that are data, and at the label where there are none."""
+def _values(pixels: Pixels, label: np.ndarray | None, spec: DatasetSpec) -> ValueSummary:
+    """Summarises the pixels of an image that are data, and its label where there are none."""
     flat = pixels.values.reshape(-1) if pixels.nodata is None else pixels.values[~pixels.nodata].reshape(-1)
-    values = Values(
+    values = ValueSummary(
         sentinel=pixels.sentinels[0][0] if pixels.sentinels else float("nan"),
-        unseen=unseen_labels(label, pixels.nodata, spec.ignore_index),
+        unseen=share_without_data(label, pixels.nodata, spec.ignore_index),
     )
     if not flat.size:
         return values
@@ -196,7 +210,7 @@ def _values(pixels: Pixels, label: np.ndarray | None, spec: DatasetSpec) -> Valu
     return values._replace(low=float(flat.min()), high=float(flat.max()), middle=float(np.median(some)), above=above)
 
 
-def judge(sample: Sample, kind: Glance, spec: DatasetSpec, first: tuple[Path, str], *, labels: bool) -> None:
+def require_fit(sample: Sample, kind: SampleKind, spec: DatasetSpec, first: tuple[Path, str], *, labels: bool) -> None:
     """Raises DataError when a sample does not fit the dataset.
 
     Args:
@@ -214,7 +228,7 @@ def judge(sample: Sample, kind: Glance, spec: DatasetSpec, first: tuple[Path, st
 
 
 class _Chunks(Sequence[tuple[int, list[Sample]]]):
-    """The samples at some places, in parts that are made when they are asked for."""
+    """The samples at some places, in parts that are made on access."""
 
     def __init__(self, samples: Sequence[Sample], places: NDArray[np.int64], size: int) -> None:
         self._samples, self._places, self._size = samples, places, size
@@ -229,12 +243,12 @@ class _Chunks(Sequence[tuple[int, list[Sample]]]):
         return index, [self._samples[place] for place in places.tolist()]
 
 
-def _glance_at_chunk(
+def _summarise_chunk(
     chunk: tuple[int, list[Sample]], spec: DatasetSpec, trust: Trust, repeat_grey: bool
-) -> tuple[int, list[Look | DataError]]:
-    def one(sample: Sample) -> Look | DataError:
+) -> tuple[int, list[SampleSummary | DataError]]:
+    def one(sample: Sample) -> SampleSummary | DataError:
         try:
-            return glance(sample, spec, trust=trust, repeat_grey=repeat_grey)
+            return summarise(sample, spec, trust=trust, repeat_grey=repeat_grey)
         except DataError as error:
             return DataError(str(error))  # without its cause, which may not travel between processes
 
@@ -242,14 +256,14 @@ def _glance_at_chunk(
 
 
 class Inspection:
-    """Looks at the samples of a list, each file once, and remembers what it saw.
+    """Inspects the samples of a list, each file once, and remembers the summaries.
 
     Args:
         samples: What a list or a folder names.
         spec: What they should be.
-        memory: File that keeps what was seen; None looks at everything.
+        memory: File that keeps the summaries; without it everything is inspected.
         workers: Threads, unless processes are started.
-        processes: How many to start where there is much to look at; more than 1 needs a program whose main module may
+        processes: How many to start where there is much to inspect; more than 1 needs a program whose main module may
             be imported.
         labels: Whether each must have a label. If not, an image of one band may stand for one of three.
         trust: How large files may be, and what a VRT may name.
@@ -279,14 +293,14 @@ class Inspection:
         hits = rows >= 0
         self._kinds = {_kind_of_word(word): place for place, word in enumerate(known.words)}
         self._kind_of = np.full(len(samples), -1, np.int64)
-        self._values = np.full((len(samples), len(Values._fields)), np.nan, np.float32)
+        self._values = np.full((len(samples), len(ValueSummary._fields)), np.nan, np.float32)
         self._kind_of[hits] = known.rows[rows[hits], 0].astype(np.int64)
         self._values[hits] = known.rows[rows[hits], 1:]
 
     def errors(self, progress: Callable[[int, int], None] | None = None) -> Generator[DataError, None, None]:
-        """Looks at what is not remembered, and yields what is wrong with single samples, in the order of the list.
+        """Inspects what is not remembered, and yields what is wrong with single samples, in the order of the list.
 
-        A caller that has enough may stop; what was seen until then is remembered.
+        A caller that has enough may stop; what was inspected until then is remembered.
 
         Args:
             progress: Called with (samples done, samples in all).
@@ -297,35 +311,35 @@ class Inspection:
         order = np.argsort(chosen)
         places = fresh[chosen[order]]  # one of each pair of files, in the order of the list
         done = len(self._samples) - len(places)
-        unlike: list[tuple[int, DataError]] | None = None  # what is remembered and does not fit; the last one first
+        misfits: list[tuple[int, DataError]] | None = None  # remembered ones, last first; None until `first` is known
         first = self._first()
         try:
-            for place, look in zip(places.tolist(), self._looks(places), strict=True):
-                error = look if isinstance(look, DataError) else None
-                if isinstance(look, Look):
-                    first = first or (self._samples[place].image, look.glance.dtype)
-                    self._kind_of[place] = self._kinds.setdefault(look.glance, len(self._kinds))
-                    self._values[place] = look.values
-                    error = self._judged(place, look.glance, first)
-                if unlike is None and first is not None:
-                    unlike = self._unlike(first, remembered)
-                while unlike and unlike[-1][0] < place:
-                    yield unlike.pop()[1]
+            for place, found in zip(places.tolist(), self._summaries(places), strict=True):
+                error = found if isinstance(found, DataError) else None
+                if isinstance(found, SampleSummary):
+                    first = first or (self._samples[place].image, found.kind.dtype)
+                    self._kind_of[place] = self._kinds.setdefault(found.kind, len(self._kinds))
+                    self._values[place] = found.values
+                    error = self._misfit(place, found.kind, first)
+                if misfits is None and first is not None:
+                    misfits = self._known_misfits(first, remembered)
+                while misfits and misfits[-1][0] < place:
+                    yield misfits.pop()[1]
                 if error is not None:
                     yield error
                 done += 1
                 if progress is not None and error is None:
                     progress(done, len(self._samples))
-            if unlike is None and first is not None:
-                unlike = self._unlike(first, remembered)
-            yield from (error for _, error in reversed(unlike or ()))
+            if misfits is None and first is not None:
+                misfits = self._known_misfits(first, remembered)
+            yield from (error for _, error in reversed(misfits or ()))
         finally:
             # What is true of one sample of a pair of files is true of all.
             leaders = fresh[chosen[order]][np.argsort(order)[group_of]]
             self._kind_of[fresh], self._values[fresh] = self._kind_of[leaders], self._values[leaders]
             self._keep()
 
-    def raise_first(self, progress: Callable[[int, int], None] | None = None) -> Looks:
+    def raise_first(self, progress: Callable[[int, int], None] | None = None) -> ListSummary:
         """Returns what was seen, if nothing is wrong with any sample.
 
         Args:
@@ -337,59 +351,59 @@ class Inspection:
         with contextlib.closing(self.errors(progress)) as errors:
             for error in errors:
                 raise error
-        return self.looks()
+        return self.summary()
 
-    def raise_count(self, progress: Callable[[int, int], None] | None = None) -> Looks:
-        """As `raise_first`, but looks at all samples, and tells how many are wrong."""
+    def raise_count(self, progress: Callable[[int, int], None] | None = None) -> ListSummary:
+        """Inspects all samples; the error then counts those that are wrong, beside naming the first."""
         wrong = list(self.errors(progress))
         if wrong:
             raise DataError(
                 f"{len(wrong)} of {len(self._samples)} images cannot be used. The first: {wrong[0]} "
                 "Mend or remove these files, or leave them out of a list that dataset.train_list names."
             )
-        return self.looks()
+        return self.summary()
 
-    def looks(self) -> Looks:
+    def summary(self) -> ListSummary:
         """Returns what was seen; call it when `errors` has come to its end without one."""
-        return Looks(self._samples, tuple(self._kinds), self._kind_of, self._values, self._stamps.images)
+        return ListSummary(self._samples, tuple(self._kinds), self._kind_of, self._values, self._stamps.images)
 
     def _first(self) -> tuple[Path, str] | None:
-        """Returns the first image and its type, if its look is remembered."""
+        """Returns the first image and its type, if it is remembered."""
         if self._kind_of[0] < 0:
             return None
         return self._samples[0].image, tuple(self._kinds)[self._kind_of[0]].dtype
 
-    def _judged(self, place: int, kind: Glance, first: tuple[Path, str]) -> DataError | None:
+    def _misfit(self, place: int, kind: SampleKind, first: tuple[Path, str]) -> DataError | None:
         try:
-            judge(self._samples[place], kind, self._spec, first, labels=self._labels)
+            require_fit(self._samples[place], kind, self._spec, first, labels=self._labels)
         except DataError as error:
             return error
         return None
 
-    def _unlike(self, first: tuple[Path, str], remembered: NDArray[np.bool_]) -> list[tuple[int, DataError]]:
+    def _known_misfits(self, first: tuple[Path, str], remembered: NDArray[np.bool_]) -> list[tuple[int, DataError]]:
         """Returns the positions of remembered samples that do not fit, from the last to the first, and why."""
         kinds = tuple(self._kinds)
         wrong: list[tuple[int, DataError]] = []
         for number in np.unique(self._kind_of[remembered]).tolist():
             places = np.flatnonzero(remembered & (self._kind_of == number)).tolist()
-            if self._judged(places[0], kinds[number], first) is not None:
-                wrong += [(place, error) for place in places if (error := self._judged(place, kinds[number], first))]
+            if self._misfit(places[0], kinds[number], first) is not None:
+                wrong += [(place, error) for place in places if (error := self._misfit(place, kinds[number], first))]
         return sorted(wrong, key=lambda found: -found[0])
 
-    def _looks(self, places: NDArray[np.int64]) -> Iterator[Look | DataError]:
-        """Yields looks at the samples at some positions, in their order."""
+    def _summaries(self, places: NDArray[np.int64]) -> Iterator[SampleSummary | DataError]:
+        """Yields summaries of the samples at some positions, in their order."""
         apart = self._processes > 1 and len(places) >= _WORTH_PROCESSES
         size = max(1, min(_CHUNK, len(places) // (8 * self._workers)))
         chunks = _Chunks(self._samples, places, size)
-        work = functools.partial(_glance_at_chunk, spec=self._spec, trust=self._trust, repeat_grey=not self._labels)
+        work = functools.partial(_summarise_chunk, spec=self._spec, trust=self._trust, repeat_grey=not self._labels)
         if not apart:
-            for _, looks in in_threads(work, chunks, self._workers):
-                yield from looks
+            for _, summaries in in_threads(work, chunks, self._workers):
+                yield from summaries
             return
-        waiting: dict[int, list[Look | DataError]] = {}
+        waiting: dict[int, list[SampleSummary | DataError]] = {}
         upcoming = 0
-        for number, looks in in_processes(work, chunks, self._processes, kept="what was seen is remembered"):
-            waiting[number] = looks
+        for number, summaries in in_processes(work, chunks, self._processes, kept="what was seen is remembered"):
+            waiting[number] = summaries
             while upcoming in waiting:
                 yield from waiting.pop(upcoming)
                 upcoming += 1
@@ -408,14 +422,14 @@ class Inspection:
         )
 
 
-def _word_of_kind(kind: Glance) -> str:
+def _word_of_kind(kind: SampleKind) -> str:
     return json.dumps(kind)
 
 
-def _kind_of_word(word: str) -> Glance:
+def _kind_of_word(word: str) -> SampleKind:
     height, width, bands, dtype, label_size, ids, notes = json.loads(word)
     size = None if label_size is None else tuple(label_size)
-    return Glance(height, width, bands, dtype, size, tuple(ids), tuple(notes))
+    return SampleKind(height, width, bands, dtype, size, tuple(ids), tuple(notes))
 
 
 def _ask_for_files(samples: Sequence[Sample], workers: int) -> Stamps:
@@ -440,7 +454,10 @@ def _paths(samples: Sequence[Sample], start: int, stop: int) -> Sequence[tuple[s
 def memory_file(
     folder: Path, list_file: Path, root: Path, spec: DatasetSpec, *, labels: bool, trust: Trust = TRUSTING_NOBODY
 ) -> Path:
-    """Returns where the looks at a list are kept: another file for all that they depend on but the files themselves."""
+    """Returns where the summaries of a list are kept.
+
+    The name of the file depends on all that the summaries depend on, but for the files that the list names.
+    """
     facts = [
         os.path.abspath(list_file), os.path.abspath(root), labels, spec.max_value, spec.ignore_index,
         spec.name, spec.bands, spec.band_names, spec.mean, spec.std, trust.max_bytes, trust.vrt_sources,

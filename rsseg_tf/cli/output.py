@@ -1,0 +1,155 @@
+"""What commands print and write: output that outlives closed pipes and full disks, notes, tables, JSON reports."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["load_tensorflow", "lost_output", "make_output_safe", "narrow_table", "note", "say", "write_json"]
+
+_MIN_COLUMNS = 80  # tables lose text in fewer
+
+_write_errors: list[OSError] = []
+
+
+def say(line: str) -> None:
+    """Prints a line about finished work; a full disk under a log file, or a closed terminal, is no error."""
+    with contextlib.suppress(OSError):
+        click.echo(line)
+
+
+def note(line: str) -> None:
+    """Prints a note on standard error."""
+    click.echo(f"Note: {line}", err=True)
+
+
+def narrow_table(title: str) -> Table:
+    """Returns an empty table without lines between its columns, for many columns in 80 characters."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes JSON whole or not at all, and prints the file's name.
+
+    Raises:
+        ConfigError: When it cannot be written.
+    """
+    from rsseg_tf.errors import ConfigError
+    from rsseg_tf.files import atomic_path
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as partial:
+            partial.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}. Choose another --save_dir.") from error
+    click.echo(f"Written: {path}")
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow and lets it look for devices, without its complaints on a machine without an NVIDIA driver.
+
+    Its C++ core prints several lines about a missing GPU before any log level applies. Where there is a driver nothing
+    is hidden: there these lines may matter.
+    """
+    from rsseg_tf.environment import muted_stderr
+
+    if Path("/proc/driver/nvidia").exists() or sys.platform != "linux":
+        return
+    with muted_stderr():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+
+
+# === Standard output and error ===
+
+
+def make_output_safe() -> None:
+    """Lets a command finish whatever happens to standard output and error, and print any text.
+
+    With `rsseg-tf export ... | head -1` the pipe closes early, and with `> log` the disk may be full. An error in a
+    line of output would then end an export in the middle of its files. So output that cannot be written is dropped;
+    `lost_output` returns the reason at the end.
+
+    Letters that the locale's encoding lacks, and bytes of file names that are no text, become backslash sequences.
+    `COLUMNS` may be 0 or too small where there is no terminal; it becomes wide enough for tables.
+    """
+    _open_closed_descriptors()
+    sys.stdout = _dropping_unwritable(sys.stdout, 1)
+    sys.stderr = _dropping_unwritable(sys.stderr, 2)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    columns = os.environ.get("COLUMNS", "")
+    if columns and not (columns.isdigit() and int(columns) > 0):
+        del os.environ["COLUMNS"]
+    elif columns and int(columns) < _MIN_COLUMNS:
+        os.environ["COLUMNS"] = str(_MIN_COLUMNS)
+
+
+def lost_output() -> str:
+    """Returns why standard output could not be written in full; empty if it was, or if its reader closed the pipe."""
+    errors = (error for error in _write_errors if not isinstance(error, BrokenPipeError))
+    return next((error.strerror or str(error) for error in errors), "")
+
+
+def _open_closed_descriptors() -> None:
+    """Opens the standard descriptors that the caller closed (`2>&-`) on the null device.
+
+    Otherwise the next file to be opened would get such a number, and with it what libraries print there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+
+
+class _DroppingFile(io.FileIO):
+    """A descriptor that goes to the null device after its first failed write, which is remembered."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if self.fileno() == 1:
+                _write_errors.append(error)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())
+            os.close(null)
+            return memoryview(data).nbytes
+
+
+def _dropping_unwritable(stream: TextIO | None, number: int) -> TextIO:
+    """Returns the stream on top of `_DroppingFile`; one that is not the process's own, as in tests, stays as it is."""
+    encoding, errors = "utf-8", "backslashreplace"
+    if stream is not None:
+        try:
+            if stream.fileno() != number or isinstance(getattr(stream.buffer, "raw", None), _DroppingFile):
+                return stream
+        except (OSError, ValueError, AttributeError):
+            return stream
+        encoding, errors = stream.encoding, stream.errors or "strict"
+        with contextlib.suppress(OSError):
+            stream.flush()
+    raw = _DroppingFile(number, "w", closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=True)
