@@ -24,7 +24,7 @@ from rsseg_tf.rasters.gdal import Trust
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rsseg_tf.doctor import Finding, Report, Severity, Target
+    from rsseg_tf.doctor import CheckedDataset, Finding, Report, Severity
 
 __all__ = ["command"]
 
@@ -93,15 +93,15 @@ def command(
     Exit code 1 if there are errors, 0 if not.
     """
     _check_options(ctx, leave_out, sheet, as_json)
-    target = _find_target(source, config_path, overrides, num_classes, ignore_index, unlabelled)
+    dataset = _find_dataset(source, config_path, overrides, num_classes, ignore_index, unlabelled)
     trust = Trust(
-        target.trust.max_bytes if max_image_mb is None else max_image_mb * 2**20,
-        allow_vrt_sources or target.trust.vrt_sources,
+        dataset.trust.max_bytes if max_image_mb is None else max_image_mb * 2**20,
+        allow_vrt_sources or dataset.trust.vrt_sources,
     )
-    target = dataclasses.replace(target, trust=trust)
-    with progress_line(f"Checking {_printable(target.expected.name)}") as progress:
+    dataset = dataclasses.replace(dataset, trust=trust)
+    with progress_line(f"Checking {_printable(dataset.expected.name)}") as progress:
         report = check_data(
-            target, near=near, leave_out=leave_out, workers=workers or os.cpu_count() or 1, progress=progress
+            dataset, near=near, leave_out=leave_out, workers=workers or os.cpu_count() or 1, progress=progress
         )
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
@@ -143,16 +143,16 @@ def _check_options(ctx: click.Context, leave_out: Sequence[str], sheet: Path | N
         raise ConfigError(f"{sheet} cannot be written: {error.strerror or error}. Choose another place.") from error
 
 
-def _find_target(
+def _find_dataset(
     source: str | None,
     config_path: str | None,
     overrides: tuple[str, ...],
     num_classes: int | None,
     ignore_index: int | None,
     unlabelled: bool,
-) -> Target:
+) -> CheckedDataset:
     """Returns the dataset to check."""
-    from rsseg_tf.doctor import target_from_config, target_from_folder
+    from rsseg_tf.doctor import dataset_from_config, dataset_from_folder
 
     if (source is None) == (config_path is None):
         raise ConfigError("Name one thing to check: a folder or a config, e.g. rsseg-tf check-data data/dubai.")
@@ -160,7 +160,7 @@ def _find_target(
     if config_path is None and Path(named).is_dir():
         if overrides:
             raise ConfigError(f"--set changes a config; {named} is a folder. Leave it out.")
-        return target_from_folder(
+        return dataset_from_folder(
             Path(named), num_classes=num_classes, ignore_index=ignore_index, unlabelled=unlabelled
         )
     for option, given in (
@@ -170,7 +170,7 @@ def _find_target(
     ):
         if given:
             raise ConfigError(f"{option} goes with a folder; {named} is a config, which describes its dataset.")
-    return target_from_config(load(named, overrides), named)
+    return dataset_from_config(load(named, overrides), named)
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def _counted(count: int, severity: Severity) -> str:
 def _splits_table(report: Report) -> Any:
     from rich.table import Table
 
-    table = Table(title=_printable(f"{report.target.expected.name}: {report.target.root}"))
+    table = Table(title=_printable(f"{report.dataset.expected.name}: {report.dataset.root}"))
     for column in ("split", "samples", "sizes", "bands", "type"):
         table.add_column(column, justify="right" if column == "samples" else "left")
     for split in report.splits:

@@ -10,7 +10,7 @@ import click
 from rsseg_tf.cli.options import ManyValues, NameOf
 from rsseg_tf.cli.output import print_note, progress_line
 
-# Not TensorFlow: half a second at most, and the help can name the datasets.
+# These imports take half a second at most, since they load no TensorFlow; the help names the datasets.
 from rsseg_tf.datasets.table import RECIPES
 from rsseg_tf.prepare.run import PrepareOptions, prepare_dataset
 
