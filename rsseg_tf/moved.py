@@ -17,6 +17,7 @@ __all__ = ["MODULES", "NAMES", "moved_name", "redirect_imports"]
 
 MODULES = {
     "rsseg_tf.checking": "rsseg_tf.doctor",
+    "rsseg_tf.checking.targets": "rsseg_tf.doctor.dataset",
     "rsseg_tf.cluster": "rsseg_tf.predict.cluster",
     "rsseg_tf.datasets.archives": "rsseg_tf.files.archives",
     "rsseg_tf.datasets.cutting": "rsseg_tf.prepare.cutting",
@@ -49,6 +50,7 @@ MODULES = {
     "rsseg_tf.inference.background": "rsseg_tf.files.ahead",
     "rsseg_tf.inference.ground": "rsseg_tf.rasters.ground",
     "rsseg_tf.inference.plain_paths": "rsseg_tf.files.paths",
+    "rsseg_tf.pretrained": "rsseg_tf.weights.pretrained",
     "rsseg_tf.probe": "rsseg_tf.evaluate.probe",
     "rsseg_tf.protocols": "rsseg_tf.datasets.protocols",
     "rsseg_tf.serving.addresses": "rsseg_tf.serving.transports",
@@ -109,8 +111,13 @@ NAMES = {
         "write_list": "rsseg_tf.files.lists",
         "write_png": "rsseg_tf.rasters.images",
     },
+    "rsseg_tf.doctor": {
+        "Target": "rsseg_tf.doctor.dataset:CheckedDataset",
+        "target_from_config": "rsseg_tf.doctor.dataset:dataset_from_config",
+        "target_from_folder": "rsseg_tf.doctor.dataset:dataset_from_folder",
+    },
 }
-"""Package that offered a name -> the name -> module that has it now."""
+"""Package that offered a name -> the name -> module that has it now; a name that changed stands behind a colon."""
 
 
 def moved_name(package: str, name: str) -> Any:
@@ -123,11 +130,13 @@ def moved_name(package: str, name: str) -> Any:
     Raises:
         AttributeError: When the package never offered it.
     """
-    module = NAMES.get(package, {}).get(name)
-    if module is None:
+    place = NAMES.get(package, {}).get(name)
+    if place is None:
         raise AttributeError(f"module '{package}' has no attribute '{name}'")
-    _warn(f"{package}.{name}", f"{module}.{name}", stacklevel=4)
-    return getattr(importlib.import_module(module), name)
+    module, _, present = place.partition(":")
+    present = present or name
+    _warn(f"{package}.{name}", f"{module}.{present}", stacklevel=4)
+    return getattr(importlib.import_module(module), present)
 
 
 def redirect_imports() -> None:

@@ -17,7 +17,8 @@ import rsseg_tf
 from rsseg_tf.build import build_model
 from rsseg_tf.checkpoint import config_file, load_weights, read_state, read_weights
 from rsseg_tf.config import Config, dump_config, load_config
-from rsseg_tf.config.schema import C2FNet
+from rsseg_tf.config.zoo import C2FNet
+from rsseg_tf.data.augment import normalise
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export.tiles import pixel_dtype
@@ -25,7 +26,7 @@ from rsseg_tf.files import StrPath
 from rsseg_tf.layers import converting
 from rsseg_tf.manifest import PIXELS, Artifact, Classes, Format, Inference, Manifest, Origin, Tensor
 from rsseg_tf.predict import Predict
-from rsseg_tf.predictors import keras_predictor, normalise
+from rsseg_tf.predictors import keras_predictor
 
 __all__ = ["TrainedModel", "WeightsHolder", "class_and_confidence", "load_trained"]
 
@@ -167,7 +168,7 @@ def load_trained(checkpoint: StrPath, config: Config | None = None) -> TrainedMo
     section = config.model
     width, height = config.augment.crop_size
     manifest = Manifest(
-        model=f"{section.name}_{section.backbone.name}",
+        model=section.label,
         dataset=Classes.of(config.dataset.spec),
         crop_size=(height, width),
         size_multiple=int(getattr(section.backbone, "output_stride", 32)),

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,7 +29,7 @@ from tests.fixtures.configs import use_tiny_backbone
 
 TILE = (32, 48)
 EXTRAS = {"tflite": "ai_edge_litert", "onnx": "tf2onnx", "openvino": "openvino"}
-INSTALLED = [kind for kind, module in EXTRAS.items() if importlib.util.find_spec(module) is not None]
+INSTALLED: list[Any] = [kind for kind, module in EXTRAS.items() if importlib.util.find_spec(module) is not None]
 FILES = {"tflite": "model_float32.tflite", "onnx": "model.onnx", "openvino": "model_openvino.xml"}
 
 
