@@ -17,6 +17,7 @@ __all__ = ["MODULES", "NAMES", "moved_name", "redirect_imports"]
 
 MODULES = {
     "rsseg_tf.checking": "rsseg_tf.doctor",
+    "rsseg_tf.checking.targets": "rsseg_tf.doctor.dataset",
     "rsseg_tf.cluster": "rsseg_tf.predict.cluster",
     "rsseg_tf.datasets.archives": "rsseg_tf.files.archives",
     "rsseg_tf.datasets.cutting": "rsseg_tf.prepare.cutting",
@@ -42,6 +43,9 @@ MODULES = {
     "rsseg_tf.datasets.world_files": "rsseg_tf.rasters.world_files",
     "rsseg_tf.evaluation": "rsseg_tf.evaluate.evaluation",
     "rsseg_tf.export.benchmark": "rsseg_tf.export.timing",
+    "rsseg_tf.export.calibration": "rsseg_tf.export.tflite",
+    "rsseg_tf.export.reference": "rsseg_tf.export.tiles",
+    "rsseg_tf.export.warmup": "rsseg_tf.export.savedmodel",
     "rsseg_tf.inference": "rsseg_tf.predict",
     "rsseg_tf.inference.background": "rsseg_tf.files.ahead",
     "rsseg_tf.inference.ground": "rsseg_tf.rasters.ground",
@@ -107,8 +111,13 @@ NAMES = {
         "write_list": "rsseg_tf.files.lists",
         "write_png": "rsseg_tf.rasters.images",
     },
+    "rsseg_tf.doctor": {
+        "Target": "rsseg_tf.doctor.dataset:CheckedDataset",
+        "target_from_config": "rsseg_tf.doctor.dataset:dataset_from_config",
+        "target_from_folder": "rsseg_tf.doctor.dataset:dataset_from_folder",
+    },
 }
-"""Package that offered a name -> the name -> module that has it now."""
+"""Package that offered a name -> the name -> module that has it now; a name that changed stands behind a colon."""
 
 
 def moved_name(package: str, name: str) -> Any:
@@ -121,11 +130,13 @@ def moved_name(package: str, name: str) -> Any:
     Raises:
         AttributeError: When the package never offered it.
     """
-    module = NAMES.get(package, {}).get(name)
-    if module is None:
+    place = NAMES.get(package, {}).get(name)
+    if place is None:
         raise AttributeError(f"module '{package}' has no attribute '{name}'")
-    _warn(f"{package}.{name}", f"{module}.{name}", stacklevel=4)
-    return getattr(importlib.import_module(module), name)
+    module, _, present = place.partition(":")
+    present = present or name
+    _warn(f"{package}.{name}", f"{module}.{present}", stacklevel=4)
+    return getattr(importlib.import_module(module), present)
 
 
 def redirect_imports() -> None:

@@ -16,11 +16,11 @@ from rsseg_tf.datasets.judging import looks_like_a_mask, mask_words, misfit
 from rsseg_tf.datasets.label_codings import ColourCoding
 from rsseg_tf.datasets.spec import RGB, unknown_ids
 from rsseg_tf.datasets.table import RECIPES, SPECS
+from rsseg_tf.doctor.dataset import Expected
 from rsseg_tf.doctor.evidence import Evidence
 from rsseg_tf.doctor.findings import Finding, listing
 from rsseg_tf.doctor.samples import ImageFacts, LabelFacts
 from rsseg_tf.doctor.statistics import Moments
-from rsseg_tf.doctor.targets import Expected
 
 __all__ = [
     "absent_findings",
@@ -98,7 +98,7 @@ def image_findings(evidence: Evidence, measured: Sequence[Moments] | None) -> It
     images = [(position, facts.image) for position, facts in enumerate(evidence.facts) if facts.image is not None]
     if not images:
         return
-    spec = evidence.target.expected.spec
+    spec = evidence.dataset.expected.spec
     usual_bands = _commonest(image.bands for _, image in images)
     usual_type = _commonest(image.dtype for _, image in images)
     wanted = f"{spec.bands} are expected" if spec else f"most images have {usual_bands}"
@@ -121,7 +121,7 @@ def image_findings(evidence: Evidence, measured: Sequence[Moments] | None) -> It
             values += value_findings(name, splits, low, high, share, spec.max_value)
         yield from unseen_findings(name, splits, evidence.facts[position].unseen)
         if "train" in splits:
-            yield from size_findings(name, image.width, image.height, evidence.target.crop_size)
+            yield from size_findings(name, image.width, image.height, evidence.dataset.crop_size)
     yield from values
     if spec:
         unfit = list(_unfit(evidence, [image for _, image in images], usual_type, spec.max_value))
@@ -232,7 +232,7 @@ def _normalisation(measured: Sequence[Moments], mean: Sequence[float], std: Sequ
 
 def label_findings(evidence: Evidence) -> Iterator[Finding]:
     """Yields labels with ids that mean nothing, and what the ids of all labels together show."""
-    expected = evidence.target.expected
+    expected = evidence.dataset.expected
     labels: dict[Path, tuple[int, LabelFacts]] = {}
     for position, (sample, facts) in enumerate(zip(evidence.samples, evidence.facts, strict=True)):
         if facts.label is not None and sample.label is not None:
@@ -271,13 +271,13 @@ def ignored_label(name: str, ignore_index: int, splits: tuple[str, ...]) -> Find
 
 
 def _wrong_ids(label: LabelFacts, evidence: Evidence) -> list[int]:
-    expected = evidence.target.expected
+    expected = evidence.dataset.expected
     # Where nothing says how many classes there are, any id of eight bits may be one.
     return unknown_ids(label.counts, 256 if expected.classes is None else len(expected.classes), expected.ignore_index)
 
 
 def _wrong(label: LabelFacts, wrong: Sequence[int], evidence: Evidence) -> str:
-    expected = evidence.target.expected
+    expected = evidence.dataset.expected
     shown = ", ".join(map(str, wrong[:_SHOWN_IDS])) + (", …" if len(wrong) > _SHOWN_IDS else "")
     pixels = sum(label.counts[value] for value in wrong)
     top = 255 if expected.classes is None else len(expected.classes) - 1
@@ -289,7 +289,7 @@ def _wrong(label: LabelFacts, wrong: Sequence[int], evidence: Evidence) -> str:
 
 def _shifted(present: set[int], evidence: Evidence) -> Iterator[Finding]:
     """Yields a finding if the ids would be right with one taken off."""
-    expected = evidence.target.expected
+    expected = evidence.dataset.expected
     ids = present - {expected.ignore_index}
     if expected.classes is None or max(ids) != len(expected.classes):
         return
@@ -359,7 +359,7 @@ def absent_findings(
 
 def _palette_conflicts(labels: Mapping[Path, tuple[int, LabelFacts]], evidence: Evidence) -> Iterator[Finding]:
     """Yields the ids that stand for several colours in palette PNGs, or for the colour of another class."""
-    expected = evidence.target.expected
+    expected = evidence.dataset.expected
     holders: defaultdict[int, dict[RGB, Path]] = defaultdict(dict)  # the first label with each colour of each id
     for path, (_, label) in labels.items():
         for value, colour in label.colours.items():

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import rsseg_tf
 from rsseg_tf.doctor.checks import image_findings, label_findings, sample_findings
 from rsseg_tf.doctor.comparisons import duplicate_findings, near_duplicate_findings, overlap_findings
+from rsseg_tf.doctor.dataset import CheckedDataset, Split
 from rsseg_tf.doctor.evidence import Evidence, distinct_samples
 from rsseg_tf.doctor.findings import KINDS, SEVERITIES, Finding, Severity
 from rsseg_tf.doctor.fingerprints import MAX_DISTANCE
 from rsseg_tf.doctor.samples import inspect_samples
 from rsseg_tf.doctor.statistics import Moments, inverse_log_weights, median_frequency_weights
-from rsseg_tf.doctor.targets import Split, Target
 from rsseg_tf.errors import DataError, did_you_mean
 from rsseg_tf.files import readable_name
 
@@ -108,9 +108,9 @@ class Report:
     class_weights: Mapping[str, tuple[float, ...]]
 
     @property
-    def target(self) -> Target:
+    def dataset(self) -> CheckedDataset:
         """What was checked."""
-        return self.evidence.target
+        return self.evidence.dataset
 
     @property
     def training(self) -> SplitSummary:
@@ -123,16 +123,16 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the report as JSON values; docs/check_data.md describes them."""
-        expected = self.target.expected
+        expected = self.dataset.expected
         return {
             "format": FORMAT,
             "written_by": "rsseg_tf",
             "version": rsseg_tf.__version__,
-            "source": readable_name(self.target.source),
-            "root": readable_name(self.target.root),
+            "source": readable_name(self.dataset.source),
+            "root": readable_name(self.dataset.root),
             "dataset": {
                 "name": expected.name,
-                "labelled": self.target.labelled,
+                "labelled": self.dataset.labelled,
                 "classes": None if expected.classes is None else list(expected.classes),
                 "ignore_index": expected.ignore_index,
                 "max_value": self.max_value,
@@ -184,7 +184,7 @@ def _split_json(split: SplitSummary) -> dict[str, Any]:
 
 
 def check_data(
-    target: Target,
+    dataset: CheckedDataset,
     *,
     near: int = 7,
     leave_out: Collection[str] = (),
@@ -194,7 +194,7 @@ def check_data(
     """Looks at every file of a dataset once, and compares them all.
 
     Args:
-        target: What to check; see `target_from_config` and `target_from_folder`.
+        dataset: What to check; see `dataset_from_config` and `dataset_from_folder`.
         near: At how many bits the perceptual hashes of two images may differ for them to be compared, 0..11.
         leave_out: Codes of findings that are not wanted.
         workers: Processes; more than 1 needs a program whose main module may be imported.
@@ -210,24 +210,24 @@ def check_data(
     for code in leave_out:
         if code not in KINDS:
             raise DataError(f"There is no kind of finding '{code}'.{did_you_mean(code, KINDS)}")
-    samples, members = distinct_samples(target)
-    spec = target.expected.spec
+    samples, members = distinct_samples(dataset)
+    spec = dataset.expected.spec
     facts = inspect_samples(
         samples,
         spec=spec,
-        ignore_index=target.expected.ignore_index,
-        trust=target.trust,
+        ignore_index=dataset.expected.ignore_index,
+        trust=dataset.trust,
         workers=workers,
         progress=progress,
     )
-    evidence = Evidence(target, samples, tuple(facts), members)
+    evidence = Evidence(dataset, samples, tuple(facts), members)
     max_value = spec.max_value if spec else _max_value(evidence)
     names = _class_names(evidence)
-    splits = tuple(_summary(evidence, split, names, max_value) for split in target.splits)
+    splits = tuple(_summary(evidence, split, names, max_value) for split in dataset.splits)
     measured = splits[0].moments
     usable = measured if measured and all(band.count for band in measured) else None
     findings: list[Finding] = [
-        *target.findings,
+        *dataset.findings,
         *sample_findings(evidence),
         *image_findings(evidence, usable),
         *label_findings(evidence),
@@ -256,7 +256,7 @@ def _max_value(evidence: Evidence) -> float:
 
 def _class_names(evidence: Evidence) -> tuple[str, ...]:
     """Returns the names of the classes; where they are not known, the ids up to the highest one seen."""
-    expected = evidence.target.expected
+    expected = evidence.dataset.expected
     if expected.classes is not None:
         return expected.classes
     return tuple(map(str, range(max(_occurring_ids(evidence), default=-1) + 1)))
@@ -265,14 +265,14 @@ def _class_names(evidence: Evidence) -> tuple[str, ...]:
 def _occurring_ids(evidence: Evidence) -> set[int]:
     """Returns the ids of eight bits that occur in any label, but for the ignored one."""
     present = {value for facts in evidence.facts if facts.label for value in facts.label.counts if value < 256}
-    return present - {evidence.target.expected.ignore_index}
+    return present - {evidence.dataset.expected.ignore_index}
 
 
 def _summary(evidence: Evidence, split: Split, names: tuple[str, ...], max_value: float) -> SplitSummary:
     members = evidence.members[split.name]
     images = [image for position in members if (image := evidence.facts[position].image)]
     labels = [label for position in members if (label := evidence.facts[position].label)]
-    ignored = evidence.target.expected.ignore_index
+    ignored = evidence.dataset.expected.ignore_index
     pixels, holders, around = Counter[int](), Counter[int](), Counter[int]()
     for label in labels:
         inside = {value: count for value, count in label.counts.items() if value < len(names) and value != ignored}
@@ -298,7 +298,7 @@ def _summary(evidence: Evidence, split: Split, names: tuple[str, ...], max_value
         classes=tuple(
             ClassCount(number, name, pixels[number], holders[number], around[number])
             for number, name in enumerate(names)
-            if labels and (number in occurring or evidence.target.expected.classes is not None)
+            if labels and (number in occurring or evidence.dataset.expected.classes is not None)
         ),
         ignored_pixels=without,
         unknown_pixels=everything - without - pixels.total(),

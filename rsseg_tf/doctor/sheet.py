@@ -72,12 +72,12 @@ def write_sheet(path: Path, report: Report, *, count: int = 12, seed: int = 0) -
         )
     positions = choose_samples(report.evidence, count, seed)
     if not positions:
-        raise DataError(f"No sample of {report.target.source} can be shown: mend the errors first.")
-    names = report.class_names[:MAX_CLASSES] if report.target.labelled else ()
-    palette = report.target.expected.palette[: len(names)] or default_palette(len(names))
+        raise DataError(f"No sample of {report.dataset.source} can be shown: mend the errors first.")
+    names = report.class_names[:MAX_CLASSES] if report.dataset.labelled else ()
+    palette = report.dataset.expected.palette[: len(names)] or default_palette(len(names))
     panels = [_panel(report.evidence, position, palette, names, _SIDE[suffix]) for position in positions]
     entries = _entries(report.evidence, positions, names, palette)
-    title = f"{report.target.expected.name}: {len(panels)} of {len(report.evidence.samples)} samples"
+    title = f"{report.dataset.expected.name}: {len(panels)} of {len(report.evidence.samples)} samples"
     if suffix == ".png":
         picture = cv2.cvtColor(_picture(panels, entries, title), cv2.COLOR_RGB2BGR)
         content = _marked(cv2.imencode(".png", picture)[1].tobytes())
@@ -122,7 +122,7 @@ def choose_samples(evidence: Evidence, count: int, seed: int) -> list[int]:
     Returns:
         Positions of samples whose image and label could be read and have one size, in rising order.
     """
-    labelled = evidence.target.labelled
+    labelled = evidence.dataset.labelled
     usable = [
         position
         for position, facts in enumerate(evidence.facts)
@@ -144,10 +144,10 @@ def choose_samples(evidence: Evidence, count: int, seed: int) -> list[int]:
 
 def _panel(evidence: Evidence, position: int, palette: Sequence[RGB], names: Sequence[str], side: int) -> _Panel:
     """Reads a sample and shows it in squares."""
-    expected, sample = evidence.target.expected, evidence.samples[position]
+    expected, sample = evidence.dataset.expected, evidence.samples[position]
     facts_of_image = evidence.facts[position].image
     spec = expected.spec if expected.spec and facts_of_image and expected.spec.bands == facts_of_image.bands else None
-    read = read_pixels(sample.image, spec, trust=evidence.target.trust)
+    read = read_pixels(sample.image, spec, trust=evidence.dataset.trust)
     shown = spec or custom_spec(expected.name, ("any",), bands=read.values.shape[2])
     picture = as_rgb(read.values, shown, read.nodata)
     label = None
@@ -190,7 +190,7 @@ def _entries(
     evidence: Evidence, positions: Sequence[int], names: Sequence[str], palette: Sequence[RGB]
 ) -> list[tuple[str, RGB]]:
     """Names and colours for the legend: all classes, and whatever else is shown."""
-    ignored = evidence.target.expected.ignore_index
+    ignored = evidence.dataset.expected.ignore_index
     present = {value for position in positions if (found := evidence.facts[position].label) for value in found.counts}
     entries = list(zip(names, palette, strict=True))
     if ignored in present:

@@ -26,8 +26,8 @@ from rsseg_tf.doctor.checks import (
     value_findings,
 )
 from rsseg_tf.doctor.comparisons import leak_of
+from rsseg_tf.doctor.dataset import Expected, shown
 from rsseg_tf.doctor.findings import Finding
-from rsseg_tf.doctor.targets import Expected, shown
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample, read_list
 from rsseg_tf.rasters.inspection import ListSummary, ValueSummary

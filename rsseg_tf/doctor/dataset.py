@@ -23,7 +23,7 @@ from rsseg_tf.files.lists import Sample, list_lines
 from rsseg_tf.prepare.output import read_dataset_json, read_description
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 
-__all__ = ["Expected", "Split", "Target", "shown", "target_from_config", "target_from_folder"]
+__all__ = ["CheckedDataset", "Expected", "Split", "dataset_from_config", "dataset_from_folder", "shown"]
 
 LISTS = ("train", "val", "test")
 """Names of splits, in the order of a report; ``NAME.txt`` lists each."""
@@ -63,7 +63,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Target:
+class CheckedDataset:
     """What is to be checked.
 
     Attributes:
@@ -95,7 +95,7 @@ def shown(path: Path, root: Path) -> str:
     return readable_name(path.relative_to(root).as_posix() if path.is_relative_to(root) else path)
 
 
-def target_from_config(config: Config, source: str) -> Target:
+def dataset_from_config(config: Config, source: str) -> CheckedDataset:
     """Returns what a config trains and validates on.
 
     Args:
@@ -119,14 +119,14 @@ def target_from_config(config: Config, source: str) -> Target:
         lists.read("val", root / dataset.val_list, labels="needed"),
     )
     findings = [*_differences(dataset.spec, root), *lists.findings]
-    return Target(
+    return CheckedDataset(
         source, root, Expected.of(dataset.spec), splits, config.augment.crop_size, tuple(findings), config.data.trust
     )
 
 
-def target_from_folder(
+def dataset_from_folder(
     folder: Path, *, num_classes: int | None = None, ignore_index: int | None = None, unlabelled: bool = False
-) -> Target:
+) -> CheckedDataset:
     """Returns what a folder holds.
 
     Args:
@@ -155,11 +155,11 @@ def target_from_folder(
     found = find_folders(folder, unlabelled=unlabelled)
     splits = tuple(Split(part.name, part.samples, part.labelled) for part in found)
     return _without_validation(
-        Target(str(folder), folder, expected, splits, findings=tuple(_pairing_findings(found, folder)))
+        CheckedDataset(str(folder), folder, expected, splits, findings=tuple(_pairing_findings(found, folder)))
     )
 
 
-def _prepared(folder: Path, unlabelled: bool) -> Target:
+def _prepared(folder: Path, unlabelled: bool) -> CheckedDataset:
     """A folder that this package prepared."""
     labelled = bool(read_description(folder / "dataset.json").get("labelled", True))
     if labelled:
@@ -170,26 +170,28 @@ def _prepared(folder: Path, unlabelled: bool) -> Target:
     names = [name for name in LISTS if name != "test" or (folder / "test.txt").is_file()] if labelled else ["train"]
     kinds = {"train": "needed", "val": "needed", "test": "allowed"} if labelled and not unlabelled else {}
     splits = [lists.read(name, folder / f"{name}.txt", labels=kinds.get(name, "none")) for name in names]
-    return Target(str(folder), folder, expected, tuple(splits), findings=tuple(lists.findings))
+    return CheckedDataset(str(folder), folder, expected, tuple(splits), findings=tuple(lists.findings))
 
 
-def _listed(folder: Path, expected: Expected, unlabelled: bool) -> Target:
+def _listed(folder: Path, expected: Expected, unlabelled: bool) -> CheckedDataset:
     """A folder with list files and no description."""
     lists = _Lists(folder)
     names = [name for name in LISTS if (folder / f"{name}.txt").is_file()]
     kinds = {} if unlabelled else {"train": "needed", "val": "needed", "test": "allowed"}
     splits = [lists.read(name, folder / f"{name}.txt", labels=kinds.get(name, "none")) for name in names]
-    return _without_validation(Target(str(folder), folder, expected, tuple(splits), findings=tuple(lists.findings)))
+    return _without_validation(
+        CheckedDataset(str(folder), folder, expected, tuple(splits), findings=tuple(lists.findings))
+    )
 
 
-def _without_validation(target: Target) -> Target:
+def _without_validation(found: CheckedDataset) -> CheckedDataset:
     """Notes that a labelled dataset has no validation split."""
-    if not target.labelled or any(split.name == "val" for split in target.splits):
-        return target
-    names = tuple(split.name for split in target.splits)
-    message = f"{target.root} has no split named val, only {listing(names)}"
+    if not found.labelled or any(split.name == "val" for split in found.splits):
+        return found
+    names = tuple(split.name for split in found.splits)
+    message = f"{found.root} has no split named val, only {listing(names)}"
     finding = Finding("no-validation", names, (), message)
-    return replace(target, findings=(*target.findings, finding))
+    return replace(found, findings=(*found.findings, finding))
 
 
 def _expected(folder: Path, num_classes: int | None, ignore_index: int) -> Expected:
