@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.export import CONFIGS, SIDE, checkpoint_of
 from rsseg_tf.engines import DEFAULT_TOLERANCE, Choice, choose
 from rsseg_tf.errors import ExportError
-from rsseg_tf.export import export_model, load_trained
+from rsseg_tf.export import ExportOptions, export_model, load_trained
 
 FORMATS = {"fixed": ("savedmodel", "onnx", "openvino", "tflite"), "any": ("onnx", "tflite")}
 
@@ -35,7 +35,7 @@ def choices(name: str, folder: Path, tolerance: float, sizes: list[str]) -> list
         if not places[size].is_dir():
             tile = (SIDE, SIDE) if size == "fixed" else None
             export_model(
-                trained, places[size], FORMATS[size], quantizations=("float32", "dynamic"), tile=tile, notify=print
+                trained, places[size], ExportOptions(FORMATS[size], ("float32", "dynamic"), tile), notify=print
             )  # fmt: skip
     found: list[tuple[str, Choice | str]] = []
     for label, place in places.items():

@@ -52,7 +52,7 @@ def checkpoint_of(name: str, folder: Path) -> Path:
 
 def measured(name: str, folder: Path, runs: int) -> list[tuple[str, ...]]:
     """Exports a model for one size and for any, and returns rows of the table."""
-    from rsseg_tf.export import export_model, load_trained, verify
+    from rsseg_tf.export import ExportOptions, export_model, load_trained, verify
     from rsseg_tf.export.tiles import random_tiles
     from rsseg_tf.export.timing import time_in_process
 
@@ -66,10 +66,12 @@ def measured(name: str, folder: Path, runs: int) -> list[tuple[str, ...]]:
         exported = export_model(
             trained,
             folder / name / ("any" if tile is None else "fixed"),
-            ("savedmodel", "onnx", "tflite") if tile is None else ("onnx", "tflite"),
-            quantizations=("float32", "dynamic") if tile is None else ("float32", "float16", "dynamic", "int8"),
-            tile=tile,
-            calibration=calibration,
+            ExportOptions(
+                ("savedmodel", "onnx", "tflite") if tile is None else ("onnx", "tflite"),
+                ("float32", "dynamic") if tile is None else ("float32", "float16", "dynamic", "int8"),
+                tile,
+                calibration,
+            ),
             notify=print,
         )
         if exported.folder is None:

@@ -45,7 +45,7 @@ def compare(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
     model = case.segmentor(case.backbone(), num_classes=expected["num_classes"])
     prefix = expected.get("prefix", "")
     tensors = {key: detinit.weight(key, tuple(shape), prefix) for key, shape, _ in expected["state"]}
-    assign_weights(model, tensors, case.names(case.backbone_names))
+    assign_weights(model, tensors, case.tensor_names(model))
     same = count(model.trainable_weights) == expected["trainable"]
     parameters = (
         f"{expected['trainable']:,}" if same else f"{count(model.trainable_weights):,} ≠ {expected['trainable']:,}"

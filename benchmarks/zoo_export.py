@@ -29,9 +29,8 @@ import tensorflow as tf
 
 from rsseg_tf.datasets.dubai import DUBAI
 from rsseg_tf.errors import ExportError
-from rsseg_tf.export import Gate, calibration_images, compare, export_model, load_trained
-from rsseg_tf.export.reference import Reference
-from rsseg_tf.export.tiles import read_tiles
+from rsseg_tf.export import AccuracyLimit, ExportOptions, calibration_images, compare, export_model, load_trained
+from rsseg_tf.export.tiles import Reference, read_tiles
 from rsseg_tf.files.lists import Sample, read_list
 from rsseg_tf.manifest import read_manifest
 from rsseg_tf.predict import Predict
@@ -178,7 +177,7 @@ def refusals(trained: Any, folder: Path) -> dict[str, str]:
     answers = {}
     for kind in ("onnx", "tflite"):
         try:
-            export_model(trained, folder / kind, (kind,), quantizations=("float32",))
+            export_model(trained, folder / kind, ExportOptions((kind,)))
         except ExportError as error:
             answers[kind] = str(error)
     return answers
@@ -198,11 +197,13 @@ def measure(name: str, root: Path, work: Path, checkpoint: Path) -> dict[str, An
     exported = export_model(
         trained,
         work / name / "export",
-        ("savedmodel", "onnx", "tflite") if static else ("savedmodel",),
-        quantizations=TFLITE,
-        tile=(SIDE, SIDE),
-        calibration=calibration_images(root / "train.txt", trained.spec, (SIDE, SIDE), count=CALIBRATION),
-        gate=Gate(spread(validation, SCORED), max_miou_drop=100),  # a loss is reported here, not refused
+        ExportOptions(
+            ("savedmodel", "onnx", "tflite") if static else ("savedmodel",),
+            TFLITE,
+            (SIDE, SIDE),
+            calibration_images(root / "train.txt", trained.spec, (SIDE, SIDE), count=CALIBRATION),
+        ),
+        limit=AccuracyLimit(spread(validation, SCORED), max_miou_drop=100),  # a loss is reported here, not refused
         notify=notify,
     )
     folder, accuracy = exported.folder, exported.accuracy

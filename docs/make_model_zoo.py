@@ -151,11 +151,12 @@ def measure(name: str) -> dict[str, float]:
     import keras
 
     from rsseg_tf import build_model, load_config
+    from rsseg_tf.config.zoo import C2FNet
 
     config = load_config(f"{name}.yml")
     model = build_model(config)
     side = SIDE
-    if config.model.name == "c2fnet":
+    if isinstance(config.model, C2FNet):
         model, side = model.get_layer("refine").fine, config.model.window_size
     parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     operations = count_operations(keras.Model(model.input, model.output["main"]), side)

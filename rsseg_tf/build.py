@@ -1,129 +1,133 @@
-"""From a config to objects: the only place where names meet functions."""
+"""From a config to objects: the only place where names meet functions.
+
+The rows of `rsseg_tf.config.zoo` say where each builder is. A builder gets the options of its row, and those of
+`in_channels`, `num_classes`, `small_classes`, `steps`, `ignore_index`, `mean` and `seed` that its signature names.
+"""
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import keras
 
-from rsseg_tf import backbones, losses, segmentors, ssl, weights
+from rsseg_tf import ssl
 from rsseg_tf.config import Config, PretrainConfig
-from rsseg_tf.config import pretrain as pretrain_schema
-from rsseg_tf.config.schema import Backbone, C2FNet, Loss, Mixed, Model, PixelContrast
+from rsseg_tf.config.zoo import Backbone, C2FNet, CustomModel, CustomRow, Loss, Mixed, Model, Row
 from rsseg_tf.datasets import DatasetSpec
-from rsseg_tf.errors import ConfigError, WeightsError
+from rsseg_tf.errors import ConfigError, RssegError, reason
+from rsseg_tf.plugins import import_plugin
 from rsseg_tf.segmentors.c2fnet import window_labels
-from rsseg_tf.ssl.queue import check_queue
 
 __all__ = [
-    "BACKBONES",
-    "BACKBONE_NAMES",
-    "LOSSES",
-    "METHODS",
     "POLICIES",
-    "SEGMENTORS",
-    "SEGMENTOR_NAMES",
     "HeadLoss",
-    "backbone_names",
     "build_backbone",
     "build_losses",
     "build_method",
     "build_model",
-    "weight_names",
+    "builder_of",
 ]
 
-_Names = TypeVar("_Names", bound=Callable[..., dict[str, str]])
-
-BACKBONES: dict[str, Callable[..., keras.Model]] = {
-    "resnet18": backbones.resnet18,
-    "resnet50": backbones.resnet50,
-    "resnet101": backbones.resnet101,
-    "resnet18_vd": backbones.resnet18_vd,
-    "resnet50_vd": backbones.resnet50_vd,
-    "resnet101_vd": backbones.resnet101_vd,
-    "hrnet_w18": backbones.hrnet_w18,
-    "hrnet_w48": backbones.hrnet_w48,
-    "mobilenet_v3_large": backbones.mobilenet_v3_large,
-    "mobilenet_v3_small": backbones.mobilenet_v3_small,
-}
-# Names of the original's tensors, from the names of a backbone's tensors and the section of the model. One without
-# released weights needs none.
-BACKBONE_NAMES: dict[str, Callable[[], dict[str, str]]] = {
-    "resnet18": lambda: weights.resnet_names((2, 2, 2, 2), bottleneck=False),
-    "resnet50": weights.resnet_names,
-    "resnet101": lambda: weights.resnet_names((3, 4, 23, 3)),
-    "resnet18_vd": lambda: weights.resnet_vd_names((2, 2, 2, 2), bottleneck=False),
-    "resnet50_vd": weights.resnet_vd_names,
-    "resnet101_vd": lambda: weights.resnet_vd_names((3, 4, 23, 3)),
-    "hrnet_w18": weights.hrnet_names,
-    "hrnet_w48": weights.hrnet_names,
-    "mobilenet_v3_large": weights.mobilenet_v3_names,
-    "mobilenet_v3_small": lambda: weights.mobilenet_v3_names(11, squeezed=(1, *range(4, 12))),
-}
-SEGMENTOR_NAMES: dict[str, Callable[[dict[str, str], Any], dict[str, str]]] = {
-    "fcn": lambda names, _: weights.fcn_names(names),
-    "deeplabv3plus": lambda names, section: weights.deeplabv3plus_names(names, section.aspp_rates),
-    "pspnet": lambda names, section: weights.pspnet_names(names, section.bin_sizes, aux_head=section.aux_head),
-    "upernet": lambda names, section: weights.upernet_names(names, aux_head=section.aux_head),
-    "danet": lambda names, _: weights.danet_names(names),
-    "ocrnet": lambda names, _: weights.ocrnet_names(names),
-    "hrnet_contrast": lambda names, _: weights.hrnet_contrast_names(names),
-    "lraspp": lambda names, _: weights.lraspp_names(names),
-    "c2fnet": lambda names, _: weights.c2fnet_names(names),
-}
-SEGMENTORS: dict[str, Callable[..., keras.Model]] = {
-    "fcn": segmentors.fcn,
-    "deeplabv3plus": segmentors.deeplabv3plus,
-    "pspnet": segmentors.pspnet,
-    "upernet": segmentors.upernet,
-    "danet": segmentors.danet,
-    "ocrnet": segmentors.ocrnet,
-    "hrnet_contrast": segmentors.hrnet_contrast,
-    "lraspp": segmentors.lraspp,
-    "c2fnet": segmentors.c2fnet,
-}
-LOSSES: dict[str, Callable[..., Any]] = {
-    "cross_entropy": losses.cross_entropy,
-    "ohem_cross_entropy": losses.ohem_cross_entropy,
-    "dice": losses.dice,
-    "focal": losses.focal,
-    "lovasz_softmax": losses.lovasz_softmax,
-    "pixel_contrast": losses.pixel_contrast,
-}
-METHODS: dict[str, Callable[..., ssl.Method]] = {
-    "moco_v2": ssl.MoCoV2,
-    "densecl": ssl.DenseCL,
-    "simsiam": ssl.SimSiam,
-    "swav": ssl.SwAV,
-    "pixpro": ssl.PixPro,
-    "moco_byol": ssl.MoCoBYOL,
-}
 POLICIES = {"fp32": "float32", "fp16": "mixed_float16", "bf16": "mixed_bfloat16"}
 
 
-def build_backbone(config: Backbone, *, in_channels: int = 3) -> keras.Model:
-    """Returns the backbone of a config: `(B, H, W, in_channels)` to features keyed "c2".."c5"."""
-    options = config.model_dump(exclude={"name", "pretrained"})
-    return BACKBONES[config.name](in_channels=in_channels, **options)
+def builder_of(section: Row, where: str = "") -> Callable[..., Any]:
+    """Returns the function or class that builds what a section describes.
+
+    Args:
+        section: A row of `rsseg_tf.config.zoo`.
+        where: The section's key in the config, for messages.
+
+    Raises:
+        ConfigError: For code of a user's own that is not allowed or not there, see `rsseg_tf.plugins`.
+    """
+    if isinstance(section, CustomRow):
+        return import_plugin(section.builder, f"{where}.builder")
+    module, _, name = section.builder_path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _builder(section: Row, where: str, *offered: str, arguments: int = 0) -> Callable[..., Any]:
+    """Returns a section's builder with its options filled in; what is `offered` and not wanted is dropped.
+
+    Args:
+        section: A row of `rsseg_tf.config.zoo`.
+        where: The section's key in the config, for messages.
+        *offered: Names of the keyword arguments that the caller will give.
+        arguments: Number of positional arguments that the caller will give.
+
+    Raises:
+        ConfigError: When the builder does not take the options.
+    """
+    builder, options = builder_of(section, where), section.builder_options()
+    signature = inspect.signature(builder)
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    wanted = [name for name in offered if takes_all or name in signature.parameters]
+    try:
+        if twice := sorted(options.keys() & wanted):
+            raise TypeError(f"{', '.join(twice)} comes from the config's other sections")
+        signature.bind(*[None] * arguments, **dict.fromkeys(wanted), **options)
+    except TypeError as error:
+        raise ConfigError(
+            f"{where}.options does not fit {section.builder_path}{signature}: {error}. Got the options "
+            f"{', '.join(options) or 'none'}."
+        ) from error
+
+    def build(*positional: Any, **given: Any) -> Any:
+        return builder(*positional, **{name: given[name] for name in wanted}, **options)
+
+    def build_custom(*positional: Any, **given: Any) -> Any:
+        try:
+            return build(*positional, **given)
+        except RssegError:
+            raise
+        except Exception as error:  # a user's code may raise anything
+            raise ConfigError(
+                f"{where}.builder {section.builder_path} failed: {type(error).__name__}: {reason(error)}. "
+                "RSSEG_TF_TRACEBACK=1 in the environment shows where."
+            ) from error
+
+    return build_custom if isinstance(section, CustomRow) else build
+
+
+# === Models ===
+
+
+def build_backbone(config: Backbone, *, in_channels: int = 3, where: str = "backbone") -> keras.Model:
+    """Returns the backbone of a config: `(B, H, W, in_channels)` to features keyed "c2".."c5".
+
+    Args:
+        config: Its section.
+        in_channels: Bands of an image.
+        where: The section's key in the config, for messages.
+    """
+    backbone = _builder(config, where, "in_channels")(in_channels=in_channels)
+    if isinstance(config, CustomRow):
+        _require_named_layers(backbone, where, config.builder)
+    return backbone
 
 
 def build_model(config: Config, *, precision: str = "fp32") -> keras.Model:
     """Returns the segmentor of a config, with random weights.
 
     Args:
-        config: a checked config; bands and number of classes come from its dataset.
+        config: A checked config; bands and number of classes come from its dataset.
         precision: `fp32`, `fp16` or `bf16`: the type of activations. Weights and outputs stay float32.
 
     Returns:
         A functional model: `(B, H, W, bands)` float32 normalised pixels to `{"main": (B, H, W, classes) logits, …}`.
 
     Raises:
-        ConfigError: when a loss is configured for a head that the model does not have, or the other way round.
+        ConfigError: When a loss is configured for a head that the model does not have, or the other way round; when
+            code of a user's own gives no such model.
     """
     with _dtype_policy(POLICIES[precision]):
-        model = _build_segmentor(config.model, config.dataset.spec)
+        model = _build_segmentor(config.model, config.dataset.spec, "model")
     # The coarse logits of c2fnet are its main output; they do not learn.
     heads = ["fine"] if isinstance(config.model, C2FNet) else sorted(model.output)
     with_loss = sorted(config.loss)
@@ -135,32 +139,103 @@ def build_model(config: Config, *, precision: str = "fp32") -> keras.Model:
     return model
 
 
-def _build_segmentor(section: Model, spec: DatasetSpec) -> keras.Model:
-    options = section.model_dump(exclude={"name", "backbone", "pretrained", "num_classes", "coarse"})
-    if not isinstance(section, C2FNet):
-        backbone = build_backbone(section.backbone, in_channels=spec.bands)
-        return SEGMENTORS[section.name](backbone, num_classes=spec.num_classes, **options)
-    # Both parts have layers of the same names; the scopes keep the paths of their variables apart.
-    with keras.name_scope("coarse"):
-        coarse = _build_segmentor(section.coarse, spec)
-    with keras.name_scope("fine"):
-        backbone = build_backbone(section.backbone, in_channels=spec.bands)
-    return SEGMENTORS[section.name](
-        backbone, coarse=coarse, num_classes=spec.num_classes, small_classes=spec.small_class_ids, **options
-    )
+def _build_segmentor(section: Model, spec: DatasetSpec, where: str) -> keras.Model:
+    sizes: dict[str, Any] = {"num_classes": spec.num_classes}
+    if isinstance(section, C2FNet):
+        # Both parts have layers of the same names; the scopes keep the paths of their variables apart.
+        with keras.name_scope("coarse"):
+            sizes["coarse"] = _build_segmentor(section.coarse, spec, f"{where}.coarse")
+        with keras.name_scope("fine"):
+            backbone = build_backbone(section.backbone, in_channels=spec.bands, where=f"{where}.backbone")
+        sizes["small_classes"] = spec.small_class_ids
+    elif section.backbone is not None:
+        backbone = build_backbone(section.backbone, in_channels=spec.bands, where=f"{where}.backbone")
+    else:
+        sizes["in_channels"] = spec.bands
+    on = () if section.backbone is None else (backbone,)
+    model = _builder(section, where, *sizes, arguments=len(on))(*on, **sizes)
+    return _as_segmentor(model, section, spec, where) if isinstance(section, CustomModel) else model
+
+
+# === Models of a user's own ===
+
+
+def _as_segmentor(model: Any, section: CustomModel, spec: DatasetSpec, where: str) -> keras.Model:
+    """Returns a user's model with its outputs by head, in float32."""
+    what = f"{where}.builder {section.builder}"
+    _require_named_layers(model, where, section.builder)
+    if len(model.inputs) != 1 or model.inputs[0].shape[-1] != spec.bands:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in model.inputs)
+        raise ConfigError(
+            f"{what} must return a model of one image (B, H, W, {spec.bands}), the bands of the dataset '{spec.name}'; "
+            f"its inputs are {shapes}. Take the argument in_channels."
+        )
+    outputs = model.output if isinstance(model.output, dict) else {"main": model.output}
+    shape = getattr(outputs.get("main"), "shape", None)
+    if shape is None or len(shape) != 4 or shape[-1] != spec.num_classes:
+        raise ConfigError(
+            f"{what} must return a model with logits (B, H, W, {spec.num_classes}), one channel for each class of the "
+            f"dataset '{spec.name}', alone or as the output 'main'; got "
+            f"{tuple(shape) if shape is not None else ', '.join(outputs)}. Take the argument num_classes."
+        )
+    if getattr(model.layers[-1], "activation", None) is keras.activations.softmax:
+        raise ConfigError(
+            f"{what} must return a model that gives logits; its last layer '{model.layers[-1].name}' has a softmax, "
+            "which the losses bring themselves. Leave activation='softmax' out."
+        )
+    if outputs is model.output and all(getattr(x, "dtype", "float32") == "float32" for x in outputs.values()):
+        return model
+    outputs = {
+        head: keras.layers.Activation("linear", dtype="float32", name=f"{head}_logits")(x)
+        if hasattr(x, "dtype") and x.dtype != "float32"
+        else x
+        for head, x in outputs.items()
+    }
+    return keras.Model(model.input, outputs, name=model.name)
+
+
+def _require_named_layers(model: Any, where: str, builder: str) -> None:
+    """Refuses what is no functional model, and layers whose variables have other paths in each process.
+
+    Checkpoints find a variable by its path. Keras numbers layers without a name by how many a process has made.
+    """
+    if not isinstance(model, keras.Model) or not hasattr(model, "inputs") or model.inputs is None:
+        raise ConfigError(
+            f"{where}.builder {builder} must return a keras.Model with inputs and outputs (functional or Sequential); "
+            f"got {type(model).__name__}."
+        )
+    numbered = [
+        layer.name
+        for layer in model.layers
+        if layer.weights and re.fullmatch(rf"{_snake_case(type(layer).__name__)}(_\d+)?", layer.name)
+    ]
+    if numbered:
+        raise ConfigError(
+            f"{where}.builder {builder}: {len(numbered)} layers with weights have no name of their own "
+            f"({', '.join(numbered[:4])}{', …' if len(numbered) > 4 else ''}), so that a checkpoint could not find "
+            "them again. Name them, e.g. keras.layers.Conv2D(8, 3, name='head_conv')."
+        )
+
+
+def _snake_case(name: str) -> str:
+    """Returns the name that Keras gives to a layer of this class, but for a number."""
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)).lower()
+
+
+# === Self-supervised methods ===
 
 
 def build_method(config: PretrainConfig, *, steps: int, devices: int = 1, precision: str = "fp32") -> ssl.Method:
     """Returns the self-supervised method of a config around a new backbone.
 
     Args:
-        config: a checked config.
-        steps: of the whole run, which schedules of momentum go by.
-        devices: how many share a batch.
+        config: A checked config.
+        steps: Of the whole run, which schedules of momentum go by.
+        devices: How many share a batch.
         precision: `fp32`, `fp16` or `bf16`: the type of activations. Weights, queues and losses stay float32.
 
     Raises:
-        ConfigError: when the batch does not fit the devices, the queue or the parts in which keys are normalised.
+        ConfigError: When the batch does not fit the devices, the queue or the parts in which keys are normalised.
     """
     section, batch = config.method, config.train.total_batch_size
     if batch % devices:
@@ -168,60 +243,21 @@ def build_method(config: PretrainConfig, *, steps: int, devices: int = 1, precis
             f"train.total_batch_size is {batch}, the images of a step on all devices, and {devices} devices cannot "
             f"share it equally. Use a multiple of {devices}."
         )
-    _check_memory(section, batch, batch // devices)
-    options = section.model_dump(exclude={"name"})
-    if isinstance(section, pretrain_schema.PixPro | pretrain_schema.MoCoBYOL):
-        options["steps"] = steps
+    section.check_batch(batch, batch // devices)
+
+    def backbone() -> keras.Model:
+        return build_backbone(config.backbone, in_channels=config.dataset.bands)
+
     with _dtype_policy(POLICIES[precision]):
-        return METHODS[section.name](
-            lambda: build_backbone(config.backbone, in_channels=config.dataset.bands), **options
+        method = _builder(section, "method", "steps", arguments=1)(backbone, steps=steps)
+    if not isinstance(method, ssl.Method):
+        raise ConfigError(
+            f"method.builder {section.builder_path} must return a rsseg_tf.ssl.Method; got {type(method).__name__}."
         )
+    return method
 
 
-def _check_memory(section: pretrain_schema.Method, batch: int, share: int) -> None:
-    if isinstance(section, pretrain_schema.MoCoV2 | pretrain_schema.DenseCL):
-        check_queue(section.queue_size, batch)
-        splits = section.key_bn_splits
-        if section.key_bn == "split" and (share % splits or share // splits < 2):
-            raise ConfigError(
-                f"method.key_bn is split: a device's {share} images are normalised in {splits} equal parts, of at "
-                "least two images each. Change method.key_bn_splits or --total_batch_size, or set method.key_bn to "
-                "ema_stats."
-            )
-    elif isinstance(section, pretrain_schema.MoCoBYOL):
-        check_queue(section.queue_size, batch, keys_per_sample=2)
-    elif isinstance(section, pretrain_schema.SwAV) and section.queue_size:
-        check_queue(section.queue_size, batch)
-
-
-def backbone_names(section: Backbone) -> dict[str, str]:
-    """Returns the names of the tensors in released weights of a backbone, each with the path of our variable.
-
-    Raises:
-        WeightsError: when there is no map of them.
-    """
-    return _map_of(BACKBONE_NAMES, section.name, "BACKBONE_NAMES")()
-
-
-def weight_names(section: Model) -> dict[str, str]:
-    """Returns the names of the tensors in released weights of a model, each with the path of our variable.
-
-    For c2fnet these are the fine model's; the coarse model's are `weight_names(section.coarse)`, with paths that lie
-    under `coarse/`.
-
-    Raises:
-        WeightsError: when there is no map of them.
-    """
-    return _map_of(SEGMENTOR_NAMES, section.name, "SEGMENTOR_NAMES")(backbone_names(section.backbone), section)
-
-
-def _map_of(table: dict[str, _Names], name: str, table_name: str) -> _Names:
-    if name not in table:
-        raise WeightsError(
-            f"There is no map of released weights for {name}, only for {', '.join(table)}. Leave `pretrained` out, or "
-            f"add a map to {table_name} in rsseg_tf/build.py."
-        )
-    return table[name]
+# === Losses ===
 
 
 class HeadLoss(Protocol):
@@ -231,32 +267,29 @@ class HeadLoss(Protocol):
         """Returns the loss as a float32 scalar.
 
         Args:
-            output: what the model returns for the head.
+            output: What the model returns for the head.
             labels: (B, H, W) integer class ids, or the dataset's `ignore_index`.
-            mean: mean over all elements of all devices, see `rsseg_tf.losses.cross_entropy`.
-            seed: integer that draws of random pixels follow from; another one for each step.
+            mean: Mean over all elements of all devices, see `rsseg_tf.losses.cross_entropy`.
+            seed: Integer that draws of random pixels follow from; another one for each step.
         """
 
 
 def build_losses(config: Config) -> dict[str, tuple[HeadLoss, float]]:
     """Returns for each head its loss and the loss's weight in the sum."""
     spec = config.dataset.spec
-    by_head = {head: _build_loss(section, spec.ignore_index) for head, section in config.loss.items()}
+    by_head = {head: _build_loss(section, spec.ignore_index, head) for head, section in config.loss.items()}
     if isinstance(config.model, C2FNet):
         by_head = {head: _on_windows(loss, config.model, spec) for head, loss in by_head.items()}
     return {head: (loss, config.loss[head].weight) for head, loss in by_head.items()}
 
 
-def _build_loss(section: Loss, ignore_index: int) -> HeadLoss:
+def _build_loss(section: Loss, ignore_index: int, head: str) -> HeadLoss:
     if isinstance(section, Mixed):
-        return _sum_of([(_build_loss(part, ignore_index), part.weight) for part in section.losses])
-    function = LOSSES[section.name]
-    options = section.model_dump(exclude={"name", "weight"})
-    draws = isinstance(section, PixelContrast)
+        return _sum_of([(_build_loss(part, ignore_index, head), part.weight) for part in section.losses])
+    function = _builder(section, f"loss.{head}", "ignore_index", "mean", "seed", arguments=2)
 
     def loss(output: Any, labels: Any, *, mean: Callable[[Any], Any] = keras.ops.mean, seed: Any = 0) -> Any:
-        drawn = {"seed": seed} if draws else {}
-        return function(output, labels, ignore_index=ignore_index, mean=mean, **drawn, **options)
+        return function(output, labels, ignore_index=ignore_index, mean=mean, seed=seed)
 
     return loss
 

@@ -52,7 +52,7 @@ class Smoke:
 
     def wait(self) -> None:
         """The model becomes available."""
-        last: object = None
+        last: Any = None
         for _ in range(LONGEST_START_S):
             try:
                 _, last = self.ask(self.base)

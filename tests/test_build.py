@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,66 +11,50 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from rsseg_tf import build
-from rsseg_tf.build import (
-    BACKBONE_NAMES,
-    BACKBONES,
-    LOSSES,
-    POLICIES,
-    SEGMENTOR_NAMES,
-    SEGMENTORS,
-    build_backbone,
-    build_losses,
-    build_model,
-)
+from rsseg_tf.build import POLICIES, build_backbone, build_losses, build_model, builder_of
 from rsseg_tf.config import Config
-from rsseg_tf.config.schema import Backbone, HRNet, Loss, Mixed, Model, ResNet, ResNetVd, Train
+from rsseg_tf.config.schema import Train
+from rsseg_tf.config.zoo import Backbone, CustomRow, HRNet, Loss, Method, Mixed, Model, ResNet, ResNetVd, Row
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.losses import cross_entropy
-from tests.fixtures.configs import tiny_config, use_tiny_backbone
+from tests.fixtures.configs import replace_builder, tiny_config, use_tiny_backbone
 
 
-def members(union: Any) -> tuple[type[BaseModel], ...]:
-    """Returns the classes of a union that a `name` tells apart, or the one class."""
-    if isinstance(union, type):
-        return (union,)
-    inner = get_args(union)[0]
-    return get_args(inner) or (inner,)
+def rows(union: Any) -> list[type[Row]]:
+    """Returns the rows of a union but those without a builder of ours: `custom`, and `mixed`, a sum of others."""
+    members = get_args(get_args(union)[0])
+    return [row for row in members if not issubclass(row, CustomRow | Mixed)]
 
 
 def names(section: type[BaseModel]) -> tuple[str, ...]:
     return get_args(section.model_fields["name"].annotation)
 
 
-# Kind -> (sections of the schema, table of builders, fields that are no options of the builder).
-KINDS: dict[str, tuple[Any, dict[str, Callable[..., Any]], set[str]]] = {
-    "backbone": (Backbone, BACKBONES, {"name", "pretrained"}),
-    "segmentor": (Model, SEGMENTORS, {"name", "backbone", "coarse", "pretrained", "num_classes"}),
-    "loss": (Loss, LOSSES, {"name", "weight"}),
-}
-
-
-def sections(kind: str) -> list[type[BaseModel]]:
-    """The sections of a kind but `mixed`, which stands for no function: it is a sum of others."""
-    return [section for section in members(KINDS[kind][0]) if section is not Mixed]
-
-
+KINDS: dict[str, Any] = {"backbone": Backbone, "segmentor": Model, "loss": Loss, "method": Method}
 SECTIONS = [
     pytest.param(section, name, kind, id=f"{kind}-{name}")
-    for kind in KINDS
-    for section in sections(kind)
+    for kind, union in KINDS.items()
+    for section in rows(union)
     for name in names(section)
 ]
 
 
-# === Schema and tables agree ===
+def builder(section: type[Row], name: str) -> Callable[..., Any]:
+    """Returns the builder of a row, whose other fields do not matter to it."""
+    return builder_of(section.model_construct(name=name))
+
+
+def parameters_of(section: type[Row], name: str) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(builder(section, name)).parameters)
+
+
+# === Rows and builders agree ===
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_name_of_the_schema_is_in_the_table_and_the_other_way_round(kind: str) -> None:
-    _, table, _ = KINDS[kind]
-    allowed = [name for section in sections(kind) for name in names(section)]
-    assert sorted(allowed) == sorted(table), "one name may stand in one section only"
+def test_a_name_stands_in_one_row_only(kind: str) -> None:
+    allowed = [name for row in rows(KINDS[kind]) for name in names(row)]
+    assert len(allowed) == len(set(allowed)) >= 6
 
 
 def test_every_precision_of_the_schema_has_a_policy() -> None:
@@ -77,12 +62,9 @@ def test_every_precision_of_the_schema_has_a_policy() -> None:
 
 
 @pytest.mark.parametrize(("section", "name", "kind"), SECTIONS)
-def test_fields_are_options_of_the_builder_with_the_same_defaults(
-    section: type[BaseModel], name: str, kind: str
-) -> None:
-    _, table, not_options = KINDS[kind]
-    parameters = inspect.signature(table[name]).parameters
-    fields = {field: info for field, info in section.model_fields.items() if field not in not_options}
+def test_fields_are_options_of_the_builder_with_the_same_defaults(section: type[Row], name: str, kind: str) -> None:
+    parameters = parameters_of(section, name)
+    fields = {field: info for field, info in section.model_fields.items() if field not in section.own}
     unknown = fields.keys() - parameters.keys()
     assert not unknown, f"{name} takes no {unknown}"
     for field, info in fields.items():
@@ -91,13 +73,10 @@ def test_fields_are_options_of_the_builder_with_the_same_defaults(
 
 
 @pytest.mark.parametrize(("section", "name", "kind"), SECTIONS)
-def test_what_the_builder_needs_beyond_the_fields_is_given_by_build(
-    section: type[BaseModel], name: str, kind: str
-) -> None:
-    _, table, _ = KINDS[kind]
+def test_what_the_builder_needs_beyond_the_fields_is_given_by_build(section: type[Row], name: str, kind: str) -> None:
     needed = {
         parameter.name
-        for parameter in inspect.signature(table[name]).parameters.values()
+        for parameter in parameters_of(section, name).values()
         if parameter.default is inspect.Parameter.empty and parameter.name not in section.model_fields
     }
     # `num_classes` is a field too, for an agreement with the dataset, and `build` gives the dataset's.
@@ -105,19 +84,24 @@ def test_what_the_builder_needs_beyond_the_fields_is_given_by_build(
         "backbone": {"in_channels"},
         "segmentor": {"small_classes"},
         "loss": {"logits", "outputs", "labels", "ignore_index", "seed"},
+        "method": {"build_backbone", "steps"},
     }
     assert needed <= given[kind]
 
 
-@pytest.mark.parametrize(("builders", "names_of"), [(BACKBONES, BACKBONE_NAMES), (SEGMENTORS, SEGMENTOR_NAMES)])
-def test_maps_of_the_original_names_are_of_what_there_is(builders: dict[str, Any], names_of: dict[str, Any]) -> None:
-    assert names_of.keys() <= builders.keys()
+@pytest.mark.parametrize(("section", "name", "kind"), SECTIONS)
+def test_a_builder_is_named_as_in_the_config(section: type[Row], name: str, kind: str) -> None:
+    """So no row can point to its neighbour's function."""
+    assert builder(section, name).__name__.lower().replace("_", "") == name.replace("_", "")
 
 
-@pytest.mark.parametrize("table", [BACKBONES, SEGMENTORS, LOSSES], ids=["backbones", "segmentors", "losses"])
-def test_a_function_is_named_as_in_the_config(table: dict[str, Callable[..., Any]]) -> None:
-    """So no line of a table can point to its neighbour's function."""
-    assert {name: function.__name__ for name, function in table.items()} == {name: name for name in table}
+@pytest.mark.parametrize(("section", "name", "kind"), SECTIONS)
+def test_released_weights_have_names(section: type[Row], name: str, kind: str) -> None:
+    """Losses and methods have no files; every backbone and segmentor of ours has."""
+    assert (section.weight_names is not None) == (kind in ("backbone", "segmentor"))
+    if section.weight_names is not None:
+        module, _, function = section.weight_names.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
 
 
 # === Options reach the builders ===
@@ -133,8 +117,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         image = keras.Input((None, None, options["in_channels"]))
         return keras.Model(image, {"c2": keras.layers.Conv2D(4, 1, strides=4)(image)})
 
-    for name in BACKBONES:
-        monkeypatch.setitem(build.BACKBONES, name, builder)
+    for row in rows(Backbone):
+        for name in names(row):
+            replace_builder(monkeypatch, row.built_by.format(name=name), builder)
     return kept
 
 
@@ -157,7 +142,7 @@ def test_the_options_of_a_segmentor_reach_its_builder(tmp_path: Path, monkeypatc
         kept.update(options, backbone=backbone.name)
         return keras.Model(backbone.input, {"main": backbone.output["c5"]})
 
-    monkeypatch.setitem(build.SEGMENTORS, "fcn", builder)
+    replace_builder(monkeypatch, "rsseg_tf.segmentors.fcn:fcn", builder)
     build_model(tiny_config(tmp_path, "model.channels=5", "model.align_corners=true"))
     assert kept == {"backbone": "resnet_vd", "num_classes": 2, "channels": 5, "align_corners": True}
 
@@ -227,7 +212,7 @@ def test_precision_is_restored_after_an_error_too(tmp_path: Path, policy: str, m
     def fails(**options: Any) -> keras.Model:
         raise ConfigError("no such model")
 
-    monkeypatch.setitem(build.BACKBONES, "resnet18_vd", fails)
+    replace_builder(monkeypatch, "rsseg_tf.backbones.resnet_vd:resnet18_vd", fails)
     with pytest.raises(ConfigError, match="no such model"):
         build_model(tiny_config(tmp_path), precision="fp16")
     assert keras.config.dtype_policy().name == policy

@@ -351,7 +351,7 @@ def test_what_a_kill_between_two_renames_leaves_is_named(config: Config, saved: 
 @contextmanager
 def full_disk(monkeypatch: pytest.MonkeyPatch, writes: int) -> Iterator[None]:
     """Lets so many files reach the disk and none after."""
-    fsync, done = os.fsync, []
+    fsync, done = os.fsync, list[int]()
 
     def limited(descriptor: int) -> None:
         if len(done) == writes:

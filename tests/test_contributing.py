@@ -1,4 +1,4 @@
-"""The steps of CONTRIBUTING suffice: a backbone and a dataset are added to a copy of the package, and used."""
+"""The steps of CONTRIBUTING suffice: a dataset is added to a copy of the package, and used."""
 
 from __future__ import annotations
 
@@ -16,29 +16,6 @@ from rsseg_tf.rasters.images import write_image
 
 ROOT = Path(__file__).parents[1]
 
-BACKBONE = '''"""A backbone of one convolution for each stride."""
-
-import keras
-
-
-def toy_net(*, in_channels: int = 3, width: int = 4) -> keras.Model:
-    """Returns features "c2" to "c5"."""
-    image = x = keras.Input((None, None, in_channels))
-    features = {}
-    x = keras.layers.Conv2D(width, 3, 2, padding="same", name="stem_conv")(x)
-    for name in ("c2", "c3", "c4", "c5"):
-        features[name] = x = keras.layers.Conv2D(width, 3, 2, padding="same", name=name)(x)
-    return keras.Model(image, features, name="toy_net")
-'''
-SECTION = '''
-class ToyNet(_Backbone):
-    """A backbone of one convolution for each stride."""
-
-    name: Literal["toy_net"]
-    width: Positive = 4
-
-
-Backbone = Annotated[ToyNet | '''
 ADAPTER = """
 def _prepare_toyville(sources: Sequence[Path], output: Path, options: PrepareOptions) -> PrepareReport:
     return prepare_toyville(_needed("toyville", sources), output, **options.chosen("toyville", _LABELLED))
@@ -52,26 +29,17 @@ import sys
 from pathlib import Path
 from rsseg_tf.build import build_model
 from rsseg_tf.config import load_config
-from rsseg_tf.errors import WeightsError
 from rsseg_tf.evaluate.evaluation import plan_evaluation
 from rsseg_tf.datasets import read_list
-from rsseg_tf.pretrained import load_pretrained
 
-changes = ["model.backbone={name: toy_net, width: 8}", "model.name=fcn", "augment.crop_size=[32, 32]"]
+changes = ["model={name: fcn, backbone: {name: resnet18}}", "augment.crop_size=[32, 32]"]
 config = load_config("_base_/toyville.yml", ["dataset.root=toyville", *changes])
 model = build_model(config)
 assert model.output["main"].shape[-1] == 5
-assert load_pretrained(model, config) == []
 samples = read_list(Path("toyville/val.txt"), Path("toyville"))
 Path("toyville/dataset.json").unlink()  # then the spec says how tiles are named
 stitched = config.model_copy(update={"eval": config.eval.model_copy(update={"protocol": "stitched"})})
 assert "2 scenes" in plan_evaluation(stitched, samples).summary, plan_evaluation(stitched, samples).summary
-try:
-    load_pretrained(model, load_config("_base_/toyville.yml", [*changes, "model.backbone.pretrained=a.pdparams"]))
-except WeightsError as error:
-    assert "no map of released weights for toy_net" in str(error)
-else:
-    raise AssertionError("weights without a map of their names")
 print("used")
 """
 
@@ -82,20 +50,6 @@ def edit(path: Path, *changes: tuple[str, str]) -> None:
         assert text.count(before) == 1, (path.name, before)
         text = text.replace(before, after)
     path.write_text(text, "utf-8")
-
-
-def add_backbone(package: Path) -> None:
-    """The steps of "A backbone", without released weights."""
-    (package / "backbones" / "toy_net.py").write_text(BACKBONE, "utf-8")
-    edit(
-        package / "backbones" / "__init__.py",
-        ("__all__ = [", 'from rsseg_tf.backbones.toy_net import toy_net\n\n__all__ = [\n    "toy_net",'),
-    )
-    edit(package / "config" / "schema.py", ("Backbone = Annotated[", SECTION))
-    edit(
-        package / "build.py",
-        ('    "resnet18": backbones', '    "toy_net": backbones.toy_net,\n    "resnet18": backbones'),
-    )
 
 
 def add_dataset(package: Path) -> None:
@@ -134,7 +88,6 @@ def write_scenes(folder: Path) -> None:
 def test_the_steps_suffice(tmp_path: Path) -> None:
     for name in ("rsseg_tf", "configs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    add_backbone(tmp_path / "rsseg_tf")
     add_dataset(tmp_path / "rsseg_tf")
     write_scenes(tmp_path / "scenes")
 

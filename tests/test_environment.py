@@ -93,7 +93,7 @@ def test_projections_of_another_version_are_not_used(
 def test_data_and_plugins_of_another_gdal_are_not_used(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other, lines = tmp_path / "other", []
+    other, lines = tmp_path / "other", list[str]()
     other.mkdir()
     monkeypatch.setenv("GDAL_DATA", str(other))
     monkeypatch.setenv("GDAL_DRIVER_PATH", str(other))

@@ -89,7 +89,7 @@ def test_every_model_and_loss_runs_on_jax(tmp_path: Path) -> None:
                 variable.assign([0.5])
         arrays = {variable.path: variable.numpy() for variable in model.weights}
         np.savez(tmp_path / f"{name}.npz", main=jax_backend.forward(model), **arrays)
-    np.savez(tmp_path / "losses.npz", **jax_backend.loss_values())
+    np.savez(tmp_path / "losses.npz", allow_pickle=False, **jax_backend.loss_values())
     result = subprocess.run(
         [sys.executable, "-m", "tests.fixtures.jax_backend", str(tmp_path)],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},

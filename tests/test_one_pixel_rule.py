@@ -64,7 +64,7 @@ def spec_of(bands: int = 3, **more: Any) -> DatasetSpec:
     return custom_spec("toy", ("dark", "bright"), bands=bands, **more)
 
 
-NAMED = {"band_names": ("red", "green", "blue")}
+NAMED: dict[str, Any] = {"band_names": ("red", "green", "blue")}
 CORNER = np.s_[:4, :5]
 DATA = np.where(np.indices(SIZE).sum(0) > 6, 255, 0).astype(np.uint8)
 
@@ -127,7 +127,7 @@ def vrt(bands: NDArray, nodata: tuple[float, ...] = (), types: tuple[str, ...] =
 RGB, RGBN = picture(), picture(4)
 WIDE = picture(3, "uint16", 9000)
 FLOAT = picture(3, "float32")
-REFLECTANCE = {"max_value": 10000.0, "mean": (0.2,) * 3, "std": (0.1,) * 3}
+REFLECTANCE: dict[str, Any] = {"max_value": 10000.0, "mean": (0.2,) * 3, "std": (0.1,) * 3}
 
 # Each: the file, the spec that it is read for, the values (C, H, W) that are right, and where there is no data.
 MATRIX: dict[str, tuple[Make, DatasetSpec, NDArray, NDArray[np.bool_] | None]] = {

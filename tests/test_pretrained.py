@@ -9,16 +9,15 @@ import keras
 import numpy as np
 import pytest
 
-from rsseg_tf import build
 from rsseg_tf.backbones import resnet
-from rsseg_tf.build import build_backbone, build_model, weight_names
+from rsseg_tf.build import build_backbone, build_model
 from rsseg_tf.checkpoint import TrainState, save_checkpoint
 from rsseg_tf.config import Config
 from rsseg_tf.errors import WeightsError
-from rsseg_tf.pretrained import load_pretrained
 from rsseg_tf.weights import inflate_bands, match_names, mobilenet_v3_names, resnet_names
-from tests.fixtures.backbones import NAMES, narrow_mobilenet_v3
-from tests.fixtures.configs import tiny_config
+from rsseg_tf.weights.pretrained import load_pretrained, weight_names
+from tests.fixtures.backbones import narrow_mobilenet_v3
+from tests.fixtures.configs import replace_builder, tiny_config
 from tests.fixtures.weight_files import depthwise, released, write_legacy_torch, write_pdparams, write_torch
 
 DEPTHS, WIDTHS = (1, 1, 1, 1), (4, 4, 8, 8)
@@ -35,18 +34,20 @@ C2FNET = (
 
 @pytest.fixture(autouse=True)
 def tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`resnet18` and `mobilenet_v3_small` of a few thousand weights, and their names."""
+    """`resnet18` and `mobilenet_v3_small` of a few thousand weights."""
 
     def tiny(**options: Any) -> keras.Model:
         return resnet(DEPTHS, WIDTHS, bottleneck=False, **options)
 
-    monkeypatch.setitem(build.BACKBONES, "resnet18", tiny)
-    monkeypatch.setitem(build.BACKBONE_NAMES, "resnet18", lambda: resnet_names(DEPTHS, bottleneck=False))
-    monkeypatch.setitem(build.BACKBONES, "mobilenet_v3_small", narrow_mobilenet_v3)
-    monkeypatch.setitem(build.BACKBONE_NAMES, "mobilenet_v3_small", lambda: mobilenet_v3_names(**NAMES))
+    replace_builder(monkeypatch, "rsseg_tf.backbones.resnet:resnet18", tiny)
+    replace_builder(monkeypatch, "rsseg_tf.backbones.mobilenet_v3:mobilenet_v3_small", narrow_mobilenet_v3)
 
 
-def config_of(tmp_path: Path, model: str, source: Path | str = "null", *more: str, **sources: Path) -> Config:
+def paths(model: keras.Model) -> list[str]:
+    return [variable.path for variable in model.weights]
+
+
+def config_of(tmp_path: Path, model: str, source: Path | str = "null", *more: str, **sources: Path | str) -> Config:
     text = model.replace("SOURCE", str(source))
     for name, path in sources.items():
         text = text.replace(name.upper(), str(path))
@@ -64,8 +65,9 @@ def assert_loaded(model: keras.Model, names: dict[str, str], tensors: dict[str, 
 
 @pytest.fixture
 def backbone(tmp_path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    names = resnet_names(DEPTHS, bottleneck=False)
-    return names, released(resnet(DEPTHS, WIDTHS, bottleneck=False), names)
+    model = resnet(DEPTHS, WIDTHS, bottleneck=False)
+    names = resnet_names(paths(model))
+    return names, released(model, names)
 
 
 # === Backbones ===
@@ -133,8 +135,9 @@ def test_encoders_that_are_lists(backbone: Any) -> None:
 
 @pytest.mark.parametrize("layout", ["classifier", "segmentor"])
 def test_a_mobilenet_of_torchvision(layout: str, tmp_path: Path) -> None:
-    names = mobilenet_v3_names(**NAMES)
-    tensors = released(narrow_mobilenet_v3(), names)
+    network = narrow_mobilenet_v3()
+    names = mobilenet_v3_names(paths(network))
+    tensors = released(network, names)
     state = as_torch_names_them(tensors)
     if layout == "classifier":
         state |= {"classifier.0.weight": np.zeros((4, 48), np.float32), "classifier.0.bias": np.zeros(4, np.float32)}
@@ -152,9 +155,10 @@ def test_a_mobilenet_of_torchvision(layout: str, tmp_path: Path) -> None:
 
 def test_an_lraspp_of_torchvision(tmp_path: Path) -> None:
     config = config_of(tmp_path, WHOLE_LRASPP)
-    names = weight_names(config.model)
+    model = build_model(config)
+    names = weight_names(config.model, paths(model))
     assert {"backbone.0.0.weight", "classifier.cbr.0.weight", "classifier.scale.1.weight"} < names.keys()
-    tensors = released(build_model(config), names)
+    tensors = released(model, names)
     path = write_torch(tmp_path / "lraspp.pth", as_torch_names_them(tensors))
     config = config_of(tmp_path, WHOLE_LRASPP, path)
     model = build_model(config)
@@ -221,6 +225,7 @@ def test_the_backbone_of_our_own_checkpoints(tmp_path: Path, backbone: Any) -> N
     config = config_of(tmp_path, FCN)
     trained = build_model(config)
     save_checkpoint(tmp_path / "whole", trained, None, TrainState(), config)
+    assert config.model.backbone is not None
     alone = build_backbone(config.model.backbone)
     save_checkpoint(tmp_path / "alone", alone, None, TrainState(), config)
     for folder, source in (("whole", trained), ("alone", alone)):
@@ -238,8 +243,9 @@ def test_the_backbone_of_our_own_checkpoints(tmp_path: Path, backbone: Any) -> N
 
 def test_a_whole_model(tmp_path: Path) -> None:
     config = config_of(tmp_path, WHOLE)
-    names = weight_names(config.model)
-    tensors = released(build_model(config), names)
+    model = build_model(config)
+    names = weight_names(config.model, paths(model))
+    tensors = released(model, names)
     config = config_of(tmp_path, WHOLE, write_pdparams(tmp_path / "m", tensors))
     model = build_model(config)
     (report,) = load_pretrained(model, config)
@@ -250,8 +256,9 @@ def test_a_whole_model(tmp_path: Path) -> None:
 def test_the_parts_of_c2fnet(tmp_path: Path, backbone: Any) -> None:
     options = ["loss={fine: {name: cross_entropy}}", "dataset.small_classes=[bright]"]
     coarse_config = config_of(tmp_path, WHOLE)
-    coarse_names = weight_names(coarse_config.model)
-    coarse = released(build_model(coarse_config), coarse_names, seed=1)
+    coarse_model = build_model(coarse_config)
+    coarse_names = weight_names(coarse_config.model, paths(coarse_model))
+    coarse = released(coarse_model, coarse_names, seed=1)
     coarse_file = write_pdparams(tmp_path / "c", coarse)
     names, tensors = backbone
     config = config_of(
@@ -264,8 +271,8 @@ def test_the_parts_of_c2fnet(tmp_path: Path, backbone: Any) -> None:
     assert_loaded(model, {name: f"fine/{path}" for name, path in names.items()}, tensors)
 
     # The fine model as released, and the coarse one from a checkpoint of ours.
-    fine_names = weight_names(config.model)
-    assert all(path.startswith("fine/") for path in fine_names.values())
+    fine_paths = [path.removeprefix("fine/") for path in paths(model) if path.startswith("fine/")]
+    fine_names = {name: f"fine/{path}" for name, path in weight_names(config.model, fine_paths).items()}
     fine = released(model, fine_names, seed=2)
     trained = build_model(coarse_config)
     save_checkpoint(tmp_path / "coarse", trained, None, TrainState(), coarse_config)
@@ -319,7 +326,8 @@ def wrong(change: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 )
 def test_a_file_that_does_not_fit_changes_nothing(change: str, message: str, tmp_path: Path) -> None:
     config = config_of(tmp_path, WHOLE)
-    tensors = wrong(change, released(build_model(config), weight_names(config.model)))
+    model = build_model(config)
+    tensors = wrong(change, released(model, weight_names(config.model, paths(model))))
     config = config_of(tmp_path, WHOLE, write_pdparams(tmp_path / "m", tensors))
     model = build_model(config)
     before = [variable.numpy() for variable in model.weights]

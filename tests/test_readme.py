@@ -63,7 +63,8 @@ def test_every_command_parses_and_its_config_exists(line: str, tmp_path: Path, m
 def test_the_configuration_example_is_sound(tmp_path: Path) -> None:
     path = tmp_path / "example.yml"
     path.write_text(YAML[1].replace("../_base_", str(ROOT / "configs" / "_base_")), "utf-8")
-    assert load_config(path).model.backbone.name == "resnet50_vd"
+    backbone = load_config(path).model.backbone
+    assert backbone is not None and backbone.name == "resnet50_vd"
 
 
 @pytest.mark.slow

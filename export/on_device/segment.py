@@ -73,15 +73,17 @@ def segment(model: Model, pixels: np.ndarray) -> np.ndarray:
     if model.tile is None:
         return model.logits(pixels).argmax(-1).astype(np.uint8)
     height, width = pixels.shape[:2]
-    sums, counts = 0.0, np.zeros((height, width, 1))
+    sums: np.ndarray | None = None
+    counts = np.zeros((height, width, 1))
     for top in starts(height, model.tile[0], model.stride[0]):
         for left in starts(width, model.tile[1], model.stride[1]):
             window = np.s_[top : top + model.tile[0], left : left + model.tile[1]]
             logits = model.logits(pixels[window])
-            if isinstance(sums, float):
+            if sums is None:
                 sums = np.zeros((height, width, logits.shape[-1]))
             sums[window] += logits
             counts[window] += 1
+    assert sums is not None  # an image has a window
     return (sums / counts).astype(np.float32).argmax(-1).astype(np.uint8)
 
 

@@ -2,7 +2,7 @@
 
 Wang et al., Deep High-Resolution Representation Learning for Visual Recognition, https://arxiv.org/abs/1908.07919.
 Source: paddleseg/models/backbones/hrnet.py of PaddleSeg, without its options for squeeze-and-excitation and polarised
-attention. Strided convolutions pad as TensorFlow's SAME does, which is the original's default.
+attention. Strided convolutions pad as TensorFlow's SAME does, which is PaddleSeg's default.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rsseg_tf.layers import ResizeLike, conv_bn, conv_bn_relu
 
 __all__ = ["hrnet", "hrnet_w18", "hrnet_w48"]
 
-# Standard deviation of every kernel of the original.
+# Standard deviation with which PaddleSeg draws every kernel.
 _STDDEV = 0.001
 
 
@@ -41,7 +41,7 @@ def hrnet(
         name: Name of the model.
 
     Returns:
-        A model from images (B, H, W, in_channels) to ``{"c2"}``, the concatenation of the four branches at stride 4,
+        A model from images (B, H, W, in_channels) to `{"c2"}`, the concatenation of the four branches at stride 4,
         15 * width channels. Sides are rounded up.
 
     Raises:
@@ -52,11 +52,14 @@ def hrnet(
     if len(modules) != 3 or min(modules) < 1:
         raise ConfigError(f"modules must be three integers of at least 1; got {tuple(modules)}.")
     image = keras.Input((None, None, in_channels), name="image")
+    # Stem: stride 4, stem_width channels.
     x = conv_bn_relu(image, stem_width, 3, strides=2, stddev=_STDDEV, name="stem_conv1")
     x = conv_bn_relu(x, stem_width, 3, strides=2, stddev=_STDDEV, name="stem_conv2")
+    # Stage 1: one branch of stride 4, 4 * stem_width channels.
     for block in range(1, blocks + 1):
         x = _bottleneck(x, stem_width, project=block == 1, name=f"stage1_block{block}")
     branches = [x]
+    # Stages 2, 3 and 4: branches of strides [4, 8], [4, 8, 16] and [4, 8, 16, 32]; channels width * [1, 2, 4, 8].
     for stage, num_modules in enumerate(modules, start=2):
         branches = _transition(branches, width, name=f"transition{stage - 1}")
         for module in range(1, num_modules + 1):
@@ -65,6 +68,7 @@ def hrnet(
                 _branch(branch, blocks, name=f"{prefix}_branch{index}") for index, branch in enumerate(branches, 1)
             ]
             branches = _fuse(branches, name=f"{prefix}_fuse")
+    # All branches at stride 4, one behind the other: 15 * width channels.
     resized = [
         ResizeLike(name=f"c2_resize{index}")(branch, branches[0]) for index, branch in enumerate(branches[1:], 2)
     ]
@@ -125,10 +129,10 @@ def _fuse(branches: list[Any], *, name: str) -> list[Any]:
         terms = [branch]
         for source, other in enumerate(branches):
             prefix = f"{name}_{source + 1}to{target + 1}"
-            if source > target:
+            if source > target:  # coarser: a 1x1 convolution to the target's channels, then upsampling
                 y = conv_bn(other, branch.shape[-1], 1, stddev=_STDDEV, name=prefix)
                 terms.append(ResizeLike(name=f"{prefix}_resize")(y, branch))
-            elif source < target:
+            elif source < target:  # finer: one strided convolution for each halving
                 terms.append(_downsample(other, target - source, branch.shape[-1], name=prefix))
         y = keras.layers.Add(name=f"{name}_{target + 1}_add")(terms)
         fused.append(keras.layers.ReLU(name=f"{name}_{target + 1}_relu")(y))

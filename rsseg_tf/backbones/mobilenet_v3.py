@@ -93,9 +93,9 @@ def mobilenet_v3(
         name: Name of the model.
 
     Returns:
-        A model from images (B, H, W, in_channels) to ``{"c2", "c3", "c4", "c5"}``. ``c2`` to ``c4`` are the results
+        A model from images (B, H, W, in_channels) to `{"c2", "c3", "c4", "c5"}`. `c2` to `c4` are the results
         of the first blocks of strides 4, 8 and 16, where torchvision's segmentation and detection models take them;
-        ``c5`` that of the last convolution, six times as wide as the last block. None has a stride above
+        `c5` that of the last convolution, six times as wide as the last block. None has a stride above
         `output_stride`. Sides are rounded up.
 
     Raises:

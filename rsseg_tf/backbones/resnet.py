@@ -29,13 +29,13 @@ def resnet(
 
     Args:
         depths: Residual blocks of the four stages, each >= 1.
-        widths: Channels inside the blocks of the four stages; the stem has ``widths[0]`` channels.
+        widths: Channels inside the blocks of the four stages; the stem has `widths[0]` channels.
         bottleneck: Blocks of three convolutions that give four times their width (ResNet-50 and deeper), or of two.
         in_channels: Channels of the input image.
         name: Name of the model.
 
     Returns:
-        A model from images (B, H, W, in_channels) to ``{"c2", "c3", "c4", "c5"}`` with strides 4, 8, 16 and 32; sides
+        A model from images (B, H, W, in_channels) to `{"c2", "c3", "c4", "c5"}` with strides 4, 8, 16 and 32; sides
         are rounded up.
 
     Raises:
@@ -45,6 +45,7 @@ def resnet(
         if len(values) != 4 or min(values) < 1:
             raise ConfigError(f"{what} must be four integers of at least 1; got {tuple(values)}.")
     image = keras.Input((None, None, in_channels), name="image")
+    # Stem: stride 4. Stages: strides [4, 8, 16, 32]; the first block of stages 2 to 4 halves the resolution.
     x = conv_bn_relu(image, widths[0], 7, strides=2, padding="symmetric", name="stem_conv")
     x = max_pool_3x3(x, name="stem_pool")
     features = {}

@@ -38,7 +38,7 @@ def resnet_vd(
 
     Args:
         depths: Residual blocks of the four stages, each >= 1.
-        widths: Channels inside the blocks of the four stages; the stem ends with ``widths[0]`` channels.
+        widths: Channels inside the blocks of the four stages; the stem ends with `widths[0]` channels.
         bottleneck: Blocks of three convolutions that give four times their width (ResNet-50 and deeper), or of two.
         in_channels: Channels of the input image.
         output_stride: Stride of the deepest features, 8, 16 or 32; below 32 dilation replaces the last strides.
@@ -46,7 +46,7 @@ def resnet_vd(
         name: Name of the model.
 
     Returns:
-        A model from images (B, H, W, in_channels) to ``{"c2", "c3", "c4", "c5"}``. ``c2`` has stride 4; none has a
+        A model from images (B, H, W, in_channels) to `{"c2", "c3", "c4", "c5"}`. `c2` has stride 4; none has a
         stride above `output_stride`. Sides are rounded up.
 
     Raises:
@@ -54,6 +54,7 @@ def resnet_vd(
     """
     dilations = _stage_dilations(depths, widths, output_stride, multi_grid)
     image = keras.Input((None, None, in_channels), name="image")
+    # Stem: three 3x3 convolutions in place of the 7x7 one, then pooling; stride 4.
     stem_width = max(1, widths[0] // 2)
     x = conv_bn_relu(image, stem_width, 3, strides=2, padding="symmetric", name="stem_conv1")
     x = conv_bn_relu(x, stem_width, 3, name="stem_conv2")
@@ -62,6 +63,7 @@ def resnet_vd(
     features = {}
     for stage, (depth, width, stage_dilation) in enumerate(zip(depths, widths, dilations, strict=True), start=1):
         for block in range(1, depth + 1):
+            # A stage is either strided or dilated, and only its first block is strided.
             x = _block(
                 x,
                 width,
@@ -129,7 +131,7 @@ def _stage_dilations(
             f"got {tuple(multi_grid)}."
         )
     if output_stride == 32 and multi_grid[0] != 1:
-        # The original drops the stride of a block that is dilated, and so would silently give output stride 16.
+        # PaddleSeg drops the stride of a block that is dilated, and so would silently give output stride 16.
         raise ConfigError(
             f"multi_grid must begin with 1 at output_stride 32; got {tuple(multi_grid)}. "
             "The first block of the last stage cannot be strided and dilated."

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from rsseg_tf.cli.options import ManyValues, load, reading_options
+from rsseg_tf.cli.options import ManyValues, load, reading_options, set_option
+from rsseg_tf.cli.output import progress_line
 
 # These imports take half a second at most, since they load no TensorFlow; the help names the limits.
 from rsseg_tf.doctor import KINDS, MAX_DISTANCE, SEVERITIES, SHEET_SUFFIXES, check_data, write_sheet
@@ -33,75 +34,30 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 @click.command(name="check-data", cls=ManyValues)
 @click.argument("source", metavar="[CONFIG|FOLDER]", required=False)
 @click.option("--config", "config_path", metavar="FILE", help="The same as CONFIG, for those who know it from train.")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change any value of the config, e.g. --set dataset.root=data/mine.",
-)
+@set_option
 @click.option("--unlabelled", is_flag=True, help="FOLDER: check images without labels.")
-@click.option(
-    "--num-classes",
-    type=click.IntRange(1, 255),
-    metavar="N",
-    help="FOLDER: number of classes, if neither dataset.json nor labels.txt gives it.",
-)
-@click.option(
-    "--ignore-index",
-    type=click.IntRange(0, 255),
-    metavar="ID",
-    help="FOLDER: label value of ignored pixels, if dataset.json does not give it  [default: 255].",
-)
-@click.option(
-    "--near",
-    type=click.IntRange(0, MAX_DISTANCE),
-    default=7,
-    show_default=True,
-    metavar="N",
-    help="Compare the pixels of images whose perceptual hashes differ in at most N of 63 bits; more than 7 takes "
-    "longer.",
-)
-@click.option(
-    "--ignore",
-    "leave_out",
-    multiple=True,
-    metavar="CODE...",
-    help="Leave out findings of these kinds, e.g. --ignore small-image near-duplicate.",
-)
+@click.option("--num-classes", type=click.IntRange(1, 255), metavar="N",
+              help="FOLDER: number of classes, if neither dataset.json nor labels.txt gives it.")  # fmt: skip
+@click.option("--ignore-index", type=click.IntRange(0, 255), metavar="ID",
+              help="FOLDER: label value of ignored pixels, if dataset.json does not give it  [default: "
+                   "255].")  # fmt: skip
+@click.option("--near", type=click.IntRange(0, MAX_DISTANCE), default=7, show_default=True, metavar="N",
+              help="Compare the pixels of images whose perceptual hashes differ in at most N of 63 bits; "
+                   "more than 7 takes longer.")  # fmt: skip
+@click.option("--ignore", "leave_out", multiple=True, metavar="CODE...",
+              help="Leave out findings of these kinds, e.g. --ignore small-image near-duplicate.")  # fmt: skip
 @reading_options
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings too.")
-@click.option(
-    "--show",
-    type=click.IntRange(min=0),
-    default=5,
-    show_default=True,
-    metavar="N",
-    help="Findings of each kind to print; --json has all.",
-)
+@click.option("--show", type=click.IntRange(min=0), default=5, show_default=True, metavar="N",
+              help="Findings of each kind to print; --json has all.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON, and nothing else.")
-@click.option(
-    "--sheet",
-    type=Path,
-    metavar="FILE",
-    help="Write a contact sheet of some images with their labels: .png, or a self-contained .html.",
-)
-@click.option(
-    "--sheet-count",
-    type=click.IntRange(min=1),
-    default=12,
-    show_default=True,
-    metavar="N",
-    help="With --sheet: pairs to show; every class is shown if there is room.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="With --sheet: seed of the choice of pairs.",
-)
+@click.option("--sheet", type=Path, metavar="FILE",
+              help="Write a contact sheet of some images with their labels: .png, or a self-contained "
+                   ".html.")  # fmt: skip
+@click.option("--sheet-count", type=click.IntRange(min=1), default=12, show_default=True, metavar="N",
+              help="With --sheet: pairs to show; every class is shown if there is room.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+              help="With --sheet: seed of the choice of pairs.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes [default: one for each core].")
 @click.pass_context
 def command(
@@ -143,7 +99,10 @@ def command(
         allow_vrt_sources or dataset.trust.vrt_sources,
     )
     dataset = dataclasses.replace(dataset, trust=trust)
-    report = _checked(dataset, near, leave_out, workers or os.cpu_count() or 1)
+    with progress_line(f"Checking {_printable(dataset.expected.name)}") as progress:
+        report = check_data(
+            dataset, near=near, leave_out=leave_out, workers=workers or os.cpu_count() or 1, progress=progress
+        )
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
     else:
@@ -212,24 +171,6 @@ def _find_dataset(
         if given:
             raise ConfigError(f"{option} goes with a folder; {named} is a config, which describes its dataset.")
     return dataset_from_config(load(named, overrides), named)
-
-
-def _checked(dataset: CheckedDataset, near: int, leave_out: Sequence[str], workers: int) -> Report:
-    """Checks with a progress line."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    with Progress(
-        *Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True), transient=True
-    ) as progress:
-        task = progress.add_task(f"Checking {_printable(dataset.expected.name)}", total=None)
-        return check_data(
-            dataset,
-            near=near,
-            leave_out=leave_out,
-            workers=workers,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
 
 
 # --- tables -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from rsseg_tf.cli.options import ManyValues, config_option, load
 if TYPE_CHECKING:
     import keras
 
-    from rsseg_tf.pretrained import LoadReport
+    from rsseg_tf.weights.pretrained import LoadReport
 
 __all__ = ["command"]
 
@@ -27,19 +28,12 @@ _TOLERANCE = 1e-3
 @click.argument("source", metavar="SRC")
 @config_option(required=True)
 @click.option("-o", "--output", type=Path, required=True, metavar="DIR", help="The checkpoint to write.")
-@click.option(
-    "--part",
-    type=click.Choice(["model", "backbone"]),
-    default="model",
-    show_default=True,
-    help="The part of the model that SRC holds and DIR will hold.",
-)
+@click.option("--part", type=click.Choice(["model", "backbone"]), default="model", show_default=True,
+              help="The part of the model that SRC holds and DIR will hold.")  # fmt: skip
 @click.option("--coarse-model", metavar="SRC", help="Weights of the coarse model, for a config of c2fnet.")
-@click.option(
-    "--verify",
-    is_flag=True,
-    help="Compare logits with the checksum in DIR, or if there is no DIR, write it and compare then.",
-)
+@click.option("--verify", is_flag=True,
+              help="Compare logits with the checksum in DIR, or if there is no DIR, write it and compare "
+                   "then.")  # fmt: skip
 @click.option("--offline", is_flag=True, help="Never use the network; take downloads from the cache.")
 @click.option("--overwrite", is_flag=True, help="Replace DIR if it exists.")
 def command(
@@ -96,25 +90,24 @@ def _converted(config: Any, source: str, part: str, *, offline: bool) -> tuple[k
     """Returns the model, or its backbone, with the weights of the source."""
     from rsseg_tf.build import build_backbone, build_model
     from rsseg_tf.errors import ConfigError
-    from rsseg_tf.pretrained import load_part, open_source, parts
+    from rsseg_tf.weights.pretrained import backbone_part, load_part, open_source, parts
 
-    bands = config.dataset.spec.bands
-    model = build_model(config) if part == "model" else build_backbone(config.model.backbone, in_channels=bands)
-    sections = {found.section: found for found in parts(config)}
-    wanted = sections["model" if part == "model" else "model.backbone"]
     progress = _progress()
     file = open_source(source, offline=offline, progress=progress)
     if part == "backbone":
-        # A backbone that is built alone has no prefix, whatever the config's model.
-        names = {name: path.removeprefix(wanted.prefix) for name, path in wanted.names.items()}
-        wanted = type(wanted)(wanted.section, None, names, "", wanted.stem, False)
-        return model, [load_part(model, wanted, file)]
+        if (section := config.model.backbone) is None:
+            raise ConfigError(f"{config.model.label} has no backbone of its own. Use --part model.")
+        model = build_backbone(section, in_channels=config.dataset.spec.bands, where="model.backbone")
+        wanted = backbone_part(section, [variable.path for variable in model.weights])
+        return model, [load_part(model, dataclasses.replace(wanted, section="model.backbone"), file)]
+    model = build_model(config)
+    found = {piece.section: piece for piece in parts(config, model)}
     reports = []
-    if (coarse := sections.get("model.coarse")) is not None and not file.ours:
+    if (coarse := found.get("model.coarse")) is not None and not file.by_path:
         if coarse.source is None:
             raise ConfigError("A model of c2fnet has a coarse model too; name its weights with --coarse_model.")
         reports.append(load_part(model, coarse, open_source(coarse.source, offline=offline, progress=progress)))
-    return model, [*reports, load_part(model, wanted, file)]
+    return model, [*reports, load_part(model, found["model"], file)]
 
 
 def _progress() -> Any:

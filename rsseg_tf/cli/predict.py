@@ -27,7 +27,7 @@ from rsseg_tf.cli.options import (
     weights_options,
     windows_note,
 )
-from rsseg_tf.cli.output import note
+from rsseg_tf.cli.output import print_note
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
@@ -157,7 +157,7 @@ def command(
         pictures=not values["no_pictures"],
     )
     check_save_dir(save_dir)
-    paths, base = collect_images(image_path, exclude=save_dir, notify=note)
+    paths, base = collect_images(image_path, exclude=save_dir, notify=print_note)
     predictor = open_server(model_path, values)
     located, config = None, None
     if predictor is None:
@@ -168,8 +168,8 @@ def command(
         predictor = _open(located, config)
     elif values["dask"] is not None:
         raise ConfigError("--dask has no effect with --server, which does the work; use --in_flight, or leave it out.")
-    if line := windows_note(predictor, changes):
-        click.echo(line, err=True)
+    if note := windows_note(predictor, changes):
+        click.echo(note, err=True)
     tile = _tile(predictor, config)
     scenes = SceneOptions(
         bands=values["bands"] or None,

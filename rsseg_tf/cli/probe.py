@@ -19,39 +19,21 @@ __all__ = ["command"]
 
 @click.command(name="probe", cls=ManyValues)
 @config_option(required=True)
-@click.option(
-    "--backbone",
-    "sources",
-    multiple=True,
-    metavar="SRC...",
-    help="Weights of the config's backbone: a checkpoint (of pretrain or train), file, URL or preset.",
-)
+@click.option("--backbone", "sources", multiple=True, metavar="SRC...",
+              help="Weights of the config's backbone: a checkpoint (of pretrain or train), file, URL or "
+                   "preset.")  # fmt: skip
 @click.option("--patch-size", type=click.IntRange(min=8), default=64, show_default=True, help="Side of a patch.")
-@click.option(
-    "--patches", type=click.IntRange(min=10), default=2000, show_default=True, help="Most patches of each split."
-)
-@click.option(
-    "--labels",
-    multiple=True,
-    type=click.IntRange(min=2),
-    metavar="N...",
-    help="Numbers of labelled patches for the linear probe; all patches come last.  [default: 40 200]",
-)
+@click.option("--patches", type=click.IntRange(min=10), default=2000, show_default=True,
+              help="Most patches of each split.")  # fmt: skip
+@click.option("--labels", multiple=True, type=click.IntRange(min=2), metavar="N...",
+              help="Numbers of labelled patches for the linear probe; all patches come last.  [default: "
+                   "40 200]")  # fmt: skip
 @click.option("--neighbours", type=click.IntRange(min=1), default=20, show_default=True, help="Neighbours that vote.")
-@click.option(
-    "--seeds",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    help="Draws of labelled patches and of random weights.",
-)
-@click.option(
-    "--normalisation",
-    type=click.Choice(["auto", "dataset", "imagenet"]),
-    default="auto",
-    show_default=True,
-    help="Mean and std of pixels. auto: those that the weights were trained with, ImageNet's for released weights.",
-)
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True,
+              help="Draws of labelled patches and of random weights.")  # fmt: skip
+@click.option("--normalisation", type=click.Choice(["auto", "dataset", "imagenet"]), default="auto", show_default=True,
+              help="Mean and std of pixels. auto: those that the weights were trained with, ImageNet's "
+                   "for released weights.")  # fmt: skip
 @click.option("--json", "json_path", type=Path, metavar="FILE", help="Also write all scores here.")
 @click.option("--offline", is_flag=True, help="Never use the network; weights must be in the cache.")
 @device_options
@@ -87,7 +69,9 @@ def command(
     from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD
     from rsseg_tf.evaluate.probe import ProbeSettings, cut_patches, probe
 
-    spec = config.dataset.spec
+    spec, backbone = config.dataset.spec, config.model.backbone
+    if backbone is None:
+        raise ConfigError(f"The model of --config, {config.model.label}, has no backbone of its own.")
     choose_device(device, gpus)
     if normalisation == "imagenet" and spec.bands != 3:
         raise ConfigError(f"--normalisation imagenet is for 3 bands; the dataset '{spec.name}' has {spec.bands}.")
@@ -103,7 +87,7 @@ def command(
         )
     counts = sorted({*asked, len(train.labels)})
     rows = probe(
-        config.model.backbone,
+        backbone,
         sources,
         spec,
         train,
@@ -121,7 +105,7 @@ def command(
 
         report = {
             "dataset": config.dataset.spec.name,
-            "backbone": config.model.backbone.name,
+            "backbone": backbone.name,
             "patch_size": patch_size,
             "train_patches": len(train.labels),
             "val_patches": len(val.labels),

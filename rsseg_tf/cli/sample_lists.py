@@ -7,10 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
-from rich.progress import Progress
-
-from rsseg_tf.cli.output import note
+from rsseg_tf.cli.output import print_note, progress_line
 from rsseg_tf.config import Config, PretrainConfig
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.datasets.unlabelled import list_images
@@ -138,14 +135,12 @@ def _check(
     labels: bool,
     trust: Trust,
 ) -> ListSummary:
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"Checking {len(samples)} {what}", total=len(samples))
+    with progress_line(f"Checking {len(samples)} {what}") as progress:
         memory = _memory(list_file, root, spec, labels=labels, trust=trust)
         inspection = Inspection(samples, spec, memory=memory, processes=os.cpu_count() or 1, labels=labels, trust=trust)
         if inspection.missing and isinstance(samples, Samples):
             raise missing_files(list_file, root, len(inspection.missing), inspection.missing[0][1])
-        look = inspection.raise_first if labels else inspection.raise_count
-        summary = look(lambda done, _: progress.update(task, completed=done))
+        summary = inspection.raise_first(progress) if labels else inspection.raise_count(progress)
     for line in summary.notes():
         _note(line)
     return summary
@@ -195,4 +190,4 @@ def _report(findings: list[FindingCount], *, refuse: bool) -> None:
 
 
 def _note(text: str) -> None:
-    note(readable_name(text))
+    print_note(readable_name(text))

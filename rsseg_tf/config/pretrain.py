@@ -1,4 +1,4 @@
-"""What a config of self-supervised pre-training may say."""
+"""What a config of self-supervised pre-training holds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rsseg_tf.config.schema import SGD, AdamW, Backbone, Data, Fraction, Positive, Section
+from rsseg_tf.config.schema import SGD, AdamW, Data
+from rsseg_tf.config.section import AboveZero, Fraction, Momentum, NotNegative, Positive, Section
+from rsseg_tf.config.zoo import Backbone, Method
 from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.datasets.table import UNLABELLED
 from rsseg_tf.errors import DataError
@@ -14,27 +16,16 @@ from rsseg_tf.errors import DataError
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
-    "LARS",
-    "DenseCL",
     "Images",
-    "Method",
-    "MoCoBYOL",
-    "MoCoV2",
-    "PixPro",
+    "LARSSection",
     "PretrainConfig",
     "PretrainSchedule",
     "PretrainTrain",
-    "SimSiam",
-    "SwAV",
     "Views",
 ]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of pixels divided by 255, red first; what all six methods were trained with."""
-
-Momentum = Annotated[float, Field(ge=0, lt=1)]
-AboveZero = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[int, Field(ge=0)]
 
 if TYPE_CHECKING:
     UnlabelledName = str
@@ -116,90 +107,10 @@ class Views(Section):
         return self
 
 
-# === Methods ===
-
-
-class _KeyEncoder(Section):
-    name: str
-    dim: Positive = 128
-    hidden: Positive | None = Field(None, description="channels inside the head; null: those of the backbone")
-    queue_size: Positive = 65536
-    momentum: Momentum = 0.999
-    temperature: AboveZero = 0.2
-    key_bn: Literal["ema_stats", "split"] = Field("split", description="how keys are normalised, see ssl/moco_v2.py")
-    key_bn_splits: Positive = 8
-
-
-class MoCoV2(_KeyEncoder):
-    """MoCo v2: an image's two views against a queue."""
-
-    name: Literal["moco_v2"]
-
-
-class DenseCL(_KeyEncoder):
-    """DenseCL: MoCo, and the same for the cells of feature maps."""
-
-    name: Literal["densecl"]
-    dense_weight: Fraction = 0.5
-    dense_warmup_steps: NotNegative = 0
-
-
-class SimSiam(Section):
-    """SimSiam: views predict each other, without negatives."""
-
-    name: Literal["simsiam"]
-    dim: Positive = 2048
-    predictor_hidden: Positive = 512
-    constant_predictor_lr: bool = True
-    zero_init_residual: bool = True
-
-
-class SwAV(Section):
-    """SwAV: views predict each other's assignment to prototypes."""
-
-    name: Literal["swav"]
-    dim: Positive = 128
-    hidden: Positive = 2048
-    prototypes: Annotated[int, Field(ge=2)] = 3000
-    temperature: AboveZero = 0.1
-    epsilon: AboveZero = 0.05
-    sinkhorn_iterations: Positive = 3
-    freeze_prototypes_steps: NotNegative = 313
-    queue_size: NotNegative = 0
-    queue_start_step: NotNegative = 0
-
-
-class PixPro(Section):
-    """PixPro: cells of two views that show the same place agree."""
-
-    name: Literal["pixpro"]
-    dim: Positive = 256
-    hidden: Positive = 4096
-    momentum: Momentum = 0.99
-    radius: AboveZero = 0.7
-    sharpness: AboveZero = 2.0
-    instance_weight: Annotated[float, Field(ge=0)] = 0.0
-
-
-class MoCoBYOL(Section):
-    """MoCo-BYOL: views predict a moving target, with a little contrast against a queue."""
-
-    name: Literal["moco_byol"]
-    dim: Positive = 256
-    hidden: Positive = 4096
-    queue_size: Positive = 65536
-    momentum: Momentum = 0.99
-    temperature: AboveZero = 0.2
-    contrast_weight: Annotated[float, Field(ge=0)] = 0.03
-
-
-Method = Annotated[MoCoV2 | DenseCL | SimSiam | SwAV | PixPro | MoCoBYOL, Field(discriminator="name")]
-
-
 # === Training ===
 
 
-class LARS(Section):
+class LARSSection(Section):
     """Layer-wise adaptive rates, in the arithmetic of three official codes; see `training.optimizers.LARS`."""
 
     name: Literal["lars"]
@@ -211,7 +122,7 @@ class LARS(Section):
     exclude_1d: bool = Field(True, description="biases and normalisations: no decay, no adaptation")
 
 
-PretrainOptimizer = Annotated[SGD | AdamW | LARS, Field(discriminator="name")]
+PretrainOptimizer = Annotated[SGD | AdamW | LARSSection, Field(discriminator="name")]
 
 
 class PretrainSchedule(Section):
@@ -258,7 +169,7 @@ class PretrainConfig(Section):
 
     @model_validator(mode="after")
     def _agrees(self) -> PretrainConfig:
-        if self.views.small_views and not isinstance(self.method, SwAV):
+        if self.views.small_views and not self.method.takes_small_views:
             raise ValueError(
                 f"views.small_views is {self.views.small_views}, but method {self.method.name} takes two views; set "
                 "it to 0, or method.name to swav."

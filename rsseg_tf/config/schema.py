@@ -1,4 +1,4 @@
-"""What a config may say: every section, its fields, types and ranges.
+"""The sections of a config of a segmentation model, their fields, types and ranges.
 
 Sections that come in several kinds (dataset, model, backbone, optimizer, lr_schedule, loss) are told apart by their
 `name`. Fields that follow from others are not asked for: the number of classes, the ignored id and the number of
@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from rsseg_tf.config.section import AboveZero, Fraction, Momentum, NotNegative, Positive, Section
+from rsseg_tf.config.zoo import C2FNet, CrossEntropy, CustomLoss, Loss, Mixed, Model, PixelContrast
 from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.datasets.protocols import PROTOCOLS, ProtocolName, present_name
 from rsseg_tf.datasets.spec import TILE_NAME_PATTERNS
@@ -20,59 +22,25 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.rasters.gdal import Trust
 
 __all__ = [
-    "FCN",
-    "LRASPP",
     "SGD",
     "AdamW",
     "Augment",
-    "Backbone",
-    "C2FNet",
-    "CoarseModel",
     "Config",
     "CosineSchedule",
-    "CrossEntropy",
     "CustomDataset",
-    "DANet",
     "Data",
     "Dataset",
-    "DeepLabV3Plus",
-    "Dice",
     "Eval",
-    "Focal",
-    "HRNet",
-    "HRNetContrast",
-    "Loss",
-    "LovaszSoftmax",
     "LrSchedule",
-    "Mixed",
-    "MobileNetV3",
-    "Model",
-    "OCRNet",
-    "OhemCrossEntropy",
     "Optimizer",
-    "PSPNet",
-    "PixelContrast",
-    "PixelLoss",
     "PolySchedule",
     "PreparedDataset",
-    "ResNet",
-    "ResNetVd",
     "Train",
-    "UPerNet",
 ]
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-ClassWeights = tuple[Annotated[float, Field(ge=0)], ...] | None
 Rgb = tuple[
     Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
 ]
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values are never converted, nothing changes afterwards."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 # === Dataset ===
@@ -112,13 +80,13 @@ class CustomDataset(Section):
     ignore_index: Annotated[int, Field(ge=0, le=255)] = 255
     bands: Positive = 3
     rgb_bands: tuple[int, ...] | None = None
-    max_value: Annotated[float, Field(gt=0)] = 255.0
+    max_value: AboveZero = 255.0
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     small_classes: tuple[str, ...] = Field((), description="names of the classes that c2fnet refines")
     title: str | None = Field(None, description="name of the dataset in manifests; null: the folder's name")
     band_names: tuple[str, ...] = Field((), description="meaning of each band, e.g. [red, green, blue]")
-    gsd: Annotated[float, Field(gt=0)] | None = Field(None, description="metres per pixel, if all images have the same")
+    gsd: AboveZero | None = Field(None, description="metres per pixel, if all images have the same")
     tile_names: str | None = Field(None, description="pattern of tile names that hold the place in a scene")
 
     @field_validator("classes")
@@ -171,149 +139,6 @@ class CustomDataset(Section):
 Dataset = Annotated[PreparedDataset | CustomDataset, Field(discriminator="name")]
 
 
-# === Model ===
-
-
-class _Backbone(Section):
-    name: str
-    pretrained: str | None = Field(
-        None, description="released weights (file, URL, keras-hub preset) or one of our checkpoints; null for random"
-    )
-
-
-class ResNet(_Backbone):
-    """ResNet with the classic 7x7 stem and no dilation (stride 32), as the benchmark's own ResNet50."""
-
-    name: Literal["resnet18", "resnet50", "resnet101"]
-
-
-class ResNetVd(_Backbone):
-    """ResNet-D: three 3x3 convolutions as stem, average pooling in the shortcuts, dilation by `output_stride`."""
-
-    name: Literal["resnet18_vd", "resnet50_vd", "resnet101_vd"]
-    output_stride: Literal[8, 16, 32] = 8
-    multi_grid: tuple[Positive, Positive, Positive] = (1, 1, 1)
-
-
-class HRNet(_Backbone):
-    """HRNet: four resolutions side by side, joined at stride 4."""
-
-    name: Literal["hrnet_w18", "hrnet_w48"]
-
-
-class MobileNetV3(_Backbone):
-    """MobileNetV3 for phones: depthwise convolutions, dilation by `output_stride`; `reduced_tail` halves the end."""
-
-    name: Literal["mobilenet_v3_large", "mobilenet_v3_small"]
-    output_stride: Literal[8, 16, 32] = 16
-    reduced_tail: bool = False
-
-
-Backbone = Annotated[ResNet | ResNetVd | HRNet | MobileNetV3, Field(discriminator="name")]
-
-
-class _Segmentor(Section):
-    name: str
-    backbone: Backbone
-    pretrained: str | None = Field(
-        None, description="weights of the whole model (file or URL) or one of our checkpoints; null for random"
-    )
-    align_corners: bool = False
-    num_classes: int | None = Field(None, description="follows from the dataset; if given it must agree")
-
-
-class FCN(_Segmentor):
-    """A 1x1 convolution and a classifier on the deepest feature."""
-
-    name: Literal["fcn"]
-    channels: Positive | None = None
-
-
-class DeepLabV3Plus(_Segmentor):
-    """Atrous spatial pyramid pooling with a decoder at stride 4."""
-
-    name: Literal["deeplabv3plus"]
-    aspp_rates: tuple[Positive, ...] = (1, 12, 24, 36)
-    aspp_channels: Positive = 256
-    decoder_channels: Positive = 256
-    low_level_channels: Positive = 48
-
-
-class PSPNet(_Segmentor):
-    """Pyramid pooling on the deepest feature; auxiliary head on the one before."""
-
-    name: Literal["pspnet"]
-    pyramid_channels: Positive = 1024
-    bin_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 3, 6)
-    aux_head: bool = True
-
-
-class UPerNet(_Segmentor):
-    """Pyramid pooling and a feature pyramid over all four strides; auxiliary head on the third."""
-
-    name: Literal["upernet"]
-    channels: Positive = 512
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    aux_head: bool = True
-
-
-class DANet(_Segmentor):
-    """Position and channel attention on the deepest feature; heads main, cam, pam and aux."""
-
-    name: Literal["danet"]
-
-
-class OCRNet(_Segmentor):
-    """Object-contextual representations; heads main and aux (the soft object regions)."""
-
-    name: Literal["ocrnet"]
-    features: tuple[Literal["c2", "c3", "c4", "c5"], ...] | None = Field(
-        None, description="one feature for both heads, or the auxiliary head's and the main head's; null: the deepest"
-    )
-    ocr_channels: Positive = 512
-    key_channels: Positive = 256
-
-
-class HRNetContrast(_Segmentor):
-    """FCN with a 3x3 convolution and, for training, a projection for the pixel-contrast loss (head contrast)."""
-
-    name: Literal["hrnet_contrast"]
-    projection_channels: Positive = 256
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-
-
-class LRASPP(_Segmentor):
-    """A head for phones: deepest features under a gate from their mean, joined with those of stride 8 as logits."""
-
-    name: Literal["lraspp"]
-    channels: Positive = 128
-
-
-CoarseModel = Annotated[
-    FCN | DeepLabV3Plus | PSPNet | UPerNet | DANet | OCRNet | HRNetContrast | LRASPP, Field(discriminator="name")
-]
-
-
-class C2FNet(_Segmentor):
-    """A frozen coarse model, and a fine one that looks again at windows with small objects.
-
-    The fine model is an FCN that tells the dataset's `small_classes` from everything else.
-    """
-
-    name: Literal["c2fnet"]
-    coarse: CoarseModel
-    channels: Positive | None = None
-    window_size: Positive = 128
-    training_stride: Positive = 32
-    windows_per_image: Positive = 32
-
-
-Model = Annotated[
-    FCN | DeepLabV3Plus | PSPNet | UPerNet | DANet | OCRNet | HRNetContrast | LRASPP | C2FNet,
-    Field(discriminator="name"),
-]
-
-
 # === Training ===
 
 
@@ -324,7 +149,7 @@ class Augment(Section):
     """
 
     crop_size: tuple[Positive, Positive] = Field((512, 512), description="width, height in pixels")
-    scale_range: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
+    scale_range: tuple[AboveZero, AboveZero] = (0.5, 2.0)
     scale_step: Annotated[float, Field(ge=0)] = 0.25
     image_padding: Annotated[float, Field(ge=0, le=255)] | None = Field(
         None, description="on the scale 0..255; null: 127.5 for bytes, the mean of each band for other types"
@@ -352,7 +177,7 @@ class Data(Section):
     """How samples are read."""
 
     workers: Positive | None = Field(None, description="samples read in parallel; null lets TensorFlow choose")
-    cache_mb: Annotated[int, Field(ge=0)] = Field(1024, description="decoded samples kept in memory, in MiB")
+    cache_mb: NotNegative = Field(1024, description="decoded samples kept in memory, in MiB")
     max_image_mb: Positive = Field(1024, description="largest image that is decoded, in MiB of its pixels")
     allow_vrt_sources: bool = Field(
         False, description="whether a VRT may name files away from its folder, servers, and formats that name others"
@@ -368,7 +193,7 @@ class SGD(Section):
     """SGD with momentum and L2 decay, which is added to the gradient of every trained parameter, as in PaddleSeg."""
 
     name: Literal["sgd"]
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Momentum = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
 
 
@@ -376,8 +201,8 @@ class AdamW(Section):
     """AdamW: decay is separate from the gradient."""
 
     name: Literal["adamw"]
-    beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    beta_1: Momentum = 0.9
+    beta_2: Momentum = 0.999
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
 
 
@@ -385,9 +210,9 @@ Optimizer = Annotated[SGD | AdamW, Field(discriminator="name")]
 
 
 class _Schedule(Section):
-    learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    learning_rate: AboveZero = 0.01
     end_lr: Annotated[float, Field(ge=0)] = 0.0
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: NotNegative = 0
     warmup_start_lr: Annotated[float, Field(ge=0)] = 0.0
 
 
@@ -395,7 +220,7 @@ class PolySchedule(_Schedule):
     """Polynomial decay over all iterations after the warm-up."""
 
     name: Literal["poly"]
-    power: Annotated[float, Field(gt=0)] = 0.9
+    power: AboveZero = 0.9
 
 
 class CosineSchedule(_Schedule):
@@ -405,73 +230,6 @@ class CosineSchedule(_Schedule):
 
 
 LrSchedule = Annotated[PolySchedule | CosineSchedule, Field(discriminator="name")]
-
-
-class _Loss(Section):
-    name: str
-    weight: Annotated[float, Field(gt=0)] = 1.0
-
-
-class CrossEntropy(_Loss):
-    """Cross-entropy of one head; ignored pixels have no part in it."""
-
-    name: Literal["cross_entropy"]
-    class_weights: ClassWeights = None
-
-
-class OhemCrossEntropy(_Loss):
-    """Cross-entropy of the hard pixels: those whose true class has a low probability, at least `min_kept`."""
-
-    name: Literal["ohem_cross_entropy"]
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.7
-    min_kept: Positive = 10000
-
-
-class Dice(_Loss):
-    """One minus the soft Dice score, averaged over the classes."""
-
-    name: Literal["dice"]
-    class_weights: ClassWeights = None
-    smooth: Annotated[float, Field(ge=0)] = 1.0
-
-
-class Focal(_Loss):
-    """Cross-entropy that counts easy pixels less."""
-
-    name: Literal["focal"]
-    alpha: Annotated[float, Field(gt=0)] = 1.0
-    gamma: Annotated[float, Field(ge=0)] = 2.0
-
-
-class LovaszSoftmax(_Loss):
-    """The Lovász extension of one minus the IoU, averaged over the classes that are present."""
-
-    name: Literal["lovasz_softmax"]
-
-
-PixelLoss = Annotated[CrossEntropy | OhemCrossEntropy | Dice | Focal | LovaszSoftmax, Field(discriminator="name")]
-
-
-class Mixed(_Loss):
-    """A sum of losses of the same head, each with its weight."""
-
-    name: Literal["mixed"]
-    losses: Annotated[tuple[PixelLoss, ...], Field(min_length=1)]
-
-
-class PixelContrast(_Loss):
-    """Contrast of embeddings between classes, for the head contrast of hrnet_contrast."""
-
-    name: Literal["pixel_contrast"]
-    temperature: Annotated[float, Field(gt=0)] = 0.1
-    base_temperature: Annotated[float, Field(gt=0)] = 0.07
-    max_samples: Positive = 1024
-    max_views: Positive = 100
-
-
-Loss = Annotated[
-    CrossEntropy | OhemCrossEntropy | Dice | Focal | LovaszSoftmax | Mixed | PixelContrast, Field(discriminator="name")
-]
 
 
 class Train(Section):
@@ -495,7 +253,7 @@ class Eval(Section):
     """
 
     protocol: ProtocolName = Field("benchmark", description="what is counted, see rsseg_tf.datasets.protocols")
-    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
+    scales: Annotated[tuple[AboveZero, ...], Field(min_length=1)] = (1.0,)
     flip_horizontal: bool = False
     flip_vertical: bool = False
     is_slide: bool = False
@@ -553,9 +311,10 @@ class Config(Section):
 
     def _check_classes(self, spec: DatasetSpec) -> None:
         for model in (self.model, *([self.model.coarse] if isinstance(self.model, C2FNet) else [])):
-            if model.num_classes is not None and model.num_classes != spec.num_classes:
+            stated = getattr(model, "num_classes", None)
+            if stated is not None and stated != spec.num_classes:
                 raise ValueError(
-                    f"model.num_classes is {model.num_classes}, but the dataset '{spec.name}' has {spec.num_classes} "
+                    f"model.num_classes is {stated}, but the dataset '{spec.name}' has {spec.num_classes} "
                     f"classes ({', '.join(spec.classes[:6])}{', …' if spec.num_classes > 6 else ''}). "
                     "Remove model.num_classes."
                 )
@@ -579,7 +338,7 @@ class Config(Section):
         if isinstance(self.model, C2FNet):
             classes, of = 2, "the fine model of c2fnet has 2 classes (other, small object)"
         for head, loss in self.loss.items():
-            if (head == "contrast") != isinstance(loss, PixelContrast):
+            if (head == "contrast") != isinstance(loss, PixelContrast) and not isinstance(loss, CustomLoss):
                 raise ValueError(
                     f"loss.{head}.name is {loss.name}; pixel_contrast is for the head contrast, and that head takes "
                     "no other loss."

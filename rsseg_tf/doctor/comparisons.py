@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
+from rsseg_tf.disjoint_sets import DisjointSets
 from rsseg_tf.doctor.evidence import Evidence
 from rsseg_tf.doctor.findings import Finding, listing
 from rsseg_tf.doctor.fingerprints import Fingerprint, NearPair, near_pairs
@@ -94,23 +95,16 @@ def _groups(evidence: Evidence) -> list[list[int]]:
 
 def _components(prints: Sequence[Fingerprint], distance: int) -> list[list[NearPair]]:
     """Returns, for each group of equal pictures, the pairs that connect it, in the order of first members."""
-    parents = list(range(len(prints)))
-
-    def root(place: int) -> int:
-        while parents[place] != place:
-            parents[place] = parents[parents[place]]
-            place = parents[place]
-        return place
-
+    sets = DisjointSets()
     kept: list[NearPair] = []
     for pair in near_pairs(prints, distance):
-        one, other = root(pair.first), root(pair.second)
+        one, other = sorted((sets.root(pair.first), sets.root(pair.second)))
         if one != other:
-            parents[max(one, other)] = min(one, other)
+            sets.join(one, other)
             kept.append(pair)
     components: defaultdict[int, list[NearPair]] = defaultdict(list)
     for pair in kept:
-        components[root(pair.first)].append(pair)
+        components[sets.root(pair.first)].append(pair)
     return [components[first] for first in sorted(components)]
 
 

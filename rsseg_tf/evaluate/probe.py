@@ -24,13 +24,13 @@ from rsseg_tf.build import build_backbone
 from rsseg_tf.checkpoint import config_file
 from rsseg_tf.config import load_any_config
 from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD
-from rsseg_tf.config.schema import Backbone
+from rsseg_tf.config.zoo import Backbone
 from rsseg_tf.data.reader import SampleReader
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import DataError, NotFiniteError, naming
 from rsseg_tf.files.lists import Sample
-from rsseg_tf.pretrained import load_backbone
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
+from rsseg_tf.weights.pretrained import load_backbone
 
 __all__ = [
     "Patches",

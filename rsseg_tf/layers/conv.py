@@ -1,7 +1,7 @@
 """Convolution blocks as functions of a Keras tensor.
 
-A block called ``name`` makes the layers ``name`` (convolution), ``name_bn``, ``name_relu`` and, where it pads,
-``name_pad``, so that every variable of a model has a path that can be read and mapped (see ``rsseg_tf.weights``).
+A block called `name` makes the layers `name` (convolution), `name_bn`, `name_relu` and, where it pads,
+`name_pad`, so that every variable of a model has a path that can be read and mapped (see `rsseg_tf.weights`).
 
 Source: paddleseg/models/layers/layer_libs.py of PaddleSeg.
 """
@@ -36,7 +36,7 @@ def kernel_initializer(stddev: float | None = None) -> keras.initializers.Initia
     """Returns a new initialiser of convolution kernels.
 
     Args:
-        stddev: Standard deviation of a normal distribution with mean 0. ``None`` means the default of the original,
+        stddev: Standard deviation of a normal distribution with mean 0. `None` means PaddleSeg's default,
             sqrt(2 / (kernel height * kernel width * input channels)); for a depthwise kernel too it counts all input
             channels of the layer.
 
@@ -126,10 +126,10 @@ def conv_bn(
         name: Name of the convolution and prefix of the other layers.
         strides: Step in both directions.
         dilation: Distance of the kernel's taps.
-        padding: ``"same"`` pads as little as possible and the odd pixel at the bottom and right, as HRNet does;
-            ``"symmetric"`` pads dilation * (kernel_size - 1) / 2 on every side, as the ResNets do. They differ only
-            where ``strides`` is not 1.
-        use_bias: Whether the convolution has a bias. It has no effect before the normalisation, but the original's
+        padding: `"same"` pads as little as possible and the odd pixel at the bottom and right, as HRNet does;
+            `"symmetric"` pads dilation * (kernel_size - 1) / 2 on every side, as the ResNets do. They differ only
+            where `strides` is not 1.
+        use_bias: Whether the convolution has a bias. It has no effect before the normalisation, but PaddleSeg's
             heads have one, and weight decay and released weights see it.
         stddev: See `kernel_initializer`.
 
@@ -185,13 +185,13 @@ def conv_bn_relu(
 def separable_conv_bn_relu(x: Any, filters: int, kernel_size: int, *, name: str, dilation: int = 1) -> Any:
     """Depthwise convolution and normalisation, then pointwise convolution, normalisation and ReLU.
 
-    There is no ReLU between the two, and both convolutions have a bias, as in the original's SeparableConvBNReLU.
+    There is no ReLU between the two, and both convolutions have a bias, as in PaddleSeg's SeparableConvBNReLU.
 
     Args:
         x: (B, H, W, C) floating point.
         filters: Channels of the result.
         kernel_size: Odd side of the square depthwise kernel.
-        name: Prefix: ``name_depthwise``, ``name_depthwise_bn``, ``name_pointwise``, …
+        name: Prefix: `name_depthwise`, `name_depthwise_bn`, `name_pointwise`, …
         dilation: Distance of the depthwise kernel's taps.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Batch normalisation with the numbers of the original."""
+"""Batch normalisation with PaddleSeg's momentum and epsilon."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["BatchNorm"]
 class BatchNorm(keras.layers.BatchNormalization):
     """Batch normalisation over the last axis with momentum 0.9 and a biased running variance.
 
-    The pooled features (B, 1, 1, C) of a training batch of one image have no variance. As in the original, the layer
+    The pooled features (B, 1, 1, C) of a training batch of one image have no variance. As in PaddleSeg, the layer
     then passes them on as they are and leaves its running statistics alone; Keras' own layer would return beta and
     pull the running variance towards zero. This needs the height and width of 1 to be known when the graph is built.
 
     Args:
-        epsilon: What is added to the variance; 1e-5 is the original's.
+        epsilon: What is added to the variance; 1e-5 is PaddleSeg's.
         synchronized: Whether training statistics are taken over all replicas of the batch. It may be switched on later
             by setting the attribute, before the first training step is traced. A batch is then taken to have more than
             one value per channel, so it is meant for two or more replicas.

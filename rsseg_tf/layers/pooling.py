@@ -1,4 +1,4 @@
-"""Pooling with the original's treatment of borders and of sizes that are known only at run time."""
+"""Pooling that treats borders as PaddleSeg does, and takes sizes that are known only at run time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["AdaptiveAveragePooling", "average_pool_ceil", "max_pool_3x3"]
 def average_pool_ceil(x: Any, *, name: str) -> Any:
     """Mean of 2x2 windows with stride 2; windows over the border take the mean of the pixels inside.
 
-    Equals paddle's ``AvgPool2D(2, 2, padding=0, ceil_mode=True)`` (``exclusive=True``): TensorFlow's SAME padding of
+    Equals paddle's `AvgPool2D(2, 2, padding=0, ceil_mode=True)` (`exclusive=True`): TensorFlow's SAME padding of
     such a window is one row at the bottom and one column at the right, left out of the mean.
 
     Args:
@@ -29,11 +29,11 @@ def average_pool_ceil(x: Any, *, name: str) -> Any:
 def max_pool_3x3(x: Any, *, name: str) -> Any:
     """Maximum of 3x3 windows with stride 2 and one pixel of padding on every side.
 
-    The padding is zeros, which equals the original's minus infinity only after a ReLU.
+    The padding is zeros, which equals PaddleSeg's minus infinity only after a ReLU.
 
     Args:
         x: (B, H, W, C), values >= 0.
-        name: Name of the pooling; the padding is called ``name_pad``.
+        name: Name of the pooling; the padding is called `name_pad`.
 
     Returns:
         (B, ceil(H / 2), ceil(W / 2), C).

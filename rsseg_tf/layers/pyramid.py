@@ -22,7 +22,7 @@ def pyramid_pooling(x: Any, channels: int, *, bin_sizes: Sequence[int], align_co
     """Joins features with their means over grids of several sizes.
 
     Each mean is reduced to C / len(bin_sizes) channels and resized; the finest grid comes first after the features.
-    The layers are called ``ppm_branch1``… in the order of `bin_sizes`, and ``ppm_project``.
+    The layers are called `ppm_branch1`… in the order of `bin_sizes`, and `ppm_project`.
 
     Args:
         x: (B, H, W, C) floating point.
@@ -40,6 +40,7 @@ def pyramid_pooling(x: Any, channels: int, *, bin_sizes: Sequence[int], align_co
         raise ConfigError(f"bin_sizes must be integers of at least 1; got {tuple(bin_sizes)}.")
     reduced = x.shape[-1] // len(bin_sizes)
     branches = []
+    # For each grid (B, bins, bins, C): 1x1 convolution to `reduced` channels, back to (B, H, W, reduced).
     for index, bins in enumerate(bin_sizes, start=1):
         name = f"ppm_branch{index}"
         y = AdaptiveAveragePooling(bins, name=f"{name}_pool")(x)
@@ -52,7 +53,7 @@ def pyramid_pooling(x: Any, channels: int, *, bin_sizes: Sequence[int], align_co
 def auxiliary_head(x: Any, channels: int, num_classes: int, *, dropout: float) -> Any:
     """Logits (B, H, W, num_classes) from features (B, H, W, C) over a 3x3 convolution with `channels` channels.
 
-    The layers are called ``aux_conv``, ``aux_dropout`` and ``aux_classifier``.
+    The layers are called `aux_conv`, `aux_dropout` and `aux_classifier`.
     """
     x = conv_bn_relu(x, channels, 3, use_bias=True, name="aux_conv")
     x = keras.layers.Dropout(dropout, name="aux_dropout")(x)

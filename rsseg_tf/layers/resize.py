@@ -17,14 +17,14 @@ class ResizeLike(keras.layers.Layer):
     `keras.ops.image.resize` and `keras.layers.UpSampling2D` refuse sizes that are unknown when the graph is built.
 
     Args:
-        align_corners: False puts pixel centres at half-integers (paddle's ``align_corners=False, align_mode=0``);
+        align_corners: False puts pixel centres at half-integers (paddle's `align_corners=False, align_mode=0`);
             True makes the centres of the corner pixels coincide.
         half_pixel_centers: False puts pixel centres at integers instead, so that the upper left corners coincide
-            (paddle's ``align_mode=1``). It has no effect with `align_corners`.
+            (paddle's `align_mode=1`). It has no effect with `align_corners`.
         name: Name of the layer.
         trainable: Has no effect; part of every Keras layer's config.
         dtype: Name of a dtype or a `keras.DTypePolicy`. The interpolation is computed in float32; the result has the
-            dtype that the policy computes in, so ``dtype="float32"`` gives float32 under mixed precision.
+            dtype that the policy computes in, so `dtype="float32"` gives float32 under mixed precision.
     """
 
     def __init__(

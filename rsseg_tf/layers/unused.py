@@ -14,10 +14,10 @@ __all__ = ["UnusedWeights"]
 class UnusedWeights(keras.layers.Layer):
     """Passes a tensor on, and carries layers that are never called.
 
-    Some of the original's models have layers without influence on any output. Their tensors are in its files and in
+    Some of PaddleSeg's models have layers without influence on any output. Their tensors are in its files and in
     its parameter counts. This layer gives them a place: their variables are among the weights of the model and are
     saved and loaded with it, and no time is spent on them. They have no gradient, so that training leaves them as they
-    are; the original moves the batch statistics of some of them, which nothing reads.
+    are; PaddleSeg moves the batch statistics of some of them, which nothing reads.
 
     Put it on an output that only training needs: a model cut down to the others is free of the dead weight.
 

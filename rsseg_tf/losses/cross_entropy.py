@@ -14,7 +14,7 @@ from rsseg_tf.errors import ConfigError
 
 __all__ = ["cross_entropy", "pixel_losses"]
 
-# The original's guard against a batch without a label: its loss is 0 / epsilon = 0.
+# PaddleSeg's guard against a batch without a label: its loss is 0 / epsilon = 0.
 _EPSILON = 1e-8
 
 
@@ -62,10 +62,10 @@ def cross_entropy(
 def pixel_losses(logits: Any, labels: Any, *, ignore_index: int) -> tuple[Any, Any]:
     """Returns the cross entropy of each pixel (B, H, W) float32, and whether it counts (bool).
 
-    Where it does not, the value is finite and means nothing.
+    Where a pixel does not count, its value is finite but meaningless.
     """
     labels = ops.cast(labels, "int32")
     counted = ops.not_equal(labels, ignore_index)
-    # Ignored labels may be no class at all, for which the look-up is not defined.
+    # An ignored label need not be a class, and the look-up is undefined for other ids.
     labels = ops.where(counted, labels, 0)
     return ops.sparse_categorical_crossentropy(labels, ops.cast(logits, "float32"), from_logits=True), counted

@@ -53,7 +53,7 @@ def dice(
         )
     labels = ops.cast(labels, "int32")
     counted = ops.cast(ops.not_equal(labels, ignore_index), "float32")[..., None]
-    # one_hot of a label that is no class is all 0 in any case; the product covers ignored ids that are one.
+    # one_hot is all 0 for a label that is no class; the product with `counted` covers an ignored id that is one.
     truth = ops.one_hot(labels, num_classes, dtype="float32") * counted
     probability = ops.softmax(ops.cast(logits, "float32"), axis=-1) * counted
     intersection = ops.sum(probability * truth, axis=(1, 2))

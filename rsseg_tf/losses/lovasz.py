@@ -24,7 +24,7 @@ def lovasz_softmax(logits: Any, labels: Any, *, ignore_index: int, mean: Callabl
         labels: (B, H, W) integers in [0, C) or `ignore_index`.
         ignore_index: Label of pixels that do not count.
         mean: Has no effect: the pixels of a batch are sorted together, which each replica does with its own share. The
-            mean of the replicas' losses is therefore not exactly the loss of the whole batch, as in the original.
+            mean of the replicas' losses is therefore not exactly the loss of the whole batch, as in PaddleSeg.
 
     Returns:
         A float32 scalar in [0, 1].

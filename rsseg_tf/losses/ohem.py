@@ -16,7 +16,7 @@ from rsseg_tf.losses.cross_entropy import pixel_losses
 
 __all__ = ["ohem_cross_entropy"]
 
-# The original's guard against a batch without a kept pixel.
+# PaddleSeg's guard against a batch without a kept pixel.
 _EPSILON = 1e-5
 
 

@@ -33,10 +33,10 @@ def pixel_contrast(
     Labels are brought to the size of the embedding by taking the pixel at floor(i * H / h). A class takes part in an
     image where it has more than `max_views` pixels; each such pair of image and class gives the same number of pixels,
     at most `max_views` and together at most `max_samples`. Without such a class the loss and its gradients are 0,
-    where the original divides by zero.
+    where PaddleSeg divides by zero.
 
     Args:
-        outputs: ``logits`` (B, h, w, C) and ``embedding`` (B, h, w, D) of length 1, floating point; computed in
+        outputs: `logits` (B, h, w, C) and `embedding` (B, h, w, D) of length 1, floating point; computed in
             float32.
         labels: (B, H, W) integers in [0, C) or `ignore_index`.
         ignore_index: Label of pixels that do not count.
@@ -45,7 +45,7 @@ def pixel_contrast(
         max_samples: Pixels of the batch at most.
         max_views: Pixels of a class in an image at most.
         seed: Integer or int32 scalar that the choice of pixels follows from.
-        mean: Has no effect: each replica compares the pixels of its own share, as in the original.
+        mean: Has no effect: each replica compares the pixels of its own share, as in PaddleSeg.
 
     Returns:
         A float32 scalar.
@@ -105,10 +105,12 @@ def _sample(
         For at most `max_samples` pixels (M,): place among B * P, class, and whether it was chosen at all (bool): the
         number of chosen ones depends on the labels, M does not.
     """
+    # Pixels of each class in each image that the model gets right (easy) and wrong (hard), (B, C).
     right = ops.equal(labels, predicted)
     of_class = ops.one_hot(labels, num_classes, dtype="int32")
     easy = ops.sum(of_class * ops.cast(right, "int32")[..., None], axis=1)  # (B, C)
     hard = ops.sum(of_class, axis=1) - easy
+    # Each pair of image and class that takes part gives the same number of views.
     takes_part = hard + easy > max_views
     views = ops.minimum(max_samples // ops.maximum(ops.sum(ops.cast(takes_part, "int32")), 1), max_views)
 
@@ -146,6 +148,7 @@ def _interleave(a: Any, b: Any) -> Any:
 
 def _contrast(anchors: Any, classes: Any, valid: Any, temperature: float) -> Any:
     """Mean over the valid anchors (M, D) of minus the log probability of their positives."""
+    # Pairs of anchors, (M, M): positives share a class, negatives do not; an anchor is no partner of its own.
     both = ops.logical_and(valid[:, None], valid[None, :])
     same = ops.equal(classes[:, None], classes[None, :])
     other_anchor = ops.logical_not(ops.cast(ops.eye(ops.shape(anchors)[0]), "bool"))

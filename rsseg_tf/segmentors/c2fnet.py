@@ -1,11 +1,12 @@
 """C2FNet: a coarse segmentor, and a fine network that looks again at the windows with small objects.
 
-Source: contrib/RSSegBenchmark/c2fnet/models/c2fnet.py of PaddleSeg. Where the original is defined, the arithmetic is
-its own. Four of its limits are lifted:
+Source: contrib/RSSegBenchmark/c2fnet/models/c2fnet.py of PaddleSeg. The arithmetic is PaddleSeg's wherever that is
+defined. Four of its limits are lifted:
 
-- The classes of small objects come from the dataset; the original writes iSAID's ids into the model.
-- Every pixel belongs to a window. The original drops what lies beyond the last whole window, and returns zeros there.
-- Ignored labels stay ignored. In the original they count as "no small object".
+- The classes of small objects come from the dataset; PaddleSeg writes iSAID's ids into the model.
+- Every pixel belongs to a window. PaddleSeg drops what lies beyond the last whole window, and returns zeros
+  there.
+- Ignored labels stay ignored. In PaddleSeg they count as "no small object".
 - With fewer windows than a training step wants, all of them are taken.
 """
 
@@ -47,7 +48,7 @@ def c2fnet(
     In inference the image is cut into windows. Where the coarse prediction has a pixel of a small class, the fine
     model's probability of a small object is added to the logits of all small classes; other windows stay as they are.
     In training windows overlap, and those with the most pixels predicted as small classes are taken:
-    ``windows_per_image`` for each image of the batch, or an eighth of that if fewer windows have any. Where Keras does
+    `windows_per_image` for each image of the batch, or an eighth of that if fewer windows have any. Where Keras does
     not run on TensorFlow, sizes cannot follow from values: all windows are looked at in inference (the logits are the
     same), and the full number is taken in training.
 
@@ -55,9 +56,9 @@ def c2fnet(
     `keras.name_scope("fine")`, so that the variables have different paths.
 
     Args:
-        backbone: Model from an image to features ``"c2"``…, for the fine model (HRNet-W18 in the original).
-        coarse: A trained segmentor with the same number of bands and an output ``"main"``. It is set to
-            ``trainable = False``.
+        backbone: Model from an image to features `"c2"`…, for the fine model (HRNet-W18 in PaddleSeg).
+        coarse: A trained segmentor with the same number of bands and an output `"main"`. It is set to
+            `trainable = False`.
         num_classes: Channels of the logits of `coarse`.
         small_classes: Ids of the classes of small objects, in [0, num_classes).
         channels: Channels of the hidden convolution of the fine model; by default as many as its features have.
@@ -67,9 +68,9 @@ def c2fnet(
         align_corners: How the fine model's logits are resized, see `rsseg_tf.layers.ResizeLike`.
 
     Returns:
-        A model from images (B, H, W, C) to ``{"main": logits, "fine": {"logits", "windows"}}``. ``main`` is
+        A model from images (B, H, W, C) to `{"main": logits, "fine": {"logits", "windows"}}`. `main` is
         (B, H, W, num_classes) float32; in training these are the coarse logits, since only the fine model learns.
-        ``fine`` holds the fine model's logits (N, window_size, window_size, 2) float32 and the windows' places
+        `fine` holds the fine model's logits (N, window_size, window_size, 2) float32 and the windows' places
         (N, 3) int32: image, first row, first column; N depends on the content. See `window_labels` for the loss.
 
     Raises:
@@ -173,6 +174,7 @@ def _count(mask: Any, rows: tuple[Any, Any], columns: tuple[Any, Any]) -> Any:
     Returns:
         (B, I, J) int32.
     """
+    # A summed-area table: the count in a box is a difference of four corners.
     table = ops.cumsum(ops.cumsum(ops.cast(mask, "int32"), axis=1), axis=2)
     table = ops.pad(table, [[0, 0], [1, 0], [1, 0]])
     strips = ops.take(table, rows[1], axis=1) - ops.take(table, rows[0], axis=1)
@@ -209,7 +211,7 @@ class FrozenSegmentor(keras.layers.Layer):
     """The main logits of a segmentor that does not learn: stored statistics and no dropout, in training too.
 
     Args:
-        segmentor: Model from images (B, H, W, C) to ``{"main": (B, H, W, num_classes), …}``.
+        segmentor: Model from images (B, H, W, C) to `{"main": (B, H, W, num_classes), …}`.
         name: Name of the layer.
         trainable: Has no effect on the segmentor.
         dtype: Name of a dtype or a `keras.DTypePolicy`; of the result, not of the segmentor.
@@ -232,7 +234,7 @@ class FrozenSegmentor(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> FrozenSegmentor:
-        """Returns a layer with the arguments of `get_config`; its variables lie under ``coarse/`` again."""
+        """Returns a layer with the arguments of `get_config`; its variables lie under `coarse/` again."""
         with keras.name_scope("coarse"):
             segmentor = keras.saving.deserialize_keras_object(config["segmentor"])
         return cls(**{**config, "segmentor": segmentor})
@@ -243,7 +245,7 @@ class RefineSmallObjects(keras.layers.Layer):
     """Adds a fine model's opinion to coarse logits, window by window. See `c2fnet`.
 
     Args:
-        fine: Model from windows (N, S, S, C) to ``{"main": (N, S, S, 2)}``.
+        fine: Model from windows (N, S, S, C) to `{"main": (N, S, S, 2)}`.
         small_classes: Ids of the classes of small objects.
         window_size: Side S of a window.
         training_stride: Step from one window to the next in training.
@@ -291,7 +293,7 @@ class RefineSmallObjects(keras.layers.Layer):
             training: Whether to choose windows for learning instead.
 
         Returns:
-            ``main`` and ``fine`` as `c2fnet` describes them.
+            `main` and `fine` as `c2fnet` describes them.
 
         Raises:
             ConfigError: If `coarse` has no channel for one of the small classes.
@@ -319,6 +321,7 @@ class RefineSmallObjects(keras.layers.Layer):
         """Runs the fine model on the overlapping windows with the most small objects."""
         size = self.window_size
         _, height, width, _ = ops.shape(image)
+        # Pixels of small classes in each overlapping window, (B * I * J,).
         rows, columns = (_starts(side, size, self.training_stride) for side in (height, width))
         counts = _count(_pad_to(small[..., None], size)[..., 0], (rows, rows + size), (columns, columns + size))
         flat = ops.reshape(counts, (-1,))
@@ -342,6 +345,7 @@ class RefineSmallObjects(keras.layers.Layer):
         rows = ops.minimum(tile_rows, _at_least_0(height - size))
         columns = ops.minimum(tile_columns, _at_least_0(width - size))
         row_ends, column_ends = ops.minimum(tile_rows + size, height), ops.minimum(tile_columns + size, width)
+        # Windows with a pixel of a small class, (B * I * J,) bool.
         counts = _count(small, (tile_rows, row_ends), (tile_columns, column_ends))
         selected = ops.reshape(counts, (-1,)) > 0
 
@@ -350,6 +354,7 @@ class RefineSmallObjects(keras.layers.Layer):
         if _sizes_may_follow_from_values():
             # One window at least, for operations that refuse empty batches.
             kept = ops.maximum(ops.sum(ops.cast(selected, "int32")), 1)
+        # The fine model's probability of a small object in the selected windows, (N, S, S); 0 in the spare one.
         chosen = ops.argsort(ops.cast(ops.logical_not(selected), "int32"))[:kept]
         windows = _places(chosen, rows, columns)
         logits = self.fine(_cut(image, windows, size), training=False)["main"]
@@ -381,7 +386,7 @@ class RefineSmallObjects(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> RefineSmallObjects:
-        """Returns a layer with the arguments of `get_config`; its variables lie under ``fine/`` again."""
+        """Returns a layer with the arguments of `get_config`; its variables lie under `fine/` again."""
         with keras.name_scope("fine"):
             fine = keras.saving.deserialize_keras_object(config["fine"])
         return cls(**{**config, "fine": fine})

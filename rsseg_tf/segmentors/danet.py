@@ -29,24 +29,24 @@ _DROPOUT = 0.1
 def danet(backbone: keras.Model, *, num_classes: int, align_corners: bool = False) -> keras.Model:
     """Builds a DANet on the deepest features of a backbone.
 
-    The model shares the backbone's layers and variables. Three quirks of the original are kept:
+    The model shares the backbone's layers and variables. Three quirks of PaddleSeg are kept:
 
-    - The outputs ``"cam"`` and ``"pam"`` have the same classifier. The weights of the one that was meant for ``"pam"``
+    - The outputs `"cam"` and `"pam"` have the same classifier. The weights of the one that was meant for `"pam"`
       lie on that output as `rsseg_tf.layers.UnusedWeights`.
     - Logits are resized with sources at target * scale, without the half pixel.
     - Dropout takes away whole channels.
 
     Args:
-        backbone: Model from an image to features ``"c2"``…; the last name in order of depth is used.
+        backbone: Model from an image to features `"c2"`…; the last name in order of depth is used.
         num_classes: Channels of the logits.
         align_corners: How the logits are resized, see `rsseg_tf.layers.ResizeLike`.
 
     Returns:
-        A model from images (B, H, W, C) to logits (B, H, W, num_classes) float32: ``"main"`` and, for training only,
-        ``"cam"`` (after the attention between channels), ``"pam"`` (between pixels) and ``"aux"`` (of the features).
+        A model from images (B, H, W, C) to logits (B, H, W, num_classes) float32: `"main"` and, for training only,
+        `"cam"` (after the attention between channels), `"pam"` (between pixels) and `"aux"` (of the features).
 
     Raises:
-        ConfigError: If the backbone has no features named ``"c1"``, ``"c2"``, ….
+        ConfigError: If the backbone has no features named `"c1"`, `"c2"`, ….
     """
     require_backbone(backbone, "danet")
     names = sorted(name for name in backbone.output if name.startswith("c"))
@@ -55,10 +55,12 @@ def danet(backbone: keras.Model, *, num_classes: int, align_corners: bool = Fals
     features = backbone.output[names[-1]]
     channels = features.shape[-1] // 4
     compared = max(channels // 8, 1)
+    # Attention between channels: a (channels, channels) matrix of similarities.
     by_channel = conv_bn_relu(features, channels, 3, use_bias=True, name="cam_conv")
     by_channel = ChannelAttention(name="cam_attention")(by_channel)
     by_channel = conv_bn_relu(by_channel, channels, 3, use_bias=True, name="cam_project")
 
+    # Attention between pixels: a (H * W, H * W) matrix, from queries and keys with an eighth of the channels.
     by_pixel = conv_bn_relu(features, channels, 3, use_bias=True, name="pam_conv")
     query, key, value = (
         _conv1x1(size, name=f"pam_{name}")(by_pixel)
@@ -67,6 +69,7 @@ def danet(backbone: keras.Model, *, num_classes: int, align_corners: bool = Fals
     by_pixel = PositionAttention(name="pam_attention")(by_pixel, query, key, value)
     by_pixel = conv_bn_relu(by_pixel, channels, 3, use_bias=True, name="pam_project")
 
+    # Four heads; both attentions share a classifier.
     shared = _conv1x1(num_classes, name="attention_classifier")
     both = keras.layers.Add(name="head_add")([by_pixel, by_channel])
     logits = {

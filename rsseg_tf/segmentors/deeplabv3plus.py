@@ -3,7 +3,7 @@
 Chen et al., Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation,
 https://arxiv.org/abs/1802.02611.
 Source: DeepLabV3P in paddleseg/models/deeplab.py and ASPPModule in paddleseg/models/layers/pyramid_pool.py of
-PaddleSeg. The paper's decoder has plain 3x3 convolutions, the original separable ones.
+PaddleSeg. The paper's decoder has plain 3x3 convolutions, PaddleSeg's separable ones.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def deeplabv3plus(
     (output stride 32) as on ResNet-50-D at output stride 8, for which they are meant.
 
     Args:
-        backbone: Model from an image to features ``"c2"`` and at least one deeper one.
+        backbone: Model from an image to features `"c2"` and at least one deeper one.
         num_classes: Channels of the logits.
         aspp_rates: Dilation of each branch of the pyramid; rate 1 is a 1x1 convolution. (6, 12, 18 are usual at output
             stride 16.)
@@ -52,7 +52,7 @@ def deeplabv3plus(
         align_corners: How features and logits are resized, see `rsseg_tf.layers.ResizeLike`.
 
     Returns:
-        A model from images (B, H, W, C) to ``{"main": logits}``, (B, H, W, num_classes) float32.
+        A model from images (B, H, W, C) to `{"main": logits}`, (B, H, W, num_classes) float32.
 
     Raises:
         ConfigError: If the backbone lacks features or a rate is below 1.
@@ -69,6 +69,7 @@ def deeplabv3plus(
     low_level, features = backbone.output["c2"], backbone.output[names[-1]]
     x = _aspp(features, aspp_rates, aspp_channels, align_corners=align_corners)
 
+    # Decoder: the pyramid at stride 4, beside reduced features of that stride.
     low_level = conv_bn_relu(low_level, low_level_channels, 1, use_bias=True, name="decoder_low_level")
     x = ResizeLike(align_corners=align_corners, name="decoder_resize")(x, low_level)
     x = keras.layers.Concatenate(name="decoder_concat")([x, low_level])
@@ -89,6 +90,7 @@ def _aspp(x: Any, rates: Sequence[int], channels: int, *, align_corners: bool) -
             branches.append(conv_bn_relu(x, channels, 1, use_bias=True, name=name))
         else:
             branches.append(separable_conv_bn_relu(x, channels, 3, dilation=rate, name=name))
+    # One more branch: the mean of the image, the same at every pixel.
     pooled = AdaptiveAveragePooling(1, name="aspp_pool")(x)
     pooled = conv_bn_relu(pooled, channels, 1, name="aspp_pool_conv")
     branches.append(ResizeLike(align_corners=align_corners, name="aspp_pool_resize")(pooled, x))

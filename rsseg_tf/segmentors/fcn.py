@@ -14,7 +14,7 @@ from rsseg_tf.segmentors.requirements import require_backbone
 
 __all__ = ["fcn"]
 
-# Standard deviation of the head's kernels in the original.
+# Standard deviation with which PaddleSeg draws the head's kernels.
 _STDDEV = 0.001
 
 
@@ -26,16 +26,16 @@ def fcn(
     The model shares the backbone's layers and variables.
 
     Args:
-        backbone: Model from an image to features ``"c2"``…; the last name in order of depth is used.
+        backbone: Model from an image to features `"c2"`…; the last name in order of depth is used.
         num_classes: Channels of the logits.
         channels: Channels of the hidden convolution; by default as many as the features have.
         align_corners: How the logits are resized, see `rsseg_tf.layers.ResizeLike`.
 
     Returns:
-        A model from images (B, H, W, C) to ``{"main": logits}``, (B, H, W, num_classes) float32.
+        A model from images (B, H, W, C) to `{"main": logits}`, (B, H, W, num_classes) float32.
 
     Raises:
-        ConfigError: If the backbone has no features named ``"c1"``, ``"c2"``, ….
+        ConfigError: If the backbone has no features named `"c1"`, `"c2"`, ….
     """
     require_backbone(backbone, "fcn")
     names = sorted(name for name in backbone.output if name.startswith("c"))

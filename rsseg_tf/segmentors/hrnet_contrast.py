@@ -28,20 +28,20 @@ def hrnet_contrast(
     The model shares the backbone's layers and variables. The embedding serves training only.
 
     Args:
-        backbone: Model from an image to features ``"c2"``…; the last name in order of depth is used (an HRNet in the
-            original).
+        backbone: Model from an image to features `"c2"`…; the last name in order of depth is used (an HRNet in
+            PaddleSeg).
         num_classes: Channels of the logits.
         projection_channels: Channels D of the embedding.
         dropout: Share of channels that are dropped before the classifier.
         align_corners: How the logits are resized, see `rsseg_tf.layers.ResizeLike`.
 
     Returns:
-        A model from images (B, H, W, C) to ``{"main": logits, "contrast": {"logits", "embedding"}}``. ``main`` is
-        (B, H, W, num_classes) float32. ``contrast`` has the size (h, w) of the features: the same logits before they
+        A model from images (B, H, W, C) to `{"main": logits, "contrast": {"logits", "embedding"}}`. `main` is
+        (B, H, W, num_classes) float32. `contrast` has the size (h, w) of the features: the same logits before they
         are resized, and vectors of length 1, (B, h, w, D); both float32. See `rsseg_tf.losses.pixel_contrast`.
 
     Raises:
-        ConfigError: If the backbone has no features named ``"c1"``, ``"c2"``, ….
+        ConfigError: If the backbone has no features named `"c1"`, `"c2"`, ….
     """
     require_backbone(backbone, "hrnet_contrast")
     names = sorted(name for name in backbone.output if name.startswith("c"))

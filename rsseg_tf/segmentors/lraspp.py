@@ -17,18 +17,18 @@ __all__ = ["lraspp"]
 
 
 def lraspp(backbone: keras.Model, *, num_classes: int, channels: int = 128, align_corners: bool = False) -> keras.Model:
-    """Builds an LR-ASPP on the features ``"c3"`` and the deepest ones of a backbone.
+    """Builds an LR-ASPP on the features `"c3"` and the deepest ones of a backbone.
 
     The model shares the backbone's layers and variables.
 
     Args:
-        backbone: Model from an image to features ``"c3"`` (stride 8) and at least one deeper one.
+        backbone: Model from an image to features `"c3"` (stride 8) and at least one deeper one.
         num_classes: Channels of the logits.
         channels: Channels to which the deepest features are reduced.
         align_corners: How logits are resized, see `rsseg_tf.layers.ResizeLike`.
 
     Returns:
-        A model from images (B, H, W, C) to ``{"main": logits}``, (B, H, W, num_classes) float32.
+        A model from images (B, H, W, C) to `{"main": logits}`, (B, H, W, num_classes) float32.
 
     Raises:
         ConfigError: If the backbone lacks features.

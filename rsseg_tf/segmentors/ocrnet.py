@@ -17,7 +17,7 @@ from rsseg_tf.segmentors.requirements import require_backbone
 
 __all__ = ["ocrnet"]
 
-# Standard deviation of the head's kernels in the original.
+# Standard deviation with which PaddleSeg draws the head's kernels.
 _STDDEV = 0.001
 
 
@@ -33,21 +33,21 @@ def ocrnet(
     """Builds an OCRNet on one or two features of a backbone.
 
     The model shares the backbone's layers and variables. Layers of the backbone behind the deepest of `features` have
-    no influence on any output. The original computes them nevertheless; here they are never called. Their weights lie
-    on the output ``"aux"`` as `rsseg_tf.layers.UnusedWeights`.
+    no influence on any output. PaddleSeg computes them nevertheless; here they are never called. Their weights lie
+    on the output `"aux"` as `rsseg_tf.layers.UnusedWeights`.
 
     Args:
-        backbone: Model from an image to features ``"c2"``….
+        backbone: Model from an image to features `"c2"`….
         num_classes: Channels of the logits, and number of object regions.
         features: One feature for both heads, or the auxiliary head's and the main head's. By default the two deepest,
-            or the only one. (The benchmark uses ``("c2",)``.)
+            or the only one. (The benchmark uses `("c2",)`.)
         ocr_channels: Channels of the pixel and object representations.
         key_channels: Channels in which pixels and objects are compared.
         align_corners: How the logits are resized, see `rsseg_tf.layers.ResizeLike`.
 
     Returns:
-        A model from images (B, H, W, C) to ``{"main": logits, "aux": logits}``, (B, H, W, num_classes) float32;
-        ``aux`` are the soft object regions.
+        A model from images (B, H, W, C) to `{"main": logits, "aux": logits}`, (B, H, W, num_classes) float32;
+        `aux` are the soft object regions.
 
     Raises:
         ConfigError: If the backbone lacks a feature, or the two features differ in size.
@@ -62,11 +62,13 @@ def ocrnet(
         )
     shallow, deep = backbone.output[chosen[0]], backbone.output[chosen[-1]]
 
+    # Soft object regions, (B, H, W, num_classes): the auxiliary head's logits.
     regions = conv_bn_relu(shallow, shallow.shape[-1], 1, use_bias=True, stddev=_STDDEV, name="aux_conv")
     regions = classifier(regions, num_classes, stddev=_STDDEV, name="aux_classifier")
+    # Pixel representations, (B, H, W, ocr_channels).
     pixels = conv_bn_relu(deep, ocr_channels, 3, use_bias=True, stddev=_STDDEV, name="ocr_conv")
     if chosen[0] != chosen[-1]:
-        # At output stride 8 both have the same size and this changes nothing; the original works for those only.
+        # At output stride 8 both have the same size and this changes nothing; PaddleSeg works for those only.
         at_pixels = ResizeLike(align_corners=align_corners, name="ocr_regions")(regions, pixels)
     else:
         at_pixels = regions
@@ -90,6 +92,7 @@ def _object_context(pixels: Any, regions: Any, channels: int, key_channels: int)
     def block(x: Any, filters: int, name: str) -> Any:
         return conv_bn_relu(x, filters, 1, use_bias=True, stddev=_STDDEV, name=name)
 
+    # One mean feature for each class, (B, num_classes, 1, channels); each pixel then attends to the classes.
     objects = GatherRegions(name="ocr_gather")(pixels, regions)
     query = block(block(pixels, key_channels, "ocr_pixel1"), key_channels, "ocr_pixel2")
     key = block(block(objects, key_channels, "ocr_object1"), key_channels, "ocr_object2")

@@ -31,15 +31,15 @@ def pspnet(
     The model shares the backbone's layers and variables.
 
     Args:
-        backbone: Model from an image to features ``"c2"``…; with `aux_head` at least two of them.
+        backbone: Model from an image to features `"c2"`…; with `aux_head` at least two of them.
         num_classes: Channels of the logits.
         pyramid_channels: Channels of the pyramid's result.
         bin_sizes: Cells per side of each grid of the pyramid.
-        aux_head: Whether the model has the output ``"aux"``, which helps the training of deep backbones.
+        aux_head: Whether the model has the output `"aux"`, which helps the training of deep backbones.
         align_corners: How means and logits are resized, see `rsseg_tf.layers.ResizeLike`.
 
     Returns:
-        A model from images (B, H, W, C) to ``{"main": logits, "aux": logits}``, (B, H, W, num_classes) float32.
+        A model from images (B, H, W, C) to `{"main": logits, "aux": logits}`, (B, H, W, num_classes) float32.
 
     Raises:
         ConfigError: If the backbone lacks features or a bin size is below 1.

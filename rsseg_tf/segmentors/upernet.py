@@ -41,19 +41,19 @@ def upernet(
     """Builds a UPerNet on the features of all four strides, with an auxiliary head on the third.
 
     The model shares the backbone's layers and variables. Between the levels, features are always resized with aligned
-    corners. The original has a second classifier that nothing calls; its weights (``conv_last``) lie on the output
-    ``"aux"`` as `rsseg_tf.layers.UnusedWeights`, so that a model without that output has none of them.
+    corners. PaddleSeg has a second classifier that nothing calls; its weights (`conv_last`) lie on the output
+    `"aux"` as `rsseg_tf.layers.UnusedWeights`, so that a model without that output has none of them.
 
     Args:
-        backbone: Model from an image to features ``"c2"`` to ``"c5"``.
+        backbone: Model from an image to features `"c2"` to `"c5"`.
         num_classes: Channels of the logits.
         channels: Channels of every level of the pyramid.
         dropout: Share of values that the auxiliary head drops.
-        aux_head: Whether the model has the output ``"aux"``.
+        aux_head: Whether the model has the output `"aux"`.
         align_corners: How the logits are resized, see `rsseg_tf.layers.ResizeLike`.
 
     Returns:
-        A model from images (B, H, W, C) to ``{"main": logits, "aux": logits}``, (B, H, W, num_classes) float32.
+        A model from images (B, H, W, C) to `{"main": logits, "aux": logits}`, (B, H, W, num_classes) float32.
 
     Raises:
         ConfigError: If the backbone lacks features.
@@ -80,14 +80,17 @@ def upernet(
 
 def _feature_pyramid(features: list[Any], channels: int) -> Any:
     """Returns all levels at the size of the first one, (B, H, W, 4 * channels)."""
+    # Lateral convolutions: strides [4, 8, 16, 32], `channels` each; the deepest level pools instead.
     levels = [
         conv_bn_relu(feature, channels, 1, use_bias=True, name=f"fpn_lateral{i}")
         for i, feature in enumerate(features[:-1], start=1)
     ]
     levels.append(pyramid_pooling(features[-1], channels, bin_sizes=_BIN_SIZES, align_corners=True))
+    # Top-down: each level adds the one above it, from stride 32 down to 4.
     for i in range(len(levels) - 1, 0, -1):
         above = ResizeLike(align_corners=True, name=f"fpn_top_down{i}")(levels[i], levels[i - 1])
         levels[i - 1] = keras.layers.Add(name=f"fpn_add{i}")([levels[i - 1], above])
+    # A 3x3 convolution on every level but the pooled one, then all levels at stride 4.
     joined = [conv_bn_relu(level, channels, 3, name=f"fpn_conv{i}") for i, level in enumerate(levels[:-1], start=1)]
     joined.append(levels[-1])
     resized = [

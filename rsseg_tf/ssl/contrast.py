@@ -20,7 +20,7 @@ def info_nce(query: Any, key: Any, queue: Any, *, temperature: float) -> Any:
         query: (N, D), rows of length 1.
         key: (N, D), rows of length 1; takes no gradient.
         queue: (K, D), rows of length 1; takes no gradient.
-        temperature: divides the similarities.
+        temperature: Divides the similarities.
 
     Returns:
         A scalar.

@@ -43,7 +43,7 @@ def dense_contrast(query: Any, key: Any, match: Any, queue: Any, *, temperature:
         key: (B, S, D), rows of length 1; takes no gradient.
         match: (B, S) as from `match_cells`.
         queue: (K, D), rows of length 1; takes no gradient.
-        temperature: divides the similarities.
+        temperature: Divides the similarities.
 
     Returns:
         A scalar.
@@ -54,7 +54,11 @@ def dense_contrast(query: Any, key: Any, match: Any, queue: Any, *, temperature:
 
 
 class DenseCL(Method):
-    """See the module. The options of `MoCoV2` mean the same here."""
+    """MoCo v2 for whole images, and the same contrast once more for the cells of their feature maps.
+
+    A cell of the query's view is compared with the most similar cell of the key's. The options of `MoCoV2` mean the
+    same here.
+    """
 
     def __init__(
         self,
@@ -73,16 +77,16 @@ class DenseCL(Method):
         """Builds both encoders and both queues.
 
         Args:
-            build_backbone: gives a new backbone.
-            dim: as in `MoCoV2`.
-            hidden: as in `MoCoV2`.
-            queue_size: as in `MoCoV2`, for each of both queues.
-            momentum: as in `MoCoV2`.
-            temperature: as in `MoCoV2`.
-            key_bn: as in `MoCoV2`.
-            key_bn_splits: as in `MoCoV2`.
-            dense_weight: share of the cells' loss in the sum, 0..1; the rest is the images'.
-            dense_warmup_steps: first steps in which that share is 0.
+            build_backbone: Gives a new backbone.
+            dim: As in `MoCoV2`.
+            hidden: As in `MoCoV2`.
+            queue_size: As in `MoCoV2`, for each of both queues.
+            momentum: As in `MoCoV2`.
+            temperature: As in `MoCoV2`.
+            key_bn: As in `MoCoV2`.
+            key_bn_splits: As in `MoCoV2`.
+            dense_weight: Share of the cells' loss in the sum, 0..1; the rest is the images'.
+            dense_warmup_steps: First steps in which that share is 0.
         """
         super().__init__(name="densecl")
         self.momentum, self.temperature, self.key_bn = momentum, temperature, key_bn
@@ -124,7 +128,7 @@ class DenseCL(Method):
             "spread": spread(outputs["projection"]),
             "alignment": alignment(query, key),
         }
-        # One key of an image for all its cells, as in the original: the mean of the head's output, then normalised.
+        # One key of an image for all its cells, as in the official code: the mean of the output, then normalised.
         dense_key = l2_normalise(ops.mean(ops.cast(keys["dense"], "float32"), axis=(1, 2)))
         return Outcome(loss, values, {"keys": devices.gather(key), "dense_keys": devices.gather(dense_key)})
 

@@ -34,9 +34,10 @@ class Outcome:
     """What one device computed.
 
     Attributes:
-        loss: float32 scalar to minimise, the mean over the device's samples.
-        values: float32 scalars to log: parts of the loss and monitors of collapse.
-        memory: tensors of the batch of all devices, for `Method.after_step`.
+        loss: Float32 scalar to minimise, the mean over the device's samples.
+        values: Float32 scalars to log: parts of the loss, and monitors of collapse, `spread` at least (see
+            `rsseg_tf.ssl.monitors`).
+        memory: Tensors of the batch of all devices, for `Method.after_step`.
     """
 
     loss: Any
@@ -73,8 +74,8 @@ class Method(keras.Model):
     them. Momentum encoders lie under `key/`.
 
     Attributes:
-        backbone: what is trained for others to use.
-        constant_rate_paths: beginnings of the paths of weights whose learning rate does not decay.
+        backbone: What is trained for others to use.
+        constant_rate_paths: Beginnings of the paths of weights whose learning rate does not decay.
     """
 
     backbone: keras.Model
@@ -87,7 +88,7 @@ class Method(keras.Model):
         """Moves what follows the trained weights; called before the step's forward pass.
 
         Args:
-            step: int32 scalar, 0 for the first one.
+            step: Int32 scalar, 0 for the first one.
         """
         return  # AutoGraph cannot read a function without a statement
 
@@ -96,17 +97,17 @@ class Method(keras.Model):
         """Computes the loss of one device's share of the batch.
 
         Args:
-            batch: see `Batch`.
-            step: int32 scalar, 0 for the first one.
-            devices: how to reach the others.
+            batch: See `Batch`.
+            step: Int32 scalar, 0 for the first one.
+            devices: How to reach the others.
         """
 
     def after_step(self, step: Any, memory: dict[str, Any]) -> None:
         """Takes in what the step's forward pass left to remember.
 
         Args:
-            step: int32 scalar, 0 for the first one.
-            memory: what `objective` gave.
+            step: Int32 scalar, 0 for the first one.
+            memory: What `objective` gave.
         """
         return
 
@@ -115,7 +116,7 @@ def deepest(backbone: keras.Model) -> Any:
     """Returns the deepest feature (B, h, w, C) of a backbone.
 
     Raises:
-        ConfigError: when it has no features named "c2", "c3", ….
+        ConfigError: When it has no features named "c2", "c3", ….
     """
     names = sorted(name for name in backbone.output if name.startswith("c"))
     if not names:

@@ -28,7 +28,10 @@ def byol_loss(prediction: Any, target: Any) -> Any:
 
 
 class MoCoBYOL(Method):
-    """See the module. The contrast compares projections, the prediction goes through the predictor."""
+    """Views predict each other's projection by a slowly moving target encoder, with a little contrast against a queue.
+
+    The prediction goes through the predictor; the contrast compares the projections themselves.
+    """
 
     def __init__(
         self,
@@ -45,14 +48,14 @@ class MoCoBYOL(Method):
         """Builds the encoder, the one that follows it, the predictor and the queue.
 
         Args:
-            build_backbone: gives a new backbone.
-            steps: of the whole run; the momentum reaches 1 at its end.
-            dim: channels of projections and predictions.
-            hidden: channels inside projector and predictor.
-            queue_size: keys to keep; twice the batch must divide it, because both views are enqueued.
-            momentum: of the first step.
-            temperature: of the contrast.
-            contrast_weight: weight of each of both contrasts.
+            build_backbone: Gives a new backbone.
+            steps: Of the whole run; the momentum reaches 1 at its end.
+            dim: Channels of projections and predictions.
+            hidden: Channels inside projector and predictor.
+            queue_size: Keys to keep; twice the batch must divide it, because both views are enqueued.
+            momentum: Of the first step.
+            temperature: Of the contrast.
+            contrast_weight: Weight of each of both contrasts.
         """
         super().__init__(name="moco_byol")
         self.steps, self.momentum, self.temperature = steps, momentum, temperature

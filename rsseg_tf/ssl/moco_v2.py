@@ -24,13 +24,15 @@ KeyBN = Literal["ema_stats", "split"]
 
 
 class MoCoV2(Method):
-    """See the module.
+    """Queries from one view find their keys, from the other view, among a queue of earlier keys.
+
+    The keys come from an encoder that follows the trained one slowly, so that the queue's keys stay comparable.
 
     The official code shuffles the batch over its devices before the keys are computed, so that the statistics of the
     batch do not give a query its key away. On one device there is nothing to shuffle. `key_bn` names two substitutes:
 
     - `split`: the keys are normalised in `key_bn_splits` parts of the batch, as on that many devices, and the queries
-      all together, so that no query shares its statistics with its key's part alone.
+      all together, so that a query and its key never share their statistics.
     - `ema_stats`: the key encoder normalises with running statistics, which follow the query encoder's, as PASSL does.
     """
 
@@ -49,14 +51,14 @@ class MoCoV2(Method):
         """Builds both encoders and the queue.
 
         Args:
-            build_backbone: gives a new backbone.
-            dim: channels of queries and keys.
-            hidden: channels inside the head; None takes those of the backbone.
-            queue_size: keys to keep; the batch must divide it.
-            momentum: of the key encoder.
-            temperature: of the loss.
-            key_bn: see the class.
-            key_bn_splits: parts of a device's batch for `split`, which they must divide.
+            build_backbone: Gives a new backbone.
+            dim: Channels of queries and keys.
+            hidden: Channels inside the head; None takes those of the backbone.
+            queue_size: Keys to keep; the batch must divide it.
+            momentum: Of the key encoder.
+            temperature: Of the loss.
+            key_bn: See the class.
+            key_bn_splits: Parts of a device's batch for `split`, which they must divide.
         """
         super().__init__(name="moco_v2")
         self.momentum, self.temperature, self.key_bn = momentum, temperature, key_bn

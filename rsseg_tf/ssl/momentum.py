@@ -24,9 +24,9 @@ def cosine_rate(step: Any, steps: int, start: float) -> Any:
     What is returned is 1 - m, the share of the trained weights, because m itself is rounded near 1.
 
     Args:
-        step: integer scalar, 0 for the first one.
-        steps: in all.
-        start: momentum of the first step.
+        step: Integer scalar, 0 for the first one.
+        steps: In all.
+        start: Momentum of the first step.
     """
     # (cos(pi - x) + 1) / 2, without the difference of near values at the end of a run.
     left = ops.cast(steps - step, "float32") / float(steps)
@@ -44,9 +44,9 @@ class Follower:
         """Pairs the weights and makes them equal.
 
         Args:
-            leader: the network to follow; weights that it has and the other has not are not followed.
-            network: the one that follows, built under `keras.name_scope(SCOPE)`.
-            statistics: whether running means and variances follow too, or are the network's own.
+            leader: The network to follow; weights that it has and the other has not are not followed.
+            network: The one that follows, built under `keras.name_scope(SCOPE)`.
+            statistics: Whether running means and variances follow too, or are the network's own.
         """
         leaders = {variable.path: variable for variable in leader.weights}
         learns = {variable.path for variable in leader.trainable_variables}
@@ -72,9 +72,9 @@ def follow(leader: keras.Model, build: BackboneBuilder, *, statistics: bool = Fa
     """Builds a network of the same kind as `leader`, with equal weights, and what moves it.
 
     Args:
-        leader: the network to follow.
-        build: builds another one.
-        statistics: as in `Follower`.
+        leader: The network to follow.
+        build: Builds another one.
+        statistics: As in `Follower`.
     """
     with keras.name_scope(SCOPE):
         network = build()

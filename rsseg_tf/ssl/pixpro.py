@@ -2,7 +2,7 @@
 
 Xie et al., Propagate Yourself: Exploring Pixel-Level Consistency for Unsupervised Visual Representation Learning,
 https://arxiv.org/abs/2011.10043. Source: zdaxie/PixPro, contrast/models/PixPro.py. PASSL's port never crops at random
-(its loop of trials has length 0), so the original is followed.
+(its loop of trials has length 0), so the official code is followed.
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ def cell_centres(affine: Any, height: int, width: int) -> tuple[Any, Any]:
 
     Args:
         affine: (B, 2, 3), from the view's coordinates to the image's, see `rsseg_tf.ssl.method.Batch`.
-        height: rows of cells.
-        width: columns of cells.
+        height: Rows of cells.
+        width: Columns of cells.
 
     Returns:
         Their centres (B, height * width, 2), x first, and the length of a cell's diagonal (B,). Mirrored and turned
         views need no case of their own: their affines say so.
     """
+    # Centres in the view, 0..1; the affine takes them to the image.
     u = (ops.arange(width, dtype=affine.dtype) + 0.5) / width
     v = (ops.arange(height, dtype=affine.dtype) + 0.5) / height
     u, v = ops.meshgrid(u, v)
     points = ops.stack([ops.reshape(u, (-1,)), ops.reshape(v, (-1,))], axis=1)
     centres = ops.matmul(points, ops.transpose(affine[:, :, :2], (0, 2, 1))) + affine[:, None, :, 2]
+    # Columns of the affine, divided by the number of cells, are the two sides of a cell in the image.
     sides = affine[:, :, :2] / ops.convert_to_tensor([width, height], dtype=affine.dtype)
     return centres, ops.sqrt(ops.sum(ops.square(sides), axis=(1, 2)))
 
@@ -48,15 +50,16 @@ def positive_pairs(one: Any, other: Any, height: int, width: int, *, radius: flo
     Args:
         one: (B, 2, 3), the affine of the first view.
         other: (B, 2, 3), that of the second.
-        height: rows of cells.
-        width: columns of cells.
-        radius: pairs count whose distance is below this many diagonals of the larger cell.
+        height: Rows of cells.
+        width: Columns of cells.
+        radius: Pairs count whose distance is below this many diagonals of the larger cell.
 
     Returns:
         (B, height * width, height * width), 1 or 0.
     """
     centres, diagonal = cell_centres(one, height, width)
     other_centres, other_diagonal = cell_centres(other, height, width)
+    # Between all pairs of cells, (B, S, S), in diagonals of the larger cell.
     distance = ops.sqrt(ops.sum(ops.square(centres[:, :, None] - other_centres[:, None]), axis=-1))
     largest = ops.maximum(diagonal, other_diagonal)[:, None, None]
     return ops.cast(distance / largest < radius, one.dtype)
@@ -86,7 +89,7 @@ def propagate(x: Any, transformed: Any, *, sharpness: float = 2.0) -> Any:
     Args:
         x: (B, S, D); u is the same with rows of length 1.
         transformed: (B, S, D); v is the same with rows of length 1.
-        sharpness: the larger, the fewer cells a feature spreads to.
+        sharpness: The larger, the fewer cells a feature spreads to.
 
     Returns:
         (B, S, D), not normalised.
@@ -99,7 +102,10 @@ def propagate(x: Any, transformed: Any, *, sharpness: float = 2.0) -> Any:
 
 
 class PixPro(Method):
-    """See the module."""
+    """Cells of two views that show the same place get the same features, by way of a key encoder that follows slowly.
+
+    One side is propagated first: each cell takes in the features of similar cells of its view, which smooths the map.
+    """
 
     def __init__(
         self,
@@ -116,14 +122,14 @@ class PixPro(Method):
         """Builds the encoder, the one that follows it, and the transform of the propagation.
 
         Args:
-            build_backbone: gives a new backbone.
-            steps: of the whole run; the momentum reaches 1 at its end.
-            dim: channels of the projections.
-            hidden: channels inside projectors and predictor.
-            momentum: of the first step.
-            radius: see `positive_pairs`.
-            sharpness: see `propagate`.
-            instance_weight: weight of a second loss on whole images; 0 builds nothing for it.
+            build_backbone: Gives a new backbone.
+            steps: Of the whole run; the momentum reaches 1 at its end.
+            dim: Channels of the projections.
+            hidden: Channels inside projectors and predictor.
+            momentum: Of the first step.
+            radius: See `positive_pairs`.
+            sharpness: See `propagate`.
+            instance_weight: Weight of a second loss on whole images; 0 builds nothing for it.
         """
         super().__init__(name="pixpro")
         self.steps, self.momentum, self.radius, self.sharpness = steps, momentum, radius, sharpness

@@ -7,27 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from rsseg_tf.errors import ConfigError
 from rsseg_tf.ssl.heads import l2_normalise
 
-__all__ = ["Queue", "check_queue"]
-
-
-def check_queue(size: int, batch: int, *, keys_per_sample: int = 1) -> None:
-    """Makes sure that a batch never wraps around the end of a queue.
-
-    Raises:
-        ConfigError: when `batch * keys_per_sample` does not divide `size`.
-    """
-    keys = batch * keys_per_sample
-    if size % keys:
-        below, above = size // keys * keys, (size // keys + 1) * keys
-        nearest = f"{below} or {above}" if below else str(above)
-        each = "" if keys_per_sample == 1 else f" of {keys_per_sample} keys each"
-        raise ConfigError(
-            f"method.queue_size is {size}, which a batch of {batch} samples{each} does not divide. "
-            f"Set it to a multiple of {keys}, such as {nearest}, or change --batch_size."
-        )
+__all__ = ["Queue"]
 
 
 class Queue(keras.layers.Layer):
@@ -35,7 +17,7 @@ class Queue(keras.layers.Layer):
 
     Attributes:
         keys: (size, dim) float32, rows of length 1 (random ones at first) or, with `empty`, zeros until filled.
-        pointer: int32 scalar, the row that the next batch begins at.
+        pointer: Int32 scalar, the row that the next batch begins at.
     """
 
     def __init__(self, size: int, dim: int, *, empty: bool = False, name: str) -> None:
@@ -58,7 +40,7 @@ class Queue(keras.layers.Layer):
 
         Args:
             keys: (n, dim); n divides the size.
-            when: boolean scalar; False changes nothing.
+            when: Boolean scalar; False changes nothing.
         """
         before, pointer = self.keys.value, self.pointer.value
         after = ops.slice_update(before, [pointer, 0], ops.cast(keys, "float32"))

@@ -30,7 +30,7 @@ def zero_init_residual(backbone: keras.Model) -> None:
     """Sets the scale of the last normalisation of each residual block to 0, so that blocks begin as identities.
 
     Raises:
-        ConfigError: when the backbone has no residual blocks of ResNet.
+        ConfigError: When the backbone has no residual blocks of ResNet.
     """
     last: dict[str, Any] = {}
     for layer in backbone.layers:  # in order of depth
@@ -46,7 +46,10 @@ def zero_init_residual(backbone: keras.Model) -> None:
 
 
 class SimSiam(Method):
-    """See the module."""
+    """Each view predicts the other's projection, which takes no gradient.
+
+    Neither negatives nor a moving encoder are needed: the missing gradient and the predictor prevent the collapse.
+    """
 
     def __init__(
         self,
@@ -60,11 +63,11 @@ class SimSiam(Method):
         """Builds the encoder and the predictor.
 
         Args:
-            build_backbone: gives a new backbone.
-            dim: channels of projections and predictions.
-            predictor_hidden: channels inside the predictor.
-            constant_predictor_lr: whether the predictor's learning rate stays at its first value.
-            zero_init_residual: as in the function of this name.
+            build_backbone: Gives a new backbone.
+            dim: Channels of projections and predictions.
+            predictor_hidden: Channels inside the predictor.
+            constant_predictor_lr: Whether the predictor's learning rate stays at its first value.
+            zero_init_residual: As in the function of this name.
         """
         super().__init__(name="simsiam")
         self.constant_rate_paths = ("predictor_",) if constant_predictor_lr else ()

@@ -30,14 +30,15 @@ def sinkhorn(scores: Any, *, epsilon: float = 0.05, iterations: int = 3) -> Any:
 
     Args:
         scores: (N, K) similarities of samples and prototypes.
-        epsilon: how soft the assignments are.
-        iterations: rounds of scaling.
+        epsilon: How soft the assignments are.
+        iterations: Rounds of scaling.
 
     Returns:
         (N, K), rows that sum to 1.
     """
     logits = ops.stop_gradient(scores) / epsilon
     for _ in range(iterations):
+        # Columns: every prototype gets the same mass. Rows: every sample gives a mass of 1.
         # Sums of 1/K and 1/N as in the paper would be undone by the next line, and by the rows at the end.
         logits = logits - ops.logsumexp(logits, axis=0, keepdims=True)
         logits = logits - ops.logsumexp(logits, axis=1, keepdims=True)
@@ -48,9 +49,9 @@ def swapped_prediction(scores: Sequence[Any], assignments: Sequence[Any], *, tem
     """Mean over the assigned views of the mean over all other views of the cross entropy.
 
     Args:
-        scores: of each view, (N, K) similarities; the assigned ones first.
-        assignments: of each assigned view, (N, K) rows that sum to 1; they take no gradient.
-        temperature: divides the scores.
+        scores: Of each view, (N, K) similarities; the assigned ones first.
+        assignments: Of each assigned view, (N, K) rows that sum to 1; they take no gradient.
+        temperature: Divides the scores.
 
     Returns:
         A scalar.
@@ -66,7 +67,11 @@ def swapped_prediction(scores: Sequence[Any], assignments: Sequence[Any], *, tem
 
 
 class SwAV(Method):
-    """See the module."""
+    """Each view predicts how the others are assigned to prototypes; assignments use all prototypes alike.
+
+    The two large views are assigned, small views only predict. No encoder follows another one, and no negatives are
+    needed: that all prototypes are used alike keeps the features from collapsing.
+    """
 
     def __init__(
         self,
@@ -85,17 +90,17 @@ class SwAV(Method):
         """Builds the encoder, the prototypes and the queues.
 
         Args:
-            build_backbone: gives a new backbone.
-            dim: channels of the projections.
-            hidden: channels inside the projector.
-            prototypes: how many.
-            temperature: of the predictions.
-            epsilon: of the assignments, see `sinkhorn`.
-            sinkhorn_iterations: see `sinkhorn`.
-            freeze_prototypes_steps: first steps in which the prototypes take no gradient.
-            queue_size: past projections of each assigned view that take part in the assignment, for batches smaller
+            build_backbone: Gives a new backbone.
+            dim: Channels of the projections.
+            hidden: Channels inside the projector.
+            prototypes: How many.
+            temperature: Of the predictions.
+            epsilon: Of the assignments, see `sinkhorn`.
+            sinkhorn_iterations: See `sinkhorn`.
+            freeze_prototypes_steps: First steps in which the prototypes take no gradient.
+            queue_size: Past projections of each assigned view that take part in the assignment, for batches smaller
                 than the prototypes are many; 0 for none. The batch must divide it.
-            queue_start_step: step from which on they are kept; they are used once the queue is full.
+            queue_start_step: Step from which on they are kept; they are used once the queue is full.
         """
         super().__init__(name="swav")
         self.temperature, self.epsilon, self.sinkhorn_iterations = temperature, epsilon, sinkhorn_iterations
@@ -123,6 +128,7 @@ class SwAV(Method):
         # One pass for each resolution, and one of the projector for all of them: its batch statistics are of all views.
         features = [self.encoder(_view_by_view(batch[name]), training=True) for name in _resolutions(batch)]
         projection = l2_normalise(self.projector(ops.concatenate(features, axis=0), training=True))
+        # Similarities of all views to the prototypes, (views * B, K).
         frozen = step < self.freeze_prototypes_steps
         prototypes = ops.where(frozen, ops.stop_gradient(self.prototypes.value), self.prototypes.value)
         scores = ops.matmul(projection, prototypes)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import keras
 
-from rsseg_tf.config.pretrain import LARS as LARSConfig
+from rsseg_tf.config.pretrain import LARSSection
 from rsseg_tf.config.schema import SGD, AdamW
 from rsseg_tf.errors import ConfigError
 
@@ -15,7 +15,7 @@ __all__ = ["LARS", "MomentumSGD", "build_optimizer"]
 
 
 def build_optimizer(
-    config: SGD | AdamW | LARSConfig,
+    config: SGD | AdamW | LARSSection,
     *,
     precision: str = "fp32",
     constant_paths: Sequence[str] = (),
@@ -37,7 +37,7 @@ def build_optimizer(
     optimizer: keras.optimizers.Optimizer
     if isinstance(config, SGD):
         optimizer = MomentumSGD(0.0, momentum=config.momentum, l2=config.weight_decay, **constant)
-    elif isinstance(config, LARSConfig):
+    elif isinstance(config, LARSSection):
         optimizer = LARS(0.0, **config.model_dump(exclude={"name", "weight_decay"}), l2=config.weight_decay, **constant)
     elif constant_paths:
         raise ConfigError(

@@ -18,13 +18,13 @@ from rsseg_tf.data.views import rgb_only
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.files import StrPath
 from rsseg_tf.files.lists import Sample
-from rsseg_tf.pretrained import load_backbone
 from rsseg_tf.ssl import Method
 from rsseg_tf.training.folder import Notify
 from rsseg_tf.training.loop import TrainingPlan, TrainResult, run_training
 from rsseg_tf.training.optimizers import build_optimizer
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import PretrainStep, synchronise_batch_norm
+from rsseg_tf.weights.pretrained import load_backbone
 
 __all__ = ["pretrain", "rate_of_step", "steps_in_all"]
 

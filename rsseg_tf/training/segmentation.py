@@ -14,7 +14,7 @@ import tensorflow as tf
 from rsseg_tf.build import build_losses, build_model
 from rsseg_tf.checkpoint import TrainState, load_weights, read_state, restore_training
 from rsseg_tf.config import Config
-from rsseg_tf.config.schema import C2FNet
+from rsseg_tf.config.zoo import C2FNet
 from rsseg_tf.data import SampleReader, train_batches
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ConfigError, reason
@@ -24,12 +24,12 @@ from rsseg_tf.files.lists import Sample
 from rsseg_tf.metrics import SegmentationScores
 from rsseg_tf.predict import InferenceOptions, Predict, as_rgb, overlay
 from rsseg_tf.predictors import keras_predictor
-from rsseg_tf.pretrained import load_pretrained
 from rsseg_tf.training.folder import Notify
 from rsseg_tf.training.loop import TrainingPlan, TrainResult, Validation, run_training
 from rsseg_tf.training.optimizers import build_optimizer
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import TrainStep, synchronise_batch_norm
+from rsseg_tf.weights.pretrained import load_pretrained
 
 __all__ = ["train"]
 

@@ -1,4 +1,4 @@
-"""Released weights: names of the original's tensors and their strict assignment."""
+"""Other people's files: readers, names of their tensors, strict assignment, and `pretrained` of a config."""
 
 from __future__ import annotations
 

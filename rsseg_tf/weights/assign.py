@@ -23,15 +23,15 @@ def assign_weights(
     skip_arrays: Collection[str] = (),
     skip_variables: Collection[str] = (),
 ) -> None:
-    """Sets every variable of a model from arrays in the original's layout.
+    """Sets every variable of a model from arrays in the layout of Paddle and torch.
 
     Convolution kernels turn from OIHW to HWIO, depthwise ones from (C, 1, H, W) to (H, W, C, 1); all other arrays are
     taken as they are. Nothing is assigned if anything is wrong.
 
     Args:
         model: A built `keras.Model`. To fill the backbone of a segmentor alone, pass the backbone.
-        arrays: Floating-point arrays by the original's names.
-        names: Path of the variable for each of the original's names, see `rsseg_tf.weights.names`.
+        arrays: Floating-point arrays by their names in the file.
+        names: Path of the variable for each of those names, see `rsseg_tf.weights.names`.
         skip_arrays: Names in `arrays` that are left unused on purpose, such as a classification head.
         skip_variables: Paths of variables that keep their values on purpose, such as the head for other classes.
 
@@ -47,11 +47,16 @@ def assign_weights(
     wanted = {path: variable for path, variable in variables.items() if path not in skip_variables}
     skipped = set(skip_variables)
     names = {name: path for name, path in names.items() if path not in skipped and path in variables}
-    _assign(wanted, left, names, f"model '{model.name}'", problems, theirs=True)
+    _assign(wanted, left, names, f"model '{model.name}'", problems, channels_first=True)
 
 
 def assign_variables(
-    variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray], names: Mapping[str, str], what: str, *, theirs: bool
+    variables: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    names: Mapping[str, str],
+    what: str,
+    *,
+    channels_first: bool,
 ) -> None:
     """Sets some of a model's variables; every one of them and every array must find its partner.
 
@@ -60,12 +65,12 @@ def assign_variables(
         arrays: Floating-point arrays by name.
         names: Path of the variable for each name.
         what: How messages call the variables, e.g. "model.backbone".
-        theirs: Whether convolutions are OIHW, as in the original, or as ours are.
+        channels_first: Whether kernels are (out, in, height, width), as in files of Paddle and torch; else as in Keras.
 
     Raises:
         WeightsError: As `assign_weights`; nothing is assigned then.
     """
-    _assign(variables, arrays, names, what, [], theirs=theirs)
+    _assign(variables, arrays, names, what, [], channels_first=channels_first)
 
 
 def _assign(
@@ -75,7 +80,7 @@ def _assign(
     what: str,
     problems: list[str],
     *,
-    theirs: bool,
+    channels_first: bool,
 ) -> None:
     left = dict(arrays)
     values: dict[str, np.ndarray] = {}
@@ -86,7 +91,7 @@ def _assign(
             continue
         array = np.asarray(left.pop(name))
         shape = tuple(variables[path].shape)
-        value = _to_our_layout(array, shape) if theirs else array if array.shape == shape else None
+        value = _channels_last(array, shape) if channels_first else array if array.shape == shape else None
         if value is None:
             misshapen.append(f"{name} {array.shape} -> {path} {shape}")
         elif not np.isfinite(value).all():
@@ -105,7 +110,7 @@ def _assign(
         variables[path].assign(value)
 
 
-def _to_our_layout(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+def _channels_last(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     """Returns the array in the layout of a variable of this shape, or None if it does not fit.
 
     A depthwise kernel is told from an ordinary one by its shape: an ordinary kernel of shape (H, W, C, 1) comes from

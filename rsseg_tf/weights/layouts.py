@@ -42,8 +42,8 @@ def match_names(
     """Returns the tensors under the names that are wanted, and the names of the rest.
 
     Args:
-        tensors: arrays by their names in a file.
-        wanted: the benchmark's names.
+        tensors: Arrays by their names in a file.
+        wanted: The benchmark's names.
 
     Returns:
         Arrays by wanted names, as many as can be found under one prefix, and the names in the file that were not used.
@@ -56,7 +56,7 @@ def match_names(
         if len(matched) > len(best):
             best = matched
     used = set(best.values())
-    return {name: tensors[theirs] for name, theirs in best.items()}, tuple(name for name in tensors if name not in used)
+    return {name: tensors[stored] for name, stored in best.items()}, tuple(name for name in tensors if name not in used)
 
 
 def _benchmark_name(name: str) -> str:

@@ -1,8 +1,9 @@
-"""Maps from the original's tensor names to the paths of our variables.
+"""Names of the tensors in released files, from the paths of a model's variables.
 
-Every function returns ``{name in a .pdparams file: path in keras.Model.weights}``, generated from the structure that
-the builder in ``rsseg_tf.backbones`` or ``rsseg_tf.segmentors`` has. The backbones' maps carry no prefix, as in the
-released backbone weights; the segmentors' maps prefix them with ``backbone.``, as in the trained models.
+Each function takes paths, as `keras.Model.weights` has them, and returns `{name in the file: path}` for those that
+belong to its family. The rules need the names of layers alone: the paths show how deep a network is and which options
+it has. A backbone's names carry no prefix, as in the files of backbones. Those of a segmentor's backbone begin with
+`backbone.`, as in the files of trained models.
 
 Source: the state dicts of paddleseg/models and contrib/RSSegBenchmark/backbones of PaddleSeg, misspellings included;
 for MobileNetV3 and LR-ASPP, which the benchmark lacks, those of torchvision.
@@ -10,7 +11,8 @@ for MobileNetV3 and LR-ASPP, which the benchmark lacks, those of torchvision.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping
 
 __all__ = [
     "c2fnet_names",
@@ -28,267 +30,244 @@ __all__ = [
     "upernet_names",
 ]
 
-
-def resnet_names(depths: Sequence[int] = (3, 4, 6, 3), *, bottleneck: bool = True) -> dict[str, str]:
-    """Names of `rsseg_tf.backbones.resnet`; the default is ResNet-50.
-
-    Args:
-        depths: Residual blocks of the four stages.
-        bottleneck: Blocks of three convolutions, or of two.
-    """
-    names = _conv("conv1", "stem_conv") | _batch_norm("bn1", "stem_conv_bn")
-    for stage, depth in enumerate(depths, start=1):
-        for block in range(depth):
-            theirs, ours = f"layer{stage}.{block}", f"stage{stage}_block{block + 1}"
-            for conv in range(1, 4 if bottleneck else 3):
-                names |= _conv(f"{theirs}.conv{conv}", f"{ours}_conv{conv}")
-                names |= _batch_norm(f"{theirs}.bn{conv}", f"{ours}_conv{conv}_bn")
-            # Basic blocks keep the 64 channels of the stem, so that stage 1 needs no projection.
-            if block == 0 and (bottleneck or stage > 1):
-                names |= _conv(f"{theirs}.downsample.0", f"{ours}_shortcut")
-                names |= _batch_norm(f"{theirs}.downsample.1", f"{ours}_shortcut_bn")
-    return names
+# Variable of Keras -> last word of a tensor's name.
+_VARIABLES = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "_mean",
+    "moving_variance": "_variance",
+}
+# What follows a block's name for its convolution and for its normalisation.
+_PADDLE_BLOCK = ("._conv", "._batch_norm")
+_TORCH_BLOCK = (".0", ".1")
+_NO_BLOCK = ("", "")
 
 
-def resnet_vd_names(depths: Sequence[int] = (3, 4, 6, 3), *, bottleneck: bool = True) -> dict[str, str]:
-    """Names of `rsseg_tf.backbones.resnet_vd`; the default is ResNet-50-D.
-
-    Args:
-        depths: Residual blocks of the four stages.
-        bottleneck: Blocks of three convolutions, or of two.
-    """
-    names: dict[str, str] = {}
-    for conv in (1, 2, 3):
-        names |= _conv_bn(f"conv1_{conv}", f"stem_conv{conv}")
-    for stage, depth in enumerate(depths):
-        for block in range(depth):
-            theirs, ours = f"bb_{stage}_{block}", f"stage{stage + 1}_block{block + 1}"
-            for conv in range(3 if bottleneck else 2):
-                names |= _conv_bn(f"{theirs}.conv{conv}", f"{ours}_conv{conv + 1}")
-            if block == 0:
-                names |= _conv_bn(f"{theirs}.short", f"{ours}_shortcut")
-    return names
+# === Backbones ===
 
 
-def hrnet_names(modules: Sequence[int] = (1, 4, 3), blocks: int = 4) -> dict[str, str]:
-    """Names of `rsseg_tf.backbones.hrnet`, the same for every width.
-
-    Args:
-        modules: Modules of stages 2, 3 and 4.
-        blocks: Residual blocks in stage 1 and in every branch of a module.
-    """
-    names = _conv_bn("conv_layer1_1", "stem_conv1") | _conv_bn("conv_layer1_2", "stem_conv2")
-    for block in range(1, blocks + 1):
-        theirs, ours = f"la1.bb_layer2_{block}", f"stage1_block{block}"
-        for conv in (1, 2, 3):
-            names |= _conv_bn(f"{theirs}.conv{conv}", f"{ours}_conv{conv}")
-        if block == 1:
-            names |= _conv_bn(f"{theirs}.conv_down", f"{ours}_shortcut")
-    for stage, num_modules in enumerate(modules, start=2):
-        transition = stage - 1
-        # Only the first transition changes the channels of a branch that exists; every transition adds the last one.
-        for branch in (1, 2) if transition == 1 else (stage,):
-            theirs = f"tr{transition}.transition_tr{transition}_layer_{branch}"
-            names |= _conv_bn(theirs, f"transition{transition}_branch{branch}")
-        for module in range(1, num_modules + 1):
-            names |= _hrnet_module_names(stage, module, blocks)
-    return names
-
-
-def mobilenet_v3_names(
-    blocks: int = 15, *, unexpanded: Sequence[int] = (1,), squeezed: Sequence[int] = (4, 5, 6, *range(11, 16))
-) -> dict[str, str]:
-    """Names of `rsseg_tf.backbones.mobilenet_v3`; the default is the large network.
-
-    Args:
-        blocks: Number of inverted residual blocks.
-        unexpanded: Numbers, from 1, of the blocks without the first convolution.
-        squeezed: Numbers of the blocks with squeeze-and-excitation.
-    """
-    names = _sequential_conv_bn("features.0", "stem_conv")
-    for block in range(1, blocks + 1):
-        ours, part = f"block{block}", 0
-        for layer in ("expand", "depthwise", "squeeze", "project"):
-            if (layer == "expand" and block in unexpanded) or (layer == "squeeze" and block not in squeezed):
-                continue
-            theirs = f"features.{block}.block.{part}"
-            part += 1  # torchvision numbers what is there
-            if layer == "squeeze":
-                names |= _conv(f"{theirs}.fc1", f"{ours}_squeeze_conv1", bias=True)
-                names |= _conv(f"{theirs}.fc2", f"{ours}_squeeze_conv2", bias=True)
-            else:
-                names |= _sequential_conv_bn(theirs, f"{ours}_{layer}")
-    return names | _sequential_conv_bn(f"features.{blocks + 1}", "last_conv")
-
-
-def fcn_names(backbone: Mapping[str, str]) -> dict[str, str]:
-    """Names of `rsseg_tf.segmentors.fcn` on a backbone with these names."""
-    names = {f"backbone.{theirs}": ours for theirs, ours in backbone.items()}
-    names |= _conv_bn("head.conv_1", "head_conv", bias=True)
-    return names | _conv("head.cls", "head_classifier", bias=True)
-
-
-def deeplabv3plus_names(backbone: Mapping[str, str], aspp_rates: Sequence[int] = (1, 12, 24, 36)) -> dict[str, str]:
-    """Names of `rsseg_tf.segmentors.deeplabv3plus` on a backbone with these names and with these ASPP rates."""
-    names = {f"backbone.{theirs}": ours for theirs, ours in backbone.items()}
-    for index, rate in enumerate(aspp_rates):
-        theirs, ours = f"head.aspp.aspp_blocks.{index}", f"aspp_branch{index + 1}"
-        names |= _conv_bn(theirs, ours, bias=True) if rate == 1 else _separable_conv_bn(theirs, ours)
-    names |= _conv_bn("head.aspp.global_avg_pool.1", "aspp_pool_conv")
-    names |= _conv_bn("head.aspp.conv_bn_relu", "aspp_project", bias=True)
-    names |= _conv_bn("head.decoder.conv_bn_relu1", "decoder_low_level", bias=True)
-    names |= _separable_conv_bn("head.decoder.conv_bn_relu2", "decoder_conv1")
-    names |= _separable_conv_bn("head.decoder.conv_bn_relu3", "decoder_conv2")
-    return names | _conv("head.decoder.conv", "decoder_classifier", bias=True)
-
-
-def pspnet_names(
-    backbone: Mapping[str, str], bin_sizes: Sequence[int] = (1, 2, 3, 6), *, aux_head: bool = True
-) -> dict[str, str]:
-    """Names of `rsseg_tf.segmentors.pspnet` on a backbone with these names and with these options."""
-    names = {f"backbone.{theirs}": ours for theirs, ours in backbone.items()}
-    names |= _pyramid_pooling("head.psp_module", len(bin_sizes)) | _conv("head.conv", "head_classifier", bias=True)
-    return names | (_auxiliary_head("head.auxlayer") if aux_head else {})
-
-
-def upernet_names(backbone: Mapping[str, str], *, aux_head: bool = True) -> dict[str, str]:
-    """Names of `rsseg_tf.segmentors.upernet` on a backbone with these names and with this option.
-
-    Without the auxiliary head, the original's files still hold ``head.conv_last``, which no model of ours needs.
-    """
-    names = {f"backbone.{theirs}": ours for theirs, ours in backbone.items()}
-    names |= _pyramid_pooling("head.ppm", 4)
-    for level in range(3):
-        names |= _conv_bn(f"head.lateral_convs.{level}", f"fpn_lateral{level + 1}", bias=True)
-        names |= _conv_bn(f"head.fpn_convs.{level}", f"fpn_conv{level + 1}")
-    names |= _conv_bn("head.fpn_bottleneck", "fpn_bottleneck", bias=True)
-    names |= _conv("head.conv_seg", "head_classifier", bias=True)
-    if not aux_head:
-        return names
-    names |= _conv_bn("head.conv_last.0", "conv_last")
-    names |= _conv("head.conv_last.1", "conv_last_classifier", bias=True)
-    return names | _auxiliary_head("head.aux_head")
-
-
-def danet_names(backbone: Mapping[str, str]) -> dict[str, str]:
-    """Names of `rsseg_tf.segmentors.danet` on a backbone with these names."""
-    names = {f"backbone.{theirs}": ours for theirs, ours in backbone.items()}
-    for theirs, ours in {
-        "channel_conv": "cam_conv", "conv1": "cam_project", "position_conv": "pam_conv", "conv2": "pam_project"
-    }.items():  # fmt: skip
-        names |= _conv_bn(f"head.{theirs}", ours, bias=True)
-    for theirs, ours in {
-        "pam.query_conv": "pam_query", "pam.key_conv": "pam_key", "pam.value_conv": "pam_value",
-        "cls_head.1": "head_classifier", "aux_head_cam.1": "attention_classifier", "aux_head.1": "aux_classifier",
-        "aux_head_pam.1": "pam_classifier",
-    }.items():  # fmt: skip
-        names |= _conv(f"head.{theirs}", ours, bias=True)
-    return names | {"head.pam.gamma": "pam_attention/gamma", "head.cam.gamma": "cam_attention/gamma"}
-
-
-def ocrnet_names(backbone: Mapping[str, str]) -> dict[str, str]:
-    """Names of `rsseg_tf.segmentors.ocrnet` on a backbone with these names."""
-    names = {f"backbone.{theirs}": ours for theirs, ours in backbone.items()}
-    attention = "spatial_ocr.attention_block"
-    for theirs, ours in {
-        "conv3x3_ocr": "ocr_conv", "aux_head.0": "aux_conv", "spatial_ocr.conv1x1.0": "ocr_project",
-        f"{attention}.f_pixel.0": "ocr_pixel1", f"{attention}.f_pixel.1": "ocr_pixel2",
-        f"{attention}.f_object.0": "ocr_object1", f"{attention}.f_object.1": "ocr_object2",
-        f"{attention}.f_down": "ocr_down", f"{attention}.f_up": "ocr_up",
-    }.items():  # fmt: skip
-        names |= _conv_bn(f"head.{theirs}", ours, bias=True)
-    names |= _conv("head.cls_head", "head_classifier", bias=True)
-    return names | _conv("head.aux_head.1", "aux_classifier", bias=True)
-
-
-def hrnet_contrast_names(backbone: Mapping[str, str]) -> dict[str, str]:
-    """Names of `rsseg_tf.segmentors.hrnet_contrast` on a backbone with these names."""
-    names = {f"backbone.{theirs}": ours for theirs, ours in backbone.items()}
-    names |= _conv_bn("cls_head.0", "head_conv", bias=True) | _conv("cls_head.2", "head_classifier")
-    names |= _conv_bn("proj_head.proj.0", "projection_conv", bias=True)
-    return names | _conv("proj_head.proj.1", "projection", bias=True)
-
-
-def lraspp_names(backbone: Mapping[str, str]) -> dict[str, str]:
-    """Names of `rsseg_tf.segmentors.lraspp` on a backbone with these names.
-
-    Torchvision's model has the list ``features`` of its MobileNetV3 as its backbone.
-    """
-    names = {f"backbone.{theirs.removeprefix('features.')}": ours for theirs, ours in backbone.items()}
-    names |= _sequential_conv_bn("classifier.cbr", "head_conv") | _conv("classifier.scale.1", "head_gate")
-    names |= _conv("classifier.low_classifier", "head_low_classifier", bias=True)
-    return names | _conv("classifier.high_classifier", "head_classifier", bias=True)
-
-
-def c2fnet_names(backbone: Mapping[str, str]) -> dict[str, str]:
-    """Names of the fine model of `rsseg_tf.segmentors.c2fnet` on a backbone with these names.
-
-    That is all the original stores; its coarse model is a file of its own. Our variables lie under ``fine/``, as
-    `c2fnet` describes.
-    """
-    head = _conv_bn("head_fgbg.conv_1", "head_conv", bias=True) | _conv("head_fgbg.cls", "head_classifier", bias=True)
-    names = {f"backbone.{theirs}": ours for theirs, ours in backbone.items()} | head
-    return {theirs: f"fine/{ours}" for theirs, ours in names.items()}
-
-
-def _pyramid_pooling(theirs: str, branches: int) -> dict[str, str]:
-    names = _conv_bn(f"{theirs}.conv_bn_relu2", "ppm_project", bias=True)
-    for branch in range(branches):
-        names |= _conv_bn(f"{theirs}.stages.{branch}.1", f"ppm_branch{branch + 1}", bias=True)
-    return names
-
-
-def _auxiliary_head(theirs: str) -> dict[str, str]:
-    names = _conv_bn(f"{theirs}.conv_bn_relu", "aux_conv", bias=True)
-    return names | _conv(f"{theirs}.conv", "aux_classifier", bias=True)
-
-
-def _hrnet_module_names(stage: int, module: int, blocks: int) -> dict[str, str]:
-    """Names of one module of HRNet, which has as many branches as the number of its stage."""
-    names: dict[str, str] = {}
-    theirs = f"st{stage}.stage_st{stage}_{module}"
-    ours = f"stage{stage}_module{module}"
-    for branch in range(1, stage + 1):
-        for block in range(1, blocks + 1):
-            prefix = f"{theirs}.branches_func.bb_st{stage}_{module}_branch_layer_{branch}_{block}"
-            for conv in (1, 2):
-                names |= _conv_bn(f"{prefix}.conv{conv}", f"{ours}_branch{branch}_block{block}_conv{conv}")
-    for target in range(1, stage + 1):
-        for source in range(1, stage + 1):
-            prefix = f"{theirs}.fuse_func.residual_st{stage}_{module}_layer_{target}_{source}"
-            if source > target:
-                names |= _conv_bn(prefix, f"{ours}_fuse_{source}to{target}")
-            for step in range(1, target - source + 1):
-                names |= _conv_bn(f"{prefix}_{step}", f"{ours}_fuse_{source}to{target}_conv{step}")
-    return names
-
-
-def _conv(theirs: str, ours: str, *, bias: bool = False) -> dict[str, str]:
-    names = {f"{theirs}.weight": f"{ours}/kernel"}
-    if bias:
-        names[f"{theirs}.bias"] = f"{ours}/bias"
-    return names
-
-
-def _batch_norm(theirs: str, ours: str) -> dict[str, str]:
-    return {
-        f"{theirs}.weight": f"{ours}/gamma",
-        f"{theirs}.bias": f"{ours}/beta",
-        f"{theirs}._mean": f"{ours}/moving_mean",
-        f"{theirs}._variance": f"{ours}/moving_variance",
+def resnet_names(paths: Iterable[str]) -> dict[str, str]:
+    """Names of `rsseg_tf.backbones.resnet`."""
+    rules = {
+        "stem_conv": "conv1",
+        "stem_conv_bn": "bn1",
+        "stage{s}_block{b}_conv{c}": "layer{s}.{b0}.conv{c}",
+        "stage{s}_block{b}_conv{c}_bn": "layer{s}.{b0}.bn{c}",
+        "stage{s}_block{b}_shortcut": "layer{s}.{b0}.downsample.0",
+        "stage{s}_block{b}_shortcut_bn": "layer{s}.{b0}.downsample.1",
     }
+    return _renamed(paths, rules, _NO_BLOCK)
 
 
-def _conv_bn(theirs: str, ours: str, *, bias: bool = False) -> dict[str, str]:
-    return _conv(f"{theirs}._conv", ours, bias=bias) | _batch_norm(f"{theirs}._batch_norm", f"{ours}_bn")
+def resnet_vd_names(paths: Iterable[str]) -> dict[str, str]:
+    """Names of `rsseg_tf.backbones.resnet_vd`."""
+    rules = {
+        "stem_conv{c}": "conv1_{c}",
+        "stage{s}_block{b}_conv{c}": "bb_{s0}_{b0}.conv{c0}",
+        "stage{s}_block{b}_shortcut": "bb_{s0}_{b0}.short",
+    }
+    return _renamed(paths, rules)
 
 
-def _sequential_conv_bn(theirs: str, ours: str) -> dict[str, str]:
-    return _conv(f"{theirs}.0", ours) | _batch_norm(f"{theirs}.1", f"{ours}_bn")
+def hrnet_names(paths: Iterable[str]) -> dict[str, str]:
+    """Names of `rsseg_tf.backbones.hrnet`."""
+    module = "st{s}.stage_st{s}_{m}"
+    fusion = f"{module}.fuse_func.residual_st{{s}}_{{m}}_layer_{{target}}_{{source}}"
+    rules = {
+        "stem_conv{c}": "conv_layer1_{c}",
+        "stage1_block{b}_conv{c}": "la1.bb_layer2_{b}.conv{c}",
+        "stage1_block{b}_shortcut": "la1.bb_layer2_{b}.conv_down",
+        "transition{t}_branch{i}": "tr{t}.transition_tr{t}_layer_{i}",
+        "stage{s}_module{m}_branch{i}_block{b}_conv{c}": f"{module}.branches_func."
+        "bb_st{s}_{m}_branch_layer_{i}_{b}.conv{c}",
+        "stage{s}_module{m}_fuse_{source}to{target}": fusion,
+        "stage{s}_module{m}_fuse_{source}to{target}_conv{c}": fusion + "_{c}",
+    }
+    return _renamed(paths, rules)
 
 
-def _separable_conv_bn(theirs: str, ours: str) -> dict[str, str]:
-    # "piontwise" is the original's spelling.
-    return _conv_bn(f"{theirs}.depthwise_conv", f"{ours}_depthwise", bias=True) | _conv_bn(
-        f"{theirs}.piontwise_conv", f"{ours}_pointwise", bias=True
-    )
+def mobilenet_v3_names(paths: Iterable[str]) -> dict[str, str]:
+    """Names of `rsseg_tf.backbones.mobilenet_v3`."""
+    paths = list(paths)
+    found = [re.match(r"block(\d+)_(expand|depthwise|squeeze|project)", path) for path in paths]
+    present = {(int(match[1]), match[2]) for match in found if match}
+    blocks = max((block for block, _ in present), default=0)
+    rules = {"stem_conv": "features.0", "last_conv": f"features.{blocks + 1}"}
+    for block in range(1, blocks + 1):
+        # Torchvision numbers the parts that a block has: not every one expands or squeezes.
+        parts = [part for part in ("expand", "depthwise", "squeeze", "project") if (block, part) in present]
+        rules |= {f"block{block}_{part}": f"features.{block}.block.{i}" for i, part in enumerate(parts)}
+        if "squeeze" in parts:
+            rules[f"block{block}_squeeze_conv{{c}}"] = rules[f"block{block}_squeeze"] + ".fc{c}"
+    return _renamed(paths, rules, _TORCH_BLOCK)
+
+
+# === Segmentors ===
+#
+# Their functions take the names of their backbone as well, whose paths are among those of the model.
+
+
+def fcn_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
+    """Names of `rsseg_tf.segmentors.fcn`."""
+    return _prefixed(backbone) | _renamed(paths, {"head_conv": "head.conv_1", "head_classifier": "head.cls"})
+
+
+def deeplabv3plus_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
+    """Names of `rsseg_tf.segmentors.deeplabv3plus`."""
+    rules = {
+        "aspp_branch{i}": "head.aspp.aspp_blocks.{i0}",
+        "aspp_branch{i}_depthwise": "head.aspp.aspp_blocks.{i0}.depthwise_conv",
+        "aspp_branch{i}_pointwise": "head.aspp.aspp_blocks.{i0}.piontwise_conv",
+        "aspp_pool_conv": "head.aspp.global_avg_pool.1",
+        "aspp_project": "head.aspp.conv_bn_relu",
+        "decoder_low_level": "head.decoder.conv_bn_relu1",
+        "decoder_conv1_depthwise": "head.decoder.conv_bn_relu2.depthwise_conv",
+        "decoder_conv1_pointwise": "head.decoder.conv_bn_relu2.piontwise_conv",
+        "decoder_conv2_depthwise": "head.decoder.conv_bn_relu3.depthwise_conv",
+        "decoder_conv2_pointwise": "head.decoder.conv_bn_relu3.piontwise_conv",
+        "decoder_classifier": "head.decoder.conv",
+    }
+    return _prefixed(backbone) | _renamed(paths, rules)
+
+
+def pspnet_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
+    """Names of `rsseg_tf.segmentors.pspnet`."""
+    rules = {
+        "ppm_project": "head.psp_module.conv_bn_relu2",
+        "ppm_branch{i}": "head.psp_module.stages.{i0}.1",
+        "head_classifier": "head.conv",
+        "aux_conv": "head.auxlayer.conv_bn_relu",
+        "aux_classifier": "head.auxlayer.conv",
+    }
+    return _prefixed(backbone) | _renamed(paths, rules)
+
+
+def upernet_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
+    """Names of `rsseg_tf.segmentors.upernet`.
+
+    PaddleSeg's files hold `head.conv_last` even without the auxiliary head; a model without that head needs none of it.
+    """
+    rules = {
+        "ppm_project": "head.ppm.conv_bn_relu2",
+        "ppm_branch{i}": "head.ppm.stages.{i0}.1",
+        "fpn_lateral{i}": "head.lateral_convs.{i0}",
+        "fpn_conv{i}": "head.fpn_convs.{i0}",
+        "fpn_bottleneck": "head.fpn_bottleneck",
+        "head_classifier": "head.conv_seg",
+        "conv_last": "head.conv_last.0",
+        "conv_last_classifier": "head.conv_last.1",
+        "aux_conv": "head.aux_head.conv_bn_relu",
+        "aux_classifier": "head.aux_head.conv",
+    }
+    return _prefixed(backbone) | _renamed(paths, rules)
+
+
+def danet_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
+    """Names of `rsseg_tf.segmentors.danet`."""
+    rules = {
+        "cam_conv": "head.channel_conv",
+        "cam_project": "head.conv1",
+        "pam_conv": "head.position_conv",
+        "pam_project": "head.conv2",
+        "pam_query": "head.pam.query_conv",
+        "pam_key": "head.pam.key_conv",
+        "pam_value": "head.pam.value_conv",
+        "head_classifier": "head.cls_head.1",
+        "attention_classifier": "head.aux_head_cam.1",
+        "pam_classifier": "head.aux_head_pam.1",
+        "aux_classifier": "head.aux_head.1",
+    }
+    scales = {"head.pam.gamma": "pam_attention/gamma", "head.cam.gamma": "cam_attention/gamma"}
+    return _prefixed(backbone) | _renamed(paths, rules) | scales
+
+
+def ocrnet_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
+    """Names of `rsseg_tf.segmentors.ocrnet`."""
+    attention = "head.spatial_ocr.attention_block"
+    rules = {
+        "ocr_conv": "head.conv3x3_ocr",
+        "ocr_project": "head.spatial_ocr.conv1x1.0",
+        "ocr_pixel{i}": f"{attention}.f_pixel.{{i0}}",
+        "ocr_object{i}": f"{attention}.f_object.{{i0}}",
+        "ocr_down": f"{attention}.f_down",
+        "ocr_up": f"{attention}.f_up",
+        "head_classifier": "head.cls_head",
+        "aux_conv": "head.aux_head.0",
+        "aux_classifier": "head.aux_head.1",
+    }
+    return _prefixed(backbone) | _renamed(paths, rules)
+
+
+def hrnet_contrast_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
+    """Names of `rsseg_tf.segmentors.hrnet_contrast`."""
+    rules = {
+        "head_conv": "cls_head.0",
+        "head_classifier": "cls_head.2",
+        "projection_conv": "proj_head.proj.0",
+        "projection": "proj_head.proj.1",
+    }
+    return _prefixed(backbone) | _renamed(paths, rules)
+
+
+def lraspp_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
+    """Names of `rsseg_tf.segmentors.lraspp`, whose backbone in torchvision is the list `features` of a MobileNetV3."""
+    rules = {
+        "head_conv": "classifier.cbr",
+        "head_gate": "classifier.scale.1",
+        "head_low_classifier": "classifier.low_classifier",
+        "head_classifier": "classifier.high_classifier",
+    }
+    features = {name.removeprefix("features."): path for name, path in backbone.items()}
+    return _prefixed(features) | _renamed(paths, rules, _TORCH_BLOCK)
+
+
+def c2fnet_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
+    """Names of the fine model of `rsseg_tf.segmentors.c2fnet`, for paths without `fine/`.
+
+    That is all that PaddleSeg stores: its coarse model is a file of its own.
+    """
+    rules = {"head_conv": "head_fgbg.conv_1", "head_classifier": "head_fgbg.cls"}
+    return _prefixed(backbone) | _renamed(paths, rules)
+
+
+# === Rules ===
+
+
+def _prefixed(backbone: Mapping[str, str]) -> dict[str, str]:
+    return {f"backbone.{name}": path for name, path in backbone.items()}
+
+
+def _renamed(paths: Iterable[str], rules: Mapping[str, str], block: tuple[str, str] = _PADDLE_BLOCK) -> dict[str, str]:
+    """Returns the names of the tensors of all paths that a rule is for.
+
+    Args:
+        paths: Paths of variables: a layer, a slash, and a key of `_VARIABLES`.
+        rules: Name of a layer -> beginning of a tensor's name. `{b}` on the left stands for a number; on the right it
+            is that number, and `{b0}` is one less.
+        block: What is put behind the name of a convolution that is followed by a normalisation, and what behind the
+            name of the normalisation, unless that has a rule of its own.
+    """
+    paths = list(paths)
+    layers = {path.rpartition("/")[0] for path in paths}
+    patterns = {re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>\\d+)", layer)): name for layer, name in rules.items()}
+
+    def of_layer(layer: str) -> str | None:
+        for pattern, name in patterns.items():
+            if match := pattern.fullmatch(layer):
+                numbers = {key: int(value) for key, value in match.groupdict().items()}
+                return name.format(**numbers, **{f"{key}0": value - 1 for key, value in numbers.items()})
+        return None
+
+    names = {}
+    for path in paths:
+        layer, _, variable = path.rpartition("/")
+        name = of_layer(layer)
+        if name is not None and f"{layer}_bn" in layers:
+            name += block[0]
+        elif name is None and layer.endswith("_bn") and (name := of_layer(layer.removesuffix("_bn"))) is not None:
+            name += block[1]
+        if name is not None:
+            names[f"{name}.{_VARIABLES[variable]}"] = path
+    return names

@@ -26,11 +26,11 @@ def read_preset(name: str, *, offline: bool) -> TensorFile:
     """Returns the weights of a ResNet of keras-hub, which keeps a cache of its own.
 
     Args:
-        name: as keras-hub calls it.
-        offline: whether the network is forbidden; keras-hub cannot be told so, hence an error.
+        name: As keras-hub calls it.
+        offline: Whether the network is forbidden; keras-hub cannot be told so, hence an error.
 
     Raises:
-        WeightsError: without keras-hub, offline, when it does not have the preset, or when that is no ResNet.
+        WeightsError: Without keras-hub, offline, when it does not have the preset, or when that is no ResNet.
     """
     if offline:
         raise WeightsError(f"{name} comes through keras-hub, which may use the network. Leave --offline out, once.")
@@ -44,14 +44,14 @@ def read_preset(name: str, *, offline: bool) -> TensorFile:
         backbone = keras_hub.models.Backbone.from_preset(name)
     except Exception as error:  # of whatever library keras-hub fetches with
         raise WeightsError(f"keras-hub cannot give the preset {name}: {' '.join(str(error).split())}") from error
-    return TensorFile(name, "keras-hub", "", preset_tensors(backbone, name), ours=True)
+    return TensorFile(name, "keras-hub", "", preset_tensors(backbone, name), by_path=True)
 
 
 def preset_tensors(backbone: Any, name: str) -> dict[str, np.ndarray]:
-    """Returns the weights of a `keras_hub.models.ResNetBackbone` by the paths that ours have.
+    """Returns the weights of a `keras_hub.models.ResNetBackbone` by the paths of our variables.
 
     Raises:
-        WeightsError: when it is another network, or a ResNet of the second version, whose blocks begin with
+        WeightsError: When it is another network, or a ResNet of the second version, whose blocks begin with
             normalisations.
     """
     tensors: dict[str, np.ndarray] = {}
@@ -60,11 +60,11 @@ def preset_tensors(backbone: Any, name: str) -> dict[str, np.ndarray]:
     for weight in backbone.weights:
         layer, _, kind = weight.path.rpartition("/")
         if stem := _STEM.fullmatch(layer):
-            ours, part = f"stem_conv{stem[1] if deep else ''}", stem[2]
+            layer, part = f"stem_conv{stem[1] if deep else ''}", stem[2]
         elif block := _BLOCK.fullmatch(layer):
             stack, index, conv = int(block[1]), int(block[2]), block[3]
-            ours, part = f"stage{stack + 1}_block{index + 1}_{'shortcut' if conv == '0' else f'conv{conv}'}", block[4]
+            layer, part = f"stage{stack + 1}_block{index + 1}_{'shortcut' if conv == '0' else f'conv{conv}'}", block[4]
         else:
-            raise WeightsError(f"The preset {name} is no ResNet that we have: it has a weight {weight.path}.")
-        tensors[f"{ours}{'_bn' if part == 'bn' else ''}/{kind}"] = np.asarray(weight)
+            raise WeightsError(f"The preset {name} is no ResNet of this package: it has a weight {weight.path}.")
+        tensors[f"{layer}{'_bn' if part == 'bn' else ''}/{kind}"] = np.asarray(weight)
     return tensors

@@ -37,30 +37,30 @@ class TensorFile:
     """The tensors of a file.
 
     Attributes:
-        source: the file or URL.
-        format: what it turned out to be, e.g. "paddle" or "torch in zip".
-        sha256: of the whole file.
-        tensors: arrays by their names in the file, convolutions (out, in, height, width).
-        ours: whether it is one of our own checkpoints, with our names and layout.
+        source: The file or URL.
+        format: What it turned out to be, e.g. "paddle" or "torch in zip".
+        sha256: Of the whole file.
+        tensors: Arrays by their names in the file, convolutions (out, in, height, width).
+        by_path: Whether names are paths of our variables, in the layout of Keras: those of a checkpoint or a preset.
     """
 
     source: str
     format: str
     sha256: str
     tensors: dict[str, np.ndarray] = field(repr=False)
-    ours: bool = False
+    by_path: bool = False
 
 
 def read_tensors(path: Path, source: str | None = None) -> TensorFile:
     """Reads a file of weights. Nothing in it is executed.
 
     Args:
-        path: a `.pdparams` or torch file, or a zip or tar.gz archive with one of them in it; the suffix is not
+        path: A `.pdparams` or torch file, or a zip or tar.gz archive with one of them in it; the suffix is not
             looked at.
-        source: how messages call it; by default the path.
+        source: How messages call it; by default the path.
 
     Raises:
-        WeightsError: when it cannot be read, is damaged, is something else, or names functions to call.
+        WeightsError: When it cannot be read, is damaged, is something else, or names functions to call.
     """
     name = source or str(path)
     try:
@@ -85,7 +85,7 @@ class _Room:
     """How many bytes may still be unpacked from a file.
 
     Args:
-        size: of the file.
+        size: Of the file.
     """
 
     def __init__(self, size: int) -> None:
@@ -96,7 +96,7 @@ class _Room:
         """Counts bytes.
 
         Raises:
-            WeightsError: when they are too many.
+            WeightsError: When they are too many.
         """
         self._left -= count
         if self._left < 0:

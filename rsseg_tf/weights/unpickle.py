@@ -133,8 +133,8 @@ class TorchStorage:
 
     Attributes:
         dtype: NumPy's name of their type, or "bfloat16".
-        key: name within the file.
-        count: how many.
+        key: Name within the file.
+        count: How many.
     """
 
     def __init__(self, dtype: str, key: str, count: int) -> None:
@@ -160,7 +160,7 @@ class StoredTensor:
         """Returns the tensor out of the storage's bytes, contiguous; bfloat16 becomes float32.
 
         Raises:
-            ValueError: when the bytes are too few or the view reaches beyond them.
+            ValueError: When the bytes are too few or the view reaches beyond them.
         """
         name = "uint16" if self.storage.dtype == "bfloat16" else self.storage.dtype
         dtype = np.dtype(name).newbyteorder(">" if byte_order == ">" else "<")
@@ -323,10 +323,10 @@ def unpickle(file: io.BytesIO) -> Any:
     """Reads one object: dicts, lists, numbers, texts, NumPy arrays and `StoredTensor`.
 
     Args:
-        file: at the beginning of a pickle; left behind its end.
+        file: At the beginning of a pickle; left behind its end.
 
     Raises:
-        WeightsError: when the pickle names anything that is not in the table, or is broken. The message is a clause
+        WeightsError: When the pickle names anything that is not in the table, or is broken. The message is a clause
             without the name of the file.
     """
     try:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ BAND = {"mean": float, "std": float, "min": float, "max": float}
 FINDING = {"severity": str, "code": str, "splits": list, "files": list, "message": str, "remedy": str}
 
 
-def assert_fields(value: dict[str, Any], fields: dict[str, type]) -> None:
+def assert_fields(value: dict[str, Any], fields: Mapping[str, type]) -> None:
     assert {name: type(entry) for name, entry in value.items()} == fields
 
 

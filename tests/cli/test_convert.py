@@ -27,14 +27,11 @@ def run(*arguments: Any) -> Result:
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A config of a few thousand weights, and a released file for it."""
     use_tiny_backbone(monkeypatch)
-    monkeypatch.setitem(
-        __import__("rsseg_tf.build", fromlist=["build"]).BACKBONE_NAMES,
-        "resnet18_vd",
-        lambda: resnet_vd_names((1, 1, 1, 1), bottleneck=False),
-    )
     config = tiny_config(tmp_path)
-    names = fcn_names(resnet_vd_names((1, 1, 1, 1), bottleneck=False))
-    tensors = released(build_model(config), names)
+    model = build_model(config)
+    paths = [variable.path for variable in model.weights]
+    names = fcn_names(paths, resnet_vd_names(paths))
+    tensors = released(model, names)
     return {
         "config": tmp_path / "tiny.yml",
         "tensors": tensors,

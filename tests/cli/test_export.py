@@ -19,11 +19,10 @@ from rich.console import Console
 
 from rsseg_tf.cli import main
 from rsseg_tf.cli.export import accuracy_tables
-from rsseg_tf.export import publish
-from rsseg_tf.export.accuracy import Accuracy
+from rsseg_tf.export import TrainedModel, publish
+from rsseg_tf.export.accuracy import Accuracy, AccuracyLimit, measure_accuracy
 from rsseg_tf.manifest import FORMATS, QUANTIZATIONS
 from rsseg_tf.metrics import SegmentationScores
-from rsseg_tf.predict import Predict
 from rsseg_tf.predictors import Predictor
 from rsseg_tf.rasters.images import read_label
 from tests.fixtures.checkpoints import write_checkpoint
@@ -150,7 +149,13 @@ def test_eval_of_a_file_that_was_moved_needs_a_config(project: Path, exported: P
 
 
 def test_what_has_no_effect_on_an_exported_model_is_refused(project: Path, exported: Path, tmp_path: Path) -> None:
-    common = ("predict", "--model_path", exported, "--image_path", project / "data" / "val_0.png")
+    common: tuple[str | Path, ...] = (
+        "predict",
+        "--model_path",
+        exported,
+        "--image_path",
+        project / "data" / "val_0.png",
+    )
     common += ("--save_dir", tmp_path / "result")
     assert "--config and --set have no effect" in run(*common, "--config", project / "tiny.yml", code=2)
     assert "precision bf16 is for checkpoints and OpenVINO" in run(*common, "--precision", "bf16", code=2)
@@ -169,7 +174,7 @@ def test_a_worse_model_is_not_published(
     project: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del exported  # skips with it
-    monkeypatch.setattr(publish, "measure_accuracy", spoiled(publish.measure_accuracy))
+    monkeypatch.setattr(publish, "measure_accuracy", spoiled(measure_accuracy))
     output = run(
         *("export", project / "best_model", "-o", tmp_path / "out", "--format", "tflite"),
         *("--eval", project / "data" / "val.txt", "--max_miou_drop", "1"),
@@ -191,9 +196,10 @@ def spoiled(measure: Callable[..., Any]) -> Callable[..., Any]:
     def wrong(pixels: np.ndarray) -> np.ndarray:
         return np.broadcast_to(np.array([0, 1], np.float32), (*pixels.shape[:3], 2)).copy()
 
-    def measure_others(checkpoint: Predict, artifacts: dict[str, Predictor], *others: Any, **more: Any) -> Any:
+    def measure_others(trained: TrainedModel, artifacts: dict[str, Predictor], limit: AccuracyLimit) -> Any:
+        vars(trained)["predict"] = right
         changed = {name: dataclasses.replace(one, predict=wrong) for name, one in artifacts.items()}
-        return measure(right, changed, *others, **more)
+        return measure(trained, changed, limit)
 
     return measure_others
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def test_windows_where_a_checkpoint_would_have_none_are_told() -> None:
     )
     note = windows_note(fixed, {"scales": (1.0,)})
     assert note is not None and "48x32 pixels" in note and "because the file takes images of that size alone" in note
-    asked = {"is_slide": True, "crop_size": (8, 8), "stride": (4, 4)}
+    asked: dict[str, Any] = {"is_slide": True, "crop_size": (8, 8), "stride": (4, 4)}
     slides = manifest.model_copy(update={"inference": Inference(**asked)})
     for silent, changes in (
         (Predictor("savedmodel", SPEC, lambda batch: batch, options, None, manifest), {}),

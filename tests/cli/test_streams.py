@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -100,7 +101,7 @@ def test_the_quickstart_ends_where_a_signal_ended_its_training(monkeypatch: pyte
     done: list[str] = []
     original = type(group).main
 
-    def main(self: object, args: list[str], *rest: object, **extra: object) -> object:
+    def main(self: Any, args: list[str], *rest: Any, **extra: Any) -> Any:
         if args[0] == "quickstart":
             return original(self, args, *rest, **extra)
         done.append(args[0])

@@ -8,6 +8,8 @@ from pydantic import ValidationError
 
 from rsseg_tf.assets import find_config, shipped_configs
 from rsseg_tf.config import Config, dump_config, load_config
+from rsseg_tf.config.schema import CustomDataset
+from rsseg_tf.config.zoo import C2FNet, SegmentorSection
 from rsseg_tf.datasets.table import RECIPES, SPECS
 from rsseg_tf.errors import ConfigError, OldKeyWarning
 
@@ -65,12 +67,14 @@ def test_every_shipped_config_loads(name: str) -> None:
     file = name.split("/")[1]
     if config.model.name == "c2fnet":  # named after the coarse model, which is one of the benchmark's
         short = re.fullmatch(r"c2fnet_([a-z0-9]+)_isaid_512x512_80k\.yml", file)
-        assert short is not None and config.model.coarse.name == SHORT.get(short[1], short[1])
+        assert short is not None and isinstance(config.model, C2FNet)
+        assert config.model.coarse.name == SHORT.get(short[1], short[1])
         assert (config.dataset.name, config.augment.crop_size) == ("isaid", (512, 512))
         return
     told = re.fullmatch(pattern, file.replace("hrnet_w48_", "hrnet_hrnet_w48_", 1) if file[:5] == "hrnet" else file)
     assert told is not None
     assert config.model.name == SHORT.get(told["segmentor"], told["segmentor"])
+    assert config.model.backbone is not None
     assert (config.model.backbone.name, config.dataset.name) == (told["backbone"], told["dataset"])
     if file in TRAINED_AT_896:
         assert config.augment.crop_size == (896, 896)
@@ -154,7 +158,8 @@ def test_every_problem_has_its_line(tmp_path: Path) -> None:
 def test_a_model_that_contradicts_the_dataset(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model.num_classes is 6, but the dataset 'dubai' has 5 classes"):
         load(tmp_path, "", "model.num_classes=6")
-    assert load(tmp_path, "", "model.num_classes=5").model.num_classes == 5
+    model = load(tmp_path, "", "model.num_classes=5").model
+    assert isinstance(model, SegmentorSection) and model.num_classes == 5
 
 
 CUSTOM = """\
@@ -227,8 +232,9 @@ def test_the_name_of_ones_own_data(tmp_path: Path, root: str, title: str | None,
 
 def test_tile_names_of_ones_own_data(tmp_path: Path) -> None:
     custom = BASE.replace("{name: dubai, root: data/dubai}", "{name: custom, root: data, classes: [a, b]}")
-    assert load(tmp_path, base=custom).dataset.tile_names is None
+    dataset = load(tmp_path, base=custom).dataset
+    assert isinstance(dataset, CustomDataset) and dataset.tile_names is None
     config = load(tmp_path, "", "dataset.tile_names='{stem}_{y0}_{x0}'", base=custom)
-    assert config.dataset.tile_names == "{stem}_{y0}_{x0}"
+    assert isinstance(config.dataset, CustomDataset) and config.dataset.tile_names == "{stem}_{y0}_{x0}"
     with pytest.raises(ConfigError, match=re.escape("tile_names is '{stem}'; it must be one of {stem}_{y0}_{x0}, {s")):
         load(tmp_path, "", "dataset.tile_names='{stem}'", base=custom)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from pathlib import Path
 
 import pytest
 
 from rsseg_tf.assets import find_config, shipped_configs
-from rsseg_tf.build import METHODS, backbone_names
-from rsseg_tf.build import _check_memory as check_memory
+from rsseg_tf.backbones import resnet50
 from rsseg_tf.config import PretrainConfig, dump_config, load_any_config, load_config, load_pretrain_config
 from rsseg_tf.config.pretrain import IMAGENET_MEAN
 from rsseg_tf.datasets.table import RECIPES
 from rsseg_tf.errors import ConfigError, OldKeyWarning
+from rsseg_tf.weights.pretrained import backbone_names
 
 SHIPPED = [name for name in shipped_configs() if name.startswith("ssl/pretrain/")]
 DATA = ("imagenet", "million_aid", "dota")
@@ -58,8 +57,8 @@ def test_recipes_are_the_official_ones(name: str) -> None:
     else:
         assert (config.dataset.name, config.dataset.train_list) == (told[2], "train.txt")
         assert config.dataset.root == RECIPES[told[2]].output.as_posix()
-    check_memory(config.method, batch, batch)
-    check_memory(config.method, batch, batch // 8)
+    config.method.check_batch(batch, batch)
+    config.method.check_batch(batch, batch // 8)
 
 
 def test_views_of_the_methods() -> None:
@@ -75,19 +74,10 @@ def test_views_of_the_methods() -> None:
     assert views["moco_byol"].blur_probability == (1.0, 0.1)
 
 
-@pytest.mark.parametrize("name", OFFICIAL)
-def test_the_sections_fields_are_the_methods_arguments(name: str) -> None:
-    section = load_pretrain_config(find_config(f"ssl/pretrain/{name}_resnet50_imagenet.yml")).method
-    arguments = inspect.signature(METHODS[name].__init__).parameters
-    assert set(section.model_dump()) - {"name"} == set(arguments) - {"self", "build_backbone", "steps"}
-    defaults = type(section)(name=name)  # type: ignore[call-arg]
-    for field, value in defaults.model_dump(exclude={"name"}).items():
-        assert arguments[field].default == value, field
-
-
 def test_a_resnet50_has_265_tensors() -> None:
     """53 convolutions, and four tensors for each of 53 normalisations: what a released file must bring."""
-    names = backbone_names(load_pretrain_config(find_config(SHIPPED[0])).backbone)
+    paths = [variable.path for variable in resnet50().weights]
+    names = backbone_names(load_pretrain_config(find_config(SHIPPED[0])).backbone, paths)
     assert len(names) == 265
     assert sum(path.endswith("/kernel") for path in names.values()) == 53
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from rsseg_tf.datasets import custom_spec
 from tests.fixtures.golden import GOLDEN, needs_golden
 
 IGNORE = 255
-QUIET = {"brightness_range": 0.0, "contrast_range": 0.0, "saturation_range": 0.0, "hue_range": 0.0}
+QUIET: dict[str, Any] = {"brightness_range": 0.0, "contrast_range": 0.0, "saturation_range": 0.0, "hue_range": 0.0}
 
 
 def seed(n: int) -> tf.Tensor:
@@ -70,7 +71,8 @@ def test_padding_and_normalisation_equal_the_originals(pieces: dict[str, np.ndar
     padded, padded_label = ops.pad_and_crop(image, label, seed(0), (64, 64), image_padding=127.5, label_padding=255)
     np.testing.assert_array_equal(padded, pieces["tr_pad_64_img"].transpose(1, 2, 0))
     np.testing.assert_array_equal(padded_label, pieces["tr_pad_64_label"])
-    normal = ops.normalise(image, (0.5,) * 3, (0.5,) * 3)
+    halves = custom_spec("halves", ("a", "b"), mean=(0.5,) * 3, std=(0.5,) * 3)
+    normal = ops.normalise(image, halves)
     np.testing.assert_allclose(normal, pieces["tr_normalize_img"].transpose(1, 2, 0), atol=1e-6)
 
 
@@ -174,7 +176,7 @@ def test_rotation_keeps_the_centre_and_fills_the_corners() -> None:
 
 def test_distortions_draw_order_chance_and_strength() -> None:
     image, _ = sample(8, 8)
-    options = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 18.0, "quantise": True}
+    options: dict[str, Any] = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 18.0, "quantise": True}
     distort = tf.function(lambda s: ops.random_distort(image, s, probability=0.5, **options))
     same = sum(np.array_equal(distort(seed(n)), image) for n in range(160))
     assert 2 <= same <= 24, "half to the fourth of 160 is 10"
@@ -184,7 +186,7 @@ def test_distortions_draw_order_chance_and_strength() -> None:
 
 def test_brightness_stays_in_its_range() -> None:
     image = tf.fill((2, 2, 3), 100.0)
-    only = {"brightness": 0.4, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "quantise": False}
+    only: dict[str, Any] = {"brightness": 0.4, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "quantise": False}
     values = [float(ops.random_distort(image, seed(n), probability=1.0, **only)[0, 0, 0]) for n in range(100)]
     assert min(values) >= 60 and max(values) <= 140 and max(values) - min(values) > 60
 
@@ -203,7 +205,7 @@ def test_colour_changes_go_as_far_as_the_type(dtype: str, max_value: float, limi
     found = ops.value_limits(np.dtype(dtype), max_value)
     assert found == pytest.approx(limits)
     image = tf.fill((2, 2, 3), 250.0)
-    only = {"brightness": 0.4, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "quantise": False}
+    only: dict[str, Any] = {"brightness": 0.4, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "quantise": False}
     most = max(
         float(ops.random_distort(image, seed(n), probability=1.0, limits=found, **only)[0, 0, 0]) for n in range(40)
     )

@@ -19,6 +19,7 @@ from rsseg_tf.files.lists import Sample
 from rsseg_tf.rasters import inspection
 from rsseg_tf.rasters.images import read_image
 from rsseg_tf.rasters.inspection import Inspection
+from rsseg_tf.rasters.scenes import read_pixels, scene_header
 
 SPEC = custom_spec("town", ["ground", "roof"])
 SIZE = (8, 6)  # height, width: not square, so that swapped sides show
@@ -73,7 +74,7 @@ def test_a_sample_is_image_and_ids_as_stored(tmp_path: Path) -> None:
     image, label = reader(0)
     np.testing.assert_array_equal(image, bgr[..., ::-1])
     np.testing.assert_array_equal(label, [[0, 1, 0, 1, 0, 1]] * 8)
-    assert (image.dtype, label.dtype, reader.dtype, reader.failure) == (np.uint8, np.uint8, np.uint8, None)
+    assert image.dtype == label.dtype == reader.dtype == np.uint8 and reader.failure is None
 
 
 def test_a_16_bit_png_keeps_its_16_bits(tmp_path: Path) -> None:
@@ -257,11 +258,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of images in the order in which they are decoded."""
     names: list[str] = []
 
-    read = reader_module.read_pixels
-
     def counted(path: Path, *rest: object, **options: object) -> object:
         names.append(path.stem)
-        return read(path, *rest, **options)  # type: ignore[arg-type]
+        return read_pixels(path, *rest, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(reader_module, "read_pixels", counted)
     return names
@@ -301,10 +300,8 @@ def test_a_memory_that_threads_share_counts_each_sample_once(tmp_path: Path, mon
     samples = [make(tmp_path, str(number), image=random_image(number)) for number in range(4)]
     barrier = threading.Barrier(8)
 
-    read = reader_module.read_pixels
-
     def slow(path: Path, *rest: object, **options: object) -> object:
-        pixels = read(path, *rest, **options)  # type: ignore[arg-type]
+        pixels = read_pixels(path, *rest, **options)  # type: ignore[arg-type]
         barrier.wait(timeout=30)  # all eight have found the memory empty
         return pixels
 
@@ -330,12 +327,11 @@ def test_the_check_names_the_first_wrong_sample_in_the_order_of_the_list(
         label = samples[number].label
         assert label is not None
         write_png(label, np.full(SIZE, 3 + number, np.uint8))
-    header = inspection.scene_header
 
     def first_is_slow(path: Path, *rest: object, **options: object) -> object:
         if path.stem == "s2":
             time.sleep(0.2)
-        return header(path, *rest, **options)  # type: ignore[arg-type]
+        return scene_header(path, *rest, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(inspection, "scene_header", first_is_slow)
     done: list[tuple[int, int]] = []
@@ -356,12 +352,11 @@ def test_the_check_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert samples[0].label is not None
     samples[0].label.unlink()
     looked: list[str] = []
-    header = inspection.scene_header
 
     def counted(path: Path, *rest: object, **options: object) -> object:
         looked.append(path.stem)
         time.sleep(0.02)
-        return header(path, *rest, **options)  # type: ignore[arg-type]
+        return scene_header(path, *rest, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(inspection, "scene_header", counted)
     with pytest.raises(DataError, match=r"s0_label\.png does not exist"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import colorsys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -193,8 +194,8 @@ def test_changes_that_need_rgb_are_left_out_for_other_bands(bands: int) -> None:
 def test_batches_have_all_views_normalised_and_go_on_anywhere(tmp_path: Path) -> None:
     samples = write_images(tmp_path)
     views = Views(crop_size=16, small_views=3, small_crop_size=8, rotate90=0.5)
-    options = {"batch_size": 4, "seed": 3}
-    batches = list(view_batches(reader_of(samples), views, **options).take(4))  # type: ignore[arg-type]
+    options: dict[str, Any] = {"batch_size": 4, "seed": 3}
+    batches = list(view_batches(reader_of(samples), views, **options).take(4))
     shapes = {name: tuple(value.shape) for name, value in batches[0].items()}
     assert shapes == {
         "index": (4,), "views": (4, 2, 16, 16, 3), "affines": (4, 2, 2, 3),
@@ -205,7 +206,7 @@ def test_batches_have_all_views_normalised_and_go_on_anywhere(tmp_path: Path) ->
     pixels = batches[0]["views"].numpy() * IMAGENET_STD + IMAGENET_MEAN
     assert -1e-5 <= pixels.min() and pixels.max() <= 1 + 1e-5
     assert not np.array_equal(batches[0]["views"][:, 0], batches[0]["views"][:, 1])
-    resumed = next(iter(view_batches(reader_of(samples), views, start=8, workers=1, **options)))  # type: ignore[arg-type]
+    resumed = next(iter(view_batches(reader_of(samples), views, start=8, workers=1, **options)))
     for name, value in batches[2].items():
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
     other = next(iter(view_batches(reader_of(samples), views, batch_size=4, seed=4)))

@@ -9,7 +9,7 @@ from rsseg_tf.datasets import DatasetSpec, custom_spec, default_palette
 from rsseg_tf.datasets.spec import unknown_ids
 from rsseg_tf.errors import DataError
 
-GOOD = {"name": "city", "classes": ("road", "roof"), "palette": ((1, 2, 3), (4, 5, 6))}
+GOOD: dict[str, Any] = {"name": "city", "classes": ("road", "roof"), "palette": ((1, 2, 3), (4, 5, 6))}
 
 
 def test_defaults() -> None:
@@ -22,7 +22,7 @@ def test_defaults() -> None:
 def test_is_frozen_and_hashable() -> None:
     spec = DatasetSpec(**GOOD)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        spec.name = "other"
+        spec.name = "other"  # type: ignore[misc]
     assert hash(spec) == hash(DatasetSpec(**GOOD))
 
 

@@ -16,6 +16,7 @@ import pytest
 import rasterio
 
 from rsseg_tf.config import load_config
+from rsseg_tf.config.zoo import CrossEntropy
 from rsseg_tf.datasets.isprs import POTSDAM
 from rsseg_tf.doctor import KINDS, check_data, dataset_from_config, dataset_from_folder
 from rsseg_tf.errors import DataError
@@ -601,7 +602,8 @@ def test_suggested_weights_fit_into_a_config(root: Path) -> None:
     for weights in report.class_weights.values():
         setting = f"loss={{main: {{name: cross_entropy, class_weights: {list(weights)}}}}}"
         config = load_config(root / "c.yml", [setting])
-        assert config.loss["main"].class_weights == weights  # type: ignore[union-attr]
+        loss = config.loss["main"]
+        assert isinstance(loss, CrossEntropy) and loss.class_weights == weights
     mean = [round(band.mean, 4) for band in report.splits[0].moments]
     load_config(root / "c.yml", [f"dataset.mean={mean}"])
 

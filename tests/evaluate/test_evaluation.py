@@ -310,7 +310,7 @@ def config_of(tmp_path: Path, dataset: str, protocol: str) -> Config:
     return load_config(path, [f"eval.protocol={protocol}"])
 
 
-def potsdam(tmp_path: Path, labels: str = "eroded") -> tuple[Path, tuple[Sample, ...], tuple[np.ndarray, np.ndarray]]:
+def potsdam(tmp_path: Path, labels: str = "eroded") -> tuple[Path, Sequence[Sample], tuple[np.ndarray, np.ndarray]]:
     """Prepares a tiny Potsdam; returns its folder, validation tiles, and image and label of the validation scene."""
     scenes = downloads.potsdam(tmp_path / "download")
     if labels == "full":

@@ -11,6 +11,7 @@ import pytest
 
 from rsseg_tf.errors import DataError, reason
 from rsseg_tf.files import atomic_folder, atomic_path, hold, remove_leftovers, walk_files
+from rsseg_tf.files.locks import Held
 from rsseg_tf.files.writing import discard_folder, recover_folder
 
 
@@ -76,7 +77,7 @@ def test_leftovers_of_a_kill_are_removed_and_nothing_else(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "a.tmp.json"]
 
 
-def test_a_folder_appears_whole_and_replaces_the_earlier_one(tmp_path):
+def test_a_folder_appears_whole_and_replaces_the_earlier_one(tmp_path: Path) -> None:
     for content in ("old", "new"):
         with atomic_folder(tmp_path / "deep" / "set") as folder:
             (folder / "a").write_text(content)
@@ -87,12 +88,12 @@ def test_a_folder_appears_whole_and_replaces_the_earlier_one(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["set"]
 
 
-def test_a_folder_that_cannot_take_its_name_gives_it_back(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_take_its_name_gives_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with atomic_folder(tmp_path / "set") as folder:
         (folder / "a").write_text("old")
     real = Path.rename
 
-    def rename(self, target):
+    def rename(self: Path, target: Path) -> Path:
         if self.name == ".set.partial":
             raise OSError(errno.EIO, "Input/output error")
         return real(self, target)
@@ -104,7 +105,7 @@ def test_a_folder_that_cannot_take_its_name_gives_it_back(tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_a_folder_that_a_kill_has_set_aside_is_recovered(tmp_path):
+def test_a_folder_that_a_kill_has_set_aside_is_recovered(tmp_path: Path) -> None:
     (tmp_path / ".set.retired").mkdir()
     recover_folder(tmp_path / "set")
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
@@ -116,12 +117,19 @@ def test_a_folder_that_a_kill_has_set_aside_is_recovered(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def held(path: Path) -> Held:
+    """Takes a lock that is free."""
+    lock = hold(path)
+    assert lock is not None
+    return lock
+
+
 def test_a_lock_has_one_holder(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with hold(path):
+    with held(path):
         assert hold(path) is None
     assert not path.exists()
-    again = hold(path)
+    again = held(path)
     again.release()
     again.release()
 
@@ -133,7 +141,7 @@ def test_a_share_without_locks_gets_a_soft_one(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(fcntl, "flock", flock)
     path = tmp_path / "lock"
-    with hold(path):
+    with held(path):
         assert hold(path) is None
     assert list(tmp_path.iterdir()) == []
 
@@ -150,8 +158,8 @@ def test_a_soft_lock_of_a_dead_process_does_not_count(tmp_path: Path, monkeypatc
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with hold(tmp_path / "lock") as held:
-        assert held is not None
+    with held(tmp_path / "lock"):
+        pass
 
 
 def test_walk_follows_links_but_not_in_circles(tmp_path: Path) -> None:
@@ -165,7 +173,8 @@ def test_walk_follows_links_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "in/gone").symlink_to(tmp_path / "nowhere")
     (tmp_path / "in/out").mkdir()
     (tmp_path / "in/out/e.png").touch()
-    told, hidden = [], []
+    told: list[tuple[Path, str]] = []
+    hidden: list[Path] = []
     found = walk_files(
         tmp_path / "in",
         exclude=tmp_path / "in/out",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_equals_a_literal_loop(labels: np.ndarray, predictions: np.ndarray) -> N
         if union:
             present.append(inter / union)
         inters, unions, chance = inters + inter, unions + union, chance + area_l * area_p / total**2
-    near = {"abs": 1e-12}
+    near: dict[str, Any] = {"abs": 1e-12}
     assert scores.class_iou.tolist() == pytest.approx(ious, **near)
     assert scores.class_precision.tolist() == pytest.approx(precisions, **near)
     assert scores.class_recall.tolist() == pytest.approx(recalls, **near)

@@ -21,24 +21,29 @@ class Case(NamedTuple):
 
     Attributes:
         backbone: builds the backbone.
-        backbone_names: the original's tensor names of it.
+        backbone_names: from paths of variables to the tensor names of the backbone.
         segmentor: from a backbone and `num_classes=` to a model.
-        names: from the backbone's names to those of the model.
+        names: from paths of variables and the backbone's names to those of the model.
         losses: head, loss and weight, in the order in which the original lists them.
     """
 
     backbone: Callable[[], keras.Model]
-    backbone_names: dict[str, str]
+    backbone_names: Callable[[list[str]], dict[str, str]]
     segmentor: Callable[..., keras.Model]
     names: Callable[..., dict[str, str]]
     losses: tuple[tuple[str, Loss, float], ...]
+
+    def tensor_names(self, model: keras.Model) -> dict[str, str]:
+        """PaddleSeg's names of the tensors of a model, each with the path of the variable."""
+        paths = [variable.path for variable in model.weights]
+        return self.names(paths, self.backbone_names(paths))
 
 
 def pixel_contrast_in_order(outputs: Any, labels: Any, **options: Any) -> Any:
     """The pixel contrast of the first pixels of each kind, as a run whose permutations are the identity computes it."""
     from rsseg_tf.losses import pixel_contrast as module_or_function  # the package shows the function
 
-    module = __import__(module_or_function.__module__, fromlist=["_shuffled"])
+    module: Any = __import__(module_or_function.__module__, fromlist=["_shuffled"])
     shuffled = module._shuffled
     module._shuffled = lambda batch, pixels, seed: keras.ops.tile(
         keras.ops.arange(pixels, dtype="int32")[None, :], (batch, 1)
@@ -59,11 +64,11 @@ _OCRNET = tuple(
     for head, weight in (("main", 1.0), ("aux", 0.4))
     for loss, part in ((_CE, 0.8), (_LOVASZ, 0.2))
 )
-_R50 = (backbones.resnet50, weights.resnet_names())
-_VD = (partial(backbones.resnet50_vd, output_stride=8), weights.resnet_vd_names())
-_VD_GRID = (partial(backbones.resnet50_vd, output_stride=8, multi_grid=(1, 2, 4)), weights.resnet_vd_names())
-_W18 = (backbones.hrnet_w18, weights.hrnet_names())
-_W48 = (backbones.hrnet_w48, weights.hrnet_names())
+_R50 = (backbones.resnet50, weights.resnet_names)
+_VD = (partial(backbones.resnet50_vd, output_stride=8), weights.resnet_vd_names)
+_VD_GRID = (partial(backbones.resnet50_vd, output_stride=8, multi_grid=(1, 2, 4)), weights.resnet_vd_names)
+_W18 = (backbones.hrnet_w18, weights.hrnet_names)
+_W48 = (backbones.hrnet_w48, weights.hrnet_names)
 _CONTRAST = partial(segmentors.hrnet_contrast, projection_channels=720)
 
 CASES: dict[str, Case] = {

@@ -44,7 +44,7 @@ def built(request: pytest.FixtureRequest) -> Iterator[Built]:
         arrays = dict(file)
     backbone = case.backbone()
     model = case.segmentor(backbone, num_classes=expected["num_classes"])
-    names = case.names(case.backbone_names)
+    names = case.tensor_names(model)
     assign_weights(model, {name: detinit.weight(name, tuple(shape)) for name, shape, _ in expected["state"]}, names)
     yield Built(case, expected, arrays, backbone, model, names)
     keras.backend.clear_session()

@@ -8,6 +8,7 @@ limits that are lifted have their tests in ``tests/segmentors/test_c2fnet.py``.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -39,23 +40,29 @@ def arrays() -> dict[str, np.ndarray]:
         return dict(file)
 
 
-@pytest.fixture(scope="module")
-def names() -> dict[str, str]:
-    return c2fnet_names(hrnet_names())
+def names_of(segmentor_names: Callable[..., dict[str, str]], model: keras.Model, prefix: str) -> dict[str, str]:
+    """PaddleSeg's names of the tensors of a model whose paths begin with a prefix."""
+    paths = [variable.path.removeprefix(prefix) for variable in model.weights]
+    return {name: prefix + path for name, path in segmentor_names(paths, hrnet_names(paths)).items()}
 
 
 @pytest.fixture(scope="module")
-def model(expected: dict[str, Any], names: dict[str, str]) -> keras.Model:
+def names(model: keras.Model) -> dict[str, str]:
+    return names_of(c2fnet_names, model.get_layer("refine").fine, "fine/")
+
+
+@pytest.fixture(scope="module")
+def model(expected: dict[str, Any]) -> keras.Model:
     """C2FNet with an FCN as coarse model, both on HRNet-W18, as `c2fnet_fcn` of the original."""
     with keras.name_scope("coarse"):
         coarse = fcn(hrnet_w18(), num_classes=16)
     with keras.name_scope("fine"):
         backbone = hrnet_w18()
-    coarse_names = {theirs: f"coarse/{ours}" for theirs, ours in fcn_names(hrnet_names()).items()}
     coarse_state = json.loads((GOLDEN / "fcn_hrnet_w18.json").read_text())["state"]
-    assign_weights(coarse, _weights(coarse_state), coarse_names)
+    assign_weights(coarse, _weights(coarse_state), names_of(fcn_names, coarse, "coarse/"))
     model = c2fnet(backbone, coarse=coarse, num_classes=16, small_classes=SMALL_CLASSES)
-    assign_weights(model.get_layer("refine").fine, _weights(expected["state"]), names)
+    fine = model.get_layer("refine").fine
+    assign_weights(fine, _weights(expected["state"]), names_of(c2fnet_names, fine, "fine/"))
     return model
 
 

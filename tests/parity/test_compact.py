@@ -47,7 +47,7 @@ def built(request: pytest.FixtureRequest) -> Iterator[tuple[str, keras.Model]]:
         pytest.skip("the full outputs are compared instead (test_benchmark_models.py)")
     case = CASES[name]
     model = case.segmentor(case.backbone(), num_classes=FACTS[name]["num_classes"])
-    names = case.names(case.backbone_names)
+    names = case.tensor_names(model)
     assign_weights(model, _tensors(model, names), names)
     yield name, model
     keras.backend.clear_session()

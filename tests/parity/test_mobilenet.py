@@ -14,9 +14,8 @@ import pytest
 import tensorflow as tf
 
 from rsseg_tf.backbones import mobilenet_v3_large, mobilenet_v3_small
-from rsseg_tf.build import BACKBONE_NAMES
 from rsseg_tf.segmentors import lraspp
-from rsseg_tf.weights import assign_weights, lraspp_names
+from rsseg_tf.weights import assign_weights, lraspp_names, mobilenet_v3_names
 from tests.parity import detinit
 from tests.parity.cases import count
 
@@ -37,6 +36,10 @@ UNDILATED = {
     "large": partial(mobilenet_v3_large, output_stride=32),
     "small": partial(mobilenet_v3_small, output_stride=32),
 }
+
+
+def paths(model: keras.Model) -> list[str]:
+    return [variable.path for variable in model.weights]
 
 
 def fill(model: keras.Model, names: dict[str, str]) -> None:
@@ -60,7 +63,7 @@ def assert_close(ours: Any, theirs: np.ndarray, tolerance: float = 1e-4) -> None
 @pytest.mark.parametrize("name", LRASPP)
 def test_lraspp(name: str) -> None:
     model = lraspp(LRASPP[name](), num_classes=CLASSES)
-    names = lraspp_names(BACKBONE_NAMES[model_name(name)]())
+    names = lraspp_names(paths(model), mobilenet_v3_names(paths(model)))
     fill(model, names)
     assert count(model.trainable_weights) == FACTS[name]["trainable"]
     assert count(model.weights) == FACTS[name]["state_values"]
@@ -87,7 +90,7 @@ def test_lraspp(name: str) -> None:
 @pytest.mark.parametrize("name", UNDILATED)
 def test_undilated_backbones(name: str) -> None:
     model = UNDILATED[name]()
-    fill(model, BACKBONE_NAMES[model_name(name)]())
+    fill(model, mobilenet_v3_names(paths(model)))
     assert count(model.trainable_weights) == FACTS[name]["without_classifier"]
     assert count(model.trainable_weights) + CLASSIFIER[name] == FACTS[name]["trainable"]
     assert count(model.weights) + CLASSIFIER[name] == FACTS[name]["state_values"]
@@ -96,8 +99,3 @@ def test_undilated_backbones(name: str) -> None:
         assert expected.keys() == features.keys()
         for key, theirs in expected.items():
             assert_close(features[key][:, ::2, ::2, ::8], theirs)
-
-
-def model_name(name: str) -> str:
-    """The backbone's name in a config."""
-    return f"mobilenet_v3_{'small' if 'small' in name else 'large'}"

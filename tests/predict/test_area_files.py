@@ -36,13 +36,17 @@ def polygon(*rings: list[Any]) -> dict[str, Any]:
 
 
 def scene(crs: str, transform: Affine, size: tuple[int, int] = (40, 60)) -> Scene:
-    return Scene(None, size, np.dtype("uint8"), (1, 2, 3), crs=CRS.from_user_input(crs), transform=transform)
+    return Scene(Path(), size, np.dtype("uint8"), (1, 2, 3), crs=CRS.from_user_input(crs), transform=transform)
 
 
 def selected(path: Path, where: Scene) -> int | None:
     """The number of pixels that are selected; None outside."""
     wanted = area_of_interest(path, where)
-    return None if wanted is None else int(wanted(Window(0, 0, *where.size)).sum())
+    if wanted is None:
+        return None
+    inside = wanted(Window(0, 0, *where.size))
+    assert inside is not None
+    return int(inside.sum())
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,8 @@ def selected(path: Path, where: Scene) -> int | None:
 )  # fmt: skip
 def test_polygons_are_found_and_mended(tmp_path: Path, geometry: dict[str, Any], area: float) -> None:
     found = read_area(geojson(tmp_path / "a.geojson", None, {"type": "Polygon", "coordinates": []}, geometry))
-    assert shapely.area(found.polygons).sum() == pytest.approx(area) and found.crs.is_geographic
+    assert shapely.area(found.polygons).sum() == pytest.approx(area)
+    assert found.crs is not None and found.crs.is_geographic
     assert shapely.is_valid(found.polygons).all() and not shapely.has_z(found.polygons).any()
 
 

@@ -233,7 +233,7 @@ def test_flips_do_not_change_an_equivariant_model(
     height: int, width: int, horizontal: bool, vertical: bool, slide: bool
 ) -> None:
     image = rng_image(height, width)
-    windows = {"is_slide": True, "crop_size": (4, 5), "stride": (3, 2)} if slide else {}
+    windows: dict[str, Any] = {"is_slide": True, "crop_size": (4, 5), "stride": (3, 2)} if slide else {}
     options = InferenceOptions(flip_horizontal=horizontal, flip_vertical=vertical, **windows)
     np.testing.assert_allclose(
         predict_logits(pointwise, image, options), plain_logits(pointwise, image), rtol=1e-5, atol=1e-5
@@ -258,8 +258,8 @@ def test_rotations_are_those_of_numpy_and_none_is_taken_twice() -> None:
     turned = [np.rot90(plain_logits(lopsided, np.rot90(image, k)), -k) for k in range(4)]
     logits = predict_logits(lopsided, image, InferenceOptions(rotate90=True))
     np.testing.assert_allclose(logits, np.mean(turned, axis=0), atol=1e-6)
-    for flips, count in (((), 4), (("flip_horizontal",), 8), (("flip_horizontal", "flip_vertical"), 8)):
-        views = InferenceOptions(rotate90=True, **dict.fromkeys(flips, True)).views
+    for horizontal, vertical, count in ((False, False, 4), (True, False, 8), (True, True, 8)):
+        views = InferenceOptions(rotate90=True, flip_horizontal=horizontal, flip_vertical=vertical).views
         assert len(views) == len(set(views)) == count and views[0] == (False, False, False)
 
 

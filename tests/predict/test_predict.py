@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -30,6 +30,7 @@ from rsseg_tf.predict import (
 from rsseg_tf.predict import predict as predict_module
 from rsseg_tf.predict.resuming import JOURNAL
 from rsseg_tf.rasters.images import image_header, read_image, read_label, write_png
+from rsseg_tf.rasters.scenes import open_scene
 
 SPEC = custom_spec("toy", ("dark", "bright"), ((10, 20, 200), (250, 240, 0)))
 PLAIN = InferenceOptions()
@@ -134,7 +135,7 @@ def test_results_of_an_earlier_run_are_not_predicted_again(folder: Path, place: 
     save_dir = folder / place
     first, base = collect_images(folder, exclude=save_dir)
     predict_paths(first, bright, SPEC, save_dir, PLAIN, base=base)
-    told = []
+    told: list[Any] = []
     again, _ = collect_images(folder, exclude=save_dir, notify=told.append)
     assert again == first
     elsewhere, _ = collect_images(folder, exclude=folder / "another", notify=told.append)
@@ -148,7 +149,7 @@ def test_links_are_followed_and_what_is_left_out_is_told(folder: Path, tmp_path:
     (folder / "linked").symlink_to(tmp_path / "store")
     (folder / "loop").symlink_to(folder)
     (folder / "scene.jp2").write_bytes(b"x")
-    told = []
+    told: list[Any] = []
     images, _ = collect_images(folder, notify=told.append)
     assert folder / "linked/tile.png" in images and len(images) == 5
     (line,) = told
@@ -187,10 +188,12 @@ def test_results_keep_the_folders_and_do_not_collide(folder: Path, tmp_path: Pat
         "pseudo_color_prediction/west/tile.png",
     ]
     for result in results:
-        np.testing.assert_array_equal(read_label(result.pseudo_color), EXPECTED)
-        np.testing.assert_array_equal(read_image(result.pseudo_color), np.array(SPEC.palette)[EXPECTED])
-    np.testing.assert_array_equal(read_image(results[1].overlay), overlay(half_bright(), EXPECTED, SPEC.palette))
-    photo = read_image(results[0].overlay).astype(int)
+        np.testing.assert_array_equal(read_label(result.files["pseudo_color"]), EXPECTED)
+        np.testing.assert_array_equal(read_image(result.files["pseudo_color"]), np.array(SPEC.palette)[EXPECTED])
+    np.testing.assert_array_equal(
+        read_image(results[1].files["overlay"]), overlay(half_bright(), EXPECTED, SPEC.palette)
+    )
+    photo = read_image(results[0].files["overlay"]).astype(int)
     assert np.abs(photo - overlay(half_bright(), EXPECTED, SPEC.palette))[:, [2, -3]].max() < 12, "red stays red"
     with rasterio.open(results[3].geotiff) as labels:
         np.testing.assert_array_equal(labels.read(1), EXPECTED)
@@ -206,10 +209,10 @@ def test_pixels_without_data_are_ignored_in_every_result(tmp_path: Path) -> None
     assert result.ok, result.error
     expected = EXPECTED.copy()
     expected[:4] = 254
-    np.testing.assert_array_equal(read_label(result.pseudo_color), expected)
+    np.testing.assert_array_equal(read_label(result.files["pseudo_color"]), expected)
     with rasterio.open(result.geotiff) as labels:
         np.testing.assert_array_equal(labels.read(1), expected)
-    assert (read_image(result.overlay)[:4] == 0).all()
+    assert (read_image(result.files["overlay"])[:4] == 0).all()
 
 
 def test_what_lies_under_alpha_zero_is_shown_black(tmp_path: Path) -> None:
@@ -217,22 +220,22 @@ def test_what_lies_under_alpha_zero_is_shown_black(tmp_path: Path) -> None:
     alpha[:4] = 0
     write_png(tmp_path / "a.png", np.concatenate([half_bright(), alpha], axis=2))
     (result,) = predict_paths([tmp_path / "a.png"], bright, SPEC, tmp_path / "out", PLAIN)
-    picture = read_image(result.overlay)
+    picture = read_image(result.files["overlay"])
     assert (picture[:4] == 0).all() and (picture[4:] > 0).all(axis=-1).any()
-    assert (read_label(result.pseudo_color)[:4] == 255).all() and result.geotiff is None
+    assert (read_label(result.files["pseudo_color"])[:4] == 255).all() and result.geotiff is None
 
 
 def test_windows_give_the_same_files(folder: Path, tmp_path: Path) -> None:
     options = InferenceOptions(is_slide=True, crop_size=(7, 5), stride=(4, 3), batch_size=3)
     (result,) = predict_paths([folder / "tile.png"], bright, SPEC, tmp_path / "out", options)
-    np.testing.assert_array_equal(read_label(result.pseudo_color), EXPECTED)
+    np.testing.assert_array_equal(read_label(result.files["pseudo_color"]), EXPECTED)
 
 
 def test_custom_colours_replace_the_first_ones(folder: Path, tmp_path: Path) -> None:
     (result,) = predict_paths(
         [folder / "west" / "scene.v2.tif"], bright, SPEC, tmp_path / "out", PLAIN, custom_color=[1, 2, 3]
     )
-    assert read_image(result.pseudo_color)[0, [0, -1]].tolist() == [[1, 2, 3], [250, 240, 0]]
+    assert read_image(result.files["pseudo_color"])[0, [0, -1]].tolist() == [[1, 2, 3], [250, 240, 0]]
     with rasterio.open(result.geotiff) as labels:
         assert labels.colormap(1)[0] == (1, 2, 3, 255)
     assert palette_with(None, SPEC) == SPEC.palette
@@ -265,9 +268,9 @@ def test_a_failure_is_reported_and_the_others_are_done(folder: Path, tmp_path: P
         progress=lambda done, total, result: seen.append((done, total, result.image.name)),
     )
     assert [result.ok for result in results] == [False, False, True, False]
-    assert "broken.png" in results[0].error and "damaged" in results[0].error
-    assert "has 1 band, but the dataset 'toy' has 3" in results[1].error
-    assert "beside its alpha band" in results[3].error
+    assert "broken.png" in (results[0].error or "") and "damaged" in (results[0].error or "")
+    assert "has 1 band, but the dataset 'toy' has 3" in (results[1].error or "")
+    assert "beside its alpha band" in (results[3].error or "")
     assert all("\n" not in result.error for result in results if result.error)
     assert seen == [(i + 1, 4, name) for i, name in enumerate(names)]
     assert results_in(tmp_path / "out") == ["added_prediction/tile.png", "pseudo_color_prediction/tile.png"]
@@ -316,21 +319,21 @@ def test_one_image_never_ends_a_run_whatever_it_raises(
     if where == "model":
         model = first
     elif where == "reading":
-        monkeypatch.setattr(jobs, "open_scene", failing(jobs.open_scene, lambda path, *_: path == images[0]))
+        monkeypatch.setattr(jobs, "open_scene", failing(open_scene, lambda path, *_: path == images[0]))
     elif where == "writing":
-        monkeypatch.setattr(jobs, "write_png", failing(jobs.write_png, lambda *_: calls.append(1) or len(calls) == 1))
+        monkeypatch.setattr(jobs, "write_png", failing(write_png, lambda *_: calls.append(1) or len(calls) == 1))
     else:
         advance = failing(lambda *_: None, lambda job, *_: job.path == images[0])
     results = predict_paths(images, model, SPEC, tmp_path / "out", PLAIN, base=base, advance=advance)
     assert [result.image for result in results] == images
     assert [result.ok for result in results] == [False, True, True, True, True]
-    assert type(raised).__name__ in results[0].error and str(raised).strip("'") in results[0].error
-    assert "\n" not in results[0].error
+    assert type(raised).__name__ in (results[0].error or "") and str(raised).strip("'") in (results[0].error or "")
+    assert "\n" not in (results[0].error or "")
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_ends_a_run(folder: Path, tmp_path: Path, interrupt: type[BaseException]) -> None:
-    def stop(batch: np.ndarray) -> None:
+    def stop(batch: np.ndarray) -> NoReturn:
         raise interrupt
 
     with pytest.raises(interrupt):
@@ -351,8 +354,8 @@ def test_a_journal_that_cannot_be_written_costs_no_result(folder: Path, tmp_path
     (tmp_path / "out" / JOURNAL).mkdir(parents=True)  # a folder where the file should be
     images, base = collect_images(folder)
     results = predict_paths(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
-    assert all(result.ok and result.pseudo_color.is_file() for result in results)
-    assert all("--resume will do it again" in result.note for result in results)
+    assert all(result.ok and result.files["pseudo_color"].is_file() for result in results)
+    assert all("--resume will do it again" in (result.note or "") for result in results)
 
 
 def test_a_size_that_cannot_be_told_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,8 +392,8 @@ def test_logits_that_are_not_finite_are_refused(
     folder: Path, tmp_path: Path, value: float, options: InferenceOptions
 ) -> None:
     (result,) = predict_paths([folder / "tile.png"], faulty(value), SPEC, tmp_path / "out", options)
-    assert "the model gives values that are not finite" in result.error
-    assert "use an earlier checkpoint" in result.error
+    assert "the model gives values that are not finite" in (result.error or "")
+    assert "use an earlier checkpoint" in (result.error or "")
     assert results_in(tmp_path / "out") == []
 
 
@@ -399,7 +402,7 @@ def test_the_window_with_such_values_is_named(folder: Path, tmp_path: Path) -> N
     options = InferenceOptions(is_slide=True, crop_size=(8, 8), stride=(8, 8), batch_size=4)
     wrong = faulty(np.nan, lambda batch: np.broadcast_to((batch > 100).all((1, 2, 3))[:, None, None], batch.shape[:3]))
     (result,) = predict_paths([folder / "tile.png"], wrong, SPEC, tmp_path / "out", options)
-    assert "in the window at row 0, column 16: the model gives values" in result.error
+    assert "in the window at row 0, column 16: the model gives values" in (result.error or "")
     with pytest.raises(NotFiniteError, match="in the window at row 0, column 16"):
         predict_labels(wrong, half_bright(), SPEC, options)
 

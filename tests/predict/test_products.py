@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
 from rsseg_tf.errors import DataError
+from rsseg_tf.files import replace_file
 from rsseg_tf.predict import OutputOptions, SceneOptions, predict_paths
 from rsseg_tf.predict.writing import _check_rows
 from rsseg_tf.rasters.scenes import open_scene
@@ -83,9 +85,9 @@ def test_the_epoch_of_coordinates_survives(tmp_path: Path, crs: str, cog: bool) 
     rasterio.shutil.copy(tmp_path / "a.vrt", tmp_path / "a.tif", driver="GTiff")
     output = OutputOptions(cog=cog, confidence=True)
     result = predict_one(tmp_path / "a.tif", tmp_path / "out", COSINE, output=output)
-    for product in (result.geotiff, result.confidence):
-        with open_scene(tmp_path / "a.tif") as one, open_scene(product) as other:
-            assert 'coordinateEpoch="2021.3"' in one.dated_crs and one.dated_crs == other.dated_crs
+    for product in ("geotiff", "confidence"):
+        with open_scene(tmp_path / "a.tif") as one, open_scene(result.files[product]) as other:
+            assert 'coordinateEpoch="2021.3"' in (one.dated_crs or "") and one.dated_crs == other.dated_crs
             assert one.crs == other.crs and one.transform == other.transform
     with open_scene(path) as scene:
         assert scene.dated_crs is None
@@ -128,7 +130,7 @@ def test_tie_points_are_kept_with_and_without_a_crs_and_polygons_are_in_pixels(t
     result = predict_one(path, tmp_path / "out", COSINE, output=OutputOptions(vector="gpkg"))
     with rasterio.open(result.geotiff) as labels:
         assert len(labels.gcps[0]) == 3 and labels.gcps[1] == (None if crs is None else CRS.from_user_input(crs))
-    assert "lies by control points alone, so polygons and areas are in pixels" in result.note
+    assert "lies by control points alone, so polygons and areas are in pixels" in (result.note or "")
     meta, _, _, columns = pyogrio.raw.read(result.vector)
     assert "area_px" in meta["fields"] and meta["crs"] is None
     assert columns[2].sum() == 600
@@ -152,7 +154,7 @@ def test_polygons_off_the_map_never_come_without_a_note(
 ) -> None:
     path = write_scene(tmp_path / "a.tif", noise(20, 30), **profile)
     result = predict_one(path, tmp_path / "out", COSINE, output=OutputOptions(vector="geojson", pictures=False))
-    assert result.note is None if note is None else note in result.note
+    assert result.note is None if note is None else note in (result.note or "")
     assert predict_one(path, tmp_path / "out", COSINE).note is None, "without polygons there is nothing to say"
 
 
@@ -161,7 +163,7 @@ def test_a_picture_with_a_world_file_is_a_scene(tmp_path: Path) -> None:
     path = tmp_path / "ortho.png"
     path.write_bytes(cv2.imencode(".png", np.ascontiguousarray(pixels[:, :, ::-1]))[1].tobytes())
     plain = predict_one(path, tmp_path / "plain", COSINE, output=OutputOptions(vector="gpkg"))
-    assert plain.geotiff is None and "polygons and areas are in pixels" in plain.note
+    assert plain.geotiff is None and "polygons and areas are in pixels" in (plain.note or "")
     (tmp_path / "ortho.pgw").write_text("0.5\n0\n0\n-0.5\n500000.25\n5399999.75\n")
     (tmp_path / "ortho.prj").write_text(CRS.from_epsg(32633).to_wkt())
     result = predict_one(path, tmp_path / "out", COSINE, output=OutputOptions(vector="gpkg"))
@@ -170,7 +172,7 @@ def test_a_picture_with_a_world_file_is_a_scene(tmp_path: Path) -> None:
     meta, _, _, columns = pyogrio.raw.read(result.vector)
     assert meta["crs"] == "EPSG:32633" and columns[2].sum() == pytest.approx(150) and result.note is None
     (tmp_path / "ortho.pgw").write_text("damaged")
-    assert "ortho.pgw beside it is no world file" in predict_one(path, tmp_path / "out", COSINE).note
+    assert "ortho.pgw beside it is no world file" in (predict_one(path, tmp_path / "out", COSINE).note or "")
 
 
 # --- one product fails -------------------------------------------------------------------------------------------
@@ -197,7 +199,11 @@ def test_a_product_that_fails_costs_none_of_the_others(
         patch.setattr(broken, failing)
         (result,) = predict_paths([path], pointwise, SPEC, tmp_path / "out", COSINE, output=EVERYTHING)
     everything = {"pseudo_color", "overlay", "geotiff", "confidence", "probabilities", "vector"}
-    assert not result.ok and "something of which nobody has thought" in result.error and "\n" not in result.error
+    assert (
+        not result.ok
+        and "something of which nobody has thought" in (result.error or "")
+        and "\n" not in (result.error or "")
+    )
     assert set(result.files) == everything - missing and all(file.is_file() for file in result.files.values())
     assert hidden_files(tmp_path / "out") == []
     scenes = SceneOptions(resume=True)
@@ -213,9 +219,9 @@ def test_what_is_missing_of_a_large_scene_is_made_without_predicting_again(
     whole = predict_one(path, tmp_path / "whole", TILES, output=output)
     from rsseg_tf.predict import writing
 
-    real = writing._make_cog if cog else writing.replace_file
+    real: Callable[..., Any] = writing._make_cog if cog else replace_file
 
-    def full_for_confidence(file: Any, *arguments: Any, **keywords: Any) -> None:
+    def full_for_confidence(file: Any, *arguments: Any, **keywords: Any) -> Any:
         target = file.path if cog else arguments[0]
         if target.parent.name == "confidence_prediction":
             raise OSError(28, "No space left on device")
@@ -225,10 +231,10 @@ def test_what_is_missing_of_a_large_scene_is_made_without_predicting_again(
         patch.setattr(writing, "_make_cog" if cog else "replace_file", full_for_confidence)
         patch.setattr("rsseg_tf.predict.jobs.write_polygons", failing)
         (result,) = predict_paths([path], lopsided, SPEC, tmp_path / "out", TILES, output=output)
-    assert "No space left on device" in result.error and "nobody has thought" in result.error
+    assert "No space left on device" in (result.error or "") and "nobody has thought" in (result.error or "")
     assert set(result.files) == {"geotiff", "probabilities", "pseudo_color", "overlay"}
 
-    def never(batch: np.ndarray) -> None:
+    def never(batch: np.ndarray) -> NoReturn:
         raise AssertionError("predicted again")
 
     scenes = SceneOptions(resume=True)
@@ -249,11 +255,11 @@ def test_a_raster_that_is_no_longer_the_one_of_the_journal_is_made_anew(
     with monkeypatch.context() as patch:
         patch.setattr("rsseg_tf.predict.jobs.write_polygons", failing)
         (result,) = predict_paths([path], pointwise, SPEC, tmp_path / "out", TILES, output=output)
-    before = read_band(result.geotiff)
-    write_scene(result.geotiff, np.zeros((1, 600, 100), np.uint8))
+    before = read_band(result.files["geotiff"])
+    write_scene(result.files["geotiff"], np.zeros((1, 600, 100), np.uint8))
     result = predict_one(path, tmp_path / "out", TILES, predict=pointwise, output=output,
                          scenes=SceneOptions(resume=True))  # fmt: skip
-    np.testing.assert_array_equal(read_band(result.geotiff), before)
+    np.testing.assert_array_equal(read_band(result.files["geotiff"]), before)
 
 
 def test_a_partial_file_that_a_full_disk_has_broken_is_begun_anew(tmp_path: Path, every_row_is_saved: None) -> None:
@@ -272,7 +278,7 @@ def test_a_partial_file_that_a_full_disk_has_broken_is_begun_anew(tmp_path: Path
     partial = tmp_path / "out" / "geotiff_prediction" / ".a.partial.tif"
     partial.write_bytes(partial.read_bytes()[:4])
     result = predict_one(path, tmp_path / "out", TILES, scenes=SceneOptions(resume=True))
-    np.testing.assert_array_equal(read_band(result.geotiff), read_band(whole.geotiff))
+    np.testing.assert_array_equal(read_band(result.files["geotiff"]), read_band(whole.files["geotiff"]))
 
 
 def test_rows_that_are_not_on_the_disk_are_told(tmp_path: Path) -> None:
@@ -297,7 +303,7 @@ def test_a_full_disk_when_the_journal_of_the_run_is_written_is_a_note(
     monkeypatch.setattr("rsseg_tf.predict.resuming.FinishedJobs.record", full)
     paths = [write_scene(tmp_path / f"{name}.tif", noise(20, 30)) for name in "ab"]
     results = predict_paths(paths, pointwise, SPEC, tmp_path / "out", COSINE)
-    assert all(result.ok and "a later --resume will do it again" in result.note for result in results)
+    assert all(result.ok and "a later --resume will do it again" in (result.note or "") for result in results)
 
 
 def test_the_image_itself_is_never_replaced(tmp_path: Path) -> None:
@@ -306,7 +312,7 @@ def test_the_image_itself_is_never_replaced(tmp_path: Path) -> None:
     path = write_scene(folder / "a.tif", noise(20, 30))
     before = path.read_bytes()
     (failed,) = predict_paths([path], pointwise, SPEC, tmp_path, COSINE)
-    assert "would replace the image itself" in failed.error and path.read_bytes() == before
+    assert "would replace the image itself" in (failed.error or "") and path.read_bytes() == before
     assert hidden_files(tmp_path) == []
 
 

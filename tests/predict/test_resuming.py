@@ -10,7 +10,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def hidden_files(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.rglob(".*") if file.name != ".predicted.jsonl")
 
 
-def finished(journal):
+def finished(journal: Path) -> dict[str, Any]:
     """Returns how far a scene is; the last line may be half-written after a kill."""
     lines = journal.read_text("utf-8").splitlines()[1:]
     return next(json.loads(line)["finished"] for line in reversed(lines) if line.endswith("}"))
@@ -113,7 +113,7 @@ def test_a_killed_process_leaves_what_a_later_one_finishes(tmp_path: Path) -> No
         return lopsided(batch)
 
     result = predict_one(path, tmp_path / "out", TILES, predict=counted, scenes=SceneOptions(resume=True))
-    np.testing.assert_array_equal(read_band(result.geotiff), read_band(whole.geotiff))
+    np.testing.assert_array_equal(read_band(result.files["geotiff"]), read_band(whole.files["geotiff"]))
     assert sum(calls) <= ((1500 - rows) // 46 + 3) * 2
     assert hidden_files(tmp_path / "out") == []
 
@@ -128,7 +128,7 @@ def test_strips_are_resumed_too(tmp_path: Path, every_row_is_saved: None, monkey
         predict_paths([path], stopping_after(140), SPEC, out, TILES)
     assert finished(out / "geotiff_prediction" / ".a.partial.json")["strip"] == 1
     result = predict_one(path, out, TILES, scenes=SceneOptions(resume=True))
-    np.testing.assert_array_equal(read_band(result.geotiff), read_band(whole.geotiff))
+    np.testing.assert_array_equal(read_band(result.files["geotiff"]), read_band(whole.files["geotiff"]))
 
 
 def test_other_options_are_refused_and_without_resume_all_begins_anew(tmp_path: Path, every_row_is_saved: None) -> None:
@@ -138,16 +138,16 @@ def test_other_options_are_refused_and_without_resume_all_begins_anew(tmp_path: 
         predict_paths([path], stopping_after(28), SPEC, out, TILES)
     other = InferenceOptions(is_slide=True, crop_size=(64, 64), stride=(32, 32), blend="cosine")
     (failed,) = predict_paths([path], lopsided, SPEC, out, other, scenes=SceneOptions(resume=True))
-    assert "was begun with another stride: [48, 48], now [32, 32]" in failed.error
+    assert "was begun with another stride: [48, 48], now [32, 32]" in (failed.error or "")
     (failed,) = predict_paths([path], lopsided, SPEC, out, TILES, scenes=SceneOptions(resume=True, model="new"))
-    assert "with another model" in failed.error
+    assert "with another model" in (failed.error or "")
     journal = out / "geotiff_prediction" / ".a.partial.json"
     journal.write_text("{", "utf-8")
     (failed,) = predict_paths([path], lopsided, SPEC, out, TILES, scenes=SceneOptions(resume=True))
-    assert "is damaged" in failed.error and "Remove it" in failed.error
+    assert "is damaged" in (failed.error or "") and "Remove it" in (failed.error or "")
     result = predict_one(path, out, other)
     np.testing.assert_array_equal(
-        read_band(result.geotiff), read_band(predict_one(path, tmp_path / "fresh", other).geotiff)
+        read_band(result.files["geotiff"]), read_band(predict_one(path, tmp_path / "fresh", other).files["geotiff"])
     )
     assert hidden_files(out) == []
 
@@ -175,11 +175,11 @@ def test_scenes_that_are_done_are_not_done_again(tmp_path: Path) -> None:
     resume = SceneOptions(resume=True)
     results = predict_paths(paths, counted, SPEC, out, COSINE, scenes=resume)
     assert [result.note for result in results] == ["done by an earlier run"] * 2 + [None]
-    assert all(result.ok and result.geotiff.is_file() for result in results)
+    assert all(result.ok and result.files["geotiff"].is_file() for result in results)
     first = len(calls)
     assert predict_paths(paths, counted, SPEC, out, COSINE, scenes=resume)[2].note == "done by an earlier run"
     assert len(calls) == first
-    results[0].geotiff.unlink()  # lost: done again
+    results[0].files["geotiff"].unlink()  # lost: done again
     write_scene(paths[1], noise(30, 40, seed=9))  # changed: done again
     notes = [result.note for result in predict_paths(paths, counted, SPEC, out, COSINE, scenes=resume)]
     assert notes == [None, None, "done by an earlier run"]
@@ -204,7 +204,7 @@ def test_a_line_that_a_kill_has_cut_short_is_not_read(tmp_path: Path) -> None:
 def test_failed_scenes_are_tried_again(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(20, 20))
 
-    def gone(batch: np.ndarray) -> None:
+    def gone(batch: np.ndarray) -> NoReturn:
         raise DataError("the model is gone")
 
     (failed,) = predict_paths([path], gone, SPEC, tmp_path / "out", COSINE)
@@ -218,5 +218,5 @@ def test_two_processes_do_not_write_one_scene(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     with FileLock(folder / ".a.partial.lock"):
         (failed,) = predict_paths([path], pointwise, SPEC, tmp_path / "out", COSINE)
-    assert "is being written by another process" in failed.error
+    assert "is being written by another process" in (failed.error or "")
     predict_one(path, tmp_path / "out", COSINE)

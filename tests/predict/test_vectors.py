@@ -179,7 +179,7 @@ def test_files_hold_classes_areas_and_confidence(tmp_path: Path, suffix: str) ->
     meta, _, wkb, columns = pyogrio.raw.read(result.vector)
     table = dict(zip(meta["fields"], columns, strict=True))
     assert list(table) == ["class_id", "class", "area_m2", "pixels", "confidence"]
-    labels, confidence = read_band(result.geotiff), read_band(result.confidence)
+    labels, confidence = read_band(result.files["geotiff"]), read_band(result.files["confidence"])
     geometries = shapely.from_wkb(wkb)
     assert all(geometry.is_valid for geometry in geometries)
     for value, name in enumerate(SPEC.classes):
@@ -258,7 +258,7 @@ def test_without_the_libraries_the_remedy_is_named(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("importlib.import_module", without)
     path = write_scene(tmp_path / "a.tif", noise(20, 20))
     (failed,) = predict_paths([path], pointwise, SPEC, tmp_path / "out", COSINE, output=OutputOptions(vector="gpkg"))
-    assert 'pip install "rsseg-tf[vector]"' in failed.error
+    assert 'pip install "rsseg-tf[vector]"' in (failed.error or "")
 
 
 # --- area of interest ------------------------------------------------------------------------------------------
@@ -300,8 +300,8 @@ def test_only_the_area_of_interest_is_predicted_and_as_if_all_were(tmp_path: Pat
         polygons = [shapely.Polygon(points) for points in moved]
     area = write_area(tmp_path / "area.gpkg", polygons, crs)
     result = predict_one(path, tmp_path / "out", COSINE, predict=spy, scenes=SceneOptions(aoi=area))
-    expected = np.where(inside, read_band(whole.geotiff), 255)
-    np.testing.assert_array_equal(read_band(result.geotiff), expected)
+    expected = np.where(inside, read_band(whole.files["geotiff"]), 255)
+    np.testing.assert_array_equal(read_band(result.files["geotiff"]), expected)
     assert 0 < sum(calls) < 0.5 * needed
 
 
@@ -309,7 +309,7 @@ def test_scenes_outside_of_the_area_are_told_and_bad_areas_refused(tmp_path: Pat
     path = write_scene(tmp_path / "a.tif", noise(20, 20))
     away = write_area(tmp_path / "away.geojson", [shapely.box(0, 0, 1, 1)], "EPSG:4326")
     result = predict_one(path, tmp_path / "out", COSINE, scenes=SceneOptions(aoi=away))
-    assert "lies outside of" in result.note and result.files == {}
+    assert "lies outside of" in (result.note or "") and result.files == {}
     (tmp_path / "text.geojson").write_text("no json")
     points = tmp_path / "points.gpkg"
     pyogrio.raw.write(
@@ -324,4 +324,4 @@ def test_scenes_outside_of_the_area_are_told_and_bad_areas_refused(tmp_path: Pat
         (nowhere, away, "must both say where they lie"),
     ):
         (failed,) = predict_paths([scene], pointwise, SPEC, tmp_path / "no", COSINE, scenes=SceneOptions(aoi=area))
-        assert message in failed.error
+        assert message in (failed.error or "")

@@ -197,7 +197,7 @@ def test_folder_without_scenes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"tile_size": 0}, {"overlap": -1}, {"overlap": 512}, {"off_palette_fraction": 2}])
-def test_bad_options(tmp_path: Path, options: dict[str, int]) -> None:
+def test_bad_options(tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"not possible|must lie in 0\.\.1"):
         prepare("dubai", tmp_path, tmp_path / "out", **options)
 

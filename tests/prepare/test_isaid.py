@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +24,8 @@ def test_tiles_of_the_original(tmp_path: Path, size: tuple[int, int], patch: int
     report = prepare("isaid", tmp_path / "iSAID", tmp_path / "out", tile_size=patch, overlap=overlap)
     out = tmp_path / "out"
     for split, stems in (("train", ("P0000", "P0001", "P0002")), ("val", ("P0100",))):
-        images, labels = {}, {}
+        images: dict[str, np.ndarray] = {}
+        labels: dict[str, np.ndarray] = {}
         for stem in stems:
             images |= downloads.original_isaid_tiles(stem, scenes[stem][0], patch, overlap)
             labels |= downloads.original_isaid_tiles(stem, scenes[stem][1], patch, overlap)
@@ -31,7 +33,7 @@ def test_tiles_of_the_original(tmp_path: Path, size: tuple[int, int], patch: int
         assert report.splits[split].tiles == len(samples) == len(images)
         assert {sample.image.stem for sample in samples} == images.keys()
         for sample in samples:
-            assert sample.label.name == f"{sample.image.stem}_instance_color_RGB.png"
+            assert sample.label is not None and sample.label.name == f"{sample.image.stem}_instance_color_RGB.png"
             np.testing.assert_array_equal(read_image(sample.image), images[sample.image.stem])
             np.testing.assert_array_equal(read_label(sample.label), labels[sample.image.stem])
 
@@ -68,6 +70,7 @@ def test_scenes_smaller_than_a_tile(tmp_path: Path, size: tuple[int, int]) -> No
     assert {sample.image.stem for sample in samples} == tiles[0].keys()
     for sample in samples:
         np.testing.assert_array_equal(read_image(sample.image), tiles[0][sample.image.stem])
+        assert sample.label is not None
         np.testing.assert_array_equal(read_label(sample.label), tiles[1][sample.image.stem])
 
 
@@ -113,7 +116,7 @@ def test_unknown_colours_are_ignored_not_background(tmp_path: Path) -> None:
     mask = read_image(path)
     mask[3, 4] = (1, 2, 3)
     write_png(path, mask)
-    options = {"tile_size": 32, "overlap": 0}
+    options: dict[str, Any] = {"tile_size": 32, "overlap": 0}
     with pytest.raises(DataError, match=r"1 of 1024 pixels in 1 colour outside the palette, most often \(1, 2, 3\)"):
         prepare("isaid", tmp_path / "iSAID", tmp_path / "out", off_palette_fraction=0.0, **options)
     report = prepare("isaid", tmp_path / "iSAID", tmp_path / "out", off_palette_fraction=0.001, **options)

@@ -43,12 +43,12 @@ def test_benchmark_cutting_gives_the_tiles_of_the_original(
     spec, make = MAKERS[name]
     scenes = make(tmp_path / "download", size=size)
     report = prepare(spec.name, tmp_path / "download", tmp_path / "out", tile_size=clip)
-    written = {"img_dir": {}, "ann_dir": {}}
+    written: dict[str, dict[str, np.ndarray]] = {"img_dir": {}, "ann_dir": {}}
     for kind in written:
         for path in (tmp_path / "out" / kind).rglob("*.png"):
             written[kind][f"{path.parent.name}/{path.stem}"] = (read_image if kind == "img_dir" else read_label)(path)
     for kind, part in (("img_dir", 0), ("ann_dir", 1)):
-        expected = {}
+        expected: dict[str, np.ndarray] = {}
         for stem, arrays in scenes.items():
             split = "train" if stem in SPLIT_IDS[name]["train"] else "val"
             tiles = downloads.original_isprs_tiles(stem, arrays[part], clip, clip // 2)

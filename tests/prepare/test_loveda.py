@@ -28,6 +28,7 @@ def test_prepares(tmp_path: Path, unpacked: bool) -> None:
     for sample in read_list(out / "train.txt", out):
         image, ids = scenes[sample.image.stem.removesuffix("_0_0")]
         np.testing.assert_array_equal(read_image(sample.image), image)
+        assert sample.label is not None
         np.testing.assert_array_equal(read_label(sample.label), ids)
         assert (ids == 255).any() and ids.min() == 0, "no data is ignored, and the first class has id 0"
     assert lines(out / "train_urban.txt") == ["img_dir/train/urban_1_0_0.png ann_dir/train/urban_1_0_0.png"]

@@ -27,6 +27,7 @@ pytestmark = [
 def test_all_tiles_equal_those_of_the_original(tmp_path: Path) -> None:
     pytest.importorskip("PIL")
     module_spec = importlib.util.spec_from_file_location("make_archives", GENERATOR)
+    assert module_spec is not None and module_spec.loader is not None
     generator = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(generator)
     for name in ("potsdam", "vaihingen", "isaid"):

@@ -28,6 +28,7 @@ def fill(folder: Path, *scenes: tuple[str, str, np.ndarray, np.ndarray]) -> dict
     for split, stem, image, label in scenes:
         sample = prepared.add_sample(split, f"{stem}.png", f"{stem}.png")
         write_png(sample.image, image)
+        assert sample.label is not None
         write_png(sample.label, label, SPEC.palette)
         prepared.count_scene(split, label, stem)
     return prepared.finish({"tile_size": 16})
@@ -39,6 +40,7 @@ def test_lists_and_counts(tmp_path: Path) -> None:
     splits = fill(tmp_path, ("train", "s", image, label), ("val", "t", *scene(16, 16)))
     (sample,) = read_list(tmp_path / "train.txt", tmp_path)
     np.testing.assert_array_equal(read_image(sample.image), image)
+    assert sample.label is not None
     np.testing.assert_array_equal(read_label(sample.label), label)
     assert splits["train"].scenes == splits["train"].tiles == 1
     assert splits["train"].ignored_pixels == 1
@@ -225,7 +227,7 @@ def test_what_a_kill_has_left_is_cleared(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"set", ".set.mine.tmp"}
 
 
-def test_the_finished_scenes_of_an_unfinished_run_are_not_thrown_away(tmp_path):
+def test_the_finished_scenes_of_an_unfinished_run_are_not_thrown_away(tmp_path: Path) -> None:
     (tmp_path / ".set.partial" / ".work").mkdir(parents=True)
     with pytest.raises(DataError, match=r"\.set\.partial holds an unfinished run"), staged_output(tmp_path / "set"):
         raise RuntimeError

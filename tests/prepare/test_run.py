@@ -61,7 +61,7 @@ def test_dubai_passes_its_options_on(tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(
-    tmp_path: Path, name: str, source: list[Path], options: dict[str, int], message: str
+    tmp_path: Path, name: str, source: list[Path], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
         prepare_dataset(name, source, tmp_path / "out", PrepareOptions(**options))

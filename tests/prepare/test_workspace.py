@@ -170,6 +170,7 @@ def test_taken_up_after_a_kill(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment)
     with process:
+        assert process.stdout is not None
         done = [process.stdout.readline().strip() for _ in range(2)]
         os.kill(process.pid, signal.SIGKILL)
     assert done == ["1", "2"]
@@ -237,6 +238,7 @@ def test_a_killed_worker(root: Path, tmp_path: Path) -> None:
         import multiprocessing
 
         for child in multiprocessing.active_children():
+            assert child.pid is not None
             os.kill(child.pid, signal.SIGKILL)
 
     with pytest.raises(DataError, match=r"A worker process was killed.*fewer --workers \(now 2\)"):

@@ -281,7 +281,7 @@ def test_indexed_label_round_trip_and_readable_by_gdal(tmp_path: Path) -> None:
 def test_the_palette_of_a_label(tmp_path: Path) -> None:
     label = RNG.integers(0, 3, (5, 6), np.uint8)
     write_png(tmp_path / "a.png", label, PALETTE)
-    assert png_palette(tmp_path / "a.png")[:3] == PALETTE
+    assert (png_palette(tmp_path / "a.png") or ())[:3] == PALETTE
     write_png(tmp_path / "b.png", label)
     (tmp_path / "c.jpg").write_bytes(cv2.imencode(".jpg", label)[1].tobytes())
     assert png_palette(tmp_path / "b.png") is None and png_palette(tmp_path / "c.jpg") is None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from rsseg_tf.rasters.pixel_rows import open_rows
 from tests.fixtures.downloads import encoded
 
 
-def rows_of(path: Path, bands: str, step: int = 7) -> np.ndarray:
+def rows_of(path: Path, bands: Any, step: int = 7) -> np.ndarray:
     with open_rows(path, path.name, bands) as image:
         parts = [image.read(y, min(y + step, image.height)) for y in range(0, image.height, step)]
         whole = np.concatenate(parts)

@@ -67,7 +67,7 @@ def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
     assert place(path).note is None and place(path).transform == Affine.identity()
     for text in ("1\n2\n", "a b c d e f", "0\n0\n0\n0\n1\n1\n", "nan 0 0 1 1 1"):
         (tmp_path / "a.jgw").write_text(text, "utf-8")
-        assert "a.jgw beside it is no world file of six numbers" in place(path).note
+        assert "a.jgw beside it is no world file of six numbers" in (place(path).note or "")
     (tmp_path / "a.jgw").write_text(WORLD, "utf-8")
     (tmp_path / "a.prj").write_bytes(b"\xff\x00 no WKT")
-    assert "the CRS in a.prj beside it is not understood" in place(path).note and place(path).transform == PLACE
+    assert "the CRS in a.prj beside it is not understood" in (place(path).note or "") and place(path).transform == PLACE

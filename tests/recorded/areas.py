@@ -634,11 +634,13 @@ def configs(work: Work) -> Entries:
         if "/pretrain/" in name:
             continue
         config = load_config(name)
-        parts = {config.model.name, config.model.backbone.name}
+        backbone = config.model.backbone
+        assert backbone is not None
+        parts = {config.model.name, backbone.name}
         if parts <= seen:
             continue
         seen |= parts
-        kind = f"{config.model.name} on {config.model.backbone.name}"
+        kind = f"{config.model.name} on {backbone.name}"
         weights = [f"{weight.path} {list(weight.shape)}" for weight in build_model(config).weights]
         # In alphabetical order: files find weights by their names.
         entries[f"weights of {kind}"] = {

@@ -71,13 +71,13 @@ def write_checkpoint(folder: Path, name: str, root: Path) -> Path:
     (folder / "config.yml").write_text(CONFIGS[name].replace("ROOT", str(root)), "utf-8")
     model = build_model(load_config(folder / "config.yml"))
     factor, offsets = HEADS[name]
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for variable in model.weights:
         values = weight(variable.path, tuple(variable.shape))
         if found := _CLASSIFIER.search(variable.path):
             values = values * np.float32(factor) if found[3] == "kernel" else np.array(offsets, np.float32)
         arrays[variable.path] = values
-    np.savez(folder / "weights.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(folder / "weights.npz", **arrays)
     state = {"step": 7, "samples_seen": 28, "best_miou": 0.5, "best_step": 7, "stale_intervals": 0}
     (folder / "state.json").write_text(json.dumps(state | {"protocol": "seed", "to_evaluate": False}), "utf-8")
     return folder

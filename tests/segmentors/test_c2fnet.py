@@ -133,7 +133,7 @@ def test_training_takes_the_windows_with_the_most_small_objects(model: keras.Mod
     places = [(b, y, x) for b in range(2) for y in range(0, 21, 4) for x in (0, 4, 8, 12, 14)]
     counts = {(b, y, x): small[b, y : y + SIZE, x : x + SIZE].sum() for b, y, x in places}
     assert len(windows) == 2 * 5
-    chosen = [tuple(int(i) for i in window) for window in windows]
+    chosen = [(int(b), int(y), int(x)) for b, y, x in windows]
     assert len(set(chosen)) == len(chosen) and set(chosen) <= set(places)
     assert sorted((counts[place] for place in chosen), reverse=True) == sorted(counts.values(), reverse=True)[:10]
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import CancelledError
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -90,7 +92,7 @@ def test_a_full_queue_refuses_and_recovers() -> None:
 
 
 def test_whoever_gave_up_is_not_computed() -> None:
-    gate, sizes = Gate(), []
+    gate, sizes = Gate(), list[int]()
     batcher = Batcher(options(max_batch_size=4), sizes.append)
     running = batcher.submit("gate", rows(0), 1, gate, 10)
     gate.entered.wait(10)
@@ -127,7 +129,11 @@ def test_outputs_that_do_not_count_images_are_an_error_and_the_thread_lives() ->
     for answer in answers:
         with pytest.raises(RequestError, match="another number of images"):
             answer.result(10)
-    broken = batcher.submit("b", rows(1), 1, lambda inputs: {}["x"], 10)
+
+    def fails(inputs: Mapping[str, np.ndarray]) -> NoReturn:
+        raise KeyError("x")
+
+    broken = batcher.submit("b", rows(1), 1, fails, 10)
     with pytest.raises(KeyError):
         broken.result(10)
     assert batcher.submit("c", rows(1), 1, doubled, 10).result(10)

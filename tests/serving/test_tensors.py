@@ -153,7 +153,7 @@ def test_values_that_do_not_fit_are_refused(values: np.ndarray, inputs: dict[str
 
 
 def test_answers_are_rows_or_columns() -> None:
-    outputs = {"a": np.array([[1], [2]], np.uint8), "b": np.array([0.5, 1.5], np.float32)}
+    outputs: dict[str, np.ndarray] = {"a": np.array([[1], [2]], np.uint8), "b": np.array([0.5, 1.5], np.float32)}
     assert json.loads(to_json(outputs, "row", Limits())) == {
         "predictions": [{"a": [1], "b": 0.5}, {"a": [2], "b": 1.5}]
     }

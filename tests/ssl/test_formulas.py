@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,7 +20,7 @@ from rsseg_tf.ssl.pixpro import cell_centres, pixel_consistency, positive_pairs,
 from rsseg_tf.ssl.simsiam import negative_cosine
 from rsseg_tf.ssl.swav import sinkhorn, swapped_prediction
 
-TOLERANCE = {"rel": 1e-6, "abs": 1e-6}
+TOLERANCE: dict[str, Any] = {"rel": 1e-6, "abs": 1e-6}
 
 
 def sine(shape: tuple[int, ...], a: float) -> np.ndarray:
@@ -63,11 +64,9 @@ def test_dense_contrast(dtype: str) -> None:
     features = [cells(unit(sine((2, 6, 9), a))).astype(dtype) for a in (2.9, 0.8)]
     match = match_cells(*map(ops.convert_to_tensor, features))
     np.testing.assert_array_equal(match[0], [8, 4, 0, 3, 7, 3, 6, 2, 6])
-    query, key = (cells(unit(sine((2, 4, 9), a))).astype(dtype) for a in (0.9, 1.1))
+    query, key = (ops.convert_to_tensor(cells(unit(sine((2, 4, 9), a))).astype(dtype)) for a in (0.9, 1.1))
     queue = unit(sine((4, 16), 1.7), axis=0).T.astype(dtype)
-    loss = dense_contrast(
-        *map(ops.convert_to_tensor, (query, key)), match, ops.convert_to_tensor(queue), temperature=0.2
-    )
+    loss = dense_contrast(query, key, match, ops.convert_to_tensor(queue), temperature=0.2)
     assert float(loss) == pytest.approx(6.0246137794, **TOLERANCE)
 
 

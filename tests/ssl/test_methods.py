@@ -12,11 +12,12 @@ import tensorflow as tf
 from keras import ops
 
 from rsseg_tf.backbones import resnet, resnet_vd
+from rsseg_tf.config.zoo import check_queue
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.layers import BatchNorm
 from rsseg_tf.ssl import DenseCL, Method, MoCoBYOL, MoCoV2, OneDevice, PixPro, SimSiam, SwAV
 from rsseg_tf.ssl.momentum import cosine_rate
-from rsseg_tf.ssl.queue import Queue, check_queue
+from rsseg_tf.ssl.queue import Queue
 from rsseg_tf.ssl.simsiam import zero_init_residual
 
 

@@ -10,6 +10,7 @@ import abc
 import hashlib
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -228,7 +229,7 @@ def _use_smallest_backbone() -> None:
     """Makes `resnet18_vd` four convolutions, which are built and traced in a second."""
     import keras
 
-    from rsseg_tf import build
+    from rsseg_tf.backbones.resnet_vd import resnet18_vd
 
     def smallest(*, in_channels: int = 3, **_: object) -> keras.Model:
         x = image = keras.Input((None, None, in_channels), name="image")
@@ -239,7 +240,7 @@ def _use_smallest_backbone() -> None:
             x = features[f"c{depth}"] = keras.layers.ReLU(name=f"relu{depth}")(x)
         return keras.Model(image, features, name="resnet18_vd")
 
-    build.BACKBONES["resnet18_vd"] = smallest
+    sys.modules[resnet18_vd.__module__].resnet18_vd = smallest  # type: ignore[attr-defined]
 
 
 # === Prediction ===
@@ -372,10 +373,11 @@ class Export(Command):
         self.run(base, base / "before")
 
     def run(self, base: Path, case: Path) -> None:
-        from rsseg_tf.export import export_model, load_trained
+        from rsseg_tf.export import ExportOptions, export_model, load_trained
 
         _use_smallest_backbone()
-        export_model(load_trained(base / "best_model"), case / "out", ("savedmodel", "tflite"), tile=(32, 32))
+        options = ExportOptions(("savedmodel", "tflite"), tile=(32, 32))
+        export_model(load_trained(base / "best_model"), case / "out", options)
 
     def again(self, base: Path, case: Path) -> None:
         self.run(base, case)

@@ -190,7 +190,11 @@ def _weights(kind: str) -> Callable[[Path], list[Path]]:
             "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
             "fc.weight": np.eye(3, dtype="f4"),
         }
-        writers = {"pdparams": write_pdparams, "pth": write_torch, "legacy": write_legacy_torch}
+        writers: dict[str, Callable[..., Path]] = {
+            "pdparams": write_pdparams,
+            "pth": write_torch,
+            "legacy": write_legacy_torch,
+        }
         path = folder / "w"
         if kind == "tar":
             inner = write_pdparams(folder / "x.pdparams", tensors)
@@ -212,7 +216,7 @@ def _read_weights(folder: Path) -> object:
 
 
 def _checkpoint(folder: Path) -> list[Path]:
-    arrays = {"conv/kernel": np.eye(4, dtype=np.float32), "step": np.array(3)}
+    arrays: dict[str, Any] = {"conv/kernel": np.eye(4, dtype=np.float32), "step": np.array(3)}
     np.savez(folder / "model.weights.npz", **arrays)
     np.savez_compressed(
         folder / "reference.npz", pixels=np.zeros((2, 8, 8, 3)), logits=np.zeros((2, 8, 8, 3)), made_up=2
@@ -224,7 +228,7 @@ def _checkpoint(folder: Path) -> list[Path]:
 
 def _read_checkpoint(folder: Path) -> object:
     from rsseg_tf.checkpoint import _read_arrays, read_state
-    from rsseg_tf.export.reference import read_reference
+    from rsseg_tf.export.tiles import read_reference
 
     readers = (lambda path: _read_arrays(path, "model.weights.npz"), read_state, read_reference)
     return _each(readers, folder)
@@ -301,10 +305,10 @@ def _read_list(folder: Path) -> object:
 def _dataset(folder: Path) -> list[Path]:
     import rsseg_tf
     from rsseg_tf.datasets.spec import custom_spec
-    from rsseg_tf.prepare import prepared
+    from rsseg_tf.prepare import output
 
     spec = custom_spec("tiny", ["a", "b"])
-    content = {"written_by": prepared._WRITER, "version": rsseg_tf.__version__, **vars(spec), "groups": {"x": 1}}
+    content = {"written_by": output._WRITER, "version": rsseg_tf.__version__, **vars(spec), "groups": {"x": 1}}
     (folder / "dataset.json").write_text(json.dumps(content, default=list), "utf-8")
     return [folder / "dataset.json"]
 

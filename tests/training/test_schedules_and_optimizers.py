@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from rsseg_tf.config.pretrain import LARS as LARSConfig
+from rsseg_tf.config.pretrain import LARSSection
 from rsseg_tf.config.schema import SGD, AdamW, CosineSchedule, PolySchedule
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.training.optimizers import LARS, MomentumSGD, build_optimizer
@@ -123,8 +123,8 @@ def test_lars_takes_plain_steps_where_a_norm_is_zero(variant: str) -> None:
     assert np.isfinite(weight.numpy()).all()
 
 
-@pytest.mark.parametrize("section", [SGD(name="sgd"), LARSConfig(name="lars", variant="larc")])
-def test_some_weights_keep_their_rate(section: SGD | LARSConfig) -> None:
+@pytest.mark.parametrize("section", [SGD(name="sgd"), LARSSection(name="lars", variant="larc")])
+def test_some_weights_keep_their_rate(section: SGD | LARSSection) -> None:
     with keras.name_scope("predictor_fc1"):
         kept = keras.Variable(sine((3, 4), 0.7), dtype="float64", name="kernel")
     moved = keras.Variable(sine((3, 4), 0.7), dtype="float64", name="kernel")

@@ -20,41 +20,59 @@ from rsseg_tf.weights import (
     resnet_names,
     resnet_vd_names,
 )
-from tests.fixtures.backbones import NAMES, narrow_mobilenet_v3
+from tests.fixtures.backbones import narrow_mobilenet_v3
 
 _DEPTHS, _WIDTHS = (2, 1, 2, 1), (4, 4, 8, 8)
 
 
-@pytest.mark.parametrize(
-    ("build", "names"),
-    [
-        (lambda: resnet(_DEPTHS, _WIDTHS, bottleneck=True), resnet_names(_DEPTHS)),
-        (lambda: resnet(_DEPTHS, _WIDTHS, bottleneck=False), resnet_names(_DEPTHS, bottleneck=False)),
-        (lambda: resnet_vd(_DEPTHS, _WIDTHS, bottleneck=True), resnet_vd_names(_DEPTHS)),
-        (lambda: resnet_vd(_DEPTHS, _WIDTHS, bottleneck=False), resnet_vd_names(_DEPTHS, bottleneck=False)),
-        (lambda: hrnet(2, stem_width=4, modules=(1, 2, 1), blocks=2), hrnet_names((1, 2, 1), 2)),
-        (narrow_mobilenet_v3, mobilenet_v3_names(**NAMES)),
-        (lambda: lraspp(narrow_mobilenet_v3(), num_classes=3), lraspp_names(mobilenet_v3_names(**NAMES))),
-        (lambda: fcn(_narrow(), num_classes=3), fcn_names(resnet_names((1, 1, 1, 1)))),
-        (
-            lambda: deeplabv3plus(_narrow(), num_classes=3, aspp_rates=(1, 6), aspp_channels=4),
-            deeplabv3plus_names(resnet_names((1, 1, 1, 1)), aspp_rates=(1, 6)),
-        ),
-    ],
-    ids=[
-        "resnet",
-        "resnet_basic",
-        "resnet_vd",
-        "resnet_vd_basic",
-        "hrnet",
-        "mobilenet_v3",
-        "lraspp",
-        "fcn",
-        "deeplabv3plus",
-    ],
-)
-def test_names_cover_every_variable_once(build: Callable[[], keras.Model], names: dict[str, str]) -> None:
-    assert sorted(names.values()) == sorted(weight.path for weight in build().weights)
+Names = Callable[..., dict[str, str]]
+
+# Builder, the names of the backbone, and those of a segmentor on it.
+NETWORKS: dict[str, tuple[Callable[[], keras.Model], Names, Names | None]] = {
+    "resnet": (lambda: resnet(_DEPTHS, _WIDTHS, bottleneck=True), resnet_names, None),
+    "resnet_basic": (lambda: resnet(_DEPTHS, _WIDTHS, bottleneck=False), resnet_names, None),
+    "resnet_vd": (lambda: resnet_vd(_DEPTHS, _WIDTHS, bottleneck=True), resnet_vd_names, None),
+    "resnet_vd_basic": (lambda: resnet_vd(_DEPTHS, _WIDTHS, bottleneck=False), resnet_vd_names, None),
+    "hrnet": (lambda: hrnet(2, stem_width=4, modules=(1, 2, 1), blocks=2), hrnet_names, None),
+    "mobilenet_v3": (narrow_mobilenet_v3, mobilenet_v3_names, None),
+    "lraspp": (lambda: lraspp(narrow_mobilenet_v3(), num_classes=3), mobilenet_v3_names, lraspp_names),
+    "fcn": (lambda: fcn(_narrow(), num_classes=3), resnet_names, fcn_names),
+    "deeplabv3plus": (
+        lambda: deeplabv3plus(_narrow(), num_classes=3, aspp_rates=(1, 6), aspp_channels=4),
+        resnet_names,
+        deeplabv3plus_names,
+    ),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_names_cover_every_variable_once(network: str) -> None:
+    build, backbone_names, segmentor_names = NETWORKS[network]
+    paths = [weight.path for weight in build().weights]
+    names = backbone_names(paths)
+    if segmentor_names is not None:
+        names = segmentor_names(paths, names)
+    assert sorted(names.values()) == sorted(paths)
+
+
+def test_names_are_those_of_released_files() -> None:
+    """One of each kind, as they stand in the files."""
+    hrnet_paths = [weight.path for weight in hrnet(2, stem_width=4, modules=(1, 2, 1), blocks=2).weights]
+    names = hrnet_names(hrnet_paths)
+    assert names["conv_layer1_1._conv.weight"] == "stem_conv1/kernel"
+    module = "st3.stage_st3_2"
+    assert names[f"{module}.branches_func.bb_st3_2_branch_layer_3_1.conv2._batch_norm._mean"] == (
+        "stage3_module2_branch3_block1_conv2_bn/moving_mean"
+    )
+    assert names[f"{module}.fuse_func.residual_st3_2_layer_3_1_2._conv.weight"] == (
+        "stage3_module2_fuse_1to3_conv2/kernel"
+    )
+    mobilenet = mobilenet_v3_names([weight.path for weight in narrow_mobilenet_v3().weights])
+    # The first block does not expand, the second does not squeeze; the third does both.
+    assert mobilenet["features.1.block.0.0.weight"] == "block1_depthwise/kernel"
+    assert mobilenet["features.2.block.2.0.weight"] == "block2_project/kernel"
+    assert mobilenet["features.3.block.2.fc1.bias"] == "block3_squeeze_conv1/bias"
+    assert mobilenet["features.3.block.3.1._mean"] == "block3_project_bn/moving_mean"
 
 
 def _narrow() -> keras.Model:
@@ -167,7 +185,7 @@ def test_backbone_of_a_segmentor_alone() -> None:
     backbone = _narrow()
     model = fcn(backbone, num_classes=3)
     head = np.asarray(model.get_layer("head_conv").kernel)
-    names = resnet_names((1, 1, 1, 1))
+    names = resnet_names([weight.path for weight in backbone.weights])
     shapes = {weight.path: tuple(weight.shape) for weight in backbone.weights}
     arrays = {
         name: np.full([shapes[path][i] for i in ((3, 2, 0, 1) if len(shapes[path]) == 4 else (0,))], 0.5)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from rsseg_tf.backbones import resnet50
 from rsseg_tf.weights import match_names, resnet_names
 
-NAMES = resnet_names()
+NAMES = resnet_names([variable.path for variable in resnet50().weights])
 POSITIONS = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
 
 

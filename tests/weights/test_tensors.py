@@ -21,7 +21,7 @@ from rsseg_tf.errors import WeightsError
 from rsseg_tf.weights import read_tensors
 from tests.fixtures.weight_files import write_legacy_torch, write_pdparams, write_torch
 
-TENSORS = {
+TENSORS: dict[str, np.ndarray] = {
     "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
     "fc.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
     "bn._mean": np.array([1.5], np.float32),
@@ -43,7 +43,7 @@ def test_tensors_are_read_exactly(writer: str, tmp_path: Path) -> None:
     file = read_tensors(WRITERS[writer](tmp_path / "weights", TENSORS))
     assert_same(file.tensors)
     assert file.format == {"paddle": "paddle", "torch": "torch", "legacy": "torch (before 1.6)"}[writer]
-    assert len(file.sha256) == 64 and not file.ours
+    assert len(file.sha256) == 64 and not file.by_path
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -308,7 +308,7 @@ def test_shared_and_nested_state_is_still_read(tmp_path: Path) -> None:
     assert_same(read_tensors(tmp_path / "w").tensors, {"a.weight": shared, "b.weight": shared})
 
 
-def _tar(path: Path, members: dict[str, int]) -> Path:
+def _tar_of_zeros(path: Path, members: dict[str, int]) -> Path:
     """Members of zeros, of any size."""
     with gzip.open(path, "wb", 9) as packed, tarfile.open(fileobj=packed, mode="w") as archive:
         for name, size in members.items():
@@ -331,7 +331,7 @@ class _Zeros(io.RawIOBase):
 @pytest.mark.parametrize("name", ["x.pdparams", "notes.txt"])
 def test_a_tar_that_unpacks_to_too_much_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rsseg_tf.weights.tensors._ANY_FILE", 2_000_000)
-    path = _tar(tmp_path / "w.tar.gz", {name: 30_000_000, "y.pdparams": 10})
+    path = _tar_of_zeros(tmp_path / "w.tar.gz", {name: 30_000_000, "y.pdparams": 10})
     with pytest.raises(WeightsError, match=rf"has {path.stat().st_size} bytes and unpacks to more than 2000000"):
         read_tensors(path)
 

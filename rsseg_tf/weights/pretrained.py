@@ -1,0 +1,299 @@
+"""Puts released weights into models: where they come from, which part of the model they are for, and what was used.
+
+A source is a file (`.pdparams`, torch's `.pth`, or a zip or tar.gz archive with one of them), a URL of one, the folder
+of a checkpoint of ours, or the name of a keras-hub preset.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsseg_tf.build import build_backbone
+from rsseg_tf.checkpoint import read_weights
+from rsseg_tf.config import Config
+from rsseg_tf.config.zoo import Backbone, C2FNet, Model
+from rsseg_tf.errors import WeightsError
+from rsseg_tf.files.cache import Progress, cached, is_offline
+from rsseg_tf.weights.assign import assign_variables
+from rsseg_tf.weights.layouts import inflate_bands, match_names
+from rsseg_tf.weights.presets import is_preset, read_preset
+from rsseg_tf.weights.tensors import TensorFile, read_tensors
+
+__all__ = [
+    "LoadReport",
+    "Part",
+    "backbone_names",
+    "backbone_part",
+    "load_backbone",
+    "load_part",
+    "load_pretrained",
+    "open_source",
+    "parts",
+    "weight_names",
+]
+
+_LEAST_LIKENESS = 15  # percent of a part's tensors; a file with fewer of them is one of another architecture
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a model that has a file of its own.
+
+    Attributes:
+        section: The section of the config, e.g. "model.backbone".
+        name: What the section calls it.
+        source: What its `pretrained` names.
+        paths: Of its variables inside the model.
+        names: Names of its tensors in released files, each with the path of the variable; none where nothing is
+            released.
+        prefix: What the paths begin with inside the model.
+        whole: Whether a file must have nothing beyond these names; a backbone may come with the head it was trained
+            with.
+    """
+
+    section: str
+    name: str
+    source: str | None
+    paths: tuple[str, ...]
+    names: Mapping[str, str]
+    prefix: str = ""
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was loaded.
+
+    Attributes:
+        section: The section of the config.
+        file: Where it came from.
+        tensors: Number of tensors that were used.
+        values: Number of values in them.
+        skipped: Names in the file that have no place in this part.
+    """
+
+    section: str
+    file: TensorFile
+    tensors: int
+    values: int
+    skipped: tuple[str, ...]
+
+    def summary(self) -> str:
+        """Returns one line."""
+        rest = f"; {len(self.skipped)} tensors of the file are not part of it" if self.skipped else ""
+        return f"{self.section}: {self.tensors} tensors from {self.file.source} ({self.file.format}){rest}"
+
+
+def backbone_names(section: Backbone, paths: Iterable[str]) -> dict[str, str]:
+    """Returns the names that a backbone's tensors have in released files, each with the path of the variable.
+
+    Args:
+        section: The backbone.
+        paths: Of the variables of a model that holds the backbone; those of other layers are passed over.
+
+    Returns:
+        Nothing where no weights are released.
+    """
+    return {} if section.weight_names is None else _imported(section.weight_names)(paths)
+
+
+def weight_names(section: Model, paths: Iterable[str]) -> dict[str, str]:
+    """Returns the names that a model's tensors have in released files, each with the path of the variable.
+
+    Args:
+        section: The model. For c2fnet the names are those of the fine model.
+        paths: Of all variables of the model. For c2fnet those of the fine model, without `fine/`.
+
+    Returns:
+        Nothing where no weights are released.
+
+    Raises:
+        WeightsError: When the rules of `rsseg_tf.weights.names` do not cover a variable.
+    """
+    paths = list(paths)
+    if section.weight_names is None or section.backbone is None or section.backbone.weight_names is None:
+        return {}
+    names = _imported(section.weight_names)(paths, backbone_names(section.backbone, paths))
+    if unnamed := sorted(set(paths) - set(names.values())):
+        raise WeightsError(
+            f"There is no name for {len(unnamed)} variables of {section.label} in released files (first: "
+            f"{unnamed[0]}); add a rule to {section.weight_names}."
+        )
+    return dict(names)
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def backbone_part(section: Backbone, paths: Sequence[str], source: str | None = None) -> Part:
+    """Returns a backbone as a part of a model whose variables have these paths."""
+    names = backbone_names(section, paths)
+    own = set(names.values()) or {variable.path for variable in build_backbone(section).weights}
+    return Part("backbone", section.name, source, tuple(path for path in paths if path in own), names)
+
+
+def parts(config: Config, model: Any) -> tuple[Part, ...]:
+    """Returns the parts of a config's model, in the order in which they are loaded."""
+    paths = [variable.path for variable in model.weights]
+
+    def of(section: str, row: Model, prefix: str) -> list[Part]:
+        own = [path.removeprefix(prefix) for path in paths if path.startswith(prefix)]
+        whole = Part(section, row.name, row.pretrained, tuple(own), weight_names(row, own), whole=True)
+        found = [whole]
+        if row.backbone is not None:
+            # A whole model brings its backbone along.
+            source = None if row.pretrained else row.backbone.pretrained
+            found = [replace(backbone_part(row.backbone, own, source), section=f"{section}.backbone"), whole]
+        return [
+            replace(
+                part,
+                prefix=prefix,
+                paths=tuple(prefix + path for path in part.paths),
+                names={name: prefix + path for name, path in part.names.items()},
+            )
+            for part in found
+        ]
+
+    if isinstance(config.model, C2FNet):
+        return (*of("model.coarse", config.model.coarse, "coarse/"), *of("model", config.model, "fine/"))
+    return tuple(of("model", config.model, ""))
+
+
+def load_pretrained(
+    model: Any, config: Config, *, offline: bool = False, progress: Progress | None = None
+) -> list[LoadReport]:
+    """Loads what the sections `pretrained` of a config name.
+
+    Args:
+        model: The `keras.Model` of this config.
+        config: The config.
+        offline: Whether the network is forbidden.
+        progress: Called while files are downloaded.
+
+    Returns:
+        One report for each source.
+
+    Raises:
+        WeightsError: When a source cannot be had or read, or does not fit.
+    """
+    models = (config.model, config.model.coarse) if isinstance(config.model, C2FNet) else (config.model,)
+    if not any(row.pretrained or (row.backbone and row.backbone.pretrained) for row in models):
+        return []
+    reports = []
+    for part in parts(config, model):
+        if part.source is not None:
+            file = open_source(part.source, offline=offline, progress=progress)
+            reports.append(load_part(model, part, file))
+    return reports
+
+
+def load_backbone(model: Any, section: Backbone, source: str, *, offline: bool = False) -> LoadReport:
+    """Loads weights into a backbone by itself, or into a model whose backbone has the same paths.
+
+    Raises:
+        WeightsError: When the source cannot be had or read, or does not fit.
+    """
+    part = backbone_part(section, [variable.path for variable in model.weights])
+    return load_part(model, part, open_source(source, offline=offline))
+
+
+def open_source(source: str, *, offline: bool = False, progress: Progress | None = None) -> TensorFile:
+    """Reads the tensors of a source.
+
+    Raises:
+        WeightsError: When it is nothing that can be read.
+    """
+    if source.startswith(("http://", "https://")):
+        return read_tensors(cached(source, offline=offline, progress=progress), source.partition("#")[0])
+    path = Path(source)
+    if is_preset(source) and not path.exists():
+        return read_preset(source, offline=offline or is_offline())
+    if path.is_dir():
+        arrays, digest = read_weights(path)
+        return TensorFile(source, "checkpoint", digest, arrays, by_path=True)
+    if path.is_file():
+        return read_tensors(path)
+    raise WeightsError(
+        f"The weights {source} do not exist. Allowed: a file (.pdparams, .pth, or a zip or tar.gz archive with one), a "
+        "URL that begins with http:// or https://, the folder of a checkpoint such as output/best_model, or a preset "
+        "of keras-hub such as resnet_vd_50_ssld_v2_imagenet."
+    )
+
+
+def load_part(model: Any, part: Part, file: TensorFile) -> LoadReport:
+    """Assigns the tensors of a file to a part of a `keras.Model`; every variable of the part gets one.
+
+    Raises:
+        WeightsError: When one is missing, left over or has another shape. Nothing is assigned then.
+    """
+    paths = set(part.paths)
+    if file.by_path and part.section == "model":  # our checkpoints hold whole models, the coarse one included
+        paths = {variable.path for variable in model.weights}
+    variables = {variable.path: variable for variable in model.weights if variable.path in paths}
+    if file.by_path:
+        # A checkpoint of c2fnet has the prefix; one of a model by itself has not.
+        names = {path if path in file.tensors else path.removeprefix(part.prefix): path for path in variables}
+        found = {name: file.tensors[name] for name in names if name in file.tensors}
+        skipped = tuple(name for name in file.tensors if name not in found)
+    else:
+        names = _released(part)
+        found, skipped = match_names(file.tensors, names)
+    _require_likeness(part, file, len(found), len(names))
+    found = _fit_bands(found, names, variables, channels_first=not file.by_path)
+    left_over = {
+        name: file.tensors[name] for name in skipped if part.whole and not name.endswith("num_batches_tracked")
+    }
+    what = f"{part.section} ({file.source})"
+    assign_variables(variables, found | left_over, names, what, channels_first=not file.by_path)
+    values = sum(int(np.prod(array.shape)) for array in found.values())
+    return LoadReport(part.section, file, len(found), values, skipped)
+
+
+def _released(part: Part) -> dict[str, str]:
+    if not part.names:
+        raise WeightsError(
+            f"There is no map of released weights for {part.name} ({part.section}). Leave `pretrained` out, name a "
+            "checkpoint of ours, or write the map: weight_names of its row in rsseg_tf/config/zoo.py."
+        )
+    return dict(part.names)
+
+
+def _require_likeness(part: Part, file: TensorFile, found: int, wanted: int) -> None:
+    if found * 100 >= wanted * _LEAST_LIKENESS:
+        return
+    examples = ", ".join(list(file.tensors)[:3])
+    raise WeightsError(
+        f"{file.source} is not for {part.section}: it has {found} of the {wanted} tensors of this architecture; its "
+        f"own are called {examples}, …. Use the config of the model that it comes from."
+    )
+
+
+def _fit_bands(
+    found: dict[str, np.ndarray], names: Mapping[str, str], variables: Mapping[str, Any], *, channels_first: bool
+) -> dict[str, np.ndarray]:
+    """Inflates the first convolution where the dataset has another number of bands than three.
+
+    Args:
+        found: Tensors by their names in the file.
+        names: Names in the file, each with the path of the variable.
+        variables: By path, the first convolution's kernel before all others.
+        channels_first: Whether kernels are (out, in, height, width), as in released files.
+    """
+    stem = next((path for path, variable in variables.items() if len(variable.shape) == 4), None)
+    name = next((name for name, path in names.items() if path == stem), None)
+    if stem is None or name is None or name not in found or found[name].ndim != 4:
+        return found
+    kernel, bands = found[name], variables[stem].shape[2]
+    kernel = kernel if channels_first else kernel.transpose(3, 2, 0, 1)
+    if kernel.shape[1] != 3 or bands == 3:
+        return found
+    inflated = inflate_bands(kernel, bands)
+    return {**found, name: inflated if channels_first else inflated.transpose(2, 3, 1, 0)}
