@@ -112,6 +112,7 @@ NAMES = {
         "write_png": "rsseg_tf.rasters.images",
     },
     "rsseg_tf.doctor": {
+        "Expected": "rsseg_tf.doctor.dataset:Expectation",
         "Target": "rsseg_tf.doctor.dataset:CheckedDataset",
         "target_from_config": "rsseg_tf.doctor.dataset:dataset_from_config",
         "target_from_folder": "rsseg_tf.doctor.dataset:dataset_from_folder",

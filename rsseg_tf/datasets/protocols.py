@@ -30,7 +30,7 @@ class Protocol:
             otherwise every pixel of every image counts.
         left_out: Classes that the means over classes leave out. Their pixels stay in the confusion matrix.
         datasets: Names of the datasets that it is defined for; empty for any.
-        labels: Which labels the dataset must be prepared with (``labels`` in its ``dataset.json``); None for any.
+        labels: Which labels the dataset must be prepared with (`labels` in its `dataset.json`); None for any.
     """
 
     name: ProtocolName
@@ -82,8 +82,8 @@ def present_name(name: str) -> str:
 
     Args:
         name: As in a config, a checkpoint or on the command line. Earlier versions called `benchmark` `seed`, which is
-            also the word for the start of random numbers; a note names the new spelling. Other
-            names are returned as they are.
+            also the word for the start of random numbers; a note names the new spelling. Other names are returned as
+            they are.
     """
     if name != "seed":
         return name
