@@ -113,7 +113,7 @@ ISAID_RECIPE = Recipe(
     splits=("train", "val", "test"),
     tile_size=896,
     overlap=384,
-    bands="rgb",
+    bands="as_rgb",
     label_suffix=_MASK_SUFFIX,
     off_palette_fraction=0.001,
 )

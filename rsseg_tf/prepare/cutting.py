@@ -23,7 +23,7 @@ from rsseg_tf.files import SIDE_SUFFIX, atomic_path
 from rsseg_tf.files.archives import local_copy
 from rsseg_tf.prepare.tile_names import tile_name
 from rsseg_tf.rasters.images import write_image, write_png
-from rsseg_tf.rasters.pixel_rows import Bands, PixelRows, open_rows
+from rsseg_tf.rasters.pixel_rows import PixelRows, RowBands, open_rows
 from rsseg_tf.rasters.windows import Window, windows
 
 __all__ = ["CutPlan", "SceneRecord", "cut_scene", "source_stamp"]
@@ -51,7 +51,7 @@ class CutPlan:
     overlap: int
     names: str
     label_suffix: str = ""
-    bands: Bands = "exact"
+    bands: RowBands = "rgb_only"
     suffix: str = ".png"
     coding: LabelCoding | None = None
     palette: tuple[RGB, ...] = ()
@@ -127,13 +127,13 @@ def cut_scene(scene: SourceScene, plan: CutPlan, folder: Path, scratch: Path) ->
     """
     with ExitStack() as stack:
         path = stack.enter_context(local_copy(scene.image, scratch))
-        image = stack.enter_context(open_rows(path, str(scene.image), "all" if scene.whole else plan.bands))
+        image = stack.enter_context(open_rows(path, str(scene.image), "stored" if scene.whole else plan.bands))
         if scene.whole:
             return _copy_whole(scene, image, path, folder)
         ids = None
         if scene.mask is not None and plan.coding is not None:
             path = stack.enter_context(local_copy(scene.mask, scratch))
-            wanted: Bands = "rgb" if plan.coding.bands == 3 else "values"
+            wanted: RowBands = "as_rgb" if plan.coding.bands == 3 else "mask"
             mask = stack.enter_context(open_rows(path, str(scene.mask), wanted))
             if (image.height, image.width) != (mask.height, mask.width):
                 raise DataError(
