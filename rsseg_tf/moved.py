@@ -62,6 +62,20 @@ MODULES = {
 """Old module -> new one."""
 
 NAMES = {
+    "rsseg_tf.config.pretrain": {
+        "DenseCL": "rsseg_tf.config.zoo:DenseCLSection",
+        "LARS": "rsseg_tf.config.pretrain:LARSSection",
+        "MoCoBYOL": "rsseg_tf.config.zoo:MoCoBYOLSection",
+        "MoCoV2": "rsseg_tf.config.zoo:MoCoV2Section",
+        "PixPro": "rsseg_tf.config.zoo:PixProSection",
+        "SimSiam": "rsseg_tf.config.zoo:SimSiamSection",
+        "SwAV": "rsseg_tf.config.zoo:SwAVSection",
+    },
+    "rsseg_tf.config.schema": dict.fromkeys(
+        "Backbone CoarseModel DANet DeepLabV3Plus Dice FCN Focal HRNet HRNetContrast LRASPP LovaszSoftmax MobileNetV3 "
+        "OCRNet OhemCrossEntropy PSPNet PixelLoss ResNet ResNetVd UPerNet".split(),
+        "rsseg_tf.config.zoo",
+    ),
     "rsseg_tf.datasets": {
         "DUBAI": "rsseg_tf.datasets.dubai",
         "ISAID": "rsseg_tf.datasets.isaid",
@@ -108,7 +122,7 @@ NAMES = {
         "write_png": "rsseg_tf.rasters.images",
     },
 }
-"""Package that offered a name -> the name -> module that has it now."""
+"""Module that offered a name -> the name -> module that has it now, with `:` and the new name if that changed too."""
 
 
 def moved_name(package: str, name: str) -> Any:
@@ -121,11 +135,13 @@ def moved_name(package: str, name: str) -> Any:
     Raises:
         AttributeError: When the package never offered it.
     """
-    module = NAMES.get(package, {}).get(name)
-    if module is None:
+    home = NAMES.get(package, {}).get(name)
+    if home is None:
         raise AttributeError(f"module '{package}' has no attribute '{name}'")
-    _warn(f"{package}.{name}", f"{module}.{name}", stacklevel=4)
-    return getattr(importlib.import_module(module), name)
+    module, _, new = home.partition(":")
+    new = new or name
+    _warn(f"{package}.{name}", f"{module}.{new}", stacklevel=4)
+    return getattr(importlib.import_module(module), new)
 
 
 def redirect_imports() -> None:
