@@ -1,4 +1,4 @@
-"""Reads mappings of another program's configs by tables, and reports every key that no table knows."""
+"""Reads mappings of another program's configs by tables, and reports every key without a row."""
 
 from __future__ import annotations
 

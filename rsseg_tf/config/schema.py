@@ -1,8 +1,8 @@
 """The sections of a config of a segmentation model, their fields, types and ranges.
 
 Sections that come in several kinds (dataset, model, backbone, optimizer, lr_schedule, loss) are told apart by their
-`name`. Fields that follow from others are not asked for: the number of classes, the ignored id and the number of
-bands come from the dataset.
+`name`. Fields that follow from others do not exist: the number of classes, the ignored id and the number of bands
+come from the dataset.
 """
 
 from __future__ import annotations
