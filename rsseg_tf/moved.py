@@ -17,6 +17,7 @@ __all__ = ["MODULES", "NAMES", "moved_name", "redirect_imports"]
 
 MODULES = {
     "rsseg_tf.checking": "rsseg_tf.doctor",
+    "rsseg_tf.checking.targets": "rsseg_tf.doctor.dataset",
     "rsseg_tf.cluster": "rsseg_tf.predict.cluster",
     "rsseg_tf.datasets.archives": "rsseg_tf.files.archives",
     "rsseg_tf.datasets.cutting": "rsseg_tf.prepare.cutting",
@@ -42,6 +43,9 @@ MODULES = {
     "rsseg_tf.datasets.world_files": "rsseg_tf.rasters.world_files",
     "rsseg_tf.evaluation": "rsseg_tf.evaluate.evaluation",
     "rsseg_tf.export.benchmark": "rsseg_tf.export.timing",
+    "rsseg_tf.export.calibration": "rsseg_tf.export.tflite",
+    "rsseg_tf.export.reference": "rsseg_tf.export.tiles",
+    "rsseg_tf.export.warmup": "rsseg_tf.export.savedmodel",
     "rsseg_tf.inference": "rsseg_tf.predict",
     "rsseg_tf.inference.background": "rsseg_tf.files.ahead",
     "rsseg_tf.inference.ground": "rsseg_tf.rasters.ground",
@@ -121,8 +125,14 @@ NAMES = {
         "write_list": "rsseg_tf.files.lists",
         "write_png": "rsseg_tf.rasters.images",
     },
+    "rsseg_tf.doctor": {
+        "Expected": "rsseg_tf.doctor.dataset:Expectation",
+        "Target": "rsseg_tf.doctor.dataset:CheckedDataset",
+        "target_from_config": "rsseg_tf.doctor.dataset:dataset_from_config",
+        "target_from_folder": "rsseg_tf.doctor.dataset:dataset_from_folder",
+    },
 }
-"""Module that offered a name -> the name -> module that has it now, with `:` and the new name if that changed too."""
+"""Package or module that offered a name -> the name -> module that has it now; a name that changed stands behind a colon."""
 
 
 def moved_name(package: str, name: str) -> Any:
@@ -135,13 +145,13 @@ def moved_name(package: str, name: str) -> Any:
     Raises:
         AttributeError: When the package never offered it.
     """
-    home = NAMES.get(package, {}).get(name)
-    if home is None:
+    place = NAMES.get(package, {}).get(name)
+    if place is None:
         raise AttributeError(f"module '{package}' has no attribute '{name}'")
-    module, _, new = home.partition(":")
-    new = new or name
-    _warn(f"{package}.{name}", f"{module}.{new}", stacklevel=4)
-    return getattr(importlib.import_module(module), new)
+    module, _, present = place.partition(":")
+    present = present or name
+    _warn(f"{package}.{name}", f"{module}.{present}", stacklevel=4)
+    return getattr(importlib.import_module(module), present)
 
 
 def redirect_imports() -> None:

@@ -14,7 +14,7 @@ from rsseg_tf.cli.options import locate_model
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
 
-__all__ = ["Located", "choose_engine", "engine_options", "locate_engine"]
+__all__ = ["ModelSource", "choose_engine", "engine_options", "locate_engine"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,7 +23,7 @@ _DEFAULT_SIDE = 512  # of images that do not say how large they are
 
 
 @dataclass(frozen=True)
-class Located:
+class ModelSource:
     """A model, and how it is opened.
 
     Attributes:
@@ -61,7 +61,7 @@ def engine_options(function: F) -> F:
     )(function)
 
 
-def locate_engine(model_path: str, engine: str | None, tolerance: float | None, precision: str) -> Located:
+def locate_engine(model_path: str, engine: str | None, tolerance: float | None, precision: str) -> ModelSource:
     """Finds the model, and what runs it unless that must be measured first.
 
     Raises:
@@ -74,7 +74,7 @@ def locate_engine(model_path: str, engine: str | None, tolerance: float | None, 
     if tolerance is not None and engine != "auto":
         raise ConfigError("--tolerance has an effect with --engine auto only; add it or leave --tolerance out.")
     if engine is None:
-        return Located(*locate_model(model_path), precision)
+        return ModelSource(*locate_model(model_path), precision)
     from rsseg_tf.cli.output import load_tensorflow
 
     load_tensorflow()
@@ -83,16 +83,18 @@ def locate_engine(model_path: str, engine: str | None, tolerance: float | None, 
     if engine != "auto":
         candidate = named_candidate(Path(model_path), engine)
         kind = "checkpoint" if engine == "keras" else engine
-        return Located(kind, candidate.path, precision, available_threads(), engine=candidate.name)
+        return ModelSource(kind, candidate.path, precision, available_threads(), engine=candidate.name)
     if click.get_current_context().get_parameter_source("precision") is click.core.ParameterSource.COMMANDLINE:
         raise ConfigError("--precision has no effect with --engine auto, which chooses it; leave it out.")
     place, candidates = find_candidates(Path(model_path))
     kind = "checkpoint" if any(one.engine == "keras" for one in candidates) else "export"
     limit = DEFAULT_TOLERANCE if tolerance is None else tolerance
-    return Located(kind, place, precision, available_threads(), limit)
+    return ModelSource(kind, place, precision, available_threads(), limit)
 
 
-def choose_engine(located: Located, config: Config | None, image: Path, window: tuple[int, int] | None) -> Located:
+def choose_engine(
+    located: ModelSource, config: Config | None, image: Path, window: tuple[int, int] | None
+) -> ModelSource:
     """Measures what --engine auto chooses from, and says what was chosen; anything else is returned as it is.
 
     Args:
@@ -117,4 +119,4 @@ def choose_engine(located: Located, config: Config | None, image: Path, window: 
     choice = choose(located.path, config=config, size=size, tolerance=located.tolerance)
     click.echo(str(choice))
     chosen = choice.candidate
-    return Located(located.kind, chosen.path, chosen.precision, located.threads, engine=chosen.name)
+    return ModelSource(located.kind, chosen.path, chosen.precision, located.threads, engine=chosen.name)

@@ -14,7 +14,7 @@ from rsseg_tf.cli.output import narrow_table
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
-    from rsseg_tf.export import Accuracy, Gate, Page, Trained
+    from rsseg_tf.export import Accuracy, AccuracyLimit, Page, TrainedModel
 
 __all__ = ["command"]
 
@@ -162,42 +162,37 @@ def command(
 
     load_tensorflow()
     from rsseg_tf.checkpoint import config_file
-    from rsseg_tf.export import check_output, export_model, load_trained
+    from rsseg_tf.export import ExportOptions, check_output, export_model, load_trained
 
     check_output(output, version)
     config = load(config_path or str(config_file(checkpoint)), overrides)
     page = _page(values) if "web" in formats else None
-    with _gate(config, values["eval_list"], values["max_miou_drop"]) as gate:
+    with _accuracy_limit(config, values["eval_list"], values["max_miou_drop"]) as limit:
         trained = load_trained(checkpoint, config)
-        calibration = _calibration(trained, tile, values) if calibrated else ()
-        exported = export_model(
-            trained,
-            output,
-            formats,
+        options = ExportOptions(
+            formats=formats,
             quantizations=quantizations,
             tile=tile,
-            calibration=calibration,
-            version=version,
-            gate=gate,
+            calibration=_calibration(trained, tile, values) if calibrated else (),
             real_tiles=_REAL_TILES if values["real_tiles"] is None else values["real_tiles"],
             page=page,
-            notify=click.echo,
         )
-    if exported.accuracy:
+        exported = export_model(trained, output, options, version=version, limit=limit, notify=click.echo)
+    accuracy = exported.accuracy
+    if accuracy:
         from rich.console import Console
 
         console = Console()
-        console.print(*accuracy_tables(exported.accuracy, console.width), sep="\n")
-    if exported.folder is None:
-        limit = exported.accuracy.max_miou_drop if exported.accuracy else 0
-        refused = ", ".join(exported.accuracy.refused if exported.accuracy else ())
+        console.print(*accuracy_tables(accuracy, console.width), sep="\n")
+    if exported.folder is None and accuracy:
         click.echo(
-            f"Not published: {refused} loses more than {limit:g} points of mIoU. The scores are in {exported.report}.",
+            f"Not published: {', '.join(accuracy.refused)} loses more than {accuracy.max_miou_drop:g} points of mIoU. "
+            f"The scores are in {exported.report}.",
             err=True,
         )
         raise SystemExit(1)
     click.echo(f"Published: {exported.folder}")
-    if page:
+    if page and exported.folder:
         click.echo(f"Open the page: python {exported.folder / 'web' / 'serve.py'}")
 
 
@@ -207,7 +202,7 @@ def _page(values: dict[str, Any]) -> Page:
     return Page(find_litertjs(values["litertjs"]), values["web_title"], values["web_sample"])
 
 
-def _calibration(trained: Trained, tile: tuple[int, int] | None, values: dict[str, Any]) -> Any:
+def _calibration(trained: TrainedModel, tile: tuple[int, int] | None, values: dict[str, Any]) -> Any:
     from rsseg_tf.export import calibration_images
 
     dataset = trained.config.dataset
@@ -223,7 +218,9 @@ def _calibration(trained: Trained, tile: tuple[int, int] | None, values: dict[st
 
 
 @contextmanager
-def _gate(config: Config, eval_list: Path | None, max_miou_drop: float | None) -> Iterator[Gate | None]:
+def _accuracy_limit(
+    config: Config, eval_list: Path | None, max_miou_drop: float | None
+) -> Iterator[AccuracyLimit | None]:
     """Yields what must be passed before publication, with a progress bar for each model."""
     if eval_list is None:
         yield None
@@ -232,7 +229,7 @@ def _gate(config: Config, eval_list: Path | None, max_miou_drop: float | None) -
     from rich.progress import MofNCompleteColumn, Progress, TaskID
 
     from rsseg_tf.cli.sample_lists import checked_eval_list
-    from rsseg_tf.export import Gate
+    from rsseg_tf.export import AccuracyLimit
 
     samples = checked_eval_list(eval_list, config.dataset.spec, trust=config.data.trust)
     tasks: dict[str, TaskID] = {}
@@ -243,7 +240,7 @@ def _gate(config: Config, eval_list: Path | None, max_miou_drop: float | None) -
                 tasks[name] = progress.add_task(f"Evaluating {name}", total=len(samples))
             progress.advance(tasks[name])
 
-        yield Gate(samples, 1.0 if max_miou_drop is None else max_miou_drop, advance)
+        yield AccuracyLimit(samples, 1.0 if max_miou_drop is None else max_miou_drop, advance)
 
 
 _LONGEST_CLASS = 24  # characters of a line of a class's name

@@ -22,6 +22,7 @@ __all__ = [
     "NameOf",
     "check_save_dir",
     "choose_device",
+    "combined",
     "config_option",
     "device_options",
     "group",
@@ -37,6 +38,7 @@ __all__ = [
     "run_options",
     "run_settings",
     "server_options",
+    "set_option",
     "trust_option",
     "vrt_option",
     "weights_options",
@@ -94,14 +96,62 @@ def group(heading: str, *decorators: Callable[[F], F]) -> Callable[[F], F]:
 
     def add(function: F) -> F:
         known = {id(option) for option in getattr(function, "__click_params__", ())}
-        for decorator in reversed(decorators):
-            function = decorator(function)
+        function = combined(*decorators)(function)
         for option in getattr(function, "__click_params__", ()):
             if id(option) not in known:
                 option.heading = heading
         return function
 
     return add
+
+
+class NameOf(click.Choice[str]):
+    """A choice among names that also takes the spelling of earlier versions; see `present_name`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns today's name."""
+        return super().convert(present_name(value), param, ctx)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def combined(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Returns one decorator that adds all these options, in this order."""
+
+    def add(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return add
+
+
+set_option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+                          help="Change any value of the config, e.g. --set dataset.root=data/mine.")  # fmt: skip
+
+
+def config_option(*, required: bool) -> Callable[[F], F]:
+    """Adds --config and --set."""
+    default = "" if required else "  [default: the one beside the weights]"
+    text = f"YAML config: a file, or the name of a shipped one.{default}"
+    return combined(
+        click.option("--config", "config_path", required=required, metavar="FILE", help=text),
+        set_option,
+    )
+
+
+device_options = combined(
+    click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True,
+                 help="auto: GPUs if there are any, else the CPU."),
+    click.option("--gpus", multiple=True, type=click.IntRange(min=0), metavar="N...",
+                 help="Which GPUs, e.g. --gpus 0 1."),
+)  # fmt: skip
 
 
 _COUNT = click.IntRange(min=1)
@@ -125,31 +175,24 @@ _RUN_KEYS = {
 }
 
 
-def run_options(function: F) -> F:
-    """Adds the options that train and pretrain share: checkpoints, logs, precision, devices."""
-    options = [
-        click.option("--save-dir", type=Path, default=Path("output"), show_default=True,
-                     help="Folder for checkpoints and logs."),
-        click.option("--save-interval", type=_COUNT, metavar="N", help="Steps between checkpoints."),
-        click.option("--log-iters", type=_COUNT, metavar="N", help="Steps between log lines."),
-        click.option("--resume-model", type=Path, metavar="DIR",
-                     help="Go on from a checkpoint, e.g. output/iter_1000."),
-        click.option("--keep-checkpoint-max", type=_COUNT, metavar="N",
-                     help="How many iter_N/ to keep; the oldest are removed first."),
-        click.option("--seed", type=click.IntRange(min=0), metavar="N",
-                     help="Seed of weights, order and random changes."),
-        click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Type of activations."),
-        click.option("--deterministic", is_flag=True, default=None, help="Equal runs give equal weights, to the bit."),
-        click.option("--num-workers", type=_COUNT, metavar="N",
-                     help="Images prepared in parallel.  [default: chosen while training]"),
-        click.option("--offline", is_flag=True,
-                     help="Never use the network; pre-trained weights must be in the cache."),
-        click.option("--overwrite", is_flag=True, help="Replace the checkpoints of an earlier run in --save-dir."),
-        device_options,
-    ]  # fmt: skip
-    for option in reversed(options):
-        function = option(function)
-    return function
+run_options = combined(
+    click.option("--save-dir", type=Path, default=Path("output"), show_default=True,
+                 help="Folder for checkpoints and logs."),
+    click.option("--save-interval", type=_COUNT, metavar="N", help="Steps between checkpoints."),
+    click.option("--log-iters", type=_COUNT, metavar="N", help="Steps between log lines."),
+    click.option("--resume-model", type=Path, metavar="DIR", help="Go on from a checkpoint, e.g. output/iter_1000."),
+    click.option("--keep-checkpoint-max", type=_COUNT, metavar="N",
+                 help="How many iter_N/ to keep; the oldest are removed first."),
+    click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of weights, order and random changes."),
+    click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Type of activations."),
+    click.option("--deterministic", is_flag=True, default=None, help="Equal runs give equal weights, to the bit."),
+    click.option("--num-workers", type=_COUNT, metavar="N",
+                 help="Images prepared in parallel.  [default: chosen while training]"),
+    click.option("--offline", is_flag=True, help="Never use the network; pre-trained weights must be in the cache."),
+    click.option("--overwrite", is_flag=True, help="Replace the checkpoints of an earlier run in --save-dir."),
+    device_options,
+)  # fmt: skip
+"""What train and pretrain share: checkpoints, logs, precision, devices."""
 
 
 def run_settings(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,138 +200,48 @@ def run_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     return {_RUN_KEYS[name]: value for name, value in options.items()}
 
 
-class NameOf(click.Choice[str]):
-    """A choice among names that also takes the spelling of earlier versions; see `present_name`."""
+def _trust(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        from rsseg_tf.manifest import TRUST_VARIABLE
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Returns today's name."""
-        return super().convert(present_name(value), param, ctx)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+        os.environ[TRUST_VARIABLE] = "1"  # in the environment, so that child processes trust too
 
 
-def config_option(*, required: bool) -> Callable[[F], F]:
-    """Adds --config and --set."""
-    default = "" if required else "  [default: the one beside the weights]"
+trust_option = click.option("--trust", is_flag=True, expose_value=False, callback=_trust,
+                            help="Open SavedModels that could read or write files, too. Only if you trust their "
+                                 "author.")  # fmt: skip
 
-    def add(function: F) -> F:
-        function = click.option(
-            "--set",
-            "overrides",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Change any value of the config, e.g. --set augment.flip_vertical=0.5.",
-        )(function)
-        return click.option(
-            "--config",
-            "config_path",
-            required=required,
-            metavar="FILE",
-            help=f"YAML config: a file, or the name of a shipped one.{default}",
-        )(function)
-
-    return add
-
-
-def device_options(function: F) -> F:
-    """Adds --device and --gpus."""
-    function = click.option(
-        "--gpus", multiple=True, type=click.IntRange(min=0), metavar="N...", help="Which GPUs, e.g. --gpus 0 1."
-    )(function)
-    return click.option(
-        "--device",
-        type=click.Choice(["auto", "cpu", "gpu"]),
-        default="auto",
-        show_default=True,
-        help="auto: GPUs if there are any, else the CPU.",
-    )(function)
-
-
-def trust_option(function: F) -> F:
-    """Adds --trust, which holds for this process and the processes that it starts."""
-
-    def trust(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
-        if value:
-            from rsseg_tf.manifest import TRUST_VARIABLE
-
-            os.environ[TRUST_VARIABLE] = "1"
-
-    return click.option(
-        "--trust",
-        is_flag=True,
-        expose_value=False,
-        callback=trust,
-        help="Open SavedModels that could read or write files, too. Only if you trust their author.",
-    )(function)
-
-
-def weights_options(function: F) -> F:
-    """Adds the options that name a model and how to run it.
-
-    These are --model-path, --config, --set, --precision, --trust, --device and --gpus.
-    """
-    function = device_options(function)
-    function = trust_option(function)
-    function = click.option(
-        "--precision",
-        type=click.Choice(["fp32", "fp16", "bf16"]),
-        default="fp32",
-        show_default=True,
-        help="Type of activations; of checkpoints and OpenVINO models only.",
-    )(function)
-    function = config_option(required=False)(function)
-    return click.option(
-        "--model-path",
-        required=True,
-        metavar="PATH",
-        help="A checkpoint such as output/best_model, or an exported model: a folder, .tflite, .onnx or .xml.",
-    )(function)
+weights_options = combined(
+    click.option("--model-path", required=True, metavar="PATH",
+                 help="A checkpoint such as output/best_model, or an exported model: a folder, .tflite, .onnx or "
+                      ".xml."),
+    config_option(required=False),
+    click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
+                 help="Type of activations; of checkpoints and OpenVINO models only."),
+    trust_option,
+    device_options,
+)  # fmt: skip
+"""Which model eval and predict run, and on what."""
 
 
 def server_options(function: F) -> F:
     """Adds --server and its options, and makes --model-path, which `weights_options` added, optional."""
-    options = [
-        click.option(
-            "--server",
-            metavar="ADDRESS",
-            help="Instead of --model-path: a model server; HOST:PORT for gRPC, http://HOST:PORT for REST.",
-        ),
+    function = combined(
+        click.option("--server", metavar="ADDRESS",
+                     help="Instead of --model-path: a model server; HOST:PORT for gRPC, http://HOST:PORT for REST."),
         click.option("--model-name", metavar="NAME", help="With --server: the model's name there."),
-        click.option(
-            "--in-flight",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="With --server: most requests in flight at the same time.  [default: 4]",
-        ),
-        click.option(
-            "--timeout",
-            type=click.FloatRange(min=0, min_open=True),
-            metavar="SECONDS",
-            help="With --server: wait this long for an answer before the request is sent again.  [default: 60]",
-        ),
-        click.option(
-            "--patience",
-            type=click.FloatRange(min=0),
-            metavar="SECONDS",
-            help="With --server: give up when it is busy or unreachable for this long.  [default: 120]",
-        ),
-        click.option(
-            "--manifest",
-            type=Path,
-            metavar="FILE",
-            help="With --server: manifest.json of the export, for servers that do not offer it.",
-        ),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    model_path = next(one for one in function.__click_params__ if one.name == "model_path")  # type: ignore[attr-defined]
-    model_path.required = False
+        click.option("--in-flight", type=click.IntRange(min=1), metavar="N",
+                     help="With --server: most requests in flight at the same time.  [default: 4]"),
+        click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+                     help="With --server: wait this long for an answer before the request is sent again.  "
+                          "[default: 60]"),
+        click.option("--patience", type=click.FloatRange(min=0), metavar="SECONDS",
+                     help="With --server: give up when it is busy or unreachable for this long.  [default: 120]"),
+        click.option("--manifest", type=Path, metavar="FILE",
+                     help="With --server: manifest.json of the export, for servers that do not offer it."),
+    )(function)  # fmt: skip
+    parameters = function.__click_params__  # type: ignore[attr-defined]
+    next(option for option in parameters if option.name == "model_path").required = False
     return function
 
 
@@ -530,23 +483,13 @@ def choose_device(device: str, gpus: tuple[int, ...]) -> None:
     make_strategy(device, gpus or None)
 
 
-def reading_options(function: F) -> F:
-    """Adds the limits of files: the size of images, and the sources of a VRT."""
-    for option in (
-        vrt_option,
-        click.option(
-            "--max-image-mb",
-            type=click.IntRange(min=1),
-            metavar="MIB",
-            help="Largest image that is decoded, in MiB of its pixels.  [default: 1024]",
-        ),
-    ):
-        function = option(function)
-    return function
+vrt_option = click.option("--allow-vrt-sources", is_flag=True,
+                          help="Let a VRT name files outside its folder, servers, and formats that name further "
+                               "files.")  # fmt: skip
 
-
-vrt_option = click.option(
-    "--allow-vrt-sources",
-    is_flag=True,
-    help="Let a VRT name files outside its folder, servers, and formats that name further files.",
-)
+reading_options = combined(
+    click.option("--max-image-mb", type=click.IntRange(min=1), metavar="MIB",
+                 help="Largest image that is decoded, in MiB of its pixels.  [default: 1024]"),
+    vrt_option,
+)  # fmt: skip
+"""Limits of files: the size of images, and the sources of a VRT."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rsseg_tf.cli.engine import Located, choose_engine, engine_options, locate_engine
+from rsseg_tf.cli.engine import ModelSource, choose_engine, engine_options, locate_engine
 from rsseg_tf.cli.options import (
     Grouped,
     check_save_dir,
@@ -27,7 +27,7 @@ from rsseg_tf.cli.options import (
     weights_options,
     windows_note,
 )
-from rsseg_tf.cli.output import note
+from rsseg_tf.cli.output import print_note
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
@@ -157,7 +157,7 @@ def command(
         pictures=not values["no_pictures"],
     )
     check_save_dir(save_dir)
-    paths, base = collect_images(image_path, exclude=save_dir, notify=note)
+    paths, base = collect_images(image_path, exclude=save_dir, notify=print_note)
     predictor = open_server(model_path, values)
     located, config = None, None
     if predictor is None:
@@ -168,8 +168,8 @@ def command(
         predictor = _open(located, config)
     elif values["dask"] is not None:
         raise ConfigError("--dask has no effect with --server, which does the work; use --in_flight, or leave it out.")
-    if line := windows_note(predictor, changes):
-        click.echo(line, err=True)
+    if note := windows_note(predictor, changes):
+        click.echo(note, err=True)
     tile = _tile(predictor, config)
     scenes = SceneOptions(
         bands=values["bands"] or None,
@@ -213,7 +213,7 @@ def _check_combinations(values: dict[str, Any]) -> None:
         raise ConfigError("--workers is for --dask local; the workers of a scheduler are started beside it.")
 
 
-def _config_of(located: Located, config_path: str | None, overrides: tuple[str, ...]) -> Config | None:
+def _config_of(located: ModelSource, config_path: str | None, overrides: tuple[str, ...]) -> Config | None:
     """Returns the config of a checkpoint; None for an export."""
     from rsseg_tf.errors import ConfigError
 
@@ -227,19 +227,19 @@ def _config_of(located: Located, config_path: str | None, overrides: tuple[str, 
     return None
 
 
-def _open(located: Located, config: Config | None) -> Predictor:
+def _open(located: ModelSource, config: Config | None) -> Predictor:
     """Opens the model on the chosen device."""
     from rsseg_tf.predictors import open_predictor
 
     return open_predictor(located.path, config=config, precision=located.precision, threads=located.threads)
 
 
-def _for_worker(located: Located) -> Located:
+def _for_worker(located: ModelSource) -> ModelSource:
     """Returns how a worker opens the model: it has another working directory, and shares the processors."""
     return dataclasses.replace(located, path=located.path.absolute(), threads=None)
 
 
-def _open_in_worker(located: Located, config: Config | None, device: str, gpus: tuple[int, ...]) -> Predict:
+def _open_in_worker(located: ModelSource, config: Config | None, device: str, gpus: tuple[int, ...]) -> Predict:
     """Opens the model in a worker."""
     from rsseg_tf.cli.output import load_tensorflow
 
@@ -258,7 +258,7 @@ def _tile(predictor: Predictor, config: Config | None) -> tuple[int, int]:
     return (512, 512) if config is None else config.augment.crop_size
 
 
-def _identity(predictor: Predictor, located: Located | None) -> str:
+def _identity(predictor: Predictor, located: ModelSource | None) -> str:
     """Returns a text that identifies a model: name, kind, checksum of the weights."""
     from rsseg_tf.checkpoint import read_weights
 

@@ -76,7 +76,7 @@ def check_type(path: Path, dtype: np.dtype, first: Path, first_dtype: np.dtype) 
     """Raises DataError unless an image has the type of the first one."""
     if dtype != first_dtype:
         raise DataError(
-            f"{path} is {dtype}, but {first} is {first_dtype}; all images of a data set must have one type. "
+            f"{path} is {dtype}, but {first} is {first_dtype}; all images of a dataset must have one type. "
             "Convert one of them."
         )
 

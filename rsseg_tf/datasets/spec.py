@@ -49,7 +49,7 @@ TILE_NAME_PATTERNS = (YX, XYXY, YYXX)
 class DatasetSpec:
     """The facts about a dataset that code outside this folder needs.
 
-    Pixels are normalised as ``(x / max_value - mean) / std``, band by band.
+    Pixels are normalised as `(x / max_value - mean) / std`, band by band.
 
     Attributes:
         name: Short name, as in the config.
@@ -63,7 +63,7 @@ class DatasetSpec:
         std: Standard deviation of each band, in units of `max_value`.
         small_classes: Classes of small objects, which a coarse-to-fine model looks at twice.
         source: Where the data come from: title and publisher.
-        band_names: What the bands show, in their order, such as ``("red", "green", "blue")``; empty if unknown.
+        band_names: What the bands show, in their order, such as `("red", "green", "blue")`; empty if unknown.
         gsd: Ground sampling distance in metres per pixel; None if unknown or not the same for all images.
         tile_names: Pattern by which the names of tiles tell their place in a scene, one of `TILE_NAME_PATTERNS`;
             None where they do not.

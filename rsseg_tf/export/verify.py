@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_tf.errors import ExportError
-from rsseg_tf.export.reference import Reference, read_reference
-from rsseg_tf.export.tiles import read_tiles
+from rsseg_tf.export.tiles import Reference, read_reference, read_tiles
 from rsseg_tf.export.timing import time_runs
 from rsseg_tf.export.trained import load_trained
 from rsseg_tf.files import StrPath
@@ -136,7 +135,7 @@ def verify(
             reference.pixels.shape[1:3],
             trained.config.data.trust,
         )
-        reference = reference.with_real(trained, tiles)
+        reference = reference.with_real(trained.predict, tiles)
     elif images:
         raise ExportError("Real images are compared with the Keras model; name the exported checkpoint: --checkpoint.")
     for artifact in manifest.artifacts:

@@ -26,7 +26,7 @@ from rsseg_tf.assets import asset_dir
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export.litertjs import write_litertjs
 from rsseg_tf.export.tflite import write_tflite
-from rsseg_tf.export.trained import Trained
+from rsseg_tf.export.trained import TrainedModel
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Inference, Quantization, file_sha256
 from rsseg_tf.predict import tile_stride
 from rsseg_tf.rasters.images import image_header
@@ -54,7 +54,7 @@ class Page:
     sample: Path | None = None
 
 
-def check_page(trained: Trained, page: Page, quantization: Quantization) -> None:
+def check_page(trained: TrainedModel, page: Page, quantization: Quantization) -> None:
     """Raises what `write_web` raises, without the work.
 
     Raises:
@@ -81,7 +81,7 @@ def check_page(trained: Trained, page: Page, quantization: Quantization) -> None
 
 
 def write_web(
-    trained: Trained,
+    trained: TrainedModel,
     folder: Path,
     page: Page,
     quantization: Quantization = "float32",
@@ -124,7 +124,7 @@ def write_web(
     return model.model_copy(update={"format": "web", "path": f"{WEB_FOLDER}/{model.path}"})
 
 
-def windowed(trained: Trained, tile: tuple[int, int]) -> Trained:
+def windowed(trained: TrainedModel, tile: tuple[int, int]) -> TrainedModel:
     """Returns the model with a manifest that predicts windows of the tile's size, without augmentation.
 
     Their stride is the one of the config, if it has windows of this size, or three quarters of the tile.

@@ -1,4 +1,4 @@
-"""Predict callables over Keras models, and the normalisation that every exported model has inside."""
+"""Predict callables over Keras models."""
 
 from __future__ import annotations
 
@@ -11,25 +11,12 @@ import tensorflow as tf
 from rsseg_tf.build import build_model
 from rsseg_tf.checkpoint import load_weights
 from rsseg_tf.config import Config
+from rsseg_tf.data.augment import normalise
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.files import StrPath
 from rsseg_tf.predict import Predict, require_finite
 
-__all__ = ["checkpoint_predictor", "keras_predictor", "normalise"]
-
-
-def normalise(pixels: tf.Tensor, spec: DatasetSpec) -> tf.Tensor:
-    """Returns `(pixels / max_value - mean) / std`, band by band.
-
-    Args:
-        pixels: `(..., bands)` of any real dtype, in 0..max_value.
-        spec: gives `bands`, `max_value`, `mean` and `std`.
-
-    Returns:
-        float32 of the same shape.
-    """
-    scaled = tf.cast(pixels, tf.float32) / tf.constant(spec.max_value, tf.float32)
-    return (scaled - tf.constant(spec.mean, tf.float32)) / tf.constant(spec.std, tf.float32)
+__all__ = ["checkpoint_predictor", "keras_predictor"]
 
 
 def keras_predictor(model: keras.Model, spec: DatasetSpec, *, name: str = "the model") -> Predict:

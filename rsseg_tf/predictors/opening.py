@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from rsseg_tf.checkpoint import config_file
 from rsseg_tf.config import Config, load_config
-from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ConfigError, ExportError, WeightsError, address_hint
 from rsseg_tf.files import StrPath
-from rsseg_tf.manifest import MANIFEST_FILE, Manifest, read_manifest
-from rsseg_tf.predict import InferenceOptions, Predict, any_size
-from rsseg_tf.predictors.artifacts import Loaded, load_onnx, load_openvino, load_savedmodel, load_tflite
+from rsseg_tf.manifest import MANIFEST_FILE, read_manifest
+from rsseg_tf.predict import InferenceOptions
+from rsseg_tf.predictors.artifacts import Predictor, load_onnx, load_openvino, load_savedmodel, load_tflite
 from rsseg_tf.predictors.models import checkpoint_predictor
 
 __all__ = ["Predictor", "find_model", "newest_version", "open_predictor"]
 
 _SAVED_MODEL = "saved_model.pb"
 _SUFFIXES = {".tflite": "tflite", ".onnx": "onnx", ".xml": "openvino"}
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A model and what must be known to use it.
-
-    Attributes:
-        kind: `checkpoint`, `savedmodel`, `tflite`, `onnx` or `openvino`.
-        spec: classes, palette, ignored id, bands and statistics.
-        predict: pixels to logits, for images of any size.
-        options: how images are predicted unless told otherwise.
-        tile: (height, width) that the model itself takes; None where it takes any. Images of other sizes are padded
-            or cut into windows by `predict`; `rsseg_tf.predict.tile_options` does it with less memory.
-        manifest: of an exported model; None for a checkpoint.
-    """
-
-    kind: str
-    spec: DatasetSpec
-    predict: Predict
-    options: InferenceOptions
-    tile: tuple[int, int] | None = None
-    manifest: Manifest | None = None
 
 
 def open_predictor(
@@ -72,12 +48,11 @@ def open_predictor(
             f"precision {precision} is for checkpoints and OpenVINO; {found} computes as it was exported. Leave it "
             "out, or export with another --quantize."
         )
-    loaded = _load(kind, found, threads, precision)
-    manifest = loaded.manifest
-    tile = loaded.artifact.tile
-    predict = any_size(loaded.predict, tile) if tile else loaded.predict
-    options = InferenceOptions(**manifest.inference.model_dump())
-    return Predictor(kind, manifest.spec, predict, options, tile, manifest)
+    if kind == "savedmodel":
+        return load_savedmodel(found)
+    if kind == "openvino":
+        return load_openvino(found, threads=threads, precision=precision)
+    return {"tflite": load_tflite, "onnx": load_onnx}[kind](found, threads=threads)
 
 
 def find_model(path: StrPath) -> tuple[str, Path]:
@@ -137,11 +112,3 @@ def newest_version(folder: Path) -> Path | None:
     """Returns the subfolder with the highest number, as TensorFlow Serving chooses; None without any."""
     versions = [path for path in folder.glob("*") if path.name.isdecimal() and path.is_dir()]
     return max(versions, key=lambda path: int(path.name), default=None)
-
-
-def _load(kind: str, path: Path, threads: int | None, precision: str) -> Loaded:
-    if kind == "savedmodel":
-        return load_savedmodel(path)
-    if kind == "openvino":
-        return load_openvino(path, threads=threads, precision=precision)
-    return {"tflite": load_tflite, "onnx": load_onnx}[kind](path, threads=threads)

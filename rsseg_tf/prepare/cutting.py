@@ -23,7 +23,7 @@ from rsseg_tf.files import SIDE_SUFFIX, atomic_path
 from rsseg_tf.files.archives import local_copy
 from rsseg_tf.prepare.tile_names import tile_name
 from rsseg_tf.rasters.images import write_image, write_png
-from rsseg_tf.rasters.pixel_rows import Bands, PixelRows, open_rows
+from rsseg_tf.rasters.pixel_rows import PixelRows, RowBands, open_rows
 from rsseg_tf.rasters.windows import Window, windows
 
 __all__ = ["CutPlan", "SceneRecord", "cut_scene", "source_stamp"]
@@ -37,9 +37,9 @@ class CutPlan:
         tile_size: Side of a tile in pixels.
         overlap: Pixels that neighbouring tiles share.
         names: Pattern of the tiles' names; see `rsseg_tf.prepare.tile_names`.
-        label_suffix: What a label's name has more than its image's, before ``.png``.
+        label_suffix: What a label's name has more than its image's, before `.png`.
         bands: What to read of the images.
-        suffix: Kind of image to write: ``".png"``, ``".jpg"`` or ``".tif"``; ``".tif"`` also stands in where bands or
+        suffix: Kind of image to write: `".png"`, `".jpg"` or `".tif"`; `".tif"` also stands in where bands or
             type do not fit the kind.
         coding: How masks encode the classes; None without masks.
         palette: Colours of the classes, for label files.
@@ -51,7 +51,7 @@ class CutPlan:
     overlap: int
     names: str
     label_suffix: str = ""
-    bands: Bands = "exact"
+    bands: RowBands = "rgb_only"
     suffix: str = ".png"
     coding: LabelCoding | None = None
     palette: tuple[RGB, ...] = ()
@@ -72,7 +72,7 @@ class SceneRecord:
         width: Columns of the scene.
         bands: Bands of the tiles.
         dtype: NumPy name of the tiles' type.
-        tiles: Names of the tiles' images below ``img_dir/{split}`` and of their labels below ``ann_dir/{split}``.
+        tiles: Names of the tiles' images below `img_dir/{split}` and of their labels below `ann_dir/{split}`.
         pixels: Number of source pixels by class id, 256 numbers; empty without a mask.
         off_palette: Pixels off the palette; they count as ignored, too.
     """
@@ -115,7 +115,7 @@ def cut_scene(scene: SourceScene, plan: CutPlan, folder: Path, scratch: Path) ->
     Args:
         scene: What to cut.
         plan: How.
-        folder: Receives ``img_dir/{split}/…`` and ``ann_dir/{split}/…``.
+        folder: Receives `img_dir/{split}/…` and `ann_dir/{split}/…`.
         scratch: An existing folder for one copy of each file at a time.
 
     Returns:
@@ -127,13 +127,13 @@ def cut_scene(scene: SourceScene, plan: CutPlan, folder: Path, scratch: Path) ->
     """
     with ExitStack() as stack:
         path = stack.enter_context(local_copy(scene.image, scratch))
-        image = stack.enter_context(open_rows(path, str(scene.image), "all" if scene.whole else plan.bands))
+        image = stack.enter_context(open_rows(path, str(scene.image), "stored" if scene.whole else plan.bands))
         if scene.whole:
             return _copy_whole(scene, image, path, folder)
         ids = None
         if scene.mask is not None and plan.coding is not None:
             path = stack.enter_context(local_copy(scene.mask, scratch))
-            wanted: Bands = "rgb" if plan.coding.bands == 3 else "values"
+            wanted: RowBands = "as_rgb" if plan.coding.bands == 3 else "mask"
             mask = stack.enter_context(open_rows(path, str(scene.mask), wanted))
             if (image.height, image.width) != (mask.height, mask.width):
                 raise DataError(
@@ -179,7 +179,7 @@ class _Rolling:
         self._kept: np.ndarray | None = None
 
     def rows(self, y0: int, y1: int) -> np.ndarray:
-        """Returns the rows ``y0..y1-1`` as far as the image reaches; neither ever decreases, and no row is left out."""
+        """Returns the rows `y0..y1-1` as far as the image reaches; neither ever decreases, and no row is left out."""
         wanted = min(y1, self._height)
         if self._kept is None or y0 >= self._start + len(self._kept):
             self._kept = self._read(y0, wanted)
@@ -254,7 +254,7 @@ def _padded(rows: np.ndarray, height: int, width: int, value: int) -> np.ndarray
 
 
 def _suffix(wanted: str, image: PixelRows) -> str:
-    """Returns the suffix of the wanted format, or ``.tif`` when it cannot hold such an image."""
+    """Returns the suffix of the wanted format, or `.tif` when it cannot hold such an image."""
     fits = {
         ".png": image.bands in (1, 3, 4) and image.dtype in ("uint8", "uint16"),
         ".jpg": image.bands in (1, 3) and image.dtype == "uint8",

@@ -7,7 +7,7 @@ train_GROUP.txt               the tiles of a part of the split, where the datase
 labels.txt                    class names, one a line, in the order of their ids
 dataset.json                  the spec, and what was counted on the way
 
-A dataset for pre-training has images and ``train.txt`` alone.
+A dataset for pre-training has images and `train.txt` alone.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class PreparedFolder:
     Args:
         folder: An existing folder.
         spec: The dataset, or the name of one without labels.
-        needed: Splits that must not be empty; left out, `SPLITS`, or ``train`` without labels.
+        needed: Splits that must not be empty; left out, `SPLITS`, or `train` without labels.
 
     Raises:
         OSError: From every method, when a file cannot be written (`staged_output` turns it into a DataError).
@@ -152,7 +152,7 @@ class PreparedFolder:
         self._scenes[record.split] += 1
 
     def count_scene(self, split: str, label: np.ndarray, name: str) -> None:
-        """Counts a scene and the pixels of its ``(H, W)`` uint8 label.
+        """Counts a scene and the pixels of its `(H, W)` uint8 label.
 
         Raises:
             DataError: When the label holds a value that is neither a class id nor the ignore index.
@@ -199,10 +199,10 @@ class PreparedFolder:
             return None
 
     def finish(self, facts: Mapping[str, Any]) -> dict[str, SplitReport]:
-        """Writes the lists, ``labels.txt`` and ``dataset.json``.
+        """Writes the lists, `labels.txt` and `dataset.json`.
 
         Args:
-            facts: More entries for ``dataset.json``, such as the tile size.
+            facts: More entries for `dataset.json`, such as the tile size.
 
         Returns:
             The counts of each split.
@@ -345,7 +345,7 @@ def _present_entries(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_dataset_json(path: StrPath) -> tuple[DatasetSpec, dict[str, Any]]:
-    """Reads the ``dataset.json`` of a prepared dataset with labels.
+    """Reads the `dataset.json` of a prepared dataset with labels.
 
     Returns:
         The spec, and the whole content of the file.

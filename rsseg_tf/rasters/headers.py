@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rsseg_tf.errors import DataError
-from rsseg_tf.rasters.gdal import damaged, is_vrt
+from rsseg_tf.rasters.gdal import HEAD_BYTES, damaged, is_vrt
 
 __all__ = [
     "JPEG_SIGNATURE",
@@ -139,9 +139,9 @@ def header_of(data: Bytes, name: str) -> ImageHeader:
     """Returns the header of a PNG or JPEG; of a PNG, the first 64 bytes are enough.
 
     Raises:
-        DataError: When it is cut short or invalid.
+        DataError: When it is cut short, invalid, or no image at all.
     """
-    if data[:3] == JPEG_SIGNATURE:
+    if image_kind(data[:HEAD_BYTES], name) == "JPEG":
         height, width, components = _jpeg_frame(data, name)
         marks: tuple[str, ...] = ("gray",) if components == 1 else _RGB_MARKS
         return ImageHeader(height, width, len(marks), "uint8", marks, is_jpeg=True)

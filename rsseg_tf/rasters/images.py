@@ -104,6 +104,7 @@ def read_decoded(path: Path, trust: Trust = TRUSTING_NOBODY) -> tuple[np.ndarray
         DataError: As `read_image`; when the decoded pixels would take more memory than is allowed.
     """
     data, name = _read_bytes(path), readable_name(path)
+    image_kind(data[:HEAD_BYTES], name)  # refuses other files by their right name
     header = header_of(data, name)
     require_bytes(name, (header.height, header.width, header.bands), header.dtype, trust)
     return decode_image(data, name), header, ignored_parts(data, is_jpeg=header.is_jpeg)

@@ -19,11 +19,10 @@ from rich.console import Console
 
 from rsseg_tf.cli import main
 from rsseg_tf.cli.export import accuracy_tables
-from rsseg_tf.export import publish
-from rsseg_tf.export.accuracy import Accuracy, measure_accuracy
+from rsseg_tf.export import TrainedModel, publish
+from rsseg_tf.export.accuracy import Accuracy, AccuracyLimit, measure_accuracy
 from rsseg_tf.manifest import FORMATS, QUANTIZATIONS
 from rsseg_tf.metrics import SegmentationScores
-from rsseg_tf.predict import Predict
 from rsseg_tf.predictors import Predictor
 from rsseg_tf.rasters.images import read_label
 from tests.fixtures.checkpoints import write_checkpoint
@@ -197,9 +196,10 @@ def spoiled(measure: Callable[..., Any]) -> Callable[..., Any]:
     def wrong(pixels: np.ndarray) -> np.ndarray:
         return np.broadcast_to(np.array([0, 1], np.float32), (*pixels.shape[:3], 2)).copy()
 
-    def measure_others(checkpoint: Predict, artifacts: dict[str, Predictor], *others: Any, **more: Any) -> Any:
+    def measure_others(trained: TrainedModel, artifacts: dict[str, Predictor], limit: AccuracyLimit) -> Any:
+        vars(trained)["predict"] = right
         changed = {name: dataclasses.replace(one, predict=wrong) for name, one in artifacts.items()}
-        return measure(right, changed, *others, **more)
+        return measure(trained, changed, limit)
 
     return measure_others
 
