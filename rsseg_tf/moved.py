@@ -132,7 +132,7 @@ NAMES = {
         "target_from_folder": "rsseg_tf.doctor.dataset:dataset_from_folder",
     },
 }
-"""Package or module that offered a name -> the name -> module that has it now; a name that changed stands behind a colon."""
+"""Module that offered a name -> the name -> module that has it now; a name that changed stands behind a colon."""
 
 
 def moved_name(package: str, name: str) -> Any:
