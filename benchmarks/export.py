@@ -1,6 +1,6 @@
 """Exports models at full width in every format, and measures size, latency, memory and agreement with Keras.
 
-    .venv/bin/python -m benchmarks.export --output /tmp/exported --runs 10
+    python -m benchmarks.export --output /tmp/exported --runs 10
 
 The weights are not trained: kernels are random, and the statistics of the batch normalisations are those of made-up
 images, so that activations have their usual size. Latency and size do not depend on that; agreement does, and trained
@@ -9,11 +9,12 @@ models agree better. Each model is timed in a process of its own, on all process
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from benchmarks.measuring import Figures, parser_of
 
 CONFIGS = {
     "fcn_hrnet_w18": "fcn/fcn_hrnet_w18_isaid_512x512_80k.yml",
@@ -110,7 +111,7 @@ def _row(name: str, kind: str, size: str, size_bytes: int, timing: Any, comparis
 
 def main() -> None:
     """Prints a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--models", nargs="+", choices=CONFIGS, default=list(CONFIGS))
     parser.add_argument("--output", type=Path, help="where files go; a temporary folder by default")
     parser.add_argument("--runs", type=int, default=10)
@@ -121,10 +122,14 @@ def main() -> None:
             for name in arguments.models
             for row in measured(name, arguments.output or Path(temporary), arguments.runs)
         ]
-    print("| model | format | input | MiB | p50 ms | p90 ms | memory MiB | max abs Δlogit | same class, % |")
-    print("|---|---|---|--:|--:|--:|--:|--:|--:|")
+    figures = Figures("export")
+    figures.table(
+        *("model", "format", "input", "MiB", "p50 ms", "p90 ms", "memory MiB", "max abs Δlogit", "same class, %")
+    )
     for row in rows:
-        print(f"| {' | '.join(row)} |")
+        figures.row(*row)
+    if arguments.write:
+        figures.write()
 
 
 if __name__ == "__main__":

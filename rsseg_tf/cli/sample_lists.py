@@ -18,7 +18,7 @@ from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.inspection import Inspection, ListSummary, memory_file
 
 if TYPE_CHECKING:
-    from rsseg_tf.doctor.starting import Told
+    from rsseg_tf.doctor.starting import FindingCount
 
 __all__ = ["checked_eval_list", "checked_images", "checked_list", "checked_samples"]
 
@@ -179,7 +179,7 @@ def _memory(list_file: Path, root: Path, spec: DatasetSpec, *, labels: bool, tru
         return None
 
 
-def _report(findings: list[Told], *, refuse: bool) -> None:
+def _report(findings: list[FindingCount], *, refuse: bool) -> None:
     """Raises the first finding that makes training meaningless, or prints all as notes."""
     for found in findings:
         code = found.finding.code

@@ -1,4 +1,4 @@
-"""The dataset doctor: finds what is wrong with a dataset before hours of training do.
+"""The dataset doctor: finds the flaws of a dataset before training starts.
 
     dataset = dataset_from_folder(Path("data/mine"))
     report = check_data(dataset)
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rsseg_tf.doctor.dataset import CheckedDataset, Expected, Split, dataset_from_config, dataset_from_folder
+from rsseg_tf.doctor.dataset import CheckedDataset, Expectation, Split, dataset_from_config, dataset_from_folder
 from rsseg_tf.doctor.evidence import Evidence
 from rsseg_tf.doctor.findings import KINDS, SEVERITIES, Finding, Kind, Severity
 from rsseg_tf.doctor.fingerprints import MAX_DISTANCE
@@ -31,7 +31,7 @@ __all__ = [
     "CheckedDataset",
     "ClassCount",
     "Evidence",
-    "Expected",
+    "Expectation",
     "Finding",
     "ImageFacts",
     "Kind",

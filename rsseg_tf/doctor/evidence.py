@@ -1,4 +1,4 @@
-"""What was seen of a dataset: each distinct sample once, and in which splits it stands."""
+"""What the doctor knows about a dataset: facts about each distinct sample, and the splits that contain the sample."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Evidence:
     Attributes:
         dataset: What was checked.
         samples: Each distinct pair of image and label, in the order in which the splits name them.
-        facts: What is known of each.
-        members: Positions in `samples` by split, as often as its list names them.
+        facts: Facts about each.
+        members: Positions in `samples` by split; a sample that the list repeats is repeated here.
     """
 
     dataset: CheckedDataset
@@ -39,12 +39,12 @@ class Evidence:
         return tuple(tuple(splits) for splits in found)
 
     def splits_of(self, positions: Iterable[int]) -> tuple[str, ...]:
-        """Returns the splits in which any of the samples stands, in the order of the dataset."""
+        """Returns the splits that contain any of the samples, in the order of the dataset."""
         present = {split for position in positions for split in self._splits[position]}
         return tuple(split for split in self.members if split in present)
 
     def name(self, path: Path) -> str:
-        """Returns how a file is named in findings."""
+        """Returns the name of a file in findings."""
         return shown(path, self.dataset.root)
 
     def image_names(self, positions: Iterable[int]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The result of a check: counts of each split, findings, suggestions, and their form in JSON."""
+"""The report of a check: counts of each split, findings and suggestions, also as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rsseg_tf.files import readable_name
 __all__ = ["FORMAT", "ClassCount", "Report", "SplitSummary", "check_data"]
 
 FORMAT = 1
-"""Version of the JSON form; it changes when a reader of it would have to."""
+"""Version of the JSON form; it changes when programs that read the JSON must change."""
 
 Value = TypeVar("Value", int, str)
 
@@ -50,7 +50,7 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """What a split holds; a sample that its list names twice counts twice.
+    """Counts of a split; a sample that its list names twice counts twice.
 
     Attributes:
         name: The split.
@@ -58,14 +58,14 @@ class SplitSummary:
         labelled: Whether it has labels.
         images: Images that could be read.
         labels: Labels that could be read.
-        sizes: Images by size, as ``"512x512"`` (width first), the commonest first.
+        sizes: Images by size, as `"512x512"` (width first), the most frequent first.
         bands: Images by number of bands.
         dtypes: Images by pixel type.
         classes: How often each class occurs.
         ignored_pixels: Pixels with the ignored id.
-        unknown_pixels: Pixels with an id that means nothing.
-        moments: Of each band of the images that have the commonest bands and type, in units of the pixel value that
-            becomes 1.0; empty if there is no image.
+        unknown_pixels: Pixels with an id that is neither a class nor ignored.
+        moments: Moments of each band, in units of the pixel value that becomes 1.0, over the images with the most
+            frequent number of bands and type; empty without images.
     """
 
     name: str
@@ -89,14 +89,14 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        evidence: What was seen.
+        evidence: Facts about the dataset.
         splits: The splits, in their order.
-        findings: What was found, errors first.
+        findings: The findings, errors first.
         max_value: The pixel value that becomes 1.0: the spec's, 255 for bytes, else the highest value seen.
-        class_names: Names of the classes by id; where they are not known, the ids up to the highest one seen.
+        class_names: Names of the classes by id; where they are unknown, the ids up to the highest one seen.
         class_weights: Suggested weights by method, from the training split; empty without labels.
     """
 
@@ -109,12 +109,12 @@ class Report:
 
     @property
     def dataset(self) -> CheckedDataset:
-        """What was checked."""
+        """The dataset that was checked."""
         return self.evidence.dataset
 
     @property
     def training(self) -> SplitSummary:
-        """The split that statistics for training come from: the first."""
+        """The first split, from which statistics for training come."""
         return self.splits[0]
 
     def count(self, severity: Severity) -> int:
@@ -191,13 +191,13 @@ def check_data(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Looks at every file of a dataset once, and compares them all.
+    """Reads every file of a dataset once and compares all samples.
 
     Args:
-        dataset: What to check; see `dataset_from_config` and `dataset_from_folder`.
-        near: At how many bits the perceptual hashes of two images may differ for them to be compared, 0..11.
-        leave_out: Codes of findings that are not wanted.
-        workers: Processes; more than 1 needs a program whose main module may be imported.
+        dataset: The dataset; see `dataset_from_config` and `dataset_from_folder`.
+        near: Images are compared whose perceptual hashes differ in at most so many bits, 0..11.
+        leave_out: Codes of unwanted findings.
+        workers: Number of processes; more than 1 needs a program whose main module may be imported.
         progress: Called with the number of samples done and of all.
 
     Raises:
@@ -239,7 +239,7 @@ def check_data(
 
 
 def _ordered(findings: Iterable[Finding], leave_out: Collection[str]) -> tuple[Finding, ...]:
-    """Sorts findings by severity and kind; those of a kind stay in the order in which they were found."""
+    """Sorts findings by severity and kind; findings of one kind keep their order."""
     ranks = {code: (SEVERITIES.index(kind.severity), place) for place, (code, kind) in enumerate(KINDS.items())}
     return tuple(
         sorted((one for one in findings if one.code not in leave_out), key=lambda finding: ranks[finding.code])
@@ -247,7 +247,7 @@ def _ordered(findings: Iterable[Finding], leave_out: Collection[str]) -> tuple[F
 
 
 def _max_value(evidence: Evidence) -> float:
-    """The pixel value to take for 1.0 where no spec says: 255 for bytes, else the highest value seen."""
+    """Returns the pixel value that becomes 1.0 where there is no spec: 255 for bytes, else the highest value seen."""
     images = [facts.image for facts in evidence.facts if facts.image is not None]
     if all(image.dtype == "uint8" for image in images):
         return 255.0
@@ -255,7 +255,7 @@ def _max_value(evidence: Evidence) -> float:
 
 
 def _class_names(evidence: Evidence) -> tuple[str, ...]:
-    """Returns the names of the classes; where they are not known, the ids up to the highest one seen."""
+    """Returns the names of the classes; where they are unknown, the ids up to the highest one seen."""
     expected = evidence.dataset.expected
     if expected.classes is not None:
         return expected.classes
@@ -263,7 +263,7 @@ def _class_names(evidence: Evidence) -> tuple[str, ...]:
 
 
 def _occurring_ids(evidence: Evidence) -> set[int]:
-    """Returns the ids of eight bits that occur in any label, but for the ignored one."""
+    """Returns the ids of eight bits that occur in any label, without the ignored one."""
     present = {value for facts in evidence.facts if facts.label for value in facts.label.counts if value < 256}
     return present - {evidence.dataset.expected.ignore_index}
 
@@ -314,7 +314,7 @@ def _counted(values: Iterable[Value]) -> dict[Value, int]:
 
 
 def _weights(training: SplitSummary) -> dict[str, tuple[float, ...]]:
-    """Suggests class weights; none where there is nothing to count, or where ids are missing in between."""
+    """Suggests class weights; none without labelled pixels, or with gaps between the ids."""
     if not training.class_pixels or [entry.id for entry in training.classes] != list(range(len(training.classes))):
         return {}
     pixels = [entry.pixels for entry in training.classes]

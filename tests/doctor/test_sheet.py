@@ -173,6 +173,6 @@ def test_a_sheet_replaces_a_sheet_and_no_other_file(root: Path, tmp_path: Path, 
     write_png(tmp_path / "mine.png", np.zeros((9, 9, 3), np.uint8))
     path.write_bytes((tmp_path / "mine.png").read_bytes())
     before = path.read_bytes()
-    with pytest.raises(DataError, match="exists and is no contact sheet of ours"):
+    with pytest.raises(DataError, match="exists and is no contact sheet"):
         write_sheet(path, report, count=2)
     assert path.read_bytes() == before
