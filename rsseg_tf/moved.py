@@ -49,7 +49,10 @@ MODULES = {
     "rsseg_tf.inference": "rsseg_tf.predict",
     "rsseg_tf.inference.background": "rsseg_tf.files.ahead",
     "rsseg_tf.inference.ground": "rsseg_tf.rasters.ground",
+    "rsseg_tf.inference.jobs": "rsseg_tf.predict.image",
+    "rsseg_tf.inference.logits": "rsseg_tf.predict.engine",
     "rsseg_tf.inference.plain_paths": "rsseg_tf.files.paths",
+    "rsseg_tf.inference.predict": "rsseg_tf.predict.plan",
     "rsseg_tf.pretrained": "rsseg_tf.weights.pretrained",
     "rsseg_tf.probe": "rsseg_tf.evaluate.probe",
     "rsseg_tf.protocols": "rsseg_tf.datasets.protocols",
@@ -66,6 +69,20 @@ MODULES = {
 """Old module -> new one."""
 
 NAMES = {
+    "rsseg_tf.config.pretrain": {
+        "DenseCL": "rsseg_tf.config.zoo:DenseCLSection",
+        "LARS": "rsseg_tf.config.pretrain:LARSSection",
+        "MoCoBYOL": "rsseg_tf.config.zoo:MoCoBYOLSection",
+        "MoCoV2": "rsseg_tf.config.zoo:MoCoV2Section",
+        "PixPro": "rsseg_tf.config.zoo:PixProSection",
+        "SimSiam": "rsseg_tf.config.zoo:SimSiamSection",
+        "SwAV": "rsseg_tf.config.zoo:SwAVSection",
+    },
+    "rsseg_tf.config.schema": dict.fromkeys(
+        "Backbone CoarseModel DANet DeepLabV3Plus Dice FCN Focal HRNet HRNetContrast LRASPP LovaszSoftmax MobileNetV3 "
+        "OCRNet OhemCrossEntropy PSPNet PixelLoss ResNet ResNetVd UPerNet".split(),
+        "rsseg_tf.config.zoo",
+    ),
     "rsseg_tf.datasets": {
         "DUBAI": "rsseg_tf.datasets.dubai",
         "ISAID": "rsseg_tf.datasets.isaid",
@@ -118,7 +135,7 @@ NAMES = {
         "target_from_folder": "rsseg_tf.doctor.dataset:dataset_from_folder",
     },
 }
-"""Package that offered a name -> the name -> module that has it now; a name that changed stands behind a colon."""
+"""Module that offered a name -> the name -> module that has it now; a name that changed stands behind a colon."""
 
 
 def moved_name(package: str, name: str) -> Any:

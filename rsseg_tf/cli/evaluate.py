@@ -58,6 +58,10 @@ def command(
 
     Prints a table and writes eval.json with the protocol, the confusion matrix, ignored pixels, and macro and micro
     averages.
+
+    Images of up to 2048 x 2048 pixels are predicted whole, or scaled and then cut into the windows that are asked for;
+    larger ones are cut into windows first, blended ones of the model's size unless others are asked for, and each
+    window is scaled. `rsseg-tf predict` writes the same labels.
     """
     changes = prediction_changes("aug_eval", values)
     if save_dir is not None:

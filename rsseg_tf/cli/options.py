@@ -14,12 +14,14 @@ from rsseg_tf.datasets.protocols import present_name
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config, PretrainConfig
+    from rsseg_tf.predict import InferenceOptions
     from rsseg_tf.predictors import Predictor
 
 __all__ = [
     "Grouped",
     "ManyValues",
     "NameOf",
+    "changed_options",
     "check_save_dir",
     "choose_device",
     "combined",
@@ -308,10 +310,13 @@ def prediction_options(switch: str) -> Callable[[F], F]:
         ),
         click.option("--flip-horizontal", is_flag=True, help=f"With --{switch}: also mirrored left-right."),
         click.option("--flip-vertical", is_flag=True, help=f"With --{switch}: also mirrored top-bottom."),
+        click.option("--rotate90", is_flag=True, help=f"With --{switch}: also turned by 90, 180 and 270 degrees."),
         click.option("--is-slide", is_flag=True, help="Predict overlapping windows and average them."),
         click.option("--crop-size", **size, help="With --is-slide: window size, width first."),
         click.option("--stride", **size, help="With --is-slide: step between windows, width first."),
-    ]
+        click.option("--blend", type=click.Choice(["mean", "cosine"]),
+                     help="Weights of windows.  [default: mean with --is-slide, else cosine]"),
+    ]  # fmt: skip
 
     def add(function: F) -> F:
         for option in reversed(options):
@@ -338,7 +343,7 @@ def prediction_changes(switch: str, values: dict[str, Any]) -> dict[str, Any]:
     from rsseg_tf.predict import InferenceOptions
 
     changes: dict[str, Any] = {}
-    augmentation = {name: values[name] for name in ("scales", "flip_horizontal", "flip_vertical")}
+    augmentation = {name: values[name] for name in ("scales", "flip_horizontal", "flip_vertical", "rotate90")}
     if values["augmented"]:
         changes |= augmentation | {"scales": values["scales"] or (1.0,)}
     elif any(augmentation.values()):
@@ -348,8 +353,18 @@ def prediction_changes(switch: str, values: dict[str, Any]) -> dict[str, Any]:
         changes |= {"is_slide": True, "crop_size": values["crop_size"], "stride": values["stride"]}
     elif values["crop_size"] or values["stride"]:
         raise ConfigError("--crop_size and --stride have an effect with --is_slide only; add it or leave them out.")
+    if values["blend"]:
+        changes["blend"] = values["blend"]
     InferenceOptions(**changes)
     return changes
+
+
+def changed_options(options: InferenceOptions, changes: dict[str, Any]) -> InferenceOptions:
+    """Returns a model's options with what `prediction_changes` found; a blend asks for windows."""
+    import dataclasses
+
+    options = dataclasses.replace(options, **changes)
+    return options.with_blend(changes["blend"]) if "blend" in changes else options
 
 
 def check_save_dir(folder: Path) -> None:
@@ -431,7 +446,6 @@ def open_model(
     import dataclasses
 
     from rsseg_tf.errors import ConfigError
-    from rsseg_tf.predict import tile_options
     from rsseg_tf.predictors import open_predictor
 
     predictor = open_predictor(path, config=config, precision=precision, threads=threads)
@@ -440,8 +454,7 @@ def open_model(
             f"{path} has the classes {', '.join(predictor.spec.classes)}; the dataset '{config.dataset.name}' of the "
             f"config has {', '.join(config.dataset.spec.classes)}. Name a config with the model's classes."
         )
-    options = tile_options(dataclasses.replace(predictor.options, **changes), predictor.tile)
-    return dataclasses.replace(predictor, options=options)
+    return dataclasses.replace(predictor, options=changed_options(predictor.options, changes))
 
 
 def windows_note(predictor: Predictor, changes: dict[str, Any]) -> str | None:

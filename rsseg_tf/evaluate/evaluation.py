@@ -22,7 +22,7 @@ from rsseg_tf.errors import DataError, naming
 from rsseg_tf.evaluate.stitching import Stitcher, TiledScene, find_scenes
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix, count_ignored
-from rsseg_tf.predict import InferenceOptions, Predict, predict_labels, predict_logits, require_classes
+from rsseg_tf.predict import InferenceOptions, Predict, predict_labels, predict_logits
 from rsseg_tf.prepare.output import read_description
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 
@@ -179,7 +179,6 @@ def evaluate_stitched(
     Raises:
         DataError: As `evaluate`; when labels of overlapping tiles differ.
     """
-    model = require_classes(predict, spec)
     counts = np.zeros((spec.num_classes, spec.num_classes), np.int64)
     ignored = 0
     samples = [tile.sample for scene in scenes for tile in scene.tiles]
@@ -189,7 +188,7 @@ def evaluate_stitched(
         for tile in scene.tiles:
             image, label = next(pairs)
             with naming(tile.sample.image, tile.sample.label):
-                logits = predict_logits(model, image, options)
+                logits = predict_logits(predict, image, spec, options)
                 for part, prediction in stitcher.add(tile, logits, label):
                     counts += confusion_matrix(part, prediction, spec.num_classes, spec.ignore_index)
                     ignored += count_ignored(part, spec.ignore_index)

@@ -29,7 +29,7 @@ from rsseg_tf.export.tflite import write_tflite
 from rsseg_tf.export.trained import TrainedModel
 from rsseg_tf.files.walking import IMAGE_SUFFIXES
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Inference, Quantization, file_sha256
-from rsseg_tf.predict import tile_stride
+from rsseg_tf.predict import usual_stride
 from rsseg_tf.rasters.images import image_header
 
 __all__ = ["WEB_FOLDER", "Page", "check_page", "windowed", "write_web"]
@@ -131,7 +131,7 @@ def windowed(trained: TrainedModel, tile: tuple[int, int]) -> TrainedModel:
     """
     options = trained.manifest.inference
     crop_size = tile[1], tile[0]
-    down, across = tile_stride(tile)
+    down, across = usual_stride(tile)
     asked = options.stride if options.is_slide and options.crop_size == crop_size else None
     inference = Inference(is_slide=True, crop_size=crop_size, stride=asked or (across, down))
     return dataclasses.replace(trained, manifest=trained.manifest.model_copy(update={"inference": inference}))

@@ -43,7 +43,7 @@ class Predictor:
         predict: Pixels to logits, for images of any size.
         options: How images are predicted unless told otherwise.
         tile: (height, width) that the model itself takes; None where it takes any. Images of other sizes are padded
-            or cut into windows by `predict`; `rsseg_tf.predict.tile_options` does it with less memory.
+            or cut into windows by `predict`; `options` have the engine do it with less memory.
         manifest: Manifest of an exported model, with one artifact, this one; None for a checkpoint.
     """
 
@@ -206,8 +206,13 @@ def load_openvino(path: StrPath, *, threads: int | None = None, precision: str =
 
 def _predictor(kind: str, predict: Predict, manifest: Manifest) -> Predictor:
     tile = manifest.artifacts[0].tile
-    options = InferenceOptions(**manifest.inference.model_dump())
-    return Predictor(kind, manifest.spec, any_size(predict, tile) if tile else predict, options, tile, manifest)
+    height, width = tile or manifest.crop_size
+    options = InferenceOptions(
+        **manifest.inference.model_dump(), tile=(width, height), fixed_tile=manifest.artifacts[0].tile is not None
+    )
+    if tile:
+        predict = any_size(predict, tile, manifest.spec.num_classes)
+    return Predictor(kind, manifest.spec, predict, options, tile, manifest)
 
 
 def _one(manifest: Manifest, path: Path) -> Manifest:

@@ -41,7 +41,7 @@ def open_predictor(
     if kind == "checkpoint":
         config = config or load_config(config_file(found))
         predict = checkpoint_predictor(found, config, precision=precision)
-        options = InferenceOptions(**config.eval.inference())
+        options = InferenceOptions.of(config)
         return Predictor(kind, config.dataset.spec, predict, options)
     if precision != "fp32" and kind != "openvino":
         raise ConfigError(

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from rsseg_tf.errors import ConfigError, ServingError
 from rsseg_tf.files import StrPath
 from rsseg_tf.manifest import Manifest
-from rsseg_tf.predict import InferenceOptions, require_finite, tile_options
+from rsseg_tf.predict import InferenceOptions, require_finite
 from rsseg_tf.predictors import Predictor
 from rsseg_tf.predictors.artifacts import as_input
 from rsseg_tf.serving.transports import Address, RefusedError, RetryableError, Transport, open_transport
@@ -204,8 +204,10 @@ def remote_predictor(
     except BaseException:
         transport.close()
         raise
-    options = InferenceOptions(**known.inference.model_dump())
-    options = dataclasses.replace(tile_options(options, known.crop_size), batch_size=in_flight)
+    height, width = known.crop_size
+    options = InferenceOptions(**known.inference.model_dump(), tile=(width, height), batch_size=in_flight)
+    if not options.is_slide:
+        options = options.with_blend("mean")
     return Predictor("server", known.spec, predict, options, None, known)
 
 

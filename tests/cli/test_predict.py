@@ -70,7 +70,7 @@ def test_everything_that_can_be_asked_for(checkpoint: Path, tmp_path: Path) -> N
     ]
     with rasterio.open(tmp_path / "out" / "geotiff_prediction" / "a.tif") as labels:
         assert labels.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG" and labels.crs.to_epsg() == 32750
-        assert labels.tags()["MODEL"].startswith("iter_2 fp32 ") and labels.tags()["WINDOWS"] == "26x26 cosine"
+        assert labels.tags()["MODEL"].startswith("iter_2 fp32 ") and labels.tags()["WINDOWS"] == "32x32 cosine"
         assert set(np.unique(labels.read(1))) <= {0, 1, 99}
     assert "done by an earlier run" in predict(checkpoint, scene, *options, "--resume")
     refused = predict(checkpoint, scene, "--resume", code=2)
@@ -80,7 +80,7 @@ def test_everything_that_can_be_asked_for(checkpoint: Path, tmp_path: Path) -> N
 def test_a_large_image_is_cut_into_blended_windows_of_the_training_size(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rsseg_tf.predict.streaming.WHOLE_PIXELS", 60 * 60)
+    monkeypatch.setattr("rsseg_tf.predict.engine.WHOLE_PIXELS", 60 * 60)
     scene = write_scene(tmp_path / "a.tif", noise(90, 110))
     predict(checkpoint, scene)
     with rasterio.open(tmp_path / "out" / "geotiff_prediction" / "a.tif") as labels:

@@ -222,7 +222,7 @@ def stitched_in_one_piece(
     for sample, place in zip(samples, places, strict=True):
         part = np.s_[place.y0 : place.y1, place.x0 : place.x1]
         pixels = cv2.imread(str(sample.image))[..., ::-1]
-        total[part] += predict_logits(uneven, pixels, options)
+        total[part] += predict_logits(uneven, pixels, SPEC, options)
         cover[part] += 1
         label[part] = cv2.imread(str(sample.label), cv2.IMREAD_UNCHANGED)
     seen = cover > 0
