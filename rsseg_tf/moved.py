@@ -69,6 +69,20 @@ MODULES = {
 """Old module -> new one."""
 
 NAMES = {
+    "rsseg_tf.config.pretrain": {
+        "DenseCL": "rsseg_tf.config.zoo:DenseCLSection",
+        "LARS": "rsseg_tf.config.pretrain:LARSSection",
+        "MoCoBYOL": "rsseg_tf.config.zoo:MoCoBYOLSection",
+        "MoCoV2": "rsseg_tf.config.zoo:MoCoV2Section",
+        "PixPro": "rsseg_tf.config.zoo:PixProSection",
+        "SimSiam": "rsseg_tf.config.zoo:SimSiamSection",
+        "SwAV": "rsseg_tf.config.zoo:SwAVSection",
+    },
+    "rsseg_tf.config.schema": dict.fromkeys(
+        "Backbone CoarseModel DANet DeepLabV3Plus Dice FCN Focal HRNet HRNetContrast LRASPP LovaszSoftmax MobileNetV3 "
+        "OCRNet OhemCrossEntropy PSPNet PixelLoss ResNet ResNetVd UPerNet".split(),
+        "rsseg_tf.config.zoo",
+    ),
     "rsseg_tf.datasets": {
         "DUBAI": "rsseg_tf.datasets.dubai",
         "ISAID": "rsseg_tf.datasets.isaid",
@@ -121,7 +135,7 @@ NAMES = {
         "target_from_folder": "rsseg_tf.doctor.dataset:dataset_from_folder",
     },
 }
-"""Package that offered a name -> the name -> module that has it now; a name that changed stands behind a colon."""
+"""Module that offered a name -> the name -> module that has it now; a name that changed stands behind a colon."""
 
 
 def moved_name(package: str, name: str) -> Any:

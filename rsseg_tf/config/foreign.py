@@ -1,4 +1,4 @@
-"""Reads mappings of another program's configs by tables, and reports every key that no table knows."""
+"""Reads mappings of another program's configs by tables, and reports every key without a row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from rsseg_tf.errors import did_you_mean
 
-__all__ = ["ForeignSection", "ImportReport", "Key", "Kind"]
+__all__ = ["ForeignSection", "ImportReport", "KeyRule", "KindRule"]
 
 T = TypeVar("T")
 
@@ -152,43 +152,43 @@ class ForeignSection:
         self.unread.clear()
 
 
-class Key(NamedTuple):
+class KeyRule(NamedTuple):
     """The counterpart of a key.
 
     Attributes:
-        name: Our key.
+        name: The key here.
         default: PaddleSeg's default.
         read: How the value is read.
-        ours: A value that need not be written, because it is our default; None writes every value.
+        here: The default here, which is not written; None writes every value.
     """
 
     name: str
     default: Any
     read: Callable[[ForeignSection, str, Any], Any] = ForeignSection.take
-    ours: Any = None
+    here: Any = None
 
 
-class Kind(NamedTuple):
+class KindRule(NamedTuple):
     """The counterpart of a mapping with a certain `type`.
 
     Attributes:
-        name: Our name for it.
+        name: The name here.
         keys: Key there -> key here.
         only: Key -> the values that have a counterpart, PaddleSeg's default first, and why there are no others.
         indices: Of a segmentor, the values of `backbone_indices` that name the features that it takes here.
     """
 
     name: str
-    keys: Mapping[str, Key] = MappingProxyType({})
+    keys: Mapping[str, KeyRule] = MappingProxyType({})
     only: Mapping[str, tuple[tuple[Any, ...], str]] = MappingProxyType({})
     indices: tuple[Sequence[int], ...] = ()
 
     def values(self, section: ForeignSection) -> dict[str, Any]:
-        """Returns our section."""
+        """Returns the section of a config of rsseg-tf."""
         values: dict[str, Any] = {"name": self.name}
         for key, counterpart in self.keys.items():
             value = counterpart.read(section, key, counterpart.default)
-            if value is not None and value != counterpart.ours:
+            if value is not None and value != counterpart.here:
                 values[counterpart.name] = value
         for key, (allowed, because) in self.only.items():
             section.only(key, *allowed, because=because)

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from rsseg_tf.config.document import Document
-from rsseg_tf.config.foreign import ForeignSection, ImportReport, Key, Kind
+from rsseg_tf.config.foreign import ForeignSection, ImportReport, KeyRule, KindRule
 from rsseg_tf.config.loader import config_from_document
 from rsseg_tf.config.yaml_text import compose, read_text
 from rsseg_tf.datasets.table import SPECS
@@ -396,18 +396,20 @@ _TRANSFORMS: dict[str, Callable[[ForeignSection], dict[str, Any]]] = {
 
 _REAL = ForeignSection.real
 _OPTIMIZERS = {
-    "sgd": Kind("sgd", {"momentum": Key("momentum", 0.9, _REAL), "weight_decay": Key("weight_decay", 0.0, _REAL)}),
-    "adamw": Kind("adamw", {
-        "beta1": Key("beta_1", 0.9, _REAL), "beta2": Key("beta_2", 0.999, _REAL),
-        "weight_decay": Key("weight_decay", 0.01, _REAL),
+    "sgd": KindRule("sgd", {
+        "momentum": KeyRule("momentum", 0.9, _REAL), "weight_decay": KeyRule("weight_decay", 0.0, _REAL),
+    }),
+    "adamw": KindRule("adamw", {
+        "beta1": KeyRule("beta_1", 0.9, _REAL), "beta2": KeyRule("beta_2", 0.999, _REAL),
+        "weight_decay": KeyRule("weight_decay", 0.01, _REAL),
     }),
 }  # fmt: skip
-_RATE = Key("learning_rate", 0.01, _REAL)
+_RATE = KeyRule("learning_rate", 0.01, _REAL)
 _SCHEDULES = {
-    "PolynomialDecay": Kind("poly", {
-        "learning_rate": _RATE, "power": Key("power", 1.0, _REAL), "end_lr": Key("end_lr", 0, _REAL),
+    "PolynomialDecay": KindRule("poly", {
+        "learning_rate": _RATE, "power": KeyRule("power", 1.0, _REAL), "end_lr": KeyRule("end_lr", 0, _REAL),
     }),
-    "CosineAnnealingDecay": Kind("cosine", {"learning_rate": _RATE, "eta_min": Key("end_lr", 0, _REAL)}),
+    "CosineAnnealingDecay": KindRule("cosine", {"learning_rate": _RATE, "eta_min": KeyRule("end_lr", 0, _REAL)}),
 }  # fmt: skip
 
 
@@ -447,10 +449,10 @@ def _evaluation(section: ForeignSection) -> dict[str, Any]:
 # === Models ===
 
 
-_C2FNET = Kind("c2fnet", {
-    "training_stride": Key("training_stride", 32, ours=32),
-    "samples_per_gpu": Key("windows_per_image", 32, ours=32),
-    "channels": Key("channels", None),
+_C2FNET = KindRule("c2fnet", {
+    "training_stride": KeyRule("training_stride", 32, here=32),
+    "samples_per_gpu": KeyRule("windows_per_image", 32, here=32),
+    "channels": KeyRule("channels", None),
 }, only={"backbone_indices": (([-1], [0]), "the deepest features are used here.")})  # fmt: skip
 
 
@@ -504,28 +506,28 @@ def _backbone(parent: ForeignSection) -> dict[str, Any]:
 
 
 _SEGMENTORS = {
-    "FCN": Kind("fcn", {"channels": Key("channels", None)}, indices=([-1], [3])),
-    "DeepLabV3P": Kind("deeplabv3plus", {
-        "aspp_ratios": Key("aspp_rates", [1, 6, 12, 18], ours=[1, 12, 24, 36]),
-        "aspp_out_channels": Key("aspp_channels", 256, ours=256),
+    "FCN": KindRule("fcn", {"channels": KeyRule("channels", None)}, indices=([-1], [3])),
+    "DeepLabV3P": KindRule("deeplabv3plus", {
+        "aspp_ratios": KeyRule("aspp_rates", [1, 6, 12, 18], here=[1, 12, 24, 36]),
+        "aspp_out_channels": KeyRule("aspp_channels", 256, here=256),
     }, indices=([0, 3], [0, -1])),
-    "PSPNet": Kind("pspnet", {
-        "pp_out_channels": Key("pyramid_channels", 1024, ours=1024),
-        "bin_sizes": Key("bin_sizes", [1, 2, 3, 6], ours=[1, 2, 3, 6]),
-        "enable_auxiliary_loss": Key("aux_head", True, ours=True),
+    "PSPNet": KindRule("pspnet", {
+        "pp_out_channels": KeyRule("pyramid_channels", 1024, here=1024),
+        "bin_sizes": KeyRule("bin_sizes", [1, 2, 3, 6], here=[1, 2, 3, 6]),
+        "enable_auxiliary_loss": KeyRule("aux_head", True, here=True),
     }, indices=([2, 3],)),
-    "UPerNet": Kind("upernet", {
-        "channels": Key("channels", 512, ours=512),
-        "dropout_prob": Key("dropout", 0.1, ours=0.1),
-        "enable_auxiliary_loss": Key("aux_head", False, ours=True),
+    "UPerNet": KindRule("upernet", {
+        "channels": KeyRule("channels", 512, here=512),
+        "dropout_prob": KeyRule("dropout", 0.1, here=0.1),
+        "enable_auxiliary_loss": KeyRule("aux_head", False, here=True),
     }, indices=([0, 1, 2, 3],)),
-    "DANet": Kind("danet", indices=([2, 3], [3], [-1])),
-    "OCRNet": Kind("ocrnet", {
-        "ocr_mid_channels": Key("ocr_channels", 512, ours=512),
-        "ocr_key_channels": Key("key_channels", 256, ours=256),
+    "DANet": KindRule("danet", indices=([2, 3], [3], [-1])),
+    "OCRNet": KindRule("ocrnet", {
+        "ocr_mid_channels": KeyRule("ocr_channels", 512, here=512),
+        "ocr_key_channels": KeyRule("key_channels", 256, here=256),
     }),
-    "HRNetW48Contrast": Kind("hrnet_contrast", {
-        "proj_dim": Key("projection_channels", 256, ours=256), "drop_prob": Key("dropout", 0.1, ours=0.1),
+    "HRNetW48Contrast": KindRule("hrnet_contrast", {
+        "proj_dim": KeyRule("projection_channels", 256, here=256), "drop_prob": KeyRule("dropout", 0.1, here=0.1),
     }, indices=([0], [-1])),
 }  # fmt: skip
 # Our name -> heads in the order in which PaddleSeg lists their losses; those that are left out have "main" alone.
@@ -574,25 +576,27 @@ def _heads(model: dict[str, Any] | None) -> tuple[str, ...]:
     return heads if model and model.get("aux_head", True) else ("main",)
 
 
-_CLASS_WEIGHTS = Key("class_weights", None, ForeignSection.reals)
+_CLASS_WEIGHTS = KeyRule("class_weights", None, ForeignSection.reals)
 _LOSSES = {
-    "CrossEntropyLoss": Kind("cross_entropy", {"weight": _CLASS_WEIGHTS}, only={
+    "CrossEntropyLoss": KindRule("cross_entropy", {"weight": _CLASS_WEIGHTS}, only={
         "top_k_percent_pixels": ((1.0, 1), "use OhemCrossEntropyLoss instead."),
         "avg_non_ignore": ((True,), "the mean here is over the pixels that are not ignored."),
     }),
-    "OhemCrossEntropyLoss": Kind("ohem_cross_entropy", {
-        "thresh": Key("threshold", 0.7, _REAL), "min_kept": Key("min_kept", 10000, ForeignSection.whole),
+    "OhemCrossEntropyLoss": KindRule("ohem_cross_entropy", {
+        "thresh": KeyRule("threshold", 0.7, _REAL), "min_kept": KeyRule("min_kept", 10000, ForeignSection.whole),
     }, only={"weight": ((None,), "there are no class weights with hard pixels here.")}),
-    "DiceLoss": Kind("dice", {"weight": _CLASS_WEIGHTS, "smooth": Key("smooth", 1.0, _REAL)}),
-    "MultiClassFocalLoss": Kind("focal", {"alpha": Key("alpha", 1.0, _REAL), "gamma": Key("gamma", 2.0, _REAL)}),
-    "LovaszSoftmaxLoss": Kind("lovasz_softmax", only={
+    "DiceLoss": KindRule("dice", {"weight": _CLASS_WEIGHTS, "smooth": KeyRule("smooth", 1.0, _REAL)}),
+    "MultiClassFocalLoss": KindRule("focal", {
+        "alpha": KeyRule("alpha", 1.0, _REAL), "gamma": KeyRule("gamma", 2.0, _REAL),
+    }),
+    "LovaszSoftmaxLoss": KindRule("lovasz_softmax", only={
         "classes": (("present",), "the mean here is over the classes that are present."),
     }),
-    "PixelContrastCrossEntropyLoss": Kind("pixel_contrast", {
-        "temperature": Key("temperature", 0.1, _REAL), "base_temperature": Key("base_temperature", 0.07, _REAL),
-        "max_samples": Key("max_samples", 1024), "max_views": Key("max_views", 100),
+    "PixelContrastCrossEntropyLoss": KindRule("pixel_contrast", {
+        "temperature": KeyRule("temperature", 0.1, _REAL), "base_temperature": KeyRule("base_temperature", 0.07, _REAL),
+        "max_samples": KeyRule("max_samples", 1024), "max_views": KeyRule("max_views", 100),
     }),
-    "MixedLoss": Kind("mixed"),
+    "MixedLoss": KindRule("mixed"),
 }  # fmt: skip
 
 
