@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rsseg_tf.errors import DataError
-from rsseg_tf.files.processes import in_processes
+from rsseg_tf.files.processes import in_processes, in_threads
 
 
 def square(number: int) -> tuple[int, int]:
@@ -58,3 +58,17 @@ def test_no_more_than_needed_is_under_way(tmp_path: Path) -> None:
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert len(list(tmp_path.iterdir())) < 12, "the rest is left when the consumer stops"
+
+
+def test_threads_give_all_results_in_order() -> None:
+    assert list(in_threads(lambda number: number * number, range(20), 3)) == [number * number for number in range(20)]
+    assert list(in_threads(fails, [], 2)) == []
+
+
+def test_threads_stop_at_an_error_or_when_the_consumer_stops(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="number 3"):
+        list(in_threads(fails, range(100), 2))
+    results = in_threads(touch, (tmp_path / str(number) for number in range(50)), 2)
+    assert next(results) == tmp_path / "0"
+    results.close()  # type: ignore[attr-defined]
+    assert len(list(tmp_path.iterdir())) < 12, "the rest is left"
