@@ -115,14 +115,6 @@ def test_hashes_are_compared(server: str) -> None:
         cached(url)
 
 
-def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RSSEG_TF_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_dir() == tmp_path / "rsseg_tf"
-    monkeypatch.setenv("RSSEG_TF_CACHE", str(tmp_path / "mine"))
-    assert cache_dir() == tmp_path / "mine"
-
-
 @pytest.mark.parametrize(
     ("platform", "variables", "folder"),
     [
