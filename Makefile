@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: quickstart test check setup parity-env clean
+.PHONY: quickstart test check coverage dist api version-check setup parity-env clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/rsseg-tf quickstart -o quickstart
@@ -18,6 +18,23 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Measuring branches makes the tests take more than twice as long, so `make test` does without.
+coverage: $(VENV)/.installed-test
+	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+# A source archive, and the wheel that is built from it.
+dist: $(VENV)/.installed-test
+	rm -rf dist
+	$(BIN)/python -m build
+
+# docs/api.md, from the docstrings.
+api: $(VENV)/.installed-test
+	$(BIN)/python docs/make_api.py
+
+# The version of the package, the changelog, CITATION.cff and, with TAG=vX.Y.Z, the tag.
+version-check:
+	$(PYTHON) scripts/release.py check $(TAG)
 
 setup: $(VENV)/.installed-test
 
@@ -41,4 +58,4 @@ parity-env:
 	test -d .parity/PaddleSeg || git clone --quiet --depth 1 --branch develop $(PADDLESEG_URL) .parity/PaddleSeg
 
 clean:
-	rm -rf $(VENV) .parity build dist *.egg-info quickstart
+	rm -rf $(VENV) .parity build dist *.egg-info quickstart .coverage .coverage.*

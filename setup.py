@@ -82,6 +82,8 @@ EXTRAS["test"] = [
     *EXTRAS["cluster"],  # a worker is killed
     "pytest>=8.3,<10",
     "pytest-xdist>=3.6,<4",
+    "pytest-cov>=7,<8",
+    "coverage>=7.10,<8",  # 7.10: measures processes that tests start
     "hypothesis>=6.120,<7",
     "psutil>=7.2,<8",  # memory and sockets of a server
     "ruff>=0.14,<0.18",
@@ -98,7 +100,10 @@ setup(
     description="Semantic segmentation of remote sensing images with TensorFlow and Keras",
     long_description=(HERE / "README.md").read_text("utf-8") if (HERE / "README.md").is_file() else "",
     long_description_content_type="text/markdown",
+    author="The rsseg-tf contributors",
+    keywords=["remote sensing", "semantic segmentation", "deep learning", "tensorflow", "keras"],
     license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",  # keras 3.15 needs 3.11; TensorFlow 2.21 has no wheel for 3.14
     packages=find_packages(include=["rsseg_tf", "rsseg_tf.*"]),
     package_data={"rsseg_tf": ["py.typed"]},
@@ -109,7 +114,10 @@ setup(
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: Console",
+        "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
+from benchmarks.measuring import cpu_name, fastest
 from rsseg_tf import build_model, load_config
 from rsseg_tf.checkpoint import load_weights
 from rsseg_tf.data import SampleReader
@@ -117,15 +117,9 @@ def runner(content: bytes, threads: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def milliseconds(content: bytes, threads: int, image: np.ndarray) -> float:
-    """Returns the shortest time of one image: what it takes when nothing else runs."""
+    """Returns the shortest time of one image."""
     run = runner(content, threads)
-    run(image)
-    times: list[float] = []
-    while len(times) < REPEATS and sum(times) < PATIENCE_S:
-        began = time.perf_counter()
-        run(image)
-        times.append(time.perf_counter() - began)
-    return 1000 * min(times)
+    return 1000 * fastest(lambda: run(image), REPEATS, PATIENCE_S)
 
 
 def cost_rows() -> Iterator[str]:
@@ -155,7 +149,7 @@ def scores(folder: Path) -> str:
     runs = {"Keras": lambda image: np.asarray(model(image[None], training=False)["main"])[0]}
     runs |= {variant: runner(convert(model, variant, calibration), THREADS[-1]) for variant in VARIANTS}
     matrices: dict[str, Any] = dict.fromkeys(runs, 0)
-    same, ignored, reader = dict.fromkeys(runs, 0), 0, SampleReader(validation, spec)
+    same, ignored, reader = dict.fromkeys(runs, 0.0), 0, SampleReader(validation, spec)
     for index in range(len(validation)):
         image, label = reader(index)
         ignored += count_ignored(label, spec.ignore_index)
@@ -163,10 +157,14 @@ def scores(folder: Path) -> str:
         for name, prediction in predictions.items():
             matrices[name] = matrices[name] + confusion_matrix(label, prediction, spec.num_classes, spec.ignore_index)
             same[name] += float((prediction == predictions["Keras"]).mean()) / len(validation)
+    backbone = config.model.backbone
     text = SCORES_HEAD.format(
-        config=f"{config.model.name} on {config.model.backbone.name}", steps=config.train.iters, count=len(validation),
-        dataset=spec.name, calibration=len(calibration),
-    )  # fmt: skip
+        config=config.model.name + (f" on {backbone.name}" if backbone else ""),
+        steps=config.train.iters,
+        count=len(validation),
+        dataset=spec.name,
+        calibration=len(calibration),
+    )
     for name, matrix in matrices.items():
         result = SegmentationScores(matrix, spec.classes, ignored)
         text += f"| {name} | {100 * result.miou:.2f} | {100 * result.acc:.2f} | {100 * same[name]:.2f} |\n"
@@ -178,12 +176,6 @@ def normalised(image: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     if image.shape[:2] != (SIDE, SIDE):
         raise SystemExit(f"the files take images of {SIDE}x{SIDE}; one of {spec.name} has {image.shape[1::-1]}")
     return ((image / spec.max_value - np.array(spec.mean)) / np.array(spec.std)).astype(np.float32)
-
-
-def cpu_name() -> str:
-    """Returns what the processor calls itself."""
-    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Exports models at full width in every format, and measures size, latency, memory and agreement with Keras.
 
-    .venv/bin/python -m benchmarks.export --output /tmp/exported --runs 10
+    python -m benchmarks.export --output /tmp/exported --runs 10
 
 The weights are not trained: kernels are random, and the statistics of the batch normalisations are those of made-up
 images, so that activations have their usual size. Latency and size do not depend on that; agreement does, and trained
@@ -9,11 +9,13 @@ models agree better. Each model is timed in a process of its own, on all process
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from benchmarks.measuring import Figures, parser_of
+from rsseg_tf.rasters.windows import Size
 
 CONFIGS = {
     "fcn_hrnet_w18": "fcn/fcn_hrnet_w18_isaid_512x512_80k.yml",
@@ -42,7 +44,7 @@ def checkpoint_of(name: str, folder: Path) -> Path:
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.5
-    pixels = random_tiles(config.dataset.spec, (128, 128), 16, seed=1) / np.float32(127.5) - 1
+    pixels = random_tiles(config.dataset.spec, Size(128, 128), 16, seed=1) / np.float32(127.5) - 1
     for start in range(0, 16, 2):
         model(pixels[start : start + 2], training=True)
     checkpoint = folder / name / "checkpoint"
@@ -52,31 +54,33 @@ def checkpoint_of(name: str, folder: Path) -> Path:
 
 def measured(name: str, folder: Path, runs: int) -> list[tuple[str, ...]]:
     """Exports a model for one size and for any, and returns rows of the table."""
-    from rsseg_tf.export import export_model, load_trained, verify
+    from rsseg_tf.export import ExportOptions, export_model, load_trained, verify
     from rsseg_tf.export.tiles import random_tiles
     from rsseg_tf.export.timing import time_in_process
 
     checkpoint = checkpoint_of(name, folder)
     trained = load_trained(checkpoint)
-    calibration = list(random_tiles(trained.spec, (SIDE, SIDE), 8, seed=2))
+    calibration = list(random_tiles(trained.spec, Size(SIDE, SIDE), 8, seed=2))
     threads = os.cpu_count() or 1
-    timing = time_in_process(checkpoint, (SIDE, SIDE), threads=threads, runs=runs)
+    timing = time_in_process(checkpoint, Size(SIDE, SIDE), threads=threads, runs=runs)
     rows = [_row(name, "Keras", "any", 0, timing, None)]
-    for tile in ((SIDE, SIDE), None):
+    for tile in (Size(SIDE, SIDE), None):
         exported = export_model(
             trained,
             folder / name / ("any" if tile is None else "fixed"),
-            ("savedmodel", "onnx", "tflite") if tile is None else ("onnx", "tflite"),
-            quantizations=("float32", "dynamic") if tile is None else ("float32", "float16", "dynamic", "int8"),
-            tile=tile,
-            calibration=calibration,
+            ExportOptions(
+                ("savedmodel", "onnx", "tflite") if tile is None else ("onnx", "tflite"),
+                ("float32", "dynamic") if tile is None else ("float32", "float16", "dynamic", "int8"),
+                tile,
+                calibration,
+            ),
             notify=print,
         )
         if exported.folder is None:
             raise RuntimeError("nothing was measured that could be refused")
         comparisons = {one.name: one for one in verify(exported.folder)}
         for artifact in exported.manifest.artifacts:
-            timing = time_in_process(exported.folder / artifact.path, (SIDE, SIDE), threads=threads, runs=runs)
+            timing = time_in_process(exported.folder / artifact.path, Size(SIDE, SIDE), threads=threads, runs=runs)
             comparison = comparisons[artifact.name]
             rows.append(
                 _row(
@@ -108,7 +112,7 @@ def _row(name: str, kind: str, size: str, size_bytes: int, timing: Any, comparis
 
 def main() -> None:
     """Prints a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--models", nargs="+", choices=CONFIGS, default=list(CONFIGS))
     parser.add_argument("--output", type=Path, help="where files go; a temporary folder by default")
     parser.add_argument("--runs", type=int, default=10)
@@ -119,10 +123,14 @@ def main() -> None:
             for name in arguments.models
             for row in measured(name, arguments.output or Path(temporary), arguments.runs)
         ]
-    print("| model | format | input | MiB | p50 ms | p90 ms | memory MiB | max abs Δlogit | same class, % |")
-    print("|---|---|---|--:|--:|--:|--:|--:|--:|")
+    figures = Figures("export")
+    figures.table(
+        *("model", "format", "input", "MiB", "p50 ms", "p90 ms", "memory MiB", "max abs Δlogit", "same class, %")
+    )
     for row in rows:
-        print(f"| {' | '.join(row)} |")
+        figures.row(*row)
+    if arguments.write:
+        figures.write()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Times models side by side with the original on the same CPU and threads: forward pass and training step.
 
-    .venv/bin/python -m benchmarks.models --original .parity/bin/python --paddleseg .parity/PaddleSeg
+    python -m benchmarks.models --original .parity/bin/python --paddleseg .parity/PaddleSeg
 
 Each system runs in a process of its own, and they take turns. A run warms up once and then measures; the table gives
 the median over all runs, the ratio original / ours (above 1: ours is faster), and the peak memory of the processes.
@@ -13,11 +13,11 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.measuring import Figures, measured_apart, parser_of, seconds_of
 
 MODELS = ("fcn_hrnet_w18", "deeplabv3p_resnet50_vd", "upernet_resnet50")
 TASKS = {"forward": (1, 512), "step": (2, 256)}  # images and their side
@@ -61,7 +61,7 @@ def original(name: str, task: str) -> Any:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "parity" / "original"))
     import numpy as np
     import paddle
-    from generate import build
+    from generate import build  # type: ignore[import-not-found]
 
     builder = build(name)
     model, losses = builder.model, builder.loss
@@ -94,56 +94,46 @@ def measure(system: str, name: str, task: str) -> None:
     """Prints seconds of each repetition and the peak memory in MiB, as JSON."""
     run = {"ours": ours, "original": original}[system](name, task)
     run()
-    seconds = []
-    for _ in range(REPEATS[task]):
-        began = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - began)
+    seconds = [seconds_of(run) for _ in range(REPEATS[task])]
     print(json.dumps({"seconds": seconds, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
-
-
-def child(python: str, environment: dict[str, str], *arguments: str) -> dict[str, Any]:
-    """Runs `measure` in another process."""
-    command = [python, str(Path(__file__).resolve()), "--measure", *arguments]
-    result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise SystemExit(f"{' '.join(arguments)} failed:\n{result.stderr[-2000:]}")
-    return dict(json.loads(result.stdout.splitlines()[-1]))
 
 
 def main() -> None:
     """Reads the command line and prints the table."""
-    parser = argparse.ArgumentParser(description="Time models side by side with the original.")
+    parser = parser_of(__doc__)
     parser.add_argument("--measure", nargs=3, metavar=("SYSTEM", "MODEL", "TASK"), help=argparse.SUPPRESS)
     parser.add_argument("--original", metavar="PYTHON", help="of the original's environment")
     parser.add_argument("--paddleseg", metavar="DIR", help="a checkout of PaddleSeg")
     parser.add_argument("--rounds", type=int, default=2, help="turns that each system takes")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for both")
     arguments = parser.parse_args()
-    root = str(Path(__file__).resolve().parents[1])
     if arguments.measure:
-        sys.path.insert(0, root)
         measure(*arguments.measure)
         return
     threads = str(arguments.threads)
-    shared = {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    shared = {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
     pythons = {"ours": sys.executable, "original": arguments.original}
     environment = {"ours": shared, "original": {**shared, "PADDLESEG": arguments.paddleseg}}
-    print("| model | task | ours s | original s | original / ours | ours MiB | original MiB |")
-    print("|---" * 7 + "|")
+    figures = Figures("models")
+    figures.table("model", "task", "ours s", "original s", "original / ours", "ours MiB", "original MiB")
     for name in MODELS:
         for task in TASKS:
             runs: dict[str, list[dict[str, Any]]] = {"ours": [], "original": []}
             for _ in range(arguments.rounds):
                 for system, done in runs.items():
-                    done.append(child(pythons[system], environment[system], system, name, task))
+                    call = ("--measure", system, name, task)
+                    done.append(
+                        measured_apart("models", *call, python=pythons[system], environment=environment[system])
+                    )
             seconds = {s: statistics.median(t for run in done for t in run["seconds"]) for s, done in runs.items()}
             memory = {s: max(run["memory"] for run in done) for s, done in runs.items()}
-            print(
-                f"| {name} | {task} | {seconds['ours']:.2f} | {seconds['original']:.2f} | "
-                f"{seconds['original'] / seconds['ours']:.2f} | {memory['ours']:.0f} | {memory['original']:.0f} |",
-                flush=True,
+            ratio = seconds["original"] / seconds["ours"]
+            figures.row(
+                *(name, task, *(f"{seconds[system]:.2f}" for system in runs), f"{ratio:.2f}"),
+                *(f"{memory[system]:.0f}" for system in runs),
             )
+    if arguments.write:
+        figures.write()
 
 
 if __name__ == "__main__":

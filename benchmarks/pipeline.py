@@ -1,6 +1,6 @@
 """How many samples per second the input pipeline delivers, beside how many a training step consumes.
 
-    python benchmarks/pipeline.py
+    python -m benchmarks.pipeline
 
 Both on this CPU, one after the other in one process, at 512x512 and batch 4 with the benchmark's augmentation. The
 pipeline is measured reading PNG tiles from disk (nothing cached) and from its memory (all cached). Prints a table in
@@ -9,16 +9,14 @@ Markdown; the ratio says how far the pipeline is from holding up the model.
 
 from __future__ import annotations
 
-import argparse
-import os
 import tempfile
-import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.measuring import Figures, parser_of, rate, seconds_of
 from rsseg_tf.assets import find_config
 from rsseg_tf.build import build_losses, build_model
 from rsseg_tf.config import Config, load_config
@@ -41,7 +39,8 @@ def tiles(folder: Path, count: int) -> None:
     lines = []
     for i, sample in enumerate(read_list(folder / "scenes" / "train.txt", folder / "scenes")):
         cv2.imwrite(str(folder / f"{i}.png"), read_image(sample.image)[..., ::-1])
-        cv2.imwrite(str(folder / f"{i}_label.png"), read_image(sample.label)[..., 0] % 5)
+        if sample.label is not None:
+            cv2.imwrite(str(folder / f"{i}_label.png"), read_image(sample.label)[..., 0] % 5)
         lines.append(f"{i}.png {i}_label.png")
     (folder / "train.txt").write_text("\n".join(lines) + "\n", "utf-8")
 
@@ -52,13 +51,7 @@ def pipeline_rate(config: Config, folder: Path, cache_mb: int, seconds: float) -
     reader = SampleReader(samples, config.dataset.spec, cache_mb=cache_mb)
     batch_size = config.train.batch_size
     batches = iter(train_batches(reader, config.augment, batch_size=batch_size, seed=0))
-    for _ in range(len(samples) // batch_size + 2):
-        next(batches)
-    count, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        next(batches)
-        count += batch_size
-    return count / (time.perf_counter() - began)
+    return batch_size * rate(lambda: next(batches), seconds, warm_up=len(samples) // batch_size + 2)
 
 
 def model_rate(config: Config, steps: int) -> float:
@@ -70,24 +63,19 @@ def model_rate(config: Config, steps: int) -> float:
     width, height = config.augment.crop_size
     shape = (config.train.batch_size, height, width)
     batch = {"image": tf.random.normal((*shape, 3)), "label": tf.zeros(shape, tf.int32)}
-    times = []
-    for _ in range(steps + 2):
-        began = time.perf_counter()
-        float(step(batch, 0.01)["loss"])
-        times.append(time.perf_counter() - began)
+    times = [seconds_of(lambda: float(step(batch, 0.01)["loss"])) for _ in range(steps + 2)]
     return config.train.batch_size / float(np.median(times[2:]))
 
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--tiles", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=15.0, help="for each pipeline")
     parser.add_argument("--steps", type=int, default=4, help="of each model")
     options = parser.parse_args()
-    print(f"{os.cpu_count()} cores, TensorFlow {tf.__version__}\n")
-    print("| model, 512x512, batch 4 | model, samples/s | pipeline from disk | ratio | pipeline from memory | ratio |")
-    print("|---|---|---|---|---|---|")
+    figures = Figures("pipeline")
+    figures.table("model, 512x512, batch 4", "samples/s", "pipeline from disk", "ratio", "from memory", "ratio")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         tiles(folder, options.tiles)
@@ -97,11 +85,12 @@ def main() -> None:
             disk = pipeline_rate(config, folder, 0, options.seconds)
             memory = pipeline_rate(config, folder, 1024, options.seconds)
             model = model_rate(config, options.steps)
-            title = f"{config.model.name} {config.model.backbone.name}"
-            print(
-                f"| {title} | {model:.2f} | {disk:.1f} | {disk / model:.0f} | {memory:.1f} | {memory / model:.0f} |",
-                flush=True,
-            )
+            title = Path(name).stem.partition("_dubai")[0].partition("_synthetic")[0]
+            rates = (f"{cell:.1f}" for cell in (disk, memory))
+            ratios = (f"{cell / model:.0f}" for cell in (disk, memory))
+            figures.row(title, f"{model:.2f}", *(cell for pair in zip(rates, ratios, strict=True) for cell in pair))
+    if options.write:
+        figures.write()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long `rsseg-tf prepare` takes for scenes of Potsdam's size, and how much memory, beside the original's script.
 
-    python benchmarks/prepare.py [--original path/to/contrib/RSSegBenchmark/data/prepare_potsdam.py]
+    python -m benchmarks.prepare [--original path/to/contrib/RSSegBenchmark/data/prepare_potsdam.py]
 
 Makes the two archives of a small Potsdam: scenes of 6000x6000 pixels, smooth with grain as photographs are, and masks
 of five-sided pieces with boundaries. All runs read the same archives, one after the other, and their tiles are
@@ -10,7 +10,6 @@ Markdown.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import subprocess
@@ -24,6 +23,7 @@ import cv2
 import numpy as np
 from rasterio.io import MemoryFile
 
+from benchmarks.measuring import Figures, parser_of
 from rsseg_tf.datasets.isprs import POTSDAM
 from rsseg_tf.rasters.images import read_image, read_label
 
@@ -97,7 +97,7 @@ def differing(one: Path, other: Path) -> tuple[int, int]:
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--original", type=Path, help="PaddleSeg's prepare_potsdam.py")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, os.cpu_count() or 1])
     options = parser.parse_args()
@@ -122,14 +122,18 @@ def main() -> None:
             commands["prepare_potsdam.py of the original"] = folder / "original", command
         times = {name: run(command) for name, (_, command) in commands.items()}
         first = next(iter(times.values()))[0]
-        print(f"{len(NAMES)} scenes of {SIDE}x{SIDE}, {os.cpu_count()} cores\n")
-        print("| | wall s | time / ours with one worker | peak MiB of a process |\n|---|---|---|---|")
+        figures = Figures("prepare")
+        figures.table(
+            f"{len(NAMES)} scenes of {SIDE}x{SIDE}", "wall s", "time / that of the first", "peak MiB of a process"
+        )
         for name, (seconds, memory) in times.items():
-            print(f"| {name} | {seconds:.1f} | {seconds / first:.2f} | {memory:.0f} |")
+            figures.row(name, f"{seconds:.1f}", f"{seconds / first:.2f}", f"{memory:.0f}")
         outputs = [output for output, _ in commands.values()]
         for name, output in zip(list(commands)[1:], outputs[1:], strict=True):
             count, wrong = differing(outputs[0], output)
-            print(f"\n{count} tiles, {wrong} of them differ between the first and '{name}'.")
+            figures.add(f"\n{count} tiles, {wrong} of them differ between the first and '{name}'.")
+    if options.write:
+        figures.write()
 
 
 if __name__ == "__main__":

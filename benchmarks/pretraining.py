@@ -1,6 +1,6 @@
 """Self-supervised pre-training on real aerial tiles on a CPU, by the commands that a user types, beside baselines.
 
-    python benchmarks/pretraining.py path/to/dubai/download /tmp/ssl
+    python -m benchmarks.pretraining path/to/dubai/download /tmp/ssl
 
 A ResNet-18 is pre-trained on the images of the training tiles (their labels are not looked at) by MoCo v2 and SimSiam,
 with three seeds each, and probed on patches of tiles from another part of the city, beside colour statistics and random
@@ -14,20 +14,16 @@ Markdown. One compares how fast views are made with how fast a step consumes the
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import re
-import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+
+from benchmarks.measuring import Figures, parser_of, rate, rsseg_tf
 
 SEEDS = (0, 1, 2)
 PROBED = ("moco_v2", "simsiam")
@@ -51,20 +47,11 @@ CHANGES = {
 }  # fmt: skip
 
 
-def run(*arguments: str, log: Path) -> float:
-    """Runs a command of rsseg-tf with its output in a file, and returns its wall time in seconds."""
-    print("$", shlex.join(["rsseg-tf", *arguments]), flush=True)
-    began = time.perf_counter()
-    with log.open("w") as file:
-        subprocess.run([sys.executable, "-m", "rsseg_tf.cli", *arguments], check=True, stdout=file)
-    return time.perf_counter() - began
-
-
 def pretrain(method: str, seed: int, steps: int, work: Path, *, size: int, batch: int) -> dict[str, Any]:
     """Pre-trains and returns seconds, losses of ten steps each, and the monitors of each epoch."""
     name = f"{method}_{seed}"
     log = work / f"{name}.log"
-    seconds = run(
+    seconds = rsseg_tf(
         *("pretrain", "--config", f"ssl/pretrain/{method}_resnet50_imagenet.yml", "--device", "cpu", "--overwrite"),
         *("--iters", str(steps), "--total_batch_size", str(batch), "--seed", str(seed), "--save_dir", str(work / name)),
         *("--save_interval", str(steps)),
@@ -89,7 +76,7 @@ def pretrain(method: str, seed: int, steps: int, work: Path, *, size: int, batch
 def probe(work: Path) -> dict[str, Any]:
     """Probes all that was pre-trained; returns what the command writes."""
     sources = [str(max((work / f"{method}_{seed}").glob("iter_*"))) for method in PROBED for seed in SEEDS]
-    run(
+    rsseg_tf(
         *("probe", "--config", "fcn/fcn_hrnet_w18_dubai_256x256_cpu.yml", "--device", "cpu"),
         *("--set", f"dataset.root={work / 'data'}", "model.backbone={name: resnet18}"),
         *("--backbone", *sources, "--patch_size", str(SIZE), "--json", str(work / "probe.json")),
@@ -106,7 +93,7 @@ def finetune(work: Path, source: str | None, seed: int) -> dict[str, float]:
     (data / "few.txt").write_text("\n".join(lines[i] for i in sorted(chosen)) + "\n")
     name = f"finetune_{Path(source).parent.name if source else f'random_{seed}'}"
     backbone = f"{{name: resnet18, pretrained: {source or 'null'}}}"
-    run(
+    rsseg_tf(
         *("train", "--config", "fcn/fcn_hrnet_w18_dubai_256x256_cpu.yml", "--device", "cpu", "--overwrite"),
         *("--iters", "200", "--batch_size", "8", "--seed", str(seed), "--save_dir", str(work / name)),
         *("--save_interval", "200", "--set", f"dataset.root={data}", "dataset.train_list=few.txt"),
@@ -114,7 +101,7 @@ def finetune(work: Path, source: str | None, seed: int) -> dict[str, float]:
         log=work / f"{name}.log",
     )
     model = ("--model_path", str(work / name / "iter_200"))
-    run("eval", *model, "--save_dir", str(work / name), log=work / f"{name}_eval.log")
+    rsseg_tf("eval", *model, "--save_dir", str(work / name), log=work / f"{name}_eval.log")
     report = json.loads((work / name / "eval.json").read_text())
     return {"miou": report["macro"]["miou"], "acc": report["micro"]["acc"]}
 
@@ -122,7 +109,7 @@ def finetune(work: Path, source: str | None, seed: int) -> dict[str, float]:
 def consumption(method: str, work: Path) -> float:
     """Returns images per second that steps of the official recipe take, with batches of 16."""
     log = work / f"steps_{method}.log"
-    run(
+    rsseg_tf(
         *("pretrain", "--config", f"ssl/pretrain/{method}_resnet50_imagenet.yml", "--device", "cpu", "--overwrite"),
         *("--iters", "6", "--total_batch_size", "16", "--save_dir", str(work / f"steps_{method}")),
         *("--set", f"dataset.root={work / 'data'}", "dataset.train_list=train.txt", "train.log_iters=2"),
@@ -143,13 +130,7 @@ def throughput(work: Path, seconds: float = 10.0) -> dict[str, float]:
         config = load_pretrain_config(f"ssl/pretrain/{method}_resnet50_imagenet.yml")
         reader = ImageReader(samples, config.dataset.spec, cache_mb=1024)
         batches = iter(view_batches(reader, config.views, batch_size=16, seed=0))
-        for _ in range(4):
-            next(batches)
-        count, began = 0, time.perf_counter()
-        while time.perf_counter() - began < seconds:
-            next(batches)
-            count += 16
-        rates[method] = count / (time.perf_counter() - began)
+        rates[method] = 16 * rate(partial(next, batches), seconds, warm_up=4)
     return rates
 
 
@@ -158,24 +139,23 @@ def spread_of(values: list[float]) -> str:
     return f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
 
 
-def tables(results: dict[str, Any]) -> None:
-    """Prints what was measured so far."""
+def tables(results: dict[str, Any], figures: Figures) -> None:
+    """Adds what was measured so far."""
     if "probe" in results:
         rows = results["probe"]["rows"]
         first = rows[0]["scores"]
         heads = [f"linear, {s['labels']} labels" if s["probe"] == "linear" else "20 nearest" for s in first]
-        print(f"\n| features | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}")
+        figures.table("features", *heads)
         for row in rows[:2]:
-            print(f"| {row['features']} | {' | '.join(spread_of(s['balanced_accuracy']) for s in row['scores'])} |")
+            figures.row(row["features"], *(spread_of(score["balanced_accuracy"]) for score in row["scores"]))
         for method in PROBED:
             runs = [row for row in rows if f"/{method}_" in row["features"]]
             for i, row in enumerate(runs):
-                cells = " | ".join(spread_of(s["balanced_accuracy"]) for s in row["scores"])
-                print(f"| {method}, seed {SEEDS[i]} | {cells} |")
+                cells = (spread_of(score["balanced_accuracy"]) for score in row["scores"])
+                figures.row(f"{method}, seed {SEEDS[i]}", *cells)
             means = [[float(np.mean(row["scores"][k]["balanced_accuracy"])) for row in runs] for k in range(len(heads))]
-            print(f"| **{method}, {len(runs)} seeds** | {' | '.join(spread_of(values) for values in means)} |")
-    print("\n| method | steps | s | loss, first 10 steps | last 10 | monitors of the last epoch |")
-    print("|---|---|---|---|---|---|")
+            figures.row(f"**{method}, {len(runs)} seeds**", *map(spread_of, means))
+    figures.table("method", "steps", "s", "loss, first 10 steps", "last 10", "monitors of the last epoch")
     for name, row in results.items():
         if not name.startswith("pretrain/"):
             continue
@@ -184,27 +164,26 @@ def tables(results: dict[str, Any]) -> None:
         count = row["warnings"]
         warned = f"; {count} warning{'s' if count > 1 else ''}" if count else ""
         losses = row["losses"]
-        print(
-            f"| {name[9:]} | {10 * len(losses)} | {row['seconds']:.0f} | {losses[0]:.3f} | {losses[-1]:.3f} | "
-            f"{told}{warned} |"
-        )
+        ends = (f"{losses[0]:.3f}", f"{losses[-1]:.3f}")
+        figures.row(name[9:], 10 * len(losses), f"{row['seconds']:.0f}", *ends, f"{told}{warned}")
     if "throughput" in results:
-        print("\n| views at 224x224 from memory | images/s | steps of ResNet50, images/s | ratio |\n|---|---|---|---|")
-        for method, rate in results["throughput"].items():
+        figures.table("views at 224x224 from memory", "images/s", "steps of ResNet50, images/s", "ratio")
+        for method, speed in results["throughput"].items():
             steps = results.get(f"steps/{method}")
-            print(f"| {method} | {rate:.1f} | {f'{steps:.2f} | {rate / steps:.0f}' if steps else '|'} |")
+            figures.row(method, f"{speed:.1f}", *((f"{steps:.2f}", f"{speed / steps:.0f}") if steps else ("", "")))
     tuned = {name.split("/")[1]: row for name, row in results.items() if name.startswith("finetune/")}
     if tuned:
-        print(f"\n| FCN on {FEW} labelled tiles, 200 steps | mIoU | Acc |\n|---|---|---|")
+        figures.table(f"FCN on {FEW} labelled tiles, 200 steps", "mIoU", "Acc")
         for start in ("random", *PROBED):
             rows = [row for name, row in tuned.items() if name.startswith(f"{start},")]
-            cells = " | ".join(spread_of([row[key] for row in rows]) for key in ("miou", "acc"))
-            print(f"| {start}, {len(rows)} seeds | {cells} |")
+            figures.row(
+                f"{start}, {len(rows)} seeds", *(spread_of([row[key] for row in rows]) for key in ("miou", "acc"))
+            )
 
 
 def main() -> None:
     """Runs what is not there yet, and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("source", help="the downloaded scenes, a folder or a zip file")
     parser.add_argument("work", type=Path, help="where everything goes")
     parser.add_argument("--steps", type=int, default=500, help="of MoCo v2 and SimSiam")
@@ -220,27 +199,29 @@ def main() -> None:
             cache.write_text(json.dumps(results, indent=1))
 
     prepare = ("prepare", "dubai", options.source, "-o", str(work / "data"), "--tile-size", "128")
-    stage("prepare", lambda: run(*prepare, log=work / "prepare.log"))
+    stage("prepare", lambda: rsseg_tf(*prepare, log=work / "prepare.log"))
     for seed in SEEDS:
         for method in PROBED:
             stage(
                 f"pretrain/{method}, seed {seed}",
-                lambda m=method, s=seed: pretrain(m, s, options.steps, work, size=SIZE, batch=BATCH),
+                partial(pretrain, method, seed, options.steps, work, size=SIZE, batch=BATCH),
             )
     stage("probe", lambda: probe(work))
     for method in RUN_ONLY:
         # Cells of a feature map are compared by two of these, so the views are a little larger: 3x3 cells.
-        stage(f"pretrain/{method}, seed 0", lambda m=method: pretrain(m, 0, 200, work, size=96, batch=16))
+        stage(f"pretrain/{method}, seed 0", partial(pretrain, method, 0, 200, work, size=96, batch=16))
     stage("throughput", lambda: throughput(work))
     for method in STEPPED:
-        stage(f"steps/{method}", lambda m=method: consumption(m, work))
+        stage(f"steps/{method}", partial(consumption, method, work))
     for seed in SEEDS:
-        stage(f"finetune/random, seed {seed}", lambda s=seed: finetune(work, None, s))
+        stage(f"finetune/random, seed {seed}", partial(finetune, work, None, seed))
         for method in PROBED:
             source = str(work / f"{method}_{seed}" / f"iter_{options.steps}")
-            stage(f"finetune/{method}, seed {seed}", lambda p=source, s=seed: finetune(work, p, s))
-    print(f"{os.cpu_count()} cores, TensorFlow {tf.__version__}")
-    tables(results)
+            stage(f"finetune/{method}, seed {seed}", partial(finetune, work, source, seed))
+    figures = Figures("pretraining")
+    tables(results, figures)
+    if options.write:
+        figures.write()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tortures the package and writes the table in reliability.md: `python benchmarks/reliability.py`.
+"""Tortures the package and writes the table in reliability.md: `python -m benchmarks.reliability`.
 
 Every module in tests/torture with `run(seed, limit)` is a part. All of it takes hours; `--limit test_kills=6` tries
 about six points of each kind in that part, chosen by the seed.
@@ -9,14 +9,11 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib
-import os
-import platform
 import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from benchmarks.measuring import machine
 from tests.torture.figures import Figure, table
 
 PAGE = Path(__file__).with_name("reliability.md")
@@ -49,12 +46,6 @@ def tortured(limits: dict[str, int | None], seed: int) -> list[Figure]:
     return found
 
 
-def machine() -> str:
-    """Returns cores, memory and versions in a line."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores, {memory:.0f} GiB, Python {platform.python_version()}"
-
-
 def main() -> None:
     """Writes the page, or prints the table alone."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -74,7 +65,7 @@ def main() -> None:
     if arguments.alone:
         print(text, end="")
         return
-    command = "python benchmarks/reliability.py" + "".join(f" {word}" for word in sys.argv[1:])
+    command = "python -m benchmarks.reliability" + "".join(f" {word}" for word in sys.argv[1:])
     spent = (time.monotonic() - began) / 60
     made = f"`{command}` on {machine()}, {datetime.date.today():%Y-%m-%d}, {spent:.0f} minutes.\n"
     PAGE.write_text(INTRODUCTION + made + "\n" + text, "utf-8")

@@ -1,8 +1,8 @@
 """Whole scenes: peak memory, speed, and what everything but the model costs, beside two plainer ways.
 
-    .venv/bin/python -m benchmarks.scene size --sides 20000x10000 20000x20000 20000x40000
-    .venv/bin/python -m benchmarks.scene ways --sides 8192x8192
-    .venv/bin/python -m benchmarks.scene overhead --sides 4096x4096 --model
+    python -m benchmarks.scene size --sides 20000x10000 20000x20000 20000x40000
+    python -m benchmarks.scene ways --sides 8192x8192
+    python -m benchmarks.scene overhead --sides 4096x4096 --model
 
 Scenes are generated, with three bands of 8 bits, tiled and packed, and removed afterwards. Each line is measured in a
 process of its own; memory is the peak resident size of that process, everything included. Without `--model` the
@@ -17,19 +17,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rasterio
 from rasterio.transform import Affine
+
+from benchmarks.measuring import Figures, measured_apart, parser_of
 
 CLASSES = 6
 TILE, STRIDE, BATCH = 512, 384, 4
@@ -40,7 +38,7 @@ def make_scene(path: Path, width: int, height: int) -> None:
     """Writes a scene of smooth patches with some noise, 512 rows at a time."""
     rng = np.random.default_rng(0)
     patch = np.kron(rng.integers(0, 240, (32, 32, 3)), np.ones((32, 32, 1), int)) + rng.integers(0, 8, (1024, 1024, 3))
-    patch = patch.astype(np.uint8).transpose(2, 0, 1)
+    smooth = patch.astype(np.uint8).transpose(2, 0, 1)
     profile = {"driver": "GTiff", "width": width, "height": height, "count": 3, "dtype": "uint8", "BIGTIFF": "IF_SAFER"}
     place = {"crs": "EPSG:32632", "transform": Affine(0.1, 0, 500000, 0, -0.1, 5400000)}
     layout = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "zlevel": 1}
@@ -49,7 +47,7 @@ def make_scene(path: Path, width: int, height: int) -> None:
         for top in range(0, height, 512):
             rows = min(512, height - top)
             shift = top * 7 % 1024
-            band = np.tile(np.roll(patch, shift, axis=1)[:, :rows], (1, 1, repeats))[:, :, shift : shift + width]
+            band = np.tile(np.roll(smooth, shift, axis=1)[:, :rows], (1, 1, repeats))[:, :, shift : shift + width]
             file.write(band, window=((top, top + rows), (0, width)))
 
 
@@ -103,11 +101,12 @@ def plain(scene: Path, folder: Path, predict: Callable[[np.ndarray], np.ndarray]
 def accumulated(scene: Path, folder: Path, predict: Callable[[np.ndarray], np.ndarray]) -> None:
     """Predicts the windows of `streamed` and sums them over the whole scene, as the original does."""
     from rsseg_tf.predict.blending import make_plan
+    from rsseg_tf.rasters.windows import Size
 
     with rasterio.open(scene) as source:
         profile = {**source.profile, "count": 1, "BIGTIFF": "IF_SAFER"}
         pixels = source.read().transpose(1, 2, 0)
-    plan = make_plan(pixels.shape[:2], (TILE, TILE), (STRIDE, STRIDE), "cosine")
+    plan = make_plan(Size(*pixels.shape[:2]), Size(TILE, TILE), Size(STRIDE, STRIDE), "cosine")
     places = [(top, left) for top in plan.rows.starts for left in plan.columns.starts]
     total, count = np.zeros((*pixels.shape[:2], CLASSES)), np.zeros((*pixels.shape[:2], 1))
     for start in range(0, len(places), BATCH):
@@ -151,37 +150,29 @@ def measure(way: str, scene: Path, model: bool) -> dict[str, float]:
     return {"seconds": seconds, "inside": inside, "windows": sum(batches), "memory": memory, "alone": alone}
 
 
-def child(way: str, scene: Path, model: bool) -> dict[str, float]:
-    """Runs `measure` in another process."""
-    command = [sys.executable, "-m", "benchmarks.scene", "measure", "--way", way, "--scene", str(scene)]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    result = subprocess.run(command + ["--model"] * model, env=environment, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise SystemExit(f"{way} failed:\n{result.stderr[-2000:]}")
-    return dict(json.loads(result.stdout.splitlines()[-1]))
-
-
-def table(task: str, sides: list[tuple[int, int]], folder: Path, model: bool) -> None:
-    """Generates the scenes, measures, and prints a line for each."""
-    print("| scene | way | windows | s | Mpx/s | peak MiB | model alone s | all else |")
-    print("|---" * 8 + "|")
+def table(task: str, sides: list[tuple[int, int]], folder: Path, model: bool) -> Figures:
+    """Generates the scenes, measures, and adds a row for each."""
+    figures = Figures("scene", part=task)
+    figures.table("scene", "way", "windows", "s", "Mpx/s", "peak MiB", "model alone s", "all else")
     for width, height in sides:
         scene = folder / f"scene_{width}x{height}.tif"
         make_scene(scene, width, height)
         for way in WAYS if task == "ways" else ["streamed"]:
-            run: dict[str, Any] = child(way, scene, model)
-            alone = f"{run['alone']:.1f} | {run['seconds'] / run['alone'] - 1:+.1%}" if model else "- | -"
-            print(
-                f"| {width} x {height} | {way} | {run['windows']:.0f} | {run['seconds']:.1f} | "
-                f"{width * height / 1e6 / run['seconds']:.2f} | {run['memory']:.0f} | {alone} |",
-                flush=True,
+            options = ("--way", way, "--scene", str(scene), *["--model"] * model)
+            run = measured_apart("scene", "measure", *options)
+            alone = (f"{run['alone']:.1f}", f"{run['seconds'] / run['alone'] - 1:+.1%}") if model else ("-", "-")
+            speed = f"{width * height / 1e6 / run['seconds']:.2f}"
+            figures.row(
+                *(f"{width} x {height}", way, f"{run['windows']:.0f}", f"{run['seconds']:.1f}", speed),
+                *(f"{run['memory']:.0f}", *alone),
             )
         scene.unlink()
+    return figures
 
 
 def main() -> None:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description="Measure the prediction of whole scenes.")
+    parser = parser_of(__doc__)
     parser.add_argument("task", choices=["size", "ways", "overhead", "measure"], help="what to compare")
     parser.add_argument("--sides", nargs="+", default=["20000x20000"], metavar="WxH", help="of the scenes")
     parser.add_argument("--model", action="store_true", help="a real network instead of the trivial predictor")
@@ -193,7 +184,9 @@ def main() -> None:
         print(json.dumps(measure(arguments.way, arguments.scene, arguments.model)))
         return
     sides = [(int(width), int(height)) for width, height in (text.split("x") for text in arguments.sides)]
-    table(arguments.task, sides, arguments.folder, arguments.model)
+    figures = table(arguments.task, sides, arguments.folder, arguments.model)
+    if arguments.write:
+        figures.write()
 
 
 if __name__ == "__main__":

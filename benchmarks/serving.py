@@ -1,6 +1,6 @@
 """Load on `rsseg-tf serve` over loopback: throughput, latency, failures and memory, with and without batching.
 
-    python -m benchmarks.serving --requests 300 --clients 8
+    python -m benchmarks.serving --requests 300 --clients 8 --sides 64 256
 
 The server runs in a process of its own and the clients are threads of this one, on the same processors, so that the
 figures are lower than those of a server with a machine to itself. Each client sends its next request when it has the
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import itertools
 import json
 import os
 import re
@@ -28,6 +29,8 @@ from typing import Any
 import numpy as np
 import orjson
 import psutil
+
+from benchmarks.measuring import Figures, parser_of
 
 CONFIG = "deeplabv3plus/deeplabv3plus_resnet18_vd_synthetic_256x256_quick.yml"
 WARM_UP = 16
@@ -146,11 +149,11 @@ def load(asks: list[Callable[[], None]], requests: int) -> tuple[list[float], in
     return times, failed, time.perf_counter() - began
 
 
-def measure(folder: Path, arguments: argparse.Namespace, api: str, batch: int, threads: int) -> list[str]:
+def measure(folder: Path, arguments: argparse.Namespace, api: str, side: int, batch: int, threads: int) -> list[str]:
     """Returns a row of the table."""
     served = Served(folder / "model", batch, threads, arguments.batch_timeout_micros)
     try:
-        pixels = np.random.default_rng(0).integers(0, 256, (1, arguments.side, arguments.side, 3), np.uint8)
+        pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
         make: Any = grpc_client if api == "gRPC" else rest_client
         asks = [make(served, pixels) for _ in range(arguments.clients)]
         load(asks, WARM_UP * arguments.clients)
@@ -161,30 +164,34 @@ def measure(folder: Path, arguments: argparse.Namespace, api: str, batch: int, t
         served.stop()
     p50, p95, p99 = np.percentile(times, [50, 95, 99]) * 1000
     figures = [f"{len(times) / seconds:.1f}", f"{p50:.0f}", f"{p95:.0f}", f"{p99:.0f}", str(failed)]
-    return [api, str(batch), str(threads), *figures, f"{before:.0f}", f"{after:.0f}"]
+    return [api, str(side), str(batch), str(threads), *figures, f"{before:.0f}", f"{after:.0f}"]
 
 
 def main() -> None:
     """Prints a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--requests", type=int, default=300)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--side", type=int, default=64, help="height and width of the images")
+    parser.add_argument("--sides", type=int, nargs="+", default=(64, 256), help="height and width of the images")
     parser.add_argument("--batch", type=int, default=8, help="largest batch, where batches are formed")
     parser.add_argument("--batch-timeout-micros", type=int, default=2000)
     parser.add_argument("--apis", nargs="+", choices=("gRPC", "REST"), default=("gRPC", "REST"))
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    print(f"{arguments.requests} requests, {arguments.clients} clients, {arguments.side}x{arguments.side}, {CONFIG}")
-    print("| | max batch | batch threads | images/s | p50 ms | p95 ms | p99 ms | failed | MiB before | MiB after |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|", flush=True)
+    figures = Figures("serving")
+    figures.table(
+        *("", "side", "largest batch", "batch threads", "images/s", "p50 ms", "p95 ms", "p99 ms", "failed"),
+        *("MiB before", "MiB after"),
+    )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         export(folder)
-        for api in arguments.apis:
+        for api, side in itertools.product(arguments.apis, arguments.sides):
             for batch, threads in ((1, 2), (arguments.batch, 1), (arguments.batch, 2)):
-                print(f"| {' | '.join(measure(folder, arguments, api, batch, threads))} |", flush=True)
-    print(f"load average at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+                figures.row(*measure(folder, arguments, api, side, batch, threads))
+    figures.add(f"\nLoad at the end: {os.getloadavg()[0]:.1f}.")
+    if arguments.write:
+        figures.write()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Would shards of many tiles in one file feed `train` faster than the tiles that `prepare` writes?
 
-    python benchmarks/shards.py
+    python -m benchmarks.shards
 
 The same 512x512 tiles as PNG files (what `prepare` writes), as a TFRecord file of the encoded PNGs, and as a TFRecord
 file of raw pixels; each read alone, and followed by the benchmark's whole augmentation. TFRecord is read in order with
@@ -10,16 +10,14 @@ are in the system's cache. Prints a table in Markdown, as samples per second.
 
 from __future__ import annotations
 
-import argparse
-import os
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.measuring import Figures, parser_of, rate
 from benchmarks.prepare import scene
 from rsseg_tf.config.schema import Augment
 from rsseg_tf.data import SampleReader
@@ -38,7 +36,7 @@ def tiles(folder: Path) -> int:
     image, mask = scene(0)
     ids = rgb_to_ids(mask, POTSDAM.palette, ignored=[(0, 0, 0)])
     lines = []
-    for y0, x0, y1, x1 in windows(*ids.shape, 512):
+    for y0, x0, y1, x1 in windows(ids.shape[0], ids.shape[1], 512):
         write_png(folder / f"{y0}_{x0}.png", image[y0:y1, x0:x1])
         write_png(folder / f"{y0}_{x0}_label.png", ids[y0:y1, x0:x1], POTSDAM.palette)
         lines.append(f"{y0}_{x0}.png {y0}_{x0}_label.png\n")
@@ -75,21 +73,15 @@ def parse_with(decode: Callable[[tf.Tensor, int], tf.Tensor]) -> Parse:
     return parse
 
 
-def rate(dataset: tf.data.Dataset, seconds: float) -> float:
-    """Returns elements per second, after some that fill buffers and start threads."""
+def reading_rate(dataset: tf.data.Dataset, seconds: float) -> float:
+    """Returns elements per second."""
     elements = iter(dataset.prefetch(4))
-    for _ in range(40):
-        next(elements)
-    count, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        next(elements)
-        count += 1
-    return count / (time.perf_counter() - began)
+    return rate(lambda: next(elements), seconds, warm_up=40)
 
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--seconds", type=float, default=8.0, help="for each row and column")
     options = parser.parse_args()
     augment = Augment()
@@ -125,14 +117,20 @@ def main() -> None:
             "TFRecord of PNG": shard("TFRecord of PNG", raw=False),
             "TFRecord of raw pixels": shard("TFRecord of raw pixels", raw=True),
         }
-        print(f"{len(reader.samples)} tiles of 512x512, {os.cpu_count()} cores, TensorFlow {tf.__version__}\n")
-        print("| | MB | read | read and augmented | ratio to PNG files |\n|---|---|---|---|---|")
+        figures = Figures("shards")
+        figures.table(
+            f"{len(reader.samples)} tiles of 512x512", "MB", "read, tiles/s", "read and augmented", "ratio to PNG files"
+        )
         base = 0.0
         for name, dataset in ways.items():
-            plain = rate(dataset, options.seconds)
-            whole = rate(dataset.enumerate().map(augmented, num_parallel_calls=tf.data.AUTOTUNE), options.seconds)
+            plain = reading_rate(dataset, options.seconds)
+            whole = reading_rate(
+                dataset.enumerate().map(augmented, num_parallel_calls=tf.data.AUTOTUNE), options.seconds
+            )
             base = base or whole
-            print(f"| {name} | {sizes[name] / 1e6:.0f} | {plain:.0f} | {whole:.1f} | {whole / base:.2f} |", flush=True)
+            figures.row(name, f"{sizes[name] / 1e6:.0f}", f"{plain:.0f}", f"{whole:.1f}", f"{whole / base:.2f}")
+    if options.write:
+        figures.write()
 
 
 if __name__ == "__main__":

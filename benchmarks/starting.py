@@ -1,6 +1,6 @@
 """How long does `train` look at a list before the first step, and in how much memory?
 
-    python benchmarks/starting.py [--lines 100000 1000000] [--folder FOLDER]
+    python -m benchmarks.starting [--lines 100000 1000000] [--folder FOLDER]
 
 A few hundred tiles of 64x64 with their labels, and lists that name each of them thousands of times by names of their
 own (hard links), so that every line is another file to the file system while all pixels are in its cache. The first
@@ -11,7 +11,6 @@ process (not of those that it starts) beyond that of a start with a list of a si
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.measuring import Figures, parser_of
 from rsseg_tf.rasters.images import write_png
 
 TILES = 300
@@ -82,11 +82,12 @@ def start(folder: Path, lines: int) -> tuple[float, float]:
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--lines", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--folder", help="where the files go; the system's temporary folder if left out")
     arguments = parser.parse_args()
-    print("| lines | first start, s | second start, s | first, MiB more | second, MiB more |\n|---|---|---|---|---|")
+    figures = Figures("starting")
+    figures.table("lines", "first start, s", "second start, s", "first, MiB more", "second, MiB more")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         write_tiles(folder)
@@ -96,10 +97,11 @@ def main() -> None:
             write_names(folder, lines)
             time.sleep(3)  # what changed in the last two seconds is not remembered
             first, second = start(folder, lines), start(folder, lines)
-            print(
-                f"| {lines:,} | {first[0]:.1f} | {second[0]:.1f} | {first[1] - base:.0f} | {second[1] - base:.0f} |",
-                flush=True,
+            figures.row(
+                f"{lines:,}", f"{first[0]:.1f}", f"{second[0]:.1f}", f"{first[1] - base:.0f}", f"{second[1] - base:.0f}"
             )
+    if arguments.write:
+        figures.write()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Every segmentor, trained briefly and exported in every format: sizes, differences, mIoU and times, side by side.
 
-    .venv/bin/python -m benchmarks.zoo_export path/to/dubai/download --work /tmp/zoo
+    python -m benchmarks.zoo_export path/to/dubai/download --work /tmp/zoo
 
 Prepares the Dubai scenes as tiles of 256x256, trains each model for some steps, exports it, and measures every artifact
 on validation tiles; writes benchmarks/zoo_export.md. What was done once lies in the work folder and is not done again,
@@ -13,12 +13,11 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.measuring import cpu_name, rsseg_tf, seconds_of
 from rsseg_tf.datasets.dubai import DUBAI
 from rsseg_tf.errors import ExportError
-from rsseg_tf.export import Gate, calibration_images, compare, export_model, load_trained
-from rsseg_tf.export.reference import Reference
-from rsseg_tf.export.tiles import read_tiles
+from rsseg_tf.export import AccuracyLimit, ExportOptions, calibration_images, compare, export_model, load_trained
+from rsseg_tf.export.tiles import Reference, read_tiles
 from rsseg_tf.files.lists import Sample, read_list
-from rsseg_tf.manifest import read_manifest
+from rsseg_tf.manifest import Quantization, read_manifest
 from rsseg_tf.predict import Predict
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.predictors.opening import newest_version
@@ -45,7 +44,7 @@ CALIBRATION = 64  # training tiles from which the ranges of activations are take
 SCORED, COMPARED = 48, 12  # validation tiles for mIoU, and those on which probabilities are compared
 ROUNDS = 12
 THREADS = (1, 2)
-TFLITE = ("float32", "float16", "dynamic", "int8")
+TFLITE: tuple[Quantization, ...] = ("float32", "float16", "dynamic", "int8")
 FLOAT = ("savedmodel", "onnx", "tflite float32", "tflite float16")
 LEAST_SAME, MOST_LOST = 0.999, 1.0  # share of pixels for float artifacts; points of mIoU for int8
 
@@ -118,12 +117,6 @@ def config_of(name: str, root: Path, work: Path) -> dict[str, Any]:
     }
 
 
-def rsseg_tf(*arguments: str) -> None:
-    """Runs a command as a user would, in a process of its own."""
-    print("$ rsseg-tf", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "rsseg_tf.cli", *arguments], check=True)
-
-
 def train(name: str, root: Path, work: Path) -> Path:
     """Returns the checkpoint after all steps; trains where there is none."""
     folder = work / name
@@ -151,9 +144,7 @@ def latencies(models: Mapping[str, Predict], pixels: np.ndarray) -> dict[str, fl
     for _ in range(1 + ROUNDS):
         for name, predict in models.items():
             time.sleep(0.02)  # threads of the runtime before come to rest
-            began = time.perf_counter()
-            predict(pixels)
-            times[name].append(1000 * (time.perf_counter() - began))
+            times[name].append(1000 * seconds_of(partial(predict, pixels)))
     return {name: min(taken[1:]) for name, taken in times.items()}
 
 
@@ -170,7 +161,7 @@ def time_all(root: Path, work: Path, checkpoint: Path) -> dict[str, float]:
         elif artifact.quantization != "float16":  # which computes as float32 does
             for count in THREADS:
                 models[f"{artifact.name} {count}"] = open_predictor(folder / artifact.path, threads=count).predict
-    (tile,) = read_tiles([read_list(root / "val.txt", root)[0].image], trained.spec, (SIDE, SIDE))
+    (tile,) = read_tiles([read_list(root / "val.txt", root)[0].image], trained.spec, Size(SIDE, SIDE))
     return latencies(models, tile[np.newaxis])
 
 
@@ -179,7 +170,7 @@ def refusals(trained: Any, folder: Path) -> dict[str, str]:
     answers = {}
     for kind in ("onnx", "tflite"):
         try:
-            export_model(trained, folder / kind, (kind,), quantizations=("float32",))
+            export_model(trained, folder / kind, ExportOptions((kind,)))
         except ExportError as error:
             answers[kind] = str(error)
     return answers
@@ -199,17 +190,19 @@ def measure(name: str, root: Path, work: Path, checkpoint: Path) -> dict[str, An
     exported = export_model(
         trained,
         work / name / "export",
-        ("savedmodel", "onnx", "tflite") if static else ("savedmodel",),
-        quantizations=TFLITE,
-        tile=Size(SIDE, SIDE),
-        calibration=calibration_images(root / "train.txt", trained.spec, (SIDE, SIDE), count=CALIBRATION),
-        gate=Gate(spread(validation, SCORED), max_miou_drop=100),  # a loss is reported here, not refused
+        ExportOptions(
+            ("savedmodel", "onnx", "tflite") if static else ("savedmodel",),
+            TFLITE,
+            Size(SIDE, SIDE),
+            calibration_images(root / "train.txt", trained.spec, Size(SIDE, SIDE), count=CALIBRATION),
+        ),
+        limit=AccuracyLimit(spread(validation, SCORED), max_miou_drop=100),  # a loss is reported here, not refused
         notify=notify,
     )
     folder, accuracy = exported.folder, exported.accuracy
     if folder is None or accuracy is None:
         raise RuntimeError(f"{name} was refused: {accuracy}")
-    pixels = np.stack(read_tiles([one.image for one in spread(validation, COMPARED)], trained.spec, (SIDE, SIDE)))
+    pixels = np.stack(read_tiles([one.image for one in spread(validation, COMPARED)], trained.spec, Size(SIDE, SIDE)))
     reference = Reference(pixels, np.concatenate([trained.predict(tile[np.newaxis]) for tile in pixels]), 0)
     rows = []
     for artifact in exported.manifest.artifacts:
@@ -325,15 +318,10 @@ def constant_miou(root: Path) -> float:
     """Returns the mIoU, in %, of calling every scored pixel by the most frequent class."""
     from rsseg_tf.rasters.images import read_label
 
-    labels = [read_label(one.label) for one in spread(read_list(root / "val.txt", root), SCORED)]
+    samples = spread(read_list(root / "val.txt", root), SCORED)
+    labels = [read_label(sample.label) for sample in samples if sample.label]
     counts = np.bincount(np.concatenate([label.ravel() for label in labels]), minlength=256)[: DUBAI.num_classes]
     return float(100 * counts.max() / counts.sum() / DUBAI.num_classes)
-
-
-def cpu_name() -> str:
-    """Returns what the processor calls itself."""
-    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def latency_row(name: str, times: Mapping[str, float]) -> str:
@@ -378,11 +366,11 @@ def main() -> None:
     checkpoints = {name: train(name, root, work) for name in arguments.models}
     for name, checkpoint in checkpoints.items():
         file = work / name / f"result_{CASES[name].steps}.json"
-        results[name] = kept(file, lambda name=name, checkpoint=checkpoint: measure(name, root, work, checkpoint))
+        results[name] = kept(file, partial(measure, name, root, work, checkpoint))
         print(*difference_rows({name: results[name]}), sep="\n", flush=True)
     for name, checkpoint in checkpoints.items():
         file = work / name / f"times_{CASES[name].steps}.json"
-        times[name] = kept(file, lambda checkpoint=checkpoint: time_all(root, work, checkpoint))
+        times[name] = kept(file, partial(time_all, root, work, checkpoint))
         print(latency_row(name, times[name]), flush=True)
     TARGET.write_text(page(results, times, root), "utf-8")
 

@@ -15,8 +15,7 @@ import numpy as np
 from rsseg_tf.config import Config
 from rsseg_tf.errors import ExportError, NotFiniteError
 from rsseg_tf.export.publish import ACCURACY_FILE
-from rsseg_tf.export.reference import Reference, made_up_reference, read_reference
-from rsseg_tf.export.tiles import random_tiles
+from rsseg_tf.export.tiles import Reference, made_up_reference, random_tiles, read_reference, reference_size
 from rsseg_tf.export.timing import time_runs
 from rsseg_tf.files import read_json
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, read_manifest
@@ -244,7 +243,7 @@ def _measure(place: Path, candidates: Sequence[Candidate], config: Config | None
             continue
         if reference is None:  # a checkpoint's first candidate is what the others are compared with
             crop = config.augment.crop if config else _DEFAULT_CROP
-            reference = made_up_reference(predictor.predict, predictor.spec, crop)
+            reference = made_up_reference(predictor.predict, predictor.spec, reference_size(crop))
         quantization = candidate.artifact.quantization if candidate.artifact else "float32"
         try:
             lost = _differing(predictor.predict, reference.suited_to(quantization))

@@ -17,6 +17,7 @@ __all__ = ["MODULES", "NAMES", "moved_name", "redirect_imports"]
 
 MODULES = {
     "rsseg_tf.checking": "rsseg_tf.doctor",
+    "rsseg_tf.checking.targets": "rsseg_tf.doctor.dataset",
     "rsseg_tf.cluster": "rsseg_tf.predict.cluster",
     "rsseg_tf.datasets.archives": "rsseg_tf.files.archives",
     "rsseg_tf.datasets.cutting": "rsseg_tf.prepare.cutting",
@@ -31,7 +32,7 @@ MODULES = {
     "rsseg_tf.datasets.prepared": "rsseg_tf.prepare.output",
     "rsseg_tf.datasets.preparers": "rsseg_tf.prepare.run",
     "rsseg_tf.datasets.preparing": "rsseg_tf.prepare.workspace",
-    "rsseg_tf.datasets.processes": "rsseg_tf.files.processes",
+    "rsseg_tf.datasets.processes": "rsseg_tf.files.parallel",
     "rsseg_tf.datasets.ranges": "rsseg_tf.rasters.nodata",
     "rsseg_tf.datasets.rasters": "rsseg_tf.rasters.scenes",
     "rsseg_tf.datasets.remembering": "rsseg_tf.rasters.memory",
@@ -42,8 +43,11 @@ MODULES = {
     "rsseg_tf.datasets.world_files": "rsseg_tf.rasters.world_files",
     "rsseg_tf.evaluation": "rsseg_tf.evaluate.evaluation",
     "rsseg_tf.export.benchmark": "rsseg_tf.export.timing",
+    "rsseg_tf.export.calibration": "rsseg_tf.export.tflite",
+    "rsseg_tf.export.reference": "rsseg_tf.export.tiles",
+    "rsseg_tf.export.warmup": "rsseg_tf.export.savedmodel",
     "rsseg_tf.inference": "rsseg_tf.predict",
-    "rsseg_tf.inference.background": "rsseg_tf.files.ahead",
+    "rsseg_tf.inference.background": "rsseg_tf.files.parallel",
     "rsseg_tf.inference.ground": "rsseg_tf.rasters.ground",
     "rsseg_tf.inference.jobs": "rsseg_tf.predict.image",
     "rsseg_tf.inference.logits": "rsseg_tf.predict.engine",
@@ -65,6 +69,20 @@ MODULES = {
 """Old module -> new one."""
 
 NAMES = {
+    "rsseg_tf.config.pretrain": {
+        "DenseCL": "rsseg_tf.config.zoo:DenseCLSection",
+        "LARS": "rsseg_tf.config.pretrain:LARSSection",
+        "MoCoBYOL": "rsseg_tf.config.zoo:MoCoBYOLSection",
+        "MoCoV2": "rsseg_tf.config.zoo:MoCoV2Section",
+        "PixPro": "rsseg_tf.config.zoo:PixProSection",
+        "SimSiam": "rsseg_tf.config.zoo:SimSiamSection",
+        "SwAV": "rsseg_tf.config.zoo:SwAVSection",
+    },
+    "rsseg_tf.config.schema": dict.fromkeys(
+        "Backbone CoarseModel DANet DeepLabV3Plus Dice FCN Focal HRNet HRNetContrast LRASPP LovaszSoftmax MobileNetV3 "
+        "OCRNet OhemCrossEntropy PSPNet PixelLoss ResNet ResNetVd UPerNet".split(),
+        "rsseg_tf.config.zoo",
+    ),
     "rsseg_tf.datasets": {
         "DUBAI": "rsseg_tf.datasets.dubai",
         "ISAID": "rsseg_tf.datasets.isaid",
@@ -110,8 +128,14 @@ NAMES = {
         "write_list": "rsseg_tf.files.lists",
         "write_png": "rsseg_tf.rasters.images",
     },
+    "rsseg_tf.doctor": {
+        "Expected": "rsseg_tf.doctor.dataset:Expectation",
+        "Target": "rsseg_tf.doctor.dataset:CheckedDataset",
+        "target_from_config": "rsseg_tf.doctor.dataset:dataset_from_config",
+        "target_from_folder": "rsseg_tf.doctor.dataset:dataset_from_folder",
+    },
 }
-"""Package that offered a name -> the name -> module that has it now."""
+"""Module that offered a name -> the name -> module that has it now; a name that changed stands behind a colon."""
 
 
 def moved_name(package: str, name: str) -> Any:
@@ -124,11 +148,13 @@ def moved_name(package: str, name: str) -> Any:
     Raises:
         AttributeError: When the package never offered it.
     """
-    module = NAMES.get(package, {}).get(name)
-    if module is None:
+    place = NAMES.get(package, {}).get(name)
+    if place is None:
         raise AttributeError(f"module '{package}' has no attribute '{name}'")
-    _warn(f"{package}.{name}", f"{module}.{name}", stacklevel=4)
-    return getattr(importlib.import_module(module), name)
+    module, _, present = place.partition(":")
+    present = present or name
+    _warn(f"{package}.{name}", f"{module}.{present}", stacklevel=4)
+    return getattr(importlib.import_module(module), present)
 
 
 def redirect_imports() -> None:

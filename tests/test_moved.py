@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rsseg_tf.datasets.isprs import POTSDAM
-from rsseg_tf.errors import DataError
+from rsseg_tf.errors import DataError, OldKeyWarning
 from rsseg_tf.moved import MODULES, NAMES
 from rsseg_tf.prepare import earlier
 from tests.fixtures import downloads
@@ -32,14 +33,17 @@ def test_submodules_move_with_their_package() -> None:
 
 @pytest.mark.parametrize(("package", "name"), [(package, name) for package in NAMES for name in sorted(NAMES[package])])
 def test_an_old_name_is_the_new_one(package: str, name: str) -> None:
-    home = importlib.import_module(NAMES[package][name])
-    with pytest.warns(DeprecationWarning, match=f"{home.__name__}.{name}"):
-        assert getattr(importlib.import_module(package), name) is getattr(home, name)
+    module, _, present = NAMES[package][name].partition(":")
+    home = importlib.import_module(module)
+    with pytest.warns(DeprecationWarning, match=f"{module}.{present or name}"):
+        assert getattr(importlib.import_module(package), name) is getattr(home, present or name)
 
 
 def test_the_functions_of_each_dataset_still_prepare(tmp_path: Path) -> None:
     downloads.potsdam(tmp_path / "potsdam")
-    earlier.prepare_isprs(POTSDAM, tmp_path / "potsdam", tmp_path / "a", tile_size=32, protocol="seed", splits=["val"])
+    options: dict[str, Any] = {"tile_size": 32, "protocol": "seed", "splits": ["val"]}
+    with pytest.warns(OldKeyWarning):
+        earlier.prepare_isprs(POTSDAM, tmp_path / "potsdam", tmp_path / "a", **options)
     downloads.prepare("potsdam", tmp_path / "potsdam", tmp_path / "b", tile_size=32, splits=("val",))
     assert (tmp_path / "a/val.txt").read_bytes() == (tmp_path / "b/val.txt").read_bytes()
     with pytest.raises(DataError, match="dubai"):

@@ -19,7 +19,7 @@ pytest.importorskip("onnxruntime", reason="extra onnx is not installed")
 
 from rsseg_tf.cli import main
 from rsseg_tf.errors import ExportError
-from rsseg_tf.export import Page, export_model, find_litertjs, load_trained
+from rsseg_tf.export import ExportOptions, Page, export_model, find_litertjs, load_trained
 from rsseg_tf.manifest import read_manifest
 from rsseg_tf.rasters.images import read_label, write_png
 from rsseg_tf.rasters.windows import Size
@@ -73,7 +73,7 @@ def version(checkpoint: Path, litertjs: Path | None) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         use_tiny_backbone(patch)
         exported = export_model(
-            load_trained(checkpoint), checkpoint.parent / "out", formats, tile=TILE, page=page
+            load_trained(checkpoint), checkpoint.parent / "out", ExportOptions(formats, tile=TILE, page=page)
         )  # fmt: skip
     assert exported.folder is not None
     return exported.folder

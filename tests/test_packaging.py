@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Sequence
 from email.message import Message
@@ -124,6 +125,21 @@ def test_the_command_is_declared(wheel: Path) -> None:
     from rsseg_tf.cli import main
 
     assert callable(main)
+
+
+def test_the_wheel_can_be_built_from_the_source_archive(
+    source: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Who installs from the archive gets the same files as who installs from a checkout."""
+    folder = tmp_path_factory.mktemp("archive")
+    run([sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), "."], source)
+    (built,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(built) as other:
+        assert set(one.namelist()) == set(other.namelist())
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        names = {name.partition("/")[2] for name in files.getnames()}
+    assert {"tests/conftest.py", "docs/api.md", "benchmarks/README.md", "CITATION.cff", "Makefile"} <= names
 
 
 # === What it says of itself ===

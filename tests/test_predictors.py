@@ -146,7 +146,7 @@ def test_functions_take_paths_as_text(tmp_path: Path, monkeypatch: pytest.Monkey
     use_tiny_backbone(monkeypatch)
     checkpoint, config = write_checkpoint(tmp_path)
     predictor = open_predictor(str(checkpoint))
-    exported = export_model(load_trained(str(checkpoint)), str(tmp_path / "out"), ("savedmodel",))
+    exported = export_model(load_trained(str(checkpoint)), str(tmp_path / "out"))
     assert [one.name for one in verify(str(tmp_path / "out"))] == ["savedmodel"]
     assert find_model(str(exported.folder)) == ("savedmodel", exported.folder)
     write_png(str(tmp_path / "a.png"), pixels(16, 24)[0])

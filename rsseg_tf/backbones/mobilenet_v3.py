@@ -27,7 +27,7 @@ class InvertedResidual(NamedTuple):
         kernel_size: Odd side of the depthwise kernel.
         expanded: Channels inside the block; if they are those of its input there is no first convolution.
         channels: Channels of the result.
-        squeeze: Whether channels are scaled by what the means of all of them say (squeeze-and-excitation).
+        squeeze: Whether channels are scaled by factors that follow from their means (squeeze-and-excitation).
         activation: Name of the activation after the first two convolutions.
         strides: 1 or 2.
     """

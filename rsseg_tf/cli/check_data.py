@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from rsseg_tf.cli.options import ManyValues, load, reading_options
+from rsseg_tf.cli.options import ManyValues, load, reading_options, set_option
+from rsseg_tf.cli.output import progress_line
 
 # These imports take half a second at most, since they load no TensorFlow; the help names the limits.
 from rsseg_tf.doctor import KINDS, MAX_DISTANCE, SEVERITIES, SHEET_SUFFIXES, check_data, write_sheet
@@ -23,7 +24,7 @@ from rsseg_tf.rasters.gdal import Trust
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rsseg_tf.doctor import Finding, Report, Severity, Target
+    from rsseg_tf.doctor import CheckedDataset, Finding, Report, Severity
 
 __all__ = ["command"]
 
@@ -33,75 +34,30 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 @click.command(name="check-data", cls=ManyValues)
 @click.argument("source", metavar="[CONFIG|FOLDER]", required=False)
 @click.option("--config", "config_path", metavar="FILE", help="The same as CONFIG, for those who know it from train.")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change any value of the config, e.g. --set dataset.root=data/mine.",
-)
+@set_option
 @click.option("--unlabelled", is_flag=True, help="FOLDER: check images without labels.")
-@click.option(
-    "--num-classes",
-    type=click.IntRange(1, 255),
-    metavar="N",
-    help="FOLDER: number of classes, if neither dataset.json nor labels.txt gives it.",
-)
-@click.option(
-    "--ignore-index",
-    type=click.IntRange(0, 255),
-    metavar="ID",
-    help="FOLDER: label value of ignored pixels, if dataset.json does not give it  [default: 255].",
-)
-@click.option(
-    "--near",
-    type=click.IntRange(0, MAX_DISTANCE),
-    default=7,
-    show_default=True,
-    metavar="N",
-    help="Compare the pixels of images whose perceptual hashes differ in at most N of 63 bits; more than 7 takes "
-    "longer.",
-)
-@click.option(
-    "--ignore",
-    "leave_out",
-    multiple=True,
-    metavar="CODE...",
-    help="Leave out findings of these kinds, e.g. --ignore small-image near-duplicate.",
-)
+@click.option("--num-classes", type=click.IntRange(1, 255), metavar="N",
+              help="FOLDER: number of classes, if neither dataset.json nor labels.txt gives it.")  # fmt: skip
+@click.option("--ignore-index", type=click.IntRange(0, 255), metavar="ID",
+              help="FOLDER: label value of ignored pixels, if dataset.json does not give it  [default: "
+                   "255].")  # fmt: skip
+@click.option("--near", type=click.IntRange(0, MAX_DISTANCE), default=7, show_default=True, metavar="N",
+              help="Compare the pixels of images whose perceptual hashes differ in at most N of 63 bits; "
+                   "more than 7 takes longer.")  # fmt: skip
+@click.option("--ignore", "leave_out", multiple=True, metavar="CODE...",
+              help="Leave out findings of these kinds, e.g. --ignore small-image near-duplicate.")  # fmt: skip
 @reading_options
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings too.")
-@click.option(
-    "--show",
-    type=click.IntRange(min=0),
-    default=5,
-    show_default=True,
-    metavar="N",
-    help="Findings of each kind to print; --json has all.",
-)
+@click.option("--show", type=click.IntRange(min=0), default=5, show_default=True, metavar="N",
+              help="Findings of each kind to print; --json has all.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON, and nothing else.")
-@click.option(
-    "--sheet",
-    type=Path,
-    metavar="FILE",
-    help="Write a contact sheet of some images with their labels: .png, or a self-contained .html.",
-)
-@click.option(
-    "--sheet-count",
-    type=click.IntRange(min=1),
-    default=12,
-    show_default=True,
-    metavar="N",
-    help="With --sheet: pairs to show; every class is shown if there is room.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="With --sheet: seed of the choice of pairs.",
-)
+@click.option("--sheet", type=Path, metavar="FILE",
+              help="Write a contact sheet of some images with their labels: .png, or a self-contained "
+                   ".html.")  # fmt: skip
+@click.option("--sheet-count", type=click.IntRange(min=1), default=12, show_default=True, metavar="N",
+              help="With --sheet: pairs to show; every class is shown if there is room.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+              help="With --sheet: seed of the choice of pairs.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes [default: one for each core].")
 @click.pass_context
 def command(
@@ -137,13 +93,16 @@ def command(
     Exit code 1 if there are errors, 0 if not.
     """
     _check_options(ctx, leave_out, sheet, as_json)
-    target = _find_target(source, config_path, overrides, num_classes, ignore_index, unlabelled)
+    dataset = _find_dataset(source, config_path, overrides, num_classes, ignore_index, unlabelled)
     trust = Trust(
-        target.trust.max_bytes if max_image_mb is None else max_image_mb * 2**20,
-        allow_vrt_sources or target.trust.vrt_sources,
+        dataset.trust.max_bytes if max_image_mb is None else max_image_mb * 2**20,
+        allow_vrt_sources or dataset.trust.vrt_sources,
     )
-    target = dataclasses.replace(target, trust=trust)
-    report = _checked(target, near, leave_out, workers or os.cpu_count() or 1)
+    dataset = dataclasses.replace(dataset, trust=trust)
+    with progress_line(f"Checking {_printable(dataset.expected.name)}") as progress:
+        report = check_data(
+            dataset, near=near, leave_out=leave_out, workers=workers or os.cpu_count() or 1, progress=progress
+        )
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
     else:
@@ -184,16 +143,16 @@ def _check_options(ctx: click.Context, leave_out: Sequence[str], sheet: Path | N
         raise ConfigError(f"{sheet} cannot be written: {error.strerror or error}. Choose another place.") from error
 
 
-def _find_target(
+def _find_dataset(
     source: str | None,
     config_path: str | None,
     overrides: tuple[str, ...],
     num_classes: int | None,
     ignore_index: int | None,
     unlabelled: bool,
-) -> Target:
+) -> CheckedDataset:
     """Returns the dataset to check."""
-    from rsseg_tf.doctor import target_from_config, target_from_folder
+    from rsseg_tf.doctor import dataset_from_config, dataset_from_folder
 
     if (source is None) == (config_path is None):
         raise ConfigError("Name one thing to check: a folder or a config, e.g. rsseg-tf check-data data/dubai.")
@@ -201,7 +160,7 @@ def _find_target(
     if config_path is None and Path(named).is_dir():
         if overrides:
             raise ConfigError(f"--set changes a config; {named} is a folder. Leave it out.")
-        return target_from_folder(
+        return dataset_from_folder(
             Path(named), num_classes=num_classes, ignore_index=ignore_index, unlabelled=unlabelled
         )
     for option, given in (
@@ -211,25 +170,7 @@ def _find_target(
     ):
         if given:
             raise ConfigError(f"{option} goes with a folder; {named} is a config, which describes its dataset.")
-    return target_from_config(load(named, overrides), named)
-
-
-def _checked(target: Target, near: int, leave_out: Sequence[str], workers: int) -> Report:
-    """Checks with a progress line."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    with Progress(
-        *Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True), transient=True
-    ) as progress:
-        task = progress.add_task(f"Checking {_printable(target.expected.name)}", total=None)
-        return check_data(
-            target,
-            near=near,
-            leave_out=leave_out,
-            workers=workers,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    return dataset_from_config(load(named, overrides), named)
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -258,7 +199,7 @@ def _counted(count: int, severity: Severity) -> str:
 def _splits_table(report: Report) -> Any:
     from rich.table import Table
 
-    table = Table(title=_printable(f"{report.target.expected.name}: {report.target.root}"))
+    table = Table(title=_printable(f"{report.dataset.expected.name}: {report.dataset.root}"))
     for column in ("split", "samples", "sizes", "bands", "type"):
         table.add_column(column, justify="right" if column == "samples" else "left")
     for split in report.splits:

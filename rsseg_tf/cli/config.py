@@ -6,13 +6,9 @@ from pathlib import Path
 
 import click
 
-from rsseg_tf.cli.options import ManyValues
+from rsseg_tf.cli.options import ManyValues, set_option
 
 __all__ = ["command"]
-
-_overrides = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change any value, e.g. --set train.iters=100."
-)
 
 
 @click.group(name="config")
@@ -22,7 +18,7 @@ def command() -> None:
 
 @command.command(cls=ManyValues)
 @click.argument("config", metavar="CONFIG")
-@_overrides
+@set_option
 def show(config: str, overrides: tuple[str, ...]) -> None:
     """Print the whole config of a run: bases merged, defaults filled in, overrides applied."""
     from rsseg_tf.config import dump_config, load_any_config

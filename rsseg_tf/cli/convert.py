@@ -28,19 +28,12 @@ _TOLERANCE = 1e-3
 @click.argument("source", metavar="SRC")
 @config_option(required=True)
 @click.option("-o", "--output", type=Path, required=True, metavar="DIR", help="The checkpoint to write.")
-@click.option(
-    "--part",
-    type=click.Choice(["model", "backbone"]),
-    default="model",
-    show_default=True,
-    help="The part of the model that SRC holds and DIR will hold.",
-)
+@click.option("--part", type=click.Choice(["model", "backbone"]), default="model", show_default=True,
+              help="The part of the model that SRC holds and DIR will hold.")  # fmt: skip
 @click.option("--coarse-model", metavar="SRC", help="Weights of the coarse model, for a config of c2fnet.")
-@click.option(
-    "--verify",
-    is_flag=True,
-    help="Compare logits with the checksum in DIR, or if there is no DIR, write it and compare then.",
-)
+@click.option("--verify", is_flag=True,
+              help="Compare logits with the checksum in DIR, or if there is no DIR, write it and compare "
+                   "then.")  # fmt: skip
 @click.option("--offline", is_flag=True, help="Never use the network; take downloads from the cache.")
 @click.option("--overwrite", is_flag=True, help="Replace DIR if it exists.")
 def command(

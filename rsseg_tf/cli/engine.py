@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from rsseg_tf.cli.options import locate_model
+from rsseg_tf.cli.models import locate_model
 from rsseg_tf.rasters.windows import Size
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
 
-__all__ = ["Located", "choose_engine", "engine_options", "locate_engine"]
+__all__ = ["ModelSource", "choose_engine", "engine_options", "locate_engine"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,16 +24,16 @@ _DEFAULT_SIDE = 512  # of images that do not say how large they are
 
 
 @dataclass(frozen=True)
-class Located:
-    """A model, and how it is opened.
+class ModelSource:
+    """A model and the way to open it.
 
     Attributes:
         kind: `checkpoint`, or anything else for an export.
-        path: what `open_predictor` opens; with a tolerance, the folder to choose from.
-        precision: likewise.
-        threads: likewise; None leaves them the choice.
-        tolerance: points that the engine may lose, which is still to be chosen; None where it is known.
-        engine: its name where one was chosen.
+        path: Path for `open_predictor`; with a tolerance, the folder to choose from.
+        precision: Precision for `open_predictor`.
+        threads: Threads for `open_predictor`; None leaves the engine the choice.
+        tolerance: Points that the engine may lose, which is still to be chosen; None where it is known.
+        engine: Name of the engine where one was chosen.
     """
 
     kind: str
@@ -62,20 +62,20 @@ def engine_options(function: F) -> F:
     )(function)
 
 
-def locate_engine(model_path: str, engine: str | None, tolerance: float | None, precision: str) -> Located:
+def locate_engine(model_path: str, engine: str | None, tolerance: float | None, precision: str) -> ModelSource:
     """Finds the model, and what runs it unless that must be measured first.
 
     Raises:
-        ConfigError: for options that would have no effect.
-        WeightsError: when there is no model.
-        ExportError: when it does not offer the engine.
+        ConfigError: For options that would have no effect.
+        WeightsError: When there is no model.
+        ExportError: When it does not offer the engine.
     """
     from rsseg_tf.errors import ConfigError
 
     if tolerance is not None and engine != "auto":
         raise ConfigError("--tolerance has an effect with --engine auto only; add it or leave --tolerance out.")
     if engine is None:
-        return Located(*locate_model(model_path), precision)
+        return ModelSource(*locate_model(model_path), precision)
     from rsseg_tf.cli.output import load_tensorflow
 
     load_tensorflow()
@@ -84,26 +84,26 @@ def locate_engine(model_path: str, engine: str | None, tolerance: float | None, 
     if engine != "auto":
         candidate = named_candidate(Path(model_path), engine)
         kind = "checkpoint" if engine == "keras" else engine
-        return Located(kind, candidate.path, precision, available_threads(), engine=candidate.name)
+        return ModelSource(kind, candidate.path, precision, available_threads(), engine=candidate.name)
     if click.get_current_context().get_parameter_source("precision") is click.core.ParameterSource.COMMANDLINE:
         raise ConfigError("--precision has no effect with --engine auto, which chooses it; leave it out.")
     place, candidates = find_candidates(Path(model_path))
     kind = "checkpoint" if any(one.engine == "keras" for one in candidates) else "export"
     limit = DEFAULT_TOLERANCE if tolerance is None else tolerance
-    return Located(kind, place, precision, available_threads(), limit)
+    return ModelSource(kind, place, precision, available_threads(), limit)
 
 
-def choose_engine(located: Located, config: Config | None, image: Path, window: Size | None) -> Located:
-    """Measures what --engine auto chooses from, and says what was chosen; anything else is returned as it is.
+def choose_engine(located: ModelSource, config: Config | None, image: Path, window: Size | None) -> ModelSource:
+    """Chooses for --engine auto and prints the choice; returns any other source as it is.
 
     Args:
-        located: from `locate_engine`.
-        config: of a checkpoint.
-        image: one of those that will be predicted.
+        located: From `locate_engine`.
+        config: Config of a checkpoint.
+        image: One of those that will be predicted.
         window: Size of windows, if it will be cut into some.
 
     Raises:
-        ExportError: when nothing runs here within the tolerance.
+        ExportError: When nothing runs here within the tolerance.
     """
     if located.tolerance is None:
         return located
@@ -117,4 +117,4 @@ def choose_engine(located: Located, config: Config | None, image: Path, window: 
     choice = choose(located.path, config=config, size=size, tolerance=located.tolerance)
     click.echo(str(choice))
     chosen = choice.candidate
-    return Located(located.kind, chosen.path, chosen.precision, located.threads, engine=chosen.name)
+    return ModelSource(located.kind, chosen.path, chosen.precision, located.threads, engine=chosen.name)

@@ -15,7 +15,7 @@ from rsseg_tf.rasters.windows import Size
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
-    from rsseg_tf.export import Accuracy, Gate, Page, Trained
+    from rsseg_tf.export import Accuracy, AccuracyLimit, ExportResult, Page, TrainedModel
 
 __all__ = ["command"]
 
@@ -139,16 +139,45 @@ def command(
     --eval the IoU of each class is measured before and after; a worse model is not published (exit code 1), and its
     scores are left in DIR/refused.json.
     """  # noqa: D301  # click wants the character \b
-    from rsseg_tf.errors import ConfigError
     from rsseg_tf.manifest import CALIBRATED
 
-    quantized = bool({"tflite", "web"} & set(formats))
-    if quantizations and not quantized:
+    calibrated = bool({"tflite", "web"} & set(formats) and set(CALIBRATED) & set(quantizations))
+    _require_effect(formats, quantizations, values, calibrated=calibrated)
+    from rsseg_tf.cli.output import load_tensorflow
+
+    load_tensorflow()
+    from rsseg_tf.checkpoint import config_file
+    from rsseg_tf.export import ExportOptions, check_output, export_model, load_trained
+
+    check_output(output, version)
+    config = load(config_path or str(config_file(checkpoint)), overrides)
+    page = _page(values) if "web" in formats else None
+    with _accuracy_limit(config, values["eval_list"], values["max_miou_drop"]) as limit:
+        trained = load_trained(checkpoint, config)
+        options = ExportOptions(
+            formats=formats,
+            quantizations=quantizations or ("float32",),
+            tile=Size(*tile) if tile else None,
+            calibration=_calibration(trained, tile, values) if calibrated else (),
+            real_tiles=_REAL_TILES if values["real_tiles"] is None else values["real_tiles"],
+            page=page,
+        )
+        exported = export_model(trained, output, options, version=version, limit=limit, notify=click.echo)
+    _report(exported)
+    if page and exported.folder:
+        click.echo(f"Open the page: python {exported.folder / 'web' / 'serve.py'}")
+
+
+def _require_effect(
+    formats: tuple[Any, ...], quantizations: tuple[Any, ...], values: dict[str, Any], *, calibrated: bool
+) -> None:
+    """Raises ConfigError for options that would have no effect on what is written."""
+    from rsseg_tf.errors import ConfigError
+
+    if quantizations and not {"tflite", "web"} & set(formats):
         raise ConfigError("--quantize is for TFLite files; add tflite to --format, or web.")
     if len(quantizations) > 1 and "tflite" not in formats:
         raise ConfigError(f"A page runs one model; got --quantize {','.join(quantizations)}. Name one, or add tflite.")
-    quantizations = quantizations or ("float32",)
-    calibrated = quantized and bool(set(CALIBRATED) & set(quantizations))
     for name in ("calibration", "calibration_count", "seed"):
         if values[name] is not None and not calibrated:
             raise ConfigError(f"--{name} has an effect with --quantize int8 or int16x8 only; leave it out.")
@@ -159,47 +188,24 @@ def command(
     for name in ("web_sample", "web_title", "litertjs"):
         if values[name] is not None and "web" not in formats:
             raise ConfigError(f"--{name} is for a page; add web to --format.")
-    from rsseg_tf.cli.output import load_tensorflow
 
-    load_tensorflow()
-    from rsseg_tf.checkpoint import config_file
-    from rsseg_tf.export import check_output, export_model, load_trained
 
-    check_output(output, version)
-    config = load(config_path or str(config_file(checkpoint)), overrides)
-    page = _page(values) if "web" in formats else None
-    with _gate(config, values["eval_list"], values["max_miou_drop"]) as gate:
-        trained = load_trained(checkpoint, config)
-        calibration = _calibration(trained, tile, values) if calibrated else ()
-        exported = export_model(
-            trained,
-            output,
-            formats,
-            quantizations=quantizations,
-            tile=Size(*tile) if tile else None,
-            calibration=calibration,
-            version=version,
-            gate=gate,
-            real_tiles=_REAL_TILES if values["real_tiles"] is None else values["real_tiles"],
-            page=page,
-            notify=click.echo,
-        )
-    if exported.accuracy:
+def _report(exported: ExportResult) -> None:
+    """Prints the scores and the published version; ends with exit code 1 where it was refused."""
+    accuracy = exported.accuracy
+    if accuracy:
         from rich.console import Console
 
         console = Console()
-        console.print(*accuracy_tables(exported.accuracy, console.width), sep="\n")
-    if exported.folder is None:
-        limit = exported.accuracy.max_miou_drop if exported.accuracy else 0
-        refused = ", ".join(exported.accuracy.refused if exported.accuracy else ())
+        console.print(*accuracy_tables(accuracy, console.width), sep="\n")
+    if exported.folder is None and accuracy:
         click.echo(
-            f"Not published: {refused} loses more than {limit:g} points of mIoU. The scores are in {exported.report}.",
+            f"Not published: {', '.join(accuracy.refused)} loses more than {accuracy.max_miou_drop:g} points of mIoU. "
+            f"The scores are in {exported.report}.",
             err=True,
         )
         raise SystemExit(1)
     click.echo(f"Published: {exported.folder}")
-    if page:
-        click.echo(f"Open the page: python {exported.folder / 'web' / 'serve.py'}")
 
 
 def _page(values: dict[str, Any]) -> Page:
@@ -208,7 +214,7 @@ def _page(values: dict[str, Any]) -> Page:
     return Page(find_litertjs(values["litertjs"]), values["web_title"], values["web_sample"])
 
 
-def _calibration(trained: Trained, tile: tuple[int, int] | None, values: dict[str, Any]) -> Any:
+def _calibration(trained: TrainedModel, tile: tuple[int, int] | None, values: dict[str, Any]) -> Any:
     from rsseg_tf.export import calibration_images
 
     dataset = trained.config.dataset
@@ -224,7 +230,9 @@ def _calibration(trained: Trained, tile: tuple[int, int] | None, values: dict[st
 
 
 @contextmanager
-def _gate(config: Config, eval_list: Path | None, max_miou_drop: float | None) -> Iterator[Gate | None]:
+def _accuracy_limit(
+    config: Config, eval_list: Path | None, max_miou_drop: float | None
+) -> Iterator[AccuracyLimit | None]:
     """Yields what must be passed before publication, with a progress bar for each model."""
     if eval_list is None:
         yield None
@@ -233,7 +241,7 @@ def _gate(config: Config, eval_list: Path | None, max_miou_drop: float | None) -
     from rich.progress import MofNCompleteColumn, Progress, TaskID
 
     from rsseg_tf.cli.sample_lists import checked_eval_list
-    from rsseg_tf.export import Gate
+    from rsseg_tf.export import AccuracyLimit
 
     samples = checked_eval_list(eval_list, config.dataset.spec, trust=config.data.trust)
     tasks: dict[str, TaskID] = {}
@@ -244,7 +252,7 @@ def _gate(config: Config, eval_list: Path | None, max_miou_drop: float | None) -
                 tasks[name] = progress.add_task(f"Evaluating {name}", total=len(samples))
             progress.advance(tasks[name])
 
-        yield Gate(samples, 1.0 if max_miou_drop is None else max_miou_drop, advance)
+        yield AccuracyLimit(samples, 1.0 if max_miou_drop is None else max_miou_drop, advance)
 
 
 _LONGEST_CLASS = 24  # characters of a line of a class's name
@@ -254,8 +262,8 @@ def accuracy_tables(accuracy: Accuracy, width: int) -> list[Any]:
     """Returns rich tables: IoU of each class in percent, for the checkpoint and each artifact.
 
     Args:
-        accuracy: what to show.
-        width: characters of a line. Artifacts that one table has no room for go into another.
+        accuracy: What to show.
+        width: Characters of a line. Artifacts that one table has no room for go into another.
     """
     heads = {name: name.replace(" ", "\n") for name in accuracy.scores}
     room = {name: 2 + max(6, *map(len, head.split("\n"))) for name, head in heads.items()}

@@ -11,39 +11,30 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from rsseg_tf.datasets.protocols import present_name
-from rsseg_tf.rasters.windows import Size
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config, PretrainConfig
-    from rsseg_tf.predict import InferenceOptions
-    from rsseg_tf.predictors import Predictor
 
 __all__ = [
     "Grouped",
     "ManyValues",
     "NameOf",
-    "changed_options",
     "check_save_dir",
-    "choose_device",
+    "combined",
     "config_option",
     "device_options",
     "group",
     "load",
-    "load_beside",
     "load_pretraining",
-    "locate_model",
-    "open_model",
-    "open_server",
-    "prediction_changes",
     "prediction_options",
     "reading_options",
     "run_options",
     "run_settings",
     "server_options",
+    "set_option",
     "trust_option",
     "vrt_option",
     "weights_options",
-    "windows_note",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -97,14 +88,62 @@ def group(heading: str, *decorators: Callable[[F], F]) -> Callable[[F], F]:
 
     def add(function: F) -> F:
         known = {id(option) for option in getattr(function, "__click_params__", ())}
-        for decorator in reversed(decorators):
-            function = decorator(function)
+        function = combined(*decorators)(function)
         for option in getattr(function, "__click_params__", ()):
             if id(option) not in known:
                 option.heading = heading
         return function
 
     return add
+
+
+class NameOf(click.Choice[str]):
+    """A choice among names that also takes the spelling of earlier versions; see `present_name`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns today's name."""
+        return super().convert(present_name(value), param, ctx)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def combined(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Returns one decorator that adds all these options, in this order."""
+
+    def add(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return add
+
+
+set_option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+                          help="Change any value of the config, e.g. --set dataset.root=data/mine.")  # fmt: skip
+
+
+def config_option(*, required: bool) -> Callable[[F], F]:
+    """Adds --config and --set."""
+    default = "" if required else "  [default: the one beside the weights]"
+    text = f"YAML config: a file, or the name of a shipped one.{default}"
+    return combined(
+        click.option("--config", "config_path", required=required, metavar="FILE", help=text),
+        set_option,
+    )
+
+
+device_options = combined(
+    click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True,
+                 help="auto: GPUs if there are any, else the CPU."),
+    click.option("--gpus", multiple=True, type=click.IntRange(min=0), metavar="N...",
+                 help="Which GPUs, e.g. --gpus 0 1."),
+)  # fmt: skip
 
 
 _COUNT = click.IntRange(min=1)
@@ -128,31 +167,24 @@ _RUN_KEYS = {
 }
 
 
-def run_options(function: F) -> F:
-    """Adds the options that train and pretrain share: checkpoints, logs, precision, devices."""
-    options = [
-        click.option("--save-dir", type=Path, default=Path("output"), show_default=True,
-                     help="Folder for checkpoints and logs."),
-        click.option("--save-interval", type=_COUNT, metavar="N", help="Steps between checkpoints."),
-        click.option("--log-iters", type=_COUNT, metavar="N", help="Steps between log lines."),
-        click.option("--resume-model", type=Path, metavar="DIR",
-                     help="Go on from a checkpoint, e.g. output/iter_1000."),
-        click.option("--keep-checkpoint-max", type=_COUNT, metavar="N",
-                     help="How many iter_N/ to keep; the oldest are removed first."),
-        click.option("--seed", type=click.IntRange(min=0), metavar="N",
-                     help="Seed of weights, order and random changes."),
-        click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Type of activations."),
-        click.option("--deterministic", is_flag=True, default=None, help="Equal runs give equal weights, to the bit."),
-        click.option("--num-workers", type=_COUNT, metavar="N",
-                     help="Images prepared in parallel.  [default: chosen while training]"),
-        click.option("--offline", is_flag=True,
-                     help="Never use the network; pre-trained weights must be in the cache."),
-        click.option("--overwrite", is_flag=True, help="Replace the checkpoints of an earlier run in --save-dir."),
-        device_options,
-    ]  # fmt: skip
-    for option in reversed(options):
-        function = option(function)
-    return function
+run_options = combined(
+    click.option("--save-dir", type=Path, default=Path("output"), show_default=True,
+                 help="Folder for checkpoints and logs."),
+    click.option("--save-interval", type=_COUNT, metavar="N", help="Steps between checkpoints."),
+    click.option("--log-iters", type=_COUNT, metavar="N", help="Steps between log lines."),
+    click.option("--resume-model", type=Path, metavar="DIR", help="Go on from a checkpoint, e.g. output/iter_1000."),
+    click.option("--keep-checkpoint-max", type=_COUNT, metavar="N",
+                 help="How many iter_N/ to keep; the oldest are removed first."),
+    click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of weights, order and random changes."),
+    click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Type of activations."),
+    click.option("--deterministic", is_flag=True, default=None, help="Equal runs give equal weights, to the bit."),
+    click.option("--num-workers", type=_COUNT, metavar="N",
+                 help="Images prepared in parallel.  [default: chosen while training]"),
+    click.option("--offline", is_flag=True, help="Never use the network; pre-trained weights must be in the cache."),
+    click.option("--overwrite", is_flag=True, help="Replace the checkpoints of an earlier run in --save-dir."),
+    device_options,
+)  # fmt: skip
+"""What train and pretrain share: checkpoints, logs, precision, devices."""
 
 
 def run_settings(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,202 +192,58 @@ def run_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     return {_RUN_KEYS[name]: value for name, value in options.items()}
 
 
-class NameOf(click.Choice[str]):
-    """A choice among names that also takes the spelling of earlier versions; see `present_name`."""
+def _trust(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        from rsseg_tf.manifest import TRUST_VARIABLE
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Returns today's name."""
-        return super().convert(present_name(value), param, ctx)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+        os.environ[TRUST_VARIABLE] = "1"  # in the environment, so that child processes trust too
 
 
-def config_option(*, required: bool) -> Callable[[F], F]:
-    """Adds --config and --set."""
-    default = "" if required else "  [default: the one beside the weights]"
+trust_option = click.option("--trust", is_flag=True, expose_value=False, callback=_trust,
+                            help="Open SavedModels that could read or write files, too. Only if you trust their "
+                                 "author.")  # fmt: skip
 
-    def add(function: F) -> F:
-        function = click.option(
-            "--set",
-            "overrides",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Change any value of the config, e.g. --set augment.flip_vertical=0.5.",
-        )(function)
-        return click.option(
-            "--config",
-            "config_path",
-            required=required,
-            metavar="FILE",
-            help=f"YAML config: a file, or the name of a shipped one.{default}",
-        )(function)
-
-    return add
-
-
-def device_options(function: F) -> F:
-    """Adds --device and --gpus."""
-    function = click.option(
-        "--gpus", multiple=True, type=click.IntRange(min=0), metavar="N...", help="Which GPUs, e.g. --gpus 0 1."
-    )(function)
-    return click.option(
-        "--device",
-        type=click.Choice(["auto", "cpu", "gpu"]),
-        default="auto",
-        show_default=True,
-        help="auto: GPUs if there are any, else the CPU.",
-    )(function)
-
-
-def trust_option(function: F) -> F:
-    """Adds --trust, which holds for this process and the processes that it starts."""
-
-    def trust(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
-        if value:
-            from rsseg_tf.manifest import TRUST_VARIABLE
-
-            os.environ[TRUST_VARIABLE] = "1"
-
-    return click.option(
-        "--trust",
-        is_flag=True,
-        expose_value=False,
-        callback=trust,
-        help="Open SavedModels that could read or write files, too. Only if you trust their author.",
-    )(function)
-
-
-def weights_options(function: F) -> F:
-    """Adds the options that name a model and how to run it.
-
-    These are --model-path, --config, --set, --precision, --trust, --device and --gpus.
-    """
-    function = device_options(function)
-    function = trust_option(function)
-    function = click.option(
-        "--precision",
-        type=click.Choice(["fp32", "fp16", "bf16"]),
-        default="fp32",
-        show_default=True,
-        help="Type of activations; of checkpoints and OpenVINO models only.",
-    )(function)
-    function = config_option(required=False)(function)
-    return click.option(
-        "--model-path",
-        required=True,
-        metavar="PATH",
-        help="A checkpoint such as output/best_model, or an exported model: a folder, .tflite, .onnx or .xml.",
-    )(function)
+weights_options = combined(
+    click.option("--model-path", required=True, metavar="PATH",
+                 help="A checkpoint such as output/best_model, or an exported model: a folder, .tflite, .onnx or "
+                      ".xml."),
+    config_option(required=False),
+    click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
+                 help="Type of activations; of checkpoints and OpenVINO models only."),
+    trust_option,
+    device_options,
+)  # fmt: skip
+"""Which model eval and predict run, and on what."""
 
 
 def server_options(function: F) -> F:
     """Adds --server and its options, and makes --model-path, which `weights_options` added, optional."""
-    options = [
-        click.option(
-            "--server",
-            metavar="ADDRESS",
-            help="Instead of --model-path: a model server; HOST:PORT for gRPC, http://HOST:PORT for REST.",
-        ),
+    function = combined(
+        click.option("--server", metavar="ADDRESS",
+                     help="Instead of --model-path: a model server; HOST:PORT for gRPC, http://HOST:PORT for REST."),
         click.option("--model-name", metavar="NAME", help="With --server: the model's name there."),
-        click.option(
-            "--in-flight",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="With --server: most requests in flight at the same time.  [default: 4]",
-        ),
-        click.option(
-            "--timeout",
-            type=click.FloatRange(min=0, min_open=True),
-            metavar="SECONDS",
-            help="With --server: wait this long for an answer before the request is sent again.  [default: 60]",
-        ),
-        click.option(
-            "--patience",
-            type=click.FloatRange(min=0),
-            metavar="SECONDS",
-            help="With --server: give up when it is busy or unreachable for this long.  [default: 120]",
-        ),
-        click.option(
-            "--manifest",
-            type=Path,
-            metavar="FILE",
-            help="With --server: manifest.json of the export, for servers that do not offer it.",
-        ),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    model_path = next(one for one in function.__click_params__ if one.name == "model_path")  # type: ignore[attr-defined]
-    model_path.required = False
+        click.option("--in-flight", type=click.IntRange(min=1), metavar="N",
+                     help="With --server: most requests in flight at the same time.  [default: 4]"),
+        click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+                     help="With --server: wait this long for an answer before the request is sent again.  "
+                          "[default: 60]"),
+        click.option("--patience", type=click.FloatRange(min=0), metavar="SECONDS",
+                     help="With --server: give up when it is busy or unreachable for this long.  [default: 120]"),
+        click.option("--manifest", type=Path, metavar="FILE",
+                     help="With --server: manifest.json of the export, for servers that do not offer it."),
+    )(function)  # fmt: skip
+    parameters = function.__click_params__  # type: ignore[attr-defined]
+    next(option for option in parameters if option.name == "model_path").required = False
     return function
-
-
-def open_server(model_path: str | None, values: dict[str, Any]) -> Predictor | None:
-    """Opens the model that --server names; None where --model-path names one.
-
-    Args:
-        model_path: Value of --model-path.
-        values: All other values; this function removes those of `server_options`.
-
-    Raises:
-        ConfigError: When both or neither are given, or an option has no effect.
-        ServingError: When the server does not answer, or has no such model.
-    """
-    from rsseg_tf.errors import ConfigError
-
-    names = ("server", "model_name", "in_flight", "timeout", "patience", "manifest")
-    given = {name: value for name in names if (value := values.pop(name)) is not None}
-    if "server" not in given:
-        if given:
-            raise ConfigError(f"--{next(iter(given))} has an effect with --server only; add it or leave it out.")
-        if model_path is None:
-            raise ConfigError("--model_path is missing: a checkpoint or an exported model; or --server HOST:PORT.")
-        return None
-    if model_path is not None:
-        raise ConfigError(f"--model_path {model_path} and --server {given['server']} both name a model; leave out one.")
-    if "model_name" not in given:
-        raise ConfigError("--server needs --model_name: what the model is called there, such as the export's folder.")
-    context = click.get_current_context()
-    for name in ("config_path", "overrides", "precision", "device", "gpus", "engine", "tolerance"):
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            option = {"config_path": "config", "overrides": "set"}.get(name, name)
-            raise ConfigError(f"--{option} has no effect with --server, which has its own model; leave it out.")
-    from rsseg_tf.extras import require
-
-    require("tensorflow_serving", "serving")
-    from rsseg_tf.cli.output import load_tensorflow
-
-    load_tensorflow()
-    from rsseg_tf.serving.client import Retry, remote_predictor
-
-    defaults = Retry()
-    retry = Retry(given.get("timeout", defaults.timeout_s), given.get("patience", defaults.patience_s))
-    return remote_predictor(
-        given["server"],
-        given["model_name"],
-        manifest=given.get("manifest"),
-        in_flight=given.get("in_flight", 4),
-        retry=retry,
-    )
 
 
 def prediction_options(switch: str) -> Callable[[F], F]:
     """Adds test-time augmentation (enabled by the flag `switch`) and sliding windows."""
     size: dict[str, Any] = {"nargs": 2, "type": click.IntRange(min=1), "metavar": "W H"}
-    options = [
+    return combined(
         click.option(f"--{switch}", "augmented", is_flag=True, help="Average over scales and flips."),
-        click.option(
-            "--scales",
-            multiple=True,
-            type=click.FloatRange(min=0, min_open=True),
-            metavar="S...",
-            help=f"With --{switch}: resize factors, e.g. --scales 0.75 1.0 1.25.",
-        ),
+        click.option("--scales", multiple=True, type=click.FloatRange(min=0, min_open=True), metavar="S...",
+                     help=f"With --{switch}: resize factors, e.g. --scales 0.75 1.0 1.25."),
         click.option("--flip-horizontal", is_flag=True, help=f"With --{switch}: also mirrored left-right."),
         click.option("--flip-vertical", is_flag=True, help=f"With --{switch}: also mirrored top-bottom."),
         click.option("--rotate90", is_flag=True, help=f"With --{switch}: also turned by 90, 180 and 270 degrees."),
@@ -364,56 +252,7 @@ def prediction_options(switch: str) -> Callable[[F], F]:
         click.option("--stride", **size, help="With --is-slide: step between windows, width first."),
         click.option("--blend", type=click.Choice(["mean", "cosine"]),
                      help="Weights of windows.  [default: mean with --is-slide, else cosine]"),
-    ]  # fmt: skip
-
-    def add(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return add
-
-
-def prediction_changes(switch: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the command line changes about how images are predicted; the rest is as the model says.
-
-    Args:
-        switch: name of the augmentation flag, for messages.
-        values: what `prediction_options` added.
-
-    Returns:
-        Fields of `InferenceOptions`.
-
-    Raises:
-        ConfigError: for options that would have no effect, or windows without a size.
-    """
-    from rsseg_tf.errors import ConfigError
-    from rsseg_tf.predict import InferenceOptions
-
-    changes: dict[str, Any] = {}
-    augmentation = {name: values[name] for name in ("scales", "flip_horizontal", "flip_vertical", "rotate90")}
-    if values["augmented"]:
-        changes |= augmentation | {"scales": values["scales"] or (1.0,)}
-    elif any(augmentation.values()):
-        given = next(name for name, value in augmentation.items() if value)
-        raise ConfigError(f"--{given} has an effect with --{switch} only; add --{switch} or leave it out.")
-    if values["is_slide"]:
-        sizes = {name: Size.from_width_height(values[name]) for name in ("crop_size", "stride") if values[name]}
-        changes |= {"is_slide": True, **sizes}
-    elif values["crop_size"] or values["stride"]:
-        raise ConfigError("--crop_size and --stride have an effect with --is_slide only; add it or leave them out.")
-    if values["blend"]:
-        changes["blend"] = values["blend"]
-    InferenceOptions(**changes)
-    return changes
-
-
-def changed_options(options: InferenceOptions, changes: dict[str, Any]) -> InferenceOptions:
-    """Returns a model's options with what `prediction_changes` found; a blend asks for windows."""
-    import dataclasses
-
-    options = dataclasses.replace(options, **changes)
-    return options.with_blend(changes["blend"]) if "blend" in changes else options
+    )  # fmt: skip
 
 
 def check_save_dir(folder: Path) -> None:
@@ -457,111 +296,13 @@ def _assignments(settings: Mapping[str, Any]) -> list[str]:
     return [f"{key}={value}" for key, value in settings.items() if value is not None]
 
 
-def locate_model(model_path: str) -> tuple[str, Path]:
-    """Returns kind and path of a model; see `rsseg_tf.predictors.find_model`."""
-    from rsseg_tf.cli.output import load_tensorflow
+vrt_option = click.option("--allow-vrt-sources", is_flag=True,
+                          help="Let a VRT name files outside its folder, servers, and formats that name further "
+                               "files.")  # fmt: skip
 
-    load_tensorflow()
-    from rsseg_tf.predictors import find_model
-
-    return find_model(Path(model_path))
-
-
-def load_beside(path: Path, config_path: str | None, overrides: tuple[str, ...]) -> Config:
-    """Reads --config, or without it the config in a checkpoint or beside an exported model.
-
-    Raises:
-        ConfigError: When there is none.
-    """
-    from rsseg_tf.errors import ConfigError
-
-    beside = (path if path.is_dir() else path.parent) / "config.yml"
-    if config_path is None and not beside.is_file():
-        raise ConfigError(
-            f"{path} was exported and its config.yml is not beside it, so the labelled images are unknown. Name a "
-            "config with the dataset: --config."
-        )
-    return load(config_path or str(beside), overrides)
-
-
-def open_model(
-    path: Path, config: Config | None, precision: str, changes: dict[str, Any], threads: int | None = None
-) -> Predictor:
-    """Opens what `locate_model` found, with the options that the command line changes.
-
-    Raises:
-        ConfigError: When the classes of an exported model are not those of the config.
-    """
-    import dataclasses
-
-    from rsseg_tf.errors import ConfigError
-    from rsseg_tf.predictors import open_predictor
-
-    predictor = open_predictor(path, config=config, precision=precision, threads=threads)
-    if config is not None and config.dataset.spec.classes != predictor.spec.classes:
-        raise ConfigError(
-            f"{path} has the classes {', '.join(predictor.spec.classes)}; the dataset '{config.dataset.name}' of the "
-            f"config has {', '.join(config.dataset.spec.classes)}. Name a config with the model's classes."
-        )
-    return dataclasses.replace(predictor, options=changed_options(predictor.options, changes))
-
-
-def windows_note(predictor: Predictor, changes: dict[str, Any]) -> str | None:
-    """Says that a model cuts images into windows which a checkpoint would predict whole; None where it does not.
-
-    Args:
-        predictor: what was opened.
-        changes: of `prediction_changes`.
-    """
-    manifest = predictor.manifest
-    if manifest is None or changes.get("is_slide") or manifest.inference.is_slide:
-        return None
-    if predictor.kind == "server":
-        size = manifest.crop_size
-        why = "a server gets one window per request"
-    elif predictor.tile is not None:
-        size = predictor.tile
-        why = "the file takes images of that size alone"
-    else:
-        return None
-    return (
-        f"Note: images larger than {size} pixels are predicted by windows of that size, because {why}. A "
-        "checkpoint, and an export of any size, predicts images of up to 2048x2048 pixels whole, with other labels "
-        "here and there."
-    )
-
-
-def choose_device(device: str, gpus: tuple[int, ...]) -> None:
-    """Selects the device that eval and predict run on; see `make_strategy`.
-
-    Raises:
-        ConfigError: For a device that does not exist, or for more than one.
-    """
-    from rsseg_tf.errors import ConfigError
-    from rsseg_tf.training import make_strategy
-
-    if len(gpus) > 1:
-        raise ConfigError(f"eval and predict run on one GPU; got --gpus {' '.join(map(str, gpus))}. Name one of them.")
-    make_strategy(device, gpus or None)
-
-
-def reading_options(function: F) -> F:
-    """Adds the limits of files: the size of images, and the sources of a VRT."""
-    for option in (
-        vrt_option,
-        click.option(
-            "--max-image-mb",
-            type=click.IntRange(min=1),
-            metavar="MIB",
-            help="Largest image that is decoded, in MiB of its pixels.  [default: 1024]",
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-vrt_option = click.option(
-    "--allow-vrt-sources",
-    is_flag=True,
-    help="Let a VRT name files outside its folder, servers, and formats that name further files.",
-)
+reading_options = combined(
+    click.option("--max-image-mb", type=click.IntRange(min=1), metavar="MIB",
+                 help="Largest image that is decoded, in MiB of its pixels.  [default: 1024]"),
+    vrt_option,
+)  # fmt: skip
+"""Limits of files: the size of images, and the sources of a VRT."""

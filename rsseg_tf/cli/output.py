@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -15,7 +16,16 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["load_tensorflow", "lost_output", "make_output_safe", "narrow_table", "note", "say", "write_json"]
+__all__ = [
+    "load_tensorflow",
+    "lost_output",
+    "make_output_safe",
+    "narrow_table",
+    "print_note",
+    "progress_line",
+    "say",
+    "write_json",
+]
 
 _MIN_COLUMNS = 80  # tables lose text in fewer
 
@@ -28,7 +38,7 @@ def say(line: str) -> None:
         click.echo(line)
 
 
-def note(line: str) -> None:
+def print_note(line: str) -> None:
     """Prints a note on standard error."""
     click.echo(f"Note: {line}", err=True)
 
@@ -39,6 +49,22 @@ def narrow_table(title: str) -> Table:
     from rich.table import Table
 
     return Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+@contextlib.contextmanager
+def progress_line(description: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows a progress line on standard error while the block runs.
+
+    Yields:
+        A function to call with (items done, items in all).
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -20,9 +20,8 @@ _COUNT = click.IntRange(min=1)
 @click.option("--iters", type=_COUNT, metavar="N", help="Optimizer steps in all, instead of epochs.")
 @click.option("--total-batch-size", type=_COUNT, metavar="N", help="Images per step, over all devices.")
 @click.option("--batch-size", type=_COUNT, hidden=True, help="--total-batch-size as earlier versions called it.")
-@click.option(
-    "--learning-rate", type=click.FloatRange(min=0, min_open=True), metavar="LR", help="Highest learning rate."
-)
+@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), metavar="LR",
+              help="Highest learning rate.")  # fmt: skip
 @run_options
 def command(
     config_path: str,
@@ -77,8 +76,6 @@ def command(
             f"spread below {config.train.collapse_spread:g}. The last checkpoint is {result.checkpoint}; earlier ones "
             f"are in {save_dir}."
         )
-    if result.stopped == "signal":
-        say(f"Stopped by a signal at iter {result.state.step}; go on with --resume_model {result.checkpoint}")
-        return
-    say(f"Trained to iter {result.state.step}; the last checkpoint is {result.checkpoint}")
-    say(f"To train a model from it: rsseg-tf train --set model.backbone.pretrained={result.checkpoint}")
+    say(result.summary())
+    if result.stopped != "signal":
+        say(f"To train a model from it: rsseg-tf train --set model.backbone.pretrained={result.checkpoint}")

@@ -22,14 +22,8 @@ _SHOWN = 3  # validation scenes in the overview
 
 
 @click.command(name="quickstart")
-@click.option(
-    "-o",
-    "--output",
-    type=Path,
-    default=Path("quickstart"),
-    show_default=True,
-    help="Folder for data, model and report.",
-)
+@click.option("-o", "--output", type=Path, default=Path("quickstart"), show_default=True,
+              help="Folder for data, model and report.")  # fmt: skip
 @click.option("--iters", type=click.IntRange(min=1), help="Training steps instead of the config's.")
 @click.pass_context
 def command(ctx: click.Context, output: Path, iters: int | None) -> None:

@@ -7,10 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
-from rich.progress import Progress
-
-from rsseg_tf.cli.output import note
+from rsseg_tf.cli.output import print_note, progress_line
 from rsseg_tf.config import Config, PretrainConfig
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.datasets.unlabelled import list_images
@@ -21,7 +18,7 @@ from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.inspection import Inspection, ListSummary, memory_file
 
 if TYPE_CHECKING:
-    from rsseg_tf.doctor.starting import Told
+    from rsseg_tf.doctor.starting import FindingCount
 
 __all__ = ["checked_eval_list", "checked_images", "checked_list", "checked_samples"]
 
@@ -138,14 +135,12 @@ def _check(
     labels: bool,
     trust: Trust,
 ) -> ListSummary:
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"Checking {len(samples)} {what}", total=len(samples))
+    with progress_line(f"Checking {len(samples)} {what}") as progress:
         memory = _memory(list_file, root, spec, labels=labels, trust=trust)
         inspection = Inspection(samples, spec, memory=memory, processes=os.cpu_count() or 1, labels=labels, trust=trust)
         if inspection.missing and isinstance(samples, Samples):
             raise missing_files(list_file, root, len(inspection.missing), inspection.missing[0][1])
-        look = inspection.raise_first if labels else inspection.raise_count
-        summary = look(lambda done, _: progress.update(task, completed=done))
+        summary = inspection.raise_first(progress) if labels else inspection.raise_count(progress)
     for line in summary.notes():
         _note(line)
     return summary
@@ -184,7 +179,7 @@ def _memory(list_file: Path, root: Path, spec: DatasetSpec, *, labels: bool, tru
         return None
 
 
-def _report(findings: list[Told], *, refuse: bool) -> None:
+def _report(findings: list[FindingCount], *, refuse: bool) -> None:
     """Raises the first finding that makes training meaningless, or prints all as notes."""
     for found in findings:
         code = found.finding.code
@@ -195,4 +190,4 @@ def _report(findings: list[Told], *, refuse: bool) -> None:
 
 
 def _note(text: str) -> None:
-    note(readable_name(text))
+    print_note(readable_name(text))

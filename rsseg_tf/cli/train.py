@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from rsseg_tf.cli.options import ManyValues, config_option, load, run_options, run_settings
-
-if TYPE_CHECKING:
-    from rsseg_tf.training import TrainResult
 
 __all__ = ["command"]
 
@@ -22,17 +19,12 @@ _COUNT = click.IntRange(min=1)
 @config_option(required=True)
 @click.option("--iters", type=_COUNT, metavar="N", help="Optimizer steps in all.")
 @click.option("--batch-size", type=_COUNT, metavar="N", help="Samples per step on each device, as in PaddleSeg.")
-@click.option(
-    "--learning-rate", type=click.FloatRange(min=0, min_open=True), metavar="LR", help="Initial learning rate."
-)
-@click.option(
-    "--do-eval",
-    is_flag=True,
-    help="Evaluate at each checkpoint, by eval.protocol, and keep the best as best_model/.",
-)
-@click.option(
-    "--early-stop-intervals", type=_COUNT, metavar="N", help="Stop after this many evaluations without a better mIoU."
-)
+@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), metavar="LR",
+              help="Initial learning rate.")  # fmt: skip
+@click.option("--do-eval", is_flag=True,
+              help="Evaluate at each checkpoint, by eval.protocol, and keep the best as best_model/.")  # fmt: skip
+@click.option("--early-stop-intervals", type=_COUNT, metavar="N",
+              help="Stop after this many evaluations without a better mIoU.")  # fmt: skip
 @click.option("--coarse-model", metavar="SRC", help="Weights of the coarse model of c2fnet: checkpoint, file or URL.")
 @run_options
 def command(
@@ -80,22 +72,9 @@ def command(
         notify=say,
         callbacks=[ConsoleLog(config.train.iters), TensorBoardLog(save_dir / "tensorboard")],
     )
-    say(_ending(result))
+    say(result.summary())
     if do_eval and result.state.best_step:
         say(f"The best model (mIoU {result.state.best_miou:.4f}) is {save_dir / 'best_model'}")
     # quickstart goes on after this command, and stops at this value. The process itself exits with 0: a run that was
     # saved has not failed.
     return 128 + signal.SIGTERM if result.stopped == "signal" else None
-
-
-def _ending(result: TrainResult) -> str:
-    """Returns a line about how the run ended."""
-    state = result.state
-    if result.stopped == "signal":
-        return f"Stopped by a signal at iter {state.step}; go on with --resume_model {result.checkpoint}"
-    if result.stopped == "early":
-        return (
-            f"Stopped early at iter {state.step}: no better mIoU than {state.best_miou:.4f} (iter {state.best_step}) "
-            f"in {state.stale_intervals} evaluations."
-        )
-    return f"Trained to iter {state.step}; the last checkpoint is {result.checkpoint}"

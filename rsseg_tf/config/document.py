@@ -1,12 +1,12 @@
 """YAML documents that record the file and line of each key.
 
-Differences from plain PyYAML, each of which has cost somebody a training run:
+Differences from plain PyYAML, whose rules have spoilt training runs:
 
 - a key that is written twice in one mapping is an error (PyYAML keeps the last one silently);
 - `1e-4` is a number and `on`, `no` or `12:30` are strings, as in YAML 1.2 (PyYAML follows YAML 1.1);
 - `base:` names one or more files to start from, relative to the file or among the shipped configs. Mappings merge,
-  lists and scalars replace, and a mapping whose `name` changes starts afresh, since the fields of another model mean
-  nothing to the new one.
+  lists and scalars replace, and a mapping whose `name` changes starts afresh, since the fields of one model are
+  unknown to another.
 """
 
 from __future__ import annotations

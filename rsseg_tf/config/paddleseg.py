@@ -1,16 +1,15 @@
 """Turns configs of PaddleSeg into configs of rsseg-tf.
 
 PaddleSeg's files are YAML with `_base_`: mappings merge, lists replace. A setting without a counterpart is a problem,
-and all problems are listed; a decision of the importer is a note. The defaults are those of PaddleSeg's
-paddleseg/{cvlibs, transforms, models}.
+and all problems are listed; a decision of the importer is a note. The tables (`_LOSSES`, `_SEGMENTORS`, …) hold the
+counterparts. The defaults are those of PaddleSeg's paddleseg/{cvlibs, transforms, models}.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import yaml
 
 from rsseg_tf.config.document import Document
+from rsseg_tf.config.foreign import ForeignSection, ImportReport, KeyRule, KindRule
 from rsseg_tf.config.loader import config_from_document
 from rsseg_tf.config.yaml_text import compose, read_text
 from rsseg_tf.datasets.table import SPECS
@@ -36,6 +36,7 @@ _BACKBONES = {
     "HRNet_W48": "hrnet_w48",
 }
 _HRNET_CHANNELS = {"hrnet_w18": 270, "hrnet_w48": 720}  # of all branches together
+_MOST_FILES = 50
 _FEATURES = ("c2", "c3", "c4", "c5")
 
 
@@ -59,131 +60,6 @@ class ImportedConfig:
         return "\n".join(comments) + "\n" + body
 
 
-_MOST_FILES = 50
-
-
-class _Report:
-    """Problems, notes, and every mapping that was opened."""
-
-    def __init__(self) -> None:
-        self.problems: list[str] = []
-        self.notes: list[str] = []
-        self.sections: list[_Section] = []
-        self.files = 0
-
-    def finish(self) -> None:
-        """Adds a problem for each key that was never read."""
-        for section in self.sections:
-            for key in section.unread:
-                section.problem(f"the key {key} has no counterpart here; remove it.")
-
-
-class _Section:
-    """A mapping of PaddleSeg's config that records which of its keys were never read.
-
-    Each method that reads a key returns its value or reports what becomes of it, so that no key is dropped silently.
-    """
-
-    def __init__(self, values: Any, where: str, report: _Report) -> None:
-        self.where, self.report = where, report
-        if not isinstance(values, Mapping):
-            report.problems.append(f"{where} must be a mapping; got {values!r}.")
-            values = {}
-        self.unread = dict(values)
-        report.sections.append(self)
-
-    def take(self, key: str, default: Any = None) -> Any:
-        """Reads a value that goes unchanged into the new config, whose schema checks it."""
-        return self.unread.pop(key, default)
-
-    def text(self, key: str, default: str | None = None) -> str | None:
-        """Reads a string; the default for a missing key."""
-        value = self.take(key, default)
-        if value is not None and (not isinstance(value, str) or not value):
-            self.problem(f"{key} must be a text; got {value!r}.")
-            return default
-        return value
-
-    def number(self, key: str, default: float) -> Any:
-        """Reads a number."""
-        given = self.take(key, default)
-        value = _number(given)
-        if value is None:
-            self.problem(f"{key} must be a number; got {given!r}.")
-            return default
-        return value
-
-    def numbers(self, key: str, default: Sequence[float], *, single: bool = False) -> list[Any]:
-        """Reads a list of numbers; with `single`, one number stands for a list with that number."""
-        given = self.take(key, default)
-        values = [_number(value) for value in (given if isinstance(given, list | tuple) else [given])]
-        if None in values or not values or not (single or isinstance(given, list | tuple)):
-            self.problem(f"{key} must be a list of numbers; got {given!r}.")
-            return list(default)
-        return values
-
-    def whole(self, key: str, default: int) -> int:
-        """Reads a whole number."""
-        value = self.number(key, default)
-        if value != int(value):
-            self.problem(f"{key} must be a whole number; got {value}.")
-        return int(value)
-
-    def switch(self, key: str, default: bool = False) -> bool:
-        """Reads true or false."""
-        value = self.take(key, default)
-        if not isinstance(value, bool):
-            self.problem(f"{key} must be true or false; got {value!r}.")
-            return default
-        return value
-
-    def sections(self, key: str, where: str) -> list[_Section]:
-        """Reads a list of mappings."""
-        values = self.take(key, [])
-        if not isinstance(values, list):
-            self.problem(f"{key} must be a list of mappings; got {values!r}.")
-            return []
-        return [_Section(value, where, self.report) for value in values]
-
-    def only(self, key: str, *allowed: Any, because: str) -> None:
-        """Reads a value without a counterpart, which must be one of `allowed`; the first is PaddleSeg's default."""
-        value = self.take(key, allowed[0])
-        if not any(_same(value, one) for one in allowed):
-            self.problem(f"{key} is {value!r}; {because}")
-
-    def unused(self, *keys: str, because: str) -> None:
-        """Reads values that have no effect in PaddleSeg either, and notes that."""
-        for key in keys:
-            if key in self.unread:
-                self.take(key)
-                self.report.notes.append(f"{self.where}.{key} is left out: {because}.")
-
-    def problem(self, text: str) -> None:
-        self.report.problems.append(f"{self.where}: {text}")
-
-    def give_up(self, text: str) -> None:
-        """Reports why this mapping cannot be imported; its keys then need no problems of their own."""
-        self.problem(text)
-        self.unread.clear()
-
-
-def _number(value: Any) -> Any:
-    """Returns a finite number or None; PyYAML reads 1e-4 as a string."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if abs(value) <= sys.float_info.max else None  # neither NaN nor what no float holds
-
-
-def _same(value: Any, other: Any) -> bool:
-    """Whether two values are equal, where true differs from 1."""
-    return type(value) is not bool and value == other if type(other) is not bool else value is other
-
-
 def import_paddleseg(path: StrPath) -> ImportedConfig:
     """Reads a config of PaddleSeg and its base files.
 
@@ -194,8 +70,8 @@ def import_paddleseg(path: StrPath) -> ImportedConfig:
         ConfigError: One line per problem: keys, types and values without a counterpart, or an unreadable file.
     """
     path = Path(path)
-    report = _Report()
-    values = _convert(_Section(_read(path, report, ()), path.name, report))
+    report = ImportReport()
+    values = _convert(ForeignSection(_read(path, report, ()), path.name, report))
     report.finish()
     if not report.problems:
         # The result is checked as any config; a base file without a model is checked with the simplest one.
@@ -232,7 +108,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(path: Path, report: _Report, parents: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, report: ImportReport, parents: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in parents:
         raise ConfigError(f"{path} is based on itself; remove one `_base_`.")
     report.files += 1
@@ -273,39 +149,31 @@ def _merge(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
 # === Sections ===
 
 
-def _convert(file: _Section) -> dict[str, Any]:
-    report = file.report
+def _convert(file: ForeignSection) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    ignored = 255
-    if "train_dataset" in file.unread or "val_dataset" in file.unread:
-        parts = {
-            key: _Section(file.take(key), key, report) for key in ("train_dataset", "val_dataset") if key in file.unread
-        }
-        sections, ignored, classes = _datasets(parts.get("train_dataset"), parts.get("val_dataset"), report)
-        values |= sections
-    else:
-        classes = None
+    train, val = file.section("train_dataset"), file.section("val_dataset")
+    ignored, classes = 255, None
+    if train is not None or val is not None:
+        values, ignored, classes = _datasets(train, val, file.report)
     _check_classes(file, classes)
-    if "model" in file.unread:
-        values["model"] = _model(file, report)
-    if "loss" in file.unread:
-        heads = _heads(values.get("model"))
-        values["loss"] = _losses(_Section(file.take("loss"), "loss", report), heads, ignored)
-    if "optimizer" in file.unread:
-        values["optimizer"] = _optimizer(_Section(file.take("optimizer"), "optimizer", report))
-    iters = file.take("iters")
-    if "lr_scheduler" in file.unread:
-        values["lr_schedule"] = _schedule(_Section(file.take("lr_scheduler"), "lr_scheduler", report), iters)
-    run = {"iters": iters, "batch_size": file.take("batch_size")}
+    if (model := file.section("model")) is not None:
+        values["model"] = _model(model, file)
+    if (loss := file.section("loss")) is not None:
+        values["loss"] = _losses(loss, _heads(values.get("model")), ignored)
+    if (optimizer := file.section("optimizer")) is not None:
+        values["optimizer"] = _optimizer(optimizer)
+    run = {"iters": file.take("iters"), "batch_size": file.take("batch_size")}
+    if (schedule := file.section("lr_scheduler")) is not None:
+        values["lr_schedule"] = _schedule(schedule, run["iters"])
     if any(value is not None for value in run.values()):
         values["train"] = {key: value for key, value in run.items() if value is not None}
-    if "test_config" in file.unread:
-        values["eval"] = _evaluation(_Section(file.take("test_config"), "test_config", report))
+    if (evaluation := file.section("test_config")) is not None:
+        values["eval"] = _evaluation(evaluation)
     file.only("to_static_training", False, True, because="it must be true or false.")
     return values
 
 
-def _check_classes(file: _Section, classes: Any) -> None:
+def _check_classes(file: ForeignSection, classes: Any) -> None:
     """Requires the dataset's number of classes in each model, as PaddleSeg does.
 
     Args:
@@ -321,7 +189,9 @@ def _check_classes(file: _Section, classes: Any) -> None:
             file.problem(f"num_classes of {key} is {given!r}, that of the dataset {classes!r}; they must be the same.")
 
 
-def _datasets(train: _Section | None, val: _Section | None, report: _Report) -> tuple[dict[str, Any], int, Any]:
+def _datasets(
+    train: ForeignSection | None, val: ForeignSection | None, report: ImportReport
+) -> tuple[dict[str, Any], int, Any]:
     """Returns the sections `dataset` and `augment`, the ignored id, and the number of classes."""
     parts = [part for part in (train, val) if part is not None]
     known = [_check_dataset(part, mode) for part, mode in ((train, "train"), (val, "val")) if part is not None]
@@ -354,7 +224,7 @@ def _datasets(train: _Section | None, val: _Section | None, report: _Report) -> 
     return {"dataset": {**dataset, **statistics}} | ({"augment": augment} if train else {}), ignored, classes
 
 
-def _check_dataset(part: _Section, mode: str) -> bool:
+def _check_dataset(part: ForeignSection, mode: str) -> bool:
     """Reads settings with one allowed value and those that PaddleSeg ignores; returns whether the type is known."""
     kind = part.take("type", "Dataset")
     known = bool(kind == "Dataset")
@@ -369,7 +239,7 @@ def _check_dataset(part: _Section, mode: str) -> bool:
     return known
 
 
-def _common_facts(parts: list[_Section], train: _Section | None) -> tuple[str, Any, Any]:
+def _common_facts(parts: list[ForeignSection], train: ForeignSection | None) -> tuple[str, Any, Any]:
     """Returns the root, the number of classes and the ignored id, which train and val share here."""
     roots = [part.text("dataset_root") for part in parts]
     for part, root in zip(parts[1:], roots[1:], strict=True):
@@ -400,7 +270,7 @@ def _dataset_name(root: Any, classes: Any) -> str:
 
 
 def _all_transforms(
-    train: _Section | None, val: _Section | None, ignored: int
+    train: ForeignSection | None, val: ForeignSection | None, ignored: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Returns the section `augment`, and mean and std of train and val."""
     augment: dict[str, Any] = {}
@@ -425,7 +295,7 @@ def _all_transforms(
 _NO_NORMALIZE = "transforms: Normalize is needed: images are always normalized here."
 
 
-def _augment(train: _Section, ignored: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def _augment(train: ForeignSection, ignored: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Returns the section `augment`, and mean and std (see `_statistics`) where the file gives them."""
     # A transform that is not in the list does not happen, whatever the defaults of `Augment`.
     augment: dict[str, Any] = {"scale_range": [1.0, 1.0], "flip_horizontal": 0.0}
@@ -460,7 +330,7 @@ def _augment(train: _Section, ignored: int) -> tuple[dict[str, Any], dict[str, A
     return augment, statistics
 
 
-def _statistics(section: _Section) -> dict[str, Any]:
+def _statistics(section: ForeignSection) -> dict[str, Any]:
     """Returns mean and std of each band, or nothing where all are 0.5, the default of rsseg-tf."""
     given = {key: [float(value) for value in section.numbers(key, [0.5])] for key in ("mean", "std")}
     for key, values in given.items():
@@ -474,12 +344,12 @@ def _in_words(statistics: dict[str, Any]) -> str:
     return f"mean {statistics['mean']} and std {statistics['std']}" if statistics else "mean and std 0.5"
 
 
-def _scaling(section: _Section) -> dict[str, Any]:
+def _scaling(section: ForeignSection) -> dict[str, Any]:
     low, high = section.number("min_scale_factor", 0.75), section.number("max_scale_factor", 1.25)
-    return {"scale_range": [float(low), float(high)], "scale_step": float(section.number("scale_step_size", 0.25))}
+    return {"scale_range": [float(low), float(high)], "scale_step": section.real("scale_step_size", 0.25)}
 
 
-def _crop(section: _Section, ignored: int) -> dict[str, Any]:
+def _crop(section: ForeignSection, ignored: int) -> dict[str, Any]:
     size, padding = section.take("crop_size", [512, 512]), section.numbers("im_padding_value", [127.5], single=True)
     section.only("label_padding_value", 255, ignored, because="what is padded is ignored here.")
     section.only("category_max_ratio", 1.0, because="crops are not chosen by their classes here.")
@@ -489,7 +359,7 @@ def _crop(section: _Section, ignored: int) -> dict[str, Any]:
     return {"crop_size": size} | ({} if padding[0] == 127.5 else {"image_padding": float(padding[0])})
 
 
-def _refuse_rotation(section: _Section) -> None:
+def _refuse_rotation(section: ForeignSection) -> None:
     if section.number("max_rotation", 15) <= 0:
         section.unused("im_padding_value", "label_padding_value", because="nothing is turned with max_rotation 0")
         return
@@ -500,12 +370,12 @@ def _refuse_rotation(section: _Section) -> None:
     )
 
 
-def _distort(section: _Section) -> dict[str, Any]:
+def _distort(section: ForeignSection) -> dict[str, Any]:
     augment: dict[str, Any] = {}
     probabilities = {}
     for name, default in (("brightness", 0.5), ("contrast", 0.5), ("saturation", 0.5), ("hue", 18)):
-        augment[f"{name}_range"] = float(section.number(f"{name}_range", default))
-        probability = probabilities[name] = float(section.number(f"{name}_prob", 0.5))
+        augment[f"{name}_range"] = section.real(f"{name}_range", default)
+        probability = probabilities[name] = section.real(f"{name}_prob", 0.5)
         if probability == 0:
             augment[f"{name}_range"] = 0.0
     section.unused("sharpness_range", because="it counts with sharpness_prob alone")
@@ -516,48 +386,54 @@ def _distort(section: _Section) -> dict[str, Any]:
     return augment | ({"distort_probability": used.pop()} if used and used != {0.5} else {})
 
 
-_TRANSFORMS: dict[str, Callable[[_Section], dict[str, Any]]] = {
+_TRANSFORMS: dict[str, Callable[[ForeignSection], dict[str, Any]]] = {
     "ResizeStepScaling": _scaling,
-    "RandomHorizontalFlip": lambda section: {"flip_horizontal": float(section.number("prob", 0.5))},
-    "RandomVerticalFlip": lambda section: {"flip_vertical": float(section.number("prob", 0.1))},
+    "RandomHorizontalFlip": lambda section: {"flip_horizontal": section.real("prob", 0.5)},
+    "RandomVerticalFlip": lambda section: {"flip_vertical": section.real("prob", 0.1)},
     "RandomDistort": _distort,
 }
 
 
-def _optimizer(section: _Section) -> dict[str, Any]:
-    kind = str(section.take("type", "sgd")).lower()
-    if kind == "sgd":
-        values = {"momentum": float(section.number("momentum", 0.9))}
-    elif kind == "adamw":
-        values = {"beta_1": float(section.number("beta1", 0.9)), "beta_2": float(section.number("beta2", 0.999))}
-    else:
-        section.give_up(f"the type {kind} has no counterpart; allowed: sgd, adamw.")
-        return {"name": "sgd"}
-    values["weight_decay"] = float(section.number("weight_decay", 0.0 if kind == "sgd" else 0.01))
-    return {"name": kind, **values}
+_REAL = ForeignSection.real
+_OPTIMIZERS = {
+    "sgd": KindRule("sgd", {
+        "momentum": KeyRule("momentum", 0.9, _REAL), "weight_decay": KeyRule("weight_decay", 0.0, _REAL),
+    }),
+    "adamw": KindRule("adamw", {
+        "beta1": KeyRule("beta_1", 0.9, _REAL), "beta2": KeyRule("beta_2", 0.999, _REAL),
+        "weight_decay": KeyRule("weight_decay", 0.01, _REAL),
+    }),
+}  # fmt: skip
+_RATE = KeyRule("learning_rate", 0.01, _REAL)
+_SCHEDULES = {
+    "PolynomialDecay": KindRule("poly", {
+        "learning_rate": _RATE, "power": KeyRule("power", 1.0, _REAL), "end_lr": KeyRule("end_lr", 0, _REAL),
+    }),
+    "CosineAnnealingDecay": KindRule("cosine", {"learning_rate": _RATE, "eta_min": KeyRule("end_lr", 0, _REAL)}),
+}  # fmt: skip
 
 
-def _schedule(section: _Section, iters: Any) -> dict[str, Any]:
-    kind = section.take("type")
-    values: dict[str, Any] = {"learning_rate": float(section.number("learning_rate", 0.01))}
-    if kind == "PolynomialDecay":
-        values = {"name": "poly", **values, "power": float(section.number("power", 1.0))}
-        values["end_lr"] = float(section.number("end_lr", 0))
-    elif kind == "CosineAnnealingDecay":
-        values = {"name": "cosine", **values, "end_lr": float(section.number("eta_min", 0))}
-        section.only("T_max", iters, because="the wave here spans all iterations.")
-    else:
-        section.give_up(f"the type {kind} has no counterpart; allowed: PolynomialDecay, CosineAnnealingDecay.")
+def _optimizer(section: ForeignSection) -> dict[str, Any]:
+    kind = section.kind(_OPTIMIZERS, default="sgd", lower=True)
+    return {"name": "sgd"} if kind is None else kind.values(section)
+
+
+def _schedule(section: ForeignSection, iters: Any) -> dict[str, Any]:
+    kind = section.kind(_SCHEDULES)
+    if kind is None:
         return {"name": "poly"}
+    values = kind.values(section)
+    if kind.name == "cosine":
+        section.only("T_max", iters, because="the wave here spans all iterations.")
     section.only("decay_steps", iters, because="decay here spans all iterations.")
     section.only("cycle", False, because="there is no repeated decay here.")
     if warmup := section.whole("warmup_iters", 0):
-        values |= {"warmup_steps": warmup, "warmup_start_lr": float(section.number("warmup_start_lr", 1e-5))}
+        values |= {"warmup_steps": warmup, "warmup_start_lr": section.real("warmup_start_lr", 1e-5)}
     section.unused("warmup_start_lr", because="it counts with warmup_iters alone")
     return values
 
 
-def _evaluation(section: _Section) -> dict[str, Any]:
+def _evaluation(section: ForeignSection) -> dict[str, Any]:
     values: dict[str, Any] = {}
     flips = ("flip_horizontal", "flip_vertical")
     if section.switch("aug_eval"):
@@ -573,32 +449,33 @@ def _evaluation(section: _Section) -> dict[str, Any]:
 # === Models ===
 
 
-def _model(file: _Section, report: _Report) -> dict[str, Any]:
-    section = _Section(file.take("model"), "model", report)
+_C2FNET = KindRule("c2fnet", {
+    "training_stride": KeyRule("training_stride", 32, here=32),
+    "samples_per_gpu": KeyRule("windows_per_image", 32, here=32),
+    "channels": KeyRule("channels", None),
+}, only={"backbone_indices": (([-1], [0]), "the deepest features are used here.")})  # fmt: skip
+
+
+def _model(section: ForeignSection, file: ForeignSection) -> dict[str, Any]:
     if section.unread.get("type") != "C2FNet":
         return _segmentor(section)
-    section.only("type", "C2FNet", because="it must be C2FNet.")
-    values: dict[str, Any] = {"name": "c2fnet", "backbone": _backbone(section)}
+    section.take("type")
+    backbone = _backbone(section)
     name = "coase_model" if "coase_model" in file.unread else "coarse_model"  # PaddleSeg's own spelling first
-    values["coarse"] = _segmentor(_Section(file.take(name), name, report))
-    report.notes.append(
+    coarse = _segmentor(ForeignSection(file.take(name), name, file.report))
+    file.report.notes.append(
         "The coarse model's weights are not in the file: pass --coarse_model, or fill in coarse.pretrained."
     )
     size = section.numbers("kernel_sizes", [128, 128])
     if len(set(size)) != 1:
         section.problem(f"kernel_sizes must be equal here; got {size}.")
-    options = {
-        "window_size": (size[0], 128),
-        "training_stride": (section.take("training_stride", 32), 32),
-        "windows_per_image": (section.take("samples_per_gpu", 32), 32),
-        "channels": (section.take("channels"), None),
-    }
-    values |= {key: value for key, (value, default) in options.items() if value != default}
-    section.only("backbone_indices", [-1], [0], because="the deepest features are used here.")
-    return values | _common(section)
+    window = {} if size[0] == 128 else {"window_size": size[0]}
+    return {"name": "c2fnet", "backbone": backbone, "coarse": coarse, **window, **_C2FNET.values(section)} | _common(
+        section
+    )
 
 
-def _common(section: _Section) -> dict[str, Any]:
+def _common(section: ForeignSection) -> dict[str, Any]:
     """Reads the settings that all models share, but for the number of classes, which `_check_classes` compared."""
     section.unread.pop("num_classes", None)
     values: dict[str, Any] = {}
@@ -609,13 +486,10 @@ def _common(section: _Section) -> dict[str, Any]:
     return values
 
 
-def _backbone(parent: _Section) -> dict[str, Any]:
-    section = _Section(parent.take("backbone"), f"{parent.where}.backbone", parent.report)
-    kind = section.text("type")
-    name = _BACKBONES.get(kind or "")
+def _backbone(parent: ForeignSection) -> dict[str, Any]:
+    section = ForeignSection(parent.take("backbone"), f"{parent.where}.backbone", parent.report)
+    name = section.kind(_BACKBONES)
     if name is None:
-        allowed = ", ".join(_BACKBONES)
-        section.give_up(f"the type {kind} has no counterpart; allowed: {allowed}.{did_you_mean(str(kind), _BACKBONES)}")
         return {"name": "hrnet_w18"}
     values: dict[str, Any] = {"name": name}
     if name.endswith("_vd"):
@@ -631,78 +505,62 @@ def _backbone(parent: _Section) -> dict[str, Any]:
     return values
 
 
-def _segmentor(section: _Section) -> dict[str, Any]:
-    kind = section.text("type")
-    if kind is None or kind not in _SEGMENTORS:
-        allowed = ", ".join([*_SEGMENTORS, "C2FNet"])
-        section.give_up(
-            f"the type {kind} has no counterpart; allowed: {allowed}.{did_you_mean(str(kind), _SEGMENTORS)}"
-        )
+_SEGMENTORS = {
+    "FCN": KindRule("fcn", {"channels": KeyRule("channels", None)}, indices=([-1], [3])),
+    "DeepLabV3P": KindRule("deeplabv3plus", {
+        "aspp_ratios": KeyRule("aspp_rates", [1, 6, 12, 18], here=[1, 12, 24, 36]),
+        "aspp_out_channels": KeyRule("aspp_channels", 256, here=256),
+    }, indices=([0, 3], [0, -1])),
+    "PSPNet": KindRule("pspnet", {
+        "pp_out_channels": KeyRule("pyramid_channels", 1024, here=1024),
+        "bin_sizes": KeyRule("bin_sizes", [1, 2, 3, 6], here=[1, 2, 3, 6]),
+        "enable_auxiliary_loss": KeyRule("aux_head", True, here=True),
+    }, indices=([2, 3],)),
+    "UPerNet": KindRule("upernet", {
+        "channels": KeyRule("channels", 512, here=512),
+        "dropout_prob": KeyRule("dropout", 0.1, here=0.1),
+        "enable_auxiliary_loss": KeyRule("aux_head", False, here=True),
+    }, indices=([0, 1, 2, 3],)),
+    "DANet": KindRule("danet", indices=([2, 3], [3], [-1])),
+    "OCRNet": KindRule("ocrnet", {
+        "ocr_mid_channels": KeyRule("ocr_channels", 512, here=512),
+        "ocr_key_channels": KeyRule("key_channels", 256, here=256),
+    }),
+    "HRNetW48Contrast": KindRule("hrnet_contrast", {
+        "proj_dim": KeyRule("projection_channels", 256, here=256), "drop_prob": KeyRule("dropout", 0.1, here=0.1),
+    }, indices=([0], [-1])),
+}  # fmt: skip
+# Our name -> heads in the order in which PaddleSeg lists their losses; those that are left out have "main" alone.
+_HEADS = {
+    "pspnet": ("main", "aux"),
+    "upernet": ("main", "aux"),
+    "danet": ("main", "cam", "pam", "aux"),
+    "ocrnet": ("main", "aux"),
+    "hrnet_contrast": ("main", "contrast"),
+    "c2fnet": ("fine",),
+}
+
+
+def _segmentor(section: ForeignSection) -> dict[str, Any]:
+    kind = section.kind(_SEGMENTORS, "C2FNet")
+    if kind is None:
         return {"name": "fcn", "backbone": {"name": "hrnet_w18"}}
-    name, options, indices = _SEGMENTORS[kind]
-    values: dict[str, Any] = {"name": name, "backbone": _backbone(section)}
-    for option, field, paddle_default, default in options:
-        value = section.take(option, paddle_default)
-        if value != default:
-            values[field] = value
-    given = section.take("backbone_indices")
-    if name == "ocrnet":
-        values |= _ocrnet_features(section, given)
-    elif given is not None and given not in indices:
-        allowed = " or ".join(map(str, indices))
-        section.problem(f"backbone_indices is {given}; the features are fixed here, as with {allowed}.")
-    if name == "hrnet_contrast":
-        channels = _HRNET_CHANNELS.get(values["backbone"]["name"])
+    backbone = _backbone(section)
+    values = {"name": kind.name, "backbone": backbone, **kind.values(section)}
+    indices = section.take("backbone_indices")
+    if kind.name == "ocrnet":
+        values |= _ocrnet_features(section, indices)
+    elif indices is not None and indices not in kind.indices:
+        allowed = " or ".join(map(str, kind.indices))
+        section.problem(f"backbone_indices is {indices}; the features are fixed here, as with {allowed}.")
+    if kind.name == "hrnet_contrast":
+        channels = _HRNET_CHANNELS.get(backbone["name"])
         for key in ("in_channels", "bb_channels"):
             section.only(key, channels, because=f"the backbone has {channels} channels.")
     return values | _common(section)
 
 
-# PaddleSeg's type -> name; (PaddleSeg's option, field, PaddleSeg's default, default of the field); the
-# `backbone_indices` that mean the features which the segmentor takes.
-_SEGMENTORS: dict[str, tuple[str, tuple[tuple[str, str, Any, Any], ...], tuple[Sequence[int], ...]]] = {
-    "FCN": ("fcn", (("channels", "channels", None, None),), ([-1], [3])),
-    "DeepLabV3P": (
-        "deeplabv3plus",
-        (
-            ("aspp_ratios", "aspp_rates", [1, 6, 12, 18], [1, 12, 24, 36]),
-            ("aspp_out_channels", "aspp_channels", 256, 256),
-        ),
-        ([0, 3], [0, -1]),
-    ),
-    "PSPNet": (
-        "pspnet",
-        (
-            ("pp_out_channels", "pyramid_channels", 1024, 1024),
-            ("bin_sizes", "bin_sizes", [1, 2, 3, 6], [1, 2, 3, 6]),
-            ("enable_auxiliary_loss", "aux_head", True, True),
-        ),
-        ([2, 3],),
-    ),
-    "UPerNet": (
-        "upernet",
-        (
-            ("channels", "channels", 512, 512),
-            ("dropout_prob", "dropout", 0.1, 0.1),
-            ("enable_auxiliary_loss", "aux_head", False, True),
-        ),
-        ([0, 1, 2, 3],),
-    ),
-    "DANet": ("danet", (), ([2, 3], [3], [-1])),
-    "OCRNet": (
-        "ocrnet",
-        (("ocr_mid_channels", "ocr_channels", 512, 512), ("ocr_key_channels", "key_channels", 256, 256)),
-        (),
-    ),
-    "HRNetW48Contrast": (
-        "hrnet_contrast",
-        (("proj_dim", "projection_channels", 256, 256), ("drop_prob", "dropout", 0.1, 0.1)),
-        ([0], [-1]),
-    ),
-}
-
-
-def _ocrnet_features(section: _Section, indices: Any) -> dict[str, Any]:
+def _ocrnet_features(section: ForeignSection, indices: Any) -> dict[str, Any]:
     if not isinstance(indices, list) or not 1 <= len(indices) <= 2 or not all(i in range(4) for i in indices):
         section.problem(f"backbone_indices must be one or two of 0 to 3; got {indices}.")
         return {}
@@ -714,24 +572,35 @@ def _ocrnet_features(section: _Section, indices: Any) -> dict[str, Any]:
 
 def _heads(model: dict[str, Any] | None) -> tuple[str, ...]:
     """Returns the heads in the order of PaddleSeg's list of losses."""
-    if model is None:
-        return ("main",)
-    match model["name"]:
-        case "pspnet" | "upernet":
-            return ("main", "aux") if model.get("aux_head", True) else ("main",)
-        case "danet":
-            return ("main", "cam", "pam", "aux")
-        case "ocrnet":
-            return ("main", "aux")
-        case "hrnet_contrast":
-            return ("main", "contrast")
-        case "c2fnet":
-            return ("fine",)
-        case _:
-            return ("main",)
+    heads = _HEADS.get(model["name"], ("main",)) if model else ("main",)
+    return heads if model and model.get("aux_head", True) else ("main",)
 
 
-def _losses(section: _Section, heads: tuple[str, ...], ignored: int) -> dict[str, Any]:
+_CLASS_WEIGHTS = KeyRule("class_weights", None, ForeignSection.reals)
+_LOSSES = {
+    "CrossEntropyLoss": KindRule("cross_entropy", {"weight": _CLASS_WEIGHTS}, only={
+        "top_k_percent_pixels": ((1.0, 1), "use OhemCrossEntropyLoss instead."),
+        "avg_non_ignore": ((True,), "the mean here is over the pixels that are not ignored."),
+    }),
+    "OhemCrossEntropyLoss": KindRule("ohem_cross_entropy", {
+        "thresh": KeyRule("threshold", 0.7, _REAL), "min_kept": KeyRule("min_kept", 10000, ForeignSection.whole),
+    }, only={"weight": ((None,), "there are no class weights with hard pixels here.")}),
+    "DiceLoss": KindRule("dice", {"weight": _CLASS_WEIGHTS, "smooth": KeyRule("smooth", 1.0, _REAL)}),
+    "MultiClassFocalLoss": KindRule("focal", {
+        "alpha": KeyRule("alpha", 1.0, _REAL), "gamma": KeyRule("gamma", 2.0, _REAL),
+    }),
+    "LovaszSoftmaxLoss": KindRule("lovasz_softmax", only={
+        "classes": (("present",), "the mean here is over the classes that are present."),
+    }),
+    "PixelContrastCrossEntropyLoss": KindRule("pixel_contrast", {
+        "temperature": KeyRule("temperature", 0.1, _REAL), "base_temperature": KeyRule("base_temperature", 0.07, _REAL),
+        "max_samples": KeyRule("max_samples", 1024), "max_views": KeyRule("max_views", 100),
+    }),
+    "MixedLoss": KindRule("mixed"),
+}  # fmt: skip
+
+
+def _losses(section: ForeignSection, heads: tuple[str, ...], ignored: int) -> dict[str, Any]:
     types, weights = section.take("types", []), section.numbers("coef", [1])
     if not isinstance(types, list):
         section.problem(f"types must be a list of mappings; got {types!r}.")
@@ -746,53 +615,22 @@ def _losses(section: _Section, heads: tuple[str, ...], ignored: int) -> dict[str
         return {"main": _cross_entropy()}
     losses = {}
     for head, values, weight in zip(heads, types, weights, strict=True):
-        losses[head] = _loss(_Section(values, f"loss of {head}", section.report), weight, ignored)
+        losses[head] = _loss(ForeignSection(values, f"loss of {head}", section.report), weight, ignored)
     return losses
 
 
-def _loss(section: _Section, weight: float, ignored: int) -> dict[str, Any]:
-    kind = section.take("type")
-    section.only(
-        "ignore_index", ignored, because=f"the ignored id follows from the dataset here, where it is {ignored}."
-    )
-    values: dict[str, Any]
-    match kind:
-        case "CrossEntropyLoss":
-            section.only("top_k_percent_pixels", 1.0, 1, because="use OhemCrossEntropyLoss instead.")
-            section.only("avg_non_ignore", True, because="the mean here is over the pixels that are not ignored.")
-            values = _cross_entropy() | _class_weights(section)
-        case "OhemCrossEntropyLoss":
-            section.only("weight", None, because="there are no class weights with hard pixels here.")
-            values = {"name": "ohem_cross_entropy", "threshold": float(section.number("thresh", 0.7))}
-            values["min_kept"] = section.whole("min_kept", 10000)
-        case "DiceLoss":
-            values = {"name": "dice"} | _class_weights(section) | {"smooth": float(section.number("smooth", 1.0))}
-        case "MultiClassFocalLoss":
-            section.unused("num_class", because="the number of classes follows from the dataset here")
-            values = {"name": "focal"}
-            values |= {key: float(section.number(key, default)) for key, default in (("alpha", 1.0), ("gamma", 2.0))}
-        case "LovaszSoftmaxLoss":
-            section.only("classes", "present", because="the mean here is over the classes that are present.")
-            values = {"name": "lovasz_softmax"}
-        case "PixelContrastCrossEntropyLoss":
-            values = {"name": "pixel_contrast"}
-            for key, default in (("temperature", 0.1), ("base_temperature", 0.07)):
-                values[key] = float(section.number(key, default))
-            values |= {key: section.take(key, n) for key, n in (("max_samples", 1024), ("max_views", 100))}
-        case "MixedLoss":
-            parts, shares = section.sections("losses", f"{section.where}.losses"), section.numbers("coef", [])
-            if len(parts) != len(shares):
-                section.problem(f"{len(parts)} losses need as many coef; got {len(shares)}.")
-            values = {"name": "mixed"}
-            values["losses"] = [_loss(part, share, ignored) for part, share in zip(parts, shares, strict=False)]
-        case _:
-            section.give_up(f"the type {kind} has no counterpart here.")
-            return _cross_entropy()
+def _loss(section: ForeignSection, weight: float, ignored: int) -> dict[str, Any]:
+    because = f"the ignored id follows from the dataset here, where it is {ignored}."
+    section.only("ignore_index", ignored, because=because)
+    kind = section.kind(_LOSSES)
+    if kind is None:
+        return _cross_entropy()
+    values = kind.values(section)
+    if kind.name == "focal":
+        section.unused("num_class", because="the number of classes follows from the dataset here")
+    if kind.name == "mixed":
+        parts, shares = section.sections("losses", f"{section.where}.losses"), section.numbers("coef", [])
+        if len(parts) != len(shares):
+            section.problem(f"{len(parts)} losses need as many coef; got {len(shares)}.")
+        values["losses"] = [_loss(part, share, ignored) for part, share in zip(parts, shares, strict=False)]
     return values if weight == 1 else {**values, "weight": float(weight)}
-
-
-def _class_weights(section: _Section) -> dict[str, Any]:
-    if section.unread.get("weight") is None:
-        section.unread.pop("weight", None)
-        return {}
-    return {"class_weights": [float(weight) for weight in section.numbers("weight", [1.0])]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,7 @@ from rsseg_tf.config.zoo import Backbone, Method
 from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.datasets.table import UNLABELLED
 from rsseg_tf.errors import DataError
+from rsseg_tf.moved import moved_name
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -23,6 +24,12 @@ __all__ = [
     "PretrainTrain",
     "Views",
 ]
+
+if not TYPE_CHECKING:  # a type checker shall tell wrong names
+
+    def __getattr__(name: str) -> Any:
+        return moved_name(__name__, name)
+
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of pixels divided by 255, red first; what all six methods were trained with."""

@@ -1,8 +1,8 @@
 """The sections of a config of a segmentation model, their fields, types and ranges.
 
 Sections that come in several kinds (dataset, model, backbone, optimizer, lr_schedule, loss) are told apart by their
-`name`. Fields that follow from others are not asked for: the number of classes, the ignored id and the number of
-bands come from the dataset.
+`name`. Fields that follow from others do not exist: the number of classes, the ignored id and the number of bands
+come from the dataset.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rsseg_tf.datasets.protocols import PROTOCOLS, ProtocolName, present_name
 from rsseg_tf.datasets.spec import TILE_NAME_PATTERNS
 from rsseg_tf.datasets.table import SPECS
 from rsseg_tf.errors import DataError
+from rsseg_tf.moved import moved_name
 from rsseg_tf.rasters.gdal import Trust
 from rsseg_tf.rasters.windows import Size
 
@@ -38,6 +39,12 @@ __all__ = [
     "PreparedDataset",
     "Train",
 ]
+
+if not TYPE_CHECKING:  # a type checker shall tell wrong names
+
+    def __getattr__(name: str) -> Any:
+        return moved_name(__name__, name)
+
 
 Rgb = tuple[
     Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]

@@ -32,8 +32,8 @@ def read_text(path: Path) -> str:
     """Reads a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, as editors on Windows write it.
 
     Raises:
-        OSError: When it cannot be read.
-        ConfigError: When it is too large, or no text.
+        OSError: When the file cannot be read.
+        ConfigError: When the file is too large, or no text.
     """
     with path.open("rb") as file:  # pipes have no size that could be asked before
         content = file.read(_MAX_BYTES + 1)
@@ -50,7 +50,7 @@ def compose(loader: yaml.SafeLoader, source: str) -> yaml.Node | None:
     """Returns the nodes of a loader's one document; their number and depth are limited, with references followed.
 
     Raises:
-        yaml.YAMLError: When it is no YAML.
+        yaml.YAMLError: When the text is no YAML.
         ConfigError: When it exceeds the limits.
     """
     try:

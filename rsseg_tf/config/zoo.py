@@ -71,11 +71,11 @@ __all__ = [
 
 
 class Row(Section):
-    """A section that a builder makes something of.
+    """A section with a builder.
 
     Attributes:
         built_by: Where the builder is, `module:name`.
-        weight_names: Where the function is that knows the names of tensors in released files; None without any.
+        weight_names: Where the function is that names the tensors in released files; None where nothing is released.
         own: Fields that are no options of the builder.
     """
 
@@ -314,9 +314,9 @@ else:
 
 
 class C2FNet(SegmentorSection):
-    """A frozen coarse model, and a fine one that looks again at windows with small objects.
+    """A frozen coarse model, and a fine one that refines windows with small objects.
 
-    The fine model is an FCN that tells the dataset's `small_classes` from everything else.
+    The fine model is an FCN with two classes: the dataset's `small_classes`, and everything else.
     """
 
     built_by = "rsseg_tf.segmentors.c2fnet:c2fnet"

@@ -137,9 +137,19 @@ def augment_sample(
     return image, label
 
 
-def normalise(image: tf.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> tf.Tensor:
-    """Returns `(image / 255 - mean) / std` per band, which is -1..1 with PaddleSeg's mean and std of 0.5."""
-    return (image / 255.0 - tf.constant(mean, tf.float32)) / tf.constant(std, tf.float32)
+def normalise(pixels: tf.Tensor, spec: DatasetSpec, *, max_value: float | None = None) -> tf.Tensor:
+    """Returns `(pixels / max_value - mean) / std`, band by band; -1..1 with PaddleSeg's mean and std of 0.5.
+
+    Args:
+        pixels: `(..., bands)` of any real dtype.
+        spec: Gives `mean`, `std` and `max_value`.
+        max_value: The value that becomes 1, where pixels were scaled to another range than the spec's.
+
+    Returns:
+        float32 of the same shape.
+    """
+    scaled = tf.cast(pixels, tf.float32) / tf.constant(max_value or spec.max_value, tf.float32)
+    return (scaled - tf.constant(spec.mean, tf.float32)) / tf.constant(spec.std, tf.float32)
 
 
 # === Geometry ===

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from rsseg_tf.config.schema import Augment
-from rsseg_tf.data.augment import augment_sample, normalise, padding_of, value_limits
+from rsseg_tf.data.augment import BYTES, augment_sample, normalise, padding_of, value_limits
 from rsseg_tf.data.reader import SampleReader
 
 __all__ = ["endless_batches", "sample_order", "shuffled", "train_batches"]
@@ -124,4 +124,4 @@ class _Loader:
             padding=self.padding,
             limits=self.limits,
         )
-        return {"image": normalise(image, spec.mean, spec.std), "label": label, "index": index}
+        return {"image": normalise(image, spec, max_value=BYTES[1]), "label": label, "index": index}

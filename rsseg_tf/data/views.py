@@ -80,7 +80,7 @@ def view_batches(
                 colour_views(batch[name][:, i], draws[:, i], views, view=i if name == "views" else 1, limits=limits)
                 for i in range(number)
             ]
-            batch[name] = normalise(tf.stack(coloured, axis=1), spec.mean, spec.std)
+            batch[name] = normalise(tf.stack(coloured, axis=1), spec, max_value=BYTES[1])
         return batch
 
     return endless_batches(cut, batch_size=batch_size, start=start, workers=workers, finish=colour)

@@ -68,7 +68,7 @@ _SPLIT = re.compile(r"(?:^|[/_\-. ])(train|val|test)(?:ing|idation)?(?=[/_\-. ]|
 
 
 def split_of(path: str) -> str | None:
-    """Returns ``"train"``, ``"val"`` or ``"test"``, as the innermost name in a path that says one; else None."""
+    """Returns `"train"`, `"val"` or `"test"` from the innermost folder of a path that names a split; else None."""
     found = _SPLIT.findall(path)
     return found[-1].lower() if found else None
 
@@ -113,7 +113,7 @@ ISAID_RECIPE = Recipe(
     splits=("train", "val", "test"),
     tile_size=896,
     overlap=384,
-    bands="rgb",
+    bands="as_rgb",
     label_suffix=_MASK_SUFFIX,
     off_palette_fraction=0.001,
 )

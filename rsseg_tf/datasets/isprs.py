@@ -140,7 +140,7 @@ POTSDAM_RECIPE = Recipe(
     coding=ColourCoding(POTSDAM.palette, (BOUNDARY_COLOUR,)),
     cuttings=("benchmark", "overlap"),
     labels=("eroded", "full"),
-    bands="rgb",
+    bands="as_rgb",
     off_palette_fraction=0.001,
 )
 """Sources are folders or zip files that hold, at any depth, the images and the masks: the contents of `2_Ortho_RGB.zip`

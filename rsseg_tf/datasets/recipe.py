@@ -104,7 +104,7 @@ class Recipe:
         cuttings: Ways to cut from which the user chooses, the default first: `"benchmark"` (no overlap) and
             `"overlap"` (half a tile by default). Empty where `overlap` alone decides.
         labels: Kinds of masks from which the user chooses, the default first; empty where there is one kind.
-        bands: What to read of the images; see `rsseg_tf.rasters.pixel_rows.Bands`.
+        bands: What to read of the images; see `rsseg_tf.rasters.pixel_rows.RowBands`.
         label_suffix: What a label's name has more than its image's, before `.png`.
         off_palette_fraction: Share of the pixels of a mask, 0..1, that may be off the palette by default.
     """
@@ -119,7 +119,7 @@ class Recipe:
     overlap: int = 0
     cuttings: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    bands: Literal["rgb", "exact", "all"] = "exact"
+    bands: Literal["as_rgb", "rgb_only", "stored"] = "rgb_only"
     label_suffix: str = ""
     off_palette_fraction: float = 0.0
 

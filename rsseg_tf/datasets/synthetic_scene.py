@@ -50,7 +50,7 @@ _CARS = (
 
 @dataclass
 class _Canvas:
-    """The maps of a scene of side S: colour ``(S, S, 3)`` in 0..1, height, class, and what must stay free."""
+    """The maps of a scene of side S: colour `(S, S, 3)` in 0..1, height, class, and what must stay free."""
 
     colour: np.ndarray
     height: np.ndarray
@@ -60,7 +60,7 @@ class _Canvas:
 
 @dataclass
 class _Grid:
-    """Coordinates along and across one family of curved, roughly parallel streets, each ``(S, S)``.
+    """Coordinates along and across one family of curved, roughly parallel streets, each `(S, S)`.
 
     Attributes:
         across: Coordinate that is constant along a street.
@@ -112,7 +112,7 @@ def render_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.nd
         size: Side in pixels, at least `MIN_SIZE`.
 
     Returns:
-        The image ``(size, size, 3)`` uint8 RGB and the class ids ``(size, size)`` uint8.
+        The image `(size, size, 3)` uint8 RGB and the class ids `(size, size)` uint8.
     """
     azimuth, elevation = rng.uniform(0, 2 * math.pi), math.radians(rng.uniform(36, 58))
     flat = math.cos(elevation)
@@ -138,7 +138,7 @@ def render_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.nd
 
 
 def _noise(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
-    """Smooth noise ``(size, size)`` float32 with bumps of about `scale` pixels and unit variance."""
+    """Smooth noise `(size, size)` float32 with bumps of about `scale` pixels and unit variance."""
     if scale <= 1:
         return rng.standard_normal((size, size), np.float32)
     if scale > 16:  # smooth enough to be made at a quarter of the size
@@ -170,7 +170,7 @@ def _step(values: np.ndarray, width: float) -> np.ndarray:
 
 
 def _mix(colour: np.ndarray, other: np.ndarray | tuple[float, ...], share: np.ndarray) -> None:
-    """Blends `other` into `colour` ``(…, 3)`` in place by `share` ``(…)`` in 0..1."""
+    """Blends `other` into `colour` `(…, 3)` in place by `share` `(…)` in 0..1."""
     touched = np.nonzero(share)
     tint = np.asarray(other, np.float32)
     old = colour[touched]
@@ -179,7 +179,7 @@ def _mix(colour: np.ndarray, other: np.ndarray | tuple[float, ...], share: np.nd
 
 
 def _coordinates(size: int, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates ``(size, size)`` in axes turned by `angle`, with the origin in the middle."""
+    """Coordinates `(size, size)` in axes turned by `angle`, with the origin in the middle."""
     line = np.arange(size, dtype=np.float32) - np.float32(size / 2)
     cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
     return line[np.newaxis] * cos + line[:, np.newaxis] * sin, line[:, np.newaxis] * cos - line[np.newaxis] * sin
@@ -195,7 +195,7 @@ def _direction(across: np.ndarray, y: int, x: int) -> float:
 
 
 def _patch(size: int, y: int, x: int, reach: float) -> tuple[slice, slice, np.ndarray, np.ndarray]:
-    """The part of the scene within `reach` of a pixel, and the offsets from it: ``(rows, columns, dy, dx)``."""
+    """The part of the scene within `reach` of a pixel, and the offsets from it: `(rows, columns, dy, dx)`."""
     span = math.ceil(reach)
     rows, columns = slice(max(y - span, 0), min(y + span + 1, size)), slice(max(x - span, 0), min(x + span + 1, size))
     dy = np.arange(rows.start, rows.stop, dtype=np.float32)[:, np.newaxis] - np.float32(y)
@@ -282,7 +282,7 @@ def _shore(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _ground(rng: np.random.Generator, plan: _Plan, size: int) -> np.ndarray:
-    """Grass and soil, lawns and ploughed fields: ``(size, size, 3)`` float32."""
+    """Grass and soil, lawns and ploughed fields: `(size, size, 3)` float32."""
     lush = np.array((0.34, 0.42, 0.22), np.float32) * rng.uniform(0.85, 1.1)
     dry = np.array((0.64, 0.56, 0.42), np.float32) * rng.uniform(0.85, 1.1)
     colour = np.empty((size, size, 3), np.float32)
@@ -379,7 +379,7 @@ def _streets(rng: np.random.Generator, canvas: _Canvas, plan: _Plan) -> None:
 
 
 def _markings(rng: np.random.Generator, grid: _Grid, other: _Grid) -> np.ndarray:
-    """Middle lines, edge lines of wide streets and zebra crossings: shares ``(S, S)`` in 0..1."""
+    """Middle lines, edge lines of wide streets and zebra crossings: shares `(S, S)` in 0..1."""
     clear = (grid.edge < 0) & (other.edge > 12)
     middle = _step(1.2 - np.abs(grid.offset), 1.0) * ((other.across % 24 < 11) | grid.major)
     sides = _step(1.0 - np.abs(grid.edge + 2.5), 1.0) * grid.major
@@ -392,7 +392,7 @@ def _markings(rng: np.random.Generator, grid: _Grid, other: _Grid) -> np.ndarray
 
 
 def _places(rng: np.random.Generator, where: np.ndarray, count: int) -> np.ndarray:
-    """Up to `count` random pixels ``(n, 2)`` of a mask, as row and column."""
+    """Up to `count` random pixels `(n, 2)` of a mask, as row and column."""
     found = np.flatnonzero(where)
     if found.size == 0 or count == 0:
         return np.empty((0, 2), np.int64)
@@ -620,7 +620,7 @@ def _shadows(height: np.ndarray, sun: _Sun) -> np.ndarray:
 
 
 def _expose(rng: np.random.Generator, canvas: _Canvas, sun: _Sun) -> np.ndarray:
-    """Adds shadows, haze, uneven light, blur and sensor noise: ``(S, S, 3)`` uint8."""
+    """Adds shadows, haze, uneven light, blur and sensor noise: `(S, S, 3)` uint8."""
     size = canvas.height.shape[0]
     shadow = cv2.GaussianBlur(_shadows(canvas.height, sun), (0, 0), 0.9)
     sky = np.array((0.31, 0.36, 0.45), np.float32) * np.float32(rng.uniform(0.8, 1.15))

@@ -84,13 +84,13 @@ IMAGES_RECIPE = Recipe(
     Path("data/images"),
     find_scenes=functools.partial(_find_images, _IMAGE, "PNG, JPEG or TIFF images"),
     splits=("train",),
-    bands="all",
+    bands="stored",
 )
 """Sources are any folders or zip files with PNG, JPEG or TIFF images at any depth. Folders are kept, so that images of
 one name do not meet."""
 
 MILLION_AID_RECIPE = dataclasses.replace(
-    IMAGES_RECIPE, dataset="million_aid", output=Path("data/Million-AID"), bands="rgb"
+    IMAGES_RECIPE, dataset="million_aid", output=Path("data/Million-AID"), bands="as_rgb"
 )
 
 DOTA_RECIPE = dataclasses.replace(

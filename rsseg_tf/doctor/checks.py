@@ -16,11 +16,11 @@ from rsseg_tf.datasets.judging import looks_like_a_mask, mask_words, misfit
 from rsseg_tf.datasets.label_codings import ColourCoding
 from rsseg_tf.datasets.spec import RGB, unknown_ids
 from rsseg_tf.datasets.table import RECIPES, SPECS
+from rsseg_tf.doctor.dataset import Expectation
 from rsseg_tf.doctor.evidence import Evidence
-from rsseg_tf.doctor.findings import Finding, listing
+from rsseg_tf.doctor.findings import Finding, first_values, listing
 from rsseg_tf.doctor.samples import ImageFacts, LabelFacts
 from rsseg_tf.doctor.statistics import Moments
-from rsseg_tf.doctor.targets import Expected
 
 __all__ = [
     "absent_findings",
@@ -40,29 +40,28 @@ __all__ = [
 
 Value = TypeVar("Value", int, str)
 
-# A few bright roofs above the limit are no reason to change it.
+# A few bright roofs above max_value are no reason to change it.
 _SHARE_ABOVE = 0.01
-# A border of nodata that the label has as background by a pixel's width is no mistake.
+# A border of nodata, one pixel wide, that the label calls background is no mistake.
 _SHARE_UNSEEN = 0.001
-# All values in the lowest eighth of the range: the data use at most five of eight bits, or are in other units.
+# With all values in the lowest eighth of the range, data use at most five of eight bits, or are in other units.
 _SHARE_BELOW = 1 / 8
-# Where normalised data are off by this much the first layer sees little else. With the benchmark's mean and std of 0.5
-# the Dubai tiles lie at 0.1 and 0.6, which must pass.
+# A larger shift of the normalised data dominates the first layer. The benchmark's mean and std of 0.5 bring the Dubai
+# tiles to mean 0.1 and deviation 0.6, which must pass.
 _LARGEST_SHIFT = 1.5
 _DEVIATIONS = (0.1, 3.0)
-_SHOWN_IDS = 8
-_LEAST_COLOURS = 3  # black and white alone tell no dataset
+_LEAST_COLOURS = 3  # black and white alone identify no dataset
 
 
 def sample_findings(evidence: Evidence) -> Iterator[Finding]:
-    """Yields what is wrong with single samples: files, sizes, pixels that are no numbers."""
+    """Yields findings about single samples: files, sizes, pixels that are not finite."""
     folders: dict[Path, dict[str, str]] = {}
     seen: set[tuple[str, Path]] = set()
     for position, (sample, facts) in enumerate(zip(evidence.samples, evidence.facts, strict=True)):
         for problem in facts.problems:
             both = problem.code in ("size-mismatch", "misplaced-label")
             if (problem.code, problem.path) in seen and not both:
-                continue  # a file that stands in two pairs
+                continue  # the file stands in two pairs
             seen.add((problem.code, problem.path))
             files = [problem.path, *([sample.label] if both and sample.label else [])]
             message = f"{evidence.name(problem.path)} {problem.message}"
@@ -73,7 +72,7 @@ def sample_findings(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _hint(path: Path, folders: dict[Path, dict[str, str]]) -> str:
-    """Says what could have been meant by a missing file: another suffix, capital letters, slashes."""
+    """Returns a hint at the file that a missing one may stand for: other suffix, capital letters or slashes."""
     if "\\" in str(path):
         return "; paths are written with /, not \\"
     if path.parent not in folders:
@@ -89,16 +88,16 @@ def _hint(path: Path, folders: dict[Path, dict[str, str]]) -> str:
 
 
 def image_findings(evidence: Evidence, measured: Sequence[Moments] | None) -> Iterator[Finding]:
-    """Yields images that are not as expected, or unlike the others.
+    """Yields images that differ from the expectation or from the other images.
 
     Args:
-        evidence: What was seen.
-        measured: Moments of each band of the training images in units of `max_value`, None if they are not comparable.
+        evidence: Facts about the dataset.
+        measured: Moments of each band of the training images in units of `max_value`; None if they are not comparable.
     """
     images = [(position, facts.image) for position, facts in enumerate(evidence.facts) if facts.image is not None]
     if not images:
         return
-    spec = evidence.target.expected.spec
+    spec = evidence.dataset.expected.spec
     usual_bands = _commonest(image.bands for _, image in images)
     usual_type = _commonest(image.dtype for _, image in images)
     wanted = f"{spec.bands} are expected" if spec else f"most images have {usual_bands}"
@@ -121,7 +120,7 @@ def image_findings(evidence: Evidence, measured: Sequence[Moments] | None) -> It
             values += value_findings(name, splits, low, high, share, spec.max_value)
         yield from unseen_findings(name, splits, evidence.facts[position].unseen)
         if "train" in splits:
-            yield from size_findings(name, image.width, image.height, evidence.target.crop_size)
+            yield from size_findings(name, image.width, image.height, evidence.dataset.crop_size)
     yield from values
     if spec:
         unfit = list(_unfit(evidence, [image for _, image in images], usual_type, spec.max_value))
@@ -135,21 +134,21 @@ def image_findings(evidence: Evidence, measured: Sequence[Moments] | None) -> It
 
 
 def _commonest(values: Iterable[Value]) -> Value:
-    """Returns the value that occurs most often, of equals the first."""
+    """Returns the most frequent value, the first of equally frequent ones."""
     return Counter(values).most_common(1)[0][0]
 
 
 def value_findings(
     name: str, splits: tuple[str, ...], low: float, high: float, share: float, max_value: float
 ) -> Iterator[Finding]:
-    """Yields what the values of one image show.
+    """Yields findings about the values of one image.
 
     Args:
         name: The image.
-        splits: The splits in which it stands.
+        splits: The splits that contain it.
         low: The lowest value that is data.
         high: The highest.
-        share: Part of the values above `max_value`, 0..1.
+        share: Share of the values above `max_value`, 0..1.
         max_value: Pixel value that becomes 1.0.
     """
     if share > _SHARE_ABOVE:
@@ -161,17 +160,17 @@ def value_findings(
 
 
 def sentinel_finding(name: str, splits: tuple[str, ...], value: float) -> Finding:
-    """Returns the finding about an image with a value that stands for no data and is not declared."""
+    """Returns the finding about an image whose nodata value is not declared."""
     return Finding("nodata-values", splits, (name,), f"{name} holds {value:.9g} and does not declare it as nodata")
 
 
 def unseen_findings(name: str, splits: tuple[str, ...], share: float) -> Iterator[Finding]:
-    """Yields an image that has no data where its label gives a class.
+    """Yields a finding if an image has no data in many of its labelled pixels.
 
     Args:
         name: The image.
-        splits: The splits in which it stands.
-        share: Part of the labelled pixels, 0..1, of which that is true.
+        splits: The splits that contain it.
+        share: Share of the labelled pixels without data, 0..1.
     """
     if share > _SHARE_UNSEEN:
         message = f"{name} has no data in {share:.1%} of the pixels that its label gives a class"
@@ -179,7 +178,7 @@ def unseen_findings(name: str, splits: tuple[str, ...], share: float) -> Iterato
 
 
 def size_findings(name: str, width: int, height: int, crop_size: tuple[int, int] | None) -> Iterator[Finding]:
-    """Yields a training image that is smaller than what training crops to; None if nothing says that."""
+    """Yields a finding if a training image is smaller than the crops of training; None where the crops are unknown."""
     if crop_size is not None and (width < crop_size[0] or height < crop_size[1]):
         message = f"{name} is {width}x{height} pixels; training crops to {crop_size[0]}x{crop_size[1]}"
         yield Finding("small-image", ("train",), (name,), message)
@@ -188,7 +187,7 @@ def size_findings(name: str, width: int, height: int, crop_size: tuple[int, int]
 def range_findings(
     dtype: str, largest: float, middle: float, max_value: float, splits: tuple[str, ...]
 ) -> Iterator[Finding]:
-    """Yields a finding if the type of all images, or what they hold, cannot go with `max_value`; see `misfit`."""
+    """Yields a finding if the type or the values of all images contradict `max_value`; see `misfit`."""
     if values := misfit(np.dtype(dtype), max_value, largest, middle):
         yield Finding("value-range", splits, (), f"the images are {values}; max_value is {max_value:g}")
 
@@ -231,18 +230,16 @@ def _normalisation(measured: Sequence[Moments], mean: Sequence[float], std: Sequ
 
 
 def label_findings(evidence: Evidence) -> Iterator[Finding]:
-    """Yields labels with ids that mean nothing, and what the ids of all labels together show."""
-    expected = evidence.target.expected
+    """Yields labels with unknown ids, and findings about the ids of all labels together."""
+    expected = evidence.dataset.expected
     labels: dict[Path, tuple[int, LabelFacts]] = {}
     for position, (sample, facts) in enumerate(zip(evidence.samples, evidence.facts, strict=True)):
         if facts.label is not None and sample.label is not None:
             labels.setdefault(sample.label, (position, facts.label))
     present = {value for _, label in labels.values() for value in label.counts}
-    count = None if expected.classes is None else len(expected.classes)
-    # A dataset of one class has nothing but 0 and the ignored id.
-    is_mask = looks_like_a_mask(present, count) and not (count == 1 and expected.ignore_index in present)
+    is_mask = _is_mask(present, expected)
     object_id = max(present, default=0)
-    strangers: list[Path] = []
+    with_unknown_ids: list[Path] = []
     for path, (position, label) in labels.items():
         splits, name = evidence.splits_of([position]), evidence.name(path)
         if set(label.counts) == {expected.ignore_index}:
@@ -252,9 +249,9 @@ def label_findings(evidence: Evidence) -> Iterator[Finding]:
             message = f"{name} holds {object_id} in {share:.1%} of its pixels, else 0"
             yield Finding("label-0-255", splits, (name,), message)
         elif wrong := _wrong_ids(label, evidence):
-            strangers.append(path)
+            with_unknown_ids.append(path)
             yield Finding("label-out-of-range", splits, (name,), f"{name} {_wrong(label, wrong, evidence)}")
-    if strangers:
+    if with_unknown_ids:
         yield from _shifted(present, evidence)
     if labels and not is_mask:
         found = _ids_of_splits(evidence)
@@ -262,34 +259,34 @@ def label_findings(evidence: Evidence) -> Iterator[Finding]:
         yield from lone
         yield from absent_findings(found, expected, leave_out=tuple(split for one in lone for split in one.splits))
     yield from _palette_conflicts(labels, evidence)
-    yield from _known_colours(evidence, strangers, labels)
+    yield from _known_colours(evidence, with_unknown_ids, labels)
 
 
 def ignored_label(name: str, ignore_index: int, splits: tuple[str, ...]) -> Finding:
-    """Returns the finding about a label in which nothing counts."""
+    """Returns the finding about a label of ignored pixels alone."""
     return Finding("all-ignored", splits, (name,), f"{name} holds the ignored id {ignore_index} alone")
 
 
 def _wrong_ids(label: LabelFacts, evidence: Evidence) -> list[int]:
-    expected = evidence.target.expected
-    # Where nothing says how many classes there are, any id of eight bits may be one.
-    return unknown_ids(label.counts, 256 if expected.classes is None else len(expected.classes), expected.ignore_index)
+    expected = evidence.dataset.expected
+    # Where the number of classes is unknown, any id of eight bits may be one.
+    return unknown_ids(label.counts, expected.num_classes or 256, expected.ignore_index)
 
 
 def _wrong(label: LabelFacts, wrong: Sequence[int], evidence: Evidence) -> str:
-    expected = evidence.target.expected
-    shown = ", ".join(map(str, wrong[:_SHOWN_IDS])) + (", …" if len(wrong) > _SHOWN_IDS else "")
+    expected = evidence.dataset.expected
     pixels = sum(label.counts[value] for value in wrong)
-    top = 255 if expected.classes is None else len(expected.classes) - 1
-    plural = "s" if len(wrong) > 1 else ""
-    text = f"holds the id{plural} {shown} in {pixels} pixels; 0..{top} and {expected.ignore_index} are allowed"
-    classes = None if expected.classes is None else len(expected.classes)
-    return text + (f"; {mask_words(label.counts)}" if looks_like_a_mask(label.counts, classes) else "")
+    text = (
+        f"holds the id{'s' if len(wrong) > 1 else ''} {first_values(wrong)} in {pixels} pixels; "
+        f"0..{(expected.num_classes or 256) - 1} and {expected.ignore_index} are allowed"
+    )
+    is_mask = looks_like_a_mask(label.counts, expected.num_classes)
+    return f"{text}; {mask_words(label.counts)}" if is_mask else text
 
 
 def _shifted(present: set[int], evidence: Evidence) -> Iterator[Finding]:
-    """Yields a finding if the ids would be right with one taken off."""
-    expected = evidence.target.expected
+    """Yields a finding if the ids would be right after subtracting 1."""
+    expected = evidence.dataset.expected
     ids = present - {expected.ignore_index}
     if expected.classes is None or max(ids) != len(expected.classes):
         return
@@ -312,11 +309,11 @@ def _ids_of_splits(evidence: Evidence) -> dict[str, set[int]]:
     return present
 
 
-def lone_findings(present: Mapping[str, set[int]], expected: Expected) -> Iterator[Finding]:
+def lone_findings(present: Mapping[str, set[int]], expected: Expectation) -> Iterator[Finding]:
     """Yields a finding if the labels to train on hold one class at most.
 
     Args:
-        present: The ids that occur, by split. Judged are those of training, or of all where no split is called so.
+        present: The ids that occur, by split. Those of the split `train` count, or all where no split has this name.
         expected: The dataset.
     """
     if expected.classes is None or len(expected.classes) < 2 or not present:
@@ -330,23 +327,29 @@ def lone_findings(present: Mapping[str, set[int]], expected: Expected) -> Iterat
         yield Finding("one-class", splits, (), message)
 
 
-def mask_findings(present: set[int], splits: tuple[str, ...], expected: Expected) -> Iterator[Finding]:
+def mask_findings(present: set[int], splits: tuple[str, ...], expected: Expectation) -> Iterator[Finding]:
     """Yields one finding for all labels if they are black-and-white masks; see `looks_like_a_mask`."""
-    classes = None if expected.classes is None else len(expected.classes)
-    if looks_like_a_mask(present, classes) and not (classes == 1 and expected.ignore_index in present):
+    if _is_mask(present, expected):
         message = f"all labels of {listing(splits)} together hold 0 and {max(present)} alone"
         yield Finding("label-0-255", splits, (), message)
 
 
+def _is_mask(present: set[int], expected: Expectation) -> bool:
+    """Tells whether labels are black-and-white masks."""
+    # A dataset of one class has nothing but 0 and the ignored id.
+    is_one_class = expected.num_classes == 1 and expected.ignore_index in present
+    return looks_like_a_mask(present, expected.num_classes) and not is_one_class
+
+
 def absent_findings(
-    present: Mapping[str, set[int]], expected: Expected, leave_out: Sequence[str] = ()
+    present: Mapping[str, set[int]], expected: Expectation, leave_out: Sequence[str] = ()
 ) -> Iterator[Finding]:
     """Yields the classes that a split lacks.
 
     Args:
         present: The ids that occur, by split.
         expected: The dataset.
-        leave_out: Splits of which that was said already.
+        leave_out: Splits that another finding covers.
     """
     for number, name in enumerate(expected.classes or ()):
         lacking = tuple(
@@ -358,8 +361,8 @@ def absent_findings(
 
 
 def _palette_conflicts(labels: Mapping[Path, tuple[int, LabelFacts]], evidence: Evidence) -> Iterator[Finding]:
-    """Yields the ids that stand for several colours in palette PNGs, or for the colour of another class."""
-    expected = evidence.target.expected
+    """Yields the ids that have several colours in palette PNGs, or the colour of another class."""
+    expected = evidence.dataset.expected
     holders: defaultdict[int, dict[RGB, Path]] = defaultdict(dict)  # the first label with each colour of each id
     for path, (_, label) in labels.items():
         for value, colour in label.colours.items():
@@ -381,13 +384,13 @@ def _palette_conflicts(labels: Mapping[Path, tuple[int, LabelFacts]], evidence: 
 
 
 def _known_colours(
-    evidence: Evidence, strangers: Sequence[Path], labels: Mapping[Path, tuple[int, LabelFacts]]
+    evidence: Evidence, with_unknown_ids: Sequence[Path], labels: Mapping[Path, tuple[int, LabelFacts]]
 ) -> Iterator[Finding]:
-    """Yields a finding if the colours of masks, or of the palette of a label with wrong ids, are a dataset's."""
+    """Yields a finding if the colours of masks, or of a label with unknown ids, are those of a known dataset."""
     colours = {colour for facts in evidence.facts for colour in facts.mask_colours}
     if known := _datasets_with(colours):
         yield Finding("label-colours", (), (), f"the colours of the masks are those of {known}")
-    for path in strangers[:1]:
+    for path in with_unknown_ids[:1]:
         if known := _datasets_with(set(labels[path][1].colours.values())):
             name = evidence.name(path)
             message = f"{name} is a palette PNG; the colours of its ids are those of {known}, in another order"
@@ -395,7 +398,7 @@ def _known_colours(
 
 
 def _datasets_with(colours: set[RGB]) -> str:
-    """Returns the names of the datasets that have all of the colours, empty if they are too few to tell."""
+    """Returns the names of the datasets that have all of the colours; empty for too few colours."""
     codings = [recipe.coding for recipe in RECIPES.values() if isinstance(recipe.coding, ColourCoding)]
     ignored = {colour for coding in codings for colour in coding.ignored}
     names = [

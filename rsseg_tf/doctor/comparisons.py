@@ -1,4 +1,4 @@
-"""Findings that need all samples: the same pixels or pictures twice, and ground that two splits share."""
+"""Findings that compare all samples: equal pixels, equal pictures, and ground that two splits share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
+from rsseg_tf.disjoint_sets import DisjointSets
 from rsseg_tf.doctor.evidence import Evidence
 from rsseg_tf.doctor.findings import Finding, listing
 from rsseg_tf.doctor.fingerprints import Fingerprint, NearPair, near_pairs
@@ -15,7 +16,7 @@ __all__ = ["duplicate_findings", "leak_of", "near_duplicate_findings", "overlap_
 
 
 def duplicate_findings(evidence: Evidence) -> Iterator[Finding]:
-    """Yields images with equal pixels, within a split, across splits, and with labels that differ."""
+    """Yields images with equal pixels: within a split, across splits, and with different labels."""
     for positions in _groups(evidence):
         for split, members in evidence.members.items():
             inside = set(members)
@@ -36,7 +37,7 @@ def duplicate_findings(evidence: Evidence) -> Iterator[Finding]:
 
 
 def leak_of(names: tuple[str, ...], splits: tuple[str, ...]) -> Finding:
-    """Returns the finding about an image, or images of equal pixels, in several splits."""
+    """Returns the finding about one image, or images with equal pixels, in several splits."""
     what = "stands" if len(names) == 1 else "hold the same pixels and stand"
     return Finding("leak-same-pixels", splits, names, f"{listing(names)} {what} in {listing(splits)}")
 
@@ -45,7 +46,7 @@ def near_duplicate_findings(evidence: Evidence, distance: int) -> Iterator[Findi
     """Yields images that show the same picture although their pixels differ.
 
     Args:
-        evidence: What was seen.
+        evidence: Facts about the dataset.
         distance: See `near_pairs`.
     """
     groups = [
@@ -84,7 +85,7 @@ def overlap_findings(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _groups(evidence: Evidence) -> list[list[int]]:
-    """Returns the positions of samples with equal pixels, constant images left out: they are reported on their own."""
+    """Groups the positions of samples by equal pixels, without constant images, which have a finding of their own."""
     groups: defaultdict[bytes, list[int]] = defaultdict(list)
     for position, facts in enumerate(evidence.facts):
         if facts.image is not None and not facts.image.is_constant:
@@ -93,24 +94,17 @@ def _groups(evidence: Evidence) -> list[list[int]]:
 
 
 def _components(prints: Sequence[Fingerprint], distance: int) -> list[list[NearPair]]:
-    """Returns, for each group of pictures that are the same, pairs that connect it; in the order of first members."""
-    parents = list(range(len(prints)))
-
-    def root(place: int) -> int:
-        while parents[place] != place:
-            parents[place] = parents[parents[place]]
-            place = parents[place]
-        return place
-
+    """Returns, for each group of equal pictures, the pairs that connect it, in the order of first members."""
+    sets = DisjointSets()
     kept: list[NearPair] = []
     for pair in near_pairs(prints, distance):
-        one, other = root(pair.first), root(pair.second)
+        one, other = sorted((sets.root(pair.first), sets.root(pair.second)))
         if one != other:
-            parents[max(one, other)] = min(one, other)
+            sets.join(one, other)
             kept.append(pair)
     components: defaultdict[int, list[NearPair]] = defaultdict(list)
     for pair in kept:
-        components[root(pair.first)].append(pair)
+        components[sets.root(pair.first)].append(pair)
     return [components[first] for first in sorted(components)]
 
 

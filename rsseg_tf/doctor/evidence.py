@@ -1,4 +1,4 @@
-"""What was seen of a dataset: each distinct sample once, and in which splits it stands."""
+"""What the doctor knows about a dataset: facts about each distinct sample, and the splits that contain the sample."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from rsseg_tf.doctor.dataset import CheckedDataset, shown
 from rsseg_tf.doctor.samples import SampleFacts
-from rsseg_tf.doctor.targets import Target, shown
 from rsseg_tf.files.lists import Sample
 
 __all__ = ["Evidence", "distinct_samples"]
@@ -19,13 +19,13 @@ class Evidence:
     """Facts about the samples of a dataset.
 
     Attributes:
-        target: What was checked.
+        dataset: What was checked.
         samples: Each distinct pair of image and label, in the order in which the splits name them.
-        facts: What is known of each.
-        members: Positions in `samples` by split, as often as its list names them.
+        facts: Facts about each.
+        members: Positions in `samples` by split; a sample that the list repeats is repeated here.
     """
 
-    target: Target
+    dataset: CheckedDataset
     samples: tuple[Sample, ...]
     facts: tuple[SampleFacts, ...]
     members: Mapping[str, tuple[int, ...]]
@@ -39,24 +39,24 @@ class Evidence:
         return tuple(tuple(splits) for splits in found)
 
     def splits_of(self, positions: Iterable[int]) -> tuple[str, ...]:
-        """Returns the splits in which any of the samples stands, in the order of the target."""
+        """Returns the splits that contain any of the samples, in the order of the dataset."""
         present = {split for position in positions for split in self._splits[position]}
         return tuple(split for split in self.members if split in present)
 
     def name(self, path: Path) -> str:
-        """Returns how a file is named in findings."""
-        return shown(path, self.target.root)
+        """Returns the name of a file in findings."""
+        return shown(path, self.dataset.root)
 
     def image_names(self, positions: Iterable[int]) -> tuple[str, ...]:
         """Returns the names of the images of samples, each once."""
         return tuple(dict.fromkeys(self.name(self.samples[position].image) for position in positions))
 
 
-def distinct_samples(target: Target) -> tuple[tuple[Sample, ...], dict[str, tuple[int, ...]]]:
-    """Returns each distinct sample of a target once, and the positions of each split's samples among them."""
+def distinct_samples(dataset: CheckedDataset) -> tuple[tuple[Sample, ...], dict[str, tuple[int, ...]]]:
+    """Returns each distinct sample of a dataset once, and the positions of each split's samples among them."""
     positions: dict[Sample, int] = {}
     members = {
         split.name: tuple(positions.setdefault(sample, len(positions)) for sample in split.samples)
-        for split in target.splits
+        for split in dataset.splits
     }
     return tuple(positions), members

@@ -1,22 +1,22 @@
-"""What can be wrong with a dataset: every kind of finding, how bad it is, and how to mend it.
+"""The kinds of findings about a dataset, each with its severity and its remedy.
 
-An error is what training would stop at, or what makes its scores mean something else than they say. A warning is what
-an expert would look at before training. A note is worth knowing.
+An error stops training or makes its scores misleading. A warning is something to look at before training. A note is
+worth knowing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["KINDS", "SEVERITIES", "Finding", "Kind", "Severity", "listing"]
+__all__ = ["KINDS", "SEVERITIES", "Finding", "Kind", "Severity", "first_values", "listing", "shortened"]
 
 Severity = Literal["error", "warning", "note"]
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-"""From the worst down."""
+"""The worst first."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Kind:
 
     Attributes:
         severity: How bad it is.
-        what: What it means, in one sentence.
-        remedy: What to do about it.
+        what: Its meaning, in one sentence.
+        remedy: How to fix it.
     """
 
     severity: Severity
@@ -232,7 +232,7 @@ class Finding:
         code: A key of `KINDS`.
         splits: The splits that it concerns; empty for the dataset as a whole.
         files: The files that it concerns, relative to the root where they lie below it.
-        message: What was found there, in one sentence; how to mend it says the kind.
+        message: What was found, in one sentence. The kind tells how to fix it.
     """
 
     code: str
@@ -242,7 +242,7 @@ class Finding:
 
     @property
     def kind(self) -> Kind:
-        """What the code means."""
+        """The kind that the code names."""
         return KINDS[self.code]
 
     @property
@@ -252,8 +252,18 @@ class Finding:
 
 
 def listing(names: Iterable[str], most: int = 3) -> str:
-    """Returns names for a sentence: ``a, b and c``, or ``a, b, c and 4 more``."""
+    """Joins names for a sentence: `a, b and c`, or `a, b, c and 4 more`."""
     known = list(names)
     if len(known) > most:
         return f"{', '.join(known[:most])} and {len(known) - most} more"
     return " and ".join(part for part in (", ".join(known[:-1]), known[-1]) if part) if known else "none"
+
+
+def first_values(values: Sequence[object], most: int = 8) -> str:
+    """Joins the first values: `1, 2, 3, …`."""
+    return ", ".join(map(str, values[:most])) + (", …" if len(values) > most else "")
+
+
+def shortened(text: str, most: int) -> str:
+    """Cuts a text to a number of characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -1,11 +1,12 @@
-"""Pictures that are the same although their bytes differ: encoded again, brightened, mirrored or turned.
+"""Finds equal pictures whose bytes differ: encoded again, brightened, mirrored or turned.
 
-Three steps, each narrower. A hash of 63 signs of low frequencies (a perceptual hash as in Zauner, Implementation and
-Benchmarking of Perceptual Image Hash Functions, 2010, but with signs instead of comparisons with the median): mirroring
-an image changes the signs of known coefficients, and turning it transposes them, so that all eight positions follow
-from one hash. A search by parts of the hash (Norouzi et al., Fast Search in Hamming Space with Multi-Index Hashing,
-CVPR 2012). And a comparison of thumbnails, whole and without their coarse shades, because many tiles of sea or field
-share these.
+Three steps narrow the candidates down:
+
+1. A hash of 63 signs of low frequencies (a perceptual hash as in Zauner, Implementation and Benchmarking of Perceptual
+   Image Hash Functions, 2010, but with signs instead of comparisons with the median). Mirroring an image changes the
+   signs of known coefficients, and turning it transposes them, so that all eight positions follow from one hash.
+2. A search by parts of the hash (Norouzi et al., Fast Search in Hamming Space with Multi-Index Hashing, CVPR 2012).
+3. A comparison of thumbnails, with and without their coarse shades, which many tiles of sea or field have in common.
 """
 
 from __future__ import annotations
@@ -20,25 +21,25 @@ from numpy.typing import NDArray
 __all__ = ["MAX_DISTANCE", "Fingerprint", "NearPair", "fingerprint", "near_pairs", "same_picture"]
 
 MAX_DISTANCE = 11
-"""Largest distance that can be asked for; the time of a search grows steeply with it."""
+"""Largest allowed distance; the time of a search grows steeply with the distance."""
 
 _SIDE = 32  # of a thumbnail, in cells
 _FREQUENCIES = 8
-_EMPTY = -128  # a cell of one value: black borders of scenes must not make two tiles alike
+_EMPTY = -128  # a cell of one value; black borders of scenes must not make tiles equal
 _LEAST_CELLS = 64
 
 # Measured on the 576 tiles of the Dubai set. Different tiles reach 0.958 and 0.68. Copies as JPEG of quality 30, with
 # noise, at half size, with gamma 1.6, contrast 0.6 or 30 grey levels brighter reach at least 0.928 and 0.92.
 _LEAST_CORRELATION = 0.9
 _LEAST_DETAIL = 0.8
-_LEAST_COMMON = 0.5  # part of the cells with content in either that have content in both
+_LEAST_COMMON = 0.5  # share of the cells with content in one thumbnail that have content in both
 
 _PARTS = 4
 _PART_BITS = 16
 _BLOCK = 1 << 21  # candidates looked at in one go
 _BATCH = 2048  # thumbnails compared in one go
 
-# (transposed, then mirrored top-bottom, then left-right), and what a reader calls that.
+# (transposed, then mirrored top-bottom, then left-right), and its name in findings.
 _TURNS: dict[tuple[bool, bool, bool], str] = {
     (False, False, False): "",
     (False, False, True): "mirrored left to right",
@@ -53,7 +54,7 @@ _TURNS: dict[tuple[bool, bool, bool], str] = {
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What of a picture stays when it is encoded again or brightened.
+    """The features of a picture that stay when it is encoded again or brightened.
 
     Attributes:
         bits: Signs of its low frequencies: 8 bytes, row by row; the first bit is always 0.
@@ -66,13 +67,13 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class NearPair:
-    """Two pictures that are the same.
+    """Two equal pictures.
 
     Attributes:
         first: Position of one.
         second: Position of the other; greater than `first`.
-        distance: How many bits of their hashes differ.
-        turn: What was done to one to get the other, empty for nothing.
+        distance: Number of bits in which their hashes differ.
+        turn: How the second is mirrored or turned; empty if it is neither.
     """
 
     first: int
@@ -85,12 +86,12 @@ def fingerprint(image: NDArray, absent: NDArray[np.bool_] | None = None) -> Fing
     """Returns the fingerprint of a picture.
 
     Args:
-        image: ``(H, W, C)`` of a real type.
-        absent: ``(H, W)``, True for pixels that are no data.
+        image: `(H, W, C)` of a real type.
+        absent: `(H, W)`, True for pixels that are no data.
 
     Returns:
-        None for a picture that cannot be told from others: smaller than 32 pixels, or with content in fewer than 64 of
-        its 32x32 cells.
+        None for a picture without enough content: smaller than 32 pixels, or with content in fewer than 64 of its
+        32x32 cells.
     """
     if min(image.shape[:2]) < _SIDE:
         return None
@@ -107,7 +108,7 @@ def fingerprint(image: NDArray, absent: NDArray[np.bool_] | None = None) -> Fing
     spread = float(shades.std())
     if int(content.sum()) < _LEAST_CELLS or not spread > 0:
         return None
-    # Clipped, so that a few bright roofs do not decide all signs.
+    # Clipping keeps a few bright roofs from deciding all signs.
     frequencies = cv2.dct(np.clip(shades - shades.mean(), -spread, spread))[:_FREQUENCIES, :_FREQUENCIES]
     signs = frequencies > 0
     signs[0, 0] = False  # the mean, which brightness changes
@@ -118,12 +119,12 @@ def fingerprint(image: NDArray, absent: NDArray[np.bool_] | None = None) -> Fing
 
 
 def near_pairs(prints: Sequence[Fingerprint], distance: int) -> Iterator[NearPair]:
-    """Yields the pairs of pictures that are the same in one of eight positions.
+    """Yields the pairs of pictures that are equal in one of eight positions.
 
     Args:
         prints: Fingerprints of all pictures.
-        distance: At how many of the 63 bits two hashes may differ, 0..`MAX_DISTANCE`. Pairs within it are all looked
-            at; which of them are the same picture, their thumbnails say.
+        distance: Number of the 63 bits in which two hashes may differ, 0..`MAX_DISTANCE`. All pairs within it are
+            candidates; the comparison of thumbnails decides.
     """
     if len(prints) < 2:
         return
@@ -142,17 +143,17 @@ def near_pairs(prints: Sequence[Fingerprint], distance: int) -> Iterator[NearPai
 
 
 def same_picture(cells: NDArray[np.int8], others: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """Tells of pairs of thumbnails whether they show the same.
+    """Tells which pairs of thumbnails show the same picture.
 
-    They do when their shades correlate, and what is left without the coarse shades does too, over the cells that have
-    content in both.
+    In these pairs both the shades and the details (shades minus coarse shades) correlate over the cells that have
+    content in both thumbnails.
 
     Args:
-        cells: ``(N, 32, 32)`` int8.
-        others: ``(N, 32, 32)`` int8.
+        cells: `(N, 32, 32)` int8.
+        others: `(N, 32, 32)` int8.
 
     Returns:
-        ``(N,)`` bool.
+        `(N,)` bool.
     """
     both = (cells != _EMPTY) & (others != _EMPTY)
     either = (cells != _EMPTY) | (others != _EMPTY)
@@ -167,10 +168,10 @@ def same_picture(cells: NDArray[np.int8], others: NDArray[np.int8]) -> NDArray[n
 
 
 def _grey(image: NDArray) -> NDArray:
-    """Returns a new ``(H, W)`` array: luma as uint8 for eight-bit RGB, else the sum of the bands as float32."""
+    """Returns a new `(H, W)` array: luma as uint8 for eight-bit RGB, else the sum of the bands as float32."""
     if image.shape[2] == 3 and image.dtype == np.uint8:
         return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is no number in float32 counts as no data
+    with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 count as no data
         total = image[:, :, 0].astype(np.float32)
         for band in range(1, image.shape[2]):
             total += image[:, :, band].astype(np.float32)
@@ -178,7 +179,7 @@ def _grey(image: NDArray) -> NDArray:
 
 
 def _centred(grey: NDArray) -> NDArray[np.float32]:
-    """Takes the mean off, and brings what is no byte to -1..1, so that float32 has room for it."""
+    """Subtracts the mean, and scales all but bytes to -1..1, which float32 can hold."""
     centred = grey - np.float32(grey.mean(dtype=np.float64))
     return centred if grey.dtype == np.uint8 else centred / max(float(np.abs(centred).max()), 1e-30)
 
@@ -187,12 +188,12 @@ def _centred(grey: NDArray) -> NDArray[np.float32]:
 
 
 def _packed(bits: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Returns ``(N, 8)`` bytes as ``(N,)`` numbers."""
+    """Returns `(N, 8)` bytes as `(N,)` numbers."""
     return np.ascontiguousarray(bits).view(np.uint64).ravel()
 
 
 def _turned_bits(bits: NDArray[np.uint8], turn: tuple[bool, bool, bool]) -> NDArray[np.uint8]:
-    """Returns the hashes of the turned pictures: transposing carries over, and mirroring negates odd frequencies."""
+    """Returns the hashes of the turned pictures: turning transposes the signs, mirroring negates odd frequencies."""
     transposed, upside_down, left_right = turn
     signs = np.unpackbits(bits, axis=1).reshape(-1, _FREQUENCIES, _FREQUENCIES)
     if transposed:
@@ -217,20 +218,20 @@ def _turned(cells: NDArray[np.int8], turn: tuple[bool, bool, bool]) -> NDArray[n
 def _close(
     hashes: NDArray[np.uint64], turned: NDArray[np.uint64], distance: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-    """Yields the pairs i < j whose hashes, that of j turned, differ in at most `distance` bits: i, j, distance.
+    """Yields the pairs i < j with at most `distance` different bits between hash i and the turned hash j.
 
-    Of two such hashes one of the four parts differs in at most a quarter of the bits. So all hashes are sorted by each
-    part, and looked up by each value that near. A pair comes once for each turn.
+    At least one of the four parts of such a pair differs in at most a quarter of these bits. So the hashes are sorted
+    by each part and looked up by all values that near. The function yields arrays of i, j and the distance.
     """
     count = len(hashes)
     masks = _masks(distance // _PARTS)
     found: list[NDArray[np.int64]] = []
     for part in range(_PARTS):
-        own, theirs = _part(hashes, part), _part(turned, part)
+        own, other = _part(hashes, part), _part(turned, part)
         order = np.argsort(own, kind="stable")
         starts = np.searchsorted(own[order], np.arange((1 << _PART_BITS) + 1))
         for mask in masks:
-            wanted = theirs ^ mask
+            wanted = other ^ mask
             lengths = starts[wanted + 1] - starts[wanted]
             for block in _blocks(lengths):
                 second = np.repeat(np.arange(block.start, block.stop), lengths[block])
@@ -254,7 +255,7 @@ def _masks(radius: int) -> list[int]:
 
 
 def _blocks(lengths: NDArray[np.int64]) -> Iterator[slice]:
-    """Cuts a sequence of lengths into runs that sum up to a bounded number (or are one long)."""
+    """Cuts a sequence of lengths into runs with a bounded sum; one length above the bound is a run of its own."""
     ends = np.cumsum(lengths)
     start = 0
     while start < len(lengths):
@@ -271,7 +272,7 @@ def _blocks(lengths: NDArray[np.int64]) -> Iterator[slice]:
 def _correlation(
     one: NDArray[np.float32], two: NDArray[np.float32], weights: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Pearson correlation of ``(N, 32, 32)`` over the cells of weight 1; 0 where one of them is flat."""
+    """Returns Pearson's correlation of `(N, 32, 32)` over the cells of weight 1; 0 where one of them is flat."""
     axes = (1, 2)
     count = np.maximum(weights.sum(axis=axes, keepdims=True), 1)
     one = (one - (one * weights).sum(axis=axes, keepdims=True) / count) * weights
@@ -281,7 +282,7 @@ def _correlation(
 
 
 def _box_sum(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sums over the 5x5 cells around each, those outside counting 0."""
+    """Returns the sums over the 5x5 cells around each; cells outside count 0."""
     for axis in (1, 2):
         padding = [(0, 0)] * 3
         padding[axis] = (2, 2)

@@ -1,14 +1,14 @@
 """Finds images and labels in folders without list files, and pairs them by name.
 
-These layouts are known, with several names for each folder:
+The layouts, each with several names for the folders:
 
     img_dir/{train,val,test}/…  ann_dir/{train,val,test}/…
     {train,val,test}/images/…   {train,val,test}/labels/…
     images/…  labels/…          one split
     a.png  a_label.png          one split, images and labels side by side
 
-Below them folders may go deeper; an image and its label then have the same path there. Names agree if they do without
-their suffix and without such endings as ``_label``, ``_instance_color_RGB`` (labels) and ``_RGB`` (images).
+There may be folders below them; an image and its label then have the same path. The comparison of names leaves out the
+suffix and endings such as `_label`, `_instance_color_RGB` (labels) and `_RGB` (images).
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ _IMAGE_ENDING = re.compile(_ENDING.format("rgb|irrg|rgbir|image|img|sat|ortho"),
 
 @dataclass(frozen=True)
 class FolderSplit:
-    """What was found of one split.
+    """The files of one split.
 
     Attributes:
-        name: ``"train"``, ``"val"``, ``"test"``, or ``"all"`` where there is one split without a name.
+        name: `"train"`, `"val"`, `"test"`, or `"all"` for the only split.
         samples: Pairs, or images alone if the split has no labels; in the order of the images' paths.
         labelled: Whether it has labels.
-        lonely_images: Images without a label.
-        lonely_labels: Labels without an image.
+        unpaired_images: Images without a label.
+        unpaired_labels: Labels without an image.
         ambiguous: Files that could each be the same half of a pair.
-        left_out: What was left out although it may be an image, as a sentence; empty for nothing.
+        left_out: A sentence about possible images that were left out; empty for none.
     """
 
     name: str
     samples: tuple[Sample, ...]
     labelled: bool
-    lonely_images: tuple[Path, ...] = ()
-    lonely_labels: tuple[Path, ...] = ()
+    unpaired_images: tuple[Path, ...] = ()
+    unpaired_labels: tuple[Path, ...] = ()
     ambiguous: tuple[tuple[Path, ...], ...] = ()
     left_out: str = ""
 
@@ -68,8 +68,8 @@ def find_folders(folder: Path, *, unlabelled: bool) -> tuple[FolderSplit, ...]:
     """Finds the splits of a folder and pairs their images and labels.
 
     Args:
-        folder: Where to look.
-        unlabelled: Whether to take images alone.
+        folder: The folder.
+        unlabelled: Whether to take images without labels.
 
     Raises:
         DataError: When no known layout fits, or two do.
@@ -89,7 +89,7 @@ def find_folders(folder: Path, *, unlabelled: bool) -> tuple[FolderSplit, ...]:
 
 
 def _outer_split(name: str, folder: Path, unlabelled: bool) -> FolderSplit:
-    """A split with folders of images and labels inside, or with both side by side."""
+    """Returns a split with folders of images and labels inside, or with both side by side."""
     images, labels = _child(folder, _IMAGES), _child(folder, _LABELS)
     if images:
         return _split(name, images, labels, unlabelled)
@@ -114,7 +114,7 @@ def _outer_split(name: str, folder: Path, unlabelled: bool) -> FolderSplit:
 
 
 def _split(name: str, images: Path | None, labels: Path | None, unlabelled: bool) -> FolderSplit:
-    """A split with one folder of images and one of labels; without labels all its images lack them, but for test."""
+    """Returns a split with one folder of images and one of labels; only a test split may lack the latter."""
     left_out = LeftOut(IMAGE_SUFFIXES)
     files = sorted(find_images(images, IMAGE_SUFFIXES, left_out)) if images else []
     if unlabelled or (labels is None and name == "test"):
@@ -135,7 +135,7 @@ def _alone(name: str, files: Sequence[Path]) -> FolderSplit:
 def _paired(
     name: str, images: Sequence[Path], labels: Sequence[Path], images_root: Path | None, labels_root: Path | None
 ) -> FolderSplit:
-    """Pairs files of one name first, then files whose names agree without their endings."""
+    """Pairs files of equal names first, then files whose names are equal without their endings."""
     pairs: dict[Path, Path] = {}
     ambiguous: list[tuple[Path, ...]] = []
     settled: set[Path] = set()
@@ -145,24 +145,24 @@ def _paired(
             for files, root, ending in ((images, images_root, endings[0]), (labels, labels_root, endings[1]))
         ]
         for key in sorted(by_key[0].keys() & by_key[1].keys()):
-            ones, others = by_key[0][key], by_key[1][key]
-            settled |= {*ones, *others}
-            if len(ones) == len(others) == 1:
-                pairs[ones[0]] = others[0]
+            its_images, its_labels = by_key[0][key], by_key[1][key]
+            settled |= {*its_images, *its_labels}
+            if len(its_images) == len(its_labels) == 1:
+                pairs[its_images[0]] = its_labels[0]
             else:
-                ambiguous += [tuple(files) for files in (ones, others) if len(files) > 1]
+                ambiguous += [tuple(files) for files in (its_images, its_labels) if len(files) > 1]
     return FolderSplit(
         name,
         tuple(Sample(image, pairs[image]) for image in sorted(pairs)),
         labelled=True,
-        lonely_images=tuple(path for path in images if path not in settled),
-        lonely_labels=tuple(path for path in labels if path not in settled),
+        unpaired_images=tuple(path for path in images if path not in settled),
+        unpaired_labels=tuple(path for path in labels if path not in settled),
         ambiguous=tuple(ambiguous),
     )
 
 
 def _by_key(files: Iterable[Path], root: Path | None, ending: re.Pattern[str] | None) -> dict[str, list[Path]]:
-    """Files by their path below the root (None if there are no files), without suffix and ending, in small letters."""
+    """Groups files by their path below the root, without suffix and ending, in lower case; no root without files."""
     found: defaultdict[str, list[Path]] = defaultdict(list)
     for path in files:
         stem = path.stem if ending is None else ending.sub("", path.stem)
@@ -178,7 +178,7 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 
 def _child(folder: Path, names: Sequence[str]) -> Path | None:
-    """Returns the one folder in `folder` that has one of the names, whatever the case.
+    """Returns the folder in `folder` that has one of the names, in upper or lower case.
 
     Raises:
         DataError: When there are several.

@@ -1,4 +1,4 @@
-"""Where images lie on Earth, and which of them share ground."""
+"""The places of images on Earth, and the images that share ground."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from rsseg_tf.rasters.world_files import ImagePlace, image_place
 
 __all__ = ["Overlap", "Place", "overlaps", "read_place"]
 
-# Edges of neighbouring tiles agree up to rounding; sharing less than this part of a pixel is not sharing ground.
+# Edges of neighbouring tiles agree up to rounding, so a shared strip below this part of a pixel is no shared ground.
 _TOLERANCE_PIXELS = 0.5
-# A scene among tiles must not fill the grid with millions of cells.
+# Without this limit, one scene among tiles would fill the grid with millions of cells.
 _CELLS_ALONG_LARGEST = 256
 
 
@@ -50,7 +50,7 @@ class Place:
         return (self.right - self.left) * (self.top - self.bottom)
 
     def shared_with(self, other: Place) -> float:
-        """Returns the area that both cover: 0 unless it is half a pixel wide and high at least."""
+        """Returns the area that both cover; 0 where its width or height is below half a pixel."""
         least = _TOLERANCE_PIXELS * min(self.pixel, other.pixel)
         width = min(self.right, other.right) - max(self.left, other.left)
         height = min(self.top, other.top) - max(self.bottom, other.bottom)
@@ -73,12 +73,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Ground that one image shares with others.
+    """The ground that one image shares with others.
 
     Attributes:
         image: Key of the image.
-        others: Keys of the others, the one that shares most first.
-        share: The part of the image, 0..1, that the first of them covers.
+        others: Keys of the others; the one with the largest shared area comes first.
+        share: Share of the image, 0..1, that the first of them covers.
     """
 
     image: int
@@ -87,11 +87,11 @@ class Overlap:
 
 
 def read_place(path: Path, driver: str = "GTiff") -> Place | None:
-    """Reads where an image lies, by itself or by files beside it; None without a CRS and a transform.
+    """Reads the place of an image from the file or from files beside it; None without a CRS and a transform.
 
     Args:
         path: The image.
-        driver: GDAL's name of its kind: "GTiff", "VRT", "PNG" or "JPEG".
+        driver: GDAL's name of the file format: "GTiff", "VRT", "PNG" or "JPEG".
     """
     try:
         if driver in ("PNG", "JPEG"):
@@ -108,7 +108,7 @@ def read_place(path: Path, driver: str = "GTiff") -> Place | None:
                 found = ImagePlace(beside.crs, source.transform if own else beside.transform)
             return _place(found, source.width, source.height)
     except DataError:
-        return None  # the pixels were read a moment ago; where they lie cannot be told
+        return None  # the pixels could be read a moment ago, so only the place is lost
 
 
 def _place(found: ImagePlace, width: int, height: int) -> Place | None:
@@ -123,10 +123,10 @@ def _place(found: ImagePlace, width: int, height: int) -> Place | None:
 
 
 def overlaps(images: Mapping[int, Place], others: Mapping[int, Place]) -> Iterator[Overlap]:
-    """Yields, for each image that shares ground with one of the others, with which.
+    """Yields the images that share ground with some of the others.
 
-    Boxes are looked up by the cells of a grid as wide as a typical image, so that the time grows with their number and
-    not with its square.
+    A grid with cells as wide as a typical image finds the candidates, so the time grows linearly with the number of
+    images.
 
     Args:
         images: Places by key, in the order of the result.

@@ -1,4 +1,4 @@
-"""The result of a check: counts of each split, findings, suggestions, and their form in JSON."""
+"""The report of a check: counts of each split, findings and suggestions, also as JSON."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any, TypeVar
 import rsseg_tf
 from rsseg_tf.doctor.checks import image_findings, label_findings, sample_findings
 from rsseg_tf.doctor.comparisons import duplicate_findings, near_duplicate_findings, overlap_findings
+from rsseg_tf.doctor.dataset import CheckedDataset, Split
 from rsseg_tf.doctor.evidence import Evidence, distinct_samples
 from rsseg_tf.doctor.findings import KINDS, SEVERITIES, Finding, Severity
 from rsseg_tf.doctor.fingerprints import MAX_DISTANCE
 from rsseg_tf.doctor.samples import inspect_samples
 from rsseg_tf.doctor.statistics import Moments, inverse_log_weights, median_frequency_weights
-from rsseg_tf.doctor.targets import Split, Target
 from rsseg_tf.errors import DataError, did_you_mean
 from rsseg_tf.files import readable_name
 
 __all__ = ["FORMAT", "ClassCount", "Report", "SplitSummary", "check_data"]
 
 FORMAT = 1
-"""Version of the JSON form; it changes when a reader of it would have to."""
+"""Version of the JSON form; it changes when programs that read the JSON must change."""
 
 Value = TypeVar("Value", int, str)
 
@@ -50,7 +50,7 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """What a split holds; a sample that its list names twice counts twice.
+    """Counts of a split; a sample that its list names twice counts twice.
 
     Attributes:
         name: The split.
@@ -58,14 +58,14 @@ class SplitSummary:
         labelled: Whether it has labels.
         images: Images that could be read.
         labels: Labels that could be read.
-        sizes: Images by size, as ``"512x512"`` (width first), the commonest first.
+        sizes: Images by size, as `"512x512"` (width first), the most frequent first.
         bands: Images by number of bands.
         dtypes: Images by pixel type.
         classes: How often each class occurs.
         ignored_pixels: Pixels with the ignored id.
-        unknown_pixels: Pixels with an id that means nothing.
-        moments: Of each band of the images that have the commonest bands and type, in units of the pixel value that
-            becomes 1.0; empty if there is no image.
+        unknown_pixels: Pixels with an id that is neither a class nor ignored.
+        moments: Moments of each band, in units of the pixel value that becomes 1.0, over the images with the most
+            frequent number of bands and type; empty without images.
     """
 
     name: str
@@ -89,14 +89,14 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        evidence: What was seen.
+        evidence: Facts about the dataset.
         splits: The splits, in their order.
-        findings: What was found, errors first.
+        findings: The findings, errors first.
         max_value: The pixel value that becomes 1.0: the spec's, 255 for bytes, else the highest value seen.
-        class_names: Names of the classes by id; where they are not known, the ids up to the highest one seen.
+        class_names: Names of the classes by id; where they are unknown, the ids up to the highest one seen.
         class_weights: Suggested weights by method, from the training split; empty without labels.
     """
 
@@ -108,13 +108,13 @@ class Report:
     class_weights: Mapping[str, tuple[float, ...]]
 
     @property
-    def target(self) -> Target:
-        """What was checked."""
-        return self.evidence.target
+    def dataset(self) -> CheckedDataset:
+        """The dataset that was checked."""
+        return self.evidence.dataset
 
     @property
     def training(self) -> SplitSummary:
-        """The split that statistics for training come from: the first."""
+        """The first split, from which statistics for training come."""
         return self.splits[0]
 
     def count(self, severity: Severity) -> int:
@@ -123,16 +123,16 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the report as JSON values; docs/check_data.md describes them."""
-        expected = self.target.expected
+        expected = self.dataset.expected
         return {
             "format": FORMAT,
             "written_by": "rsseg_tf",
             "version": rsseg_tf.__version__,
-            "source": readable_name(self.target.source),
-            "root": readable_name(self.target.root),
+            "source": readable_name(self.dataset.source),
+            "root": readable_name(self.dataset.root),
             "dataset": {
                 "name": expected.name,
-                "labelled": self.target.labelled,
+                "labelled": self.dataset.labelled,
                 "classes": None if expected.classes is None else list(expected.classes),
                 "ignore_index": expected.ignore_index,
                 "max_value": self.max_value,
@@ -184,20 +184,20 @@ def _split_json(split: SplitSummary) -> dict[str, Any]:
 
 
 def check_data(
-    target: Target,
+    dataset: CheckedDataset,
     *,
     near: int = 7,
     leave_out: Collection[str] = (),
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Looks at every file of a dataset once, and compares them all.
+    """Reads every file of a dataset once and compares all samples.
 
     Args:
-        target: What to check; see `target_from_config` and `target_from_folder`.
-        near: At how many bits the perceptual hashes of two images may differ for them to be compared, 0..11.
-        leave_out: Codes of findings that are not wanted.
-        workers: Processes; more than 1 needs a program whose main module may be imported.
+        dataset: The dataset; see `dataset_from_config` and `dataset_from_folder`.
+        near: Images are compared whose perceptual hashes differ in at most so many bits, 0..11.
+        leave_out: Codes of unwanted findings.
+        workers: Number of processes; more than 1 needs a program whose main module may be imported.
         progress: Called with the number of samples done and of all.
 
     Raises:
@@ -210,24 +210,24 @@ def check_data(
     for code in leave_out:
         if code not in KINDS:
             raise DataError(f"There is no kind of finding '{code}'.{did_you_mean(code, KINDS)}")
-    samples, members = distinct_samples(target)
-    spec = target.expected.spec
+    samples, members = distinct_samples(dataset)
+    spec = dataset.expected.spec
     facts = inspect_samples(
         samples,
         spec=spec,
-        ignore_index=target.expected.ignore_index,
-        trust=target.trust,
+        ignore_index=dataset.expected.ignore_index,
+        trust=dataset.trust,
         workers=workers,
         progress=progress,
     )
-    evidence = Evidence(target, samples, tuple(facts), members)
+    evidence = Evidence(dataset, samples, tuple(facts), members)
     max_value = spec.max_value if spec else _max_value(evidence)
     names = _class_names(evidence)
-    splits = tuple(_summary(evidence, split, names, max_value) for split in target.splits)
+    splits = tuple(_summary(evidence, split, names, max_value) for split in dataset.splits)
     measured = splits[0].moments
     usable = measured if measured and all(band.count for band in measured) else None
     findings: list[Finding] = [
-        *target.findings,
+        *dataset.findings,
         *sample_findings(evidence),
         *image_findings(evidence, usable),
         *label_findings(evidence),
@@ -239,7 +239,7 @@ def check_data(
 
 
 def _ordered(findings: Iterable[Finding], leave_out: Collection[str]) -> tuple[Finding, ...]:
-    """Sorts findings by severity and kind; those of a kind stay in the order in which they were found."""
+    """Sorts findings by severity and kind; findings of one kind keep their order."""
     ranks = {code: (SEVERITIES.index(kind.severity), place) for place, (code, kind) in enumerate(KINDS.items())}
     return tuple(
         sorted((one for one in findings if one.code not in leave_out), key=lambda finding: ranks[finding.code])
@@ -247,7 +247,7 @@ def _ordered(findings: Iterable[Finding], leave_out: Collection[str]) -> tuple[F
 
 
 def _max_value(evidence: Evidence) -> float:
-    """The pixel value to take for 1.0 where no spec says: 255 for bytes, else the highest value seen."""
+    """Returns the pixel value that becomes 1.0 where there is no spec: 255 for bytes, else the highest value seen."""
     images = [facts.image for facts in evidence.facts if facts.image is not None]
     if all(image.dtype == "uint8" for image in images):
         return 255.0
@@ -255,24 +255,24 @@ def _max_value(evidence: Evidence) -> float:
 
 
 def _class_names(evidence: Evidence) -> tuple[str, ...]:
-    """Returns the names of the classes; where they are not known, the ids up to the highest one seen."""
-    expected = evidence.target.expected
+    """Returns the names of the classes; where they are unknown, the ids up to the highest one seen."""
+    expected = evidence.dataset.expected
     if expected.classes is not None:
         return expected.classes
     return tuple(map(str, range(max(_occurring_ids(evidence), default=-1) + 1)))
 
 
 def _occurring_ids(evidence: Evidence) -> set[int]:
-    """Returns the ids of eight bits that occur in any label, but for the ignored one."""
+    """Returns the ids of eight bits that occur in any label, without the ignored one."""
     present = {value for facts in evidence.facts if facts.label for value in facts.label.counts if value < 256}
-    return present - {evidence.target.expected.ignore_index}
+    return present - {evidence.dataset.expected.ignore_index}
 
 
 def _summary(evidence: Evidence, split: Split, names: tuple[str, ...], max_value: float) -> SplitSummary:
     members = evidence.members[split.name]
     images = [image for position in members if (image := evidence.facts[position].image)]
     labels = [label for position in members if (label := evidence.facts[position].label)]
-    ignored = evidence.target.expected.ignore_index
+    ignored = evidence.dataset.expected.ignore_index
     pixels, holders, around = Counter[int](), Counter[int](), Counter[int]()
     for label in labels:
         inside = {value: count for value, count in label.counts.items() if value < len(names) and value != ignored}
@@ -298,7 +298,7 @@ def _summary(evidence: Evidence, split: Split, names: tuple[str, ...], max_value
         classes=tuple(
             ClassCount(number, name, pixels[number], holders[number], around[number])
             for number, name in enumerate(names)
-            if labels and (number in occurring or evidence.target.expected.classes is not None)
+            if labels and (number in occurring or evidence.dataset.expected.classes is not None)
         ),
         ignored_pixels=without,
         unknown_pixels=everything - without - pixels.total(),
@@ -314,7 +314,7 @@ def _counted(values: Iterable[Value]) -> dict[Value, int]:
 
 
 def _weights(training: SplitSummary) -> dict[str, tuple[float, ...]]:
-    """Suggests class weights; none where there is nothing to count, or where ids are missing in between."""
+    """Suggests class weights; none without labelled pixels, or with gaps between the ids."""
     if not training.class_pixels or [entry.id for entry in training.classes] != list(range(len(training.classes))):
         return {}
     pixels = [entry.pixels for entry in training.classes]

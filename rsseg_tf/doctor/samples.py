@@ -1,7 +1,7 @@
-"""One look at an image and its label: everything that is wrong with them alone, and what comparing them all needs.
+"""Facts about one image and its label: their own problems, and what the comparison of all samples needs.
 
-Each file is decoded once. What comes back is small (about three KiB), so that facts of all samples fit into memory and
-travel between processes.
+Each file is decoded once. The facts take about three KiB, so that those of all samples fit into memory and travel
+between processes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
+from rsseg_tf.doctor.findings import first_values, shortened
 from rsseg_tf.doctor.fingerprints import Fingerprint, fingerprint
 from rsseg_tf.doctor.places import Place, read_place
 from rsseg_tf.doctor.statistics import Moments, look_at_band
 from rsseg_tf.errors import DataError, reason
 from rsseg_tf.files.lists import Sample
-from rsseg_tf.files.processes import in_processes
+from rsseg_tf.files.parallel import in_processes
 from rsseg_tf.rasters.gdal import HEAD_BYTES, TRUSTING_NOBODY, PixelTypeError, Trust
 from rsseg_tf.rasters.headers import image_kind
 from rsseg_tf.rasters.images import png_palette, read_label, tiff_losses
@@ -41,7 +42,7 @@ _DIGEST_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with one sample: a code of `KINDS`, the file, and a sentence without the file's name."""
+    """A problem of one sample: a code of `KINDS`, the file, and a sentence without the file's name."""
 
     code: str
     path: Path
@@ -50,19 +51,19 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What is known of an image whose pixels could be read.
+    """Facts about an image whose pixels could be read.
 
     Attributes:
         height: Rows.
         width: Columns.
         bands: Bands.
         dtype: NumPy name of the pixel type.
-        digest: Equal for two images if their pixels are, whatever file format they are in.
+        digest: Equal for images with equal pixels, also in different file formats.
         moments: Of each band.
         middle: The median of some of its values.
-        above: Values above the limit that was asked for, all bands together.
-        fingerprint: None where the picture cannot be told from others.
-        place: Where it lies on Earth, None if that is not known.
+        above: Number of values above `max_value` in all bands.
+        fingerprint: None for a picture without enough content to compare it.
+        place: Its place on Earth; None where unknown.
     """
 
     height: int
@@ -84,14 +85,14 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True)
 class LabelFacts:
-    """What is known of a label whose ids could be read.
+    """Facts about a label whose ids could be read.
 
     Attributes:
         height: Rows.
         width: Columns.
         counts: Pixels of each id that occurs.
-        digest: Equal for two labels if their ids are.
-        colours: The colours of the ids that occur, if it is a palette PNG.
+        digest: Equal for labels with equal ids.
+        colours: The colours of the ids that occur, in a palette PNG.
     """
 
     height: int
@@ -103,14 +104,14 @@ class LabelFacts:
 
 @dataclass(frozen=True, slots=True)
 class SampleFacts:
-    """What one look at a sample gave; None for what could not be read or is not there.
+    """Facts about a sample.
 
     Attributes:
-        image: The image.
-        label: The label.
-        problems: What is wrong with them alone.
-        unseen: Part of the labelled pixels, 0..1, where the image has no data.
-        mask_colours: The colours of a label that is a mask in colours, if they are few.
+        image: The image; None where it could not be read.
+        label: The label; None where there is none or it could not be read.
+        problems: Problems of the two files.
+        mask_colours: The colours of a label that is a mask in few colours.
+        unseen: Share of the labelled pixels, 0..1, where the image has no data.
     """
 
     image: ImageFacts | None
@@ -129,18 +130,15 @@ def inspect_samples(
     workers: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[SampleFacts]:
-    """Looks at all samples.
+    """Returns the facts about all samples, in their order.
 
     Args:
-        samples: What to look at.
-        spec: What they are read for; None if nothing says that.
-        ignore_index: Label value of pixels that do not count.
-        trust: How large files may be, and what a VRT may name.
-        workers: Processes; 1 works in this one.
+        samples: The samples.
+        spec: The dataset; None where unknown.
+        ignore_index: Label value of ignored pixels.
+        trust: Limits for files and for the sources of a VRT.
+        workers: Number of processes; 1 works in this one.
         progress: Called with the number of samples done and of all.
-
-    Returns:
-        The facts in the order of the samples.
 
     Raises:
         DataError: When a worker process was killed.
@@ -167,13 +165,13 @@ def _inspect_chunk(
 def inspect_sample(
     sample: Sample, *, spec: DatasetSpec | None = None, ignore_index: int = 255, trust: Trust = TRUSTING_NOBODY
 ) -> SampleFacts:
-    """Looks at one sample; nothing that is wrong with it raises.
+    """Returns the facts about one sample; its problems are among them and raise nothing.
 
     Args:
         sample: The image, and its label or None.
-        spec: What it is read for, which says what its bands and values are; None if nothing says that.
-        ignore_index: Label value of pixels that do not count.
-        trust: How large files may be, and what a VRT may name.
+        spec: The dataset, which defines bands and values; None where unknown.
+        ignore_index: Label value of ignored pixels.
+        trust: Limits for files and for the sources of a VRT.
     """
     problems: list[Problem] = []
     image = label = None
@@ -201,7 +199,7 @@ def inspect_sample(
 
 @contextlib.contextmanager
 def _whatever_is_wrong(path: Path, problems: list[Problem]) -> Iterator[None]:
-    """Makes what a decoder raises, of any type, a problem of its file: one file must not end the check of all."""
+    """Turns an error of any type into a problem of the file: one file must not end the check of all."""
     try:
         yield
     except Exception as error:
@@ -209,7 +207,7 @@ def _whatever_is_wrong(path: Path, problems: list[Problem]) -> Iterator[None]:
 
 
 def _exists(path: Path, problems: list[Problem]) -> bool:
-    if os.path.isfile(path):  # unlike the method of Path, it knows of no errors
+    if os.path.isfile(path):  # unlike Path.is_file, it never raises
         return True
     problems.append(Problem("file-missing", path, "is a folder" if os.path.isdir(path) else "does not exist"))
     return False
@@ -221,7 +219,7 @@ def _exists(path: Path, problems: list[Problem]) -> bool:
 def _inspect_image(
     path: Path, spec: DatasetSpec | None, trust: Trust, problems: list[Problem]
 ) -> tuple[ImageFacts | None, NDArray[np.bool_] | None]:
-    """Returns what is known of an image, and where it has no data; notes what is wrong with it."""
+    """Returns the facts about an image and its nodata mask; adds its problems to the list."""
     try:
         read = _read(path, spec, trust)
     except DataError as error:
@@ -256,7 +254,7 @@ def _inspect_image(
 
 
 def _read(path: Path, spec: DatasetSpec | None, trust: Trust) -> Pixels:
-    """Reads an image for a dataset; one that has other bands as it is, which is a finding of its own."""
+    """Reads an image for a dataset; an image with other bands, which is a finding of its own, is read as it is."""
     try:
         return read_pixels(path, spec, trust=trust)
     except DataError:
@@ -266,7 +264,7 @@ def _read(path: Path, spec: DatasetSpec | None, trust: Trust) -> Pixels:
 
 
 def _left_out(read: Pixels, band: int) -> NDArray[np.bool_] | None:
-    """Returns which values of a band are no data."""
+    """Returns the mask of a band's values that are no data."""
     if read.replaced is None:
         return read.nodata
     return read.replaced[:, :, band] if read.nodata is None else read.replaced[:, :, band] | read.nodata
@@ -283,8 +281,7 @@ def _middle(read: Pixels) -> float:
 def _constant(moments: Sequence[Moments]) -> str:
     if not any(band.count for band in moments):
         return "holds no data at all"
-    shown = ", ".join(f"{band.low:g}" for band in moments[:8]) + (", …" if len(moments) > 8 else "")
-    return f"has the value {shown} in all pixels"
+    return f"has the value {first_values([f'{band.low:g}' for band in moments])} in all pixels"
 
 
 def _digest(pixels: NDArray) -> bytes:
@@ -297,7 +294,7 @@ def _digest(pixels: NDArray) -> bytes:
 
 
 def _read_ids(path: Path, trust: Trust, problems: list[Problem]) -> tuple[NDArray | None, tuple[RGB, ...]]:
-    """Returns the ids, or notes why there are none and returns the colours if it is a mask in few colours."""
+    """Returns the ids; otherwise adds the problem to the list and returns the colours of a mask in few colours."""
     try:
         return read_label(path, trust), ()
     except DataError as error:
@@ -324,7 +321,7 @@ def _read_ids(path: Path, trust: Trust, problems: list[Problem]) -> tuple[NDArra
 
 
 def _describe_mask(pixels: NDArray) -> tuple[str, tuple[RGB, ...]]:
-    """Says what a label of several bands looks like, and returns the colours of one in few colours."""
+    """Describes a label with several bands, and returns its colours if they are few."""
     count = pixels.shape[2]
     if (pixels == pixels[:, :, :1]).all():
         return f"has {count} equal bands; keep one of them, if it holds class ids", ()
@@ -362,16 +359,12 @@ def _place_of(path: Path) -> Place | None:
 
 def _displacement(image: Place, label: Place) -> str:
     if image.crs != label.crs:
-        return f"is in {_short(image.crs)}, its label in {_short(label.crs)}"
+        return f"is in {shortened(image.crs, 40)}, its label in {shortened(label.crs, 40)}"
     return f"and its label have edges up to {image.furthest_edge(label) / image.pixel:.1f} pixels apart"
 
 
-def _short(crs: str) -> str:
-    return crs if len(crs) <= 40 else crs[:39] + "…"
-
-
 def _without_path(message: str, path: Path) -> str:
-    """Returns an error's sentence without the file's name in front and the remedy behind."""
+    """Returns the first sentence of an error, which leaves the remedy out, without the name of the file."""
     rest = message.removeprefix(f"{path} ")
     first = rest.split(". ")[0]
     return first.rstrip(".").replace(str(path) + os.sep, "").replace(str(path), "the file")

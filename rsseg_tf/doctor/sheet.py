@@ -1,4 +1,4 @@
-"""Contact sheets: some pairs of image and label side by side, as a PNG or as an HTML page that needs no other file."""
+"""Contact sheets: some pairs of image and label side by side, as a PNG or as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rsseg_tf.datasets.spec import MAX_CLASSES, RGB, custom_spec, default_palett
 from rsseg_tf.doctor.evidence import Evidence
 from rsseg_tf.doctor.report import Report
 from rsseg_tf.errors import DataError
-from rsseg_tf.files import atomic_path
+from rsseg_tf.files.writing import output_file
 from rsseg_tf.predict.pictures import IGNORED_COLOUR, as_rgb, legend, resized, titled
 from rsseg_tf.rasters.images import read_label
 from rsseg_tf.rasters.scenes import read_pixels
@@ -28,7 +28,7 @@ from rsseg_tf.rasters.scenes import read_pixels
 __all__ = ["SHEET_SUFFIXES", "check_sheet_place", "choose_samples", "write_sheet"]
 
 SHEET_SUFFIXES = (".png", ".html")
-_MARK = b"rsseg-tf check-data"  # in each sheet, so that no other file is taken for one
+_MARK = b"rsseg-tf check-data"  # in each sheet, so that no other file is overwritten
 
 _UNKNOWN_COLOUR: RGB = (255, 0, 255)
 _SIDE = {".png": 224, ".html": 320}  # of a panel, in pixels
@@ -36,13 +36,13 @@ _COLUMNS = 3
 _GAP = 16
 _BETWEEN = 4
 _CAPTION_CHARACTERS = 48
-_TRIED = 64  # samples looked at for the one that shows most of a class
+_TRIED = 64  # candidates for the sample with most pixels of a class
 _JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """One sample, ready to be shown: square pictures, and what to write beside them."""
+    """One sample as square pictures, with its split, its name and the shares of its classes."""
 
     split: str
     name: str
@@ -55,13 +55,13 @@ def write_sheet(path: Path, report: Report, *, count: int = 12, seed: int = 0) -
     """Writes a contact sheet, whole or not at all.
 
     Args:
-        path: ``.png`` or ``.html``; its folder must exist.
-        report: Of the dataset to show.
-        count: Samples to show; all if there are fewer.
-        seed: Another one chooses other samples.
+        path: `.png` or `.html`; its folder must exist.
+        report: The report on the dataset.
+        count: Number of samples to show; all if there are fewer.
+        seed: Seed of the choice of samples.
 
     Raises:
-        DataError: When the suffix is another one, no sample can be shown, a file that is no sheet lies there, or the
+        DataError: When the suffix is another one, no sample can be shown, the path is a file that is no sheet, or the
             file cannot be written.
     """
     check_sheet_place(path)
@@ -72,41 +72,36 @@ def write_sheet(path: Path, report: Report, *, count: int = 12, seed: int = 0) -
         )
     positions = choose_samples(report.evidence, count, seed)
     if not positions:
-        raise DataError(f"No sample of {report.target.source} can be shown: mend the errors first.")
-    names = report.class_names[:MAX_CLASSES] if report.target.labelled else ()
-    palette = report.target.expected.palette[: len(names)] or default_palette(len(names))
+        raise DataError(f"No sample of {report.dataset.source} can be shown: mend the errors first.")
+    names = report.class_names[:MAX_CLASSES] if report.dataset.labelled else ()
+    palette = report.dataset.expected.palette[: len(names)] or default_palette(len(names))
     panels = [_panel(report.evidence, position, palette, names, _SIDE[suffix]) for position in positions]
     entries = _entries(report.evidence, positions, names, palette)
-    title = f"{report.target.expected.name}: {len(panels)} of {len(report.evidence.samples)} samples"
+    title = f"{report.dataset.expected.name}: {len(panels)} of {len(report.evidence.samples)} samples"
     if suffix == ".png":
         picture = cv2.cvtColor(_picture(panels, entries, title), cv2.COLOR_RGB2BGR)
         content = _marked(cv2.imencode(".png", picture)[1].tobytes())
     else:
         content = _page(panels, entries, title).encode("utf-8", "backslashreplace")
-    try:
-        with atomic_path(path) as partial:
-            partial.write_bytes(content)
-    except OSError as error:
-        raise DataError(f"Cannot write {path}: {error.strerror or error}. Check the folder and the free space.") from (
-            error
-        )
+    with output_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def check_sheet_place(path: Path) -> None:
-    """Raises DataError where a file lies that is no contact sheet: a sheet may be written anew, others' files not."""
+    """Raises DataError if the path is a file that is no contact sheet; only sheets are overwritten."""
     if not path.exists():
         return
     try:
         with path.open("rb") as file:
-            ours = _MARK in file.read(4096)
+            is_sheet = _MARK in file.read(4096)
     except OSError:
-        ours = False
-    if not ours:
-        raise DataError(f"{path} exists and is no contact sheet of ours. Choose another name, or remove it.")
+        is_sheet = False
+    if not is_sheet:
+        raise DataError(f"{path} exists and is no contact sheet. Choose another name, or remove it.")
 
 
 def _marked(png: bytes) -> bytes:
-    """Puts a text chunk behind the header of a PNG file (33 bytes), which says what wrote it."""
+    """Adds a text chunk with the mark behind the header of a PNG file (33 bytes)."""
     chunk = b"tEXt" + b"Software\0" + _MARK
     return png[:33] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[33:]
 
@@ -115,14 +110,14 @@ def choose_samples(evidence: Evidence, count: int, seed: int) -> list[int]:
     """Chooses samples at random so that each class is shown if there is room, the rarest first.
 
     Args:
-        evidence: What was seen.
-        count: How many to choose.
-        seed: Of the choice.
+        evidence: Facts about the dataset.
+        count: Number of samples.
+        seed: Seed of the choice.
 
     Returns:
         Positions of samples whose image and label could be read and have one size, in rising order.
     """
-    labelled = evidence.target.labelled
+    labelled = evidence.dataset.labelled
     usable = [
         position
         for position, facts in enumerate(evidence.facts)
@@ -143,11 +138,11 @@ def choose_samples(evidence: Evidence, count: int, seed: int) -> list[int]:
 
 
 def _panel(evidence: Evidence, position: int, palette: Sequence[RGB], names: Sequence[str], side: int) -> _Panel:
-    """Reads a sample and shows it in squares."""
-    expected, sample = evidence.target.expected, evidence.samples[position]
+    """Reads a sample and fits it into squares."""
+    expected, sample = evidence.dataset.expected, evidence.samples[position]
     facts_of_image = evidence.facts[position].image
     spec = expected.spec if expected.spec and facts_of_image and expected.spec.bands == facts_of_image.bands else None
-    read = read_pixels(sample.image, spec, trust=evidence.target.trust)
+    read = read_pixels(sample.image, spec, trust=evidence.dataset.trust)
     shown = spec or custom_spec(expected.name, ("any",), bands=read.values.shape[2])
     picture = as_rgb(read.values, shown, read.nodata)
     label = None
@@ -169,7 +164,7 @@ def _id_name(value: int, names: Sequence[str], ignore_index: int) -> str:
 
 
 def _coloured(ids: NDArray, palette: Sequence[RGB], ignore_index: int) -> NDArray[np.uint8]:
-    """Returns the colours of ids, of unknown ones too."""
+    """Returns the colours of ids; unknown ids have a colour of their own."""
     table = np.full((257, 3), _UNKNOWN_COLOUR, np.uint8)
     table[: len(palette)] = palette or np.zeros((0, 3), np.uint8)
     table[ignore_index] = IGNORED_COLOUR
@@ -189,8 +184,8 @@ def _square(picture: NDArray[np.uint8], side: int, *, smooth: bool) -> NDArray[n
 def _entries(
     evidence: Evidence, positions: Sequence[int], names: Sequence[str], palette: Sequence[RGB]
 ) -> list[tuple[str, RGB]]:
-    """Names and colours for the legend: all classes, and whatever else is shown."""
-    ignored = evidence.target.expected.ignore_index
+    """Returns names and colours for the legend: all classes, and the other ids that are shown."""
+    ignored = evidence.dataset.expected.ignore_index
     present = {value for position in positions if (found := evidence.facts[position].label) for value in found.counts}
     entries = list(zip(names, palette, strict=True))
     if ignored in present:
@@ -204,7 +199,7 @@ def _entries(
 
 
 def _picture(panels: Sequence[_Panel], entries: Sequence[tuple[str, RGB]], title: str) -> NDArray[np.uint8]:
-    """Sets the panels in rows below a title and above a legend."""
+    """Arranges the panels in rows between a title and a legend."""
     cells = [_cell(panel) for panel in panels]
     height, width = cells[0].shape[:2]
     columns = min(_COLUMNS, len(cells))
@@ -222,7 +217,7 @@ def _picture(panels: Sequence[_Panel], entries: Sequence[tuple[str, RGB]], title
 
 
 def _cell(panel: _Panel) -> NDArray[np.uint8]:
-    """Image and label side by side below their name, whose end tells more than its beginning."""
+    """Draws image and label side by side below their name; a long name loses its beginning."""
     between = np.full((panel.image.shape[0], _BETWEEN, 3), 255, np.uint8)
     pictures = panel.image if panel.label is None else np.concatenate([panel.image, between, panel.label], axis=1)
     most = _CAPTION_CHARACTERS * pictures.shape[1] // (2 * _SIDE[".png"])
@@ -236,7 +231,7 @@ def _padded(cell: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _ascii(text: str) -> str:
-    """Returns what OpenCV can draw."""
+    """Replaces characters that OpenCV cannot draw."""
     return text.encode("ascii", "replace").decode()
 
 
@@ -280,7 +275,7 @@ def _figure(panel: _Panel) -> str:
 
 
 def _data_address(picture: NDArray[np.uint8], suffix: str) -> str:
-    """Returns a picture as an address that holds it."""
+    """Encodes a picture as a data URL."""
     settings = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if suffix == ".jpg" else []
     _, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), settings)
     kind = "jpeg" if suffix == ".jpg" else "png"

@@ -1,4 +1,4 @@
-"""What can be told of a dataset before the first step: the findings of the check that cost one look at each sample."""
+"""The findings of the check that need one look at each sample, which training prints before its first step."""
 
 from __future__ import annotations
 
@@ -26,43 +26,43 @@ from rsseg_tf.doctor.checks import (
     value_findings,
 )
 from rsseg_tf.doctor.comparisons import leak_of
+from rsseg_tf.doctor.dataset import Expectation, shown
 from rsseg_tf.doctor.findings import Finding
-from rsseg_tf.doctor.targets import Expected, shown
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample, read_list
 from rsseg_tf.rasters.inspection import ListSummary, ValueSummary
 
-__all__ = ["Told", "known_leaks", "start_findings"]
+__all__ = ["FindingCount", "known_leaks", "start_findings"]
 
 
 @dataclass(frozen=True)
-class Told:
-    """A kind of finding: the first of it, and how many there are."""
+class FindingCount:
+    """The first finding of a kind, and how many there are of the kind."""
 
     finding: Finding
     count: int
 
     def __str__(self) -> str:
-        """Returns the sentence of the finding, how many more there are, and what to do."""
+        """Returns the message, the number of further findings, and the remedy."""
         more = f" ({self.count - 1} more of the kind)" if self.count > 1 else ""
         message = self.finding.message
-        if not message.startswith(self.finding.files[:1] or "\0"):  # the names of files stay as they are
+        if not message.startswith(self.finding.files[:1] or "\0"):  # names of files keep their case
             message = message[0].upper() + message[1:]
         return f"{message}{more}. {self.finding.kind.remedy}"
 
 
 def start_findings(
     parts: Mapping[str, ListSummary], spec: DatasetSpec, root: Path, *, crop_size: tuple[int, int] | None = None
-) -> list[Told]:
-    """Returns what the samples of each split show, and all of them together.
+) -> list[FindingCount]:
+    """Returns findings about the samples of each split, and about all of them together.
 
     Args:
-        parts: What was seen of each split.
-        spec: The dataset; images without labels have but one class, which is not asked for.
-        root: Folder to which files are named relative.
-        crop_size: Width and height that training crops to; None where nothing is trained.
+        parts: What one look at the samples of each split gave.
+        spec: The dataset; that of images without labels has one class, which is not checked.
+        root: Folder to which the names of files are relative.
+        crop_size: Width and height that training crops to; None without training.
     """
-    found = [*_about_values(parts, spec.max_value, root), *_about_labels(parts, Expected.of(spec), root)]
+    found = [*_about_values(parts, spec.max_value, root), *_about_labels(parts, Expectation.of(spec), root)]
     if crop_size is not None and "train" in parts:
         found += _first(_small(parts["train"], root, crop_size))
     if "train" in parts and "val" in parts:
@@ -70,22 +70,22 @@ def start_findings(
     return found
 
 
-def _first(findings: Iterable[Finding]) -> list[Told]:
-    """Returns the first finding of each kind with their number."""
+def _first(findings: Iterable[Finding]) -> list[FindingCount]:
+    """Returns the first finding of each kind with the number of findings."""
     firsts: dict[str, Finding] = {}
     counts: dict[str, int] = {}
     for finding in findings:
         firsts.setdefault(finding.code, finding)
         counts[finding.code] = counts.get(finding.code, 0) + 1
-    return [Told(finding, counts[code]) for code, finding in firsts.items()]
+    return [FindingCount(finding, counts[code]) for code, finding in firsts.items()]
 
 
 def _name(summary: ListSummary, place: int, root: Path) -> str:
     return shown(summary.samples[place].image, root)
 
 
-def _about_values(parts: Mapping[str, ListSummary], max_value: float, root: Path) -> list[Told]:
-    """Returns what types and values of the images show."""
+def _about_values(parts: Mapping[str, ListSummary], max_value: float, root: Path) -> list[FindingCount]:
+    """Returns findings about types and values of the images."""
     values = np.concatenate([summary.values for summary in parts.values()])
     seen = values[~np.isnan(values[:, 1])]
     dtype = next(summary.kinds[summary.kind_of[0]].dtype for summary in parts.values())
@@ -112,8 +112,8 @@ def _about_values(parts: Mapping[str, ListSummary], max_value: float, root: Path
     return told
 
 
-def _about_labels(parts: Mapping[str, ListSummary], expected: Expected, root: Path) -> list[Told]:
-    """Returns what the ids of all labels together show."""
+def _about_labels(parts: Mapping[str, ListSummary], expected: Expectation, root: Path) -> list[FindingCount]:
+    """Returns findings about the ids of all labels together."""
     present = {split: summary.ids for split, summary in parts.items() if summary.has_labels}
     if not present:
         return []
@@ -121,10 +121,10 @@ def _about_labels(parts: Mapping[str, ListSummary], expected: Expected, root: Pa
     if masks:
         return masks
     lone = _first(lone_findings(present, expected))
-    said = tuple(split for told in lone for split in told.finding.splits)
+    covered = tuple(split for found in lone for split in found.finding.splits)
     return [
         *lone,
-        *_first(absent_findings(present, expected, leave_out=said)),
+        *_first(absent_findings(present, expected, leave_out=covered)),
         *_first(_ignored(parts, expected.ignore_index, root)),
     ]
 
@@ -147,22 +147,22 @@ def _small(summary: ListSummary, root: Path, crop_size: tuple[int, int]) -> Iter
         yield from size_findings(_name(summary, place, root), kind.width, kind.height, crop_size)
 
 
-def _leaks(train: ListSummary, val: ListSummary, root: Path) -> list[Told]:
-    """Returns the images that stand in both splits, by whatever name."""
+def _leaks(train: ListSummary, val: ListSummary, root: Path) -> list[FindingCount]:
+    """Returns a finding about images with equal pixels in both splits."""
     both, here, there = np.intersect1d(train.images, val.images, return_indices=True)
     if not len(both):
         return []
     first = int(here.argmin())
     names = (_name(train, int(here[first]), root), _name(val, int(there[first]), root))
-    return [Told(leak_of(tuple(dict.fromkeys(names)), ("train", "val")), len(both))]
+    return [FindingCount(leak_of(tuple(dict.fromkeys(names)), ("train", "val")), len(both))]
 
 
-def known_leaks(train_list: Path, val: ListSummary, root: Path) -> list[Told]:
-    """Returns the images of a validation list that the training list names too; nothing if that cannot be read.
+def known_leaks(train_list: Path, val: ListSummary, root: Path) -> list[FindingCount]:
+    """Returns a finding about validation images that the training list names too.
 
     Args:
-        train_list: A list that nothing is read of but the names.
-        val: What was seen of the validation images.
+        train_list: The training list. Its images are not read; a list that cannot be read gives no finding.
+        val: What one look at the validation images gave.
         root: Folder to which both lists are relative.
     """
     try:
@@ -173,7 +173,7 @@ def known_leaks(train_list: Path, val: ListSummary, root: Path) -> list[Told]:
     both, _, places = np.intersect1d(here, there, return_indices=True)
     if not len(both):
         return []
-    return [Told(leak_of((_name(val, int(places.min()), root),), ("train", "val")), len(both))]
+    return [FindingCount(leak_of((_name(val, int(places.min()), root),), ("train", "val")), len(both))]
 
 
 def _paths(samples: Sequence[Sample]) -> NDArray[np.uint64]:

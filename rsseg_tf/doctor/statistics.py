@@ -1,4 +1,4 @@
-"""Numbers about a dataset: mean and deviation of its bands, and class weights from its class histogram."""
+"""Statistics of a dataset: mean and deviation of its bands, and class weights from its class histogram."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _BLOCK_PIXELS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What is known of the values of one band.
+    """Count, mean, deviation and range of the values of one band.
 
     Attributes:
-        count: Number of values: finite ones that are not declared to be no data.
+        count: Number of finite values that are data.
         mean: Their mean; 0 if there are none.
         squares: Sum of their squared differences from the mean.
         low: The lowest; infinity if there are none.
@@ -40,7 +40,7 @@ class Moments:
 
     @staticmethod
     def joined(parts: Iterable[Moments]) -> Moments:
-        """Returns the moments of all values together; the order of the parts decides the last bits."""
+        """Returns the moments of all values together; the last bits depend on the order of the parts."""
         total = Moments()
         for part in parts:
             count = total.count + part.count
@@ -63,12 +63,12 @@ class Moments:
 
 
 class BandLook(NamedTuple):
-    """What one look at a band gave.
+    """Statistics of one band.
 
     Attributes:
-        moments: Of its values.
-        broken: Values that are not finite in float32.
-        above: Values above the limit.
+        moments: Moments of its values.
+        broken: Number of values that are not finite in float32.
+        above: Number of values above the limit.
     """
 
     moments: Moments
@@ -77,12 +77,12 @@ class BandLook(NamedTuple):
 
 
 def look_at_band(band: NDArray, absent: NDArray[np.bool_] | None, limit: float | None) -> BandLook:
-    """Looks at all values of one band once.
+    """Computes the statistics of one band.
 
     Args:
-        band: ``(H, W)`` of a real type.
-        absent: ``(H, W)``, True where there is no data; None where all are data.
-        limit: Values above it are counted.
+        band: `(H, W)` of a real type.
+        absent: `(H, W)`, True where there is no data; None where all values are data.
+        limit: Values above it are counted; None counts none.
     """
     narrow = band.dtype.kind in "bui" and band.dtype.itemsize <= 2
     look = _from_histogram if narrow else _from_values
@@ -99,9 +99,9 @@ def look_at_band(band: NDArray, absent: NDArray[np.bool_] | None, limit: float |
 
 
 def _from_values(stored: NDArray, limit: float | None) -> BandLook:
-    """Looks at some values of any type."""
+    """Computes the statistics of values of any type."""
     values = stored.astype(np.float64)
-    finite = np.abs(values) <= np.finfo(np.float32).max  # not so for NaN; training computes in float32
+    finite = np.abs(values) <= np.finfo(np.float32).max  # False for NaN; training computes in float32
     broken = values.size - int(finite.sum())
     values = values[finite]
     if not values.size:
@@ -113,7 +113,7 @@ def _from_values(stored: NDArray, limit: float | None) -> BandLook:
 
 
 def _from_histogram(stored: NDArray, limit: float | None) -> BandLook:
-    """As `_from_values`, for whole numbers of at most 16 bits: exact, and quicker."""
+    """As `_from_values`, for whole numbers of at most 16 bits: exact, and faster."""
     if not stored.size:
         return BandLook(Moments())
     lowest = 0 if stored.dtype.kind in "bu" else int(stored.min())
@@ -128,10 +128,10 @@ def _from_histogram(stored: NDArray, limit: float | None) -> BandLook:
 
 
 def median_frequency_weights(pixels: Sequence[int], pixels_around: Sequence[int]) -> tuple[float, ...]:
-    """Class weights by median frequency balancing: ``median(f) / f[c]``.
+    """Class weights by median frequency balancing: `median(f) / f[c]`.
 
-    ``f[c]`` is the share of class c among the labelled pixels of the images that hold it (Eigen and Fergus, Predicting
-    Depth, Surface Normals and Semantic Labels, ICCV 2015). A class without pixels gets 1, which nothing multiplies.
+    `f[c]` is the share of class c among the labelled pixels of the images that hold it (Eigen and Fergus, Predicting
+    Depth, Surface Normals and Semantic Labels, ICCV 2015). A class without pixels gets 1, which has no effect.
 
     Args:
         pixels: Pixels of each class.
@@ -146,7 +146,7 @@ def median_frequency_weights(pixels: Sequence[int], pixels_around: Sequence[int]
 
 
 def inverse_log_weights(pixels: Sequence[int]) -> tuple[float, ...]:
-    """Class weights ``1 / ln(1.02 + p[c])``, with p the share of class c among all labelled pixels.
+    """Class weights `1 / ln(1.02 + p[c])`, with p the share of class c among all labelled pixels.
 
     Between 1.4 (a class that covers all) and 50.5 (one that does not occur); gentler than median frequency (Paszke et
     al., ENet, arXiv:1606.02147).

@@ -7,27 +7,41 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.evaluate.evaluation import evaluate
+from rsseg_tf.export.trained import TrainedModel
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.metrics import SegmentationScores
-from rsseg_tf.predict import InferenceOptions, Predict
+from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import Predictor
-from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 
-__all__ = ["CHECKPOINT", "Accuracy", "measure_accuracy"]
+__all__ = ["CHECKPOINT", "Accuracy", "AccuracyLimit", "measure_accuracy"]
 
 CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """Scores of a checkpoint and of what was exported from it.
+class AccuracyLimit:
+    """Accuracy that artifacts must keep to be published.
 
     Attributes:
-        scores: by `checkpoint` and the names of artifacts; all of the same images.
-        max_miou_drop: how many points of mIoU (0..100) an artifact may lose.
-        images: how many were predicted.
+        samples: Labelled images to measure on.
+        max_miou_drop: Points of mIoU (0..100) that an artifact may lose.
+        progress: Called with the name of a model after each image.
+    """
+
+    samples: Sequence[Sample]
+    max_miou_drop: float = 1.0
+    progress: Callable[[str], object] = lambda name: None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Scores of a checkpoint and of the artifacts exported from it.
+
+    Attributes:
+        scores: By `checkpoint` and the names of artifacts; all of the same images.
+        max_miou_drop: Points of mIoU (0..100) that an artifact may lose.
+        images: How many were predicted.
     """
 
     scores: Mapping[str, SegmentationScores]
@@ -56,41 +70,28 @@ class Accuracy:
         }
 
 
-def measure_accuracy(
-    checkpoint: Predict,
-    artifacts: Mapping[str, Predictor],
-    samples: Sequence[Sample],
-    spec: DatasetSpec,
-    options: InferenceOptions,
-    *,
-    max_miou_drop: float,
-    trust: Trust = TRUSTING_NOBODY,
-    progress: Callable[[str], object] = lambda name: None,
-) -> Accuracy:
+def measure_accuracy(trained: TrainedModel, artifacts: Mapping[str, Predictor], limit: AccuracyLimit) -> Accuracy:
     """Counts the pixels of labelled images for the checkpoint and for each artifact, by the same code.
 
     Args:
-        checkpoint: the Keras model.
-        artifacts: opened artifacts by name.
-        samples: images with labels.
-        spec: classes and ignored id.
-        options: how images are predicted.
-        max_miou_drop: points of mIoU that an artifact may lose.
-        trust: how large images may be, and what a VRT may name.
-        progress: called with the name of what was just predicted, after each image.
+        trained: The Keras model.
+        artifacts: Opened artifacts by name.
+        limit: The images and what may be lost.
 
     Raises:
-        DataError: as `rsseg_tf.evaluate.evaluation.evaluate`.
+        DataError: As `rsseg_tf.evaluate.evaluation.evaluate`.
     """
+    options = InferenceOptions.of(trained.config)
+    trust = trained.config.data.trust
     scores = {}
-    candidates = {CHECKPOINT: (checkpoint, options)}
+    candidates = {CHECKPOINT: (trained.predict, options)}
     for name, predictor in artifacts.items():
         own = predictor.options
         candidates[name] = predictor.predict, dataclasses.replace(options, tile=own.tile, fixed_tile=own.fixed_tile)
     for name, (predict, how) in candidates.items():
 
         def observe(*_: object, name: str = name) -> None:
-            progress(name)
+            limit.progress(name)
 
-        scores[name] = evaluate(predict, samples, spec, how, observe=observe, trust=trust)
-    return Accuracy(scores, max_miou_drop, len(samples))
+        scores[name] = evaluate(predict, limit.samples, trained.spec, how, observe=observe, trust=trust)
+    return Accuracy(scores, limit.max_miou_drop, len(limit.samples))

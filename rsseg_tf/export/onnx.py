@@ -14,8 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from rsseg_tf.errors import ExportError, reason
-from rsseg_tf.export.savedmodel import class_and_confidence
-from rsseg_tf.export.trained import Trained
+from rsseg_tf.export.trained import TrainedModel
 from rsseg_tf.extras import require
 from rsseg_tf.files import StrPath
 from rsseg_tf.layers import converting
@@ -30,30 +29,32 @@ OPSET = 18
 _OUTPUTS = ("class_map", "confidence", "logits")
 
 
-def write_onnx(trained: Trained, folder: StrPath, *, tile: Size | None = None) -> Artifact:
+def write_onnx(trained: TrainedModel, folder: StrPath, *, tile: Size | None = None) -> Artifact:
     """Writes `model.onnx` into `folder`, checked by `onnx.checker`.
 
     It takes `pixels` (B, H, W, bands) and gives `class_map` (B, H, W) uint8, `confidence` (B, H, W) float32, the
     probability of that class, and `logits` (B, H, W, classes) float32. The manifest is among its properties.
 
     Args:
-        trained: the model.
-        folder: where to write.
+        trained: The model.
+        folder: Folder to write to.
         tile: Size of the input; None for any size.
 
     Raises:
-        ExportError: when the model cannot be an ONNX file, or the extra `onnx` is not installed.
+        ExportError: When the model cannot be an ONNX file, or the extra `onnx` is not installed.
     """
     folder = Path(folder)
     trained.refuse_unless_static("An ONNX file")
     onnx, tf2onnx = require("onnx", "onnx"), require("tf2onnx", "onnx")
-    artifact = _describe(trained, "onnx", "model.onnx", tile)
+    artifact = trained.describe("onnx", "model.onnx", _OUTPUTS, tile)
+    manifest = trained.manifest_of(artifact)
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     try:
         with converting(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tf2onnx about the NumPy and TensorFlow that it was written for
-            function = tf.function(_outputs(trained), input_signature=[trained.input_spec(tile)])
-            model, _ = tf2onnx.convert.from_function(function, [trained.input_spec(tile)], opset=OPSET)
+            signature = [trained.input_spec(tile)]
+            function = tf.function(trained.outputs, input_signature=signature)
+            model, _ = tf2onnx.convert.from_function(function, signature, opset=OPSET)
     except (ValueError, RuntimeError, KeyError) as error:
         said = str(error).strip().splitlines()
         raise ExportError(
@@ -69,22 +70,23 @@ def write_onnx(trained: Trained, folder: StrPath, *, tile: Size | None = None) -
         )
     _state_paddings(model, onnx.helper)
     _name_sizes(model)
-    model.metadata_props.add(key=MANIFEST_PROPERTY, value=trained.manifest_of(artifact))
+    model.metadata_props.add(key=MANIFEST_PROPERTY, value=manifest)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(folder / artifact.path))
     return artifact
 
 
-def write_openvino(trained: Trained, folder: StrPath, onnx_file: StrPath, *, tile: Size | None = None) -> Artifact:
+def write_openvino(trained: TrainedModel, folder: StrPath, onnx_file: StrPath, *, tile: Size | None = None) -> Artifact:
     """Writes `model_openvino.xml` and `.bin` into `folder`, from an ONNX file; inputs and outputs are the same.
 
     Raises:
-        ExportError: when OpenVINO cannot read the file, or the extra `openvino` is not installed.
+        ExportError: When OpenVINO cannot read the file, or the extra `openvino` is not installed.
     """
     folder = Path(folder)
     onnx_file = Path(onnx_file)
     openvino = require("openvino", "openvino")
-    artifact = _describe(trained, "openvino", "model_openvino.xml", tile)
+    artifact = trained.describe("openvino", "model_openvino.xml", _OUTPUTS, tile)
+    manifest = trained.manifest_of(artifact)
     try:
         model = openvino.convert_model(str(onnx_file))
     except RuntimeError as error:
@@ -93,21 +95,12 @@ def write_openvino(trained: Trained, folder: StrPath, onnx_file: StrPath, *, til
             f"OpenVINO cannot convert {trained.manifest.model}: {said}. Name a fixed size with --tile, or run the "
             "ONNX file."
         ) from error
-    model.set_rt_info(trained.manifest_of(artifact), ["rsseg_tf", MANIFEST_PROPERTY])
+    model.set_rt_info(manifest, ["rsseg_tf", MANIFEST_PROPERTY])
     try:
         openvino.save_model(model, str(folder / artifact.path), compress_to_fp16=False)
     except RuntimeError as error:  # such as a full disk
         raise OSError(reason(error)) from error
     return artifact
-
-
-def _outputs(trained: Trained) -> Any:
-    def outputs(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = trained.logits(pixels)
-        class_map, confidence = class_and_confidence(logits)
-        return {"class_map": class_map, "confidence": confidence, "logits": tf.identity(logits)}
-
-    return outputs
 
 
 def _state_paddings(model: Any, helper: Any) -> None:
@@ -139,13 +132,3 @@ def _name_sizes(model: Any) -> None:
         for size, name in zip(value.type.tensor_type.shape.dim, ("batch", "height", "width", "channels"), strict=False):
             if not size.HasField("dim_value"):
                 size.dim_param = name
-
-
-def _describe(trained: Trained, kind: Any, path: str, tile: Size | None) -> Artifact:
-    return Artifact(
-        format=kind,
-        path=path,
-        tile=tile,
-        input=trained.input_tensor(tile),
-        outputs=tuple(trained.output_tensor(name, tile) for name in _OUTPUTS),
-    )

@@ -29,23 +29,20 @@ from numpy.typing import NDArray
 
 from rsseg_tf.config import dump_config
 from rsseg_tf.errors import ExportError, RssegError, reason
-from rsseg_tf.export.accuracy import Accuracy, measure_accuracy
+from rsseg_tf.export.accuracy import Accuracy, AccuracyLimit, measure_accuracy
 from rsseg_tf.export.onnx import write_onnx, write_openvino
-from rsseg_tf.export.reference import reference_size, write_reference
 from rsseg_tf.export.savedmodel import write_savedmodel
 from rsseg_tf.export.tflite import write_tflite
-from rsseg_tf.export.tiles import middle_of, read_tiles
-from rsseg_tf.export.trained import Trained
+from rsseg_tf.export.tiles import made_up_reference, middle_of, read_tiles, reference_size
+from rsseg_tf.export.trained import TrainedModel
 from rsseg_tf.export.web import WEB_FOLDER, Page, check_page, write_web
 from rsseg_tf.files import StrPath
-from rsseg_tf.files.lists import Sample
 from rsseg_tf.files.writing import staging_folder
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Format, Manifest, Quantization, file_sha256
-from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.rasters.windows import Size
 
-__all__ = ["ACCURACY_FILE", "REFUSED_FILE", "Exported", "Gate", "check_output", "export_model"]
+__all__ = ["ACCURACY_FILE", "REFUSED_FILE", "ExportOptions", "ExportResult", "check_output", "export_model"]
 
 ACCURACY_FILE = "accuracy.json"
 REFUSED_FILE = "refused.json"
@@ -53,29 +50,36 @@ _CONFIG_FILE = "config.yml"
 
 
 @dataclass(frozen=True)
-class Gate:
-    """What an export must pass before it is published.
+class ExportOptions:
+    """What an export writes.
 
     Attributes:
-        samples: labelled images.
-        max_miou_drop: points of mIoU (0..100) that an artifact may lose.
-        progress: called with the name of a model after each image.
+        formats: Formats to write.
+        quantizations: Which TFLite files to write; a page runs the first.
+        tile: Size of the input of TFLite, ONNX and OpenVINO files; None for any size. SavedModels take any.
+        calibration: Images for `int8` and `int16x8`.
+        real_tiles: How many tiles to keep with the Keras model's answers, for `verify` to compare on: of the images of
+            the accuracy limit, or else of those for calibration. Made-up tiles are kept in any case.
+        page: What the format `web` needs.
     """
 
-    samples: Sequence[Sample]
-    max_miou_drop: float = 1.0
-    progress: Callable[[str], object] = lambda name: None
+    formats: Sequence[Format] = ("savedmodel",)
+    quantizations: Sequence[Quantization] = ("float32",)
+    tile: Size | None = None
+    calibration: Sequence[NDArray] = ()
+    real_tiles: int = 0
+    page: Page | None = None
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What became of an export.
+class ExportResult:
+    """Outcome of an export.
 
     Attributes:
-        folder: the published version, such as `export/dubai/1`; None where it was refused.
-        manifest: of the version.
-        accuracy: scores, if they were measured.
-        report: the file with these scores.
+        folder: The published version, such as `export/dubai/1`; None where it was refused.
+        manifest: Manifest of the version.
+        accuracy: Scores, if they were measured.
+        report: The file with these scores.
     """
 
     folder: Path | None
@@ -107,59 +111,46 @@ def check_output(output: StrPath, version: int | None) -> None:
 
 
 def export_model(
-    trained: Trained,
+    trained: TrainedModel,
     output: StrPath,
-    formats: Sequence[Format] = ("savedmodel",),
+    options: ExportOptions | None = None,
     *,
-    quantizations: Sequence[Quantization] = ("float32",),
-    tile: Size | None = None,
-    calibration: Sequence[NDArray] = (),
     version: int | None = None,
-    gate: Gate | None = None,
-    real_tiles: int = 0,
-    page: Page | None = None,
+    limit: AccuracyLimit | None = None,
     notify: Callable[[str], object] = lambda line: None,
-) -> Exported:
+) -> ExportResult:
     """Exports a model and publishes it as a new version in `output`.
 
     Args:
-        trained: the model.
-        output: folder of the model's versions; made if missing.
-        formats: what to write.
-        quantizations: which TFLite files to write; a page runs the first.
-        tile: Size of the input of TFLite, ONNX and OpenVINO files; None for any size. SavedModels take any.
-        calibration: images for `int8` and `int16x8`.
-        version: number of the version; None for the one after the highest.
-        gate: what to measure before; nothing if None.
-        real_tiles: how many tiles to keep with the Keras model's answers, of the gate's images or else of those for
-            calibration, for `verify` to compare on; it has made-up tiles in any case.
-        page: what the format `web` needs.
-        notify: called with a line for each file that was written.
+        trained: The model.
+        output: Folder of the model's versions; made if missing.
+        options: What to write; a SavedModel if None.
+        version: Number of the version; None for the one after the highest.
+        limit: Accuracy that artifacts must keep; not measured if None.
+        notify: Called with a line for each file that was written.
 
     Returns:
-        The version; or its scores alone, where an artifact lost more than the gate allows. These scores are then in
+        The version; or its scores alone, where an artifact lost more than the limit allows. These scores are then in
         `output/refused.json`, and nothing else is left.
 
     Raises:
-        ExportError: when something cannot be exported, or the version exists. Nothing is left behind.
+        ExportError: When something cannot be exported, or the version exists. Nothing is left behind.
     """
     output = Path(output)
+    options = options or ExportOptions()
     check_output(output, version)
-    real = _real_tiles(trained, tile, calibration, gate, real_tiles)
+    real = _real_tiles(trained, options, limit)
     try:
         with staging_folder(output) as stage:
-            with _temporary_files_in(stage):
-                artifacts = _write_all(trained, stage, formats, quantizations, tile, calibration, page, notify)
-            write_reference(trained, stage, tile, real)
-            (stage / _CONFIG_FILE).write_text(dump_config(trained.config), "utf-8")
-            manifest = trained.manifest.model_copy(update={"artifacts": artifacts})
-            (stage / MANIFEST_FILE).write_text(manifest.to_json(), "utf-8")
-            accuracy = _pass(gate, trained, stage, artifacts) if gate else None
-            if accuracy:
+            manifest = _write_version(trained, stage, options, real, notify)
+            accuracy = None
+            if limit is not None:
+                opened = {one.name: open_predictor(stage / one.path) for one in manifest.artifacts}
+                accuracy = measure_accuracy(trained, opened, limit)
                 (stage / ACCURACY_FILE).write_text(json.dumps(accuracy.to_json(), indent=2) + "\n", "utf-8")
-            if accuracy and accuracy.refused:
-                os.replace(stage / ACCURACY_FILE, output / REFUSED_FILE)
-                return Exported(None, manifest, accuracy, output / REFUSED_FILE)
+                if accuracy.refused:
+                    os.replace(stage / ACCURACY_FILE, output / REFUSED_FILE)
+                    return ExportResult(None, manifest, accuracy, output / REFUSED_FILE)
             folder = _publish(stage, output, version)
     except Exception as error:
         if not _is_about_the_disk(error):
@@ -168,7 +159,7 @@ def export_model(
             f"The export to {output} could not be written: {reason(error)}. Nothing was published; make room "
             "or correct the permissions."
         ) from error
-    return Exported(folder, manifest, accuracy, folder / ACCURACY_FILE if accuracy else None)
+    return ExportResult(folder, manifest, accuracy, folder / ACCURACY_FILE if accuracy else None)
 
 
 def _is_about_the_disk(error: Exception) -> bool:
@@ -189,17 +180,29 @@ def _temporary_files_in(stage: Path) -> Iterator[None]:
             tempfile.tempdir = before
 
 
-def _write_all(
-    trained: Trained,
+def _write_version(
+    trained: TrainedModel,
     stage: Path,
-    formats: Sequence[Format],
-    quantizations: Sequence[Quantization],
-    tile: Size | None,
-    calibration: Sequence[NDArray],
-    page: Page | None,
+    options: ExportOptions,
+    real: Sequence[NDArray],
     notify: Callable[[str], object],
+) -> Manifest:
+    """Writes all files of a version into the stage."""
+    with _temporary_files_in(stage):
+        artifacts = _write_artifacts(trained, stage, options, notify)
+    size = reference_size(trained.manifest.crop_size, options.tile)
+    made_up_reference(trained.predict, trained.spec, size).with_real(trained.predict, real).write(stage)
+    (stage / _CONFIG_FILE).write_text(dump_config(trained.config), "utf-8")
+    manifest = trained.manifest.model_copy(update={"artifacts": artifacts})
+    (stage / MANIFEST_FILE).write_text(manifest.to_json(), "utf-8")
+    return manifest
+
+
+def _write_artifacts(
+    trained: TrainedModel, stage: Path, options: ExportOptions, notify: Callable[[str], object]
 ) -> tuple[Artifact, ...]:
-    """Writes all files into the stage; cheap ones first, so that what cannot be exported is known early."""
+    """Writes the formats; cheap ones first, so that what cannot be exported is known early."""
+    formats, tile, calibration = options.formats, options.tile, options.calibration
     artifacts: list[Artifact] = []
 
     def add(artifact: Artifact) -> None:
@@ -209,9 +212,9 @@ def _write_all(
         notify(f"{artifact.name}: {size / 2**20:.1f} MiB")
 
     if "web" in formats:
-        if page is None:
+        if options.page is None:
             raise ExportError("The format web needs LiteRT.js; pass a Page.")
-        check_page(trained, page, quantizations[0])
+        check_page(trained, options.page, options.quantizations[0])
     if "savedmodel" in formats:
         add(write_savedmodel(trained, stage))
     if "onnx" in formats:
@@ -221,24 +224,23 @@ def _write_all(
             onnx_file = Path(temporary) / write_onnx(trained, Path(temporary), tile=tile).path
             add(write_openvino(trained, stage, onnx_file, tile=tile))
     if "tflite" in formats:
-        for quantization in quantizations:
+        for quantization in options.quantizations:
             add(write_tflite(trained, stage, quantization, tile=tile, calibration=calibration, notify=notify))
-    if "web" in formats and page is not None:
-        add(write_web(trained, stage, page, quantizations[0], tile=tile, calibration=calibration, notify=notify))
+    if "web" in formats and options.page is not None:
+        quantization = options.quantizations[0]
+        add(write_web(trained, stage, options.page, quantization, tile=tile, calibration=calibration, notify=notify))
     return tuple(artifacts)
 
 
-def _real_tiles(
-    trained: Trained, tile: Size | None, calibration: Sequence[NDArray], gate: Gate | None, count: int
-) -> list[NDArray]:
+def _real_tiles(trained: TrainedModel, options: ExportOptions, limit: AccuracyLimit | None) -> list[NDArray]:
     """Returns the middle of some images at equal distances in the list."""
-    available = gate.samples if gate else calibration
-    chosen = np.linspace(0, len(available) - 1, min(count, len(available))).astype(int)
-    size = reference_size(trained, tile)
-    if gate:
-        images = [gate.samples[index].image for index in chosen]
+    available = limit.samples if limit else options.calibration
+    chosen = np.linspace(0, len(available) - 1, min(options.real_tiles, len(available))).astype(int)
+    size = reference_size(trained.manifest.crop_size, options.tile)
+    if limit:
+        images = [limit.samples[index].image for index in chosen]
         return read_tiles(images, trained.spec, size, trained.config.data.trust)
-    return [middle_of(calibration[index], size) for index in chosen]
+    return [middle_of(options.calibration[index], size) for index in chosen]
 
 
 def _files_of(stage: Path, artifact: Artifact) -> list[str]:
@@ -254,20 +256,6 @@ def _files_of(stage: Path, artifact: Artifact) -> list[str]:
     if artifact.format == "openvino":
         names.append(artifact.path.removesuffix(".xml") + ".bin")
     return names
-
-
-def _pass(gate: Gate, trained: Trained, stage: Path, artifacts: Sequence[Artifact]) -> Accuracy:
-    """Measures the checkpoint and the staged artifacts."""
-    return measure_accuracy(
-        trained.predict,
-        {artifact.name: open_predictor(stage / artifact.path) for artifact in artifacts},
-        gate.samples,
-        trained.spec,
-        InferenceOptions.of(trained.config),
-        max_miou_drop=gate.max_miou_drop,
-        trust=trained.config.data.trust,
-        progress=gate.progress,
-    )
 
 
 def _publish(stage: Path, output: Path, version: int | None) -> Path:

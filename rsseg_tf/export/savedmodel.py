@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
-from rsseg_tf.export.trained import Trained, WeightsHolder
-from rsseg_tf.export.warmup import write_warmup
+from rsseg_tf.export.trained import TrainedModel, WeightsHolder, class_and_confidence
 from rsseg_tf.files import StrPath
 from rsseg_tf.manifest import BYTES_INPUT, BYTES_OUTPUT, MANIFEST_FILE, PIXELS, Artifact
+from rsseg_tf.rasters.headers import JPEG_SIGNATURE, PNG_SIGNATURE
 
-__all__ = ["class_and_confidence", "decode_picture", "write_savedmodel"]
+__all__ = ["WARMUP_FILE", "decode_picture", "write_savedmodel", "write_warmup"]
 
 _WARMUP_SIDE = 256
 _MANIFEST = "manifest"
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8\xff"
+WARMUP_FILE = "tf_serving_warmup_requests"
+# Numbers of fields in prediction_log.proto, predict.proto and model.proto of TensorFlow Serving. The messages are
+# written by hand, because the package that defines them is only needed to talk to a server.
+_PREDICT_LOG = 6  # of PredictionLog
+_REQUEST = 1  # of PredictLog
+_MODEL_SPEC, _INPUTS = 1, 2  # of PredictRequest
+_SIGNATURE_NAME = 3  # of ModelSpec
+_KEY, _VALUE = 1, 2  # of an entry of a map
 _PNG_DEPTH = 24  # the byte with the bit depth: the IHDR chunk comes first
 
 
-def write_savedmodel(trained: Trained, folder: StrPath) -> Artifact:
+def write_savedmodel(trained: TrainedModel, folder: StrPath) -> Artifact:
     """Writes a SavedModel into `folder`, which may hold other files.
 
     Signatures, all for any batch, height and width:
@@ -44,17 +52,12 @@ def write_savedmodel(trained: Trained, folder: StrPath) -> Artifact:
     answers anyone.
 
     Raises:
-        OSError: when it cannot be written.
+        OSError: When it cannot be written.
     """
     folder = Path(folder)
     holder, signatures = _signatures(trained)
-    artifact = Artifact(
-        format="savedmodel",
-        path=".",
-        input=trained.input_tensor(),
-        outputs=(trained.output_tensor("class_map"), trained.output_tensor("confidence")),
-        signatures=(*signatures, _MANIFEST),
-    )
+    artifact = trained.describe("savedmodel", ".", ("class_map", "confidence"))
+    artifact = artifact.model_copy(update={"signatures": (*signatures, _MANIFEST)})
     text = trained.manifest_of(artifact)
     signatures[_MANIFEST] = _manifest_signature(text)
     with tempfile.TemporaryDirectory() as temporary:
@@ -68,7 +71,7 @@ def write_savedmodel(trained: Trained, folder: StrPath) -> Artifact:
     return artifact
 
 
-def _signatures(trained: Trained) -> tuple[Any, dict[str, Any]]:
+def _signatures(trained: TrainedModel) -> tuple[Any, dict[str, Any]]:
     """Returns the object to save and its signatures; the network itself is in the file once."""
     spec = trained.spec
     holder: Any = WeightsHolder(trained.model)
@@ -116,14 +119,6 @@ def _manifest_signature(text: str) -> Any:
     return manifest
 
 
-def class_and_confidence(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the class of the largest logit, (B, H, W) uint8, and its probability, (B, H, W) float32."""
-    class_map = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)
-    top = tf.reduce_max(logits, axis=-1, keepdims=True)
-    confidence = 1.0 / tf.reduce_sum(tf.exp(logits - top), axis=-1)
-    return class_map, confidence
-
-
 def decode_picture(data: tf.Tensor, *, bands: int, dtype: str) -> tf.Tensor:
     """Decodes an image in a graph.
 
@@ -136,8 +131,8 @@ def decode_picture(data: tf.Tensor, *, bands: int, dtype: str) -> tf.Tensor:
         `(H, W, bands)` of `dtype`. At run time the graph fails with a message for anything else.
     """
     head = tf.strings.join([tf.strings.substr(data, 0, _PNG_DEPTH + 1), bytes(_PNG_DEPTH + 1)])
-    is_png = tf.equal(tf.strings.substr(head, 0, len(_PNG)), _PNG)
-    is_jpeg = tf.equal(tf.strings.substr(head, 0, len(_JPEG)), _JPEG)
+    is_png = tf.equal(tf.strings.substr(head, 0, len(PNG_SIGNATURE)), PNG_SIGNATURE)
+    is_jpeg = tf.equal(tf.strings.substr(head, 0, len(JPEG_SIGNATURE)), JPEG_SIGNATURE)
     is_deep = tf.logical_and(is_png, tf.equal(tf.strings.substr(head, _PNG_DEPTH, 1), b"\x10"))
 
     def of_eight_bits() -> tf.Tensor:
@@ -162,3 +157,36 @@ def decode_picture(data: tf.Tensor, *, bands: int, dtype: str) -> tf.Tensor:
         pixels = tf.identity(pixels[:, :, :bands])
     pixels.set_shape((None, None, bands))
     return pixels
+
+
+def write_warmup(folder: Path, name: str, value: NDArray, signatures: Sequence[str]) -> None:
+    """Writes one request for each signature. TensorFlow Serving runs them when it loads a model, so that no user waits.
+
+    Args:
+        folder: `assets.extra` of a SavedModel; made if missing.
+        name: Name of the input.
+        value: Value that the requests send.
+        signatures: Names of signatures that have this input.
+    """
+    folder.mkdir(exist_ok=True)
+    tensor = tf.make_tensor_proto(np.asarray(value)).SerializeToString()
+    with tf.io.TFRecordWriter(str(folder / WARMUP_FILE)) as file:
+        for signature in signatures:
+            entry = _field(_KEY, name.encode()) + _field(_VALUE, tensor)
+            model = _field(_SIGNATURE_NAME, signature.encode())
+            request = _field(_MODEL_SPEC, model) + _field(_INPUTS, entry)
+            file.write(_field(_PREDICT_LOG, _field(_REQUEST, request)))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """Encodes a field of a protocol buffer that holds bytes, text or a message."""
+    return bytes([number << 3 | 2]) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -14,22 +15,24 @@ from numpy.typing import NDArray
 
 from rsseg_tf.environment import muted_stderr
 from rsseg_tf.errors import ExportError
-from rsseg_tf.export.calibration import typical_images
-from rsseg_tf.export.flatbuffer import check_operators, tensor_types
+from rsseg_tf.export.flatbuffer import activations, check_operators, tensor_types
 from rsseg_tf.export.tiles import middle_of
-from rsseg_tf.export.trained import Trained, WeightsHolder
+from rsseg_tf.export.trained import TrainedModel, WeightsHolder
+from rsseg_tf.extras import require
 from rsseg_tf.files import StrPath
-from rsseg_tf.manifest import CALIBRATED, MANIFEST_FILE, PIXELS, Artifact, Quantization, Tensor
+from rsseg_tf.manifest import CALIBRATED, MANIFEST_FILE, PIXELS, Artifact, Quantization
 from rsseg_tf.rasters.windows import Size
 
-__all__ = ["write_tflite"]
+__all__ = ["typical_images", "write_tflite"]
 
 _LOOKED_AT = 512  # pixels, the longest side of what is looked at to choose images
+_LARGEST_RATIO = 8.0  # to the middle image; at the bound 8 bits are 5 for the others
+_SHARE = 0.25  # of the activations that must be beyond it
 LABELS_FILE = "labels.txt"
 
 
 def write_tflite(
-    trained: Trained,
+    trained: TrainedModel,
     folder: StrPath,
     quantization: Quantization = "float32",
     *,
@@ -51,16 +54,16 @@ def write_tflite(
     - `int16x8`: activations of 16 bits; more exact, but LiteRT runs it with slow reference kernels.
 
     Args:
-        trained: the model.
-        folder: where to write.
-        quantization: see above.
+        trained: The model.
+        folder: Folder to write to.
+        quantization: See above.
         tile: Size of the input; None for any size, which costs speed.
-        calibration: images (H, W, bands) that show the range of activations; for `int8` and `int16x8` only. For `int8`
-            those that are nothing like the others are left out, see `rsseg_tf.export.calibration`.
-        notify: called with a line if images are left out.
+        calibration: Images (H, W, bands) that show the range of activations; for `int8` and `int16x8` only. For `int8`
+            those that are nothing like the others are left out, see `typical_images`.
+        notify: Called with a line if images are left out.
 
     Raises:
-        ExportError: when the model cannot be a TFLite file, there are no calibration images, or the extra `tflite` is
+        ExportError: When the model cannot be a TFLite file, there are no calibration images, or the extra `tflite` is
             not installed.
     """
     folder = Path(folder)
@@ -82,8 +85,7 @@ def write_tflite(
             )
         calibration = [calibration[index] for index in fit]
     images = _as_inputs(calibration, tile, as_bytes=as_bytes)
-    content = _convert(trained, quantization, trained.input_spec(tile, batch=1, dtype=dtype), images, as_bytes=as_bytes)
-    check_operators(content)
+    content = _convert(trained, quantization, tile, dtype, images)
     artifact = _describe(trained, content, quantization, tile)
     (folder / artifact.path).write_bytes(content)
     with zipfile.ZipFile(folder / artifact.path, "a", zipfile.ZIP_DEFLATED) as archive:
@@ -92,7 +94,7 @@ def write_tflite(
     return artifact
 
 
-def _outputs(trained: Trained) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+def _outputs(trained: TrainedModel) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     def outputs(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         logits = trained.logits(pixels)
         return {"class_map": tf.cast(tf.argmax(logits, -1, output_type=tf.int32), tf.uint8), "logits": logits}
@@ -101,11 +103,16 @@ def _outputs(trained: Trained) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
 
 
 def _convert(
-    trained: Trained, quantization: Quantization, spec: tf.TensorSpec, images: Sequence[NDArray], *, as_bytes: bool
+    trained: TrainedModel,
+    quantization: Quantization,
+    tile: Size | None,
+    dtype: str,
+    images: Sequence[NDArray] = (),
 ) -> bytes:
-    holder = WeightsHolder(trained.model)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([trained.convertible(_outputs(trained), spec)], holder)
-    _configure(converter, quantization, images, as_bytes=as_bytes)
+    """Returns the content of a TFLite file whose input has a size and type, calibrated on images."""
+    function = trained.convertible(_outputs(trained), tile, dtype)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], WeightsHolder(trained.model))
+    _configure(converter, quantization, images, as_bytes=trained.dtype == "uint8")
     try:
         with muted_stderr(), warnings.catch_warnings():
             # Calibration runs in tf.lite.Interpreter, which announces its removal.
@@ -120,10 +127,10 @@ def _convert(
     return content
 
 
-def _typical(trained: Trained, images: Sequence[NDArray], tile: Size | None) -> list[int]:
+def _typical(trained: TrainedModel, images: Sequence[NDArray], tile: Size | None) -> list[int]:
     """Returns which images to calibrate with, by a look at their middle: all activations are in memory at once."""
     size = None if tile is None else Size(min(tile.height, _LOOKED_AT), min(tile.width, _LOOKED_AT))
-    content = _convert(trained, "float32", trained.input_spec(size, batch=1, dtype="float32"), (), as_bytes=False)
+    content = _convert(trained, "float32", size, "float32")
     inputs = []
     for image in images:
         part = size or Size(min(image.shape[0], _LOOKED_AT), min(image.shape[1], _LOOKED_AT))
@@ -168,8 +175,9 @@ def _as_inputs(images: Sequence[NDArray], tile: Size | None, *, as_bytes: bool) 
     return inputs
 
 
-def _describe(trained: Trained, content: bytes, quantization: Quantization, tile: Size | None) -> Artifact:
+def _describe(trained: TrainedModel, content: bytes, quantization: Quantization, tile: Size | None) -> Artifact:
     """Returns the artifact, with types and scales as the file has them."""
+    check_operators(content)
     found = tensor_types(content)
     dtype, scale, zero_point = found[PIXELS]
     if dtype == "uint8" and scale and (scale != 1.0 or zero_point != 0):
@@ -177,18 +185,61 @@ def _describe(trained: Trained, content: bytes, quantization: Quantization, tile
             f"The converter gave the pixels of the TFLite file the scale {scale} and zero point {zero_point}; 1 and 0 "
             "are needed so that bytes come in as they are. Use --quantize dynamic."
         )
+    artifact = trained.describe("tflite", f"model_{quantization}.tflite", ("class_map", "logits"), tile, batch=1)
     outputs = []
-    for name in ("class_map", "logits"):
-        tensor = trained.output_tensor(name, tile, batch=1)
-        dtype_out, scale, zero_point = found[name]
+    for tensor in artifact.outputs:
+        dtype_out, scale, zero_point = found[tensor.name]
         outputs.append(tensor.model_copy(update={"dtype": dtype_out, "scale": scale, "zero_point": zero_point}))
-    pixels: Tensor = trained.input_tensor(tile, batch=1, dtype=dtype)
-    return Artifact(
-        format="tflite",
-        path=f"model_{quantization}.tflite",
-        quantization=quantization,
-        tile=tile,
-        input=pixels,
-        outputs=tuple(outputs),
-        signatures=("serving_default",),
+    return artifact.model_copy(
+        update={
+            "quantization": quantization,
+            "input": artifact.input.model_copy(update={"dtype": dtype}),
+            "outputs": tuple(outputs),
+            "signatures": ("serving_default",),
+        }
     )
+
+
+def typical_images(model: bytes, images: Sequence[NDArray]) -> list[int]:
+    """Returns which images to calibrate with.
+
+    Left out is an image for which a quarter of all activations reach more than eight times as far as for the middle
+    image. What such images show is clipped later, to the range of the others.
+
+    Args:
+        model: A TFLite file in float32.
+        images: `(1, H, W, bands)` float32, as the file takes them.
+
+    Returns:
+        Indices in rising order; at least half of the images.
+    """
+    reach = _largest_activations(model, images)
+    middle = np.median(reach, axis=0)
+    ratio = reach[:, middle > 0] / middle[middle > 0]
+    beyond = (ratio > _LARGEST_RATIO).mean(axis=1) if ratio.size else np.zeros(len(images))
+    # With few images the middle one may be no guide: never more than half.
+    order = np.argsort(beyond, kind="stable")
+    fit = set(order[: (len(images) + 1) // 2]) | set(np.flatnonzero(beyond <= _SHARE))
+    return sorted(int(index) for index in fit)
+
+
+def _largest_activations(model: bytes, images: Sequence[NDArray]) -> NDArray[np.float64]:
+    """Returns the largest absolute value `(images, activations)` of each tensor that an operator gives."""
+    litert = require("ai_edge_litert.interpreter", "tflite")
+    interpreter = litert.Interpreter(
+        model_content=model,
+        num_threads=os.cpu_count() or 1,
+        experimental_preserve_all_tensors=True,
+        # A delegate computes several operators at once, and keeps what is between them.
+        experimental_op_resolver_type=litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    (entry,) = interpreter.get_input_details()
+    indices = activations(model)
+    rows = []
+    for image in images:
+        interpreter.resize_tensor_input(entry["index"], image.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(entry["index"], image)
+        interpreter.invoke()
+        rows.append([np.abs(interpreter.get_tensor(index)).max(initial=0) for index in indices])
+    return np.array(rows, np.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,17 +18,18 @@ from rsseg_tf.build import build_model
 from rsseg_tf.checkpoint import config_file, load_weights, read_state, read_weights
 from rsseg_tf.config import Config, dump_config, load_config
 from rsseg_tf.config.zoo import C2FNet
+from rsseg_tf.data.augment import normalise
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export.tiles import pixel_dtype
 from rsseg_tf.files import StrPath
 from rsseg_tf.layers import converting
-from rsseg_tf.manifest import PIXELS, Artifact, Classes, Inference, Manifest, Origin, Tensor
+from rsseg_tf.manifest import PIXELS, Artifact, Classes, Format, Inference, Manifest, Origin, Tensor
 from rsseg_tf.predict import Predict
-from rsseg_tf.predictors import keras_predictor, normalise
+from rsseg_tf.predictors import keras_predictor
 from rsseg_tf.rasters.windows import Size
 
-__all__ = ["Trained", "WeightsHolder", "load_trained"]
+__all__ = ["TrainedModel", "WeightsHolder", "class_and_confidence", "load_trained"]
 
 
 class WeightsHolder(tf.Module):
@@ -44,13 +45,13 @@ class WeightsHolder(tf.Module):
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A trained model, ready for export.
 
     Attributes:
-        model: normalised `(B, H, W, bands)` float32 to `{"main": logits (B, H, W, classes)}`, without other heads.
-        config: the resolved config.
-        manifest: without artifacts.
+        model: Normalised `(B, H, W, bands)` float32 to `{"main": logits (B, H, W, classes)}`, without other heads.
+        config: The resolved config.
+        manifest: Without artifacts.
     """
 
     model: keras.Model
@@ -72,8 +73,9 @@ class Trained:
         """The Keras model itself, for comparisons; traced once."""
         return keras_predictor(self.model, self.spec, name=f"the checkpoint {self.manifest.origin.checkpoint}")
 
-    def convertible(self, function: Callable[..., Any], signature: tf.TypeSpec) -> Any:
-        """Returns a concrete function for a converter; its graph need not run in TensorFlow."""
+    def convertible(self, function: Callable[..., Any], tile: Size | None, dtype: str) -> Any:
+        """Returns a concrete function of one image for a converter; its graph need not run in TensorFlow."""
+        signature = self.input_spec(tile, batch=1, dtype=dtype)
         with converting():
             return tf.function(function, input_signature=[signature]).get_concrete_function()
 
@@ -81,29 +83,55 @@ class Trained:
         """`(B, H, W, bands)` pixels to `(B, H, W, classes)` float32 logits, in a graph."""
         return self.model(normalise(pixels, self.spec), training=False)["main"]
 
+    def outputs(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns class map, confidence and logits of `(B, H, W, bands)` pixels, in a graph."""
+        logits = self.logits(pixels)
+        class_map, confidence = class_and_confidence(logits)
+        return {"class_map": class_map, "confidence": confidence, "logits": tf.identity(logits)}
+
     def input_spec(self, tile: Size | None = None, *, batch: int | None = None, dtype: str = "") -> tf.TypeSpec:
         """Returns the signature of `pixels`; sizes that are not given are free."""
         height, width = tile or (None, None)
         return tf.TensorSpec((batch, height, width, self.spec.bands), dtype or self.dtype, name=PIXELS)
 
-    def input_tensor(self, tile: Size | None = None, *, batch: int | None = None, dtype: str = "") -> Tensor:
-        """Returns the same for the manifest."""
-        height, width = tile or (None, None)
-        meaning = f"pixels as they are in the file, 0..{self.spec.max_value:g}; normalised inside"
-        return Tensor(
-            name=PIXELS, dtype=dtype or self.dtype, shape=(batch, height, width, self.spec.bands), meaning=meaning
-        )
+    def describe(
+        self,
+        kind: Format,
+        path: str,
+        outputs: Sequence[str],
+        tile: Size | None = None,
+        *,
+        batch: int | None = None,
+    ) -> Artifact:
+        """Returns the manifest's entry of an artifact.
 
-    def output_tensor(self, name: str, tile: Size | None = None, batch: int | None = None) -> Tensor:
-        """Returns the description of an output: `class_map`, `confidence`, `probabilities` or `logits`."""
+        Args:
+            kind: Its format.
+            path: Its file, relative to the version's folder.
+            outputs: Some of `class_map`, `confidence`, `probabilities` and `logits`.
+            tile: (height, width) that it takes; None for any.
+            batch: Images that it takes at once; None for any number.
+        """
         height, width = tile or (None, None)
-        dtype, channels, meaning = {
+        classes = (self.spec.num_classes,)
+        known = {
             "class_map": ("uint8", (), "class ids"),
             "confidence": ("float32", (), "probability of the class in class_map, 0..1"),
-            "probabilities": ("float32", (self.spec.num_classes,), "probability of each class, 0..1"),
-            "logits": ("float32", (self.spec.num_classes,), "logit of each class"),
-        }[name]
-        return Tensor(name=name, dtype=dtype, shape=(batch, height, width, *channels), meaning=meaning)
+            "probabilities": ("float32", classes, "probability of each class, 0..1"),
+            "logits": ("float32", classes, "logit of each class"),
+        }
+        tensors = []
+        for name in outputs:
+            dtype, channels, meaning = known[name]
+            shape = (batch, height, width, *channels)
+            tensors.append(Tensor(name=name, dtype=dtype, shape=shape, meaning=meaning))
+        pixels = Tensor(
+            name=PIXELS,
+            dtype=self.dtype,
+            shape=(batch, height, width, self.spec.bands),
+            meaning=f"pixels as they are in the file, 0..{self.spec.max_value:g}; normalised inside",
+        )
+        return Artifact(format=kind, path=path, tile=tile, input=pixels, outputs=tuple(tensors))
 
     def manifest_of(self, artifact: Artifact) -> str:
         """Returns the manifest that goes into an artifact, as JSON."""
@@ -120,15 +148,15 @@ class Trained:
             )
 
 
-def load_trained(checkpoint: StrPath, config: Config | None = None) -> Trained:
+def load_trained(checkpoint: StrPath, config: Config | None = None) -> TrainedModel:
     """Loads a checkpoint for export.
 
     Args:
-        checkpoint: folder such as `output/best_model`.
-        config: instead of the one that lies in it.
+        checkpoint: Folder such as `output/best_model`.
+        config: Instead of the one that lies in it.
 
     Raises:
-        WeightsError: when it is no checkpoint, damaged, or does not fit `config`.
+        WeightsError: When it is no checkpoint, damaged, or does not fit `config`.
     """
     checkpoint = Path(checkpoint)
     config = config or load_config(config_file(checkpoint))
@@ -152,4 +180,12 @@ def load_trained(checkpoint: StrPath, config: Config | None = None) -> Trained:
             versions={"rsseg_tf": rsseg_tf.__version__, "keras": keras.__version__, "tensorflow": tf.__version__},
         ),
     )
-    return Trained(main, config, manifest)
+    return TrainedModel(main, config, manifest)
+
+
+def class_and_confidence(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the class of the largest logit, (B, H, W) uint8, and its probability, (B, H, W) float32."""
+    class_map = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)
+    top = tf.reduce_max(logits, axis=-1, keepdims=True)
+    confidence = 1.0 / tf.reduce_sum(tf.exp(logits - top), axis=-1)
+    return class_map, confidence

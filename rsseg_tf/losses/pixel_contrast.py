@@ -44,7 +44,7 @@ def pixel_contrast(
         base_temperature: The loss is scaled by temperature / base_temperature.
         max_samples: Pixels of the batch at most.
         max_views: Pixels of a class in an image at most.
-        seed: Integer or int32 scalar that the choice of pixels follows from.
+        seed: Integer or int32 scalar that determines the choice of pixels.
         mean: Has no effect: each replica compares the pixels of its own share, as in PaddleSeg.
 
     Returns:

@@ -19,6 +19,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.features import shapes
 
+from rsseg_tf.disjoint_sets import DisjointSets
 from rsseg_tf.extras import require
 from rsseg_tf.predict.decoding import PROBABILITY_STEPS
 from rsseg_tf.predict.vector_files import Feature, VectorPlace, write_features
@@ -255,7 +256,7 @@ class _Groups:
     """Parts of regions, joined over the edges of tiles."""
 
     def __init__(self) -> None:
-        self._parents: dict[int, int] = {}
+        self._sets = DisjointSets()
         self._open: dict[int, _Open] = {}
         self._next = 0
 
@@ -278,7 +279,6 @@ class _Groups:
         _, places = np.unique(ids, return_index=True)
         of_part = values.ravel()[places]
         for number in range(count):
-            self._parents[self._next + number] = self._next + number
             self._open[self._next + number] = _Open(
                 int(of_part[number]),
                 [polygons[number]],
@@ -292,7 +292,7 @@ class _Groups:
     def join(self, one: NDArray[np.int64], other: NDArray[np.int64], same: NDArray[np.bool_]) -> None:
         """Joins parts that lie side by side, where they are of the same class."""
         for pair in np.unique(np.stack([one[same], other[same]], axis=1), axis=0):
-            first, second = self._find(int(pair[0])), self._find(int(pair[1]))
+            first, second = self._sets.root(int(pair[0])), self._sets.root(int(pair[1]))
             if first == second:
                 continue
             if len(self._open[first].parts) < len(self._open[second].parts):
@@ -302,23 +302,15 @@ class _Groups:
             kept.pixels += taken.pixels
             kept.confidence += taken.confidence
             kept.area += taken.area
-            self._parents[second] = first
+            self._sets.join(first, second)
 
     def close(self, still_open: NDArray[np.int64]) -> Iterator[_Open]:
         """Yields and forgets the regions without a part among `still_open`."""
-        kept = {self._find(int(number)) for number in still_open}
+        kept = {self._sets.root(int(number)) for number in still_open}
         for number in [number for number in self._open if number not in kept]:
             yield self._open.pop(number)
         # Later tiles ask for the numbers in `still_open` alone.
-        self._parents = {int(number): self._find(int(number)) for number in still_open} | {root: root for root in kept}
-
-    def _find(self, number: int) -> int:
-        root = number
-        while self._parents[root] != root:
-            root = self._parents[root]
-        while self._parents[number] != root:
-            self._parents[number], number = root, self._parents[number]
-        return root
+        self._sets.keep(map(int, still_open))
 
 
 def _features(found: Iterable[Region], legend: Legend, min_area: float) -> Iterator[Feature]:

@@ -9,44 +9,51 @@ from __future__ import annotations
 import contextlib
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import DataError, ExportError, RssegError, reason
 from rsseg_tf.extras import require
 from rsseg_tf.files import StrPath
-from rsseg_tf.manifest import MANIFEST_FILE, MANIFEST_PROPERTY, Artifact, Manifest, require_unchanged
-from rsseg_tf.predict import Predict, require_finite
+from rsseg_tf.manifest import MANIFEST_FILE, MANIFEST_PROPERTY, Manifest, require_unchanged
+from rsseg_tf.predict import InferenceOptions, Predict, any_size, require_finite
 from rsseg_tf.predictors.operations import check_operations
 from rsseg_tf.predictors.tables import check_tables
+from rsseg_tf.rasters.windows import Size
 
-__all__ = ["Loaded", "as_input", "load_onnx", "load_openvino", "load_savedmodel", "load_tflite"]
-
+__all__ = ["Predictor", "as_input", "load_onnx", "load_openvino", "load_savedmodel", "load_tflite"]
 
 # Names of types in OpenVINO, by those of ours.
 _OPENVINO_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _MOST_MANIFEST_BYTES = 16 * 2**20
 
 
-class Loaded(NamedTuple):
-    """An exported model, ready to run, and what it says of itself.
+@dataclass(frozen=True)
+class Predictor:
+    """A model and what must be known to use it.
 
     Attributes:
-        predict: takes images of the size `manifest.artifacts[0].tile`, or of any size where that is None.
-        manifest: with one artifact, this one.
+        kind: `checkpoint`, `savedmodel`, `tflite`, `onnx` or `openvino`.
+        spec: Classes, palette, ignored id, bands and statistics.
+        predict: Pixels to logits, for images of any size.
+        options: How images are predicted unless told otherwise.
+        tile: Size that the model itself takes; None where it takes any. Images of other sizes are padded
+            or cut into windows by `predict`; `options` have the engine do it with less memory.
+        manifest: Manifest of an exported model, with one artifact, this one; None for a checkpoint.
     """
 
+    kind: str
+    spec: DatasetSpec
     predict: Predict
-    manifest: Manifest
-
-    @property
-    def artifact(self) -> Artifact:
-        """What the manifest says of this file."""
-        return self.manifest.artifacts[0]
+    options: InferenceOptions
+    tile: Size | None = None
+    manifest: Manifest | None = None
 
 
 def as_input(pixels: NDArray, dtype: str) -> NDArray:
@@ -55,7 +62,7 @@ def as_input(pixels: NDArray, dtype: str) -> NDArray:
     Pixels that were resized are not whole; for a model that takes bytes they are rounded to the nearest.
 
     Raises:
-        DataError: when the model takes bytes and pixels lie outside of 0..255.
+        DataError: When the model takes bytes and pixels lie outside of 0..255.
     """
     if pixels.dtype == dtype:
         return pixels
@@ -70,11 +77,11 @@ def as_input(pixels: NDArray, dtype: str) -> NDArray:
     return pixels.astype(dtype)
 
 
-def load_savedmodel(folder: StrPath) -> Loaded:
+def load_savedmodel(folder: StrPath) -> Predictor:
     """Loads a SavedModel that `rsseg-tf export` wrote.
 
     Raises:
-        ExportError: when it is damaged, was changed since the export, has no manifest, or could do more than compute
+        ExportError: When it is damaged, was changed since the export, has no manifest, or could do more than compute
             (see `rsseg_tf.predictors.operations`).
     """
     folder = Path(folder)
@@ -91,18 +98,18 @@ def load_savedmodel(folder: StrPath) -> Loaded:
         # By way of the module, because a signature alone does not keep the variables alive.
         return module.signatures["logits"](pixels=tf.constant(as_input(pixels, dtype)))["logits"].numpy()
 
-    return Loaded(_answering(predict, folder, "SavedModel"), manifest)
+    return _predictor("savedmodel", _checked(predict, folder, "SavedModel"), manifest)
 
 
-def load_tflite(path: StrPath, *, threads: int | None = None) -> Loaded:
+def load_tflite(path: StrPath, *, threads: int | None = None) -> Predictor:
     """Loads a TFLite file through LiteRT.
 
     Args:
-        path: the file.
-        threads: how many LiteRT may use; None leaves it the choice.
+        path: The file.
+        threads: Threads that LiteRT may use; None leaves it the choice.
 
     Raises:
-        ExportError: when it is damaged, was changed since the export, has no manifest, or the extra `tflite` is not
+        ExportError: When it is damaged, was changed since the export, has no manifest, or the extra `tflite` is not
             installed.
     """
     path = Path(path)
@@ -127,18 +134,18 @@ def load_tflite(path: StrPath, *, threads: int | None = None) -> Loaded:
             return stored.astype(np.float32, copy=False)
         return (stored.astype(np.float32) - np.float32(output.zero_point)) * np.float32(output.scale)
 
-    return Loaded(_answering(predict, path, "TFLite file"), manifest)
+    return _predictor("tflite", _checked(predict, path, "TFLite file"), manifest)
 
 
-def load_onnx(path: StrPath, *, threads: int | None = None) -> Loaded:
+def load_onnx(path: StrPath, *, threads: int | None = None) -> Predictor:
     """Loads an ONNX file through ONNX Runtime, on the CPU.
 
     Args:
-        path: the file.
-        threads: how many one operation may use; None leaves the runtime the choice.
+        path: The file.
+        threads: Threads that one operation may use; None leaves the runtime the choice.
 
     Raises:
-        ExportError: when it is damaged, was changed since the export, has no manifest, or the extra `onnx` is not
+        ExportError: When it is damaged, was changed since the export, has no manifest, or the extra `onnx` is not
             installed.
     """
     path = Path(path)
@@ -163,19 +170,19 @@ def load_onnx(path: StrPath, *, threads: int | None = None) -> Loaded:
         (logits,) = session.run(["logits"], {"pixels": np.ascontiguousarray(as_input(pixels, dtype))})
         return np.asarray(logits, np.float32)
 
-    return Loaded(_answering(predict, path, "ONNX file"), manifest)
+    return _predictor("onnx", _checked(predict, path, "ONNX file"), manifest)
 
 
-def load_openvino(path: StrPath, *, threads: int | None = None, precision: str = "fp32") -> Loaded:
+def load_openvino(path: StrPath, *, threads: int | None = None, precision: str = "fp32") -> Predictor:
     """Loads an OpenVINO model (`.xml` with its `.bin`), on the CPU.
 
     Args:
-        path: the `.xml` file.
-        threads: how many it may use; None leaves it the choice.
+        path: The `.xml` file.
+        threads: Threads that it may use; None leaves it the choice.
         precision: `fp32`, `fp16` or `bf16`: type of activations, where the processor has it.
 
     Raises:
-        ExportError: when it is damaged, was changed since the export, has no manifest, or the extra `openvino` is not
+        ExportError: When it is damaged, was changed since the export, has no manifest, or the extra `openvino` is not
             installed.
     """
     path = Path(path)
@@ -195,7 +202,17 @@ def load_openvino(path: StrPath, *, threads: int | None = None, precision: str =
     def predict(pixels: NDArray) -> NDArray[np.float32]:
         return np.array(compiled({"pixels": np.ascontiguousarray(as_input(pixels, dtype))})[logits], np.float32)
 
-    return Loaded(_answering(predict, path, "OpenVINO model"), manifest)
+    return _predictor("openvino", _checked(predict, path, "OpenVINO model"), manifest)
+
+
+def _predictor(kind: str, predict: Predict, manifest: Manifest) -> Predictor:
+    tile = manifest.artifacts[0].tile
+    options = InferenceOptions.spelled(
+        manifest.inference.model_dump(), tile=tile or manifest.crop_size, fixed_tile=tile is not None
+    )
+    if tile:
+        predict = any_size(predict, tile, manifest.spec.num_classes)
+    return Predictor(kind, manifest.spec, predict, options, tile, manifest)
 
 
 def _one(manifest: Manifest, path: Path) -> Manifest:
@@ -207,9 +224,9 @@ def _one(manifest: Manifest, path: Path) -> Manifest:
 
 @contextlib.contextmanager
 def _reading(path: Path, what: str) -> Iterator[None]:
-    """Turns whatever a library raises for a file that it cannot use into one error.
+    """Turns the errors of a library for a file that it cannot use into one error.
 
-    They have no base in common: parsers, decompressors, checks of shapes each raise their own.
+    They have no common base class: parsers, decompressors and checks of shapes each raise their own.
     """
     try:
         yield
@@ -221,8 +238,8 @@ def _reading(path: Path, what: str) -> Iterator[None]:
         ) from error
 
 
-def _answering(predict: Predict, path: Path, what: str) -> Predict:
-    """Returns the predict callable with its failures and its answers judged: one error, and no NaN."""
+def _checked(predict: Predict, path: Path, what: str) -> Predict:
+    """Returns a predict callable that raises one kind of error, also for logits that are not finite."""
     name = f"the {what} {path}"
 
     def answer(pixels: NDArray) -> NDArray[np.float32]:

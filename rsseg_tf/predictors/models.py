@@ -1,4 +1,4 @@
-"""Predict callables over Keras models, and the normalisation that every exported model has inside."""
+"""Predict callables over Keras models."""
 
 from __future__ import annotations
 
@@ -11,25 +11,12 @@ import tensorflow as tf
 from rsseg_tf.build import build_model
 from rsseg_tf.checkpoint import load_weights
 from rsseg_tf.config import Config
+from rsseg_tf.data.augment import normalise
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.files import StrPath
 from rsseg_tf.predict import Predict, require_finite
 
-__all__ = ["checkpoint_predictor", "keras_predictor", "normalise"]
-
-
-def normalise(pixels: tf.Tensor, spec: DatasetSpec) -> tf.Tensor:
-    """Returns `(pixels / max_value - mean) / std`, band by band.
-
-    Args:
-        pixels: `(..., bands)` of any real dtype, in 0..max_value.
-        spec: gives `bands`, `max_value`, `mean` and `std`.
-
-    Returns:
-        float32 of the same shape.
-    """
-    scaled = tf.cast(pixels, tf.float32) / tf.constant(spec.max_value, tf.float32)
-    return (scaled - tf.constant(spec.mean, tf.float32)) / tf.constant(spec.std, tf.float32)
+__all__ = ["checkpoint_predictor", "keras_predictor"]
 
 
 def keras_predictor(model: keras.Model, spec: DatasetSpec, *, name: str = "the model") -> Predict:
@@ -38,9 +25,9 @@ def keras_predictor(model: keras.Model, spec: DatasetSpec, *, name: str = "the m
     The callable raises `NotFiniteError` when a logit is NaN or infinite.
 
     Args:
-        model: normalised `(B, H, W, bands)` float32 to `{"main": (B, H, W, classes) logits, ...}`.
-        spec: how pixels are normalised.
-        name: what to call the model in errors.
+        model: Normalised `(B, H, W, bands)` float32 to `{"main": (B, H, W, classes) logits, ...}`.
+        spec: How pixels are normalised.
+        name: What to call the model in errors.
     """
 
     @tf.function(input_signature=[tf.TensorSpec((None, None, None, spec.bands), tf.float32)])
@@ -57,7 +44,7 @@ def checkpoint_predictor(folder: StrPath, config: Config, *, precision: str = "f
     """Returns a predict callable over the weights of a checkpoint.
 
     Raises:
-        WeightsError: when `folder` is no checkpoint, is damaged, or belongs to another model than `config`.
+        WeightsError: When `folder` is no checkpoint, is damaged, or belongs to another model than `config`.
     """
     folder = Path(folder)
     model = build_model(config, precision=precision)

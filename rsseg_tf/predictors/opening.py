@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from rsseg_tf.checkpoint import config_file
 from rsseg_tf.config import Config, load_config
-from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ConfigError, ExportError, WeightsError, address_hint
 from rsseg_tf.files import StrPath
-from rsseg_tf.manifest import MANIFEST_FILE, Manifest, read_manifest
-from rsseg_tf.predict import InferenceOptions, Predict, any_size
-from rsseg_tf.predictors.artifacts import Loaded, load_onnx, load_openvino, load_savedmodel, load_tflite
+from rsseg_tf.manifest import MANIFEST_FILE, read_manifest
+from rsseg_tf.predict import InferenceOptions
+from rsseg_tf.predictors.artifacts import Predictor, load_onnx, load_openvino, load_savedmodel, load_tflite
 from rsseg_tf.predictors.models import checkpoint_predictor
-from rsseg_tf.rasters.windows import Size
 
 __all__ = ["Predictor", "find_model", "newest_version", "open_predictor"]
 
 _SAVED_MODEL = "saved_model.pb"
 _SUFFIXES = {".tflite": "tflite", ".onnx": "onnx", ".xml": "openvino"}
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A model and what must be known to use it.
-
-    Attributes:
-        kind: `checkpoint`, `savedmodel`, `tflite`, `onnx` or `openvino`.
-        spec: classes, palette, ignored id, bands and statistics.
-        predict: pixels to logits, for images of any size.
-        options: how images are predicted unless told otherwise.
-        tile: Size that the model itself takes; None where it takes any. Images of other sizes are padded
-            or cut into windows by `predict`; `options` have the engine do it with less memory.
-        manifest: of an exported model; None for a checkpoint.
-    """
-
-    kind: str
-    spec: DatasetSpec
-    predict: Predict
-    options: InferenceOptions
-    tile: Size | None = None
-    manifest: Manifest | None = None
 
 
 def open_predictor(
@@ -50,16 +25,17 @@ def open_predictor(
     """Opens whatever holds a model.
 
     Args:
-        path: a checkpoint; a folder that `rsseg-tf export` wrote (the newest version is taken) or one version of it;
+        path: A checkpoint; a folder that `rsseg-tf export` wrote (the newest version is taken) or one version of it;
             a `.tflite`, `.onnx` or OpenVINO `.xml` file.
-        config: of a checkpoint, instead of the one that lies in it. Exported models know their own.
+        config: Config of a checkpoint, instead of its own. Exported models know theirs.
         precision: `fp32`, `fp16` or `bf16`: type of activations of a checkpoint or an OpenVINO model.
-        threads: for TFLite, ONNX and OpenVINO; None leaves them the choice. TensorFlow's are set for the process.
+        threads: Threads for TFLite, ONNX and OpenVINO; None leaves them the choice. TensorFlow's are set elsewhere, for
+            the process.
 
     Raises:
-        ConfigError: when `precision` is asked of another exported model.
-        WeightsError: when `path` is neither a checkpoint nor anything exported, or a checkpoint does not fit `config`.
-        ExportError: when an exported model is damaged, or the extra that runs it is not installed.
+        ConfigError: When `precision` is asked of another exported model.
+        WeightsError: When `path` is neither a checkpoint nor anything exported, or a checkpoint does not fit `config`.
+        ExportError: When an exported model is damaged, or the extra that runs it is not installed.
     """
     path = Path(path)
     kind, found = find_model(path)
@@ -73,28 +49,25 @@ def open_predictor(
             f"precision {precision} is for checkpoints and OpenVINO; {found} computes as it was exported. Leave it "
             "out, or export with another --quantize."
         )
-    loaded = _load(kind, found, threads, precision)
-    manifest = loaded.manifest
-    tile = loaded.artifact.tile
-    predict = any_size(loaded.predict, tile, manifest.spec.num_classes) if tile else loaded.predict
-    options = InferenceOptions.spelled(
-        manifest.inference.model_dump(), tile=tile or manifest.crop_size, fixed_tile=tile is not None
-    )
-    return Predictor(kind, manifest.spec, predict, options, tile, manifest)
+    if kind == "savedmodel":
+        return load_savedmodel(found)
+    if kind == "openvino":
+        return load_openvino(found, threads=threads, precision=precision)
+    return {"tflite": load_tflite, "onnx": load_onnx}[kind](found, threads=threads)
 
 
 def find_model(path: StrPath) -> tuple[str, Path]:
     """Returns what kind of model a path means, and where exactly it is.
 
     Args:
-        path: as `open_predictor`.
+        path: As `open_predictor`.
 
     Returns:
         One of `checkpoint`, `savedmodel`, `tflite`, `onnx`, `openvino`, and a checkpoint, version folder or file.
 
     Raises:
-        WeightsError: when there is nothing of the kind.
-        ExportError: when a folder holds several exported files and no SavedModel, or none at all.
+        WeightsError: When there is nothing of the kind.
+        ExportError: When a folder holds several exported files and no SavedModel, or none at all.
     """
     path = Path(path)
     if not path.exists() and (hint := address_hint(path)):
@@ -103,7 +76,7 @@ def find_model(path: StrPath) -> tuple[str, Path]:
         if path.suffix.lower() not in _SUFFIXES:
             raise ExportError(
                 f"{path} is no model; a checkpoint folder, a folder of `rsseg-tf export`, or a file that ends in "
-                f"{', '.join(_SUFFIXES)} is needed.{_what_it_is(path)}"
+                f"{', '.join(_SUFFIXES)} is needed.{_hint_about(path)}"
             )
         return _SUFFIXES[path.suffix.lower()], path
     folder = newest_version(path) or path
@@ -122,8 +95,8 @@ def find_model(path: StrPath) -> tuple[str, Path]:
     return _SUFFIXES[Path(artifacts[0].path).suffix], folder / artifacts[0].path
 
 
-def _what_it_is(path: Path) -> str:
-    """Says what a file that is no model may be, and what to do with it; empty where nothing is known."""
+def _hint_about(path: Path) -> str:
+    """Returns a hint for a file that is no model; empty where nothing is known of it."""
     if (path.parent / "weights.npz").is_file() or (path.parent / MANIFEST_FILE).is_file():
         return f" It lies in the folder of one: name {path.parent}."
     kinds = {
@@ -140,11 +113,3 @@ def newest_version(folder: Path) -> Path | None:
     """Returns the subfolder with the highest number, as TensorFlow Serving chooses; None without any."""
     versions = [path for path in folder.glob("*") if path.name.isdecimal() and path.is_dir()]
     return max(versions, key=lambda path: int(path.name), default=None)
-
-
-def _load(kind: str, path: Path, threads: int | None, precision: str) -> Loaded:
-    if kind == "savedmodel":
-        return load_savedmodel(path)
-    if kind == "openvino":
-        return load_openvino(path, threads=threads, precision=precision)
-    return {"tflite": load_tflite, "onnx": load_onnx}[kind](path, threads=threads)

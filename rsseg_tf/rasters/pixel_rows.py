@@ -24,11 +24,11 @@ from rsseg_tf.rasters.gdal import HEAD_BYTES, opened_raster, reading
 from rsseg_tf.rasters.headers import check_jpeg, check_png, image_kind
 from rsseg_tf.rasters.images import decode_image
 
-__all__ = ["Bands", "PixelRows", "open_rows"]
+__all__ = ["PixelRows", "RowBands", "open_rows"]
 
-Bands = Literal["rgb", "exact", "all", "values"]
-"""What a reader gives: red, green, blue of any eight-bit image; the same of three-band images alone; all bands as
-stored; or the one band of a mask of values."""
+RowBands = Literal["as_rgb", "rgb_only", "stored", "mask"]
+"""Which bands to read: red, green and blue of any eight-bit image (grey is repeated, palettes looked up, alpha left
+out); the same, but of images with three bands alone; all bands as stored; the one band of a mask of class values."""
 
 _WHOLE_JPEG_PIXELS = 64_000_000
 _GDAL_CACHE_MB = 32
@@ -41,7 +41,7 @@ class PixelRows:
     Attributes:
         height: Rows.
         width: Columns.
-        bands: Bands that `read` gives.
+        bands: RowBands that `read` gives.
         dtype: NumPy name of the pixel type.
         read: `read(y0, y1)` returns the rows `y0..y1-1` as `(y1 - y0, W, bands)`; fast when called downwards.
         crs: Coordinate reference system of a TIFF, or None.
@@ -58,13 +58,13 @@ class PixelRows:
 
 
 @contextlib.contextmanager
-def open_rows(path: Path, name: str, bands: Bands) -> Iterator[PixelRows]:
+def open_rows(path: Path, name: str, bands: RowBands) -> Iterator[PixelRows]:
     """Opens a PNG, JPEG or TIFF file for reading in bands of rows.
 
     Args:
         path: The file.
         name: What to call it in errors.
-        bands: What to give; see `Bands`. `"rgb"` repeats grey, looks up palettes and leaves out alpha.
+        bands: Which bands to read.
 
     Yields:
         The image.
@@ -114,7 +114,7 @@ def open_rows(path: Path, name: str, bands: Bands) -> Iterator[PixelRows]:
 
 @dataclass(frozen=True)
 class _Chooser:
-    """Turns rows as stored into the bands that are wanted."""
+    """Turns rows as stored into the bands to read."""
 
     indexes: list[int]
     """Stored bands that are needed, from 1."""
@@ -130,19 +130,19 @@ class _Chooser:
         return np.ascontiguousarray(rows[..., : self.bands])
 
 
-def _chooser(stored: int, dtype: str, colours: np.ndarray | None, bands: Bands, name: str) -> _Chooser:
-    if bands != "all" and dtype != "uint8":
+def _chooser(stored: int, dtype: str, colours: np.ndarray | None, bands: RowBands, name: str) -> _Chooser:
+    if bands != "stored" and dtype != "uint8":
         raise DataError(f"{name} holds {dtype} pixels; uint8 is expected of this dataset. Check the download.")
     shown = 3 if colours is not None else stored
-    if bands == "values":
+    if bands == "mask":
         if stored != 1:
             raise DataError(f"{name} has {stored} bands; one band of class values is expected. Check the download.")
         return _Chooser([1], 1)
-    if bands == "exact" and shown != 3:
+    if bands == "rgb_only" and shown != 3:
         raise DataError(f"{name} has {shown} bands of {dtype}; 3 of uint8 are expected.")
     if colours is not None:
         return _Chooser([1], 3, colours=colours)
-    if bands == "all":
+    if bands == "stored":
         return _Chooser(list(range(1, stored + 1)), stored)
     if stored in (1, 2):
         return _Chooser([1], 3, repeat=True)

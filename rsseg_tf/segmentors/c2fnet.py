@@ -1,4 +1,4 @@
-"""C2FNet: a coarse segmentor, and a fine network that looks again at the windows with small objects.
+"""C2FNet: a coarse segmentor, and a fine network that refines the windows with small objects.
 
 Source: contrib/RSSegBenchmark/c2fnet/models/c2fnet.py of PaddleSeg. The arithmetic is PaddleSeg's wherever that is
 defined. Four of its limits are lifted:
@@ -7,7 +7,7 @@ defined. Four of its limits are lifted:
 - Every pixel belongs to a window. PaddleSeg drops what lies beyond the last whole window, and returns zeros
   there.
 - Ignored labels stay ignored. In PaddleSeg they count as "no small object".
-- With fewer windows than a training step wants, all of them are taken.
+- Where an image has fewer windows than a training step takes, all of them are taken.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _is_one_of(ids: Any, wanted: Sequence[int]) -> Any:
 
 
 def _at_least_0(size: Any) -> Any:
-    """Keeps a size that is known a Python number, as JAX wants the sizes of its arrays."""
+    """Returns a Python number for a known size: JAX needs the sizes of its arrays as such."""
     return max(size, 0) if isinstance(size, int) else ops.maximum(size, 0)
 
 
@@ -242,7 +242,7 @@ class FrozenSegmentor(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="rsseg_tf")
 class RefineSmallObjects(keras.layers.Layer):
-    """Adds a fine model's opinion to coarse logits, window by window. See `c2fnet`.
+    """Adds a fine model's probabilities to coarse logits, window by window. See `c2fnet`.
 
     Args:
         fine: Model from windows (N, S, S, C) to `{"main": (N, S, S, 2)}`.
@@ -337,7 +337,7 @@ class RefineSmallObjects(keras.layers.Layer):
         return {"main": coarse, "fine": {"logits": logits, "windows": windows}}
 
     def _refine(self, image: Any, coarse: Any, small: Any) -> dict[str, Any]:
-        """Runs the fine model on a grid of windows and adds what it says to the coarse logits."""
+        """Runs the fine model on a grid of windows and adds its probabilities to the coarse logits."""
         size = self.window_size
         batch, height, width, _ = ops.shape(coarse)
         tile_rows, tile_columns = (ops.arange(0, side, size, dtype="int32") for side in (height, width))

@@ -1,4 +1,4 @@
-"""OCRNet: every pixel learns about the classes of the image from their mean features.
+"""OCRNet: every pixel attends to the mean features of the image's classes.
 
 Yuan et al., Object-Contextual Representations for Semantic Segmentation, https://arxiv.org/abs/1909.11065.
 Source: paddleseg/models/ocrnet.py of PaddleSeg.
@@ -87,7 +87,7 @@ def ocrnet(
 
 
 def _object_context(pixels: Any, regions: Any, channels: int, key_channels: int) -> Any:
-    """Joins (B, H, W, channels) with what the classes' mean features say to each pixel; same shape."""
+    """Joins pixels (B, H, W, channels) with a mixture of the classes' mean features; same shape."""
 
     def block(x: Any, filters: int, name: str) -> Any:
         return conv_bn_relu(x, filters, 1, use_bias=True, stddev=_STDDEV, name=name)

@@ -1,4 +1,4 @@
-"""What every segmentor asks of its backbone."""
+"""The requirements that every segmentor has of its backbone."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def require_backbone(backbone: Any, segmentor: str) -> None:
     """Checks that a backbone is a model from one image to features by name.
 
     Args:
-        backbone: What was given.
-        segmentor: Who asks.
+        backbone: The argument to check.
+        segmentor: Name of the segmentor, for messages.
 
     Raises:
         ConfigError: If it is none.

@@ -1,4 +1,4 @@
-"""The loss that MoCo brought: a query, its key, and a queue of other keys."""
+"""The contrastive loss of MoCo: a query, its key, and a queue of other keys."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def info_nce(query: Any, key: Any, queue: Any, *, temperature: float) -> Any:
 
 
 def contrast(query: Any, key: Any, queue: Any, *, temperature: float) -> tuple[Any, dict[str, Any]]:
-    """Returns `info_nce` and what says whether the queue still tells samples apart."""
+    """Returns `info_nce` and the monitors of the queue, see `rsseg_tf.ssl.monitors.queue_values`."""
     positive, negative = _similarities(query, key, queue)
     return _cross_entropy(positive, negative, temperature), queue_values(positive, negative, queue)
 

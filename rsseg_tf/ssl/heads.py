@@ -25,7 +25,7 @@ def linear(x: Any, units: int, *, name: str, use_bias: bool = True) -> Any:
 
 
 def mlp(x: Any, hidden: int, units: int, *, name: str, batch_norm: bool) -> Any:
-    """`name_fc1`, batch normalisation where asked for, ReLU, `name_fc2`.
+    """Two fully connected layers: `name_fc1`, perhaps batch normalisation, ReLU, `name_fc2`.
 
     Args:
         x: (B, C) or (B, H, W, C).

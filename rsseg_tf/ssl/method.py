@@ -1,4 +1,4 @@
-"""What all methods have in common: three phases of a step, and what they give back.
+"""The base of all methods: three phases of a step, and what each returns.
 
 A step of training runs
 
@@ -6,7 +6,7 @@ A step of training runs
     outcome = method.objective(batch, ...)       on each device: forward; the caller takes gradients and updates
     method.after_step(step, outcome.memory)      once: queues take in the keys of the whole batch
 
-so that variables that do not learn are assigned only outside of the devices' own code, where all copies get the same
+Variables that do not learn are assigned only before and after the devices' own code, so that all copies get the same
 value. A method changes nothing else, so it runs on any Keras backend.
 """
 
@@ -46,7 +46,7 @@ class Outcome:
 
 
 class Devices(Protocol):
-    """How a device reaches the others."""
+    """Access to the rows of the other devices."""
 
     def gather(self, x: Any) -> Any:
         """Returns the rows of all devices one after the other; no gradient goes back."""
@@ -56,7 +56,7 @@ class Devices(Protocol):
 
 
 class OneDevice:
-    """No others to reach."""
+    """A run on one device."""
 
     def gather(self, x: Any) -> Any:
         """Returns `x`."""
@@ -85,7 +85,7 @@ class Method(keras.Model):
         """Makes momentum encoders equal to what they follow; for after the trained weights were replaced."""
 
     def before_step(self, step: Any) -> None:
-        """Moves what follows the trained weights; called before the step's forward pass.
+        """Moves momentum encoders; called before the step's forward pass.
 
         Args:
             step: Int32 scalar, 0 for the first one.
@@ -99,15 +99,15 @@ class Method(keras.Model):
         Args:
             batch: See `Batch`.
             step: Int32 scalar, 0 for the first one.
-            devices: How to reach the others.
+            devices: Access to the rows of the other devices.
         """
 
     def after_step(self, step: Any, memory: dict[str, Any]) -> None:
-        """Takes in what the step's forward pass left to remember.
+        """Updates memories, such as queues, from the step's forward pass.
 
         Args:
             step: Int32 scalar, 0 for the first one.
-            memory: What `objective` gave.
+            memory: `Outcome.memory`.
         """
         return
 

@@ -1,4 +1,4 @@
-"""MoCo v2: queries find their keys, from a slowly moving encoder, among a queue of others.
+"""MoCo v2: a query is matched with its key, from a slowly moving encoder, among a queue of other keys.
 
 Chen et al., Improved Baselines with Momentum Contrastive Learning, https://arxiv.org/abs/2003.04297.
 Source: facebookresearch/moco, moco/builder.py; PASSL, configs/moco/moco_v2_r50.yaml.
@@ -93,7 +93,7 @@ class MoCoV2(Method):
 
 
 def follow_with_key_bn(leader: keras.Model, build: BackboneBuilder, key_bn: KeyBN, splits: int) -> Any:
-    """Returns a key encoder and its follower, whose batch normalisation is as `MoCoV2` says."""
+    """Returns a key encoder and its follower, with the batch normalisation that `MoCoV2` describes."""
     network, follower = follow(leader, build, statistics=key_bn == "ema_stats")
     if key_bn == "split":
         for layer in network.layers:

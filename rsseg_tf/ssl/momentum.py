@@ -13,7 +13,7 @@ from rsseg_tf.ssl.method import BackboneBuilder
 __all__ = ["SCOPE", "Follower", "cosine_rate", "follow"]
 
 SCOPE = "key"
-"""What the paths of a follower's weights begin with."""
+"""Beginning of the paths of a follower's weights."""
 
 
 def cosine_rate(step: Any, steps: int, start: float) -> Any:
@@ -21,11 +21,11 @@ def cosine_rate(step: Any, steps: int, start: float) -> Any:
 
         m = 1 - (1 - start) * (cos(pi * step / steps) + 1) / 2
 
-    What is returned is 1 - m, the share of the trained weights, because m itself is rounded near 1.
+    The function returns 1 - m, the share of the trained weights, because m itself is rounded near 1.
 
     Args:
         step: Integer scalar, 0 for the first one.
-        steps: In all.
+        steps: Number of steps of the run.
         start: Momentum of the first step.
     """
     # (cos(pi - x) + 1) / 2, without the difference of near values at the end of a run.
@@ -44,7 +44,7 @@ class Follower:
         """Pairs the weights and makes them equal.
 
         Args:
-            leader: The network to follow; weights that it has and the other has not are not followed.
+            leader: The network to follow; its weights without a counterpart are not followed.
             network: The one that follows, built under `keras.name_scope(SCOPE)`.
             statistics: Whether running means and variances follow too, or are the network's own.
         """
@@ -69,7 +69,7 @@ class Follower:
 
 
 def follow(leader: keras.Model, build: BackboneBuilder, *, statistics: bool = False) -> tuple[keras.Model, Follower]:
-    """Builds a network of the same kind as `leader`, with equal weights, and what moves it.
+    """Builds a network of the same kind as `leader`, with equal weights, and its follower.
 
     Args:
         leader: The network to follow.

@@ -1,4 +1,4 @@
-"""Numbers that tell a healthy run from a collapsed one; none of them has a gradient."""
+"""Values that show whether the features collapse; none of them has a gradient."""
 
 from __future__ import annotations
 

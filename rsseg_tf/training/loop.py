@@ -50,6 +50,18 @@ class TrainResult:
     stopped: str
     checkpoint: Path
 
+    def summary(self) -> str:
+        """Returns a line about how the run ended."""
+        state = self.state
+        if self.stopped == "signal":
+            return f"Stopped by a signal at iter {state.step}; go on with --resume_model {self.checkpoint}"
+        if self.stopped == "early":
+            return (
+                f"Stopped early at iter {state.step}: no better mIoU than {state.best_miou:.4f} "
+                f"(iter {state.best_step}) in {state.stale_intervals} evaluations."
+            )
+        return f"Trained to iter {state.step}; the last checkpoint is {self.checkpoint}"
+
 
 @dataclass(frozen=True)
 class Validation:

@@ -1,4 +1,4 @@
-"""Puts released weights into models: where they come from, which part of the model they are for, and what was used.
+"""Loads released weights into models: opens their source, finds the part of the model, and reports what was used.
 
 A source is a file (`.pdparams`, torch's `.pth`, or a zip or tar.gz archive with one of them), a URL of one, the folder
 of a checkpoint of ours, or the name of a keras-hub preset.
@@ -209,7 +209,7 @@ def open_source(source: str, *, offline: bool = False, progress: Progress | None
     """Reads the tensors of a source.
 
     Raises:
-        WeightsError: When it is nothing that can be read.
+        WeightsError: When the source cannot be read.
     """
     if source.startswith(("http://", "https://")):
         return read_tensors(cached(source, offline=offline, progress=progress), source.partition("#")[0])

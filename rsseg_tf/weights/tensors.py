@@ -112,7 +112,7 @@ class _Room:
         while piece := file.read(_PIECE):
             content += piece
             if len(content) > claimed:
-                raise WeightsError("has a member that is larger than its archive says")
+                raise WeightsError("has a member that is larger than its archive states")
         return bytes(content)
 
 

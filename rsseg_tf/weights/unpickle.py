@@ -1,7 +1,7 @@
 """Reads the pickles of Paddle and torch without Paddle or torch, and without running anything that they name.
 
 A pickle is a program: it may name any function and call it. Here every name is looked up in a small table, whose
-entries are stand-ins of our own that only keep data. Anything else is an error that says the name.
+entries are stand-ins of this package that only keep data. Any other name is an error that shows it.
 
 A small program can also build something huge: a list that holds the same list twice, which holds another one twice, has
 a billion entries after thirty steps for whoever walks through it. So steps, depth and what stand-ins copy are bounded,

@@ -19,11 +19,10 @@ from rich.console import Console
 
 from rsseg_tf.cli import main
 from rsseg_tf.cli.export import accuracy_tables
-from rsseg_tf.export import publish
-from rsseg_tf.export.accuracy import Accuracy, measure_accuracy
+from rsseg_tf.export import TrainedModel, publish
+from rsseg_tf.export.accuracy import Accuracy, AccuracyLimit, measure_accuracy
 from rsseg_tf.manifest import FORMATS, QUANTIZATIONS
 from rsseg_tf.metrics import SegmentationScores
-from rsseg_tf.predict import Predict
 from rsseg_tf.predictors import Predictor
 from rsseg_tf.rasters.images import read_label
 from tests.fixtures.checkpoints import write_checkpoint
@@ -140,7 +139,7 @@ def test_the_engine_is_named_or_chosen(project: Path, exported: Path, tmp_path: 
 def test_eval_of_a_file_that_was_moved_needs_a_config(project: Path, exported: Path, tmp_path: Path) -> None:
     moved = tmp_path / "phone.tflite"
     moved.write_bytes((exported / "model_float32.tflite").read_bytes())
-    message = "its config.yml is not beside it, so that the labelled images are not known"
+    message = "its config.yml is not beside it, so the labelled images are unknown"
     assert message in run("eval", "--model_path", moved, code=2)
     output = run("eval", "--model_path", moved, "--config", project / "tiny.yml")
     assert f"Written: {tmp_path / 'eval.json'}" in output
@@ -197,9 +196,10 @@ def spoiled(measure: Callable[..., Any]) -> Callable[..., Any]:
     def wrong(pixels: np.ndarray) -> np.ndarray:
         return np.broadcast_to(np.array([0, 1], np.float32), (*pixels.shape[:3], 2)).copy()
 
-    def measure_others(checkpoint: Predict, artifacts: dict[str, Predictor], *others: Any, **more: Any) -> Any:
+    def measure_others(trained: TrainedModel, artifacts: dict[str, Predictor], limit: AccuracyLimit) -> Any:
+        vars(trained)["predict"] = right
         changed = {name: dataclasses.replace(one, predict=wrong) for name, one in artifacts.items()}
-        return measure(right, changed, *others, **more)
+        return measure(trained, changed, limit)
 
     return measure_others
 

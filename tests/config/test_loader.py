@@ -11,7 +11,7 @@ from rsseg_tf.config import Config, dump_config, load_config
 from rsseg_tf.config.schema import CustomDataset
 from rsseg_tf.config.zoo import C2FNet, SegmentorSection
 from rsseg_tf.datasets.table import RECIPES, SPECS
-from rsseg_tf.errors import ConfigError
+from rsseg_tf.errors import ConfigError, OldKeyWarning
 
 BASE = """\
 dataset: {name: dubai, root: data/dubai}
@@ -199,7 +199,8 @@ def test_a_config_that_does_not_exist() -> None:
 def test_protocols_fit_the_dataset(tmp_path: Path) -> None:
     assert load(tmp_path).eval.protocol == "benchmark"
     assert load(tmp_path, "", "eval.protocol=stitched").eval.protocol == "stitched"
-    assert load(tmp_path, "", "eval.protocol=seed").eval.protocol == "benchmark", "its name in earlier versions"
+    with pytest.warns(OldKeyWarning, match="'seed' is called 'benchmark' now"):
+        assert load(tmp_path, "", "eval.protocol=seed").eval.protocol == "benchmark"
     potsdam = BASE.replace("dubai", "potsdam")
     assert load(tmp_path, "", "eval.protocol=isprs5", base=potsdam).eval.protocol == "isprs5"
     with pytest.raises(ConfigError, match="eval.protocol must be 'benchmark', 'stitched' or 'isprs5'; got 'stiched'"):

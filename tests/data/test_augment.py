@@ -72,7 +72,8 @@ def test_padding_and_normalisation_equal_the_originals(pieces: dict[str, np.ndar
     padded, padded_label = ops.pad_and_crop(image, label, seed(0), Size(64, 64), image_padding=127.5, label_padding=255)
     np.testing.assert_array_equal(padded, pieces["tr_pad_64_img"].transpose(1, 2, 0))
     np.testing.assert_array_equal(padded_label, pieces["tr_pad_64_label"])
-    normal = ops.normalise(image, (0.5,) * 3, (0.5,) * 3)
+    halves = custom_spec("halves", ("a", "b"), mean=(0.5,) * 3, std=(0.5,) * 3)
+    normal = ops.normalise(image, halves)
     np.testing.assert_allclose(normal, pieces["tr_normalize_img"].transpose(1, 2, 0), atol=1e-6)
 
 

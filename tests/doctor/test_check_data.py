@@ -18,7 +18,7 @@ import rasterio
 from rsseg_tf.config import load_config
 from rsseg_tf.config.zoo import CrossEntropy
 from rsseg_tf.datasets.isprs import POTSDAM
-from rsseg_tf.doctor import KINDS, check_data, target_from_config, target_from_folder
+from rsseg_tf.doctor import KINDS, check_data, dataset_from_config, dataset_from_folder
 from rsseg_tf.errors import DataError
 from rsseg_tf.prepare.synthetic import generate_synthetic
 from rsseg_tf.rasters.images import write_png
@@ -82,8 +82,8 @@ def replace_image(root: Path, name: str, pixels: np.ndarray, **profile: object) 
 
 def mark(path: Path, *colours: str) -> None:
     """Marks the bands of a TIFF."""
-    with rasterio.open(path, "r+") as target:
-        target.colorinterp = [rasterio.enums.ColorInterp[colour] for colour in colours]
+    with rasterio.open(path, "r+") as dataset:
+        dataset.colorinterp = [rasterio.enums.ColorInterp[colour] for colour in colours]
 
 
 def palette_label(root: Path) -> None:
@@ -628,11 +628,11 @@ def test_the_original_files_are_not_touched(root: Path) -> None:
 
 def test_a_prepared_dataset_of_the_package_has_no_errors(tmp_path: Path) -> None:
     generate_synthetic(tmp_path / "scenes", scenes_train=3, scenes_val=2, size=64)
-    report = check_data(target_from_folder(tmp_path / "scenes"))
-    assert report.count("error") == 0 and report.target.expected.name == "synthetic"
+    report = check_data(dataset_from_folder(tmp_path / "scenes"))
+    assert report.count("error") == 0 and report.dataset.expected.name == "synthetic"
     config = load_config(
         "deeplabv3plus/deeplabv3plus_resnet18_vd_synthetic_256x256_quick.yml",
         [f"dataset.root={tmp_path / 'scenes'}", "augment.crop_size=[64, 64]"],
     )
-    same = check_data(target_from_config(config, "quick"))
+    same = check_data(dataset_from_config(config, "quick"))
     assert same.findings == report.findings and same.splits == report.splits

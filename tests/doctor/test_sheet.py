@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rsseg_tf.datasets import default_palette
-from rsseg_tf.doctor import check_data, target_from_folder, write_sheet
+from rsseg_tf.doctor import check_data, dataset_from_folder, write_sheet
 from rsseg_tf.doctor.sheet import choose_samples
 from rsseg_tf.errors import DataError
 from rsseg_tf.rasters.images import read_image, write_png
@@ -98,7 +98,7 @@ def test_a_page_shows_the_pixels(root: Path, tmp_path: Path) -> None:
 def test_images_alone_bands_and_types_of_any_kind(tmp_path: Path) -> None:
     write_tiff(tmp_path / "a" / "five.tif", picture(1, 40, 90, bands=5).astype(np.uint16) * 40)
     write_tiff(tmp_path / "a" / "one.tif", picture(2, 50, 30, bands=1).astype(np.float32))
-    write_sheet(tmp_path / "s.png", check_data(target_from_folder(tmp_path / "a", unlabelled=True)))
+    write_sheet(tmp_path / "s.png", check_data(dataset_from_folder(tmp_path / "a", unlabelled=True)))
     assert read_image(tmp_path / "s.png").shape[1] < 3 * 224, "two pictures, no label beside them"
 
 
@@ -117,7 +117,7 @@ def test_splits_without_a_label_and_an_ignored_id_among_the_classes(root: Path, 
     write_sheet(tmp_path / "s.html", check_folder(root))
     assert "road" in (tmp_path / "s.html").read_text("utf-8")
     (root / "labels.txt").unlink()
-    write_sheet(tmp_path / "t.html", check_data(target_from_folder(root, ignore_index=0)))
+    write_sheet(tmp_path / "t.html", check_data(dataset_from_folder(root, ignore_index=0)))
     page = Page((tmp_path / "t.html").read_text("utf-8"))
     colours = [colour for colour in (*default_palette(255)[1:3], (0, 0, 0)) if has_colour(page.pictures[1], colour)]
     assert len(colours) == 3, "ids 1 and 2 have their colours, 0 is black"
@@ -173,6 +173,6 @@ def test_a_sheet_replaces_a_sheet_and_no_other_file(root: Path, tmp_path: Path, 
     write_png(tmp_path / "mine.png", np.zeros((9, 9, 3), np.uint8))
     path.write_bytes((tmp_path / "mine.png").read_bytes())
     before = path.read_bytes()
-    with pytest.raises(DataError, match="exists and is no contact sheet of ours"):
+    with pytest.raises(DataError, match="exists and is no contact sheet"):
         write_sheet(path, report, count=2)
     assert path.read_bytes() == before

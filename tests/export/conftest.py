@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rsseg_tf.config import Config
-from rsseg_tf.export import Trained, load_trained
+from rsseg_tf.export import TrainedModel, load_trained
 from tests.fixtures.checkpoints import write_checkpoint
 from tests.fixtures.configs import use_tiny_backbone
 
@@ -30,7 +30,7 @@ def tiny_backbone() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def trained(checkpoint: Path) -> Trained:
+def trained(checkpoint: Path) -> TrainedModel:
     with pytest.MonkeyPatch.context() as patch:
         use_tiny_backbone(patch)
         return load_trained(checkpoint)

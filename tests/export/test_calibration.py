@@ -10,8 +10,8 @@ import tensorflow as tf
 
 pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 
-from rsseg_tf.export import Trained, write_tflite
-from rsseg_tf.export.calibration import typical_images
+from rsseg_tf.export import TrainedModel, write_tflite
+from rsseg_tf.export.tflite import typical_images
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.rasters.windows import Size
 from tests.fixtures.checkpoints import pixels
@@ -60,7 +60,7 @@ def test_images_may_have_any_sizes() -> None:
 
 
 def test_int8_covers_the_range_of_the_images_that_stay(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rsseg_tf.export.tflite.typical_images", lambda content, images: [0, 2])
     grey = [np.full((32, 32, 3), 100, np.uint8), pixels(32, 32)[0], np.full((32, 32, 3), 101, np.uint8)]

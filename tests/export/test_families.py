@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rsseg_tf.errors import ExportError
-from rsseg_tf.export import export_model, load_trained
+from rsseg_tf.export import ExportOptions, export_model, load_trained
 from rsseg_tf.manifest import Format, Quantization
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.rasters.windows import Size
@@ -58,7 +58,7 @@ def test_labels_are_equal_in_every_format(tmp_path: Path, name: str) -> None:
     pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
     checkpoint, config = write_checkpoint(tmp_path, *overrides(name))
     trained = load_trained(checkpoint, config)
-    exported = export_model(trained, tmp_path / "out", ("savedmodel", "onnx", "tflite"))
+    exported = export_model(trained, tmp_path / "out", ExportOptions(("savedmodel", "onnx", "tflite")))
     assert exported.folder is not None
     for size in [(32, 32), (33, 47)]:
         image = pixels(*size)
@@ -80,7 +80,7 @@ def test_every_quantization_runs(tmp_path: Path, name: str) -> None:
     calibration = [pixels(32, 32, seed=seed)[0] for seed in range(4)]
     out, quantizations = tmp_path / "out", tuple(QUANTIZATIONS)
     exported = export_model(
-        trained, out, ("tflite",), quantizations=quantizations, tile=Size(32, 32), calibration=calibration
+        trained, out, ExportOptions(("tflite",), quantizations, tile=Size(32, 32), calibration=calibration)
     )
     assert exported.folder is not None
     image = pixels(32, 32, seed=9)
@@ -103,5 +103,5 @@ def test_c2fnet_is_a_savedmodel_and_says_why_it_is_nothing_else(tmp_path: Path) 
     formats: tuple[Format, ...] = ("tflite", "onnx", "openvino")
     for kind in formats:
         with pytest.raises(ExportError, match="cannot hold c2fnet: .* --format savedmodel"):
-            export_model(trained, tmp_path / "other", (kind,))
+            export_model(trained, tmp_path / "other", ExportOptions((kind,)))
         assert not (tmp_path / "other").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsseg_tf.export import Trained, load_trained, write_onnx, write_savedmodel, write_tflite
+from rsseg_tf.export import TrainedModel, load_trained, write_onnx, write_savedmodel, write_tflite
 from rsseg_tf.export.tiles import random_tiles
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.rasters.windows import Size
@@ -16,7 +16,7 @@ from tests.fixtures.configs import use_tiny_backbone
 
 
 @pytest.fixture(scope="module")
-def deep(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def deep(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     folder = tmp_path_factory.mktemp("deep")
     with pytest.MonkeyPatch.context() as patch:
         use_tiny_backbone(patch)
@@ -27,7 +27,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         return load_trained(checkpoint, config)
 
 
-def test_a_savedmodel_takes_float32(deep: Trained, tmp_path: Path) -> None:
+def test_a_savedmodel_takes_float32(deep: TrainedModel, tmp_path: Path) -> None:
     artifact = write_savedmodel(deep, tmp_path / "1")
     assert artifact.input.dtype == "float32" and artifact.input.shape == (None, None, None, 5)
     image = random_tiles(deep.spec, Size(32, 40), 2, dtype="uint16")
@@ -35,7 +35,7 @@ def test_a_savedmodel_takes_float32(deep: Trained, tmp_path: Path) -> None:
     np.testing.assert_allclose(open_predictor(tmp_path).predict(image), expected, atol=1e-5)
 
 
-def test_onnx_and_tflite_take_float32(deep: Trained, tmp_path: Path) -> None:
+def test_onnx_and_tflite_take_float32(deep: TrainedModel, tmp_path: Path) -> None:
     pytest.importorskip("tf2onnx", reason="extra onnx is not installed")
     pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
     image = random_tiles(deep.spec, Size(32, 40), 2, dtype="uint16")
@@ -46,7 +46,7 @@ def test_onnx_and_tflite_take_float32(deep: Trained, tmp_path: Path) -> None:
         np.testing.assert_allclose(predictor.predict(image), expected, atol=1e-5)
 
 
-def test_an_integer_file_still_takes_float32(deep: Trained, tmp_path: Path) -> None:
+def test_an_integer_file_still_takes_float32(deep: TrainedModel, tmp_path: Path) -> None:
     pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
     calibration = list(random_tiles(deep.spec, Size(32, 40), 3, dtype="uint16", seed=1))
     artifact = write_tflite(deep, tmp_path, "int8", tile=Size(32, 40), calibration=calibration)

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 
 from rsseg_tf.assets import asset_dir
-from rsseg_tf.export import Trained, write_tflite
+from rsseg_tf.export import TrainedModel, write_tflite
 from rsseg_tf.predict import predict_labels
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.rasters.images import read_label, write_png
@@ -51,7 +51,7 @@ def test_it_gives_the_labels_of_predict_with_windows_alike(
 
 
 @pytest.fixture(scope="module")
-def models(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[object, Path]:
+def models(trained: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[object, Path]:
     folder = tmp_path_factory.mktemp("models")
     (folder / "any").mkdir()
     images = [pixels(40, 48, seed=seed)[0] for seed in range(3)]

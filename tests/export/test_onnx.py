@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 
 from rsseg_tf.errors import ExportError
-from rsseg_tf.export import Trained, load_trained, write_onnx, write_openvino
+from rsseg_tf.export import TrainedModel, load_trained, write_onnx, write_openvino
 from rsseg_tf.manifest import Manifest
 from rsseg_tf.predictors import load_onnx, open_predictor
 from rsseg_tf.rasters.windows import Size
@@ -25,13 +25,13 @@ DEEPLAB = (
 
 
 @pytest.fixture(scope="module")
-def file(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(trained: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("onnx")
     return folder / write_onnx(trained, folder).path
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 61)])
-def test_all_outputs_are_those_of_the_keras_model(trained: Trained, file: Path, size: tuple[int, int]) -> None:
+def test_all_outputs_are_those_of_the_keras_model(trained: TrainedModel, file: Path, size: tuple[int, int]) -> None:
     image = pixels(*size)
     expected = trained.predict(image)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
@@ -54,7 +54,7 @@ def test_free_sizes_have_names(file: Path) -> None:
     assert sizes == {"pixels": [*free, 3], "class_map": free, "confidence": free, "logits": [*free, 2]}
 
 
-def test_the_manifest_is_among_the_properties(trained: Trained, file: Path) -> None:
+def test_the_manifest_is_among_the_properties(trained: TrainedModel, file: Path) -> None:
     properties = {entry.key: entry.value for entry in onnx.load(str(file)).metadata_props}
     inside = Manifest.from_json(properties["rsseg_tf_manifest"], "inside")
     assert inside.spec == trained.spec
@@ -79,7 +79,7 @@ def test_dilated_convolutions_run(tmp_path: Path, tile: Size | None) -> None:
 
 
 @pytest.mark.parametrize("tile", [None, Size(32, 48)], ids=["any size", "one size"])
-def test_openvino(trained: Trained, tmp_path: Path, tile: Size | None) -> None:
+def test_openvino(trained: TrainedModel, tmp_path: Path, tile: Size | None) -> None:
     pytest.importorskip("openvino", reason="extra openvino is not installed")
     artifact = write_openvino(trained, tmp_path, tmp_path / write_onnx(trained, tmp_path, tile=tile).path, tile=tile)
     predictor = open_predictor(tmp_path / artifact.path, threads=1)

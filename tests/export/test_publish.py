@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from rsseg_tf.config import dump_config
 from rsseg_tf.errors import ExportError
-from rsseg_tf.export import Gate, Trained, check_output, export_model, publish
+from rsseg_tf.export import AccuracyLimit, ExportOptions, TrainedModel, check_output, export_model, publish
 from rsseg_tf.files import hold
 from rsseg_tf.manifest import Artifact, changed_files, file_sha256, read_manifest
 from rsseg_tf.predict import InferenceOptions
@@ -27,13 +27,11 @@ from tests.fixtures.configs import samples
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writes a few bytes where a SavedModel would take seconds."""
 
-    def write(trained: Trained, folder: Path) -> Artifact:
+    def write(trained: TrainedModel, folder: Path) -> Artifact:
         (folder / "saved_model.pb").write_bytes(b"a graph")
         (folder / "variables").mkdir()
         (folder / "variables" / "data").write_bytes(b"weights")
-        return Artifact(
-            format="savedmodel", path=".", input=trained.input_tensor(), outputs=(trained.output_tensor("class_map"),)
-        )
+        return trained.describe("savedmodel", ".", ["class_map"])
 
     monkeypatch.setattr(publish, "write_savedmodel", write)
 
@@ -43,7 +41,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.usefixtures("fast")
-def test_versions_count_up_and_hold_all_that_is_said(trained: Trained, tmp_path: Path) -> None:
+def test_versions_count_up_and_hold_all_that_is_said(trained: TrainedModel, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "model"
     lines: list[str] = []
     first = export_model(trained, out, notify=lines.append)
@@ -71,7 +69,7 @@ def test_versions_count_up_and_hold_all_that_is_said(trained: Trained, tmp_path:
 
 
 @pytest.mark.usefixtures("fast")
-def test_a_version_is_never_overwritten(trained: Trained, tmp_path: Path) -> None:
+def test_a_version_is_never_overwritten(trained: TrainedModel, tmp_path: Path) -> None:
     export_model(trained, tmp_path / "out")
     before = (tmp_path / "out" / "1" / "manifest.json").read_bytes()
     with pytest.raises(ExportError, match=r"out/1 exists, and a published version is never overwritten"):
@@ -81,7 +79,7 @@ def test_a_version_is_never_overwritten(trained: Trained, tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("fast")
 def test_of_two_exports_at_once_each_gets_a_number(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rename = Path.rename
 
@@ -106,7 +104,7 @@ def test_of_two_exports_at_once_each_gets_a_number(
     ],
 )
 def test_a_failure_leaves_nothing(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool, raised: Exception
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool, raised: Exception
 ) -> None:
     out = tmp_path / "out"
     if existing:
@@ -117,12 +115,12 @@ def test_a_failure_leaves_nothing(
 
     monkeypatch.setattr(publish, "write_onnx", full)
     with pytest.raises(ExportError, match="could not be written: .*No space left on device. Nothing was published"):
-        export_model(trained, out, ("savedmodel", "onnx"))
+        export_model(trained, out, ExportOptions(("savedmodel", "onnx")))
     assert names(out) == ["1"] if existing else not out.exists()
 
 
 @pytest.mark.usefixtures("fast")
-def test_what_a_killed_export_left_is_cleared_and_a_running_one_is_not(trained: Trained, tmp_path: Path) -> None:
+def test_what_a_killed_export_left_is_cleared_and_a_running_one_is_not(trained: TrainedModel, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for name in (".00000001.partial", ".00000002.partial", ".mine.partial"):
         (out / name).mkdir(parents=True)
@@ -138,17 +136,15 @@ def test_what_a_killed_export_left_is_cleared_and_a_running_one_is_not(trained: 
 
 
 def test_temporary_files_of_converters_lie_in_the_stage(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the next export removes them."""
     seen: list[Path] = []
 
-    def write(trained: Trained, folder: Path) -> Artifact:
+    def write(trained: TrainedModel, folder: Path) -> Artifact:
         seen.append(Path(tempfile.mkdtemp()))
         (folder / "saved_model.pb").write_bytes(b"a graph")
-        return Artifact(
-            format="savedmodel", path=".", input=trained.input_tensor(), outputs=(trained.output_tensor("class_map"),)
-        )
+        return trained.describe("savedmodel", ".", ["class_map"])
 
     monkeypatch.setattr(publish, "write_savedmodel", write)
     before = tempfile.gettempdir()
@@ -158,7 +154,7 @@ def test_temporary_files_of_converters_lie_in_the_stage(
 
 
 def test_a_full_disk_under_tensorflow_is_one_line(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise tf.errors.ResourceExhaustedError(None, None, "saved_model.pb; No space left on device")
@@ -179,23 +175,23 @@ def test_the_output_must_be_of_one_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_permission(trained: Trained, tmp_path: Path) -> None:
+def test_a_folder_without_permission(trained: TrainedModel, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(ExportError, match="could not be written: Permission denied"):
         export_model(trained, tmp_path / "out")
 
 
-# === The gate ===
+# === The accuracy limit ===
 
 
-def gate(trained: Trained, **limits: float) -> tuple[Gate, list[str]]:
+def accuracy_limit(trained: TrainedModel, **limits: float) -> tuple[AccuracyLimit, list[str]]:
     seen: list[str] = []
-    return Gate(samples(trained.config, "val"), progress=seen.append, **limits), seen
+    return AccuracyLimit(samples(trained.config, "val"), progress=seen.append, **limits), seen
 
 
-def test_a_model_that_is_as_good_is_published_with_its_scores(trained: Trained, tmp_path: Path) -> None:
-    passing, seen = gate(trained, max_miou_drop=0.0)
-    exported = export_model(trained, tmp_path / "out", gate=passing)
+def test_a_model_that_is_as_good_is_published_with_its_scores(trained: TrainedModel, tmp_path: Path) -> None:
+    passing, seen = accuracy_limit(trained, max_miou_drop=0.0)
+    exported = export_model(trained, tmp_path / "out", limit=passing)
     assert exported.folder == tmp_path / "out" / "1" and exported.report == exported.folder / "accuracy.json"
     assert seen == ["checkpoint"] * 2 + ["savedmodel"] * 2
     report = json.loads(exported.report.read_text("utf-8"))
@@ -206,25 +202,25 @@ def test_a_model_that_is_as_good_is_published_with_its_scores(trained: Trained, 
 
 @pytest.mark.usefixtures("fast")
 def test_a_worse_model_is_refused_and_its_scores_are_kept(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def upside_down(path: Path) -> Predictor:
         predictor = Predictor("savedmodel", trained.spec, trained.predict, options=InferenceOptions())
         return dataclasses.replace(predictor, predict=lambda pixels: -trained.predict(pixels))
 
     monkeypatch.setattr(publish, "open_predictor", upside_down)
-    strict, _ = gate(trained, max_miou_drop=-100.0)
-    exported = export_model(trained, tmp_path / "out", gate=strict)
+    strict, _ = accuracy_limit(trained, max_miou_drop=-100.0)
+    exported = export_model(trained, tmp_path / "out", limit=strict)
     assert exported.folder is None and exported.report == tmp_path / "out" / "refused.json"
     assert exported.accuracy is not None and exported.accuracy.refused == ("savedmodel",)
     assert names(tmp_path / "out") == ["refused.json"]
     drop = json.loads(exported.report.read_text("utf-8"))["miou_drop"]["savedmodel"]
     assert drop == pytest.approx(exported.accuracy.drops["savedmodel"]) and abs(drop) > 1
-    lenient, _ = gate(trained, max_miou_drop=100.0)
-    assert export_model(trained, tmp_path / "out", gate=lenient).folder == tmp_path / "out" / "1"
+    lenient, _ = accuracy_limit(trained, max_miou_drop=100.0)
+    assert export_model(trained, tmp_path / "out", limit=lenient).folder == tmp_path / "out" / "1"
 
 
-def test_what_was_published_can_be_opened(trained: Trained, tmp_path: Path) -> None:
+def test_what_was_published_can_be_opened(trained: TrainedModel, tmp_path: Path) -> None:
     exported = export_model(trained, tmp_path / "out")
     assert exported.folder is not None
     predictor = open_predictor(tmp_path / "out")

@@ -20,7 +20,7 @@ from rsseg_tf import manifest as manifests
 from rsseg_tf.checkpoint import read_state, save_checkpoint
 from rsseg_tf.config import Config
 from rsseg_tf.errors import ExportError, NotFiniteError
-from rsseg_tf.export import Trained, export_model, load_trained
+from rsseg_tf.export import ExportOptions, TrainedModel, export_model, load_trained
 from rsseg_tf.export.savedmodel import write_savedmodel
 from rsseg_tf.manifest import MANIFEST_FILE
 from rsseg_tf.predictors import open_predictor
@@ -34,7 +34,7 @@ INSTALLED: list[Any] = [kind for kind, module in EXTRAS.items() if importlib.uti
 FILES = {"tflite": "model_float32.tflite", "onnx": "model.onnx", "openvino": "model_openvino.xml"}
 
 
-def spoil(trained: Trained) -> Trained:
+def spoil(trained: TrainedModel) -> TrainedModel:
     """Makes one weight of the classifier NaN, as a training that ran away leaves them."""
     weight = next(weight for weight in reversed(trained.model.weights) if weight.name == "kernel")
     values = keras.ops.convert_to_numpy(weight).copy()
@@ -44,7 +44,7 @@ def spoil(trained: Trained) -> Trained:
 
 
 @pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def broken(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     with pytest.MonkeyPatch.context() as patch:
         use_tiny_backbone(patch)
         checkpoint, _ = write_checkpoint(tmp_path_factory.mktemp("broken"))
@@ -56,7 +56,7 @@ def require_extra(kind: str) -> None:
         pytest.skip(f"the extra {kind} is not installed")
 
 
-def written(trained: Trained, kind: str, folder: Path) -> Path:
+def written(trained: TrainedModel, kind: str, folder: Path) -> Path:
     """Writes an artifact by itself, as a copy without its manifest is."""
     require_extra(kind)
     if kind == "savedmodel":
@@ -73,7 +73,7 @@ def written(trained: Trained, kind: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["savedmodel", "tflite", "onnx", "openvino"])
-def test_every_engine_refuses_values_that_are_not_finite(broken: Trained, tmp_path: Path, kind: str) -> None:
+def test_every_engine_refuses_values_that_are_not_finite(broken: TrainedModel, tmp_path: Path, kind: str) -> None:
     path = written(broken, kind, tmp_path / "1")
     # Of another size than the tile, too, which is predicted by windows.
     for size in (TILE, (40, 70)):
@@ -81,13 +81,13 @@ def test_every_engine_refuses_values_that_are_not_finite(broken: Trained, tmp_pa
             open_predictor(path).predict(pixels(*size))
 
 
-def test_so_does_a_checkpoint_and_its_export_is_refused(broken: Trained, tmp_path: Path, checkpoint: Path) -> None:
+def test_so_does_a_checkpoint_and_its_export_is_refused(broken: TrainedModel, tmp_path: Path, checkpoint: Path) -> None:
     folder = shutil.copytree(checkpoint, tmp_path / "best_model")
     save_checkpoint(folder, broken.model, None, read_state(folder), broken.config)
     with pytest.raises(NotFiniteError, match=f"the checkpoint {folder} gives values that are not finite"):
         open_predictor(folder).predict(pixels(16, 16))
     with pytest.raises(NotFiniteError, match=r"the checkpoint .*best_model gives values that are not finite"):
-        export_model(load_trained(folder), tmp_path / "out", ("savedmodel",))
+        export_model(load_trained(folder), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -103,7 +103,7 @@ def test_half_precision_that_overflows_is_refused(checkpoint_and_config: tuple[P
         open_predictor(folder, precision="fp16").predict(pixels(16, 16))
 
 
-def test_what_gives_labels_alone_fails_inside_of_the_graph(broken: Trained, tmp_path: Path) -> None:
+def test_what_gives_labels_alone_fails_inside_of_the_graph(broken: TrainedModel, tmp_path: Path) -> None:
     signatures = tf.saved_model.load(str(written(broken, "savedmodel", tmp_path / "1"))).signatures
     image = tf.constant(pixels(16, 16))
     for name in ("serving_default", "probabilities"):
@@ -119,9 +119,9 @@ def test_what_gives_labels_alone_fails_inside_of_the_graph(broken: Trained, tmp_
 
 
 @pytest.fixture(scope="module")
-def version(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def version(trained: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("changed") / "out"
-    folder = export_model(trained, out, ("savedmodel", *INSTALLED), tile=TILE).folder
+    folder = export_model(trained, out, ExportOptions(("savedmodel", *INSTALLED), tile=TILE)).folder
     assert folder is not None
     return folder
 

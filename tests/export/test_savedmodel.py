@@ -14,21 +14,23 @@ import pytest
 import tensorflow as tf
 
 from rsseg_tf.errors import ExportError
-from rsseg_tf.export import Trained, write_savedmodel
+from rsseg_tf.export import TrainedModel, write_savedmodel
 from rsseg_tf.manifest import Manifest
 from rsseg_tf.predictors import open_predictor
 from tests.fixtures.checkpoints import pixels
 
 
 @pytest.fixture(scope="module")
-def folder(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(trained: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved") / "1"
     write_savedmodel(trained, folder)
     return folder
 
 
 @pytest.mark.parametrize("size", [(32, 32), (45, 61)])
-def test_the_signatures_say_what_the_keras_model_says(trained: Trained, folder: Path, size: tuple[int, int]) -> None:
+def test_the_signatures_say_what_the_keras_model_says(
+    trained: TrainedModel, folder: Path, size: tuple[int, int]
+) -> None:
     image = pixels(*size)
     expected = trained.predict(image)
     module = tf.saved_model.load(str(folder))
@@ -44,7 +46,7 @@ def test_the_signatures_say_what_the_keras_model_says(trained: Trained, folder: 
     np.testing.assert_allclose(answer["confidence"], probabilities.max(-1), atol=1e-6)
 
 
-def test_encoded_images_come_back_as_label_pngs(trained: Trained, folder: Path) -> None:
+def test_encoded_images_come_back_as_label_pngs(trained: TrainedModel, folder: Path) -> None:
     image = pixels(33, 40)
     files = [cv2.imencode(".png", one[..., ::-1])[1].tobytes() for one in image]
     module = tf.saved_model.load(str(folder))
@@ -55,7 +57,7 @@ def test_encoded_images_come_back_as_label_pngs(trained: Trained, folder: Path) 
     np.testing.assert_array_equal(labels, trained.predict(image).argmax(-1))
 
 
-def test_each_weight_is_stored_once_and_has_one_handle(trained: Trained, folder: Path) -> None:
+def test_each_weight_is_stored_once_and_has_one_handle(trained: TrainedModel, folder: Path) -> None:
     with tf.Graph().as_default() as loaded, tf.compat.v1.Session() as session:
         tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder))
         nodes = loaded.as_graph_def().node
@@ -67,7 +69,7 @@ def test_each_weight_is_stored_once_and_has_one_handle(trained: Trained, folder:
     assert len([name for name in stored if "VARIABLE_VALUE" in name]) == len(trained.model.weights)
 
 
-def test_the_loader_of_tensorflow_serving_runs_it(trained: Trained, folder: Path) -> None:
+def test_the_loader_of_tensorflow_serving_runs_it(trained: TrainedModel, folder: Path) -> None:
     """A Keras model as an attribute of the module would pass every other test and fail this one."""
     image = pixels(32, 48)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
@@ -91,7 +93,7 @@ np.save(sys.argv[3], module.signatures["logits"](pixels=np.load(sys.argv[2]))["l
 """
 
 
-def test_it_loads_without_keras_and_without_this_package(trained: Trained, folder: Path, tmp_path: Path) -> None:
+def test_it_loads_without_keras_and_without_this_package(trained: TrainedModel, folder: Path, tmp_path: Path) -> None:
     image = pixels(24, 32)
     np.save(tmp_path / "image.npy", image)
     run_python(WITHOUT_KERAS, str(folder), str(tmp_path / "image.npy"), str(tmp_path / "logits.npy"))
@@ -143,7 +145,7 @@ open(logits_file, "wb").write(ctypes.string_at(tf.TF_TensorData(pointer(results[
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library has another name elsewhere")
-def test_the_c_library_runs_it(trained: Trained, folder: Path, tmp_path: Path) -> None:
+def test_the_c_library_runs_it(trained: TrainedModel, folder: Path, tmp_path: Path) -> None:
     image = pixels(24, 32)
     (tmp_path / "image").write_bytes(image.tobytes())
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
@@ -156,7 +158,7 @@ def test_the_c_library_runs_it(trained: Trained, folder: Path, tmp_path: Path) -
     np.testing.assert_allclose(logits, trained.predict(image), atol=1e-5)
 
 
-def test_the_manifest_is_an_asset(trained: Trained, folder: Path) -> None:
+def test_the_manifest_is_an_asset(trained: TrainedModel, folder: Path) -> None:
     inside = Manifest.from_json((folder / "assets" / "manifest.json").read_text("utf-8"), "inside")
     assert inside.model == "fcn_resnet18_vd"
     assert inside.spec == trained.spec

@@ -14,7 +14,7 @@ import tensorflow as tf
 pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 
 from rsseg_tf.errors import DataError, ExportError
-from rsseg_tf.export import Trained, load_trained, write_tflite
+from rsseg_tf.export import TrainedModel, load_trained, write_tflite
 from rsseg_tf.export.flatbuffer import check_operators, operators, tensor_types
 from rsseg_tf.manifest import Manifest, Quantization
 from rsseg_tf.predictors import load_tflite, open_predictor
@@ -44,7 +44,7 @@ LIMITS: dict[Quantization, tuple[float, float]] = {
     ],
 )
 def test_it_says_what_the_keras_model_says(
-    trained: Trained, tmp_path: Path, quantization: Quantization, tile: Size | None
+    trained: TrainedModel, tmp_path: Path, quantization: Quantization, tile: Size | None
 ) -> None:
     calibration = CALIBRATION if quantization.startswith("int") else []
     artifact = write_tflite(trained, tmp_path, quantization, tile=tile, calibration=calibration)
@@ -52,7 +52,7 @@ def test_it_says_what_the_keras_model_says(
     image = pixels(*(tile or (33, 50)))
     expected = trained.predict(image)
     loaded = load_tflite(tmp_path / artifact.path, threads=2)
-    assert loaded.artifact == artifact
+    assert loaded.manifest is not None and loaded.manifest.artifacts == (artifact,)
     logits = loaded.predict(image)
     assert logits.dtype == np.float32
     difference, agreement = LIMITS[quantization]
@@ -62,7 +62,7 @@ def test_it_says_what_the_keras_model_says(
     assert counts["CONV_2D"] > 10 and not any("BATCH" in name for name in counts)
 
 
-def test_an_integer_file_takes_and_gives_bytes(trained: Trained, tmp_path: Path) -> None:
+def test_an_integer_file_takes_and_gives_bytes(trained: TrainedModel, tmp_path: Path) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
     artifact = write_tflite(trained, tmp_path, "int8", tile=Size(32, 32), calibration=CALIBRATION)
@@ -85,7 +85,7 @@ def test_an_integer_file_takes_and_gives_bytes(trained: Trained, tmp_path: Path)
     np.testing.assert_array_equal(answer["class_map"][differ], answer["logits"].argmax(-1)[differ])
 
 
-def test_images_of_any_size_go_through_a_file_of_one_size(trained: Trained, tmp_path: Path) -> None:
+def test_images_of_any_size_go_through_a_file_of_one_size(trained: TrainedModel, tmp_path: Path) -> None:
     write_tflite(trained, tmp_path, tile=Size(32, 48))
     predictor = open_predictor(tmp_path / "model_float32.tflite")
     assert predictor.tile == (32, 48) and predictor.kind == "tflite"
@@ -95,7 +95,7 @@ def test_images_of_any_size_go_through_a_file_of_one_size(trained: Trained, tmp_
     np.testing.assert_allclose(predictor.predict(pixels(20, 30)), trained.predict(padded)[:, :20, :30], atol=1e-5)
 
 
-def test_manifest_and_class_names_are_inside(trained: Trained, tmp_path: Path) -> None:
+def test_manifest_and_class_names_are_inside(trained: TrainedModel, tmp_path: Path) -> None:
     write_tflite(trained, tmp_path)
     with zipfile.ZipFile(tmp_path / "model_float32.tflite") as archive:
         assert archive.read("labels.txt") == b"dark\nbright\n"
@@ -140,13 +140,13 @@ def test_files_that_litert_cannot_run_or_runs_slowly_are_refused() -> None:
         check_operators(converted(torn))
 
 
-def test_whole_numbers_need_images(trained: Trained, tmp_path: Path) -> None:
+def test_whole_numbers_need_images(trained: TrainedModel, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="measures the range of activations on real images; there are none"):
         write_tflite(trained, tmp_path, "int8")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pixels_that_are_no_bytes_are_refused(trained: Trained, tmp_path: Path) -> None:
+def test_pixels_that_are_no_bytes_are_refused(trained: TrainedModel, tmp_path: Path) -> None:
     write_tflite(trained, tmp_path)
     predict = load_tflite(tmp_path / "model_float32.tflite").predict
     image = pixels(32, 32).astype(np.float32)
@@ -164,7 +164,7 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_full_disk_under_the_converter_is_said(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would write a file without a signature."""
 

@@ -14,8 +14,8 @@ pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 
 from rsseg_tf.cli import main
 from rsseg_tf.errors import ExportError
-from rsseg_tf.export import TOLERANCES, Trained, compare, export_model, verify
-from rsseg_tf.export.reference import read_reference
+from rsseg_tf.export import TOLERANCES, ExportOptions, TrainedModel, compare, export_model, verify
+from rsseg_tf.export.tiles import read_reference
 from rsseg_tf.export.timing import time_in_process
 from rsseg_tf.manifest import QUANTIZATIONS
 from rsseg_tf.rasters.windows import Size
@@ -23,13 +23,11 @@ from tests.fixtures.checkpoints import pixels, write_checkpoint
 
 
 @pytest.fixture(scope="module")
-def folder(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(trained: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     exported = export_model(
         trained,
         tmp_path_factory.mktemp("verified") / "out",
-        ("savedmodel", "tflite"),
-        quantizations=("float32", "dynamic"),
-        tile=Size(32, 48),
+        ExportOptions(("savedmodel", "tflite"), ("float32", "dynamic"), tile=Size(32, 48)),
     )
     assert exported.folder is not None
     return exported.folder
@@ -55,10 +53,10 @@ def test_with_the_checkpoint_real_images_are_compared_too(folder: Path, checkpoi
         verify(folder, images=[tmp_path / "small.png"])
 
 
-def test_an_export_keeps_real_tiles_and_int8_is_judged_by_them_alone(trained: Trained, tmp_path: Path) -> None:
+def test_an_export_keeps_real_tiles_and_int8_is_judged_by_them_alone(trained: TrainedModel, tmp_path: Path) -> None:
     calibration = [pixels(40, 60, seed=seed)[0] for seed in range(5)]
     options: dict[str, Any] = {"quantizations": ("float32", "int8"), "tile": (32, 48), "calibration": calibration}
-    kept = export_model(trained, tmp_path / "kept", ("tflite",), real_tiles=3, **options).folder
+    kept = export_model(trained, tmp_path / "kept", ExportOptions(("tflite",), real_tiles=3, **options)).folder
     assert kept is not None
     reference = read_reference(kept)
     assert (reference.made_up, reference.real) == (2, 3)
@@ -70,12 +68,12 @@ def test_an_export_keeps_real_tiles_and_int8_is_judged_by_them_alone(trained: Tr
     output = CliRunner().invoke(main, ["verify", str(kept)]).output
     assert "on 2 made-up and 3 real tiles" in output and "calibrated are compared on the real tiles alone" in output
 
-    none = export_model(trained, tmp_path / "none", ("tflite",), **options).folder
+    none = export_model(trained, tmp_path / "none", ExportOptions(("tflite",), **options)).folder
     assert none is not None
     assert {(one.made_up_tiles, one.real_tiles) for one in verify(none)} == {(2, 0)}
 
 
-def test_a_model_elsewhere_is_compared_like_the_others(folder: Path, trained: Trained) -> None:
+def test_a_model_elsewhere_is_compared_like_the_others(folder: Path, trained: TrainedModel) -> None:
     found = verify(folder, others={"server": trained.predict, "wrong": lambda batch: trained.predict(batch)[:, ::-1]})
     results = {one.name: one.passed for one in found}
     assert results["server"] and not results["wrong"]

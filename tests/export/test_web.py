@@ -24,7 +24,7 @@ from rasterio.warp import transform as reproject
 pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 
 from rsseg_tf.errors import ExportError
-from rsseg_tf.export import Page, Trained, find_litertjs, write_web
+from rsseg_tf.export import Page, TrainedModel, find_litertjs, write_web
 from rsseg_tf.predict import predict_labels
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.rasters.images import read_image, read_label, write_png
@@ -56,7 +56,7 @@ def litertjs() -> Path:
 
 
 @pytest.fixture(scope="module")
-def site(trained: Trained, litertjs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(trained: TrainedModel, litertjs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     write_png(folder / "try.png", scene(70, 90))
     write_web(trained, folder, Page(litertjs, "Bright & dark", folder / "try.png"), tile=TILE)

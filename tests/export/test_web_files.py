@@ -17,7 +17,7 @@ pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 from rsseg_tf.assets import asset_dir
 from rsseg_tf.cli import main
 from rsseg_tf.errors import DataError, ExportError
-from rsseg_tf.export import Page, Trained, find_litertjs, load_trained, verify, write_web
+from rsseg_tf.export import Page, TrainedModel, find_litertjs, load_trained, verify, write_web
 from rsseg_tf.export.litertjs import PACKAGES, VERSION, write_litertjs
 from rsseg_tf.export.web import windowed
 from rsseg_tf.manifest import read_manifest
@@ -58,7 +58,7 @@ def test_the_command_publishes_a_page_that_is_verified(checkpoint: Path, litertj
         verify(folder)
 
 
-def test_the_windows_of_the_config_are_kept_if_they_fit(trained: Trained) -> None:
+def test_the_windows_of_the_config_are_kept_if_they_fit(trained: TrainedModel) -> None:
     windows = {"is_slide": True, "crop_size": (48, 64), "stride": (16, 24), "flip_vertical": True}
     inference = trained.manifest.inference.model_copy(update=windows)
     asking = dataclasses.replace(trained, manifest=trained.manifest.model_copy(update={"inference": inference}))
@@ -76,12 +76,12 @@ def test_browsers_show_three_bands_of_eight_bits(litertjs: Path, tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
-def test_what_the_runtime_cannot_run_is_refused(trained: Trained, litertjs: Path, tmp_path: Path) -> None:
+def test_what_the_runtime_cannot_run_is_refused(trained: TrainedModel, litertjs: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="use --quantize float32, float16, dynamic or int8"):
         write_web(trained, tmp_path, Page(litertjs), "int16x8")
 
 
-def test_a_sample_must_be_what_the_page_reads(trained: Trained, litertjs: Path, tmp_path: Path) -> None:
+def test_a_sample_must_be_what_the_page_reads(trained: TrainedModel, litertjs: Path, tmp_path: Path) -> None:
     write_png(tmp_path / "grey.png", PNG[:, :, 0])
     with pytest.raises(ExportError, match="has 1 bands of uint8"):
         write_web(trained, tmp_path, Page(litertjs, sample=tmp_path / "grey.png"))

@@ -374,11 +374,12 @@ class Export(Command):
         self.run(base, base / "before")
 
     def run(self, base: Path, case: Path) -> None:
-        from rsseg_tf.export import export_model, load_trained
+        from rsseg_tf.export import ExportOptions, export_model, load_trained
         from rsseg_tf.rasters.windows import Size
 
         _use_smallest_backbone()
-        export_model(load_trained(base / "best_model"), case / "out", ("savedmodel", "tflite"), tile=Size(32, 32))
+        options = ExportOptions(("savedmodel", "tflite"), tile=Size(32, 32))
+        export_model(load_trained(base / "best_model"), case / "out", options)
 
     def again(self, base: Path, case: Path) -> None:
         self.run(base, case)

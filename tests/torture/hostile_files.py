@@ -228,7 +228,7 @@ def _checkpoint(folder: Path) -> list[Path]:
 
 def _read_checkpoint(folder: Path) -> object:
     from rsseg_tf.checkpoint import _read_arrays, read_state
-    from rsseg_tf.export.reference import read_reference
+    from rsseg_tf.export.tiles import read_reference
 
     readers = (lambda path: _read_arrays(path, "model.weights.npz"), read_state, read_reference)
     return _each(readers, folder)

@@ -48,7 +48,7 @@ def test_names_are_turned_into_ours(build: Callable[[], keras.Model]) -> None:
 
 
 def test_another_network_is_refused() -> None:
-    with pytest.raises(WeightsError, match="The preset x is no ResNet that we have: it has a weight block1/kernel"):
+    with pytest.raises(WeightsError, match="The preset x is no ResNet of this package: it has a weight block1/kernel"):
         preset_tensors(SimpleNamespace(weights=[_Weight("block1/kernel", np.zeros(1))]), "x")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rsseg_tf.config import load_config
-from rsseg_tf.doctor import Target, check_data, target_from_config, target_from_folder
+from rsseg_tf.doctor import CheckedDataset, check_data, dataset_from_config, dataset_from_folder
 from rsseg_tf.errors import DataError
 from rsseg_tf.prepare.synthetic import generate_synthetic
 from tests.fixtures.datasets import check_folder, codes, ids, picture, write, write_config, write_sound, write_tiff
@@ -27,9 +27,9 @@ def write_pairs(root: Path, pairs: dict[str, str], first: int = 0) -> Path:
     return root
 
 
-def pairs_of(target: Target, split: str) -> dict[str, str | None]:
-    (found,) = (part for part in target.splits if part.name == split)
-    root = target.root
+def pairs_of(dataset: CheckedDataset, split: str) -> dict[str, str | None]:
+    (found,) = (part for part in dataset.splits if part.name == split)
+    root = dataset.root
     return {
         str(sample.image.relative_to(root)): str(sample.label.relative_to(root)) if sample.label else None
         for sample in found.samples
@@ -43,40 +43,40 @@ def test_a_config_says_lists_classes_and_the_crop(tmp_path: Path) -> None:
     root = write_sound(tmp_path)
     (root / "val.txt").rename(root / "other.txt")
     config = load_config(write_config(root), ["dataset.val_list=other.txt", "dataset.ignore_index=9"])
-    target = target_from_config(config, "c.yml")
-    assert [(split.name, len(split.samples), split.labelled) for split in target.splits] == [
+    dataset = dataset_from_config(config, "c.yml")
+    assert [(split.name, len(split.samples), split.labelled) for split in dataset.splits] == [
         ("train", 5, True), ("val", 3, True)
     ]  # fmt: skip
-    assert target.crop_size == (64, 48) and target.expected.ignore_index == 9 and target.expected.spec
-    assert target.findings == () and target.source == "c.yml"
+    assert dataset.crop_size == (64, 48) and dataset.expected.ignore_index == 9 and dataset.expected.spec
+    assert dataset.findings == () and dataset.source == "c.yml"
 
 
 def test_a_config_whose_root_is_missing_says_how_to_get_the_data(tmp_path: Path) -> None:
     config = load_config(write_config(write_sound(tmp_path)), [f"dataset.root={tmp_path / 'nowhere'}"])
     with pytest.raises(DataError, match=r"nowhere \(dataset.root of c.yml\) does not exist. Set dataset.root"):
-        target_from_config(config, "c.yml")
+        dataset_from_config(config, "c.yml")
     shipped = load_config("fcn/fcn_hrnet_w18_potsdam_512x512_80k.yml", [f"dataset.root={tmp_path / 'nowhere'}"])
     with pytest.raises(DataError, match="rsseg-tf prepare potsdam"):
-        target_from_config(shipped, "x")
+        dataset_from_config(shipped, "x")
 
 
 def test_a_config_beside_a_description_that_is_damaged(tmp_path: Path) -> None:
     root = write_sound(tmp_path)
     (root / "dataset.json").write_text("{}")
-    target = target_from_config(load_config(write_config(root)), "c.yml")
-    assert [finding.code for finding in target.findings] == ["spec-differs"]
+    dataset = dataset_from_config(load_config(write_config(root)), "c.yml")
+    assert [finding.code for finding in dataset.findings] == ["spec-differs"]
 
 
 def test_a_prepared_folder_is_described_by_itself(tmp_path: Path) -> None:
     generate_synthetic(tmp_path / "s", scenes_train=2, scenes_val=1, size=64)
-    target = target_from_folder(tmp_path / "s")
-    assert target.expected.name == "synthetic" and target.expected.spec and target.crop_size is None
-    assert [(split.name, len(split.samples)) for split in target.splits] == [("train", 2), ("val", 1)]
+    dataset = dataset_from_folder(tmp_path / "s")
+    assert dataset.expected.name == "synthetic" and dataset.expected.spec and dataset.crop_size is None
+    assert [(split.name, len(split.samples)) for split in dataset.splits] == [("train", 2), ("val", 1)]
     (tmp_path / "s" / "test.txt").write_text("img_dir/val/scene_018.tif\n")
-    assert [(split.name, split.labelled) for split in target_from_folder(tmp_path / "s").splits][2] == ("test", False)
+    assert [(split.name, split.labelled) for split in dataset_from_folder(tmp_path / "s").splits][2] == ("test", False)
     for option in ({"num_classes": 3}, {"ignore_index": 9}):
         with pytest.raises(DataError, match="stand in its dataset.json"):
-            target_from_folder(tmp_path / "s", **option)  # type: ignore[arg-type]
+            dataset_from_folder(tmp_path / "s", **option)  # type: ignore[arg-type]
 
 
 def test_a_prepared_folder_without_labels(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_prepared_folder_without_labels(tmp_path: Path) -> None:
     prepare("images", tmp_path / "raw", tmp_path / "out", tile_size=64, image_format="png")
     shutil.copy(tmp_path / "out/img_dir/train/0_0_0.png", tmp_path / "out/img_dir/train/1_0_0.png")
     report = check_folder(tmp_path / "out")
-    assert codes(report) == ["duplicate-image"] and not report.target.labelled
+    assert codes(report) == ["duplicate-image"] and not report.dataset.labelled
     assert report.class_weights == {} and report.splits[0].classes == ()
 
 
@@ -93,7 +93,7 @@ def test_a_description_of_someone_else_is_refused(tmp_path: Path) -> None:
     root = write_sound(tmp_path)
     (root / "dataset.json").write_text(json.dumps({"title": "mine"}))
     with pytest.raises(DataError, match="does not describe a dataset prepared by rsseg_tf"):
-        target_from_folder(root)
+        dataset_from_folder(root)
 
 
 # === Lists ===
@@ -110,7 +110,7 @@ def test_lists_without_a_description_take_the_classes_from_labels_txt(tmp_path: 
     write(root / "labels/train_0.png", ids(0))
     assert len(check_folder(root).class_weights["inverse_log"]) == 3
     write(root / "labels/train_0.png", np.where(ids(0) == 2, 4, ids(0)))
-    assert codes(check_data(target_from_folder(root, num_classes=3))) == ["label-out-of-range"]
+    assert codes(check_data(dataset_from_folder(root, num_classes=3))) == ["label-out-of-range"]
 
 
 def test_ids_beyond_eight_bits_are_wrong_whatever_the_classes(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_ids_beyond_eight_bits_are_wrong_whatever_the_classes(tmp_path: Path) ->
 def test_no_weights_are_suggested_where_an_ignored_id_lies_among_the_classes(tmp_path: Path) -> None:
     root = write_sound(tmp_path)
     (root / "labels.txt").unlink()
-    report = check_data(target_from_folder(root, ignore_index=0))
+    report = check_data(dataset_from_folder(root, ignore_index=0))
     assert report.class_weights == {} and report.splits[0].ignored_pixels > 0
 
 
@@ -155,7 +155,7 @@ def test_a_list_without_labels_is_wrong_unless_asked_for(tmp_path: Path) -> None
     root = write_sound(tmp_path)
     (root / "train.txt").write_text("images/train_0.png\nimages/train_1.png\n")
     assert codes(check_folder(root)).count("list-columns") == 2
-    report = check_data(target_from_folder(root, unlabelled=True))
+    report = check_data(dataset_from_folder(root, unlabelled=True))
     assert codes(report) == [] and [split.samples for split in report.splits] == [2, 3]
 
 
@@ -198,17 +198,17 @@ def test_without_validation_nothing_can_be_said_about_leaks(tmp_path: Path) -> N
 def test_options_that_contradict_the_folder(tmp_path: Path, options: dict[str, object], message: str) -> None:
     root = write_sound(tmp_path)
     with pytest.raises(DataError, match=message):
-        target_from_folder(root, **options)  # type: ignore[arg-type]
+        dataset_from_folder(root, **options)  # type: ignore[arg-type]
 
 
 def test_labels_txt_must_be_text_and_name_something(tmp_path: Path) -> None:
     root = write_sound(tmp_path)
     (root / "labels.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="labels.txt cannot be read"):
-        target_from_folder(root)
+        dataset_from_folder(root)
     (root / "labels.txt").write_bytes(b"\n")
     with pytest.raises(DataError, match="1 to 255 classes; got 0"):
-        target_from_folder(root)
+        dataset_from_folder(root)
 
 
 # === Folders ===
@@ -239,17 +239,17 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_known_layouts_are_paired_by_name(tmp_path: Path, layout: str) -> None:
     pairs = LAYOUTS[layout]
-    target = target_from_folder(write_pairs(tmp_path, pairs))
-    assert target.findings == ()
-    assert pairs_of(target, "train") | pairs_of(target, "val") == pairs
-    assert len(pairs_of(target, "train")) == 2
+    dataset = dataset_from_folder(write_pairs(tmp_path, pairs))
+    assert dataset.findings == ()
+    assert pairs_of(dataset, "train") | pairs_of(dataset, "val") == pairs
+    assert len(pairs_of(dataset, "train")) == 2
 
 
 @pytest.mark.parametrize(("images", "labels"), [("images", "masks"), (".", "."), ("Images", "annotations")])
 def test_a_folder_without_splits_is_one_split(tmp_path: Path, images: str, labels: str) -> None:
     pairs = {str(Path(images, f"{name}.png")): str(Path(labels, f"{name}_mask.png")) for name in "ab"}
     report = check_folder(write_pairs(tmp_path, pairs))
-    assert codes(report) == ["no-validation"] and pairs_of(report.target, "all") == pairs
+    assert codes(report) == ["no-validation"] and pairs_of(report.dataset, "all") == pairs
 
 
 def test_what_has_no_counterpart_is_named(tmp_path: Path) -> None:
@@ -300,12 +300,12 @@ def test_images_alone_must_be_asked_for(tmp_path: Path) -> None:
     write(tmp_path / "some" / "a.png", picture(1))
     write(tmp_path / "b.png", picture(1)[::-1])
     with pytest.raises(DataError, match="holds 2 images and nothing that looks like labels.*--unlabelled"):
-        target_from_folder(tmp_path)
-    report = check_data(target_from_folder(tmp_path, unlabelled=True))
-    assert codes(report) == ["near-duplicate"] and not report.target.labelled
+        dataset_from_folder(tmp_path)
+    report = check_data(dataset_from_folder(tmp_path, unlabelled=True))
+    assert codes(report) == ["near-duplicate"] and not report.dataset.labelled
     (tmp_path / "some").rename(tmp_path / "images")
     with pytest.raises(DataError, match="images has no folder of labels beside it"):
-        target_from_folder(tmp_path)
+        dataset_from_folder(tmp_path)
 
 
 def test_linked_folders_are_looked_into(tmp_path: Path) -> None:
@@ -342,10 +342,10 @@ def test_hidden_files_and_other_files_are_not_looked_at(tmp_path: Path) -> None:
 
 def test_folders_that_cannot_be_checked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere does not exist"):
-        target_from_folder(tmp_path / "nowhere")
+        dataset_from_folder(tmp_path / "nowhere")
     with pytest.raises(DataError, match="holds no .jpeg, .jpg, .png, .tif, .tiff files"):
-        target_from_folder(tmp_path)
+        dataset_from_folder(tmp_path)
     for name in ("images", "imgs"):
         (tmp_path / name).mkdir()
     with pytest.raises(DataError, match="has both images and imgs"):
-        target_from_folder(tmp_path)
+        dataset_from_folder(tmp_path)

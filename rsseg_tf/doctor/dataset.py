@@ -1,8 +1,8 @@
-"""What is to be checked: the samples of each split and what they should be, from a config or from a folder.
+"""The dataset to check: the samples of each split and the expectations on them, from a config or from a folder.
 
-A folder may be a prepared dataset (``dataset.json``), hold list files (``train.txt``, ``val.txt``), or plain folders of
-images and labels, which `rsseg_tf.doctor.folders` pairs by name. Lists and pairs that are wrong become findings; only
-what leaves nothing to check is an error.
+A folder is a prepared dataset (`dataset.json`), has list files (`train.txt`, `val.txt`), or has plain folders of images
+and labels, which `rsseg_tf.doctor.folders` pairs by name. Wrong lists and pairs become findings; only a dataset without
+anything to check is an error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rsseg_tf.config import Config
 from rsseg_tf.datasets.spec import MAX_CLASSES, RGB, DatasetSpec, default_palette
-from rsseg_tf.doctor.findings import Finding, listing
+from rsseg_tf.doctor.findings import Finding, first_values, listing, shortened
 from rsseg_tf.doctor.folders import FolderSplit, find_folders
 from rsseg_tf.errors import DataError, address_hint
 from rsseg_tf.files import readable_name
@@ -23,22 +23,22 @@ from rsseg_tf.files.lists import Sample, list_lines
 from rsseg_tf.prepare.output import read_dataset_json, read_description
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 
-__all__ = ["Expected", "Split", "Target", "shown", "target_from_config", "target_from_folder"]
+__all__ = ["CheckedDataset", "Expectation", "Split", "dataset_from_config", "dataset_from_folder", "shown"]
 
 LISTS = ("train", "val", "test")
-"""Names of splits, in the order of a report; ``NAME.txt`` lists each."""
+"""Names of splits, in the order of a report; the list file of each is `NAME.txt`."""
 
 
 @dataclass(frozen=True)
-class Expected:
-    """What a dataset should be, as far as that is known.
+class Expectation:
+    """What is known in advance about a dataset.
 
     Attributes:
-        name: How to call it.
-        classes: Class names by id; None where nothing says how many there are.
+        name: Name in messages.
+        classes: Class names by id; None where their number is unknown.
         palette: A colour for each class.
-        ignore_index: Label value of pixels that do not count.
-        spec: All facts of a dataset that is known as a whole; None where only labels are.
+        ignore_index: Label value of ignored pixels.
+        spec: The complete spec, if there is one.
     """
 
     name: str
@@ -47,15 +47,20 @@ class Expected:
     ignore_index: int = 255
     spec: DatasetSpec | None = None
 
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes; None where it is unknown."""
+        return None if self.classes is None else len(self.classes)
+
     @staticmethod
-    def of(spec: DatasetSpec) -> Expected:
-        """Returns what a spec says."""
-        return Expected(spec.name, spec.classes, spec.palette, spec.ignore_index, spec)
+    def of(spec: DatasetSpec) -> Expectation:
+        """Returns the expectation on a dataset with this spec."""
+        return Expectation(spec.name, spec.classes, spec.palette, spec.ignore_index, spec)
 
 
 @dataclass(frozen=True)
 class Split:
-    """The samples of a split in the order of its list, as often as it names them; None for labels if it has none."""
+    """The samples of a split, in the order of its list and with its repetitions; without labels if it has none."""
 
     name: str
     samples: tuple[Sample, ...]
@@ -63,22 +68,22 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Target:
-    """What is to be checked.
+class CheckedDataset:
+    """A dataset to check.
 
     Attributes:
-        source: What the user named.
+        source: The config or folder that the user named.
         root: Folder to which files are relative.
-        expected: What the data should be.
+        expected: What is known in advance.
         splits: The samples.
-        crop_size: Width and height that training crops to, None if no config says.
-        findings: What is wrong with the lists or pairs.
-        trust: How large files may be, and what a VRT may name.
+        crop_size: Width and height that training crops to; None without a config.
+        findings: Findings about the lists or pairs.
+        trust: Limits for files and for the sources of a VRT.
     """
 
     source: str
     root: Path
-    expected: Expected
+    expected: Expectation
     splits: tuple[Split, ...]
     crop_size: tuple[int, int] | None = None
     findings: tuple[Finding, ...] = ()
@@ -91,19 +96,19 @@ class Target:
 
 
 def shown(path: Path, root: Path) -> str:
-    """Returns how a file is named in findings: relative to the root if it lies below it."""
+    """Returns the name of a file in findings: relative to the root if the file lies below the root."""
     return readable_name(path.relative_to(root).as_posix() if path.is_relative_to(root) else path)
 
 
-def target_from_config(config: Config, source: str) -> Target:
-    """Returns what a config trains and validates on.
+def dataset_from_config(config: Config, source: str) -> CheckedDataset:
+    """Returns the dataset of a config.
 
     Args:
         config: The config.
-        source: What the user named.
+        source: The config's name, as the user gave it.
 
     Raises:
-        DataError: When its root folder does not exist.
+        DataError: When the root folder of the dataset does not exist.
     """
     dataset = config.dataset
     root = Path(dataset.root)
@@ -119,24 +124,24 @@ def target_from_config(config: Config, source: str) -> Target:
         lists.read("val", root / dataset.val_list, labels="needed"),
     )
     findings = [*_differences(dataset.spec, root), *lists.findings]
-    return Target(
-        source, root, Expected.of(dataset.spec), splits, config.augment.crop_size, tuple(findings), config.data.trust
+    return CheckedDataset(
+        source, root, Expectation.of(dataset.spec), splits, config.augment.crop_size, tuple(findings), config.data.trust
     )
 
 
-def target_from_folder(
+def dataset_from_folder(
     folder: Path, *, num_classes: int | None = None, ignore_index: int | None = None, unlabelled: bool = False
-) -> Target:
-    """Returns what a folder holds.
+) -> CheckedDataset:
+    """Returns the dataset in a folder.
 
     Args:
         folder: A prepared dataset, a folder with list files, or folders of images and labels.
-        num_classes: Number of classes where the folder does not say.
-        ignore_index: Label value of pixels that do not count where the folder does not say; 255 if left out.
-        unlabelled: Whether to check images alone.
+        num_classes: Number of classes, where the folder does not give it.
+        ignore_index: Label value of ignored pixels, where the folder does not give it; None for 255.
+        unlabelled: Whether to check images without labels.
 
     Raises:
-        DataError: When there is nothing to check, or the folder says what an argument says otherwise.
+        DataError: When there is nothing to check, or an argument contradicts the folder.
     """
     if not folder.is_dir():
         raise DataError(f"The folder {folder} does not exist. Check the path.{address_hint(folder)}")
@@ -150,50 +155,48 @@ def target_from_folder(
             )
         return _prepared(folder, unlabelled)
     expected = _expected(folder, num_classes, 255 if ignore_index is None else ignore_index)
-    if any((folder / f"{name}.txt").is_file() for name in LISTS):
-        return _listed(folder, expected, unlabelled)
+    lists = [name for name in LISTS if (folder / f"{name}.txt").is_file()]
+    if lists:
+        return _without_validation(_listed(folder, expected, lists, unlabelled=unlabelled))
     found = find_folders(folder, unlabelled=unlabelled)
     splits = tuple(Split(part.name, part.samples, part.labelled) for part in found)
     return _without_validation(
-        Target(str(folder), folder, expected, splits, findings=tuple(_pairing_findings(found, folder)))
+        CheckedDataset(str(folder), folder, expected, splits, findings=tuple(_pairing_findings(found, folder)))
     )
 
 
-def _prepared(folder: Path, unlabelled: bool) -> Target:
-    """A folder that this package prepared."""
-    labelled = bool(read_description(folder / "dataset.json").get("labelled", True))
-    if labelled:
-        expected = Expected.of(read_dataset_json(folder / "dataset.json")[0])
-    else:
-        expected = Expected(str(read_description(folder / "dataset.json").get("name", folder.name)))
-    lists = _Lists(folder)
-    names = [name for name in LISTS if name != "test" or (folder / "test.txt").is_file()] if labelled else ["train"]
-    kinds = {"train": "needed", "val": "needed", "test": "allowed"} if labelled and not unlabelled else {}
-    splits = [lists.read(name, folder / f"{name}.txt", labels=kinds.get(name, "none")) for name in names]
-    return Target(str(folder), folder, expected, tuple(splits), findings=tuple(lists.findings))
+def _prepared(folder: Path, unlabelled: bool) -> CheckedDataset:
+    """Returns the dataset in a folder that this package prepared."""
+    content = read_description(folder / "dataset.json")
+    if not content.get("labelled", True):
+        return _listed(folder, Expectation(str(content.get("name", folder.name))), ["train"], unlabelled=True)
+    expected = Expectation.of(read_dataset_json(folder / "dataset.json")[0])
+    names = [name for name in LISTS if name != "test" or (folder / "test.txt").is_file()]
+    return _listed(folder, expected, names, unlabelled=unlabelled)
 
 
-def _listed(folder: Path, expected: Expected, unlabelled: bool) -> Target:
-    """A folder with list files and no description."""
+def _listed(folder: Path, expected: Expectation, names: Sequence[str], *, unlabelled: bool) -> CheckedDataset:
+    """Returns the dataset of the list files with these names."""
     lists = _Lists(folder)
-    names = [name for name in LISTS if (folder / f"{name}.txt").is_file()]
     kinds = {} if unlabelled else {"train": "needed", "val": "needed", "test": "allowed"}
-    splits = [lists.read(name, folder / f"{name}.txt", labels=kinds.get(name, "none")) for name in names]
-    return _without_validation(Target(str(folder), folder, expected, tuple(splits), findings=tuple(lists.findings)))
+    splits = tuple(lists.read(name, folder / f"{name}.txt", labels=kinds.get(name, "none")) for name in names)
+    return CheckedDataset(str(folder), folder, expected, splits, findings=tuple(lists.findings))
 
 
-def _without_validation(target: Target) -> Target:
-    """Notes that a labelled dataset has no validation split."""
-    if not target.labelled or any(split.name == "val" for split in target.splits):
-        return target
-    names = tuple(split.name for split in target.splits)
-    message = f"{target.root} has no split named val, only {listing(names)}"
-    finding = Finding("no-validation", names, (), message)
-    return replace(target, findings=(*target.findings, finding))
+def _without_validation(dataset: CheckedDataset) -> CheckedDataset:
+    """Adds a finding to a labelled dataset without a validation split."""
+    if not dataset.labelled or any(split.name == "val" for split in dataset.splits):
+        return dataset
+    names = tuple(split.name for split in dataset.splits)
+    message = f"{dataset.root} has no split named val, only {listing(names)}"
+    return replace(dataset, findings=(*dataset.findings, Finding("no-validation", names, (), message)))
 
 
-def _expected(folder: Path, num_classes: int | None, ignore_index: int) -> Expected:
-    """Takes the classes from ``labels.txt``, or their number from the user, or leaves them open."""
+def _expected(folder: Path, num_classes: int | None, ignore_index: int) -> Expectation:
+    """Returns the expectation on a folder without a description.
+
+    The classes come from `labels.txt`, or their number from the user; otherwise they stay unknown.
+    """
     names: tuple[str, ...] | None = None
     file = folder / "labels.txt"
     if file.is_file():
@@ -212,11 +215,11 @@ def _expected(folder: Path, num_classes: int | None, ignore_index: int) -> Expec
             f"The ignored id {ignore_index} is also a class of {folder}: its {len(names)} classes have the ids "
             f"0..{len(names) - 1}. Choose another ignored id; 255 is usual."
         )
-    return Expected(folder.name, names, default_palette(len(names)) if names is not None else (), ignore_index)
+    return Expectation(folder.name, names, default_palette(len(names)) if names is not None else (), ignore_index)
 
 
 def _differences(spec: DatasetSpec, root: Path) -> list[Finding]:
-    """Compares the config's dataset with the description in its folder, if it has one."""
+    """Compares the spec of a config with the description in the folder, if the folder has one."""
     file = root / "dataset.json"
     if not file.is_file():
         return []
@@ -231,36 +234,35 @@ def _differences(spec: DatasetSpec, root: Path) -> list[Finding]:
             "spec-differs",
             (),
             ("dataset.json",),
-            f"{field} is {_brief(getattr(spec, field))} in the config, {_brief(getattr(described, field))} in "
+            f"{field} is {_shown(getattr(spec, field))} in the config, {_shown(getattr(described, field))} in "
             "dataset.json",
         )
         for field in different
     ]
 
 
-def _brief(value: object) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return text if len(text) <= 100 else text[:99] + "…"
+def _shown(value: object) -> str:
+    return shortened(", ".join(map(str, value)) if isinstance(value, tuple) else str(value), 100)
 
 
 # --- lists --------------------------------------------------------------------------------------------------------
 
 
 class _Lists:
-    """Reads list files and collects everything that is wrong with them."""
+    """Reads list files and collects findings about them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.findings: list[Finding] = []
 
     def read(self, split: str, path: Path, *, labels: str) -> Split:
-        """Reads one list; lines that are wrong are left out.
+        """Reads one list without its wrong lines.
 
         Args:
             split: Name of the split.
             path: The file.
-            labels: ``"needed"`` on each line, ``"allowed"`` (the split is labelled if all lines have one), or
-                ``"none"``: second columns are not looked at.
+            labels: `"needed"`: each line must name a label. `"allowed"`: the split is labelled if all lines name one.
+                `"none"`: labels are disregarded.
         """
         before = len(self.findings)
         if not path.is_file():
@@ -286,8 +288,7 @@ class _Lists:
             numbers[sample].append(number)
         for sample, where in numbers.items():
             if len(where) > 1:
-                message = f"{self._name(path)}, lines {', '.join(map(str, where[:8]))}"
-                message += f"{', …' if len(where) > 8 else ''}: {self._name(sample.image)}"
+                message = f"{self._name(path)}, lines {first_values(where)}: {self._name(sample.image)}"
                 self._note("list-repeated", split, path, message)
         if not samples and len(self.findings) == before:
             self._note("list-empty", split, path, f"{self._name(path)} names no sample")
@@ -295,6 +296,7 @@ class _Lists:
         return Split(split, tuple(samples), labelled)
 
     def _reused(self, split: str, samples: Sequence[Sample]) -> None:
+        """Adds a finding for each label that stands beside several images."""
         images: defaultdict[Path, Counter[Path]] = defaultdict(Counter)
         for sample in samples:
             if sample.label is not None:
@@ -319,8 +321,8 @@ def _pairing_findings(found: Sequence[FolderSplit], folder: Path) -> list[Findin
     findings: list[Finding] = []
     for part in found:
         for code, paths, message in (
-            *(("image-without-label", (path,), "has no label") for path in part.lonely_images),
-            *(("label-without-image", (path,), "has no image") for path in part.lonely_labels),
+            *(("image-without-label", (path,), "has no label") for path in part.unpaired_images),
+            *(("label-without-image", (path,), "has no image") for path in part.unpaired_labels),
             *(("pair-ambiguous", paths, "and {} could be the same half of a pair") for paths in part.ambiguous),
         ):
             names = tuple(shown(path, folder) for path in paths)
