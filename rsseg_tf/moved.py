@@ -134,6 +134,7 @@ NAMES = {
         "target_from_config": "rsseg_tf.doctor.dataset:dataset_from_config",
         "target_from_folder": "rsseg_tf.doctor.dataset:dataset_from_folder",
     },
+    "rsseg_tf.training.loop": {"train": "rsseg_tf.training.segmentation"},
 }
 """Module that offered a name -> the name -> module that has it now; a name that changed stands behind a colon."""
 
