@@ -60,8 +60,9 @@ def sample_findings(evidence: Evidence) -> Iterator[Finding]:
     for position, (sample, facts) in enumerate(zip(evidence.samples, evidence.facts, strict=True)):
         for problem in facts.problems:
             both = problem.code in ("size-mismatch", "misplaced-label")
+            # A problem of one file counts once; a problem of a pair counts for each pair.
             if (problem.code, problem.path) in seen and not both:
-                continue  # the file stands in two pairs
+                continue
             seen.add((problem.code, problem.path))
             files = [problem.path, *([sample.label] if both and sample.label else [])]
             message = f"{evidence.name(problem.path)} {problem.message}"
@@ -102,7 +103,7 @@ def image_findings(evidence: Evidence, measured: Sequence[Moments] | None) -> It
     usual_type = _commonest(image.dtype for _, image in images)
     wanted = f"{spec.bands} are expected" if spec else f"most images have {usual_bands}"
     seen: set[Path] = set()
-    values: list[Finding] = []
+    values: list[Finding] = []  # they tell that max_value is wrong, so that normalisation need not be checked
     for position, image in images:
         path = evidence.samples[position].image
         if path in seen:

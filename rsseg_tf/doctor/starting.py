@@ -105,11 +105,11 @@ def _about_values(parts: Mapping[str, ListSummary], max_value: float, root: Path
                     yield sentinel_finding(name, (split,), one.sentinel)
                 yield from unseen_findings(name, (split,), one.unseen)
 
-    told = _first(of_single_images())
-    odd_values = any(one.finding.code != "label-on-nodata" for one in told)
+    found = _first(of_single_images())
+    odd_values = any(one.finding.code != "label-on-nodata" for one in found)
     if not odd_values and len(seen) and (seen[:, 0] < seen[:, 1]).any():
-        told += _first(below_findings(largest, len(seen), max_value, tuple(parts)))
-    return told
+        found += _first(below_findings(largest, len(seen), max_value, tuple(parts)))
+    return found
 
 
 def _about_labels(parts: Mapping[str, ListSummary], expected: Expectation, root: Path) -> list[FindingCount]:
