@@ -69,17 +69,12 @@ def network() -> Callable[[np.ndarray], np.ndarray]:
 def streamed(scene: Path, folder: Path, predict: Callable[[np.ndarray], np.ndarray]) -> None:
     """Predicts as the command does, with defaults."""
     from rsseg_tf.datasets import custom_spec
-    from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions, predict_paths
+    from rsseg_tf.predict import InferenceOptions, OutputOptions, PredictionSettings, predict_paths
 
     spec = custom_spec("six", [str(index) for index in range(CLASSES)])
+    options = InferenceOptions(batch_size=BATCH, tile=(TILE, TILE))
     (result,) = predict_paths(
-        [scene],
-        predict,
-        spec,
-        folder,
-        InferenceOptions(batch_size=BATCH),
-        scenes=SceneOptions(tile=(TILE, TILE)),
-        output=OutputOptions(pictures=False),
+        [scene], predict, PredictionSettings(spec, folder, options, output=OutputOptions(pictures=False))
     )
     if not result.ok:
         raise SystemExit(result.error)

@@ -53,7 +53,7 @@ def test_other_forms(text: str, expected: str) -> None:
 
 
 def test_the_file_is_named_once() -> None:
-    with pytest.raises(DataError, match=r"^a\.tif cannot be used: TypeError: complex\. Mend it"), naming("a.tif"):
+    with pytest.raises(DataError, match=r"^a\.tif cannot be used: TypeError: complex\. Repair it"), naming("a.tif"):
         raise TypeError("complex")
     with pytest.raises(ServingError, match=r"^a\.tif: busy$"), naming("a.tif"):
         raise ServingError("busy")

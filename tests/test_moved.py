@@ -25,10 +25,10 @@ def test_an_old_module_is_the_new_one(old: str) -> None:
 
 
 def test_submodules_move_with_their_package() -> None:
-    sys.modules.pop("rsseg_tf.inference.jobs", None)
-    with pytest.warns(DeprecationWarning, match=r"rsseg_tf\.predict\.jobs"):
-        module = importlib.import_module("rsseg_tf.inference.jobs")
-    assert module is importlib.import_module("rsseg_tf.predict.jobs")
+    sys.modules.pop("rsseg_tf.inference.writing", None)
+    with pytest.warns(DeprecationWarning, match=r"rsseg_tf\.predict\.writing"):
+        module = importlib.import_module("rsseg_tf.inference.writing")
+    assert module is importlib.import_module("rsseg_tf.predict.writing")
 
 
 @pytest.mark.parametrize(("package", "name"), [(package, name) for package in NAMES for name in sorted(NAMES[package])])

@@ -25,11 +25,12 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.evaluate.evaluation import evaluate
 from rsseg_tf.export.tiles import read_tiles
 from rsseg_tf.files.lists import Sample
-from rsseg_tf.predict import InferenceOptions, OutputOptions, predict_paths
+from rsseg_tf.predict import InferenceOptions, OutputOptions
 from rsseg_tf.rasters.images import read_label, write_png
 from rsseg_tf.rasters.inspection import Inspection
 from rsseg_tf.rasters.scenes import open_scene, read_pixels
 from rsseg_tf.rasters.windows import Window
+from tests.fixtures.scenes import predict_files
 
 SIZE = (24, 32)
 Make = Callable[[Path], Path]
@@ -250,9 +251,9 @@ def test_evaluation_counts_what_prediction_labels(tmp_path: Path) -> None:
     image = write_tiff(tmp_path / "a.tif", bands, nodata=255)
     spec = spec_of()
     options = InferenceOptions()
-    (result,) = predict_paths([image], bright, spec, tmp_path / "out", options, output=OutputOptions(pictures=False))
-    assert result.ok and result.geotiff is not None
-    predicted = read_label(result.geotiff)
+    (result,) = predict_files([image], bright, spec, tmp_path / "out", options, output=OutputOptions(pictures=False))
+    assert result.ok and "geotiff" in result.files
+    predicted = read_label(result.files["geotiff"])
     assert (predicted[:12] == spec.ignore_index).all() and (predicted[12:] != spec.ignore_index).all()
     write_png(tmp_path / "label.png", np.where(predicted == 255, 0, predicted).astype(np.uint8))
     seen: list[NDArray] = []
@@ -268,10 +269,10 @@ def test_a_few_sentinels_change_no_other_label(tmp_path: Path) -> None:
     paths = [write_tiff(tmp_path / "clean.tif", FLOAT)]
     for name, value in (("a", -9999.0), ("b", 1e20), ("c", float(np.finfo(np.float32).min))):
         paths.append(write_tiff(tmp_path / f"{name}.tif", with_(FLOAT, value)))
-    results = predict_paths(
+    results = predict_files(
         paths, bright, spec_of(), tmp_path / "out", InferenceOptions(), output=OutputOptions(pictures=False)
     )
-    clean, *others = [read_label(result.geotiff) for result in results if result.geotiff]
+    clean, *others = [read_label(result.files["geotiff"]) for result in results if result.ok]
     assert len(others) == 3
     for result, labels in zip(results[1:], others, strict=True):
         assert (labels[CORNER] == 255).all()
@@ -287,7 +288,7 @@ def test_what_a_user_must_know_is_said_alike(tmp_path: Path) -> None:
     assert [words in line for line in Inspection([Sample(alpha, label)], spec_of(4)).raise_first().notes()] == [True]
     (problem,) = inspect_sample(Sample(alpha, label), spec=spec_of(4)).problems
     assert problem.code == "image-reading" and words in problem.message
-    (result,) = predict_paths(
+    (result,) = predict_files(
         [alpha], bright, spec_of(4), tmp_path / "out", InferenceOptions(), output=OutputOptions(pictures=False)
     )
     assert words in str(result.note)

@@ -15,13 +15,14 @@ from rsseg_tf.export import export_model, load_trained, verify
 from rsseg_tf.files.archives import list_members
 from rsseg_tf.files.lists import read_list
 from rsseg_tf.manifest import read_manifest
-from rsseg_tf.predict import InferenceOptions, collect_images, predict_paths
+from rsseg_tf.predict import InferenceOptions, collect_images
 from rsseg_tf.predictors import find_model, keras_predictor, normalise, open_predictor
 from rsseg_tf.predictors.artifacts import as_input
 from rsseg_tf.rasters.images import read_image, write_png
 from rsseg_tf.training import make_strategy, train
 from tests.fixtures.checkpoints import pixels, write_checkpoint
 from tests.fixtures.configs import use_tiny_backbone
+from tests.fixtures.scenes import predict_files
 
 TWO = custom_spec("two", ("a", "b"), bands=2, max_value=1000.0, mean=(0.1, 0.5), std=(0.2, 0.25))
 
@@ -50,7 +51,7 @@ def test_a_checkpoint_brings_along_what_it_needs(tmp_path: Path, monkeypatch: py
     predictor = open_predictor(checkpoint)
     assert predictor.kind == "checkpoint" and predictor.manifest is None and predictor.tile is None
     assert predictor.spec == config.dataset.spec
-    assert predictor.options == InferenceOptions(flip_vertical=True)
+    assert predictor.options == InferenceOptions(flip_vertical=True, tile=config.augment.crop_size)
     assert predictor.predict(pixels(20, 30)).shape == (2, 20, 30, 2)
 
 
@@ -151,7 +152,7 @@ def test_functions_take_paths_as_text(tmp_path: Path, monkeypatch: pytest.Monkey
     write_png(str(tmp_path / "a.png"), pixels(16, 24)[0])
     assert read_image(str(tmp_path / "a.png")).shape == (16, 24, 3)
     images, base = collect_images(str(tmp_path / "a.png"), exclude=str(tmp_path / "result"))
-    (result,) = predict_paths(
+    (result,) = predict_files(
         [str(path) for path in images], predictor.predict, predictor.spec, str(tmp_path / "result"), InferenceOptions(),
         base=str(base),
     )  # fmt: skip

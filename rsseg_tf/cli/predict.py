@@ -13,25 +13,28 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rsseg_tf.cli.engine import ModelSource, choose_engine, engine_options, locate_engine
-from rsseg_tf.cli.options import (
-    Grouped,
-    check_save_dir,
+from rsseg_tf.cli.models import (
+    changed_options,
     choose_device,
-    group,
     load_beside,
     open_server,
     prediction_changes,
+    windows_note,
+)
+from rsseg_tf.cli.options import (
+    Grouped,
+    check_save_dir,
+    group,
     prediction_options,
     server_options,
     vrt_option,
     weights_options,
-    windows_note,
 )
 from rsseg_tf.cli.output import print_note
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
-    from rsseg_tf.predict import InferenceOptions, Job, Predict, PredictionResult, Run
+    from rsseg_tf.predict import ImageJob, Predict, PredictionPlan, PredictionResult
     from rsseg_tf.predictors import Predictor
 
 __all__ = ["command"]
@@ -86,9 +89,6 @@ _cluster = group(
 _windows = group(
     "Windows and augmentation",
     prediction_options("aug-pred"),
-    click.option("--rotate90", is_flag=True, help="With --aug-pred: also turned by 90, 180 and 270 degrees."),
-    click.option("--blend", type=click.Choice(["mean", "cosine"]),
-                 help="Weights of windows.  [default: mean with --is-slide, else cosine]"),
     click.option("--batch-size", type=click.IntRange(min=1), default=4, show_default=True, metavar="N",
                  help="Windows per call of the model."),
 )  # fmt: skip
@@ -98,17 +98,12 @@ _windows = group(
 @_server
 @weights_options
 @engine_options
-@click.option(
-    "--image-path", required=True, type=Path, help="An image, a scene, a folder of them, or a list file (.txt)."
-)
+@click.option("--image-path", required=True, type=Path,
+              help="An image, a scene, a folder of them, or a list file (.txt).")  # fmt: skip
 @click.option("--save-dir", type=Path, default=Path("output/result"), show_default=True, help="Folder for results.")
-@click.option(
-    "--custom-color",
-    multiple=True,
-    type=click.IntRange(0, 255),
-    metavar="R G B...",
-    help="Colours of the classes in order, three numbers each, instead of the dataset's palette.",
-)
+@click.option("--custom-color", multiple=True, type=click.IntRange(0, 255), metavar="R G B...",
+              help="Colours of the classes in order, three numbers each, instead of the dataset's "
+                   "palette.")  # fmt: skip
 @_pictures
 @_windows
 @_scenes
@@ -136,13 +131,22 @@ def command(
     geotiff_prediction/ (class ids with the scene's CRS and transform, colour table, class names and nodata), and what
     the options below ask for.
 
-    Images of up to 2048 x 2048 pixels are predicted whole; larger ones by windows of the model's size that overlap by a
-    quarter and are blended smoothly, in memory that does not depend on their height. Folders keep their structure. An
-    image that cannot be predicted is named at the end, with exit code 1; the others are done. Pictures of huge scenes
-    are reduced to previews.
+    Images of up to 2048 x 2048 pixels are predicted whole; with --is-slide they are scaled and then cut into windows.
+    Larger images are cut first, and each window is scaled; without --is-slide their windows have the model's size and
+    are blended. `rsseg-tf eval` counts the same labels. The memory does not depend on the height of a scene.
+
+    Folders keep their structure. An image that cannot be predicted is named at the end, with exit code 1; the others
+    are done. Pictures of huge scenes are reduced to previews.
     """
     from rsseg_tf.errors import ConfigError
-    from rsseg_tf.predict import OutputOptions, Run, SceneOptions, collect_images
+    from rsseg_tf.predict import (
+        OutputOptions,
+        PredictionPlan,
+        PredictionSettings,
+        SceneOptions,
+        collect_images,
+        palette_with,
+    )
     from rsseg_tf.predict.area_files import read_area
     from rsseg_tf.predict.options import parse_memory
 
@@ -168,34 +172,28 @@ def command(
         predictor = _open(located, config)
     elif values["dask"] is not None:
         raise ConfigError("--dask has no effect with --server, which does the work; use --in_flight, or leave it out.")
-    if note := windows_note(predictor, changes):
-        click.echo(note, err=True)
-    tile = _tile(predictor, config)
+    if line := windows_note(predictor, changes):
+        print_note(line)
+    options = changed_options(predictor.options, changes)
+    # A server takes as many windows as may be on their way.
+    options = dataclasses.replace(options, batch_size=max(values["batch_size"], options.batch_size))
     scenes = SceneOptions(
         bands=values["bands"] or None,
         max_memory=parse_memory(values["max_memory"]),
-        tile=tile,
-        fixed_tile=predictor.tile is not None,
         model=_identity(predictor, located),
         **{
             name: values[name] for name in ("max_value", "match_gsd", "model_gsd", "aoi", "resume", "allow_vrt_sources")
         },
     )
-    run = Run(
-        paths,
-        predictor.spec,
-        save_dir,
-        _inference_options(dataclasses.replace(predictor.options, **changes), tile, values),
-        base=base,
-        custom_color=custom_color or None,
-        scenes=scenes,
-        output=output,
+    palette = palette_with(custom_color or None, predictor.spec)
+    plan = PredictionPlan(
+        paths, PredictionSettings(predictor.spec, save_dir, options, scenes, output, palette), base=base
     )
     if values["dask"] is None or located is None:
-        results = _predict_here(run, predictor.predict)
+        results = _predict_here(plan, predictor.predict)
     else:
         open_model = partial(_open_in_worker, _for_worker(located), config, device, gpus)
-        results = _predict_on_cluster(run, open_model, values)
+        results = _predict_on_cluster(plan, open_model, values)
     _report(results, save_dir)
 
 
@@ -207,8 +205,6 @@ def _check_combinations(values: dict[str, Any]) -> None:
     for name, needed in pairs:
         if values[name] is not None and not values[needed]:
             raise ConfigError(f"--{name} has an effect with --{needed} only; add it or leave --{name} out.")
-    if values["rotate90"] and not values["augmented"]:
-        raise ConfigError("--rotate90 has an effect with --aug_pred only; add --aug_pred or leave it out.")
     if values["workers"] is not None and values["dask"] != "local":
         raise ConfigError("--workers is for --dask local; the workers of a scheduler are started beside it.")
 
@@ -248,16 +244,6 @@ def _open_in_worker(located: ModelSource, config: Config | None, device: str, gp
     return _open(located, config).predict
 
 
-def _tile(predictor: Predictor, config: Config | None) -> tuple[int, int]:
-    """Returns the (width, height) of windows: what the model must have, or else what it was trained with."""
-    if predictor.tile is not None:
-        return predictor.tile[1], predictor.tile[0]
-    if predictor.manifest is not None:
-        height, width = predictor.manifest.crop_size
-        return width, height
-    return (512, 512) if config is None else config.augment.crop_size
-
-
 def _identity(predictor: Predictor, located: ModelSource | None) -> str:
     """Returns a text that identifies a model: name, kind, checksum of the weights."""
     from rsseg_tf.checkpoint import read_weights
@@ -272,40 +258,29 @@ def _identity(predictor: Predictor, located: ModelSource | None) -> str:
     return f"{checkpoint.name} {precision} {read_weights(checkpoint)[1][:12]}"
 
 
-def _inference_options(options: InferenceOptions, tile: tuple[int, int], values: dict[str, Any]) -> InferenceOptions:
-    """Returns windows and augmentation with what only this command has."""
-    # A server takes as many windows as may be on their way.
-    batch_size = max(values["batch_size"], options.batch_size)
-    options = dataclasses.replace(options, rotate90=values["rotate90"], batch_size=batch_size)
-    if values["blend"] is None:
-        return options
-    if not options.is_slide:
-        stride = max(tile[0] * 3 // 4, 1), max(tile[1] * 3 // 4, 1)
-        options = dataclasses.replace(options, is_slide=True, crop_size=tile, stride=stride)
-    return dataclasses.replace(options, blend=values["blend"])
-
-
-def _predict_here(run: Run, predict: Predict) -> list[PredictionResult]:
+def _predict_here(plan: PredictionPlan, predict: Predict) -> list[PredictionResult]:
     """Predicts in this process."""
     results: list[PredictionResult] = []
-    with _progress(run) as (advance, finish):
-        for job, result in run.steps(predict, advance):
+    with _progress(plan) as (advance, finish):
+        for job, result in plan.run(predict, advance):
             finish(job)
             results.append(result)
     return results
 
 
-def _predict_on_cluster(run: Run, open_model: Callable[[], Predict], values: dict[str, Any]) -> list[PredictionResult]:
+def _predict_on_cluster(
+    plan: PredictionPlan, open_model: Callable[[], Predict], values: dict[str, Any]
+) -> list[PredictionResult]:
     """Predicts on Dask workers."""
     from rsseg_tf.predict.cluster import predict_on_cluster
 
     address = None if values["dask"] == "local" else values["dask"]
-    with _progress(run) as (_, finish):
-        return predict_on_cluster(run, open_model, address, workers=values["workers"] or 2, finish=finish)
+    with _progress(plan) as (_, finish):
+        return predict_on_cluster(plan, open_model, address, workers=values["workers"] or 2, finish=finish)
 
 
 @contextlib.contextmanager
-def _progress(run: Run) -> Iterator[tuple[Callable[[Job, int], None], Callable[[Job], None]]]:
+def _progress(plan: PredictionPlan) -> Iterator[tuple[Callable[[ImageJob, int], None], Callable[[ImageJob], None]]]:
     """Shows a bar over all pixels with megapixels per second and the time left.
 
     Yields:
@@ -316,8 +291,8 @@ def _progress(run: Run) -> Iterator[tuple[Callable[[Job, int], None], Callable[[
 
     from rsseg_tf.predict import pixel_count
 
-    sizes = {job: pixel_count(job.path) for job in run.jobs}
-    seen = dict.fromkeys(run.jobs, 0)
+    sizes = {job: pixel_count(job.path) for job in plan.jobs}
+    seen = dict.fromkeys(plan.jobs, 0)
     columns = (
         TextColumn("{task.description}", markup=False),  # names of files may have brackets
         BarColumn(),
@@ -328,18 +303,18 @@ def _progress(run: Run) -> Iterator[tuple[Callable[[Job, int], None], Callable[[
     )
     started = time.monotonic()
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("Predicting", total=sum(sizes.values()), images=f"0/{len(run.jobs)} images", rate="")
+        task = bar.add_task("Predicting", total=sum(sizes.values()), images=f"0/{len(plan.jobs)} images", rate="")
         finished = 0
 
-        def advance(job: Job, pixels: int) -> None:
+        def advance(job: ImageJob, pixels: int) -> None:
             seen[job] += pixels
             rate = sum(seen.values()) / 1e6 / max(time.monotonic() - started, 1e-3)
             bar.update(task, advance=pixels, description=job.path.name, rate=f"{rate:.2f} Mpx/s")
 
-        def finish(job: Job) -> None:
+        def finish(job: ImageJob) -> None:
             nonlocal finished
             finished += 1
-            bar.update(task, advance=sizes[job] - seen[job], images=f"{finished}/{len(run.jobs)} images")
+            bar.update(task, advance=sizes[job] - seen[job], images=f"{finished}/{len(plan.jobs)} images")
 
         yield advance, finish
 

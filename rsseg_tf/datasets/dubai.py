@@ -2,7 +2,7 @@
 
 Published by the Mohammed Bin Rashid Space Centre (MBRSC) and Humans in the Loop: 72 scenes of 509x544 to 1817x2062
 pixels, RGB JPEG, with masks in colours as PNG. The nine parts of each of the eight tiles are neighbours (a 3x3 mosaic),
-so the split goes by tile: with parts of one tile on both sides, validation would see what training has seen.
+so the split goes by tile: with parts of one tile in both splits, validation would use pixels from training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rsseg_tf.files.archives import Member
 
 __all__ = ["DUBAI", "DUBAI_RECIPE", "IGNORED_COLOURS", "TRAIN_TILES", "VAL_TILES"]
 
-# The colours that the masks have. The classes.json which circulates with the set names others.
+# The colours in the masks. The classes.json that circulates with the dataset has other ones.
 DUBAI = DatasetSpec(
     name="dubai",
     classes=("water", "land", "road", "building", "vegetation"),

@@ -68,7 +68,7 @@ _SPLIT = re.compile(r"(?:^|[/_\-. ])(train|val|test)(?:ing|idation)?(?=[/_\-. ]|
 
 
 def split_of(path: str) -> str | None:
-    """Returns `"train"`, `"val"` or `"test"`, as the innermost name in a path that says one; else None."""
+    """Returns `"train"`, `"val"` or `"test"` from the innermost folder of a path that names a split; else None."""
     found = _SPLIT.findall(path)
     return found[-1].lower() if found else None
 

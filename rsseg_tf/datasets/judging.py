@@ -1,6 +1,6 @@
-"""What images and labels must be for a dataset: the rules, and the sentences that say what is wrong.
+"""The rules for the images and labels of a dataset, and the messages about those that break them.
 
-Training, evaluation, prediction and the check of a dataset ask the same questions; what they answer stands here once.
+Training, evaluation, prediction and the data checks share these rules.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _SHOWN_IDS = 8
 
 
 def misfit(dtype: np.dtype, max_value: float, largest: float, middle: float) -> str:
-    """Says what pixels are whose type or values cannot be those of a `max_value`; nothing where they can.
+    """Describes pixels whose type or values contradict `max_value`; returns an empty text for others.
 
-    Whole numbers are judged by their type: 8 bits use all of it, more bits use what they like, but not 255 of 65,536
-    values. Others are judged by their values.
+    For whole numbers the type decides: 8 bits use their full range, and more bits may use a part of it, but not 255 of
+    65,536 values. For other types the values decide.
 
     Args:
         dtype: Type of the pixels.
         max_value: Pixel value that becomes 1.0.
-        largest: The largest value that was seen.
-        middle: The median of those that were seen.
+        largest: The largest known value.
+        middle: The median of the known values.
     """
     if np.issubdtype(dtype, np.integer):
         top = int(np.iinfo(dtype).max)
@@ -124,7 +124,7 @@ def looks_like_a_mask(present: Iterable[int], num_classes: int | None) -> bool:
 
     Args:
         present: The ids that occur.
-        num_classes: None where nothing says how many there are; the other value is then 255.
+        num_classes: Number of classes; None where unknown, and then the other value is 255.
     """
     ids = set(present)
     least = _BYTES if num_classes is None else num_classes
@@ -132,14 +132,14 @@ def looks_like_a_mask(present: Iterable[int], num_classes: int | None) -> bool:
 
 
 def mask_words(present: Iterable[int]) -> str:
-    """Says of ids for which `looks_like_a_mask` is true what they look like."""
+    """Returns the words for ids that `looks_like_a_mask`."""
     return f"0 and {max(present)} alone look like a black-and-white mask"
 
 
 def lone_class(present: Iterable[int], num_classes: int, ignore_index: int) -> int | None:
-    """Returns the only class that all labels hold; None where there are none, more, or the dataset has but one.
+    """Returns the only class in all labels; None for no class, for several, and for a dataset of one class.
 
-    A model learns nothing from it, and every score is perfect.
+    From one class a model learns nothing, and every score is perfect.
     """
     classes = {value for value in present if value < num_classes and value != ignore_index}
     return classes.pop() if num_classes > 1 and len(classes) == 1 else None

@@ -1,7 +1,7 @@
 """Evaluation protocols: which pixels are counted, how often, and which classes the means are over.
 
-Scores of one model by two protocols are different numbers, so that every report names the one that it was counted by.
-Configs choose it by name (`eval.protocol`), `rsseg-tf eval` with `--protocol`.
+Two protocols give different scores for one model, so every report names its protocol. Configs choose it with
+`eval.protocol`, `rsseg-tf eval` with `--protocol`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ ProtocolName = Literal["benchmark", "stitched", "isprs5"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """How predictions are counted.
+    """A way to count predictions.
 
     Attributes:
         name: As in configs and on the command line.
         description: What is counted, in sentences for reports.
-        stitched: Whether images are put back into the scenes that they were cut from, each pixel of which counts once;
-            otherwise every pixel of every image counts.
+        stitched: Whether tiles are stitched into their scenes, each pixel of which counts once; otherwise every pixel
+            of every image counts.
         left_out: Classes that the means over classes leave out. Their pixels stay in the confusion matrix.
-        datasets: Names of the datasets that it is defined for; empty for any.
-        labels: Which labels the dataset must be prepared with (`labels` in its `dataset.json`); None for any.
+        datasets: Names of the datasets that the protocol is defined for; empty for all.
+        labels: Kind of labels that the protocol needs (`labels` in `dataset.json`); None for any.
     """
 
     name: ProtocolName

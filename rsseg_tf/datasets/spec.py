@@ -1,7 +1,7 @@
-"""What a dataset is: its classes, colours, ignored id, bands and normalisation, each said once.
+"""The facts about a dataset: its classes, colours, ignored id, bands and normalisation.
 
-A `DatasetSpec` is the only home of these facts: the config, the model's head, the metrics and the export manifest all
-take them from here.
+A `DatasetSpec` is the only place of these facts: the config, the model's head, the metrics and the export manifest take
+them from it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TILE_NAME_PATTERNS = (YX, XYXY, YYXX)
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """The facts about a dataset that code outside this folder needs.
+    """The facts about a dataset.
 
     Pixels are normalised as `(x / max_value - mean) / std`, band by band.
 
@@ -55,15 +55,15 @@ class DatasetSpec:
         name: Short name, as in the config.
         classes: Class names; the position is the class id in the label files.
         palette: One RGB colour per class, 0..255, all different.
-        ignore_index: Label value of pixels that count neither in the loss nor in the metrics.
+        ignore_index: Label value of pixels that neither the loss nor the metrics count.
         bands: Number of image bands.
-        rgb_bands: Zero-based bands that make a picture for people: three for red, green, blue, or one for grey.
+        rgb_bands: Zero-based bands of pictures for people: three for red, green, blue, or one for grey.
         max_value: Pixel value that becomes 1.0 before the mean is taken off (255 for uint8).
         mean: Mean of each band, in units of `max_value`.
         std: Standard deviation of each band, in units of `max_value`.
         small_classes: Classes of small objects, which a coarse-to-fine model looks at twice.
-        source: Where the data come from: title and publisher.
-        band_names: What the bands show, in their order, such as `("red", "green", "blue")`; empty if unknown.
+        source: Origin of the data: title and publisher.
+        band_names: Contents of the bands, in their order, such as `("red", "green", "blue")`; empty if unknown.
         gsd: Ground sampling distance in metres per pixel; None if unknown or not the same for all images.
         tile_names: Pattern by which the names of tiles tell their place in a scene, one of `TILE_NAME_PATTERNS`;
             None where they do not.
@@ -194,7 +194,7 @@ class DatasetSpec:
 
 
 def unknown_ids(present: Iterable[int], num_classes: int, ignore_index: int) -> list[int]:
-    """Returns those of the label values that are neither a class, 0..num_classes-1, nor the ignored one."""
+    """Returns the label values that are neither a class, 0..num_classes-1, nor the ignored one."""
     return [int(value) for value in present if not 0 <= value < num_classes and value != ignore_index]
 
 
@@ -243,7 +243,7 @@ def custom_spec(
     gsd: float | None = None,
     tile_names: str | None = None,
 ) -> DatasetSpec:
-    """Makes the spec of a user's own data, filling in what was left out.
+    """Makes the spec of a user's own data, with defaults for the facts that are left out.
 
     Args:
         name: Short name of the data.
@@ -256,10 +256,10 @@ def custom_spec(
         mean: Mean per band; 0.5 for each when left out.
         std: Standard deviation per band; 0.5 for each when left out.
         small_classes: Names of the classes of small objects.
-        source: Where the data come from.
-        band_names: What each band shows, if known.
+        source: Origin of the data.
+        band_names: Contents of each band, if known.
         gsd: Metres per pixel, if known.
-        tile_names: How the names of tiles say their place, if they do.
+        tile_names: Pattern of the names of tiles, if they tell the place.
 
     Raises:
         DataError: As `DatasetSpec`.

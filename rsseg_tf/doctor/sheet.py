@@ -20,7 +20,7 @@ from rsseg_tf.datasets.spec import MAX_CLASSES, RGB, custom_spec, default_palett
 from rsseg_tf.doctor.evidence import Evidence
 from rsseg_tf.doctor.report import Report
 from rsseg_tf.errors import DataError
-from rsseg_tf.files import atomic_path
+from rsseg_tf.files.writing import output_file
 from rsseg_tf.predict.pictures import IGNORED_COLOUR, as_rgb, legend, resized, titled
 from rsseg_tf.rasters.images import read_label
 from rsseg_tf.rasters.scenes import read_pixels
@@ -83,13 +83,8 @@ def write_sheet(path: Path, report: Report, *, count: int = 12, seed: int = 0) -
         content = _marked(cv2.imencode(".png", picture)[1].tobytes())
     else:
         content = _page(panels, entries, title).encode("utf-8", "backslashreplace")
-    try:
-        with atomic_path(path) as partial:
-            partial.write_bytes(content)
-    except OSError as error:
-        raise DataError(f"Cannot write {path}: {error.strerror or error}. Check the folder and the free space.") from (
-            error
-        )
+    with output_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def check_sheet_place(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from rsseg_tf.evaluate.evaluation import evaluate
 from rsseg_tf.export.trained import TrainedModel
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.metrics import SegmentationScores
-from rsseg_tf.predict import InferenceOptions, Predict, tile_options
+from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import Predictor
 
 __all__ = ["CHECKPOINT", "Accuracy", "AccuracyLimit", "measure_accuracy"]
@@ -80,17 +81,17 @@ def measure_accuracy(trained: TrainedModel, artifacts: Mapping[str, Predictor], 
     Raises:
         DataError: As `rsseg_tf.evaluate.evaluation.evaluate`.
     """
-    options = InferenceOptions(**trained.manifest.inference.model_dump())
+    options = InferenceOptions.of(trained.config)
     trust = trained.config.data.trust
     scores = {}
-    candidates: dict[str, tuple[Predict, tuple[int, int] | None]] = {CHECKPOINT: (trained.predict, None)}
-    candidates |= {name: (predictor.predict, predictor.tile) for name, predictor in artifacts.items()}
-    for name, (predict, tile) in candidates.items():
+    candidates = {CHECKPOINT: (trained.predict, options)}
+    for name, predictor in artifacts.items():
+        own = predictor.options
+        candidates[name] = predictor.predict, dataclasses.replace(options, tile=own.tile, fixed_tile=own.fixed_tile)
+    for name, (predict, how) in candidates.items():
 
         def observe(*_: object, name: str = name) -> None:
             limit.progress(name)
 
-        scores[name] = evaluate(
-            predict, limit.samples, trained.spec, tile_options(options, tile), observe=observe, trust=trust
-        )
+        scores[name] = evaluate(predict, limit.samples, trained.spec, how, observe=observe, trust=trust)
     return Accuracy(scores, limit.max_miou_drop, len(limit.samples))

@@ -27,26 +27,26 @@ from rsseg_tf.errors import ExportError
 from rsseg_tf.export.litertjs import write_litertjs
 from rsseg_tf.export.tflite import write_tflite
 from rsseg_tf.export.trained import TrainedModel
+from rsseg_tf.files.walking import IMAGE_SUFFIXES
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Inference, Quantization, file_sha256
-from rsseg_tf.predict import tile_stride
+from rsseg_tf.predict import usual_stride
 from rsseg_tf.rasters.images import image_header
 
 __all__ = ["WEB_FOLDER", "Page", "check_page", "windowed", "write_web"]
 
 WEB_FOLDER = "web"
 _PAGE_FILE = "page.json"
-_SAMPLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _NO_PAGE = ("int16x8",)  # LiteRT.js has no tensors of 16-bit integers
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a page needs beside the model.
+    """Parts of a page beside the model.
 
     Attributes:
-        litertjs: folder with the archives of LiteRT.js; see `rsseg_tf.export.litertjs.find_litertjs`.
-        title: headline; None for one made of the dataset's name.
-        sample: image that the page offers to try; None for no such button.
+        litertjs: Folder with the archives of LiteRT.js; see `rsseg_tf.export.litertjs.find_litertjs`.
+        title: Headline; None for one made of the dataset's name.
+        sample: Image that the page offers to try; None for no such button.
     """
 
     litertjs: Path
@@ -58,8 +58,8 @@ def check_page(trained: TrainedModel, page: Page, quantization: Quantization) ->
     """Raises what `write_web` raises, without the work.
 
     Raises:
-        ExportError: when browsers cannot show the images of the model, or LiteRT.js cannot run it.
-        DataError: when the sample is no image.
+        ExportError: When browsers cannot show the images of the model, or LiteRT.js cannot run it.
+        DataError: When the sample is no image.
     """
     spec = trained.spec
     if spec.bands != 3 or spec.max_value != 255:
@@ -73,7 +73,7 @@ def check_page(trained: TrainedModel, page: Page, quantization: Quantization) ->
     if page.sample is None:
         return
     header = image_header(page.sample)
-    if page.sample.suffix.lower() not in _SAMPLE_SUFFIXES or header.bands not in (3, 4) or header.dtype != "uint8":
+    if page.sample.suffix.lower() not in IMAGE_SUFFIXES or header.bands not in (3, 4) or header.dtype != "uint8":
         raise ExportError(
             f"The sample {page.sample} has {header.bands} bands of {header.dtype}; the page shows PNG, JPEG and TIFF "
             "files with 3 bands of uint8. Name another one with --web_sample."
@@ -93,17 +93,17 @@ def write_web(
     """Writes the folder `web` into `folder`.
 
     Args:
-        trained: the model.
-        folder: where to write.
+        trained: The model.
+        folder: Folder to write to.
         page: LiteRT.js, title and sample.
-        quantization: of the model; see `write_tflite`.
+        quantization: Quantization of the model; see `write_tflite`.
         tile: (height, width) of the windows; None for the size of the images in training.
-        calibration: images for `int8`.
-        notify: see `write_tflite`.
+        calibration: Images for `int8`.
+        notify: See `write_tflite`.
 
     Raises:
-        ExportError: as `check_page` and `write_tflite`.
-        DataError: when the sample is no image.
+        ExportError: As `check_page` and `write_tflite`.
+        DataError: When the sample is no image.
     """
     check_page(trained, page, quantization)
     target = folder / WEB_FOLDER
@@ -131,7 +131,7 @@ def windowed(trained: TrainedModel, tile: tuple[int, int]) -> TrainedModel:
     """
     options = trained.manifest.inference
     crop_size = tile[1], tile[0]
-    down, across = tile_stride(tile)
+    down, across = usual_stride(tile)
     asked = options.stride if options.is_slide and options.crop_size == crop_size else None
     inference = Inference(is_slide=True, crop_size=crop_size, stride=asked or (across, down))
     return dataclasses.replace(trained, manifest=trained.manifest.model_copy(update={"inference": inference}))

@@ -1,8 +1,8 @@
 """Files and folders: writes that are whole or not at all, locks, walks, list files, archives, downloads."""
 
-from rsseg_tf.files.json_files import read_json
 from rsseg_tf.files.locks import Held, hold
 from rsseg_tf.files.paths import StrPath, readable_name
+from rsseg_tf.files.reading import read_json
 from rsseg_tf.files.walking import walk_files
 from rsseg_tf.files.writing import (
     SIDE_SUFFIX,

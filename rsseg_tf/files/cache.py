@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rsseg_tf.errors import WeightsError
-from rsseg_tf.files.json_files import read_json
+from rsseg_tf.files.reading import read_json
 from rsseg_tf.files.writing import atomic_path
 
 __all__ = ["cache_dir", "cached", "is_offline"]

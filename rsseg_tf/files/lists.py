@@ -25,7 +25,7 @@ import numpy as np
 
 from rsseg_tf.errors import DataError, address_hint, reason
 from rsseg_tf.files.paths import StrPath, readable_name
-from rsseg_tf.files.writing import atomic_path
+from rsseg_tf.files.writing import output_file
 
 __all__ = ["Sample", "Samples", "list_lines", "missing_files", "read_list", "write_list"]
 
@@ -263,13 +263,8 @@ def write_list(path: StrPath, samples: Iterable[Sample], root: StrPath) -> None:
     lines = [_line(sample, root) for sample in samples]
     if not lines:
         raise DataError(f"There is no sample to write to {path}; a list needs at least one.")
-    try:
-        with atomic_path(path) as temporary:
-            temporary.write_text("".join(lines), *_ENCODING, newline="\n")
-    except OSError as error:
-        raise DataError(f"Cannot write {path}: {error.strerror or error}. Check the folder and the free space.") from (
-            error
-        )
+    with output_file(path) as temporary:
+        temporary.write_text("".join(lines), *_ENCODING, newline="\n")
 
 
 def _columns(line: str, folder: Path) -> list[str]:

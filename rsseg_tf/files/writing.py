@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rsseg_tf.errors import DataError, reason
 from rsseg_tf.files.locks import Held, hold
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "atomic_folder",
     "atomic_path",
     "discard_folder",
+    "output_file",
     "partial_folder",
     "recover_folder",
     "remove_file",
@@ -77,6 +79,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         for suffix in _BESIDE:
             temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def output_file(path: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[Path]:
+    """Gives a temporary path as `atomic_path` does, for a file that a user asked for.
+
+    Args:
+        path: The file to appear.
+        errors: What the writing library raises when it cannot write.
+
+    Raises:
+        DataError: When the file cannot be written.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            yield temporary
+    except errors as error:
+        raise DataError(f"Cannot write {path}: {reason(error)}. Check the folder and the free space.") from error
 
 
 def short_stem(stem: str) -> str:

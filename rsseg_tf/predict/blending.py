@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rsseg_tf.errors import DataError
 from rsseg_tf.rasters.windows import sliding_windows
 
-__all__ = ["Axis", "Blend", "Block", "Plan", "blend_blocks", "make_plan"]
+__all__ = ["Axis", "Blend", "Block", "Plan", "Windows", "blend_blocks", "make_plan"]
 
 Blend = Literal["mean", "cosine"]
 """How windows are weighted: all alike, or with a raised cosine that falls off towards the window's border."""
@@ -154,6 +154,27 @@ def make_plan(
             starts = tuple(round(index * (length - whole) / max(count - 1, 1)) for index in range(count))
         axes.append(Axis(length, whole if padded else inside, starts, blend))
     return Plan(*axes)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows that images of any size are cut into.
+
+    Attributes:
+        size: (height, width) of a window.
+        stride: (height, width) of the largest step, 1..size.
+        blend: The weights, see `Blend`.
+        padded: Whether images smaller than a window are padded.
+    """
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    blend: Blend
+    padded: bool
+
+    def over(self, size: tuple[int, int]) -> Plan:
+        """Covers an image of (height, width) with them, see `make_plan`."""
+        return make_plan(size, self.size, self.stride, self.blend, pad=self.padded)
 
 
 def blend_blocks(

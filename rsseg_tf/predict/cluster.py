@@ -18,23 +18,31 @@ from typing import Any
 
 from rsseg_tf.errors import INTERRUPTS, ConfigError, reason
 from rsseg_tf.extras import require
-from rsseg_tf.predict import Job, JobSettings, Predict, PredictionResult, Run, attempt, discard_partial
+from rsseg_tf.predict import (
+    ImageJob,
+    Predict,
+    PredictionPlan,
+    PredictionResult,
+    PredictionSettings,
+    attempt,
+    discard_partial,
+)
 
 __all__ = ["predict_on_cluster"]
 
 
 def predict_on_cluster(
-    run: Run,
+    plan: PredictionPlan,
     open_model: Callable[[], Predict],
     address: str | None,
     *,
     workers: int = 2,
-    finish: Callable[[Job], None] | None = None,
+    finish: Callable[[ImageJob], None] | None = None,
 ) -> list[PredictionResult]:
-    """Predicts all images of a run.
+    """Predicts all images of a plan.
 
     Args:
-        run: the jobs.
+        plan: the jobs.
         open_model: opens the model; called once in each worker, so it must be possible to pickle it.
         address: of a running scheduler, such as tcp://10.0.0.5:8786; None for a cluster of processes on this machine.
         workers: processes of that local cluster.
@@ -48,21 +56,21 @@ def predict_on_cluster(
         ExportError: when the extra `cluster` is not installed.
     """
     distributed = require("distributed", "cluster")
-    results: dict[Job, PredictionResult] = {}
+    results: dict[ImageJob, PredictionResult] = {}
     waiting = []
-    for job, result in run.todo():
+    for job, result in plan.todo():
         if result is None:
-            if not run.settings.scenes.resume:
+            if not plan.settings.scenes.resume:
                 # What an earlier run has left counts on resume only; a name that cannot be removed fails its own job.
                 with contextlib.suppress(OSError, ValueError):
-                    discard_partial(job, run.settings)
+                    discard_partial(job, plan.settings)
             waiting.append(job)
             continue
         results[job] = result
         if finish is not None:
             finish(job)
     # Whoever takes over from a worker that died resumes.
-    settings = replace(run.settings, scenes=replace(run.settings.scenes, resume=True))
+    settings = replace(plan.settings, scenes=replace(plan.settings.scenes, resume=True))
     # Workers may have been started in another folder.
     settings = replace(settings, save_dir=Path(os.path.abspath(settings.save_dir)))
     if settings.scenes.aoi is not None:
@@ -76,10 +84,10 @@ def predict_on_cluster(
         for task in distributed.as_completed(tasks):
             job = tasks[task]
             results[job] = replace(_result(job, task), image=job.path)
-            results[job] = run.record(job, results[job])
+            results[job] = plan.record(job, results[job])
             if finish is not None:
                 finish(job)
-    return [results[job] for job in run.jobs]
+    return [results[job] for job in plan.jobs]
 
 
 @contextlib.contextmanager
@@ -108,8 +116,8 @@ def _opened(model: bytes) -> Predict:
     return opened
 
 
-def _do(job: Job, settings: JobSettings, model: bytes) -> PredictionResult:
-    """Does a job, in a worker. One that cannot open the model fails the images that it is given, not the run."""
+def _do(job: ImageJob, settings: PredictionSettings, model: bytes) -> PredictionResult:
+    """Does a job, in a worker. One that cannot open the model fails the images that it is given, not the plan."""
     try:
         predict = _opened(model)
     except INTERRUPTS:
@@ -119,7 +127,7 @@ def _do(job: Job, settings: JobSettings, model: bytes) -> PredictionResult:
     return attempt(job, settings, predict)
 
 
-def _result(job: Job, task: Any) -> PredictionResult:
+def _result(job: ImageJob, task: Any) -> PredictionResult:
     """Returns the result of a task; whatever kept it from having one is the image's error."""
     killed = require("distributed.scheduler", "cluster").KilledWorker
     try:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rsseg_tf.errors import ConfigError
-from rsseg_tf.predict.blending import Blend
+from rsseg_tf.predict.blending import Blend, Windows
+
+if TYPE_CHECKING:
+    from rsseg_tf.config import Config
 
 __all__ = [
     "VECTOR_SUFFIXES",
@@ -17,6 +21,7 @@ __all__ = [
     "View",
     "check_window",
     "parse_memory",
+    "usual_stride",
 ]
 
 View = tuple[bool, bool, bool]
@@ -42,6 +47,8 @@ class InferenceOptions:
         stride: (width, height) from one window to the next, at most `crop_size`; with `is_slide` only.
         blend: weights of overlapping windows, see `make_plan`: the original's "mean", or a smooth "cosine".
         batch_size: windows given to the model in one call.
+        tile: (width, height) of windows where none are asked for, but needed.
+        fixed_tile: whether the model takes windows of just that size.
 
     Raises:
         ConfigError: when a value is out of range, or window sizes are missing or have no effect.
@@ -56,6 +63,13 @@ class InferenceOptions:
     stride: tuple[int, int] | None = None
     blend: Blend = "mean"
     batch_size: int = 1
+    tile: tuple[int, int] = (512, 512)
+    fixed_tile: bool = False
+
+    @classmethod
+    def of(cls, config: Config) -> InferenceOptions:
+        """Returns how a trained model predicts unless told otherwise."""
+        return cls(**config.eval.inference(), tile=config.augment.crop_size)
 
     def __post_init__(self) -> None:
         check_scales(self.scales)
@@ -92,6 +106,26 @@ class InferenceOptions:
         """Whether more than the image itself, at its own size, is predicted."""
         return self.scales != (1.0,) or len(self.views) > 1
 
+    def windows(self, *, fits: bool) -> Windows | None:
+        """Returns the windows that an image is cut into; None for an image that is predicted whole.
+
+        Args:
+            fits: Whether the image is small enough to be predicted whole.
+        """
+        if self.crop_size is not None and self.stride is not None:
+            padded = self.blend == "cosine" or self.fixed_tile
+            return Windows(self.crop_size[::-1], self.stride[::-1], self.blend, padded)
+        if fits and not self.fixed_tile:
+            return None
+        size = self.tile[::-1]
+        return Windows(size, usual_stride(size), "cosine", padded=True)
+
+    def with_blend(self, blend: Blend) -> InferenceOptions:
+        """Returns the same options with windows that are weighted so: those asked for, or else those of the tile."""
+        if self.is_slide:
+            return replace(self, blend=blend)
+        return replace(self, is_slide=True, crop_size=self.tile, stride=usual_stride(self.tile), blend=blend)
+
 
 @dataclass(frozen=True)
 class SceneOptions:
@@ -103,8 +137,6 @@ class SceneOptions:
         max_value: pixel value of the scenes that stands for the model's `max_value`; by default they are the same.
         match_gsd: resample each window to the model's ground sampling distance.
         model_gsd: metres per pixel that the model was trained on, where its data set does not say.
-        tile: (width, height) of windows where `InferenceOptions` names none.
-        fixed_tile: whether the model takes windows of just that size.
         aoi: file of polygons; only pixels whose centre is inside are predicted.
         max_memory: bytes that may be held at once, beside the model and the libraries.
         resume: go on where an earlier run with the same options was stopped.
@@ -119,8 +151,6 @@ class SceneOptions:
     max_value: float | None = None
     match_gsd: bool = False
     model_gsd: float | None = None
-    tile: tuple[int, int] = (512, 512)
-    fixed_tile: bool = False
     aoi: Path | None = None
     max_memory: int = 2048 * _MIB
     resume: bool = False
@@ -198,6 +228,11 @@ class OutputOptions:
     def needs_probabilities(self) -> bool:
         """Whether logits must be turned into probabilities."""
         return self.confidence or self.probabilities or self.vector is not None or self.min_confidence is not None
+
+
+def usual_stride(window: tuple[int, int]) -> tuple[int, int]:
+    """Returns three quarters of a window: the step between windows where none was asked for."""
+    return max(1, window[0] * 3 // 4), max(1, window[1] * 3 // 4)
 
 
 def parse_memory(text: str) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rsseg_tf.errors import ConfigError, DataError, reason
 from rsseg_tf.files.journal import Journal
-from rsseg_tf.predict.jobs import Job, JobSettings, PredictionResult, stamp
+from rsseg_tf.predict.image import ImageJob, PredictionResult
+from rsseg_tf.predict.settings import PredictionSettings
+from rsseg_tf.predict.writing import stamp
 
 __all__ = ["JOURNAL", "FinishedJobs"]
 
@@ -28,7 +29,7 @@ class FinishedJobs:
         ConfigError: On resume, when one of the jobs was done with other options.
     """
 
-    def __init__(self, settings: JobSettings, jobs: Sequence[Job]) -> None:
+    def __init__(self, settings: PredictionSettings, jobs: Sequence[ImageJob]) -> None:
         self._journal = Journal(settings.save_dir / JOURNAL)
         self._done: dict[str, dict[str, Any]] = {}
         identity, difference = settings.identity(), None
@@ -46,7 +47,7 @@ class FinishedJobs:
             self._done = {}
         self._journal.begin(identity, resume=settings.scenes.resume and difference is None)
 
-    def result(self, job: Job) -> PredictionResult | None:
+    def result(self, job: ImageJob) -> PredictionResult | None:
         """Returns the result of a job that is done and whose image and results are still there unchanged."""
         line = self._done.get(str(job.name))
         if line is None or line.get("source") != [str(job.path), *stamp(job.path)]:
@@ -55,12 +56,11 @@ class FinishedJobs:
             files = {name: Path(path) for name, path in line["files"].items()}
             if not all(path.is_file() for path in files.values()):
                 return None
-            result = PredictionResult(job.path, note=line["note"] or "done by an earlier run")
-            return replace(result, **files)  # type: ignore[arg-type]  # `files` has the names of fields that are paths
+            return PredictionResult(job.path, files, line["note"] or "done by an earlier run")
         except (KeyError, TypeError, AttributeError, ValueError):  # a damaged line: the job is done again
             return None
 
-    def record(self, job: Job, result: PredictionResult) -> None:
+    def record(self, job: ImageJob, result: PredictionResult) -> None:
         """Adds a job that is done; those that failed are left to the next run."""
         if not result.ok:
             return

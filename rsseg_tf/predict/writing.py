@@ -153,6 +153,10 @@ class SceneWriter:
         settings: all that the pixels depend on; compared with the journal's on resume.
         resume: go on with partial files if there are some.
 
+    Attributes:
+        strips: as above.
+        finished: rows that are safe on the disk.
+
     Raises:
         ConfigError: on resume, when the partial files were made with other settings.
         DataError: when a file cannot be written, or another process is writing it.
@@ -167,7 +171,7 @@ class SceneWriter:
         *,
         resume: bool = False,
     ) -> None:
-        self._files, self._scene, self._strips = files, scene, strips
+        self._files, self._scene, self.strips = files, scene, strips
         first = files["labels"]
         self._journal = Journal(first.partial.with_suffix(".json"))
         self._settings = {**settings, "strips": [list(strip) for strip in strips], "products": list(files)}
@@ -204,7 +208,7 @@ class SceneWriter:
         Returns:
             The rows that are finished already; `put` ignores them.
         """
-        left, right = self._strips[index]
+        left, right = self.strips[index]
         self._strip = index
         self._top = self.finished.rows if index == self.finished.strip else 0
         if index < self.finished.strip:
@@ -218,7 +222,7 @@ class SceneWriter:
 
     def put(self, top: int, left: int, planes: Mapping[Product, NDArray[np.uint8]]) -> None:
         """Takes a part of the current rows: `(bands, rows, columns)` per product, placed in the scene."""
-        first, last = self._strips[self._strip]
+        first, last = self.strips[self._strip]
         for product, plane in planes.items():
             rows, columns = plane.shape[1:]
             skipped = max(self._top + self._filled - top, 0)
@@ -367,7 +371,7 @@ class SceneWriter:
         return any(name == product and was and stamp(file.path) == was for name, file in self._files.items())
 
     def _write(self, rows: int) -> None:
-        left, right = self._strips[self._strip]
+        left, right = self.strips[self._strip]
         window = ((self._top, self._top + rows), (left, right))
         for product, file in self._files.items():
             try:

@@ -1,11 +1,11 @@
-"""Cuts scenes into tiles: what one worker does with one scene, in memory that follows the scene's width."""
+"""Cuts a scene into tiles, row of tiles by row of tiles, so that memory depends on the width of the scene alone."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
@@ -37,10 +37,10 @@ class CutPlan:
         tile_size: Side of a tile in pixels.
         overlap: Pixels that neighbouring tiles share.
         names: Pattern of the tiles' names; see `rsseg_tf.prepare.tile_names`.
-        label_suffix: What a label's name has more than its image's, before `.png`.
+        label_suffix: Addition to the image's name in the name of its label, before `.png`.
         bands: What to read of the images.
-        suffix: Kind of image to write: `".png"`, `".jpg"` or `".tif"`; `".tif"` also stands in where bands or
-            type do not fit the kind.
+        suffix: Format of the image tiles: `".png"`, `".jpg"` or `".tif"`; images that a format cannot hold become
+            `".tif"`.
         coding: How masks encode the classes; None without masks.
         palette: Colours of the classes, for label files.
         ignore_index: Id of padding.
@@ -67,12 +67,12 @@ class SceneRecord:
         split: As of the scene.
         stem: As of the scene.
         group: As of the scene.
-        source: Size and stamp of its files, by which a changed source is known.
+        source: Size and stamp of its files, by which a changed source is recognised.
         height: Rows of the scene.
         width: Columns of the scene.
         bands: Bands of the tiles.
         dtype: NumPy name of the tiles' type.
-        tiles: Names of the tiles' images below `img_dir/{split}` and of their labels below `ann_dir/{split}`.
+        tiles: Names of each tile's image below `img_dir/{split}` and of its label below `ann_dir/{split}`.
         pixels: Number of source pixels by class id, 256 numbers; empty without a mask.
         off_palette: Pixels off the palette; they count as ignored, too.
     """
@@ -91,7 +91,7 @@ class SceneRecord:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> SceneRecord:
-        """Reads what `to_json` gave."""
+        """Makes a record from the values of `to_json`."""
         tiles = tuple((image, label) for image, label in content["tiles"])
         off_palette = OffPalette(**{**content["off_palette"], "worst": tuple(content["off_palette"]["worst"])})
         return cls(**{**content, "tiles": tiles, "pixels": tuple(content["pixels"]), "off_palette": off_palette})
@@ -113,8 +113,8 @@ def cut_scene(scene: SourceScene, plan: CutPlan, folder: Path, scratch: Path) ->
     label.
 
     Args:
-        scene: What to cut.
-        plan: How.
+        scene: The scene.
+        plan: How to cut it.
         folder: Receives `img_dir/{split}/…` and `ann_dir/{split}/…`.
         scratch: An existing folder for one copy of each file at a time.
 
@@ -140,12 +140,9 @@ def cut_scene(scene: SourceScene, plan: CutPlan, folder: Path, scratch: Path) ->
                     f"{scene.stem}: the image is {image.height}x{image.width} and its mask {mask.height}x{mask.width} "
                     "pixels (rows x columns); they must be equal. Check that they belong together."
                 )
-            ids = _Ids(mask, plan.coding)
+            ids = _MaskIds(mask, plan.coding)
         tiles = _write_tiles(scene, plan, folder, image, ids)
-    record = SceneRecord(
-        scene.split, scene.stem, scene.group, source_stamp(scene),
-        image.height, image.width, image.bands, image.dtype, tuple(tiles),
-    )  # fmt: skip
+    record = _record(scene, image, tiles)
     if ids is None:
         return record
     return dataclasses.replace(
@@ -153,8 +150,8 @@ def cut_scene(scene: SourceScene, plan: CutPlan, folder: Path, scratch: Path) ->
     )
 
 
-class _Ids:
-    """Class ids of a mask, read like an image, counted on the way."""
+class _MaskIds:
+    """The class ids of a mask, read in rows like an image, with counts of the ids read so far."""
 
     def __init__(self, mask: PixelRows, coding: LabelCoding) -> None:
         self.mask = mask
@@ -163,14 +160,15 @@ class _Ids:
         self.unknown: Counter[object] = Counter()
 
     def read(self, y0: int, y1: int) -> np.ndarray:
+        """Returns the ids of the rows `y0..y1-1` as `(y1 - y0, W, 1)` uint8."""
         ids, unknown = self.coding.decode(self.mask.read(y0, y1))
         self.unknown.update(unknown)
         self.counts += np.bincount(ids.ravel(), minlength=256)
         return ids[..., np.newaxis]
 
 
-class _Rolling:
-    """Rows of an image, each read once, while the wanted stretch moves downwards."""
+class _RowBuffer:
+    """The rows of an image that a row of tiles needs. Each row of the image is read once, also where tiles overlap."""
 
     def __init__(self, read: Callable[[int, int], np.ndarray], height: int) -> None:
         self._read = read
@@ -179,7 +177,7 @@ class _Rolling:
         self._kept: np.ndarray | None = None
 
     def rows(self, y0: int, y1: int) -> np.ndarray:
-        """Returns the rows `y0..y1-1` as far as the image reaches; neither ever decreases, and no row is left out."""
+        """Returns the rows `y0..y1-1` that exist; later calls must ask for the same or later rows, without a gap."""
         wanted = min(y1, self._height)
         if self._kept is None or y0 >= self._start + len(self._kept):
             self._kept = self._read(y0, wanted)
@@ -192,12 +190,13 @@ class _Rolling:
 
 
 def _write_tiles(
-    scene: SourceScene, plan: CutPlan, folder: Path, image: PixelRows, ids: _Ids | None
+    scene: SourceScene, plan: CutPlan, folder: Path, image: PixelRows, ids: _MaskIds | None
 ) -> list[tuple[str, str | None]]:
+    """Writes the tiles of a scene and returns the names of each image and its label."""
     side = plan.tile_size
     wide = max(image.width, side)
-    pictures = _Rolling(image.read, image.height)
-    labels = _Rolling(ids.read, image.height) if ids else None
+    pictures = _RowBuffer(image.read, image.height)
+    labels = _RowBuffer(ids.read, image.height) if ids else None
     image_folder, label_folder = folder / "img_dir" / scene.split, folder / "ann_dir" / scene.split
     if "/" in scene.stem:
         (image_folder / scene.stem).parent.mkdir(parents=True, exist_ok=True)
@@ -234,19 +233,25 @@ def _moved(transform: Affine | None, place: Window) -> Affine | None:
 
 
 def _copy_whole(scene: SourceScene, image: PixelRows, path: Path, folder: Path) -> SceneRecord:
+    """Copies the image file, with the file that GDAL keeps beside it."""
     name = f"{scene.stem}{Path(scene.image.name).suffix.lower()}"
-    side = path.with_name(path.name + SIDE_SUFFIX)  # of an image that lies in a folder, and in no archive
+    side = path.with_name(path.name + SIDE_SUFFIX)  # exists only beside images that are in no archive
     with atomic_path(folder / "img_dir" / scene.split / name) as partial:
         shutil.copyfile(path, partial)
         if side.is_file():
             shutil.copyfile(side, partial.with_name(partial.name + SIDE_SUFFIX))
+    return _record(scene, image, [(name, None)])
+
+
+def _record(scene: SourceScene, image: PixelRows, tiles: Sequence[tuple[str, str | None]]) -> SceneRecord:
     return SceneRecord(
         scene.split, scene.stem, scene.group, source_stamp(scene),
-        image.height, image.width, image.bands, image.dtype, ((name, None),),
+        image.height, image.width, image.bands, image.dtype, tuple(tiles),
     )  # fmt: skip
 
 
 def _padded(rows: np.ndarray, height: int, width: int, value: int) -> np.ndarray:
+    """Pads rows at the bottom and the right to a height and width."""
     below, right = height - rows.shape[0], width - rows.shape[1]
     if not below and not right:
         return rows

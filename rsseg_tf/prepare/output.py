@@ -3,9 +3,9 @@
 img_dir/{train,val,test}/…    images; test only where the owners hand out images without labels
 ann_dir/{train,val}/…         labels: class ids in one band
 train.txt, val.txt, test.txt  one line per tile, image and label (test: image)
-train_GROUP.txt               the tiles of a part of the split, where the dataset has such parts
-labels.txt                    class names, one a line, in the order of their ids
-dataset.json                  the spec, and what was counted on the way
+train_GROUP.txt               the tiles of a group of scenes, where the dataset has groups
+labels.txt                    class names, one per line, in the order of their ids
+dataset.json                  the spec and the counts of scenes, tiles and pixels
 
 A dataset for pre-training has images and `train.txt` alone.
 """
@@ -48,12 +48,12 @@ __all__ = [
 ]
 
 SPLITS = ("train", "val")
-"""What every labelled dataset has."""
+"""The splits of every labelled dataset."""
 
 _WRITER = "rsseg_tf"
 _MARK = ".prepared"
 WORK = ".work"
-"""In the folder of an unfinished run: its journal and its scratch files."""
+"""Subfolder of an unfinished run with its journal and its scratch files."""
 # Earlier versions wrote descriptions without these.
 _LATER_FIELDS = frozenset({"band_names", "gsd", "tile_names"})
 # Entries that earlier versions wrote under another name or with another value.
@@ -66,14 +66,14 @@ _OUR_NAMES = frozenset({"img_dir", "ann_dir", "labels.txt", "dataset.json", _MAR
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What one split holds.
+    """The counts of one split.
 
     Attributes:
         scenes: Number of source scenes.
         tiles: Number of tiles, that is of lines in the list file.
         pixels: Source pixels of each class, by class name; pixels in two tiles count once, padding not at all.
         ignored_pixels: Source pixels without a class.
-        off_palette_pixels: Those of them whose colour or value means nothing.
+        off_palette_pixels: Those of them whose colour or value stands for nothing.
     """
 
     scenes: int
@@ -85,14 +85,14 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What was prepared.
+    """The result of preparing a dataset.
 
     Attributes:
         name: The dataset's name.
         output: Its folder.
         splits: The counts of each split.
-        up_to_date: Whether all was there before.
-        left_out: What of the sources was left out although it may be an image, as a sentence; empty for nothing.
+        up_to_date: Whether everything existed before.
+        left_out: A sentence about possible images in the sources that were left out; empty for none.
     """
 
     name: str
@@ -103,12 +103,12 @@ class PrepareReport:
 
 
 class PreparedFolder:
-    """Fills a folder with the tiles of a dataset and, in the end, its lists and description.
+    """Collects the tiles of a dataset in a folder and, in the end, writes its lists and its description.
 
     Args:
         folder: An existing folder.
-        spec: The dataset, or the name of one without labels.
-        needed: Splits that must not be empty; left out, `SPLITS`, or `train` without labels.
+        spec: The spec; for images without labels, the dataset's name.
+        needed: Splits that must not be empty; None for the usual ones, see `needed_splits`.
 
     Raises:
         OSError: From every method, when a file cannot be written (`staged_output` turns it into a DataError).
@@ -134,14 +134,14 @@ class PreparedFolder:
             (self.folder / kind / split).mkdir(parents=True, exist_ok=True)
 
     def add_sample(self, split: str, image_name: str, label_name: str | None) -> Sample:
-        """Enters a tile into the list of its split and returns where its files lie or should be written."""
+        """Adds a tile to the list of its split and returns the paths of its files, which may still be missing."""
         image = self.folder / "img_dir" / split / image_name
         label = None if label_name is None else self.folder / "ann_dir" / split / label_name
         self._samples[split].append(Sample(image, label))
         return self._samples[split][-1]
 
     def add_record(self, record: SceneRecord) -> None:
-        """Enters the tiles of a scene, which are there already, and its counts."""
+        """Adds the tiles of a scene, whose files exist, and its counts."""
         for image_name, label_name in record.tiles:
             sample = self.add_sample(record.split, image_name, label_name)
             if record.group:
@@ -170,7 +170,7 @@ class PreparedFolder:
         self._pixels[split] += counts
 
     def sweep(self) -> None:
-        """Removes files that no list names: what a killed run left half-written, or cut from scenes that are gone."""
+        """Removes files that no list names: halves that a kill left, and tiles of scenes that are gone."""
         named = {path for samples in self._samples.values() for sample in samples for path in _files_of(sample)}
         # GDAL keeps beside an image what its format cannot hold, such as an unusual CRS.
         named |= {path.with_name(path.name + SIDE_SUFFIX) for path in named}
@@ -182,17 +182,17 @@ class PreparedFolder:
                         path.unlink()
 
     def mark(self, digest: str) -> None:
-        """Notes what the folder was made of."""
+        """Writes the digest of everything that the folder depends on."""
         (self.folder / _MARK).write_text(digest + "\n", encoding="utf-8")
 
     @staticmethod
     def unmark(folder: Path) -> None:
-        """Takes the note away, before the folder changes."""
+        """Removes the digest, before the folder changes."""
         (folder / _MARK).unlink(missing_ok=True)
 
     @staticmethod
     def marked(folder: Path) -> str | None:
-        """Returns what `mark` noted, None if nothing."""
+        """Returns the digest that `mark` wrote; None without one."""
         try:
             return (folder / _MARK).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):
@@ -228,7 +228,7 @@ class PreparedFolder:
             content |= {"name": self.spec, "labelled": False}
         else:
             values = dataclasses.asdict(self.spec)
-            if self.spec.tile_names is None:  # scenes that were not cut have no names of tiles
+            if self.spec.tile_names is None:  # whole scenes have no names of tiles
                 del values["tile_names"]
             content |= {**values, "labelled": True}
             (self.folder / "labels.txt").write_text(
@@ -254,7 +254,7 @@ class PreparedFolder:
 
 
 def needed_splits(spec: DatasetSpec | str, chosen: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Returns the splits that a dataset (a name: one without labels) must have, which a user may choose."""
+    """Returns the splits that a dataset must have: those that the user chose, else train, and val with labels."""
     if chosen is not None:
         return tuple(chosen)
     return ("train",) if isinstance(spec, str) else SPLITS
@@ -266,7 +266,7 @@ def _files_of(sample: Sample) -> tuple[Path, ...]:
 
 @contextlib.contextmanager
 def staged_output(output: Path) -> Iterator[Path]:
-    """Gives an empty folder beside `output` that takes its place when the block ends well.
+    """Gives an empty folder that takes the place of `output` when the block ends without an error.
 
     On any error the folder is removed and `output` stays as it was.
 
@@ -297,10 +297,10 @@ def staged_output(output: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def held_output(output: Path) -> Iterator[None]:
-    """Keeps other processes from preparing `output` meanwhile, and clears away what a kill of one has left beside it.
+    """Locks `output` against other processes, and removes what a kill of one has left beside it.
 
     Raises:
-        DataError: When another process is at it.
+        DataError: When another process holds the lock.
         OSError: When nothing can be written there.
     """
     if output.parent.exists() and not output.parent.is_dir():
@@ -383,7 +383,7 @@ def check_replaceable(output: Path) -> None:
         unreadable = error
     foreign = sorted(names - _OUR_NAMES - groups)
     if foreign:
-        raise DataError(f"{output} holds '{foreign[0]}', which is not ours to replace. Choose another output folder.")
+        raise DataError(f"{output} holds '{foreign[0]}', which {_WRITER} did not write. Choose another output folder.")
     if unreadable is not None:
         raise DataError(
             f"{output} exists, and nothing shows that {_WRITER} wrote it ({unreadable}) Choose another output folder."

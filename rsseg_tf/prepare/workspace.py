@@ -26,7 +26,7 @@ from rsseg_tf.files import remove_leftovers
 from rsseg_tf.files.archives import Member, close_archives, list_members
 from rsseg_tf.files.journal import Journal
 from rsseg_tf.files.lists import read_list
-from rsseg_tf.files.processes import in_processes
+from rsseg_tf.files.parallel import in_processes
 from rsseg_tf.files.walking import IMAGE_SUFFIXES, LeftOut
 from rsseg_tf.files.writing import partial_folder, replace_folder
 from rsseg_tf.prepare.cutting import CutPlan, SceneRecord, cut_scene, source_stamp
@@ -64,7 +64,7 @@ class Workspace:
         self._left_out = LeftOut(IMAGE_SUFFIXES)
 
     def open(self) -> None:
-        """Makes the folders and removes the halves that a kill has left in them; call it with the lock held."""
+        """Makes the folders and removes halves that a kill has left in them; the caller holds the lock."""
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir(parents=True)
         remove_leftovers(self.scratch.parent)
@@ -88,7 +88,7 @@ class Workspace:
         """Cuts the scenes that are not yet cut and finishes the output.
 
         Args:
-            scenes: All of them.
+            scenes: All scenes.
             plan: How to cut.
             facts: Entries for `dataset.json`.
             splits: Those that the scenes must have; None for the usual ones, see `needed_splits`.
@@ -207,7 +207,7 @@ class Workspace:
 
 @contextlib.contextmanager
 def workspace(output: Path, dataset: DatasetSpec | str) -> Iterator[Workspace]:
-    """Gives a folder beside `output` that takes its place when the block ends well.
+    """Gives a folder that takes the place of `output` when the block ends without an error.
 
     On an error the folder stays if a scene in it is finished, and `output` stays as it was.
 
@@ -272,7 +272,7 @@ def _digest(settings: Mapping[str, Any], scenes: Sequence[SourceScene], off_pale
 
 
 def _finished_report(folder: Path, output: Path, digest: str) -> PrepareReport | None:
-    """Returns the report of a folder that was made of the very same sources and has all its files."""
+    """Returns the report of a folder with this digest and all its files; None for other folders."""
     if PreparedFolder.marked(folder) != digest:
         return None
     try:
@@ -303,7 +303,7 @@ def _off_palette(scenes: Sequence[SourceScene], records: Records, allowed: float
 
 
 def _chunks(scenes: Sequence[SourceScene], workers: int) -> Iterator[list[SourceScene]]:
-    """Groups scenes so that small ones are not sent one by one and each worker gets several groups."""
+    """Groups scenes, so that a worker gets small scenes together and each worker gets several groups."""
     total = sum(scene.image.size for scene in scenes)
     target = min(_CHUNK_BYTES, total // (workers * _CHUNKS_PER_WORKER))
     chunk: list[SourceScene] = []
@@ -319,7 +319,7 @@ def _chunks(scenes: Sequence[SourceScene], workers: int) -> Iterator[list[Source
 
 
 def _cut_chunk(scenes: Iterable[SourceScene], plan: CutPlan, folder: Path, scratch: Path) -> list[Outcome]:
-    """Cuts some scenes; a bad one does not stop the others."""
+    """Cuts some scenes. The error of one scene is an outcome and does not stop the others."""
     outcomes: list[Outcome] = []
     for scene in scenes:
         try:

@@ -6,7 +6,6 @@ decoded; `headers` says why. All functions are safe to call from several threads
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from collections.abc import Sequence
@@ -19,8 +18,11 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from rsseg_tf.datasets.spec import RGB
-from rsseg_tf.errors import DataError, reason
-from rsseg_tf.files import StrPath, atomic_path, readable_name
+from rsseg_tf.errors import DataError
+from rsseg_tf.files import StrPath, readable_name
+from rsseg_tf.files.reading import read_bytes
+from rsseg_tf.files.walking import JPEG_SUFFIXES, TIFF_SUFFIXES
+from rsseg_tf.files.writing import output_file
 from rsseg_tf.rasters.gdal import (
     HEAD_BYTES,
     RASTER_ERRORS,
@@ -85,9 +87,9 @@ def read_image(path: StrPath) -> np.ndarray:
         DataError: When the file is missing, cut short, damaged or of another kind.
     """
     path = Path(path)
-    if image_kind(_read_bytes(path, HEAD_BYTES), readable_name(path)) == "TIFF":
+    if image_kind(read_bytes(path, HEAD_BYTES), readable_name(path)) == "TIFF":
         return np.ascontiguousarray(_read_tiff(path).transpose(1, 2, 0))
-    return decode_image(_read_bytes(path), readable_name(path))
+    return decode_image(read_bytes(path), readable_name(path))
 
 
 def read_decoded(path: Path, trust: Trust = TRUSTING_NOBODY) -> tuple[np.ndarray, ImageHeader, tuple[str, ...]]:
@@ -103,8 +105,7 @@ def read_decoded(path: Path, trust: Trust = TRUSTING_NOBODY) -> tuple[np.ndarray
     Raises:
         DataError: As `read_image`; when the decoded pixels would take more memory than is allowed.
     """
-    data, name = _read_bytes(path), readable_name(path)
-    image_kind(data[:HEAD_BYTES], name)  # refuses other files by their right name
+    data, name = read_bytes(path), readable_name(path)
     header = header_of(data, name)
     require_bytes(name, (header.height, header.width, header.bands), header.dtype, trust)
     return decode_image(data, name), header, ignored_parts(data, is_jpeg=header.is_jpeg)
@@ -161,13 +162,13 @@ def read_label(path: StrPath, trust: Trust = TRUSTING_NOBODY) -> np.ndarray:
     """
     path = Path(path)
     name = readable_name(path)
-    kind = image_kind(_read_bytes(path, HEAD_BYTES), name)
+    kind = image_kind(read_bytes(path, HEAD_BYTES), name)
     if kind == "JPEG":
         raise DataError(f"{name} is a JPEG label; its compression changes class ids. Export the labels as PNG or TIFF.")
     if kind == "VRT":
         raise DataError(f"{name} is a VRT; labels are read from PNG and TIFF files. Convert it to one.")
     if kind == "PNG":
-        data = _read_bytes(path)
+        data = read_bytes(path)
         header = header_of(data, name)
         require_bytes(name, (header.height, header.width, header.bands), header.dtype, trust)
         return _decode_png_label(data, name)
@@ -184,7 +185,7 @@ def png_palette(path: Path) -> tuple[RGB, ...] | None:
     Raises:
         DataError: When the file is missing, of no known kind, or a damaged PNG.
     """
-    data = _read_bytes(path)
+    data = read_bytes(path)
     if (
         image_kind(data[:HEAD_BYTES], readable_name(path)) != "PNG"
         or png_header(data, readable_name(path))[3] != PNG_PALETTE
@@ -208,7 +209,7 @@ def image_header(path: StrPath) -> ImageHeader:
     """
     path = Path(path)
     name = readable_name(path)
-    kind = image_kind(_read_bytes(path, HEAD_BYTES), name)
+    kind = image_kind(read_bytes(path, HEAD_BYTES), name)
     if kind == "VRT":
         raise DataError(f"{name} is a VRT; a PNG, JPEG or TIFF is expected here. Convert it to one.")
     if kind != "TIFF":
@@ -224,11 +225,11 @@ def plain_header(path: Path) -> tuple[ImageHeader, tuple[str, ...]]:
         DataError: As `image_header`; when it is neither.
     """
     name = readable_name(path)
-    head = _read_bytes(path, _CHUNKS_BEFORE_PIXELS)
+    head = read_bytes(path, _CHUNKS_BEFORE_PIXELS)
     kind = image_kind(head[:HEAD_BYTES], name)
     if kind not in ("PNG", "JPEG"):
         raise DataError(f"{name} is a {kind} file; PNG or JPEG is expected here. Convert it to PNG.")
-    data = head if kind == "PNG" else _read_bytes(path)
+    data = head if kind == "PNG" else read_bytes(path)
     return header_of(data, name), ignored_parts(data, is_jpeg=kind == "JPEG")
 
 
@@ -239,26 +240,17 @@ def require_end(path: Path) -> None:
         path: A PNG, JPEG or TIFF file; a VRT is not checked.
     """
     name = readable_name(path)
-    head = _read_bytes(path, HEAD_BYTES)
+    head = read_bytes(path, HEAD_BYTES)
     kind = image_kind(head, name)
     if kind == "PNG":
-        if _last_bytes(path, len(PNG_END)) != PNG_END:  # something may follow the end
-            check_png(_read_bytes(path), name)
+        if read_bytes(path, len(PNG_END), at_end=True) != PNG_END:  # something may follow the end
+            check_png(read_bytes(path), name)
     elif kind == "JPEG":
-        check_jpeg(_read_bytes(path), name)
+        check_jpeg(read_bytes(path), name)
     elif kind == "TIFF":
         with open_raster(path, "GTiff") as source:
             last = ((source.height - 1, source.height), (source.width - 1, source.width))
             source.read(source.count, window=last)
-
-
-def _last_bytes(path: Path, count: int) -> bytes:
-    try:
-        with path.open("rb") as handle:
-            handle.seek(-min(count, path.stat().st_size), os.SEEK_END)
-            return handle.read()
-    except OSError as error:
-        raise DataError(f"{readable_name(path)} cannot be read: {error.strerror or error}.") from error
 
 
 def write_png(path: StrPath, array: np.ndarray, palette: Sequence[RGB] | None = None) -> None:
@@ -303,7 +295,7 @@ def write_image(
     suffix = path.suffix.lower()
     if suffix == ".png":
         write_png(path, array)
-    elif suffix in (".jpg", ".jpeg"):
+    elif suffix in JPEG_SUFFIXES:
         if array.ndim != 3 or array.shape[2] not in (1, 3) or array.dtype != np.uint8 or not array.size:
             raise DataError(
                 f"A JPEG holds (H, W, 1) or (H, W, 3) in uint8; got {array.shape} {array.dtype}. Write it as TIFF."
@@ -313,38 +305,20 @@ def write_image(
         if not ok:
             raise DataError(f"OpenCV cannot encode an array of {array.shape} {array.dtype} as JPEG.")
         _write_bytes(path, data.tobytes())
-    elif suffix in (".tif", ".tiff"):
+    elif suffix in TIFF_SUFFIXES:
         height, width, bands = array.shape
         profile = {"height": height, "width": width, "count": bands, "dtype": array.dtype, "compress": "deflate"}
         profile |= {"crs": crs} | ({} if transform is None else {"transform": transform})
-        try:
-            with atomic_path(path) as temporary, rasterio.open(temporary, "w", driver="GTiff", **profile) as file:
+        with output_file(path, RASTER_ERRORS) as temporary:
+            with rasterio.open(temporary, "w", driver="GTiff", **profile) as file:
                 file.write(array.transpose(2, 0, 1))
-        except RASTER_ERRORS as error:
-            raise DataError(f"Cannot write {path}: {reason(error)}. Check the folder and the free space.") from error
     else:
         raise DataError(f"{path} names no format that can be written; .png, .jpg or .tif are.")
 
 
 def _write_bytes(path: Path, data: bytes) -> None:
-    try:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise DataError(f"Cannot write {path}: {error.strerror or error}. Check the folder and the free space.") from (
-            error
-        )
-
-
-def _read_bytes(path: Path, count: int = -1) -> bytes:
-    """Reads the first `count` bytes of a file, or all of it."""
-    try:
-        with path.open("rb") as handle:
-            return handle.read(count)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist. Check the path and the root folder.") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    with output_file(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def _decode(data: bytes, kind: str, name: str) -> np.ndarray:

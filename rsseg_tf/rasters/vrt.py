@@ -16,8 +16,9 @@ from xml.etree import ElementTree
 
 from rsseg_tf.errors import DataError
 from rsseg_tf.files import SIDE_SUFFIX, readable_name
+from rsseg_tf.files.reading import read_bytes
 from rsseg_tf.rasters.gdal import HEAD_BYTES, is_vrt
-from rsseg_tf.rasters.headers import JPEG_SIGNATURE, PNG_SIGNATURE, TIFF_SIGNATURES
+from rsseg_tf.rasters.headers import BIGTIFF_SIGNATURES, JPEG_SIGNATURE, PNG_SIGNATURE, TIFF_SIGNATURES
 
 __all__ = ["require_near_sources", "require_plain_sides", "vrt_size"]
 
@@ -29,8 +30,9 @@ _SOURCES = frozenset({"SourceFilename", "SourceDataset"})
 _SYSTEMS = frozenset({"SRS", "SourceSRS", "TargetSRS"})
 # A coordinate reference system as text or code; GDAL opens anything else as a file or a URL.
 _WELL_KNOWN = re.compile(r"[A-Za-z_0-9]+\[|(EPSG|ESRI|OGC|IGNF|IAU_2015):\w+$")
+_TIFFS = (*TIFF_SIGNATURES, *BIGTIFF_SIGNATURES)
 _SIGNATURES = (
-    *TIFF_SIGNATURES, PNG_SIGNATURE, JPEG_SIGNATURE,
+    *_TIFFS, PNG_SIGNATURE, JPEG_SIGNATURE,
     b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51",
 )  # fmt: skip
 _ELEMENTS = _SOURCES | frozenset(
@@ -103,29 +105,19 @@ def require_plain_sides(path: Path, *, depth: int = 0) -> None:
     for suffix in (".msk", ".ovr"):
         side = path.with_name(path.name + suffix)
         if depth < _DEEPEST and side.exists():
-            if not _head(side).startswith(TIFF_SIGNATURES):
+            if not read_bytes(side, HEAD_BYTES).startswith(_TIFFS):
                 raise _refused(side, "it lies beside an image as its mask or overview, and is no TIFF", what="a file")
             require_plain_sides(side, depth=depth + 1)
     side = path.with_name(path.name + SIDE_SUFFIX)
     if side.exists():
-        with side.open("rb") as handle:
-            text = handle.read(_LARGEST_SIDE + 1)
+        text = read_bytes(side, _LARGEST_SIDE + 1)
         if len(text) > _LARGEST_SIDE or b"OVERVIEW_FILE" in text.upper():
             raise _refused(side, "it lies beside an image and names a file of overviews", what="a file")
 
 
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as handle:
-            return handle.read(HEAD_BYTES)
-    except OSError as error:
-        raise DataError(f"{readable_name(path)} cannot be read: {error.strerror or error}.") from error
-
-
 def vrt_size(path: Path) -> tuple[int, int]:
     """Returns the (height, width) in a VRT's header, without opening its sources; zeros if they are missing."""
-    with path.open("rb") as handle:
-        head = handle.read(HEAD_BYTES)
+    head = read_bytes(path, HEAD_BYTES)
     sides = [
         re.search(rb"\b" + name + rb"\s*=\s*[\"'](\d{1,9})[\"']", head) for name in (b"rasterYSize", b"rasterXSize")
     ]
@@ -157,12 +149,9 @@ def _sources(vrt: Path) -> Iterator[tuple[str, bool]]:
 
 def _parsed(vrt: Path) -> ElementTree.Element:
     """Reads a VRT as XML without the parts in which two readers may differ."""
+    data = read_bytes(vrt, _LARGEST_VRT + 1)
     try:
-        with vrt.open("rb") as handle:
-            data = handle.read(_LARGEST_VRT + 1)
         text = data.decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{readable_name(vrt)} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise _refused(vrt, "it is not text in UTF-8") from error
     if len(data) > _LARGEST_VRT:

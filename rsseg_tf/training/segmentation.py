@@ -183,7 +183,7 @@ class _Validator:
 
     def __init__(self, config: Config, model: keras.Model, evaluation: Evaluation, notify: Notify) -> None:
         self.predict = keras_predictor(model, config.dataset.spec)
-        self.options = InferenceOptions(**config.eval.inference())
+        self.options = InferenceOptions.of(config)
         self.evaluation, self.notify = evaluation, notify
 
     def __call__(self, state: TrainState, stop_requested: threading.Event) -> Validation | None:

@@ -11,7 +11,7 @@ import rasterio
 from click.testing import CliRunner
 
 from rsseg_tf.cli import main
-from rsseg_tf.cli.options import windows_note
+from rsseg_tf.cli.models import windows_note
 from rsseg_tf.manifest import Classes, Inference, Manifest, Origin
 from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import Predictor
@@ -70,7 +70,7 @@ def test_everything_that_can_be_asked_for(checkpoint: Path, tmp_path: Path) -> N
     ]
     with rasterio.open(tmp_path / "out" / "geotiff_prediction" / "a.tif") as labels:
         assert labels.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG" and labels.crs.to_epsg() == 32750
-        assert labels.tags()["MODEL"].startswith("iter_2 fp32 ") and labels.tags()["WINDOWS"] == "26x26 cosine"
+        assert labels.tags()["MODEL"].startswith("iter_2 fp32 ") and labels.tags()["WINDOWS"] == "32x32 cosine"
         assert set(np.unique(labels.read(1))) <= {0, 1, 99}
     assert "done by an earlier run" in predict(checkpoint, scene, *options, "--resume")
     refused = predict(checkpoint, scene, "--resume", code=2)
@@ -80,7 +80,7 @@ def test_everything_that_can_be_asked_for(checkpoint: Path, tmp_path: Path) -> N
 def test_a_large_image_is_cut_into_blended_windows_of_the_training_size(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rsseg_tf.predict.streaming.WHOLE_PIXELS", 60 * 60)
+    monkeypatch.setattr("rsseg_tf.predict.engine.WHOLE_PIXELS", 60 * 60)
     scene = write_scene(tmp_path / "a.tif", noise(90, 110))
     predict(checkpoint, scene)
     with rasterio.open(tmp_path / "out" / "geotiff_prediction" / "a.tif") as labels:
@@ -138,10 +138,10 @@ def test_windows_where_a_checkpoint_would_have_none_are_told() -> None:
     fixed = Predictor("tflite", SPEC, lambda batch: batch, options, (32, 48), manifest)
     note = windows_note(server, {})
     assert note is not None and note.startswith(
-        "Note: images larger than 96x64 pixels are predicted by windows of that size, because a server"
+        "images larger than 96x64 pixels are predicted by windows of that size, because a server"
     )
     note = windows_note(fixed, {"scales": (1.0,)})
-    assert note is not None and "48x32 pixels" in note and "because the file takes images of that size alone" in note
+    assert note is not None and "48x32 pixels" in note and "because the file takes images of that size only" in note
     asked: dict[str, Any] = {"is_slide": True, "crop_size": (8, 8), "stride": (4, 4)}
     slides = manifest.model_copy(update={"inference": Inference(**asked)})
     for silent, changes in (

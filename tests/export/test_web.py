@@ -25,7 +25,7 @@ pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export import Page, TrainedModel, find_litertjs, write_web
-from rsseg_tf.predict import predict_labels, tile_options
+from rsseg_tf.predict import predict_labels
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.rasters.images import read_image, read_label, write_png
 from rsseg_tf.rasters.scenes import open_scene
@@ -106,7 +106,7 @@ def python_labels(site: Path, image: Path) -> np.ndarray:
     model = open_predictor(site)
     with open_scene(image) as opened:
         pixels, nodata = opened.read()
-    labels = predict_labels(model.predict, pixels, model.spec, tile_options(model.options, model.tile))
+    labels = predict_labels(model.predict, pixels, model.spec, model.options)
     return labels if nodata is None else np.where(nodata, np.uint8(model.spec.ignore_index), labels)
 
 

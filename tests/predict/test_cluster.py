@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from rsseg_tf.errors import ConfigError
-from rsseg_tf.predict import Job, PredictionResult, Run, SceneOptions, cluster, predict_paths, writing
-from tests.fixtures.scenes import SPEC, TILES, lopsided, noise, read_band, write_scene
+from rsseg_tf.predict import ImageJob, PredictionPlan, PredictionResult, SceneOptions, cluster, writing
+from tests.fixtures.scenes import SPEC, TILES, lopsided, noise, plan_of, predict_files, read_band, write_scene
 
 pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 cloudpickle = pytest.importorskip("cloudpickle")
@@ -47,8 +47,8 @@ def test_a_worker_is_killed_and_another_goes_on_where_it_was(tmp_path: Path) -> 
     paths = [write_scene(tmp_path / f"{name}.tif", noise(900, 100, seed=i)) for i, name in enumerate("abc")]
     paths.append(tmp_path / "broken.tif")
     paths[-1].write_bytes(b"II*\0 this is no picture")
-    expected = predict_paths(paths, lopsided, SPEC, tmp_path / "expected", TILES)
-    run = Run(paths, SPEC, tmp_path / "out", TILES)
+    expected = predict_files(paths, lopsided, SPEC, tmp_path / "expected", TILES)
+    run = plan_of(paths, SPEC, tmp_path / "out", TILES)
     finished = []
     model = functools.partial(open_slow_model, str(tmp_path), 0.01, "b")
     results = cluster.predict_on_cluster(run, model, None, workers=2, finish=lambda job: finished.append(job.path))
@@ -63,13 +63,13 @@ def test_a_worker_is_killed_and_another_goes_on_where_it_was(tmp_path: Path) -> 
     each = 19 * 2
     assert windows_predicted(tmp_path) < 4 * each, "the scene was not begun anew"
 
-    resumed = Run(paths, SPEC, tmp_path / "out", TILES, scenes=SceneOptions(resume=True))
+    resumed = plan_of(paths, SPEC, tmp_path / "out", TILES, scenes=SceneOptions(resume=True))
     notes = [result.note for result in predict_on(resumed, tmp_path)]
     assert notes == ["done by an earlier run"] * 3 + [None]
 
 
-def predict_on(run: Run, folder: Path) -> list[PredictionResult]:
-    return cluster.predict_on_cluster(run, functools.partial(open_slow_model, str(folder), 0.0), None, workers=1)
+def predict_on(plan: PredictionPlan, folder: Path) -> list[PredictionResult]:
+    return cluster.predict_on_cluster(plan, functools.partial(open_slow_model, str(folder), 0.0), None, workers=1)
 
 
 def open_wrong_model() -> Any:
@@ -81,7 +81,9 @@ def open_wrong_model() -> Any:
 
 def test_whatever_an_image_raises_is_its_own_error(tmp_path: Path) -> None:
     paths = [write_scene(tmp_path / f"{name}.tif", noise(20, 20)) for name in "ab"]
-    results = cluster.predict_on_cluster(Run(paths, SPEC, tmp_path / "out", TILES), open_wrong_model, None, workers=1)
+    results = cluster.predict_on_cluster(
+        plan_of(paths, SPEC, tmp_path / "out", TILES), open_wrong_model, None, workers=1
+    )
     assert [(result.image, result.error) for result in results] == [(path, "TypeError: a bug") for path in paths]
 
 
@@ -89,8 +91,8 @@ def test_a_worker_that_cannot_open_the_model_ends_no_run() -> None:
     def cannot() -> None:
         raise ImportError("no such library")
 
-    settings = Run([], SPEC, Path("out"), TILES).settings
-    result = cluster._do(Job(Path("a.tif"), Path("a")), settings, cloudpickle.dumps(cannot))
+    settings = plan_of([], SPEC, Path("out"), TILES).settings
+    result = cluster._do(ImageJob(Path("a.tif"), Path("a")), settings, cloudpickle.dumps(cannot))
     assert result.error == "the model cannot be opened in a worker: ImportError: no such library"
 
 
@@ -99,13 +101,13 @@ def test_a_task_that_is_lost_is_the_error_of_its_image() -> None:
         def result(self) -> None:
             raise asyncio.CancelledError("lost")
 
-    assert cluster._result(Job(Path("a.tif"), Path("a")), Lost()).error == "CancelledError: lost"
+    assert cluster._result(ImageJob(Path("a.tif"), Path("a")), Lost()).error == "CancelledError: lost"
 
 
 def test_no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import dask
 
-    run = Run([write_scene(tmp_path / "a.tif", noise(20, 20))], SPEC, tmp_path / "out", TILES)
+    run = plan_of([write_scene(tmp_path / "a.tif", noise(20, 20))], SPEC, tmp_path / "out", TILES)
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
         pytest.raises(ConfigError, match="no Dask scheduler answers at tcp://127.0.0.1:9"),

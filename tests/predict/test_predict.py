@@ -19,18 +19,17 @@ from rsseg_tf.predict import (
     SceneOptions,
     collect_images,
     image_size,
-    iterate_predictions,
-    jobs,
     overlay,
     palette_with,
-    plain_logits,
     predict_labels,
-    predict_paths,
+    predict_logits,
 )
-from rsseg_tf.predict import predict as predict_module
+from rsseg_tf.predict import image as image_module
+from rsseg_tf.predict import plan as plan_module
 from rsseg_tf.predict.resuming import JOURNAL
 from rsseg_tf.rasters.images import image_header, read_image, read_label, write_png
 from rsseg_tf.rasters.scenes import open_scene
+from tests.fixtures.scenes import plan_of, predict_files
 
 SPEC = custom_spec("toy", ("dark", "bright"), ((10, 20, 200), (250, 240, 0)))
 PLAIN = InferenceOptions()
@@ -134,7 +133,7 @@ def test_results_of_an_earlier_run_are_not_predicted_again(folder: Path, place: 
     (folder / "up").mkdir()
     save_dir = folder / place
     first, base = collect_images(folder, exclude=save_dir)
-    predict_paths(first, bright, SPEC, save_dir, PLAIN, base=base)
+    predict_files(first, bright, SPEC, save_dir, PLAIN, base=base)
     told: list[Any] = []
     again, _ = collect_images(folder, exclude=save_dir, notify=told.append)
     assert again == first
@@ -172,7 +171,7 @@ def test_a_list_is_read_as_training_reads_it(folder: Path, tmp_path: Path) -> No
 
 def test_results_keep_the_folders_and_do_not_collide(folder: Path, tmp_path: Path) -> None:
     images, base = collect_images(folder)
-    results = predict_paths(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
+    results = predict_files(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
     assert [result.image for result in results] == images and all(result.ok for result in results)
     assert results_in(tmp_path / "out") == [
         "added_prediction/east/photo.JPG",
@@ -195,7 +194,7 @@ def test_results_keep_the_folders_and_do_not_collide(folder: Path, tmp_path: Pat
     )
     photo = read_image(results[0].files["overlay"]).astype(int)
     assert np.abs(photo - overlay(half_bright(), EXPECTED, SPEC.palette))[:, [2, -3]].max() < 12, "red stays red"
-    with rasterio.open(results[3].geotiff) as labels:
+    with rasterio.open(results[3].files["geotiff"]) as labels:
         np.testing.assert_array_equal(labels.read(1), EXPECTED)
         assert labels.crs.to_epsg() == 32632 and labels.transform == PLACE
 
@@ -205,12 +204,12 @@ def test_pixels_without_data_are_ignored_in_every_result(tmp_path: Path) -> None
     image[:4] = 0
     write_tiff(tmp_path / "a.tif", image, nodata=0)
     spec = custom_spec("toy", SPEC.classes, SPEC.palette, ignore_index=254)
-    (result,) = predict_paths([tmp_path / "a.tif"], bright, spec, tmp_path / "out", PLAIN)
+    (result,) = predict_files([tmp_path / "a.tif"], bright, spec, tmp_path / "out", PLAIN)
     assert result.ok, result.error
     expected = EXPECTED.copy()
     expected[:4] = 254
     np.testing.assert_array_equal(read_label(result.files["pseudo_color"]), expected)
-    with rasterio.open(result.geotiff) as labels:
+    with rasterio.open(result.files["geotiff"]) as labels:
         np.testing.assert_array_equal(labels.read(1), expected)
     assert (read_image(result.files["overlay"])[:4] == 0).all()
 
@@ -219,24 +218,24 @@ def test_what_lies_under_alpha_zero_is_shown_black(tmp_path: Path) -> None:
     alpha = np.full((16, 24, 1), 255, np.uint8)
     alpha[:4] = 0
     write_png(tmp_path / "a.png", np.concatenate([half_bright(), alpha], axis=2))
-    (result,) = predict_paths([tmp_path / "a.png"], bright, SPEC, tmp_path / "out", PLAIN)
+    (result,) = predict_files([tmp_path / "a.png"], bright, SPEC, tmp_path / "out", PLAIN)
     picture = read_image(result.files["overlay"])
     assert (picture[:4] == 0).all() and (picture[4:] > 0).all(axis=-1).any()
-    assert (read_label(result.files["pseudo_color"])[:4] == 255).all() and result.geotiff is None
+    assert (read_label(result.files["pseudo_color"])[:4] == 255).all() and "geotiff" not in result.files
 
 
 def test_windows_give_the_same_files(folder: Path, tmp_path: Path) -> None:
     options = InferenceOptions(is_slide=True, crop_size=(7, 5), stride=(4, 3), batch_size=3)
-    (result,) = predict_paths([folder / "tile.png"], bright, SPEC, tmp_path / "out", options)
+    (result,) = predict_files([folder / "tile.png"], bright, SPEC, tmp_path / "out", options)
     np.testing.assert_array_equal(read_label(result.files["pseudo_color"]), EXPECTED)
 
 
 def test_custom_colours_replace_the_first_ones(folder: Path, tmp_path: Path) -> None:
-    (result,) = predict_paths(
-        [folder / "west" / "scene.v2.tif"], bright, SPEC, tmp_path / "out", PLAIN, custom_color=[1, 2, 3]
+    (result,) = predict_files(
+        [folder / "west" / "scene.v2.tif"], bright, SPEC, tmp_path / "out", PLAIN, palette=palette_with([1, 2, 3], SPEC)
     )
     assert read_image(result.files["pseudo_color"])[0, [0, -1]].tolist() == [[1, 2, 3], [250, 240, 0]]
-    with rasterio.open(result.geotiff) as labels:
+    with rasterio.open(result.files["geotiff"]) as labels:
         assert labels.colormap(1)[0] == (1, 2, 3, 255)
     assert palette_with(None, SPEC) == SPEC.palette
     assert palette_with([0, 0, 0, 0, 0, 0], SPEC) == ((0, 0, 0), (0, 0, 0))
@@ -245,34 +244,25 @@ def test_custom_colours_replace_the_first_ones(folder: Path, tmp_path: Path) -> 
             palette_with(wrong, SPEC)
 
 
-def test_label_maps_can_be_left_out(folder: Path, tmp_path: Path) -> None:
-    (result,) = predict_paths(
-        [folder / "west" / "scene.v2.tif"], bright, SPEC, tmp_path / "out", PLAIN, labels_too=False
-    )
-    assert result.ok and result.geotiff is None and not (tmp_path / "out" / "geotiff_prediction").exists()
-
-
 def test_a_failure_is_reported_and_the_others_are_done(folder: Path, tmp_path: Path) -> None:
     (folder / "broken.png").write_bytes((folder / "tile.png").read_bytes()[:60])
     write_png(folder / "grey.png", half_bright()[:, :, 0].copy())
     rgba = np.dstack([half_bright()[:, :, 0], np.full((16, 24), 255, np.uint8)])
     write_tiff(folder / "two.tif", rgba, alpha="yes")
-    seen = []
     names = ("broken.png", "grey.png", "tile.png", "two.tif")
-    results = predict_paths(
+    results = predict_files(
         [folder / name for name in names],
         bright,
         SPEC,
         tmp_path / "out",
         PLAIN,
-        progress=lambda done, total, result: seen.append((done, total, result.image.name)),
     )
     assert [result.ok for result in results] == [False, False, True, False]
     assert "broken.png" in (results[0].error or "") and "damaged" in (results[0].error or "")
     assert "has 1 band, but the dataset 'toy' has 3" in (results[1].error or "")
     assert "beside its alpha band" in (results[3].error or "")
     assert all("\n" not in result.error for result in results if result.error)
-    assert seen == [(i + 1, 4, name) for i, name in enumerate(names)]
+    assert [result.image.name for result in results] == list(names)
     assert results_in(tmp_path / "out") == ["added_prediction/tile.png", "pseudo_color_prediction/tile.png"]
 
 
@@ -286,7 +276,7 @@ def test_a_server_that_fails_once_does_not_stop_the_rest(folder: Path, tmp_path:
         return bright(batch)
 
     images, base = collect_images(folder)
-    results = predict_paths(images, flaky, SPEC, tmp_path / "out", PLAIN, base=base)
+    results = predict_files(images, flaky, SPEC, tmp_path / "out", PLAIN, base=base)
     assert [result.error for result in results] == ["the server is busy", None, None, None, None]
 
 
@@ -319,12 +309,14 @@ def test_one_image_never_ends_a_run_whatever_it_raises(
     if where == "model":
         model = first
     elif where == "reading":
-        monkeypatch.setattr(jobs, "open_scene", failing(open_scene, lambda path, *_: path == images[0]))
+        monkeypatch.setattr(image_module, "open_scene", failing(open_scene, lambda path, *_: path == images[0]))
     elif where == "writing":
-        monkeypatch.setattr(jobs, "write_png", failing(write_png, lambda *_: calls.append(1) or len(calls) == 1))
+        monkeypatch.setattr(
+            image_module, "write_png", failing(write_png, lambda *_: calls.append(1) or len(calls) == 1)
+        )
     else:
         advance = failing(lambda *_: None, lambda job, *_: job.path == images[0])
-    results = predict_paths(images, model, SPEC, tmp_path / "out", PLAIN, base=base, advance=advance)
+    results = predict_files(images, model, SPEC, tmp_path / "out", PLAIN, base=base, advance=advance)
     assert [result.image for result in results] == images
     assert [result.ok for result in results] == [False, True, True, True, True]
     assert type(raised).__name__ in (results[0].error or "") and str(raised).strip("'") in (results[0].error or "")
@@ -337,23 +329,23 @@ def test_an_interrupt_ends_a_run(folder: Path, tmp_path: Path, interrupt: type[B
         raise interrupt
 
     with pytest.raises(interrupt):
-        predict_paths([folder / "tile.png"], stop, SPEC, tmp_path / "out", PLAIN)
+        predict_files([folder / "tile.png"], stop, SPEC, tmp_path / "out", PLAIN)
 
 
 @pytest.mark.parametrize("line", ['{"name": "ti', "[" * 100_000, "[1, 2]", "\x00\xff"])
 def test_damaged_lines_of_a_journal_count_as_not_done(folder: Path, tmp_path: Path, line: str) -> None:
     images, base = collect_images(folder)
-    predict_paths(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
+    predict_files(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
     journal = tmp_path / "out" / JOURNAL
     journal.write_text(journal.read_text("utf-8") + "\n" + line + "\n", "utf-8")
-    again = predict_paths(images, bright, SPEC, tmp_path / "out", PLAIN, base=base, scenes=SceneOptions(resume=True))
+    again = predict_files(images, bright, SPEC, tmp_path / "out", PLAIN, base=base, scenes=SceneOptions(resume=True))
     assert all(result.ok for result in again)
 
 
 def test_a_journal_that_cannot_be_written_costs_no_result(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / JOURNAL).mkdir(parents=True)  # a folder where the file should be
     images, base = collect_images(folder)
-    results = predict_paths(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
+    results = predict_files(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
     assert all(result.ok and result.files["pseudo_color"].is_file() for result in results)
     assert all("--resume will do it again" in (result.note or "") for result in results)
 
@@ -362,7 +354,7 @@ def test_a_size_that_cannot_be_told_is_no_error(tmp_path: Path, monkeypatch: pyt
     def fail(path: Path) -> None:
         raise TypeError("of a library")
 
-    monkeypatch.setattr(predict_module, "raster_driver", fail)
+    monkeypatch.setattr(plan_module, "raster_driver", fail)
     assert image_size(tmp_path / "a.tif") == (0, 0)
 
 
@@ -391,7 +383,7 @@ def faulty(
 def test_logits_that_are_not_finite_are_refused(
     folder: Path, tmp_path: Path, value: float, options: InferenceOptions
 ) -> None:
-    (result,) = predict_paths([folder / "tile.png"], faulty(value), SPEC, tmp_path / "out", options)
+    (result,) = predict_files([folder / "tile.png"], faulty(value), SPEC, tmp_path / "out", options)
     assert "the model gives values that are not finite" in (result.error or "")
     assert "use an earlier checkpoint" in (result.error or "")
     assert results_in(tmp_path / "out") == []
@@ -401,7 +393,7 @@ def test_the_window_with_such_values_is_named(folder: Path, tmp_path: Path) -> N
     # The right half of the tile is bright, and the batch of four windows holds both halves.
     options = InferenceOptions(is_slide=True, crop_size=(8, 8), stride=(8, 8), batch_size=4)
     wrong = faulty(np.nan, lambda batch: np.broadcast_to((batch > 100).all((1, 2, 3))[:, None, None], batch.shape[:3]))
-    (result,) = predict_paths([folder / "tile.png"], wrong, SPEC, tmp_path / "out", options)
+    (result,) = predict_files([folder / "tile.png"], wrong, SPEC, tmp_path / "out", options)
     assert "in the window at row 0, column 16: the model gives values" in (result.error or "")
     with pytest.raises(NotFiniteError, match="in the window at row 0, column 16"):
         predict_labels(wrong, half_bright(), SPEC, options)
@@ -411,30 +403,28 @@ def test_pixels_that_are_not_finite_are_told_from_a_broken_model() -> None:
     pixels = np.ones((1, 4, 5, 3), np.float32)
     pixels[0, 1, 2] = np.nan
     with pytest.raises(NotFiniteError, match="for 5x4 pixels, of which 1 are NaN or infinite themselves"):
-        plain_logits(bright, pixels[0])
+        predict_logits(bright, pixels[0], SPEC, InferenceOptions())
 
 
 def test_steps_are_taken_one_by_one_and_arguments_checked_first(folder: Path, tmp_path: Path) -> None:
     images, base = collect_images(folder)
-    steps = iterate_predictions(images, bright, SPEC, tmp_path / "out", PLAIN, base=base)
+    steps = plan_of(images, SPEC, tmp_path / "out", PLAIN, base=base).run(bright)
     assert not (tmp_path / "out").exists()
-    assert next(steps).image == images[0]
+    assert next(steps)[1].image == images[0]
     assert len(results_in(tmp_path / "out")) == 2
-    with pytest.raises(ConfigError, match="custom_color"):
-        iterate_predictions(images, bright, SPEC, tmp_path / "out", PLAIN, base=base, custom_color=[1])
 
 
 def test_names_that_would_collide_are_refused_before_the_first_image(folder: Path, tmp_path: Path) -> None:
     write_tiff(folder / "tile.tif", half_bright())
     with pytest.raises(DataError, match=r"tile\.png and .*tile\.tif would write results of one name, 'tile'"):
-        predict_paths([folder / "tile.png", folder / "tile.tif"], bright, SPEC, tmp_path / "out", PLAIN)
+        predict_files([folder / "tile.png", folder / "tile.tif"], bright, SPEC, tmp_path / "out", PLAIN)
     with pytest.raises(DataError, match="does not lie in"):
-        predict_paths([folder / "tile.png"], bright, SPEC, tmp_path / "out", PLAIN, base=folder / "west")
+        predict_files([folder / "tile.png"], bright, SPEC, tmp_path / "out", PLAIN, base=folder / "west")
     assert not (tmp_path / "out").exists()
 
 
 def test_without_a_base_the_common_folder_is_taken(folder: Path, tmp_path: Path) -> None:
-    predict_paths([folder / "west" / "tile.png", folder / "east" / "tile.png"], bright, SPEC, tmp_path / "out", PLAIN)
+    predict_files([folder / "west" / "tile.png", folder / "east" / "tile.png"], bright, SPEC, tmp_path / "out", PLAIN)
     assert "pseudo_color_prediction/west/tile.png" in results_in(tmp_path / "out")
     assert image_header(tmp_path / "out" / "added_prediction" / "east" / "tile.png").bands == 3
-    assert predict_paths([], bright, SPEC, tmp_path / "out", PLAIN) == []
+    assert predict_files([], bright, SPEC, tmp_path / "out", PLAIN) == []

@@ -19,10 +19,21 @@ from rasterio.transform import Affine
 
 from rsseg_tf.errors import DataError
 from rsseg_tf.files import replace_file
-from rsseg_tf.predict import OutputOptions, SceneOptions, predict_paths
+from rsseg_tf.predict import OutputOptions, SceneOptions
 from rsseg_tf.predict.writing import _check_rows
 from rsseg_tf.rasters.scenes import open_scene
-from tests.fixtures.scenes import COSINE, SPEC, TILES, lopsided, noise, pointwise, predict_one, read_band, write_scene
+from tests.fixtures.scenes import (
+    COSINE,
+    SPEC,
+    TILES,
+    lopsided,
+    noise,
+    pointwise,
+    predict_files,
+    predict_one,
+    read_band,
+    write_scene,
+)
 
 pyogrio = pytest.importorskip("pyogrio", reason="the extra `vector` is not installed")
 
@@ -69,7 +80,7 @@ def test_a_place_survives_in_every_raster(tmp_path: Path, crs: str | None, trans
     path = write_scene(tmp_path / "a.tif", noise(20, 30), crs=crs, transform=transform)
     output = OutputOptions(confidence=True, probabilities=True, cog=cog, pictures=False)
     result = predict_one(path, tmp_path / "out", COSINE, output=output)
-    for product in (result.geotiff, result.confidence, result.probabilities):
+    for product in (result.files["geotiff"], result.files["confidence"], result.files["probabilities"]):
         with rasterio.open(path) as one, rasterio.open(product) as other:
             assert other.crs == one.crs and other.transform == one.transform
     assert hidden_files(tmp_path / "out") == []
@@ -106,15 +117,15 @@ def test_a_place_survives_a_resumed_run(tmp_path: Path, every_row_is_saved: None
         return lopsided(batch)
 
     with pytest.raises(Stopped):
-        predict_paths([path], until, SPEC, tmp_path / "out", TILES)
+        predict_files([path], until, SPEC, tmp_path / "out", TILES)
     assert any(name.endswith(".aux.xml") for name in hidden_files(tmp_path / "out"))
     result = predict_one(path, tmp_path / "out", TILES, scenes=SceneOptions(resume=True))
-    with rasterio.open(path) as one, rasterio.open(result.geotiff) as other:
+    with rasterio.open(path) as one, rasterio.open(result.files["geotiff"]) as other:
         assert other.crs == one.crs
     assert hidden_files(tmp_path / "out") == []
     with pytest.raises(Stopped):
         calls.clear()
-        predict_paths([path], until, SPEC, tmp_path / "again", TILES)
+        predict_files([path], until, SPEC, tmp_path / "again", TILES)
     predict_one(write_scene(path, noise(20, 30)), tmp_path / "again", TILES)
     assert hidden_files(tmp_path / "again") == [], "what was begun goes with its side file"
 
@@ -128,10 +139,10 @@ def test_tie_points_are_kept_with_and_without_a_crs_and_polygons_are_in_pixels(t
     with rasterio.open(path, "r+") as target:
         target.gcps = (POINTS, CRS() if crs is None else CRS.from_user_input(crs))
     result = predict_one(path, tmp_path / "out", COSINE, output=OutputOptions(vector="gpkg"))
-    with rasterio.open(result.geotiff) as labels:
+    with rasterio.open(result.files["geotiff"]) as labels:
         assert len(labels.gcps[0]) == 3 and labels.gcps[1] == (None if crs is None else CRS.from_user_input(crs))
     assert "lies by control points alone, so polygons and areas are in pixels" in (result.note or "")
-    meta, _, _, columns = pyogrio.raw.read(result.vector)
+    meta, _, _, columns = pyogrio.raw.read(result.files["vector"])
     assert "area_px" in meta["fields"] and meta["crs"] is None
     assert columns[2].sum() == 600
 
@@ -163,13 +174,13 @@ def test_a_picture_with_a_world_file_is_a_scene(tmp_path: Path) -> None:
     path = tmp_path / "ortho.png"
     path.write_bytes(cv2.imencode(".png", np.ascontiguousarray(pixels[:, :, ::-1]))[1].tobytes())
     plain = predict_one(path, tmp_path / "plain", COSINE, output=OutputOptions(vector="gpkg"))
-    assert plain.geotiff is None and "polygons and areas are in pixels" in (plain.note or "")
+    assert "geotiff" not in plain.files and "polygons and areas are in pixels" in (plain.note or "")
     (tmp_path / "ortho.pgw").write_text("0.5\n0\n0\n-0.5\n500000.25\n5399999.75\n")
     (tmp_path / "ortho.prj").write_text(CRS.from_epsg(32633).to_wkt())
     result = predict_one(path, tmp_path / "out", COSINE, output=OutputOptions(vector="gpkg"))
-    with rasterio.open(result.geotiff) as labels:
+    with rasterio.open(result.files["geotiff"]) as labels:
         assert labels.crs == CRS.from_epsg(32633) and labels.transform == METRES
-    meta, _, _, columns = pyogrio.raw.read(result.vector)
+    meta, _, _, columns = pyogrio.raw.read(result.files["vector"])
     assert meta["crs"] == "EPSG:32633" and columns[2].sum() == pytest.approx(150) and result.note is None
     (tmp_path / "ortho.pgw").write_text("damaged")
     assert "ortho.pgw beside it is no world file" in (predict_one(path, tmp_path / "out", COSINE).note or "")
@@ -185,10 +196,10 @@ def failing(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("broken", "missing"),
     [
-        ("rsseg_tf.predict.jobs.write_polygons", {"vector"}),
-        ("rsseg_tf.predict.jobs.write_png", {"pseudo_color"}),
-        ("rsseg_tf.predict.jobs._write_picture", {"overlay"}),
-        ("rsseg_tf.predict.jobs._labels_to_show", {"pseudo_color", "overlay"}),
+        ("rsseg_tf.predict.image.write_polygons", {"vector"}),
+        ("rsseg_tf.predict.image.write_png", {"pseudo_color"}),
+        ("rsseg_tf.predict.image._write_picture", {"overlay"}),
+        ("rsseg_tf.predict.image._labels_to_show", {"pseudo_color", "overlay"}),
     ],
 )
 def test_a_product_that_fails_costs_none_of_the_others(
@@ -197,7 +208,7 @@ def test_a_product_that_fails_costs_none_of_the_others(
     path = write_scene(tmp_path / "a.jpg", noise(20, 30))  # a TIFF, told by its first bytes; its overlay is a JPEG
     with monkeypatch.context() as patch:
         patch.setattr(broken, failing)
-        (result,) = predict_paths([path], pointwise, SPEC, tmp_path / "out", COSINE, output=EVERYTHING)
+        (result,) = predict_files([path], pointwise, SPEC, tmp_path / "out", COSINE, output=EVERYTHING)
     everything = {"pseudo_color", "overlay", "geotiff", "confidence", "probabilities", "vector"}
     assert (
         not result.ok
@@ -229,8 +240,8 @@ def test_what_is_missing_of_a_large_scene_is_made_without_predicting_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(writing, "_make_cog" if cog else "replace_file", full_for_confidence)
-        patch.setattr("rsseg_tf.predict.jobs.write_polygons", failing)
-        (result,) = predict_paths([path], lopsided, SPEC, tmp_path / "out", TILES, output=output)
+        patch.setattr("rsseg_tf.predict.image.write_polygons", failing)
+        (result,) = predict_files([path], lopsided, SPEC, tmp_path / "out", TILES, output=output)
     assert "No space left on device" in (result.error or "") and "nobody has thought" in (result.error or "")
     assert set(result.files) == {"geotiff", "probabilities", "pseudo_color", "overlay"}
 
@@ -243,7 +254,7 @@ def test_what_is_missing_of_a_large_scene_is_made_without_predicting_again(
         if file.suffix == ".tif":
             with rasterio.open(file) as one, rasterio.open(result.files[name]) as other:
                 np.testing.assert_array_equal(one.read(), other.read())
-    assert len(pyogrio.raw.read(result.vector)[2]) == len(pyogrio.raw.read(whole.vector)[2])
+    assert len(pyogrio.raw.read(result.files["vector"])[2]) == len(pyogrio.raw.read(whole.files["vector"])[2])
     assert hidden_files(tmp_path / "out") == []
 
 
@@ -253,8 +264,8 @@ def test_a_raster_that_is_no_longer_the_one_of_the_journal_is_made_anew(
     path = write_scene(tmp_path / "a.tif", noise(600, 100))
     output = OutputOptions(confidence=True, vector="gpkg")
     with monkeypatch.context() as patch:
-        patch.setattr("rsseg_tf.predict.jobs.write_polygons", failing)
-        (result,) = predict_paths([path], pointwise, SPEC, tmp_path / "out", TILES, output=output)
+        patch.setattr("rsseg_tf.predict.image.write_polygons", failing)
+        (result,) = predict_files([path], pointwise, SPEC, tmp_path / "out", TILES, output=output)
     before = read_band(result.files["geotiff"])
     write_scene(result.files["geotiff"], np.zeros((1, 600, 100), np.uint8))
     result = predict_one(path, tmp_path / "out", TILES, predict=pointwise, output=output,
@@ -274,7 +285,7 @@ def test_a_partial_file_that_a_full_disk_has_broken_is_begun_anew(tmp_path: Path
         return lopsided(batch)
 
     with pytest.raises(Stopped):
-        predict_paths([path], until, SPEC, tmp_path / "out", TILES)
+        predict_files([path], until, SPEC, tmp_path / "out", TILES)
     partial = tmp_path / "out" / "geotiff_prediction" / ".a.partial.tif"
     partial.write_bytes(partial.read_bytes()[:4])
     result = predict_one(path, tmp_path / "out", TILES, scenes=SceneOptions(resume=True))
@@ -302,7 +313,7 @@ def test_a_full_disk_when_the_journal_of_the_run_is_written_is_a_note(
 
     monkeypatch.setattr("rsseg_tf.predict.resuming.FinishedJobs.record", full)
     paths = [write_scene(tmp_path / f"{name}.tif", noise(20, 30)) for name in "ab"]
-    results = predict_paths(paths, pointwise, SPEC, tmp_path / "out", COSINE)
+    results = predict_files(paths, pointwise, SPEC, tmp_path / "out", COSINE)
     assert all(result.ok and "a later --resume will do it again" in (result.note or "") for result in results)
 
 
@@ -311,7 +322,7 @@ def test_the_image_itself_is_never_replaced(tmp_path: Path) -> None:
     folder.mkdir()
     path = write_scene(folder / "a.tif", noise(20, 30))
     before = path.read_bytes()
-    (failed,) = predict_paths([path], pointwise, SPEC, tmp_path, COSINE)
+    (failed,) = predict_files([path], pointwise, SPEC, tmp_path, COSINE)
     assert "would replace the image itself" in (failed.error or "") and path.read_bytes() == before
     assert hidden_files(tmp_path) == []
 
@@ -336,10 +347,10 @@ def test_the_next_run_clears_what_is_its_own_and_no_other(tmp_path: Path) -> Non
     for file in (*gone, *kept):
         file.touch()
     with FileLock(labels / ".b.partial.lock"):  # another process predicts b
-        results = predict_paths(paths, pointwise, SPEC, out, COSINE)
+        results = predict_files(paths, pointwise, SPEC, out, COSINE)
     assert [result.ok for result in results] == [True, False]
     assert not any(file.exists() for file in gone) and all(file.exists() for file in kept)
-    predict_paths(paths, pointwise, SPEC, out, COSINE)
+    predict_files(paths, pointwise, SPEC, out, COSINE)
     assert [file.exists() for file in kept] == [False, True]
 
 

@@ -18,8 +18,19 @@ import rasterio
 from filelock import FileLock
 
 from rsseg_tf.errors import ConfigError, DataError
-from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions, predict_paths
-from tests.fixtures.scenes import COSINE, SPEC, TILES, lopsided, noise, pointwise, predict_one, read_band, write_scene
+from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions
+from tests.fixtures.scenes import (
+    COSINE,
+    SPEC,
+    TILES,
+    lopsided,
+    noise,
+    pointwise,
+    predict_files,
+    predict_one,
+    read_band,
+    write_scene,
+)
 
 ALL_OUTPUTS = OutputOptions(confidence=True, probabilities=True)
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,14 +81,14 @@ def test_a_stopped_scene_is_finished_without_its_finished_rows(tmp_path: Path, e
     calls.clear()
     out = tmp_path / "out"
     with pytest.raises(Stopped):
-        predict_paths([path], stopping_after(28), SPEC, out, TILES, output=ALL_OUTPUTS)
+        predict_files([path], stopping_after(28), SPEC, out, TILES, output=ALL_OUTPUTS)
     rows = finished(out / "geotiff_prediction" / ".a.partial.json")["rows"]
     assert rows > 0 and rows % 256 == 0
     assert not (out / "geotiff_prediction" / "a.tif").exists()
     result = predict_one(path, out, TILES, predict=counted, scenes=SceneOptions(resume=True), output=ALL_OUTPUTS)
     assert sum(calls) < everything - (rows // 48 - 2) * 2, "windows of finished rows are not predicted again"
     for product in ("geotiff", "confidence", "probabilities"):
-        with rasterio.open(getattr(whole, product)) as one, rasterio.open(getattr(result, product)) as other:
+        with rasterio.open(whole.files[product]) as one, rasterio.open(result.files[product]) as other:
             np.testing.assert_array_equal(one.read(), other.read())
     assert hidden_files(out) == []
 
@@ -89,13 +100,13 @@ def test_a_killed_process_leaves_what_a_later_one_finishes(tmp_path: Path) -> No
     program = f"""
         import time
         from pathlib import Path
-        from rsseg_tf.predict import predict_paths, writing
-        from tests.fixtures.scenes import SPEC, TILES, lopsided
+        from rsseg_tf.predict import writing
+        from tests.fixtures.scenes import SPEC, TILES, lopsided, predict_files
         writing._CHECKPOINT_S = 0.0
         def slowly(batch):
             time.sleep(0.02)
             return lopsided(batch)
-        predict_paths([Path({str(path)!r})], slowly, SPEC, Path({str(tmp_path / "out")!r}), TILES)
+        predict_files([Path({str(path)!r})], slowly, SPEC, Path({str(tmp_path / "out")!r}), TILES)
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT)
     journal = tmp_path / "out" / "geotiff_prediction" / ".a.partial.json"
@@ -122,10 +133,10 @@ def test_strips_are_resumed_too(tmp_path: Path, every_row_is_saved: None, monkey
     path = write_scene(tmp_path / "a.tif", noise(600, 700))
     whole = predict_one(path, tmp_path / "whole", TILES)
     strips = ((0, 256), (256, 512), (512, 700))
-    monkeypatch.setattr("rsseg_tf.predict.jobs.split_into_strips", lambda *_: strips)
+    monkeypatch.setattr("rsseg_tf.predict.image.split_into_strips", lambda *_: strips)
     out = tmp_path / "out"
     with pytest.raises(Stopped):
-        predict_paths([path], stopping_after(140), SPEC, out, TILES)
+        predict_files([path], stopping_after(140), SPEC, out, TILES)
     assert finished(out / "geotiff_prediction" / ".a.partial.json")["strip"] == 1
     result = predict_one(path, out, TILES, scenes=SceneOptions(resume=True))
     np.testing.assert_array_equal(read_band(result.files["geotiff"]), read_band(whole.files["geotiff"]))
@@ -135,15 +146,15 @@ def test_other_options_are_refused_and_without_resume_all_begins_anew(tmp_path: 
     path = write_scene(tmp_path / "a.tif", noise(900, 100))
     out = tmp_path / "out"
     with pytest.raises(Stopped):
-        predict_paths([path], stopping_after(28), SPEC, out, TILES)
+        predict_files([path], stopping_after(28), SPEC, out, TILES)
     other = InferenceOptions(is_slide=True, crop_size=(64, 64), stride=(32, 32), blend="cosine")
-    (failed,) = predict_paths([path], lopsided, SPEC, out, other, scenes=SceneOptions(resume=True))
+    (failed,) = predict_files([path], lopsided, SPEC, out, other, scenes=SceneOptions(resume=True))
     assert "was begun with another stride: [48, 48], now [32, 32]" in (failed.error or "")
-    (failed,) = predict_paths([path], lopsided, SPEC, out, TILES, scenes=SceneOptions(resume=True, model="new"))
+    (failed,) = predict_files([path], lopsided, SPEC, out, TILES, scenes=SceneOptions(resume=True, model="new"))
     assert "with another model" in (failed.error or "")
     journal = out / "geotiff_prediction" / ".a.partial.json"
     journal.write_text("{", "utf-8")
-    (failed,) = predict_paths([path], lopsided, SPEC, out, TILES, scenes=SceneOptions(resume=True))
+    (failed,) = predict_files([path], lopsided, SPEC, out, TILES, scenes=SceneOptions(resume=True))
     assert "is damaged" in (failed.error or "") and "Remove it" in (failed.error or "")
     result = predict_one(path, out, other)
     np.testing.assert_array_equal(
@@ -156,7 +167,7 @@ def test_batch_size_and_memory_may_change_on_resume(tmp_path: Path, every_row_is
     path = write_scene(tmp_path / "a.tif", noise(900, 100))
     out = tmp_path / "out"
     with pytest.raises(Stopped):
-        predict_paths([path], stopping_after(28), SPEC, out, TILES)
+        predict_files([path], stopping_after(28), SPEC, out, TILES)
     bigger = InferenceOptions(is_slide=True, crop_size=(64, 64), stride=(48, 48), blend="cosine", batch_size=7)
     predict_one(path, out, bigger, scenes=SceneOptions(resume=True, max_memory=2**30))
 
@@ -165,7 +176,7 @@ def test_scenes_that_are_done_are_not_done_again(tmp_path: Path) -> None:
     paths = [write_scene(tmp_path / f"{name}.tif", noise(30, 40, seed=i)) for i, name in enumerate("abc")]
     out = tmp_path / "out"
     with pytest.raises(Stopped):
-        predict_paths(paths, stopping_after(14), SPEC, out, COSINE)
+        predict_files(paths, stopping_after(14), SPEC, out, COSINE)
     calls = []
 
     def counted(batch: np.ndarray) -> np.ndarray:
@@ -173,31 +184,31 @@ def test_scenes_that_are_done_are_not_done_again(tmp_path: Path) -> None:
         return lopsided(batch)
 
     resume = SceneOptions(resume=True)
-    results = predict_paths(paths, counted, SPEC, out, COSINE, scenes=resume)
+    results = predict_files(paths, counted, SPEC, out, COSINE, scenes=resume)
     assert [result.note for result in results] == ["done by an earlier run"] * 2 + [None]
     assert all(result.ok and result.files["geotiff"].is_file() for result in results)
     first = len(calls)
-    assert predict_paths(paths, counted, SPEC, out, COSINE, scenes=resume)[2].note == "done by an earlier run"
+    assert predict_files(paths, counted, SPEC, out, COSINE, scenes=resume)[2].note == "done by an earlier run"
     assert len(calls) == first
     results[0].files["geotiff"].unlink()  # lost: done again
     write_scene(paths[1], noise(30, 40, seed=9))  # changed: done again
-    notes = [result.note for result in predict_paths(paths, counted, SPEC, out, COSINE, scenes=resume)]
+    notes = [result.note for result in predict_files(paths, counted, SPEC, out, COSINE, scenes=resume)]
     assert notes == [None, None, "done by an earlier run"]
     with pytest.raises(ConfigError, match=r"a\.tif was predicted to .* with another cog: False, now True"):
-        predict_paths(paths, counted, SPEC, out, COSINE, scenes=resume, output=OutputOptions(cog=True))
-    results = predict_paths(paths, counted, SPEC, out, COSINE)
+        predict_files(paths, counted, SPEC, out, COSINE, scenes=resume, output=OutputOptions(cog=True))
+    results = predict_files(paths, counted, SPEC, out, COSINE)
     assert [result.note for result in results] == [None] * 3
 
 
 def test_a_line_that_a_kill_has_cut_short_is_not_read(tmp_path: Path) -> None:
     paths = [write_scene(tmp_path / f"{name}.tif", noise(20, 20)) for name in "ab"]
     out = tmp_path / "out"
-    predict_paths(paths, pointwise, SPEC, out, COSINE)
+    predict_files(paths, pointwise, SPEC, out, COSINE)
     journal = out / ".predicted.jsonl"
     journal.write_text(journal.read_text("utf-8")[:-30], "utf-8")
     resume = SceneOptions(resume=True)
     for notes in (["done by an earlier run", None], ["done by an earlier run"] * 2):
-        results = predict_paths(paths, pointwise, SPEC, out, COSINE, scenes=resume)
+        results = predict_files(paths, pointwise, SPEC, out, COSINE, scenes=resume)
         assert [result.note for result in results] == notes
 
 
@@ -207,7 +218,7 @@ def test_failed_scenes_are_tried_again(tmp_path: Path) -> None:
     def gone(batch: np.ndarray) -> NoReturn:
         raise DataError("the model is gone")
 
-    (failed,) = predict_paths([path], gone, SPEC, tmp_path / "out", COSINE)
+    (failed,) = predict_files([path], gone, SPEC, tmp_path / "out", COSINE)
     assert failed.error == "the model is gone"
     assert predict_one(path, tmp_path / "out", COSINE, scenes=SceneOptions(resume=True)).note is None
 
@@ -217,6 +228,6 @@ def test_two_processes_do_not_write_one_scene(tmp_path: Path) -> None:
     folder = tmp_path / "out" / "geotiff_prediction"
     folder.mkdir(parents=True)
     with FileLock(folder / ".a.partial.lock"):
-        (failed,) = predict_paths([path], pointwise, SPEC, tmp_path / "out", COSINE)
+        (failed,) = predict_files([path], pointwise, SPEC, tmp_path / "out", COSINE)
     assert "is being written by another process" in (failed.error or "")
     predict_one(path, tmp_path / "out", COSINE)

@@ -22,11 +22,13 @@ from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
 from rsseg_tf.errors import ConfigError
-from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions, predict_paths
+from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions
 from rsseg_tf.predict.blending import make_plan
 from rsseg_tf.predict.decoding import decode
+from rsseg_tf.predict.engine import make_tiling
 from rsseg_tf.predict.options import parse_memory
-from rsseg_tf.predict.streaming import make_tiling, split_into_strips
+from rsseg_tf.predict.settings import PredictionSettings
+from rsseg_tf.predict.streaming import split_into_strips
 from rsseg_tf.rasters.scenes import open_scene
 from tests.fixtures.scenes import (
     COSINE,
@@ -35,6 +37,7 @@ from tests.fixtures.scenes import (
     lopsided,
     noise,
     pointwise,
+    predict_files,
     predict_one,
     read_band,
     reference,
@@ -70,7 +73,7 @@ def test_streamed_equals_in_memory_to_the_bit(
     expected = decode(logits, np.ones((height, width), bool), SPEC, ALL_OUTPUTS)
     np.testing.assert_array_equal(read_band(result.files["geotiff"]), expected["labels"][0])
     np.testing.assert_array_equal(read_band(result.files["confidence"]), expected["confidence"][0])
-    with rasterio.open(result.probabilities) as source:
+    with rasterio.open(result.files["probabilities"]) as source:
         np.testing.assert_array_equal(source.read(), expected["probabilities"])
 
 
@@ -79,10 +82,10 @@ def test_strips_of_columns_change_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     options = InferenceOptions(is_slide=True, crop_size=(64, 32), stride=(48, 24), blend="cosine", batch_size=2)
     whole = predict_one(path, tmp_path / "whole", options, output=ALL_OUTPUTS)
     strips = ((0, 512), (512, 768), (768, 1100))
-    monkeypatch.setattr("rsseg_tf.predict.jobs.split_into_strips", lambda *_: strips)
+    monkeypatch.setattr("rsseg_tf.predict.image.split_into_strips", lambda *_: strips)
     cut = predict_one(path, tmp_path / "cut", options, output=ALL_OUTPUTS)
     for product in ("geotiff", "confidence", "probabilities"):
-        with rasterio.open(getattr(whole, product)) as one, rasterio.open(getattr(cut, product)) as other:
+        with rasterio.open(whole.files[product]) as one, rasterio.open(cut.files[product]) as other:
             np.testing.assert_array_equal(one.read(), other.read())
 
 
@@ -90,10 +93,11 @@ def test_memory_decides_on_strips_and_refuses_what_cannot_work(tmp_path: Path) -
     path = write_scene(tmp_path / "a.tif", noise(64, 6000))
     options = InferenceOptions(is_slide=True, crop_size=(64, 64), stride=(48, 48), blend="cosine")
     with open_scene(path) as scene:
-        tiling = make_tiling(scene.size, options, SceneOptions())
+        tiling = make_tiling(scene.size, options)
 
         def strips(memory: str) -> tuple[Any, ...]:
-            return split_into_strips(scene, SPEC, options, OutputOptions(), tiling, parse_memory(memory))
+            scenes = SceneOptions(max_memory=parse_memory(memory))
+            return split_into_strips(scene, PredictionSettings(SPEC, tmp_path, options, scenes), tiling)
 
         assert strips("2G") == ((0, 6000),)
         few, many = strips("4M"), strips("3M")
@@ -113,12 +117,12 @@ def test_memory_decides_on_strips_and_refuses_what_cannot_work(tmp_path: Path) -
 
 
 def test_an_image_is_whole_up_to_a_size_and_windows_beyond(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiling = make_tiling((2048, 2048), InferenceOptions(), SceneOptions(tile=(512, 256)))
+    tiling = make_tiling((2048, 2048), InferenceOptions(tile=(512, 256)))
     assert tiling.window == (2048, 2048) and tiling.plan.rows.starts == (0,)
-    tiling = make_tiling((2049, 2048), InferenceOptions(), SceneOptions(tile=(512, 256)))
+    tiling = make_tiling((2049, 2048), InferenceOptions(tile=(512, 256)))
     assert tiling.window == (256, 512) and tiling.plan.rows.blend == "cosine"
     assert tiling.plan.columns.starts == (0, 384, 768, 1152, 1536)
-    tiling = make_tiling((30, 600), InferenceOptions(), SceneOptions(tile=(512, 256), fixed_tile=True))
+    tiling = make_tiling((30, 600), InferenceOptions(tile=(512, 256), fixed_tile=True))
     assert tiling.window == (256, 512) and tiling.plan.rows.starts == (0,), "a fixed tile is padded"
 
 
@@ -177,7 +181,7 @@ def test_no_data_of_the_input_is_no_data_of_the_output(tmp_path: Path, kind: str
     path = write_scene(tmp_path / "a.tif", bands, **profile)
     result = predict_one(path, tmp_path / "out", COSINE, output=ALL_OUTPUTS)
     for product in ("geotiff", "confidence", "probabilities"):
-        with rasterio.open(getattr(result, product)) as source:
+        with rasterio.open(result.files[product]) as source:
             np.testing.assert_array_equal(source.read_masks(1) == 0, missing)
     assert set(np.unique(read_band(result.files["geotiff"])[~missing])) <= {0, 1, 2}
 
@@ -190,7 +194,7 @@ def test_the_label_map_says_where_and_what_it_is(tmp_path: Path) -> None:
     with rasterio.open(path, "r+") as source:
         source.update_tags(AREA_OR_POINT="Point", SECRET="not copied")
     result = predict_one(path, tmp_path / "out", COSINE, scenes=SceneOptions(model="m1"))
-    with rasterio.open(result.geotiff) as labels:
+    with rasterio.open(result.files["geotiff"]) as labels:
         assert labels.crs.to_epsg() == 32750 and labels.transform == PLACE and labels.nodata == 255
         assert labels.dtypes == ("uint8",) and labels.profile["compress"] == "deflate" and labels.profile["tiled"]
         assert labels.block_shapes == [(256, 256)] and labels.colorinterp == (ColorInterp.palette,)
@@ -215,7 +219,7 @@ def test_control_points_are_kept(tmp_path: Path, cog: bool) -> None:
     with open_scene(path) as scene:
         assert scene.is_georeferenced and len(scene.gcps) == 3
     result = predict_one(path, tmp_path / "out", COSINE, output=OutputOptions(cog=cog))
-    with rasterio.open(result.geotiff) as labels:
+    with rasterio.open(result.files["geotiff"]) as labels:
         kept, crs = labels.gcps
         assert crs.to_epsg() == 4326
         assert [(p.row, p.col, p.x, p.y) for p in kept] == [(p.row, p.col, p.x, p.y) for p in points]
@@ -242,7 +246,7 @@ def test_rpcs_are_kept(tmp_path: Path) -> None:
     )
     path = write_scene(tmp_path / "a.tif", noise(20, 30), crs=None, transform=None, rpcs=rpcs)
     result = predict_one(path, tmp_path / "out", COSINE)
-    with rasterio.open(result.geotiff) as labels:
+    with rasterio.open(result.files["geotiff"]) as labels:
         assert labels.rpcs is not None
         assert labels.rpcs.lat_off == 50.0 and labels.rpcs.line_num_coeff == rpcs.line_num_coeff
     assert not list((tmp_path / "out").rglob("*.xml"))
@@ -255,7 +259,7 @@ def test_a_cog_has_overviews_and_the_same_pixels(tmp_path: Path) -> None:
     output = OutputOptions(cog=True, confidence=True, probabilities=True)
     cog = predict_one(path, tmp_path / "cog", options, output=output)
     for product in ("geotiff", "confidence", "probabilities"):
-        with rasterio.open(getattr(plain, product)) as one, rasterio.open(getattr(cog, product)) as other:
+        with rasterio.open(plain.files[product]) as one, rasterio.open(cog.files[product]) as other:
             assert other.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG" and other.overviews(1) == [2]
             np.testing.assert_array_equal(one.read(), other.read())
             assert (one.crs, one.transform, one.nodata, one.scales) == (
@@ -275,7 +279,7 @@ def test_probabilities_are_the_softmax_and_confidence_is_their_largest(tmp_path:
     result = predict_one(path, tmp_path / "out", COSINE, predict=pointwise, output=ALL_OUTPUTS)
     logits = reference(path, COSINE, pointwise)
     softmax = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    with rasterio.open(result.probabilities) as source:
+    with rasterio.open(result.files["probabilities"]) as source:
         assert source.descriptions == SPEC.classes and source.nodata == 255
         np.testing.assert_allclose(source.scales, 1 / 254)
         stored = source.read() * source.scales[0]
@@ -294,12 +298,12 @@ def test_doubtful_pixels_get_the_review_value(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         read_band(result.files["geotiff"]), np.where(doubtful, 77, logits.astype(np.float32).argmax(axis=-1))
     )
-    with rasterio.open(result.geotiff) as labels:
+    with rasterio.open(result.files["geotiff"]) as labels:
         assert labels.colormap(1)[77] == (128, 128, 128, 255) and labels.tags(1)["REVIEW_VALUE"] == "77"
     for value, taken in ((1, "class 'road'"), (255, "pixels without data")):
         with pytest.raises(ConfigError, match=f"--review_value {value} already stands for {taken}"):
             output = OutputOptions(min_confidence=0.8, review_value=value)
-            predict_paths([path], pointwise, SPEC, tmp_path / "no", COSINE, output=output)
+            predict_files([path], pointwise, SPEC, tmp_path / "no", COSINE, output=output)
 
 
 def test_huge_pictures_are_reduced_and_rasters_are_not(tmp_path: Path) -> None:
@@ -323,9 +327,10 @@ def test_bands_are_chosen_and_ordered(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         read_band(result.files["geotiff"]), read_band(predict_one(same, tmp_path / "o", COSINE).files["geotiff"])
     )
-    (failed,) = predict_paths([path], lopsided, SPEC, tmp_path / "no", COSINE)
-    assert "has 5 bands, but the dataset 'toy' has 3" in (failed.error or "") and "--bands" in (failed.error or "")
-    (failed,) = predict_paths([path], lopsided, SPEC, tmp_path / "no", COSINE, scenes=SceneOptions(bands=(1, 2, 9)))
+    (failed,) = predict_files([path], lopsided, SPEC, tmp_path / "no", COSINE)
+    assert "has 5 bands, but the dataset 'toy' has 3. Choose 3 of its bands with --bands" in (failed.error or "")
+    assert "dataset.bands" not in (failed.error or ""), "the remedy of training"
+    (failed,) = predict_files([path], lopsided, SPEC, tmp_path / "no", COSINE, scenes=SceneOptions(bands=(1, 2, 9)))
     assert "no band 9 to read; its bands are 1, 2, 3, 4, 5" in (failed.error or "")
     with pytest.raises(ConfigError, match="counted from 1"):
         SceneOptions(bands=(0, 1, 2))
@@ -357,7 +362,7 @@ def test_values_of_another_scale_are_refused_until_they_are_explained(
 ) -> None:
     bands = noise(20, 30)
     path = write_scene(tmp_path / "a.tif", (bands.astype(np.float64) * scale).astype(dtype))
-    (failed,) = predict_paths([path], lopsided, SPEC, tmp_path / "no", COSINE)
+    (failed,) = predict_files([path], lopsided, SPEC, tmp_path / "no", COSINE)
     assert re.search(message, str(failed.error))
     result = predict_one(path, tmp_path / "out", COSINE, scenes=SceneOptions(max_value=255 * scale))
     same = predict_one(write_scene(tmp_path / "b.tif", bands), tmp_path / "same", COSINE)
@@ -397,13 +402,16 @@ def test_the_models_sampling_distance_is_matched_on_the_scenes_own_grid(tmp_path
 def test_a_sampling_distance_that_nobody_knows_is_an_error(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(20, 30), crs=None, transform=None)
     with pytest.raises(ConfigError, match=r"data set 'toy' states none. Give it with --model_gsd"):
-        predict_paths([path], lopsided, SPEC, tmp_path / "out", COSINE, scenes=SceneOptions(match_gsd=True))
+        predict_files([path], lopsided, SPEC, tmp_path / "out", COSINE, scenes=SceneOptions(match_gsd=True))
     scenes = SceneOptions(match_gsd=True, model_gsd=0.3)
-    (failed,) = predict_paths([path], lopsided, SPEC, tmp_path / "out", COSINE, scenes=scenes)
+    (failed,) = predict_files([path], lopsided, SPEC, tmp_path / "out", COSINE, scenes=scenes)
     assert "no CRS and transform" in (failed.error or "") and "0.3 m" in (failed.error or "")
 
 
-def test_augmentation_happens_window_by_window(tmp_path: Path) -> None:
+def test_augmentation_happens_window_by_window_where_an_image_is_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsseg_tf.predict.engine.WHOLE_PIXELS", 30 * 40 - 1)
     path = write_scene(tmp_path / "a.tif", noise(30, 40))
     options = InferenceOptions(
         is_slide=True,
@@ -450,7 +458,7 @@ def test_an_error_in_any_stage_ends_the_scene_and_its_threads(
         monkeypatch.setattr("rsseg_tf.predict.writing.SceneWriter.put", full)
     before = threading.active_count()
     path = write_scene(tmp_path / "a.tif", noise(60, 60))
-    (failed,) = predict_paths([path], fails_later, SPEC, tmp_path / "out", COSINE)
+    (failed,) = predict_files([path], fails_later, SPEC, tmp_path / "out", COSINE)
     assert failed.error in ("the model is gone", "the disk is full")
     assert threading.active_count() == before
     assert not [file for file in (tmp_path / "out").rglob("*") if file.is_file()]

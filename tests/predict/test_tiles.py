@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from rsseg_tf.predict import InferenceOptions, any_size, predict_logits, tile_options, tile_stride
+from rsseg_tf.datasets.spec import custom_spec
+from rsseg_tf.predict import InferenceOptions, any_size, predict_logits, usual_stride
+from rsseg_tf.predict.engine import make_tiling
 
+SPEC = custom_spec("toy", ("a", "b", "c"))
 TILE = (8, 12)
 
 
@@ -21,7 +26,7 @@ def image(*size: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [TILE, (1, 1), (3, 5), (8, 30), (30, 3), (8, 13), (25, 41)], ids=str)
 def test_images_of_any_size_are_predicted(size: tuple[int, int]) -> None:
     pixels = image(*size)
-    logits = any_size(strict, TILE)(pixels)
+    logits = any_size(strict, TILE, 3)(pixels)
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, pixels)
 
@@ -34,17 +39,21 @@ def test_small_images_are_reflected() -> None:
         return strict(batch)
 
     pixels = image(6, 12)
-    any_size(keep, TILE)(pixels)
+    any_size(keep, TILE, 3)(pixels)
     np.testing.assert_array_equal(seen[0], np.pad(pixels, ((0, 0), (0, 2), (0, 0), (0, 0)), mode="reflect"))
 
 
-def test_windows_of_the_tile_are_the_default_for_scenes() -> None:
-    assert tile_options(InferenceOptions(), None) == InferenceOptions()
-    options = tile_options(InferenceOptions(flip_vertical=True), TILE)
-    assert options == InferenceOptions(flip_vertical=True, is_slide=True, crop_size=(12, 8), stride=(9, 6))
-    asked = InferenceOptions(is_slide=True, crop_size=(5, 5), stride=(5, 5))
-    assert tile_options(asked, TILE) == asked
-    assert tile_stride((1, 1)) == (1, 1)
+def test_windows_of_the_tile_are_the_default_for_files_of_one_size() -> None:
+    options = InferenceOptions(tile=(12, 8), fixed_tile=True)
+    tiling = make_tiling((20, 30), options)
+    assert tiling.window == TILE and tiling.inner is None and tiling.summary == "12x8 cosine"
+    assert tiling.plan.columns.starts == (0, 9, 18)
+    asked = InferenceOptions(tile=(12, 8), fixed_tile=True, is_slide=True, crop_size=(5, 5), stride=(5, 5))
+    assert make_tiling((20, 30), asked).summary == "5x5 mean"
+    assert options.with_blend("mean") == InferenceOptions(
+        tile=(12, 8), fixed_tile=True, is_slide=True, crop_size=(12, 8), stride=(9, 6)
+    )
+    assert usual_stride((1, 1)) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -52,10 +61,13 @@ def test_windows_of_the_tile_are_the_default_for_scenes() -> None:
     [
         InferenceOptions(is_slide=True, crop_size=(5, 20), stride=(5, 20)),
         InferenceOptions(scales=(0.5, 1.5), flip_horizontal=True),
+        InferenceOptions(scales=(0.5, 1.5), flip_horizontal=True, tile=(12, 8), fixed_tile=True),
     ],
-    ids=["windows of another size", "scales"],
+    ids=["windows of another size", "scales", "scales and windows of the tile"],
 )
 def test_it_goes_with_all_other_options(options: InferenceOptions) -> None:
     pixels = image(25, 30)[0]
-    free = predict_logits(lambda batch: batch.astype(np.float32), pixels, options)
-    np.testing.assert_allclose(predict_logits(any_size(strict, TILE), pixels, options), free, atol=1e-3)
+    free = dataclasses.replace(options, fixed_tile=False)
+    expected = predict_logits(lambda batch: batch.astype(np.float32), pixels, SPEC, free)
+    found = predict_logits(any_size(strict, TILE, 3), pixels, SPEC, options)
+    np.testing.assert_allclose(found, expected, atol=1e-3)

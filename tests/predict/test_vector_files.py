@@ -15,9 +15,9 @@ from shapely import Polygon
 
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.paths import plain_path
-from rsseg_tf.predict import OutputOptions, Run
+from rsseg_tf.predict import OutputOptions
 from rsseg_tf.predict.vector_files import Feature, VectorPlace, check_vector_file, layer_name, write_features
-from tests.fixtures.scenes import COSINE, PLACE, SPEC
+from tests.fixtures.scenes import COSINE, PLACE, SPEC, plan_of
 
 shapely = pytest.importorskip("shapely", reason="the extra `vector` is not installed")
 pyogrio = pytest.importorskip("pyogrio", reason="the extra `vector` is not installed")
@@ -120,7 +120,7 @@ def test_what_we_did_not_write_is_not_replaced(tmp_path: Path, suffix: str) -> N
     with pytest.raises(DataError, match=r"with the fields owner, which predict did not write and will not replace"):
         write(path)
     with pytest.raises(DataError, match="will not replace"):  # before anything is predicted
-        Run([tmp_path / "a.tif"], SPEC, tmp_path / "out", COSINE, output=OutputOptions(vector=str(path)))
+        plan_of([tmp_path / "a.tif"], SPEC, tmp_path / "out", COSINE, output=OutputOptions(vector=str(path)))
     assert path.read_bytes() == before
     (tmp_path / f"text{suffix}").write_text("no polygons")
     with pytest.raises(DataError, match="so it is not ours to replace"):

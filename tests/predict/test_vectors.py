@@ -17,12 +17,22 @@ from rasterio.transform import Affine
 from shapely import Polygon
 
 from rsseg_tf.errors import ConfigError
-from rsseg_tf.predict import OutputOptions, SceneOptions, predict_paths
+from rsseg_tf.predict import OutputOptions, SceneOptions
 from rsseg_tf.predict.vector_files import VectorPlace, write_features
 from rsseg_tf.predict.vectors import Legend, Region, _features, regions
 from rsseg_tf.rasters.ground import PixelAreas, pixel_areas
 from rsseg_tf.rasters.scenes import open_scene
-from tests.fixtures.scenes import COSINE, PLACE, SPEC, noise, pointwise, predict_one, read_band, write_scene
+from tests.fixtures.scenes import (
+    COSINE,
+    PLACE,
+    SPEC,
+    noise,
+    pointwise,
+    predict_files,
+    predict_one,
+    read_band,
+    write_scene,
+)
 
 shapely = pytest.importorskip("shapely", reason="the extra `vector` is not installed")
 pyogrio = pytest.importorskip("pyogrio", reason="the extra `vector` is not installed")
@@ -175,8 +185,8 @@ def test_files_hold_classes_areas_and_confidence(tmp_path: Path, suffix: str) ->
     path = write_scene(tmp_path / "a.tif", bands, nodata=0)
     output = OutputOptions(vector=suffix, confidence=True)
     result = predict_one(path, tmp_path / "out", COSINE, predict=pointwise, output=output)
-    assert result.vector == tmp_path / "out" / "vector_prediction" / f"a.{suffix}"
-    meta, _, wkb, columns = pyogrio.raw.read(result.vector)
+    assert result.files["vector"] == tmp_path / "out" / "vector_prediction" / f"a.{suffix}"
+    meta, _, wkb, columns = pyogrio.raw.read(result.files["vector"])
     table = dict(zip(meta["fields"], columns, strict=True))
     assert list(table) == ["class_id", "class", "area_m2", "pixels", "confidence"]
     labels, confidence = read_band(result.files["geotiff"]), read_band(result.files["confidence"])
@@ -204,14 +214,14 @@ def test_small_polygons_are_left_out_and_doubtful_ones_are_named(tmp_path: Path)
     path = write_scene(tmp_path / "a.tif", noise(60, 70))
     output = OutputOptions(vector="gpkg", min_area=5.0, min_confidence=0.8)
     result = predict_one(path, tmp_path / "out", COSINE, predict=pointwise, output=output)
-    assert result.confidence is None, "made for the polygons, and not asked for"
-    meta, _, _, columns = pyogrio.raw.read(result.vector)
+    assert "confidence" not in result.files, "made for the polygons, and not asked for"
+    meta, _, _, columns = pyogrio.raw.read(result.files["vector"])
     table = dict(zip(meta["fields"], columns, strict=True))
     assert table["area_m2"].min() >= 5.0
     everything = predict_one(
         path, tmp_path / "all", COSINE, predict=pointwise, output=OutputOptions(vector="gpkg", min_confidence=0.8)
     )
-    _, _, _, (_, names, areas, *_) = pyogrio.raw.read(everything.vector)
+    _, _, _, (_, names, areas, *_) = pyogrio.raw.read(everything.files["vector"])
     assert (areas < 5.0).any() and len(table["area_m2"]) == (areas >= 5.0).sum()
     assert set(names) == {*SPEC.classes, "review"}
 
@@ -238,9 +248,9 @@ def test_one_file_is_for_one_scene(tmp_path: Path) -> None:
     target = tmp_path / "here.gpkg"
     output = OutputOptions(vector=str(target))
     result = predict_one(one, tmp_path / "out", COSINE, output=output)
-    assert result.vector == target and target.is_file()
+    assert result.files["vector"] == target and target.is_file()
     with pytest.raises(ConfigError, match=r"is one file, but there are 2 images.*--vector gpkg"):
-        predict_paths([one, two], pointwise, SPEC, tmp_path / "out", COSINE, output=output)
+        predict_files([one, two], pointwise, SPEC, tmp_path / "out", COSINE, output=output)
     with pytest.raises(ConfigError, match="must be gpkg, geojson or fgb"):
         OutputOptions(vector="shp")
     with pytest.raises(ConfigError, match="--simplify has an effect with --vector only"):
@@ -257,7 +267,7 @@ def test_without_the_libraries_the_remedy_is_named(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr("importlib.import_module", without)
     path = write_scene(tmp_path / "a.tif", noise(20, 20))
-    (failed,) = predict_paths([path], pointwise, SPEC, tmp_path / "out", COSINE, output=OutputOptions(vector="gpkg"))
+    (failed,) = predict_files([path], pointwise, SPEC, tmp_path / "out", COSINE, output=OutputOptions(vector="gpkg"))
     assert 'pip install "rsseg-tf[vector]"' in (failed.error or "")
 
 
@@ -323,5 +333,5 @@ def test_scenes_outside_of_the_area_are_told_and_bad_areas_refused(tmp_path: Pat
         (path, points, "holds no polygon"),
         (nowhere, away, "must both say where they lie"),
     ):
-        (failed,) = predict_paths([scene], pointwise, SPEC, tmp_path / "no", COSINE, scenes=SceneOptions(aoi=area))
+        (failed,) = predict_files([scene], pointwise, SPEC, tmp_path / "no", COSINE, scenes=SceneOptions(aoi=area))
         assert message in (failed.error or "")

@@ -158,7 +158,7 @@ def test_own_output_with_a_stranger_in_it_is_refused(tmp_path: Path) -> None:
     with staged_output(output) as folder:
         fill(folder, ("train", "s", *scene(16, 16)), ("val", "t", *scene(16, 16)))
     (output / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"holds 'notes\.txt', which is not ours"):
+    with pytest.raises(DataError, match=r"holds 'notes\.txt', which rsseg_tf did not write"):
         stage(output)
     assert (output / "notes.txt").read_text() == "mine"
 

@@ -268,7 +268,7 @@ def test_a_full_disk(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_foreign_folder_is_refused_before_any_work(root: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"holds 'thesis\.txt', which is not ours"):
+    with pytest.raises(DataError, match=r"holds 'thesis\.txt', which rsseg_tf did not write"):
         prepare(root, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"out", "download"}
 
@@ -276,7 +276,7 @@ def test_foreign_folder_is_refused_before_any_work(root: Path, tmp_path: Path) -
 def test_a_list_of_the_users_own_is_not_replaced(root: Path, tmp_path: Path) -> None:
     prepare(root, tmp_path / "out")
     (tmp_path / "out" / "train_small.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"holds 'train_small\.txt', which is not ours"):
+    with pytest.raises(DataError, match=r"holds 'train_small\.txt', which rsseg_tf did not write"):
         prepare(root, tmp_path / "out", tile_size=16)
 
 

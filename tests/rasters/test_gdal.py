@@ -162,7 +162,8 @@ def write_huge_label(path: Path) -> Path:
 
 
 def test_prediction_counts_what_is_decoded_at_once_against_its_memory(tmp_path: Path) -> None:
-    from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions, predict_paths
+    from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions
+    from tests.fixtures.scenes import predict_files
 
     paths = [huge_png(tmp_path / "a.png", 12_000), tmp_path / "strip.tif"]
     with rasterio.open(
@@ -171,7 +172,7 @@ def test_prediction_counts_what_is_decoded_at_once_against_its_memory(tmp_path: 
     ):  # fmt: skip
         pass
     options = SceneOptions(max_memory=500 * 2**20)
-    results = predict_paths(
+    results = predict_files(
         paths, lambda batch: batch[..., :2].astype(np.float32), SPEC, tmp_path / "out", InferenceOptions(),
         scenes=options, output=OutputOptions(pictures=False),
     )  # fmt: skip

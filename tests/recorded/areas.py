@@ -75,10 +75,6 @@ _EVALUATIONS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...] | None]] = {
 }
 
 
-# Where predict cuts windows first and eval augments first, so that they give different pixels.
-_ODD = ("windows and flips", "windows and scales", "windows, scales and flips")
-
-
 def _evaluated(work: Work, *arguments: Any) -> Entries:
     """Runs eval and returns its report, with the matrix as counts."""
     folder = work.new_folder()
@@ -132,8 +128,7 @@ def evaluation(work: Work) -> Entries:
                 counted = truth != 255
                 np.add.at(matrix, (truth[counted], predicted[counted]), 1)
             off = abs(matrix - np.array(report["confusion_matrix"]["counts"]["values"])).sum()
-            remark = " (odd: should be 0)" if name in _ODD else ""
-            entries[f"{model}: {name}: counts by which predict differs from eval{remark}"] = compare.counts(int(off))
+            entries[f"{model}: {name}: counts by which predict differs from eval"] = compare.counts(int(off))
     return entries
 
 

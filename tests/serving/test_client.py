@@ -36,10 +36,12 @@ def address_of(server: Server, api: str) -> str:
 def test_a_scene_is_predicted_as_with_the_model_itself(server: Server, api: str) -> None:
     predictor = remote_predictor(address_of(server, api), "tiny", in_flight=3)
     assert predictor.kind == "server" and predictor.spec == SPEC and predictor.manifest == manifest()
-    assert predictor.options == InferenceOptions(is_slide=True, crop_size=(32, 32), stride=(24, 24), batch_size=3)
+    assert predictor.options == InferenceOptions(
+        is_slide=True, crop_size=(32, 32), stride=(24, 24), batch_size=3, tile=(32, 32)
+    )
     (scene,) = pixels(1, 75, 91)
-    remote = predict_logits(predictor.predict, scene, predictor.options)
-    local = predict_logits(reference, scene, predictor.options)
+    remote = predict_logits(predictor.predict, scene, SPEC, predictor.options)
+    local = predict_logits(reference, scene, SPEC, predictor.options)
     np.testing.assert_allclose(remote, local, atol=1e-5)
     batch = pixels(5, 20, 30)
     np.testing.assert_allclose(predictor.predict(batch), reference(batch), atol=1e-5)
@@ -263,7 +265,7 @@ def test_clients_finish_their_scenes_although_the_server_is_killed(tmp_path: Pat
             done[api] += len(batch)
             return logits
 
-        results[api] = predict_logits(counting, scene, predictor.options)
+        results[api] = predict_logits(counting, scene, SPEC, predictor.options)
 
     clients = [threading.Thread(target=predict_scene, args=(api,)) for api in done]
     for client in clients:
@@ -275,7 +277,7 @@ def test_clients_finish_their_scenes_although_the_server_is_killed(tmp_path: Pat
     second = Process(tmp_path, "--rest_port", str(first.rest_port), "--grpc_port", str(first.grpc_port), *slow)
     processes.append(second)
     options = InferenceOptions(is_slide=True, crop_size=(32, 32), stride=(24, 24))
-    expected = predict_logits(reference, scene, options)
+    expected = predict_logits(reference, scene, SPEC, options)
     for client, api in zip(clients, done, strict=True):
         client.join(120)
         assert not client.is_alive() and before[api] < done[api] == 8 * 8

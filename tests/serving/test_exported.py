@@ -53,8 +53,8 @@ def test_a_scene_gets_the_logits_that_it_gets_locally(served: tuple[Server, Path
     remote, local = remote_predictor(f"{scheme}127.0.0.1:{port}", "deep"), open_predictor(model)
     assert remote.spec == local.spec and remote.manifest == local.manifest
     image = scene()
-    found = predict_logits(remote.predict, image, remote.options)
-    expected = predict_logits(local.predict, image, remote.options)
+    found = predict_logits(remote.predict, image, remote.spec, remote.options)
+    expected = predict_logits(local.predict, image, local.spec, remote.options)
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert np.ptp(expected[..., 0]) > 0.1, "the logits do not depend on the image"
     np.testing.assert_allclose(remote.predict(image[np.newaxis]), local.predict(image[np.newaxis]), atol=1e-4)

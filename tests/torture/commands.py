@@ -265,11 +265,11 @@ class Predict(Command):
 
     def _predict(self, base: Path, case: Path, *, resume: bool) -> None:
         from rsseg_tf.errors import DataError
-        from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions, predict_paths, writing
-        from tests.fixtures.scenes import SPEC, pointwise
+        from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions, writing
+        from tests.fixtures.scenes import SPEC, pointwise, predict_files
 
         writing._CHECKPOINT_S = 0.0
-        results = predict_paths(
+        results = predict_files(
             sorted(base.glob("scene_*.tif")), pointwise, SPEC, case / "out",
             InferenceOptions(is_slide=True, crop_size=(32, 32), stride=(24, 24), blend="cosine"),
             scenes=SceneOptions(resume=resume),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,19 +15,21 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.transform import Affine
 
-from rsseg_tf import __version__
 from rsseg_tf.datasets.judging import misfit
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
-from rsseg_tf.errors import INTERRUPTS, DataError, reason
+from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, reason
 from rsseg_tf.files import atomic_path, hold, remove_file, remove_leftovers, short_stem
 from rsseg_tf.predict.area import area_of_interest
 from rsseg_tf.predict.decoding import Product, products
-from rsseg_tf.predict.logits import Predict
-from rsseg_tf.predict.options import InferenceOptions, OutputOptions, SceneOptions
+from rsseg_tf.predict.engine import Tiling, make_tiling
+from rsseg_tf.predict.model import Predict
+from rsseg_tf.predict.options import OutputOptions
 from rsseg_tf.predict.pictures import as_rgb, colour_table, overlay
-from rsseg_tf.predict.streaming import Tiling, make_tiling, predict_scene, split_into_strips
+from rsseg_tf.predict.settings import PredictionSettings
+from rsseg_tf.predict.streaming import predict_scene, split_into_strips
 from rsseg_tf.predict.vectors import Legend, write_polygons
 from rsseg_tf.predict.writing import RasterFile, Rows, SceneWriter, partial_file, raster_file, stamp
+from rsseg_tf.rasters.bands import SET_BANDS, BandCountError
 from rsseg_tf.rasters.gdal import Trust
 from rsseg_tf.rasters.ground import pixel_areas, pixel_size
 from rsseg_tf.rasters.images import write_png
@@ -43,13 +44,12 @@ __all__ = [
     "PSEUDO_COLOR_FOLDER",
     "RESULT_FOLDERS",
     "VECTOR_FOLDER",
-    "Job",
-    "JobSettings",
+    "Advance",
+    "ImageJob",
     "PredictionResult",
     "clear_leftovers",
     "discard_partial",
-    "run_job",
-    "stamp",
+    "predict_image",
 ]
 
 PSEUDO_COLOR_FOLDER = "pseudo_color_prediction"
@@ -76,8 +76,8 @@ _FOLDERS: dict[Product, str] = {
     "confidence": CONFIDENCE_FOLDER,
     "probabilities": PROBABILITY_FOLDER,
 }
-_FIELDS: dict[Product, str] = {"labels": "geotiff", "confidence": "confidence", "probabilities": "probabilities"}
-"""What `PredictionResult` calls the rasters."""
+_FILES: dict[Product, str] = {"labels": "geotiff", "confidence": "confidence", "probabilities": "probabilities"}
+"""What `PredictionResult.files` calls the rasters."""
 _STREAMED = "Convert it to a tiled GeoTIFF, which is read part by part, or raise --max_memory if it is sound."
 _JPEG_SUFFIXES = (".jpeg", ".jpg")
 _LONGEST_JPEG = 65_500
@@ -89,7 +89,7 @@ _PREVIEW_PIXELS = 4096 * 4096
 
 
 @dataclass(frozen=True)
-class Job:
+class ImageJob:
     """One image to predict.
 
     Attributes:
@@ -102,69 +102,20 @@ class Job:
 
 
 @dataclass(frozen=True)
-class JobSettings:
-    """What all jobs of a run have in common; it can be sent to another process.
-
-    Attributes:
-        spec: the data set that the model was trained for.
-        palette: colours of its classes.
-        save_dir: folder for the results.
-        options: windows and augmentation.
-        scenes: how scenes are read.
-        output: what is written.
-        labels_too: whether to write the label map of a TIFF.
-    """
-
-    spec: DatasetSpec
-    palette: tuple[RGB, ...]
-    save_dir: Path
-    options: InferenceOptions
-    scenes: SceneOptions
-    output: OutputOptions
-    labels_too: bool = True
-
-    def identity(self) -> dict[str, Any]:
-        """Returns all that results depend on, as JSON can hold it. Memory and batch size change no result."""
-        options, scenes = asdict(self.options), asdict(self.scenes)
-        for name in ("batch_size",):
-            options.pop(name)
-        for name in ("max_memory", "resume", "allow_vrt_sources"):
-            scenes.pop(name)
-        scenes["aoi"] = None if self.scenes.aoi is None else [self.scenes.aoi.name, *stamp(self.scenes.aoi)]
-        spec = {"classes": self.spec.classes, "ignore_index": self.spec.ignore_index, "palette": self.palette}
-        return {
-            "version": __version__,
-            **{name: list(value) if isinstance(value, tuple) else value for name, value in spec.items()},
-            **options,
-            **scenes,
-            **asdict(self.output),
-            "labels_too": self.labels_too,
-        }
-
-
-@dataclass(frozen=True)
 class PredictionResult:
     """What became of one image.
 
     Attributes:
-        image: the file that was predicted.
-        pseudo_color: indexed PNG of class ids with the palette, or None if it failed.
-        overlay: picture with the class colours laid over it, or None if it failed.
-        geotiff: label map that lies where the image lies; None for PNG and JPEG, if switched off, or if it failed.
-        confidence: raster of the largest probability, if asked for.
-        probabilities: raster of all probabilities, if asked for.
-        vector: polygons, if asked for.
-        note: why nothing had to be done, or what one must know to use the results, in one line; None otherwise.
-        error: why it failed, or which of its results, in one line; None if all is well.
+        image: The file that was predicted.
+        files: What was written, by what it holds: `geotiff` (the label map; not for a PNG or JPEG without a place),
+            `confidence`, `probabilities`, `vector`, `pseudo_color`, `overlay`. What failed or was not asked for is
+            missing.
+        note: Why nothing had to be done, or what one must know to use the results, in one line; None otherwise.
+        error: Why it failed, or which of its results did, in one line; None if all is well.
     """
 
     image: Path
-    pseudo_color: Path | None = None
-    overlay: Path | None = None
-    geotiff: Path | None = None
-    confidence: Path | None = None
-    probabilities: Path | None = None
-    vector: Path | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
     note: str | None = None
     error: str | None = None
 
@@ -173,15 +124,13 @@ class PredictionResult:
         """Whether the image was predicted and all that was asked for is written."""
         return self.error is None
 
-    @property
-    def files(self) -> dict[str, Path]:
-        """The files that were written, by what they hold."""
-        names = ("pseudo_color", "overlay", "geotiff", "confidence", "probabilities", "vector")
-        return {name: path for name in names if (path := getattr(self, name)) is not None}
+
+Advance = Callable[[ImageJob, int], None]
+"""Called with a job and the number of its pixels that were finished."""
 
 
-def run_job(
-    job: Job, settings: JobSettings, predict: Predict, advance: Callable[[Job, int], None] | None = None
+def predict_image(
+    job: ImageJob, settings: PredictionSettings, model: Predict, advance: Advance | None = None
 ) -> PredictionResult:
     """Predicts one file and writes its results.
 
@@ -191,19 +140,18 @@ def run_job(
     Args:
         job: the file.
         settings: what the run asks for.
-        predict: the model.
+        model: See `Predict`.
         advance: called with the job and the number of its pixels that were finished.
 
     Raises:
         ConfigError: when the options do not fit the scene, or on resume those that it was begun with.
         DataError: when the scene is damaged or does not fit the model, or no raster can be written.
     """
-    spec, output = settings.spec, settings.output
     with _gdal_cache(settings.scenes.max_memory), _opened(job, settings) as scene:
         value_scale = _check_scene(scene, settings)
-        ground = pixel_size(scene.size, scene.transform, scene.crs) if settings.scenes.match_gsd else None
-        tiling = make_tiling(scene.size, settings.options, settings.scenes, ground)
-        strips = split_into_strips(scene, spec, settings.options, output, tiling, settings.scenes.max_memory)
+        zoom = _zoom(scene, settings)
+        tiling = make_tiling(scene.size, settings.options, zoom=zoom, value_scale=value_scale)
+        strips = split_into_strips(scene, settings, tiling)
         wanted = None
         if settings.scenes.aoi is not None:
             wanted = area_of_interest(settings.scenes.aoi, scene)
@@ -219,15 +167,11 @@ def run_job(
                 discard_partial(job, settings)  # of other products, which an earlier run was asked for
             predict_scene(
                 scene,
-                predict,
-                spec,
-                settings.options,
-                output,
+                model,
+                settings,
                 tiling,
                 writer,
-                strips,
                 wanted=wanted,
-                value_scale=value_scale,
                 advance=None if advance is None else lambda pixels: advance(job, pixels),
             )
             writer.end_scene()
@@ -236,12 +180,10 @@ def run_job(
         except BaseException as error:
             writer.abandon(save=isinstance(error, INTERRUPTS))  # somebody stopped it: keep what is done
             raise
-    result = PredictionResult(
-        job.path, note="; ".join([*scene.notes, *_place_notes(scene, output)]) or None, error="; ".join(failed) or None
-    )
+    notes = [*scene.notes, *_place_notes(scene, settings.output)]
     if failed and written:
-        result = replace(result, error=f"{result.error}; its other results are written")
-    return replace(result, **written)  # type: ignore[arg-type]  # `written` has the names of fields that are paths
+        failed.append("its other results are written")
+    return PredictionResult(job.path, written, "; ".join(notes) or None, "; ".join(failed) or None)
 
 
 @dataclass(frozen=True)
@@ -253,7 +195,7 @@ class _Targets:
     overlay: Path | None = None
 
     @classmethod
-    def of(cls, job: Job, scene: Scene, settings: JobSettings) -> _Targets:
+    def of(cls, job: ImageJob, scene: Scene, settings: PredictionSettings) -> _Targets:
         """Names them."""
         output = settings.output
         vector = pseudo_color = overlaid = None
@@ -268,7 +210,7 @@ class _Targets:
         return cls(vector, pseudo_color, overlaid)
 
 
-def _check_input_stays(job: Job, rasters: list[Path], targets: _Targets) -> None:
+def _check_input_stays(job: ImageJob, rasters: list[Path], targets: _Targets) -> None:
     """Raises `DataError` if a result would take the place of the image itself."""
     for path in (*rasters, targets.vector, targets.pseudo_color, targets.overlay):
         if path is not None and path.exists() and path.samefile(job.path):
@@ -277,7 +219,7 @@ def _check_input_stays(job: Job, rasters: list[Path], targets: _Targets) -> None
 
 def _write_products(
     scene: Scene,
-    settings: JobSettings,
+    settings: PredictionSettings,
     writer: SceneWriter,
     files: dict[Product, RasterFile],
     targets: _Targets,
@@ -285,10 +227,10 @@ def _write_products(
     """Writes all that is asked for.
 
     Returns:
-        What was written, by the names of `PredictionResult`'s fields, and why the rest was not.
+        What was written, as `PredictionResult.files`, and why the rest was not.
     """
     failures = writer.finish()
-    written = {_FIELDS[product]: file.path for product, file in files.items() if file.keep and product not in failures}
+    written = {_FILES[product]: file.path for product, file in files.items() if file.keep and product not in failures}
     failed = [str(error) for error in failures.values()]
     shown = cache(lambda: _labels_to_show(scene, settings, writer))
     steps: dict[str, tuple[Path | None, Callable[[Path], None]]] = {
@@ -330,7 +272,7 @@ def _place_notes(scene: Scene, output: OutputOptions) -> list[str]:
     return notes
 
 
-def discard_partial(job: Job, settings: JobSettings) -> None:
+def discard_partial(job: ImageJob, settings: PredictionSettings) -> None:
     """Removes what a run that was stopped has left of a job: see `SceneWriter`."""
     for folder in (*_FOLDERS.values(), PSEUDO_COLOR_FOLDER):
         for product in ("", *(f".{product}" for product in _FOLDERS)):
@@ -339,7 +281,7 @@ def discard_partial(job: Job, settings: JobSettings) -> None:
             partial.with_suffix(".json").unlink(missing_ok=True)
 
 
-def clear_leftovers(jobs: Sequence[Job], settings: JobSettings) -> None:
+def clear_leftovers(jobs: Sequence[ImageJob], settings: PredictionSettings) -> None:
     """Removes the half-written files of runs that were killed; those of jobs that another process does stay.
 
     Each folder is looked through once.
@@ -355,7 +297,7 @@ def clear_leftovers(jobs: Sequence[Job], settings: JobSettings) -> None:
             remove_leftovers(settings.save_dir / folder / parent, removable)
 
 
-def _stems(job: Job) -> Iterator[str]:
+def _stems(job: ImageJob) -> Iterator[str]:
     """Yields the stems that files of a job may have, those of its journals included."""
     for product in ("", *(f".{product}" for product in _FOLDERS)):
         stem = f"{job.name.name}{product}"
@@ -363,7 +305,7 @@ def _stems(job: Job) -> Iterator[str]:
         yield partial_file(Path(), stem).stem
 
 
-def _in_work(job: Job, settings: JobSettings) -> bool:
+def _in_work(job: ImageJob, settings: PredictionSettings) -> bool:
     """Tells whether another process holds the lock of a job."""
     for folder, product in ((GEOTIFF_FOLDER, ""), (PSEUDO_COLOR_FOLDER, ".labels")):
         place = settings.save_dir / folder / job.name.parent
@@ -378,20 +320,26 @@ def _in_work(job: Job, settings: JobSettings) -> bool:
     return False
 
 
-def _opened(job: Job, settings: JobSettings) -> contextlib.AbstractContextManager[Scene]:
+@contextlib.contextmanager
+def _opened(job: ImageJob, settings: PredictionSettings) -> Iterator[Scene]:
     """Opens a scene so that what is decoded at once stays within the memory that is allowed.
 
     The pixels of a PNG or JPEG are held until the results are written; a block of a TIFF is decoded into GDAL's cache.
     """
     scenes = settings.scenes
-    return open_scene(
-        job.path,
-        scenes.bands,
-        settings.spec,
-        max_value=scenes.max_value,
-        trust=Trust(scenes.max_memory // 2, scenes.allow_vrt_sources, _STREAMED),
-        max_block=scenes.max_memory // 4,
-    )
+    try:
+        with open_scene(
+            job.path,
+            scenes.bands,
+            settings.spec,
+            max_value=scenes.max_value,
+            trust=Trust(scenes.max_memory // 2, scenes.allow_vrt_sources, _STREAMED),
+            max_block=scenes.max_memory // 4,
+        ) as scene:
+            yield scene
+    except BandCountError as error:
+        choose = f"Choose {settings.spec.bands} of its bands with --bands, in the model's order."
+        raise DataError(str(error).replace(SET_BANDS, choose)) from None  # `reason` would add the other remedy
 
 
 def _gdal_cache(max_memory: int) -> rasterio.Env:
@@ -399,7 +347,7 @@ def _gdal_cache(max_memory: int) -> rasterio.Env:
     return rasterio.Env(GDAL_CACHEMAX=max_memory // 8)
 
 
-def _check_scene(scene: Scene, settings: JobSettings) -> float:
+def _check_scene(scene: Scene, settings: PredictionSettings) -> float:
     """Checks that bands and values are those of the model; returns the factor that brings values to its units."""
     spec, given = settings.spec, settings.scenes.max_value
     if len(scene.bands) != spec.bands:  # as --bands chose them
@@ -419,6 +367,20 @@ def _check_scene(scene: Scene, settings: JobSettings) -> float:
     return 1.0
 
 
+def _zoom(scene: Scene, settings: PredictionSettings) -> tuple[float, float]:
+    """Returns the pixels of the model per pixel of a scene, downwards and to the right."""
+    model_gsd = settings.model_gsd
+    if not settings.scenes.match_gsd or model_gsd is None:
+        return 1.0, 1.0
+    ground = pixel_size(scene.size, scene.transform, scene.crs)
+    if ground is None:
+        raise ConfigError(
+            "--match_gsd needs scenes whose pixels have a size on the ground; this one has no CRS and transform, "
+            f"the model has {model_gsd} m. Georeference the scene, or leave --match_gsd out."
+        )
+    return ground[0] / model_gsd, ground[1] / model_gsd
+
+
 def _sampled(scene: Scene) -> NDArray:
     """Returns pixel values from sixteen places of a scene, without those where there is no data."""
     height, width = scene.size
@@ -431,28 +393,25 @@ def _sampled(scene: Scene) -> NDArray:
     return np.concatenate(found)
 
 
-def _raster_files(job: Job, scene: Scene, settings: JobSettings, tiling: Tiling) -> dict[Product, RasterFile]:
+def _raster_files(
+    job: ImageJob, scene: Scene, settings: PredictionSettings, tiling: Tiling
+) -> dict[Product, RasterFile]:
     """Describes the rasters of a scene. Those that nobody asked for are made where polygons or pictures need them."""
     output = settings.output
-    window = f"{tiling.plan.columns.window}x{tiling.plan.rows.window}"
-    provenance = {
-        "SOURCE": job.path.name,
-        "DATASET": settings.spec.name,
-        "WINDOWS": f"{window} {tiling.plan.rows.blend}",
-    }
+    provenance = {"SOURCE": job.path.name, "DATASET": settings.spec.name, "WINDOWS": tiling.summary}
     if settings.scenes.model:
         provenance["MODEL"] = settings.scenes.model
     files: dict[Product, RasterFile] = {}
     for product in products(output, settings.spec.num_classes):
         keep = output.confidence if product == "confidence" else True
         if product == "labels":
-            keep = (scene.is_raster or scene.is_georeferenced) and settings.labels_too
+            keep = scene.is_raster or scene.is_georeferenced
         files[product] = raster_file(
             product,
             _placed(settings.save_dir / (_FOLDERS[product] if keep else PSEUDO_COLOR_FOLDER), job.name, ".tif"),
             scene,
             settings.spec,
-            settings.palette,
+            settings.colours,
             cog=output.cog,
             keep=keep,
             review_value=None if output.min_confidence is None else output.review_value,
@@ -463,7 +422,7 @@ def _raster_files(job: Job, scene: Scene, settings: JobSettings, tiling: Tiling)
     return files
 
 
-def _write_vector(path: Path, scene: Scene, settings: JobSettings, writer: SceneWriter) -> None:
+def _write_vector(path: Path, scene: Scene, settings: PredictionSettings, writer: SceneWriter) -> None:
     """Writes the polygons."""
     output, spec = settings.output, settings.spec
     classes = dict(enumerate(spec.classes))
@@ -481,7 +440,7 @@ def _write_vector(path: Path, scene: Scene, settings: JobSettings, writer: Scene
 
 
 def _labels_to_show(
-    scene: Scene, settings: JobSettings, writer: SceneWriter
+    scene: Scene, settings: PredictionSettings, writer: SceneWriter
 ) -> tuple[NDArray[np.uint8], tuple[RGB, ...]]:
     """Returns the class ids, of huge scenes reduced to a preview, and the colours of all that occur."""
     output = settings.output
@@ -491,7 +450,7 @@ def _labels_to_show(
     # Overviews, which a Cloud Optimized GeoTIFF has, would show other pixels than the map itself.
     with rasterio.open(writer.readable("labels"), OVERVIEW_LEVEL="NONE") as source:
         labels = source.read(1, out_shape=size)
-    palette: tuple[RGB, ...] = settings.palette
+    palette: tuple[RGB, ...] = settings.colours
     if output.min_confidence is not None:
         unused = output.review_value - len(palette)
         palette = (*palette, *((0, 0, 0),) * unused, (128, 128, 128))

@@ -13,38 +13,35 @@ from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, RssegError, address_hint, reason, show_traceback
 from rsseg_tf.files import StrPath
 from rsseg_tf.files.lists import read_list
-from rsseg_tf.files.walking import LeftOut, find_images
-from rsseg_tf.predict.decoding import check_review_value
-from rsseg_tf.predict.jobs import RESULT_FOLDERS, Job, JobSettings, PredictionResult, clear_leftovers, run_job
-from rsseg_tf.predict.logits import Predict
-from rsseg_tf.predict.options import InferenceOptions, OutputOptions, SceneOptions
+from rsseg_tf.files.walking import SCENE_SUFFIXES, LeftOut, find_images
+from rsseg_tf.predict.image import (
+    RESULT_FOLDERS,
+    Advance,
+    ImageJob,
+    PredictionResult,
+    clear_leftovers,
+    predict_image,
+)
+from rsseg_tf.predict.model import Predict
 from rsseg_tf.predict.resuming import JOURNAL, FinishedJobs
-from rsseg_tf.predict.vector_files import check_vector_file
+from rsseg_tf.predict.settings import PredictionSettings
 from rsseg_tf.rasters.gdal import open_raster
 from rsseg_tf.rasters.images import image_header
 from rsseg_tf.rasters.scenes import raster_driver
 from rsseg_tf.rasters.vrt import vrt_size
 
 __all__ = [
-    "IMAGE_SUFFIXES",
-    "Progress",
-    "Run",
+    "PredictionPlan",
     "attempt",
     "collect_images",
     "image_size",
-    "iterate_predictions",
     "palette_with",
     "pixel_count",
     "predict_paths",
 ]
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".vrt")
 
 _LIST_SUFFIX = ".txt"
-
-
-Progress = Callable[[int, int, PredictionResult], None]
-"""Called after each image with the number done, the number in all, and what became of it."""
 
 
 def collect_images(
@@ -69,14 +66,14 @@ def collect_images(
     path = Path(path)
     exclude = None if exclude is None else Path(exclude)
     if path.is_dir():
-        left_out = LeftOut(IMAGE_SUFFIXES)
+        left_out = LeftOut(SCENE_SUFFIXES)
         # A run that writes into the folder that it reads has its results kept apart by the journal beside them.
         exclude = None if exclude is None or os.path.realpath(exclude) == os.path.realpath(path) else exclude
-        images = sorted(find_images(path, IMAGE_SUFFIXES, left_out, exclude=exclude, refuse=_is_result))
+        images = sorted(find_images(path, SCENE_SUFFIXES, left_out, exclude=exclude, refuse=_is_result))
         if not images:
             because = f" ({left_out})" if left_out else ""
             raise DataError(
-                f"{path} has no images{because}; files ending in {', '.join(IMAGE_SUFFIXES)} are looked for, in "
+                f"{path} has no images{because}; files ending in {', '.join(SCENE_SUFFIXES)} are looked for, in "
                 "subfolders too. Check the folder."
             )
         if left_out:
@@ -87,11 +84,11 @@ def collect_images(
             f"{path} does not exist; an image, a list file (.txt) or a folder is needed. Check the path."
             f"{address_hint(path)}"
         )
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.suffix.lower() in SCENE_SUFFIXES:
         return [path], path.parent
     if path.suffix.lower() != _LIST_SUFFIX:
         raise DataError(
-            f"{path} is neither an image ({', '.join(IMAGE_SUFFIXES)}) nor a list file (.txt). "
+            f"{path} is neither an image ({', '.join(SCENE_SUFFIXES)}) nor a list file (.txt). "
             "Convert it, or give the list the suffix .txt."
         )
     return _read_list(path)
@@ -101,7 +98,7 @@ def palette_with(custom_color: Sequence[int] | None, spec: DatasetSpec) -> tuple
     """Returns the spec's palette, its first colours replaced by `custom_color`.
 
     Args:
-        custom_color: red, green, blue of class 0, then of class 1, … as the original's `--custom_color` takes them;
+        custom_color: red, green, blue of class 0, then of class 1, … as PaddleSeg's `--custom_color` takes them;
             classes beyond them keep the spec's colour. None for no change.
         spec: the data set.
 
@@ -121,63 +118,38 @@ def palette_with(custom_color: Sequence[int] | None, spec: DatasetSpec) -> tuple
     return given + spec.palette[len(given) :]
 
 
-class Run:
-    """All that one call predicts: which jobs there are, and which an earlier call has done.
+class PredictionPlan:
+    """All images that one call predicts, and which of them an earlier call has done.
 
     Args:
-        paths: images, as `collect_images` finds them.
-        spec: the data set that the model was trained for.
-        save_dir: folder for the results.
-        options: windows and augmentation.
-        base: folder that names are relative to; the common folder of all paths if None.
-        custom_color: flat list of RGB values, see `palette_with`.
-        labels_too: whether to write the label map of a TIFF.
-        scenes: how scenes are read.
-        output: what is written.
+        paths: Images, as `collect_images` finds them.
+        settings: How they are predicted.
+        base: Folder that names of results are relative to; the common folder of all paths if None.
+
+    Attributes:
+        jobs: An image each, in the order of `paths`.
+        settings: As above.
 
     Raises:
-        ConfigError: when options are wrong, or on resume differ from those of the run that was begun.
-        DataError: when two images would give results of one name, an image lies outside `base`, or the one file of
-            polygons holds what is not ours to replace.
+        ConfigError: When one file of polygons is asked of several images, or on resume options differ from those of
+            the run that was begun.
+        DataError: When two images would give results of one name, or an image lies outside `base`.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[StrPath],
-        spec: DatasetSpec,
-        save_dir: StrPath,
-        options: InferenceOptions,
-        *,
-        base: StrPath | None = None,
-        custom_color: Sequence[int] | None = None,
-        labels_too: bool = True,
-        scenes: SceneOptions | None = None,
-        output: OutputOptions | None = None,
-    ) -> None:
-        save_dir = Path(save_dir)
-        base = None if base is None else Path(base)
+    def __init__(self, paths: Sequence[StrPath], settings: PredictionSettings, *, base: StrPath | None = None) -> None:
         images = [Path(path) for path in paths]
-        scenes, output = scenes or SceneOptions(), output or OutputOptions()
-        check_review_value(output, spec)
-        scenes = replace(scenes, model_gsd=scenes.model_gsd or spec.gsd)
-        if scenes.match_gsd and scenes.model_gsd is None:
+        output = settings.output
+        if output.vector_file is not None and len(images) > 1:
             raise ConfigError(
-                f"--match_gsd needs the ground sampling distance that the model was trained on, and data set "
-                f"'{spec.name}' states none. Give it with --model_gsd METRES."
-            )
-        if output.vector_file is not None and len(paths) > 1:
-            raise ConfigError(
-                f"--vector {output.vector} is one file, but there are {len(paths)} images. Give the format alone, "
+                f"--vector {output.vector} is one file, but there are {len(images)} images. Give the format alone, "
                 f"--vector {output.vector_suffix[1:]}, for one file each."
             )
-        if output.vector_file is not None:
-            check_vector_file(output.vector_file)
-        palette = palette_with(custom_color, spec)
-        self.settings = JobSettings(spec, palette, save_dir, options, scenes, output, labels_too)
-        self.jobs = [Job(path, name) for path, name in zip(images, _result_names(images, base), strict=True)]
-        self._finished = FinishedJobs(self.settings, self.jobs)
+        names = _result_names(images, None if base is None else Path(base))
+        self.settings = settings
+        self.jobs = [ImageJob(path, name) for path, name in zip(images, names, strict=True)]
+        self._finished = FinishedJobs(settings, self.jobs)
 
-    def todo(self) -> Iterator[tuple[Job, PredictionResult | None]]:
+    def todo(self) -> Iterator[tuple[ImageJob, PredictionResult | None]]:
         """Yields the jobs in order, with the result of those that need not be done again.
 
         What killed runs have left of them half-written is removed first.
@@ -186,7 +158,7 @@ class Run:
         for job in self.jobs:
             yield job, self._finished.result(job)
 
-    def record(self, job: Job, result: PredictionResult) -> PredictionResult:
+    def record(self, job: ImageJob, result: PredictionResult) -> PredictionResult:
         """Remembers a job that is done, for a later run that resumes.
 
         Returns:
@@ -199,30 +171,62 @@ class Run:
             return replace(result, note=note if result.note is None else f"{result.note}; {note}")
         return result
 
-    def steps(
-        self, predict: Predict, advance: Callable[[Job, int], None] | None = None
-    ) -> Iterator[tuple[Job, PredictionResult]]:
-        """Does the jobs one by one; each step yields what became of the next.
+    def run(self, model: Predict, advance: Advance | None = None) -> Iterator[tuple[ImageJob, PredictionResult]]:
+        """Predicts the images one by one; each step yields what became of the next.
 
         Args:
-            predict: the model.
-            advance: called with the job and the number of its pixels that were finished.
+            model: See `Predict`.
+            advance: Called with the job and the number of its pixels that were finished.
         """
         for job, result in self.todo():
             if result is None:
-                result = self.record(job, attempt(job, self.settings, predict, advance))
+                result = self.record(job, attempt(job, self.settings, model, advance))
             yield job, result
 
 
+def predict_paths(
+    paths: Sequence[StrPath], model: Predict, settings: PredictionSettings, *, base: StrPath | None = None
+) -> list[PredictionResult]:
+    """Predicts images and writes their results, under the folder names that users of PaddleSeg know.
+
+    For each image:
+
+    - `save_dir/pseudo_color_prediction/<name>.png`: class ids as an indexed PNG with the palette;
+    - `save_dir/added_prediction/<name>.<jpg|png>`: the picture with class colours over it; JPEG for a JPEG, else PNG;
+    - `save_dir/geotiff_prediction/<name>.tif`: for a TIFF or VRT, or a picture with a world file, class ids with CRS
+      and transform of the input;
+    - as `settings.output` asks: `confidence_prediction/`, `probability_prediction/`, `vector_prediction/`.
+
+    `<name>` is the path relative to `base` without suffix, so that subfolders are kept. Pixels without data get the
+    ignored id. Files appear whole or not at all. An image that fails does not stop the others, and a result that
+    cannot be written does not stop the other results of its image. Pictures that would need more than half of
+    `settings.scenes.max_memory` are reduced to previews; the rasters never are.
+
+    Args:
+        paths: Images, as `collect_images` finds them.
+        model: See `Predict`.
+        settings: How they are predicted.
+        base: See `PredictionPlan`, which also predicts them one by one.
+
+    Returns:
+        One result per path, in their order; failures have `error` set. The caller decides what a failure means.
+
+    Raises:
+        ConfigError: See `PredictionPlan`.
+        DataError: See `PredictionPlan`.
+    """
+    return [result for _, result in PredictionPlan(paths, settings, base=base).run(model)]
+
+
 def attempt(
-    job: Job, settings: JobSettings, predict: Predict, advance: Callable[[Job, int], None] | None = None
+    job: ImageJob, settings: PredictionSettings, model: Predict, advance: Advance | None = None
 ) -> PredictionResult:
-    """Does a job; what goes wrong with its image becomes the result's error, in one line. See `run_job`.
+    """Predicts an image; what goes wrong with it becomes the result's error, in one line. See `predict_image`.
 
     One image never ends a run, whatever exception it raises; only an interrupt does.
     """
     try:
-        return run_job(job, settings, predict, advance)
+        return predict_image(job, settings, model, advance)
     except INTERRUPTS:
         raise
     except BaseException as error:  # libraries in other languages raise what is no Exception
@@ -250,111 +254,6 @@ def image_size(path: StrPath) -> tuple[int, int]:
 def pixel_count(path: StrPath) -> int:
     """Returns the number of pixels that a file says it has; 0 for one that says nothing sensible."""
     return math.prod(image_size(path))
-
-
-def iterate_predictions(
-    paths: Sequence[StrPath],
-    predict: Predict,
-    spec: DatasetSpec,
-    save_dir: StrPath,
-    options: InferenceOptions,
-    *,
-    base: StrPath | None = None,
-    custom_color: Sequence[int] | None = None,
-    labels_too: bool = True,
-    scenes: SceneOptions | None = None,
-    output: OutputOptions | None = None,
-    advance: Callable[[Job, int], None] | None = None,
-) -> Iterator[PredictionResult]:
-    """Predicts files one by one; each step yields what became of the next image.
-
-    Arguments are checked and names of results settled at the call, before the first step. See `predict_paths`.
-    """
-    run = Run(
-        paths,
-        spec,
-        save_dir,
-        options,
-        base=base,
-        custom_color=custom_color,
-        labels_too=labels_too,
-        scenes=scenes,
-        output=output,
-    )
-
-    return (result for _, result in run.steps(predict, advance))
-
-
-def predict_paths(
-    paths: Sequence[StrPath],
-    predict: Predict,
-    spec: DatasetSpec,
-    save_dir: StrPath,
-    options: InferenceOptions,
-    *,
-    base: StrPath | None = None,
-    custom_color: Sequence[int] | None = None,
-    labels_too: bool = True,
-    scenes: SceneOptions | None = None,
-    output: OutputOptions | None = None,
-    progress: Progress | None = None,
-    advance: Callable[[Job, int], None] | None = None,
-) -> list[PredictionResult]:
-    """Predicts files and writes their results, under the folder names that users of the original know.
-
-    For each image:
-
-    - `save_dir/pseudo_color_prediction/<name>.png`: class ids as an indexed PNG with the palette;
-    - `save_dir/added_prediction/<name>.<jpg|png>`: the picture with class colours over it; JPEG for a JPEG, else PNG;
-    - `save_dir/geotiff_prediction/<name>.tif`: for a TIFF or VRT, or a picture with a world file, class ids with CRS
-      and transform of the input;
-    - as `output` asks: `confidence_prediction/`, `probability_prediction/`, `vector_prediction/`.
-
-    `<name>` is the path relative to `base` without suffix, so that subfolders are kept. Pixels without data get the
-    ignored id. Files appear whole or not at all. An image that fails does not stop the others, and a result that cannot
-    be written none of the others of its image. Pictures that
-    would need more than half of `scenes.max_memory` are reduced to previews; the rasters never are.
-
-    Args:
-        paths: images, as `collect_images` finds them.
-        predict: the model, see `Predict`.
-        spec: the data set that the model was trained for.
-        save_dir: folder for the results; made if missing.
-        options: windows and augmentation.
-        base: folder that names are relative to; the common folder of all paths if None.
-        custom_color: flat list of RGB values, see `palette_with`.
-        labels_too: whether to write the label map of a TIFF.
-        scenes: how scenes are read.
-        output: what is written besides.
-        progress: called after each image.
-        advance: called with the job and the number of its pixels that were finished.
-
-    Returns:
-        One result per path, in their order; failures have `error` set. The caller decides what a failure means.
-
-    Raises:
-        ConfigError: when options are wrong; see `Run`.
-        DataError: when two images would give results of one name, or an image lies outside `base`.
-    """
-    results = []
-    steps = iterate_predictions(
-        paths,
-        predict,
-        spec,
-        save_dir,
-        options,
-        base=base,
-        custom_color=custom_color,
-        labels_too=labels_too,
-        scenes=scenes,
-        output=output,
-        advance=advance,
-    )
-    for result in steps:
-        results.append(result)
-        if progress is not None:
-            progress(len(results), len(paths), result)
-    return results
 
 
 def _is_result(folder: Path) -> str:

@@ -12,21 +12,41 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsseg_tf.datasets.spec import custom_spec
+from rsseg_tf.datasets.spec import DatasetSpec, custom_spec
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.predict import (
     InferenceOptions,
+    Predict,
     augmented_logits,
-    plain_logits,
     predict_labels,
     predict_logits,
     resize_bilinear,
-    slide_logits,
 )
 from tests.fixtures.golden import GOLDEN
 
 PIECES = GOLDEN / "pieces.npz"
 SPEC = custom_spec("toy", ("a", "b", "c"))
+PLAIN = InferenceOptions()
+FOUR = custom_spec("four", ("a", "b", "c", "d"))
+
+
+def logits_of(predict: Predict, image: np.ndarray, options: InferenceOptions = PLAIN) -> np.ndarray:
+    """Logits of a model with three classes."""
+    return predict_logits(predict, image, SPEC, options)
+
+
+def slid(
+    predict: Predict,
+    image: np.ndarray,
+    *,
+    crop_size: tuple[int, int],
+    stride: tuple[int, int],
+    batch_size: int = 1,
+    spec: DatasetSpec = SPEC,
+) -> np.ndarray:
+    """Logits by windows."""
+    options = InferenceOptions(is_slide=True, crop_size=crop_size, stride=stride, batch_size=batch_size)
+    return predict_logits(predict, image, spec, options)
 
 
 def rng_image(height: int, width: int, bands: int = 3, seed: int = 0) -> np.ndarray:
@@ -92,7 +112,8 @@ def golden() -> tuple[dict[str, np.ndarray], Callable[..., Any]]:
 @pytest.mark.parity
 def test_plain_equals_the_original(golden: tuple[dict[str, np.ndarray], Callable[..., Any]]) -> None:
     arrays, predict = golden
-    np.testing.assert_allclose(plain_logits(predict, arrays["inf_img"]), arrays["inf_plain"], rtol=0, atol=2e-6)
+    logits = predict_logits(predict, arrays["inf_img"], FOUR, PLAIN)
+    np.testing.assert_allclose(logits, arrays["inf_plain"], rtol=0, atol=2e-6)
 
 
 @pytest.mark.parity
@@ -108,7 +129,7 @@ def test_windows_equal_the_original(
 ) -> None:
     arrays, predict = golden
     key = f"slide_crop{crop_size[0]}x{crop_size[1]}_stride{stride[0]}x{stride[1]}_(w,h)"
-    logits = slide_logits(predict, arrays["inf_img"], crop_size=crop_size, stride=stride, batch_size=batch_size)
+    logits = slid(predict, arrays["inf_img"], crop_size=crop_size, stride=stride, batch_size=batch_size, spec=FOUR)
     np.testing.assert_allclose(logits, arrays[key], rtol=0, atol=2e-6)
 
 
@@ -125,7 +146,7 @@ def test_augmentation_equals_the_original(
     golden: tuple[dict[str, np.ndarray], Callable[..., Any]], key: str, options: dict[str, Any]
 ) -> None:
     arrays, predict = golden
-    logits = predict_logits(predict, arrays["inf_img"], InferenceOptions(**options))
+    logits = predict_logits(predict, arrays["inf_img"], FOUR, InferenceOptions(**options))
     np.testing.assert_allclose(logits, arrays[f"{key}_logit"], rtol=0, atol=5e-6)
     np.testing.assert_array_equal(logits.argmax(axis=-1), arrays[f"{key}_pred"][:, :, 0])
 
@@ -182,7 +203,7 @@ def test_windows_equal_a_literal_loop(case: tuple[int, int, tuple[int, int], tup
         y0, x0 = max(y1 - crop_size[1], 0), max(x1 - crop_size[0], 0)
         total[y0:y1, x0:x1] += lopsided(image[np.newaxis, y0:y1, x0:x1])[0]
         count[y0:y1, x0:x1] += 1
-    logits = slide_logits(lopsided, image, crop_size=crop_size, stride=stride, batch_size=batch_size)
+    logits = slid(lopsided, image, crop_size=crop_size, stride=stride, batch_size=batch_size)
     np.testing.assert_allclose(logits, total / count, rtol=1e-6, atol=1e-6)
 
 
@@ -190,21 +211,21 @@ def test_windows_equal_a_literal_loop(case: tuple[int, int, tuple[int, int], tup
 @given(case=window_cases)
 def test_constant_logits_stay_constant(case: tuple[int, int, tuple[int, int], tuple[int, int]]) -> None:
     height, width, crop_size, stride = case
-    logits = slide_logits(
-        lambda batch: np.full((*batch.shape[:3], 2), 0.375, np.float32),
+    logits = slid(
+        lambda batch: np.full((*batch.shape[:3], 3), 0.375, np.float32),
         rng_image(height, width),
         crop_size=crop_size,
         stride=stride,
     )
-    np.testing.assert_array_equal(logits, np.full((height, width, 2), 0.375, np.float32))
+    np.testing.assert_array_equal(logits, np.full((height, width, 3), 0.375, np.float32))
 
 
 @settings(max_examples=20, deadline=None)
 @given(height=st.integers(1, 12), width=st.integers(1, 12))
 def test_a_window_that_covers_the_image_equals_plain(height: int, width: int) -> None:
     image = rng_image(height, width)
-    slid = slide_logits(lopsided, image, crop_size=(12, 12), stride=(12, 12))
-    np.testing.assert_array_equal(slid, plain_logits(lopsided, image))
+    logits = slid(lopsided, image, crop_size=(12, 12), stride=(12, 12))
+    np.testing.assert_array_equal(logits, logits_of(lopsided, image))
 
 
 def test_batches_hold_at_most_batch_size_windows_of_one_size() -> None:
@@ -214,8 +235,8 @@ def test_batches_hold_at_most_batch_size_windows_of_one_size() -> None:
         seen.append(batch.shape)
         return pointwise(batch)
 
-    slide_logits(predict, rng_image(10, 30), crop_size=(8, 6), stride=(8, 6), batch_size=3)
-    assert seen == [(3, 6, 8, 3), (1, 6, 8, 3)] * 2
+    slid(predict, rng_image(10, 30), crop_size=(8, 6), stride=(8, 6), batch_size=3)
+    assert seen == [(3, 6, 8, 3), (3, 6, 8, 3), (2, 6, 8, 3)], "a batch goes on with the next row of windows"
 
 
 # --- augmentation -----------------------------------------------------------------------------------------------
@@ -235,9 +256,7 @@ def test_flips_do_not_change_an_equivariant_model(
     image = rng_image(height, width)
     windows: dict[str, Any] = {"is_slide": True, "crop_size": (4, 5), "stride": (3, 2)} if slide else {}
     options = InferenceOptions(flip_horizontal=horizontal, flip_vertical=vertical, **windows)
-    np.testing.assert_allclose(
-        predict_logits(pointwise, image, options), plain_logits(pointwise, image), rtol=1e-5, atol=1e-5
-    )
+    np.testing.assert_allclose(logits_of(pointwise, image, options), logits_of(pointwise, image), rtol=1e-5, atol=1e-5)
 
 
 def test_flips_are_horizontal_vertical_and_both() -> None:
@@ -245,18 +264,18 @@ def test_flips_are_horizontal_vertical_and_both() -> None:
 
     def view(h: bool, v: bool) -> np.ndarray:
         turned = image[:: -1 if v else 1, :: -1 if h else 1]
-        return plain_logits(lopsided, turned)[:: -1 if v else 1, :: -1 if h else 1]
+        return logits_of(lopsided, turned)[:: -1 if v else 1, :: -1 if h else 1]
 
     for h, v in itertools.product((False, True), repeat=2):
         views = [view(i, j) for i in ({False, h}) for j in ({False, v})]
-        logits = predict_logits(lopsided, image, InferenceOptions(flip_horizontal=h, flip_vertical=v))
+        logits = logits_of(lopsided, image, InferenceOptions(flip_horizontal=h, flip_vertical=v))
         np.testing.assert_allclose(logits, np.mean(views, axis=0), atol=1e-5)
 
 
 def test_rotations_are_those_of_numpy_and_none_is_taken_twice() -> None:
     image = rng_image(5, 7)
-    turned = [np.rot90(plain_logits(lopsided, np.rot90(image, k)), -k) for k in range(4)]
-    logits = predict_logits(lopsided, image, InferenceOptions(rotate90=True))
+    turned = [np.rot90(logits_of(lopsided, np.rot90(image, k)), -k) for k in range(4)]
+    logits = logits_of(lopsided, image, InferenceOptions(rotate90=True))
     np.testing.assert_allclose(logits, np.mean(turned, axis=0), atol=1e-6)
     for horizontal, vertical, count in ((False, False, 4), (True, False, 8), (True, True, 8)):
         views = InferenceOptions(rotate90=True, flip_horizontal=horizontal, flip_vertical=vertical).views
@@ -275,7 +294,7 @@ def test_scales_are_rounded_half_up_and_slid_by_window() -> None:
     assert sizes == [(3, 4), (8, 11)]
     sizes.clear()
     options = InferenceOptions(scales=(2.0,), is_slide=True, crop_size=(14, 5), stride=(14, 5))
-    assert predict_logits(predict, image, options).shape == (5, 7, 3)
+    assert logits_of(predict, image, options).shape == (5, 7, 3)
     assert sizes == [(5, 14), (5, 14)]
 
 
@@ -309,7 +328,7 @@ def test_a_model_that_reuses_its_buffer_is_safe() -> None:
 )
 def test_labels_are_the_argmax_of_the_logits(options: InferenceOptions) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (23, 31, 3), dtype=np.uint8)
-    expected = predict_logits(lopsided, pixels.astype(np.float32), options).argmax(axis=-1)
+    expected = logits_of(lopsided, pixels.astype(np.float32), options).argmax(axis=-1)
     labels = predict_labels(lopsided, pixels, SPEC, options)
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, expected)
@@ -328,11 +347,11 @@ def test_errors_name_both_sides() -> None:
     with pytest.raises(DataError, match="gives 2 classes, data set 'toy' has 3"):
         predict_labels(lambda b: b[..., :2], np.zeros((4, 4, 3), np.uint8), SPEC, InferenceOptions())
     with pytest.raises(DataError, match=r"must answer a batch of \(1, 4, 4, 3\)"):
-        plain_logits(lambda b: b[:, ::2, ::2], rng_image(4, 4))
+        logits_of(lambda b: b[:, ::2, ::2], rng_image(4, 4))
     with pytest.raises(DataError, match=r"\(height, width, bands\)"):
-        plain_logits(pointwise, np.zeros((4, 4), np.float32))
+        logits_of(pointwise, np.zeros((4, 4), np.float32))
     with pytest.raises(DataError, match="vanish"):
-        predict_logits(pointwise, rng_image(2, 2), InferenceOptions(scales=(0.1,)))
+        logits_of(pointwise, rng_image(2, 2), InferenceOptions(scales=(0.1,)))
 
 
 @pytest.mark.parametrize(

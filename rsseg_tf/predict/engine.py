@@ -1,0 +1,432 @@
+"""The one way from an image to its logits: windows, test-time augmentation and the blend around a model.
+
+`predict` writes what `eval` counts, because both ask `make_tiling` how an image is predicted and `predict_blocks` to do
+it. There are two orders:
+
+- An image of up to `WHOLE_PIXELS` is predicted as PaddleSeg's develop branch does (`paddleseg/core/infer.py`): the
+  whole image is scaled, windows slide over the scaled image, and logits, not probabilities, are averaged over windows,
+  scales and flips. (PaddleSeg 2.7 sums softmax outputs instead, and resizes the image that the scale before resized.)
+- A larger image is cut into windows first, and each window is scaled. PaddleSeg holds logits and counts of a whole
+  scene in float64: 19 GB for 20 000 x 20 000 pixels and six classes. Here a pixel leaves the sum as soon as no later
+  window touches it (see `blending`).
+
+Without augmentation both orders are the same, and windows are always the outer loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rsseg_tf.datasets.spec import DatasetSpec
+from rsseg_tf.errors import DataError, NotFiniteError
+from rsseg_tf.predict.blending import Block, Plan, Windows, blend_blocks, make_plan
+from rsseg_tf.predict.decoding import decode
+from rsseg_tf.predict.model import Predict, call_model, require_classes, resize_bilinear
+from rsseg_tf.predict.options import InferenceOptions, OutputOptions, View
+
+__all__ = [
+    "WHOLE_PIXELS",
+    "PixelRows",
+    "Tiling",
+    "augmented_logits",
+    "make_tiling",
+    "predict_blocks",
+    "predict_labels",
+    "predict_logits",
+    "slide_logits",
+]
+
+WHOLE_PIXELS = 2048 * 2048
+"""Images up to this size are scaled as a whole, and predicted in one piece where nobody asks for windows."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How an image is cut and what the model sees of it.
+
+    Attributes:
+        plan: The outer windows, in pixels of the image.
+        seen: (height, width) that each window is resampled to before it is predicted; that of `plan` if the image has
+            the model's ground sampling distance or nobody asked for it.
+        inner: Windows that slide over each scaled image; None where the outer windows are all there are.
+        value_scale: Factor that brings pixel values to the model's units.
+    """
+
+    plan: Plan
+    seen: tuple[int, int]
+    inner: Windows | None = None
+    value_scale: float = 1.0
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """(height, width) of an outer window in pixels of the image."""
+        return self.plan.rows.window, self.plan.columns.window
+
+    @property
+    def summary(self) -> str:
+        """The windows that the model is given, and their blend: `512x512 cosine`."""
+        if self.inner is not None:
+            return f"{self.inner.size[1]}x{self.inner.size[0]} {self.inner.blend}"
+        return f"{self.window[1]}x{self.window[0]} {self.plan.rows.blend}"
+
+
+def make_tiling(
+    size: tuple[int, int],
+    options: InferenceOptions,
+    *,
+    zoom: tuple[float, float] = (1.0, 1.0),
+    value_scale: float = 1.0,
+) -> Tiling:
+    """Decides how an image is predicted. Nothing but the arguments counts, so that all commands decide alike.
+
+    Args:
+        size: (height, width) of the image.
+        options: Windows, if somebody asks for them, and the model's tile. Without windows an image of up to
+            `WHOLE_PIXELS` is predicted whole, and a larger one by blended windows of the tile's size.
+        zoom: Pixels of the model per pixel of the image, downwards and to the right.
+        value_scale: See `Tiling`.
+    """
+    seen = _scaled(size, zoom)
+    fits = max(seen[0] * seen[1], size[0] * size[1]) <= WHOLE_PIXELS
+    windows = options.windows(fits=fits)
+    if windows is None or (fits and options.is_augmented):
+        return Tiling(make_plan(size, size, size, "mean"), seen, windows, value_scale)
+    # What becomes the model's window; rounding it to pixels of the image changes the scale by less than one of them.
+    back = 1 / zoom[0], 1 / zoom[1]
+    window, stride = _scaled(windows.size, back), _scaled(windows.stride, back)
+    stride = min(stride[0], window[0]), min(stride[1], window[1])
+    plan = make_plan(size, window, stride, windows.blend, pad=windows.padded)
+    inside = plan.rows.window, plan.columns.window
+    # Of an image that is smaller than a window and not padded, the model sees the image alone.
+    reduced = _scaled(inside, zoom)
+    sides = [side if inside[axis] == window[axis] else reduced[axis] for axis, side in enumerate(windows.size)]
+    return Tiling(plan, (sides[0], sides[1]), None, value_scale)
+
+
+def _scaled(size: tuple[int, int], factors: tuple[float, float]) -> tuple[int, int]:
+    """Returns a size times two factors, rounded half up; at least one pixel."""
+    return max(int(size[0] * factors[0] + 0.5), 1), max(int(size[1] * factors[1] + 0.5), 1)
+
+
+# === Images in memory ===
+
+
+def predict_logits(
+    model: Predict, pixels: NDArray, spec: DatasetSpec, options: InferenceOptions
+) -> NDArray[np.float32]:
+    """Predicts an image in memory.
+
+    Args:
+        model: See `Predict`.
+        pixels: `(H, W, bands)` in the file's dtype.
+        spec: The dataset that the model was trained for.
+        options: Windows and augmentation.
+
+    Returns:
+        `(H, W, num_classes)` float32 logits.
+
+    Raises:
+        DataError: When bands, classes or the shape of the model's answer do not fit, or a scale leaves no pixel.
+        NotFiniteError: When a logit is NaN or infinite.
+    """
+    result = np.empty((*pixels.shape[:2], spec.num_classes), np.float32)
+    for block in _blocks_of(pixels, model, spec, options):
+        rows, columns = block.logits.shape[:2]
+        result[block.top : block.top + rows, block.left : block.left + columns] = block.logits
+    return result
+
+
+def predict_labels(model: Predict, pixels: NDArray, spec: DatasetSpec, options: InferenceOptions) -> NDArray[np.uint8]:
+    """Predicts the class of each pixel of an image in memory; with windows, its logits are never held in full.
+
+    Args:
+        model: See `Predict`.
+        pixels: `(H, W, bands)` in the file's dtype.
+        spec: The dataset that the model was trained for.
+        options: Windows and augmentation.
+
+    Returns:
+        `(H, W)` uint8: the class of the largest logit, the lowest id on a tie.
+
+    Raises:
+        DataError: As `predict_logits`.
+        NotFiniteError: As `predict_logits`.
+    """
+    labels = np.empty(pixels.shape[:2], np.uint8)
+    for block in _blocks_of(pixels, model, spec, options):
+        rows, columns = block.logits.shape[:2]
+        wanted = np.ones((rows, columns), bool)
+        ids = decode(block.logits, wanted, spec, OutputOptions())["labels"][0]
+        labels[block.top : block.top + rows, block.left : block.left + columns] = ids
+    return labels
+
+
+def _blocks_of(pixels: NDArray, model: Predict, spec: DatasetSpec, options: InferenceOptions) -> Iterator[Block]:
+    """Yields the logits of an image in memory, each pixel once."""
+    if pixels.ndim != 3 or pixels.size == 0:
+        raise DataError(
+            f"an image must be (height, width, bands) with at least one pixel; got shape {pixels.shape}. "
+            "Add the missing axis, or drop the batch axis."
+        )
+    if pixels.shape[-1] != spec.bands:
+        raise DataError(
+            f"the model for data set '{spec.name}' needs {spec.bands} bands; the image has {pixels.shape[-1]}. "
+            "Choose the bands that the model was trained with, in its order."
+        )
+    tiling = make_tiling((pixels.shape[0], pixels.shape[1]), options)
+    for block, _ in predict_blocks(_Array(pixels), require_classes(model, spec), spec.num_classes, options, tiling):
+        yield block
+
+
+# === Blocks of any image ===
+
+
+class PixelRows(Protocol):
+    """Where the pixels of an image come from."""
+
+    def rows(self, top: int, bottom: int) -> tuple[NDArray | None, NDArray[np.bool_]]:
+        """Returns pixels `(rows, columns, bands)` and which of them are wanted `(rows, columns)`.
+
+        Pixels may be None where none is wanted. Both bounds never decrease from one call to the next.
+        """
+
+
+@dataclass(frozen=True)
+class _Array:
+    """An image in memory, all of whose pixels are wanted."""
+
+    pixels: NDArray
+
+    def rows(self, top: int, bottom: int) -> tuple[NDArray, NDArray[np.bool_]]:
+        """See `PixelRows`."""
+        part = self.pixels[top:bottom]
+        return part, np.ones(part.shape[:2], bool)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Windows in the plan's order.
+
+    Attributes:
+        places: (row, column, index in `values`) of each; the index is None for a window without a wanted pixel.
+        values: `(B, height, width, bands or classes)`: pixels, later logits; None if all windows are skipped.
+    """
+
+    places: list[tuple[int, int, int | None]]
+    values: NDArray | None
+
+
+Stage = Callable[[Generator[_Batch, None, None]], Generator[_Batch, None, None]]
+"""Takes what one stage yields to the next, which may be in another thread."""
+
+
+def predict_blocks(
+    image: PixelRows,
+    model: Predict,
+    classes: int,
+    options: InferenceOptions,
+    tiling: Tiling,
+    *,
+    part: tuple[range, range] | None = None,
+    stage: Stage = lambda batches: batches,
+) -> Generator[tuple[Block, NDArray[np.bool_]], None, None]:
+    """Reads, predicts and blends an image.
+
+    Args:
+        image: The pixels of the columns that the windows of `part` touch.
+        model: See `Predict`.
+        classes: Number of its classes.
+        options: Augmentation and batch size.
+        tiling: The windows.
+        part: Rows and columns of windows to predict; all by default.
+        stage: Runs reading ahead of predicting, and predicting ahead of blending.
+
+    Yields:
+        Blocks as `blend_blocks` gives them, and which pixels of each are wanted. Others have meaningless logits.
+
+    Raises:
+        DataError: When the model's answer does not fit, or a scale leaves no pixel.
+        NotFiniteError: When a logit is NaN or infinite; the error names the window.
+    """
+    plan = tiling.plan
+    rows, columns = part or (range(len(plan.rows.starts)), range(len(plan.columns.starts)))
+    masks: dict[int, NDArray[np.bool_]] = {}  # what is wanted of the rows that each row of windows finishes
+    with contextlib.ExitStack() as stack:
+        read = stack.enter_context(contextlib.closing(stage(_read(image, plan, rows, columns, options, masks))))
+        predicted = stack.enter_context(contextlib.closing(stage(_predict(read, model, classes, options, tiling))))
+        left, row = plan.columns.starts[columns[0]], rows[0]
+        for block in blend_blocks(plan, _one_by_one(predicted, tiling), classes, rows=rows, columns=columns):
+            yield block, masks[row][:, block.left - left :][:, : block.logits.shape[1]]
+            if block.ends_row:
+                del masks[row]
+                row += 1
+
+
+def _read(
+    image: PixelRows,
+    plan: Plan,
+    rows: range,
+    columns: range,
+    options: InferenceOptions,
+    masks: dict[int, NDArray[np.bool_]],
+) -> Generator[_Batch, None, None]:
+    """Yields the pixels of the windows in batches, which go on from one row of windows to the next."""
+    first = plan.columns.starts[columns[0]]
+    batch = _Batch([], None)
+    waiting: list[NDArray] = []
+    for row in rows:
+        top, bottom = plan.rows.starts[row], plan.rows.end(row)
+        pixels, mask = image.rows(top, bottom)
+        masks[row] = mask[: plan.rows.next_start(row) - top]
+        for column in columns:
+            left, right = plan.columns.starts[column] - first, plan.columns.end(column) - first
+            if pixels is None or not mask[:, left:right].any():
+                batch.places.append((row, column, None))
+            else:
+                batch.places.append((row, column, len(waiting)))
+                waiting.append(_padded(pixels[:, left:right], plan.rows.window, plan.columns.window))
+            # Many windows in a row may have no data: their places must not pile up.
+            if len(waiting) == options.batch_size or len(batch.places) >= 64 * options.batch_size:
+                yield _Batch(batch.places, np.stack(waiting) if waiting else None)
+                batch, waiting = _Batch([], None), []
+    if batch.places:
+        yield _Batch(batch.places, np.stack(waiting) if waiting else None)
+
+
+def _padded(pixels: NDArray, height: int, width: int) -> NDArray:
+    """Pads `(H, W, bands)` to a window by reflection, again and again if the image is smaller than the padding."""
+    rows, columns = height - pixels.shape[0], width - pixels.shape[1]
+    return np.pad(pixels, ((0, rows), (0, columns), (0, 0)), mode="reflect") if rows or columns else pixels
+
+
+def _predict(
+    batches: Iterator[_Batch], model: Predict, classes: int, options: InferenceOptions, tiling: Tiling
+) -> Generator[_Batch, None, None]:
+    """Yields each batch with the logits of its windows, at the size that the model sees."""
+
+    def predict(images: NDArray) -> NDArray[np.float32]:
+        if tiling.inner is None:
+            return call_model(model, images)
+        return np.stack([slide_logits(model, image, classes, tiling.inner, options.batch_size) for image in images])
+
+    for batch in batches:
+        pixels = batch.values
+        if pixels is None:
+            yield batch
+            continue
+        if tiling.seen != tiling.window:
+            pixels = np.stack([_resampled(window, tiling.seen) for window in pixels])
+        if tiling.value_scale != 1.0:
+            pixels = pixels * np.float32(tiling.value_scale)
+        try:
+            logits = augmented_logits(predict, pixels, options)
+        except NotFiniteError as error:
+            raise _placed(error, batch, tiling.plan) from error
+        yield _Batch(batch.places, np.array(logits))  # a copy: the model may hand out one buffer again and again
+
+
+def _placed(error: NotFiniteError, batch: _Batch, plan: Plan) -> NotFiniteError:
+    """Returns the error with the place of its window, where there are several."""
+    if len(plan.rows.starts) * len(plan.columns.starts) == 1:
+        return error
+    row, column = next(place[:2] for place in batch.places if place[2] == error.index)
+    top, left = plan.rows.starts[row], plan.columns.starts[column]
+    return NotFiniteError(f"in the window at row {top}, column {left}: {error}", error.index)
+
+
+def _resampled(window: NDArray, size: tuple[int, int]) -> NDArray:
+    """Resizes `(H, W, bands)`: areas are averaged where it shrinks (nothing aliases), bilinear where it grows."""
+    if size[0] > window.shape[0] or size[1] > window.shape[1]:
+        return resize_bilinear(window, *size)
+    bands = [
+        cv2.resize(np.ascontiguousarray(window[:, :, band], np.float32), size[::-1], interpolation=cv2.INTER_AREA)
+        for band in range(window.shape[2])
+    ]
+    return np.stack(bands, axis=-1)
+
+
+def _one_by_one(batches: Iterator[_Batch], tiling: Tiling) -> Iterator[tuple[int, int, NDArray[np.float32] | None]]:
+    """Yields the windows with their logits in pixels of the image."""
+    for batch in batches:
+        for row, column, index in batch.places:
+            if index is None or batch.values is None:
+                yield row, column, None
+            else:
+                yield row, column, resize_bilinear(batch.values[index], *tiling.window)
+
+
+# === One window ===
+
+
+def slide_logits(
+    model: Predict, image: NDArray, classes: int, windows: Windows, batch_size: int = 1
+) -> NDArray[np.float32]:
+    """Predicts `(H, W, bands)` by windows; returns the blend of their logits, `(H, W, classes)`."""
+    plan = windows.over((image.shape[0], image.shape[1]))
+    tiling = Tiling(plan, (plan.rows.window, plan.columns.window))
+    result = np.empty((*image.shape[:2], classes), np.float32)
+    plain = InferenceOptions(batch_size=batch_size)
+    for block, _ in predict_blocks(_Array(image), model, classes, plain, tiling):
+        rows, columns = block.logits.shape[:2]
+        result[block.top : block.top + rows, block.left : block.left + columns] = block.logits
+    return result
+
+
+def augmented_logits(predict: Predict, images: NDArray, options: InferenceOptions) -> NDArray[np.float32]:
+    """Averages the logits of images resized and turned, each brought back to the images' size and orientation.
+
+    Args:
+        predict: The model; or what predicts one image by windows, in the same form.
+        images: `(B, H, W, bands)` pixels, see `Predict`.
+        options: Scales (a resized side is `int(side * scale + 0.5)`), flips and rotations. Windows play no part.
+
+    Returns:
+        `(B, H, W, num_classes)` float32.
+
+    Raises:
+        DataError: When a scale leaves no pixel, or the model's answer does not fit.
+        NotFiniteError: When a logit is NaN or infinite.
+    """
+    if not options.is_augmented:
+        return predict(images)
+    height, width = images.shape[1:3]
+    total: NDArray[np.float32] | None = None
+    for scale in options.scales:
+        scaled_height, scaled_width = int(height * scale + 0.5), int(width * scale + 0.5)
+        if scaled_height == 0 or scaled_width == 0:
+            raise DataError(
+                f"scale {scale} makes an image of {height} x {width} pixels vanish; at least 1 x 1 must remain. "
+                "Use a larger scale."
+            )
+        scaled = np.stack([resize_bilinear(image, scaled_height, scaled_width) for image in images])
+        for view in options.views:
+            turned = np.ascontiguousarray(_turn(scaled, view))
+            logits = _turn_back(predict(turned), view)
+            logits = np.stack([resize_bilinear(one, height, width) for one in logits])
+            # stack copies: the model may hand out one buffer again and again.
+            total = logits if total is None else np.add(total, logits, out=total)
+    if total is None:  # check_scales refuses empty scales; this tells the type checker
+        raise DataError("no scale was given.")
+    total /= len(options.scales) * len(options.views)
+    return total
+
+
+def _turn(images: NDArray, view: View) -> NDArray:
+    """Turns `(B, H, W, C)` as the view says."""
+    transposed, vertical, horizontal = view
+    turned = images.swapaxes(1, 2) if transposed else images
+    return turned[:, :: -1 if vertical else 1, :: -1 if horizontal else 1]
+
+
+def _turn_back(images: NDArray, view: View) -> NDArray:
+    """Undoes `_turn`."""
+    transposed, vertical, horizontal = view
+    flipped = images[:, :: -1 if vertical else 1, :: -1 if horizontal else 1]
+    return flipped.swapaxes(1, 2) if transposed else flipped

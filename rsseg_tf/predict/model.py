@@ -1,0 +1,111 @@
+"""What every model is asked and must answer: a batch of pixels, and finite logits for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rsseg_tf.datasets.spec import DatasetSpec
+from rsseg_tf.errors import DataError, NotFiniteError
+
+__all__ = ["Predict", "call_model", "require_classes", "require_finite", "resize_bilinear"]
+
+Predict = Callable[[NDArray], NDArray[np.float32]]
+"""A model: `(B, H, W, bands)` pixels -> `(B, H, W, num_classes)` float32 logits, for any B, H and W.
+
+Pixels are in the units of the file, 0..max_value, in the file's dtype or, after a resize, in float32; normalisation is
+part of the model.
+"""
+
+# cv2.resize of OpenCV 5 takes at most 128 channels (OpenCV 4: 512).
+_RESIZE_CHANNELS = 128
+
+
+def call_model(predict: Predict, batch: NDArray) -> NDArray[np.float32]:
+    """Calls the model and checks its answer: the batch's size, and numbers from which a class follows.
+
+    Raises:
+        DataError: when the answer has another size.
+        NotFiniteError: when a logit is NaN or infinite.
+    """
+    logits = predict(batch)
+    if logits.ndim != 4 or logits.shape[:3] != batch.shape[:3]:
+        raise DataError(
+            f"the model must answer a batch of {batch.shape} with {(*batch.shape[:3], 'classes')}; got "
+            f"{logits.shape}. Export the logits of the main head at the size of the input."
+        )
+    return require_finite(logits, batch)
+
+
+def require_classes(predict: Predict, spec: DatasetSpec) -> Predict:
+    """Returns `predict` with a check: it raises `DataError` when the model gives another number of classes than `spec`.
+
+    Args:
+        predict: the model.
+        spec: the data set that the model should have been trained for.
+    """
+
+    def checked(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits = predict(batch)
+        if logits.shape[-1] != spec.num_classes:
+            raise DataError(
+                f"the model gives {logits.shape[-1]} classes, data set '{spec.name}' has {spec.num_classes}. "
+                "Use the data set that the model was trained on."
+            )
+        return logits
+
+    return checked
+
+
+def require_finite(logits: NDArray[np.float32], batch: NDArray, model: str = "the model") -> NDArray[np.float32]:
+    """Returns logits as they are, if each is a number.
+
+    The largest of values with NaN among them is NaN, and its place is the first: without this check an image would
+    come out as class 0 throughout.
+
+    Args:
+        logits: `(B, ..., C)`: what the model answered.
+        batch: `(B, ...)`: the pixels that it answered to.
+        model: what to call it.
+
+    Raises:
+        NotFiniteError: when a value is NaN or infinite; `index` is the first image with one.
+    """
+    finite = np.isfinite(logits)
+    if finite.all():
+        return logits
+    index = next((i for i, one in enumerate(finite) if not one.all()), 0)
+    pixels = np.asarray(batch[index], np.float64)
+    where = "x".join(map(str, pixels.shape[1::-1])) + " pixels"
+    told = f"{model} gives values that are not finite: {np.count_nonzero(~finite[index])} of {finite[index].size}"
+    if not np.isfinite(pixels).all():
+        raise NotFiniteError(
+            f"{told} for {where}, of which {np.count_nonzero(~np.isfinite(pixels).all(axis=-1))} are NaN or infinite "
+            "themselves. Declare them as nodata in the file, or replace them.",
+            index,
+        )
+    raise NotFiniteError(
+        f"{told} are NaN or infinite for {where} with values from {pixels.min():g} to {pixels.max():g}. If these are "
+        "as in training, the weights are damaged, or their training ran away: use an earlier checkpoint; with "
+        "--precision fp16, which overflows above 65504, use bf16 or fp32.",
+        index,
+    )
+
+
+def resize_bilinear(image: NDArray, height: int, width: int) -> NDArray:
+    """Resizes `(H, W, C)` to `(height, width, C)` float32, bilinear with half-pixel centres and no antialiasing.
+
+    Equal to the original's `F.interpolate(mode="bilinear", align_corners=False)`. Any number of channels and any real
+    dtype; an image that has the size already is returned as it is.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    parts = []
+    for start in range(0, image.shape[2], _RESIZE_CHANNELS):
+        part = np.ascontiguousarray(image[:, :, start : start + _RESIZE_CHANNELS], np.float32)
+        resized = cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR)
+        parts.append(resized.reshape(height, width, part.shape[2]))  # cv2 drops the axis of a single channel
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
