@@ -15,7 +15,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.transform import Affine
 
-from rsseg_tf.datasets.judging import misfit
+from rsseg_tf.datasets.rules import misfit
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, reason
 from rsseg_tf.files import atomic_path, hold, remove_file, remove_leftovers, short_stem
