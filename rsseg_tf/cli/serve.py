@@ -16,7 +16,7 @@ _MB = 2**20
 
 
 class _ServeGroup(click.Group):
-    """Takes `serve EXPORT_DIR` beside `serve init`: what is no name of a subcommand belongs to the server itself."""
+    """Takes `serve EXPORT_DIR` beside `serve init`: arguments that begin with no subcommand go to the server itself."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] != "init" and args[0] not in ctx.help_option_names:

@@ -31,11 +31,11 @@ def json_response(content: Any, status: int = 200) -> Response:
 
 
 def connection_factory(timeout_s: float, most_connections: int) -> Callable[..., asyncio.Protocol]:
-    """Returns what `uvicorn.Config` takes as `http`: connections with timers.
+    """Returns a value for `http` of `uvicorn.Config`: connections with timers.
 
     Args:
         timeout_s: Longest time for the header of a request, and for a client that does not read.
-        most_connections: Open at the same time; one more is told so and closed.
+        most_connections: Connections at the same time; one more gets status 503 and is closed.
     """
     connections: set[_Connection] = set()
 
@@ -123,8 +123,8 @@ class _Connection(asyncio.Protocol):
 class WholeRequests:
     """Middleware after which a request is read to its end, in time, or its connection is closed.
 
-    A request whose end two programs could see in different places is refused: what a proxy takes for its body would be
-    the next request to this server (RFC 9112, sections 6.1 and 6.3).
+    A request with two lengths is refused: a proxy could take for its body what this server takes for the next request
+    (RFC 9112, sections 6.1 and 6.3).
 
     Args:
         app: The application.

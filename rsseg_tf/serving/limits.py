@@ -15,7 +15,7 @@ from rsseg_tf.serving.status import Code, RequestError
 
 __all__ = ["BatchOptions", "Budget", "Limits", "Work"]
 
-_WORTH_TRIMMING = 1_000_000  # pixels: what is smaller leaves too little behind to look for
+_WORTH_TRIMMING = 1_000_000  # pixels: fewer leave too little memory behind
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Budget:
 
     Args:
         most: Bound of the sum.
-        refusal: What a request is told that does not fit; may name `{held}`, `{amount}` and `{most}`.
+        refusal: Message for a request that does not fit; may name `{held}`, `{amount}` and `{most}`.
         code: The status of such a request.
     """
 
