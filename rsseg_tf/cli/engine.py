@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from rsseg_tf.cli.options import locate_model
+from rsseg_tf.cli.models import locate_model
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config

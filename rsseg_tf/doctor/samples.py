@@ -24,7 +24,7 @@ from rsseg_tf.doctor.places import Place, read_place
 from rsseg_tf.doctor.statistics import Moments, look_at_band
 from rsseg_tf.errors import DataError, reason
 from rsseg_tf.files.lists import Sample
-from rsseg_tf.files.processes import in_processes
+from rsseg_tf.files.parallel import in_processes
 from rsseg_tf.rasters.gdal import HEAD_BYTES, TRUSTING_NOBODY, PixelTypeError, Trust
 from rsseg_tf.rasters.headers import image_kind
 from rsseg_tf.rasters.images import png_palette, read_label, tiff_losses

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,16 @@ from rsseg_tf.datasets.spec import TILE_NAME_PATTERNS
 from rsseg_tf.errors import DataError, naming
 from rsseg_tf.evaluate.stitching import Stitcher, TiledScene, find_scenes
 from rsseg_tf.files.lists import Sample
+from rsseg_tf.files.parallel import in_threads
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix, count_ignored
 from rsseg_tf.predict import InferenceOptions, Predict, predict_labels, predict_logits
 from rsseg_tf.prepare.output import read_description
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 
-__all__ = ["Evaluation", "evaluate", "evaluate_stitched", "plan_evaluation", "read_ahead"]
+__all__ = ["Evaluation", "evaluate", "evaluate_stitched", "plan_evaluation"]
+
+_READERS = 4
+"""Threads that read samples."""
 
 Observer = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
 
@@ -69,7 +71,7 @@ class Evaluation:
         Raises:
             DataError: for a file that is unreadable or does not fit the dataset.
         """
-        for _ in read_ahead(_reader(self.samples, self.spec, self.trust), len(self.samples)):
+        for _ in _pairs(self.samples, self.spec, self.trust):
             pass
 
     @property
@@ -143,7 +145,7 @@ def evaluate(
     """
     counts = np.zeros((spec.num_classes, spec.num_classes), np.int64)
     ignored = 0
-    for index, (image, label) in enumerate(read_ahead(_reader(samples, spec, trust), len(samples))):
+    for index, (image, label) in enumerate(_pairs(samples, spec, trust)):
         with naming(samples[index].image, samples[index].label):
             prediction = predict_labels(predict, image, spec, options)
             counts += confusion_matrix(label, prediction, spec.num_classes, spec.ignore_index)
@@ -182,7 +184,7 @@ def evaluate_stitched(
     counts = np.zeros((spec.num_classes, spec.num_classes), np.int64)
     ignored = 0
     samples = [tile.sample for scene in scenes for tile in scene.tiles]
-    pairs = read_ahead(_reader(samples, spec, trust), len(samples))
+    pairs = _pairs(samples, spec, trust)
     for scene in scenes:
         stitcher = Stitcher(scene)
         for tile in scene.tiles:
@@ -197,30 +199,15 @@ def evaluate_stitched(
     return SegmentationScores(counts, spec.classes, ignored)
 
 
-def read_ahead(
-    reader: Callable[[int], tuple[np.ndarray, np.ndarray]], count: int, ahead: int = 4
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields samples 0..count-1 in order while the next few are read by threads."""
-    with ThreadPoolExecutor(ahead) as pool:
-        indices = iter(range(count))
-        waiting = [pool.submit(reader, i) for i in islice(indices, ahead)]
-        while waiting:
-            pair = waiting.pop(0).result()
-            waiting.extend(pool.submit(reader, i) for i in islice(indices, 1))
-            yield pair
-
-
-def _reader(
-    samples: Sequence[Sample], spec: DatasetSpec, trust: Trust
-) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
-    """Returns what reads samples by index; its errors name the file."""
+def _pairs(samples: Sequence[Sample], spec: DatasetSpec, trust: Trust) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields image and label of all samples in order, while threads read the next ones; errors name the files."""
     reader = SampleReader(samples, spec, trust=trust)
 
     def read(index: int) -> tuple[np.ndarray, np.ndarray]:
         with naming(samples[index].image, samples[index].label):
             return reader(index)
 
-    return read
+    return in_threads(read, range(len(samples)), _READERS)
 
 
 def _description(dataset: Dataset) -> dict[str, Any] | None:

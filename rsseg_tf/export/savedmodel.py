@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rsseg_tf.export.trained import TrainedModel, WeightsHolder, class_and_confidence
 from rsseg_tf.files import StrPath
 from rsseg_tf.manifest import BYTES_INPUT, BYTES_OUTPUT, MANIFEST_FILE, PIXELS, Artifact
+from rsseg_tf.rasters.headers import JPEG_SIGNATURE, PNG_SIGNATURE
 
 __all__ = ["WARMUP_FILE", "decode_picture", "write_savedmodel", "write_warmup"]
 
@@ -27,8 +28,6 @@ _REQUEST = 1  # of PredictLog
 _MODEL_SPEC, _INPUTS = 1, 2  # of PredictRequest
 _SIGNATURE_NAME = 3  # of ModelSpec
 _KEY, _VALUE = 1, 2  # of an entry of a map
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8\xff"
 _PNG_DEPTH = 24  # the byte with the bit depth: the IHDR chunk comes first
 
 
@@ -132,8 +131,8 @@ def decode_picture(data: tf.Tensor, *, bands: int, dtype: str) -> tf.Tensor:
         `(H, W, bands)` of `dtype`. At run time the graph fails with a message for anything else.
     """
     head = tf.strings.join([tf.strings.substr(data, 0, _PNG_DEPTH + 1), bytes(_PNG_DEPTH + 1)])
-    is_png = tf.equal(tf.strings.substr(head, 0, len(_PNG)), _PNG)
-    is_jpeg = tf.equal(tf.strings.substr(head, 0, len(_JPEG)), _JPEG)
+    is_png = tf.equal(tf.strings.substr(head, 0, len(PNG_SIGNATURE)), PNG_SIGNATURE)
+    is_jpeg = tf.equal(tf.strings.substr(head, 0, len(JPEG_SIGNATURE)), JPEG_SIGNATURE)
     is_deep = tf.logical_and(is_png, tf.equal(tf.strings.substr(head, _PNG_DEPTH, 1), b"\x10"))
 
     def of_eight_bits() -> tf.Tensor:

@@ -27,6 +27,7 @@ from rsseg_tf.errors import ExportError
 from rsseg_tf.export.litertjs import write_litertjs
 from rsseg_tf.export.tflite import write_tflite
 from rsseg_tf.export.trained import TrainedModel
+from rsseg_tf.files.walking import IMAGE_SUFFIXES
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Inference, Quantization, file_sha256
 from rsseg_tf.predict import usual_stride
 from rsseg_tf.rasters.images import image_header
@@ -35,7 +36,6 @@ __all__ = ["WEB_FOLDER", "Page", "check_page", "windowed", "write_web"]
 
 WEB_FOLDER = "web"
 _PAGE_FILE = "page.json"
-_SAMPLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _NO_PAGE = ("int16x8",)  # LiteRT.js has no tensors of 16-bit integers
 
 
@@ -73,7 +73,7 @@ def check_page(trained: TrainedModel, page: Page, quantization: Quantization) ->
     if page.sample is None:
         return
     header = image_header(page.sample)
-    if page.sample.suffix.lower() not in _SAMPLE_SUFFIXES or header.bands not in (3, 4) or header.dtype != "uint8":
+    if page.sample.suffix.lower() not in IMAGE_SUFFIXES or header.bands not in (3, 4) or header.dtype != "uint8":
         raise ExportError(
             f"The sample {page.sample} has {header.bands} bands of {header.dtype}; the page shows PNG, JPEG and TIFF "
             "files with 3 bands of uint8. Name another one with --web_sample."

@@ -7,10 +7,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-__all__ = ["IMAGE_SUFFIXES", "LeftOut", "find_images", "walk_files"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "JPEG_SUFFIXES",
+    "SCENE_SUFFIXES",
+    "TIFF_SUFFIXES",
+    "LeftOut",
+    "find_images",
+    "walk_files",
+]
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff")
+JPEG_SUFFIXES = (".jpeg", ".jpg")
+TIFF_SUFFIXES = (".tif", ".tiff")
+IMAGE_SUFFIXES = (*JPEG_SUFFIXES, ".png", *TIFF_SUFFIXES)
 """Suffixes of the images that are read."""
+
+SCENE_SUFFIXES = (*IMAGE_SUFFIXES, ".vrt")
+"""Suffixes of what is predicted: images, and mosaics of them."""
 
 OTHER_SUFFIXES = frozenset(
     ".avif .bil .bip .bmp .bsq .dng .ecw .gif .h5 .hdf .hdf4 .hdf5 .he5 .heic .img .j2c .j2k .jfif .jp2 "

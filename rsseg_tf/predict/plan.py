@@ -13,7 +13,7 @@ from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, RssegError, address_hint, reason, show_traceback
 from rsseg_tf.files import StrPath
 from rsseg_tf.files.lists import read_list
-from rsseg_tf.files.walking import LeftOut, find_images
+from rsseg_tf.files.walking import SCENE_SUFFIXES, LeftOut, find_images
 from rsseg_tf.predict.image import (
     RESULT_FOLDERS,
     Advance,
@@ -31,7 +31,6 @@ from rsseg_tf.rasters.scenes import raster_driver
 from rsseg_tf.rasters.vrt import vrt_size
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "PredictionPlan",
     "attempt",
     "collect_images",
@@ -41,7 +40,6 @@ __all__ = [
     "predict_paths",
 ]
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".vrt")
 
 _LIST_SUFFIX = ".txt"
 
@@ -68,14 +66,14 @@ def collect_images(
     path = Path(path)
     exclude = None if exclude is None else Path(exclude)
     if path.is_dir():
-        left_out = LeftOut(IMAGE_SUFFIXES)
+        left_out = LeftOut(SCENE_SUFFIXES)
         # A run that writes into the folder that it reads has its results kept apart by the journal beside them.
         exclude = None if exclude is None or os.path.realpath(exclude) == os.path.realpath(path) else exclude
-        images = sorted(find_images(path, IMAGE_SUFFIXES, left_out, exclude=exclude, refuse=_is_result))
+        images = sorted(find_images(path, SCENE_SUFFIXES, left_out, exclude=exclude, refuse=_is_result))
         if not images:
             because = f" ({left_out})" if left_out else ""
             raise DataError(
-                f"{path} has no images{because}; files ending in {', '.join(IMAGE_SUFFIXES)} are looked for, in "
+                f"{path} has no images{because}; files ending in {', '.join(SCENE_SUFFIXES)} are looked for, in "
                 "subfolders too. Check the folder."
             )
         if left_out:
@@ -86,11 +84,11 @@ def collect_images(
             f"{path} does not exist; an image, a list file (.txt) or a folder is needed. Check the path."
             f"{address_hint(path)}"
         )
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.suffix.lower() in SCENE_SUFFIXES:
         return [path], path.parent
     if path.suffix.lower() != _LIST_SUFFIX:
         raise DataError(
-            f"{path} is neither an image ({', '.join(IMAGE_SUFFIXES)}) nor a list file (.txt). "
+            f"{path} is neither an image ({', '.join(SCENE_SUFFIXES)}) nor a list file (.txt). "
             "Convert it, or give the list the suffix .txt."
         )
     return _read_list(path)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import ConfigError
-from rsseg_tf.files.ahead import ahead
+from rsseg_tf.files.parallel import ahead
 from rsseg_tf.predict.decoding import Product, decode, products
 from rsseg_tf.predict.engine import Tiling, predict_blocks
 from rsseg_tf.predict.model import Predict, require_classes

@@ -26,7 +26,7 @@ from rsseg_tf.files import remove_leftovers
 from rsseg_tf.files.archives import Member, close_archives, list_members
 from rsseg_tf.files.journal import Journal
 from rsseg_tf.files.lists import read_list
-from rsseg_tf.files.processes import in_processes
+from rsseg_tf.files.parallel import in_processes
 from rsseg_tf.files.walking import IMAGE_SUFFIXES, LeftOut
 from rsseg_tf.files.writing import partial_folder, replace_folder
 from rsseg_tf.prepare.cutting import CutPlan, SceneRecord, cut_scene, source_stamp

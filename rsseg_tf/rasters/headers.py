@@ -21,6 +21,7 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.rasters.gdal import HEAD_BYTES, damaged, is_vrt
 
 __all__ = [
+    "BIGTIFF_SIGNATURES",
     "JPEG_SIGNATURE",
     "PNG_END",
     "PNG_GREY",
@@ -46,8 +47,8 @@ Bytes = bytes | mmap.mmap
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 JPEG_SIGNATURE = b"\xff\xd8\xff"
-TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
-"""The last two are those of BigTIFF."""
+TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*")
+BIGTIFF_SIGNATURES = (b"II+\x00", b"MM\x00+")
 
 # PNG colour types (PNG specification, table 11.1) and the bands that `read_image` gives for them.
 PNG_GREY, _PNG_RGB, PNG_PALETTE, _PNG_GREY_ALPHA, _PNG_RGBA = 0, 2, 3, 4, 6
@@ -128,7 +129,7 @@ def image_kind(head: bytes, name: str) -> str:
         return "PNG"
     if head.startswith(JPEG_SIGNATURE):
         return "JPEG"
-    if head.startswith(TIFF_SIGNATURES):
+    if head.startswith((*TIFF_SIGNATURES, *BIGTIFF_SIGNATURES)):
         return "TIFF"
     if is_vrt(head):
         return "VRT"
@@ -281,7 +282,7 @@ class _TiffDirectory(NamedTuple):
 def _tiff_directory(read: Read) -> _TiffDirectory:
     """Reads the first directory of a TIFF, or of EXIF data, which is one; BigTIFF and anything else have no fields."""
     head = read(0, 8)
-    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(head[:4], "")
+    order = dict(zip(TIFF_SIGNATURES, "<>", strict=True)).get(head[:4], "")
     if not order or len(head) < 8:
         return _TiffDirectory("<", 0, [])
     (offset,) = struct.unpack_from(order + "I", head, 4)
@@ -360,7 +361,7 @@ def encoded_size(data: bytes) -> EncodedSize:
             if (scans := data.count(b"\xff\xda")) > _MOST_SCANS:
                 raise DataError(f"the JPEG has {scans} scans; at most {_MOST_SCANS} are decoded. Save it anew.")
             height, width, _ = _jpeg_frame(data, name)
-        elif data.startswith(TIFF_SIGNATURES[:2]):
+        elif data.startswith(TIFF_SIGNATURES):
             height, width = _tiff_size(data)
         elif data[:2] == b"BM":
             width, height = map(abs, struct.unpack_from("<ii", data, 18))  # a negative height: rows from the top

@@ -21,6 +21,7 @@ from rsseg_tf.datasets.spec import RGB
 from rsseg_tf.errors import DataError
 from rsseg_tf.files import StrPath, readable_name
 from rsseg_tf.files.reading import read_bytes
+from rsseg_tf.files.walking import JPEG_SUFFIXES, TIFF_SUFFIXES
 from rsseg_tf.files.writing import output_file
 from rsseg_tf.rasters.gdal import (
     HEAD_BYTES,
@@ -294,7 +295,7 @@ def write_image(
     suffix = path.suffix.lower()
     if suffix == ".png":
         write_png(path, array)
-    elif suffix in (".jpg", ".jpeg"):
+    elif suffix in JPEG_SUFFIXES:
         if array.ndim != 3 or array.shape[2] not in (1, 3) or array.dtype != np.uint8 or not array.size:
             raise DataError(
                 f"A JPEG holds (H, W, 1) or (H, W, 3) in uint8; got {array.shape} {array.dtype}. Write it as TIFF."
@@ -304,7 +305,7 @@ def write_image(
         if not ok:
             raise DataError(f"OpenCV cannot encode an array of {array.shape} {array.dtype} as JPEG.")
         _write_bytes(path, data.tobytes())
-    elif suffix in (".tif", ".tiff"):
+    elif suffix in TIFF_SUFFIXES:
         height, width, bands = array.shape
         profile = {"height": height, "width": width, "count": bands, "dtype": array.dtype, "compress": "deflate"}
         profile |= {"crs": crs} | ({} if transform is None else {"transform": transform})

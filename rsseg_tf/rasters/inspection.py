@@ -27,7 +27,7 @@ from rsseg_tf.datasets.judging import check_label_ids, check_same_size, check_ty
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import DataError, reason
 from rsseg_tf.files.lists import Sample, Samples
-from rsseg_tf.files.processes import in_processes, in_threads
+from rsseg_tf.files.parallel import in_processes, in_threads
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.images import read_label, require_end
 from rsseg_tf.rasters.memory import Memory, Stamps, stamp_pairs

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from rsseg_tf.files import SIDE_SUFFIX, atomic_path, remove_leftovers
 from rsseg_tf.files.npz import read_npz
+from rsseg_tf.files.walking import TIFF_SUFFIXES
 
 __all__ = ["Memory", "Stamps", "stamp_pairs"]
 
@@ -32,7 +33,7 @@ UNSETTLED_NS = 2_000_000_000
 _UNREADABLE = (
     OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, MemoryError, BadZipFile, zlib.error,
 )  # fmt: skip
-_WITH_OTHERS = (".tif", ".tiff", ".vrt")
+_WITH_OTHERS = (*TIFF_SUFFIXES, ".vrt")
 _BESIDE = (SIDE_SUFFIX, ".msk")
 _MASK = (1 << 64) - 1
 _MEANINGLESS = np.uint64(0)

@@ -18,7 +18,7 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.files import SIDE_SUFFIX, readable_name
 from rsseg_tf.files.reading import read_bytes
 from rsseg_tf.rasters.gdal import HEAD_BYTES, is_vrt
-from rsseg_tf.rasters.headers import JPEG_SIGNATURE, PNG_SIGNATURE, TIFF_SIGNATURES
+from rsseg_tf.rasters.headers import BIGTIFF_SIGNATURES, JPEG_SIGNATURE, PNG_SIGNATURE, TIFF_SIGNATURES
 
 __all__ = ["require_near_sources", "require_plain_sides", "vrt_size"]
 
@@ -30,8 +30,9 @@ _SOURCES = frozenset({"SourceFilename", "SourceDataset"})
 _SYSTEMS = frozenset({"SRS", "SourceSRS", "TargetSRS"})
 # A coordinate reference system as text or code; GDAL opens anything else as a file or a URL.
 _WELL_KNOWN = re.compile(r"[A-Za-z_0-9]+\[|(EPSG|ESRI|OGC|IGNF|IAU_2015):\w+$")
+_TIFFS = (*TIFF_SIGNATURES, *BIGTIFF_SIGNATURES)
 _SIGNATURES = (
-    *TIFF_SIGNATURES, PNG_SIGNATURE, JPEG_SIGNATURE,
+    *_TIFFS, PNG_SIGNATURE, JPEG_SIGNATURE,
     b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51",
 )  # fmt: skip
 _ELEMENTS = _SOURCES | frozenset(
@@ -104,7 +105,7 @@ def require_plain_sides(path: Path, *, depth: int = 0) -> None:
     for suffix in (".msk", ".ovr"):
         side = path.with_name(path.name + suffix)
         if depth < _DEEPEST and side.exists():
-            if not read_bytes(side, HEAD_BYTES).startswith(TIFF_SIGNATURES):
+            if not read_bytes(side, HEAD_BYTES).startswith(_TIFFS):
                 raise _refused(side, "it lies beside an image as its mask or overview, and is no TIFF", what="a file")
             require_plain_sides(side, depth=depth + 1)
     side = path.with_name(path.name + SIDE_SUFFIX)

@@ -10,6 +10,7 @@ from rasterio.io import MemoryFile
 
 from rsseg_tf.errors import DataError, reason
 from rsseg_tf.rasters.gdal import RASTER_ERRORS
+from rsseg_tf.rasters.headers import TIFF_SIGNATURES
 
 __all__ = ["decode_tiff", "encode_labels", "is_tiff"]
 
@@ -19,7 +20,7 @@ _DTYPES = {"uint8": {"uint8"}, "float32": {"uint8", "int8", "uint16", "int16", "
 
 def is_tiff(data: bytes) -> bool:
     """Tells a TIFF by its first bytes."""
-    return data[:4] in (b"II*\x00", b"MM\x00*")
+    return data.startswith(TIFF_SIGNATURES)
 
 
 def decode_tiff(data: bytes, *, bands: int, dtype: str) -> NDArray:

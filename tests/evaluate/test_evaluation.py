@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import re
-import threading
-import time
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -17,7 +14,7 @@ from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.datasets.isprs import POTSDAM
 from rsseg_tf.datasets.spec import TILE_NAME_PATTERNS, XYXY, YX
 from rsseg_tf.errors import DataError, NotFiniteError, ServingError
-from rsseg_tf.evaluate.evaluation import evaluate, evaluate_stitched, plan_evaluation, read_ahead
+from rsseg_tf.evaluate.evaluation import evaluate, evaluate_stitched, plan_evaluation
 from rsseg_tf.evaluate.stitching import find_scenes
 from rsseg_tf.files.lists import Sample, read_list
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix
@@ -425,62 +422,3 @@ def test_isprs5_wants_eroded_labels(tmp_path: Path) -> None:
     (root / "dataset.json").unlink()
     with pytest.raises(DataError, match="is not known, because there is no .*dataset.json. Prepare it with"):
         plan_evaluation(config, samples)
-
-
-# === read_ahead ===
-
-
-class FakeReader(SampleReader):
-    """Gives numbers; earlier ones take longer, so that they arrive last."""
-
-    def __init__(self, *, wrong: int | None = None, seconds: float = 0.01) -> None:
-        self.wrong, self.seconds = wrong, seconds
-        self.started: list[int] = []
-        self.running = self.most = 0
-        self.guard = threading.Lock()
-
-    def __call__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        with self.guard:
-            self.started.append(index)
-            self.running += 1
-            self.most = max(self.most, self.running)
-        time.sleep(self.seconds * (4 - index % 4))
-        with self.guard:
-            self.running -= 1
-        if index == self.wrong:
-            raise DataError(f"sample {index} is wrong")
-        return np.array(index), np.array(-index)
-
-
-@pytest.mark.parametrize("count", [0, 1, 3, 4, 13])
-def test_samples_come_in_order(count: int) -> None:
-    reader = FakeReader()
-    pairs = [(int(image), int(label)) for image, label in read_ahead(reader, count)]
-    assert pairs == [(index, -index) for index in range(count)]
-    assert sorted(reader.started) == list(range(count)), "each is read once"
-
-
-def test_the_next_samples_are_read_while_one_is_used_and_no_more_than_that() -> None:
-    reader = FakeReader(seconds=0.0)
-    samples = read_ahead(reader, 100, ahead=3)
-    assert reader.started == []
-    next(samples)
-    deadline = time.monotonic() + 30
-    while len(reader.started) < 4 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.05)
-    assert sorted(reader.started) == [0, 1, 2, 3]
-    samples.close()  # type: ignore[attr-defined]  # a generator
-
-
-def test_samples_are_read_side_by_side() -> None:
-    reader = FakeReader()
-    list(read_ahead(reader, 12, ahead=4))
-    assert 2 <= reader.most <= 4
-
-
-def test_an_error_comes_at_its_place() -> None:
-    samples = read_ahead(FakeReader(wrong=5), 9)
-    assert [int(image) for image, _ in islice(samples, 5)] == [0, 1, 2, 3, 4]
-    with pytest.raises(DataError, match="sample 5 is wrong"):
-        next(samples)

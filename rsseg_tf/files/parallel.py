@@ -1,4 +1,4 @@
-"""Work in several processes or threads, with a bounded queue and a clean end: what preparing and checking share."""
+"""Work in other threads and processes, with few items under way and a clean end."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from itertools import islice, repeat
 from typing import TypeVar
 
 from rsseg_tf.errors import DataError
 
-__all__ = ["in_processes", "in_threads"]
+__all__ = ["ahead", "in_processes", "in_threads"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -64,8 +64,10 @@ def in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def in_threads(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Yields `work(item)` of all items in their order, no more than two items for each thread under way.
+def in_threads(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int, *, under_way: int | None = None
+) -> Iterator[Result]:
+    """Yields `work(item)` of all items in their order.
 
     When the consumer stops early, what is under way is finished and the rest left.
 
@@ -73,18 +75,38 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item], workers: i
         work: What to do; it may be called from several threads at once.
         items: What to work on.
         workers: Threads, at least 1.
+        under_way: Items that are worked on or wait for the consumer, at most; two for each thread if None.
     """
     waiting = iter(items)
     with ThreadPoolExecutor(workers) as pool:
         running: deque[Future[Result]] = deque()
         try:
             while True:
-                running.extend(pool.submit(work, item) for item in islice(waiting, 2 * workers - len(running)))
+                free = (under_way or 2 * workers) - len(running)
+                running.extend(pool.submit(work, item) for item in islice(waiting, free))
                 if not running:
                     return
                 yield running.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def ahead(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
+    """Yields the items in order while a thread already takes the next ones, so that two stages of work overlap.
+
+    An error of `items` is raised here, in its turn.
+
+    Args:
+        items: What the thread iterates over.
+        depth: Items that wait for the consumer, at most; at least 1.
+    """
+    source, end = iter(items), object()
+    taken = in_threads(lambda _: next(source, end), repeat(None), workers=1, under_way=depth + 1)
+    with contextlib.closing(taken):  # type: ignore[type-var]  # a generator
+        for item in taken:
+            if item is end:
+                return
+            yield item  # type: ignore[misc]  # it is not `end`
 
 
 @contextlib.contextmanager
