@@ -32,7 +32,7 @@ class Limits:
         max_images: Images of one request.
         max_concurrent: Requests that are computed or wait for it; more are refused as unavailable.
         max_connections: Open HTTP connections; more are refused.
-        client_timeout_s: How long a client may take to send the header of a request, its body, and to read an answer.
+        client_timeout_s: How long a client may take to send a request, and to read an answer.
         request_timeout_s: How long a request may wait and compute.
 
     Raises:
