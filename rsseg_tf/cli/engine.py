@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from rsseg_tf.cli.options import locate_model
+from rsseg_tf.cli.models import locate_model
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
@@ -24,15 +24,15 @@ _DEFAULT_SIDE = 512  # of images that do not say how large they are
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model, and how it is opened.
+    """A model and the way to open it.
 
     Attributes:
         kind: `checkpoint`, or anything else for an export.
-        path: what `open_predictor` opens; with a tolerance, the folder to choose from.
-        precision: likewise.
-        threads: likewise; None leaves them the choice.
-        tolerance: points that the engine may lose, which is still to be chosen; None where it is known.
-        engine: its name where one was chosen.
+        path: Path for `open_predictor`; with a tolerance, the folder to choose from.
+        precision: Precision for `open_predictor`.
+        threads: Threads for `open_predictor`; None leaves the engine the choice.
+        tolerance: Points that the engine may lose, which is still to be chosen; None where it is known.
+        engine: Name of the engine where one was chosen.
     """
 
     kind: str
@@ -65,9 +65,9 @@ def locate_engine(model_path: str, engine: str | None, tolerance: float | None, 
     """Finds the model, and what runs it unless that must be measured first.
 
     Raises:
-        ConfigError: for options that would have no effect.
-        WeightsError: when there is no model.
-        ExportError: when it does not offer the engine.
+        ConfigError: For options that would have no effect.
+        WeightsError: When there is no model.
+        ExportError: When it does not offer the engine.
     """
     from rsseg_tf.errors import ConfigError
 
@@ -95,16 +95,16 @@ def locate_engine(model_path: str, engine: str | None, tolerance: float | None, 
 def choose_engine(
     located: ModelSource, config: Config | None, image: Path, window: tuple[int, int] | None
 ) -> ModelSource:
-    """Measures what --engine auto chooses from, and says what was chosen; anything else is returned as it is.
+    """Chooses for --engine auto and prints the choice; returns any other source as it is.
 
     Args:
-        located: from `locate_engine`.
-        config: of a checkpoint.
-        image: one of those that will be predicted.
+        located: From `locate_engine`.
+        config: Config of a checkpoint.
+        image: One of those that will be predicted.
         window: (width, height) of windows, if it will be cut into some.
 
     Raises:
-        ExportError: when nothing runs here within the tolerance.
+        ExportError: When nothing runs here within the tolerance.
     """
     if located.tolerance is None:
         return located

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rsseg_tf.cli.engine import choose_engine, engine_options, locate_engine
-from rsseg_tf.cli.options import (
-    ManyValues,
-    NameOf,
-    check_save_dir,
-    choose_device,
-    load_beside,
-    open_model,
-    prediction_changes,
-    prediction_options,
-    weights_options,
-    windows_note,
-)
+from rsseg_tf.cli.models import choose_device, load_beside, open_model, prediction_changes, windows_note
+from rsseg_tf.cli.options import ManyValues, NameOf, check_save_dir, prediction_options, weights_options
 from rsseg_tf.datasets.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -32,15 +23,12 @@ __all__ = ["command"]
 @click.command(name="eval", cls=ManyValues)
 @weights_options
 @engine_options
-@click.option(
-    "--protocol",
-    type=NameOf(list(PROTOCOLS)),
-    help="What is counted. benchmark: every pixel of every image. stitched: tiles put back into their scenes, "
-    "each pixel once. isprs5: the same on eroded labels of potsdam or vaihingen, means without clutter. "
-    "Default: the config's eval.protocol.",
-)
+@click.option("--protocol", type=NameOf(list(PROTOCOLS)),
+              help="Pixels that count. benchmark: every pixel of every image. stitched: tiles put back "
+                   "into their scenes, each pixel once. isprs5: the same on eroded labels of potsdam or "
+                   "vaihingen, means without clutter.  [default: the config's eval.protocol]")  # fmt: skip
 @prediction_options("aug-eval")
-@click.option("--save-dir", type=Path, help="Where eval.json goes. Default: beside the model.")
+@click.option("--save-dir", type=Path, help="Folder for eval.json.  [default: beside the model]")
 def command(
     model_path: str,
     config_path: str | None,
@@ -54,14 +42,14 @@ def command(
     gpus: tuple[int, ...],
     **values: Any,
 ) -> None:
-    """Count a model's predictions on the validation list: mIoU, Acc, Kappa, Dice, and each class.
+    """Score a model's predictions on the validation list: mIoU, Acc, Kappa, Dice, and each class.
 
     Prints a table and writes eval.json with the protocol, the confusion matrix, ignored pixels, and macro and micro
     averages.
 
-    Images of up to 2048 x 2048 pixels are predicted whole, or scaled and then cut into the windows that are asked for;
-    larger ones are cut into windows first, blended ones of the model's size unless others are asked for, and each
-    window is scaled. `rsseg-tf predict` writes the same labels.
+    Images of up to 2048 x 2048 pixels are predicted whole; with --is-slide they are scaled and then cut into windows.
+    Larger images are cut first, and each window is scaled; without --is-slide their windows have the model's size and
+    are blended. `rsseg-tf predict` writes the same labels.
     """
     changes = prediction_changes("aug_eval", values)
     if save_dir is not None:
@@ -69,13 +57,12 @@ def command(
     located = locate_engine(model_path, engine, tolerance, precision)
     chosen = [f"eval.protocol={protocol}"] if protocol else []
     config = load_beside(located.path, config_path, (*overrides, *chosen))
-    from rsseg_tf.cli.output import write_json
+    from rsseg_tf.cli.output import print_note, progress_line, write_json
     from rsseg_tf.cli.sample_lists import checked_samples
 
     (samples,) = checked_samples(config, "val")
 
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
 
     from rsseg_tf.evaluate.evaluation import plan_evaluation
 
@@ -83,12 +70,14 @@ def command(
     choose_device(device, gpus)
     located = choose_engine(located, config, samples[0].image, changes.get("crop_size"))
     model = open_model(located.path, config, located.precision, changes, located.threads)
-    if note := windows_note(model, changes):
-        click.echo(note, err=True)
+    if line := windows_note(model, changes):
+        print_note(line)
     console = Console()
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task("Evaluating", total=len(samples))
-        scores = evaluation.run(model.predict, model.options, observe=lambda *_: progress.advance(task))
+    evaluated = itertools.count(1)
+    with progress_line("Evaluating") as progress:
+        scores = evaluation.run(
+            model.predict, model.options, observe=lambda *_: progress(next(evaluated), len(samples))
+        )
     console.print(
         f"[EVAL] #Images: {len(samples)} mIoU: {scores.miou:.4f} Acc: {scores.acc:.4f} Kappa: {scores.kappa:.4f} "
         f"Dice: {scores.dice:.4f} Protocol: {evaluation.summary}",
@@ -106,16 +95,15 @@ def command(
         **scores.to_json(),
     }
     beside = located.path if located.path.is_dir() else located.path.parent
-    target = (save_dir or beside) / "eval.json"
-    write_json(target, report)
+    write_json((save_dir or beside) / "eval.json", report)
 
 
 def scores_table(scores: SegmentationScores, protocol: str) -> Any:
     """Returns a rich table of the per-class scores in percent, and their means.
 
     Args:
-        scores: what to show.
-        protocol: what it was counted by, for the title.
+        scores: The scores.
+        protocol: The protocol, for the title.
     """
     from rich.table import Table
 

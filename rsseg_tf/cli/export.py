@@ -14,7 +14,7 @@ from rsseg_tf.cli.output import narrow_table
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
-    from rsseg_tf.export import Accuracy, AccuracyLimit, Page, TrainedModel
+    from rsseg_tf.export import Accuracy, AccuracyLimit, ExportResult, Page, TrainedModel
 
 __all__ = ["command"]
 
@@ -138,26 +138,10 @@ def command(
     --eval the IoU of each class is measured before and after; a worse model is not published (exit code 1), and its
     scores are left in DIR/refused.json.
     """  # noqa: D301  # click wants the character \b
-    from rsseg_tf.errors import ConfigError
     from rsseg_tf.manifest import CALIBRATED
 
-    quantized = bool({"tflite", "web"} & set(formats))
-    if quantizations and not quantized:
-        raise ConfigError("--quantize is for TFLite files; add tflite to --format, or web.")
-    if len(quantizations) > 1 and "tflite" not in formats:
-        raise ConfigError(f"A page runs one model; got --quantize {','.join(quantizations)}. Name one, or add tflite.")
-    quantizations = quantizations or ("float32",)
-    calibrated = quantized and bool(set(CALIBRATED) & set(quantizations))
-    for name in ("calibration", "calibration_count", "seed"):
-        if values[name] is not None and not calibrated:
-            raise ConfigError(f"--{name} has an effect with --quantize int8 or int16x8 only; leave it out.")
-    if values["max_miou_drop"] is not None and values["eval_list"] is None:
-        raise ConfigError("--max_miou_drop has an effect with --eval only; add the list, or leave it out.")
-    if values["real_tiles"] is not None and values["eval_list"] is None and not calibrated:
-        raise ConfigError("--real_tiles takes tiles of the images of --eval or of calibration, and there are none.")
-    for name in ("web_sample", "web_title", "litertjs"):
-        if values[name] is not None and "web" not in formats:
-            raise ConfigError(f"--{name} is for a page; add web to --format.")
+    calibrated = bool({"tflite", "web"} & set(formats) and set(CALIBRATED) & set(quantizations))
+    _require_effect(formats, quantizations, values, calibrated=calibrated)
     from rsseg_tf.cli.output import load_tensorflow
 
     load_tensorflow()
@@ -171,13 +155,42 @@ def command(
         trained = load_trained(checkpoint, config)
         options = ExportOptions(
             formats=formats,
-            quantizations=quantizations,
+            quantizations=quantizations or ("float32",),
             tile=tile,
             calibration=_calibration(trained, tile, values) if calibrated else (),
             real_tiles=_REAL_TILES if values["real_tiles"] is None else values["real_tiles"],
             page=page,
         )
         exported = export_model(trained, output, options, version=version, limit=limit, notify=click.echo)
+    _report(exported)
+    if page and exported.folder:
+        click.echo(f"Open the page: python {exported.folder / 'web' / 'serve.py'}")
+
+
+def _require_effect(
+    formats: tuple[Any, ...], quantizations: tuple[Any, ...], values: dict[str, Any], *, calibrated: bool
+) -> None:
+    """Raises ConfigError for options that would have no effect on what is written."""
+    from rsseg_tf.errors import ConfigError
+
+    if quantizations and not {"tflite", "web"} & set(formats):
+        raise ConfigError("--quantize is for TFLite files; add tflite to --format, or web.")
+    if len(quantizations) > 1 and "tflite" not in formats:
+        raise ConfigError(f"A page runs one model; got --quantize {','.join(quantizations)}. Name one, or add tflite.")
+    for name in ("calibration", "calibration_count", "seed"):
+        if values[name] is not None and not calibrated:
+            raise ConfigError(f"--{name} has an effect with --quantize int8 or int16x8 only; leave it out.")
+    if values["max_miou_drop"] is not None and values["eval_list"] is None:
+        raise ConfigError("--max_miou_drop has an effect with --eval only; add the list, or leave it out.")
+    if values["real_tiles"] is not None and values["eval_list"] is None and not calibrated:
+        raise ConfigError("--real_tiles takes tiles of the images of --eval or of calibration, and there are none.")
+    for name in ("web_sample", "web_title", "litertjs"):
+        if values[name] is not None and "web" not in formats:
+            raise ConfigError(f"--{name} is for a page; add web to --format.")
+
+
+def _report(exported: ExportResult) -> None:
+    """Prints the scores and the published version; ends with exit code 1 where it was refused."""
     accuracy = exported.accuracy
     if accuracy:
         from rich.console import Console
@@ -192,8 +205,6 @@ def command(
         )
         raise SystemExit(1)
     click.echo(f"Published: {exported.folder}")
-    if page and exported.folder:
-        click.echo(f"Open the page: python {exported.folder / 'web' / 'serve.py'}")
 
 
 def _page(values: dict[str, Any]) -> Page:
@@ -250,8 +261,8 @@ def accuracy_tables(accuracy: Accuracy, width: int) -> list[Any]:
     """Returns rich tables: IoU of each class in percent, for the checkpoint and each artifact.
 
     Args:
-        accuracy: what to show.
-        width: characters of a line. Artifacts that one table has no room for go into another.
+        accuracy: What to show.
+        width: Characters of a line. Artifacts that one table has no room for go into another.
     """
     heads = {name: name.replace(" ", "\n") for name in accuracy.scores}
     room = {name: 2 + max(6, *map(len, head.split("\n"))) for name, head in heads.items()}

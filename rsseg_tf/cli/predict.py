@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rsseg_tf.cli.engine import ModelSource, choose_engine, engine_options, locate_engine
-from rsseg_tf.cli.options import (
-    Grouped,
+from rsseg_tf.cli.models import (
     changed_options,
-    check_save_dir,
     choose_device,
-    group,
     load_beside,
     open_server,
     prediction_changes,
+    windows_note,
+)
+from rsseg_tf.cli.options import (
+    Grouped,
+    check_save_dir,
+    group,
     prediction_options,
     server_options,
     vrt_option,
     weights_options,
-    windows_note,
 )
 from rsseg_tf.cli.output import print_note
 
@@ -96,17 +98,12 @@ _windows = group(
 @_server
 @weights_options
 @engine_options
-@click.option(
-    "--image-path", required=True, type=Path, help="An image, a scene, a folder of them, or a list file (.txt)."
-)
+@click.option("--image-path", required=True, type=Path,
+              help="An image, a scene, a folder of them, or a list file (.txt).")  # fmt: skip
 @click.option("--save-dir", type=Path, default=Path("output/result"), show_default=True, help="Folder for results.")
-@click.option(
-    "--custom-color",
-    multiple=True,
-    type=click.IntRange(0, 255),
-    metavar="R G B...",
-    help="Colours of the classes in order, three numbers each, instead of the dataset's palette.",
-)
+@click.option("--custom-color", multiple=True, type=click.IntRange(0, 255), metavar="R G B...",
+              help="Colours of the classes in order, three numbers each, instead of the dataset's "
+                   "palette.")  # fmt: skip
 @_pictures
 @_windows
 @_scenes
@@ -134,9 +131,9 @@ def command(
     geotiff_prediction/ (class ids with the scene's CRS and transform, colour table, class names and nodata), and what
     the options below ask for.
 
-    Images of up to 2048 x 2048 pixels are predicted whole, or scaled and then cut into the windows that are asked for;
-    larger ones are cut into windows first, blended ones of the model's size unless others are asked for, and each
-    window is scaled. `rsseg-tf eval` counts the same labels. The memory does not depend on the height of a scene.
+    Images of up to 2048 x 2048 pixels are predicted whole; with --is-slide they are scaled and then cut into windows.
+    Larger images are cut first, and each window is scaled; without --is-slide their windows have the model's size and
+    are blended. `rsseg-tf eval` counts the same labels. The memory does not depend on the height of a scene.
 
     Folders keep their structure. An image that cannot be predicted is named at the end, with exit code 1; the others
     are done. Pictures of huge scenes are reduced to previews.
@@ -176,7 +173,7 @@ def command(
     elif values["dask"] is not None:
         raise ConfigError("--dask has no effect with --server, which does the work; use --in_flight, or leave it out.")
     if line := windows_note(predictor, changes):
-        click.echo(line, err=True)
+        print_note(line)
     options = changed_options(predictor.options, changes)
     # A server takes as many windows as may be on their way.
     options = dataclasses.replace(options, batch_size=max(values["batch_size"], options.batch_size))

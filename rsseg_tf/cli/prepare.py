@@ -11,10 +11,26 @@ from rsseg_tf.cli.options import ManyValues, NameOf
 from rsseg_tf.cli.output import print_note, progress_line
 
 # These imports take half a second at most, since they load no TensorFlow; the help names the datasets.
+from rsseg_tf.datasets.recipe import Recipe
 from rsseg_tf.datasets.table import RECIPES
 from rsseg_tf.prepare.run import PrepareOptions, prepare_dataset
 
 __all__ = ["command"]
+
+
+def _names(option: str) -> str:
+    """Returns the names of the datasets that take an option: `potsdam, vaihingen`."""
+    return ", ".join(name for name, recipe in RECIPES.items() if option in recipe.options)
+
+
+def _defaults(option: str) -> str:
+    """Returns the defaults of the datasets: `isaid 896, loveda 1024, others 512`."""
+    values = {name: getattr(recipe, option) for name, recipe in RECIPES.items() if option in recipe.options}
+    usual = getattr(Recipe, option)
+    groups = {value: [name for name in values if values[name] == value] for value in values.values()}
+    return ", ".join(
+        [f"{', '.join(names)} {value:g}" for value, names in groups.items() if value != usual] + [f"others {usual:g}"]
+    )
 
 
 @click.command(name="prepare", cls=ManyValues)
@@ -23,29 +39,30 @@ __all__ = ["command"]
 @click.option("-o", "--output", "--out-dir", type=Path,
               help="The folder to write [default: the configs' dataset.root, such as data/Potsdam].")  # fmt: skip
 @click.option("--tile-size", "--clip-size", type=click.IntRange(min=1), metavar="N",
-              help="Side of a tile in pixels [default: isaid 896, loveda 1024, others 512].")  # fmt: skip
+              help=f"Side of a tile in pixels [default: {_defaults('tile_size')}].")  # fmt: skip
 @click.option("--overlap", "--overlap-area", type=click.IntRange(min=0), metavar="N",
-              help="Pixels that neighbouring tiles share [default: isaid 384, others 0].")  # fmt: skip
+              help=f"Pixels that neighbouring tiles share [default: {_defaults('overlap')}].")  # fmt: skip
 @click.option("--cutting", "--protocol", type=NameOf(["benchmark", "overlap"]),
-              help="potsdam, vaihingen: windows as the benchmark cut them, or with --overlap, half a "
+              help=f"{_names('cutting')}: windows as the benchmark cut them, or with --overlap, half a "
                    "tile if not given [default: benchmark].")  # fmt: skip
 @click.option("--labels", type=click.Choice(["eroded", "full"]),
-              help="potsdam, vaihingen: masks without or with the boundaries of objects [default: "
+              help=f"{_names('labels')}: masks without or with the boundaries of objects [default: "
                    "eroded].")  # fmt: skip
 @click.option("--splits", multiple=True, type=click.Choice(["train", "val", "test"]), metavar="NAME...",
               help="Parts of a labelled dataset, e.g. --splits val [default: all; train and val must "
                    "exist].")  # fmt: skip
 @click.option("--off-palette-fraction", type=click.FloatRange(0, 1), metavar="F",
-              help="Share of a mask that may have unknown colours; they become ignored [default: isaid, "
-                   "potsdam, vaihingen 0.001, others 0].")  # fmt: skip
+              help="Share of a mask that may have unknown colours; they become ignored [default: "
+                   f"{_defaults('off_palette_fraction')}].")  # fmt: skip
 @click.option("--image-format", type=click.Choice(["jpg", "png", "tif"]),
-              help="million_aid, dota, images: file format of the crops [default: jpg].")  # fmt: skip
+              help=f"{_names('image_format')}: file format of the crops [default: jpg].")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes [default: one for each core].")
 @click.option("--scenes-train", type=click.IntRange(min=1), metavar="N",
-              help="synthetic: training scenes to make [default: 18].")  # fmt: skip
+              help=f"{_names('scenes_train')}: training scenes to make [default: 18].")  # fmt: skip
 @click.option("--scenes-val", type=click.IntRange(min=1), metavar="N",
-              help="synthetic: validation scenes to make [default: 6].")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="synthetic: seed of the scenes [default: 0].")
+              help=f"{_names('scenes_val')}: validation scenes to make [default: 6].")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), metavar="N",
+              help=f"{_names('seed')}: seed of the scenes [default: 0].")  # fmt: skip
 def command(
     dataset: str, sources: tuple[Path, ...], output: Path | None, splits: tuple[str, ...], **settings: Any
 ) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rsseg_tf.cli.options import ManyValues, choose_device, config_option, device_options, load
+from rsseg_tf.cli.models import choose_device
+from rsseg_tf.cli.options import ManyValues, config_option, device_options, load
 from rsseg_tf.cli.output import narrow_table
 
 if TYPE_CHECKING:

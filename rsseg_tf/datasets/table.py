@@ -27,9 +27,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             POTSDAM_RECIPE,
             SYNTHETIC_RECIPE,
             VAIHINGEN_RECIPE,
-            IMAGES_RECIPE,
             MILLION_AID_RECIPE,
             DOTA_RECIPE,
+            IMAGES_RECIPE,
         )
     }
 )

@@ -19,7 +19,7 @@ def operators(content: bytes) -> Counter[str]:
     """Counts the operators of a TFLite file, by the names of the schema; those that are not built in as `custom NAME`.
 
     Raises:
-        ExportError: when the extra `tflite` is not installed.
+        ExportError: When the extra `tflite` is not installed.
     """
     schema = _schema()
     names = _names(schema.BuiltinOperator)
@@ -70,7 +70,7 @@ def tensor_types(content: bytes) -> dict[str, tuple[str, float, int]]:
     The scale is 0 where values are as they are.
 
     Raises:
-        ExportError: when there is no signature: where the converter cannot write its temporary files, it takes another
+        ExportError: When there is no signature: where the converter cannot write its temporary files, it takes another
             way, which has none, and says nothing.
     """
     schema = _schema()

@@ -29,8 +29,8 @@ class NpmPackage(NamedTuple):
     """A package on npm.
 
     Attributes:
-        name: with its scope.
-        file: the archive that `npm pack` writes.
+        name: Name with its scope.
+        file: The archive that `npm pack` writes.
         integrity: SHA-512 of the archive in Base64, as the registry states it.
     """
 
@@ -79,10 +79,10 @@ def find_litertjs(folder: Path | None = None) -> Path:
     """Returns a folder with the archives of LiteRT.js, fetching them into the cache if need be.
 
     Args:
-        folder: where they lie; None for the cache, filled by `npm pack` the first time.
+        folder: Folder with the archives; None for the cache, filled by `npm pack` the first time.
 
     Raises:
-        ExportError: when they are missing or are not the pinned ones, or npm is missing or fails.
+        ExportError: When they are missing or are not the pinned ones, or npm is missing or fails.
     """
     where = folder or cache_dir() / "litertjs"
     missing = [package for package in PACKAGES if not (where / package.file).is_file()]
@@ -126,11 +126,11 @@ def write_litertjs(archives: Path, folder: Path) -> None:
     """Copies what a page needs of LiteRT.js.
 
     Args:
-        archives: what `find_litertjs` returned.
-        folder: where to write; made if missing.
+        archives: What `find_litertjs` returned.
+        folder: Folder to write to; made if missing.
 
     Raises:
-        ExportError: when an archive is damaged or lacks a file.
+        ExportError: When an archive is damaged or lacks a file.
     """
     (folder / "wasm").mkdir(parents=True, exist_ok=True)
     core, helpers = (archives / package.file for package in PACKAGES)

@@ -35,12 +35,12 @@ def write_onnx(trained: TrainedModel, folder: StrPath, *, tile: tuple[int, int] 
     probability of that class, and `logits` (B, H, W, classes) float32. The manifest is among its properties.
 
     Args:
-        trained: the model.
-        folder: where to write.
+        trained: The model.
+        folder: Folder to write to.
         tile: (height, width) of the input; None for any size.
 
     Raises:
-        ExportError: when the model cannot be an ONNX file, or the extra `onnx` is not installed.
+        ExportError: When the model cannot be an ONNX file, or the extra `onnx` is not installed.
     """
     folder = Path(folder)
     trained.refuse_unless_static("An ONNX file")
@@ -81,7 +81,7 @@ def write_openvino(
     """Writes `model_openvino.xml` and `.bin` into `folder`, from an ONNX file; inputs and outputs are the same.
 
     Raises:
-        ExportError: when OpenVINO cannot read the file, or the extra `openvino` is not installed.
+        ExportError: When OpenVINO cannot read the file, or the extra `openvino` is not installed.
     """
     folder = Path(folder)
     onnx_file = Path(onnx_file)

@@ -52,7 +52,7 @@ def write_savedmodel(trained: TrainedModel, folder: StrPath) -> Artifact:
     answers anyone.
 
     Raises:
-        OSError: when it cannot be written.
+        OSError: When it cannot be written.
     """
     folder = Path(folder)
     holder, signatures = _signatures(trained)
@@ -164,9 +164,9 @@ def write_warmup(folder: Path, name: str, value: NDArray, signatures: Sequence[s
 
     Args:
         folder: `assets.extra` of a SavedModel; made if missing.
-        name: of the input.
-        value: what the requests send.
-        signatures: names of signatures that have this input.
+        name: Name of the input.
+        value: Value that the requests send.
+        signatures: Names of signatures that have this input.
     """
     folder.mkdir(exist_ok=True)
     tensor = tf.make_tensor_proto(np.asarray(value)).SerializeToString()

@@ -53,16 +53,16 @@ def write_tflite(
     - `int16x8`: activations of 16 bits; more exact, but LiteRT runs it with slow reference kernels.
 
     Args:
-        trained: the model.
-        folder: where to write.
-        quantization: see above.
+        trained: The model.
+        folder: Folder to write to.
+        quantization: See above.
         tile: (height, width) of the input; None for any size, which costs speed.
-        calibration: images (H, W, bands) that show the range of activations; for `int8` and `int16x8` only. For `int8`
+        calibration: Images (H, W, bands) that show the range of activations; for `int8` and `int16x8` only. For `int8`
             those that are nothing like the others are left out, see `typical_images`.
-        notify: called with a line if images are left out.
+        notify: Called with a line if images are left out.
 
     Raises:
-        ExportError: when the model cannot be a TFLite file, there are no calibration images, or the extra `tflite` is
+        ExportError: When the model cannot be a TFLite file, there are no calibration images, or the extra `tflite` is
             not installed.
     """
     folder = Path(folder)
@@ -208,7 +208,7 @@ def typical_images(model: bytes, images: Sequence[NDArray]) -> list[int]:
     image. What such images show is clipped later, to the range of the others.
 
     Args:
-        model: a TFLite file in float32.
+        model: A TFLite file in float32.
         images: `(1, H, W, bands)` float32, as the file takes them.
 
     Returns:

@@ -75,7 +75,7 @@ def read_tiles(
     """Reads images as prediction does and returns the middle of each.
 
     Raises:
-        DataError: when an image cannot be read or has other bands than the model.
+        DataError: When an image cannot be read or has other bands than the model.
     """
     tiles = []
     for path in paths:
@@ -96,16 +96,16 @@ def calibration_images(
     """Reads a random choice of a list's images, the same for the same seed.
 
     Args:
-        list_file: one image per line, with or without its label, relative to the list's folder.
-        spec: says how many bands there must be.
+        list_file: One image per line, with or without its label, relative to the list's folder.
+        spec: Says how many bands there must be.
         size: (height, width) to cut out of the middle.
-        count: how many; all where the list has fewer.
-        seed: of the choice.
-        trust: how large images may be, and what a VRT may name.
+        count: Number of images; all where the list has fewer.
+        seed: Seed of the choice.
+        trust: How large images may be, and what a VRT may name.
 
     Raises:
-        ExportError: when there is no such list.
-        DataError: when the list or one of the images is damaged.
+        ExportError: When there is no such list.
+        DataError: When the list or one of the images is damaged.
     """
     list_file = Path(list_file)
     if not list_file.is_file():
@@ -124,7 +124,7 @@ class Reference(NamedTuple):
     Attributes:
         pixels: `(N, H, W, bands)` in the dtype that the artifacts take; made-up tiles, then real ones.
         logits: `(N, H, W, classes)` float32 of the Keras model.
-        made_up: number of the made-up tiles.
+        made_up: Number of the made-up tiles.
     """
 
     pixels: NDArray

@@ -48,9 +48,9 @@ class TrainedModel:
     """A trained model, ready for export.
 
     Attributes:
-        model: normalised `(B, H, W, bands)` float32 to `{"main": logits (B, H, W, classes)}`, without other heads.
-        config: the resolved config.
-        manifest: without artifacts.
+        model: Normalised `(B, H, W, bands)` float32 to `{"main": logits (B, H, W, classes)}`, without other heads.
+        config: The resolved config.
+        manifest: Without artifacts.
     """
 
     model: keras.Model
@@ -153,11 +153,11 @@ def load_trained(checkpoint: StrPath, config: Config | None = None) -> TrainedMo
     """Loads a checkpoint for export.
 
     Args:
-        checkpoint: folder such as `output/best_model`.
-        config: instead of the one that lies in it.
+        checkpoint: Folder such as `output/best_model`.
+        config: Instead of the one that lies in it.
 
     Raises:
-        WeightsError: when it is no checkpoint, damaged, or does not fit `config`.
+        WeightsError: When it is no checkpoint, damaged, or does not fit `config`.
     """
     checkpoint = Path(checkpoint)
     config = config or load_config(config_file(checkpoint))

@@ -1,4 +1,4 @@
-"""Does every artifact say what the Keras model said? The same tiles through all of them, and the differences."""
+"""Compares every artifact with the Keras model: the same tiles through all of them."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Tolerance(NamedTuple):
     """How far a model may be from the Keras model.
 
     Attributes:
-        probability: largest mean difference of probabilities over all pixels and classes.
-        agreement: smallest share of pixels with the same class.
+        probability: Largest mean difference of probabilities over all pixels and classes.
+        agreement: Smallest share of pixels with the same class.
     """
 
     probability: float
@@ -54,16 +54,16 @@ class Comparison:
     """A model beside the Keras model.
 
     Attributes:
-        name: of the artifact, or of another model.
-        size_bytes: of its files; 0 for a model elsewhere.
-        made_up_tiles: how many were compared.
-        real_tiles: likewise.
-        max_logit_difference: largest of all pixels and classes.
-        max_probability_difference: likewise.
-        mean_probability_difference: over all pixels and classes.
-        agreement: share of pixels with the same class.
-        latency_ms: median time of one tile.
-        tolerance: what it must keep.
+        name: Name of the artifact, or of another model.
+        size_bytes: Size of its files; 0 for a model elsewhere.
+        made_up_tiles: Made-up tiles that were compared.
+        real_tiles: Real tiles that were compared.
+        max_logit_difference: Largest of all pixels and classes.
+        max_probability_difference: The same of probabilities.
+        mean_probability_difference: Over all pixels and classes.
+        agreement: Share of pixels with the same class.
+        latency_ms: Median time of one tile.
+        tolerance: Bounds that it must keep.
     """
 
     name: str
@@ -102,17 +102,17 @@ def verify(
     calibrated are compared on the real tiles alone, where there are any.
 
     Args:
-        folder: a version, or the folder of all versions, of which the newest is taken.
-        images: real images to compare on too, the middle of each; these need the checkpoint.
-        checkpoint: the checkpoint that was exported; it is then run again, and compared with the stored answers too.
-        others: more models by name that should say the same, such as one behind a server; held to the tolerance of
+        folder: A version, or the folder of all versions, of which the newest is taken.
+        images: Real images to compare on too, the middle of each; these need the checkpoint.
+        checkpoint: The checkpoint that was exported; it is then run again, and compared with the stored answers too.
+        others: More models by name that should say the same, such as one behind a server; held to the tolerance of
             `float32`. Of a predictor with a manifest, the weights must be those of the version.
-        threads: for TFLite, ONNX and OpenVINO.
+        threads: Threads for TFLite, ONNX and OpenVINO.
 
     Raises:
-        ExportError: when files are missing or were changed since the export, or `checkpoint` or one of `others` has
+        ExportError: When files are missing or were changed since the export, or `checkpoint` or one of `others` has
             other weights.
-        DataError: when an image cannot be read or does not fit.
+        DataError: When an image cannot be read or does not fit.
     """
     folder = Path(folder)
     checkpoint = None if checkpoint is None else Path(checkpoint)
@@ -157,7 +157,7 @@ def compare(
     """Runs a model on the tiles of a reference that suit it, one by one, and measures how it differs.
 
     Raises:
-        ExportError: when its answer has another shape.
+        ExportError: When its answer has another shape.
     """
     reference = reference.suited_to(quantization)
     predict(reference.pixels[:1])  # the first call is slower

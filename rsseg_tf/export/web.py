@@ -41,12 +41,12 @@ _NO_PAGE = ("int16x8",)  # LiteRT.js has no tensors of 16-bit integers
 
 @dataclass(frozen=True)
 class Page:
-    """What a page needs beside the model.
+    """Parts of a page beside the model.
 
     Attributes:
-        litertjs: folder with the archives of LiteRT.js; see `rsseg_tf.export.litertjs.find_litertjs`.
-        title: headline; None for one made of the dataset's name.
-        sample: image that the page offers to try; None for no such button.
+        litertjs: Folder with the archives of LiteRT.js; see `rsseg_tf.export.litertjs.find_litertjs`.
+        title: Headline; None for one made of the dataset's name.
+        sample: Image that the page offers to try; None for no such button.
     """
 
     litertjs: Path
@@ -58,8 +58,8 @@ def check_page(trained: TrainedModel, page: Page, quantization: Quantization) ->
     """Raises what `write_web` raises, without the work.
 
     Raises:
-        ExportError: when browsers cannot show the images of the model, or LiteRT.js cannot run it.
-        DataError: when the sample is no image.
+        ExportError: When browsers cannot show the images of the model, or LiteRT.js cannot run it.
+        DataError: When the sample is no image.
     """
     spec = trained.spec
     if spec.bands != 3 or spec.max_value != 255:
@@ -93,17 +93,17 @@ def write_web(
     """Writes the folder `web` into `folder`.
 
     Args:
-        trained: the model.
-        folder: where to write.
+        trained: The model.
+        folder: Folder to write to.
         page: LiteRT.js, title and sample.
-        quantization: of the model; see `write_tflite`.
+        quantization: Quantization of the model; see `write_tflite`.
         tile: (height, width) of the windows; None for the size of the images in training.
-        calibration: images for `int8`.
-        notify: see `write_tflite`.
+        calibration: Images for `int8`.
+        notify: See `write_tflite`.
 
     Raises:
-        ExportError: as `check_page` and `write_tflite`.
-        DataError: when the sample is no image.
+        ExportError: As `check_page` and `write_tflite`.
+        DataError: When the sample is no image.
     """
     check_page(trained, page, quantization)
     target = folder / WEB_FOLDER

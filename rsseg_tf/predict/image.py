@@ -29,6 +29,7 @@ from rsseg_tf.predict.settings import PredictionSettings
 from rsseg_tf.predict.streaming import predict_scene, split_into_strips
 from rsseg_tf.predict.vectors import Legend, write_polygons
 from rsseg_tf.predict.writing import RasterFile, Rows, SceneWriter, partial_file, raster_file, stamp
+from rsseg_tf.rasters.bands import SET_BANDS, BandCountError
 from rsseg_tf.rasters.gdal import Trust
 from rsseg_tf.rasters.ground import pixel_areas, pixel_size
 from rsseg_tf.rasters.images import write_png
@@ -319,19 +320,25 @@ def _in_work(job: ImageJob, settings: PredictionSettings) -> bool:
     return False
 
 
-def _opened(job: ImageJob, settings: PredictionSettings) -> contextlib.AbstractContextManager[Scene]:
+@contextlib.contextmanager
+def _opened(job: ImageJob, settings: PredictionSettings) -> Iterator[Scene]:
     """Opens a scene so that what is decoded at once stays within the memory that is allowed.
 
     The pixels of a PNG or JPEG are held until the results are written; a block of a TIFF is decoded into GDAL's cache.
     """
     scenes = settings.scenes
-    return open_scene(
-        job.path,
-        scenes.bands,
-        settings.spec,
-        max_value=scenes.max_value,
-        trust=Trust(scenes.max_memory // 2, scenes.allow_vrt_sources, _STREAMED, scenes.max_memory // 4),
-    )
+    try:
+        with open_scene(
+            job.path,
+            scenes.bands,
+            settings.spec,
+            max_value=scenes.max_value,
+            trust=Trust(scenes.max_memory // 2, scenes.allow_vrt_sources, _STREAMED, scenes.max_memory // 4),
+        ) as scene:
+            yield scene
+    except BandCountError as error:
+        choose = f"Choose {settings.spec.bands} of its bands with --bands, in the model's order."
+        raise DataError(str(error).replace(SET_BANDS, choose)) from None  # `reason` would add the other remedy
 
 
 def _gdal_cache(max_memory: int) -> rasterio.Env:

@@ -61,7 +61,7 @@ def as_input(pixels: NDArray, dtype: str) -> NDArray:
     Pixels that were resized are not whole; for a model that takes bytes they are rounded to the nearest.
 
     Raises:
-        DataError: when the model takes bytes and pixels lie outside of 0..255.
+        DataError: When the model takes bytes and pixels lie outside of 0..255.
     """
     if pixels.dtype == dtype:
         return pixels
@@ -80,7 +80,7 @@ def load_savedmodel(folder: StrPath) -> Predictor:
     """Loads a SavedModel that `rsseg-tf export` wrote.
 
     Raises:
-        ExportError: when it is damaged, was changed since the export, has no manifest, or could do more than compute
+        ExportError: When it is damaged, was changed since the export, has no manifest, or could do more than compute
             (see `rsseg_tf.predictors.operations`).
     """
     folder = Path(folder)
@@ -97,18 +97,18 @@ def load_savedmodel(folder: StrPath) -> Predictor:
         # By way of the module, because a signature alone does not keep the variables alive.
         return module.signatures["logits"](pixels=tf.constant(as_input(pixels, dtype)))["logits"].numpy()
 
-    return _predictor("savedmodel", _answering(predict, folder, "SavedModel"), manifest)
+    return _predictor("savedmodel", _checked(predict, folder, "SavedModel"), manifest)
 
 
 def load_tflite(path: StrPath, *, threads: int | None = None) -> Predictor:
     """Loads a TFLite file through LiteRT.
 
     Args:
-        path: the file.
-        threads: how many LiteRT may use; None leaves it the choice.
+        path: The file.
+        threads: Threads that LiteRT may use; None leaves it the choice.
 
     Raises:
-        ExportError: when it is damaged, was changed since the export, has no manifest, or the extra `tflite` is not
+        ExportError: When it is damaged, was changed since the export, has no manifest, or the extra `tflite` is not
             installed.
     """
     path = Path(path)
@@ -133,18 +133,18 @@ def load_tflite(path: StrPath, *, threads: int | None = None) -> Predictor:
             return stored.astype(np.float32, copy=False)
         return (stored.astype(np.float32) - np.float32(output.zero_point)) * np.float32(output.scale)
 
-    return _predictor("tflite", _answering(predict, path, "TFLite file"), manifest)
+    return _predictor("tflite", _checked(predict, path, "TFLite file"), manifest)
 
 
 def load_onnx(path: StrPath, *, threads: int | None = None) -> Predictor:
     """Loads an ONNX file through ONNX Runtime, on the CPU.
 
     Args:
-        path: the file.
-        threads: how many one operation may use; None leaves the runtime the choice.
+        path: The file.
+        threads: Threads that one operation may use; None leaves the runtime the choice.
 
     Raises:
-        ExportError: when it is damaged, was changed since the export, has no manifest, or the extra `onnx` is not
+        ExportError: When it is damaged, was changed since the export, has no manifest, or the extra `onnx` is not
             installed.
     """
     path = Path(path)
@@ -169,19 +169,19 @@ def load_onnx(path: StrPath, *, threads: int | None = None) -> Predictor:
         (logits,) = session.run(["logits"], {"pixels": np.ascontiguousarray(as_input(pixels, dtype))})
         return np.asarray(logits, np.float32)
 
-    return _predictor("onnx", _answering(predict, path, "ONNX file"), manifest)
+    return _predictor("onnx", _checked(predict, path, "ONNX file"), manifest)
 
 
 def load_openvino(path: StrPath, *, threads: int | None = None, precision: str = "fp32") -> Predictor:
     """Loads an OpenVINO model (`.xml` with its `.bin`), on the CPU.
 
     Args:
-        path: the `.xml` file.
-        threads: how many it may use; None leaves it the choice.
+        path: The `.xml` file.
+        threads: Threads that it may use; None leaves it the choice.
         precision: `fp32`, `fp16` or `bf16`: type of activations, where the processor has it.
 
     Raises:
-        ExportError: when it is damaged, was changed since the export, has no manifest, or the extra `openvino` is not
+        ExportError: When it is damaged, was changed since the export, has no manifest, or the extra `openvino` is not
             installed.
     """
     path = Path(path)
@@ -201,7 +201,7 @@ def load_openvino(path: StrPath, *, threads: int | None = None, precision: str =
     def predict(pixels: NDArray) -> NDArray[np.float32]:
         return np.array(compiled({"pixels": np.ascontiguousarray(as_input(pixels, dtype))})[logits], np.float32)
 
-    return _predictor("openvino", _answering(predict, path, "OpenVINO model"), manifest)
+    return _predictor("openvino", _checked(predict, path, "OpenVINO model"), manifest)
 
 
 def _predictor(kind: str, predict: Predict, manifest: Manifest) -> Predictor:
@@ -224,9 +224,9 @@ def _one(manifest: Manifest, path: Path) -> Manifest:
 
 @contextlib.contextmanager
 def _reading(path: Path, what: str) -> Iterator[None]:
-    """Turns whatever a library raises for a file that it cannot use into one error.
+    """Turns the errors of a library for a file that it cannot use into one error.
 
-    They have no base in common: parsers, decompressors, checks of shapes each raise their own.
+    They have no common base class: parsers, decompressors and checks of shapes each raise their own.
     """
     try:
         yield
@@ -238,8 +238,8 @@ def _reading(path: Path, what: str) -> Iterator[None]:
         ) from error
 
 
-def _answering(predict: Predict, path: Path, what: str) -> Predict:
-    """Returns the predict callable with its failures and its answers judged: one error, and no NaN."""
+def _checked(predict: Predict, path: Path, what: str) -> Predict:
+    """Returns a predict callable that raises one kind of error, also for logits that are not finite."""
     name = f"the {what} {path}"
 
     def answer(pixels: NDArray) -> NDArray[np.float32]:

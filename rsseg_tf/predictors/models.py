@@ -25,9 +25,9 @@ def keras_predictor(model: keras.Model, spec: DatasetSpec, *, name: str = "the m
     The callable raises `NotFiniteError` when a logit is NaN or infinite.
 
     Args:
-        model: normalised `(B, H, W, bands)` float32 to `{"main": (B, H, W, classes) logits, ...}`.
-        spec: how pixels are normalised.
-        name: what to call the model in errors.
+        model: Normalised `(B, H, W, bands)` float32 to `{"main": (B, H, W, classes) logits, ...}`.
+        spec: How pixels are normalised.
+        name: What to call the model in errors.
     """
 
     @tf.function(input_signature=[tf.TensorSpec((None, None, None, spec.bands), tf.float32)])
@@ -44,7 +44,7 @@ def checkpoint_predictor(folder: StrPath, config: Config, *, precision: str = "f
     """Returns a predict callable over the weights of a checkpoint.
 
     Raises:
-        WeightsError: when `folder` is no checkpoint, is damaged, or belongs to another model than `config`.
+        WeightsError: When `folder` is no checkpoint, is damaged, or belongs to another model than `config`.
     """
     folder = Path(folder)
     model = build_model(config, precision=precision)

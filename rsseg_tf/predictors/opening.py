@@ -25,16 +25,17 @@ def open_predictor(
     """Opens whatever holds a model.
 
     Args:
-        path: a checkpoint; a folder that `rsseg-tf export` wrote (the newest version is taken) or one version of it;
+        path: A checkpoint; a folder that `rsseg-tf export` wrote (the newest version is taken) or one version of it;
             a `.tflite`, `.onnx` or OpenVINO `.xml` file.
-        config: of a checkpoint, instead of the one that lies in it. Exported models know their own.
+        config: Config of a checkpoint, instead of its own. Exported models know theirs.
         precision: `fp32`, `fp16` or `bf16`: type of activations of a checkpoint or an OpenVINO model.
-        threads: for TFLite, ONNX and OpenVINO; None leaves them the choice. TensorFlow's are set for the process.
+        threads: Threads for TFLite, ONNX and OpenVINO; None leaves them the choice. TensorFlow's are set elsewhere, for
+            the process.
 
     Raises:
-        ConfigError: when `precision` is asked of another exported model.
-        WeightsError: when `path` is neither a checkpoint nor anything exported, or a checkpoint does not fit `config`.
-        ExportError: when an exported model is damaged, or the extra that runs it is not installed.
+        ConfigError: When `precision` is asked of another exported model.
+        WeightsError: When `path` is neither a checkpoint nor anything exported, or a checkpoint does not fit `config`.
+        ExportError: When an exported model is damaged, or the extra that runs it is not installed.
     """
     path = Path(path)
     kind, found = find_model(path)
@@ -59,14 +60,14 @@ def find_model(path: StrPath) -> tuple[str, Path]:
     """Returns what kind of model a path means, and where exactly it is.
 
     Args:
-        path: as `open_predictor`.
+        path: As `open_predictor`.
 
     Returns:
         One of `checkpoint`, `savedmodel`, `tflite`, `onnx`, `openvino`, and a checkpoint, version folder or file.
 
     Raises:
-        WeightsError: when there is nothing of the kind.
-        ExportError: when a folder holds several exported files and no SavedModel, or none at all.
+        WeightsError: When there is nothing of the kind.
+        ExportError: When a folder holds several exported files and no SavedModel, or none at all.
     """
     path = Path(path)
     if not path.exists() and (hint := address_hint(path)):
@@ -75,7 +76,7 @@ def find_model(path: StrPath) -> tuple[str, Path]:
         if path.suffix.lower() not in _SUFFIXES:
             raise ExportError(
                 f"{path} is no model; a checkpoint folder, a folder of `rsseg-tf export`, or a file that ends in "
-                f"{', '.join(_SUFFIXES)} is needed.{_what_it_is(path)}"
+                f"{', '.join(_SUFFIXES)} is needed.{_hint_about(path)}"
             )
         return _SUFFIXES[path.suffix.lower()], path
     folder = newest_version(path) or path
@@ -94,8 +95,8 @@ def find_model(path: StrPath) -> tuple[str, Path]:
     return _SUFFIXES[Path(artifacts[0].path).suffix], folder / artifacts[0].path
 
 
-def _what_it_is(path: Path) -> str:
-    """Says what a file that is no model may be, and what to do with it; empty where nothing is known."""
+def _hint_about(path: Path) -> str:
+    """Returns a hint for a file that is no model; empty where nothing is known of it."""
     if (path.parent / "weights.npz").is_file() or (path.parent / MANIFEST_FILE).is_file():
         return f" It lies in the folder of one: name {path.parent}."
     kinds = {

@@ -1,4 +1,4 @@
-"""What a SavedModel may do when it is opened or run, looked at before.
+"""Checks a SavedModel's operations before it is opened or run.
 
 A SavedModel is a program. Most of its operations compute; some read and write files, call Python or talk to other
 machines. No segmentation model needs those, so a file that has one is refused, unless its user says that it is trusted.
@@ -56,10 +56,10 @@ def check_operations(folder: Path) -> None:
     """Looks at all operations of a SavedModel, of every function and whether or not anything calls them.
 
     Args:
-        folder: with `saved_model.pb`.
+        folder: Folder with `saved_model.pb`.
 
     Raises:
-        ExportError: when it is no SavedModel, or could do more than compute and its user has not said that it is
+        ExportError: When it is no SavedModel, or could do more than compute and its user has not said that it is
             trusted.
     """
     if is_trusted():

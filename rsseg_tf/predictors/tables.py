@@ -1,4 +1,4 @@
-"""The tables of a TFLite file, looked at before LiteRT runs them: it follows wrong numbers out of its memory."""
+"""Checks the tables of a TFLite file before LiteRT runs them: it follows wrong numbers out of its memory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def check_tables(content: bytes) -> None:
     """Checks that every number by which a table of a TFLite file names another one is one of its entries.
 
     Args:
-        content: of the file.
+        content: Content of the file.
 
     Raises:
-        ValueError: when one is not.
-        Exception: of whatever type, when the file is so damaged that its tables cannot be followed.
-        ExportError: when the extra `tflite` is not installed.
+        ValueError: When one is not.
+        Exception: Of whatever type, when the file is so damaged that its tables cannot be followed.
+        ExportError: When the extra `tflite` is not installed.
     """
     schema = require("ai_edge_litert.schema_py_generated", "tflite")
     model = schema.Model.GetRootAsModel(content, 0)

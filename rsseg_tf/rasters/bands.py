@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import DataError
 
-__all__ = ["BandChoice", "choose_bands"]
+__all__ = ["SET_BANDS", "BandChoice", "BandCountError", "choose_bands"]
 
 _COLOURS = ("red", "green", "blue")
+SET_BANDS = "Set dataset.bands (name: custom), or write images with those bands alone."
+
+
+class BandCountError(DataError):
+    """A file has another number of bands than its dataset. `predict`, which can choose, replaces `SET_BANDS` in it."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def choose_bands(
     if count == spec.bands:
         shown = f"band {_numbers(alpha)} is marked alpha and taken as data, because {spec.bands} bands are needed"
         return _with_mask(range(1, count + 1), alpha, (*notes, shown))
-    raise DataError(_wrong_count(name, marks, len(data), spec))
+    raise _wrong_count(name, marks, len(data), spec)
 
 
 def _with_mask(bands: Sequence[int], alpha: Sequence[int], notes: Sequence[str] = ()) -> BandChoice:
@@ -114,18 +119,16 @@ def _by_marks(marks: Sequence[str], data: Sequence[int], spec: DatasetSpec) -> t
     return (), ()
 
 
-def _wrong_count(name: str, marks: Sequence[str], data: int, spec: DatasetSpec) -> str:
-    """Returns the message for a file with another number of bands than the spec."""
-    plural = "s" if data != 1 else ""
-    beside = " beside its alpha band, which is a mask" if data < len(marks) else ""
+def _wrong_count(name: str, marks: Sequence[str], data: int, spec: DatasetSpec) -> DataError:
+    """Returns the error for a file with another number of bands than the spec."""
+    found = f"{name} has {data} band{'s' if data != 1 else ''}"
+    if data < len(marks):
+        found += " beside its alpha band, which is a mask"
+    expected = f"but the dataset '{spec.name}' has {spec.bands}."
     if "palette" in marks:
-        beside += ", which holds indices into a colour table (palette)"
-        remedy = "Expand it to colours first (gdal_translate -expand rgb)."
-    else:
-        remedy = (
-            "Set dataset.bands (name: custom), or write images with those bands alone; predict chooses with --bands."
-        )
-    return f"{name} has {data} band{plural}{beside}, but the dataset '{spec.name}' has {spec.bands}. {remedy}"
+        found += ", which holds indices into a colour table (palette)"
+        return DataError(f"{found}, {expected} Expand it to colours first (gdal_translate -expand rgb).")
+    return BandCountError(f"{found}, {expected} {SET_BANDS}")
 
 
 def _numbers(bands: Sequence[int]) -> str:

@@ -340,7 +340,7 @@ def _describe(
     try:
         chosen = choose_bands(name, marks, descriptions, bands, spec, repeat_grey)
     except DataError as error:
-        raise (DataError(f"{error} It {notes[0]}.") if notes else error) from error
+        raise (type(error)(f"{error} It {notes[0]}.") if notes else error) from error
     dtype = pixel_type(source, chosen.bands, name)
     notes += [*chosen.notes, *tiff_notes(path)]
     tags = source.tags()

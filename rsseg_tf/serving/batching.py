@@ -51,9 +51,9 @@ class Batcher:
     """Runs requests in threads, those of one group together.
 
     Args:
-        options: sizes and times.
-        observe: called with the number of images of each run.
-        most_pixels: of the requests that are computed together; one that has more is computed alone.
+        options: Sizes and times.
+        observe: Called with the number of images of each run.
+        most_pixels: Most pixels of requests that are computed together; one that has more is computed alone.
     """
 
     def __init__(
@@ -92,18 +92,18 @@ class Batcher:
         """Queues a request.
 
         Args:
-            group: requests of equal groups may be computed together; their `run` must do the same.
-            inputs: arrays whose first axis counts images.
-            rows: the number of images.
-            run: computes outputs for inputs of any number of images.
-            timeout_s: a request that waited longer is dropped.
-            pixels: of all images together.
+            group: Requests of equal groups may be computed together; their `run` must do the same.
+            inputs: Arrays whose first axis counts images.
+            rows: The number of images.
+            run: Computes outputs for inputs of any number of images.
+            timeout_s: A request that waited longer is dropped.
+            pixels: Sum over all images.
 
         Returns:
             The outputs to come; cancelled when the request was dropped.
 
         Raises:
-            RequestError: when the queue is full, or the server is stopping.
+            RequestError: When the queue is full, or the server is stopping.
         """
         waiting = _Waiting(inputs, rows, pixels, run, time.monotonic() + timeout_s)
         with self._changed:
@@ -147,7 +147,7 @@ class Batcher:
             wanted = [waiting for waiting in batch if waiting.is_wanted]
             if wanted:
                 self._run(wanted)
-        except BaseException as error:  # whoever waits must hear of it, and those who come must be answered
+        except BaseException as error:  # the senders that wait must get it, and later requests must be answered
             for waiting in wanted:
                 if not waiting.answer.done():
                     waiting.answer.set_exception(error)
@@ -197,7 +197,7 @@ class Batcher:
             if len(batch) == 1:
                 batch[0].answer.set_exception(error)
                 return
-            for waiting in batch:  # one of them is to blame
+            for waiting in batch:  # one of them caused the error
                 self._run([waiting])
             return
         start = 0

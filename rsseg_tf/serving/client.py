@@ -42,11 +42,11 @@ class Retry:
     """How long a client waits.
 
     Attributes:
-        timeout_s: for the answer to one try.
-        patience_s: for a server that is busy or away, over all tries of a request.
+        timeout_s: Longest wait for the answer to one try.
+        patience_s: Longest wait for a server that is busy or away, over all tries of a request.
 
     Raises:
-        ConfigError: when a value is not above 0.
+        ConfigError: When a value is not above 0.
     """
 
     timeout_s: float = 60.0
@@ -65,10 +65,10 @@ class Retry:
         together do not come back together.
 
         Args:
-            request: one try; takes its timeout in seconds.
+            request: One try; takes its timeout in seconds.
 
         Raises:
-            ServingError: when the server refuses the request, or patience ends.
+            ServingError: When the server refuses the request, or patience ends.
         """
         began, pause = time.monotonic(), _FIRST_PAUSE_S
         tries = 0
@@ -94,13 +94,13 @@ class RemotePredict:
     answers come back in order whatever the order in which they arrive.
 
     Args:
-        transport: to the server.
-        dtype: that the model takes.
-        in_flight: requests on their way at the same time.
-        retry: how long to wait.
+        transport: Transport to the server.
+        dtype: Type that the model takes.
+        in_flight: Requests on their way at the same time.
+        retry: How long to wait.
 
     Raises:
-        ConfigError: when `in_flight` is below 1.
+        ConfigError: When `in_flight` is below 1.
     """
 
     def __init__(self, transport: Transport, dtype: str, *, in_flight: int = 4, retry: Retry | None = None) -> None:
@@ -110,15 +110,15 @@ class RemotePredict:
         self._dtype = dtype
         self._retry = retry or Retry()
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="in-flight")
-        # Whoever forgets to close it leaves no connections behind either.
+        # Connections end also where nobody calls `close`.
         self._end = weakref.finalize(self, _end, self._pool, transport)
 
     def __call__(self, pixels: NDArray) -> NDArray[np.float32]:
         """Returns the logits `(B, H, W, classes)` of `(B, H, W, bands)` pixels.
 
         Raises:
-            DataError: when the pixels do not fit the dtype of the model.
-            ServingError: when the server refuses them, or stays away for longer than patience lasts.
+            DataError: When the pixels do not fit the dtype of the model.
+            ServingError: When the server refuses them, or stays away for longer than patience lasts.
         """
         whole = as_input(pixels, self._dtype)
         logits = np.concatenate(list(self._pool.map(self._predict, np.split(whole, len(whole)))))
@@ -149,8 +149,8 @@ def read_remote_manifest(transport: Transport, retry: Retry) -> Manifest:
     """Asks a server for the manifest, which exported SavedModels give through their signature `manifest`.
 
     Raises:
-        ServingError: when the server does not answer, or the model has no such signature.
-        ExportError: when what it gives is no manifest.
+        ServingError: When the server does not answer, or the model has no such signature.
+        ExportError: When what it gives is no manifest.
     """
     query = np.array([""], object)
     try:
@@ -176,19 +176,19 @@ def remote_predictor(
 
     Args:
         server: `HOST:PORT` for gRPC, `http://HOST:PORT` for REST.
-        model: its name there.
+        model: Name of the model there.
         manifest: `manifest.json` of the export, for models whose server does not give it.
-        in_flight: requests on their way at the same time; also how many windows of a scene are predicted in one call.
-        retry: how long to wait.
+        in_flight: Requests on their way at the same time; also how many windows of a scene are predicted in one call.
+        retry: How long to wait.
 
     Returns:
         A predictor whose options cut scenes into windows of the size that the model was trained with, unless the
         manifest says otherwise.
 
     Raises:
-        ConfigError: when the address or a number is wrong.
-        ServingError: when the server does not answer, or has another model.
-        ExportError: when the manifest cannot be read.
+        ConfigError: When the address or a number is wrong.
+        ServingError: When the server does not answer, or has another model.
+        ExportError: When the manifest cannot be read.
     """
     manifest = None if manifest is None else Path(manifest)
     address = Address.parse(server)

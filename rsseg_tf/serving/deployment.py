@@ -1,7 +1,7 @@
 """Files that deploy TensorFlow Serving, filled in for an export.
 
 The files in `serving/` are complete examples for a model called `example_model`, so that they can be read, checked and
-tested as they are; here the example's facts are replaced by those of a model.
+tested as they are. This module replaces the example's name, folder and sizes by those of a model.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ def write_deployment(directory: Path, export_dir: Path, name: str | None = None,
     """Writes the files.
 
     Args:
-        directory: where to; made if missing.
-        export_dir: folder of a model with its versions.
-        name: of the model; the folder's if None.
-        overwrite: whether files that exist are replaced.
+        directory: Folder to write to; made if missing.
+        export_dir: Folder of a model with its versions.
+        name: Name of the model; the folder's if None.
+        overwrite: Whether files that exist are replaced.
 
     Returns:
         What was written.
 
     Raises:
-        ConfigError: when a file exists, or the name cannot stand in a URL.
-        ExportError: when the export has no manifest.
-        ServingError: when it cannot be read.
+        ConfigError: When a file exists, or the name cannot stand in a URL.
+        ExportError: When the export has no manifest.
+        ServingError: When it cannot be read.
     """
     export_dir = export_dir.absolute()
     name = check_model_name(name or export_dir.name)

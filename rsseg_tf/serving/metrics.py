@@ -1,6 +1,6 @@
-"""What a server counts, in the format of Prometheus.
+"""Counters of a server, in the format of Prometheus.
 
-Labels only ever hold names that the server itself knows: a client that makes up names cannot make the page grow.
+Labels hold only names that the server itself knows, so that clients with made-up names cannot make the page grow.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class Metrics:
 
         Args:
             api: `rest` or `grpc`.
-            signature: a name that the model has, or `OTHER`.
-            status: name of a gRPC status.
-            seconds: from request to answer.
+            signature: A name that the model has, or `OTHER`.
+            status: Name of a gRPC status.
+            seconds: From request to answer.
         """
         self._requests.labels(api, signature, status).inc()
         if status == "OK":

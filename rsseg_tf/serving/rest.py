@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -38,15 +38,13 @@ __all__ = ["METRICS_PATH", "rest_app"]
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
 
-# JSON becomes up to twenty times as large as Python objects: two requests at a time keep that bounded, and the
-# interpreter would not do more at once anyway.
+# JSON grows up to twenty times as Python objects. Two requests at a time bound that; the interpreter's lock would not
+# let more run at once anyway.
 _JSON_THREADS = 2
 _BODIES_IN_MEMORY = 4
 _LARGE_BODY_BYTES = 4 * 2**20  # beyond that one at a time is parsed
 _PIECE_BYTES = 256 * 2**10
 _OF_MODEL = ("", "/versions/{version}", "/labels/{label}")
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 def rest_app(service: Service, metrics_path: str = METRICS_PATH) -> Starlette:
@@ -69,10 +67,10 @@ def rest_app(service: Service, metrics_path: str = METRICS_PATH) -> Starlette:
         routes=routes,
         middleware=[Middleware(WholeRequests, timeout_s=service.limits.client_timeout_s)],
         exception_handlers={
-            RequestError: _tell_request_error,
-            HTTPException: _tell_http_error,
-            ClientDisconnect: _tell_nobody,
-            Exception: _tell_fault,
+            RequestError: _answer_request_error,
+            HTTPException: _answer_http_error,
+            ClientDisconnect: _answer_disconnected,
+            Exception: _answer_fault,
         },
     )
 
@@ -102,7 +100,7 @@ class _Rest:
         with service.version(address) as version:
 
             def read() -> tuple[str, Layout, dict[str, NDArray]]:
-                # In one go, so that the Python objects, many times as large as the text, are gone when it is done.
+                # In one function, so that the Python objects, many times as large as the text, are freed at its end.
                 parsed = from_json(body, service.limits)
                 inputs = version.definition(parsed.signature).inputs
                 return parsed.signature, parsed.layout, parsed.arrays(inputs)
@@ -126,7 +124,7 @@ class _Rest:
 
     async def metadata(self, request: Request) -> Response:
         message = _as_dict(self._service.metadata(_address(request)))
-        # TensorFlow Serving leaves out of what type the signatures are.
+        # TensorFlow Serving leaves out the type of the message.
         message["metadata"][SIGNATURES_FIELD].pop("@type")
         return json_response(message)
 
@@ -147,7 +145,7 @@ class _Rest:
 class _Answer(Response):
     """An answer that is written piece by piece as its client reads, and counts as long as it is in memory.
 
-    What a client that dawdles leaves unread would otherwise pile up in the buffers of connections, which nobody bounds.
+    Otherwise unread answers of slow clients would pile up in the buffers of connections, which have no bound.
     """
 
     media_type = "application/json"
@@ -183,7 +181,7 @@ class _Bodies:
         """Reads a body; whoever calls it calls `forget` afterwards.
 
         Raises:
-            RequestError: when it is too large, encoded, or there is no memory left for it.
+            RequestError: When it is too large, encoded, or there is no memory left for it.
         """
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise RequestError(Code.UNSUPPORTED_MEDIA, "the body must not be compressed; leave out Content-Encoding")
@@ -227,20 +225,20 @@ def _as_dict(message: Any) -> dict[str, Any]:
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
-async def _tell_request_error(request: Request, error: Exception) -> Response:
+async def _answer_request_error(request: Request, error: Exception) -> Response:
     code = error.code.http if isinstance(error, RequestError) else Code.INTERNAL.http
     return json_response({"error": str(error)}, code)
 
 
-async def _tell_http_error(request: Request, error: Exception) -> Response:
+async def _answer_http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else Code.INTERNAL.http
     line = f"Malformed request: {request.method} {request.url.path!a:.200}"
     return json_response({"error": line if status in (404, 405) else str(error)}, status)
 
 
-async def _tell_nobody(request: Request, error: Exception) -> Response:
+async def _answer_disconnected(request: Request, error: Exception) -> Response:
     return Response(status_code=Code.INVALID_ARGUMENT.http)
 
 
-async def _tell_fault(request: Request, error: Exception) -> Response:
+async def _answer_fault(request: Request, error: Exception) -> Response:
     return json_response({"error": f"the server failed: {type(error).__name__}"}, Code.INTERNAL.http)

@@ -40,15 +40,15 @@ def rpc_server(service: Service, host: str, port: int) -> tuple[grpc.Server, int
     """Makes a server that listens on a port, and does not answer before it is started.
 
     Args:
-        service: what answers.
-        host: name or address.
+        service: What answers.
+        host: Name or address.
         port: 0 for any free one.
 
     Returns:
         The server and its port.
 
     Raises:
-        ServingError: when the port cannot be had.
+        ServingError: When the port cannot be had.
     """
     threads = service.limits.max_concurrent + _SPARE_THREADS
     server = grpc.server(
@@ -76,17 +76,17 @@ def rpc_server(service: Service, host: str, port: int) -> tuple[grpc.Server, int
 
 
 @contextmanager
-def _told(context: grpc.ServicerContext) -> Iterator[None]:
+def _errors_as_status(context: grpc.ServicerContext) -> Iterator[None]:
     """Ends a call with the status of the error that is raised within.
 
-    gRPC itself would call what it does not know UNKNOWN, and write a traceback.
+    Left to gRPC the status would be UNKNOWN, with a traceback on standard error.
     """
     try:
         yield
     except RequestError as error:
         context.abort(getattr(grpc.StatusCode, error.code.grpc), str(error)[:_LONGEST_DETAILS])
     except Exception as error:
-        if not context.is_active():  # the client went away, and whatever was raised is about that
+        if not context.is_active():  # the client went away, and the error follows from that
             raise
         context.abort(grpc.StatusCode.INTERNAL, f"the server failed: {reason(error)}")
 
@@ -105,7 +105,7 @@ class _BoundedRequests(grpc.ServerInterceptor):
     """Bounds what the messages of all requests to predict take in memory, before they are parsed.
 
     Args:
-        most: bytes of one message.
+        most: Bytes of one message.
     """
 
     def __init__(self, most: int) -> None:
@@ -120,7 +120,7 @@ class _BoundedRequests(grpc.ServerInterceptor):
             return handler
 
         def predict(data: bytes, context: grpc.ServicerContext) -> Any:
-            with _told(context), self._budget.holding(len(data)):
+            with _errors_as_status(context), self._budget.holding(len(data)):
                 try:
                     request = handler.request_deserializer(data)
                 except Exception as error:
@@ -140,7 +140,7 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
         self._answers = answer_budget(service.limits)
 
     def Predict(self, request: Any, context: grpc.ServicerContext) -> predict_pb2.PredictResponse:
-        """Runs a signature; `_BoundedRequests` tells its errors."""
+        """Runs a signature; `_BoundedRequests` turns its errors into statuses."""
         with self._service.predict_request("grpc") as set_signature:
             return self._predict(request, context, set_signature)
 
@@ -197,7 +197,7 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Returns the signatures of a model."""
-        with _told(context):
+        with _errors_as_status(context):
             fields = set(request.metadata_field)
             if fields != {SIGNATURES_FIELD}:
                 raise RequestError(
@@ -215,7 +215,7 @@ class _Models(model_service_pb2_grpc.ModelServiceServicer):
 
     def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Returns the status of versions."""
-        with _told(context):
+        with _errors_as_status(context):
             return self._service.status(_address(request.model_spec))
 
 
@@ -232,13 +232,13 @@ class _Health(health_pb2_grpc.HealthServicer):
         return status.NOT_SERVING if self._service.fault else status.SERVING
 
     def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """Says whether a version answers."""
+        """Answers whether requests can be answered."""
         if request.service not in self._names:
             context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return health_pb2.HealthCheckResponse(status=self._status())
 
     def Watch(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        """Says so whenever it changes. Each watcher holds a thread, so there may be few."""
+        """Answers whenever that changes. Each watcher holds a thread, so few are allowed."""
         if not self._watchers.acquire(blocking=False):
             context.abort(grpc.StatusCode.UNAVAILABLE, "too many watchers; ask with Check")
         try:

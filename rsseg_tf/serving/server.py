@@ -37,19 +37,19 @@ class ServerOptions:
     """How a model is served.
 
     Attributes:
-        host: address to listen on; 127.0.0.1 is reached from this machine alone.
+        host: Address to listen on; 127.0.0.1 is reached from this machine alone.
         rest_port: 0 for any free one.
         grpc_port: 0 for any free one.
-        keep: how many of the newest versions are served; 0 for all.
-        labels: version by label; these are served too.
-        poll_s: seconds between looks at the folder.
-        threads: how many one operation of the model may use; None leaves it to TensorFlow.
-        metrics_path: where Prometheus reads.
-        limits: what is accepted.
-        batching: how requests are grouped.
+        keep: How many of the newest versions are served; 0 for all.
+        labels: Version by label; these are served too.
+        poll_s: Seconds between looks at the folder.
+        threads: How many one operation of the model may use; None leaves it to TensorFlow.
+        metrics_path: Path that Prometheus reads.
+        limits: What is accepted.
+        batching: How requests are grouped.
 
     Raises:
-        ConfigError: when a value is out of range.
+        ConfigError: When a value is out of range.
     """
 
     host: str = "127.0.0.1"
@@ -74,18 +74,18 @@ class Server:
     """Serves the versions of one model over REST and gRPC, from `start` to `stop`.
 
     Args:
-        folder: of the model; versions are subfolders with numbers for names.
-        name: of the model; the folder's if None.
-        options: how.
-        report: called with a line for each thing worth telling.
+        folder: Folder of the model; versions are subfolders with numbers for names.
+        name: Name of the model; the folder's if None.
+        options: How it is served.
+        report: Called with a line when a version comes, goes or fails.
 
     Attributes:
-        rest_port: the port in use, once started.
-        grpc_port: likewise.
+        rest_port: The port in use, once started.
+        grpc_port: The same for gRPC.
 
     Raises:
-        ConfigError: when the name or an option is wrong.
-        ServingError: when the folder holds no versions.
+        ConfigError: When the name or an option is wrong.
+        ServingError: When the folder holds no versions.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Server:
         """Loads the model and answers requests; returns when it does.
 
         Raises:
-            ServingError: when no version can be loaded, or a port cannot be had.
+            ServingError: When no version can be loaded, or a port cannot be had.
         """
         options = self.options
         with contextlib.ExitStack() as undo:
@@ -168,19 +168,19 @@ class Server:
         """Serves until SIGTERM or SIGINT; for the main thread of a process, whose garbage collector it tunes.
 
         Args:
-            started: called when requests are answered.
+            started: Called when requests are answered.
         """
         stop = threading.Event()
 
-        def ask(number: int, frame: FrameType | None) -> None:
+        def request_stop(number: int, frame: FrameType | None) -> None:
             stop.set()
 
         # An image in JSON is ten thousands of lists, which made the collector go over all objects of the process again
         # and again, half a million of TensorFlow's among them: three quarters of a REST request's time.
         gc.collect()
-        gc.freeze()  # what is there before the model is for good
+        gc.freeze()  # objects made before the model is loaded stay for good
         gc.set_threshold(*_GC_THRESHOLDS)
-        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             self.start()
             started()
@@ -202,7 +202,7 @@ def _listen(host: str, port: int) -> socket.socket:
     """Returns a socket that listens.
 
     Raises:
-        ServingError: when the port cannot be had.
+        ServingError: When the port cannot be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)

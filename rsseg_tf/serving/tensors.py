@@ -1,8 +1,8 @@
 """Values of requests and answers: protocol buffers and JSON on one side, arrays on the other.
 
-Nothing is allocated because a request says so: the size that a message claims is compared with what it brings along
-first. JSON follows the rules of TensorFlow Serving's REST API: row format (`instances`) and columnar format (`inputs`),
-`{"b64": …}` for bytes, and base64 for outputs whose names end in `_bytes`.
+The size that a message claims is compared with the bytes that it brings before anything is allocated. JSON follows the
+rules of TensorFlow Serving's REST API: row format (`instances`) and columnar format (`inputs`), `{"b64": …}` for bytes,
+and base64 for outputs whose names end in `_bytes`.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ _LISTS_OF_A_PIXEL = 2  # one, and in an image of one column another for the row
 
 
 class Checked(NamedTuple):
-    """What is known of values that suit a signature.
+    """Facts about values that suit a signature.
 
     Attributes:
-        alike: what requests must have in common to be computed together: all sizes but the first.
-        pixels: of all images, also of those that a decoder makes on the way.
+        alike: Sizes that requests must share to be computed together: all but the first.
+        pixels: Sum over all images, including those that a decoder makes on the way.
     """
 
     alike: tuple[object, ...]
@@ -72,9 +72,9 @@ class JsonRequest(NamedTuple):
     """A request to predict as it came in JSON: values are still lists.
 
     Attributes:
-        signature: its name.
-        layout: how the values are arranged, and so how the answer will be.
-        value: of `instances` or `inputs`.
+        signature: Name of the signature.
+        layout: Arrangement of the values, and of the answer.
+        value: Value of `instances` or `inputs`.
     """
 
     signature: str
@@ -88,7 +88,7 @@ class JsonRequest(NamedTuple):
             inputs: `tensorflow.TensorInfo` by name.
 
         Raises:
-            RequestError: when names or values do not fit.
+            RequestError: When names or values do not fit.
         """
         columns = _columns_of_rows(self.value, inputs) if self.layout == "row" else _columns(self.value, inputs)
         return {name: _array(columns[name], name, inputs[name]) for name in inputs}
@@ -102,7 +102,7 @@ def from_json(body: bytes | bytearray, limits: Limits) -> JsonRequest:
     """Reads the body of a REST request to predict.
 
     Raises:
-        RequestError: when it is no JSON object with `instances` or `inputs`, or has more objects and lists than any
+        RequestError: When it is no JSON object with `instances` or `inputs`, or has more objects and lists than any
             request within the limits.
     """
     # An empty list of two bytes takes sixty in memory, an empty object more, and each is counted before it is made.
@@ -217,7 +217,7 @@ def decode_base64(text: str) -> bytes:
     Source: `absl::Base64Unescape`.
 
     Raises:
-        ValueError: for other characters, among them those of the alphabet for URLs; for padding that is not at the end
+        ValueError: For other characters, among them those of the alphabet for URLs; for padding that is not at the end
             or not as long as it should be; and for a single character too many.
     """
     packed = _WHITE.sub("", text)
@@ -237,7 +237,7 @@ def from_proto(name: str, proto: Any) -> NDArray:
     """Turns a `tensorflow.TensorProto` into an array.
 
     Raises:
-        RequestError: when it has no known type, or brings other values than its shape needs. A single value for a whole
+        RequestError: When it has no known type, or brings other values than its shape needs. A single value for a whole
             shape, which the format allows, is refused too: a message of 50 bytes could claim gigabytes.
     """
     name = f"{name:.100}"
@@ -274,12 +274,12 @@ def check_inputs(arrays: Mapping[str, NDArray], definition: Any, limits: Limits)
     """Checks values against a signature and the limits.
 
     Args:
-        arrays: by name of input.
+        arrays: Arrays by name of input.
         definition: `tensorflow.SignatureDef`.
-        limits: images, and their pixels.
+        limits: Images, and their pixels.
 
     Raises:
-        RequestError: when anything does not fit.
+        RequestError: When anything does not fit.
     """
     wanted = definition.inputs
     if set(arrays) != set(wanted):
@@ -350,7 +350,7 @@ def to_json(outputs: Mapping[str, NDArray], layout: Layout, limits: Limits) -> b
     """Writes the body of the answer to a REST request.
 
     Raises:
-        RequestError: when it would be larger than `max_body_bytes`.
+        RequestError: When it would be larger than `max_body_bytes`.
     """
     fewest_bytes = 2 * sum(array.size for array in outputs.values() if array.dtype != object)
     if fewest_bytes > limits.max_body_bytes:
@@ -412,7 +412,7 @@ def parse(text: bytes | bytearray) -> Any:
     """Reads JSON; NaN and infinities too.
 
     Raises:
-        ValueError: when it is not JSON, or its lists are nested too deeply.
+        ValueError: When it is not JSON, or its lists are nested too deeply.
     """
     try:
         return orjson.loads(text)

@@ -35,16 +35,16 @@ _RETRYABLE_GRPC = {
     grpc.StatusCode.CANCELLED,  # by a server that stops; we cancel nothing
 }
 _RETRYABLE_HTTP = {408, 429, 502, 503, 504}
-_TOO_LARGE = "larger than"  # gRPC's words for a message over a limit, which another try does not mend
+_TOO_LARGE = "larger than"  # in gRPC's error for a message over a limit, which another try does not help
 _MOST_ANSWER_BYTES = 2**31 - 1
 
 
 class Address(NamedTuple):
-    """Where a server listens, and for what.
+    """Address of a server, and the interface that it has there.
 
     Attributes:
         api: `grpc` or `rest`.
-        host: without the brackets of an IPv6 address.
+        host: Without the brackets of an IPv6 address.
         port: 1..65535.
     """
 
@@ -57,7 +57,7 @@ class Address(NamedTuple):
         """Reads `HOST:PORT`, `grpc://HOST:PORT` or `http://HOST:PORT`.
 
         Raises:
-            ConfigError: when it is none of them.
+            ConfigError: When it is none of them.
         """
         match = _FORM.fullmatch(text)
         if match is None or not 1 <= int(match["port"]) <= 65535:
@@ -89,23 +89,23 @@ class Transport(Protocol):
         """Runs a signature and returns one output.
 
         Raises:
-            RetryableError: when the server cannot be reached, is busy, or does not answer in time.
-            RefusedError: when it refuses the request.
-            ServingError: when what it answers makes no sense.
+            RetryableError: When the server cannot be reached, is busy, or does not answer in time.
+            RefusedError: When it refuses the request.
+            ServingError: When the answer is not one of a model server.
         """
 
     def input_dtype(self, signature: str, name: str, timeout_s: float) -> str:
         """Returns the dtype that an input must have, as NumPy names it.
 
         Raises:
-            ServingError: as `predict`; also when the model has no such signature or input.
+            ServingError: As `predict`; also when the model has no such signature or input.
         """
 
     def statuses(self, timeout_s: float) -> list[tuple[int, str]]:
         """Returns number and state of each version.
 
         Raises:
-            ServingError: as `predict`.
+            ServingError: As `predict`.
         """
 
     def close(self) -> None:
@@ -116,8 +116,8 @@ def open_transport(address: Address, model: str) -> Transport:
     """Returns the transport for an address; nothing is sent yet.
 
     Args:
-        address: of the server.
-        model: its name there.
+        address: Address of the server.
+        model: Name of the model there.
     """
     return GrpcTransport(address, model) if address.api == "grpc" else RestTransport(address, model)
 
@@ -164,7 +164,7 @@ class GrpcTransport:
         signatures = get_model_metadata_pb2.SignatureDefMap()
         response.metadata["signature_def"].Unpack(signatures)
         if name not in signatures.signature_def[signature].inputs:
-            raise _not_ours(self._address, self._model, signature, name)
+            raise _other_model(self._address, self._model, signature, name)
         return str(tf.as_dtype(signatures.signature_def[signature].inputs[name].dtype).name)
 
     def statuses(self, timeout_s: float) -> list[tuple[int, str]]:
@@ -220,7 +220,7 @@ class RestTransport:
             signatures = answer["metadata"]["signature_def"]["signature_def"]
             return str(tf.as_dtype(_DTYPES[signatures[signature]["inputs"][name]["dtype"]]).name)
         except (KeyError, TypeError) as error:
-            raise _not_ours(self._address, self._path, signature, name) from error
+            raise _other_model(self._address, self._path, signature, name) from error
 
     def statuses(self, timeout_s: float) -> list[tuple[int, str]]:
         """See `Transport`."""
@@ -287,7 +287,7 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], str)
 
 
-def _not_ours(address: Address, model: str, signature: str, name: str) -> ServingError:
+def _other_model(address: Address, model: str, signature: str, name: str) -> ServingError:
     return ServingError(
         f"The model {model} on {address.netloc} has no signature {signature} with an input {name}; it was not exported "
         "by `rsseg-tf export --format savedmodel`."

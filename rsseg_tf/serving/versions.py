@@ -37,7 +37,7 @@ from rsseg_tf.serving.tiffs import decode_tiff, encode_labels, is_tiff
 __all__ = ["ModelVersion", "VersionStatus", "Versions", "check_model_name", "version_folders"]
 
 State = Literal["LOADING", "AVAILABLE", "UNLOADING", "END"]
-_MOST_ENDED = 16  # statuses of versions long gone that are still told
+_MOST_ENDED = 16  # statuses that are kept of versions that ended
 _MOST_DIGITS = 18  # of a version, which is a 64-bit number
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _PREDICT = "tensorflow/serving/predict"
@@ -49,7 +49,7 @@ def check_model_name(name: str) -> str:
     """Returns a model's name if it can stand in a URL and on disk.
 
     Raises:
-        ConfigError: otherwise.
+        ConfigError: Otherwise.
     """
     if not _NAME.fullmatch(name) or ".." in name:
         raise ConfigError(
@@ -61,7 +61,7 @@ def check_model_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """What is told of a version: its state, and why it ended if something failed."""
+    """State of a version, and the error that ended it, if any."""
 
     number: int
     state: State
@@ -72,7 +72,7 @@ def version_folders(folder: Path) -> dict[int, Path]:
     """Finds the versions of a model: subfolders whose names are numbers.
 
     Raises:
-        ServingError: when the folder cannot be read.
+        ServingError: When the folder cannot be read.
     """
     try:
         children = list(folder.iterdir())
@@ -93,15 +93,15 @@ class ModelVersion:
     Whoever uses it calls `acquire` before and `release` after; `retire` closes it as soon as nobody does.
 
     Args:
-        folder: with `saved_model.pb`.
-        number: its version.
-        threads: how many one operation may use; None leaves it to TensorFlow.
+        folder: Folder with `saved_model.pb`.
+        number: Number of the version.
+        threads: How many one operation may use; None leaves it to TensorFlow.
 
     Attributes:
         signatures: `tensorflow.SignatureDef` by name; those of requests to predict only.
 
     Raises:
-        ServingError: when it cannot be loaded, was changed since the export, or one of its warm-up requests fails.
+        ServingError: When it cannot be loaded, was changed since the export, or one of its warm-up requests fails.
     """
 
     def __init__(self, folder: Path, number: int, *, threads: int | None = None) -> None:
@@ -124,7 +124,7 @@ class ModelVersion:
                 name: signature for name, signature in meta.signature_def.items() if signature.method_name == _PREDICT
             }
             self._warm_up()
-        # The loader raises what it pleases for damaged files: parsing, shapes and checksums each have their own.
+        # The loader has no error of its own: for damaged files it raises those of parsing, shapes and checksums.
         except Exception as error:
             self._session.close()
             line = str(error) if isinstance(error, RssegError) else _message(error)
@@ -148,12 +148,12 @@ class ModelVersion:
         """Runs a signature.
 
         Args:
-            signature: its name.
-            inputs: a value for each of its inputs; bytes as an array of objects.
-            outputs: names of the outputs to compute.
+            signature: Name of the signature.
+            inputs: A value for each of its inputs; bytes as an array of objects.
+            outputs: Names of the outputs to compute.
 
         Raises:
-            RequestError: when the values do not suit the graph, or memory is short.
+            RequestError: When the values do not suit the graph, or memory is short.
         """
         images = inputs.get(BYTES_INPUT)
         if signature != _BYTES_SIGNATURE or images is None or not any(map(is_tiff, images)):
@@ -253,15 +253,15 @@ class Versions:
     """Keeps the right versions of one model in memory.
 
     Args:
-        name: of the model, for messages.
-        folder: the versions are subfolders of it.
-        keep: how many of the newest versions are served; 0 for all.
-        labels: version by label.
-        threads: how many one operation of a model may use; None leaves it to TensorFlow.
-        report: called with a line whenever a version comes, goes or fails.
+        name: Name of the model.
+        folder: The versions are subfolders of it.
+        keep: How many of the newest versions are served; 0 for all.
+        labels: Version by label.
+        threads: How many one operation of a model may use; None leaves it to TensorFlow.
+        report: Called with a line whenever a version comes, goes or fails.
 
     Raises:
-        ConfigError: when `keep` is negative.
+        ConfigError: When `keep` is negative.
     """
 
     def __init__(
@@ -284,18 +284,18 @@ class Versions:
         self._report = report
         self._loaded: dict[int, ModelVersion] = {}
         self._states: dict[int, VersionStatus] = {}
-        self._failed: dict[int, object] = {}  # what the files of a version that failed looked like
+        self._failed: dict[int, object] = {}  # files of versions that failed
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
 
-    # === What requests ask ===
+    # === For requests ===
 
     def acquire(self, number: int | None = None, label: str | None = None) -> ModelVersion:
         """Returns a version, the newest one unless told otherwise; the caller releases it.
 
         Raises:
-            RequestError: when there is no such version or label.
+            RequestError: When there is no such version or label.
         """
         with self._lock:
             if label is not None:
@@ -321,7 +321,7 @@ class Versions:
         """Returns the status of all versions, newest first, or of one.
 
         Raises:
-            RequestError: when there is no such version or label.
+            RequestError: When there is no such version or label.
         """
         with self._lock:
             if label is not None:
@@ -342,13 +342,13 @@ class Versions:
         """Whether versions that appear would be seen."""
         return self._watcher is not None and self._watcher.is_alive()
 
-    # === What keeps them up to date ===
+    # === Keeping up with the folder ===
 
     def start(self, poll_s: float) -> None:
         """Loads what is there, and then watches the folder.
 
         Raises:
-            ServingError: when no version can be loaded.
+            ServingError: When no version can be loaded.
         """
         failures = self.refresh()
         if not self.available:
@@ -371,20 +371,20 @@ class Versions:
             Why versions failed to load, this time.
 
         Raises:
-            ServingError: when the folder cannot be read.
+            ServingError: When the folder cannot be read.
         """
         found = version_folders(self.folder)
         newest = sorted(found, reverse=True)
         wanted = set(newest[: self.keep] if self.keep else newest) | (set(self.labels.values()) & set(found))
         failures = []
         for number in sorted(wanted - set(self.available)):
-            looks = _looks(found[number])
-            if self._failed.get(number) == looks:
+            files = _file_stats(found[number])
+            if self._failed.get(number) == files:
                 continue
             self._failed.pop(number, None)
             failure = self._load(number, found[number])
             if failure:
-                self._failed[number] = looks
+                self._failed[number] = files
                 failures.append(failure)
         for number in set(self._failed) - set(found):
             del self._failed[number]
@@ -402,12 +402,12 @@ class Versions:
                 self.refresh()
                 told = ""
             except Exception as error:  # a network drive may come back, and a folder vanish at any moment
-                line = str(error) if isinstance(error, ServingError) else self._unseen(error)
+                line = str(error) if isinstance(error, ServingError) else self._watch_error(error)
                 if line != told:
                     self._report(line)
                 told = line
 
-    def _unseen(self, error: Exception) -> str:
+    def _watch_error(self, error: Exception) -> str:
         return f"Model {self.name}: {self.folder} could not be looked at: {reason(error)}. It is tried again."
 
     def _load(self, number: int, folder: Path) -> str:
@@ -444,9 +444,9 @@ class Versions:
                 del self._states[number]
 
 
-def _looks(folder: Path) -> object:
-    """Returns what changes when a file of a version does."""
-    looks = []
+def _file_stats(folder: Path) -> object:
+    """Returns path, size and time of each file of a version: they differ once a file has changed."""
+    stats = []
     # Not by rglob, which fails where a folder is removed meanwhile.
     for place, _, names in os.walk(folder):
         for path in (place, *(os.path.join(place, name) for name in names)):
@@ -454,13 +454,13 @@ def _looks(folder: Path) -> object:
                 stat = os.stat(path)
             except OSError:  # removed meanwhile
                 continue
-            looks.append((path, stat.st_size, stat.st_mtime_ns))
-    return sorted(looks)
+            stats.append((path, stat.st_size, stat.st_mtime_ns))
+    return sorted(stats)
 
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Keeps TensorFlow from advising against the loader that its own server uses."""
+    """Mutes TensorFlow's advice against the loader that TensorFlow Serving uses."""
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -471,5 +471,5 @@ def _without_advice() -> Iterator[None]:
 
 
 def _message(error: Exception) -> str:
-    """Returns what an error of TensorFlow says, without the names of nodes and the stack of the graph."""
+    """Returns an error of TensorFlow without the names of nodes and the stack of the graph."""
     return reason(error).removeprefix(f"{type(error).__name__}: ")

@@ -139,7 +139,7 @@ def test_the_engine_is_named_or_chosen(project: Path, exported: Path, tmp_path: 
 def test_eval_of_a_file_that_was_moved_needs_a_config(project: Path, exported: Path, tmp_path: Path) -> None:
     moved = tmp_path / "phone.tflite"
     moved.write_bytes((exported / "model_float32.tflite").read_bytes())
-    message = "its config.yml is not beside it, so that the labelled images are not known"
+    message = "its config.yml is not beside it, so the labelled images are unknown"
     assert message in run("eval", "--model_path", moved, code=2)
     output = run("eval", "--model_path", moved, "--config", project / "tiny.yml")
     assert f"Written: {tmp_path / 'eval.json'}" in output

@@ -11,7 +11,7 @@ import rasterio
 from click.testing import CliRunner
 
 from rsseg_tf.cli import main
-from rsseg_tf.cli.options import windows_note
+from rsseg_tf.cli.models import windows_note
 from rsseg_tf.manifest import Classes, Inference, Manifest, Origin
 from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import Predictor
@@ -138,10 +138,10 @@ def test_windows_where_a_checkpoint_would_have_none_are_told() -> None:
     fixed = Predictor("tflite", SPEC, lambda batch: batch, options, (32, 48), manifest)
     note = windows_note(server, {})
     assert note is not None and note.startswith(
-        "Note: images larger than 96x64 pixels are predicted by windows of that size, because a server"
+        "images larger than 96x64 pixels are predicted by windows of that size, because a server"
     )
     note = windows_note(fixed, {"scales": (1.0,)})
-    assert note is not None and "48x32 pixels" in note and "because the file takes images of that size alone" in note
+    assert note is not None and "48x32 pixels" in note and "because the file takes images of that size only" in note
     asked: dict[str, Any] = {"is_slide": True, "crop_size": (8, 8), "stride": (4, 4)}
     slides = manifest.model_copy(update={"inference": Inference(**asked)})
     for silent, changes in (

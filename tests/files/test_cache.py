@@ -115,9 +115,23 @@ def test_hashes_are_compared(server: str) -> None:
         cached(url)
 
 
-def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RSSEG_TF_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_dir() == tmp_path / "rsseg_tf"
-    monkeypatch.setenv("RSSEG_TF_CACHE", str(tmp_path / "mine"))
-    assert cache_dir() == tmp_path / "mine"
+@pytest.mark.parametrize(
+    ("platform", "variables", "folder"),
+    [
+        ("linux", {}, "HOME/.cache/rsseg_tf"),
+        ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/rsseg_tf"),
+        ("linux", {"XDG_CACHE_HOME": "/x", "RSSEG_TF_CACHE": "/mine"}, "/mine"),
+        ("darwin", {}, "HOME/Library/Caches/rsseg_tf"),
+        ("win32", {"LOCALAPPDATA": "/local"}, "/local/rsseg_tf/Cache"),
+        ("win32", {}, "HOME/AppData/Local/rsseg_tf/Cache"),
+    ],
+)
+def test_the_folder_is_where_the_system_keeps_caches(
+    monkeypatch: pytest.MonkeyPatch, platform: str, variables: dict[str, str], folder: str
+) -> None:
+    for name in ("RSSEG_TF_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.platform", platform)
+    assert cache_dir() == Path(folder.replace("HOME", str(Path.home())))
