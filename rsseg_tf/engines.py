@@ -1,4 +1,4 @@
-"""Engines: what can run a model on this machine, and which of them is the fastest that gives the same classes."""
+"""Engines that can run a model on this machine, and the choice of the fastest that gives the same classes."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Choice:
-    """The engine that was chosen, and what it was chosen from.
+    """The engine that was chosen, with all candidates.
 
     Attributes:
         candidate: The fastest within the tolerance.
@@ -126,8 +126,8 @@ class Choice:
         if not others:
             return text
         others.sort(key=lambda item: (bool(item[1].obstacle), item[1].ms))
-        told = (f"{name} {one.objection(self.tolerance) or _time(one.ms)}" for name, one in others)
-        return f"{text} Others: {'; '.join(told)}."
+        lines = (f"{name} {one.objection(self.tolerance) or _time(one.ms)}" for name, one in others)
+        return f"{text} Others: {'; '.join(lines)}."
 
 
 def find_candidates(path: Path) -> tuple[Path, tuple[Candidate, ...]]:

@@ -20,7 +20,7 @@ __all__ = ["ModelSource", "choose_engine", "engine_options", "locate_engine"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _ENGINES = ("keras", "savedmodel", "tflite", "onnx", "openvino")  # as `rsseg_tf.engines`, whose import takes seconds
-_DEFAULT_SIDE = 512  # of images that do not say how large they are
+_DEFAULT_SIDE = 512  # of images without a size in their header
 
 
 @dataclass(frozen=True)

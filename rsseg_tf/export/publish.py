@@ -7,9 +7,9 @@ export/dubai/                    what TensorFlow Serving calls the base path of 
         model.onnx
         model_openvino.xml, model_openvino.bin
         web/                     a page that runs a TFLite file in the browser
-        manifest.json            what all of these are
+        manifest.json            description of all of these
         config.yml               the resolved config of the training
-        reference.npz            what the Keras model says about made-up and a few real tiles
+        reference.npz            the Keras model's answers to made-up and a few real tiles
         accuracy.json            scores before and after, if they were measured
 """
 
@@ -163,9 +163,11 @@ def export_model(
 
 
 def _is_about_the_disk(error: Exception) -> bool:
-    """Tells whether a file could not be written: the libraries that write models have types of their own for that."""
-    said = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO))
-    return isinstance(error, OSError) or (not isinstance(error, RssegError) and any(one in str(error) for one in said))
+    """Tells whether a file could not be written; libraries have error types of their own for that."""
+    messages = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO))
+    return isinstance(error, OSError) or (
+        not isinstance(error, RssegError) and any(one in str(error) for one in messages)
+    )
 
 
 @contextlib.contextmanager

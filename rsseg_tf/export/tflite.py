@@ -25,7 +25,7 @@ from rsseg_tf.rasters.windows import Size
 
 __all__ = ["typical_images", "write_tflite"]
 
-_LOOKED_AT = 512  # pixels, the longest side of what is looked at to choose images
+_CHOOSING_SIDE = 512  # pixels, the longest side of images among which those for calibration are chosen
 _LARGEST_RATIO = 8.0  # to the middle image; at the bound 8 bits are 5 for the others
 _SHARE = 0.25  # of the activations that must be beyond it
 LABELS_FILE = "labels.txt"
@@ -129,11 +129,11 @@ def _convert(
 
 def _typical(trained: TrainedModel, images: Sequence[NDArray], tile: Size | None) -> list[int]:
     """Returns which images to calibrate with, by a look at their middle: all activations are in memory at once."""
-    size = None if tile is None else Size(min(tile.height, _LOOKED_AT), min(tile.width, _LOOKED_AT))
+    size = None if tile is None else Size(min(tile.height, _CHOOSING_SIDE), min(tile.width, _CHOOSING_SIDE))
     content = _convert(trained, "float32", size, "float32")
     inputs = []
     for image in images:
-        part = size or Size(min(image.shape[0], _LOOKED_AT), min(image.shape[1], _LOOKED_AT))
+        part = size or Size(min(image.shape[0], _CHOOSING_SIDE), min(image.shape[1], _CHOOSING_SIDE))
         inputs.append(middle_of(image, part)[np.newaxis].astype(np.float32))
     return typical_images(content, inputs)
 
@@ -230,7 +230,7 @@ def _largest_activations(model: bytes, images: Sequence[NDArray]) -> NDArray[np.
         model_content=model,
         num_threads=os.cpu_count() or 1,
         experimental_preserve_all_tensors=True,
-        # A delegate computes several operators at once, and keeps what is between them.
+        # A delegate would fuse operators, and their tensors would be missing.
         experimental_op_resolver_type=litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
     (entry,) = interpreter.get_input_details()

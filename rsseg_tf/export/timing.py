@@ -44,7 +44,7 @@ class Timing:
         first_ms: Time of the first image.
         p50_ms: Median time of an image.
         p90_ms: Nine of ten images take no longer.
-        p99_ms: Likewise 99 of 100; with fewer runs the slowest.
+        p99_ms: 99 of 100 images take no longer; with fewer runs the slowest.
         memory_mib: Highest memory of the process beyond what it had before the model was loaded.
         threads: Threads that one operation may use.
         runs: How many images were timed.
@@ -108,8 +108,7 @@ def time_in_process(path: StrPath, size: Size, *, threads: int, runs: int, timeo
     except subprocess.TimeoutExpired as error:
         raise ExportError(f"{path} took more than {timeout_s:g} s for {runs} runs; ask for fewer --runs.") from error
     except (subprocess.CalledProcessError, ValueError, IndexError) as error:
-        said = getattr(error, "stderr", "") or str(error)
-        lines = said.strip().splitlines()
+        lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
         raise ExportError(f"{path} could not be timed: {lines[-1] if lines else error}") from error
 
 
@@ -123,7 +122,8 @@ def _run(path: Path, size: Size, threads: int, runs: int) -> Timing:
     from rsseg_tf.manifest import require_unchanged
     from rsseg_tf.predictors import open_predictor
 
-    with contextlib.suppress(ExportError):  # opening tells; here, so that checksums are not part of the time
+    # Checksums are compared here, so that they are not part of the time; opening raises the error.
+    with contextlib.suppress(ExportError):
         require_unchanged(path)
     memory = _PeakMemory()
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A checkpoint as it is exported: the main head alone, normalisation inside, and what its manifest says."""
+"""A checkpoint as it is exported: the main head alone, with normalisation inside and a manifest."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def verify(
         folder: A version, or the folder of all versions, of which the newest is taken.
         images: Real images to compare on too, the middle of each; these need the checkpoint.
         checkpoint: The checkpoint that was exported; it is then run again, and compared with the stored answers too.
-        others: More models by name that should say the same, such as one behind a server; held to the tolerance of
+        others: More models by name that should answer the same, such as one behind a server; held to the tolerance of
             `float32`. Of a predictor with a manifest, the weights must be those of the version.
         threads: Threads for TFLite, ONNX and OpenVINO.
 

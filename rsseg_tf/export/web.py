@@ -3,7 +3,7 @@
 web/
     index.html, *.js, style.css     the page, as it lies in `export/web`
     model_<quantization>.tflite     the model
-    manifest.json                   what it is; its `inference` are the windows that the page uses
+    manifest.json                   the model's manifest; its `inference` are the windows that the page uses
     page.json                       title and sample
     vendor/                         LiteRT.js
     serve.py                        serves the folder so that browsers allow several threads

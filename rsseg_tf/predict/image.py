@@ -333,8 +333,7 @@ def _opened(job: ImageJob, settings: PredictionSettings) -> Iterator[Scene]:
             scenes.bands,
             settings.spec,
             max_value=scenes.max_value,
-            trust=Trust(scenes.max_memory // 2, scenes.allow_vrt_sources, _STREAMED),
-            max_block=scenes.max_memory // 4,
+            trust=Trust(scenes.max_memory // 2, scenes.allow_vrt_sources, _STREAMED, scenes.max_memory // 4),
         ) as scene:
             yield scene
     except BandCountError as error:

@@ -29,7 +29,7 @@ from rsseg_tf.rasters.windows import Size
 
 __all__ = ["Predictor", "as_input", "load_onnx", "load_openvino", "load_savedmodel", "load_tflite"]
 
-# Names of types in OpenVINO, by those of ours.
+# Names of types in OpenVINO, by those of this package.
 _OPENVINO_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _MOST_MANIFEST_BYTES = 16 * 2**20
 
@@ -42,7 +42,7 @@ class Predictor:
         kind: `checkpoint`, `savedmodel`, `tflite`, `onnx` or `openvino`.
         spec: Classes, palette, ignored id, bands and statistics.
         predict: Pixels to logits, for images of any size.
-        options: How images are predicted unless told otherwise.
+        options: How images are predicted by default.
         tile: Size that the model itself takes; None where it takes any. Images of other sizes are padded
             or cut into windows by `predict`; `options` have the engine do it with less memory.
         manifest: Manifest of an exported model, with one artifact, this one; None for a checkpoint.

@@ -208,7 +208,6 @@ def open_scene(
     *,
     max_value: float | None = None,
     trust: Trust = TRUSTING_NOBODY,
-    max_block: int | None = None,
     repeat_grey: bool = False,
     placed: bool = True,
 ) -> Iterator[Scene]:
@@ -223,7 +222,6 @@ def open_scene(
         spec: The dataset that the image is read for; by default all bands that are not alpha are read.
         max_value: Value of the file that stands for the spec's `max_value`, where it is another.
         trust: How large a PNG or JPEG may be, and what a VRT may name.
-        max_block: Bytes that a block of a TIFF, which is decoded at once, may take; as many as an image if None.
         repeat_grey: Read the one band of a grey image three times where the spec has three bands.
         placed: Whether to find out where the image lies.
 
@@ -260,8 +258,7 @@ def open_scene(
             scene = _describe(path, source, driver, bands, spec, max_value, repeat_grey)
             if placed:
                 scene = replace(scene, **_place_of(path, source, driver))
-            limit = trust.max_bytes if max_block is None else max_block
-            require_small_blocks(name, source, str(scene.dtype), replace(trust, max_bytes=limit))
+            require_small_blocks(name, source, str(scene.dtype), trust)
         yield scene
 
 

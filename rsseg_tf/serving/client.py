@@ -150,7 +150,7 @@ def read_remote_manifest(transport: Transport, retry: Retry) -> Manifest:
 
     Raises:
         ServingError: When the server does not answer, or the model has no such signature.
-        ExportError: When what it gives is no manifest.
+        ExportError: When the answer is no manifest.
     """
     query = np.array([""], object)
     try:

@@ -221,7 +221,7 @@ def test_the_watcher_survives_every_error_and_readiness_tells_of_its_end(
         monkeypatch.setattr(versions, "refresh", failing)
         write_model(tmp_path / "2", offset=5)
         wait_until(lambda: states(server) == {1: "END", 2: "AVAILABLE"})
-        assert sum("could not be looked at: " in line for line in lines) == 3
+        assert sum("could not be read: " in line for line in lines) == 3
         assert rest(server, "/readyz") == (200, {"available": [2]})
 
         versions._stop.set()
