@@ -16,6 +16,7 @@ from rsseg_tf.files import readable_name
 from rsseg_tf.files.lists import Sample, Samples, missing_files, read_list
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.inspection import Inspection, ListSummary, memory_file
+from rsseg_tf.rasters.windows import Size
 
 if TYPE_CHECKING:
     from rsseg_tf.doctor.first_look import FindingCount
@@ -27,9 +28,7 @@ Split = Literal["train", "val"]
 _REMEDY = "`rsseg-tf check-data` with this config lists everything that is wrong."
 
 
-def checked_samples(
-    config: Config, *splits: Split, crop_size: tuple[int, int] | None = None
-) -> tuple[Sequence[Sample], ...]:
+def checked_samples(config: Config, *splits: Split, crop_size: Size | None = None) -> tuple[Sequence[Sample], ...]:
     """Returns the samples of splits after a check of every image's header and every label's ids.
 
     Findings about the samples as a whole, such as two equal splits, are errors where training would be meaningless, and
@@ -38,7 +37,7 @@ def checked_samples(
     Args:
         config: Names the lists and the dataset.
         *splits: The splits to read.
-        crop_size: Width and height that training crops to.
+        crop_size: Size that training crops to.
 
     Raises:
         DataError: For the first problem, with the file and the command that lists all problems.

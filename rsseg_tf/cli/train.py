@@ -53,7 +53,7 @@ def command(
         raise ConfigError("--early_stop_intervals counts evaluations; add --do_eval.")
     load_tensorflow()
     train_samples, *others = checked_samples(
-        config, "train", *(("val",) if do_eval else ()), crop_size=config.augment.crop_size
+        config, "train", *(("val",) if do_eval else ()), crop_size=config.augment.crop
     )
     val_samples = others[0] if do_eval else ()
 

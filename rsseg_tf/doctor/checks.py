@@ -21,6 +21,7 @@ from rsseg_tf.doctor.evidence import Evidence
 from rsseg_tf.doctor.findings import Finding, first_values, listing
 from rsseg_tf.doctor.samples import ImageFacts, LabelFacts
 from rsseg_tf.doctor.statistics import Moments
+from rsseg_tf.rasters.windows import Size
 
 __all__ = [
     "absent_findings",
@@ -178,10 +179,10 @@ def unseen_findings(name: str, splits: tuple[str, ...], share: float) -> Iterato
         yield Finding("label-on-nodata", splits, (name,), message)
 
 
-def size_findings(name: str, width: int, height: int, crop_size: tuple[int, int] | None) -> Iterator[Finding]:
+def size_findings(name: str, width: int, height: int, crop_size: Size | None) -> Iterator[Finding]:
     """Yields a finding if a training image is smaller than the crops of training; None where the crops are unknown."""
-    if crop_size is not None and (width < crop_size[0] or height < crop_size[1]):
-        message = f"{name} is {width}x{height} pixels; training crops to {crop_size[0]}x{crop_size[1]}"
+    if crop_size is not None and (width < crop_size.width or height < crop_size.height):
+        message = f"{name} is {width}x{height} pixels; training crops to {crop_size}"
         yield Finding("small-image", ("train",), (name,), message)
 
 

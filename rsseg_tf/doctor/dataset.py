@@ -22,6 +22,7 @@ from rsseg_tf.files import readable_name
 from rsseg_tf.files.lists import Sample, list_lines
 from rsseg_tf.prepare.output import read_dataset_json, read_description
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["CheckedDataset", "Expectation", "Split", "dataset_from_config", "dataset_from_folder", "shown"]
 
@@ -76,7 +77,7 @@ class CheckedDataset:
         root: Folder to which files are relative.
         expected: What is known in advance.
         splits: The samples.
-        crop_size: Width and height that training crops to; None without a config.
+        crop_size: Size that training crops to; None without a config.
         findings: Findings about the lists or pairs.
         trust: Limits for files and for the sources of a VRT.
     """
@@ -85,7 +86,7 @@ class CheckedDataset:
     root: Path
     expected: Expectation
     splits: tuple[Split, ...]
-    crop_size: tuple[int, int] | None = None
+    crop_size: Size | None = None
     findings: tuple[Finding, ...] = ()
     trust: Trust = TRUSTING_NOBODY
 
@@ -125,7 +126,7 @@ def dataset_from_config(config: Config, source: str) -> CheckedDataset:
     )
     findings = [*_differences(dataset.spec, root), *lists.findings]
     return CheckedDataset(
-        source, root, Expectation.of(dataset.spec), splits, config.augment.crop_size, tuple(findings), config.data.trust
+        source, root, Expectation.of(dataset.spec), splits, config.augment.crop, tuple(findings), config.data.trust
     )
 
 

@@ -31,6 +31,7 @@ from rsseg_tf.doctor.findings import Finding
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample, read_list
 from rsseg_tf.rasters.inspection import ListSummary, ValueSummary
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["FindingCount", "known_leaks", "start_findings"]
 
@@ -52,7 +53,7 @@ class FindingCount:
 
 
 def start_findings(
-    parts: Mapping[str, ListSummary], spec: DatasetSpec, root: Path, *, crop_size: tuple[int, int] | None = None
+    parts: Mapping[str, ListSummary], spec: DatasetSpec, root: Path, *, crop_size: Size | None = None
 ) -> list[FindingCount]:
     """Returns findings about the samples of each split, and about all of them together.
 
@@ -60,7 +61,7 @@ def start_findings(
         parts: What one look at the samples of each split gave.
         spec: The dataset; that of images without labels has one class, which is not checked.
         root: Folder to which the names of files are relative.
-        crop_size: Width and height that training crops to; None without training.
+        crop_size: Size that training crops to; None without training.
     """
     found = [*_about_values(parts, spec.max_value, root), *_about_labels(parts, Expectation.of(spec), root)]
     if crop_size is not None and "train" in parts:
@@ -138,9 +139,11 @@ def _ignored(parts: Mapping[str, ListSummary], ignore_index: int, root: Path) ->
                 yield ignored_label(shown(label, root), ignore_index, (split,))
 
 
-def _small(summary: ListSummary, root: Path, crop_size: tuple[int, int]) -> Iterator[Finding]:
+def _small(summary: ListSummary, root: Path, crop_size: Size) -> Iterator[Finding]:
     small = [
-        number for number, kind in enumerate(summary.kinds) if kind.width < crop_size[0] or kind.height < crop_size[1]
+        number
+        for number, kind in enumerate(summary.kinds)
+        if kind.width < crop_size.width or kind.height < crop_size.height
     ]
     for place in np.flatnonzero(np.isin(summary.kind_of, small)).tolist():
         kind = summary.kinds[summary.kind_of[place]]

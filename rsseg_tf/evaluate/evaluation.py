@@ -58,7 +58,7 @@ class Evaluation:
         *,
         observe: Observer | None = None,
     ) -> SegmentationScores:
-        """Predicts every sample and counts as the protocol says; see `evaluate` and `evaluate_stitched`."""
+        """Predicts every sample and counts by the protocol; see `evaluate` and `evaluate_stitched`."""
         if self.protocol.stitched:
             scores = evaluate_stitched(predict, self.scenes, self.spec, options, observe=observe, trust=self.trust)
         else:
@@ -69,14 +69,14 @@ class Evaluation:
         """Reads every sample, as an evaluation does, so that a damaged one is known before hours of training.
 
         Raises:
-            DataError: for a file that is unreadable or does not fit the dataset.
+            DataError: For a file that is unreadable or does not fit the dataset.
         """
         for _ in _pairs(self.samples, self.spec, self.trust):
             pass
 
     @property
     def summary(self) -> str:
-        """The protocol in a few words, for log lines: ``isprs5 (14 scenes, means without clutter)``."""
+        """The protocol in a few words, for log lines: `isprs5 (14 scenes, means without clutter)`."""
         details = [f"{len(self.scenes)} scene{'s' if len(self.scenes) != 1 else ''}"] if self.protocol.stitched else []
         details += [f"means without {', '.join(self.protocol.left_out)}"] if self.protocol.left_out else []
         return f"{self.protocol.name} ({', '.join(details)})" if details else self.protocol.name
@@ -105,11 +105,11 @@ def plan_evaluation(config: Config, samples: Sequence[Sample]) -> Evaluation:
     """Makes ready to count by the protocol that a config names, and finds out whether that is possible.
 
     Args:
-        config: Its `eval.protocol` and `dataset` count. Of the folder `dataset.root`, ``dataset.json`` may be read.
+        config: Its `eval.protocol` and `dataset` count. Of the folder `dataset.root`, `dataset.json` may be read.
         samples: What to evaluate on, of that dataset.
 
     Raises:
-        DataError: Where the protocol stitches, when nothing says how tiles are named or an image is named otherwise;
+        DataError: Where the protocol stitches, when the naming of tiles is unknown or an image is named otherwise;
             when the dataset was prepared with other labels than the protocol wants.
     """
     protocol, dataset = PROTOCOLS[config.eval.protocol], config.dataset
@@ -132,16 +132,16 @@ def evaluate(
     """Predicts every sample at its own size and counts the pixels: protocol `benchmark`.
 
     Args:
-        predict: the model, see `Predict`.
-        samples: images with labels.
-        spec: classes, ignored id and statistics.
-        options: scales, flips and sliding windows.
-        observe: called with (index, image, label, prediction) after each sample; image in its own type. Where the
+        predict: The model, see `Predict`.
+        samples: Images with labels.
+        spec: Classes, ignored id and statistics.
+        options: Scales, flips and sliding windows.
+        observe: Called with (index, image, label, prediction) after each sample; image in its own type. Where the
             image has no data, the label is the ignored id.
-        trust: how large images may be, and what a VRT may name.
+        trust: How large images may be, and what a VRT may name.
 
     Raises:
-        DataError: for a file that is unreadable or does not fit the dataset.
+        DataError: For a file that is unreadable or does not fit the dataset.
     """
     counts = np.zeros((spec.num_classes, spec.num_classes), np.int64)
     ignored = 0
@@ -211,7 +211,7 @@ def _pairs(samples: Sequence[Sample], spec: DatasetSpec, trust: Trust) -> Iterat
 
 
 def _description(dataset: Dataset) -> dict[str, Any] | None:
-    """Returns what ``dataset.json`` says about a prepared dataset; None where there is no such file."""
+    """Returns the `dataset.json` of a prepared dataset; None where there is no such file."""
     path = Path(dataset.root) / "dataset.json"
     return read_description(path) if path.exists() else None
 
@@ -234,7 +234,7 @@ def _require_labels(protocol: Protocol, wanted: str, dataset: Dataset) -> None:
 
 
 def _tile_names(protocol: Protocol, dataset: Dataset) -> str:
-    """Returns the pattern of the tiles' names: what the config says, or the prepared folder, or the kind of dataset."""
+    """Returns the pattern of the tiles' names: from the config, the prepared folder, or the kind of dataset."""
     if isinstance(dataset, CustomDataset) and dataset.tile_names is not None:
         return dataset.tile_names
     description = _description(dataset) or {}

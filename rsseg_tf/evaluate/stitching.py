@@ -68,7 +68,7 @@ def find_scenes(samples: Sequence[Sample], pattern: str, *, trust: Trust = TRUST
         The scenes in the order of their first tiles in `samples`.
 
     Raises:
-        DataError: When an image's name does not follow the pattern or says another size than the image has, or an image
+        DataError: When an image's name does not follow the pattern or contradicts the image's size, or an image
             cannot be read.
     """
     tiles: dict[str, list[Tile]] = {}

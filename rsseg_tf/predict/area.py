@@ -28,22 +28,22 @@ _SEGMENTS = 64
 
 
 def area_of_interest(path: Path, scene: Scene) -> Wanted | None:
-    """Returns a function that tells which pixels have their centre inside of the polygons of a file.
+    """Returns a function from a window to a mask of the pixels whose centre is inside of the polygons of a file.
 
     Polygons are cut to the surroundings of the scene before they are brought to its CRS, because few projections take
     the whole world. Longitudes may go on beyond 180 degrees on either side.
 
     Args:
-        path: polygons, see `read_area`.
-        scene: the scene; polygons are brought to its CRS.
+        path: Polygons, see `read_area`.
+        scene: The scene; polygons are brought to its CRS.
 
     Returns:
         None when no polygon touches the scene.
 
     Raises:
-        ExportError: when the extra `vector` is not installed.
-        DataError: when the file cannot be read or holds no polygon (see `read_area`), or one of both says not where it
-            lies.
+        ExportError: When the extra `vector` is not installed.
+        DataError: When the file cannot be read or holds no polygon (see `read_area`), or the file or the scene has no
+            CRS.
     """
     shapely = require("shapely", "vector")
     area = read_area(path)

@@ -38,8 +38,8 @@ class Area:
     """Polygons, and where they lie.
 
     Attributes:
-        polygons: array of valid polygons, in coordinates of the CRS.
-        crs: their reference system; None where the file names none.
+        polygons: Array of valid polygons, in coordinates of the CRS.
+        crs: Their reference system; None where the file names none.
     """
 
     polygons: NDArray[Any]
@@ -56,8 +56,8 @@ def read_area(path: Path) -> Area:
             of a KML, whose folders are layers, all count.
 
     Raises:
-        ExportError: when the extra `vector` is not installed.
-        DataError: when the file is of another kind, damaged or too large, holds no polygon or several layers of them,
+        ExportError: When the extra `vector` is not installed.
+        DataError: When the file is of another kind, damaged or too large, holds no polygon or several layers of them,
             or coordinates that cannot be.
     """
     try:

@@ -34,10 +34,10 @@ class Axis:
     """Windows along one axis of a scene.
 
     Attributes:
-        size: pixels of the scene.
-        window: pixels of a window; where it exceeds the scene, the rest is padding.
-        starts: first pixel of each window, rising; together the windows cover the scene.
-        blend: how they are weighted.
+        size: Pixels of the scene.
+        window: Pixels of a window; where it exceeds the scene, the rest is padding.
+        starts: First pixel of each window, rising; together the windows cover the scene.
+        blend: How they are weighted.
     """
 
     size: int
@@ -96,7 +96,7 @@ class Plan:
     def accumulator(self) -> np.dtype:
         """Type that logits are summed in.
 
-        Means are summed in float64, as the original does; with 16 classes a scene 40,000 pixels wide would need
+        Means are summed in float64, as PaddleSeg does; with 16 classes a scene 40,000 pixels wide would need
         twice the memory, hence float32 for blended windows, whose sum has few terms.
         """
         return np.dtype(np.float64 if self.rows.blend == "mean" else np.float32)
@@ -107,10 +107,10 @@ class Block:
     """Blended logits of a part of a scene, finished.
 
     Attributes:
-        top: first row in the scene.
-        left: first column in the scene.
+        top: First row in the scene.
+        left: First column in the scene.
         logits: `(rows, columns, classes)`; valid until the next block is taken.
-        ends_row: whether it is the last block of its rows.
+        ends_row: Whether it is the last block of its rows.
     """
 
     top: int
@@ -122,7 +122,7 @@ class Block:
 def make_plan(size: Size, window: Size, stride: Size, blend: Blend, *, pad: bool | None = None) -> Plan:
     """Covers a scene with windows.
 
-    With "mean", windows lie as the original lays them: `stride` apart, the last one shifted back to the border, and a
+    With "mean", windows lie as in PaddleSeg: `stride` apart, the last one shifted back to the border, and a
     scene smaller than a window is one window of its own size. With "cosine" they are spread evenly, at most `stride`
     apart, so that all overlaps are alike; a smaller scene is padded to one window.
 
@@ -130,11 +130,11 @@ def make_plan(size: Size, window: Size, stride: Size, blend: Blend, *, pad: bool
         size: Size of the scene.
         window: Size of a window.
         stride: The largest step, 1..window.
-        blend: the weights, see `Blend`.
-        pad: whether smaller scenes are padded; by default as `blend` has it.
+        blend: The weights, see `Blend`.
+        pad: Whether smaller scenes are padded; by default as `blend` has it.
 
     Raises:
-        DataError: when the scene has no pixel or sizes are not 1 <= stride <= window.
+        DataError: When the scene has no pixel or sizes are not 1 <= stride <= window.
     """
     padded = blend == "cosine" if pad is None else pad
     axes = []
@@ -186,12 +186,12 @@ def blend_blocks(
     """Adds windows up and yields each pixel once, as soon as no window to come touches it.
 
     Args:
-        plan: where the windows lie and how they are weighted.
+        plan: Where the windows lie and how they are weighted.
         windows: (row, column, logits) in the plan's order: row by row, from left to right. Logits are
             `(height, width, classes)` of a whole window; padding is cut off. None adds nothing.
-        classes: number of classes.
-        rows: the rows of windows that come; all by default.
-        columns: the columns of windows that come; all by default.
+        classes: Number of classes.
+        rows: The rows of windows that come; all by default.
+        columns: The columns of windows that come; all by default.
 
     Yields:
         Blocks row by row, from left to right, which cover the pixels from the first window of `rows` and `columns` to

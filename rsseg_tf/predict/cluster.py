@@ -42,18 +42,18 @@ def predict_on_cluster(
     """Predicts all images of a plan.
 
     Args:
-        plan: the jobs.
-        open_model: opens the model; called once in each worker, so it must be possible to pickle it.
-        address: of a running scheduler, such as tcp://10.0.0.5:8786; None for a cluster of processes on this machine.
-        workers: processes of that local cluster.
-        finish: called with each job that is done.
+        plan: The jobs.
+        open_model: Opens the model; called once in each worker, so it must be possible to pickle it.
+        address: Of a running scheduler, such as tcp://10.0.0.5:8786; None for a cluster of processes on this machine.
+        workers: Processes of that local cluster.
+        finish: Called with each job that is done.
 
     Returns:
         One result per job, in their order.
 
     Raises:
-        ConfigError: when the scheduler cannot be reached.
-        ExportError: when the extra `cluster` is not installed.
+        ConfigError: When the scheduler cannot be reached.
+        ExportError: When the extra `cluster` is not installed.
     """
     distributed = require("distributed", "cluster")
     results: dict[ImageJob, PredictionResult] = {}

@@ -52,8 +52,8 @@ def decode(
     Args:
         logits: `(H, W, classes)`.
         wanted: `(H, W)`, False where a pixel gets no class: no data, or outside of the area of interest.
-        spec: gives the ignored id.
-        output: what is asked for.
+        spec: Gives the ignored id.
+        output: What is asked for.
 
     Returns:
         `(bands, H, W)` uint8 for each of `products`: the class id of the largest logit, the lowest on a tie; its

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 WHOLE_PIXELS = 2048 * 2048
-"""Images up to this size are scaled as a whole, and predicted in one piece where nobody asks for windows."""
+"""Images up to this size are scaled as a whole, and predicted in one piece where no windows are asked for."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Tiling:
 
     Attributes:
         plan: The outer windows, in pixels of the image.
-        seen: Size that each window is resampled to before it is predicted; that of `plan` if the image has
-            the model's ground sampling distance or nobody asked for it.
+        seen: Size that each window is resampled to before it is predicted; the window's own size unless the model's
+            ground sampling distance is to be matched.
         inner: Windows that slide over each scaled image; None where the outer windows are all there are.
         value_scale: Factor that brings pixel values to the model's units.
     """
@@ -89,8 +89,8 @@ def make_tiling(
 
     Args:
         size: Size of the image.
-        options: Windows, if somebody asks for them, and the model's tile. Without windows an image of up to
-            `WHOLE_PIXELS` is predicted whole, and a larger one by blended windows of the tile's size.
+        options: Windows and the model's tile. Where no windows are asked for, an image of up to `WHOLE_PIXELS` is
+            predicted whole, and a larger one by blended windows of the tile's size.
         zoom: Pixels of the model per pixel of the image, downwards and to the right.
         value_scale: See `Tiling`.
     """
@@ -176,7 +176,7 @@ def _blocks_of(pixels: NDArray, model: Predict, spec: DatasetSpec, options: Infe
         )
     if pixels.shape[-1] != spec.bands:
         raise DataError(
-            f"the model for data set '{spec.name}' needs {spec.bands} bands; the image has {pixels.shape[-1]}. "
+            f"the model for dataset '{spec.name}' needs {spec.bands} bands; the image has {pixels.shape[-1]}. "
             "Choose the bands that the model was trained with, in its order."
         )
     tiling = make_tiling(Size(*pixels.shape[:2]), options)
@@ -418,7 +418,7 @@ def augmented_logits(predict: Predict, images: NDArray, options: InferenceOption
 
 
 def _turn(images: NDArray, view: View) -> NDArray:
-    """Turns `(B, H, W, C)` as the view says."""
+    """Turns `(B, H, W, C)`, see `View`."""
     transposed, vertical, horizontal = view
     turned = images.swapaxes(1, 2) if transposed else images
     return turned[:, :: -1 if vertical else 1, :: -1 if horizontal else 1]

@@ -93,8 +93,8 @@ class ImageJob:
     """One image to predict.
 
     Attributes:
-        path: the file.
-        name: what its results are called, relative to their folders, without suffix.
+        path: The file.
+        name: What its results are called, relative to their folders, without suffix.
     """
 
     path: Path
@@ -138,14 +138,14 @@ def predict_image(
     error names it, and a later run that resumes makes it.
 
     Args:
-        job: the file.
-        settings: what the run asks for.
+        job: The file.
+        settings: What the run asks for.
         model: See `Predict`.
-        advance: called with the job and the number of its pixels that were finished.
+        advance: Called with the job and the number of its pixels that were finished.
 
     Raises:
-        ConfigError: when the options do not fit the scene, or on resume those that it was begun with.
-        DataError: when the scene is damaged or does not fit the model, or no raster can be written.
+        ConfigError: When the options do not fit the scene, or on resume those that it was begun with.
+        DataError: When the scene is damaged or does not fit the model, or no raster can be written.
     """
     with _gdal_cache(settings.scenes.max_memory), _opened(job, settings) as scene:
         value_scale = _check_scene(scene, settings)
@@ -178,7 +178,7 @@ def predict_image(
             written, failed = _write_products(scene, settings, writer, files, targets)
             writer.end(keep=bool(failed))
         except BaseException as error:
-            writer.abandon(save=isinstance(error, INTERRUPTS))  # somebody stopped it: keep what is done
+            writer.abandon(save=isinstance(error, INTERRUPTS))  # keep the rows that are done if the run was interrupted
             raise
     notes = [*scene.notes, *_place_notes(scene, settings.output)]
     if failed and written:
@@ -188,7 +188,7 @@ def predict_image(
 
 @dataclass(frozen=True)
 class _Targets:
-    """Where polygons and pictures of a job go; None for those that nobody asked for."""
+    """Paths of the polygons and pictures of a job; None for those that are not wanted."""
 
     vector: Path | None = None
     pseudo_color: Path | None = None
@@ -351,7 +351,7 @@ def _check_scene(scene: Scene, settings: PredictionSettings) -> float:
     spec, given = settings.spec, settings.scenes.max_value
     if len(scene.bands) != spec.bands:  # as --bands chose them
         raise DataError(
-            f"the model for data set '{spec.name}' needs {spec.bands} bands; --bands names {len(scene.bands)} for "
+            f"the model for dataset '{spec.name}' needs {spec.bands} bands; --bands names {len(scene.bands)} for "
             f"{scene.path}. Name the bands that the model was trained with, in its order."
         )
     if given is not None:
@@ -360,7 +360,7 @@ def _check_scene(scene: Scene, settings: PredictionSettings) -> float:
     largest, middle = (float(sample.max()), float(np.median(sample))) if sample.size else (0.0, 0.0)
     if values := misfit(scene.dtype, spec.max_value, largest, middle):
         raise DataError(
-            f"the model for data set '{spec.name}' was trained on values 0..{spec.max_value:g}; {scene.path} holds "
+            f"the model for dataset '{spec.name}' was trained on values 0..{spec.max_value:g}; {scene.path} holds "
             f"{values}. Say with --max_value which value of the scene stands for the model's {spec.max_value:g}."
         )
     return 1.0
@@ -395,7 +395,7 @@ def _sampled(scene: Scene) -> NDArray:
 def _raster_files(
     job: ImageJob, scene: Scene, settings: PredictionSettings, tiling: Tiling
 ) -> dict[Product, RasterFile]:
-    """Describes the rasters of a scene. Those that nobody asked for are made where polygons or pictures need them."""
+    """Describes the rasters of a scene, those that only polygons or pictures need among them."""
     output = settings.output
     provenance = {"SOURCE": job.path.name, "DATASET": settings.spec.name, "WINDOWS": tiling.summary}
     if settings.scenes.model:

@@ -28,8 +28,8 @@ def call_model(predict: Predict, batch: NDArray) -> NDArray[np.float32]:
     """Calls the model and checks its answer: the batch's size, and numbers from which a class follows.
 
     Raises:
-        DataError: when the answer has another size.
-        NotFiniteError: when a logit is NaN or infinite.
+        DataError: When the answer has another size.
+        NotFiniteError: When a logit is NaN or infinite.
     """
     logits = predict(batch)
     if logits.ndim != 4 or logits.shape[:3] != batch.shape[:3]:
@@ -44,16 +44,16 @@ def require_classes(predict: Predict, spec: DatasetSpec) -> Predict:
     """Returns `predict` with a check: it raises `DataError` when the model gives another number of classes than `spec`.
 
     Args:
-        predict: the model.
-        spec: the data set that the model should have been trained for.
+        predict: The model.
+        spec: The dataset that the model should have been trained for.
     """
 
     def checked(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         logits = predict(batch)
         if logits.shape[-1] != spec.num_classes:
             raise DataError(
-                f"the model gives {logits.shape[-1]} classes, data set '{spec.name}' has {spec.num_classes}. "
-                "Use the data set that the model was trained on."
+                f"the model gives {logits.shape[-1]} classes, dataset '{spec.name}' has {spec.num_classes}. "
+                "Use the dataset that the model was trained on."
             )
         return logits
 
@@ -69,10 +69,10 @@ def require_finite(logits: NDArray[np.float32], batch: NDArray, model: str = "th
     Args:
         logits: `(B, ..., C)`: what the model answered.
         batch: `(B, ...)`: the pixels that it answered to.
-        model: what to call it.
+        model: What to call it.
 
     Raises:
-        NotFiniteError: when a value is NaN or infinite; `index` is the first image with one.
+        NotFiniteError: When a value is NaN or infinite; `index` is the first image with one.
     """
     finite = np.isfinite(logits)
     if finite.all():
@@ -98,7 +98,7 @@ def require_finite(logits: NDArray[np.float32], batch: NDArray, model: str = "th
 def resize_bilinear(image: NDArray, height: int, width: int) -> NDArray:
     """Resizes `(H, W, C)` to `(height, width, C)` float32, bilinear with half-pixel centres and no antialiasing.
 
-    Equal to the original's `F.interpolate(mode="bilinear", align_corners=False)`. Any number of channels and any real
+    Equal to PaddleSeg's `F.interpolate(mode="bilinear", align_corners=False)`. Any number of channels and any real
     dtype; an image that has the size already is returned as it is.
     """
     if image.shape[:2] == (height, width):

@@ -38,23 +38,23 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """Options of a prediction, named as the original's command line names them.
+    """Options of a prediction, named as on PaddleSeg's command line.
 
     Attributes:
-        scales: factors by which the image is resized; the logits of all are averaged.
-        flip_horizontal: also predict the image mirrored left-right.
-        flip_vertical: also predict it mirrored top-bottom; with `flip_horizontal`, also both at once.
-        rotate90: also predict it turned by 90, 180 and 270 degrees; with a flip, all eight symmetries of a square.
-        is_slide: predict overlapping windows instead of the whole image.
+        scales: Factors by which the image is resized; the logits of all are averaged.
+        flip_horizontal: Also predict the image mirrored left-right.
+        flip_vertical: Also predict it mirrored top-bottom; with `flip_horizontal`, also both at once.
+        rotate90: Also predict it turned by 90, 180 and 270 degrees; with a flip, all eight symmetries of a square.
+        is_slide: Predict overlapping windows instead of the whole image.
         crop_size: Size of a window in pixels; with `is_slide` only.
         stride: Step from one window to the next, at most `crop_size`; with `is_slide` only.
-        blend: weights of overlapping windows, see `make_plan`: the original's "mean", or a smooth "cosine".
-        batch_size: windows given to the model in one call.
+        blend: Weights of overlapping windows, see `make_plan`: PaddleSeg's "mean", or a smooth "cosine".
+        batch_size: Windows given to the model in one call.
         tile: Size of windows where none are asked for, but needed.
-        fixed_tile: whether the model takes windows of just that size.
+        fixed_tile: Whether the model takes windows of just that size.
 
     Raises:
-        ConfigError: when a value is out of range, or window sizes are missing or have no effect.
+        ConfigError: When a value is out of range, or window sizes are missing or have no effect.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -151,19 +151,19 @@ class SceneOptions:
     """How scenes are read, and how much memory that may take.
 
     Attributes:
-        bands: bands of the file to give to the model, counted from 1, in the model's order. By default those with the
+        bands: Bands of the file to give to the model, counted from 1, in the model's order. By default those with the
             names of the model's bands, if the file has them all, and otherwise all.
-        max_value: pixel value of the scenes that stands for the model's `max_value`; by default they are the same.
-        match_gsd: resample each window to the model's ground sampling distance.
-        model_gsd: metres per pixel that the model was trained on, where its data set does not say.
-        aoi: file of polygons; only pixels whose centre is inside are predicted.
-        max_memory: bytes that may be held at once, beside the model and the libraries.
-        resume: go on where an earlier run with the same options was stopped.
-        model: what tells this model from others, for `resume`.
-        allow_vrt_sources: whether a VRT may name files away from its folder, servers, and formats that name others.
+        max_value: Pixel value of the scenes that stands for the model's `max_value`; by default they are the same.
+        match_gsd: Resample each window to the model's ground sampling distance.
+        model_gsd: Metres per pixel that the model was trained on, where its dataset does not state them.
+        aoi: File of polygons; only pixels whose centre is inside are predicted.
+        max_memory: Bytes that may be held at once, beside the model and the libraries.
+        resume: Go on where an earlier run with the same options was stopped.
+        model: Identifies the model, for `resume`.
+        allow_vrt_sources: Whether a VRT may name files away from its folder, servers, and formats that name others.
 
     Raises:
-        ConfigError: when a value is out of range.
+        ConfigError: When a value is out of range.
     """
 
     bands: tuple[int, ...] | None = None
@@ -192,18 +192,18 @@ class OutputOptions:
     """What is written for a scene besides its labels.
 
     Attributes:
-        cog: write Cloud Optimized GeoTIFFs.
-        confidence: write the largest probability of each pixel.
-        min_confidence: pixels with a smaller one get `review_value` instead of a class.
-        review_value: see there; no class id and not the ignored id.
-        probabilities: write the probability of each class.
-        vector: a format (gpkg, geojson, fgb), or the file to write for one scene; None for no polygons.
-        min_area: smallest polygon in square metres; in pixels for scenes without a CRS.
-        simplify: tolerance of outlines in pixels, see `write_polygons`; 0 keeps the pixels' edges.
-        pictures: write the class ids and the overlay as pictures.
+        cog: Write Cloud Optimized GeoTIFFs.
+        confidence: Write the largest probability of each pixel.
+        min_confidence: Pixels with a smaller one get `review_value` instead of a class.
+        review_value: See there; no class id and not the ignored id.
+        probabilities: Write the probability of each class.
+        vector: A format (gpkg, geojson, fgb), or the file to write for one scene; None for no polygons.
+        min_area: Smallest polygon in square metres; in pixels for scenes without a CRS.
+        simplify: Tolerance of outlines in pixels, see `write_polygons`; 0 keeps the pixels' edges.
+        pictures: Write the class ids and the overlay as pictures.
 
     Raises:
-        ConfigError: when a value is out of range or has no effect.
+        ConfigError: When a value is out of range or has no effect.
     """
 
     cog: bool = False
@@ -258,7 +258,7 @@ def parse_memory(text: str) -> int:
     """Returns the bytes that "800M", "2G" or "2GiB" mean.
 
     Raises:
-        ConfigError: for another text.
+        ConfigError: For another text.
     """
     number, unit = text.strip().upper().removesuffix("IB").removesuffix("B"), ""
     if number and number[-1] in _UNITS:

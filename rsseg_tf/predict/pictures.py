@@ -26,7 +26,7 @@ __all__ = [
 
 IGNORED_COLOUR: RGB = (0, 0, 0)
 OVERLAY_WEIGHT = 0.6
-"""Share of the image in an overlay, as in the original (PaddleSeg, `paddleseg/utils/visualize.py`)."""
+"""Share of the image in an overlay, as in PaddleSeg (`paddleseg/utils/visualize.py`)."""
 
 _STRETCH_PERCENTILES = (2.0, 98.0)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -42,7 +42,7 @@ def colour_table(
     """Returns 256 RGB colours: the palette, the ignored id's colour, and black elsewhere.
 
     Raises:
-        DataError: when the palette is longer than 256 colours.
+        DataError: When the palette is longer than 256 colours.
     """
     if len(palette) > 256:
         raise DataError(f"a palette for eight-bit ids has at most 256 colours; got {len(palette)}. Merge classes.")
@@ -62,7 +62,7 @@ def colourise(
     """Returns `(H, W, 3)` uint8 RGB colours of `(H, W)` uint8 class ids.
 
     Raises:
-        DataError: when `labels` have another shape or type, or an id that is neither in the palette nor ignored.
+        DataError: When `labels` have another shape or type, or an id that is neither in the palette nor ignored.
     """
     if labels.ndim != 2 or labels.dtype != np.uint8:
         raise DataError(f"labels to colour must be (H, W) uint8; got {labels.shape} {labels.dtype}. Pass class ids.")
@@ -88,20 +88,20 @@ def overlay(
 ) -> NDArray[np.uint8]:
     """Lays class colours over a picture: `weight * image + (1 - weight) * colour`.
 
-    Pixels with the ignored id show the picture alone (the original darkens or tints them, as its colour 255 has it).
+    Pixels with the ignored id show the picture alone (PaddleSeg darkens or tints them with its colour of id 255).
 
     Args:
         image: `(H, W, 3)` uint8 RGB.
         labels: `(H, W)` uint8 class ids.
         palette: RGB colour of each class.
-        weight: share of the image, 0..1.
-        ignore_index: id of pixels without a class.
+        weight: Share of the image, 0..1.
+        ignore_index: Id of pixels without a class.
 
     Returns:
         `(H, W, 3)` uint8 RGB.
 
     Raises:
-        DataError: when sizes differ, the weight is not in 0..1, or an id has no colour.
+        DataError: When sizes differ, the weight is not in 0..1, or an id has no colour.
     """
     _check_picture(image, labels.shape)
     if not 0 <= weight <= 1:
@@ -119,18 +119,18 @@ def as_rgb(pixels: NDArray, spec: DatasetSpec, nodata: NDArray[np.bool_] | None 
 
     Args:
         pixels: `(H, W, bands)`.
-        spec: names the bands to show.
+        spec: Names the bands to show.
         nodata: `(H, W)` bool; pixels shown black and left out of the percentiles.
 
     Returns:
         `(H, W, 3)` uint8 RGB.
 
     Raises:
-        DataError: when the image lacks a band that is to be shown.
+        DataError: When the image lacks a band that is to be shown.
     """
     if pixels.ndim != 3 or max(spec.rgb_bands) >= pixels.shape[2]:
         raise DataError(
-            f"data set '{spec.name}' shows bands {list(spec.rgb_bands)} (from 0); got an array of shape "
+            f"dataset '{spec.name}' shows bands {list(spec.rgb_bands)} (from 0); got an array of shape "
             f"{pixels.shape}. Set rgb_bands to bands that the image has."
         )
     shown = [pixels[:, :, band] for band in spec.rgb_bands]
@@ -158,16 +158,16 @@ def montage(
         image: `(H, W, 3)` uint8 RGB.
         label: `(H, W)` uint8 class ids, or None.
         prediction: `(H, W)` uint8 class ids.
-        classes: class names.
+        classes: Class names.
         palette: RGB colour of each class.
-        ignore_index: id of pixels without a class; it enters the legend where it occurs.
-        panel_side: longer side of each panel in pixels, at least 64; pictures are resized to it.
+        ignore_index: Id of pixels without a class; it enters the legend where it occurs.
+        panel_side: Longer side of each panel in pixels, at least 64; pictures are resized to it.
 
     Returns:
         `(height, width, 3)` uint8 RGB on white; `write_png` stores it.
 
     Raises:
-        DataError: when sizes differ, or classes and palette differ in number.
+        DataError: When sizes differ, or classes and palette differ in number.
     """
     if len(classes) != len(palette) or panel_side < 64:
         raise DataError(

@@ -50,18 +50,18 @@ def collect_images(
     """Finds the images that a user means by one path.
 
     Args:
-        path: an image; a list file (.txt) as `read_list` takes it, with paths relative to the list's folder or
+        path: An image; a list file (.txt) as `read_list` takes it, with paths relative to the list's folder or
             absolute, whose second column does not matter; or a folder, searched with its subfolders and links for known
             suffixes. Left out are hidden files and folders, and results of earlier runs.
-        exclude: a folder to leave out, such as the one that results go to.
-        notify: told in one line what was left out although it may be an image.
+        exclude: A folder to leave out, such as the one that results go to.
+        notify: Told in one line what was left out although it may be an image.
 
     Returns:
         The images (of a folder: sorted; of a list: in its order, each once) and the folder that their names are
         relative to.
 
     Raises:
-        DataError: when the path is missing, of another kind, or holds no image, or a listed image is missing.
+        DataError: When the path is missing, of another kind, or holds no image, or a listed image is missing.
     """
     path = Path(path)
     exclude = None if exclude is None else Path(exclude)
@@ -98,12 +98,12 @@ def palette_with(custom_color: Sequence[int] | None, spec: DatasetSpec) -> tuple
     """Returns the spec's palette, its first colours replaced by `custom_color`.
 
     Args:
-        custom_color: red, green, blue of class 0, then of class 1, … as PaddleSeg's `--custom_color` takes them;
+        custom_color: Red, green, blue of class 0, then of class 1, … as PaddleSeg's `--custom_color` takes them;
             classes beyond them keep the spec's colour. None for no change.
-        spec: the data set.
+        spec: The dataset.
 
     Raises:
-        ConfigError: when the numbers are not whole triples of 0..255, or more than the classes need.
+        ConfigError: When the numbers are not whole triples of 0..255, or more than the classes need.
     """
     if custom_color is None:
         return spec.palette
@@ -162,7 +162,7 @@ class PredictionPlan:
         """Remembers a job that is done, for a later run that resumes.
 
         Returns:
-            The result; if it cannot be remembered, with a note that says so.
+            The result, with a note if it cannot be remembered.
         """
         try:
             self._finished.record(job, result)
@@ -236,7 +236,7 @@ def attempt(
 
 
 def image_size(path: StrPath) -> Size:
-    """Returns the size that a file says it has; zeros for one that says nothing sensible, or that fails."""
+    """Returns the size in a file's header; zeros for a file without a sensible one, or that cannot be read."""
     path = Path(path)
     try:
         driver = raster_driver(path)
@@ -252,12 +252,12 @@ def image_size(path: StrPath) -> Size:
 
 
 def pixel_count(path: StrPath) -> int:
-    """Returns the number of pixels that a file says it has; 0 for one that says nothing sensible."""
+    """Returns the number of pixels by a file's header; 0 for a file without a sensible one."""
     return image_size(path).pixels
 
 
 def _is_result(folder: Path) -> str:
-    """Says of a folder that an earlier run wrote that it did."""
+    """Returns what a folder holds if an earlier run wrote it, else nothing."""
     written = folder.name in RESULT_FOLDERS and (folder.parent / JOURNAL).is_file()
     return "results of an earlier run" if written else ""
 

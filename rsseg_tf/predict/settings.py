@@ -45,7 +45,7 @@ class PredictionSettings:
         check_review_value(self.output, self.spec)
         if self.scenes.match_gsd and self.model_gsd is None:
             raise ConfigError(
-                f"--match_gsd needs the ground sampling distance that the model was trained on, and data set "
+                f"--match_gsd needs the ground sampling distance that the model was trained on, and dataset "
                 f"'{self.spec.name}' states none. Give it with --model_gsd METRES."
             )
         if self.output.vector_file is not None:
@@ -58,7 +58,7 @@ class PredictionSettings:
 
     @property
     def model_gsd(self) -> float | None:
-        """Metres per pixel that the model was trained on; None where nobody says."""
+        """Metres per pixel that the model was trained on; None where they are unknown."""
         return self.scenes.model_gsd or self.spec.gsd
 
     def identity(self) -> dict[str, Any]:

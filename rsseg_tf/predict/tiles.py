@@ -22,7 +22,7 @@ def any_size(predict: Predict, tile: Size, classes: int) -> Predict:
     predicted by windows of the tile's size that overlap by a quarter, whose logits are averaged.
 
     `InferenceOptions.fixed_tile` makes the engine cut images into such windows itself, so that their logits need not
-    be held in full. What is left to do here are windows that somebody asked for in another size, or that were scaled.
+    be held in full. Left to this function are windows of another size, and scaled ones.
 
     Args:
         predict: The model; takes `(B, *tile, bands)`.

@@ -44,12 +44,12 @@ class Feature:
     """A polygon with what is known of it.
 
     Attributes:
-        value: the class id.
-        name: the class.
-        polygon: its outline in pixels.
-        area: in square metres, or in pixels.
-        pixels: number of its pixels.
-        confidence: mean of their largest probabilities, 0..1.
+        value: The class id.
+        name: The class.
+        polygon: Its outline in pixels.
+        area: In square metres, or in pixels.
+        pixels: Number of its pixels.
+        confidence: Mean of their largest probabilities, 0..1.
     """
 
     value: int
@@ -66,8 +66,8 @@ class VectorPlace:
 
     Attributes:
         size: Size of their scene in pixels.
-        transform: from (column, row) to coordinates; the identity where there is none.
-        crs: the scene's reference system.
+        transform: From (column, row) to coordinates; the identity where there is none.
+        crs: The scene's reference system.
     """
 
     size: Size
@@ -76,7 +76,7 @@ class VectorPlace:
 
     @property
     def is_on_map(self) -> bool:
-        """Whether the scene says by CRS and transform where it lies."""
+        """Whether the scene has a CRS and a transform."""
         return self.crs is not None and self.transform != Affine.identity()
 
 
@@ -95,8 +95,8 @@ def check_vector_file(path: Path) -> None:
     stay; other formats have one layer.
 
     Raises:
-        ExportError: when the extra `vector` is not installed.
-        DataError: see above, or when the file is open in another program.
+        ExportError: When the extra `vector` is not installed.
+        DataError: See above, or when the file is open in another program.
     """
     pyogrio = require("pyogrio", "vector")
     if not path.exists():
@@ -131,13 +131,13 @@ def write_features(path: Path, features: Iterable[Feature], place: VectorPlace, 
 
     Args:
         path: .gpkg, .geojson or .fgb.
-        features: the polygons; taken one by one.
-        place: where they lie; off the map they stay in pixels.
-        in_metres: whether areas are square metres.
+        features: The polygons; taken one by one.
+        place: Where they lie; off the map they stay in pixels.
+        in_metres: Whether areas are square metres.
 
     Raises:
-        ExportError: when the extra `vector` is not installed.
-        DataError: when the file cannot be written, holds what is not ours to replace, or is being written by another
+        ExportError: When the extra `vector` is not installed.
+        DataError: When the file cannot be written, holds what is not ours to replace, or is being written by another
             process.
     """
     require("pyogrio", "vector")

@@ -40,8 +40,8 @@ class Legend:
     """What the values of a label map mean.
 
     Attributes:
-        classes: name of each id.
-        ignored: id of pixels without a class, which get no polygon.
+        classes: Name of each id.
+        ignored: Id of pixels without a class, which get no polygon.
     """
 
     classes: Mapping[int, str]
@@ -53,11 +53,11 @@ class Region:
     """A 4-connected region of one class.
 
     Attributes:
-        value: the class id.
-        geometry: its outline in pixels, x to the right and y downwards.
-        pixels: number of its pixels.
-        confidence: sum of their stored confidences.
-        area: sum of their areas.
+        value: The class id.
+        geometry: Its outline in pixels, x to the right and y downwards.
+        pixels: Number of its pixels.
+        confidence: Sum of their stored confidences.
+        area: Sum of their areas.
     """
 
     value: int
@@ -98,17 +98,17 @@ def write_polygons(
 
     Args:
         path: .gpkg, .geojson or .fgb; appears whole or not. Other layers of a GeoPackage stay.
-        labels_file: raster of class ids.
-        confidence_file: raster of the same size, in steps of 1/254.
-        scene: where they lie.
-        legend: names of the classes.
-        min_area: smaller polygons are left out; square metres on the ground, or pixels without a CRS.
-        simplify: tolerance of the outlines in pixels, about the square root of the triangles that are cut off;
+        labels_file: Raster of class ids.
+        confidence_file: Raster of the same size, in steps of 1/254.
+        scene: Where they lie.
+        legend: Names of the classes.
+        min_area: Smaller polygons are left out; square metres on the ground, or pixels without a CRS.
+        simplify: Tolerance of the outlines in pixels, about the square root of the triangles that are cut off;
             neighbours keep a common edge.
 
     Raises:
-        ExportError: when the extra `vector` is not installed.
-        DataError: when the file cannot be written, or holds what is not ours to replace.
+        ExportError: When the extra `vector` is not installed.
+        DataError: When the file cannot be written, or holds what is not ours to replace.
     """
     areas = pixel_areas(scene.size, scene.transform, scene.crs)
     with rasterio.open(labels_file) as labels, rasterio.open(confidence_file) as confidence:
@@ -129,12 +129,12 @@ def regions(
     """Yields the regions of a label map, each as soon as it is whole; see the module.
 
     Args:
-        labels: class ids in the first band.
-        confidence: stored confidences.
-        ignored: id that gets no region.
-        simplify: see `write_polygons`.
-        tile: side of the tiles.
-        areas: those of the pixels; 1 each by default.
+        labels: Class ids in the first band.
+        confidence: Stored confidences.
+        ignored: Id that gets no region.
+        simplify: See `write_polygons`.
+        tile: Side of the tiles.
+        areas: Those of the pixels; 1 each by default.
     """
     areas = areas or PixelAreas(1.0, in_metres=False)
     shapely = require("shapely", "vector")

@@ -1,8 +1,8 @@
 """Rasters that grow row by row, survive a kill, and appear whole under their name.
 
 While a scene is predicted its rasters have hidden names (`.NAME.partial.tif`). From time to time they are closed, so
-that all blocks and their index are on the disk, and a journal beside them then says how many rows are finished. A later
-run that was given the same options goes on from there. The journal also says which rasters have their names already, so
+that all blocks and their index are on the disk, and a journal beside them records how many rows are finished. A later
+run with the same options continues from there. The journal also records which rasters have their names already, so
 that one which fails at the end (a full disk) costs neither the others nor the prediction.
 """
 
@@ -43,19 +43,19 @@ _CHECKPOINT_S = 5.0
 
 @dataclass(frozen=True)
 class RasterFile:
-    """What a raster says beside its pixels.
+    """A raster to write: its path, and everything beside its pixels.
 
     Attributes:
-        path: where it appears when it is whole.
-        bands: number of uint8 bands.
-        nodata: value of pixels without data.
-        tags: of the whole file.
-        band_tags: of its first band.
-        names: description of each band.
-        colours: colour table with transparency.
-        scale: what a stored step of 1 means.
-        cog: whether it becomes a Cloud Optimized GeoTIFF.
-        keep: whether it appears at all, or only serves what is made from it.
+        path: Where it appears when it is whole.
+        bands: Number of uint8 bands.
+        nodata: Value of pixels without data.
+        tags: Of the whole file.
+        band_tags: Of its first band.
+        names: Description of each band.
+        colours: Colour table with transparency.
+        scale: What a stored step of 1 means.
+        cog: Whether it becomes a Cloud Optimized GeoTIFF.
+        keep: Whether it appears at all, or only serves what is made from it.
     """
 
     path: Path
@@ -105,18 +105,18 @@ def raster_file(
 
     Labels have the palette as colour table and `spec.ignore_index` as nodata value. GeoTIFF has no place for category
     names outside a side file, so the class names stand in the band's tags: `CLASS_NAMES` (a JSON list) and `CLASS_0`,
-    `CLASS_1`, … Probabilities are in steps of 1/254, which the bands' scale says, and 255 is nodata.
+    `CLASS_1`, … Probabilities are in steps of 1/254, the scale of the bands, and 255 is nodata.
 
     Args:
-        product: what it holds.
-        path: where it appears.
-        scene: gives the tags that stay true.
-        spec: gives class names and ignored id.
-        palette: colours of the classes.
-        cog: see `RasterFile`.
-        keep: see `RasterFile`.
-        review_value: id of doubtful pixels, named and coloured too.
-        provenance: tags that say how it was made.
+        product: What it holds.
+        path: Where it appears.
+        scene: Gives the tags that stay true.
+        spec: Gives class names and ignored id.
+        palette: Colours of the classes.
+        cog: See `RasterFile`.
+        keep: See `RasterFile`.
+        review_value: Id of doubtful pixels, named and coloured too.
+        provenance: Tags that say how it was made.
     """
     tags = {**scene.tags, "TIFFTAG_SOFTWARE": f"rsseg_tf {__version__}", **(provenance or {})}
     if product != "labels":
@@ -147,19 +147,19 @@ class SceneWriter:
     """Writes all rasters of a scene together.
 
     Args:
-        files: what to write.
-        scene: gives size and place.
-        strips: first and last-plus-one column of the strips that are written one after the other.
-        settings: all that the pixels depend on; compared with the journal's on resume.
-        resume: go on with partial files if there are some.
+        files: What to write.
+        scene: Gives size and place.
+        strips: First and last-plus-one column of the strips that are written one after the other.
+        settings: All that the pixels depend on; compared with the journal's on resume.
+        resume: Go on with partial files if there are some.
 
     Attributes:
-        strips: as above.
-        finished: rows that are safe on the disk.
+        strips: As above.
+        finished: Rows that are safe on the disk.
 
     Raises:
-        ConfigError: on resume, when the partial files were made with other settings.
-        DataError: when a file cannot be written, or another process is writing it.
+        ConfigError: On resume, when the partial files were made with other settings.
+        DataError: When a file cannot be written, or another process is writing it.
     """
 
     def __init__(
@@ -202,8 +202,8 @@ class SceneWriter:
         """Begins a strip.
 
         Args:
-            index: which one.
-            most_rows: most rows that `put` will bring before `end_rows`.
+            index: Which one.
+            most_rows: Most rows that `put` will bring before `end_rows`.
 
         Returns:
             The rows that are finished already; `put` ignores them.
@@ -247,7 +247,7 @@ class SceneWriter:
             self.checkpoint()
 
     def checkpoint(self) -> None:
-        """Puts all that was written on the disk, then says so in the journal."""
+        """Flushes all rows to the disk, then records them in the journal."""
         if not self._open:
             return
         self._close()
@@ -271,7 +271,7 @@ class SceneWriter:
     def end_scene(self) -> None:
         """Says that all rows were put: the partial files are whole and can be read."""
         if self.finished == Rows():
-            self._close()  # a small scene, of which nobody wants to resume anything
+            self._close()  # a small scene is not worth resuming
         else:
             self.checkpoint()
 
@@ -308,7 +308,7 @@ class SceneWriter:
         """Removes what only served to make the results, and gives the lock back.
 
         Args:
-            keep: whether something is missing that a later run should make from it; what has no journal goes anyway.
+            keep: Whether something is missing that a later run should make from it; what has no journal goes anyway.
         """
         try:
             if not keep or self.finished == Rows():
@@ -322,7 +322,7 @@ class SceneWriter:
         """Ends after a failure: what the journal knows stays for a later run, anything else goes.
 
         Args:
-            save: whether to save the finished rows first.
+            save: Whether to save the finished rows first.
         """
         try:
             with contextlib.suppress(DataError):  # one failure is being told of already
@@ -456,7 +456,7 @@ def _opens(file: RasterFile, scene: Scene) -> bool:
 def _check_rows(path: Path, window: Any, expected: NDArray[np.uint8]) -> None:
     """Raises `OSError` unless a file holds the rows `(bands, H, W)`.
 
-    GDAL writes a file's index when it closes it, and says nothing when the disk is full by then.
+    GDAL writes a file's index when it closes the file, and raises no error if the disk is full by then.
     """
     try:
         with rasterio.open(path) as source:

@@ -100,7 +100,7 @@ def test_a_large_image_is_cut_into_blended_windows_of_the_training_size(
         (("--workers", "2"), "--workers has an effect with --dask only"),
         (("--dask", "tcp://127.0.0.1:9", "--workers", "2"), "--workers is for --dask local"),
         (("--model_gsd", "0.3"), "--model_gsd has an effect with --match_gsd only"),
-        (("--match_gsd",), "data set 'data' states none. Give it with --model_gsd"),
+        (("--match_gsd",), "dataset 'data' states none. Give it with --model_gsd"),
         (("--review_value", "3"), "--review_value has an effect with --min_confidence only"),
         (("--min_confidence", "0.5", "--review_value", "1"), "already stands for class 'bright'"),
         (("--vector", "shp"), "vector must be gpkg, geojson or fgb"),

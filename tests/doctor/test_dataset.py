@@ -47,7 +47,7 @@ def test_a_config_says_lists_classes_and_the_crop(tmp_path: Path) -> None:
     assert [(split.name, len(split.samples), split.labelled) for split in dataset.splits] == [
         ("train", 5, True), ("val", 3, True)
     ]  # fmt: skip
-    assert dataset.crop_size == (64, 48) and dataset.expected.ignore_index == 9 and dataset.expected.spec
+    assert dataset.crop_size == (48, 64) and dataset.expected.ignore_index == 9 and dataset.expected.spec
     assert dataset.findings == () and dataset.source == "c.yml"
 
 

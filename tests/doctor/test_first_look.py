@@ -13,6 +13,7 @@ from rsseg_tf.cli.sample_lists import checked_images, checked_samples
 from rsseg_tf.config import Config, load_config, load_pretrain_config
 from rsseg_tf.doctor import KINDS
 from rsseg_tf.errors import ConfigError, DataError
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.datasets import SIZE, check_config, ids, picture, write, write_config, write_sound, write_tiff
 
 
@@ -49,7 +50,7 @@ def said(root: Path, capsys: pytest.CaptureFixture[str], *splits: str, overrides
 
 
 def test_a_sound_dataset_starts_without_a_word(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train, val = checked_samples(config_of(root), "train", "val", crop_size=(64, 48))
+    train, val = checked_samples(config_of(root), "train", "val", crop_size=Size(48, 64))
     assert (len(train), len(val)) == (3, 2)
     assert capsys.readouterr().err.strip() == ""
 
@@ -170,7 +171,7 @@ def test_an_undeclared_sentinel_is_told(root: Path, capsys: pytest.CaptureFixtur
 
 
 def test_small_images_are_told_to_training_alone(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checked_samples(config_of(root), "train", crop_size=(65, 48))
+    checked_samples(config_of(root), "train", crop_size=Size(48, 65))
     assert "images/train_0.png is 64x64 pixels; training crops to 65x48 (2 more of the kind)" in capsys.readouterr().err
     assert said(root, capsys) == ""
 

@@ -291,7 +291,7 @@ def test_observers_of_stitched_scenes_see_each_tile_with_its_own_prediction(tmp_
 
 def test_stitched_refuses_labels_that_disagree_and_another_number_of_classes(tmp_path: Path) -> None:
     samples = write_scene(tmp_path, "a", (30, 20), windows(30, 20, 20), 0)
-    with pytest.raises(DataError, match="the model gives 2 classes, data set 'town' has 3"):
+    with pytest.raises(DataError, match="the model gives 2 classes, dataset 'town' has 3"):
         evaluate_stitched(lambda b: uneven(b)[..., :2], find_scenes(samples, XYXY), SPEC, InferenceOptions())
     cv2.imwrite(str(samples[1].label), np.full((20, 20), 1, np.uint8))
     with pytest.raises(DataError, match="a_0_0_20_20_label.png and .*a_0_10_20_30_label.png overlap and disagree"):

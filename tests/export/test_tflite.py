@@ -40,7 +40,7 @@ LIMITS: dict[Quantization, tuple[float, float]] = {
         *(("int8", tile) for tile in (None, Size(32, 48))),
         ("float16", None),
         ("dynamic", None),
-        ("int16x8", (32, 48)),
+        ("int16x8", Size(32, 48)),
     ],
 )
 def test_it_says_what_the_keras_model_says(

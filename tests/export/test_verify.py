@@ -55,7 +55,7 @@ def test_with_the_checkpoint_real_images_are_compared_too(folder: Path, checkpoi
 
 def test_an_export_keeps_real_tiles_and_int8_is_judged_by_them_alone(trained: TrainedModel, tmp_path: Path) -> None:
     calibration = [pixels(40, 60, seed=seed)[0] for seed in range(5)]
-    options: dict[str, Any] = {"quantizations": ("float32", "int8"), "tile": (32, 48), "calibration": calibration}
+    options: dict[str, Any] = {"quantizations": ("float32", "int8"), "tile": Size(32, 48), "calibration": calibration}
     kept = export_model(trained, tmp_path / "kept", ExportOptions(("tflite",), real_tiles=3, **options)).folder
     assert kept is not None
     reference = read_reference(kept)

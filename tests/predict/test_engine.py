@@ -352,7 +352,7 @@ def test_bytes_are_resized_without_rounding() -> None:
 def test_errors_name_both_sides() -> None:
     with pytest.raises(DataError, match=r"'toy' needs 3 bands; the image has 4"):
         predict_labels(pointwise, np.zeros((4, 4, 4), np.uint8), SPEC, InferenceOptions())
-    with pytest.raises(DataError, match="gives 2 classes, data set 'toy' has 3"):
+    with pytest.raises(DataError, match="gives 2 classes, dataset 'toy' has 3"):
         predict_labels(lambda b: b[..., :2], np.zeros((4, 4, 3), np.uint8), SPEC, InferenceOptions())
     with pytest.raises(DataError, match=r"must answer a batch of \(1, 4, 4, 3\)"):
         logits_of(lambda b: b[:, ::2, ::2], rng_image(4, 4))

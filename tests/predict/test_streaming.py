@@ -402,7 +402,7 @@ def test_the_models_sampling_distance_is_matched_on_the_scenes_own_grid(tmp_path
 
 def test_a_sampling_distance_that_nobody_knows_is_an_error(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(20, 30), crs=None, transform=None)
-    with pytest.raises(ConfigError, match=r"data set 'toy' states none. Give it with --model_gsd"):
+    with pytest.raises(ConfigError, match=r"dataset 'toy' states none. Give it with --model_gsd"):
         predict_files([path], lopsided, SPEC, tmp_path / "out", COSINE, scenes=SceneOptions(match_gsd=True))
     scenes = SceneOptions(match_gsd=True, model_gsd=0.3)
     (failed,) = predict_files([path], lopsided, SPEC, tmp_path / "out", COSINE, scenes=scenes)
