@@ -68,7 +68,7 @@ def command(
     load_tensorflow()
     from rsseg_tf.checkpoint import TrainState, load_weights, save_checkpoint
 
-    model, reports = _converted(config, source, part, offline=offline)
+    model, reports = _convert(config, source, part, offline=offline)
     for report in reports:
         _print(report)
     checksum = _checksum(model)
@@ -86,7 +86,7 @@ def command(
         _compare(_checksum(model), _stored_checksum(output), output)
 
 
-def _converted(config: Any, source: str, part: str, *, offline: bool) -> tuple[keras.Model, list[LoadReport]]:
+def _convert(config: Any, source: str, part: str, *, offline: bool) -> tuple[keras.Model, list[LoadReport]]:
     """Returns the model, or its backbone, with the weights of the source."""
     from rsseg_tf.build import build_backbone, build_model
     from rsseg_tf.errors import ConfigError

@@ -53,9 +53,9 @@ def command(
     changes = prediction_changes("aug_eval", values)
     if save_dir is not None:
         check_save_dir(save_dir)
-    located = locate_engine(model_path, engine, tolerance, precision)
+    source = locate_engine(model_path, engine, tolerance, precision)
     chosen = [f"eval.protocol={protocol}"] if protocol else []
-    config = load_beside(located.path, config_path, (*overrides, *chosen))
+    config = load_beside(source.path, config_path, (*overrides, *chosen))
     from rsseg_tf.cli.output import print_note, progress_line, write_json
     from rsseg_tf.cli.sample_lists import checked_samples
 
@@ -67,8 +67,8 @@ def command(
 
     evaluation = plan_evaluation(config, samples)
     choose_device(device, gpus)
-    located = choose_engine(located, config, samples[0].image, changes.get("crop_size"))
-    model = open_model(located.path, config, located.precision, changes, located.threads)
+    source = choose_engine(source, config, samples[0].image, changes.get("crop_size"))
+    model = open_model(source.path, config, source.precision, changes, source.threads)
     if line := windows_note(model, changes):
         print_note(line)
     console = Console()
@@ -89,11 +89,11 @@ def command(
         "protocol": evaluation.to_json(),
         "images": len(samples),
         "inference": model.options.to_json(),
-        "precision": located.precision,
-        "engine": located.engine,
+        "precision": source.precision,
+        "engine": source.engine,
         **scores.to_json(),
     }
-    beside = located.path if located.path.is_dir() else located.path.parent
+    beside = source.path if source.path.is_dir() else source.path.parent
     write_json((save_dir or beside) / "eval.json", report)
 
 

@@ -163,13 +163,13 @@ def command(
     check_save_dir(save_dir)
     paths, base = collect_images(image_path, exclude=save_dir, notify=print_note)
     predictor = open_server(model_path, values)
-    located, config = None, None
+    source, config = None, None
     if predictor is None:
-        located = locate_engine(str(model_path), engine, tolerance, precision)
-        config = _config_of(located, config_path, overrides)
+        source = locate_engine(str(model_path), engine, tolerance, precision)
+        config = _config_of(source, config_path, overrides)
         choose_device(device, gpus)
-        located = choose_engine(located, config, paths[0], changes.get("crop_size"))
-        predictor = _open(located, config)
+        source = choose_engine(source, config, paths[0], changes.get("crop_size"))
+        predictor = _open(source, config)
     elif values["dask"] is not None:
         raise ConfigError("--dask has no effect with --server, which does the work; use --in_flight, or leave it out.")
     if line := windows_note(predictor, changes):
@@ -180,7 +180,7 @@ def command(
     scenes = SceneOptions(
         bands=values["bands"] or None,
         max_memory=parse_memory(values["max_memory"]),
-        model=_identity(predictor, located),
+        model=_identity(predictor, source),
         **{
             name: values[name] for name in ("max_value", "match_gsd", "model_gsd", "aoi", "resume", "allow_vrt_sources")
         },
@@ -189,10 +189,10 @@ def command(
     plan = PredictionPlan(
         paths, PredictionSettings(predictor.spec, save_dir, options, scenes, output, palette), base=base
     )
-    if values["dask"] is None or located is None:
+    if values["dask"] is None or source is None:
         results = _predict_here(plan, predictor.predict)
     else:
-        open_model = partial(_open_in_worker, _for_worker(located), config, device, gpus)
+        open_model = partial(_open_in_worker, _for_worker(source), config, device, gpus)
         results = _predict_on_cluster(plan, open_model, values)
     _report(results, save_dir)
 
@@ -209,52 +209,52 @@ def _check_combinations(values: dict[str, Any]) -> None:
         raise ConfigError("--workers is for --dask local; the workers of a scheduler are started beside it.")
 
 
-def _config_of(located: ModelSource, config_path: str | None, overrides: tuple[str, ...]) -> Config | None:
+def _config_of(source: ModelSource, config_path: str | None, overrides: tuple[str, ...]) -> Config | None:
     """Returns the config of a checkpoint; None for an export."""
     from rsseg_tf.errors import ConfigError
 
-    if located.kind == "checkpoint":
-        return load_beside(located.path, config_path, overrides)
+    if source.kind == "checkpoint":
+        return load_beside(source.path, config_path, overrides)
     if config_path or overrides:
         raise ConfigError(
-            f"{located.path} is an exported model and has a manifest instead of a config; --config and --set have no "
+            f"{source.path} is an exported model and has a manifest instead of a config; --config and --set have no "
             "effect. Leave them out."
         )
     return None
 
 
-def _open(located: ModelSource, config: Config | None) -> Predictor:
+def _open(source: ModelSource, config: Config | None) -> Predictor:
     """Opens the model on the chosen device."""
     from rsseg_tf.predictors import open_predictor
 
-    return open_predictor(located.path, config=config, precision=located.precision, threads=located.threads)
+    return open_predictor(source.path, config=config, precision=source.precision, threads=source.threads)
 
 
-def _for_worker(located: ModelSource) -> ModelSource:
+def _for_worker(source: ModelSource) -> ModelSource:
     """Returns how a worker opens the model: it has another working directory, and shares the processors."""
-    return dataclasses.replace(located, path=located.path.absolute(), threads=None)
+    return dataclasses.replace(source, path=source.path.absolute(), threads=None)
 
 
-def _open_in_worker(located: ModelSource, config: Config | None, device: str, gpus: tuple[int, ...]) -> Predict:
+def _open_in_worker(source: ModelSource, config: Config | None, device: str, gpus: tuple[int, ...]) -> Predict:
     """Opens the model in a worker."""
     from rsseg_tf.cli.output import load_tensorflow
 
     load_tensorflow()
     choose_device(device, gpus)
-    return _open(located, config).predict
+    return _open(source, config).predict
 
 
-def _identity(predictor: Predictor, located: ModelSource | None) -> str:
+def _identity(predictor: Predictor, source: ModelSource | None) -> str:
     """Returns a text that identifies a model: name, kind, checksum of the weights."""
     from rsseg_tf.checkpoint import read_weights
 
     manifest = predictor.manifest
-    precision = "fp32" if located is None else located.precision
+    precision = "fp32" if source is None else source.precision
     if manifest is not None:
         stored = manifest.artifacts[0].quantization if manifest.artifacts else ""
         kind = predictor.kind if precision == "fp32" else f"{predictor.kind} {precision}"
         return f"{manifest.model} {kind} {stored} {manifest.origin.weights_sha256[:12]}"
-    checkpoint = Path() if located is None else located.path
+    checkpoint = Path() if source is None else source.path
     return f"{checkpoint.name} {precision} {read_weights(checkpoint)[1][:12]}"
 
 

@@ -10,7 +10,7 @@ import click
 
 from rsseg_tf.cli.models import choose_device
 from rsseg_tf.cli.options import ManyValues, config_option, device_options, load
-from rsseg_tf.cli.output import narrow_table
+from rsseg_tf.cli.output import narrow_table, write_json
 
 if TYPE_CHECKING:
     from rsseg_tf.evaluate.probe import ProbeRow
@@ -87,25 +87,15 @@ def command(
             "Ask for fewer, raise --patches, or choose a smaller --patch_size."
         )
     counts = sorted({*asked, len(train.labels)})
-    rows = probe(
-        backbone,
-        sources,
-        spec,
-        train,
-        val,
-        ProbeSettings(counts, range(seeds), neighbours, fixed),
-        offline=offline,
-        notify=click.echo,
-    )
+    settings = ProbeSettings(counts, range(seeds), neighbours, fixed)
+    rows = probe(backbone, sources, spec, train, val, settings, offline=offline, notify=click.echo)
     from rich.console import Console
 
     title = f"Mean recall of {len(spec.classes)} classes, %; {len(val.labels)} patches of {patch_size}x{patch_size}"
     Console().print(table(rows, f"{title}, {seeds} seed{'s' if seeds > 1 else ''}", neighbours))
     if json_path is not None:
-        from rsseg_tf.cli.output import write_json
-
         report = {
-            "dataset": config.dataset.spec.name,
+            "dataset": spec.name,
             "backbone": backbone.name,
             "patch_size": patch_size,
             "train_patches": len(train.labels),
@@ -131,6 +121,6 @@ def table(rows: list[ProbeRow], title: str, neighbours: int) -> Any:
         for score in row.scores:
             values = 100 * np.array(score.balanced_accuracy)
             cells.append(f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""))
-        # Of a path the end, such as output/iter_1000; the lines above and the JSON have it whole.
+        # Only the end of a path, such as output/iter_1000; the lines above and the JSON hold the whole path.
         result.add_row("/".join(row.features.split("/")[-2:]), str(row.dim), *cells)
     return result
