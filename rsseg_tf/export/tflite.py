@@ -21,6 +21,7 @@ from rsseg_tf.export.trained import TrainedModel, WeightsHolder
 from rsseg_tf.extras import require
 from rsseg_tf.files import StrPath
 from rsseg_tf.manifest import CALIBRATED, MANIFEST_FILE, PIXELS, Artifact, Quantization
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["typical_images", "write_tflite"]
 
@@ -35,7 +36,7 @@ def write_tflite(
     folder: StrPath,
     quantization: Quantization = "float32",
     *,
-    tile: tuple[int, int] | None = None,
+    tile: Size | None = None,
     calibration: Sequence[NDArray] = (),
     notify: Callable[[str], object] = lambda line: None,
 ) -> Artifact:
@@ -56,7 +57,7 @@ def write_tflite(
         trained: The model.
         folder: Folder to write to.
         quantization: See above.
-        tile: (height, width) of the input; None for any size, which costs speed.
+        tile: Size of the input; None for any size, which costs speed.
         calibration: Images (H, W, bands) that show the range of activations; for `int8` and `int16x8` only. For `int8`
             those that are nothing like the others are left out, see `typical_images`.
         notify: Called with a line if images are left out.
@@ -96,7 +97,7 @@ def write_tflite(
 def _convert(
     trained: TrainedModel,
     quantization: Quantization,
-    tile: tuple[int, int] | None,
+    tile: Size | None,
     dtype: str,
     images: Sequence[NDArray] = (),
 ) -> bytes:
@@ -118,14 +119,14 @@ def _convert(
     return content
 
 
-def _typical(trained: TrainedModel, images: Sequence[NDArray], tile: tuple[int, int] | None) -> list[int]:
+def _typical(trained: TrainedModel, images: Sequence[NDArray], tile: Size | None) -> list[int]:
     """Returns which images to calibrate with, by a look at their middle: all activations are in memory at once."""
-    size = None if tile is None else (min(tile[0], _CHOOSING_SIDE), min(tile[1], _CHOOSING_SIDE))
+    size = None if tile is None else Size(min(tile.height, _CHOOSING_SIDE), min(tile.width, _CHOOSING_SIDE))
     content = _convert(trained, "float32", size, "float32")
     inputs = []
     for image in images:
-        height, width = size or (min(image.shape[0], _CHOOSING_SIDE), min(image.shape[1], _CHOOSING_SIDE))
-        inputs.append(middle_of(image, (height, width))[np.newaxis].astype(np.float32))
+        part = size or Size(min(image.shape[0], _CHOOSING_SIDE), min(image.shape[1], _CHOOSING_SIDE))
+        inputs.append(middle_of(image, part)[np.newaxis].astype(np.float32))
     return typical_images(content, inputs)
 
 
@@ -152,7 +153,7 @@ def _configure(converter: Any, quantization: Quantization, images: Sequence[NDAr
         ]
 
 
-def _as_inputs(images: Sequence[NDArray], tile: tuple[int, int] | None, *, as_bytes: bool) -> list[NDArray[np.float32]]:
+def _as_inputs(images: Sequence[NDArray], tile: Size | None, *, as_bytes: bool) -> list[NDArray[np.float32]]:
     """Returns images (1, H, W, bands) for the converter."""
     inputs = []
     for image in images:
@@ -166,9 +167,7 @@ def _as_inputs(images: Sequence[NDArray], tile: tuple[int, int] | None, *, as_by
     return inputs
 
 
-def _describe(
-    trained: TrainedModel, content: bytes, quantization: Quantization, tile: tuple[int, int] | None
-) -> Artifact:
+def _describe(trained: TrainedModel, content: bytes, quantization: Quantization, tile: Size | None) -> Artifact:
     """Returns the artifact, with types and scales as the file has them."""
     check_operators(content)
     found = tensor_types(content)

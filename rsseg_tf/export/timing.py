@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from rsseg_tf.errors import ExportError, RssegError
 from rsseg_tf.files import StrPath
 from rsseg_tf.predict import Predict
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["Timing", "time_in_process", "time_runs"]
 
@@ -84,14 +85,12 @@ def time_runs(
     return answer, times
 
 
-def time_in_process(
-    path: StrPath, size: tuple[int, int], *, threads: int, runs: int, timeout_s: float = 3600
-) -> Timing:
+def time_in_process(path: StrPath, size: Size, *, threads: int, runs: int, timeout_s: float = 3600) -> Timing:
     """Times a model in a new process.
 
     Args:
         path: Checkpoint or anything exported.
-        size: (height, width) of the image.
+        size: Size of the image.
         threads: Threads that one operation may use.
         runs: Images to time, after two that are not counted.
         timeout_s: When to give up.
@@ -113,7 +112,7 @@ def time_in_process(
         raise ExportError(f"{path} could not be timed: {lines[-1] if lines else error}") from error
 
 
-def _run(path: Path, size: tuple[int, int], threads: int, runs: int) -> Timing:
+def _run(path: Path, size: Size, threads: int, runs: int) -> Timing:
     """Times a model in this process, whose memory must be that of nothing else."""
     import tensorflow as tf
 
@@ -170,7 +169,7 @@ def _main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, required=True)
     options: Any = parser.parse_args(arguments)
     try:
-        timing = _run(options.path, tuple(options.size), options.threads, options.runs)
+        timing = _run(options.path, Size(*options.size), options.threads, options.runs)
     except RssegError as error:
         raise SystemExit(" ".join(str(error).split())) from error
     print(json.dumps(timing.__dict__))

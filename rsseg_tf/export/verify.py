@@ -21,6 +21,7 @@ from rsseg_tf.manifest import Manifest, Quantization, read_manifest, require_fil
 from rsseg_tf.predict import Predict, require_finite
 from rsseg_tf.predictors import Predictor, open_predictor
 from rsseg_tf.predictors.opening import newest_version
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["TOLERANCES", "Comparison", "Tolerance", "compare", "verify", "version_folder"]
 
@@ -132,7 +133,7 @@ def verify(
         tiles = read_tiles(
             [Path(image) for image in images],
             manifest.spec,
-            reference.pixels.shape[1:3],
+            Size(*reference.pixels.shape[1:3]),
             trained.config.data.trust,
         )
         reference = reference.with_real(trained.predict, tiles)

@@ -204,8 +204,7 @@ def remote_predictor(
     except BaseException:
         transport.close()
         raise
-    height, width = known.crop_size
-    options = InferenceOptions(**known.inference.model_dump(), tile=(width, height), batch_size=in_flight)
+    options = InferenceOptions.spelled(known.inference.model_dump(), tile=known.crop_size, batch_size=in_flight)
     if not options.is_slide:
         options = options.with_blend("mean")
     return Predictor("server", known.spec, predict, options, None, known)
