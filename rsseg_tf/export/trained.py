@@ -171,6 +171,7 @@ def load_trained(checkpoint: StrPath, config: Config | None = None) -> TrainedMo
     model = build_model(config)
     load_weights(model, checkpoint)
     _, weights_sha256 = read_weights(checkpoint)
+    # Auxiliary heads serve training alone.
     main = keras.Model(model.inputs, {"main": model.output["main"]}, name=model.name)
     section = config.model
     manifest = Manifest(
