@@ -212,6 +212,7 @@ def choose(path: Path, *, config: Config | None = None, size: Size, tolerance: f
     if not candidates:
         raise ExportError(f"{place} holds no exported model; its manifest names none. Export the model again.")
     tiles = [one.artifact.tile for one in candidates if one.artifact and one.artifact.tile]
+    # An image larger than a file's tile would be cut into several, and all engines must be timed on one image.
     limits = [max(_LARGEST_SIDE, *sides) for sides in zip((0, 0), *tiles, strict=True)]
     size = Size(min(size.height, limits[0]), min(size.width, limits[1]))
     measured = _measure(place, candidates, config, size)

@@ -268,6 +268,7 @@ def _publish(stage: Path, output: Path, version: int | None) -> Path:
         if version is not None and target.exists():
             check_output(output, version)
         try:
+            # A rename is atomic: a server never sees half a version. It fails where the number was taken meanwhile.
             stage.rename(target)
         except OSError:
             if version is None and target.exists():

@@ -130,6 +130,7 @@ def decode_picture(data: tf.Tensor, *, bands: int, dtype: str) -> tf.Tensor:
     Returns:
         `(H, W, bands)` of `dtype`. At run time the graph fails with a message for anything else.
     """
+    # Padded, so that files shorter than the compared bytes do not fail here but in the decoder, with its message.
     head = tf.strings.join([tf.strings.substr(data, 0, _PNG_DEPTH + 1), bytes(_PNG_DEPTH + 1)])
     is_png = tf.equal(tf.strings.substr(head, 0, len(PNG_SIGNATURE)), PNG_SIGNATURE)
     is_jpeg = tf.equal(tf.strings.substr(head, 0, len(JPEG_SIGNATURE)), JPEG_SIGNATURE)

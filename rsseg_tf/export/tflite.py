@@ -94,14 +94,6 @@ def write_tflite(
     return artifact
 
 
-def _outputs(trained: TrainedModel) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    def outputs(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = trained.logits(pixels)
-        return {"class_map": tf.cast(tf.argmax(logits, -1, output_type=tf.int32), tf.uint8), "logits": logits}
-
-    return outputs
-
-
 def _convert(
     trained: TrainedModel,
     quantization: Quantization,
@@ -110,7 +102,7 @@ def _convert(
     images: Sequence[NDArray] = (),
 ) -> bytes:
     """Returns the content of a TFLite file whose input has a size and type, calibrated on images."""
-    function = trained.convertible(_outputs(trained), tile, dtype)
+    function = trained.convertible(tile, dtype)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], WeightsHolder(trained.model))
     _configure(converter, quantization, images, as_bytes=trained.dtype == "uint8")
     try:

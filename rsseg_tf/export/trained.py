@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -73,11 +73,19 @@ class TrainedModel:
         """The Keras model itself, for comparisons; traced once."""
         return keras_predictor(self.model, self.spec, name=f"the checkpoint {self.manifest.origin.checkpoint}")
 
-    def convertible(self, function: Callable[..., Any], tile: Size | None, dtype: str) -> Any:
-        """Returns a concrete function of one image for a converter; its graph need not run in TensorFlow."""
+    def convertible(self, tile: Size | None, dtype: str) -> Any:
+        """Returns the class map and logits of one image as a concrete function for TensorFlow Lite's converter.
+
+        Its graph need not run in TensorFlow.
+        """
+
+        def outputs(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+            logits = self.logits(pixels)
+            return {"class_map": tf.cast(tf.argmax(logits, -1, output_type=tf.int32), tf.uint8), "logits": logits}
+
         signature = self.input_spec(tile, batch=1, dtype=dtype)
         with converting():
-            return tf.function(function, input_signature=[signature]).get_concrete_function()
+            return tf.function(outputs, input_signature=[signature]).get_concrete_function()
 
     def logits(self, pixels: tf.Tensor) -> tf.Tensor:
         """`(B, H, W, bands)` pixels to `(B, H, W, classes)` float32 logits, in a graph."""
@@ -163,6 +171,7 @@ def load_trained(checkpoint: StrPath, config: Config | None = None) -> TrainedMo
     model = build_model(config)
     load_weights(model, checkpoint)
     _, weights_sha256 = read_weights(checkpoint)
+    # Auxiliary heads serve training alone.
     main = keras.Model(model.inputs, {"main": model.output["main"]}, name=model.name)
     section = config.model
     manifest = Manifest(

@@ -152,6 +152,7 @@ def load_onnx(path: StrPath, *, threads: int | None = None) -> Predictor:
     runtime = require("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or 0
+    # Errors alone: warnings would be printed for every file.
     options.log_severity_level = 3
     require_unchanged(path)
     with _reading(path, "ONNX file"):

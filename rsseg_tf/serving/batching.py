@@ -110,6 +110,7 @@ class Batcher:
             if not self._running:
                 raise RequestError(Code.UNAVAILABLE, "the server is stopping")
             most = self.options.max_enqueued_batches * self.options.max_batch_size
+            # A request larger than the queue is taken while that is empty; else it could never be answered.
             if self._rows and self._rows + rows > most:
                 raise RequestError(
                     Code.UNAVAILABLE,

@@ -149,6 +149,7 @@ class WholeRequests:
             connection.request_ended()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, deadline: float) -> None:
+        # Two different values of Content-Length never come here: uvicorn's parser refuses them.
         names = dict(scope["headers"])
         is_chunked = b"transfer-encoding" in names
         is_unread = is_chunked or names.get(b"content-length", b"0") != b"0"

@@ -54,6 +54,7 @@ def rpc_server(service: Service, host: str, port: int) -> tuple[grpc.Server, int
     server = grpc.server(
         futures.ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
         interceptors=[_BoundedRequests(service.limits.max_body_bytes)],
+        # gRPC refuses more at once; it would queue them without a bound.
         maximum_concurrent_rpcs=2 * threads,
         options=[
             ("grpc.max_receive_message_length", service.limits.max_body_bytes),
@@ -119,6 +120,7 @@ class _BoundedRequests(grpc.ServerInterceptor):
         if handler is None or handler_call_details.method != _PREDICT:
             return handler
 
+        # gRPC would parse a message before the bound is checked, so this handler takes bytes.
         def predict(data: bytes, context: grpc.ServicerContext) -> Any:
             with _errors_as_status(context), self._budget.holding(len(data)):
                 try:
@@ -158,6 +160,7 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
             request.ClearField("inputs")  # they are arrays now
             with service.submit(version, signature, inputs, filters, timeout_s) as answer:
                 del inputs
+                # A request whose client went away is not computed.
                 context.add_callback(answer.cancel)
                 try:
                     outputs = answer.result(timeout_s)

@@ -132,12 +132,14 @@ class Server:
             listener = undo.enter_context(_listen(options.host, options.rest_port))
             self.rest_port = listener.getsockname()[1]
             self._rpc, self.grpc_port = rpc_server(self._service, options.host, options.grpc_port)
+            # From here on `stop` releases all of it.
             undo.pop_all()
         self._rpc.start()
         self._rest = uvicorn.Server(
             uvicorn.Config(
                 rest_app(self._service, options.metrics_path),
                 http=connection_factory(options.limits.client_timeout_s, options.limits.max_connections),  # type: ignore[arg-type]
+                # Everything that the interface does not have is off.
                 ws="none",
                 lifespan="off",
                 loop="asyncio",
@@ -207,6 +209,7 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     try:
+        # The port of a server that ended a moment ago is free at once.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(_BACKLOG)

@@ -189,6 +189,7 @@ class Service:
         names = tuple(sorted(set(outputs) or definition.outputs))
         checked = check_inputs(inputs, definition, self.limits)
         self._work.take(checked.pixels)
+        # The caller's hold ends when it gives up, and the computation may go on.
         version.acquire()
 
         def done(_: object = None) -> None:
@@ -197,6 +198,7 @@ class Service:
 
         try:
             answer = self.batcher.submit(
+                # Requests that differ in any of these cannot share one run of the model.
                 (version.number, signature, names, checked.alike),
                 inputs,
                 len(next(iter(inputs.values()))),

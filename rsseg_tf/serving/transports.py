@@ -245,6 +245,7 @@ class RestTransport:
 
     def _call(self, method: str, path: str, body: bytes | None, timeout_s: float) -> dict[str, Any]:
         connection = self._connection()
+        # The attribute holds for a new connection, `settimeout` for an open one.
         connection.timeout = timeout_s
         if connection.sock is not None:
             connection.sock.settimeout(timeout_s)

@@ -112,6 +112,7 @@ class ModelVersion:
         self._lock = threading.Lock()
         self._calls: dict[tuple[str, tuple[str, ...]], Any] = {}
         options = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads or 0)
+        # Two versions share the GPU while one replaces the other.
         options.gpu_options.allow_growth = True
         self._graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=self._graph, config=options)
@@ -325,6 +326,7 @@ class Versions:
         """
         with self._lock:
             if label is not None:
+                # -1 is the number of no version.
                 number = self.labels.get(label, -1)
             found = [status for status in self._states.values() if number in (None, status.number)]
         if not found:
