@@ -88,7 +88,7 @@ def _builder(section: Row, where: str, *offered: str, arguments: int = 0) -> Cal
             raise
         except Exception as error:  # a user's code may raise anything
             raise ConfigError(
-                f"{where}.builder {section.builder_path} failed: {type(error).__name__}: {reason(error)}. "
+                f"{where}.builder {section.builder_path} failed: {reason(error)}. "
                 "RSSEG_TF_TRACEBACK=1 in the environment shows where."
             ) from error
 

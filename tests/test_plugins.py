@@ -296,10 +296,10 @@ def test_modules_are_allowed_by_name_by_package_and_by_file(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("entry", "text", "message"),
     [
-        ("missing_module", None, "missing_module cannot be imported: No module named 'missing_module'. Install its"),
+        ("missing_module", None, "missing_module cannot be imported: .*No module named 'missing_module'. Install its"),
         ("gone.py", None, "gone cannot be imported: .*gone.py does not exist"),
-        ("broken.py", "1 / 0", "broken cannot be imported: division by zero"),
-        ("json.py", "", "json cannot be imported: another module is called json; rename"),
+        ("broken.py", "1 / 0", "broken cannot be imported: .*division by zero"),
+        ("json.py", "", "json cannot be imported: .*another module is called json; rename"),
     ],
 )
 def test_a_module_that_cannot_be_imported(

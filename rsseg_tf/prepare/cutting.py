@@ -201,6 +201,7 @@ def _write_tiles(
     if "/" in scene.stem:
         (image_folder / scene.stem).parent.mkdir(parents=True, exist_ok=True)
     suffix = _suffix(plan.suffix, image)
+    # Windows row by row: all tiles of a row share one stretch of the image in memory.
     tiles: list[tuple[str, str | None]] = []
     places = windows(max(image.height, side), wide, side, plan.overlap)
     for (y0, y1), row in groupby(places, key=lambda place: (place.y0, place.y1)):
