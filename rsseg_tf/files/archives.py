@@ -1,6 +1,6 @@
 """Downloads as their owners publish them: folders, zip files, and zip files within these, read member by member.
 
-`list_members` lists every file of a download without reading any; `local_copy` and `read_member` fetch one. A member
+`list_members` lists every file of a download without reading any; `local_copy` fetches one. A member
 is a plain value that can be sent to another process. Nothing is unpacked as a whole: a zip file that is stored in
 another one is read in place. Only one that is compressed once more is copied, to a scratch folder.
 """
@@ -8,6 +8,7 @@ another one is read in place. Only one that is compressed once more is copied, t
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -25,7 +26,7 @@ from rsseg_tf.errors import DataError, address_hint, reason
 from rsseg_tf.files.paths import readable_name
 from rsseg_tf.files.walking import IMAGE_SUFFIXES, LeftOut, walk_files
 
-__all__ = ["MAX_MEMBER_BYTES", "Member", "close_archives", "list_members", "local_copy", "read_member"]
+__all__ = ["MAX_MEMBER_BYTES", "Member", "close_archives", "list_members", "local_copy"]
 
 MAX_MEMBER_BYTES = 16 << 30
 """A member that claims to be larger than this is refused: the largest known scene takes 2.4 GB unpacked."""
@@ -101,19 +102,6 @@ def list_members(
                 f"{address_hint(source)}"
             )
     return tuple(sorted(members))
-
-
-def read_member(member: Member, scratch: Path | None = None) -> bytes:
-    """Returns the content of a member.
-
-    Raises:
-        DataError: When it cannot be read or is damaged.
-    """
-    with local_copy(member, scratch) as path:
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{member} cannot be read: {error.strerror or error}.") from error
 
 
 @contextlib.contextmanager
@@ -286,7 +274,8 @@ def _inner_zip(file: Path, chain: tuple[str, ...], scratch: Path | None) -> Bina
     outer = _open_zip(file, chain[:-1], scratch)
     info = outer.getinfo(chain[-1])
     if info.compress_type == zipfile.ZIP_STORED and len(chain) == 1:
-        with file.open("rb") as handle:  # the local header repeats name and extra field, of other lengths
+        # The local header repeats name and extra field, with other lengths than in the table of the archive.
+        with file.open("rb") as handle:
             handle.seek(info.header_offset + 26)
             lengths = handle.read(4)
         skip = 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
@@ -317,7 +306,8 @@ def _extract(file: Path, chain: tuple[str, ...], target: Path, scratch: Path | N
         except KeyError as error:
             raise DataError(f"{where} is not there any more.") from error
         except OSError as error:
-            if error.errno in (28, 122) or shutil.disk_usage(target.parent).free < _CHUNK_BYTES:  # full: not its fault
+            # A full disk (or quota) is no damage of the archive.
+            if error.errno in (errno.ENOSPC, errno.EDQUOT) or shutil.disk_usage(target.parent).free < _CHUNK_BYTES:
                 raise
             raise _damaged(where, error) from error
         except Exception as error:  # each way to compress has a type of error for damage

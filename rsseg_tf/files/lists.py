@@ -200,15 +200,15 @@ def list_lines(list_file: Path, root: Path | None = None) -> Iterator[tuple[int,
 
     Args:
         list_file: Text in the format of this module's docstring.
-        root: Folder to which the paths are relative, where files are looked for if a name can be meant in two ways;
-            that of the list if left out.
+        root: Folder to which the paths are relative; the list's own if None.
 
     Raises:
         DataError: When the file is missing, or is no text in a known encoding.
     """
+    # Files are looked for only where a line has two meanings: millions of lines are read without asking the disk.
     folder = list_file.parent if root is None else root
     for number, raw in enumerate(_text_lines(list_file), start=1):
-        line = raw.lstrip("\ufeff")  # also inside, where lists were put together
+        line = raw.lstrip("\ufeff")  # a list that was concatenated from several has marks inside too
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         if "\0" in line:
@@ -270,7 +270,8 @@ def write_list(path: StrPath, samples: Iterable[Sample], root: StrPath) -> None:
 def _columns(line: str, folder: Path) -> list[str]:
     if "\t" in line:
         columns = [column.strip() for column in line.split("\t") if column.strip()]
-        if len(columns) == 1 and not _is_file(os.path.join(folder, columns[0])):  # a tab at the end of a line
+        # A spreadsheet ends lines with a tab; white space separates the columns then.
+        if len(columns) == 1 and not _is_file(os.path.join(folder, columns[0])):
             return columns[0].split()
     elif '"' in line:
         columns = [quoted or plain for quoted, plain in _QUOTED.findall(line)]

@@ -68,7 +68,7 @@ def hold(path: Path) -> Held | None:
     path.unlink(missing_ok=True)  # this file locks nothing here
     lock = SoftFileLock(path.with_name(path.name + ".soft"))
     try:
-        lock.acquire(timeout=0.2)  # time for a second try: the first removes what a dead process left
+        lock.acquire(timeout=0.2)  # time for a second try: the first removes the file of a dead process
     except Timeout:
         return None
     return Held(lock)

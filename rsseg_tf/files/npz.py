@@ -34,7 +34,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             return _read(file)
         except (MemoryError, OSError):
             raise
-        except Exception as error:  # zip, deflate, LZMA, tokens and text have a type of error each
+        except Exception as error:  # zip, deflate, LZMA, tokenizer and decoder have a type of error each
             raise ValueError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
 
 
@@ -63,6 +63,7 @@ def _array(member: Any, size: int) -> np.ndarray:
     if min(shape, default=0) < 0 or len(shape) > 32 or count * dtype.itemsize > size:
         raise ValueError(f"an array claims the shape {str(shape)[:100]} of {dtype} and has {size} bytes")
     array = np.empty(count, dtype)
+    # Read in place, so that an array is in memory once.
     left = array.view(np.uint8).data if count else memoryview(b"")
     while len(left) and (got := member.readinto(left)):
         left = left[got:]

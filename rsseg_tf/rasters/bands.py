@@ -69,7 +69,8 @@ def choose_bands(
         return _with_mask(data, alpha)
     if spec.band_names and (named := _named(spec.band_names, descriptions)):
         return _with_mask(named, alpha)
-    if list(marks) == ["gray", "gray", "gray", "alpha"] and spec.bands < 3:  # grey with alpha, as it is decoded
+    # OpenCV decodes grey with alpha as four bands; a model of one or two bands takes one grey, or grey and alpha.
+    if list(marks) == ["gray", "gray", "gray", "alpha"] and spec.bands < 3:
         return _with_mask(
             (1, 4)[: spec.bands], alpha, ("has an alpha band, which is taken as data",) * (spec.bands == 2)
         )
@@ -80,6 +81,7 @@ def choose_bands(
         return _with_mask(data, alpha, notes)
     if repeat_grey and (len(data), spec.bands) == (1, 3) and "palette" not in marks:
         return _with_mask((data[0],) * 3, alpha, notes)
+    # Writers mark the fourth of four bands alpha by default, near infrared as well; the dataset knows better.
     if count == spec.bands:
         shown = f"band {_numbers(alpha)} is marked alpha and taken as data, because {spec.bands} bands are needed"
         return _with_mask(range(1, count + 1), alpha, (*notes, shown))

@@ -169,6 +169,7 @@ def _sides(places: NDArray[np.float64], transform: Affine, crs: CRS) -> tuple[ND
     finite.
     """
     one = 0.5  # half a pixel to either side
+    # Over a short step the rounding of coordinates would show. Twice, since the first length comes from the short step.
     middle = places.mean(axis=0, keepdims=True)
     for _ in range(2):
         ends = _in_space(np.concatenate([middle + (0, one), middle - (0, one)]), transform, crs)
@@ -186,10 +187,11 @@ def _in_space(points: NDArray[np.float64], transform: Affine, crs: CRS) -> NDArr
     """Returns pixel coordinates `(n, 2)` as `(n, 3)` geocentric metres; in a local CRS as metres of its plane."""
     moved = move(points, transform)
     found = _longlat(crs)
-    if found is None:
+    if found is None:  # its plane is all there is, at height 0
         return np.pad(moved * crs.units_factor[1], ((0, 0), (0, 1)))
     target, semi_major, eccentricity2 = found
     longitude, latitude = np.radians(transformed(moved, crs, target)).T
+    # A latitude beyond a pole is no place on Earth.
     latitude = np.where(np.abs(latitude) <= np.pi / 2 * (1 + 1e-9), latitude, np.nan)
     curvature = semi_major / np.sqrt(1 - eccentricity2 * np.sin(latitude) ** 2)
     return np.stack(
@@ -205,7 +207,7 @@ def _in_space(points: NDArray[np.float64], transform: Affine, crs: CRS) -> NDArr
 def transformed(points: NDArray[np.float64], source: CRS, target: CRS) -> NDArray[np.float64]:
     """Returns `(n, 2)` points in another CRS; those that have no place in it are NaN.
 
-    GDAL gives up on all points for one outside of the projection's domain, so that one is looked for by halves.
+    For one point outside of the projection's domain GDAL gives up on all. So halves are tried until it is found.
     """
     try:
         moved = np.stack(reproject(source, target, points[:, 0], points[:, 1]), axis=1)

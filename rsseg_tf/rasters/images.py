@@ -367,7 +367,7 @@ def _decode_png_label(data: bytes, name: str) -> np.ndarray:
     _, _, depth, colour = png_header(data, name)
     _check_single_band(1 if colour == PNG_PALETTE else header_of(data, name).bands, name)
     label = _decode(_plain_png(data, name, as_grey=colour == PNG_PALETTE), "PNG", name)
-    if depth < 8:  # the decoder stretches 0..2**depth-1 to 0..255; the division is exact
+    if depth < 8:  # the decoder stretches 0..2**depth-1 to 0..255; this division is exact
         label //= 255 // (2**depth - 1)
     return label
 

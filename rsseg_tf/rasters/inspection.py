@@ -307,6 +307,7 @@ class Inspection:
         """
         remembered = self._kind_of >= 0
         fresh = np.flatnonzero(~remembered)
+        # A list may name a pair of files in several lines; one line of each pair is inspected.
         _, chosen, group_of = np.unique(self._stamps.pairs[fresh], return_index=True, return_inverse=True)
         order = np.argsort(chosen)
         places = fresh[chosen[order]]  # one of each pair of files, in the order of the list

@@ -10,12 +10,10 @@ import contextlib
 import hashlib
 import json
 import os
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +28,6 @@ _FORMAT = 1
 _MOST_FILES = 64
 UNSETTLED_NS = 2_000_000_000
 """The coarsest clock of a file system in use: FAT and some shares count seconds in twos."""
-_UNREADABLE = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, MemoryError, BadZipFile, zlib.error,
-)  # fmt: skip
 _WITH_OTHERS = (*TIFF_SUFFIXES, ".vrt")
 _BESIDE = (SIDE_SUFFIX, ".msk")
 _MASK = (1 << 64) - 1
@@ -87,6 +82,7 @@ def stamp_pairs(pairs: Sequence[tuple[str, str | None]], now_ns: int) -> Stamps:
                 missing.append((place, path))
                 facts += [0, 0, 0, 0, place]
                 continue
+            # The time of the status too: a copy over the file can keep size and time of change.
             facts += [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev]
             newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
             if path.lower().endswith(_WITH_OTHERS):
@@ -138,13 +134,13 @@ class Memory:
 
     @staticmethod
     def empty(width: int) -> Memory:
-        """Returns a memory that knows nothing."""
+        """Returns a memory without facts."""
         none = np.zeros(0, np.uint64)
         return Memory(none, none, np.zeros((0, width), np.float32), ())
 
     @staticmethod
     def recalled(file: Path, width: int) -> Memory:
-        """Reads a memory; one that is not there, not whole or of another form knows nothing."""
+        """Reads a memory; a file that is missing, damaged or of another form gives an empty one."""
         try:
             stored = read_npz(file)
             header = json.loads(stored["words"].tobytes())
@@ -167,7 +163,7 @@ class Memory:
         )
 
     def keep(self, file: Path) -> None:
-        """Writes the memory; where that cannot be done, the next run looks again."""
+        """Writes the memory; if that fails, the next run reads the files again."""
         header = json.dumps({"format": _FORMAT, "words": self.words}).encode()
         with contextlib.suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -180,6 +176,7 @@ class Memory:
                     words=np.frombuffer(header, np.uint8),
                 )
             remove_leftovers(file.parent)
+            # Each list, config and version has a file of its own, so that old ones would pile up.
             oldest_first = sorted(file.parent.glob("*.npz"), key=lambda path: path.stat().st_mtime)
             for path in oldest_first[:-_MOST_FILES]:
                 path.unlink(missing_ok=True)

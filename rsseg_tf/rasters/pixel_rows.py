@@ -31,7 +31,7 @@ RowBands = Literal["as_rgb", "rgb_only", "stored", "mask"]
 out); the same, but of images with three bands alone; all bands as stored; the one band of a mask of class values."""
 
 _WHOLE_JPEG_PIXELS = 64_000_000
-_GDAL_CACHE_MB = 32
+_GDAL_CACHE_MB = 32  # rows are read once, downwards; GDAL's default is a share of the machine's memory
 
 
 @dataclass

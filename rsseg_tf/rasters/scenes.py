@@ -409,6 +409,7 @@ def _part_of_raster(
     window = ((part.y0, part.y1), (part.x0, part.x1))
     shape = size or (part.y1 - part.y0, part.x1 - part.x0)
     bands = scene.bands
+    # Averages matter for previews alone: without `size` nothing is resampled.
     how = {"window": window, "resampling": Resampling.average}
     if len({source.dtypes[band - 1] for band in bands}) == 1:
         stored = source.read(bands, out_shape=(len(bands), *shape), **how)
@@ -418,6 +419,7 @@ def _part_of_raster(
     masked = None
     if scene._alpha is not None:
         masked = source.read(scene._alpha, window=window, out_shape=shape) == 0
+    # GDAL reports an alpha band as a mask of the dataset too, also one that is read as data.
     elif any(MaskFlags.per_dataset in found and MaskFlags.alpha not in found for found in flags):
         masked = source.dataset_mask(window=window, out_shape=shape) == 0
     absent = []

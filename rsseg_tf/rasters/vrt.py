@@ -160,6 +160,7 @@ def _parsed(vrt: Path) -> ElementTree.Element:
     for mark in ("<!DOCTYPE", "<!ENTITY", "<![CDATA["):
         if mark in text:
             raise _refused(vrt, f"it holds {mark}, in which text can be hidden")
+    # Without its declaration, which may name another encoding than the one that GDAL assumes.
     text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text, count=1)
     try:
         root = ElementTree.fromstring(text.strip())  # entities were refused above
@@ -180,6 +181,7 @@ def _near(path: Path, vrt: Path, here: Path, text: str, is_relative: bool) -> Pa
         raise _refused(path, f"its source '{_short(text)}' has a control character in its name")
     source = Path(os.path.normpath(vrt.parent / text if is_relative else os.path.abspath(text)))
     relative = is_relative and not os.path.isabs(text)
+    # One folder up is allowed by a relative path, but never the root of the file system.
     folder = here.parent if relative and here.parent != here.parent.parent else here
     if not source.is_relative_to(folder):
         raise _refused(path, f"its source '{_short(text)}' lies outside of its folder")

@@ -12,7 +12,12 @@ import pytest
 
 from rsseg_tf.errors import DataError
 from rsseg_tf.files import archives
-from rsseg_tf.files.archives import list_members, local_copy, read_member
+from rsseg_tf.files.archives import Member, list_members, local_copy
+
+
+def read_member(member: Member, scratch: Path | None = None) -> bytes:
+    with local_copy(member, scratch) as path:
+        return path.read_bytes()
 
 
 @pytest.fixture(autouse=True)

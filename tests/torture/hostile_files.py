@@ -171,12 +171,16 @@ def _archive(folder: Path) -> list[Path]:
 
 
 def _read_archive(folder: Path) -> object:
-    from rsseg_tf.files.archives import close_archives, list_members, read_member
+    from rsseg_tf.files.archives import close_archives, list_members, local_copy
 
     scratch = folder / "scratch"
     scratch.mkdir(exist_ok=True)
     try:
-        return [read_member(member, scratch) for member in list_members([folder / "a.zip"], scratch)]
+        contents = []
+        for member in list_members([folder / "a.zip"], scratch):
+            with local_copy(member, scratch) as path:
+                contents.append(path.read_bytes())
+        return contents
     finally:
         close_archives()
         shutil.rmtree(scratch)
