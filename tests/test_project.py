@@ -6,6 +6,7 @@ import datetime
 import importlib.util
 import re
 import shutil
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -90,6 +91,15 @@ def test_issue_forms_are_forms(name: str) -> None:
 def test_phony_targets_of_make_are_there() -> None:
     (phony,) = re.findall(r"^\.PHONY: (.*)$", read("Makefile"), re.M)
     assert set(phony.split()) <= set(re.findall(r"^([\w-]+):", read("Makefile"), re.M))
+
+
+def test_coverage_has_a_floor_and_is_measured_by_ci() -> None:
+    settings = tomllib.loads(read("pyproject.toml"))["tool"]["coverage"]
+    assert settings["report"]["fail_under"] >= 85 and settings["run"]["branch"] and settings["run"]["patch"]
+    (packages,) = re.findall(r"for package in ([\w ]+); do", read("Makefile"))
+    assert all((ROOT / "rsseg_tf" / package).is_dir() for package in packages.split())
+    assert "--fail-under=90" in read("Makefile")
+    assert any(line.startswith("make coverage") for line in commands(ROOT / ".github/workflows/ci.yml"))
 
 
 # === Versions ===
