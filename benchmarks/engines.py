@@ -20,6 +20,7 @@ from rsseg_tf.engines import DEFAULT_TOLERANCE, Choice, choose
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export import ExportOptions, export_model, load_trained
 from rsseg_tf.manifest import Format
+from rsseg_tf.rasters.windows import Size
 
 FORMATS: dict[str, tuple[Format, ...]] = {
     "fixed": ("savedmodel", "onnx", "openvino", "tflite"),
@@ -37,7 +38,7 @@ def choices(name: str, folder: Path, tolerance: float, sizes: list[str]) -> list
     for size in sizes:
         places[size] = folder / name / f"engines_{size}"
         if not places[size].is_dir():
-            tile = (SIDE, SIDE) if size == "fixed" else None
+            tile = Size(SIDE, SIDE) if size == "fixed" else None
             export_model(
                 trained, places[size], ExportOptions(FORMATS[size], ("float32", "dynamic"), tile), notify=print
             )  # fmt: skip
@@ -45,7 +46,7 @@ def choices(name: str, folder: Path, tolerance: float, sizes: list[str]) -> list
     for label, place in places.items():
         config = trained.config if place == checkpoint else None
         try:
-            found.append((label, choose(place, config=config, size=(SIDE, SIDE), tolerance=tolerance)))
+            found.append((label, choose(place, config=config, size=Size(SIDE, SIDE), tolerance=tolerance)))
         except ExportError as error:
             found.append((label, str(error)))
     return found

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import Figures, parser_of
+from rsseg_tf.rasters.windows import Size
 
 CONFIGS = {
     "fcn_hrnet_w18": "fcn/fcn_hrnet_w18_isaid_512x512_80k.yml",
@@ -43,7 +44,7 @@ def checkpoint_of(name: str, folder: Path) -> Path:
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.5
-    pixels = random_tiles(config.dataset.spec, (128, 128), 16, seed=1) / np.float32(127.5) - 1
+    pixels = random_tiles(config.dataset.spec, Size(128, 128), 16, seed=1) / np.float32(127.5) - 1
     for start in range(0, 16, 2):
         model(pixels[start : start + 2], training=True)
     checkpoint = folder / name / "checkpoint"
@@ -59,11 +60,11 @@ def measured(name: str, folder: Path, runs: int) -> list[tuple[str, ...]]:
 
     checkpoint = checkpoint_of(name, folder)
     trained = load_trained(checkpoint)
-    calibration = list(random_tiles(trained.spec, (SIDE, SIDE), 8, seed=2))
+    calibration = list(random_tiles(trained.spec, Size(SIDE, SIDE), 8, seed=2))
     threads = os.cpu_count() or 1
-    timing = time_in_process(checkpoint, (SIDE, SIDE), threads=threads, runs=runs)
+    timing = time_in_process(checkpoint, Size(SIDE, SIDE), threads=threads, runs=runs)
     rows = [_row(name, "Keras", "any", 0, timing, None)]
-    for tile in ((SIDE, SIDE), None):
+    for tile in (Size(SIDE, SIDE), None):
         exported = export_model(
             trained,
             folder / name / ("any" if tile is None else "fixed"),
@@ -79,7 +80,7 @@ def measured(name: str, folder: Path, runs: int) -> list[tuple[str, ...]]:
             raise RuntimeError("nothing was measured that could be refused")
         comparisons = {one.name: one for one in verify(exported.folder)}
         for artifact in exported.manifest.artifacts:
-            timing = time_in_process(exported.folder / artifact.path, (SIDE, SIDE), threads=threads, runs=runs)
+            timing = time_in_process(exported.folder / artifact.path, Size(SIDE, SIDE), threads=threads, runs=runs)
             comparison = comparisons[artifact.name]
             rows.append(
                 _row(

@@ -70,9 +70,10 @@ def streamed(scene: Path, folder: Path, predict: Callable[[np.ndarray], np.ndarr
     """Predicts as the command does, with defaults."""
     from rsseg_tf.datasets import custom_spec
     from rsseg_tf.predict import InferenceOptions, OutputOptions, PredictionSettings, predict_paths
+    from rsseg_tf.rasters.windows import Size
 
     spec = custom_spec("six", [str(index) for index in range(CLASSES)])
-    options = InferenceOptions(batch_size=BATCH, tile=(TILE, TILE))
+    options = InferenceOptions(batch_size=BATCH, tile=Size(TILE, TILE))
     (result,) = predict_paths(
         [scene], predict, PredictionSettings(spec, folder, options, output=OutputOptions(pictures=False))
     )
@@ -100,11 +101,12 @@ def plain(scene: Path, folder: Path, predict: Callable[[np.ndarray], np.ndarray]
 def accumulated(scene: Path, folder: Path, predict: Callable[[np.ndarray], np.ndarray]) -> None:
     """Predicts the windows of `streamed` and sums them over the whole scene, as the original does."""
     from rsseg_tf.predict.blending import make_plan
+    from rsseg_tf.rasters.windows import Size
 
     with rasterio.open(scene) as source:
         profile = {**source.profile, "count": 1, "BIGTIFF": "IF_SAFER"}
         pixels = source.read().transpose(1, 2, 0)
-    plan = make_plan(pixels.shape[:2], (TILE, TILE), (STRIDE, STRIDE), "cosine")
+    plan = make_plan(Size(*pixels.shape[:2]), Size(TILE, TILE), Size(STRIDE, STRIDE), "cosine")
     places = [(top, left) for top in plan.rows.starts for left in plan.columns.starts]
     total, count = np.zeros((*pixels.shape[:2], CLASSES)), np.zeros((*pixels.shape[:2], 1))
     for start in range(0, len(places), BATCH):

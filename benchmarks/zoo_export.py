@@ -36,6 +36,7 @@ from rsseg_tf.manifest import Quantization, read_manifest
 from rsseg_tf.predict import Predict
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.predictors.opening import newest_version
+from rsseg_tf.rasters.windows import Size
 
 TARGET = Path(__file__).parent / "zoo_export.md"
 SIDE = 256
@@ -160,7 +161,7 @@ def time_all(root: Path, work: Path, checkpoint: Path) -> dict[str, float]:
         elif artifact.quantization != "float16":  # which computes as float32 does
             for count in THREADS:
                 models[f"{artifact.name} {count}"] = open_predictor(folder / artifact.path, threads=count).predict
-    (tile,) = read_tiles([read_list(root / "val.txt", root)[0].image], trained.spec, (SIDE, SIDE))
+    (tile,) = read_tiles([read_list(root / "val.txt", root)[0].image], trained.spec, Size(SIDE, SIDE))
     return latencies(models, tile[np.newaxis])
 
 
@@ -192,8 +193,8 @@ def measure(name: str, root: Path, work: Path, checkpoint: Path) -> dict[str, An
         ExportOptions(
             ("savedmodel", "onnx", "tflite") if static else ("savedmodel",),
             TFLITE,
-            (SIDE, SIDE),
-            calibration_images(root / "train.txt", trained.spec, (SIDE, SIDE), count=CALIBRATION),
+            Size(SIDE, SIDE),
+            calibration_images(root / "train.txt", trained.spec, Size(SIDE, SIDE), count=CALIBRATION),
         ),
         limit=AccuracyLimit(spread(validation, SCORED), max_miou_drop=100),  # a loss is reported here, not refused
         notify=notify,
@@ -201,7 +202,7 @@ def measure(name: str, root: Path, work: Path, checkpoint: Path) -> dict[str, An
     folder, accuracy = exported.folder, exported.accuracy
     if folder is None or accuracy is None:
         raise RuntimeError(f"{name} was refused: {accuracy}")
-    pixels = np.stack(read_tiles([one.image for one in spread(validation, COMPARED)], trained.spec, (SIDE, SIDE)))
+    pixels = np.stack(read_tiles([one.image for one in spread(validation, COMPARED)], trained.spec, Size(SIDE, SIDE)))
     reference = Reference(pixels, np.concatenate([trained.predict(tile[np.newaxis]) for tile in pixels]), 0)
     rows = []
     for artifact in exported.manifest.artifacts:

@@ -1,4 +1,4 @@
-"""Engines: what can run a model on this machine, and which of them is the fastest that gives the same classes."""
+"""Engines that can run a model on this machine, and the choice of the fastest that gives the same classes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from rsseg_tf.manifest import MANIFEST_FILE, Artifact, read_manifest
 from rsseg_tf.predict import Predict, require_finite
 from rsseg_tf.predictors import find_model, open_predictor
 from rsseg_tf.predictors.opening import newest_version
+from rsseg_tf.rasters.windows import Size
 
 __all__ = [
     "DEFAULT_TOLERANCE",
@@ -43,7 +44,7 @@ DEFAULT_TOLERANCE = 0.05
 _EXTRAS = {"tflite": "ai_edge_litert", "onnx": "onnxruntime", "openvino": "openvino"}  # extra: the module it brings
 _LARGEST_SIDE = 512  # pixels that are timed: time grows with the area, and large images would take minutes
 _RUNS, _SECONDS = 3, 1.5  # of each candidate
-_DEFAULT_CROP = (512, 512)
+_DEFAULT_CROP = Size(512, 512)
 
 
 @dataclass(frozen=True)
@@ -102,31 +103,31 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Choice:
-    """The engine that was chosen, and what it was chosen from.
+    """The engine that was chosen, with all candidates.
 
     Attributes:
         candidate: The fastest within the tolerance.
         measured: All candidates, by name.
         tolerance: Points that it may lose.
-        size: (height, width) that was timed.
+        size: Size that was timed.
     """
 
     candidate: Candidate
     measured: Mapping[str, Measurement]
     tolerance: float
-    size: tuple[int, int]
+    size: Size
 
     def __str__(self) -> str:
         """Returns a line that names the engine and the reason for it."""
         own = self.measured[self.candidate.name]
         lost = f"{own.lost:.3g} points of mIoU lost" if own.of_miou else f"{own.lost:.3g} % of pixels differ"
-        text = f"Engine: {self.candidate.name}, {_time(own.ms)} per {self.size[1]}x{self.size[0]} image, {lost}."
+        text = f"Engine: {self.candidate.name}, {_time(own.ms)} per {self.size} image, {lost}."
         others = [(name, one) for name, one in self.measured.items() if name != self.candidate.name]
         if not others:
             return text
         others.sort(key=lambda item: (bool(item[1].obstacle), item[1].ms))
-        told = (f"{name} {one.objection(self.tolerance) or _time(one.ms)}" for name, one in others)
-        return f"{text} Others: {'; '.join(told)}."
+        lines = (f"{name} {one.objection(self.tolerance) or _time(one.ms)}" for name, one in others)
+        return f"{text} Others: {'; '.join(lines)}."
 
 
 def find_candidates(path: Path) -> tuple[Path, tuple[Candidate, ...]]:
@@ -188,9 +189,7 @@ def available_threads() -> int:
     return os.cpu_count() or 1
 
 
-def choose(
-    path: Path, *, config: Config | None = None, size: tuple[int, int], tolerance: float = DEFAULT_TOLERANCE
-) -> Choice:
+def choose(path: Path, *, config: Config | None = None, size: Size, tolerance: float = DEFAULT_TOLERANCE) -> Choice:
     """Chooses the fastest engine for a model on this machine.
 
     All candidates are timed on an image of the size, at most 512x512 or the largest tile among them, and compared with
@@ -200,7 +199,7 @@ def choose(
     Args:
         path: A checkpoint, an exported version, or a folder of versions.
         config: Config of a checkpoint.
-        size: (height, width) of images that will be predicted.
+        size: Size of images that will be predicted.
         tolerance: Points in 0..100 that the engine may lose.
 
     Raises:
@@ -214,7 +213,7 @@ def choose(
         raise ExportError(f"{place} holds no exported model; its manifest names none. Export the model again.")
     tiles = [one.artifact.tile for one in candidates if one.artifact and one.artifact.tile]
     limits = [max(_LARGEST_SIDE, *sides) for sides in zip((0, 0), *tiles, strict=True)]
-    size = min(size[0], limits[0]), min(size[1], limits[1])
+    size = Size(min(size.height, limits[0]), min(size.width, limits[1]))
     measured = _measure(place, candidates, config, size)
     usable = [one for one in candidates if not measured[one.name].objection(tolerance)]
     if not usable:
@@ -226,9 +225,7 @@ def choose(
     return Choice(min(usable, key=lambda one: measured[one.name].ms), measured, tolerance, size)
 
 
-def _measure(
-    place: Path, candidates: Sequence[Candidate], config: Config | None, size: tuple[int, int]
-) -> dict[str, Measurement]:
+def _measure(place: Path, candidates: Sequence[Candidate], config: Config | None, size: Size) -> dict[str, Measurement]:
     """Runs all candidates, one after the other, so that one at a time is in memory; returns them by name."""
     reference = None if candidates[0].engine == "keras" else read_reference(place)
     miou_drops = _miou_drops(place)
@@ -245,7 +242,7 @@ def _measure(
             found[candidate.name] = Measurement(obstacle=f"cannot be opened ({error})")
             continue
         if reference is None:  # a checkpoint's first candidate is what the others are compared with
-            crop = config.augment.crop_size[::-1] if config else _DEFAULT_CROP
+            crop = config.augment.crop if config else _DEFAULT_CROP
             reference = made_up_reference(predictor.predict, predictor.spec, reference_size(crop))
         quantization = candidate.artifact.quantization if candidate.artifact else "float32"
         try:

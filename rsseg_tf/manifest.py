@@ -15,11 +15,12 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import DataError, ExportError, address_hint
 from rsseg_tf.files import StrPath
+from rsseg_tf.rasters.windows import Size
 
 __all__ = [
     "BYTES_INPUT",
@@ -67,6 +68,15 @@ CALIBRATED: tuple[Quantization, ...] = ("int8", "int16x8")
 _Positive = Annotated[int, Field(gt=0)]
 
 
+def _with_pixels(size: Size) -> Size:
+    if min(size) < 1:
+        raise ValueError(f"height and width must be above 0; got {list(size)}")
+    return size
+
+
+_Size = Annotated[Size, AfterValidator(_with_pixels)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -99,7 +109,7 @@ class Artifact(_Section):
         path: Path relative to the folder of the manifest; `.` for a SavedModel, whose files lie beside the manifest;
             for a page (`web`) the path of its TFLite file.
         quantization: Types in which weights and activations are stored.
-        tile: The only (height, width) of the input; None where any size is allowed.
+        tile: The only size of the input, height first; None where any size is allowed.
         input: The pixels.
         outputs: Outputs of the default signature.
         signatures: Names of all signatures of a SavedModel.
@@ -110,7 +120,7 @@ class Artifact(_Section):
     format: Format
     path: str
     quantization: Quantization = "float32"
-    tile: tuple[_Positive, _Positive] | None = None
+    tile: _Size | None = None
     input: Tensor
     outputs: tuple[Tensor, ...]
     signatures: tuple[str, ...] = ()
@@ -198,7 +208,7 @@ class Manifest(_Section):
         format_version: Version of the manifest's own format.
         model: Segmentor and backbone, such as `fcn_hrnet_w18`.
         dataset: Classes, colours, bands and normalisation.
-        crop_size: (height, width) of the training crops.
+        crop_size: Size of the training crops, height first.
         size_multiple: No layer has to round the size of an image whose height and width are multiples of this.
         inference: The defaults of prediction.
         origin: Checkpoint and versions.
@@ -208,7 +218,7 @@ class Manifest(_Section):
     format_version: Literal[1] = 1
     model: str
     dataset: Classes
-    crop_size: tuple[_Positive, _Positive]
+    crop_size: _Size
     size_multiple: _Positive
     inference: Inference
     origin: Origin

@@ -17,6 +17,7 @@ __all__ = ["MODULES", "NAMES", "moved_name", "redirect_imports"]
 
 MODULES = {
     "rsseg_tf.checking": "rsseg_tf.doctor",
+    "rsseg_tf.checking.starting": "rsseg_tf.doctor.first_look",
     "rsseg_tf.checking.targets": "rsseg_tf.doctor.dataset",
     "rsseg_tf.cluster": "rsseg_tf.predict.cluster",
     "rsseg_tf.datasets.archives": "rsseg_tf.files.archives",
@@ -24,6 +25,7 @@ MODULES = {
     "rsseg_tf.datasets.finding": "rsseg_tf.files.walking",
     "rsseg_tf.datasets.gdal": "rsseg_tf.rasters.gdal",
     "rsseg_tf.datasets.images": "rsseg_tf.rasters.images",
+    "rsseg_tf.datasets.judging": "rsseg_tf.datasets.rules",
     "rsseg_tf.datasets.listing": "rsseg_tf.files.lists",
     "rsseg_tf.datasets.looking": "rsseg_tf.rasters.inspection",
     "rsseg_tf.datasets.npz": "rsseg_tf.files.npz",
@@ -134,6 +136,7 @@ NAMES = {
         "target_from_config": "rsseg_tf.doctor.dataset:dataset_from_config",
         "target_from_folder": "rsseg_tf.doctor.dataset:dataset_from_folder",
     },
+    "rsseg_tf.training.loop": {"train": "rsseg_tf.training.segmentation"},
 }
 """Module that offered a name -> the name -> module that has it now; a name that changed stands behind a colon."""
 

@@ -17,6 +17,7 @@ from rsseg_tf.errors import ExportError, WeightsError
 from rsseg_tf.manifest import Artifact, Format, Quantization
 from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import Predictor, open_predictor
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.checkpoints import write_checkpoint
 from tests.fixtures.configs import use_tiny_backbone
 from tests.fixtures.models import SPEC, manifest
@@ -153,7 +154,7 @@ def test_an_engine_is_one_by_name(folder: Path) -> None:
 
 
 def test_the_fastest_that_is_exact_is_chosen_and_the_line_says_why(folder: Path, opened: list[tuple[str, str]]) -> None:
-    choice = choose(folder.parent, size=(60, 80))
+    choice = choose(folder.parent, size=Size(60, 80))
     assert choice.candidate.name == "tflite float32"
     assert [name for name, _ in opened] == [".", "model.onnx", "float32.tflite", "dynamic.tflite"]
     ms = {name: one.ms for name, one in choice.measured.items()}
@@ -168,24 +169,24 @@ def test_the_fastest_that_is_exact_is_chosen_and_the_line_says_why(folder: Path,
 
 
 def test_a_higher_tolerance_chooses_what_is_faster(folder: Path, opened: list[tuple[str, str]]) -> None:
-    choice = choose(folder, size=(60, 80), tolerance=1.5)
+    choice = choose(folder, size=Size(60, 80), tolerance=1.5)
     assert choice.candidate.name == "tflite dynamic" and "1 % of pixels differ." in str(choice)
 
 
 def test_large_images_are_cut(folder: Path, opened: list[tuple[str, str]]) -> None:
-    assert choose(folder, size=(5000, 90)).size == (512, 90)
-    assert choose(folder, size=(60, 90)).size == (60, 90)
+    assert choose(folder, size=Size(5000, 90)).size == Size(512, 90)
+    assert choose(folder, size=Size(60, 90)).size == Size(60, 90)
 
 
 def test_the_miou_that_the_export_measured_counts_instead(folder: Path, opened: list[tuple[str, str]]) -> None:
     report = {"miou_drop": {"tflite float32": 0.4, "tflite dynamic": -0.2, "onnx": 0.0}}
     (folder / "accuracy.json").write_text(json.dumps(report), "utf-8")
-    choice = choose(folder, size=(60, 80))
+    choice = choose(folder, size=Size(60, 80))
     assert choice.candidate.name == "tflite dynamic" and "-0.2 points of mIoU lost" in str(choice)
     assert "but loses 0.4 points of mIoU (--tolerance 0.05)" in str(choice)
     (folder / "accuracy.json").write_text("{}", "utf-8")
     with pytest.raises(ExportError, match=r"accuracy\.json is damaged"):
-        choose(folder, size=(60, 80))
+        choose(folder, size=Size(60, 80))
 
 
 def test_what_cannot_run_is_left_out_with_its_reason(
@@ -194,7 +195,7 @@ def test_what_cannot_run_is_left_out_with_its_reason(
     write_version(folder, "savedmodel", "openvino", "tflite float32", "tflite int16x8", "onnx")
     (folder / "float32.tflite").write_bytes(b"damaged")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
-    choice = choose(folder, size=(60, 80))
+    choice = choose(folder, size=Size(60, 80))
     assert choice.candidate.name == "openvino"
     for part in (
         'onnx not installed (pip install "rsseg-tf[onnx]")',
@@ -208,15 +209,15 @@ def test_what_cannot_run_is_left_out_with_its_reason(
 def test_it_is_an_error_when_nothing_remains(folder: Path, opened: list[tuple[str, str]]) -> None:
     write_version(folder, "tflite dynamic", "tflite int16x8")
     with pytest.raises(ExportError, match=r"within the tolerance of 0\.05 points: tflite dynamic .* differs on 1 %"):
-        choose(folder, size=(60, 80))
+        choose(folder, size=Size(60, 80))
     with pytest.raises(ExportError, match=r"dynamic\.tflite is one file, and --engine auto chooses among several"):
-        choose(folder / "dynamic.tflite", size=(60, 80))
+        choose(folder / "dynamic.tflite", size=Size(60, 80))
     (folder / "reference.npz").unlink()
     with pytest.raises(ExportError, match=r"reference\.npz is missing or damaged"):
-        choose(folder, size=(60, 80))
+        choose(folder, size=Size(60, 80))
     write_version(folder)
     with pytest.raises(ExportError, match="holds no exported model"):
-        choose(folder, size=(60, 80))
+        choose(folder, size=Size(60, 80))
 
 
 def test_answers_of_another_shape_or_that_are_no_numbers_are_not_chosen(
@@ -230,7 +231,7 @@ def test_answers_of_another_shape_or_that_are_no_numbers_are_not_chosen(
         predictor = Predictor("made up", SPEC, wrong, InferenceOptions())
         monkeypatch.setattr(engines, "open_predictor", lambda *_, predictor=predictor, **__: predictor)
         with pytest.raises(ExportError, match=f"savedmodel .*{why}"):
-            choose(folder, size=(60, 80))
+            choose(folder, size=Size(60, 80))
 
 
 def test_a_checkpoint_is_compared_with_itself_in_float32(
@@ -238,11 +239,11 @@ def test_a_checkpoint_is_compared_with_itself_in_float32(
 ) -> None:
     use_tiny_backbone(monkeypatch)
     checkpoint, config = write_checkpoint(tmp_path / "trained")
-    choice: Choice = choose(checkpoint, config=config, size=(32, 32), tolerance=100)
+    choice: Choice = choose(checkpoint, config=config, size=Size(32, 32), tolerance=100)
     assert list(choice.measured) == ["keras", "keras bf16"]
     assert choice.measured["keras"].lost == 0 < choice.measured["keras bf16"].lost < 20
     assert all(one.ms > 0 for one in choice.measured.values())
-    exact = choose(checkpoint, config=config, size=(32, 32), tolerance=0)
+    exact = choose(checkpoint, config=config, size=Size(32, 32), tolerance=0)
     assert exact.candidate.name == "keras"
 
 

@@ -11,6 +11,7 @@ from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.datasets.table import SPECS
 from rsseg_tf.errors import ExportError
 from rsseg_tf.manifest import Artifact, Classes, Inference, Manifest, Origin, Tensor, read_manifest
+from rsseg_tf.rasters.windows import Size
 
 FIVE_BANDS = custom_spec(
     "mine",
@@ -29,9 +30,9 @@ def manifest_of(spec: DatasetSpec) -> Manifest:
     return Manifest(
         model="fcn_hrnet_w18",
         dataset=Classes.of(spec),
-        crop_size=(512, 256),
+        crop_size=Size(512, 256),
         size_multiple=32,
-        inference=Inference(scales=(0.5, 1.0), is_slide=True, crop_size=(64, 32), stride=(32, 32)),
+        inference=Inference(scales=(0.5, 1.0), is_slide=True, crop_size=Size(32, 64), stride=Size(32, 32)),
         origin=Origin(
             checkpoint="output/best_model",
             step=5,
@@ -45,7 +46,7 @@ def manifest_of(spec: DatasetSpec) -> Manifest:
                 format="tflite",
                 path="model_int8.tflite",
                 quantization="int8",
-                tile=(512, 256),
+                tile=Size(512, 256),
                 input=Tensor(name="pixels", dtype="uint8", shape=(1, 512, 256, spec.bands), meaning="pixels"),
                 outputs=(
                     Tensor(name="logits", dtype="uint8", shape=(1, 512, 256, 2), meaning="", scale=0.5, zero_point=3),
@@ -84,7 +85,7 @@ def test_a_name_says_what_tells_artifacts_apart() -> None:
     [
         ({"format_version": 2}, "format_version: Input should be 1.*export the model again"),
         ({"future": 1}, "future: Extra inputs are not permitted"),
-        ({"crop_size": [0, 4]}, "crop_size.0: Input should be greater than 0"),
+        ({"crop_size": [0, 4]}, "crop_size: .*height and width must be above 0; got .0, 4."),
         ({"model": None}, "model: Input should be a valid string"),
         ({"dataset": {**manifest_of(FIVE_BANDS).model_dump(mode="json")["dataset"], "bands": 4}}, "contradicts itself"),
     ],

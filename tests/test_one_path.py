@@ -22,6 +22,7 @@ from rsseg_tf.errors import ExportError
 from rsseg_tf.export import ExportOptions, Page, export_model, find_litertjs, load_trained
 from rsseg_tf.manifest import read_manifest
 from rsseg_tf.rasters.images import read_label, write_png
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.browser import CHROMIUM, browser, open_page, segment, serving
 from tests.fixtures.checkpoints import write_checkpoint
 from tests.fixtures.configs import use_tiny_backbone
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 SIZE = (70, 90)
 # The page has windows of a fixed size; all others get the same ones.
-TILE = (48, 64)
+TILE = Size(48, 64)
 WINDOWS = ("--is_slide", "--crop_size", "64", "48", "--stride", "48", "36")
 
 

@@ -29,10 +29,10 @@ from rsseg_tf.predict import InferenceOptions, OutputOptions
 from rsseg_tf.rasters.images import read_label, write_png
 from rsseg_tf.rasters.inspection import Inspection
 from rsseg_tf.rasters.scenes import open_scene, read_pixels
-from rsseg_tf.rasters.windows import Window
+from rsseg_tf.rasters.windows import Size, Window
 from tests.fixtures.scenes import predict_files
 
-SIZE = (24, 32)
+SIZE = Size(24, 32)
 Make = Callable[[Path], Path]
 
 

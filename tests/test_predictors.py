@@ -51,7 +51,7 @@ def test_a_checkpoint_brings_along_what_it_needs(tmp_path: Path, monkeypatch: py
     predictor = open_predictor(checkpoint)
     assert predictor.kind == "checkpoint" and predictor.manifest is None and predictor.tile is None
     assert predictor.spec == config.dataset.spec
-    assert predictor.options == InferenceOptions(flip_vertical=True, tile=config.augment.crop_size)
+    assert predictor.options == InferenceOptions(flip_vertical=True, tile=config.augment.crop)
     assert predictor.predict(pixels(20, 30)).shape == (2, 20, 30, 2)
 
 

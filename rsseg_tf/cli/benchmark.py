@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rsseg_tf.cli.options import ManyValues, trust_option
+from rsseg_tf.rasters.windows import Size
 
 if TYPE_CHECKING:
     from rsseg_tf.export.timing import Timing
@@ -63,22 +64,22 @@ def command(
         models = {"checkpoint (Keras)": checkpoint} | models
     # An image of another size than a file takes is padded or cut into tiles, which says little of the file.
     fixed = [artifact.tile for artifact in manifest.artifacts if artifact.tile]
-    size = size or max(fixed, default=manifest.crop_size)
+    timed = Size(*size) if size else max(fixed, default=manifest.crop_size)
     timings = {}
     for name, path in models.items():
         click.echo(f"Timing {name}", err=True)
-        timings[name] = time_in_process(path, size, threads=threads or os.cpu_count() or 1, runs=runs)
-    Console().print(timing_table(list(timings), list(timings.values()), size))
+        timings[name] = time_in_process(path, timed, threads=threads or os.cpu_count() or 1, runs=runs)
+    Console().print(timing_table(list(timings), list(timings.values()), timed))
     if json_path:
         rows = [{"name": name, **dataclasses.asdict(timing)} for name, timing in timings.items()]
-        write_json(json_path, {"folder": str(folder), "size": list(size), "models": rows})
+        write_json(json_path, {"folder": str(folder), "size": list(timed), "models": rows})
 
 
-def timing_table(names: Sequence[str], timings: Sequence[Timing], size: tuple[int, int]) -> Any:
+def timing_table(names: Sequence[str], timings: Sequence[Timing], size: Size) -> Any:
     """Returns a rich table with a line for each model."""
     from rich.table import Table
 
-    table = Table(title=f"{size[0]}x{size[1]} pixels, {timings[0].threads} threads, {timings[0].runs} runs")
+    table = Table(title=f"{size.height}x{size.width} pixels, {timings[0].threads} threads, {timings[0].runs} runs")
     table.add_column("model", no_wrap=True)
     for column in ("p50 ms", "p90 ms", "p99 ms", "first ms", "load s", "memory MiB"):
         table.add_column(column, justify="right")

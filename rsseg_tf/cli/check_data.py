@@ -59,26 +59,14 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
               help="With --sheet: seed of the choice of pairs.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes [default: one for each core].")
-@click.pass_context
 def command(
-    ctx: click.Context,
     source: str | None,
     config_path: str | None,
     overrides: tuple[str, ...],
-    unlabelled: bool,
-    num_classes: int | None,
-    ignore_index: int | None,
-    near: int,
     leave_out: tuple[str, ...],
-    max_image_mb: int | None,
-    allow_vrt_sources: bool,
-    strict: bool,
-    show: int,
     as_json: bool,
     sheet: Path | None,
-    sheet_count: int,
-    seed: int,
-    workers: int | None,
+    **options: Any,
 ) -> None:
     """Find problems in a dataset before hours of training.
 
@@ -92,39 +80,40 @@ def command(
 
     Exit code 1 if there are errors, 0 if not.
     """
-    _check_options(ctx, leave_out, sheet, as_json)
-    dataset = _find_dataset(source, config_path, overrides, num_classes, ignore_index, unlabelled)
+    _check_options(leave_out, sheet, as_json)
+    folder_options = {name: options[name] for name in ("num_classes", "ignore_index", "unlabelled")}
+    dataset = _find_dataset(source, config_path, overrides, folder_options)
+    max_image_mb, near, seed = options["max_image_mb"], options["near"], options["seed"]
     trust = Trust(
         dataset.trust.max_bytes if max_image_mb is None else max_image_mb * 2**20,
-        allow_vrt_sources or dataset.trust.vrt_sources,
+        options["allow_vrt_sources"] or dataset.trust.vrt_sources,
     )
     dataset = dataclasses.replace(dataset, trust=trust)
+    workers = options["workers"] or os.cpu_count() or 1
     with progress_line(f"Checking {_printable(dataset.expected.name)}") as progress:
-        report = check_data(
-            dataset, near=near, leave_out=leave_out, workers=workers or os.cpu_count() or 1, progress=progress
-        )
+        report = check_data(dataset, near=near, leave_out=leave_out, workers=workers, progress=progress)
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
     else:
-        _print(report, show)
+        _print(report, options["show"])
     if sheet is not None:
         if choose_samples(report.evidence, 1, seed):
-            write_sheet(sheet, report, count=sheet_count, seed=seed)
+            write_sheet(sheet, report, count=options["sheet_count"], seed=seed)
             click.echo(f"Written: {sheet}", err=as_json)
         else:
             click.echo(f"Not written: {sheet}, because no sample could be read.", err=True)
-    if report.count("error") or (strict and report.count("warning")):
-        ctx.exit(1)
+    if report.count("error") or (options["strict"] and report.count("warning")):
+        raise SystemExit(1)
 
 
-def _check_options(ctx: click.Context, leave_out: Sequence[str], sheet: Path | None, as_json: bool) -> None:
+def _check_options(leave_out: Sequence[str], sheet: Path | None, as_json: bool) -> None:
     """Refuses options without effect, and a sheet that cannot be written, before hours of work."""
     for name, option, needed, has_effect in (
         ("sheet_count", "--sheet-count", "with --sheet", sheet is not None),
         ("seed", "--seed", "with --sheet", sheet is not None),
         ("show", "--show", "without --json", not as_json),
     ):
-        if not has_effect and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+        if not has_effect and click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise ConfigError(f"{option} has an effect {needed} only; leave it out.")
     for code in leave_out:
         if code not in KINDS:
@@ -144,12 +133,7 @@ def _check_options(ctx: click.Context, leave_out: Sequence[str], sheet: Path | N
 
 
 def _find_dataset(
-    source: str | None,
-    config_path: str | None,
-    overrides: tuple[str, ...],
-    num_classes: int | None,
-    ignore_index: int | None,
-    unlabelled: bool,
+    source: str | None, config_path: str | None, overrides: tuple[str, ...], folder_options: dict[str, Any]
 ) -> CheckedDataset:
     """Returns the dataset to check."""
     from rsseg_tf.doctor import dataset_from_config, dataset_from_folder
@@ -160,16 +144,11 @@ def _find_dataset(
     if config_path is None and Path(named).is_dir():
         if overrides:
             raise ConfigError(f"--set changes a config; {named} is a folder. Leave it out.")
-        return dataset_from_folder(
-            Path(named), num_classes=num_classes, ignore_index=ignore_index, unlabelled=unlabelled
-        )
-    for option, given in (
-        ("--num-classes", num_classes is not None),
-        ("--ignore-index", ignore_index is not None),
-        ("--unlabelled", unlabelled),
-    ):
-        if given:
-            raise ConfigError(f"{option} goes with a folder; {named} is a config, which describes its dataset.")
+        return dataset_from_folder(Path(named), **folder_options)
+    for name, value in folder_options.items():
+        if value is not None and value is not False:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} goes with a folder; {named} is a config, which describes its dataset.")
     return dataset_from_config(load(named, overrides), named)
 
 

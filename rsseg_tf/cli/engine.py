@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from rsseg_tf.cli.models import locate_model
+from rsseg_tf.rasters.windows import Size
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
@@ -19,7 +20,7 @@ __all__ = ["ModelSource", "choose_engine", "engine_options", "locate_engine"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _ENGINES = ("keras", "savedmodel", "tflite", "onnx", "openvino")  # as `rsseg_tf.engines`, whose import takes seconds
-_DEFAULT_SIDE = 512  # of images that do not say how large they are
+_DEFAULT_SIDE = 512  # of images without a size in their header
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,14 @@ def locate_engine(model_path: str, engine: str | None, tolerance: float | None, 
     return ModelSource(kind, place, precision, available_threads(), limit)
 
 
-def choose_engine(
-    located: ModelSource, config: Config | None, image: Path, window: tuple[int, int] | None
-) -> ModelSource:
+def choose_engine(located: ModelSource, config: Config | None, image: Path, window: Size | None) -> ModelSource:
     """Chooses for --engine auto and prints the choice; returns any other source as it is.
 
     Args:
         located: From `locate_engine`.
         config: Config of a checkpoint.
         image: One of those that will be predicted.
-        window: (width, height) of windows, if it will be cut into some.
+        window: Size of windows, if it will be cut into some.
 
     Raises:
         ExportError: When nothing runs here within the tolerance.
@@ -111,10 +110,9 @@ def choose_engine(
     from rsseg_tf.engines import choose
     from rsseg_tf.predict import image_size
 
-    height, width = image_size(image)
-    size = (height, width) if height and width else (_DEFAULT_SIDE, _DEFAULT_SIDE)
-    if window is not None:
-        size = window[1], window[0]
+    size = window or image_size(image)
+    if not size.pixels:
+        size = Size(_DEFAULT_SIDE, _DEFAULT_SIDE)
     config = config if located.kind == "checkpoint" else None
     choice = choose(located.path, config=config, size=size, tolerance=located.tolerance)
     click.echo(str(choice))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +88,7 @@ def command(
         "dataset": config.dataset.spec.name,
         "protocol": evaluation.to_json(),
         "images": len(samples),
-        "inference": dataclasses.asdict(model.options),
+        "inference": model.options.to_json(),
         "precision": located.precision,
         "engine": located.engine,
         **scores.to_json(),

@@ -11,6 +11,7 @@ import click
 
 from rsseg_tf.cli.options import ManyValues, config_option, load
 from rsseg_tf.cli.output import narrow_table
+from rsseg_tf.rasters.windows import Size
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
@@ -156,7 +157,7 @@ def command(
         options = ExportOptions(
             formats=formats,
             quantizations=quantizations or ("float32",),
-            tile=tile,
+            tile=Size(*tile) if tile else None,
             calibration=_calibration(trained, tile, values) if calibrated else (),
             real_tiles=_REAL_TILES if values["real_tiles"] is None else values["real_tiles"],
             page=page,
@@ -221,7 +222,7 @@ def _calibration(trained: TrainedModel, tile: tuple[int, int] | None, values: di
     return calibration_images(
         list_file,
         trained.spec,
-        tile or trained.manifest.crop_size,
+        Size(*tile) if tile else trained.manifest.crop_size,
         count=values["calibration_count"] or 32,
         seed=values["seed"] or 0,
         trust=trained.config.data.trust,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rsseg_tf.cli.options import load
+from rsseg_tf.rasters.windows import Size
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
@@ -144,7 +145,8 @@ def prediction_changes(switch: str, values: dict[str, Any]) -> dict[str, Any]:
         given = next(name for name, value in augmentation.items() if value)
         raise ConfigError(f"--{given} has an effect with --{switch} only; add --{switch} or leave it out.")
     if values["is_slide"]:
-        changes |= {"is_slide": True, "crop_size": values["crop_size"], "stride": values["stride"]}
+        sizes = {name: Size.from_width_height(values[name]) for name in ("crop_size", "stride") if values[name]}
+        changes |= {"is_slide": True, **sizes}
     elif values["crop_size"] or values["stride"]:
         raise ConfigError("--crop_size and --stride have an effect with --is_slide only; add it or leave them out.")
     if values["blend"]:
@@ -170,15 +172,15 @@ def windows_note(predictor: Predictor, changes: dict[str, Any]) -> str | None:
     if manifest is None or changes.get("is_slide") or manifest.inference.is_slide:
         return None
     if predictor.kind == "server":
-        height, width = manifest.crop_size
+        size = manifest.crop_size
         why = "a server gets one window per request"
     elif predictor.tile is not None:
-        height, width = predictor.tile
+        size = predictor.tile
         why = "the file takes images of that size only"
     else:
         return None
     return (
-        f"images larger than {width}x{height} pixels are predicted by windows of that size, because {why}. A "
+        f"images larger than {size} pixels are predicted by windows of that size, because {why}. A "
         "checkpoint, and an export of any size, predicts images of up to 2048x2048 pixels whole, with other labels "
         "here and there."
     )

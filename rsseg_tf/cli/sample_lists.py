@@ -18,7 +18,7 @@ from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.inspection import Inspection, ListSummary, memory_file
 
 if TYPE_CHECKING:
-    from rsseg_tf.doctor.starting import FindingCount
+    from rsseg_tf.doctor.first_look import FindingCount
 
 __all__ = ["checked_eval_list", "checked_images", "checked_list", "checked_samples"]
 
@@ -54,7 +54,7 @@ def checked_samples(
             )
     except DataError as error:
         raise DataError(f"{error} {_REMEDY}") from error
-    from rsseg_tf.doctor.starting import known_leaks, start_findings
+    from rsseg_tf.doctor.first_look import known_leaks, start_findings
 
     findings = start_findings(parts, dataset.spec, root, crop_size=crop_size)
     if splits == ("val",):
@@ -72,7 +72,7 @@ def checked_eval_list(list_file: Path, spec: DatasetSpec, *, trust: Trust = TRUS
         DataError: For the first problem.
     """
     summary = checked_list(list_file, list_file.parent, spec, what="samples", trust=trust)
-    from rsseg_tf.doctor.starting import start_findings
+    from rsseg_tf.doctor.first_look import start_findings
 
     _report(start_findings({"val": summary}, spec, list_file.parent), refuse=False)
     return summary.samples
@@ -93,7 +93,7 @@ def checked_images(config: PretrainConfig) -> Sequence[Sample]:
     else:
         samples = list_images(root, notify=_note)
         summary = _check(samples, dataset.spec, root / "*", root, "images", labels=False, trust=config.data.trust)
-    from rsseg_tf.doctor.starting import start_findings
+    from rsseg_tf.doctor.first_look import start_findings
 
     _report(start_findings({"train": summary}, dataset.spec, root), refuse=True)
     return summary.samples

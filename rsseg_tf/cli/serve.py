@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from rsseg_tf.cli.options import ManyValues, trust_option
+from rsseg_tf.cli.options import ManyValues, combined, trust_option
 
 __all__ = ["command"]
 
@@ -16,7 +17,7 @@ _MB = 2**20
 
 
 class _ServeGroup(click.Group):
-    """Takes `serve EXPORT_DIR` beside `serve init`: what is no name of a subcommand belongs to the server itself."""
+    """Takes `serve EXPORT_DIR` beside `serve init`: arguments that begin with no subcommand go to the server itself."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] != "init" and args[0] not in ctx.help_option_names:
@@ -61,23 +62,51 @@ def _labels(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     return labels
 
 
+_PORT, _COUNT = click.IntRange(0, 65535), click.IntRange(min=1)
+_SECONDS = click.FloatRange(min=0, min_open=True)
+# flag, type, default, help
+_PORTS = (
+    ("--rest-port", _PORT, 8501, "REST; 0 for any free port."),
+    ("--grpc-port", _PORT, 8500, "gRPC; 0 for any free port."),
+    ("--keep", click.IntRange(min=0), 1, "How many of the newest versions answer; 0 for all."),
+)
+_BATCHING = (
+    ("--max-batch-size", _COUNT, 8, "Images computed together; 1 turns batching off."),
+    (
+        *("--batch-timeout-micros", click.IntRange(min=0), 2000),
+        "How long a batch that is not full waits, in microseconds.",
+    ),
+    ("--max-enqueued-batches", _COUNT, 32, "Full batches that may wait; requests beyond get status 503."),
+    ("--num-batch-threads", _COUNT, 1, "Batches computed at the same time; more make smaller batches."),
+)
+_LIMITS = (
+    ("--max-body-mb", _COUNT, 32, "Largest request, in MiB."),
+    ("--max-pixels", _COUNT, 2048 * 2048, "Most pixels of a request, also of encoded images."),
+    (
+        *("--max-pixels-in-work", _COUNT, 4 * 2048 * 2048),
+        "Most pixels of all requests that wait or are computed; more get status 429.",
+    ),
+    ("--max-concurrent", _COUNT, 32, "Requests computed or waiting; more get status 503."),
+    ("--client-timeout", _SECONDS, 30.0, "Seconds a client may take to send a request or read an answer."),
+    ("--request-timeout", _SECONDS, 120.0, "Seconds a request may wait and compute."),
+)
+
+
+def _number_options(rows: tuple[tuple[str, click.ParamType, float, str], ...]) -> Callable[[Any], Any]:
+    """Returns a decorator that adds options which take a number and show their default."""
+    return combined(
+        *(
+            click.option(flag, type=kind, default=default, show_default=True, help=text)
+            for flag, kind, default, text in rows
+        )
+    )
+
+
 @command.command(name=_DEFAULT, cls=ManyValues)
 @click.argument("export_dir", type=Path)
 @click.option("--model-name", metavar="NAME", help="Name in requests. Default: the folder's.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
-@click.option(
-    "--rest-port", type=click.IntRange(0, 65535), default=8501, show_default=True, help="REST; 0 for any free port."
-)
-@click.option(
-    "--grpc-port", type=click.IntRange(0, 65535), default=8500, show_default=True, help="gRPC; 0 for any free port."
-)
-@click.option(
-    "--keep",
-    type=click.IntRange(min=0),
-    default=1,
-    show_default=True,
-    help="How many of the newest versions answer; 0 for all.",
-)
+@_number_options(_PORTS)
 @click.option(
     "--label",
     "labels",
@@ -86,80 +115,10 @@ def _labels(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     metavar="LABEL=VERSION...",
     help="Names for versions, which then answer too, e.g. stable=1 canary=2.",
 )
-@click.option(
-    "--poll",
-    type=click.FloatRange(min=0.05),
-    default=2.0,
-    show_default=True,
-    help="Seconds between looks for new versions.",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="How many one operation uses. Default: all cores.")
-@click.option(
-    "--max-batch-size",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Images computed together; 1 turns batching off.",
-)
-@click.option(
-    "--batch-timeout-micros",
-    type=click.IntRange(min=0),
-    default=2000,
-    show_default=True,
-    help="How long a batch that is not full waits, in microseconds.",
-)
-@click.option(
-    "--max-enqueued-batches",
-    type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    help="Full batches that may wait; requests beyond get status 503.",
-)
-@click.option(
-    "--num-batch-threads",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Batches computed at the same time; more make smaller batches.",
-)
-@click.option(
-    "--max-body-mb", type=click.IntRange(min=1), default=32, show_default=True, help="Largest request, in MiB."
-)
-@click.option(
-    "--max-pixels",
-    type=click.IntRange(min=1),
-    default=2048 * 2048,
-    show_default=True,
-    help="Most pixels of a request, also of encoded images.",
-)
-@click.option(
-    "--max-pixels-in-work",
-    type=click.IntRange(min=1),
-    default=4 * 2048 * 2048,
-    show_default=True,
-    help="Most pixels of all requests that wait or are computed; more get status 429.",
-)
-@click.option(
-    "--max-concurrent",
-    type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    help="Requests computed or waiting; more get status 503.",
-)
-@click.option(
-    "--client-timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=30.0,
-    show_default=True,
-    help="Seconds a client may take to send a request or read an answer.",
-)
-@click.option(
-    "--request-timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=120.0,
-    show_default=True,
-    help="Seconds a request may wait and compute.",
-)
+@_number_options((("--poll", click.FloatRange(min=0.05), 2.0, "Seconds between looks for new versions."),))
+@click.option("--threads", type=_COUNT, help="How many one operation uses. Default: all cores.")
+@_number_options(_BATCHING)
+@_number_options(_LIMITS)
 @click.option(
     "--metrics-path",
     default="/monitoring/prometheus/metrics",

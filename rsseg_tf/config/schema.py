@@ -21,6 +21,7 @@ from rsseg_tf.datasets.table import SPECS
 from rsseg_tf.errors import DataError
 from rsseg_tf.moved import moved_name
 from rsseg_tf.rasters.gdal import Trust
+from rsseg_tf.rasters.windows import Size
 
 __all__ = [
     "SGD",
@@ -171,6 +172,11 @@ class Augment(Section):
     saturation_range: Annotated[float, Field(ge=0, le=1)] = 0.4
     hue_range: Annotated[float, Field(ge=0, le=127)] = 18.0
     distort_probability: Fraction = 0.5
+
+    @property
+    def crop(self) -> Size:
+        """The size of training crops."""
+        return Size.from_width_height(self.crop_size)
 
     @model_validator(mode="after")
     def _consistent(self) -> Augment:

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from rsseg_tf.config.schema import Augment
 from rsseg_tf.datasets.spec import DatasetSpec
+from rsseg_tf.rasters.windows import Size
 
 __all__ = [
     "adjust_brightness",
@@ -104,13 +105,10 @@ def augment_sample(
         The changed image `(crop height, crop width, bands)` float32 0..255 and label `(crop height, crop width)`.
     """
     seeds = tf.unstack(tf.random.split(seed, 7))
-    width, height = augment.crop_size
     bands = image.shape[-1]
     image, label = random_step_scale(image, label, seeds[0], augment.scale_range, augment.scale_step)
     image = tf.ensure_shape(image, (None, None, bands))  # tf.cond loses the number of bands
-    image, label = pad_and_crop(
-        image, label, seeds[1], (height, width), image_padding=padding, label_padding=ignore_index
-    )
+    image, label = pad_and_crop(image, label, seeds[1], augment.crop, image_padding=padding, label_padding=ignore_index)
     image, label = random_flip(image, label, seeds[2], augment.flip_horizontal, axis=1)
     image, label = random_flip(image, label, seeds[3], augment.flip_vertical, axis=0)
     if augment.rotate90:
@@ -197,12 +195,12 @@ def pad_and_crop(
     image: tf.Tensor,
     label: tf.Tensor,
     seed: tf.Tensor,
-    size: tuple[int, int],
+    size: Size,
     *,
     image_padding: Padding,
     label_padding: int,
 ) -> Pair:
-    """Pads at the bottom and right up to `size` (height, width) where needed, then crops a random window of it."""
+    """Pads at the bottom and right up to `size` where needed, then crops a random window of it."""
     bands = image.shape[-1]
     wanted = tf.constant(size)
     missing = tf.maximum(wanted - tf.shape(label), 0)

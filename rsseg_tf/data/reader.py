@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 
 from rsseg_tf.datasets import DatasetSpec
-from rsseg_tf.datasets.judging import check_label_ids, check_same_size, check_type, ids_of, label_of
+from rsseg_tf.datasets.rules import check_label_ids, check_same_size, check_type, ids_of, label_of
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample, Samples
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust

@@ -118,7 +118,7 @@ def _by_kind(name: str, download: Download) -> dict[str, dict[str, Member]]:
         kind, scene = _kind(match["kind"].lower(), member.path), match["id"].lower()
         there = found[kind].get(scene)
         if there is not None and kind == "full" and there.size == member.size:
-            continue  # some downloads hold the participants' masks and all masks
+            continue  # downloads may contain the participants' masks beside all masks, of which they are a part
         download.enter(found[kind], scene, member, f"the {kind}{' mask' if kind != 'image' else ''} of {scene}")
     return found
 

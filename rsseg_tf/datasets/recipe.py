@@ -23,6 +23,8 @@ Key = TypeVar("Key", bound=Hashable)
 class SourceScene:
     """One image of a download, with its mask if it has one.
 
+    Cutting makes a `SceneRecord` of it; evaluation stitches its tiles into a `TiledScene`.
+
     Attributes:
         split: `"train"`, `"val"` or `"test"`.
         stem: What the names of its tiles begin with; may hold `/` to put them into folders.
@@ -102,7 +104,7 @@ class Recipe:
         tile_size: Side of a tile in pixels by default.
         overlap: Pixels that neighbouring tiles share by default.
         cuttings: Ways to cut from which the user chooses, the default first: `"benchmark"` (no overlap) and
-            `"overlap"` (half a tile by default). Empty where `overlap` alone decides.
+            `"overlap"` (half a tile by default). Empty where only `overlap` decides.
         labels: Kinds of masks from which the user chooses, the default first; empty where there is one kind.
         bands: What to read of the images; see `rsseg_tf.rasters.pixel_rows.RowBands`.
         label_suffix: What a label's name has more than its image's, before `.png`.

@@ -48,14 +48,24 @@ _CARS = (
 )
 
 
+@dataclass(frozen=True)
+class _Sun:
+    """Unit vector towards the sun: to the right, downwards, up."""
+
+    x: float
+    y: float
+    z: float
+
+
 @dataclass
 class _Canvas:
-    """The maps of a scene of side S: colour `(S, S, 3)` in 0..1, height, class, and what must stay free."""
+    """The maps of a scene of side S: colour `(S, S, 3)` in 0..1, height, class and taken ground; and the sun."""
 
     colour: np.ndarray
     height: np.ndarray
     label: np.ndarray
     taken: np.ndarray
+    sun: _Sun
 
 
 @dataclass
@@ -95,20 +105,11 @@ class _Plan:
         return np.minimum(self.first.edge, self.second.edge)
 
 
-@dataclass(frozen=True)
-class _Sun:
-    """Unit vector towards the sun: to the right, downwards, up."""
-
-    x: float
-    y: float
-    z: float
-
-
 def render_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Paints one scene.
 
     Args:
-        rng: Source of all chance; the same state gives the same scene.
+        rng: Random generator; the same state gives the same scene.
         size: Side in pixels, at least `MIN_SIZE`.
 
     Returns:
@@ -123,15 +124,16 @@ def render_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.nd
         height=np.zeros((size, size), np.float32),
         label=np.full((size, size), GROUND, np.uint8),
         taken=np.zeros((size, size), bool),
+        sun=sun,
     )
     _pave(rng, canvas, plan)
     _water(rng, canvas, plan)
     _streets(rng, canvas, plan)
     canvas.taken |= (plan.edge < 9) | (plan.shore < 12)
-    _buildings(rng, canvas, plan, sun)
-    _trees(rng, canvas, plan, sun)
+    _buildings(rng, canvas, plan)
+    _trees(rng, canvas, plan)
     _cars(rng, canvas, plan)
-    return _expose(rng, canvas, sun), canvas.label
+    return _expose(rng, canvas), canvas.label
 
 
 # --- noise and geometry ------------------------------------------------------------------------------------------
@@ -400,7 +402,7 @@ def _places(rng: np.random.Generator, where: np.ndarray, count: int) -> np.ndarr
     return np.stack(np.divmod(picked, where.shape[1]), axis=1)
 
 
-def _buildings(rng: np.random.Generator, canvas: _Canvas, plan: _Plan, sun: _Sun) -> None:
+def _buildings(rng: np.random.Generator, canvas: _Canvas, plan: _Plan) -> None:
     """Houses along the streets and halls in the paved blocks."""
     size = canvas.height.shape[0]
     edge = plan.edge
@@ -418,21 +420,20 @@ def _buildings(rng: np.random.Generator, canvas: _Canvas, plan: _Plan, sun: _Sun
         angle = _direction(grid.across, y, x) + (rng.normal(0, 0.3) if rng.random() < 0.12 else 0.0)
         half = rng.uniform((30, 20), (58, 36)) if is_hall else rng.uniform((13, 10), (23, 15))
         roof = np.array(_ROOFS[rng.choice(palette)])
-        if _building(rng, canvas, sun, (int(y), int(x)), angle, half, roof, is_hall) and edge[y, x] < 60:
+        if _building(rng, canvas, (int(y), int(x)), angle, half, roof, is_hall) and edge[y, x] < 60:
             _driveway(rng, canvas, plan, grid, (int(y), int(x)), angle)
 
 
 def _building(
     rng: np.random.Generator,
     canvas: _Canvas,
-    sun: _Sun,
     place: tuple[int, int],
     angle: float,
     half: np.ndarray,
     roof: np.ndarray,
     is_hall: bool,
 ) -> bool:
-    """Puts up one building unless something stands there; tells whether it did."""
+    """Adds one building and returns True; returns False where the ground is taken."""
     rows, columns, dy, dx = _patch(canvas.height.shape[0], *place, float(np.hypot(*half)) * 1.5 + 8)
     along, across = _turn(dy, dx, angle)
     kind = "flat" if is_hall or rng.random() < 0.15 else rng.choice(("gable", "hip"))
@@ -450,7 +451,7 @@ def _building(
     if (canvas.taken[rows, columns] & around).any():
         return False
     eaves = rng.uniform(16, 34) if is_hall else rng.uniform(9, 17)
-    shade = _lambert(shape, sun)
+    shade = _lambert(shape, canvas.sun)
     courses = 1 + (0.03 * np.sin(across * 2.1) if kind != "flat" else 0.02 * np.sin(along * 0.9))
     wear = 1 + 0.05 * _noise(rng, max(shape.shape), 9)[: shape.shape[0], : shape.shape[1]]
     tint = np.clip(roof * rng.uniform(0.85, 1.12) + rng.normal(0, 0.015, 3), 0.05, 0.95)
@@ -512,7 +513,7 @@ def _roof_furniture(
         height[box] += np.float32(rng.uniform(1.5, 5))
 
 
-def _trees(rng: np.random.Generator, canvas: _Canvas, plan: _Plan, sun: _Sun) -> None:
+def _trees(rng: np.random.Generator, canvas: _Canvas, plan: _Plan) -> None:
     """Woods, clumps, garden and street trees, and bushes on the banks."""
     size = canvas.height.shape[0]
     area = size * size / 512**2
@@ -533,19 +534,18 @@ def _trees(rng: np.random.Generator, canvas: _Canvas, plan: _Plan, sun: _Sun) ->
         for y, x in _places(rng, where, math.ceil(count * area * share)):
             radius = float(np.clip(rng.lognormal(2.1, 0.35), 3.5, 17))
             tint = np.clip(crown * rng.uniform(0.75, 1.3) + rng.normal(0, 0.022, 3), 0.04, 0.7)
-            _tree(canvas, sun, (int(y), int(x)), radius, tint, lumps, built)
+            _tree(canvas, (int(y), int(x)), radius, tint, lumps, built)
 
 
 def _tree(
     canvas: _Canvas,
-    sun: _Sun,
     place: tuple[int, int],
     radius: float,
     tint: np.ndarray,
     lumps: np.ndarray,
     built: np.ndarray,
 ) -> None:
-    """Grows one crown; it may overlap other crowns and hang over a street, but touches no building."""
+    """Adds one crown, unless it would touch a building; it may overlap other crowns and hang over a street."""
     rows, columns, dy, dx = _patch(canvas.height.shape[0], *place, radius + 5)
     bumps = lumps[rows, columns]
     ratio = np.sqrt(dy**2 + dx**2) / radius + 0.13 * bumps
@@ -554,7 +554,7 @@ def _tree(
     inside = (ratio < 1) & (height > canvas.height[rows, columns])
     if (built[rows, columns] & (ratio < 1)).any():
         return
-    shade = _lambert(dome * 0.7 + 1.1 * bumps, sun) * (0.8 + 0.25 * dome / np.float32(radius))
+    shade = _lambert(dome * 0.7 + 1.1 * bumps, canvas.sun) * (0.8 + 0.25 * dome / np.float32(radius))
     surface = tint * shade[..., np.newaxis]
     canvas.colour[rows, columns][inside] = surface[inside]
     canvas.height[rows, columns][inside] = height[inside]
@@ -582,7 +582,7 @@ def _cars(rng: np.random.Generator, canvas: _Canvas, plan: _Plan) -> None:
 
 
 def _car(rng: np.random.Generator, canvas: _Canvas, taken: np.ndarray, place: tuple[int, int], angle: float) -> None:
-    """Parks one car unless something is in the way."""
+    """Adds one car, unless the ground is taken."""
     length, width = rng.uniform(6.4, 8.2), rng.uniform(2.9, 3.4)
     rows, columns, dy, dx = _patch(canvas.height.shape[0], *place, 12)
     along, across = _turn(dy, dx, angle + (math.pi if rng.random() < 0.5 else 0.0))
@@ -606,7 +606,7 @@ def _car(rng: np.random.Generator, canvas: _Canvas, taken: np.ndarray, place: tu
 
 
 def _shadows(height: np.ndarray, sun: _Sun) -> np.ndarray:
-    """Marches towards the sun: 1 where something higher stands in the way, else 0."""
+    """Returns 1 where something higher stands between a pixel and the sun, else 0."""
     size = height.shape[0]
     flat = math.hypot(sun.x, sun.y)
     rise = sun.z / flat  # height gained per pixel towards the sun
@@ -619,10 +619,10 @@ def _shadows(height: np.ndarray, sun: _Sun) -> np.ndarray:
     return blocked.astype(np.float32)
 
 
-def _expose(rng: np.random.Generator, canvas: _Canvas, sun: _Sun) -> np.ndarray:
+def _expose(rng: np.random.Generator, canvas: _Canvas) -> np.ndarray:
     """Adds shadows, haze, uneven light, blur and sensor noise: `(S, S, 3)` uint8."""
     size = canvas.height.shape[0]
-    shadow = cv2.GaussianBlur(_shadows(canvas.height, sun), (0, 0), 0.9)
+    shadow = cv2.GaussianBlur(_shadows(canvas.height, canvas.sun), (0, 0), 0.9)
     sky = np.array((0.31, 0.36, 0.45), np.float32) * np.float32(rng.uniform(0.8, 1.15))
     light = 1 - shadow[..., np.newaxis] * (1 - sky)
     light *= (1 + 0.035 * _noise(rng, size, 300))[..., np.newaxis]

@@ -32,13 +32,13 @@ def list_images(folder: StrPath, notify: Callable[[str], object] = lambda line: 
     """Returns all images below a folder, in order of their paths, without labels.
 
     Args:
-        folder: any folder with PNG, JPEG or TIFF files at any depth, also behind links; files and folders with a
+        folder: Any folder with PNG, JPEG or TIFF files at any depth, also behind links. Files and folders with a
             leading dot are skipped.
-        notify: told in one line what was left out although it may be an image.
+        notify: Called with one line about possible images that were left out.
 
     Raises:
-        DataError: when it does not exist, holds no image, or was written by `rsseg-tf prepare`: such a folder may hold
-            labels too, and has a list that tells them apart.
+        DataError: When the folder does not exist, holds no image, or was written by `rsseg-tf prepare`. A prepared
+            folder may hold labels too, and its list separates them from the images.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -59,10 +59,11 @@ def list_images(folder: StrPath, notify: Callable[[str], object] = lambda line: 
 
 
 def _find_images(pattern: re.Pattern[str], wanted: str, download: Download) -> list[SourceScene]:
-    """Names each image by its path below the source; names that meet once the suffix is off keep the suffix."""
+    """Names each image by its path below the source, without the suffix unless two images differ in it alone."""
     images = [member for member in download.members if pattern.search(member.path)]
     if not images:
         raise DataError(f"{download.sources} holds no {wanted}. Check the path.")
+    # A name begins with the source, which tells images of several sources apart and is redundant for one.
     outermost = {PurePosixPath(member.path).parts[0] for member in images}
     stems = [str(PurePosixPath(*PurePosixPath(member.path).parts[len(outermost) == 1 :])) for member in images]
     plain = Counter(str(PurePosixPath(stem).with_suffix("")) for stem in stems)
@@ -99,4 +100,4 @@ DOTA_RECIPE = dataclasses.replace(
     output=Path("data/DOTA"),
     find_scenes=functools.partial(_find_images, _DOTA_IMAGE, "images such as P0000.png"),
 )
-"""Takes `P0000.png` and the like alone, so that masks and previews may lie beside."""
+"""Takes only files named like `P0000.png`, so that the download may contain masks and previews."""

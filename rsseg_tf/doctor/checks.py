@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from rsseg_tf.datasets.judging import looks_like_a_mask, mask_words, misfit
 from rsseg_tf.datasets.label_codings import ColourCoding
+from rsseg_tf.datasets.rules import looks_like_a_mask, mask_words, misfit
 from rsseg_tf.datasets.spec import RGB, unknown_ids
 from rsseg_tf.datasets.table import RECIPES, SPECS
 from rsseg_tf.doctor.dataset import Expectation
@@ -28,8 +28,8 @@ __all__ = [
     "ignored_label",
     "image_findings",
     "label_findings",
-    "lone_findings",
     "mask_findings",
+    "one_class_findings",
     "range_findings",
     "sample_findings",
     "sentinel_finding",
@@ -60,8 +60,9 @@ def sample_findings(evidence: Evidence) -> Iterator[Finding]:
     for position, (sample, facts) in enumerate(zip(evidence.samples, evidence.facts, strict=True)):
         for problem in facts.problems:
             both = problem.code in ("size-mismatch", "misplaced-label")
+            # A problem of one file counts once; a problem of a pair counts for each pair.
             if (problem.code, problem.path) in seen and not both:
-                continue  # the file stands in two pairs
+                continue
             seen.add((problem.code, problem.path))
             files = [problem.path, *([sample.label] if both and sample.label else [])]
             message = f"{evidence.name(problem.path)} {problem.message}"
@@ -102,7 +103,7 @@ def image_findings(evidence: Evidence, measured: Sequence[Moments] | None) -> It
     usual_type = _commonest(image.dtype for _, image in images)
     wanted = f"{spec.bands} are expected" if spec else f"most images have {usual_bands}"
     seen: set[Path] = set()
-    values: list[Finding] = []
+    values: list[Finding] = []  # they tell that max_value is wrong, so that normalisation need not be checked
     for position, image in images:
         path = evidence.samples[position].image
         if path in seen:
@@ -255,9 +256,10 @@ def label_findings(evidence: Evidence) -> Iterator[Finding]:
         yield from _shifted(present, evidence)
     if labels and not is_mask:
         found = _ids_of_splits(evidence)
-        lone = list(lone_findings(found, expected))
-        yield from lone
-        yield from absent_findings(found, expected, leave_out=tuple(split for one in lone for split in one.splits))
+        one_class = list(one_class_findings(found, expected))
+        yield from one_class
+        covered = tuple(split for finding in one_class for split in finding.splits)
+        yield from absent_findings(found, expected, leave_out=covered)
     yield from _palette_conflicts(labels, evidence)
     yield from _known_colours(evidence, with_unknown_ids, labels)
 
@@ -309,7 +311,7 @@ def _ids_of_splits(evidence: Evidence) -> dict[str, set[int]]:
     return present
 
 
-def lone_findings(present: Mapping[str, set[int]], expected: Expectation) -> Iterator[Finding]:
+def one_class_findings(present: Mapping[str, set[int]], expected: Expectation) -> Iterator[Finding]:
     """Yields a finding if the labels to train on hold one class at most.
 
     Args:

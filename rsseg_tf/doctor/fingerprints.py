@@ -101,9 +101,11 @@ def fingerprint(image: NDArray, absent: NDArray[np.bool_] | None = None) -> Fing
         return None
     if not known.all():
         grey[~known] = grey[known].mean(dtype=np.float64)
+    # Cells with content: some pixel in them differs from its right or lower neighbour.
     corner = grey[:-1, :-1]
     edges = ((corner != grey[:-1, 1:]) | (corner != grey[1:, :-1])).astype(np.float32)
     content = cv2.resize(edges, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA) > 0
+    # (32, 32) mean shades.
     shades = cv2.resize(_centred(grey), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     spread = float(shades.std())
     if int(content.sum()) < _LEAST_CELLS or not spread > 0:
@@ -112,6 +114,7 @@ def fingerprint(image: NDArray, absent: NDArray[np.bool_] | None = None) -> Fing
     frequencies = cv2.dct(np.clip(shades - shades.mean(), -spread, spread))[:_FREQUENCIES, :_FREQUENCIES]
     signs = frequencies > 0
     signs[0, 0] = False  # the mean, which brightness changes
+    # The thumbnail as int8, scaled to its largest shade.
     inside = np.where(content, shades - shades[content].mean(), 0)
     scaled = np.rint(inside * (127 / max(float(np.abs(inside).max()), 1e-30)))
     cells = np.where(content, scaled, _EMPTY).astype(np.int8)
@@ -160,6 +163,7 @@ def same_picture(cells: NDArray[np.int8], others: NDArray[np.int8]) -> NDArray[n
     common = both.sum(axis=(1, 2))
     enough = (common >= _LEAST_CELLS) & (common >= _LEAST_COMMON * either.sum(axis=(1, 2)))
     weights = both.astype(np.float32)
+    # Empty cells become 0 and leave the sums.
     one, two = cells * weights, others * weights
     around = np.maximum(_box_sum(weights), 1)
     whole = _correlation(one, two, weights)
@@ -224,16 +228,19 @@ def _close(
     by each part and looked up by all values that near. The function yields arrays of i, j and the distance.
     """
     count = len(hashes)
+    # Values to combine with a part by XOR: all patterns with at most a quarter of the distance set.
     masks = _masks(distance // _PARTS)
     found: list[NDArray[np.int64]] = []
     for part in range(_PARTS):
         own, other = _part(hashes, part), _part(turned, part)
+        # starts[v] is the first place in `order` whose part is v or above.
         order = np.argsort(own, kind="stable")
         starts = np.searchsorted(own[order], np.arange((1 << _PART_BITS) + 1))
         for mask in masks:
             wanted = other ^ mask
             lengths = starts[wanted + 1] - starts[wanted]
             for block in _blocks(lengths):
+                # Expands the ranges order[starts[w]:starts[w + 1]] of all wanted values into pairs.
                 second = np.repeat(np.arange(block.start, block.stop), lengths[block])
                 offsets = np.arange(len(second)) - np.repeat(np.cumsum(lengths[block]) - lengths[block], lengths[block])
                 first = order[np.repeat(starts[wanted[block]], lengths[block]) + offsets]

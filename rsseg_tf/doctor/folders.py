@@ -139,6 +139,7 @@ def _paired(
     pairs: dict[Path, Path] = {}
     ambiguous: list[tuple[Path, ...]] = []
     settled: set[Path] = set()
+    # From the strictest comparison to the loosest: equal names, labels without their ending, both without.
     for endings in ((None, None), (None, _LABEL_ENDING), (_IMAGE_ENDING, _LABEL_ENDING)):
         by_key = [
             _by_key((path for path in files if path not in settled), root, ending)

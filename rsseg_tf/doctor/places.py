@@ -135,6 +135,7 @@ def overlaps(images: Mapping[int, Place], others: Mapping[int, Place]) -> Iterat
     if not images or not others:
         return
     sides = [max(place.right - place.left, place.top - place.bottom) for place in (*images.values(), *others.values())]
+    # Cells as wide as a typical image: an image covers few cells, and a cell holds few images.
     side = max(median(sides), max(sides) / _CELLS_ALONG_LARGEST)
     grid: defaultdict[tuple[str, int, int], list[int]] = defaultdict(list)
     for key, place in others.items():

@@ -257,7 +257,7 @@ def _read(path: Path, spec: DatasetSpec | None, trust: Trust) -> Pixels:
     """Reads an image for a dataset; an image with other bands, which is a finding of its own, is read as it is."""
     try:
         return read_pixels(path, spec, trust=trust)
-    except DataError:
+    except DataError:  # other bands than the spec has, or a damaged file, which raises again below
         if spec is None:
             raise
         return read_pixels(path, None, trust=trust)
@@ -338,6 +338,7 @@ def _describe_mask(pixels: NDArray) -> tuple[str, tuple[RGB, ...]]:
 def _label_facts(ids: NDArray, palette: Sequence[RGB]) -> LabelFacts:
     counts = np.bincount(ids.ravel())
     present = np.flatnonzero(counts)
+    # Ids of 8 and of 16 bits must give one digest.
     narrow = ids.astype(np.uint8) if ids.dtype != np.uint8 and present[-1] < 256 else ids
     return LabelFacts(
         height=ids.shape[0],

@@ -84,6 +84,7 @@ def look_at_band(band: NDArray, absent: NDArray[np.bool_] | None, limit: float |
         absent: `(H, W)`, True where there is no data; None where all values are data.
         limit: Values above it are counted; None counts none.
     """
+    # A histogram of 16 bits has at most 65,536 entries; wider types need the values themselves.
     narrow = band.dtype.kind in "bui" and band.dtype.itemsize <= 2
     look = _from_histogram if narrow else _from_values
     rows = max(1, _BLOCK_PIXELS // max(1, band.shape[1]))

@@ -1,4 +1,4 @@
-"""Does an exported model still see what the checkpoint saw? IoU on labelled images, before and after."""
+"""Accuracy of exported models beside their checkpoint: IoU on labelled images."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def tensor_types(content: bytes) -> dict[str, tuple[str, float, int]]:
 
     Raises:
         ExportError: When there is no signature: where the converter cannot write its temporary files, it takes another
-            way, which has none, and says nothing.
+            way without signatures, and without an error.
     """
     schema = _schema()
     names = _names(schema.TensorType)

@@ -19,6 +19,7 @@ from rsseg_tf.extras import require
 from rsseg_tf.files import StrPath
 from rsseg_tf.layers import converting
 from rsseg_tf.manifest import MANIFEST_PROPERTY, Artifact
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["OPSET", "write_onnx", "write_openvino"]
 
@@ -28,7 +29,7 @@ OPSET = 18
 _OUTPUTS = ("class_map", "confidence", "logits")
 
 
-def write_onnx(trained: TrainedModel, folder: StrPath, *, tile: tuple[int, int] | None = None) -> Artifact:
+def write_onnx(trained: TrainedModel, folder: StrPath, *, tile: Size | None = None) -> Artifact:
     """Writes `model.onnx` into `folder`, checked by `onnx.checker`.
 
     It takes `pixels` (B, H, W, bands) and gives `class_map` (B, H, W) uint8, `confidence` (B, H, W) float32, the
@@ -37,7 +38,7 @@ def write_onnx(trained: TrainedModel, folder: StrPath, *, tile: tuple[int, int] 
     Args:
         trained: The model.
         folder: Folder to write to.
-        tile: (height, width) of the input; None for any size.
+        tile: Size of the input; None for any size.
 
     Raises:
         ExportError: When the model cannot be an ONNX file, or the extra `onnx` is not installed.
@@ -75,9 +76,7 @@ def write_onnx(trained: TrainedModel, folder: StrPath, *, tile: tuple[int, int] 
     return artifact
 
 
-def write_openvino(
-    trained: TrainedModel, folder: StrPath, onnx_file: StrPath, *, tile: tuple[int, int] | None = None
-) -> Artifact:
+def write_openvino(trained: TrainedModel, folder: StrPath, onnx_file: StrPath, *, tile: Size | None = None) -> Artifact:
     """Writes `model_openvino.xml` and `.bin` into `folder`, from an ONNX file; inputs and outputs are the same.
 
     Raises:

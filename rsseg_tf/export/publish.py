@@ -7,9 +7,9 @@ export/dubai/                    what TensorFlow Serving calls the base path of 
         model.onnx
         model_openvino.xml, model_openvino.bin
         web/                     a page that runs a TFLite file in the browser
-        manifest.json            what all of these are
+        manifest.json            description of all of these
         config.yml               the resolved config of the training
-        reference.npz            what the Keras model says about made-up and a few real tiles
+        reference.npz            the Keras model's answers to made-up and a few real tiles
         accuracy.json            scores before and after, if they were measured
 """
 
@@ -40,6 +40,7 @@ from rsseg_tf.files import StrPath
 from rsseg_tf.files.writing import staging_folder
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Format, Manifest, Quantization, file_sha256
 from rsseg_tf.predictors import open_predictor
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["ACCURACY_FILE", "REFUSED_FILE", "ExportOptions", "ExportResult", "check_output", "export_model"]
 
@@ -55,7 +56,7 @@ class ExportOptions:
     Attributes:
         formats: Formats to write.
         quantizations: Which TFLite files to write; a page runs the first.
-        tile: (height, width) of the input of TFLite, ONNX and OpenVINO files; None for any size. SavedModels take any.
+        tile: Size of the input of TFLite, ONNX and OpenVINO files; None for any size. SavedModels take any.
         calibration: Images for `int8` and `int16x8`.
         real_tiles: How many tiles to keep with the Keras model's answers, for `verify` to compare on: of the images of
             the accuracy limit, or else of those for calibration. Made-up tiles are kept in any case.
@@ -64,7 +65,7 @@ class ExportOptions:
 
     formats: Sequence[Format] = ("savedmodel",)
     quantizations: Sequence[Quantization] = ("float32",)
-    tile: tuple[int, int] | None = None
+    tile: Size | None = None
     calibration: Sequence[NDArray] = ()
     real_tiles: int = 0
     page: Page | None = None
@@ -162,9 +163,11 @@ def export_model(
 
 
 def _is_about_the_disk(error: Exception) -> bool:
-    """Tells whether a file could not be written: the libraries that write models have types of their own for that."""
-    said = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO))
-    return isinstance(error, OSError) or (not isinstance(error, RssegError) and any(one in str(error) for one in said))
+    """Tells whether a file could not be written; libraries have error types of their own for that."""
+    messages = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO))
+    return isinstance(error, OSError) or (
+        not isinstance(error, RssegError) and any(one in str(error) for one in messages)
+    )
 
 
 @contextlib.contextmanager

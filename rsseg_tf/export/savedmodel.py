@@ -41,7 +41,7 @@ def write_savedmodel(trained: TrainedModel, folder: StrPath) -> Artifact:
     - `probabilities` and `logits`: `pixels` to (B, H, W, classes) float32 of that name;
     - `predict_bytes`: `image_bytes` (B,) PNG, JPEG, BMP or GIF images of one size, to
       `class_map_png_bytes` (B,) grey PNGs of class ids;
-    - `manifest`: `query` (B,) strings, whatever they say, to `manifest_json` (B,): the manifest, for clients that see a
+    - `manifest`: `query` (B,) strings, which are ignored, to `manifest_json` (B,): the manifest, for clients that see a
       server and no files.
 
     All but `logits`, whose answer shows it, fail where a logit is NaN or infinite: no class follows from it.

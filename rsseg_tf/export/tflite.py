@@ -21,10 +21,11 @@ from rsseg_tf.export.trained import TrainedModel, WeightsHolder
 from rsseg_tf.extras import require
 from rsseg_tf.files import StrPath
 from rsseg_tf.manifest import CALIBRATED, MANIFEST_FILE, PIXELS, Artifact, Quantization
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["typical_images", "write_tflite"]
 
-_LOOKED_AT = 512  # pixels, the longest side of what is looked at to choose images
+_CHOOSING_SIDE = 512  # pixels, the longest side of images among which those for calibration are chosen
 _LARGEST_RATIO = 8.0  # to the middle image; at the bound 8 bits are 5 for the others
 _SHARE = 0.25  # of the activations that must be beyond it
 LABELS_FILE = "labels.txt"
@@ -35,7 +36,7 @@ def write_tflite(
     folder: StrPath,
     quantization: Quantization = "float32",
     *,
-    tile: tuple[int, int] | None = None,
+    tile: Size | None = None,
     calibration: Sequence[NDArray] = (),
     notify: Callable[[str], object] = lambda line: None,
 ) -> Artifact:
@@ -56,7 +57,7 @@ def write_tflite(
         trained: The model.
         folder: Folder to write to.
         quantization: See above.
-        tile: (height, width) of the input; None for any size, which costs speed.
+        tile: Size of the input; None for any size, which costs speed.
         calibration: Images (H, W, bands) that show the range of activations; for `int8` and `int16x8` only. For `int8`
             those that are nothing like the others are left out, see `typical_images`.
         notify: Called with a line if images are left out.
@@ -104,7 +105,7 @@ def _outputs(trained: TrainedModel) -> Callable[[tf.Tensor], dict[str, tf.Tensor
 def _convert(
     trained: TrainedModel,
     quantization: Quantization,
-    tile: tuple[int, int] | None,
+    tile: Size | None,
     dtype: str,
     images: Sequence[NDArray] = (),
 ) -> bytes:
@@ -126,14 +127,14 @@ def _convert(
     return content
 
 
-def _typical(trained: TrainedModel, images: Sequence[NDArray], tile: tuple[int, int] | None) -> list[int]:
+def _typical(trained: TrainedModel, images: Sequence[NDArray], tile: Size | None) -> list[int]:
     """Returns which images to calibrate with, by a look at their middle: all activations are in memory at once."""
-    size = None if tile is None else (min(tile[0], _LOOKED_AT), min(tile[1], _LOOKED_AT))
+    size = None if tile is None else Size(min(tile.height, _CHOOSING_SIDE), min(tile.width, _CHOOSING_SIDE))
     content = _convert(trained, "float32", size, "float32")
     inputs = []
     for image in images:
-        height, width = size or (min(image.shape[0], _LOOKED_AT), min(image.shape[1], _LOOKED_AT))
-        inputs.append(middle_of(image, (height, width))[np.newaxis].astype(np.float32))
+        part = size or Size(min(image.shape[0], _CHOOSING_SIDE), min(image.shape[1], _CHOOSING_SIDE))
+        inputs.append(middle_of(image, part)[np.newaxis].astype(np.float32))
     return typical_images(content, inputs)
 
 
@@ -160,7 +161,7 @@ def _configure(converter: Any, quantization: Quantization, images: Sequence[NDAr
         ]
 
 
-def _as_inputs(images: Sequence[NDArray], tile: tuple[int, int] | None, *, as_bytes: bool) -> list[NDArray[np.float32]]:
+def _as_inputs(images: Sequence[NDArray], tile: Size | None, *, as_bytes: bool) -> list[NDArray[np.float32]]:
     """Returns images (1, H, W, bands) for the converter."""
     inputs = []
     for image in images:
@@ -174,9 +175,7 @@ def _as_inputs(images: Sequence[NDArray], tile: tuple[int, int] | None, *, as_by
     return inputs
 
 
-def _describe(
-    trained: TrainedModel, content: bytes, quantization: Quantization, tile: tuple[int, int] | None
-) -> Artifact:
+def _describe(trained: TrainedModel, content: bytes, quantization: Quantization, tile: Size | None) -> Artifact:
     """Returns the artifact, with types and scales as the file has them."""
     check_operators(content)
     found = tensor_types(content)
@@ -231,7 +230,7 @@ def _largest_activations(model: bytes, images: Sequence[NDArray]) -> NDArray[np.
         model_content=model,
         num_threads=os.cpu_count() or 1,
         experimental_preserve_all_tensors=True,
-        # A delegate computes several operators at once, and keeps what is between them.
+        # A delegate would fuse operators, and their tensors would be missing.
         experimental_op_resolver_type=litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
     (entry,) = interpreter.get_input_details()

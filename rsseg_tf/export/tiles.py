@@ -18,6 +18,7 @@ from rsseg_tf.manifest import CALIBRATED, Quantization
 from rsseg_tf.predict import Predict, resize_bilinear
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.scenes import read_pixels
+from rsseg_tf.rasters.windows import Size
 
 __all__ = [
     "REFERENCE_FILE",
@@ -43,9 +44,7 @@ def pixel_dtype(spec: DatasetSpec) -> str:
     return "uint8" if spec.max_value == 255 else "float32"
 
 
-def random_tiles(
-    spec: DatasetSpec, size: tuple[int, int], count: int, *, dtype: str = "uint8", seed: int = 0
-) -> NDArray:
+def random_tiles(spec: DatasetSpec, size: Size, count: int, *, dtype: str = "uint8", seed: int = 0) -> NDArray:
     """Returns `(count, height, width, bands)` pixels: blobs of colour with some noise, the same for the same seed.
 
     Noise alone would show a network nothing but edges.
@@ -61,17 +60,15 @@ def random_tiles(
     return np.stack(tiles).astype(dtype)
 
 
-def middle_of(image: NDArray, size: tuple[int, int]) -> NDArray:
+def middle_of(image: NDArray, size: Size) -> NDArray:
     """Returns the middle of an image `(H, W, bands)` in that size; a smaller one is extended by reflection."""
     down, across = (max(0, wanted - there) for wanted, there in zip(size, image.shape[:2], strict=True))
     image = np.pad(image, ((0, down), (0, across), (0, 0)), mode="reflect")
-    top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2
-    return image[top : top + size[0], left : left + size[1]]
+    top, left = (image.shape[0] - size.height) // 2, (image.shape[1] - size.width) // 2
+    return image[top : top + size.height, left : left + size.width]
 
 
-def read_tiles(
-    paths: Sequence[Path], spec: DatasetSpec, size: tuple[int, int], trust: Trust = TRUSTING_NOBODY
-) -> list[NDArray]:
+def read_tiles(paths: Sequence[Path], spec: DatasetSpec, size: Size, trust: Trust = TRUSTING_NOBODY) -> list[NDArray]:
     """Reads images as prediction does and returns the middle of each.
 
     Raises:
@@ -87,7 +84,7 @@ def read_tiles(
 def calibration_images(
     list_file: StrPath,
     spec: DatasetSpec,
-    size: tuple[int, int],
+    size: Size,
     *,
     count: int,
     seed: int = 0,
@@ -98,7 +95,7 @@ def calibration_images(
     Args:
         list_file: One image per line, with or without its label, relative to the list's folder.
         spec: Says how many bands there must be.
-        size: (height, width) to cut out of the middle.
+        size: What to cut out of the middle.
         count: Number of images; all where the list has fewer.
         seed: Seed of the choice.
         trust: How large images may be, and what a VRT may name.
@@ -159,13 +156,13 @@ class Reference(NamedTuple):
         np.savez_compressed(folder / REFERENCE_FILE, **self._asdict())
 
 
-def reference_size(crop_size: tuple[int, int], tile: tuple[int, int] | None = None) -> tuple[int, int]:
-    """Returns (height, width) of the tiles: that of the files, or else that of the training, at most 256x256."""
-    return tile or (min(crop_size[0], _LARGEST_SIDE), min(crop_size[1], _LARGEST_SIDE))
+def reference_size(crop_size: Size, tile: Size | None = None) -> Size:
+    """Returns the size of the tiles: that of the files, or else that of the training, at most 256x256."""
+    return tile or Size(min(crop_size.height, _LARGEST_SIDE), min(crop_size.width, _LARGEST_SIDE))
 
 
-def made_up_reference(predict: Predict, spec: DatasetSpec, size: tuple[int, int]) -> Reference:
-    """Runs the Keras model on made-up tiles of (height, width) `size`."""
+def made_up_reference(predict: Predict, spec: DatasetSpec, size: Size) -> Reference:
+    """Runs the Keras model on made-up tiles of `size`."""
     pixels = random_tiles(spec, size, _MADE_UP, dtype=pixel_dtype(spec))
     return Reference(pixels, _logits(predict, pixels), len(pixels))
 

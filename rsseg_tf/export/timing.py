@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from rsseg_tf.errors import ExportError, RssegError
 from rsseg_tf.files import StrPath
 from rsseg_tf.predict import Predict
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["Timing", "time_in_process", "time_runs"]
 
@@ -43,7 +44,7 @@ class Timing:
         first_ms: Time of the first image.
         p50_ms: Median time of an image.
         p90_ms: Nine of ten images take no longer.
-        p99_ms: Likewise 99 of 100; with fewer runs the slowest.
+        p99_ms: 99 of 100 images take no longer; with fewer runs the slowest.
         memory_mib: Highest memory of the process beyond what it had before the model was loaded.
         threads: Threads that one operation may use.
         runs: How many images were timed.
@@ -84,14 +85,12 @@ def time_runs(
     return answer, times
 
 
-def time_in_process(
-    path: StrPath, size: tuple[int, int], *, threads: int, runs: int, timeout_s: float = 3600
-) -> Timing:
+def time_in_process(path: StrPath, size: Size, *, threads: int, runs: int, timeout_s: float = 3600) -> Timing:
     """Times a model in a new process.
 
     Args:
         path: Checkpoint or anything exported.
-        size: (height, width) of the image.
+        size: Size of the image.
         threads: Threads that one operation may use.
         runs: Images to time, after two that are not counted.
         timeout_s: When to give up.
@@ -109,12 +108,11 @@ def time_in_process(
     except subprocess.TimeoutExpired as error:
         raise ExportError(f"{path} took more than {timeout_s:g} s for {runs} runs; ask for fewer --runs.") from error
     except (subprocess.CalledProcessError, ValueError, IndexError) as error:
-        said = getattr(error, "stderr", "") or str(error)
-        lines = said.strip().splitlines()
+        lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
         raise ExportError(f"{path} could not be timed: {lines[-1] if lines else error}") from error
 
 
-def _run(path: Path, size: tuple[int, int], threads: int, runs: int) -> Timing:
+def _run(path: Path, size: Size, threads: int, runs: int) -> Timing:
     """Times a model in this process, whose memory must be that of nothing else."""
     import tensorflow as tf
 
@@ -124,7 +122,8 @@ def _run(path: Path, size: tuple[int, int], threads: int, runs: int) -> Timing:
     from rsseg_tf.manifest import require_unchanged
     from rsseg_tf.predictors import open_predictor
 
-    with contextlib.suppress(ExportError):  # opening tells; here, so that checksums are not part of the time
+    # Checksums are compared here, so that they are not part of the time; opening raises the error.
+    with contextlib.suppress(ExportError):
         require_unchanged(path)
     memory = _PeakMemory()
     began = time.perf_counter()
@@ -170,7 +169,7 @@ def _main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, required=True)
     options: Any = parser.parse_args(arguments)
     try:
-        timing = _run(options.path, tuple(options.size), options.threads, options.runs)
+        timing = _run(options.path, Size(*options.size), options.threads, options.runs)
     except RssegError as error:
         raise SystemExit(" ".join(str(error).split())) from error
     print(json.dumps(timing.__dict__))

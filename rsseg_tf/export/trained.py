@@ -1,4 +1,4 @@
-"""A checkpoint as it is exported: the main head alone, normalisation inside, and what its manifest says."""
+"""A checkpoint as it is exported: the main head alone, with normalisation inside and a manifest."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from rsseg_tf.layers import converting
 from rsseg_tf.manifest import PIXELS, Artifact, Classes, Format, Inference, Manifest, Origin, Tensor
 from rsseg_tf.predict import Predict
 from rsseg_tf.predictors import keras_predictor
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["TrainedModel", "WeightsHolder", "class_and_confidence", "load_trained"]
 
@@ -72,7 +73,7 @@ class TrainedModel:
         """The Keras model itself, for comparisons; traced once."""
         return keras_predictor(self.model, self.spec, name=f"the checkpoint {self.manifest.origin.checkpoint}")
 
-    def convertible(self, function: Callable[..., Any], tile: tuple[int, int] | None, dtype: str) -> Any:
+    def convertible(self, function: Callable[..., Any], tile: Size | None, dtype: str) -> Any:
         """Returns a concrete function of one image for a converter; its graph need not run in TensorFlow."""
         signature = self.input_spec(tile, batch=1, dtype=dtype)
         with converting():
@@ -88,9 +89,7 @@ class TrainedModel:
         class_map, confidence = class_and_confidence(logits)
         return {"class_map": class_map, "confidence": confidence, "logits": tf.identity(logits)}
 
-    def input_spec(
-        self, tile: tuple[int, int] | None = None, *, batch: int | None = None, dtype: str = ""
-    ) -> tf.TypeSpec:
+    def input_spec(self, tile: Size | None = None, *, batch: int | None = None, dtype: str = "") -> tf.TypeSpec:
         """Returns the signature of `pixels`; sizes that are not given are free."""
         height, width = tile or (None, None)
         return tf.TensorSpec((batch, height, width, self.spec.bands), dtype or self.dtype, name=PIXELS)
@@ -100,7 +99,7 @@ class TrainedModel:
         kind: Format,
         path: str,
         outputs: Sequence[str],
-        tile: tuple[int, int] | None = None,
+        tile: Size | None = None,
         *,
         batch: int | None = None,
     ) -> Artifact:
@@ -166,11 +165,10 @@ def load_trained(checkpoint: StrPath, config: Config | None = None) -> TrainedMo
     _, weights_sha256 = read_weights(checkpoint)
     main = keras.Model(model.inputs, {"main": model.output["main"]}, name=model.name)
     section = config.model
-    width, height = config.augment.crop_size
     manifest = Manifest(
         model=section.label,
         dataset=Classes.of(config.dataset.spec),
-        crop_size=(height, width),
+        crop_size=config.augment.crop,
         size_multiple=int(getattr(section.backbone, "output_stride", 32)),
         inference=Inference(**config.eval.inference()),
         origin=Origin(

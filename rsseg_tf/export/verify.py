@@ -21,6 +21,7 @@ from rsseg_tf.manifest import Manifest, Quantization, read_manifest, require_fil
 from rsseg_tf.predict import Predict, require_finite
 from rsseg_tf.predictors import Predictor, open_predictor
 from rsseg_tf.predictors.opening import newest_version
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["TOLERANCES", "Comparison", "Tolerance", "compare", "verify", "version_folder"]
 
@@ -105,7 +106,7 @@ def verify(
         folder: A version, or the folder of all versions, of which the newest is taken.
         images: Real images to compare on too, the middle of each; these need the checkpoint.
         checkpoint: The checkpoint that was exported; it is then run again, and compared with the stored answers too.
-        others: More models by name that should say the same, such as one behind a server; held to the tolerance of
+        others: More models by name that should answer the same, such as one behind a server; held to the tolerance of
             `float32`. Of a predictor with a manifest, the weights must be those of the version.
         threads: Threads for TFLite, ONNX and OpenVINO.
 
@@ -132,7 +133,7 @@ def verify(
         tiles = read_tiles(
             [Path(image) for image in images],
             manifest.spec,
-            reference.pixels.shape[1:3],
+            Size(*reference.pixels.shape[1:3]),
             trained.config.data.trust,
         )
         reference = reference.with_real(trained.predict, tiles)

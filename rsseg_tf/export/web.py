@@ -3,7 +3,7 @@
 web/
     index.html, *.js, style.css     the page, as it lies in `export/web`
     model_<quantization>.tflite     the model
-    manifest.json                   what it is; its `inference` are the windows that the page uses
+    manifest.json                   the model's manifest; its `inference` are the windows that the page uses
     page.json                       title and sample
     vendor/                         LiteRT.js
     serve.py                        serves the folder so that browsers allow several threads
@@ -31,6 +31,7 @@ from rsseg_tf.files.walking import IMAGE_SUFFIXES
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Inference, Quantization, file_sha256
 from rsseg_tf.predict import usual_stride
 from rsseg_tf.rasters.images import image_header
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["WEB_FOLDER", "Page", "check_page", "windowed", "write_web"]
 
@@ -86,7 +87,7 @@ def write_web(
     page: Page,
     quantization: Quantization = "float32",
     *,
-    tile: tuple[int, int] | None = None,
+    tile: Size | None = None,
     calibration: Sequence[NDArray] = (),
     notify: Callable[[str], object] = lambda line: None,
 ) -> Artifact:
@@ -97,7 +98,7 @@ def write_web(
         folder: Folder to write to.
         page: LiteRT.js, title and sample.
         quantization: Quantization of the model; see `write_tflite`.
-        tile: (height, width) of the windows; None for the size of the images in training.
+        tile: Size of the windows; None for the size of the images in training.
         calibration: Images for `int8`.
         notify: See `write_tflite`.
 
@@ -124,14 +125,13 @@ def write_web(
     return model.model_copy(update={"format": "web", "path": f"{WEB_FOLDER}/{model.path}"})
 
 
-def windowed(trained: TrainedModel, tile: tuple[int, int]) -> TrainedModel:
+def windowed(trained: TrainedModel, tile: Size) -> TrainedModel:
     """Returns the model with a manifest that predicts windows of the tile's size, without augmentation.
 
     Their stride is the one of the config, if it has windows of this size, or three quarters of the tile.
     """
     options = trained.manifest.inference
-    crop_size = tile[1], tile[0]
-    down, across = usual_stride(tile)
+    crop_size = tile.width_height
     asked = options.stride if options.is_slide and options.crop_size == crop_size else None
-    inference = Inference(is_slide=True, crop_size=crop_size, stride=asked or (across, down))
+    inference = Inference(is_slide=True, crop_size=crop_size, stride=asked or usual_stride(tile).width_height)
     return dataclasses.replace(trained, manifest=trained.manifest.model_copy(update={"inference": inference}))

@@ -101,7 +101,9 @@ def ahead(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
         depth: Items that wait for the consumer, at most; at least 1.
     """
     source, end = iter(items), object()
-    taken = in_threads(lambda _: next(source, end), repeat(None), workers=1, under_way=depth + 1)
+    taken = in_threads(
+        lambda _: next(source, end), repeat(None), workers=1, under_way=depth + 2
+    )  # one is used, one is taken
     with contextlib.closing(taken):  # type: ignore[type-var]  # a generator
         for item in taken:
             if item is end:

@@ -63,7 +63,7 @@ def area_of_interest(path: Path, scene: Scene) -> Wanted | None:
         raise DataError(
             f"the polygons of {path} cannot be brought to {scene.path}: {reason(error)}. Draw the area anew."
         ) from error
-    if not len(tree.query(shapely.box(0, 0, scene.size[1], scene.size[0]), predicate="intersects")):
+    if not len(tree.query(shapely.box(0, 0, *scene.size.width_height), predicate="intersects")):
         return None
 
     def wanted(window: Window) -> NDArray[np.bool_]:
@@ -160,7 +160,7 @@ def _with_room(crs: CRS, scene: Scene, box: tuple[float, float, float, float]) -
 
     # Beyond a seam of the projection coordinates jump.
     moved = np.abs(ends(wider) - ends(box))
-    near: NDArray[np.bool_] = np.logical_and.reduce(moved < np.array(scene.size[::-1]) / 2, axis=1)
+    near: NDArray[np.bool_] = np.logical_and.reduce(moved < np.array(scene.size.width_height) / 2, axis=1)
     result = [wider[side] if near[side] else box[side] for side in range(4)]
     if crs.is_geographic:
         quarter = np.pi / 2 / crs.units_factor[1]

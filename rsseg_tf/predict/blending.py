@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_tf.errors import DataError
-from rsseg_tf.rasters.windows import sliding_windows
+from rsseg_tf.rasters.windows import Size, sliding_windows
 
 __all__ = ["Axis", "Blend", "Block", "Plan", "Windows", "blend_blocks", "make_plan"]
 
@@ -119,9 +119,7 @@ class Block:
     ends_row: bool
 
 
-def make_plan(
-    size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int], blend: Blend, *, pad: bool | None = None
-) -> Plan:
+def make_plan(size: Size, window: Size, stride: Size, blend: Blend, *, pad: bool | None = None) -> Plan:
     """Covers a scene with windows.
 
     With "mean", windows lie as the original lays them: `stride` apart, the last one shifted back to the border, and a
@@ -129,9 +127,9 @@ def make_plan(
     apart, so that all overlaps are alike; a smaller scene is padded to one window.
 
     Args:
-        size: (height, width) of the scene.
-        window: (height, width) of a window.
-        stride: (height, width) of the largest step, 1..window.
+        size: Size of the scene.
+        window: Size of a window.
+        stride: The largest step, 1..window.
         blend: the weights, see `Blend`.
         pad: whether smaller scenes are padded; by default as `blend` has it.
 
@@ -161,19 +159,19 @@ class Windows:
     """Windows that images of any size are cut into.
 
     Attributes:
-        size: (height, width) of a window.
-        stride: (height, width) of the largest step, 1..size.
+        size: Size of a window.
+        stride: The largest step, 1..size.
         blend: The weights, see `Blend`.
         padded: Whether images smaller than a window are padded.
     """
 
-    size: tuple[int, int]
-    stride: tuple[int, int]
+    size: Size
+    stride: Size
     blend: Blend
     padded: bool
 
-    def over(self, size: tuple[int, int]) -> Plan:
-        """Covers an image of (height, width) with them, see `make_plan`."""
+    def over(self, size: Size) -> Plan:
+        """Covers an image of that size with them, see `make_plan`."""
         return make_plan(size, self.size, self.stride, self.blend, pad=self.padded)
 
 

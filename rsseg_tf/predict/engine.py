@@ -30,6 +30,7 @@ from rsseg_tf.predict.blending import Block, Plan, Windows, blend_blocks, make_p
 from rsseg_tf.predict.decoding import decode
 from rsseg_tf.predict.model import Predict, call_model, require_classes, resize_bilinear
 from rsseg_tf.predict.options import InferenceOptions, OutputOptions, View
+from rsseg_tf.rasters.windows import Size
 
 __all__ = [
     "WHOLE_PIXELS",
@@ -53,32 +54,32 @@ class Tiling:
 
     Attributes:
         plan: The outer windows, in pixels of the image.
-        seen: (height, width) that each window is resampled to before it is predicted; that of `plan` if the image has
+        seen: Size that each window is resampled to before it is predicted; that of `plan` if the image has
             the model's ground sampling distance or nobody asked for it.
         inner: Windows that slide over each scaled image; None where the outer windows are all there are.
         value_scale: Factor that brings pixel values to the model's units.
     """
 
     plan: Plan
-    seen: tuple[int, int]
+    seen: Size
     inner: Windows | None = None
     value_scale: float = 1.0
 
     @property
-    def window(self) -> tuple[int, int]:
-        """(height, width) of an outer window in pixels of the image."""
-        return self.plan.rows.window, self.plan.columns.window
+    def window(self) -> Size:
+        """Size of an outer window in pixels of the image."""
+        return Size(self.plan.rows.window, self.plan.columns.window)
 
     @property
     def summary(self) -> str:
         """The windows that the model is given, and their blend: `512x512 cosine`."""
         if self.inner is not None:
-            return f"{self.inner.size[1]}x{self.inner.size[0]} {self.inner.blend}"
-        return f"{self.window[1]}x{self.window[0]} {self.plan.rows.blend}"
+            return f"{self.inner.size} {self.inner.blend}"
+        return f"{self.window} {self.plan.rows.blend}"
 
 
 def make_tiling(
-    size: tuple[int, int],
+    size: Size,
     options: InferenceOptions,
     *,
     zoom: tuple[float, float] = (1.0, 1.0),
@@ -87,32 +88,30 @@ def make_tiling(
     """Decides how an image is predicted. Nothing but the arguments counts, so that all commands decide alike.
 
     Args:
-        size: (height, width) of the image.
+        size: Size of the image.
         options: Windows, if somebody asks for them, and the model's tile. Without windows an image of up to
             `WHOLE_PIXELS` is predicted whole, and a larger one by blended windows of the tile's size.
         zoom: Pixels of the model per pixel of the image, downwards and to the right.
         value_scale: See `Tiling`.
     """
-    seen = _scaled(size, zoom)
-    fits = max(seen[0] * seen[1], size[0] * size[1]) <= WHOLE_PIXELS
+    seen = size.scaled(*zoom)
+    fits = max(seen.pixels, size.pixels) <= WHOLE_PIXELS
     windows = options.windows(fits=fits)
     if windows is None or (fits and options.is_augmented):
         return Tiling(make_plan(size, size, size, "mean"), seen, windows, value_scale)
     # What becomes the model's window; rounding it to pixels of the image changes the scale by less than one of them.
     back = 1 / zoom[0], 1 / zoom[1]
-    window, stride = _scaled(windows.size, back), _scaled(windows.stride, back)
-    stride = min(stride[0], window[0]), min(stride[1], window[1])
+    window, stride = windows.size.scaled(*back), windows.stride.scaled(*back)
+    stride = Size(min(stride.height, window.height), min(stride.width, window.width))
     plan = make_plan(size, window, stride, windows.blend, pad=windows.padded)
-    inside = plan.rows.window, plan.columns.window
+    inside = Size(plan.rows.window, plan.columns.window)
     # Of an image that is smaller than a window and not padded, the model sees the image alone.
-    reduced = _scaled(inside, zoom)
-    sides = [side if inside[axis] == window[axis] else reduced[axis] for axis, side in enumerate(windows.size)]
-    return Tiling(plan, (sides[0], sides[1]), None, value_scale)
-
-
-def _scaled(size: tuple[int, int], factors: tuple[float, float]) -> tuple[int, int]:
-    """Returns a size times two factors, rounded half up; at least one pixel."""
-    return max(int(size[0] * factors[0] + 0.5), 1), max(int(size[1] * factors[1] + 0.5), 1)
+    reduced = inside.scaled(*zoom)
+    seen = Size(
+        windows.size.height if inside.height == window.height else reduced.height,
+        windows.size.width if inside.width == window.width else reduced.width,
+    )
+    return Tiling(plan, seen, None, value_scale)
 
 
 # === Images in memory ===
@@ -180,7 +179,7 @@ def _blocks_of(pixels: NDArray, model: Predict, spec: DatasetSpec, options: Infe
             f"the model for data set '{spec.name}' needs {spec.bands} bands; the image has {pixels.shape[-1]}. "
             "Choose the bands that the model was trained with, in its order."
         )
-    tiling = make_tiling((pixels.shape[0], pixels.shape[1]), options)
+    tiling = make_tiling(Size(*pixels.shape[:2]), options)
     for block, _ in predict_blocks(_Array(pixels), require_classes(model, spec), spec.num_classes, options, tiling):
         yield block
 
@@ -341,13 +340,13 @@ def _placed(error: NotFiniteError, batch: _Batch, plan: Plan) -> NotFiniteError:
     return NotFiniteError(f"in the window at row {top}, column {left}: {error}", error.index)
 
 
-def _resampled(window: NDArray, size: tuple[int, int]) -> NDArray:
+def _resampled(window: NDArray, size: Size) -> NDArray:
     """Resizes `(H, W, bands)`: areas are averaged where it shrinks (nothing aliases), bilinear where it grows."""
-    if size[0] > window.shape[0] or size[1] > window.shape[1]:
+    if size.height > window.shape[0] or size.width > window.shape[1]:
         return resize_bilinear(window, *size)
     bands = [
-        cv2.resize(np.ascontiguousarray(window[:, :, band], np.float32), size[::-1], interpolation=cv2.INTER_AREA)
-        for band in range(window.shape[2])
+        cv2.resize(np.ascontiguousarray(band, np.float32), size.width_height, interpolation=cv2.INTER_AREA)
+        for band in np.moveaxis(window, -1, 0)
     ]
     return np.stack(bands, axis=-1)
 
@@ -369,8 +368,8 @@ def slide_logits(
     model: Predict, image: NDArray, classes: int, windows: Windows, batch_size: int = 1
 ) -> NDArray[np.float32]:
     """Predicts `(H, W, bands)` by windows; returns the blend of their logits, `(H, W, classes)`."""
-    plan = windows.over((image.shape[0], image.shape[1]))
-    tiling = Tiling(plan, (plan.rows.window, plan.columns.window))
+    plan = windows.over(Size(*image.shape[:2]))
+    tiling = Tiling(plan, Size(plan.rows.window, plan.columns.window))
     result = np.empty((*image.shape[:2], classes), np.float32)
     plain = InferenceOptions(batch_size=batch_size)
     for block, _ in predict_blocks(_Array(image), model, classes, plain, tiling):

@@ -15,7 +15,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.transform import Affine
 
-from rsseg_tf.datasets.judging import misfit
+from rsseg_tf.datasets.rules import misfit
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, reason
 from rsseg_tf.files import atomic_path, hold, remove_file, remove_leftovers, short_stem
@@ -34,7 +34,7 @@ from rsseg_tf.rasters.gdal import Trust
 from rsseg_tf.rasters.ground import pixel_areas, pixel_size
 from rsseg_tf.rasters.images import write_png
 from rsseg_tf.rasters.scenes import Scene, open_scene
-from rsseg_tf.rasters.windows import Window
+from rsseg_tf.rasters.windows import Size, Window
 
 __all__ = [
     "CONFIDENCE_FOLDER",
@@ -333,8 +333,7 @@ def _opened(job: ImageJob, settings: PredictionSettings) -> Iterator[Scene]:
             scenes.bands,
             settings.spec,
             max_value=scenes.max_value,
-            trust=Trust(scenes.max_memory // 2, scenes.allow_vrt_sources, _STREAMED),
-            max_block=scenes.max_memory // 4,
+            trust=Trust(scenes.max_memory // 2, scenes.allow_vrt_sources, _STREAMED, scenes.max_memory // 4),
         ) as scene:
             yield scene
     except BandCountError as error:
@@ -445,7 +444,7 @@ def _labels_to_show(
     """Returns the class ids, of huge scenes reduced to a preview, and the colours of all that occur."""
     output = settings.output
     size, most = scene.size, settings.scenes.max_memory // 2 // _PICTURE_BYTES
-    if size[0] * size[1] > most:
+    if size.pixels > most:
         size = _reduced(size, min(most, _PREVIEW_PIXELS))
     # Overviews, which a Cloud Optimized GeoTIFF has, would show other pixels than the map itself.
     with rasterio.open(writer.readable("labels"), OVERVIEW_LEVEL="NONE") as source:
@@ -466,14 +465,14 @@ def _write_overlay(
     path: Path, scene: Scene, spec: DatasetSpec, labels: NDArray[np.uint8], palette: tuple[RGB, ...]
 ) -> None:
     """Writes the image with the classes laid over it."""
-    pixels, nodata = scene.read(size=(labels.shape[0], labels.shape[1]))
+    pixels, nodata = scene.read(size=Size(*labels.shape))
     _write_picture(path, overlay(as_rgb(pixels, spec, nodata), labels, palette, ignore_index=spec.ignore_index))
 
 
-def _reduced(size: tuple[int, int], most_pixels: int) -> tuple[int, int]:
+def _reduced(size: Size, most_pixels: int) -> Size:
     """Returns `size` divided by the smallest whole number that leaves at most `most_pixels`."""
-    factor = math.ceil(math.sqrt(max(size[0] * size[1] / most_pixels, 1)))
-    return max(size[0] // factor, 1), max(size[1] // factor, 1)
+    factor = math.ceil(math.sqrt(max(size.pixels / most_pixels, 1)))
+    return Size(max(size.height // factor, 1), max(size.width // factor, 1))
 
 
 def _named(folder: Path, name: Path, suffix: str) -> Path:

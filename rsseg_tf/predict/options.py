@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.predict.blending import Blend, Windows
+from rsseg_tf.rasters.windows import Size
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
@@ -29,6 +31,7 @@ View = tuple[bool, bool, bool]
 
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".fgb")
 
+_TILE = Size(512, 512)
 _MIB = 2**20
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -43,11 +46,11 @@ class InferenceOptions:
         flip_vertical: also predict it mirrored top-bottom; with `flip_horizontal`, also both at once.
         rotate90: also predict it turned by 90, 180 and 270 degrees; with a flip, all eight symmetries of a square.
         is_slide: predict overlapping windows instead of the whole image.
-        crop_size: (width, height) of a window in pixels; with `is_slide` only.
-        stride: (width, height) from one window to the next, at most `crop_size`; with `is_slide` only.
+        crop_size: Size of a window in pixels; with `is_slide` only.
+        stride: Step from one window to the next, at most `crop_size`; with `is_slide` only.
         blend: weights of overlapping windows, see `make_plan`: the original's "mean", or a smooth "cosine".
         batch_size: windows given to the model in one call.
-        tile: (width, height) of windows where none are asked for, but needed.
+        tile: Size of windows where none are asked for, but needed.
         fixed_tile: whether the model takes windows of just that size.
 
     Raises:
@@ -59,17 +62,34 @@ class InferenceOptions:
     flip_vertical: bool = False
     rotate90: bool = False
     is_slide: bool = False
-    crop_size: tuple[int, int] | None = None
-    stride: tuple[int, int] | None = None
+    crop_size: Size | None = None
+    stride: Size | None = None
     blend: Blend = "mean"
     batch_size: int = 1
-    tile: tuple[int, int] = (512, 512)
+    tile: Size = _TILE
     fixed_tile: bool = False
 
     @classmethod
     def of(cls, config: Config) -> InferenceOptions:
         """Returns how a trained model predicts unless told otherwise."""
-        return cls(**config.eval.inference(), tile=config.augment.crop_size)
+        return cls.spelled(config.eval.inference(), tile=config.augment.crop)
+
+    @classmethod
+    def spelled(cls, values: Mapping[str, Any], **more: Any) -> InferenceOptions:
+        """Returns options from PaddleSeg's spelling, in which `crop_size` and `stride` are width and height.
+
+        Args:
+            values: Fields as a config or a manifest has them.
+            **more: Fields that these don't have.
+        """
+        given = {name: values.get(name) for name in ("crop_size", "stride")}
+        sizes = {name: Size.from_width_height(sides) for name, sides in given.items() if sides is not None}
+        return cls(**{**values, **sizes}, **more)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the options for a report, spelled as in a config."""
+        sizes = {name: size.width_height for name, size in vars(self).items() if isinstance(size, Size)}
+        return asdict(self) | sizes
 
     def __post_init__(self) -> None:
         check_scales(self.scales)
@@ -114,11 +134,10 @@ class InferenceOptions:
         """
         if self.crop_size is not None and self.stride is not None:
             padded = self.blend == "cosine" or self.fixed_tile
-            return Windows(self.crop_size[::-1], self.stride[::-1], self.blend, padded)
+            return Windows(self.crop_size, self.stride, self.blend, padded)
         if fits and not self.fixed_tile:
             return None
-        size = self.tile[::-1]
-        return Windows(size, usual_stride(size), "cosine", padded=True)
+        return Windows(self.tile, usual_stride(self.tile), "cosine", padded=True)
 
     def with_blend(self, blend: Blend) -> InferenceOptions:
         """Returns the same options with windows that are weighted so: those asked for, or else those of the tile."""
@@ -230,9 +249,9 @@ class OutputOptions:
         return self.confidence or self.probabilities or self.vector is not None or self.min_confidence is not None
 
 
-def usual_stride(window: tuple[int, int]) -> tuple[int, int]:
+def usual_stride(window: Size) -> Size:
     """Returns three quarters of a window: the step between windows where none was asked for."""
-    return max(1, window[0] * 3 // 4), max(1, window[1] * 3 // 4)
+    return Size(max(1, window.height * 3 // 4), max(1, window.width * 3 // 4))
 
 
 def parse_memory(text: str) -> int:
@@ -269,19 +288,20 @@ def check_batch_size(batch_size: int) -> None:
         raise ConfigError(f"batch_size must be at least 1; got {batch_size}. Use 1 if memory is short.")
 
 
-def check_window(crop_size: tuple[int, int], stride: tuple[int, int]) -> None:
-    """Raises `ConfigError` unless 1 <= stride <= crop_size for width and height.
+def check_window(crop_size: Size, stride: Size) -> None:
+    """Raises `ConfigError` unless 1 <= stride <= crop_size for height and width.
 
     A stride larger than the window leaves pixels without a prediction. The original finds that out after all windows
     are predicted, and only where a gap arises; here it is refused before the first.
     """
     for name, size in (("crop_size", crop_size), ("stride", stride)):
-        if len(size) != 2 or min(size) < 1:
+        if not isinstance(size, Size):  # a pair would not tell which side it names first
+            raise ConfigError(f"{name} must be a Size(height, width); got {size!r}. Give for instance Size(512, 512).")
+        if min(size) < 1:
             raise ConfigError(
-                f"{name} must be two whole numbers above 0, width and height; got {tuple(size)}. "
-                "Give for instance 512 512."
+                f"{name} must be two whole numbers above 0; got {size}, width first. Give for instance 512 512."
             )
-    if stride[0] > crop_size[0] or stride[1] > crop_size[1]:
+    if stride.height > crop_size.height or stride.width > crop_size.width:
         raise ConfigError(
             f"stride must be at most crop_size in width and height, or pixels are left out; got stride {stride} and "
             f"crop_size {crop_size}. Lower the stride, for instance to three quarters of the window."

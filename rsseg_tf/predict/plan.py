@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ from rsseg_tf.rasters.gdal import open_raster
 from rsseg_tf.rasters.images import image_header
 from rsseg_tf.rasters.scenes import raster_driver
 from rsseg_tf.rasters.vrt import vrt_size
+from rsseg_tf.rasters.windows import Size
 
 __all__ = [
     "PredictionPlan",
@@ -235,25 +235,25 @@ def attempt(
         return PredictionResult(job.path, error=reason(error))
 
 
-def image_size(path: StrPath) -> tuple[int, int]:
-    """Returns the (height, width) that a file says it has; zeros for one that says nothing sensible, or that fails."""
+def image_size(path: StrPath) -> Size:
+    """Returns the size that a file says it has; zeros for one that says nothing sensible, or that fails."""
     path = Path(path)
     try:
         driver = raster_driver(path)
         if driver is None:
             header = image_header(path)
-            return header.height, header.width
+            return Size(header.height, header.width)
         if driver == "VRT":
             return vrt_size(path)
         with open_raster(path, driver) as source:
-            return source.height, source.width
+            return Size(source.height, source.width)
     except Exception:  # the job itself will say what is wrong with the file
-        return 0, 0
+        return Size(0, 0)
 
 
 def pixel_count(path: StrPath) -> int:
     """Returns the number of pixels that a file says it has; 0 for one that says nothing sensible."""
-    return math.prod(image_size(path))
+    return image_size(path).pixels
 
 
 def _is_result(folder: Path) -> str:

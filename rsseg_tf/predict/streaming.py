@@ -58,7 +58,7 @@ def predict_scene(
     """
     plan, spec = tiling.plan, settings.spec
     model = require_classes(model, spec)
-    height = scene.size[0]
+    height = scene.size.height
     most_rows = max(plan.rows.next_start(row) - start for row, start in enumerate(plan.rows.starts))
     for index, (left, right) in enumerate(writer.strips):
         done = writer.start_strip(index, most_rows)
@@ -147,10 +147,10 @@ def split_into_strips(scene: Scene, settings: PredictionSettings, tiling: Tiling
         ConfigError: When the narrowest strip does not fit; the least that would is named.
     """
     options, output, max_memory = settings.options, settings.output, settings.scenes.max_memory
-    plan, width = tiling.plan, scene.size[1]
+    plan, width = tiling.plan, scene.size.width
     window_rows, window_columns = tiling.window
     bands, classes = len(scene.bands), settings.spec.num_classes
-    window, seen = window_rows * window_columns, tiling.seen[0] * tiling.seen[1]
+    window, seen = tiling.window.pixels, tiling.seen.pixels
     window_count = len(plan.rows.starts) * len(plan.columns.starts)
     # Batches wait between the stages, and each stage holds one.
     held = min((2 * _QUEUE + 3) * options.batch_size, window_count)
@@ -163,7 +163,7 @@ def split_into_strips(scene: Scene, settings: PredictionSettings, tiling: Tiling
     step = max(plan.rows.next_start(row) - start for row, start in enumerate(plan.rows.starts))
     per_column = (
         plan.rows.overlap * classes * plan.accumulator.itemsize
-        + 2 * min(window_rows, scene.size[0]) * (bands * scene.dtype.itemsize + 3)
+        + 2 * min(window_rows, scene.size.height) * (bands * scene.dtype.itemsize + 3)
         + (step + BLOCK) * sum(products(output, classes).values())
     )
     available = max_memory * 3 // 4

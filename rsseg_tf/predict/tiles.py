@@ -10,11 +10,12 @@ from rsseg_tf.predict.blending import Windows
 from rsseg_tf.predict.engine import slide_logits
 from rsseg_tf.predict.model import Predict
 from rsseg_tf.predict.options import usual_stride
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["any_size"]
 
 
-def any_size(predict: Predict, tile: tuple[int, int], classes: int) -> Predict:
+def any_size(predict: Predict, tile: Size, classes: int) -> Predict:
     """Returns a predict callable for images of any size over one for images of the size `tile`.
 
     Smaller images are extended by reflection, downwards and to the right, and the logits cut back; larger ones are
@@ -25,15 +26,15 @@ def any_size(predict: Predict, tile: tuple[int, int], classes: int) -> Predict:
 
     Args:
         predict: The model; takes `(B, *tile, bands)`.
-        tile: (height, width).
+        tile: The size.
         classes: Number of the model's classes.
     """
     windows = Windows(tile, usual_stride(tile), "mean", padded=True)
 
     def predict_any(pixels: NDArray) -> NDArray[np.float32]:
         rows, columns = pixels.shape[1:3]
-        if rows <= tile[0] and columns <= tile[1]:
-            extra = ((0, 0), (0, tile[0] - rows), (0, tile[1] - columns), (0, 0))
+        if rows <= tile.height and columns <= tile.width:
+            extra = ((0, 0), (0, tile.height - rows), (0, tile.width - columns), (0, 0))
             padded = np.pad(pixels, extra, mode="reflect") if (rows, columns) != tile else pixels
             return predict(padded)[:, :rows, :columns]
         answers = []

@@ -23,6 +23,7 @@ from rsseg_tf.extras import require
 from rsseg_tf.files import atomic_path, hold, remove_leftovers, short_stem
 from rsseg_tf.files.paths import plain_path
 from rsseg_tf.rasters.ground import move, own_degrees, pixel_size, transformed
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["Feature", "VectorPlace", "check_vector_file", "layer_name", "write_features"]
 
@@ -64,12 +65,12 @@ class VectorPlace:
     """Where polygons lie.
 
     Attributes:
-        size: (height, width) of their scene in pixels.
+        size: Size of their scene in pixels.
         transform: from (column, row) to coordinates; the identity where there is none.
         crs: the scene's reference system.
     """
 
-    size: tuple[int, int]
+    size: Size
     transform: Affine
     crs: CRS | None
 
@@ -262,7 +263,7 @@ def _degrees_of(place: VectorPlace) -> CRS | None:
 
     None for a local CRS, from which no way leads there.
     """
-    centre = move(np.array([(place.size[1] / 2, place.size[0] / 2)]), place.transform)
+    centre = move(np.array([(place.size.width / 2, place.size.height / 2)]), place.transform)
     wgs84 = CRS.from_epsg(4326)  # not at import: PROJ's data may be missing or misplaced
     if np.isfinite(transformed(centre, place.crs, wgs84)).all():
         return wgs84

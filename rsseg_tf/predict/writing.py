@@ -212,7 +212,7 @@ class SceneWriter:
         self._strip = index
         self._top = self.finished.rows if index == self.finished.strip else 0
         if index < self.finished.strip:
-            self._top = self._scene.size[0]
+            self._top = self._scene.size.height
         self._filled = 0
         self._buffers = {
             product: np.empty((file.bands, most_rows + BLOCK - 1, right - left), np.uint8)
@@ -235,7 +235,7 @@ class SceneWriter:
     def end_rows(self, bottom: int) -> None:
         """Says that all columns of the rows above `bottom` were put; writes what fills blocks."""
         self._filled = max(bottom - self._top, 0)
-        last = bottom == self._scene.size[0]
+        last = bottom == self._scene.size.height
         ready = self._filled if last else self._filled // BLOCK * BLOCK
         if ready:
             self._write(ready)

@@ -25,10 +25,11 @@ from rsseg_tf.manifest import MANIFEST_FILE, MANIFEST_PROPERTY, Manifest, requir
 from rsseg_tf.predict import InferenceOptions, Predict, any_size, require_finite
 from rsseg_tf.predictors.operations import check_operations
 from rsseg_tf.predictors.tables import check_tables
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["Predictor", "as_input", "load_onnx", "load_openvino", "load_savedmodel", "load_tflite"]
 
-# Names of types in OpenVINO, by those of ours.
+# Names of types in OpenVINO, by those of this package.
 _OPENVINO_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _MOST_MANIFEST_BYTES = 16 * 2**20
 
@@ -41,8 +42,8 @@ class Predictor:
         kind: `checkpoint`, `savedmodel`, `tflite`, `onnx` or `openvino`.
         spec: Classes, palette, ignored id, bands and statistics.
         predict: Pixels to logits, for images of any size.
-        options: How images are predicted unless told otherwise.
-        tile: (height, width) that the model itself takes; None where it takes any. Images of other sizes are padded
+        options: How images are predicted by default.
+        tile: Size that the model itself takes; None where it takes any. Images of other sizes are padded
             or cut into windows by `predict`; `options` have the engine do it with less memory.
         manifest: Manifest of an exported model, with one artifact, this one; None for a checkpoint.
     """
@@ -51,7 +52,7 @@ class Predictor:
     spec: DatasetSpec
     predict: Predict
     options: InferenceOptions
-    tile: tuple[int, int] | None = None
+    tile: Size | None = None
     manifest: Manifest | None = None
 
 
@@ -206,9 +207,8 @@ def load_openvino(path: StrPath, *, threads: int | None = None, precision: str =
 
 def _predictor(kind: str, predict: Predict, manifest: Manifest) -> Predictor:
     tile = manifest.artifacts[0].tile
-    height, width = tile or manifest.crop_size
-    options = InferenceOptions(
-        **manifest.inference.model_dump(), tile=(width, height), fixed_tile=manifest.artifacts[0].tile is not None
+    options = InferenceOptions.spelled(
+        manifest.inference.model_dump(), tile=tile or manifest.crop_size, fixed_tile=tile is not None
     )
     if tile:
         predict = any_size(predict, tile, manifest.spec.num_classes)

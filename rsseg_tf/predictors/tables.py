@@ -13,7 +13,7 @@ _ABSENT = -1  # stands for an input that an operator does without
 
 
 def check_tables(content: bytes) -> None:
-    """Checks that every number by which a table of a TFLite file names another one is one of its entries.
+    """Checks that every index in the tables of a TFLite file is within the table that it points to.
 
     Args:
         content: Content of the file.
@@ -44,7 +44,7 @@ def check_tables(content: bytes) -> None:
 
 
 def _references(model: Any, graph: Any) -> Iterator[tuple[str, int, int]]:
-    """Yields what is named, its number, and how many there are."""
+    """Yields each reference: the kind of its target, its index, and the number of such targets."""
     tensors = graph.TensorsLength()
     for index in range(tensors):
         yield "buffer", graph.Tensors(index).Buffer(), model.BuffersLength()

@@ -23,7 +23,7 @@ from rsseg_tf.files import SIDE_SUFFIX, atomic_path
 from rsseg_tf.files.archives import local_copy
 from rsseg_tf.prepare.tile_names import tile_name
 from rsseg_tf.rasters.images import write_image, write_png
-from rsseg_tf.rasters.pixel_rows import PixelRows, RowBands, open_rows
+from rsseg_tf.rasters.pixel_rows import RowBands, RowReader, open_rows
 from rsseg_tf.rasters.windows import Window, windows
 
 __all__ = ["CutPlan", "SceneRecord", "cut_scene", "source_stamp"]
@@ -153,7 +153,7 @@ def cut_scene(scene: SourceScene, plan: CutPlan, folder: Path, scratch: Path) ->
 class _MaskIds:
     """The class ids of a mask, read in rows like an image, with counts of the ids read so far."""
 
-    def __init__(self, mask: PixelRows, coding: LabelCoding) -> None:
+    def __init__(self, mask: RowReader, coding: LabelCoding) -> None:
         self.mask = mask
         self.coding = coding
         self.counts = np.zeros(256, np.int64)
@@ -190,7 +190,7 @@ class _RowBuffer:
 
 
 def _write_tiles(
-    scene: SourceScene, plan: CutPlan, folder: Path, image: PixelRows, ids: _MaskIds | None
+    scene: SourceScene, plan: CutPlan, folder: Path, image: RowReader, ids: _MaskIds | None
 ) -> list[tuple[str, str | None]]:
     """Writes the tiles of a scene and returns the names of each image and its label."""
     side = plan.tile_size
@@ -201,6 +201,7 @@ def _write_tiles(
     if "/" in scene.stem:
         (image_folder / scene.stem).parent.mkdir(parents=True, exist_ok=True)
     suffix = _suffix(plan.suffix, image)
+    # Windows row by row: all tiles of a row share one stretch of the image in memory.
     tiles: list[tuple[str, str | None]] = []
     places = windows(max(image.height, side), wide, side, plan.overlap)
     for (y0, y1), row in groupby(places, key=lambda place: (place.y0, place.y1)):
@@ -232,7 +233,7 @@ def _moved(transform: Affine | None, place: Window) -> Affine | None:
     return Affine(a, b, a * place.x0 + b * place.y0 + c, d, e, d * place.x0 + e * place.y0 + f)
 
 
-def _copy_whole(scene: SourceScene, image: PixelRows, path: Path, folder: Path) -> SceneRecord:
+def _copy_whole(scene: SourceScene, image: RowReader, path: Path, folder: Path) -> SceneRecord:
     """Copies the image file, with the file that GDAL keeps beside it."""
     name = f"{scene.stem}{Path(scene.image.name).suffix.lower()}"
     side = path.with_name(path.name + SIDE_SUFFIX)  # exists only beside images that are in no archive
@@ -243,7 +244,7 @@ def _copy_whole(scene: SourceScene, image: PixelRows, path: Path, folder: Path) 
     return _record(scene, image, [(name, None)])
 
 
-def _record(scene: SourceScene, image: PixelRows, tiles: Sequence[tuple[str, str | None]]) -> SceneRecord:
+def _record(scene: SourceScene, image: RowReader, tiles: Sequence[tuple[str, str | None]]) -> SceneRecord:
     return SceneRecord(
         scene.split, scene.stem, scene.group, source_stamp(scene),
         image.height, image.width, image.bands, image.dtype, tuple(tiles),
@@ -258,7 +259,7 @@ def _padded(rows: np.ndarray, height: int, width: int, value: int) -> np.ndarray
     return np.pad(rows, ((0, below), (0, right), (0, 0)), constant_values=value)
 
 
-def _suffix(wanted: str, image: PixelRows) -> str:
+def _suffix(wanted: str, image: RowReader) -> str:
     """Returns the suffix of the wanted format, or `.tif` when it cannot hold such an image."""
     fits = {
         ".png": image.bands in (1, 3, 4) and image.dtype in ("uint8", "uint16"),

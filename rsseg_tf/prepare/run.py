@@ -116,6 +116,7 @@ def prepare_dataset(
     off_palette_fraction = chosen.get("off_palette_fraction", recipe.off_palette_fraction)
     plan = _cut_plan(recipe, options, cutting)
     _check_ranges(recipe, plan, options, off_palette_fraction)
+    # The order of the entries in dataset.json.
     facts = {
         "tile_size": plan.tile_size,
         "overlap": plan.overlap,
@@ -151,6 +152,7 @@ def _cut_plan(recipe: Recipe, options: PrepareOptions, cutting: str) -> CutPlan:
             f"An overlap of {options.overlap} has no effect on the windows of cutting 'benchmark'; choose cutting "
             "'overlap'."
         )
+    # The benchmark's scripts multiply by the tile size, not by their stride of 256, so their tiles never overlap.
     usual = tile_size // 2 if cutting == "overlap" else recipe.overlap
     image_format = "png" if recipe.coding else options.image_format or "jpg"
     return CutPlan(

@@ -46,8 +46,8 @@ def generate_synthetic(
         scenes_train: Number of training scenes.
         scenes_val: Number of validation scenes.
         size: Side of a scene in pixels.
-        seed: Not negative; another seed gives other scenes. A scene depends on its split and number alone, so that
-            asking for more scenes does not change the earlier ones.
+        seed: Not negative; another seed gives other scenes. A scene depends only on the seed, its split and its
+            number, so that more scenes leave the earlier ones as they are.
         progress: Called after each scene with the number done and the number of all.
         recipe: A recipe that makes its scenes up.
 

@@ -1,4 +1,4 @@
-"""Names of tiles, which tell where in its scene a tile lies, by the patterns of `rsseg_tf.datasets.spec`."""
+"""Names of tiles, which contain the tile's place in its scene; `rsseg_tf.datasets.spec` has the patterns."""
 
 from __future__ import annotations
 

@@ -112,15 +112,17 @@ class Workspace:
         finished = self._finished(digest)
         if finished is not None:
             return dataclasses.replace(finished, left_out=str(self._left_out))
-        PreparedFolder.unmark(self.folder)
+        PreparedFolder.unmark(self.folder)  # from here on the folder is unfinished
         self._check_settings(settings)
         prepared = PreparedFolder(self.folder, self.dataset, needed)
         for split in {scene.split for scene in scenes}:
             prepared.open_split(split)
         records, failures = self._cut(scenes, plan, workers or os.cpu_count() or 1, progress)
+        # Checked after cutting and against the records, so that a raised limit needs no scene to be cut again.
         failures += _off_palette(scenes, records, off_palette_fraction)
         if failures:
             raise DataError(self._failed(failures, len(scenes)))
+        # In the order of the scenes, not of the workers, so that the lists are the same for any number of processes.
         for scene in scenes:
             prepared.add_record(records[scene.split, scene.stem])
         prepared.sweep()
@@ -266,6 +268,7 @@ def _check_complete(name: str, scenes: Sequence[SourceScene], needed: Sequence[s
 
 def _digest(settings: Mapping[str, Any], scenes: Sequence[SourceScene], off_palette_fraction: float) -> str:
     """Returns a digest of everything that the output depends on."""
+    # The version counts, because another version may cut otherwise.
     lines = sorted(f"{scene.split} {scene.stem} {scene.group} {source_stamp(scene)}" for scene in scenes)
     text = json.dumps([rsseg_tf.__version__, settings, off_palette_fraction, lines], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

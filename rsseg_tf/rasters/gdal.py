@@ -10,7 +10,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,8 @@ class Trust:
             kilobytes can claim gigabytes.
         vrt_sources: Whether a VRT may name whatever GDAL opens: files anywhere, servers, formats other than TIFF, PNG,
             JPEG and JPEG 2000.
-        remedy: The sentence of the error for an image that is too large that names a way out.
+        remedy: The last sentence of the error for an image that is too large: what a user can do.
+        max_block_bytes: Largest block of a TIFF, which GDAL decodes at once; as `max_bytes` if None.
     """
 
     max_bytes: int = MAX_IMAGE_BYTES
@@ -81,6 +82,7 @@ class Trust:
         "If it is sound, cut it into tiles, or allow more with data.max_image_mb in the config (check-data: "
         "--max_image_mb)."
     )
+    max_block_bytes: int | None = None
 
 
 TRUSTING_NOBODY = Trust()
@@ -190,7 +192,8 @@ def require_small_blocks(name: str, source: rasterio.DatasetReader, dtype: str, 
     """
     rows, columns = max(source.block_shapes, key=lambda shape: shape[0] * shape[1])
     together = source.count if source.interleaving is Interleaving.pixel else 1
-    require_bytes(f"a block of {name}", (rows, columns, together), dtype, trust)
+    limit = trust.max_bytes if trust.max_block_bytes is None else trust.max_block_bytes
+    require_bytes(f"a block of {name}", (rows, columns, together), dtype, replace(trust, max_bytes=limit))
 
 
 def lossy_compression(source: rasterio.DatasetReader) -> str:

@@ -16,7 +16,7 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 from rasterio.warp import transform as reproject
 
-from rsseg_tf.rasters.windows import Window
+from rsseg_tf.rasters.windows import Size, Window
 
 __all__ = ["PixelAreas", "move", "own_degrees", "pixel_areas", "pixel_size", "transformed"]
 
@@ -44,7 +44,7 @@ def move(points: NDArray[np.float64], transform: Affine) -> NDArray[np.float64]:
     )
 
 
-def pixel_size(size: tuple[int, int], transform: Affine, crs: CRS | None) -> tuple[float, float] | None:
+def pixel_size(size: Size, transform: Affine, crs: CRS | None) -> tuple[float, float] | None:
     """Returns the (height, width) on the ground of the pixel in the middle of a scene, in metres.
 
     Measured on the ellipsoid, so that degrees and the stretched metres of Web Mercator come out right. In a local CRS,
@@ -99,7 +99,7 @@ class PixelAreas:
         return np.nan_to_num(found, nan=0.0)
 
 
-def pixel_areas(size: tuple[int, int], transform: Affine, crs: CRS | None) -> PixelAreas:
+def pixel_areas(size: Size, transform: Affine, crs: CRS | None) -> PixelAreas:
     """Works out what area the pixels of a scene have.
 
     Projections that are true to area, or nearly so where the scene lies (`_TRUE_ENOUGH`), give all pixels the area that

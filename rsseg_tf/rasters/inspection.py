@@ -23,7 +23,7 @@ import rasterio
 from numpy.typing import NDArray
 
 import rsseg_tf
-from rsseg_tf.datasets.judging import check_label_ids, check_same_size, check_type, ids_of, label_of
+from rsseg_tf.datasets.rules import check_label_ids, check_same_size, check_type, ids_of, label_of
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import DataError, reason
 from rsseg_tf.files.lists import Sample, Samples

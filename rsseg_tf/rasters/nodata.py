@@ -208,46 +208,40 @@ def without_nodata(
         least, most = float(stored.min(initial=0)), float(stored.max(initial=0))
     if all(here is None for here in absent) and (stored.dtype.itemsize == 1 or expected.holds(least, most)):
         return Pixels(stored, masked if masked is not None and masked.any() else None, lowest=least)
-    none = np.zeros(stored.shape[:2], bool)
-    nodata = none.copy() if masked is None else masked.copy()
-    replaced: NDArray[np.bool_] | None = None
-    missing, broken, declared = ~none, 0, 0
+    stored = stored if stored.base is None else stored.copy()  # a decoded image is read more than once
+    nodata = np.zeros(stored.shape[:2], bool) if masked is None else masked.copy()
+    replaced = np.zeros(stored.shape, bool)
+    in_no_band = np.ones(stored.shape[:2], bool)
+    broken = declared = 0
     sentinels: Counter[float] = Counter()
-
-    def fill(where: NDArray[np.bool_], band: int) -> None:
-        nonlocal stored, replaced
-        if replaced is None:
-            replaced = np.zeros(stored.shape, bool)
-            stored = stored if stored.base is None else stored.copy()  # a decoded image is read more than once
-        replaced[:, :, band] |= where
-        stored[:, :, band][where] = expected.fill[band]
-
-    for band in range(stored.shape[2]):
+    for band, declares in enumerate(absent):
         values = stored[:, :, band]
-        declares = absent[band]
-        here = declares
-        if stored.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
+        here = np.zeros(values.shape, bool) if declares is None else declares.copy()
+
+        def replace_where(where: NDArray[np.bool_], band: int = band) -> None:
+            replaced[:, :, band] |= where
+            stored[:, :, band][where] = expected.fill[band]
+
+        if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
             broken += int((~finite).sum())
-            nodata |= ~finite
-            here = ~finite if here is None else here | ~finite
-            fill(~finite, band)
+            nodata |= ~finite  # one band is enough: the others are seldom sound where one is not finite
+            here |= ~finite
+            replace_where(~finite)
         if declares is not None:
             declared += int(declares.sum())
-            outside = declares & expected.outside(stored[:, :, band], band)
-            if outside.any():
-                fill(outside, band)
-        found = expected.sentinel(stored[:, :, band], band)
+            replace_where(declares & expected.outside(values, band))
+        found = expected.sentinel(values, band)
         if found is not None:
-            uniques, counts = np.unique(stored[:, :, band][found], return_counts=True)
+            uniques, counts = np.unique(values[found], return_counts=True)
             sentinels.update(dict(zip(uniques.tolist(), counts.tolist(), strict=True)))
-            here = found if here is None else here | found
-            fill(found, band)
-        missing &= none if here is None else here
-    nodata |= missing
+            here |= found
+            replace_where(found)
+        in_no_band &= here
+    nodata |= in_no_band
     return Pixels(
         stored,
         nodata if nodata.any() else None,
-        replaced,
+        replaced if replaced.any() else None,
         broken,
         declared,
         tuple(sorted(sentinels.items())),

@@ -24,7 +24,7 @@ from rsseg_tf.rasters.gdal import HEAD_BYTES, opened_raster, reading
 from rsseg_tf.rasters.headers import check_jpeg, check_png, image_kind
 from rsseg_tf.rasters.images import decode_image
 
-__all__ = ["PixelRows", "RowBands", "open_rows"]
+__all__ = ["RowBands", "RowReader", "open_rows"]
 
 RowBands = Literal["as_rgb", "rgb_only", "stored", "mask"]
 """Which bands to read: red, green and blue of any eight-bit image (grey is repeated, palettes looked up, alpha left
@@ -35,7 +35,7 @@ _GDAL_CACHE_MB = 32
 
 
 @dataclass
-class PixelRows:
+class RowReader:
     """An open image.
 
     Attributes:
@@ -58,7 +58,7 @@ class PixelRows:
 
 
 @contextlib.contextmanager
-def open_rows(path: Path, name: str, bands: RowBands) -> Iterator[PixelRows]:
+def open_rows(path: Path, name: str, bands: RowBands) -> Iterator[RowReader]:
     """Opens a PNG, JPEG or TIFF file for reading in bands of rows.
 
     Args:
@@ -84,7 +84,7 @@ def open_rows(path: Path, name: str, bands: RowBands) -> Iterator[PixelRows]:
             if kind == "JPEG" and header.height * header.width <= _WHOLE_JPEG_PIXELS:
                 pixels = decode_image(data[:], name)
                 choose = _chooser(pixels.shape[2], str(pixels.dtype), None, bands, name)
-                yield PixelRows(
+                yield RowReader(
                     pixels.shape[0],
                     pixels.shape[1],
                     choose.bands,
@@ -109,7 +109,7 @@ def open_rows(path: Path, name: str, bands: RowBands) -> Iterator[PixelRows]:
                 return choose(file.read(choose.indexes, window=((y0, y1), (0, file.width))).transpose(1, 2, 0))
 
         transform = None if file.transform == Affine.identity() else file.transform
-        yield PixelRows(file.height, file.width, choose.bands, file.dtypes[0], read, file.crs, transform)
+        yield RowReader(file.height, file.width, choose.bands, file.dtypes[0], read, file.crs, transform)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ from rsseg_tf.rasters.headers import ImageHeader, tiff_notes
 from rsseg_tf.rasters.images import plain_header, read_decoded
 from rsseg_tf.rasters.nodata import Pixels, SuspectValues, ValueRange, equals_nodata, without_nodata
 from rsseg_tf.rasters.vrt import require_near_sources, require_plain_sides
-from rsseg_tf.rasters.windows import Window
+from rsseg_tf.rasters.windows import Size, Window
 from rsseg_tf.rasters.world_files import ImagePlace, image_place
 
 __all__ = ["Pixels", "Scene", "SceneHeader", "open_scene", "raster_driver", "read_pixels", "scene_header"]
@@ -77,7 +77,7 @@ class Scene:
 
     Attributes:
         path: The file.
-        size: (height, width) in pixels.
+        size: Height and width in pixels.
         dtype: Type of the pixels as stored.
         bands: The bands that are read, counted from 1 as GDAL counts them.
         has_alpha: Whether a band marked alpha is a mask, and no band of the image.
@@ -93,7 +93,7 @@ class Scene:
     """
 
     path: Path
-    size: tuple[int, int]
+    size: Size
     dtype: np.dtype
     bands: tuple[int, ...]
     has_alpha: bool = False
@@ -154,9 +154,7 @@ class Scene:
     def _expected(self) -> ValueRange:
         return self._range or ValueRange.of(None, self.dtype, len(self.bands))
 
-    def read(
-        self, window: Window | None = None, size: tuple[int, int] | None = None
-    ) -> tuple[NDArray, NDArray[np.bool_] | None]:
+    def read(self, window: Window | None = None, size: Size | None = None) -> tuple[NDArray, NDArray[np.bool_] | None]:
         """Reads pixels and where there are none.
 
         A pixel is no data
@@ -173,7 +171,7 @@ class Scene:
 
         Args:
             window: The part to read, within the scene; all of it by default.
-            size: (height, width) to reduce the part to, for a preview.
+            size: What to reduce the part to, for a preview.
 
         Returns:
             `(H, W, bands)` in the file's dtype, and `(H, W)` bool, True where there is no data; None for the latter
@@ -185,7 +183,7 @@ class Scene:
         pixels = self.look(window, size)
         return pixels.values, pixels.nodata
 
-    def look(self, window: Window | None = None, size: tuple[int, int] | None = None) -> Pixels:
+    def look(self, window: Window | None = None, size: Size | None = None) -> Pixels:
         """As `read`, with what was found."""
         part = window or Window(0, 0, *self.size)
         if isinstance(self._source, np.ndarray):
@@ -210,7 +208,6 @@ def open_scene(
     *,
     max_value: float | None = None,
     trust: Trust = TRUSTING_NOBODY,
-    max_block: int | None = None,
     repeat_grey: bool = False,
     placed: bool = True,
 ) -> Iterator[Scene]:
@@ -225,7 +222,6 @@ def open_scene(
         spec: The dataset that the image is read for; by default all bands that are not alpha are read.
         max_value: Value of the file that stands for the spec's `max_value`, where it is another.
         trust: How large a PNG or JPEG may be, and what a VRT may name.
-        max_block: Bytes that a block of a TIFF, which is decoded at once, may take; as many as an image if None.
         repeat_grey: Read the one band of a grey image three times where the spec has three bands.
         placed: Whether to find out where the image lies.
 
@@ -240,7 +236,7 @@ def open_scene(
         place = image_place(path, "JPEG" if header.is_jpeg else "PNG") if placed else ImagePlace()
         yield Scene(
             path,
-            (stored.shape[0], stored.shape[1]),
+            Size(*stored.shape[:2]),
             stored.dtype,
             chosen.bands,
             chosen.alpha is not None,
@@ -262,8 +258,7 @@ def open_scene(
             scene = _describe(path, source, driver, bands, spec, max_value, repeat_grey)
             if placed:
                 scene = replace(scene, **_place_of(path, source, driver))
-            limit = trust.max_bytes if max_block is None else max_block
-            require_small_blocks(name, source, str(scene.dtype), replace(trust, max_bytes=limit))
+            require_small_blocks(name, source, str(scene.dtype), trust)
         yield scene
 
 
@@ -349,7 +344,7 @@ def _describe(
     tags = source.tags()
     return Scene(
         path=path,
-        size=source.shape,
+        size=Size(*source.shape),
         dtype=dtype,
         bands=chosen.bands,
         has_alpha=chosen.alpha is not None,
@@ -392,7 +387,7 @@ def _place_of(path: Path, source: rasterio.DatasetReader, driver: str) -> dict[s
 
 
 def _part_of_array(
-    array: NDArray, part: Window, bands: Sequence[int], alpha: int | None, size: tuple[int, int] | None
+    array: NDArray, part: Window, bands: Sequence[int], alpha: int | None, size: Size | None
 ) -> tuple[NDArray, NDArray[np.bool_] | None]:
     """Cuts a part out of `(H, W, bands)`."""
     cut = array[part.y0 : part.y1, part.x0 : part.x1]
@@ -401,14 +396,14 @@ def _part_of_array(
     pixels = np.ascontiguousarray(cut if in_order else cut[:, :, [band - 1 for band in bands]])
     if size is None or size == pixels.shape[:2]:
         return pixels, masked
-    reduced = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA).reshape(*size, len(bands))
+    reduced = cv2.resize(pixels, size.width_height, interpolation=cv2.INTER_AREA).reshape(*size, len(bands))
     if masked is not None:
-        masked = cv2.resize(masked.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
+        masked = cv2.resize(masked.astype(np.uint8), size.width_height, interpolation=cv2.INTER_NEAREST).astype(bool)
     return reduced, masked
 
 
 def _part_of_raster(
-    source: rasterio.DatasetReader, part: Window, scene: Scene, size: tuple[int, int] | None
+    source: rasterio.DatasetReader, part: Window, scene: Scene, size: Size | None
 ) -> tuple[NDArray, NDArray[np.bool_] | None, list[NDArray[np.bool_] | None]]:
     """Reads a part of an open raster: pixels, those masked for all bands, and those that each band declares absent."""
     window = ((part.y0, part.y1), (part.x0, part.x1))

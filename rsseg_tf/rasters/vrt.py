@@ -19,6 +19,7 @@ from rsseg_tf.files import SIDE_SUFFIX, readable_name
 from rsseg_tf.files.reading import read_bytes
 from rsseg_tf.rasters.gdal import HEAD_BYTES, is_vrt
 from rsseg_tf.rasters.headers import BIGTIFF_SIGNATURES, JPEG_SIGNATURE, PNG_SIGNATURE, TIFF_SIGNATURES
+from rsseg_tf.rasters.windows import Size
 
 __all__ = ["require_near_sources", "require_plain_sides", "vrt_size"]
 
@@ -115,14 +116,14 @@ def require_plain_sides(path: Path, *, depth: int = 0) -> None:
             raise _refused(side, "it lies beside an image and names a file of overviews", what="a file")
 
 
-def vrt_size(path: Path) -> tuple[int, int]:
-    """Returns the (height, width) in a VRT's header, without opening its sources; zeros if they are missing."""
+def vrt_size(path: Path) -> Size:
+    """Returns the size in a VRT's header, without opening its sources; zeros if they are missing."""
     head = read_bytes(path, HEAD_BYTES)
     sides = [
         re.search(rb"\b" + name + rb"\s*=\s*[\"'](\d{1,9})[\"']", head) for name in (b"rasterYSize", b"rasterXSize")
     ]
     height, width = (int(side[1]) if side else 0 for side in sides)
-    return height, width
+    return Size(height, width)
 
 
 def _sources(vrt: Path) -> Iterator[tuple[str, bool]]:

@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from rsseg_tf.errors import DataError
 
-__all__ = ["Window", "sliding_windows", "windows"]
+__all__ = ["Size", "Window", "sliding_windows", "windows"]
+
+
+class Size(NamedTuple):
+    """Rows and columns, in pixels."""
+
+    height: int
+    width: int
+
+    @classmethod
+    def from_width_height(cls, sides: Sequence[int]) -> Size:
+        """Returns the size that PaddleSeg's options, and so configs and command lines, spell as width and height."""
+        width, height = sides
+        return cls(height, width)
+
+    @property
+    def width_height(self) -> tuple[int, int]:
+        """The sides as PaddleSeg and OpenCV spell them."""
+        return self.width, self.height
+
+    @property
+    def pixels(self) -> int:
+        """The number of pixels."""
+        return self.height * self.width
+
+    def scaled(self, down: float, across: float) -> Size:
+        """Returns the size times two factors, rounded half up; at least one pixel."""
+        return Size(max(int(self.height * down + 0.5), 1), max(int(self.width * across + 0.5), 1))
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
 
 
 class Window(NamedTuple):

@@ -138,10 +138,10 @@ class Batcher:
                     self._changed.wait(self._patience())
                     batch = self._next()
             self._run_wanted(batch)
-            del batch  # a thread that waits must not keep what it has computed in memory
+            del batch  # a waiting thread must not keep its last batch in memory
 
     def _run_wanted(self, batch: list[_Waiting]) -> None:
-        """Computes what is still wanted of a batch; nothing that happens on the way ends the thread."""
+        """Computes the requests of a batch that are still wanted; no error ends the thread."""
         wanted: list[_Waiting] = []
         try:
             wanted = [waiting for waiting in batch if waiting.is_wanted]
@@ -208,7 +208,7 @@ class Batcher:
 
 
 def _joined(batch: list[_Waiting]) -> dict[str, NDArray]:
-    """Runs a batch and checks that its outputs can be told apart."""
+    """Runs a batch and checks that its outputs can be divided among the requests."""
     inputs = batch[0].inputs
     if len(batch) > 1:
         inputs = {name: np.concatenate([waiting.inputs[name] for waiting in batch]) for name in inputs}

@@ -150,7 +150,7 @@ def read_remote_manifest(transport: Transport, retry: Retry) -> Manifest:
 
     Raises:
         ServingError: When the server does not answer, or the model has no such signature.
-        ExportError: When what it gives is no manifest.
+        ExportError: When the answer is no manifest.
     """
     query = np.array([""], object)
     try:
@@ -204,8 +204,7 @@ def remote_predictor(
     except BaseException:
         transport.close()
         raise
-    height, width = known.crop_size
-    options = InferenceOptions(**known.inference.model_dump(), tile=(width, height), batch_size=in_flight)
+    options = InferenceOptions.spelled(known.inference.model_dump(), tile=known.crop_size, batch_size=in_flight)
     if not options.is_slide:
         options = options.with_blend("mean")
     return Predictor("server", known.spec, predict, options, None, known)

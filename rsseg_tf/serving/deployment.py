@@ -85,7 +85,7 @@ def write_deployment(directory: Path, export_dir: Path, name: str | None = None,
 
 
 def _replacements(file: str, name: str, export_dir: Path, version: Path, manifest: Manifest) -> list[tuple[str, str]]:
-    """Returns what is replaced in a file, in order."""
+    """Returns the replacements in a file, in order: (old text, new text)."""
     height, width = manifest.crop_size
     memory = _memory_gb(version)
     changes = {

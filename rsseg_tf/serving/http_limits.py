@@ -31,11 +31,11 @@ def json_response(content: Any, status: int = 200) -> Response:
 
 
 def connection_factory(timeout_s: float, most_connections: int) -> Callable[..., asyncio.Protocol]:
-    """Returns what `uvicorn.Config` takes as `http`: connections with timers.
+    """Returns a value for `http` of `uvicorn.Config`: connections with timers.
 
     Args:
-        timeout_s: Longest time for the header of a request, and for a client that does not read.
-        most_connections: Open at the same time; one more is told so and closed.
+        timeout_s: Longest time for a request to arrive, and for a client to read.
+        most_connections: Connections at the same time; one more gets status 503 and is closed.
     """
     connections: set[_Connection] = set()
 
@@ -93,14 +93,18 @@ class _Connection(asyncio.Protocol):
         if self._reading_timer is not None:
             self._reading_timer.cancel()
 
-    def request_began(self) -> None:
-        """Tells that a header is complete and the application has it."""
+    def request_began(self) -> float:
+        """Takes note of a complete header; returns the loop's time at which the body must be complete too."""
         self._requests += 1
-        if self._header_timer is not None:
-            self._header_timer.cancel()
+        if self._header_timer is None:  # the request was sent ahead of the last answer
+            return self._loop.time() + self._timeout_s
+        deadline = self._header_timer.when()
+        self._header_timer.cancel()
+        self._header_timer = None
+        return deadline
 
     def request_ended(self) -> None:
-        """Tells that a request was answered."""
+        """Takes note of an answer; the next header must come in time."""
         self._requests -= 1
         if not self._requests and not self._transport.is_closing():
             self._expect_header()
@@ -123,12 +127,12 @@ class _Connection(asyncio.Protocol):
 class WholeRequests:
     """Middleware after which a request is read to its end, in time, or its connection is closed.
 
-    A request whose end two programs could see in different places is refused: what a proxy takes for its body would be
-    the next request to this server (RFC 9112, sections 6.1 and 6.3).
+    A request with two lengths is refused: a proxy could take for its body what this server takes for the next request
+    (RFC 9112, sections 6.1 and 6.3).
 
     Args:
         app: The application.
-        timeout_s: Longest time for the body of a request.
+        timeout_s: Longest time for a request to arrive.
     """
 
     def __init__(self, app: ASGIApp, timeout_s: float) -> None:
@@ -137,20 +141,17 @@ class WholeRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        connection = scope.get("state", {}).get(_STATE)  # none under another server, such as a test's
-        if connection is not None:
-            connection.request_began()
+        connection: _Connection = scope["state"][_STATE]
+        deadline = connection.request_began()
         try:
-            await self._answer(scope, receive, send)
+            await self._answer(scope, receive, send, deadline)
         finally:
-            if connection is not None:
-                connection.request_ended()
+            connection.request_ended()
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, deadline: float) -> None:
         names = dict(scope["headers"])
         is_chunked = b"transfer-encoding" in names
         is_unread = is_chunked or names.get(b"content-length", b"0") != b"0"
-        deadline = asyncio.get_running_loop().time() + self._timeout_s
 
         async def receive_in_time() -> Message:
             nonlocal is_unread

@@ -15,7 +15,7 @@ from rsseg_tf.serving.status import Code, RequestError
 
 __all__ = ["BatchOptions", "Budget", "Limits", "Work"]
 
-_WORTH_TRIMMING = 1_000_000  # pixels: what is smaller leaves too little behind to look for
+_WORTH_TRIMMING = 1_000_000  # pixels: fewer leave too little memory behind
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Limits:
         max_images: Images of one request.
         max_concurrent: Requests that are computed or wait for it; more are refused as unavailable.
         max_connections: Open HTTP connections; more are refused.
-        client_timeout_s: How long a client may take to send the header of a request, its body, and to read an answer.
+        client_timeout_s: How long a client may take to send a request, and to read an answer.
         request_timeout_s: How long a request may wait and compute.
 
     Raises:
@@ -88,7 +88,7 @@ class Budget:
 
     Args:
         most: Bound of the sum.
-        refusal: What a request is told that does not fit; may name `{held}`, `{amount}` and `{most}`.
+        refusal: Message for a request that does not fit; may name `{held}`, `{amount}` and `{most}`.
         code: The status of such a request.
     """
 

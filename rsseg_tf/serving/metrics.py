@@ -63,7 +63,7 @@ class Metrics:
             self._seconds.labels(api, signature).observe(seconds)
 
     def watch(self, versions: Versions, batcher: Batcher) -> None:
-        """Adds what is measured when somebody looks: the queue, and which versions answer."""
+        """Adds figures that are measured when the page is read: the queue, and the versions that answer."""
         self.registry.register(_Now(versions, batcher))
 
     def page(self) -> bytes:

@@ -133,9 +133,9 @@ class _Rest:
 
     async def readyz(self, request: Request) -> Response:
         fault = self._service.fault
-        told: dict[str, Any] = {"available": self._service.versions.available}
+        status: dict[str, Any] = {"available": self._service.versions.available}
         return JSONResponse(
-            told | ({"error": fault} if fault else {}), status_code=Code.UNAVAILABLE.http if fault else 200
+            status | ({"error": fault} if fault else {}), status_code=Code.UNAVAILABLE.http if fault else 200
         )
 
     async def metrics(self, request: Request) -> Response:
@@ -178,7 +178,7 @@ class _Bodies:
         )
 
     async def read(self, request: Request) -> bytearray:
-        """Reads a body; whoever calls it calls `forget` afterwards.
+        """Reads a body; the caller calls `forget` afterwards.
 
         Raises:
             RequestError: When it is too large, encoded, or there is no memory left for it.

@@ -166,7 +166,7 @@ class Service:
         outputs: Sequence[str],
         timeout_s: float,
     ) -> Iterator[Future[dict[str, NDArray]]]:
-        """Checks a request and queues it; whoever waits for the answer stays within until it has been written out.
+        """Checks a request and queues it; the caller stays within until the answer has been written out.
 
         Args:
             version: Held by the caller; it is also held until the answer is there.
@@ -209,7 +209,7 @@ class Service:
             raise
         try:
             yield answer
-        finally:  # a request that nobody waits for any more may still be computed
+        finally:  # the request may still be computed after its sender gave up
             answer.add_done_callback(done)
 
     def close(self) -> None:

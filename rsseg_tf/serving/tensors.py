@@ -11,7 +11,7 @@ import base64
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -359,44 +359,34 @@ def to_json(outputs: Mapping[str, NDArray], layout: Layout, limits: Limits) -> b
             f"the answer would be larger than {limits.max_body_bytes} bytes of JSON. Ask for the signature "
             "serving_default, send smaller images, or use gRPC.",
         )
-    key = "predictions" if layout == "row" else "outputs"
-    parts, size = [], 0
-    for part in _answer(outputs, layout):
-        parts.append(part)
-        size += len(part)
-        if size > limits.max_body_bytes:
-            raise RequestError(
-                Code.TOO_LARGE,
-                f"the answer is larger than {limits.max_body_bytes} bytes of JSON. Send smaller images, or use gRPC.",
-            )
-    return b'{"%s": %s}' % (key.encode(), b"".join(parts))
-
-
-def _answer(outputs: Mapping[str, NDArray], layout: Layout) -> Iterator[bytes]:
     names = sorted(outputs)
-    alone = len(names) == 1
+    columns: list[list[bytes]] = []
+    size = 0
+    for name in names:
+        columns.append([])
+        for value in outputs[name]:  # image by image, so that not all numbers are Python objects at once
+            columns[-1].append(_dump(value, name))
+            size += len(columns[-1][-1])
+            if size > limits.max_body_bytes:
+                raise RequestError(
+                    Code.TOO_LARGE,
+                    f"the answer is larger than {limits.max_body_bytes} bytes of JSON. Send smaller images, or use "
+                    "gRPC.",
+                )
     if layout == "row":
-        for row in range(len(outputs[names[0]])):
-            yield b"[" if row == 0 else b", "
-            if alone:
-                yield _dump(outputs[names[0]][row], names[0])
-                continue
-            for position, name in enumerate(names):
-                yield b'%s"%s": ' % (b", " if position else b"{", name.encode())
-                yield _dump(outputs[name][row], name)
-            yield b"}"
-        yield b"]"
-        return
-    for position, name in enumerate(names):
-        if not alone:
-            yield b'%s"%s": ' % (b", " if position else b"{", name.encode())
-        # Image by image, so that not all numbers are Python objects at once.
-        for row, value in enumerate(outputs[name]):
-            yield b", " if row else b"["
-            yield _dump(value, name)
-        yield b"]"
-    if not alone:
-        yield b"}"
+        return b'{"predictions": %s}' % _list(_by_name(names, row) for row in zip(*columns, strict=True))
+    return b'{"outputs": %s}' % _by_name(names, [_list(column) for column in columns])
+
+
+def _list(items: Iterable[bytes]) -> bytes:
+    return b"[%s]" % b", ".join(items)
+
+
+def _by_name(names: Sequence[str], values: Sequence[bytes]) -> bytes:
+    """Writes an object, or the value alone where there is one output."""
+    if len(names) == 1:
+        return values[0]
+    return b"{%s}" % b", ".join(b'"%s": %s' % (name.encode(), value) for name, value in zip(names, values, strict=True))
 
 
 def _dump(value: Any, name: str) -> bytes:

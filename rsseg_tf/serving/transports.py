@@ -262,9 +262,9 @@ class RestTransport:
                 raise RetryableError(f"{self._address.netloc}: HTTP {status}") from error
             raise ServingError(f"{self._address.netloc}: HTTP {status}, and no JSON. Is it a model server?") from error
         if status != http.HTTPStatus.OK:
-            told = str(answer.get("error", "") if isinstance(answer, dict) else "")[:500]
+            message = str(answer.get("error", "") if isinstance(answer, dict) else "")[:500]
             kind = RetryableError if status in _RETRYABLE_HTTP else RefusedError
-            raise kind(f"{self._address.netloc}: HTTP {status}: {told}")
+            raise kind(f"{self._address.netloc}: HTTP {status}: {message}")
         if not isinstance(answer, dict):
             raise ServingError(f"{self._address.netloc} answered with no JSON object. Is it a model server?")
         return answer

@@ -90,7 +90,7 @@ def version_folders(folder: Path) -> dict[int, Path]:
 class ModelVersion:
     """A SavedModel that is ready to run.
 
-    Whoever uses it calls `acquire` before and `release` after; `retire` closes it as soon as nobody does.
+    Callers `acquire` it before use and `release` it after; `retire` closes it after the last release.
 
     Args:
         folder: Folder with `saved_model.pb`.
@@ -207,7 +207,7 @@ class ModelVersion:
             self._close(closed)
 
     def retire(self, closed: Callable[[], None]) -> None:
-        """Closes the version once nobody uses it, and then calls `closed`. No one may acquire it from now on."""
+        """Closes the version after its last release, and then calls `closed`. It must not be acquired any more."""
         with self._lock:
             self._on_closed = closed
             idle = self._users == 0
@@ -292,7 +292,7 @@ class Versions:
     # === For requests ===
 
     def acquire(self, number: int | None = None, label: str | None = None) -> ModelVersion:
-        """Returns a version, the newest one unless told otherwise; the caller releases it.
+        """Returns a version, by default the newest; the caller releases it.
 
         Raises:
             RequestError: When there is no such version or label.
@@ -396,19 +396,17 @@ class Versions:
         return failures
 
     def _watch(self, poll_s: float) -> None:
-        told = ""
+        reported = ""
         while not self._stop.wait(poll_s):
             try:
                 self.refresh()
-                told = ""
+                reported = ""
             except Exception as error:  # a network drive may come back, and a folder vanish at any moment
-                line = str(error) if isinstance(error, ServingError) else self._watch_error(error)
-                if line != told:
+                line = f"Model {self.name}: {self.folder} could not be read: {reason(error)}. It is tried again."
+                line = str(error) if isinstance(error, ServingError) else line
+                if line != reported:
                     self._report(line)
-                told = line
-
-    def _watch_error(self, error: Exception) -> str:
-        return f"Model {self.name}: {self.folder} could not be looked at: {reason(error)}. It is tried again."
+                reported = line
 
     def _load(self, number: int, folder: Path) -> str:
         """Loads a version; returns why it failed, or nothing."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -30,10 +30,16 @@ from rsseg_tf.data import ImageReader, SampleReader
 from rsseg_tf.errors import DataError, RssegError, TrainingError, WeightsError, reason
 from rsseg_tf.files import StrPath
 from rsseg_tf.files.lists import Sample
+from rsseg_tf.moved import moved_name
 from rsseg_tf.training.folder import Notify, RunFolder, ignoring_write_errors, open_run
 from rsseg_tf.training.strategy import make_deterministic
 
 __all__ = ["TrainResult", "TrainingPlan", "Validation", "run_training"]
+
+if not TYPE_CHECKING:  # a type checker shall report wrong names
+
+    def __getattr__(name: str) -> Any:
+        return moved_name(__name__, name)
 
 
 @dataclass(frozen=True)

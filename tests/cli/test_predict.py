@@ -15,6 +15,7 @@ from rsseg_tf.cli.models import windows_note
 from rsseg_tf.manifest import Classes, Inference, Manifest, Origin
 from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import Predictor
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.configs import use_tiny_backbone, write_config, write_dataset
 from tests.fixtures.scenes import SPEC, noise, read_band, write_scene
 
@@ -130,12 +131,12 @@ def test_scenes_that_do_not_fit_are_named_with_both_sides(checkpoint: Path, tmp_
 
 def test_windows_where_a_checkpoint_would_have_none_are_told() -> None:
     manifest = Manifest(
-        model="m", dataset=Classes.of(SPEC), crop_size=(64, 96), size_multiple=1, inference=Inference(),
+        model="m", dataset=Classes.of(SPEC), crop_size=Size(64, 96), size_multiple=1, inference=Inference(),
         origin=Origin(checkpoint="c", step=1, weights_sha256="", config_sha256="", exported="", versions={}),
     )  # fmt: skip
     options = InferenceOptions()
     server = Predictor("server", SPEC, lambda batch: batch, options, None, manifest)
-    fixed = Predictor("tflite", SPEC, lambda batch: batch, options, (32, 48), manifest)
+    fixed = Predictor("tflite", SPEC, lambda batch: batch, options, Size(32, 48), manifest)
     note = windows_note(server, {})
     assert note is not None and note.startswith(
         "images larger than 96x64 pixels are predicted by windows of that size, because a server"

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from rsseg_tf.cli import main
 from rsseg_tf.predict import predict_labels
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.models import manifest, pixels, reference, write_model
 
 
@@ -38,7 +39,7 @@ def test_a_model_is_served_and_predicts_images_by_its_address(tmp_path: Path) ->
 
         from rsseg_tf.predict import InferenceOptions
 
-        options = InferenceOptions(is_slide=True, crop_size=(32, 32), stride=(24, 24))
+        options = InferenceOptions(is_slide=True, crop_size=Size(32, 32), stride=Size(24, 24))
         expected = predict_labels(reference, image, manifest().spec, options)
         for address in (f"127.0.0.1:{served.grpc_port}", f"http://127.0.0.1:{served.rest_port}"):
             result = CliRunner().invoke(

@@ -11,6 +11,7 @@ import tensorflow as tf
 from rsseg_tf.config.schema import Augment
 from rsseg_tf.data import augment as ops
 from rsseg_tf.datasets import custom_spec
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.golden import GOLDEN, needs_golden
 
 IGNORE = 255
@@ -68,7 +69,7 @@ def test_scaling_equals_the_originals(pieces: dict[str, np.ndarray], factor: str
 @pytest.mark.parity
 def test_padding_and_normalisation_equal_the_originals(pieces: dict[str, np.ndarray]) -> None:
     image, label = original(pieces)
-    padded, padded_label = ops.pad_and_crop(image, label, seed(0), (64, 64), image_padding=127.5, label_padding=255)
+    padded, padded_label = ops.pad_and_crop(image, label, seed(0), Size(64, 64), image_padding=127.5, label_padding=255)
     np.testing.assert_array_equal(padded, pieces["tr_pad_64_img"].transpose(1, 2, 0))
     np.testing.assert_array_equal(padded_label, pieces["tr_pad_64_label"])
     halves = custom_spec("halves", ("a", "b"), mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -85,7 +86,7 @@ def test_the_originals_crop_is_one_of_ours(pieces: dict[str, np.ndarray]) -> Non
     assert len(starts) == 1
     seen = set()
     for n in range(400):
-        crop, _ = ops.pad_and_crop(image, label, seed(n), (20, 32), image_padding=127.5, label_padding=255)
+        crop, _ = ops.pad_and_crop(image, label, seed(n), Size(20, 32), image_padding=127.5, label_padding=255)
         if np.array_equal(crop, wanted):
             seen.add(n)
     assert seen, "no seed of 400 gave the original's window; its chance is 1 in 396 each"
@@ -117,7 +118,7 @@ def test_continuous_and_fixed_scaling() -> None:
 def test_crop_offsets_are_uniform_and_complete() -> None:
     rows = tf.tile(tf.range(10, dtype=tf.float32)[:, None, None], [1, 9, 1])
     label = tf.tile(tf.range(9)[None], [10, 1])
-    crop = tf.function(lambda s: ops.pad_and_crop(rows, label, s, (8, 8), image_padding=0.0, label_padding=255))
+    crop = tf.function(lambda s: ops.pad_and_crop(rows, label, s, Size(8, 8), image_padding=0.0, label_padding=255))
     offsets = Counter((int(image[0, 0, 0]), int(part[0, 0])) for image, part in (crop(seed(n)) for n in range(600)))
     assert set(offsets) == {(y, x) for y in range(3) for x in range(2)}
     assert all(60 <= count <= 140 for count in offsets.values()), offsets
@@ -125,7 +126,9 @@ def test_crop_offsets_are_uniform_and_complete() -> None:
 
 def test_padding_is_at_the_bottom_and_right() -> None:
     image, label = sample(5, 6)
-    padded, padded_label = ops.pad_and_crop(image, label, seed(1), (8, 8), image_padding=127.5, label_padding=IGNORE)
+    padded, padded_label = ops.pad_and_crop(
+        image, label, seed(1), Size(8, 8), image_padding=127.5, label_padding=IGNORE
+    )
     np.testing.assert_array_equal(padded[:5, :6], image)
     assert (padded.numpy()[5:] == 127.5).all() and (padded.numpy()[:, 6:] == 127.5).all()
     assert (padded_label.numpy()[5:] == IGNORE).all() and (padded_label.numpy()[:5, :6] == label.numpy()).all()
@@ -220,7 +223,7 @@ def test_padding_is_the_mean_where_bytes_do_not_say_otherwise() -> None:
     means = ops.padding_of(Augment(), spec, np.dtype("uint16"))
     assert means == pytest.approx((25.5, 76.5))
     image, label = tf.fill((4, 4, 2), 50.0), tf.zeros((4, 4), tf.int32)
-    padded, ids = ops.pad_and_crop(image, label, seed(1), (8, 8), image_padding=means, label_padding=IGNORE)
+    padded, ids = ops.pad_and_crop(image, label, seed(1), Size(8, 8), image_padding=means, label_padding=IGNORE)
     np.testing.assert_allclose(padded.numpy()[ids.numpy() == IGNORE], np.tile(means, (48, 1)), rtol=1e-6)
     np.testing.assert_array_equal(padded.numpy()[ids.numpy() == 0], 50)
     turned, ids = ops.random_rotation(image, label, seed(2), 45.0, 1.0, image_padding=means, label_padding=IGNORE)

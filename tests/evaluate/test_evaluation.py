@@ -20,7 +20,7 @@ from rsseg_tf.files.lists import Sample, read_list
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix
 from rsseg_tf.predict import InferenceOptions, predict_logits
 from rsseg_tf.prepare.tile_names import tile_name
-from rsseg_tf.rasters.windows import Window, windows
+from rsseg_tf.rasters.windows import Size, Window, windows
 from tests.fixtures import downloads
 from tests.fixtures.downloads import prepare
 
@@ -78,7 +78,7 @@ def samples(tmp_path: Path) -> list[Sample]:
     [
         InferenceOptions(),
         InferenceOptions(flip_horizontal=True, flip_vertical=True),
-        InferenceOptions(is_slide=True, crop_size=(4, 3), stride=(3, 2)),
+        InferenceOptions(is_slide=True, crop_size=Size(3, 4), stride=Size(2, 3)),
     ],
     ids=["whole", "flips", "windows"],
 )
@@ -244,7 +244,7 @@ TILINGS = {
     [
         InferenceOptions(),
         InferenceOptions(scales=(0.75, 1.0), flip_horizontal=True),
-        InferenceOptions(is_slide=True, crop_size=(8, 7), stride=(5, 4)),
+        InferenceOptions(is_slide=True, crop_size=Size(7, 8), stride=Size(4, 5)),
     ],
     ids=["whole", "augmented", "windows"],
 )
@@ -265,7 +265,7 @@ def test_stitched_counts_are_those_of_scenes_in_one_piece(
 
 def test_without_overlap_stitched_equals_seed(tmp_path: Path) -> None:
     samples = write_scene(tmp_path, "a", (40, 60), windows(40, 60, 20), 0)
-    for options in (InferenceOptions(), InferenceOptions(is_slide=True, crop_size=(9, 9), stride=(7, 7))):
+    for options in (InferenceOptions(), InferenceOptions(is_slide=True, crop_size=Size(9, 9), stride=Size(7, 7))):
         once = evaluate_stitched(uneven, find_scenes(samples, XYXY), SPEC, options)
         assert once.to_json() == evaluate(uneven, samples, SPEC, options).to_json()
     overlapping = write_scene(tmp_path, "b", (40, 50), windows(40, 50, 20), 0)

@@ -13,6 +13,7 @@ pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 from rsseg_tf.export import TrainedModel, write_tflite
 from rsseg_tf.export.tflite import typical_images
 from rsseg_tf.predictors import open_predictor
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.checkpoints import pixels
 
 
@@ -65,10 +66,10 @@ def test_int8_covers_the_range_of_the_images_that_stay(
     grey = [np.full((32, 32, 3), 100, np.uint8), pixels(32, 32)[0], np.full((32, 32, 3), 101, np.uint8)]
     told: list[str] = []
     (tmp_path / "few").mkdir()
-    few = write_tflite(trained, tmp_path / "few", "int8", tile=(32, 32), calibration=grey, notify=told.append)
+    few = write_tflite(trained, tmp_path / "few", "int8", tile=Size(32, 32), calibration=grey, notify=told.append)
     assert len(told) == 1 and told[0].startswith("tflite int8: 1 of 3 images are left out of the calibration")
     monkeypatch.setattr("rsseg_tf.export.tflite.typical_images", lambda content, images: [0, 1, 2])
-    every = write_tflite(trained, tmp_path, "int8", tile=(32, 32), calibration=grey, notify=told.append)
+    every = write_tflite(trained, tmp_path, "int8", tile=Size(32, 32), calibration=grey, notify=told.append)
     assert len(told) == 1
     scales = [next(out.scale for out in one.outputs if out.name == "logits") for one in (few, every)]
     assert 0 < scales[0] < scales[1]

@@ -11,6 +11,7 @@ from rsseg_tf.errors import ExportError
 from rsseg_tf.export import ExportOptions, export_model, load_trained
 from rsseg_tf.manifest import Format, Quantization
 from rsseg_tf.predictors import open_predictor
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.checkpoints import pixels, write_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -79,7 +80,7 @@ def test_every_quantization_runs(tmp_path: Path, name: str) -> None:
     calibration = [pixels(32, 32, seed=seed)[0] for seed in range(4)]
     out, quantizations = tmp_path / "out", tuple(QUANTIZATIONS)
     exported = export_model(
-        trained, out, ExportOptions(("tflite",), quantizations, tile=(32, 32), calibration=calibration)
+        trained, out, ExportOptions(("tflite",), quantizations, tile=Size(32, 32), calibration=calibration)
     )
     assert exported.folder is not None
     image = pixels(32, 32, seed=9)

@@ -10,6 +10,7 @@ import pytest
 from rsseg_tf.export import TrainedModel, load_trained, write_onnx, write_savedmodel, write_tflite
 from rsseg_tf.export.tiles import random_tiles
 from rsseg_tf.predictors import open_predictor
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.checkpoints import write_checkpoint
 from tests.fixtures.configs import use_tiny_backbone
 
@@ -29,7 +30,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
 def test_a_savedmodel_takes_float32(deep: TrainedModel, tmp_path: Path) -> None:
     artifact = write_savedmodel(deep, tmp_path / "1")
     assert artifact.input.dtype == "float32" and artifact.input.shape == (None, None, None, 5)
-    image = random_tiles(deep.spec, (32, 40), 2, dtype="uint16")
+    image = random_tiles(deep.spec, Size(32, 40), 2, dtype="uint16")
     expected = deep.predict(image)
     np.testing.assert_allclose(open_predictor(tmp_path).predict(image), expected, atol=1e-5)
 
@@ -37,7 +38,7 @@ def test_a_savedmodel_takes_float32(deep: TrainedModel, tmp_path: Path) -> None:
 def test_onnx_and_tflite_take_float32(deep: TrainedModel, tmp_path: Path) -> None:
     pytest.importorskip("tf2onnx", reason="extra onnx is not installed")
     pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
-    image = random_tiles(deep.spec, (32, 40), 2, dtype="uint16")
+    image = random_tiles(deep.spec, Size(32, 40), 2, dtype="uint16")
     expected = deep.predict(image)
     for artifact in (write_onnx(deep, tmp_path), write_tflite(deep, tmp_path)):
         predictor = open_predictor(tmp_path / artifact.path)
@@ -47,10 +48,10 @@ def test_onnx_and_tflite_take_float32(deep: TrainedModel, tmp_path: Path) -> Non
 
 def test_an_integer_file_still_takes_float32(deep: TrainedModel, tmp_path: Path) -> None:
     pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
-    calibration = list(random_tiles(deep.spec, (32, 40), 3, dtype="uint16", seed=1))
-    artifact = write_tflite(deep, tmp_path, "int8", tile=(32, 40), calibration=calibration)
+    calibration = list(random_tiles(deep.spec, Size(32, 40), 3, dtype="uint16", seed=1))
+    artifact = write_tflite(deep, tmp_path, "int8", tile=Size(32, 40), calibration=calibration)
     assert artifact.input.dtype == "float32"
     assert {tensor.name: tensor.dtype for tensor in artifact.outputs} == {"class_map": "uint8", "logits": "float32"}
-    image = random_tiles(deep.spec, (32, 40), 2, dtype="uint16")
+    image = random_tiles(deep.spec, Size(32, 40), 2, dtype="uint16")
     agreement = open_predictor(tmp_path / artifact.path).predict(image).argmax(-1) == deep.predict(image).argmax(-1)
     assert agreement.mean() > 0.8

@@ -17,6 +17,7 @@ from rsseg_tf.predict import predict_labels
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.rasters.images import read_label, write_png
 from rsseg_tf.rasters.scenes import open_scene
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.checkpoints import pixels
 
 # Modules that are None cannot be imported.
@@ -55,7 +56,7 @@ def models(trained: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> d
     (folder / "any").mkdir()
     images = [pixels(40, 48, seed=seed)[0] for seed in range(3)]
     return {
-        ("float32", (32, 48)): folder / write_tflite(trained, folder, tile=(32, 48)).path,
-        ("int8", (32, 48)): folder / write_tflite(trained, folder, "int8", tile=(32, 48), calibration=images).path,
+        ("float32", (32, 48)): folder / write_tflite(trained, folder, tile=Size(32, 48)).path,
+        ("int8", (32, 48)): folder / write_tflite(trained, folder, "int8", tile=Size(32, 48), calibration=images).path,
         ("float32", None): folder / "any" / write_tflite(trained, folder / "any").path,
     }

@@ -15,6 +15,7 @@ from rsseg_tf.errors import ExportError
 from rsseg_tf.export import TrainedModel, load_trained, write_onnx, write_openvino
 from rsseg_tf.manifest import Manifest
 from rsseg_tf.predictors import load_onnx, open_predictor
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.checkpoints import pixels, write_checkpoint
 
 DEEPLAB = (
@@ -61,8 +62,8 @@ def test_the_manifest_is_among_the_properties(trained: TrainedModel, file: Path)
     assert inside.artifacts[0].input.shape == (None, None, None, 3)
 
 
-@pytest.mark.parametrize("tile", [None, (32, 48)], ids=["any size", "one size"])
-def test_dilated_convolutions_run(tmp_path: Path, tile: tuple[int, int] | None) -> None:
+@pytest.mark.parametrize("tile", [None, Size(32, 48)], ids=["any size", "one size"])
+def test_dilated_convolutions_run(tmp_path: Path, tile: Size | None) -> None:
     """ONNX Runtime refuses dilation where the padding is said to be "same"."""
     checkpoint, config = write_checkpoint(tmp_path, DEEPLAB)
     trained = load_trained(checkpoint, config)
@@ -77,8 +78,8 @@ def test_dilated_convolutions_run(tmp_path: Path, tile: tuple[int, int] | None) 
     np.testing.assert_allclose(open_predictor(path).predict(image), trained.predict(image), atol=1e-5)
 
 
-@pytest.mark.parametrize("tile", [None, (32, 48)], ids=["any size", "one size"])
-def test_openvino(trained: TrainedModel, tmp_path: Path, tile: tuple[int, int] | None) -> None:
+@pytest.mark.parametrize("tile", [None, Size(32, 48)], ids=["any size", "one size"])
+def test_openvino(trained: TrainedModel, tmp_path: Path, tile: Size | None) -> None:
     pytest.importorskip("openvino", reason="extra openvino is not installed")
     artifact = write_openvino(trained, tmp_path, tmp_path / write_onnx(trained, tmp_path, tile=tile).path, tile=tile)
     predictor = open_predictor(tmp_path / artifact.path, threads=1)

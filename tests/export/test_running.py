@@ -24,10 +24,11 @@ from rsseg_tf.export import ExportOptions, TrainedModel, export_model, load_trai
 from rsseg_tf.export.savedmodel import write_savedmodel
 from rsseg_tf.manifest import MANIFEST_FILE
 from rsseg_tf.predictors import open_predictor
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.checkpoints import pixels, write_checkpoint
 from tests.fixtures.configs import use_tiny_backbone
 
-TILE = (32, 48)
+TILE = Size(32, 48)
 EXTRAS = {"tflite": "ai_edge_litert", "onnx": "tf2onnx", "openvino": "openvino"}
 INSTALLED: list[Any] = [kind for kind, module in EXTRAS.items() if importlib.util.find_spec(module) is not None]
 FILES = {"tflite": "model_float32.tflite", "onnx": "model.onnx", "openvino": "model_openvino.xml"}

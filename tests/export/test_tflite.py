@@ -18,6 +18,7 @@ from rsseg_tf.export import TrainedModel, load_trained, write_tflite
 from rsseg_tf.export.flatbuffer import check_operators, operators, tensor_types
 from rsseg_tf.manifest import Manifest, Quantization
 from rsseg_tf.predictors import load_tflite, open_predictor
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.checkpoints import pixels, write_checkpoint
 
 CALIBRATION = [pixels(40, 40, seed=seed)[0] for seed in range(4)]
@@ -35,15 +36,15 @@ LIMITS: dict[Quantization, tuple[float, float]] = {
 @pytest.mark.parametrize(
     ("quantization", "tile"),
     [
-        *(("float32", tile) for tile in (None, (32, 48))),
-        *(("int8", tile) for tile in (None, (32, 48))),
+        *(("float32", tile) for tile in (None, Size(32, 48))),
+        *(("int8", tile) for tile in (None, Size(32, 48))),
         ("float16", None),
         ("dynamic", None),
         ("int16x8", (32, 48)),
     ],
 )
 def test_it_says_what_the_keras_model_says(
-    trained: TrainedModel, tmp_path: Path, quantization: Quantization, tile: tuple[int, int] | None
+    trained: TrainedModel, tmp_path: Path, quantization: Quantization, tile: Size | None
 ) -> None:
     calibration = CALIBRATION if quantization.startswith("int") else []
     artifact = write_tflite(trained, tmp_path, quantization, tile=tile, calibration=calibration)
@@ -64,7 +65,7 @@ def test_it_says_what_the_keras_model_says(
 def test_an_integer_file_takes_and_gives_bytes(trained: TrainedModel, tmp_path: Path) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
-    artifact = write_tflite(trained, tmp_path, "int8", tile=(32, 32), calibration=CALIBRATION)
+    artifact = write_tflite(trained, tmp_path, "int8", tile=Size(32, 32), calibration=CALIBRATION)
     content = (tmp_path / artifact.path).read_bytes()
     types = tensor_types(content)
     assert types["pixels"] == ("uint8", 1.0, 0), "bytes come in as they are"
@@ -85,7 +86,7 @@ def test_an_integer_file_takes_and_gives_bytes(trained: TrainedModel, tmp_path: 
 
 
 def test_images_of_any_size_go_through_a_file_of_one_size(trained: TrainedModel, tmp_path: Path) -> None:
-    write_tflite(trained, tmp_path, tile=(32, 48))
+    write_tflite(trained, tmp_path, tile=Size(32, 48))
     predictor = open_predictor(tmp_path / "model_float32.tflite")
     assert predictor.tile == (32, 48) and predictor.kind == "tflite"
     for size in [(20, 90), (50, 31), (70, 100)]:
@@ -172,5 +173,5 @@ def test_a_full_disk_under_the_converter_is_said(
 
     monkeypatch.setattr(sys.modules["tensorflow.lite.python.lite"]._save, "save", full)
     with pytest.raises(ExportError, match="has no signature, because the converter could not write its temporary fil"):
-        write_tflite(trained, tmp_path, "float32", tile=(32, 32))
+        write_tflite(trained, tmp_path, "float32", tile=Size(32, 32))
     assert list(tmp_path.iterdir()) == []

@@ -10,22 +10,23 @@ from rsseg_tf.datasets import custom_spec
 from rsseg_tf.datasets.synthetic import SYNTHETIC
 from rsseg_tf.errors import DataError, ExportError
 from rsseg_tf.export.tiles import calibration_images, middle_of, random_tiles
+from rsseg_tf.rasters.windows import Size
 
 
 def test_made_up_tiles_are_those_of_the_seed() -> None:
     spec = custom_spec("deep", ("a", "b"), bands=5, max_value=10000)
-    tiles = random_tiles(spec, (20, 33), 3, dtype="float32", seed=4)
+    tiles = random_tiles(spec, Size(20, 33), 3, dtype="float32", seed=4)
     assert tiles.shape == (3, 20, 33, 5) and tiles.dtype == np.float32
     assert 0 <= tiles.min() < 2000 and 8000 < tiles.max() <= 10000
-    np.testing.assert_array_equal(tiles, random_tiles(spec, (20, 33), 3, dtype="float32", seed=4))
-    assert (tiles != random_tiles(spec, (20, 33), 3, dtype="float32", seed=5)).any()
+    np.testing.assert_array_equal(tiles, random_tiles(spec, Size(20, 33), 3, dtype="float32", seed=4))
+    assert (tiles != random_tiles(spec, Size(20, 33), 3, dtype="float32", seed=5)).any()
 
 
 def test_the_middle_of_an_image() -> None:
     image = np.arange(5 * 6).reshape(5, 6, 1)
-    np.testing.assert_array_equal(middle_of(image, (3, 2)), image[1:4, 2:4])
-    assert middle_of(image, (7, 2)).shape == (7, 2, 1)
-    np.testing.assert_array_equal(middle_of(image, (7, 6))[:5], image)
+    np.testing.assert_array_equal(middle_of(image, Size(3, 2)), image[1:4, 2:4])
+    assert middle_of(image, Size(7, 2)).shape == (7, 2, 1)
+    np.testing.assert_array_equal(middle_of(image, Size(7, 6))[:5], image)
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def list_file(tmp_path: Path) -> Path:
 
 
 def drawn(list_file: Path, count: int, seed: int) -> list[int]:
-    images = calibration_images(list_file, SYNTHETIC, (4, 4), count=count, seed=seed)
+    images = calibration_images(list_file, SYNTHETIC, Size(4, 4), count=count, seed=seed)
     assert all(image.shape == (4, 4, 3) for image in images)
     return [int(image[0, 0, 0]) for image in images]
 
@@ -51,6 +52,6 @@ def test_calibration_draws_from_a_list(list_file: Path) -> None:
 
 def test_calibration_needs_a_list_of_fitting_images(list_file: Path) -> None:
     with pytest.raises(ExportError, match=r"nowhere\.txt does not exist; .* --calibration"):
-        calibration_images(list_file.with_name("nowhere.txt"), SYNTHETIC, (4, 4), count=1)
+        calibration_images(list_file.with_name("nowhere.txt"), SYNTHETIC, Size(4, 4), count=1)
     with pytest.raises(DataError, match=r"\.png has 3 bands, but the dataset 'grey' has 1"):
-        calibration_images(list_file, custom_spec("grey", ("a", "b"), bands=1), (4, 4), count=1)
+        calibration_images(list_file, custom_spec("grey", ("a", "b"), bands=1), Size(4, 4), count=1)

@@ -18,6 +18,7 @@ from rsseg_tf.export import TOLERANCES, ExportOptions, TrainedModel, compare, ex
 from rsseg_tf.export.tiles import read_reference
 from rsseg_tf.export.timing import time_in_process
 from rsseg_tf.manifest import QUANTIZATIONS
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.checkpoints import pixels, write_checkpoint
 
 
@@ -26,7 +27,7 @@ def folder(trained: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> P
     exported = export_model(
         trained,
         tmp_path_factory.mktemp("verified") / "out",
-        ExportOptions(("savedmodel", "tflite"), ("float32", "dynamic"), tile=(32, 48)),
+        ExportOptions(("savedmodel", "tflite"), ("float32", "dynamic"), tile=Size(32, 48)),
     )
     assert exported.folder is not None
     return exported.folder
@@ -147,4 +148,4 @@ def test_each_artifact_is_timed_in_a_process_of_its_own(folder: Path, tmp_path: 
         assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"] and row["runs"] == 3
         assert row["memory_mib"] > 0.1
     with pytest.raises(ExportError, match="nowhere could not be timed: .*is not a checkpoint"):
-        time_in_process(tmp_path / "nowhere", (8, 8), threads=1, runs=1)
+        time_in_process(tmp_path / "nowhere", Size(8, 8), threads=1, runs=1)

@@ -29,13 +29,14 @@ from rsseg_tf.predict import predict_labels
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.rasters.images import read_image, read_label, write_png
 from rsseg_tf.rasters.scenes import open_scene
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.browser import CHROMIUM, Browser, browser, open_page, save, segment, serving
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
 ]
-TILE = (64, 48)
+TILE = Size(64, 48)
 
 
 def scene(height: int, width: int, bands: int = 3) -> np.ndarray:

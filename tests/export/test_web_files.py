@@ -22,6 +22,7 @@ from rsseg_tf.export.litertjs import PACKAGES, VERSION, write_litertjs
 from rsseg_tf.export.web import windowed
 from rsseg_tf.manifest import read_manifest
 from rsseg_tf.rasters.images import write_png
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.checkpoints import write_checkpoint
 
 PNG = np.zeros((20, 30, 3), np.uint8)
@@ -61,9 +62,9 @@ def test_the_windows_of_the_config_are_kept_if_they_fit(trained: TrainedModel) -
     windows = {"is_slide": True, "crop_size": (48, 64), "stride": (16, 24), "flip_vertical": True}
     inference = trained.manifest.inference.model_copy(update=windows)
     asking = dataclasses.replace(trained, manifest=trained.manifest.model_copy(update={"inference": inference}))
-    for tile, stride in (((64, 48), (16, 24)), ((32, 48), (36, 24))):
+    for tile, stride in ((Size(64, 48), (16, 24)), (Size(32, 48), (36, 24))):
         found = windowed(asking, tile).manifest.inference
-        assert (found.crop_size, found.stride) == (tile[::-1], stride)
+        assert (found.crop_size, found.stride) == (tile.width_height, stride)
         assert not found.flip_vertical  # the page has no augmentation
 
 

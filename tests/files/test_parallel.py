@@ -134,11 +134,15 @@ def test_another_thread_takes_the_next_items() -> None:
     items = ahead(stream, 2)
     assert next(items) == 0
     deadline = time.monotonic() + 30
-    while stream.taken < 3 and time.monotonic() < deadline:
+    while stream.taken < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)
-    assert stream.taken == 3 and threading.get_ident() not in stream.threads, "one is used, two wait"
+    assert stream.taken == 4 and threading.get_ident() not in stream.threads, "one is used, two wait, one is taken"
     assert list(items) == list(range(1, 100)) and len(stream.threads) == 1
+
+
+def test_items_that_are_none_are_not_lost() -> None:
+    assert list(ahead([1, None, 2, *range(20)], 3)) == [1, None, 2, *range(20)]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
@@ -160,4 +164,4 @@ def test_a_stream_that_is_closed_is_taken_from_no_more() -> None:
     next(items)
     items.close()
     taken, alive = stream.taken, {thread.ident for thread in threading.enumerate()}
-    assert not stream.threads & alive and taken <= 3
+    assert not stream.threads & alive and taken <= 4

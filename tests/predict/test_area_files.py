@@ -16,7 +16,7 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.predict.area import area_of_interest
 from rsseg_tf.predict.area_files import read_area
 from rsseg_tf.rasters.scenes import Scene
-from rsseg_tf.rasters.windows import Window
+from rsseg_tf.rasters.windows import Size, Window
 
 shapely = pytest.importorskip("shapely", reason="the extra `vector` is not installed")
 pyogrio = pytest.importorskip("pyogrio", reason="the extra `vector` is not installed")
@@ -31,11 +31,14 @@ def geojson(path: Path, *geometries: dict[str, Any] | None) -> Path:
     return path
 
 
+SIZE = Size(40, 60)
+
+
 def polygon(*rings: list[Any]) -> dict[str, Any]:
     return {"type": "Polygon", "coordinates": list(rings)}
 
 
-def scene(crs: str, transform: Affine, size: tuple[int, int] = (40, 60)) -> Scene:
+def scene(crs: str, transform: Affine, size: Size = SIZE) -> Scene:
     return Scene(Path(), size, np.dtype("uint8"), (1, 2, 3), crs=CRS.from_user_input(crs), transform=transform)
 
 

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from rsseg_tf.errors import DataError
 from rsseg_tf.predict.blending import Block, Plan, blend_blocks, make_plan
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.scenes import blend_in_memory, lopsided
 
 
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
-    size = draw(st.integers(1, 40)), draw(st.integers(1, 40))
-    window = draw(st.integers(1, 20)), draw(st.integers(1, 20))
-    stride = draw(st.integers(1, window[0])), draw(st.integers(1, window[1]))
+    size = Size(draw(st.integers(1, 40)), draw(st.integers(1, 40)))
+    window = Size(draw(st.integers(1, 20)), draw(st.integers(1, 20)))
+    stride = Size(draw(st.integers(1, window.height)), draw(st.integers(1, window.width)))
     return make_plan(size, window, stride, draw(st.sampled_from(["mean", "cosine"])))
 
 
@@ -105,7 +106,7 @@ def test_weights_are_above_zero_and_windows_lie_as_promised(plan: Plan) -> None:
 
 def test_a_blended_seam_is_smaller_than_a_cut() -> None:
     """Two halves that disagree: the blend goes from one to the other without a jump."""
-    plan = make_plan((8, 64), (8, 40), (8, 24), "cosine")
+    plan = make_plan(Size(8, 64), Size(8, 40), Size(8, 24), "cosine")
     logits = [np.full((8, 40, 1), value, np.float32) for value in (0.0, 1.0)]
     blocks = blend_blocks(plan, [(0, index, one) for index, one in enumerate(logits)], 1)
     result, _ = assemble(blocks, 8, 64, 1)
@@ -114,13 +115,13 @@ def test_a_blended_seam_is_smaller_than_a_cut() -> None:
 
 
 def test_windows_out_of_order_are_a_mistake_of_the_program() -> None:
-    plan = make_plan((8, 8), (4, 4), (4, 4), "mean")
+    plan = make_plan(Size(8, 8), Size(4, 4), Size(4, 4), "mean")
     with pytest.raises(ValueError, match=r"window \(0, 1\) came where \(0, 0\) was due"):
         list(blend_blocks(plan, [(0, 1, np.zeros((4, 4, 2), np.float32))], 2))
 
 
 def test_impossible_windows_are_refused() -> None:
     with pytest.raises(DataError, match="stride"):
-        make_plan((8, 8), (4, 4), (5, 4), "mean")
+        make_plan(Size(8, 8), Size(4, 4), Size(5, 4), "mean")
     with pytest.raises(DataError, match="stride"):
-        make_plan((8, 8), (4, 4), (4, 5), "cosine")
+        make_plan(Size(8, 8), Size(4, 4), Size(4, 5), "cosine")

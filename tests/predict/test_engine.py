@@ -22,6 +22,7 @@ from rsseg_tf.predict import (
     predict_logits,
     resize_bilinear,
 )
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.golden import GOLDEN
 
 PIECES = GOLDEN / "pieces.npz"
@@ -39,8 +40,8 @@ def slid(
     predict: Predict,
     image: np.ndarray,
     *,
-    crop_size: tuple[int, int],
-    stride: tuple[int, int],
+    crop_size: Size,
+    stride: Size,
     batch_size: int = 1,
     spec: DatasetSpec = SPEC,
 ) -> np.ndarray:
@@ -129,7 +130,14 @@ def test_windows_equal_the_original(
 ) -> None:
     arrays, predict = golden
     key = f"slide_crop{crop_size[0]}x{crop_size[1]}_stride{stride[0]}x{stride[1]}_(w,h)"
-    logits = slid(predict, arrays["inf_img"], crop_size=crop_size, stride=stride, batch_size=batch_size, spec=FOUR)
+    logits = slid(
+        predict,
+        arrays["inf_img"],
+        crop_size=Size.from_width_height(crop_size),
+        stride=Size.from_width_height(stride),
+        batch_size=batch_size,
+        spec=FOUR,
+    )
     np.testing.assert_allclose(logits, arrays[key], rtol=0, atol=2e-6)
 
 
@@ -187,20 +195,20 @@ window_cases = st.tuples(
     st.integers(1, 12),
     st.integers(1, 12),
     st.integers(1, 12),
-).map(lambda v: (v[0], v[1], (v[2], v[3]), (min(v[4], v[2]), min(v[5], v[3]))))
+).map(lambda v: (v[0], v[1], Size(v[3], v[2]), Size(min(v[5], v[3]), min(v[4], v[2]))))
 
 
 @settings(max_examples=60, deadline=None)
 @given(case=window_cases, batch_size=st.integers(1, 5))
-def test_windows_equal_a_literal_loop(case: tuple[int, int, tuple[int, int], tuple[int, int]], batch_size: int) -> None:
+def test_windows_equal_a_literal_loop(case: tuple[int, int, Size, Size], batch_size: int) -> None:
     height, width, crop_size, stride = case
     image = rng_image(height, width)
     total, count = np.zeros((height, width, 3)), np.zeros((height, width, 1))
-    rows = 1 if height <= crop_size[1] else -(-(height - crop_size[1]) // stride[1]) + 1
-    columns = 1 if width <= crop_size[0] else -(-(width - crop_size[0]) // stride[0]) + 1
+    rows = 1 if height <= crop_size.height else -(-(height - crop_size.height) // stride.height) + 1
+    columns = 1 if width <= crop_size.width else -(-(width - crop_size.width) // stride.width) + 1
     for r, c in itertools.product(range(rows), range(columns)):
-        y1, x1 = min(r * stride[1] + crop_size[1], height), min(c * stride[0] + crop_size[0], width)
-        y0, x0 = max(y1 - crop_size[1], 0), max(x1 - crop_size[0], 0)
+        y1, x1 = min(r * stride.height + crop_size.height, height), min(c * stride.width + crop_size.width, width)
+        y0, x0 = max(y1 - crop_size.height, 0), max(x1 - crop_size.width, 0)
         total[y0:y1, x0:x1] += lopsided(image[np.newaxis, y0:y1, x0:x1])[0]
         count[y0:y1, x0:x1] += 1
     logits = slid(lopsided, image, crop_size=crop_size, stride=stride, batch_size=batch_size)
@@ -209,7 +217,7 @@ def test_windows_equal_a_literal_loop(case: tuple[int, int, tuple[int, int], tup
 
 @settings(max_examples=30, deadline=None)
 @given(case=window_cases)
-def test_constant_logits_stay_constant(case: tuple[int, int, tuple[int, int], tuple[int, int]]) -> None:
+def test_constant_logits_stay_constant(case: tuple[int, int, Size, Size]) -> None:
     height, width, crop_size, stride = case
     logits = slid(
         lambda batch: np.full((*batch.shape[:3], 3), 0.375, np.float32),
@@ -224,7 +232,7 @@ def test_constant_logits_stay_constant(case: tuple[int, int, tuple[int, int], tu
 @given(height=st.integers(1, 12), width=st.integers(1, 12))
 def test_a_window_that_covers_the_image_equals_plain(height: int, width: int) -> None:
     image = rng_image(height, width)
-    logits = slid(lopsided, image, crop_size=(12, 12), stride=(12, 12))
+    logits = slid(lopsided, image, crop_size=Size(12, 12), stride=Size(12, 12))
     np.testing.assert_array_equal(logits, logits_of(lopsided, image))
 
 
@@ -235,7 +243,7 @@ def test_batches_hold_at_most_batch_size_windows_of_one_size() -> None:
         seen.append(batch.shape)
         return pointwise(batch)
 
-    slid(predict, rng_image(10, 30), crop_size=(8, 6), stride=(8, 6), batch_size=3)
+    slid(predict, rng_image(10, 30), crop_size=Size(6, 8), stride=Size(6, 8), batch_size=3)
     assert seen == [(3, 6, 8, 3), (3, 6, 8, 3), (2, 6, 8, 3)], "a batch goes on with the next row of windows"
 
 
@@ -254,7 +262,7 @@ def test_flips_do_not_change_an_equivariant_model(
     height: int, width: int, horizontal: bool, vertical: bool, slide: bool
 ) -> None:
     image = rng_image(height, width)
-    windows: dict[str, Any] = {"is_slide": True, "crop_size": (4, 5), "stride": (3, 2)} if slide else {}
+    windows: dict[str, Any] = {"is_slide": True, "crop_size": Size(5, 4), "stride": Size(2, 3)} if slide else {}
     options = InferenceOptions(flip_horizontal=horizontal, flip_vertical=vertical, **windows)
     np.testing.assert_allclose(logits_of(pointwise, image, options), logits_of(pointwise, image), rtol=1e-5, atol=1e-5)
 
@@ -293,7 +301,7 @@ def test_scales_are_rounded_half_up_and_slid_by_window() -> None:
     augmented_logits(predict, image[np.newaxis], InferenceOptions(scales=(0.5, 1.5)))
     assert sizes == [(3, 4), (8, 11)]
     sizes.clear()
-    options = InferenceOptions(scales=(2.0,), is_slide=True, crop_size=(14, 5), stride=(14, 5))
+    options = InferenceOptions(scales=(2.0,), is_slide=True, crop_size=Size(5, 14), stride=Size(5, 14))
     assert logits_of(predict, image, options).shape == (5, 7, 3)
     assert sizes == [(5, 14), (5, 14)]
 
@@ -320,8 +328,8 @@ def test_a_model_that_reuses_its_buffer_is_safe() -> None:
     "options",
     [
         InferenceOptions(),
-        InferenceOptions(is_slide=True, crop_size=(9, 7), stride=(5, 4), batch_size=2),
-        InferenceOptions(is_slide=True, crop_size=(9, 7), stride=(5, 4), flip_vertical=True),
+        InferenceOptions(is_slide=True, crop_size=Size(7, 9), stride=Size(4, 5), batch_size=2),
+        InferenceOptions(is_slide=True, crop_size=Size(7, 9), stride=Size(4, 5), flip_vertical=True),
         InferenceOptions(scales=(0.5, 1.0)),
     ],
     ids=str,
@@ -361,11 +369,12 @@ def test_errors_name_both_sides() -> None:
         ({"scales": (1.0, 0.0)}, "above 0"),
         ({"scales": (float("nan"),)}, "above 0"),
         ({"batch_size": 0}, "at least 1; got 0"),
-        ({"is_slide": True, "crop_size": (8, 8)}, "needs crop_size and stride"),
-        ({"crop_size": (8, 8), "stride": (8, 8)}, "with is_slide only"),
-        ({"is_slide": True, "crop_size": (8, 4), "stride": (8, 5)}, "at most crop_size"),
-        ({"is_slide": True, "crop_size": (4, 8), "stride": (5, 8)}, "at most crop_size"),
-        ({"is_slide": True, "crop_size": (8, 0), "stride": (8, 0)}, "two whole numbers above 0"),
+        ({"is_slide": True, "crop_size": Size(8, 8)}, "needs crop_size and stride"),
+        ({"crop_size": Size(8, 8), "stride": Size(8, 8)}, "with is_slide only"),
+        ({"is_slide": True, "crop_size": Size(4, 8), "stride": Size(5, 8)}, "at most crop_size"),
+        ({"is_slide": True, "crop_size": Size(8, 4), "stride": Size(8, 5)}, "at most crop_size"),
+        ({"is_slide": True, "crop_size": Size(0, 8), "stride": Size(0, 8)}, "two whole numbers above 0"),
+        ({"is_slide": True, "crop_size": (8, 8), "stride": (8, 8)}, r"must be a Size\(height, width\); got \(8, 8\)"),
     ],
 )
 def test_options_are_checked(values: dict[str, Any], message: str) -> None:

@@ -21,6 +21,7 @@ from rsseg_tf.files.lists import Sample
 from rsseg_tf.metrics import confusion_matrix
 from rsseg_tf.predict import InferenceOptions, OutputOptions, any_size
 from rsseg_tf.rasters.images import write_png
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.scenes import SPEC, noise, predict_files, read_band, write_scene
 
 WHOLE = 24 * 24
@@ -59,8 +60,8 @@ def cases(draw: st.DrawFn) -> Case:
     size = draw(st.integers(1, 40)), draw(st.integers(1, 40))
     windows: dict[str, Any] = {}
     if draw(st.booleans()):
-        window = draw(st.integers(1, 20)), draw(st.integers(1, 20))
-        stride = draw(st.integers(1, window[0])), draw(st.integers(1, window[1]))
+        window = Size(draw(st.integers(1, 20)), draw(st.integers(1, 20)))
+        stride = Size(draw(st.integers(1, window.height)), draw(st.integers(1, window.width)))
         windows = {"is_slide": True, "crop_size": window, "stride": stride}
     options = InferenceOptions(
         scales=draw(st.sampled_from([(1.0,), (1.0,), (0.75, 1.5), (1.0, 1.25), (2.0,)])),
@@ -69,7 +70,7 @@ def cases(draw: st.DrawFn) -> Case:
         rotate90=draw(st.booleans()),
         blend=draw(st.sampled_from(["mean", "cosine"])),
         batch_size=draw(st.integers(1, 5)),
-        tile=(12, 9),
+        tile=Size(9, 12),
         fixed_tile=draw(st.booleans()),
         **windows,
     )
@@ -87,7 +88,7 @@ def test_eval_counts_what_predict_writes(case: Case, tmp_path_factory: pytest.Te
         bands[:, noise(*case.size, 1, seed=2)[0] < 90] = 0
     image = write_scene(folder / "image.tif", bands, **({"nodata": 0} if case.nodata else {}))
     write_png(folder / "label.png", label)
-    model = any_size(of_one_size, (9, 12), 3) if case.options.fixed_tile else uneven
+    model = any_size(of_one_size, Size(9, 12), 3) if case.options.fixed_tile else uneven
     counted: list[NDArray[np.uint8]] = []
     with (
         mock.patch("rsseg_tf.predict.engine.WHOLE_PIXELS", WHOLE),
@@ -121,7 +122,7 @@ def test_one_tile_that_is_a_scene_counts_the_same_by_the_stitched_protocol(
     write_png(tmp_path / "label.png", np.random.default_rng(1).integers(0, 3, (30, 40), dtype=np.uint8))
     samples = [Sample(image, tmp_path / "label.png")]
     options = InferenceOptions(
-        scales=(0.75, 1.5), is_slide=True, crop_size=(16, 11), stride=(9, 7), blend="cosine", batch_size=3
+        scales=(0.75, 1.5), is_slide=True, crop_size=Size(11, 16), stride=Size(7, 9), blend="cosine", batch_size=3
     )
     whole_counts = evaluate(uneven, samples, SPEC, options).confusion
     stitched = evaluate_stitched(uneven, find_scenes(samples, "{stem}_{x0}_{y0}_{x1}_{y1}"), SPEC, options).confusion
@@ -134,7 +135,7 @@ def test_small_images_keep_the_order_of_paddleseg_and_large_ones_have_another(
     """The two orders differ, so the bound between them is no detail."""
     image = write_scene(tmp_path / "image.tif", noise(30, 40))
     write_png(tmp_path / "label.png", np.zeros((30, 40), np.uint8))
-    options = InferenceOptions(scales=(0.5, 1.5), is_slide=True, crop_size=(16, 12), stride=(12, 9))
+    options = InferenceOptions(scales=(0.5, 1.5), is_slide=True, crop_size=Size(12, 16), stride=Size(9, 12))
     sizes: dict[int, set[tuple[int, ...]]] = {}
     counts = []
     for whole in (30 * 40, 30 * 40 - 1):

@@ -29,6 +29,7 @@ from rsseg_tf.predict import plan as plan_module
 from rsseg_tf.predict.resuming import JOURNAL
 from rsseg_tf.rasters.images import image_header, read_image, read_label, write_png
 from rsseg_tf.rasters.scenes import open_scene
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.scenes import plan_of, predict_files
 
 SPEC = custom_spec("toy", ("dark", "bright"), ((10, 20, 200), (250, 240, 0)))
@@ -225,7 +226,7 @@ def test_what_lies_under_alpha_zero_is_shown_black(tmp_path: Path) -> None:
 
 
 def test_windows_give_the_same_files(folder: Path, tmp_path: Path) -> None:
-    options = InferenceOptions(is_slide=True, crop_size=(7, 5), stride=(4, 3), batch_size=3)
+    options = InferenceOptions(is_slide=True, crop_size=Size(5, 7), stride=Size(3, 4), batch_size=3)
     (result,) = predict_files([folder / "tile.png"], bright, SPEC, tmp_path / "out", options)
     np.testing.assert_array_equal(read_label(result.files["pseudo_color"]), EXPECTED)
 
@@ -377,7 +378,11 @@ def faulty(
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
     "options",
-    [PLAIN, InferenceOptions(flip_horizontal=True), InferenceOptions(is_slide=True, crop_size=(8, 8), stride=(8, 8))],
+    [
+        PLAIN,
+        InferenceOptions(flip_horizontal=True),
+        InferenceOptions(is_slide=True, crop_size=Size(8, 8), stride=Size(8, 8)),
+    ],
     ids=["whole", "flips", "windows"],
 )
 def test_logits_that_are_not_finite_are_refused(
@@ -391,7 +396,7 @@ def test_logits_that_are_not_finite_are_refused(
 
 def test_the_window_with_such_values_is_named(folder: Path, tmp_path: Path) -> None:
     # The right half of the tile is bright, and the batch of four windows holds both halves.
-    options = InferenceOptions(is_slide=True, crop_size=(8, 8), stride=(8, 8), batch_size=4)
+    options = InferenceOptions(is_slide=True, crop_size=Size(8, 8), stride=Size(8, 8), batch_size=4)
     wrong = faulty(np.nan, lambda batch: np.broadcast_to((batch > 100).all((1, 2, 3))[:, None, None], batch.shape[:3]))
     (result,) = predict_files([folder / "tile.png"], wrong, SPEC, tmp_path / "out", options)
     assert "in the window at row 0, column 16: the model gives values" in (result.error or "")

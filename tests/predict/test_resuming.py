@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.scenes import (
     COSINE,
     SPEC,
@@ -147,7 +148,7 @@ def test_other_options_are_refused_and_without_resume_all_begins_anew(tmp_path: 
     out = tmp_path / "out"
     with pytest.raises(Stopped):
         predict_files([path], stopping_after(28), SPEC, out, TILES)
-    other = InferenceOptions(is_slide=True, crop_size=(64, 64), stride=(32, 32), blend="cosine")
+    other = InferenceOptions(is_slide=True, crop_size=Size(64, 64), stride=Size(32, 32), blend="cosine")
     (failed,) = predict_files([path], lopsided, SPEC, out, other, scenes=SceneOptions(resume=True))
     assert "was begun with another stride: [48, 48], now [32, 32]" in (failed.error or "")
     (failed,) = predict_files([path], lopsided, SPEC, out, TILES, scenes=SceneOptions(resume=True, model="new"))
@@ -168,7 +169,7 @@ def test_batch_size_and_memory_may_change_on_resume(tmp_path: Path, every_row_is
     out = tmp_path / "out"
     with pytest.raises(Stopped):
         predict_files([path], stopping_after(28), SPEC, out, TILES)
-    bigger = InferenceOptions(is_slide=True, crop_size=(64, 64), stride=(48, 48), blend="cosine", batch_size=7)
+    bigger = InferenceOptions(is_slide=True, crop_size=Size(64, 64), stride=Size(48, 48), blend="cosine", batch_size=7)
     predict_one(path, out, bigger, scenes=SceneOptions(resume=True, max_memory=2**30))
 
 

@@ -30,6 +30,7 @@ from rsseg_tf.predict.options import parse_memory
 from rsseg_tf.predict.settings import PredictionSettings
 from rsseg_tf.predict.streaming import split_into_strips
 from rsseg_tf.rasters.scenes import open_scene
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.scenes import (
     COSINE,
     PLACE,
@@ -52,8 +53,8 @@ ALL_OUTPUTS = OutputOptions(confidence=True, probabilities=True)
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[tuple[int, int], InferenceOptions]:
     size = draw(st.integers(1, 40)), draw(st.integers(1, 40))
-    window = draw(st.integers(1, 20)), draw(st.integers(1, 20))
-    stride = draw(st.integers(1, window[0])), draw(st.integers(1, window[1]))
+    window = Size(draw(st.integers(1, 20)), draw(st.integers(1, 20)))
+    stride = Size(draw(st.integers(1, window.height)), draw(st.integers(1, window.width)))
     blend: Any = draw(st.sampled_from(["mean", "cosine"]))
     return size, InferenceOptions(
         is_slide=True, crop_size=window, stride=stride, blend=blend, batch_size=draw(st.integers(1, 5))
@@ -79,7 +80,7 @@ def test_streamed_equals_in_memory_to_the_bit(
 
 def test_strips_of_columns_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_scene(tmp_path / "a.tif", noise(90, 1100))
-    options = InferenceOptions(is_slide=True, crop_size=(64, 32), stride=(48, 24), blend="cosine", batch_size=2)
+    options = InferenceOptions(is_slide=True, crop_size=Size(32, 64), stride=Size(24, 48), blend="cosine", batch_size=2)
     whole = predict_one(path, tmp_path / "whole", options, output=ALL_OUTPUTS)
     strips = ((0, 512), (512, 768), (768, 1100))
     monkeypatch.setattr("rsseg_tf.predict.image.split_into_strips", lambda *_: strips)
@@ -91,7 +92,7 @@ def test_strips_of_columns_change_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_memory_decides_on_strips_and_refuses_what_cannot_work(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(64, 6000))
-    options = InferenceOptions(is_slide=True, crop_size=(64, 64), stride=(48, 48), blend="cosine")
+    options = InferenceOptions(is_slide=True, crop_size=Size(64, 64), stride=Size(48, 48), blend="cosine")
     with open_scene(path) as scene:
         tiling = make_tiling(scene.size, options)
 
@@ -117,12 +118,12 @@ def test_memory_decides_on_strips_and_refuses_what_cannot_work(tmp_path: Path) -
 
 
 def test_an_image_is_whole_up_to_a_size_and_windows_beyond(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiling = make_tiling((2048, 2048), InferenceOptions(tile=(512, 256)))
+    tiling = make_tiling(Size(2048, 2048), InferenceOptions(tile=Size(256, 512)))
     assert tiling.window == (2048, 2048) and tiling.plan.rows.starts == (0,)
-    tiling = make_tiling((2049, 2048), InferenceOptions(tile=(512, 256)))
+    tiling = make_tiling(Size(2049, 2048), InferenceOptions(tile=Size(256, 512)))
     assert tiling.window == (256, 512) and tiling.plan.rows.blend == "cosine"
     assert tiling.plan.columns.starts == (0, 384, 768, 1152, 1536)
-    tiling = make_tiling((30, 600), InferenceOptions(tile=(512, 256), fixed_tile=True))
+    tiling = make_tiling(Size(30, 600), InferenceOptions(tile=Size(256, 512), fixed_tile=True))
     assert tiling.window == (256, 512) and tiling.plan.rows.starts == (0,), "a fixed tile is padded"
 
 
@@ -254,7 +255,7 @@ def test_rpcs_are_kept(tmp_path: Path) -> None:
 
 def test_a_cog_has_overviews_and_the_same_pixels(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(700, 600))
-    options = InferenceOptions(is_slide=True, crop_size=(256, 256), stride=(192, 192), blend="cosine")
+    options = InferenceOptions(is_slide=True, crop_size=Size(256, 256), stride=Size(192, 192), blend="cosine")
     plain = predict_one(path, tmp_path / "plain", options, output=ALL_OUTPUTS)
     output = OutputOptions(cog=True, confidence=True, probabilities=True)
     cog = predict_one(path, tmp_path / "cog", options, output=output)
@@ -308,7 +309,7 @@ def test_doubtful_pixels_get_the_review_value(tmp_path: Path) -> None:
 
 def test_huge_pictures_are_reduced_and_rasters_are_not(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(400, 300))
-    options = InferenceOptions(is_slide=True, crop_size=(32, 32), stride=(24, 24), blend="cosine")
+    options = InferenceOptions(is_slide=True, crop_size=Size(32, 32), stride=Size(24, 24), blend="cosine")
     result = predict_one(path, tmp_path / "out", options, scenes=SceneOptions(max_memory=2**20))
     assert read_band(result.files["geotiff"]).shape == (400, 300)
     assert read_band(result.files["overlay"]).shape == read_band(result.files["pseudo_color"]).shape == (133, 100)
@@ -385,7 +386,7 @@ def test_the_models_sampling_distance_is_matched_on_the_scenes_own_grid(tmp_path
     with open_scene(path) as scene:
         size = scene.size
     scenes = SceneOptions(match_gsd=True, model_gsd=0.4 / zoom)
-    options = InferenceOptions(is_slide=True, crop_size=(40, 32), stride=(30, 24), blend="cosine")
+    options = InferenceOptions(is_slide=True, crop_size=Size(32, 40), stride=Size(24, 30), blend="cosine")
     result = predict_one(path, tmp_path / "out", options, predict=spy, scenes=scenes)
     assert set(seen) == {(32, 40)}, "windows are pixels of the model"
     labels = read_band(result.files["geotiff"])
@@ -415,8 +416,8 @@ def test_augmentation_happens_window_by_window_where_an_image_is_large(
     path = write_scene(tmp_path / "a.tif", noise(30, 40))
     options = InferenceOptions(
         is_slide=True,
-        crop_size=(16, 12),
-        stride=(11, 7),
+        crop_size=Size(12, 16),
+        stride=Size(7, 11),
         blend="cosine",
         flip_horizontal=True,
         rotate90=True,
@@ -465,5 +466,5 @@ def test_an_error_in_any_stage_ends_the_scene_and_its_threads(
 
 
 def test_a_plan_of_one_window_keeps_the_logits_as_they_are() -> None:
-    plan = make_plan((5, 6), (5, 6), (5, 6), "cosine")
+    plan = make_plan(Size(5, 6), Size(5, 6), Size(5, 6), "cosine")
     assert (plan.rows.profile == 1).all() and (plan.columns.total == 1).all()

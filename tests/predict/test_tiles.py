@@ -8,9 +8,10 @@ import pytest
 from rsseg_tf.datasets.spec import custom_spec
 from rsseg_tf.predict import InferenceOptions, any_size, predict_logits, usual_stride
 from rsseg_tf.predict.engine import make_tiling
+from rsseg_tf.rasters.windows import Size
 
 SPEC = custom_spec("toy", ("a", "b", "c"))
-TILE = (8, 12)
+TILE = Size(8, 12)
 
 
 def strict(batch: np.ndarray) -> np.ndarray:
@@ -44,24 +45,24 @@ def test_small_images_are_reflected() -> None:
 
 
 def test_windows_of_the_tile_are_the_default_for_files_of_one_size() -> None:
-    options = InferenceOptions(tile=(12, 8), fixed_tile=True)
-    tiling = make_tiling((20, 30), options)
+    options = InferenceOptions(tile=Size(8, 12), fixed_tile=True)
+    tiling = make_tiling(Size(20, 30), options)
     assert tiling.window == TILE and tiling.inner is None and tiling.summary == "12x8 cosine"
     assert tiling.plan.columns.starts == (0, 9, 18)
-    asked = InferenceOptions(tile=(12, 8), fixed_tile=True, is_slide=True, crop_size=(5, 5), stride=(5, 5))
-    assert make_tiling((20, 30), asked).summary == "5x5 mean"
+    asked = InferenceOptions(tile=Size(8, 12), fixed_tile=True, is_slide=True, crop_size=Size(5, 5), stride=Size(5, 5))
+    assert make_tiling(Size(20, 30), asked).summary == "5x5 mean"
     assert options.with_blend("mean") == InferenceOptions(
-        tile=(12, 8), fixed_tile=True, is_slide=True, crop_size=(12, 8), stride=(9, 6)
+        tile=Size(8, 12), fixed_tile=True, is_slide=True, crop_size=Size(8, 12), stride=Size(6, 9)
     )
-    assert usual_stride((1, 1)) == (1, 1)
+    assert usual_stride(Size(1, 1)) == Size(1, 1)
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        InferenceOptions(is_slide=True, crop_size=(5, 20), stride=(5, 20)),
+        InferenceOptions(is_slide=True, crop_size=Size(20, 5), stride=Size(20, 5)),
         InferenceOptions(scales=(0.5, 1.5), flip_horizontal=True),
-        InferenceOptions(scales=(0.5, 1.5), flip_horizontal=True, tile=(12, 8), fixed_tile=True),
+        InferenceOptions(scales=(0.5, 1.5), flip_horizontal=True, tile=Size(8, 12), fixed_tile=True),
     ],
     ids=["windows of another size", "scales", "scales and windows of the tile"],
 )

@@ -17,12 +17,13 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.files.paths import plain_path
 from rsseg_tf.predict import OutputOptions
 from rsseg_tf.predict.vector_files import Feature, VectorPlace, check_vector_file, layer_name, write_features
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.scenes import COSINE, PLACE, SPEC, plan_of
 
 shapely = pytest.importorskip("shapely", reason="the extra `vector` is not installed")
 pyogrio = pytest.importorskip("pyogrio", reason="the extra `vector` is not installed")
 
-UTM = VectorPlace((40, 60), PLACE, CRS.from_epsg(32750))
+UTM = VectorPlace(Size(40, 60), PLACE, CRS.from_epsg(32750))
 
 
 def feature(polygon: Polygon, area: float = 1.0) -> Feature:
@@ -159,15 +160,15 @@ def test_geojson_has_no_more_decimals_than_its_pixels_need(tmp_path: Path) -> No
     exact = np.stack(rasterio.warp.transform(UTM.crs, "EPSG:4326", PLACE.c + 0.5 * np.array([0, 7, 7, 1]),
                                              PLACE.f - 0.5 * np.array([0, 0, 3, 3])), axis=1)  # fmt: skip
     assert decimals == 7 and all(np.abs(exact - point).max(axis=1).min() < 6e-8 for point in points)
-    fine = VectorPlace((40, 60), Affine(0.002, 0, 500000, 0, -0.002, 9050677), CRS.from_epsg(32750))
+    fine = VectorPlace(Size(40, 60), Affine(0.002, 0, 500000, 0, -0.002, 9050677), CRS.from_epsg(32750))
     points, decimals = longest(fine)
     assert decimals == 9 and len(np.unique(points, axis=0)) == 4
-    points, decimals = longest(VectorPlace((40, 60), Affine.identity(), None))
+    points, decimals = longest(VectorPlace(Size(40, 60), Affine.identity(), None))
     assert points.tolist()[0] == [0.0, 0.0] and decimals <= 3
 
 
 def test_polygons_across_the_date_line_are_cut_there(tmp_path: Path) -> None:
-    place = VectorPlace((100, 100), Affine(1000, 0, 780000, 0, -1000, 1000000), CRS.from_epsg(32660))
+    place = VectorPlace(Size(100, 100), Affine(1000, 0, 780000, 0, -1000, 1000000), CRS.from_epsg(32660))
     _, (cut,) = read(write(tmp_path / "a.geojson", shapely.box(0, 0, 100, 100), place=place))
     assert cut.geom_type == "MultiPolygon" and cut.is_valid and len(cut.geoms) == 2
     west, east = sorted(cut.geoms, key=lambda part: part.bounds[0])
@@ -178,7 +179,7 @@ def test_polygons_across_the_date_line_are_cut_there(tmp_path: Path) -> None:
 
 
 def test_polygons_around_a_pole_reach_up_to_it(tmp_path: Path) -> None:
-    place = VectorPlace((100, 100), Affine(2000, 0, -100000, 0, -2000, 100000), CRS.from_epsg(3413))
+    place = VectorPlace(Size(100, 100), Affine(2000, 0, -100000, 0, -2000, 100000), CRS.from_epsg(3413))
     _, (cap,) = read(write(tmp_path / "a.geojson", shapely.box(0, 0, 100, 100), place=place))
     assert cap.is_valid and cap.bounds[3] == 90 and cap.bounds[0] == -180 and cap.bounds[2] == 180
     assert cap.contains(shapely.Point(0, 89.9)) and not cap.contains(shapely.Point(0, 85))
@@ -191,13 +192,13 @@ ROTATED = "+proj=ob_tran +o_proj=longlat +lon_0=-162 +o_lat_p=39.25 +o_lon_p=180
 @pytest.mark.parametrize("crs", [ROTATED, "+proj=eqearth +datum=WGS84", "EPSG:7415", "EPSG:2263", "+proj=igh"])
 def test_a_crs_survives(tmp_path: Path, suffix: str, crs: str) -> None:
     crs = CRS.from_user_input(crs)
-    place = VectorPlace((40, 60), Affine(1e-3, 0, 1, 0, -1e-3, 1), crs)
+    place = VectorPlace(Size(40, 60), Affine(1e-3, 0, 1, 0, -1e-3, 1), crs)
     meta, _ = read(write(tmp_path / f"a{suffix}", place=place))
     assert CRS.from_user_input(meta["crs"]) == crs
 
 
 def test_a_scene_on_another_body_has_longitudes_of_its_own(tmp_path: Path) -> None:
     moon = CRS.from_proj4("+proj=eqc +R=1737400 +units=m")
-    place = VectorPlace((40, 60), Affine(100, 0, 303232.0, 0, -100, 303232.0), moon)
+    place = VectorPlace(Size(40, 60), Affine(100, 0, 303232.0, 0, -100, 303232.0), moon)
     _, (found,) = read(write(tmp_path / "a.geojson", place=place))
     assert found.bounds[0] == pytest.approx(10, abs=0.01)

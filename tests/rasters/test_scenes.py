@@ -16,7 +16,7 @@ from rasterio.transform import Affine
 from rsseg_tf.errors import DataError
 from rsseg_tf.rasters.images import write_png
 from rsseg_tf.rasters.scenes import open_scene
-from rsseg_tf.rasters.windows import Window
+from rsseg_tf.rasters.windows import Size, Window
 
 SCENES = Path(__file__).resolve().parents[3] / "shared" / "data" / "scenes"
 UTM = rasterio.crs.CRS.from_epsg(32650)
@@ -165,7 +165,7 @@ def test_parts_are_cut_from_the_whole_and_bands_come_in_the_order_asked_for(tmp_
         np.testing.assert_array_equal(pixels, expected)
         np.testing.assert_array_equal(part, pixels[4:11, 5:29])
         assert nodata is None and part_nodata is None
-        reduced, _ = scene.read(size=(5, 6))
+        reduced, _ = scene.read(size=Size(5, 6))
         assert reduced.shape == (5, 6, 2) and abs(float(reduced.mean()) - float(pixels.mean())) < 4
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from rsseg_tf.errors import ConfigError, DataError, ExportError, NotFiniteError, ServingError
 from rsseg_tf.predict import InferenceOptions, predict_logits
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.http import Server
 from tests.fixtures.models import SPEC, manifest, pixels, reference, write_model
 from tests.fixtures.processes import Process
@@ -37,7 +38,7 @@ def test_a_scene_is_predicted_as_with_the_model_itself(server: Server, api: str)
     predictor = remote_predictor(address_of(server, api), "tiny", in_flight=3)
     assert predictor.kind == "server" and predictor.spec == SPEC and predictor.manifest == manifest()
     assert predictor.options == InferenceOptions(
-        is_slide=True, crop_size=(32, 32), stride=(24, 24), batch_size=3, tile=(32, 32)
+        is_slide=True, crop_size=Size(32, 32), stride=Size(24, 24), batch_size=3, tile=Size(32, 32)
     )
     (scene,) = pixels(1, 75, 91)
     remote = predict_logits(predictor.predict, scene, SPEC, predictor.options)
@@ -276,7 +277,7 @@ def test_clients_finish_their_scenes_although_the_server_is_killed(tmp_path: Pat
     before = dict(done)
     second = Process(tmp_path, "--rest_port", str(first.rest_port), "--grpc_port", str(first.grpc_port), *slow)
     processes.append(second)
-    options = InferenceOptions(is_slide=True, crop_size=(32, 32), stride=(24, 24))
+    options = InferenceOptions(is_slide=True, crop_size=Size(32, 32), stride=Size(24, 24))
     expected = predict_logits(reference, scene, SPEC, options)
     for client, api in zip(clients, done, strict=True):
         client.join(120)

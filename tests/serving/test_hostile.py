@@ -134,7 +134,7 @@ def test_many_small_images_are_counted_together(server: Server) -> None:
     ("images", "message"),
     [
         ([PNG[: len(PNG) // 2]], "the model refuses the input"),
-        ([PNG[:20]], "cut off within its header"),
+        ([PNG[:20]], "its header is cut short"),
         ([b""], "begins with the bytes nothing"),
         ([b"<svg/>"], "must be one of PNG, JPEG"),
         ([PNG, cv2.imencode(".png", pixels(1, 20, 20)[0])[1].tobytes()], "must have one size"),

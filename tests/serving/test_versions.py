@@ -14,6 +14,7 @@ import tensorflow as tf
 from rsseg_tf.datasets import custom_spec
 from rsseg_tf.errors import ServingError
 from rsseg_tf.manifest import TRUST_VARIABLE, Artifact, Classes, Inference, Manifest, Origin, Tensor, file_sha256
+from rsseg_tf.rasters.windows import Size
 from tests.fixtures.http import Server, ask, grpc, request_of, rest
 from tests.fixtures.models import break_model, pixels, reference, write_model
 
@@ -127,7 +128,7 @@ def test_a_version_that_is_not_what_was_exported_is_not_loaded(tmp_path: Path) -
     )  # fmt: skip
     spec = custom_spec("two", ("a", "b"))
     manifest = Manifest(
-        model="tiny", dataset=Classes.of(spec), crop_size=(8, 8), size_multiple=1, inference=Inference(),
+        model="tiny", dataset=Classes.of(spec), crop_size=Size(8, 8), size_multiple=1, inference=Inference(),
         origin=Origin(checkpoint="c", step=1, weights_sha256="", config_sha256="", exported="", versions={}),
         artifacts=(artifact,),
     )  # fmt: skip
@@ -220,7 +221,7 @@ def test_the_watcher_survives_every_error_and_readiness_tells_of_its_end(
         monkeypatch.setattr(versions, "refresh", failing)
         write_model(tmp_path / "2", offset=5)
         wait_until(lambda: states(server) == {1: "END", 2: "AVAILABLE"})
-        assert sum("could not be looked at: " in line for line in lines) == 3
+        assert sum("could not be read: " in line for line in lines) == 3
         assert rest(server, "/readyz") == (200, {"available": [2]})
 
         versions._stop.set()

@@ -266,12 +266,13 @@ class Predict(Command):
     def _predict(self, base: Path, case: Path, *, resume: bool) -> None:
         from rsseg_tf.errors import DataError
         from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions, writing
+        from rsseg_tf.rasters.windows import Size
         from tests.fixtures.scenes import SPEC, pointwise, predict_files
 
         writing._CHECKPOINT_S = 0.0
         results = predict_files(
             sorted(base.glob("scene_*.tif")), pointwise, SPEC, case / "out",
-            InferenceOptions(is_slide=True, crop_size=(32, 32), stride=(24, 24), blend="cosine"),
+            InferenceOptions(is_slide=True, crop_size=Size(32, 32), stride=Size(24, 24), blend="cosine"),
             scenes=SceneOptions(resume=resume),
             output=OutputOptions(confidence=True, vector="geojson"),
         )  # fmt: skip
@@ -374,9 +375,10 @@ class Export(Command):
 
     def run(self, base: Path, case: Path) -> None:
         from rsseg_tf.export import ExportOptions, export_model, load_trained
+        from rsseg_tf.rasters.windows import Size
 
         _use_smallest_backbone()
-        options = ExportOptions(("savedmodel", "tflite"), tile=(32, 32))
+        options = ExportOptions(("savedmodel", "tflite"), tile=Size(32, 32))
         export_model(load_trained(base / "best_model"), case / "out", options)
 
     def again(self, base: Path, case: Path) -> None:

@@ -17,8 +17,8 @@ from rsseg_tf.doctor.checks import (
     absent_findings,
     below_findings,
     ignored_label,
-    lone_findings,
     mask_findings,
+    one_class_findings,
     range_findings,
     sentinel_finding,
     size_findings,
@@ -105,11 +105,11 @@ def _about_values(parts: Mapping[str, ListSummary], max_value: float, root: Path
                     yield sentinel_finding(name, (split,), one.sentinel)
                 yield from unseen_findings(name, (split,), one.unseen)
 
-    told = _first(of_single_images())
-    odd_values = any(one.finding.code != "label-on-nodata" for one in told)
+    found = _first(of_single_images())
+    odd_values = any(one.finding.code != "label-on-nodata" for one in found)
     if not odd_values and len(seen) and (seen[:, 0] < seen[:, 1]).any():
-        told += _first(below_findings(largest, len(seen), max_value, tuple(parts)))
-    return told
+        found += _first(below_findings(largest, len(seen), max_value, tuple(parts)))
+    return found
 
 
 def _about_labels(parts: Mapping[str, ListSummary], expected: Expectation, root: Path) -> list[FindingCount]:
@@ -120,10 +120,10 @@ def _about_labels(parts: Mapping[str, ListSummary], expected: Expectation, root:
     masks = _first(mask_findings(set().union(*present.values()), tuple(present), expected))
     if masks:
         return masks
-    lone = _first(lone_findings(present, expected))
-    covered = tuple(split for found in lone for split in found.finding.splits)
+    one_class = _first(one_class_findings(present, expected))
+    covered = tuple(split for found in one_class for split in found.finding.splits)
     return [
-        *lone,
+        *one_class,
         *_first(absent_findings(present, expected, leave_out=covered)),
         *_first(_ignored(parts, expected.ignore_index, root)),
     ]

@@ -16,13 +16,11 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample
 
 __all__ = [
-    "check_bands",
     "check_label_ids",
     "check_same_size",
     "check_type",
     "ids_of",
     "label_of",
-    "lone_class",
     "looks_like_a_mask",
     "mask_words",
     "misfit",
@@ -61,15 +59,6 @@ def label_of(sample: Sample) -> Path:
     if sample.label is None:
         raise DataError(f"{sample.image} has no label beside it in the list; write 'image label' on each line.")
     return sample.label
-
-
-def check_bands(path: Path, bands: int, spec: DatasetSpec) -> None:
-    """Raises DataError unless an image has the bands of the dataset."""
-    if bands != spec.bands:
-        raise DataError(
-            f"{path} has {bands} bands, but the dataset '{spec.name}' has {spec.bands}. "
-            "Set dataset.bands (name: custom), or write images with those bands alone."
-        )
 
 
 def check_type(path: Path, dtype: np.dtype, first: Path, first_dtype: np.dtype) -> None:
@@ -134,12 +123,3 @@ def looks_like_a_mask(present: Iterable[int], num_classes: int | None) -> bool:
 def mask_words(present: Iterable[int]) -> str:
     """Returns the words for ids that `looks_like_a_mask`."""
     return f"0 and {max(present)} alone look like a black-and-white mask"
-
-
-def lone_class(present: Iterable[int], num_classes: int, ignore_index: int) -> int | None:
-    """Returns the only class in all labels; None for no class, for several, and for a dataset of one class.
-
-    From one class a model learns nothing, and every score is perfect.
-    """
-    classes = {value for value in present if value < num_classes and value != ignore_index}
-    return classes.pop() if num_classes > 1 and len(classes) == 1 else None
