@@ -204,11 +204,12 @@ def _require_named_layers(model: Any, where: str, builder: str) -> None:
             f"{where}.builder {builder} must return a keras.Model with inputs and outputs (functional or Sequential); "
             f"got {type(model).__name__}."
         )
-    numbered = [
-        layer.name
-        for layer in model.layers
-        if layer.weights and re.fullmatch(rf"{_snake_case(type(layer).__name__)}(_\d+)?", layer.name)
-    ]
+    keras_names = {_snake_case(name) for name in dir(keras.layers)}
+    own_names = {_snake_case(type(layer).__name__) for layer in model.layers}
+    # Layers inside of layers count too: their names are in the paths.
+    parts = {part: re.sub(r"_\d+$", "", part) for variable in model.weights for part in variable.path.split("/")[:-1]}
+    # A name such as "decoder" for a layer of a class Decoder may be the user's own choice; "decoder_1" is Keras's.
+    numbered = [part for part, name in parts.items() if name in keras_names or (name in own_names and name != part)]
     if numbered:
         raise ConfigError(
             f"{where}.builder {builder}: {len(numbered)} layers with weights have no name of their own "

@@ -79,6 +79,23 @@ def nameless(*, in_channels, num_classes):
     return keras.Model(image, keras.layers.Conv2D(num_classes, 1)(image))
 
 
+class Block(keras.layers.Layer):
+    def build(self, shape):
+        self.inner = keras.layers.Conv2D(2, 1)
+        self.inner.build(shape)
+
+    def call(self, x):
+        return self.inner(x)
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 2)
+
+
+def nameless_inside(*, in_channels, num_classes):
+    image = keras.Input((None, None, in_channels))
+    return keras.Model(image, Block(name="block")(image))
+
+
 def few_classes(*, in_channels, num_classes):
     image = keras.Input((None, None, in_channels))
     return keras.Model(image, keras.layers.Conv2D(1, 1, name="classes")(image))
@@ -207,6 +224,7 @@ def test_weights_of_own_code_come_from_its_own_checkpoints(module: Path, tmp_pat
     [
         ("softmax", "must return a model that gives logits; its last layer 'classes' has a softmax"),
         ("nameless", r"1 layers with weights have no name of their own \(conv2d(_\d+)?\)"),
+        ("nameless_inside", r"1 layers with weights have no name of their own \(conv2d(_\d+)?\)"),
         ("few_classes", r"must return a model with logits \(B, H, W, 2\).*; got \(None, None, None, 1\)"),
         ("one_band", r"must return a model of one image \(B, H, W, 3\).*; its inputs are \(None, None, None, 1\)"),
         ("nothing", "must return a keras.Model with inputs and outputs .*; got NoneType"),

@@ -10,7 +10,6 @@ from typing import Any
 
 import keras
 
-from rsseg_tf.errors import ConfigError
 from rsseg_tf.layers import (
     ChannelAttention,
     PositionAttention,
@@ -19,7 +18,7 @@ from rsseg_tf.layers import (
     conv_bn_relu,
     kernel_initializer,
 )
-from rsseg_tf.segmentors.requirements import require_backbone
+from rsseg_tf.segmentors.requirements import deepest_feature
 
 __all__ = ["danet"]
 
@@ -48,11 +47,7 @@ def danet(backbone: keras.Model, *, num_classes: int, align_corners: bool = Fals
     Raises:
         ConfigError: If the backbone has no features named `"c1"`, `"c2"`, ….
     """
-    require_backbone(backbone, "danet")
-    names = sorted(name for name in backbone.output if name.startswith("c"))
-    if not names:
-        raise ConfigError(f"danet needs features named c2 to c5; backbone '{backbone.name}' has none of them.")
-    features = backbone.output[names[-1]]
+    features = deepest_feature(backbone, "danet")
     channels = features.shape[-1] // 4
     compared = max(channels // 8, 1)
     # Attention between channels: a (channels, channels) matrix of similarities.

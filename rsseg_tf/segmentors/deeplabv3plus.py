@@ -57,8 +57,7 @@ def deeplabv3plus(
     Raises:
         ConfigError: If the backbone lacks features or a rate is below 1.
     """
-    require_backbone(backbone, "deeplabv3plus")
-    names = sorted(name for name in backbone.output if name.startswith("c"))
+    names = require_backbone(backbone, "deeplabv3plus")
     if "c2" not in names or names[-1] == "c2":
         raise ConfigError(
             f"deeplabv3plus needs features c2 and a deeper one (c3, c4 or c5); backbone '{backbone.name}' has "

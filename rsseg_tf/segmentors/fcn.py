@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import keras
 
-from rsseg_tf.errors import ConfigError
 from rsseg_tf.layers import ResizeLike, classifier, conv_bn_relu
-from rsseg_tf.segmentors.requirements import require_backbone
+from rsseg_tf.segmentors.requirements import deepest_feature
 
 __all__ = ["fcn"]
 
@@ -37,11 +36,7 @@ def fcn(
     Raises:
         ConfigError: If the backbone has no features named `"c1"`, `"c2"`, ….
     """
-    require_backbone(backbone, "fcn")
-    names = sorted(name for name in backbone.output if name.startswith("c"))
-    if not names:
-        raise ConfigError(f"fcn needs features named c2 to c5; backbone '{backbone.name}' has none of them.")
-    features = backbone.output[names[-1]]
+    features = deepest_feature(backbone, "fcn")
     x = conv_bn_relu(features, channels or features.shape[-1], 1, use_bias=True, stddev=_STDDEV, name="head_conv")
     x = classifier(x, num_classes, stddev=_STDDEV, name="head_classifier")
     logits = ResizeLike(align_corners=align_corners, dtype="float32", name="main")(x, backbone.input)

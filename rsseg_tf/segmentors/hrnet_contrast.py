@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import keras
 
-from rsseg_tf.errors import ConfigError
 from rsseg_tf.layers import ResizeLike, classifier, conv_bn_relu
-from rsseg_tf.segmentors.requirements import require_backbone
+from rsseg_tf.segmentors.requirements import deepest_feature
 
 __all__ = ["hrnet_contrast"]
 
@@ -43,11 +42,7 @@ def hrnet_contrast(
     Raises:
         ConfigError: If the backbone has no features named `"c1"`, `"c2"`, ….
     """
-    require_backbone(backbone, "hrnet_contrast")
-    names = sorted(name for name in backbone.output if name.startswith("c"))
-    if not names:
-        raise ConfigError(f"hrnet_contrast needs features named c2 to c5; backbone '{backbone.name}' has none of them.")
-    features = backbone.output[names[-1]]
+    features = deepest_feature(backbone, "hrnet_contrast")
     x = conv_bn_relu(features, features.shape[-1], 3, use_bias=True, name="head_conv")
     x = keras.layers.SpatialDropout2D(dropout, name="head_dropout")(x)
     x = classifier(x, num_classes, use_bias=False, name="head_classifier")

@@ -33,8 +33,7 @@ def lraspp(backbone: keras.Model, *, num_classes: int, channels: int = 128, alig
     Raises:
         ConfigError: If the backbone lacks features.
     """
-    require_backbone(backbone, "lraspp")
-    names = sorted(name for name in backbone.output if name.startswith("c"))
+    names = require_backbone(backbone, "lraspp")
     if "c3" not in names or names[-1] == "c3":
         raise ConfigError(
             f"lraspp needs features c3 and a deeper one (c4 or c5); backbone '{backbone.name}' has "

@@ -52,8 +52,7 @@ def ocrnet(
     Raises:
         ConfigError: If the backbone lacks a feature, or the two features differ in size.
     """
-    require_backbone(backbone, "ocrnet")
-    available = sorted(name for name in backbone.output if name.startswith("c"))
+    available = require_backbone(backbone, "ocrnet")
     chosen = tuple(features if features is not None else available[-2:])
     if not 1 <= len(chosen) <= 2 or any(name not in available for name in chosen):
         raise ConfigError(

@@ -44,8 +44,7 @@ def pspnet(
     Raises:
         ConfigError: If the backbone lacks features or a bin size is below 1.
     """
-    require_backbone(backbone, "pspnet")
-    names = sorted(name for name in backbone.output if name.startswith("c"))
+    names = require_backbone(backbone, "pspnet")
     if len(names) < 1 + aux_head:
         raise ConfigError(
             f"pspnet needs {'two features' if aux_head else 'a feature'} named c2 to c5; backbone '{backbone.name}' "

@@ -8,15 +8,18 @@ import keras
 
 from rsseg_tf.errors import ConfigError
 
-__all__ = ["require_backbone"]
+__all__ = ["deepest_feature", "require_backbone"]
 
 
-def require_backbone(backbone: Any, segmentor: str) -> None:
+def require_backbone(backbone: Any, segmentor: str) -> list[str]:
     """Checks that a backbone is a model from one image to features by name.
 
     Args:
         backbone: The argument to check.
         segmentor: Name of the segmentor, for messages.
+
+    Returns:
+        The names of the features, "c2" to "c5" or some of them, from the finest to the deepest.
 
     Raises:
         ConfigError: If it is none.
@@ -40,3 +43,12 @@ def require_backbone(backbone: Any, segmentor: str) -> None:
             f"{segmentor} needs a backbone with one input, images (B, H, W, bands); '{backbone.name}' has "
             f"{type(image).__name__ if shape is None else shape}."
         )
+    return sorted(name for name in outputs if name.startswith("c"))
+
+
+def deepest_feature(backbone: Any, segmentor: str) -> Any:
+    """Returns the deepest features (B, h, w, C) of a backbone; arguments and errors as `require_backbone`."""
+    names = require_backbone(backbone, segmentor)
+    if not names:
+        raise ConfigError(f"{segmentor} needs features named c2 to c5; backbone '{backbone.name}' has none of them.")
+    return backbone.output[names[-1]]
