@@ -115,7 +115,7 @@ def main() -> None:
     pythons = {"ours": sys.executable, "original": arguments.original}
     environment = {"ours": shared, "original": {**shared, "PADDLESEG": arguments.paddleseg}}
     figures = Figures("models")
-    figures.table("model", "task", "ours s", "original s", "original / ours", "ours MiB", "original MiB")
+    figures.table("model", "task", "rsseg_tf s", "PaddleSeg s", "PaddleSeg / rsseg_tf", "rsseg_tf MiB", "PaddleSeg MiB")
     for name in MODELS:
         for task in TASKS:
             runs: dict[str, list[dict[str, Any]]] = {"ours": [], "original": []}

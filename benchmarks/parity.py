@@ -26,14 +26,14 @@ from tests.parity.cases import CASES, count
 
 TARGET = Path(__file__).parent / "parity.md"
 HEAD = """\
-# Parity with the original
+# Parity with PaddleSeg
 
 Made by `python -m benchmarks.parity FOLDER` ({date}; TensorFlow {tensorflow}, Keras {keras}, NumPy {numpy},
 {machine}; the original: PaddleSeg develop with Paddle {paddle}). Both sides have the same made-up weights and images
 and compute in float32. The difference is the largest one of any logit, divided by the standard deviation of the logits;
 the loss is that of the first training step, all heads and coefficients included.
 
-| model | parameters (ours = original) | {sizes} | argmax equal | loss, relative |
+| model | parameters (rsseg_tf = PaddleSeg) | {sizes} | argmax equal | loss, relative |
 |{rules}
 """
 

@@ -110,7 +110,7 @@ Made by `python docs/make_model_zoo.py`. Scores are those that the
 trained and measured with PaddleSeg; they are not measurements of ours. With the same weights our models give the same
 logits ([parity](../benchmarks/parity.md)).
 
-- **Params**: trainable parameters in millions, auxiliary heads included, as in the original.
+- **Params**: trainable parameters in millions, auxiliary heads included, as in PaddleSeg.
 - **GFLOPs**: operations of the output `main` for one image of {SIDE}x{SIDE}, in billions; a multiplication and an
   addition count as two. Convolutions and matrix products are counted.
 - **Weights** are addresses: give them to `rsseg-tf convert`, or write them into `model.pretrained`.

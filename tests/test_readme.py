@@ -11,6 +11,7 @@ import keras
 import pytest
 from click.testing import CliRunner
 
+from rsseg_tf.build import build_model
 from rsseg_tf.cli import main
 from rsseg_tf.config import load_any_config, load_config
 from tests.fixtures.configs import use_tiny_backbone, write_dataset
@@ -41,7 +42,7 @@ ALL_COMMANDS = sorted({line for path in DOCUMENTS for line in commands_of(path.r
 
 
 def test_the_readme_has_commands_and_configs() -> None:
-    assert len(COMMANDS) >= 10 and len(YAML) == 2 and len(PYTHON) == 2
+    assert len(COMMANDS) >= 10 and len(YAML) == 2 and len(PYTHON) == 3
 
 
 @pytest.mark.parametrize("line", ALL_COMMANDS)
@@ -68,12 +69,21 @@ def test_the_configuration_example_is_sound(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", PYTHON)
+@pytest.mark.parametrize("code", PYTHON[:2])
 def test_examples_of_the_library_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\nassert " in code, "an example says itself what must come out"
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     keras.backend.clear_session()
+
+
+def test_a_model_of_ones_own_is_built_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_models.py").write_text(PYTHON[2], "utf-8")
+    setting, variable = re.findall(r"`(model: \{.*?\})`[^`]*`RSSEG_TF_PLUGINS=(.*?)`", README, re.DOTALL)[0]
+    monkeypatch.setenv("RSSEG_TF_PLUGINS", variable)
+    Path("mine.yml").write_text(f"base: fcn/fcn_hrnet_w18_dubai_256x256_cpu.yml\n{setting}\n", "utf-8")
+    assert build_model(load_config("mine.yml")).output["main"].shape == (None, None, None, 5)
 
 
 @pytest.mark.slow
