@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rsseg_tf.predict.engine import augmented_logits, predict_labels, predict_logits
 from rsseg_tf.predict.image import ImageJob, PredictionResult, discard_partial, predict_image
-from rsseg_tf.predict.model import Predict, call_model, require_classes, require_finite, resize_bilinear
+from rsseg_tf.predict.model import Predict, require_finite, resize_bilinear
 from rsseg_tf.predict.options import InferenceOptions, OutputOptions, SceneOptions, usual_stride
 from rsseg_tf.predict.pictures import as_rgb, colour_table, colourise, montage, overlay
 from rsseg_tf.predict.plan import (
@@ -34,7 +34,6 @@ __all__ = [
     "as_rgb",
     "attempt",
     "augmented_logits",
-    "call_model",
     "collect_images",
     "colour_table",
     "colourise",
@@ -49,7 +48,6 @@ __all__ = [
     "predict_labels",
     "predict_logits",
     "predict_paths",
-    "require_classes",
     "require_finite",
     "resize_bilinear",
     "usual_stride",

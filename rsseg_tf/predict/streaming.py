@@ -157,6 +157,9 @@ def split_into_strips(scene: Scene, settings: PredictionSettings, tiling: Tiling
     fixed = held * (window * bands * scene.dtype.itemsize + seen * classes * 4)
     if options.is_augmented or tiling.seen != tiling.window:
         fixed += 2 * min(options.batch_size, window_count) * seen * (bands + classes) * 4
+    if tiling.inner is not None:  # logits of the largest scaled image, and the buffers of their blend
+        largest = int(seen * max(options.scales) ** 2)
+        fixed += largest * classes * 4 + 3 * tiling.inner.size.pixels * classes * 8
     fixed += window * (classes * (12 if output.needs_probabilities else 4) + 16)  # while a block is decoded
     if window_count > 1:
         fixed += 3 * window * classes * plan.accumulator.itemsize  # buffers of the blend
