@@ -1,7 +1,7 @@
 """Reading and writing of images and labels: PNG and JPEG through OpenCV, TIFF through rasterio.
 
 The first bytes of a file decide its kind, not its name. PNG and JPEG files are checked for completeness before they are
-decoded; `headers` says why. All functions are safe to call from several threads.
+decoded, see `headers` for the reason. All functions are safe to call from several threads.
 """
 
 from __future__ import annotations
