@@ -230,7 +230,7 @@ def blend_blocks(
             loaded = right
             _add(current[:height, : right - left], scratch, next(stream), weights, (row, column))
             following = across.next_start(column)
-            # Columns up to the next window get nothing more from this row: the upper rows leave, the others are carried.
+            # Columns up to the next window get nothing more from this row: finished rows leave, others are carried.
             sums = current[:finished, : following - left]
             carry[: height - finished, left - origin : following - origin] = current[
                 finished:height, : following - left

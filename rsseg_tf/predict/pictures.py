@@ -214,7 +214,7 @@ def resized(picture: NDArray[np.uint8], side: int, *, smooth: bool) -> NDArray[n
     factor = side / max(height, width)
     size = max(1, round(width * factor)), max(1, round(height * factor))
     method = cv2.INTER_NEAREST
-    if smooth:  # only the mean over an area shows fine detail without aliasing
+    if smooth:  # the mean over an area avoids aliasing where pixels are lost
         method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     return cv2.resize(picture, size, interpolation=method)
 
@@ -242,7 +242,7 @@ def legend(entries: Sequence[tuple[str, RGB]], width: int) -> NDArray[np.uint8]:
     for (name, colour), (left, row) in zip(entries, places, strict=True):
         top = row * _LINE + _GAP // 2
         corner = (left + box, top + box)
-        cv2.rectangle(strip, (left, top), corner, tuple(map(int, colour)), cv2.FILLED)  # OpenCV takes no NumPy integers
+        cv2.rectangle(strip, (left, top), corner, tuple(map(int, colour)), cv2.FILLED)
         cv2.rectangle(strip, (left, top), corner, _INK, 1)  # without an outline white could not be seen
         cv2.putText(strip, name, (left + box + 6, top + box - 2), _FONT, _FONT_SCALE, _INK, 1, cv2.LINE_AA)
     return strip
