@@ -150,8 +150,8 @@ def predict_image(
             if wanted is None:
                 return PredictionResult(job.path, note=f"lies outside of {settings.scenes.aoi}")
         files = _raster_files(job, scene, settings, tiling)
-        targets = _Targets.of(job, scene, settings)
-        _check_input_stays(job, [file.path for file in files.values() if file.keep], targets)
+        targets = _targets(job, scene, settings)
+        _check_input_stays(job, [*(file.path for file in files.values() if file.keep), *targets.values()])
         identity = {**settings.identity(), "source": [job.path.name, *stamp(job.path)]}
         writer = SceneWriter(files, scene, strips, identity, resume=settings.scenes.resume)
         try:
@@ -179,34 +179,25 @@ def predict_image(
     return PredictionResult(job.path, written, "; ".join(notes) or None, "; ".join(failed) or None)
 
 
-@dataclass(frozen=True)
-class _Targets:
-    """Paths of the polygons and pictures of a job; None for those that are not wanted."""
-
-    vector: Path | None = None
-    pseudo_color: Path | None = None
-    overlay: Path | None = None
-
-    @classmethod
-    def of(cls, job: ImageJob, scene: Scene, settings: PredictionSettings) -> _Targets:
-        """Returns the paths that the output options ask for."""
-        output = settings.output
-        vector = pseudo_color = overlaid = None
-        if output.vector is not None:
-            vector = output.vector_file or _named(settings.save_dir / VECTOR_FOLDER, job.name, output.vector_suffix)
-        if output.pictures:
-            pseudo_color = _named(settings.save_dir / PSEUDO_COLOR_FOLDER, job.name, ".png")
-            suffix = job.path.suffix
-            if suffix.lower() not in JPEG_SUFFIXES or max(scene.size) > _LONGEST_JPEG:
-                suffix = ".png"
-            overlaid = _named(settings.save_dir / OVERLAY_FOLDER, job.name, suffix)
-        return cls(vector, pseudo_color, overlaid)
+def _targets(job: ImageJob, scene: Scene, settings: PredictionSettings) -> dict[str, Path]:
+    """Returns the paths of the polygons and pictures that are asked for, in the order in which they are written."""
+    output, save_dir = settings.output, settings.save_dir
+    targets: dict[str, Path] = {}
+    if output.vector is not None:
+        targets["vector"] = output.vector_file or _named(save_dir / VECTOR_FOLDER, job.name, output.vector_suffix)
+    if output.pictures:
+        targets["pseudo_color"] = _named(save_dir / PSEUDO_COLOR_FOLDER, job.name, ".png")
+        suffix = job.path.suffix
+        if suffix.lower() not in JPEG_SUFFIXES or max(scene.size) > _LONGEST_JPEG:
+            suffix = ".png"
+        targets["overlay"] = _named(save_dir / OVERLAY_FOLDER, job.name, suffix)
+    return targets
 
 
-def _check_input_stays(job: ImageJob, rasters: list[Path], targets: _Targets) -> None:
+def _check_input_stays(job: ImageJob, results: list[Path]) -> None:
     """Raises `DataError` if a result would take the place of the image itself."""
-    for path in (*rasters, targets.vector, targets.pseudo_color, targets.overlay):
-        if path is not None and path.exists() and path.samefile(job.path):
+    for path in results:
+        if path.exists() and path.samefile(job.path):
             raise DataError(f"the result of {job.path} would replace the image itself. Choose another --save_dir.")
 
 
@@ -215,7 +206,7 @@ def _write_products(
     settings: PredictionSettings,
     writer: SceneWriter,
     files: dict[Product, RasterFile],
-    targets: _Targets,
+    targets: dict[str, Path],
 ) -> tuple[dict[str, Path], list[str]]:
     """Writes every result that is asked for.
 
@@ -227,17 +218,15 @@ def _write_products(
     failed = [str(error) for error in failures.values()]
     # Both pictures show the same labels, which are read once, and not at all in a run without pictures.
     shown = cache(lambda: _labels_to_show(scene, settings, writer))
-    steps: dict[str, tuple[Path | None, Callable[[Path], None]]] = {
-        "vector": (targets.vector, lambda path: _write_vector(path, scene, settings, writer)),
-        "pseudo_color": (targets.pseudo_color, lambda path: _write_pseudo_color(path, settings.spec, *shown())),
-        "overlay": (targets.overlay, lambda path: _write_overlay(path, scene, settings.spec, *shown())),
+    steps: dict[str, Callable[[Path], None]] = {
+        "vector": lambda path: _write_vector(path, scene, settings, writer),
+        "pseudo_color": lambda path: _write_pseudo_color(path, settings.spec, *shown()),
+        "overlay": lambda path: _write_overlay(path, scene, settings.spec, *shown()),
     }
-    for name, (path, write) in steps.items():
-        if path is None:
-            continue
+    for name, path in targets.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write(path)
+            steps[name](path)
             written[name] = path
         except Exception as error:  # of any type: one failed result must not cost the others
             text = reason(error)
