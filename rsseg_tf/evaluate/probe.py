@@ -77,11 +77,11 @@ class Patches:
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """How features are probed.
+    """Settings of a probe.
 
     Attributes:
         labels: Numbers of labelled patches for the linear probe; the nearest neighbours take all training patches.
-        seeds: For each seed other labelled patches are drawn, and other random weights.
+        seeds: Seeds; each draws other labelled patches and other random weights.
         neighbours: How many neighbours vote.
         normalisation: Mean and standard deviation of pixels / max_value; None for those that each source of weights was
             trained with, see `normalisation_of`.
@@ -165,6 +165,7 @@ def probe(
     def row(name: str, features: dict[int, Features]) -> ProbeRow:
         return _row(name, features, train.labels, val.labels, settings)
 
+    # Only random weights differ from seed to seed; the other features are computed once and shared by all seeds.
     colours = colour_statistics(train.pixels, spec.max_value), colour_statistics(val.pixels, spec.max_value)
     rows = [
         row("colour statistics", dict.fromkeys(settings.seeds, colours)),
@@ -268,7 +269,7 @@ def cut_patches(
         for y in range(0, ids.shape[0] - size + 1, size):
             for x in range(0, ids.shape[1] - size + 1, size):
                 counts = np.bincount(ids[y : y + size, x : x + size].ravel(), minlength=256)[: spec.num_classes]
-                if counts.max() >= min_share * size * size:
+                if counts.max() >= min_share * size * size:  # ignored pixels count for the share of no class
                     pixels.append(image[y : y + size, x : x + size])
                     labels.append(int(counts.argmax()))
     if len(set(labels)) < 2:
@@ -339,8 +340,7 @@ def linear_probe(train: np.ndarray, labels: np.ndarray, val: np.ndarray) -> np.n
     classes, targets = np.unique(labels, return_inverse=True)
     if len(classes) == 1:
         return np.full(len(val), classes[0])
-    mean, std = train.mean(0), train.std(0) + 1e-6
-    x, x_val = (train - mean) / std, (val - mean) / std
+    x, x_val = _standardised(train, val)
     held_out = np.arange(len(x)) % 5 == 4
 
     def held_out_score(l2: float) -> float:
@@ -364,11 +364,18 @@ def nearest_neighbours(train: np.ndarray, labels: np.ndarray, val: np.ndarray, c
     Returns:
         (M,) class ids.
     """
-    mean, std = train.mean(0), train.std(0) + 1e-6
-    x, x_val = ((rows - mean) / std for rows in (train, val))
-    x, x_val = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (x, x_val))
+    # Rows of length 1, so that a product of two is their cosine.
+    x, x_val = (
+        rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in _standardised(train, val)
+    )
     nearest = np.argsort(-(x_val @ x.T), axis=1, kind="stable")[:, :count]  # (M, count)
     return np.array([np.bincount(votes).argmax() for votes in labels[nearest]])
+
+
+def _standardised(train: np.ndarray, val: np.ndarray) -> Features:
+    """Scales features by the mean and standard deviation of the training ones; a constant feature becomes 0."""
+    mean, std = train.mean(0), train.std(0) + 1e-6
+    return (train - mean) / std, (val - mean) / std
 
 
 def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:

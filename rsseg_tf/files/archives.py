@@ -33,9 +33,10 @@ MAX_MEMBER_BYTES = 16 << 30
 
 _CHUNK_BYTES = 1 << 20
 _LOCAL_HEADER_BYTES = 30  # at least, before the bytes of each member
-_MOST_OPEN = 32
+_MOST_OPEN = 32  # systems allow a process a few hundred open files
+_OTHER_ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _DEEPEST = 4  # zip files within each other; an archive can hold itself, without end
-# What compressing a zip file once more saves. One that shrinks more is built to fill the disk.
+# Compressing a zip file once more saves little. An inner one that shrinks more than this is built to fill the disk.
 _MOST_TIMES = 100
 _ANY_INNER_BYTES = 1 << 16
 
@@ -211,7 +212,7 @@ def _zip_members(file: Path, chain: tuple[str, ...], prefix: str, scratch: Path 
 
 
 def _check_overlaps(archive: zipfile.ZipFile, where: str) -> None:
-    """Refuses members that share bytes: a small zip file could hold any number of large members that way."""
+    """Refuses members that share bytes, by which a small zip file could hold any number of large members."""
     members = sorted(archive.infolist(), key=lambda info: info.header_offset)
     for one, following in pairwise(members):
         if one.header_offset + _LOCAL_HEADER_BYTES + one.compress_size > following.header_offset:
@@ -253,20 +254,14 @@ def _open_zip(file: Path, chain: tuple[str, ...], scratch: Path | None) -> zipfi
             opened = zipfile.ZipFile(handle), handle
         except Exception as error:  # names, flags and sizes of a damaged table have a type of error each
             handle.close()
-            raise DataError(
-                f"{where} is neither a folder nor a whole zip file ({reason(error)}). "
-                + ("Unpack it, and name the folder." if _is_other_archive(file) and not chain else "Download it again.")
-            ) from error
+            is_other = not chain and file.suffix.lower() in _OTHER_ARCHIVES
+            remedy = "Unpack it, and name the folder." if is_other else "Download it again."
+            raise DataError(f"{where} is neither a folder nor a whole zip file ({reason(error)}). {remedy}") from error
         while len(_OPEN) >= _MOST_OPEN:
             _close_oldest()
         _OPEN[key] = opened
     _OPEN.move_to_end(key)
     return _OPEN[key][0]
-
-
-def _is_other_archive(file: Path) -> bool:
-    """Whether the name is that of an archive that is not read here."""
-    return file.suffix.lower() in (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
 def _inner_zip(file: Path, chain: tuple[str, ...], scratch: Path | None) -> BinaryIO:
@@ -285,7 +280,7 @@ def _inner_zip(file: Path, chain: tuple[str, ...], scratch: Path | None) -> Bina
     if scratch is None:
         raise DataError(f"{where} is a zip file compressed within another one; unpack {file} and give the folder.")
     copy = scratch / f"{hashlib.sha256(where.encode()).hexdigest()[:16]}-{info.CRC:08x}.zip"
-    if not copy.exists():
+    if not copy.exists():  # another process may make the same copy; the last whole one stays
         partial = copy.with_suffix(f".{secrets.token_hex(4)}")
         _extract(file, chain, partial, scratch)
         partial.replace(copy)
@@ -305,21 +300,17 @@ def _extract(file: Path, chain: tuple[str, ...], target: Path, scratch: Path | N
                         raise OSError(f"{target} took {written} of {len(chunk)} bytes")
         except KeyError as error:
             raise DataError(f"{where} is not there any more.") from error
-        except OSError as error:
-            # A full disk (or quota) is no damage of the archive.
-            if error.errno in (errno.ENOSPC, errno.EDQUOT) or shutil.disk_usage(target.parent).free < _CHUNK_BYTES:
-                raise
-            raise _damaged(where, error) from error
         except Exception as error:  # each way to compress has a type of error for damage
-            raise _damaged(where, error) from error
-
-
-def _damaged(where: str, error: Exception) -> DataError:
-    return DataError(f"{where} is damaged: {reason(error)}. Download the archive again.")
+            # A full disk (or quota) is no damage of the archive.
+            if isinstance(error, OSError) and (
+                error.errno in (errno.ENOSPC, errno.EDQUOT) or shutil.disk_usage(target.parent).free < _CHUNK_BYTES
+            ):
+                raise
+            raise DataError(f"{where} is damaged: {reason(error)}. Download the archive again.") from error
 
 
 class _Part(io.RawIOBase):
-    """A stretch of a file as a file of its own."""
+    """A stretch of a file as a file of its own, with a handle that no other reader moves."""
 
     def __init__(self, path: Path, start: int, size: int) -> None:
         self._file = path.open("rb")

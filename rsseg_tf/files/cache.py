@@ -58,6 +58,7 @@ def cached(url: str, *, offline: bool = False, progress: Progress | None = None)
     """
     address, _, fragment = url.partition("#")
     pinned = fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else None
+    # The hash of the address keeps files of the same name from different places apart.
     name = Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name or "weights"
     target = cache_dir() / "weights" / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{name}"
     if not target.is_file():
@@ -113,6 +114,7 @@ def _receive(address: str, partial: Path, progress: Progress | None) -> str:
     request = urllib.request.Request(address, headers={"User-Agent": "rsseg-tf"})
     digest, received = hashlib.sha256(), 0
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer, partial.open("wb") as file:
+        # A redirection may lead to another scheme, such as ftp.
         if urllib.parse.urlsplit(answer.url).scheme not in ("http", "https"):
             raise ValueError(f"it leads to {answer.url}")
         length = answer.headers.get("Content-Length")

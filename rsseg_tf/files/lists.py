@@ -38,7 +38,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _QUOTED = re.compile(r'"([^"]+)"|(\S+)')
-_AT_ONCE = 4096
+_AT_ONCE = 4096  # samples whose paths are in memory while files are looked for
 _ENCODING = ("utf-8", "surrogateescape")
 """How file names become bytes; names that are no UTF-8 keep their bytes."""
 
@@ -77,18 +77,13 @@ class Samples(Sequence[Sample]):
         self._text = bytes(text)
         self._ends = np.concatenate([np.zeros(1, np.int64), *parts, np.array(ends, np.int64)])
 
-    def paths(self, index: int) -> tuple[str, str | None]:
-        """Returns the paths of a sample's image and label, which is cheaper than the sample."""
-        return self.paths_of(index, index + 1)[0]
-
     def paths_of(self, start: int, stop: int) -> list[tuple[str, str | None]]:
-        """Returns the paths of samples `start` to `stop` (exclusive), quicker than one by one."""
+        """Returns the paths of samples `start` to `stop` (exclusive), which is much cheaper than the samples."""
         ends = self._ends[start : stop + 1].tolist()
-        join, root, text = os.path.join, self._root, self._text
         found: list[tuple[str, str | None]] = []
         for begin, end in pairwise(ends):
-            image, _, label = text[begin:end].decode(*_ENCODING).partition("\0")
-            found.append((join(root, image), join(root, label) if label else None))
+            image, _, label = self._text[begin:end].decode(*_ENCODING).partition("\0")
+            found.append((os.path.join(self._root, image), os.path.join(self._root, label) if label else None))
         return found
 
     def __len__(self) -> int:
@@ -106,16 +101,17 @@ class Samples(Sequence[Sample]):
         place = int(index)
         if not -len(self) <= place < len(self):
             raise IndexError(f"sample {place} of {len(self)}")
-        image, label = self.paths(place % len(self))
+        start = place % len(self)
+        [(image, label)] = self.paths_of(start, start + 1)
         return Sample(Path(image), None if label is None else Path(label))
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[place] for place in range(len(self)))
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence) or len(other) != len(self):
-            return NotImplemented if not isinstance(other, Sequence) else False
-        return all(mine == given for mine, given in zip(self, other, strict=True))
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == given for mine, given in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]  # equal to sequences of other types
 
@@ -146,7 +142,7 @@ def read_list(list_file: StrPath, root: StrPath, *, labels: bool = True, must_ex
         for number, columns in list_lines(list_file, root):
             if not labels:
                 columns = _as_one(columns, root)
-            if not (len(columns) == 2 or (len(columns) == 1 and not labels)):
+            if len(columns) not in ((2,) if labels else (1, 2)):
                 wanted = "an image and a label" if labels else "an image and at most a label"
                 raise DataError(
                     f"{list_file}, line {number}: {len(columns)} column{'s' if len(columns) != 1 else ''}; {wanted} "
@@ -164,7 +160,7 @@ def read_list(list_file: StrPath, root: StrPath, *, labels: bool = True, must_ex
             for start in range(0, len(samples), _AT_ONCE)
             for pair in samples.paths_of(start, min(start + _AT_ONCE, len(samples)))
             for path in pair
-            if path and not _is_file(path)
+            if path and not os.path.isfile(path)
         ]
         if absent:
             raise missing_files(list_file, root, len(absent), absent[0])
@@ -205,7 +201,7 @@ def list_lines(list_file: Path, root: Path | None = None) -> Iterator[tuple[int,
     Raises:
         DataError: When the file is missing, or is no text in a known encoding.
     """
-    # Files are looked for only where a line has two meanings: millions of lines are read without asking the disk.
+    # Only a line with two meanings asks the disk which one is true, so a list of millions is read quickly.
     folder = list_file.parent if root is None else root
     for number, raw in enumerate(_text_lines(list_file), start=1):
         line = raw.lstrip("\ufeff")  # a list that was concatenated from several has marks inside too
@@ -220,7 +216,7 @@ def list_lines(list_file: Path, root: Path | None = None) -> Iterator[tuple[int,
         for place, column in enumerate(columns):
             if "\\" in column and os.sep == "/":
                 columns[place] = _with_slashes(column, folder)
-            if not column.isascii() and _is_undecoded(column) and not _is_file(os.path.join(folder, columns[place])):
+            if not column.isascii() and _is_undecoded(column) and not _names_file(folder, columns[place]):
                 raise DataError(
                     f"List file {list_file} is not UTF-8 text: line {number} holds letters in another encoding, such "
                     "as Windows-1252 or GBK, and no file has a name of the same bytes. Save it as UTF-8."
@@ -239,7 +235,7 @@ def _text_lines(list_file: Path) -> Iterator[str]:
             yield from lines
     except FileNotFoundError as error:
         hint = address_hint(list_file) or " Check the path or prepare the dataset first."
-        raise DataError(f"List file {list_file} does not exist.{hint}") from (error)
+        raise DataError(f"List file {list_file} does not exist.{hint}") from error
     except UnicodeError as error:
         raise DataError(f"List file {list_file} is not UTF-8 text ({reason(error)}). Save it as UTF-8.") from error
     except OSError as error:
@@ -271,11 +267,11 @@ def _columns(line: str, folder: Path) -> list[str]:
     if "\t" in line:
         columns = [column.strip() for column in line.split("\t") if column.strip()]
         # A spreadsheet ends lines with a tab; white space separates the columns then.
-        if len(columns) == 1 and not _is_file(os.path.join(folder, columns[0])):
+        if len(columns) == 1 and not _names_file(folder, columns[0]):
             return columns[0].split()
     elif '"' in line:
         columns = [quoted or plain for quoted, plain in _QUOTED.findall(line)]
-        if len(plain := line.split()) <= 2 and all(_is_file(os.path.join(folder, column)) for column in plain):
+        if len(plain := line.split()) <= 2 and all(_names_file(folder, column) for column in plain):
             return plain  # the quotes are part of the names
     else:
         return line.split()
@@ -284,21 +280,21 @@ def _columns(line: str, folder: Path) -> list[str]:
 
 def _unquoted(column: str, folder: Path) -> str:
     inside = column[1:-1]
-    return column if not inside or _is_file(os.path.join(folder, column)) else inside
+    return column if not inside or _names_file(folder, column) else inside
 
 
 def _as_one(columns: list[str], folder: Path) -> list[str]:
     """Takes the words of a line for one path with spaces, if there is such a file and none of the first word's name."""
-    if len(columns) == 1 or _is_file(os.path.join(folder, columns[0])):
+    if len(columns) == 1 or _names_file(folder, columns[0]):
         return columns
     joined = " ".join(columns)
-    return [joined] if _is_file(os.path.join(folder, joined)) else columns
+    return [joined] if _names_file(folder, joined) else columns
 
 
 def _with_slashes(column: str, folder: Path) -> str:
     """Returns a path that was written on Windows as this system writes it, unless a file has the very name."""
     slashed = column.replace("\\", "/")
-    exists = not _is_file(os.path.join(folder, column)) and _is_file(os.path.join(folder, slashed))
+    exists = not _names_file(folder, column) and _names_file(folder, slashed)
     return slashed if exists else column
 
 
@@ -307,8 +303,8 @@ def _is_undecoded(text: str) -> bool:
     return any("\udc80" <= character <= "\udcff" for character in text)
 
 
-def _is_file(path: str) -> bool:
-    return os.path.isfile(path)
+def _names_file(folder: Path, column: str) -> bool:
+    return os.path.isfile(os.path.join(folder, column))
 
 
 def _line(sample: Sample, root: Path) -> str:
@@ -327,6 +323,6 @@ def _line(sample: Sample, root: Path) -> str:
             )
         columns.append(column)
     spaced = any(len(column.split()) > 1 for column in columns)
-    if len(columns) == 1:
+    if len(columns) == 1:  # a tab at the end tells a reader that the spaces separate no columns
         return columns[0] + ("\t\n" if spaced else "\n")
     return ("\t" if spaced else " ").join(columns) + "\n"

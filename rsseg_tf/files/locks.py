@@ -65,7 +65,7 @@ def hold(path: Path) -> Held | None:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-    path.unlink(missing_ok=True)  # this file locks nothing here
+    path.unlink(missing_ok=True)  # a file that locks nothing here, where only `.soft` counts
     lock = SoftFileLock(path.with_name(path.name + ".soft"))
     try:
         lock.acquire(timeout=0.2)  # time for a second try: the first removes the file of a dead process

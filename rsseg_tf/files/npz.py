@@ -41,6 +41,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 def _read(file: IO[bytes]) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(file) as archive:
+        # Both sums are from the table at the end, before any member is unpacked.
         packed = sum(info.compress_size for info in archive.infolist())
         claimed = sum(info.file_size for info in archive.infolist())
         if claimed > min(_LIMIT, _MOST_TIMES * packed + 2**20):
@@ -63,7 +64,7 @@ def _array(member: Any, size: int) -> np.ndarray:
     if min(shape, default=0) < 0 or len(shape) > 32 or count * dtype.itemsize > size:
         raise ValueError(f"an array claims the shape {str(shape)[:100]} of {dtype} and has {size} bytes")
     array = np.empty(count, dtype)
-    # Read in place, so that an array is in memory once.
+    # Filled in place: `np.frombuffer` of the read bytes would have to be copied to become writable.
     left = array.view(np.uint8).data if count else memoryview(b"")
     while len(left) and (got := member.readinto(left)):
         left = left[got:]

@@ -100,10 +100,10 @@ def ahead(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
         items: What the thread iterates over.
         depth: Items that wait for the consumer, at most; at least 1.
     """
+    # One thread calls `next` again and again, so the items stay in order; `end` stands for those after the last.
     source, end = iter(items), object()
-    taken = in_threads(
-        lambda _: next(source, end), repeat(None), workers=1, under_way=depth + 2
-    )  # one is used, one is taken
+    under_way = depth + 2  # one is used, one is taken
+    taken = in_threads(lambda _: next(source, end), repeat(None), workers=1, under_way=under_way)
     with contextlib.closing(taken):  # type: ignore[type-var]  # a generator
         for item in taken:
             if item is end:
@@ -134,7 +134,7 @@ def _start_worker() -> None:
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent is not None:  # a parent that was killed shuts no pool down
 
         def follow() -> None:
             parent.join()

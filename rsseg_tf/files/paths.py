@@ -45,7 +45,7 @@ def plain_path(path: Path, suffix: str | None = None, *, whole_family: bool = Fa
 
     Args:
         path: The file; it need not exist yet, but its folder must.
-        suffix: The suffix that the given path must have, where the file's own may not do.
+        suffix: Suffix of the given path, for a library that knows formats by it; the file's own if None.
         whole_family: Whether files that differ in the suffix alone are needed too, as those of a shapefile.
 
     Yields:
@@ -61,22 +61,18 @@ def plain_path(path: Path, suffix: str | None = None, *, whole_family: bool = Fa
         yield absolute
         return
     _remove_leftovers(Path(tempfile.gettempdir()))
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    try:
-        held = hold(folder / _LOCK)
-        try:
-            link = folder / f"polygons{path.suffix if suffix is None else suffix}"
-            link.symlink_to(absolute)
-            if whole_family:
-                for other in path.parent.iterdir():
-                    if other.stem == path.stem and other.suffix.lower() != path.suffix.lower():
-                        (folder / f"polygons{other.suffix.lower()}").symlink_to(os.path.abspath(other))
-            yield str(link)
-        finally:
-            if held is not None:
-                held.release()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        # The lock tells `_remove_leftovers` of other processes that this folder is in use.
+        stack.enter_context(hold(folder / _LOCK) or contextlib.nullcontext())
+        link = folder / f"polygons{path.suffix if suffix is None else suffix}"
+        link.symlink_to(absolute)
+        if whole_family:
+            for other in path.parent.iterdir():
+                if other.stem == path.stem and other.suffix.lower() != path.suffix.lower():
+                    (folder / f"polygons{other.suffix.lower()}").symlink_to(os.path.abspath(other))
+        yield str(link)
 
 
 def _remove_leftovers(temporary: Path) -> None:

@@ -102,6 +102,7 @@ def walk_files(
     """
     left_out = None if exclude is None else os.path.realpath(exclude)
 
+    # Only the folders above are compared: one folder under two links is walked through twice, which is no loop.
     def walk(directory: Path, above: frozenset[str]) -> Iterator[Path]:
         real = os.path.realpath(directory)
         if real == left_out:

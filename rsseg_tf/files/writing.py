@@ -41,14 +41,14 @@ __all__ = [
 ]
 
 PARTIAL, RETIRED = ".partial", ".retired"
-"""How the hidden names of folders end: of one that is being written, and of one that another takes the place of."""
+"""Ends of hidden names: of a folder that is being written, and of one that is being replaced."""
 
 SIDE_SUFFIX = ".aux.xml"
 """What GDAL appends to a raster's name for the file that holds what the raster's own format cannot."""
 
 # Libraries append their own suffixes while they write: `.aux.xml`, `-journal`, `.ovr.tmp`.
 _LEFTOVER = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp([._-].*)?$", re.DOTALL)
-_LONGEST_STEM = 180
+_LONGEST_STEM = 180  # of 255 bytes; what is added before and after it takes the rest
 _STAGE = re.compile(r"(\.[0-9a-f]{8}\.partial)(\.lock(\.soft)?)?$")
 # GDAL and SQLite put these beside a file while they write it; a kill leaves them there.
 _BESIDE = (SIDE_SUFFIX, "-journal", "-wal", "-shm")
@@ -123,11 +123,11 @@ def replace_file(temporary: Path, path: Path) -> None:
     with temporary.open("rb") as handle:
         os.fsync(handle.fileno())
     side = _side(temporary)
-    if side.is_file():
+    has_side = side.is_file()
+    if has_side:
         os.replace(side, _side(path))
-        os.replace(temporary, path)
-    else:
-        os.replace(temporary, path)
+    os.replace(temporary, path)
+    if not has_side:
         with contextlib.suppress(OSError):  # the name may be too long to have a side file
             _side(path).unlink()
 
@@ -163,12 +163,12 @@ def remove_leftovers(folder: Path, removable: Callable[[str], bool] = lambda ste
 
 
 def partial_folder(folder: Path) -> Path:
-    """Returns where a folder is written, and where it goes to be removed."""
+    """Returns the hidden path at which a folder is written, and to which it moves to be removed."""
     return folder.with_name(f".{folder.name}{PARTIAL}")
 
 
 def retired_folder(folder: Path) -> Path:
-    """Returns where a folder waits while another takes its place."""
+    """Returns the hidden path at which a folder waits while another takes its place."""
     return folder.with_name(f".{folder.name}{RETIRED}")
 
 
@@ -198,10 +198,10 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def replace_folder(partial: Path, folder: Path) -> None:
-    """Gives a folder its name; the one that has it is set aside until that has worked, and then removed.
+    """Gives a folder its name; a folder that has the name is set aside until that has worked, and then removed.
 
     Raises:
-        OSError: When one of them cannot be renamed; `folder` is what it was then.
+        OSError: When one of them cannot be renamed; `folder` then stays as it was.
     """
     retired = retired_folder(folder)
     try:
@@ -258,8 +258,8 @@ def _flush_folder(folder: Path) -> None:
 def staging_folder(parent: Path) -> Iterator[Path]:
     """Makes a hidden folder that no other process writes to, and removes what is left of it in the end.
 
-    Each has a lock of its own, so that several processes may write to one `parent` at once. What killed ones have left
-    there is removed first.
+    Each folder has a lock of its own, so that several processes may write to one `parent` at once. Folders that killed
+    processes have left there are removed first.
 
     Args:
         parent: Where to make it; made if missing, and removed in the end if nothing came into it.
@@ -278,7 +278,8 @@ def staging_folder(parent: Path) -> Iterator[Path]:
             shutil.rmtree(parent / name, ignore_errors=True)
             dead.release()
     lock: Held | None = None
-    while lock is None:  # another process may look at a fresh lock for a moment, whether it is a dead one's
+    # Another process may hold a fresh lock for a moment, while it looks whether the holder is dead.
+    while lock is None:
         stage = parent / f".{secrets.token_hex(4)}{PARTIAL}"
         lock = hold(parent / f"{stage.name}.lock")
     try:

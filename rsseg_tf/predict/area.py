@@ -22,9 +22,9 @@ from rsseg_tf.rasters.windows import Window
 __all__ = ["area_of_interest"]
 
 _NODES = 33
-"""Places along each side of a scene that tell where it lies in the polygons' CRS."""
+"""Points along each side of a scene that are transformed to find its place in the polygons' CRS."""
 _SEGMENTS = 64
-"""Edges of polygons get points at least this often across a scene, because projected they are not straight."""
+"""Edges of polygons get at least this many points across a scene, because projected edges are not straight."""
 
 
 def area_of_interest(path: Path, scene: Scene) -> Wanted | None:
@@ -34,7 +34,7 @@ def area_of_interest(path: Path, scene: Scene) -> Wanted | None:
     the whole world. Longitudes may go on beyond 180 degrees on either side.
 
     Args:
-        path: Polygons, see `read_area`.
+        path: File of polygons, see `read_area`.
         scene: The scene; polygons are brought to its CRS.
 
     Returns:
@@ -67,6 +67,7 @@ def area_of_interest(path: Path, scene: Scene) -> Wanted | None:
         return None
 
     def wanted(window: Window) -> NDArray[np.bool_]:
+        # Only polygons near the window are drawn: an area may have a million of them.
         near = tree.geometries[tree.query(shapely.box(window.x0, window.y0, window.x1, window.y1))]
         shape = window.y1 - window.y0, window.x1 - window.x0
         if not len(near):
@@ -97,6 +98,7 @@ def _in_pixels(path: Path, area: Area, scene: Scene) -> NDArray[Any] | None:
     points = shapely.get_coordinates(polygons)
     if crs != scene.crs and len(points):
         points = transformed(points, crs, scene.crs)
+        # One corner without a place spoils its polygon, and leaving it out would change the area.
         if not np.isfinite(points).all():
             return None
     placed: NDArray[Any] = shapely.set_coordinates(polygons.copy(), move(points, to_pixels))
@@ -104,7 +106,7 @@ def _in_pixels(path: Path, area: Area, scene: Scene) -> NDArray[Any] | None:
 
 
 def _pixel_by_pixel(area: Area, scene: Scene) -> Wanted:
-    """Brings the centre of each pixel to the polygons instead, for scenes that reach beyond the Earth's edge."""
+    """Brings the centre of each pixel to the polygons instead, which is slow but works beyond the Earth's edge."""
     shapely = require("shapely", "vector")
     whole = shapely.union_all(area.polygons)
     shapely.prepare(whole)
@@ -132,12 +134,14 @@ def _surroundings(crs: CRS, scene: Scene) -> tuple[float, float, float, float] |
     if not len(points):
         return None
     if crs.is_geographic and crs != scene.crs:
-        turn = 2 * np.pi / crs.units_factor[1]
+        turn = 2 * np.pi / crs.units_factor[1]  # 360 degrees, or 400 gon
+        # Longitudes within half a turn of the scene's centre have no jump at the date line.
         centre = points[len(points) // 2, 0]
         points[:, 0] = centre + (points[:, 0] - centre + turn / 2) % turn - turn / 2
         poles = np.array([(0.0, turn / 4), (0.0, -turn / 4)])
         seen = move(transformed(poles, crs, scene.crs), ~scene.transform)
         inside: NDArray[np.bool_] = np.logical_and.reduce((seen >= 0) & (seen <= (width, height)), axis=1)
+        # No box of longitudes surrounds a pole.
         if inside.any() or np.ptp(points[:, 0]) > 0.8 * turn:
             half = turn / 2 * (1 - 1e-9)
             latitudes = np.concatenate([points, poles[inside]])[:, 1]
@@ -158,7 +162,7 @@ def _with_room(crs: CRS, scene: Scene, box: tuple[float, float, float, float]) -
         points = np.array([(sides[0], y), (x, sides[1]), (sides[2], y), (x, sides[3])])
         return move(points if crs == scene.crs else transformed(points, crs, scene.crs), ~scene.transform)
 
-    # Beyond a seam of the projection coordinates jump.
+    # Beyond a seam of the projection coordinates jump; there the side stays where it is.
     moved = np.abs(ends(wider) - ends(box))
     near: NDArray[np.bool_] = np.logical_and.reduce(moved < np.array(scene.size.width_height) / 2, axis=1)
     result = [wider[side] if near[side] else box[side] for side in range(4)]
@@ -169,7 +173,7 @@ def _with_room(crs: CRS, scene: Scene, box: tuple[float, float, float, float]) -
 
 
 def _cut_to(polygons: NDArray[Any], box: tuple[float, float, float, float], crs: CRS) -> NDArray[Any]:
-    """Returns what of polygons lies in a box; on the globe, wherever a whole turn more or less takes it there."""
+    """Returns the parts of polygons that lie in a box; on the globe, after up to two whole turns either way."""
     shapely = require("shapely", "vector")
     turn = 2 * np.pi / crs.units_factor[1] if crs.is_geographic else 0.0
     frame = shapely.box(*box)
@@ -179,7 +183,7 @@ def _cut_to(polygons: NDArray[Any], box: tuple[float, float, float, float], crs:
         by = count * turn
         near = (west + by <= box[2]) & (east + by >= box[0]) & (south <= box[3]) & (north >= box[1])
         turned = shapely.transform(polygons[near], lambda points, by=by: points + (by, 0.0))
-        inside = shapely.covers(frame, turned)
+        inside = shapely.covers(frame, turned)  # most polygons need no cut, and keep their vertices to the bit
         found.append(turned[inside])
         parts = shapely.get_parts(shapely.get_parts(shapely.intersection(turned[~inside], frame)))
         found.append(parts[shapely.get_type_id(parts) == 3])

@@ -27,15 +27,15 @@ _HEAD_BYTES = 1 << 16
 _MOST_BYTES = 1 << 30
 _MOST_FEATURES = 1_000_000
 _PACKAGE_IDS = (b"GPKG", b"GP10", b"GP11")
-"""What stands at byte 68 of a GeoPackage and tells it from other SQLite files."""
-# Roots of descriptions that lead to other files or to the network, which some drivers look for anywhere at the start.
+"""The application id at byte 68 of a GeoPackage; other SQLite files have another."""
+# Roots of descriptions that lead to other files or to the network; some drivers look for them anywhere at the start.
 _POINTERS = re.compile(r"<(OGR\w|VRT|WFS|GDAL_|OGCAPI|WMS|WMT|PLScenes|CSW)|gdal_streamed_alg", re.IGNORECASE)
 _KML_ROOT = re.compile(r"\s*(<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>\[]*>|\s+)*<(\w+:)?kml[\s>]", re.DOTALL)
 
 
 @dataclass(frozen=True, eq=False)
 class Area:
-    """Polygons, and where they lie.
+    """Polygons and their place.
 
     Attributes:
         polygons: Array of valid polygons, in coordinates of the CRS.
@@ -47,13 +47,13 @@ class Area:
 
 
 def read_area(path: Path) -> Area:
-    """Reads the polygons of a file, those inside of collections included; heights are dropped.
+    """Reads the polygons of a file, including those in collections; heights are dropped.
 
-    Rings that are not closed are closed, and outlines that cross themselves made valid.
+    Open rings are closed, and outlines that cross themselves are made valid.
 
     Args:
-        path: GeoJSON, GeoPackage, FlatGeobuf, Shapefile or KML, told by the first bytes. One layer may hold polygons;
-            of a KML, whose folders are layers, all count.
+        path: GeoJSON, GeoPackage, FlatGeobuf, Shapefile or KML, recognised by the first bytes. One layer may hold
+            polygons; a KML, whose folders are layers, may have several.
 
     Raises:
         ExportError: When the extra `vector` is not installed.
@@ -79,12 +79,12 @@ def _read(path: Path, stamp: tuple[int, int]) -> Area:
     driver, suffix = _kind(path)
     try:
         with warnings.catch_warnings(), plain_path(path, suffix, whole_family=driver == "ESRI Shapefile") as plain:
-            warnings.simplefilter("ignore")  # it warns of rings that are not closed, and of further layers
+            warnings.simplefilter("ignore")  # pyogrio warns of open rings and of further layers
             layers = _read_layers(path, f"GeoJSON:{plain}" if driver == "GeoJSON" else plain, driver)
         found = [(layer, _polygons(_geometries(path, wkb)), crs) for layer, wkb, crs in layers if len(wkb)]
     except DataError:
         raise
-    except Exception as error:  # pyogrio stumbles in its own ways over files that hold less than they say
+    except Exception as error:  # pyogrio has a type of error for each way in which a file is damaged
         raise DataError(f"{path} cannot be read as polygons: {reason(error)}. Give the area as {_KNOWN}.") from error
     found = [(layer, polygons, crs) for layer, polygons, crs in found if len(polygons)]
     if not found:
@@ -136,9 +136,10 @@ def _read_layers(path: Path, plain: str, driver: str) -> list[tuple[str, NDArray
     """Returns name, geometries as WKB, and CRS of each layer that may hold polygons."""
     pyogrio = require("pyogrio", "vector")
     opened = str(pyogrio.read_info(plain)["driver"])
-    if opened.removeprefix("LIB") != driver:
+    if opened.removeprefix("LIB") != driver:  # LIBKML reads KML too
         raise DataError(f"{path} begins like {driver}, but is {opened}. Save the area as {_KNOWN}.")
     layers = []
+    # `columns=[]` leaves attributes unread, and one feature above the limit is enough to refuse the file.
     for name, kind in pyogrio.list_layers(plain):
         if kind is not None and not re.search("unknown|polygon|surface|collection|tin", str(kind), re.IGNORECASE):
             continue
@@ -152,7 +153,7 @@ def _read_layers(path: Path, plain: str, driver: str) -> list[tuple[str, NDArray
 
 
 def _geometries(path: Path, wkb: NDArray[Any]) -> NDArray[Any]:
-    """Returns geometries; rings that are not closed are."""
+    """Returns geometries with all rings closed."""
     shapely = require("shapely", "vector")
     with np.errstate(invalid="ignore"):
         geometries: NDArray[Any] = shapely.from_wkb(wkb, on_invalid="fix")
@@ -166,10 +167,11 @@ def _geometries(path: Path, wkb: NDArray[Any]) -> NDArray[Any]:
 
 
 def _polygons(geometries: NDArray[Any]) -> NDArray[Any]:
-    """Returns the polygons among geometries and inside of collections that are not empty."""
+    """Returns the polygons among geometries and inside of collections, without empty ones."""
     shapely = require("shapely", "vector")
     parts = geometries[~shapely.is_missing(geometries)]
-    while (shapely.get_type_id(parts) > 3).any():  # multi-geometries and collections, which may hold collections
+    # Types above 3 (polygon) are multi-geometries and collections, which may hold collections.
+    while (shapely.get_type_id(parts) > 3).any():
         parts = shapely.get_parts(parts)
     result: NDArray[Any] = shapely.force_2d(parts[(shapely.get_type_id(parts) == 3) & ~shapely.is_empty(parts)])
     return result
@@ -192,6 +194,7 @@ def _check_coordinates(path: Path, polygons: NDArray[Any], crs: CRS | None) -> N
         raise DataError(f"{path} holds coordinates that are not finite numbers. Draw the area anew.")
     if crs is None or not crs.is_geographic:
         return
+    # Latitudes reach a quarter turn. Longitudes of areas across the date line may go on for a whole turn more.
     turn = 2 * np.pi / crs.units_factor[1]
     furthest = np.abs(points).max(axis=0)
     if furthest[1] > turn / 4 * (1 + 1e-6) or furthest[0] > 1.5 * turn:

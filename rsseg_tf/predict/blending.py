@@ -35,9 +35,9 @@ class Axis:
 
     Attributes:
         size: Pixels of the scene.
-        window: Pixels of a window; where it exceeds the scene, the rest is padding.
+        window: Pixels of a window; where a window exceeds the scene, the rest is padding.
         starts: First pixel of each window, rising; together the windows cover the scene.
-        blend: How they are weighted.
+        blend: How the windows are weighted.
     """
 
     size: int
@@ -213,27 +213,30 @@ def blend_blocks(
     # All windows have the same weights; one that reaches over the border uses the upper left part of them.
     weights = np.multiply.outer(down.profile, across.profile).astype(dtype)[: shape[0], : shape[1], np.newaxis]
     stream = iter(windows)
-    carried = 0
+    carried = 0  # rows at the top of the next row of windows that already have sums
     for row in rows:
         top, height = down.starts[row], down.end(row) - down.starts[row]
         finished = down.next_start(row) - top
-        loaded = origin  # columns before it were taken over into a buffer
+        loaded = origin  # columns before it are in a buffer already
         for column in columns:
             left, right = across.starts[column], across.end(column)
             known, current = loaded - left, buffers[0]
-            if known > 0:  # what the window before has left for this one
+            if known > 0:  # columns that the window before shares with this one
                 before = across.starts[column - 1]
                 current[:height, :known] = buffers[1][:height, left - before : loaded - before]
+            # Columns that are new to this row of windows begin with the sums of the row above, and with zeros below.
             current[:carried, known : right - left] = carry[:carried, loaded - origin : right - origin]
             current[carried:height, known : right - left] = 0
             loaded = right
             _add(current[:height, : right - left], scratch, next(stream), weights, (row, column))
             following = across.next_start(column)
+            # Columns up to the next window get nothing more from this row: finished rows leave, others are carried.
             sums = current[:finished, : following - left]
             carry[: height - finished, left - origin : following - origin] = current[
                 finished:height, : following - left
             ]
             total = np.multiply.outer(down.total[top : top + finished], across.total[left:following]).astype(dtype)
+            # `scratch` is free until the next window, so the quotient needs no memory of its own.
             logits = np.divide(sums, total[:, :, np.newaxis], out=scratch[:finished, : following - left])
             yield Block(top, left, logits, ends_row=column == columns[-1])
             buffers.reverse()

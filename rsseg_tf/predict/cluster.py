@@ -44,8 +44,8 @@ def predict_on_cluster(
     Args:
         plan: The jobs.
         open_model: Opens the model; called once in each worker, so it must be possible to pickle it.
-        address: Of a running scheduler, such as tcp://10.0.0.5:8786; None for a cluster of processes on this machine.
-        workers: Processes of that local cluster.
+        address: Address of a running scheduler, such as tcp://10.0.0.5:8786; None for processes on this machine.
+        workers: Number of processes on this machine.
         finish: Called with each job that is done.
 
     Returns:
@@ -69,12 +69,11 @@ def predict_on_cluster(
         results[job] = result
         if finish is not None:
             finish(job)
-    # Whoever takes over from a worker that died resumes.
-    settings = replace(plan.settings, scenes=replace(plan.settings.scenes, resume=True))
-    # Workers may have been started in another folder.
-    settings = replace(settings, save_dir=Path(os.path.abspath(settings.save_dir)))
-    if settings.scenes.aoi is not None:
-        settings = replace(settings, scenes=replace(settings.scenes, aoi=Path(os.path.abspath(settings.scenes.aoi))))
+    # A worker that takes over from a dead one resumes. Paths are absolute: workers may run in another folder.
+    scenes = replace(plan.settings.scenes, resume=True)
+    if scenes.aoi is not None:
+        scenes = replace(scenes, aoi=Path(os.path.abspath(scenes.aoi)))
+    settings = replace(plan.settings, scenes=scenes, save_dir=Path(os.path.abspath(plan.settings.save_dir)))
     model = pickle.dumps(open_model)
     with _client(distributed, address, workers) as client:
         tasks = {
@@ -83,8 +82,7 @@ def predict_on_cluster(
         }
         for task in distributed.as_completed(tasks):
             job = tasks[task]
-            results[job] = replace(_result(job, task), image=job.path)
-            results[job] = plan.record(job, results[job])
+            results[job] = plan.record(job, replace(_result(job, task), image=job.path))
             if finish is not None:
                 finish(job)
     return [results[job] for job in plan.jobs]
@@ -117,7 +115,7 @@ def _opened(model: bytes) -> Predict:
 
 
 def _do(job: ImageJob, settings: PredictionSettings, model: bytes) -> PredictionResult:
-    """Does a job, in a worker. One that cannot open the model fails the images that it is given, not the plan."""
+    """Does a job in a worker. A worker that cannot open the model fails its own images, not the plan."""
     try:
         predict = _opened(model)
     except INTERRUPTS:
@@ -128,7 +126,7 @@ def _do(job: ImageJob, settings: PredictionSettings, model: bytes) -> Prediction
 
 
 def _result(job: ImageJob, task: Any) -> PredictionResult:
-    """Returns the result of a task; whatever kept it from having one is the image's error."""
+    """Returns the result of a task; a task without one gives a result with the reason as error."""
     killed = require("distributed.scheduler", "cluster").KilledWorker
     try:
         result: PredictionResult = task.result()

@@ -16,12 +16,12 @@ __all__ = ["PROBABILITY_NODATA", "PROBABILITY_STEPS", "Product", "check_review_v
 Product = Literal["labels", "confidence", "probabilities"]
 
 PROBABILITY_STEPS = 254
-"""A stored probability of this value is 1.0."""
+"""The stored value of probability 1.0; 255 is left for pixels without data."""
 PROBABILITY_NODATA = 255
 
 
 def products(output: OutputOptions, num_classes: int) -> dict[Product, int]:
-    """Returns what is computed for a scene, with its number of bands. Polygons need the confidence too."""
+    """Returns the products of a scene and their numbers of bands. Polygons need the confidence too."""
     result: dict[Product, int] = {"labels": 1}
     if output.confidence or output.vector is not None:
         result["confidence"] = 1
@@ -31,7 +31,7 @@ def products(output: OutputOptions, num_classes: int) -> dict[Product, int]:
 
 
 def check_review_value(output: OutputOptions, spec: DatasetSpec) -> None:
-    """Raises `ConfigError` when the value of doubtful pixels stands for something else already."""
+    """Raises `ConfigError` when the value of doubtful pixels already means something else."""
     value = output.review_value
     if output.min_confidence is None or spec.num_classes <= value != spec.ignore_index:
         return
@@ -52,8 +52,8 @@ def decode(
     Args:
         logits: `(H, W, classes)`.
         wanted: `(H, W)`, False where a pixel gets no class: no data, or outside of the area of interest.
-        spec: Gives the ignored id.
-        output: What is asked for.
+        spec: The dataset, for the ignored id.
+        output: Which products are asked for.
 
     Returns:
         `(bands, H, W)` uint8 for each of `products`: the class id of the largest logit, the lowest on a tie; its
@@ -63,10 +63,12 @@ def decode(
     labels = logits.argmax(axis=-1).astype(np.uint8)
     result: dict[Product, NDArray[np.uint8]] = {"labels": labels[np.newaxis]}
     if output.needs_probabilities:
+        # Less the largest logit, which changes no probability, no exponential overflows.
         exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
         total = exponentials.sum(axis=-1)
         confidence = 1 / total  # the largest exponential is 1
         if output.min_confidence is not None:
+            # Compared before rounding to steps of 1/254. `result` holds a view of `labels`, so it changes too.
             labels[confidence < np.float32(output.min_confidence)] = output.review_value
         if output.confidence or output.vector is not None:
             result["confidence"] = _stored(confidence)[np.newaxis]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from rsseg_tf.datasets.rules import misfit
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, reason
 from rsseg_tf.files import atomic_path, hold, remove_file, remove_leftovers, short_stem
+from rsseg_tf.files.walking import JPEG_SUFFIXES
 from rsseg_tf.predict.area import area_of_interest
 from rsseg_tf.predict.decoding import Product, products
 from rsseg_tf.predict.engine import Tiling, make_tiling
@@ -59,27 +60,17 @@ CONFIDENCE_FOLDER = "confidence_prediction"
 PROBABILITY_FOLDER = "probability_prediction"
 VECTOR_FOLDER = "vector_prediction"
 
-RESULT_FOLDERS = frozenset(
-    {
-        PSEUDO_COLOR_FOLDER,
-        OVERLAY_FOLDER,
-        GEOTIFF_FOLDER,
-        CONFIDENCE_FOLDER,
-        PROBABILITY_FOLDER,
-        VECTOR_FOLDER,
-    }
-)
-"""Names of the folders that results go to."""
-
 _FOLDERS: dict[Product, str] = {
     "labels": GEOTIFF_FOLDER,
     "confidence": CONFIDENCE_FOLDER,
     "probabilities": PROBABILITY_FOLDER,
 }
+RESULT_FOLDERS = frozenset({*_FOLDERS.values(), PSEUDO_COLOR_FOLDER, OVERLAY_FOLDER, VECTOR_FOLDER})
+"""Names of the folders that results go to."""
+
 _FILES: dict[Product, str] = {"labels": "geotiff", "confidence": "confidence", "probabilities": "probabilities"}
 """What `PredictionResult.files` calls the rasters."""
 _STREAMED = "Convert it to a tiled GeoTIFF, which is read part by part, or raise --max_memory if it is sound."
-_JPEG_SUFFIXES = (".jpeg", ".jpg")
 _LONGEST_JPEG = 65_500
 """Pixels along the longer side, which the encoder can take."""
 _PICTURE_BYTES = 24
@@ -94,7 +85,7 @@ class ImageJob:
 
     Attributes:
         path: The file.
-        name: What its results are called, relative to their folders, without suffix.
+        name: Path of its results below their folders, without suffix.
     """
 
     path: Path
@@ -103,15 +94,15 @@ class ImageJob:
 
 @dataclass(frozen=True)
 class PredictionResult:
-    """What became of one image.
+    """The outcome of one image.
 
     Attributes:
         image: The file that was predicted.
-        files: What was written, by what it holds: `geotiff` (the label map; not for a PNG or JPEG without a place),
-            `confidence`, `probabilities`, `vector`, `pseudo_color`, `overlay`. What failed or was not asked for is
-            missing.
-        note: Why nothing had to be done, or what one must know to use the results, in one line; None otherwise.
-        error: Why it failed, or which of its results did, in one line; None if all is well.
+        files: The written files by what they hold: `geotiff` (the label map; not for a PNG or JPEG without a place),
+            `confidence`, `probabilities`, `vector`, `pseudo_color`, `overlay`. Results that failed or were not asked
+            for are missing.
+        note: Why nothing had to be done, or what a user of the results must know, in one line; None otherwise.
+        error: Why the image failed, or which of its results did, in one line; None if all is well.
     """
 
     image: Path
@@ -121,7 +112,7 @@ class PredictionResult:
 
     @property
     def ok(self) -> bool:
-        """Whether the image was predicted and all that was asked for is written."""
+        """Whether the image was predicted and every requested result is written."""
         return self.error is None
 
 
@@ -134,7 +125,7 @@ def predict_image(
 ) -> PredictionResult:
     """Predicts one file and writes its results.
 
-    Rasters come first, then polygons, then pictures. One that cannot be written costs none of the others: the result's
+    Rasters come first, then polygons, then pictures. A result that cannot be written costs none of the others: the
     error names it, and a later run that resumes makes it.
 
     Args:
@@ -144,10 +135,11 @@ def predict_image(
         advance: Called with the job and the number of its pixels that were finished.
 
     Raises:
-        ConfigError: When the options do not fit the scene, or on resume those that it was begun with.
+        ConfigError: When the options do not fit the scene, or on resume differ from those of the first run.
         DataError: When the scene is damaged or does not fit the model, or no raster can be written.
     """
-    with _gdal_cache(settings.scenes.max_memory), _opened(job, settings) as scene:
+    # GDAL's cache of decoded blocks would take a twentieth of the machine's memory otherwise.
+    with rasterio.Env(GDAL_CACHEMAX=settings.scenes.max_memory // 8), _opened(job, settings) as scene:
         value_scale = _check_scene(scene, settings)
         zoom = _zoom(scene, settings)
         tiling = make_tiling(scene.size, settings.options, zoom=zoom, value_scale=value_scale)
@@ -158,13 +150,14 @@ def predict_image(
             if wanted is None:
                 return PredictionResult(job.path, note=f"lies outside of {settings.scenes.aoi}")
         files = _raster_files(job, scene, settings, tiling)
-        targets = _Targets.of(job, scene, settings)
-        _check_input_stays(job, [file.path for file in files.values() if file.keep], targets)
+        targets = _targets(job, scene, settings)
+        _check_input_stays(job, [*(file.path for file in files.values() if file.keep), *targets.values()])
         identity = {**settings.identity(), "source": [job.path.name, *stamp(job.path)]}
         writer = SceneWriter(files, scene, strips, identity, resume=settings.scenes.resume)
         try:
             if writer.finished == Rows():
-                discard_partial(job, settings)  # of other products, which an earlier run was asked for
+                # An earlier run may have been asked for other products, whose partial files the writer does not know.
+                discard_partial(job, settings)
             predict_scene(
                 scene,
                 model,
@@ -186,34 +179,25 @@ def predict_image(
     return PredictionResult(job.path, written, "; ".join(notes) or None, "; ".join(failed) or None)
 
 
-@dataclass(frozen=True)
-class _Targets:
-    """Paths of the polygons and pictures of a job; None for those that are not wanted."""
-
-    vector: Path | None = None
-    pseudo_color: Path | None = None
-    overlay: Path | None = None
-
-    @classmethod
-    def of(cls, job: ImageJob, scene: Scene, settings: PredictionSettings) -> _Targets:
-        """Names them."""
-        output = settings.output
-        vector = pseudo_color = overlaid = None
-        if output.vector is not None:
-            vector = output.vector_file or _named(settings.save_dir / VECTOR_FOLDER, job.name, output.vector_suffix)
-        if output.pictures:
-            pseudo_color = _named(settings.save_dir / PSEUDO_COLOR_FOLDER, job.name, ".png")
-            suffix = job.path.suffix
-            if suffix.lower() not in _JPEG_SUFFIXES or max(scene.size) > _LONGEST_JPEG:
-                suffix = ".png"
-            overlaid = _named(settings.save_dir / OVERLAY_FOLDER, job.name, suffix)
-        return cls(vector, pseudo_color, overlaid)
+def _targets(job: ImageJob, scene: Scene, settings: PredictionSettings) -> dict[str, Path]:
+    """Returns the paths of the polygons and pictures that are asked for, in the order in which they are written."""
+    output, save_dir = settings.output, settings.save_dir
+    targets: dict[str, Path] = {}
+    if output.vector is not None:
+        targets["vector"] = output.vector_file or _named(save_dir / VECTOR_FOLDER, job.name, output.vector_suffix)
+    if output.pictures:
+        targets["pseudo_color"] = _named(save_dir / PSEUDO_COLOR_FOLDER, job.name, ".png")
+        suffix = job.path.suffix
+        if suffix.lower() not in JPEG_SUFFIXES or max(scene.size) > _LONGEST_JPEG:
+            suffix = ".png"
+        targets["overlay"] = _named(save_dir / OVERLAY_FOLDER, job.name, suffix)
+    return targets
 
 
-def _check_input_stays(job: ImageJob, rasters: list[Path], targets: _Targets) -> None:
+def _check_input_stays(job: ImageJob, results: list[Path]) -> None:
     """Raises `DataError` if a result would take the place of the image itself."""
-    for path in (*rasters, targets.vector, targets.pseudo_color, targets.overlay):
-        if path is not None and path.exists() and path.samefile(job.path):
+    for path in results:
+        if path.exists() and path.samefile(job.path):
             raise DataError(f"the result of {job.path} would replace the image itself. Choose another --save_dir.")
 
 
@@ -222,37 +206,36 @@ def _write_products(
     settings: PredictionSettings,
     writer: SceneWriter,
     files: dict[Product, RasterFile],
-    targets: _Targets,
+    targets: dict[str, Path],
 ) -> tuple[dict[str, Path], list[str]]:
-    """Writes all that is asked for.
+    """Writes every result that is asked for.
 
     Returns:
-        What was written, as `PredictionResult.files`, and why the rest was not.
+        The written files as in `PredictionResult.files`, and one line for each result that failed.
     """
     failures = writer.finish()
     written = {_FILES[product]: file.path for product, file in files.items() if file.keep and product not in failures}
     failed = [str(error) for error in failures.values()]
+    # Both pictures show the same labels, which are read once, and not at all in a run without pictures.
     shown = cache(lambda: _labels_to_show(scene, settings, writer))
-    steps: dict[str, tuple[Path | None, Callable[[Path], None]]] = {
-        "vector": (targets.vector, lambda path: _write_vector(path, scene, settings, writer)),
-        "pseudo_color": (targets.pseudo_color, lambda path: _write_pseudo_color(path, settings.spec, *shown())),
-        "overlay": (targets.overlay, lambda path: _write_overlay(path, scene, settings.spec, *shown())),
+    steps: dict[str, Callable[[Path], None]] = {
+        "vector": lambda path: _write_vector(path, scene, settings, writer),
+        "pseudo_color": lambda path: _write_pseudo_color(path, settings.spec, *shown()),
+        "overlay": lambda path: _write_overlay(path, scene, settings.spec, *shown()),
     }
-    for name, (path, write) in steps.items():
-        if path is None:
-            continue
+    for name, path in targets.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write(path)
+            steps[name](path)
             written[name] = path
-        except Exception as error:  # whatever it is, the other results are not lost
+        except Exception as error:  # of any type: one failed result must not cost the others
             text = reason(error)
             failed.append(text if str(path) in text else f"cannot write {path}: {text}")
     return written, failed
 
 
 def _place_notes(scene: Scene, output: OutputOptions) -> list[str]:
-    """Returns what one must know about where results lie and what areas mean, if that is not what one expects."""
+    """Returns what a user must know about the place of results and the unit of areas, if it may surprise."""
     notes = [] if scene.place_note is None else [scene.place_note]
     if output.vector is not None:
         remedy = "Georeference the image for polygons on the map"
@@ -264,31 +247,35 @@ def _place_notes(scene: Scene, output: OutputOptions) -> list[str]:
             what = "a CRS, but no transform" if scene.crs is not None else "no CRS and no transform"
             notes.append(f"it has {what}, so polygons and areas are in pixels. {remedy}")
         elif scene.crs is None:
-            notes.append(
-                "it has a transform, but no CRS, so polygons are in its own units and areas in pixels. " + remedy
-            )
+            what = "a transform, but no CRS"
+            notes.append(f"it has {what}, so polygons are in its own units and areas in pixels. {remedy}")
         elif (about := pixel_areas(scene.size, scene.transform, scene.crs).note) is not None:
             notes.append(about)
     return notes
 
 
 def discard_partial(job: ImageJob, settings: PredictionSettings) -> None:
-    """Removes what a run that was stopped has left of a job: see `SceneWriter`."""
+    """Removes the partial rasters and journals that a stopped run left of a job; see `SceneWriter`."""
     for folder in (*_FOLDERS.values(), PSEUDO_COLOR_FOLDER):
-        for product in ("", *(f".{product}" for product in _FOLDERS)):
-            partial = partial_file(settings.save_dir / folder / job.name.parent, f"{job.name.name}{product}")
+        for stem in _stems(job):
+            partial = partial_file(settings.save_dir / folder / job.name.parent, stem)
             remove_file(partial)
             partial.with_suffix(".json").unlink(missing_ok=True)
 
 
 def clear_leftovers(jobs: Sequence[ImageJob], settings: PredictionSettings) -> None:
-    """Removes the half-written files of runs that were killed; those of jobs that another process does stay.
+    """Removes the half-written files of killed runs; files of jobs that another process does stay.
 
-    Each folder is looked through once.
+    Each folder is listed once, however many jobs there are.
     """
-    named = {(job.name.parent, short_stem(name)): job for job in jobs for name in _stems(job)}
+    named: dict[tuple[Path, str], ImageJob] = {}
+    for job in jobs:
+        for stem in _stems(job):
+            # A journal is named after its partial raster, so its leftover has the stem of that.
+            for name in (stem, partial_file(Path(), stem).stem):
+                named[job.name.parent, short_stem(name)] = job
     for parent in {job.name.parent for job in jobs}:
-        for folder in (*_FOLDERS.values(), PSEUDO_COLOR_FOLDER, OVERLAY_FOLDER, VECTOR_FOLDER):
+        for folder in RESULT_FOLDERS:
 
             def removable(stem: str, parent: Path = parent) -> bool:
                 job = named.get((parent, stem))
@@ -297,12 +284,9 @@ def clear_leftovers(jobs: Sequence[ImageJob], settings: PredictionSettings) -> N
             remove_leftovers(settings.save_dir / folder / parent, removable)
 
 
-def _stems(job: ImageJob) -> Iterator[str]:
-    """Yields the stems that files of a job may have, those of its journals included."""
-    for product in ("", *(f".{product}" for product in _FOLDERS)):
-        stem = f"{job.name.name}{product}"
-        yield stem
-        yield partial_file(Path(), stem).stem
+def _stems(job: ImageJob) -> list[str]:
+    """Returns the stems of a job's results: kept ones have the job's name, others the product's name behind it."""
+    return [f"{job.name.name}{product}" for product in ("", *(f".{product}" for product in _FOLDERS))]
 
 
 def _in_work(job: ImageJob, settings: PredictionSettings) -> bool:
@@ -310,7 +294,8 @@ def _in_work(job: ImageJob, settings: PredictionSettings) -> bool:
     for folder, product in ((GEOTIFF_FOLDER, ""), (PSEUDO_COLOR_FOLDER, ".labels")):
         place = settings.save_dir / folder / job.name.parent
         lock_file = partial_file(place, f"{job.name.name}{product}").with_suffix(".lock")
-        # Who works on it has its lock file there, or the one that stands in where there are no locks.
+        # Taking a lock creates its file: without this look, every job would leave one where nobody works. A file system
+        # without locks has the soft lock file instead.
         if not (lock_file.exists() or lock_file.with_name(f"{lock_file.name}.soft").exists()):
             continue
         lock = hold(lock_file)
@@ -341,13 +326,8 @@ def _opened(job: ImageJob, settings: PredictionSettings) -> Iterator[Scene]:
         raise DataError(str(error).replace(SET_BANDS, choose)) from None  # `reason` would add the other remedy
 
 
-def _gdal_cache(max_memory: int) -> rasterio.Env:
-    """Bounds GDAL's cache of decoded blocks, which is a twentieth of the machine's memory otherwise."""
-    return rasterio.Env(GDAL_CACHEMAX=max_memory // 8)
-
-
 def _check_scene(scene: Scene, settings: PredictionSettings) -> float:
-    """Checks that bands and values are those of the model; returns the factor that brings values to its units."""
+    """Checks that bands and values fit the model; returns the factor that brings values to the model's units."""
     spec, given = settings.spec, settings.scenes.max_value
     if len(scene.bands) != spec.bands:  # as --bands chose them
         raise DataError(
@@ -356,6 +336,7 @@ def _check_scene(scene: Scene, settings: PredictionSettings) -> float:
         )
     if given is not None:
         return spec.max_value / given
+    # The range of an integer type is known; floats may be reflectances of 0..1 or of 0..10,000.
     sample = _sampled(scene) if np.issubdtype(scene.dtype, np.floating) else np.zeros(0)
     largest, middle = (float(sample.max()), float(np.median(sample))) if sample.size else (0.0, 0.0)
     if values := misfit(scene.dtype, spec.max_value, largest, middle):
@@ -395,19 +376,22 @@ def _sampled(scene: Scene) -> NDArray:
 def _raster_files(
     job: ImageJob, scene: Scene, settings: PredictionSettings, tiling: Tiling
 ) -> dict[Product, RasterFile]:
-    """Describes the rasters of a scene, those that only polygons or pictures need among them."""
+    """Describes the rasters of a scene, including those that only polygons or pictures need."""
     output = settings.output
     provenance = {"SOURCE": job.path.name, "DATASET": settings.spec.name, "WINDOWS": tiling.summary}
     if settings.scenes.model:
         provenance["MODEL"] = settings.scenes.model
     files: dict[Product, RasterFile] = {}
     for product in products(output, settings.spec.num_classes):
-        keep = output.confidence if product == "confidence" else True
-        if product == "labels":
-            keep = scene.is_raster or scene.is_georeferenced
+        needed = {"labels": scene.is_raster or scene.is_georeferenced, "confidence": output.confidence}
+        keep = needed.get(product, True)
+        folder = settings.save_dir / (_FOLDERS[product] if keep else PSEUDO_COLOR_FOLDER)
+        # Rasters that are not kept share a folder, so each has the product in its name.
+        path = _named(folder, job.name, ".tif" if keep else f".{product}.tif")
+        path.parent.mkdir(parents=True, exist_ok=True)
         files[product] = raster_file(
             product,
-            _placed(settings.save_dir / (_FOLDERS[product] if keep else PSEUDO_COLOR_FOLDER), job.name, ".tif"),
+            path,
             scene,
             settings.spec,
             settings.colours,
@@ -416,8 +400,6 @@ def _raster_files(
             review_value=None if output.min_confidence is None else output.review_value,
             provenance=provenance,
         )
-        if not keep:  # its hidden name must not be that of another product
-            files[product] = replace(files[product], path=files[product].path.with_suffix(f".{product}.tif"))
     return files
 
 
@@ -441,11 +423,12 @@ def _write_vector(path: Path, scene: Scene, settings: PredictionSettings, writer
 def _labels_to_show(
     scene: Scene, settings: PredictionSettings, writer: SceneWriter
 ) -> tuple[NDArray[np.uint8], tuple[RGB, ...]]:
-    """Returns the class ids, of huge scenes reduced to a preview, and the colours of all that occur."""
+    """Returns the class ids, reduced to a preview for huge scenes, and the colours of all ids that occur."""
     output = settings.output
     size, most = scene.size, settings.scenes.max_memory // 2 // _PICTURE_BYTES
-    if size.pixels > most:
-        size = _reduced(size, min(most, _PREVIEW_PIXELS))
+    if size.pixels > most:  # divided by the smallest whole number that leaves few enough
+        factor = math.ceil(math.sqrt(max(size.pixels / min(most, _PREVIEW_PIXELS), 1)))
+        size = Size(max(size.height // factor, 1), max(size.width // factor, 1))
     # Overviews, which a Cloud Optimized GeoTIFF has, would show other pixels than the map itself.
     with rasterio.open(writer.readable("labels"), OVERVIEW_LEVEL="NONE") as source:
         labels = source.read(1, out_shape=size)
@@ -469,27 +452,14 @@ def _write_overlay(
     _write_picture(path, overlay(as_rgb(pixels, spec, nodata), labels, palette, ignore_index=spec.ignore_index))
 
 
-def _reduced(size: Size, most_pixels: int) -> Size:
-    """Returns `size` divided by the smallest whole number that leaves at most `most_pixels`."""
-    factor = math.ceil(math.sqrt(max(size.pixels / most_pixels, 1)))
-    return Size(max(size.height // factor, 1), max(size.width // factor, 1))
-
-
 def _named(folder: Path, name: Path, suffix: str) -> Path:
-    """Returns a result's path."""
+    """Returns a result's path; `with_suffix` would cut a name with a dot in it."""
     return folder / name.parent / f"{name.name}{suffix}"
-
-
-def _placed(folder: Path, name: Path, suffix: str) -> Path:
-    """Returns the result's path and makes its folder."""
-    path = _named(folder, name, suffix)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def _write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
     """Writes `(H, W, 3)` RGB as JPEG or PNG, by the suffix."""
-    if path.suffix.lower() not in _JPEG_SUFFIXES:
+    if path.suffix.lower() not in JPEG_SUFFIXES:
         write_png(path, picture)
         return
     done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))

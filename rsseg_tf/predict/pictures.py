@@ -28,7 +28,7 @@ IGNORED_COLOUR: RGB = (0, 0, 0)
 OVERLAY_WEIGHT = 0.6
 """Share of the image in an overlay, as in PaddleSeg (`paddleseg/utils/visualize.py`)."""
 
-_STRETCH_PERCENTILES = (2.0, 98.0)
+_STRETCH_PERCENTILES = (2.0, 98.0)  # a few glints or dead pixels must not set the range
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _FONT_SCALE = 0.5
 _INK = (32, 32, 32)
@@ -213,9 +213,8 @@ def resized(picture: NDArray[np.uint8], side: int, *, smooth: bool) -> NDArray[n
     height, width = picture.shape[:2]
     factor = side / max(height, width)
     size = max(1, round(width * factor)), max(1, round(height * factor))
-    if not smooth:
-        method = cv2.INTER_NEAREST
-    else:
+    method = cv2.INTER_NEAREST
+    if smooth:  # the mean over an area avoids aliasing where pixels are lost
         method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     return cv2.resize(picture, size, interpolation=method)
 
@@ -228,7 +227,7 @@ def titled(title: str, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def legend(entries: Sequence[tuple[str, RGB]], width: int) -> NDArray[np.uint8]:
-    """Draws colour fields with names, in as many lines as `width` pixels need."""
+    """Draws colour fields with names, in as many lines as a width of `width` pixels needs."""
     box = 14
     places: list[tuple[int, int]] = []
     x, line = _GAP, 0
@@ -238,11 +237,12 @@ def legend(entries: Sequence[tuple[str, RGB]], width: int) -> NDArray[np.uint8]:
             x, line = _GAP, line + 1
         places.append((x, line))
         x += needed
+    # The height is known only when all entries have their places.
     strip = np.full(((line + 1) * _LINE + _GAP, width, 3), 255, np.uint8)
     for (name, colour), (left, row) in zip(entries, places, strict=True):
         top = row * _LINE + _GAP // 2
         corner = (left + box, top + box)
-        cv2.rectangle(strip, (left, top), corner, tuple(int(value) for value in colour), cv2.FILLED)
-        cv2.rectangle(strip, (left, top), corner, _INK, 1)  # an outline, so that white can be seen
+        cv2.rectangle(strip, (left, top), corner, tuple(map(int, colour)), cv2.FILLED)
+        cv2.rectangle(strip, (left, top), corner, _INK, 1)  # without an outline white could not be seen
         cv2.putText(strip, name, (left + box + 6, top + box - 2), _FONT, _FONT_SCALE, _INK, 1, cv2.LINE_AA)
     return strip

@@ -22,6 +22,7 @@ from rsseg_tf.errors import DataError, reason
 from rsseg_tf.extras import require
 from rsseg_tf.files import atomic_path, hold, remove_leftovers, short_stem
 from rsseg_tf.files.paths import plain_path
+from rsseg_tf.predict.writing import unwritable
 from rsseg_tf.rasters.ground import move, own_degrees, pixel_size, transformed
 from rsseg_tf.rasters.windows import Size
 
@@ -34,14 +35,13 @@ _FIELDS = ("class_id", "class", "area_m2", "pixels", "confidence")
 _FIELDS_IN_PIXELS = ("class_id", "class", "area_px", "pixels", "confidence")
 _LONGEST_LAYER = 120
 _DEGREES_BETWEEN_POINTS = 0.5
-"""Edges that are longer get points in between on their way to longitude and latitude, where they are no longer
-straight."""
+"""Longer edges get points in between before they become longitudes and latitudes, where they are no longer straight."""
 _M_PER_DEGREE = 111_320.0
 
 
 @dataclass(frozen=True)
 class Feature:
-    """A polygon with what is known of it.
+    """A polygon and its attributes.
 
     Attributes:
         value: The class id.
@@ -62,7 +62,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class VectorPlace:
-    """Where polygons lie.
+    """The place of polygons.
 
     Attributes:
         size: Size of their scene in pixels.
@@ -81,7 +81,7 @@ class VectorPlace:
 
 
 def layer_name(stem: str) -> str:
-    """Returns what the layer of a file is called: the stem, where GeoPackage and SQLite take it as a name."""
+    """Returns the name of a file's layer: the stem, changed where GeoPackage or SQLite refuse it as a name."""
     name = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff\"'`\\]", "_", stem)[:_LONGEST_LAYER].strip()
     if not re.match(r"\w", name) or re.match(r"(gpkg|sqlite_|rtree_)", name, re.IGNORECASE):
         name = f"polygons {name}".strip()
@@ -91,17 +91,18 @@ def layer_name(stem: str) -> str:
 def check_vector_file(path: Path) -> None:
     """Raises `DataError` if polygons written to `path` would replace what this package did not write.
 
-    Ours is a layer with the fields that we write, or one without features. A GeoPackage may hold other layers, which
-    stay; other formats have one layer.
+    A layer may be replaced if it has the fields that this package writes, or no features. A GeoPackage may hold other
+    layers, which stay; other formats have one layer.
 
     Raises:
         ExportError: When the extra `vector` is not installed.
-        DataError: See above, or when the file is open in another program.
+        DataError: When the layer may not be replaced, or the file is open in another program.
     """
     pyogrio = require("pyogrio", "vector")
     if not path.exists():
         return
     is_package = path.suffix.lower() == ".gpkg"
+    # SQLite keeps changes in this file until the last program closes the package; replacing the package loses them.
     wal = path.with_name(path.name + "-wal")
     if is_package and wal.is_file() and wal.stat().st_size:
         raise DataError(f"{path} is open in another program, as {wal.name} beside it tells. Close it there first.")
@@ -116,7 +117,7 @@ def check_vector_file(path: Path) -> None:
             f"{path} exists and cannot be read as {_DRIVERS[path.suffix.lower()]} ({reason(error)}), so it is not ours "
             "to replace. Give --vector another file, or remove this one."
         ) from error
-    # Some formats put a number of their own in front.
+    # Some formats put a field with the feature's number in front.
     fields = [str(name) for name in about["fields"] if str(name) not in ("fid", "ogc_fid")]
     if about["features"] and fields not in (list(_FIELDS), list(_FIELDS_IN_PIXELS)):
         what = f"has a layer '{layer}'" if is_package else "exists and has polygons"
@@ -156,18 +157,18 @@ def write_features(path: Path, features: Iterable[Feature], place: VectorPlace, 
                     _Writer(plain, path, place, in_metres).write(features)
                     _check_whole(plain, path)
     except (RuntimeError, sqlite3.Error, OSError) as error:  # pyogrio's errors are RuntimeErrors
-        raise DataError(f"cannot write {path}: {reason(error)}. Check the folder and the free space.") from error
+        raise unwritable(path, error) from error
 
 
 def _copy_other_layers(path: Path, temporary: Path) -> None:
-    """Copies a GeoPackage with all that is in it, if more than our layer is in it."""
+    """Copies a whole GeoPackage if it holds other layers; the writer then replaces the one layer in the copy."""
     if not path.exists():
         return
     layer = layer_name(path.stem)
     with contextlib.closing(sqlite3.connect(f"file:{quote(bytes(path.absolute()))}?mode=ro", uri=True)) as source:
         query = "select name from sqlite_master where type in ('table', 'view')"
         others = [name for (name,) in source.execute(query) if name != layer]
-        if any(not re.match(r"(gpkg|sqlite|rtree)_", name) for name in others):
+        if any(not re.match(r"(gpkg|sqlite|rtree)_", name) for name in others):  # those belong to the format
             with contextlib.closing(sqlite3.connect(temporary)) as target:
                 source.backup(target)
 
@@ -179,18 +180,20 @@ class _Writer:
         self._plain, self._layer = plain, layer_name(path.stem)
         self._driver = _DRIVERS[path.suffix.lower()]
         self._place, self._in_metres = place, in_metres
-        self._crs = place.crs if place.is_on_map or place.transform != Affine.identity() else None
-        self._degrees = None if self._driver != "GeoJSON" or not place.is_on_map else _degrees_of(place)
+        self._degrees = _degrees_of(place) if self._driver == "GeoJSON" and place.is_on_map else None
+        self._crs = self._degrees
+        if self._degrees is None and place.transform != Affine.identity():
+            self._crs = place.crs
         side = pixel_size(place.size, place.transform, place.crs)
         self._longest = math.inf if side is None else _DEGREES_BETWEEN_POINTS * _M_PER_DEGREE / max(side)
-        self._options: dict[str, Any] = {}
-        if self._driver == "GeoJSON":
-            self._options = {"COORDINATE_PRECISION": self._decimals(side)}
+        # Fifteen decimals, the driver's default, would only make the text longer.
+        self._options = {"COORDINATE_PRECISION": self._decimals(side)} if self._driver == "GeoJSON" else None
 
     def write(self, features: Iterable[Feature]) -> None:
         """Writes all features."""
         batch: list[Feature] = []
         written = False
+        # The other drivers append, so that memory holds one batch. Without features an empty layer is written.
         for feature in features:
             batch.append(feature)
             if len(batch) == _BATCH and self._driver != "FlatGeobuf":
@@ -215,18 +218,16 @@ class _Writer:
             geometries = shapely.transform(geometries, lambda points: move(points, self._place.transform))
         elif len(batch):
             geometries = self._in_degrees(geometries)
-        # Nine digits are more than the areas are known to, and keep text short.
-        areas = [float(f"{feature.area:.9g}") for feature in batch]
         columns = [
             np.array([feature.value for feature in batch], np.int32),
             np.array([feature.name for feature in batch], object),
-            np.array(areas, np.float64),
+            # Nine digits are more than the areas are known to, and keep text short.
+            np.array([float(f"{feature.area:.9g}") for feature in batch], np.float64),
             np.array([feature.pixels for feature in batch], np.int64),
             np.array([round(feature.confidence, 9) for feature in batch], np.float64),
         ]
-        crs = self._crs if self._degrees is None else self._degrees
         with warnings.catch_warnings():
-            if crs is None:  # of which the image's note tells
+            if self._crs is None:  # the note of the image's result tells the user already
                 warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
             pyogrio.raw.write(
                 self._plain,
@@ -235,17 +236,18 @@ class _Writer:
                 fields=list(_FIELDS if self._in_metres else _FIELDS_IN_PIXELS),
                 layer=self._layer,
                 driver=self._driver,
+                # A polygon that the date line cuts is a multipolygon.
                 geometry_type="Polygon" if self._degrees is None else "Unknown",
-                crs=None if crs is None else _wkt(crs),
+                crs=None if self._crs is None else _wkt(self._crs),
                 append=append,
-                layer_options=self._options or None,
+                layer_options=self._options,
             )
 
     def _in_degrees(self, polygons: NDArray[Any]) -> NDArray[Any]:
         """Brings polygons from pixels to longitude and latitude, cut where they cross the date line."""
         shapely = require("shapely", "vector")
         crs = self._place.crs
-        if math.isfinite(self._longest):
+        if math.isfinite(self._longest):  # in pixels, of which an edge has at least one
             polygons = shapely.segmentize(polygons, max(self._longest, 1.0))
         points = transformed(move(shapely.get_coordinates(polygons), self._place.transform), crs, self._degrees)
         if not np.isfinite(points).all():
@@ -279,6 +281,7 @@ def _unwrapped(polygon: Any) -> Any:
     for interior in polygon.interiors:
         ring = _unwrapped_ring(shapely.get_coordinates(interior))
         middle = (ring[:, 0].min() + ring[:, 0].max()) / 2
+        # A hole starts its count of turns on its own; whole turns bring it back inside of the exterior.
         while middle < left:
             ring[:, 0] += 360
             middle += 360
@@ -290,11 +293,10 @@ def _unwrapped(polygon: Any) -> Any:
 
 
 def _unwrapped_ring(ring: NDArray[np.float64]) -> NDArray[np.float64]:
-    steps = np.diff(ring[:, 0])
-    turns = np.concatenate([[0.0], np.cumsum(np.round(steps / 360) * 360)])
+    """Does for one ring what `_unwrapped` does for a polygon."""
     result = ring.copy()
-    result[:, 0] -= turns
-    if abs(result[-1, 0] - result[0, 0]) > 180:  # it goes around a pole
+    result[1:, 0] -= np.cumsum(np.round(np.diff(ring[:, 0]) / 360) * 360)
+    if abs(result[-1, 0] - result[0, 0]) > 180:  # a ring around a pole ends a whole turn from its beginning
         pole = math.copysign(90.0, float(ring[:, 1].mean()))
         over = [(result[-1, 0], pole), (result[0, 0], pole), tuple(result[0])]
         result = np.concatenate([result, over])
@@ -320,9 +322,7 @@ def _cut_at_date_line(polygon: Any) -> Any:
 def _wkt(crs: CRS) -> str:
     """Returns a CRS as text: in the older form that all programs read, where that can hold it."""
     text: str = crs.to_wkt()
-    if CRS.from_wkt(text) != crs:
-        text = crs.to_wkt(version="WKT2_2019")
-    return text
+    return text if CRS.from_wkt(text) == crs else str(crs.to_wkt(version="WKT2_2019"))
 
 
 def _check_whole(plain: str, path: Path) -> None:
@@ -334,7 +334,5 @@ def _check_whole(plain: str, path: Path) -> None:
             if not handle.read().rstrip().endswith(b"}"):
                 raise OSError("its end is missing, probably for want of space")
     else:
-        pyogrio = require("pyogrio", "vector")
-        pyogrio.raw.read(
-            plain, layer=layer_name(path.stem) if suffix == ".gpkg" else None, skip_features=0, max_features=1
-        )
+        layer = layer_name(path.stem) if suffix == ".gpkg" else None
+        require("pyogrio", "vector").raw.read(plain, layer=layer, skip_features=0, max_features=1)

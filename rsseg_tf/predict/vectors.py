@@ -9,7 +9,7 @@ holds one tile and the regions that are still open.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ _OUTSIDE = -1
 
 @dataclass(frozen=True)
 class Legend:
-    """What the values of a label map mean.
+    """The meaning of a label map's values.
 
     Attributes:
         classes: Name of each id.
@@ -72,10 +72,10 @@ class _Open:
     """A region that later tiles may touch, in parts."""
 
     value: int
-    parts: list[Any] = field(default_factory=list)
-    pixels: int = 0
-    confidence: float = 0.0
-    area: float = 0.0
+    parts: list[Any]
+    pixels: int
+    confidence: float
+    area: float
 
 
 def write_polygons(
@@ -100,7 +100,7 @@ def write_polygons(
         path: .gpkg, .geojson or .fgb; appears whole or not. Other layers of a GeoPackage stay.
         labels_file: Raster of class ids.
         confidence_file: Raster of the same size, in steps of 1/254.
-        scene: Where they lie.
+        scene: The scene, which tells where they lie.
         legend: Names of the classes.
         min_area: Smaller polygons are left out; square metres on the ground, or pixels without a CRS.
         simplify: Tolerance of the outlines in pixels, about the square root of the triangles that are cut off;
@@ -108,7 +108,7 @@ def write_polygons(
 
     Raises:
         ExportError: When the extra `vector` is not installed.
-        DataError: When the file cannot be written, or holds what is not ours to replace.
+        DataError: When the file cannot be written, or holds what this package did not write.
     """
     areas = pixel_areas(scene.size, scene.transform, scene.crs)
     with rasterio.open(labels_file) as labels, rasterio.open(confidence_file) as confidence:
@@ -134,12 +134,13 @@ def regions(
         ignored: Id that gets no region.
         simplify: See `write_polygons`.
         tile: Side of the tiles.
-        areas: Those of the pixels; 1 each by default.
+        areas: Areas of the pixels; 1 each by default.
     """
     areas = areas or PixelAreas(1.0, in_metres=False)
     shapely = require("shapely", "vector")
     height, width = labels.shape
     groups = _Groups()
+    # Of the tiles that are done only these edges are kept, so memory grows with the width and not with the scene.
     above = np.full(width, _OUTSIDE, np.int64)  # numbers of the parts along the lower edge of the last row of tiles
     above_values = np.full(width, _OUTSIDE, np.int16)
     for top in range(0, height, tile):
@@ -158,6 +159,7 @@ def regions(
                 groups.join(left_parts, parts[:, 0], left_values == values[:, 0])
             left_parts, left_values = parts[:, -1], values[:, -1].copy()
             above[left:right], above_values[left:right] = parts[-1], values[-1]
+        # A region is whole when none of its parts reaches the lower edge of this row of tiles.
         still_open = np.unique(above) if bottom < height else np.empty(0, np.int64)
         for group in groups.close(still_open):
             if group.value != ignored:
@@ -166,7 +168,7 @@ def regions(
 
 
 def _with_apron(source: rasterio.DatasetReader, top: int, left: int, bottom: int, right: int) -> NDArray[np.int16]:
-    """Reads a tile with one more pixel on each side; those outside of the map have a value of their own."""
+    """Reads a tile with one more pixel on each side; pixels outside of the map get the value `_OUTSIDE`."""
     height, width = source.shape
     y0, x0, y1, x1 = max(top - 1, 0), max(left - 1, 0), min(bottom + 1, height), min(right + 1, width)
     read = source.read(1, window=((y0, y1), (x0, x1))).astype(np.int16)
@@ -181,16 +183,17 @@ def _outlines(
     shapely = require("shapely", "vector")
     ids = np.zeros(values.shape, np.int32)
     count = 0
+    # Parts get numbers first: outlines of class ids would not tell which pixels belong to which polygon.
     for value in np.unique(values):
         mask = values == value
         most, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4, ltype=cv2.CV_32S)
-        ids[mask] = parts[mask] + (count - 1)
+        ids[mask] = parts[mask] + (count - 1)  # OpenCV counts the background as part 0
         count += most - 1
     polygons = np.empty(count, object)
     for outline, number in shapes(ids, connectivity=4):
         polygons[int(number)] = shapely.geometry.shape(outline)
     polygons = _with_nodes(polygons, _nodes(around))
-    if simplify:
+    if simplify:  # the border stays, or the tile beside it would no longer fit
         polygons = shapely.coverage_simplify(polygons, simplify, simplify_boundary=False)
     return ids, shapely.transform(polygons, lambda points: points + (left, top))
 
@@ -198,9 +201,10 @@ def _outlines(
 def _nodes(around: NDArray[np.int16]) -> NDArray[np.int64]:
     """Returns the corners (x, y) that must be vertices of all polygons which they lie on.
 
-    Inside of the tile those where three or four regions meet. On its border all where an outline of either side
-    bends or begins, so that the parts on both sides have the same vertices.
+    Inside of the tile, these are the corners where three or four regions meet. On the border, these are all corners
+    where an outline of either side bends or begins, so that the parts on both sides have the same vertices.
     """
+    # The pixels around each corner: a b above, c d below.
     a, b, c, d = around[:-1, :-1], around[:-1, 1:], around[1:, :-1], around[1:, 1:]
     above, below, before, after = a != b, c != d, a != c, b != d
     needed = above.astype(np.int8) + below + before + after >= 3
@@ -220,7 +224,8 @@ def _with_nodes(polygons: NDArray[Any], nodes: NDArray[np.int64]) -> NDArray[Any
     kind, points, (ring_ends, polygon_ends) = shapely.to_ragged_array(polygons)
     corners = points.astype(np.int64)
     steps = np.diff(corners, axis=0, append=corners[-1:])
-    steps[ring_ends[1:] - 1] = 0  # from the last point of a ring none leads on
+    steps[ring_ends[1:] - 1] = 0  # no edge leads on from the last point of a ring
+    # Nodes on one line are neighbours in the sorted keys, so each edge's nodes are a slice: `first` and `count` of it.
     first = np.zeros(len(corners), np.int64)
     count = np.zeros(len(corners), np.int64)
     stride = int(max(corners.max(), nodes.max())) + 1
@@ -234,6 +239,7 @@ def _with_nodes(polygons: NDArray[Any], nodes: NDArray[np.int64]) -> NDArray[Any
         high = np.searchsorted(keys, base + np.maximum(start, end), side="left")
         first[along], count[along] = low, high - low
         lines.append(keys % stride)
+    # Each corner moves back by the nodes that come before it; the nodes of its edge follow it.
     places = np.arange(len(corners)) + np.cumsum(count) - count
     result = np.empty((len(corners) + count.sum(), 2), np.int64)
     result[places] = corners
@@ -296,7 +302,7 @@ class _Groups:
             if first == second:
                 continue
             if len(self._open[first].parts) < len(self._open[second].parts):
-                first, second = second, first
+                first, second = second, first  # the shorter list is copied: a region may have thousands of parts
             kept, taken = self._open[first], self._open.pop(second)
             kept.parts += taken.parts
             kept.pixels += taken.pixels
@@ -309,14 +315,13 @@ class _Groups:
         kept = {self._sets.root(int(number)) for number in still_open}
         for number in [number for number in self._open if number not in kept]:
             yield self._open.pop(number)
-        # Later tiles ask for the numbers in `still_open` alone.
+        # Later tiles ask for the numbers in `still_open` alone; the sets of others would grow with the scene.
         self._sets.keep(map(int, still_open))
 
 
 def _features(found: Iterable[Region], legend: Legend, min_area: float) -> Iterator[Feature]:
     """Turns regions into features, their outlines still in pixels; leaves out those that are too small."""
     shapely = require("shapely", "vector")
-
     for region in found:
         for polygon in shapely.get_parts(region.geometry):
             # What simplifying has cut off or added counts at the mean area of the region's pixels.

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from rsseg_tf.files.journal import Journal
 from rsseg_tf.predict.decoding import PROBABILITY_NODATA, PROBABILITY_STEPS, Product
 from rsseg_tf.rasters.scenes import Scene
 
-__all__ = ["BLOCK", "RasterFile", "Rows", "SceneWriter", "partial_file", "raster_file", "stamp"]
+__all__ = ["BLOCK", "RasterFile", "Rows", "SceneWriter", "partial_file", "raster_file", "stamp", "unwritable"]
 
 BLOCK = 256
 """Side of the blocks that rasters are stored in; rows are written in whole blocks, so that none is packed twice."""
@@ -49,8 +49,8 @@ class RasterFile:
         path: Where it appears when it is whole.
         bands: Number of uint8 bands.
         nodata: Value of pixels without data.
-        tags: Of the whole file.
-        band_tags: Of its first band.
+        tags: Tags of the whole file.
+        band_tags: Tags of its first band.
         names: Description of each band.
         colours: Colour table with transparency.
         scale: What a stored step of 1 means.
@@ -76,12 +76,12 @@ class RasterFile:
 
 
 def partial_file(folder: Path, stem: str) -> Path:
-    """Returns where the raster called `stem` grows; journal and lock have the same name with another suffix."""
+    """Returns the path under which the raster `stem` grows; journal and lock have that name with another suffix."""
     return folder / f".{short_stem(stem)}.partial.tif"
 
 
 def stamp(path: Path) -> list[int]:
-    """Returns size and time of a file, by which a change is seen; of a missing one, nothing."""
+    """Returns size and time of a file, by which a change is seen; an empty list for a missing file."""
     try:
         status = path.stat()
     except OSError:
@@ -108,30 +108,28 @@ def raster_file(
     `CLASS_1`, … Probabilities are in steps of 1/254, the scale of the bands, and 255 is nodata.
 
     Args:
-        product: What it holds.
+        product: What the raster holds.
         path: Where it appears.
-        scene: Gives the tags that stay true.
-        spec: Gives class names and ignored id.
+        scene: The scene, some of whose tags are true of the raster too.
+        spec: The dataset, for class names and ignored id.
         palette: Colours of the classes.
         cog: See `RasterFile`.
         keep: See `RasterFile`.
         review_value: Id of doubtful pixels, named and coloured too.
-        provenance: Tags that say how it was made.
+        provenance: Tags about how the raster was made.
     """
     tags = {**scene.tags, "TIFFTAG_SOFTWARE": f"rsseg_tf {__version__}", **(provenance or {})}
     if product != "labels":
-        bands = spec.classes if product == "probabilities" else ("confidence",)
+        names = tuple(spec.classes) if product == "probabilities" else ("confidence",)
         scale = 1 / PROBABILITY_STEPS
-        return RasterFile(
-            path, len(bands), PROBABILITY_NODATA, tags, names=tuple(bands), scale=scale, cog=cog, keep=keep
-        )
+        return RasterFile(path, len(names), PROBABILITY_NODATA, tags, names=names, scale=scale, cog=cog, keep=keep)
     colours = {index: (*colour, 255) for index, colour in enumerate(palette)}
-    names = {f"CLASS_{index}": name for index, name in enumerate(spec.classes)}
+    band_tags = {"CLASS_NAMES": json.dumps(spec.classes, ensure_ascii=False)}
+    band_tags |= {f"CLASS_{index}": name for index, name in enumerate(spec.classes)}
     if review_value is not None:
         colours[review_value] = (128, 128, 128, 255)
-        names["REVIEW_VALUE"] = str(review_value)
+        band_tags["REVIEW_VALUE"] = str(review_value)
     colours[spec.ignore_index] = (0, 0, 0, 0)
-    band_tags = {"CLASS_NAMES": json.dumps(spec.classes, ensure_ascii=False), **names}
     return RasterFile(path, 1, spec.ignore_index, tags, band_tags, colours=colours, cog=cog, keep=keep)
 
 
@@ -147,11 +145,11 @@ class SceneWriter:
     """Writes all rasters of a scene together.
 
     Args:
-        files: What to write.
-        scene: Gives size and place.
+        files: The rasters.
+        scene: The scene, for size and place.
         strips: First and last-plus-one column of the strips that are written one after the other.
         settings: All that the pixels depend on; compared with the journal's on resume.
-        resume: Go on with partial files if there are some.
+        resume: Whether to go on with partial files if there are some.
 
     Attributes:
         strips: As above.
@@ -182,17 +180,17 @@ class SceneWriter:
         try:
             lock = hold(lock_file)
         except OSError as error:
-            raise _unwritable(lock_file, error) from error
+            raise unwritable(lock_file, error) from error
         if lock is None:
             raise DataError(f"{first.path} is being written by another process. Wait for it, or stop it.")
         self._lock = lock
         try:
             self.finished = self._resumed() if resume else Rows()
         except BaseException:
-            self._unlock()
+            self._lock.release()
             raise
         self._journal.begin(self._settings, resume=self.finished != Rows())
-        if self.finished == Rows():
+        if self.finished == Rows():  # rows of other settings must not shine through
             self._discard()
         self._buffers: dict[Product, NDArray[np.uint8]] = {}
         self._filled = 0  # rows in the buffers
@@ -214,6 +212,7 @@ class SceneWriter:
         if index < self.finished.strip:
             self._top = self._scene.size.height
         self._filled = 0
+        # Up to BLOCK - 1 rows wait for the rest of their block when the next rows come.
         self._buffers = {
             product: np.empty((file.bands, most_rows + BLOCK - 1, right - left), np.uint8)
             for product, file in self._files.items()
@@ -225,7 +224,7 @@ class SceneWriter:
         first, last = self.strips[self._strip]
         for product, plane in planes.items():
             rows, columns = plane.shape[1:]
-            skipped = max(self._top + self._filled - top, 0)
+            skipped = max(self._top + self._filled - top, 0)  # rows that an earlier run has finished
             x0, x1 = max(left, first), min(left + columns, last)
             if x0 < x1 and skipped < rows:
                 at = max(top, self._top + self._filled) - self._top
@@ -233,13 +232,13 @@ class SceneWriter:
                 target[:] = plane[:, skipped:, x0 - left : x1 - left]
 
     def end_rows(self, bottom: int) -> None:
-        """Says that all columns of the rows above `bottom` were put; writes what fills blocks."""
+        """Ends the rows above `bottom`, whose columns were all put; writes the rows that fill blocks."""
         self._filled = max(bottom - self._top, 0)
         last = bottom == self._scene.size.height
         ready = self._filled if last else self._filled // BLOCK * BLOCK
         if ready:
             self._write(ready)
-            for buffer in self._buffers.values():
+            for buffer in self._buffers.values():  # the rest of the rows moves up
                 buffer[:, : self._filled - ready] = buffer[:, ready : self._filled]
             self._top += ready
             self._filled -= ready
@@ -250,26 +249,26 @@ class SceneWriter:
         """Flushes all rows to the disk, then records them in the journal."""
         if not self._open:
             return
+        # The order counts: a journal that knew of rows which a power cut took would have them missing in the result.
         self._close()
         try:
             for file in self._files.values():
                 _sync(file.partial)
         except OSError as error:
-            raise _unwritable(self._journal.path, error) from error
+            raise unwritable(self._journal.path, error) from error
         self.finished = Rows(self._strip, self._top)
         self._note()
         self._saved_at = time.monotonic()
 
     def _note(self) -> None:
         """Writes to the journal how far the rasters are."""
-        done = {"strip": self.finished.strip, "rows": self.finished.rows}
         try:
-            self._journal.append({"finished": done, "named": self._named})
+            self._journal.append({"finished": asdict(self.finished), "named": self._named})
         except OSError as error:
-            raise _unwritable(self._journal.path, error) from error
+            raise unwritable(self._journal.path, error) from error
 
     def end_scene(self) -> None:
-        """Says that all rows were put: the partial files are whole and can be read."""
+        """Ends the last rows; from here on the partial files are whole and can be read."""
         if self.finished == Rows():
             self._close()  # a small scene is not worth resuming
         else:
@@ -279,7 +278,7 @@ class SceneWriter:
         """Gives the rasters that are kept their names.
 
         Returns:
-            Those that could not get theirs, and why; the others have them all the same.
+            The error of each raster that could not get its name; the others have theirs all the same.
         """
         failed: dict[Product, DataError] = {}
         for product, file in self._files.items():
@@ -291,41 +290,41 @@ class SceneWriter:
                 else:
                     replace_file(file.partial, file.path)
             except Exception as error:  # GDAL has errors of its own, and none may cost the other rasters
-                failed[product] = _unwritable(file.path, error)
+                failed[product] = unwritable(file.path, error)
                 continue
             self._named[product] = stamp(file.path)
             if self.finished != Rows():
-                with contextlib.suppress(DataError):  # a later run does more than it must then
+                with contextlib.suppress(DataError):  # a later run then only makes this raster again
                     self._note()
         return failed
 
     def readable(self, product: Product) -> Path:
-        """Returns where a raster can be read once the scene has ended, by its name or still without."""
+        """Returns the path under which a raster can be read once the scene has ended."""
         file = self._files[product]
         return file.path if product in self._named else file.partial
 
     def end(self, *, keep: bool) -> None:
-        """Removes what only served to make the results, and gives the lock back.
+        """Removes the partial files, which only served to make the results, and gives the lock back.
 
         Args:
-            keep: Whether something is missing that a later run should make from it; what has no journal goes anyway.
+            keep: Whether a later run needs the partial files for a missing result; without a journal they go anyway.
         """
         try:
             if not keep or self.finished == Rows():
                 self._discard()
         except OSError as error:
-            raise _unwritable(self._journal.path, error) from error
+            raise unwritable(self._journal.path, error) from error
         finally:
-            self._unlock()
+            self._lock.release()
 
     def abandon(self, *, save: bool) -> None:
-        """Ends after a failure: what the journal knows stays for a later run, anything else goes.
+        """Ends after a failure: rows that the journal records stay for a later run, anything else goes.
 
         Args:
             save: Whether to save the finished rows first.
         """
         try:
-            with contextlib.suppress(DataError):  # one failure is being told of already
+            with contextlib.suppress(DataError):  # the caller raises the first failure, which explains this one
                 if save:
                     self.checkpoint()
                 self._close()
@@ -334,15 +333,12 @@ class SceneWriter:
                     self._discard()
         finally:
             self._open.clear()
-            self._unlock()
+            self._lock.release()
 
     def _discard(self) -> None:
         self._journal.path.unlink(missing_ok=True)
         for file in self._files.values():
             remove_file(file.partial)
-
-    def _unlock(self) -> None:
-        self._lock.release()
 
     def _resumed(self) -> Rows:
         """Reads how far an earlier run came."""
@@ -360,15 +356,13 @@ class SceneWriter:
         last = next((entry for entry in reversed(journal.entries) if entry.keys() >= {"finished", "named"}), None)
         if last is None:
             return Rows()
-        named = {product: was for product, was in last["named"].items() if self._has_its_name(product, was)}
+        # A finished raster counts while it is the one that the earlier run wrote; the others must be open to more rows.
+        stamps: dict[str, list[int]] = {product: stamp(file.path) for product, file in self._files.items()}
+        named = {product: was for product, was in last["named"].items() if was and stamps.get(product) == was}
         if not all(product in named or _opens(file, self._scene) for product, file in self._files.items()):
             return Rows()
         self._named = named
         return Rows(last["finished"]["strip"], last["finished"]["rows"])
-
-    def _has_its_name(self, product: str, was: list[int]) -> bool:
-        """Tells whether a raster is still the one that an earlier run has given its name."""
-        return any(name == product and was and stamp(file.path) == was for name, file in self._files.items())
 
     def _write(self, rows: int) -> None:
         left, right = self.strips[self._strip]
@@ -378,14 +372,15 @@ class SceneWriter:
                 if product not in self._open:
                     self._open[product] = _open_partial(file, self._scene)
                 self._open[product].write(self._buffers[product][:, :rows], window=window)
+                # The last row of blocks is enough to check on closing: a disk that is full loses the latest first.
                 tail = max(rows - BLOCK, 0)
-                at = ((window[0][0] + tail, window[0][1]), window[1])
+                at = ((self._top + tail, self._top + rows), (left, right))
                 self._last[product] = at, self._buffers[product][:, tail:rows].copy()
             except (RasterioError, OSError) as error:
-                raise _unwritable(file.path, error) from error
+                raise unwritable(file.path, error) from error
 
     def _close(self) -> None:
-        """Closes the rasters and sees that what was written last is in them, which closing does not tell."""
+        """Closes the rasters and checks that the last rows are in them: GDAL raises nothing if they are not."""
         failed: DataError | None = None
         for product in list(self._open):
             file = self._files[product]
@@ -394,13 +389,13 @@ class SceneWriter:
                 if product in self._last:
                     _check_rows(file.partial, *self._last.pop(product))
             except Exception as error:  # GDAL has errors of its own
-                failed = failed or _unwritable(file.path, error)
+                failed = failed or unwritable(file.path, error)
         if failed is not None:
             raise failed
 
 
 def _open_partial(file: RasterFile, scene: Scene) -> rasterio.io.DatasetWriter:
-    """Opens the growing file, or makes it."""
+    """Opens a growing raster, or makes it with all its metadata."""
     if file.partial.exists():
         return rasterio.open(file.partial, "r+")
     height, width = scene.size
@@ -416,9 +411,9 @@ def _open_partial(file: RasterFile, scene: Scene) -> rasterio.io.DatasetWriter:
         "blockysize": BLOCK,
         "compress": "deflate",
         "interleave": "band",  # one band is packed and read without the others
-        "BIGTIFF": "IF_SAFER",
+        "BIGTIFF": "IF_SAFER",  # the compressed size is unknown, and a plain TIFF ends at 4 GiB
     }
-    if not scene.gcps:  # a GeoTIFF holds either
+    if not scene.gcps:  # a GeoTIFF holds control points or a transform, not both
         profile |= {"crs": scene.crs, "transform": scene.transform}
     target = rasterio.open(file.partial, "w", **profile)
     if scene.gcps:
@@ -436,8 +431,9 @@ def _open_partial(file: RasterFile, scene: Scene) -> rasterio.io.DatasetWriter:
     dated = None if scene.gcps else scene.dated_crs
     if dated is None:
         return target
+    # Rasterio cannot write the epoch of a CRS; GDAL reads it from the side file, whose other content stays.
     target.close()
-    side = file.partial.with_name(file.partial.name + SIDE_SUFFIX)  # where GDAL reads what rasterio cannot write
+    side = file.partial.with_name(file.partial.name + SIDE_SUFFIX)
     text = side.read_text("utf-8") if side.is_file() else "<PAMDataset></PAMDataset>\n"
     text = re.sub(r"\s*<SRS.*</SRS>", "", text, flags=re.DOTALL)
     side.write_text(text.replace("<PAMDataset>", f"<PAMDataset>{dated}", 1), "utf-8")
@@ -445,7 +441,7 @@ def _open_partial(file: RasterFile, scene: Scene) -> rasterio.io.DatasetWriter:
 
 
 def _opens(file: RasterFile, scene: Scene) -> bool:
-    """Tells whether a growing file of an earlier run can be gone on with."""
+    """Tells whether a growing raster of an earlier run is readable and has the expected shape."""
     try:
         with rasterio.open(file.partial) as source:
             return bool(source.shape == scene.size and source.count == file.bands)
@@ -468,27 +464,31 @@ def _check_rows(path: Path, window: Any, expected: NDArray[np.uint8]) -> None:
 
 
 def _sync(path: Path) -> None:
-    for written in (path, path.with_name(path.name + SIDE_SUFFIX)):
-        if written == path or written.is_file():
-            with written.open("rb") as handle:
-                os.fsync(handle.fileno())
+    """Flushes a raster to the disk, and its side file if it has one."""
+    side = path.with_name(path.name + SIDE_SUFFIX)
+    for written in (path, side) if side.is_file() else (path,):
+        with written.open("rb") as handle:
+            os.fsync(handle.fileno())
 
 
 def _make_cog(file: RasterFile, *, categorical: bool) -> None:
     """Turns the partial file into a Cloud Optimized GeoTIFF under the final name."""
-    options = {
-        "compress": "deflate",
-        "BIGTIFF": "IF_SAFER",
-        "overview_resampling": "mode" if categorical else "average",
-        "num_threads": "ALL_CPUS",
-    }
     with atomic_path(file.path) as temporary:
-        rasterio.shutil.copy(file.partial, temporary, driver="COG", **options)
+        rasterio.shutil.copy(
+            file.partial,
+            temporary,
+            driver="COG",
+            compress="deflate",
+            BIGTIFF="IF_SAFER",
+            overview_resampling="mode" if categorical else "average",  # a mean of class ids would be another class
+            num_threads="ALL_CPUS",
+        )
         with rasterio.open(file.partial) as source:
             window = ((max(source.height - BLOCK, 0), source.height), (0, source.width))
             _check_rows(temporary, window, source.read(window=window))
     remove_file(file.partial)
 
 
-def _unwritable(path: Path, error: Exception) -> DataError:
+def unwritable(path: Path, error: Exception) -> DataError:
+    """Returns the error about a result that cannot be written."""
     return DataError(f"cannot write {path}: {reason(error)}. Check the folder and the free space.")
