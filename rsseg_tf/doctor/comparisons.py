@@ -28,6 +28,7 @@ def duplicate_findings(evidence: Evidence) -> Iterator[Finding]:
         if len(splits) > 1:
             yield leak_of(names, splits)
         labels = [(position, evidence.facts[position].label) for position in positions]
+        # Equal pixels with different labels teach two answers to one question.
         digests = {label.digest for _, label in labels if label is not None}
         if len(digests) > 1:
             files = [path for position, label in labels if label and (path := evidence.samples[position].label)]
@@ -49,6 +50,7 @@ def near_duplicate_findings(evidence: Evidence, distance: int) -> Iterator[Findi
         evidence: Facts about the dataset.
         distance: See `near_pairs`.
     """
+    # Images with equal pixels have findings of their own; the first of them stands for all.
     groups = [
         (positions, found)
         for positions in _groups(evidence)
@@ -78,7 +80,8 @@ def overlap_findings(evidence: Evidence) -> Iterator[Finding]:
         for found in overlaps(places[later], places[earlier]):
             own = evidence.name(evidence.samples[found.image].image)
             names = evidence.image_names(found.others)
-            message = f"{own} shares {_percent(found.share)} of its ground with {names[0]}"
+            share = f"{100 * found.share:.0f} %" if found.share >= 0.01 else "less than 1 %"
+            message = f"{own} shares {share} of its ground with {names[0]}"
             if len(names) > 1:
                 message += f", and some with {len(names) - 1} more"
             yield Finding("leak-overlap", (earlier, later), (own, *names), f"{message} of {earlier}")
@@ -97,16 +100,14 @@ def _components(prints: Sequence[Fingerprint], distance: int) -> list[list[NearP
     """Returns, for each group of equal pictures, the pairs that connect it, in the order of first members."""
     sets = DisjointSets()
     kept: list[NearPair] = []
+    # A pair inside a group that earlier pairs connect adds nothing. So n equal pictures keep n - 1 pairs.
     for pair in near_pairs(prints, distance):
         one, other = sorted((sets.root(pair.first), sets.root(pair.second)))
         if one != other:
             sets.join(one, other)
             kept.append(pair)
+    # The smaller root wins each join, so that a group's root is its first member.
     components: defaultdict[int, list[NearPair]] = defaultdict(list)
     for pair in kept:
         components[sets.root(pair.first)].append(pair)
     return [components[first] for first in sorted(components)]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.01 else "less than 1 %"

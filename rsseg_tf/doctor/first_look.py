@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from rsseg_tf.doctor.dataset import Expectation, shown
 from rsseg_tf.doctor.findings import Finding
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample, read_list
-from rsseg_tf.rasters.inspection import ListSummary, ValueSummary
+from rsseg_tf.rasters.inspection import ListSummary, SampleKind, ValueSummary
 from rsseg_tf.rasters.windows import Size
 
 __all__ = ["FindingCount", "known_leaks", "start_findings"]
@@ -88,9 +88,11 @@ def _name(summary: ListSummary, place: int, root: Path) -> str:
 def _about_values(parts: Mapping[str, ListSummary], max_value: float, root: Path) -> list[FindingCount]:
     """Returns findings about types and values of the images."""
     values = np.concatenate([summary.values for summary in parts.values()])
+    # Images of bytes are not decoded and have no values here: their range is known.
     seen = values[~np.isnan(values[:, 1])]
     dtype = next(summary.kinds[summary.kind_of[0]].dtype for summary in parts.values())
     largest, middle = (float(seen[:, 1].max()), float(np.median(seen[:, 2]))) if len(seen) else (0.0, 0.0)
+    # With a wrong max_value each image would have a finding; one about all of them is the useful one.
     unfit = list(range_findings(dtype, largest, middle, max_value, tuple(parts)))
     if unfit:
         return _first(unfit)
@@ -130,28 +132,29 @@ def _about_labels(parts: Mapping[str, ListSummary], expected: Expectation, root:
     ]
 
 
+def _places(summary: ListSummary, fits: Callable[[SampleKind], bool]) -> list[int]:
+    """Returns the positions of the samples of some kinds; there are few kinds, and perhaps a million samples."""
+    kinds = [number for number, kind in enumerate(summary.kinds) if fits(kind)]
+    return np.flatnonzero(np.isin(summary.kind_of, kinds)).tolist()
+
+
 def _ignored(parts: Mapping[str, ListSummary], ignore_index: int, root: Path) -> Iterator[Finding]:
     for split, summary in parts.items():
-        kinds = [number for number, kind in enumerate(summary.kinds) if kind.ids == (ignore_index,)]
-        for place in np.flatnonzero(np.isin(summary.kind_of, kinds)).tolist():
+        for place in _places(summary, lambda kind: kind.ids == (ignore_index,)):
             label = summary.samples[place].label
             if label is not None:
                 yield ignored_label(shown(label, root), ignore_index, (split,))
 
 
 def _small(summary: ListSummary, root: Path, crop_size: Size) -> Iterator[Finding]:
-    small = [
-        number
-        for number, kind in enumerate(summary.kinds)
-        if kind.width < crop_size.width or kind.height < crop_size.height
-    ]
-    for place in np.flatnonzero(np.isin(summary.kind_of, small)).tolist():
+    for place in _places(summary, lambda kind: kind.width < crop_size.width or kind.height < crop_size.height):
         kind = summary.kinds[summary.kind_of[place]]
         yield from size_findings(_name(summary, place, root), kind.width, kind.height, crop_size)
 
 
 def _leaks(train: ListSummary, val: ListSummary, root: Path) -> list[FindingCount]:
     """Returns a finding about images with equal pixels in both splits."""
+    # `images` identifies files by device and inode, so that links to one file are found as well.
     both, here, there = np.intersect1d(train.images, val.images, return_indices=True)
     if not len(both):
         return []
@@ -180,7 +183,7 @@ def known_leaks(train_list: Path, val: ListSummary, root: Path) -> list[FindingC
 
 
 def _paths(samples: Sequence[Sample]) -> NDArray[np.uint64]:
-    """Returns a number for the path of each image."""
+    """Returns a number for the path of each image: eight bytes each, where a million texts would take 100 MB."""
     numbers = np.empty(len(samples), np.uint64)
     for place, sample in enumerate(samples):
         path = os.path.abspath(sample.image).encode("utf-8", "surrogateescape")

@@ -35,6 +35,7 @@ _SPLITS = {
 _ONE_SPLIT = "all"
 
 _ENDING = r"(?:[_\-. ](?:{}))+$"
+# Endings of known datasets: `_noBoundary`, `_RGB`, `_IRRG` (ISPRS), `_instance_color_RGB` (iSAID).
 _LABEL_ENDING = re.compile(
     _ENDING.format("labels?|masks?|gt|ann|annotation|seg|segmentation|noboundary|instance_color_rgb"), re.IGNORECASE
 )

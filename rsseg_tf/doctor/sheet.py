@@ -33,9 +33,9 @@ _MARK = b"rsseg-tf check-data"  # in each sheet, so that no other file is overwr
 _UNKNOWN_COLOUR: RGB = (255, 0, 255)
 _SIDE = {".png": 224, ".html": 320}  # of a panel, in pixels
 _COLUMNS = 3
-_GAP = 16
-_BETWEEN = 4
-_CAPTION_CHARACTERS = 48
+_GAP = 16  # between samples, in pixels
+_BETWEEN = 4  # between an image and its label
+_CAPTION_CHARACTERS = 48  # that fit above an image and its label
 _TRIED = 64  # candidates for the sample with most pixels of a class
 _JPEG_QUALITY = 90
 
@@ -131,6 +131,7 @@ def choose_samples(evidence: Evidence, count: int, seed: int) -> list[int]:
     chosen: list[int] = []
     for value in sorted(holders, key=lambda value: (holders[value], value)):
         if len(chosen) < count and not any(value in counts[position] for position in chosen):
+            # The sample with most pixels of the class shows it best; the bound keeps large datasets quick.
             able = [position for position in usable if value in counts[position]][:_TRIED]
             chosen.append(max(able, key=lambda position: counts[position][value]))
     rest = [position for position in usable if position not in chosen]

@@ -176,6 +176,7 @@ def require_bytes(name: str, shape: tuple[int, int, int], dtype: str, trust: Tru
         dtype: NumPy name of the pixels' type.
         trust: How many bytes are allowed, and what to do about more.
     """
+    # NumPy has no type for GDAL's complex integers; 16 bytes are the most that a complex number takes.
     wide = 16 if dtype.startswith("complex") else np.dtype(dtype).itemsize
     needed = shape[0] * shape[1] * shape[2] * wide
     if needed > trust.max_bytes:
@@ -190,6 +191,7 @@ def require_small_blocks(name: str, source: rasterio.DatasetReader, dtype: str, 
 
     GDAL decodes a block at once, and a block may be larger than the image.
     """
+    # With interleaved pixels a block holds all bands.
     rows, columns = max(source.block_shapes, key=lambda shape: shape[0] * shape[1])
     together = source.count if source.interleaving is Interleaving.pixel else 1
     limit = trust.max_bytes if trust.max_block_bytes is None else trust.max_block_bytes
@@ -201,6 +203,7 @@ def lossy_compression(source: rasterio.DatasetReader) -> str:
 
     LERC is exact where its largest error is 0, WebP and JPEG XL where a tag marks them as lossless.
     """
+    # GDAL reports some of these tags for the file and some for its bands.
     tags = {**source.tags(ns="IMAGE_STRUCTURE"), **source.tags(1, ns="IMAGE_STRUCTURE")}
     stored = tags.get("COMPRESSION", "").upper()
     reversibility = tags.get("COMPRESSION_REVERSIBILITY", "").upper()
