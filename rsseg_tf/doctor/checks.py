@@ -24,13 +24,12 @@ from rsseg_tf.doctor.statistics import Moments
 from rsseg_tf.rasters.windows import Size
 
 __all__ = [
-    "absent_findings",
     "below_findings",
+    "class_findings",
     "ignored_label",
     "image_findings",
     "label_findings",
     "mask_findings",
-    "one_class_findings",
     "range_findings",
     "sample_findings",
     "sentinel_finding",
@@ -265,10 +264,7 @@ def label_findings(evidence: Evidence) -> Iterator[Finding]:
             for split, members in evidence.members.items()
             if (labelled := [held for position in members if (held := evidence.facts[position].label)])
         }
-        one_class = list(one_class_findings(found, expected))
-        yield from one_class
-        covered = tuple(split for finding in one_class for split in finding.splits)
-        yield from absent_findings(found, expected, leave_out=covered)
+        yield from class_findings(found, expected)
     yield from _palette_conflicts(labels, evidence)
     yield from _known_colours(evidence, with_unknown_ids, labels)
 
@@ -307,22 +303,29 @@ def _shifted(present: set[int], evidence: Evidence) -> Iterator[Finding]:
     yield Finding("ids-shifted", tuple(evidence.members), (), message)
 
 
-def one_class_findings(present: Mapping[str, set[int]], expected: Expectation) -> Iterator[Finding]:
-    """Yields a finding if the labels to train on hold one class at most.
+def class_findings(present: Mapping[str, set[int]], expected: Expectation) -> Iterator[Finding]:
+    """Yields a finding if the labels to train on hold one class at most, and the classes that other splits lack.
 
     Args:
-        present: The ids that occur, by split. Those of the split `train` count, or all where no split has this name.
+        present: The ids that occur, by split.
         expected: The dataset.
     """
-    if expected.classes is None or len(expected.classes) < 2 or not present:
-        return
-    splits = ("train",) if "train" in present else tuple(present)
-    ids = {value for split in splits for value in present[split]} - {expected.ignore_index}
-    known = sorted(value for value in ids if value < len(expected.classes))
-    if len(known) < 2 and len(ids) == len(known):  # other ids are reported on their own
-        what = f"class {known[0]} ({expected.classes[known[0]]})" if known else "no class"
-        message = f"the labels of {listing(splits)} hold {what} and nothing else but the ignored id"
-        yield Finding("one-class", splits, (), message)
+    classes = expected.classes or ()
+    training = ("train",) if "train" in present else tuple(present)
+    ids = {value for split in training for value in present[split]} - {expected.ignore_index}
+    known = sorted(value for value in ids if value < len(classes))
+    # Other ids than classes are reported on their own.
+    one_class = len(classes) > 1 and bool(present) and len(known) < 2 and len(ids) == len(known)
+    if one_class:
+        what = f"class {known[0]} ({classes[known[0]]})" if known else "no class"
+        message = f"the labels of {listing(training)} hold {what} and nothing else but the ignored id"
+        yield Finding("one-class", training, (), message)
+    # Nobody trains or tunes on a test split, so a class may be absent there.
+    splits = [split for split in present if split != "test" and not (one_class and split in training)]
+    for number, name in enumerate(classes):
+        if lacking := tuple(split for split in splits if number not in present[split]):
+            message = f"class {number} ({name}) does not occur in {listing(lacking)}"
+            yield Finding("class-absent", lacking, (), message)
 
 
 def mask_findings(present: set[int], splits: tuple[str, ...], expected: Expectation) -> Iterator[Finding]:
@@ -337,24 +340,6 @@ def _is_mask(present: set[int], expected: Expectation) -> bool:
     # A dataset of one class has nothing but 0 and the ignored id.
     is_one_class = expected.num_classes == 1 and expected.ignore_index in present
     return looks_like_a_mask(present, expected.num_classes) and not is_one_class
-
-
-def absent_findings(
-    present: Mapping[str, set[int]], expected: Expectation, leave_out: Sequence[str] = ()
-) -> Iterator[Finding]:
-    """Yields the classes that a split lacks.
-
-    Args:
-        present: The ids that occur, by split.
-        expected: The dataset.
-        leave_out: Splits that another finding covers.
-    """
-    # Nobody trains or tunes on a test split, so a class may be absent there.
-    splits = [split for split in present if split not in ("test", *leave_out)]
-    for number, name in enumerate(expected.classes or ()):
-        if lacking := tuple(split for split in splits if number not in present[split]):
-            message = f"class {number} ({name}) does not occur in {listing(lacking)}"
-            yield Finding("class-absent", lacking, (), message)
 
 
 def _palette_conflicts(labels: Mapping[Path, tuple[int, LabelFacts]], evidence: Evidence) -> Iterator[Finding]:

@@ -64,9 +64,8 @@ def near_duplicate_findings(evidence: Evidence, distance: int) -> Iterator[Findi
         message = f"{listing(names)} show the same picture"
         if len(ones) == 2:
             pair = pairs[0]
-            plural = "s" if pair.distance != 1 else ""
-            message += f"{', ' if pair.turn else ''}{pair.turn} ({pair.distance} bit{plural} of the hash differ"
-            message += ")" if plural else "s)"
+            bits = "1 bit of the hash differs" if pair.distance == 1 else f"{pair.distance} bits of the hash differ"
+            message += f"{', ' if pair.turn else ''}{pair.turn} ({bits})"
         yield Finding(code, splits, names, message + (f", in {listing(splits)}" if len(splits) > 1 else ""))
 
 

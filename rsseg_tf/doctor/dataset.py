@@ -8,7 +8,7 @@ anything to check is an error.
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -230,6 +230,7 @@ def _differences(spec: DatasetSpec, root: Path) -> list[Finding]:
         described, _ = read_dataset_json(file)
     except DataError as error:
         return [Finding("spec-differs", (), ("dataset.json",), str(error).rstrip("."))]
+    # These fields are facts about the files. Mean and std are a choice of the config.
     fields = ("classes", "ignore_index", "bands", "max_value")
     findings = []
     for field in fields:
@@ -282,6 +283,7 @@ class _Lists:
                     "list-columns", split, path, f"{self._name(path)}, line {number}: {len(columns)} column{plural}"
                 )
                 continue
+            # An absolute path in the list replaces the root.
             sample = Sample(self.root / columns[0], self.root / columns[1] if labelled else None)
             samples.append(sample)
             numbers[sample].append(number)
@@ -296,13 +298,12 @@ class _Lists:
 
     def _reused(self, split: str, samples: Sequence[Sample]) -> None:
         """Adds a finding for each label that stands beside several images."""
-        images: defaultdict[Path, Counter[Path]] = defaultdict(Counter)
+        images: defaultdict[Path | None, list[Path]] = defaultdict(list)
         for sample in samples:
-            if sample.label is not None:
-                images[sample.label][sample.image] += 1
+            images[sample.label].append(sample.image)
         for label, beside in images.items():
-            if len(beside) > 1:
-                names = [self._name(path) for path in beside]
+            if label is not None and len(set(beside)) > 1:
+                names = [self._name(path) for path in dict.fromkeys(beside)]
                 message = f"{self._name(label)} stands beside {listing(names)}"
                 self.findings.append(Finding("label-reused", (split,), (self._name(label), *names), message))
 

@@ -34,7 +34,7 @@ class Evidence:
     def _splits(self) -> tuple[tuple[str, ...], ...]:
         found: list[list[str]] = [[] for _ in self.samples]
         for split, positions in self.members.items():
-            for position in dict.fromkeys(positions):
+            for position in dict.fromkeys(positions):  # a repeated sample is in its split once
                 found[position].append(split)
         return tuple(tuple(splits) for splits in found)
 

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.doctor.checks import (
-    absent_findings,
     below_findings,
+    class_findings,
     ignored_label,
     mask_findings,
-    one_class_findings,
     range_findings,
     sentinel_finding,
     size_findings,
@@ -123,13 +122,7 @@ def _about_labels(parts: Mapping[str, ListSummary], expected: Expectation, root:
     masks = _first(mask_findings(set().union(*present.values()), tuple(present), expected))
     if masks:
         return masks
-    one_class = _first(one_class_findings(present, expected))
-    covered = tuple(split for found in one_class for split in found.finding.splits)
-    return [
-        *one_class,
-        *_first(absent_findings(present, expected, leave_out=covered)),
-        *_first(_ignored(parts, expected.ignore_index, root)),
-    ]
+    return [*_first(class_findings(present, expected)), *_first(_ignored(parts, expected.ignore_index, root))]
 
 
 def _places(summary: ListSummary, fits: Callable[[SampleKind], bool]) -> list[int]:

@@ -265,6 +265,7 @@ def _class_names(evidence: Evidence) -> tuple[str, ...]:
 
 def _occurring_ids(evidence: Evidence) -> set[int]:
     """Returns the ids of eight bits that occur in any label, without the ignored one."""
+    # Larger values in labels of 16 bits are no ids, and would make a list of thousands of classes.
     present = {value for facts in evidence.facts if facts.label for value in facts.label.counts if value < 256}
     return present - {evidence.dataset.expected.ignore_index}
 
@@ -318,6 +319,7 @@ def _counted(values: Iterable[Value]) -> dict[Value, int]:
 
 def _weights(training: SplitSummary) -> dict[str, tuple[float, ...]]:
     """Suggests class weights; none without labelled pixels, or with gaps between the ids."""
+    # Unknown classes are listed by the ids that occur; weights are by position, which a gap would shift.
     if not training.class_pixels or [entry.id for entry in training.classes] != list(range(len(training.classes))):
         return {}
     pixels = [entry.pixels for entry in training.classes]

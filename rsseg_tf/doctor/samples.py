@@ -176,12 +176,11 @@ def inspect_sample(
     problems: list[Problem] = []
     image = label = None
     colours: tuple[RGB, ...] = ()
-    image_place = label_place = nodata = None
+    label_place = nodata = None
     unseen = 0.0
     if _exists(sample.image, problems):
         with _whatever_is_wrong(sample.image, problems):
             image, nodata = _inspect_image(sample.image, spec, trust, problems)
-            image_place = image.place if image else None
     if sample.label is not None and _exists(sample.label, problems):
         with _whatever_is_wrong(sample.label, problems):
             ids, colours = _read_ids(sample.label, trust, problems)
@@ -192,8 +191,8 @@ def inspect_sample(
     if image and label and (image.height, image.width) != (label.height, label.width):
         sizes = f"is {image.width}x{image.height} pixels, its label {label.width}x{label.height}"
         problems.append(Problem("size-mismatch", sample.image, sizes))
-    elif image_place and label_place and not image_place.is_at(label_place):
-        problems.append(Problem("misplaced-label", sample.image, _displacement(image_place, label_place)))
+    elif image and image.place and label_place and not image.place.is_at(label_place):
+        problems.append(Problem("misplaced-label", sample.image, _displacement(image.place, label_place)))
     return SampleFacts(image, label, tuple(problems), colours, unseen)
 
 
@@ -333,7 +332,7 @@ def _describe_mask(pixels: NDArray) -> tuple[str, tuple[RGB, ...]]:
 
 
 def _label_facts(ids: NDArray, palette: Sequence[RGB]) -> LabelFacts:
-    counts = np.bincount(ids.ravel())
+    counts = np.bincount(ids.ravel())  # at most 65,536 entries, since ids have at most 16 bits
     present = np.flatnonzero(counts)
     # Ids of 8 and of 16 bits must give one digest.
     narrow = ids.astype(np.uint8) if ids.dtype != np.uint8 and present[-1] < 256 else ids

@@ -206,8 +206,9 @@ def _picture(panels: Sequence[_Panel], entries: Sequence[tuple[str, RGB]], title
     columns = min(_COLUMNS, len(cells))
     blank = np.full((height, width, 3), 255, np.uint8)
     cells += [blank] * (-len(cells) % columns)
+    margin = ((0, _GAP), (_GAP, 0), (0, 0))
     rows = [
-        np.concatenate([_padded(cell) for cell in cells[start : start + columns]], axis=1)
+        np.concatenate([np.pad(cell, margin, constant_values=255) for cell in cells[start : start + columns]], axis=1)
         for start in range(0, len(cells), columns)
     ]
     grid = np.pad(np.concatenate(rows, axis=0), ((0, 0), (0, _GAP), (0, 0)), constant_values=255)
@@ -225,10 +226,6 @@ def _cell(panel: _Panel) -> NDArray[np.uint8]:
     room = most - len(panel.split) - 2
     name = panel.name if len(panel.name) <= room else "..." + panel.name[len(panel.name) - room + 3 :]
     return titled(_ascii(f"{panel.split}: {name}"), pictures)
-
-
-def _padded(cell: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.pad(cell, ((0, _GAP), (_GAP, 0), (0, 0)), constant_values=255)
 
 
 def _ascii(text: str) -> str:

@@ -172,8 +172,7 @@ def read_label(path: StrPath, trust: Trust = TRUSTING_NOBODY) -> np.ndarray:
         header = header_of(data, name)
         require_bytes(name, (header.height, header.width, header.bands), header.dtype, trust)
         return _decode_png_label(data, name)
-    bands = _read_tiff(path, trust, label=True)
-    return _as_ids(bands[0], name)
+    return _as_ids(_read_tiff(path, trust, label=True)[0], name)
 
 
 def png_palette(path: Path) -> tuple[RGB, ...] | None:
