@@ -158,7 +158,7 @@ class KeyRule(NamedTuple):
     Attributes:
         name: The key here.
         default: PaddleSeg's default.
-        read: How the value is read.
+        read: The method that reads the value.
         here: The default of this package, which is not written; None writes every value.
     """
 

@@ -616,9 +616,8 @@ def _losses(section: ForeignSection, heads: tuple[str, ...], ignored: int) -> di
 
 
 def _loss(section: ForeignSection, weight: float, ignored: int) -> dict[str, Any]:
-    section.only(
-        "ignore_index", ignored, because=f"the ignored id follows from the dataset here, where it is {ignored}."
-    )
+    because = f"the ignored id follows from the dataset here, where it is {ignored}."
+    section.only("ignore_index", ignored, because=because)
     kind = section.kind(_LOSSES)
     if kind is None:
         return {"name": "cross_entropy"}

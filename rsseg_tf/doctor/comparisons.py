@@ -27,11 +27,10 @@ def duplicate_findings(evidence: Evidence) -> Iterator[Finding]:
         names = evidence.image_names(positions)
         if len(splits) > 1:
             yield leak_of(names, splits)
-        labels = [(position, evidence.facts[position].label) for position in positions]
         # Equal pixels with different labels teach two answers to one question.
-        digests = {label.digest for _, label in labels if label is not None}
-        if len(digests) > 1:
-            files = [path for position, label in labels if label and (path := evidence.samples[position].label)]
+        labelled = [position for position in positions if evidence.facts[position].label]
+        if len({label.digest for position in labelled if (label := evidence.facts[position].label)}) > 1:
+            files = [path for position in labelled if (path := evidence.samples[position].label)]
             label_names = tuple(dict.fromkeys(evidence.name(path) for path in files))
             message = f"{listing(names)} {'has' if len(names) == 1 else 'have equal pixels, but'} different labels: "
             yield Finding("label-conflict", splits, (*names, *label_names), message + listing(label_names))

@@ -1,4 +1,4 @@
-"""What the doctor knows about a dataset: facts about each distinct sample, and the splits that contain the sample."""
+"""Facts about each distinct sample of a dataset, and the splits that contain the sample."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Evidence:
     """Facts about the samples of a dataset.
 
     Attributes:
-        dataset: What was checked.
+        dataset: The dataset that was checked.
         samples: Each distinct pair of image and label, in the order in which the splits name them.
         facts: Facts about each.
         members: Positions in `samples` by split; a sample that the list repeats is repeated here.

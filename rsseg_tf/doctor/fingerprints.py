@@ -74,7 +74,7 @@ class NearPair:
         first: Position of one.
         second: Position of the other; greater than `first`.
         distance: Number of bits in which their hashes differ.
-        turn: How the second is mirrored or turned; empty if it is neither.
+        turn: The mirroring or turn of the second, in words; empty if there is none.
     """
 
     first: int

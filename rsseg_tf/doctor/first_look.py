@@ -37,7 +37,7 @@ __all__ = ["FindingCount", "known_leaks", "start_findings"]
 
 @dataclass(frozen=True)
 class FindingCount:
-    """The first finding of a kind, and how many there are of the kind."""
+    """The first finding of a kind, and the number of findings of the kind."""
 
     finding: Finding
     count: int
@@ -57,7 +57,7 @@ def start_findings(
     """Returns findings about the samples of each split, and about all of them together.
 
     Args:
-        parts: What one look at the samples of each split gave.
+        parts: The summary of the list of each split.
         spec: The dataset; that of images without labels has one class, which is not checked.
         root: Folder to which the names of files are relative.
         crop_size: Size that training crops to; None without training.
@@ -148,12 +148,12 @@ def _small(summary: ListSummary, root: Path, crop_size: Size) -> Iterator[Findin
 def _leaks(train: ListSummary, val: ListSummary, root: Path) -> list[FindingCount]:
     """Returns a finding about images with equal pixels in both splits."""
     # `images` identifies files by device and inode, so that links to one file are found as well.
-    both, here, there = np.intersect1d(train.images, val.images, return_indices=True)
-    if not len(both):
+    _, here, there = np.intersect1d(train.images, val.images, return_indices=True)
+    if not len(here):
         return []
     first = int(here.argmin())
     names = (_name(train, int(here[first]), root), _name(val, int(there[first]), root))
-    return [FindingCount(leak_of(tuple(dict.fromkeys(names)), ("train", "val")), len(both))]
+    return [FindingCount(leak_of(tuple(dict.fromkeys(names)), ("train", "val")), len(here))]
 
 
 def known_leaks(train_list: Path, val: ListSummary, root: Path) -> list[FindingCount]:
@@ -161,18 +161,17 @@ def known_leaks(train_list: Path, val: ListSummary, root: Path) -> list[FindingC
 
     Args:
         train_list: The training list. Its images are not read; a list that cannot be read gives no finding.
-        val: What one look at the validation images gave.
+        val: The summary of the validation list.
         root: Folder to which both lists are relative.
     """
     try:
         train = read_list(train_list, root, must_exist=False)
     except DataError:
         return []
-    here, there = _paths(train), _paths(val.samples)
-    both, _, places = np.intersect1d(here, there, return_indices=True)
-    if not len(both):
+    _, _, places = np.intersect1d(_paths(train), _paths(val.samples), return_indices=True)
+    if not len(places):
         return []
-    return [FindingCount(leak_of((_name(val, int(places.min()), root),), ("train", "val")), len(both))]
+    return [FindingCount(leak_of((_name(val, int(places.min()), root),), ("train", "val")), len(places))]
 
 
 def _paths(samples: Sequence[Sample]) -> NDArray[np.uint64]:

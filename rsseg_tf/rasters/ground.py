@@ -20,8 +20,8 @@ from rsseg_tf.rasters.windows import Size, Window
 
 __all__ = ["PixelAreas", "move", "own_degrees", "pixel_areas", "pixel_size", "transformed"]
 
-# Projections are taken at their word where their plane differs by less than this part from the ground everywhere in a
-# scene, so that areas are those that a GIS measures in the map. Within its zone, UTM differs by up to 0.2 %.
+# Areas are those of a projection's plane where it differs by less than this part from the ground everywhere in a
+# scene, and then agree with those that a GIS measures in the map. Within its zone, UTM differs by up to 0.2 %.
 _TRUE_ENOUGH = 0.0025
 _NODES = 9
 """Places along each side of a scene where its plane is compared with the ground."""
@@ -88,7 +88,7 @@ class PixelAreas:
     crs: CRS | None = None
 
     def of(self, window: Window) -> float | NDArray[np.float64]:
-        """Returns the areas of the pixels of a part of the scene, `(H, W)`, or the one that they all have.
+        """Returns the areas of the pixels of a part of the scene, `(H, W)`, or one number if all areas are equal.
 
         Pixels that lie nowhere on Earth (beyond the edge of its disk in a view from space) have none: 0.
         """

@@ -91,7 +91,7 @@ class ImageHeader:
         width: Columns.
         bands: Bands; 3 for a palette PNG, whose colours `read_image` looks up (`read_label` gives its indices).
         dtype: NumPy name of the pixel type, such as `"uint8"`.
-        marks: What each band is: "red", "alpha", "palette", "undefined" and so on.
+        marks: The meaning of each band: "red", "alpha", "palette", "undefined" and so on.
         is_jpeg: Whether it is a JPEG.
     """
 
@@ -260,7 +260,7 @@ def _jpeg_frame(data: Bytes, name: str) -> tuple[int, int, int]:
 
 
 class _TiffField(NamedTuple):
-    """A field of a TIFF's directory: how many values of which type; their bytes, or where they are."""
+    """A field of a TIFF's directory: the type and number of its values, and their bytes or their offset."""
 
     tag: int
     kind: int
@@ -269,7 +269,7 @@ class _TiffField(NamedTuple):
 
 
 class _TiffDirectory(NamedTuple):
-    """The first directory of a TIFF: its byte order, how many fields it announces, and those that are there."""
+    """The first directory of a TIFF: byte order, number of fields that it announces, and fields that are there."""
 
     order: str
     announced: int

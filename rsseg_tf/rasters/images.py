@@ -97,7 +97,7 @@ def read_decoded(path: Path, trust: Trust = TRUSTING_NOBODY) -> tuple[np.ndarray
 
     Args:
         path: The file.
-        trust: How large it may be.
+        trust: Limits for the size of the decoded image.
 
     Returns:
         `(H, W, C)` pixels, the header, and notes on parts of the file that are not followed (see `ignored_parts`).
@@ -116,7 +116,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
     Args:
         data: The whole file.
-        name: What to call it in errors.
+        name: Name of the file in errors.
 
     Returns:
         `(H, W, C)` uint8 or uint16 array, red first.
@@ -151,7 +151,7 @@ def read_label(path: StrPath, trust: Trust = TRUSTING_NOBODY) -> np.ndarray:
 
     Args:
         path: A PNG or TIFF file.
-        trust: How large it may be.
+        trust: Limits for the size of the decoded image.
 
     Returns:
         `(H, W)` array of uint8 or uint16.
@@ -281,7 +281,7 @@ def write_image(
         path: `.png`, `.jpg` or `.tif`; its folder must exist.
         array: `(H, W, C)`. PNG takes 1, 3 or 4 bands of uint8 or uint16, JPEG 1 or 3 of uint8, TIFF any.
         jpeg_quality: 1..100.
-        crs: Where the image lies; of the formats, TIFF alone keeps it.
+        crs: Coordinate reference system; of the formats, TIFF alone keeps it.
         transform: From (column, row) to coordinates of the CRS; None where there is none.
 
     Raises:
@@ -346,7 +346,7 @@ def _plain_png(data: bytes, name: str, *, as_grey: bool = False) -> bytes:
 
     Args:
         data: The file.
-        name: What to call it in errors.
+        name: Name of the file in errors.
         as_grey: Declare palette indices to be grey values, so that the decoder gives the indices.
     """
     png_header(data, name)

@@ -98,7 +98,7 @@ _WIDTH = 1 + len(ValueSummary._fields)  # of a row in the memory: the kind, and 
 
 
 class SampleSummary(NamedTuple):
-    """What the inspection of a sample found."""
+    """The result of the inspection of a sample."""
 
     kind: SampleKind
     values: ValueSummary
@@ -106,7 +106,7 @@ class SampleSummary(NamedTuple):
 
 @dataclass(frozen=True)
 class ListSummary:
-    """What the inspection of a list found.
+    """The result of the inspection of a list.
 
     Attributes:
         samples: The samples.
@@ -135,7 +135,7 @@ class ListSummary:
 
     def notes(self) -> list[str]:
         """Returns notes for the user about how images are read, each with the first image that has the note."""
-        found: dict[str, list[int]] = {}  # the first sample, and how many
+        found: dict[str, list[int]] = {}  # the first sample, and the number of samples
         for place, first, count in zip(*np.unique(self.kind_of, return_index=True, return_counts=True), strict=True):
             for note in self.kinds[place].notes:
                 known = found.setdefault(note, [int(first), 0])
@@ -214,8 +214,8 @@ def require_fit(sample: Sample, kind: SampleKind, spec: DatasetSpec, first: tupl
 
     Args:
         sample: The sample.
-        kind: What it is.
-        spec: What it should be.
+        kind: Size, type and ids of the sample.
+        spec: The dataset that it should fit.
         first: The first image, and its type.
         labels: Whether it must have a label.
     """
@@ -262,8 +262,8 @@ class Inspection:
         spec: The dataset that they should fit.
         memory: File that keeps the summaries; without it everything is inspected.
         workers: Threads, unless processes are started.
-        processes: How many to start where there is much to inspect; more than 1 needs a program whose main module may
-            be imported.
+        processes: Processes to start where many samples must be inspected; more than 1 needs a program whose main
+            module may be imported.
         labels: Whether each must have a label. If not, an image of one band may stand for one of three.
         trust: Limits for files and for the sources of a VRT.
 
@@ -336,8 +336,8 @@ class Inspection:
                 misfits = self._known_misfits(first, remembered)
             yield from (error for _, error in reversed(misfits or ()))
         finally:
-            # What is true of one sample of a pair of files is true of all.
-            leaders = fresh[chosen[order]][np.argsort(order)[group_of]]
+            # The summary of a pair of files holds for each line that names the pair.
+            leaders = places[np.argsort(order)[group_of]]
             self._kind_of[fresh], self._values[fresh] = self._kind_of[leaders], self._values[leaders]
             self._keep()
 

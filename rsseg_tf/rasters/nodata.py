@@ -1,4 +1,4 @@
-"""Which pixels are data: the one rule that training, evaluation, checks and prediction share.
+"""The one rule by which training, evaluation, checks and prediction tell data from no data.
 
 A file declares by a nodata value, masks or an alpha band where it has no data. Many files hold undeclared values that
 stand for no data: -9999, -32768, -3.4e38, 1e20, or 65535 among reflectances of 0..10000. A network takes such a value
@@ -35,7 +35,7 @@ _SHOWN_SENTINELS = 3
 
 @dataclass(frozen=True)
 class ValueRange:
-    """Where the values of each band are expected.
+    """The expected range of the values of each band.
 
     Attributes:
         low: Smallest expected value of each band.
@@ -200,7 +200,7 @@ def without_nodata(
         stored: `(H, W, bands)` as the file has them; may be changed in place unless it is a view.
         masked: `(H, W)`, True where an alpha band or a mask leaves a pixel out.
         absent: Of each band, True where the file declares a value to be no data.
-        expected: Where values are expected.
+        expected: The expected range of values.
     """
     # Most files hold nothing suspicious, which one pass over the values shows.
     least = most = 0.0

@@ -89,7 +89,7 @@ class Scene:
         gcps_crs: Their coordinate reference system.
         rpcs: Rational polynomial coefficients, or None.
         tags: Metadata that also hold for a label map of the scene.
-        place_note: Which description of the place could not be used, and why, in one line; None if there is none.
+        place_note: The description of the place that could not be used, and the reason, in one line; else None.
     """
 
     path: Path

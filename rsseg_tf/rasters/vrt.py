@@ -103,7 +103,7 @@ def require_plain_sides(path: Path, *, depth: int = 0) -> None:
 
     Args:
         path: The raster.
-        depth: How many suffixes were added to the name of the raster that is read.
+        depth: Number of suffixes that were added to the name of the raster that is read.
     """
     for suffix in (".msk", ".ovr"):
         side = path.with_name(path.name + suffix)
