@@ -29,13 +29,14 @@ __all__ = ["Document", "load_document", "parse_assignment"]
 Path_ = tuple[str | int, ...]
 
 _COLLECTIONS = ("tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
-_LARGEST_INTEGER = 2**63 - 1
+_LARGEST_INTEGER = 2**63 - 1  # larger ones overflow in NumPy and TensorFlow, far from the line that names them
 
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the scalar rules of YAML 1.2."""
 
 
+# A scalar's first character selects the patterns that PyYAML tries; without a match it is a string.
 _Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     ("null", r"^(?:null|Null|NULL|~|)$", "nN~"),
@@ -47,6 +48,7 @@ for _tag, _pattern, _first in (
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^$"), [""])
 
 
+# PyYAML's own constructors read 012 as octal and 1:30 as a number in base 60.
 def _float(loader: _Loader, node: yaml.ScalarNode) -> float:
     return float(loader.construct_scalar(node))
 
@@ -79,6 +81,11 @@ class Document:
             path = path[:-1]
         return ""
 
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether this is a config of self-supervised pre-training."""
+        return "method" in self.values and "model" not in self.values
+
     def merged_with(self, other: Document) -> Document:
         """Returns this document overridden by `other`."""
         result = Document({}, dict(self.origins))
@@ -94,10 +101,12 @@ def _merge(old: Mapping[str, Any], new: Mapping[str, Any], path: Path_, origins:
         here = (*path, key)
         before = merged.get(key)
         if isinstance(before, dict) and isinstance(value, dict):
-            renamed = "name" in value and value["name"] != before.get("name", value["name"])
-            if not renamed:
+            # Fields of one model are unknown to another, so that a new name starts afresh.
+            is_renamed = "name" in value and value["name"] != before.get("name", value["name"])
+            if not is_renamed:
                 merged[key] = _merge(before, value, here, origins)
                 continue
+        # The value goes with all its keys, and so do the places where they were written.
         for stale in [known for known in origins if known[: len(here)] == here]:
             del origins[stale]
         merged[key] = value
@@ -110,8 +119,7 @@ def _rename_old_keys(document: Document) -> None:
     Each merge calls this, so that an old key in a file still overrides the present one of the file's base.
     """
     train = document.values.get("train")
-    is_pretraining = "method" in document.values and "model" not in document.values
-    if not (is_pretraining and isinstance(train, dict) and "batch_size" in train):
+    if not (document.is_pretraining and isinstance(train, dict) and "batch_size" in train):
         return
     document.values["train"] = {key: value for key, value in train.items() if key != "batch_size"}
     document.values["train"]["total_batch_size"] = train["batch_size"]
@@ -139,6 +147,7 @@ def load_document(path: Path, _from: tuple[Path, ...] = (), _known: dict[Path, D
     if resolved in _from:
         chain = " -> ".join(p.name for p in (*_from, resolved))
         raise ConfigError(f"{path}: these configs are based on each other: {chain}. Remove one `base:`.")
+    # A base that several bases name is read once. Otherwise n levels of two bases each would take 2**n reads.
     known = {} if _known is None else _known
     if resolved in known:
         return known[resolved]
@@ -157,7 +166,7 @@ def load_document(path: Path, _from: tuple[Path, ...] = (), _known: dict[Path, D
         raise ConfigError(f"{where}: base must be a file name or a list of them; got {bases!r:.100}.")
     document = Document({})
     for name in names:
-        base = path.parent / name
+        base = path.parent / name  # counts before a shipped config of this name
         if not base.is_file() and (shipped := asset_dir("configs") / name).is_file():
             base = shipped
         document = document.merged_with(load_document(base, (*_from, resolved), known))
@@ -185,7 +194,7 @@ def parse_assignment(text: str) -> Document:
 
 def _parse(text: str, file: str) -> Document:
     try:
-        loader = _Loader(text)  # checks every character
+        loader = _Loader(text)  # raises for characters that YAML forbids
         node = compose(loader, file)
         document = Document({})
         if node is None:

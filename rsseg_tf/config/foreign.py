@@ -21,7 +21,7 @@ class ImportReport:
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.sections: list[ForeignSection] = []
-        self.files = 0
+        self.files = 0  # read so far, for a bound on bases of bases
 
     def finish(self) -> None:
         """Adds a problem for each key that was never read."""
@@ -41,7 +41,7 @@ class ForeignSection:
         if not isinstance(values, Mapping):
             report.problems.append(f"{where} must be a mapping; got {values!r}.")
             values = {}
-        self.unread = dict(values)
+        self.unread = dict(values)  # each read removes its key
         report.sections.append(self)
 
     def take(self, key: str, default: Any = None) -> Any:
@@ -86,7 +86,7 @@ class ForeignSection:
     def whole(self, key: str, default: int) -> int:
         """Reads a whole number."""
         value = self.number(key, default)
-        if value != int(value):
+        if value != int(value):  # 80000.0 is a whole number
             self.problem(f"{key} must be a whole number; got {value}.")
         return int(value)
 
@@ -158,8 +158,8 @@ class KeyRule(NamedTuple):
     Attributes:
         name: The key here.
         default: PaddleSeg's default.
-        read: How the value is read.
-        here: The default here, which is not written; None writes every value.
+        read: The method that reads the value.
+        here: The default of this package, which is not written; None writes every value.
     """
 
     name: str
@@ -208,5 +208,5 @@ def _number(value: Any) -> Any:
 
 
 def _same(value: Any, other: Any) -> bool:
-    """Whether two values are equal, where true differs from 1."""
+    """Tells whether two values are equal, where true differs from 1."""
     return type(value) is not bool and value == other if type(other) is not bool else value is other

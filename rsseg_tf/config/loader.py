@@ -39,7 +39,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         ConfigError: One line per problem: where, what, received, allowed.
     """
     document = load_document(find_config(str(path)))
-    if _is_pretraining(document):
+    if document.is_pretraining:
         raise ConfigError(
             f"{path} is a config of `rsseg-tf pretrain` (it has a section 'method'); a config with a section 'model' "
             "is expected here. To go on from its checkpoint, set model.backbone.pretrained to the folder."
@@ -60,7 +60,7 @@ def load_pretrain_config(path: Path | str, overrides: Sequence[str] = ()) -> Pre
 
 def load_any_config(path: Path | str, overrides: Sequence[str] = ()) -> AnyConfig:
     """Reads and checks a config of either kind; arguments and errors as `load_config`."""
-    if _is_pretraining(load_document(find_config(str(path)))):
+    if load_document(find_config(str(path))).is_pretraining:
         return load_pretrain_config(path, overrides)
     return load_config(path, overrides)
 
@@ -72,10 +72,6 @@ def config_from_document(document: Document, source: str) -> Config:
         ConfigError: As `load_config`.
     """
     return _checked(document, source, Config)
-
-
-def _is_pretraining(document: Document) -> bool:
-    return "method" in document.values and "model" not in document.values
 
 
 def _with(document: Document, kinds: Document, overrides: Sequence[str]) -> Document:
@@ -93,7 +89,7 @@ def _checked(document: Document, source: str, kind: type[C]) -> C:
     except ValidationError as error:
         problems = error.errors(include_url=False)
         raise ConfigError("\n".join(_explain(problem, document, source, kind) for problem in problems)) from error
-    except ValueError as error:
+    except ValueError as error:  # of `json.dumps`; after ValidationError, which is a ValueError too
         raise ConfigError(f"{source}: numbers must be finite: {error}.") from error
 
 
@@ -119,6 +115,7 @@ def _explain(problem: ErrorDetails, document: Document, source: str, kind: type[
         case "missing":
             return f"{where}: '{name}' is missing; it has no default."
         case "union_tag_invalid":
+            # pydantic gives the tags as text: 'fcn', 'danet', ...
             allowed = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
             value = context["tag"]
             return (
@@ -128,6 +125,7 @@ def _explain(problem: ErrorDetails, document: Document, source: str, kind: type[
             return f"{where}: '{name}' needs a 'name' for its kind; got {received}."
         case "value_error":
             return f"{where}: {context['error']}"
+    # pydantic's words for a reader of YAML.
     rule = (
         problem["msg"].replace("Input should be", "must be").replace("JSON", "YAML").replace("a valid array", "a list")
     )
@@ -139,8 +137,7 @@ def _key_path(loc: Sequence[str | int], values: Any) -> Path_:
     path: list[str | int] = []
     here: Any = values
     for part in loc:
-        is_tag = isinstance(here, dict) and part not in here and here.get("name") == part
-        if is_tag:
+        if isinstance(here, dict) and part not in here and here.get("name") == part:
             continue
         path.append(part)
         if isinstance(here, dict):
@@ -161,6 +158,7 @@ def _fields_at(loc: Sequence[str | int], kind: type[BaseModel]) -> list[str]:
             annotation = model.model_fields[part].annotation
             model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
             continue
+        # A tag, or a member of a list or mapping: go on in the class that it names, else in the first.
         members = [m for m in _models_in(annotation) if _matches_tag(m, part)] or _models_in(annotation)
         model = members[0] if members else None
     return list(model.model_fields) if model else []

@@ -27,17 +27,14 @@ from rsseg_tf.files import StrPath
 __all__ = ["ImportedConfig", "import_paddleseg"]
 
 _BACKBONES = {
-    "ResNet50": "resnet50",
-    "ResNet101": "resnet101",
-    "ResNet18_vd": "resnet18_vd",
-    "ResNet50_vd": "resnet50_vd",
-    "ResNet101_vd": "resnet101_vd",
-    "HRNet_W18": "hrnet_w18",
-    "HRNet_W48": "hrnet_w48",
+    name: name.lower()
+    for name in ("ResNet50", "ResNet101", "ResNet18_vd", "ResNet50_vd", "ResNet101_vd", "HRNet_W18", "HRNet_W48")
 }
-_HRNET_CHANNELS = {"hrnet_w18": 270, "hrnet_w48": 720}  # of all branches together
-_MOST_FILES = 50
-_FEATURES = ("c2", "c3", "c4", "c5")
+# Of all branches together: 18 + 36 + 72 + 144, and 48 + 96 + 192 + 384.
+_HRNET_CHANNELS = {"hrnet_w18": 270, "hrnet_w48": 720}
+_MOST_FILES = 50  # real configs read two or three; two bases in each of ten files would be a thousand
+_FEATURES = ("c2", "c3", "c4", "c5")  # by PaddleSeg's index, 0 to 3
+_NO_NORMALIZE = "transforms: Normalize is needed: images are always normalized here."
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,10 @@ def import_paddleseg(path: StrPath) -> ImportedConfig:
     report.finish()
     if not report.problems:
         # The result is checked as any config; a base file without a model is checked with the simplest one.
-        stand_in = {"model": {"name": "fcn", "backbone": {"name": "hrnet_w18"}}, "loss": {"main": _cross_entropy()}}
+        stand_in = {
+            "model": {"name": "fcn", "backbone": {"name": "hrnet_w18"}},
+            "loss": {"main": {"name": "cross_entropy"}},
+        }
         whole = values if "model" in values else {**values, **stand_in}
         try:
             config_from_document(Document(whole), path.name)
@@ -84,10 +84,6 @@ def import_paddleseg(path: StrPath) -> ImportedConfig:
     if report.problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in report.problems))
     return ImportedConfig(values, tuple(dict.fromkeys(report.notes)))
-
-
-def _cross_entropy() -> dict[str, Any]:
-    return {"name": "cross_entropy"}
 
 
 # === Reading ===
@@ -195,9 +191,13 @@ def _datasets(
     """Returns the sections `dataset` and `augment`, the ignored id, and the number of classes."""
     parts = [part for part in (train, val) if part is not None]
     known = [_check_dataset(part, mode) for part, mode in ((train, "train"), (val, "val")) if part is not None]
-    root, classes, ignored = _common_facts(parts, train)
-    dataset: dict[str, Any] = {"name": _dataset_name(root, classes), "root": root}
+    root, classes, ignored = _common_facts(parts)
+    # PaddleSeg does not name datasets; the folder does, if the number of classes agrees.
+    folder = Path(root).name.lower()
+    is_known = folder in SPECS and SPECS[folder].num_classes == classes
+    dataset: dict[str, Any] = {"name": folder if is_known else "custom", "root": root}
     lists = (("train_list", train, "train_path"), ("val_list", val, "val_path"))
+    # Lists relative to the root; those with their default names are not written.
     for key, path in ((key, part.text(name)) for key, part, name in lists if part is not None):
         if path is not None and (relative := os.path.relpath(path, root)) != key.replace("_list", ".txt"):
             dataset[key] = relative
@@ -239,7 +239,7 @@ def _check_dataset(part: ForeignSection, mode: str) -> bool:
     return known
 
 
-def _common_facts(parts: list[ForeignSection], train: ForeignSection | None) -> tuple[str, Any, Any]:
+def _common_facts(parts: list[ForeignSection]) -> tuple[str, Any, Any]:
     """Returns the root, the number of classes and the ignored id, which train and val share here."""
     roots = [part.text("dataset_root") for part in parts]
     for part, root in zip(parts[1:], roots[1:], strict=True):
@@ -261,12 +261,6 @@ def _common_facts(parts: list[ForeignSection], train: ForeignSection | None) -> 
             "is one ignored id here. Make them the same."
         )
     return roots[0] or "data", counts[0], ignored
-
-
-def _dataset_name(root: Any, classes: Any) -> str:
-    name = Path(str(root)).name.lower()
-    known = name in SPECS and SPECS[name].num_classes == classes
-    return name if known else "custom"
 
 
 def _all_transforms(
@@ -292,9 +286,6 @@ def _all_transforms(
     return augment, normalizations
 
 
-_NO_NORMALIZE = "transforms: Normalize is needed: images are always normalized here."
-
-
 def _augment(train: ForeignSection, ignored: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Returns the section `augment`, and mean and std (see `_statistics`) where the file gives them."""
     # A transform that is not in the list does not happen, whatever the defaults of `Augment`.
@@ -308,7 +299,7 @@ def _augment(train: ForeignSection, ignored: int) -> tuple[dict[str, Any], dict[
     seen: list[str] = []
     for section in train.sections("transforms", "train_dataset.transforms"):
         kind = section.take("type")
-        section.where += f".{kind}"
+        section.where += f".{kind}"  # so that problems name the transform
         if kind == "RandomRotation":
             _refuse_rotation(section)
         elif kind not in order:
@@ -336,6 +327,7 @@ def _statistics(section: ForeignSection) -> dict[str, Any]:
     for key, values in given.items():
         if len(values) not in (1, 3):
             section.problem(f"{key} must have one value or one for each band; got {values}.")
+    # One value stands for all bands: PaddleSeg's arrays broadcast.
     given = {key: values * 3 if len(values) == 1 else values for key, values in given.items()}
     return {} if all(value == 0.5 for values in given.values() for value in values) else given
 
@@ -376,7 +368,7 @@ def _distort(section: ForeignSection) -> dict[str, Any]:
     for name, default in (("brightness", 0.5), ("contrast", 0.5), ("saturation", 0.5), ("hue", 18)):
         augment[f"{name}_range"] = section.real(f"{name}_range", default)
         probability = probabilities[name] = section.real(f"{name}_prob", 0.5)
-        if probability == 0:
+        if probability == 0:  # the change never happens, and has no probability of its own here
             augment[f"{name}_range"] = 0.0
     section.unused("sharpness_range", because="it counts with sharpness_prob alone")
     section.only("sharpness_prob", 0, because="sharpness has no counterpart; set it to 0.")
@@ -386,6 +378,7 @@ def _distort(section: ForeignSection) -> dict[str, Any]:
     return augment | ({"distort_probability": used.pop()} if used and used != {0.5} else {})
 
 
+# The defaults of probabilities are PaddleSeg's, 0.5 and 0.1, not those of `Augment`.
 _TRANSFORMS: dict[str, Callable[[ForeignSection], dict[str, Any]]] = {
     "ResizeStepScaling": _scaling,
     "RandomHorizontalFlip": lambda section: {"flip_horizontal": section.real("prob", 0.5)},
@@ -466,6 +459,7 @@ def _model(section: ForeignSection, file: ForeignSection) -> dict[str, Any]:
     file.report.notes.append(
         "The coarse model's weights are not in the file: pass --coarse_model, or fill in coarse.pretrained."
     )
+    # PaddleSeg calls the sides of a window sizes of a kernel.
     size = section.numbers("kernel_sizes", [128, 128])
     if len(set(size)) != 1:
         section.problem(f"kernel_sizes must be equal here; got {size}.")
@@ -492,7 +486,7 @@ def _backbone(parent: ForeignSection) -> dict[str, Any]:
     if name is None:
         return {"name": "hrnet_w18"}
     values: dict[str, Any] = {"name": name}
-    if name.endswith("_vd"):
+    if name.endswith("_vd"):  # the others have a fixed stride here
         values["output_stride"] = section.take("output_stride", 8)
         if (grid := section.take("multi_grid", [1, 1, 1])) != [1, 1, 1]:
             values["multi_grid"] = grid
@@ -505,6 +499,7 @@ def _backbone(parent: ForeignSection) -> dict[str, Any]:
     return values
 
 
+# `indices`: negative ones count from the last feature, and configs write either.
 _SEGMENTORS = {
     "FCN": KindRule("fcn", {"channels": KeyRule("channels", None)}, indices=([-1], [3])),
     "DeepLabV3P": KindRule("deeplabv3plus", {
@@ -572,8 +567,9 @@ def _ocrnet_features(section: ForeignSection, indices: Any) -> dict[str, Any]:
 
 def _heads(model: dict[str, Any] | None) -> tuple[str, ...]:
     """Returns the heads in the order of PaddleSeg's list of losses."""
-    heads = _HEADS.get(model["name"], ("main",)) if model else ("main",)
-    return heads if model and model.get("aux_head", True) else ("main",)
+    if not model or not model.get("aux_head", True):
+        return ("main",)
+    return _HEADS.get(model["name"], ("main",))
 
 
 _CLASS_WEIGHTS = KeyRule("class_weights", None, ForeignSection.reals)
@@ -604,19 +600,19 @@ def _losses(section: ForeignSection, heads: tuple[str, ...], ignored: int) -> di
     types, weights = section.take("types", []), section.numbers("coef", [1])
     if not isinstance(types, list):
         section.problem(f"types must be a list of mappings; got {types!r}.")
-        return {"main": _cross_entropy()}
-    if len(types) == 1:  # one for all
+        return {"main": {"name": "cross_entropy"}}
+    if len(types) == 1:  # one for all heads, as in PaddleSeg
         types = types * len(weights)
     if not len(types) == len(weights) == len(heads):
         section.problem(
             f"the model has the heads {', '.join(heads)}, one loss each; got {len(types)} types and "
             f"{len(weights)} coef."
         )
-        return {"main": _cross_entropy()}
-    losses = {}
-    for head, values, weight in zip(heads, types, weights, strict=True):
-        losses[head] = _loss(ForeignSection(values, f"loss of {head}", section.report), weight, ignored)
-    return losses
+        return {"main": {"name": "cross_entropy"}}
+    return {
+        head: _loss(ForeignSection(values, f"loss of {head}", section.report), weight, ignored)
+        for head, values, weight in zip(heads, types, weights, strict=True)
+    }
 
 
 def _loss(section: ForeignSection, weight: float, ignored: int) -> dict[str, Any]:
@@ -624,7 +620,7 @@ def _loss(section: ForeignSection, weight: float, ignored: int) -> dict[str, Any
     section.only("ignore_index", ignored, because=because)
     kind = section.kind(_LOSSES)
     if kind is None:
-        return _cross_entropy()
+        return {"name": "cross_entropy"}
     values = kind.values(section)
     if kind.name == "focal":
         section.unused("num_class", because="the number of classes follows from the dataset here")

@@ -46,9 +46,8 @@ if not TYPE_CHECKING:  # a type checker shall tell wrong names
         return moved_name(__name__, name)
 
 
-Rgb = tuple[
-    Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
-]
+_Byte = Annotated[int, Field(ge=0, le=255)]
+Rgb = tuple[_Byte, _Byte, _Byte]
 
 
 # === Dataset ===
@@ -85,7 +84,7 @@ class CustomDataset(Section):
     val_list: str = "val.txt"
     classes: tuple[str, ...]
     palette: tuple[Rgb, ...] | None = None
-    ignore_index: Annotated[int, Field(ge=0, le=255)] = 255
+    ignore_index: _Byte = 255
     bands: Positive = 3
     rgb_bands: tuple[int, ...] | None = None
     max_value: AboveZero = 255.0
@@ -118,6 +117,7 @@ class CustomDataset(Section):
     @property
     def spec(self) -> DatasetSpec:
         """The dataset's classes, palette, ignored id, bands and statistics."""
+        # Of either system: a config written on Windows may be read elsewhere.
         folder = re.split(r"[/\\]", self.root.rstrip("/\\"))[-1]
         return custom_spec(
             self.title if self.title is not None else ("custom" if folder in ("", ".", "..") else folder),
@@ -137,7 +137,7 @@ class CustomDataset(Section):
 
     @model_validator(mode="after")
     def _spec_is_sound(self) -> CustomDataset:
-        try:
+        try:  # the checks of the spec: palette, bands, mean and std
             _ = self.spec
         except DataError as error:
             raise ValueError(str(error)) from error
@@ -198,7 +198,7 @@ class Data(Section):
 
     @property
     def trust(self) -> Trust:
-        """What files may ask for."""
+        """The limits for files and for the sources of a VRT."""
         return Trust(self.max_image_mb * 2**20, self.allow_vrt_sources)
 
 
@@ -274,7 +274,7 @@ class Eval(Section):
     stride: tuple[Positive, Positive] | None = Field(None, description="horizontal, vertical step in pixels")
 
     def inference(self) -> dict[str, Any]:
-        """Returns the fields that say how an image is predicted, as `InferenceOptions` takes them."""
+        """Returns the options of prediction, as `InferenceOptions` takes them."""
         return self.model_dump(exclude={"protocol"})
 
     @field_validator("protocol", mode="before")
@@ -312,6 +312,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _agrees(self) -> Config:
         spec = self.dataset.spec
+        # Saturation and hue are defined for red, green and blue alone.
         if spec.bands != 3 and (self.augment.saturation_range or self.augment.hue_range):
             raise ValueError(
                 f"augment.saturation_range and augment.hue_range need 3 bands (RGB); the dataset '{spec.name}' has "
@@ -338,7 +339,7 @@ class Config(Section):
             )
 
     def _check_protocol(self) -> None:
-        allowed = PROTOCOLS[self.eval.protocol].datasets
+        allowed = PROTOCOLS[self.eval.protocol].datasets  # empty for protocols of any dataset
         if allowed and self.dataset.name not in allowed:
             others = [name for name, protocol in PROTOCOLS.items() if not protocol.datasets]
             raise ValueError(
@@ -347,10 +348,12 @@ class Config(Section):
             )
 
     def _check_losses(self, spec: DatasetSpec) -> None:
+        # The number of class weights, and the words that explain it.
         classes, of = spec.num_classes, f"the dataset '{spec.name}' has {spec.num_classes} classes"
         if isinstance(self.model, C2FNet):
             classes, of = 2, "the fine model of c2fnet has 2 classes (other, small object)"
         for head, loss in self.loss.items():
+            # This head gives projections of features, which are no logits of classes.
             if (head == "contrast") != isinstance(loss, PixelContrast) and not isinstance(loss, CustomLoss):
                 raise ValueError(
                     f"loss.{head}.name is {loss.name}; pixel_contrast is for the head contrast, and that head takes "

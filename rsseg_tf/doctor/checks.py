@@ -24,13 +24,12 @@ from rsseg_tf.doctor.statistics import Moments
 from rsseg_tf.rasters.windows import Size
 
 __all__ = [
-    "absent_findings",
     "below_findings",
+    "class_findings",
     "ignored_label",
     "image_findings",
     "label_findings",
     "mask_findings",
-    "one_class_findings",
     "range_findings",
     "sample_findings",
     "sentinel_finding",
@@ -104,10 +103,11 @@ def image_findings(evidence: Evidence, measured: Sequence[Moments] | None) -> It
     usual_type = _commonest(image.dtype for _, image in images)
     wanted = f"{spec.bands} are expected" if spec else f"most images have {usual_bands}"
     seen: set[Path] = set()
-    values: list[Finding] = []  # they tell that max_value is wrong, so that normalisation need not be checked
+    # A finding about values means that max_value is wrong; then the units of mean and std are wrong too.
+    values: list[Finding] = []
     for position, image in images:
         path = evidence.samples[position].image
-        if path in seen:
+        if path in seen:  # a list names the image again beside another label
             continue
         seen.add(path)
         splits, name = evidence.splits_of([position]), evidence.name(path)
@@ -124,12 +124,13 @@ def image_findings(evidence: Evidence, measured: Sequence[Moments] | None) -> It
         if "train" in splits:
             yield from size_findings(name, image.width, image.height, evidence.dataset.crop_size)
     yield from values
-    if spec:
-        unfit = list(_unfit(evidence, [image for _, image in images], usual_type, spec.max_value))
-        yield from unfit
-        values += unfit
-    if spec and not values:
-        below = list(_below(evidence, [image for _, image in images], spec.max_value))
+    if not spec:
+        return
+    pictures = [image for _, image in images]
+    unfit = list(_unfit(evidence, pictures, usual_type, spec.max_value))
+    yield from unfit
+    if not values and not unfit:
+        below = list(_below(evidence, pictures, spec.max_value))
         yield from below
         if not below and measured is not None:
             yield from _normalisation(measured, spec.mean, spec.std)
@@ -195,6 +196,7 @@ def range_findings(
 
 
 def _unfit(evidence: Evidence, images: Sequence[ImageFacts], dtype: str, max_value: float) -> Iterator[Finding]:
+    # Images of another type have a finding of their own and must not decide the range of all.
     seen = [image for image in images if image.dtype == dtype and any(band.count for band in image.moments)]
     if seen:
         largest = max(band.high for image in seen for band in image.moments)
@@ -204,6 +206,7 @@ def _unfit(evidence: Evidence, images: Sequence[ImageFacts], dtype: str, max_val
 
 def _below(evidence: Evidence, images: Sequence[ImageFacts], max_value: float) -> Iterator[Finding]:
     highest = max((band.high for image in images for band in image.moments if band.count), default=None)
+    # Constant images hold no contrast, whatever max_value is; each has a finding of its own.
     if highest is not None and not all(image.is_constant for image in images):
         yield from below_findings(highest, len(images), max_value, tuple(evidence.members))
 
@@ -216,7 +219,7 @@ def below_findings(highest: float, count: int, max_value: float, splits: tuple[s
 
 
 def _normalisation(measured: Sequence[Moments], mean: Sequence[float], std: Sequence[float]) -> Iterator[Finding]:
-    if len(measured) != len(mean):
+    if len(measured) != len(mean):  # most images have other bands than the spec, which is a finding of its own
         return
     for number, (band, wanted_mean, wanted_std) in enumerate(zip(measured, mean, std, strict=True)):
         shift, deviation = (band.mean - wanted_mean) / wanted_std, band.std / wanted_std
@@ -240,7 +243,7 @@ def label_findings(evidence: Evidence) -> Iterator[Finding]:
             labels.setdefault(sample.label, (position, facts.label))
     present = {value for _, label in labels.values() for value in label.counts}
     is_mask = _is_mask(present, expected)
-    object_id = max(present, default=0)
+    object_id = max(present, default=0)  # of a mask, 255 as a rule
     with_unknown_ids: list[Path] = []
     for path, (position, label) in labels.items():
         splits, name = evidence.splits_of([position]), evidence.name(path)
@@ -250,17 +253,18 @@ def label_findings(evidence: Evidence) -> Iterator[Finding]:
             share = label.counts[object_id] / sum(label.counts.values())
             message = f"{name} holds {object_id} in {share:.1%} of its pixels, else 0"
             yield Finding("label-0-255", splits, (name,), message)
-        elif wrong := _wrong_ids(label, evidence):
+        elif wrong := _unknown_in(label, expected):
             with_unknown_ids.append(path)
-            yield Finding("label-out-of-range", splits, (name,), f"{name} {_wrong(label, wrong, evidence)}")
+            yield Finding("label-out-of-range", splits, (name,), f"{name} {wrong}")
     if with_unknown_ids:
         yield from _shifted(present, evidence)
-    if labels and not is_mask:
-        found = _ids_of_splits(evidence)
-        one_class = list(one_class_findings(found, expected))
-        yield from one_class
-        covered = tuple(split for finding in one_class for split in finding.splits)
-        yield from absent_findings(found, expected, leave_out=covered)
+    if labels and not is_mask:  # the ids of a mask are no classes, so that counting them would mislead
+        found = {
+            split: {value for facts in labelled for value in facts.counts}
+            for split, members in evidence.members.items()
+            if (labelled := [held for position in members if (held := evidence.facts[position].label)])
+        }
+        yield from class_findings(found, expected)
     yield from _palette_conflicts(labels, evidence)
     yield from _known_colours(evidence, with_unknown_ids, labels)
 
@@ -270,18 +274,16 @@ def ignored_label(name: str, ignore_index: int, splits: tuple[str, ...]) -> Find
     return Finding("all-ignored", splits, (name,), f"{name} holds the ignored id {ignore_index} alone")
 
 
-def _wrong_ids(label: LabelFacts, evidence: Evidence) -> list[int]:
-    expected = evidence.dataset.expected
-    # Where the number of classes is unknown, any id of eight bits may be one.
-    return unknown_ids(label.counts, expected.num_classes or 256, expected.ignore_index)
-
-
-def _wrong(label: LabelFacts, wrong: Sequence[int], evidence: Evidence) -> str:
-    expected = evidence.dataset.expected
+def _unknown_in(label: LabelFacts, expected: Expectation) -> str:
+    """Describes the ids of a label that are neither a class nor ignored; empty if there are none."""
+    count = expected.num_classes or 256  # where the number of classes is unknown, any id of eight bits may be one
+    wrong = unknown_ids(label.counts, count, expected.ignore_index)
+    if not wrong:
+        return ""
     pixels = sum(label.counts[value] for value in wrong)
     text = (
         f"holds the id{'s' if len(wrong) > 1 else ''} {first_values(wrong)} in {pixels} pixels; "
-        f"0..{(expected.num_classes or 256) - 1} and {expected.ignore_index} are allowed"
+        f"0..{count - 1} and {expected.ignore_index} are allowed"
     )
     is_mask = looks_like_a_mask(label.counts, expected.num_classes)
     return f"{text}; {mask_words(label.counts)}" if is_mask else text
@@ -289,11 +291,10 @@ def _wrong(label: LabelFacts, wrong: Sequence[int], evidence: Evidence) -> str:
 
 def _shifted(present: set[int], evidence: Evidence) -> Iterator[Finding]:
     """Yields a finding if the ids would be right after subtracting 1."""
-    expected = evidence.dataset.expected
-    ids = present - {expected.ignore_index}
-    if expected.classes is None or max(ids) != len(expected.classes):
+    count = evidence.dataset.expected.num_classes
+    ids = present - {evidence.dataset.expected.ignore_index}
+    if count is None or max(ids) != count:
         return
-    count = len(expected.classes)
     message = (
         f"labels hold the ids 0 to {count}, one more than there are classes ({count}); 0 may mean 'no label'"
         if 0 in ids
@@ -302,32 +303,29 @@ def _shifted(present: set[int], evidence: Evidence) -> Iterator[Finding]:
     yield Finding("ids-shifted", tuple(evidence.members), (), message)
 
 
-def _ids_of_splits(evidence: Evidence) -> dict[str, set[int]]:
-    """Returns the ids that occur in each split that has labels."""
-    present: dict[str, set[int]] = {}
-    for split, members in evidence.members.items():
-        labels = [label for position in members if (label := evidence.facts[position].label)]
-        if labels:
-            present[split] = {value for label in labels for value in label.counts}
-    return present
-
-
-def one_class_findings(present: Mapping[str, set[int]], expected: Expectation) -> Iterator[Finding]:
-    """Yields a finding if the labels to train on hold one class at most.
+def class_findings(present: Mapping[str, set[int]], expected: Expectation) -> Iterator[Finding]:
+    """Yields a finding if the labels to train on hold one class at most, and the classes that other splits lack.
 
     Args:
-        present: The ids that occur, by split. Those of the split `train` count, or all where no split has this name.
+        present: The ids that occur, by split.
         expected: The dataset.
     """
-    if expected.classes is None or len(expected.classes) < 2 or not present:
-        return
-    splits = ("train",) if "train" in present else tuple(present)
-    ids = {value for split in splits for value in present[split]} - {expected.ignore_index}
-    known = sorted(value for value in ids if value < len(expected.classes))
-    if len(known) < 2 and len(ids) == len(known):  # other ids are reported on their own
-        what = f"class {known[0]} ({expected.classes[known[0]]})" if known else "no class"
-        message = f"the labels of {listing(splits)} hold {what} and nothing else but the ignored id"
-        yield Finding("one-class", splits, (), message)
+    classes = expected.classes or ()
+    training = ("train",) if "train" in present else tuple(present)
+    ids = {value for split in training for value in present[split]} - {expected.ignore_index}
+    known = sorted(value for value in ids if value < len(classes))
+    # Other ids than classes are reported on their own.
+    one_class = len(classes) > 1 and bool(present) and len(known) < 2 and len(ids) == len(known)
+    if one_class:
+        what = f"class {known[0]} ({classes[known[0]]})" if known else "no class"
+        message = f"the labels of {listing(training)} hold {what} and nothing else but the ignored id"
+        yield Finding("one-class", training, (), message)
+    # Nobody trains or tunes on a test split, so a class may be absent there.
+    splits = [split for split in present if split != "test" and not (one_class and split in training)]
+    for number, name in enumerate(classes):
+        if lacking := tuple(split for split in splits if number not in present[split]):
+            message = f"class {number} ({name}) does not occur in {listing(lacking)}"
+            yield Finding("class-absent", lacking, (), message)
 
 
 def mask_findings(present: set[int], splits: tuple[str, ...], expected: Expectation) -> Iterator[Finding]:
@@ -342,25 +340,6 @@ def _is_mask(present: set[int], expected: Expectation) -> bool:
     # A dataset of one class has nothing but 0 and the ignored id.
     is_one_class = expected.num_classes == 1 and expected.ignore_index in present
     return looks_like_a_mask(present, expected.num_classes) and not is_one_class
-
-
-def absent_findings(
-    present: Mapping[str, set[int]], expected: Expectation, leave_out: Sequence[str] = ()
-) -> Iterator[Finding]:
-    """Yields the classes that a split lacks.
-
-    Args:
-        present: The ids that occur, by split.
-        expected: The dataset.
-        leave_out: Splits that another finding covers.
-    """
-    for number, name in enumerate(expected.classes or ()):
-        lacking = tuple(
-            split for split, ids in present.items() if number not in ids and split not in ("test", *leave_out)
-        )
-        if lacking:
-            message = f"class {number} ({name}) does not occur in {listing(lacking)}"
-            yield Finding("class-absent", lacking, (), message)
 
 
 def _palette_conflicts(labels: Mapping[Path, tuple[int, LabelFacts]], evidence: Evidence) -> Iterator[Finding]:
@@ -379,6 +358,7 @@ def _palette_conflicts(labels: Mapping[Path, tuple[int, LabelFacts]], evidence: 
             files = tuple(dict.fromkeys(evidence.name(path) for path in colours.values()))
             yield Finding("palette-conflict", (), files, f"id {value} is {listing(shown)}")
         for colour, path in colours.items():
+            # The order of the palette is the order of the ids.
             other = list(classes).index(colour) if colour in classes else value
             if other != value:
                 name = evidence.name(path)
@@ -393,7 +373,7 @@ def _known_colours(
     colours = {colour for facts in evidence.facts for colour in facts.mask_colours}
     if known := _datasets_with(colours):
         yield Finding("label-colours", (), (), f"the colours of the masks are those of {known}")
-    for path in with_unknown_ids[:1]:
+    for path in with_unknown_ids[:1]:  # labels of one origin share a palette, so that one message is enough
         if known := _datasets_with(set(labels[path][1].colours.values())):
             name = evidence.name(path)
             message = f"{name} is a palette PNG; the colours of its ids are those of {known}, in another order"

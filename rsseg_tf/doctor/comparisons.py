@@ -27,10 +27,10 @@ def duplicate_findings(evidence: Evidence) -> Iterator[Finding]:
         names = evidence.image_names(positions)
         if len(splits) > 1:
             yield leak_of(names, splits)
-        labels = [(position, evidence.facts[position].label) for position in positions]
-        digests = {label.digest for _, label in labels if label is not None}
-        if len(digests) > 1:
-            files = [path for position, label in labels if label and (path := evidence.samples[position].label)]
+        # Equal pixels with different labels teach two answers to one question.
+        labelled = [position for position in positions if evidence.facts[position].label]
+        if len({label.digest for position in labelled if (label := evidence.facts[position].label)}) > 1:
+            files = [path for position in labelled if (path := evidence.samples[position].label)]
             label_names = tuple(dict.fromkeys(evidence.name(path) for path in files))
             message = f"{listing(names)} {'has' if len(names) == 1 else 'have equal pixels, but'} different labels: "
             yield Finding("label-conflict", splits, (*names, *label_names), message + listing(label_names))
@@ -49,6 +49,7 @@ def near_duplicate_findings(evidence: Evidence, distance: int) -> Iterator[Findi
         evidence: Facts about the dataset.
         distance: See `near_pairs`.
     """
+    # Images with equal pixels have findings of their own; the first of them stands for all.
     groups = [
         (positions, found)
         for positions in _groups(evidence)
@@ -62,9 +63,8 @@ def near_duplicate_findings(evidence: Evidence, distance: int) -> Iterator[Findi
         message = f"{listing(names)} show the same picture"
         if len(ones) == 2:
             pair = pairs[0]
-            plural = "s" if pair.distance != 1 else ""
-            message += f"{', ' if pair.turn else ''}{pair.turn} ({pair.distance} bit{plural} of the hash differ"
-            message += ")" if plural else "s)"
+            bits = "1 bit of the hash differs" if pair.distance == 1 else f"{pair.distance} bits of the hash differ"
+            message += f"{', ' if pair.turn else ''}{pair.turn} ({bits})"
         yield Finding(code, splits, names, message + (f", in {listing(splits)}" if len(splits) > 1 else ""))
 
 
@@ -78,7 +78,8 @@ def overlap_findings(evidence: Evidence) -> Iterator[Finding]:
         for found in overlaps(places[later], places[earlier]):
             own = evidence.name(evidence.samples[found.image].image)
             names = evidence.image_names(found.others)
-            message = f"{own} shares {_percent(found.share)} of its ground with {names[0]}"
+            share = f"{100 * found.share:.0f} %" if found.share >= 0.01 else "less than 1 %"
+            message = f"{own} shares {share} of its ground with {names[0]}"
             if len(names) > 1:
                 message += f", and some with {len(names) - 1} more"
             yield Finding("leak-overlap", (earlier, later), (own, *names), f"{message} of {earlier}")
@@ -97,16 +98,14 @@ def _components(prints: Sequence[Fingerprint], distance: int) -> list[list[NearP
     """Returns, for each group of equal pictures, the pairs that connect it, in the order of first members."""
     sets = DisjointSets()
     kept: list[NearPair] = []
+    # A pair inside a group that earlier pairs connect adds nothing. So n equal pictures keep n - 1 pairs.
     for pair in near_pairs(prints, distance):
         one, other = sorted((sets.root(pair.first), sets.root(pair.second)))
         if one != other:
             sets.join(one, other)
             kept.append(pair)
+    # The smaller root wins each join, so that a group's root is its first member.
     components: defaultdict[int, list[NearPair]] = defaultdict(list)
     for pair in kept:
         components[sets.root(pair.first)].append(pair)
     return [components[first] for first in sorted(components)]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.01 else "less than 1 %"

@@ -8,7 +8,7 @@ anything to check is an error.
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -169,6 +169,7 @@ def dataset_from_folder(
 def _prepared(folder: Path, unlabelled: bool) -> CheckedDataset:
     """Returns the dataset in a folder that this package prepared."""
     content = read_description(folder / "dataset.json")
+    # `prepare` also writes images without labels for pre-training; they have one list and no classes.
     if not content.get("labelled", True):
         return _listed(folder, Expectation(str(content.get("name", folder.name))), ["train"], unlabelled=True)
     expected = Expectation.of(read_dataset_json(folder / "dataset.json")[0])
@@ -202,6 +203,7 @@ def _expected(folder: Path, num_classes: int | None, ignore_index: int) -> Expec
     file = folder / "labels.txt"
     if file.is_file():
         try:
+            # Editors on Windows put a byte-order mark before the text.
             names = tuple(line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip())
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{file} cannot be read: {error}. It holds one class name a line, as UTF-8.") from error
@@ -228,18 +230,15 @@ def _differences(spec: DatasetSpec, root: Path) -> list[Finding]:
         described, _ = read_dataset_json(file)
     except DataError as error:
         return [Finding("spec-differs", (), ("dataset.json",), str(error).rstrip("."))]
+    # These fields are facts about the files. Mean and std are a choice of the config.
     fields = ("classes", "ignore_index", "bands", "max_value")
-    different = [field for field in fields if getattr(spec, field) != getattr(described, field)]
-    return [
-        Finding(
-            "spec-differs",
-            (),
-            ("dataset.json",),
-            f"{field} is {_shown(getattr(spec, field))} in the config, {_shown(getattr(described, field))} in "
-            "dataset.json",
-        )
-        for field in different
-    ]
+    findings = []
+    for field in fields:
+        stated, written = getattr(spec, field), getattr(described, field)
+        if stated != written:
+            message = f"{field} is {_shown(stated)} in the config, {_shown(written)} in dataset.json"
+            findings.append(Finding("spec-differs", (), ("dataset.json",), message))
+    return findings
 
 
 def _shown(value: object) -> str:
@@ -265,7 +264,7 @@ class _Lists:
             labels: `"needed"`: each line must name a label. `"allowed"`: the split is labelled if all lines name one.
                 `"none"`: labels are disregarded.
         """
-        before = len(self.findings)
+        before = len(self.findings)  # an empty list whose lines are all wrong needs no second finding
         if not path.is_file():
             self._note("list-missing", split, path, f"{self._name(path)} does not exist")
             return Split(split, (), labels == "needed")
@@ -284,6 +283,7 @@ class _Lists:
                     "list-columns", split, path, f"{self._name(path)}, line {number}: {len(columns)} column{plural}"
                 )
                 continue
+            # An absolute path in the list replaces the root.
             sample = Sample(self.root / columns[0], self.root / columns[1] if labelled else None)
             samples.append(sample)
             numbers[sample].append(number)
@@ -298,13 +298,12 @@ class _Lists:
 
     def _reused(self, split: str, samples: Sequence[Sample]) -> None:
         """Adds a finding for each label that stands beside several images."""
-        images: defaultdict[Path, Counter[Path]] = defaultdict(Counter)
+        images: defaultdict[Path | None, list[Path]] = defaultdict(list)
         for sample in samples:
-            if sample.label is not None:
-                images[sample.label][sample.image] += 1
+            images[sample.label].append(sample.image)
         for label, beside in images.items():
-            if len(beside) > 1:
-                names = [self._name(path) for path in beside]
+            if label is not None and len(set(beside)) > 1:
+                names = [self._name(path) for path in dict.fromkeys(beside)]
                 message = f"{self._name(label)} stands beside {listing(names)}"
                 self.findings.append(Finding("label-reused", (split,), (self._name(label), *names), message))
 

@@ -1,4 +1,4 @@
-"""What the doctor knows about a dataset: facts about each distinct sample, and the splits that contain the sample."""
+"""Facts about each distinct sample of a dataset, and the splits that contain the sample."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Evidence:
     """Facts about the samples of a dataset.
 
     Attributes:
-        dataset: What was checked.
+        dataset: The dataset that was checked.
         samples: Each distinct pair of image and label, in the order in which the splits name them.
         facts: Facts about each.
         members: Positions in `samples` by split; a sample that the list repeats is repeated here.
@@ -34,7 +34,7 @@ class Evidence:
     def _splits(self) -> tuple[tuple[str, ...], ...]:
         found: list[list[str]] = [[] for _ in self.samples]
         for split, positions in self.members.items():
-            for position in dict.fromkeys(positions):
+            for position in dict.fromkeys(positions):  # a repeated sample is in its split once
                 found[position].append(split)
         return tuple(tuple(splits) for splits in found)
 

@@ -24,9 +24,9 @@ class Kind:
     """A kind of finding.
 
     Attributes:
-        severity: How bad it is.
-        what: Its meaning, in one sentence.
-        remedy: How to fix it.
+        severity: One of `SEVERITIES`.
+        what: The flaw, in one sentence.
+        remedy: The way to fix it.
     """
 
     severity: Severity
@@ -232,7 +232,7 @@ class Finding:
         code: A key of `KINDS`.
         splits: The splits that it concerns; empty for the dataset as a whole.
         files: The files that it concerns, relative to the root where they lie below it.
-        message: What was found, in one sentence. The kind tells how to fix it.
+        message: The flaw that was found, in one sentence. The kind has the remedy.
     """
 
     code: str
@@ -247,7 +247,7 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
-        """How bad it is."""
+        """The severity of its kind."""
         return KINDS[self.code].severity
 
 

@@ -25,8 +25,9 @@ MAX_DISTANCE = 11
 
 _SIDE = 32  # of a thumbnail, in cells
 _FREQUENCIES = 8
-_EMPTY = -128  # a cell of one value; black borders of scenes must not make tiles equal
-_LEAST_CELLS = 64
+# A cell of one value, outside of the scaled shades -127..127; black borders of scenes must not make tiles equal.
+_EMPTY = -128
+_LEAST_CELLS = 64  # a sixteenth of the thumbnail; correlations over fewer cells are chance
 
 # Measured on the 576 tiles of the Dubai set. Different tiles reach 0.958 and 0.68. Copies as JPEG of quality 30, with
 # noise, at half size, with gamma 1.6, contrast 0.6 or 30 grey levels brighter reach at least 0.928 and 0.92.
@@ -73,7 +74,7 @@ class NearPair:
         first: Position of one.
         second: Position of the other; greater than `first`.
         distance: Number of bits in which their hashes differ.
-        turn: How the second is mirrored or turned; empty if it is neither.
+        turn: The mirroring or turn of the second, in words; empty if there is none.
     """
 
     first: int
@@ -99,7 +100,7 @@ def fingerprint(image: NDArray, absent: NDArray[np.bool_] | None = None) -> Fing
     known = np.isfinite(grey) if absent is None else np.isfinite(grey) & ~absent
     if not known.any():
         return None
-    if not known.all():
+    if not known.all():  # the mean becomes 0 below, where the shades are centred
         grey[~known] = grey[known].mean(dtype=np.float64)
     # Cells with content: some pixel in them differs from its right or lower neighbour.
     corner = grey[:-1, :-1]
@@ -160,6 +161,7 @@ def same_picture(cells: NDArray[np.int8], others: NDArray[np.int8]) -> NDArray[n
     """
     both = (cells != _EMPTY) & (others != _EMPTY)
     either = (cells != _EMPTY) | (others != _EMPTY)
+    # Two tiles at the border of one scene share their black part; what they show may still differ.
     common = both.sum(axis=(1, 2))
     enough = (common >= _LEAST_CELLS) & (common >= _LEAST_COMMON * either.sum(axis=(1, 2)))
     weights = both.astype(np.float32)
@@ -229,10 +231,13 @@ def _close(
     """
     count = len(hashes)
     # Values to combine with a part by XOR: all patterns with at most a quarter of the distance set.
-    masks = _masks(distance // _PARTS)
+    masks = [value for value in range(1 << _PART_BITS) if value.bit_count() <= distance // _PARTS]
     found: list[NDArray[np.int64]] = []
-    for part in range(_PARTS):
-        own, other = _part(hashes, part), _part(turned, part)
+    # (parts, N) numbers of 16 bits, as int64 so that the additions below do not overflow.
+    own_parts, other_parts = (
+        whole.view(np.uint16).reshape(count, _PARTS).T.astype(np.int64) for whole in (hashes, turned)
+    )
+    for own, other in zip(own_parts, other_parts, strict=True):
         # starts[v] is the first place in `order` whose part is v or above.
         order = np.argsort(own, kind="stable")
         starts = np.searchsorted(own[order], np.arange((1 << _PART_BITS) + 1))
@@ -247,18 +252,9 @@ def _close(
                 near = (first < second) & (np.bitwise_count(hashes[first] ^ turned[second]) <= distance)
                 if near.any():
                     found.append(first[near] * count + second[near])
-    if found:
+    if found:  # `unique`, because a pair may be near in several parts
         first, second = np.divmod(np.unique(np.concatenate(found)), count)
         yield first, second, np.bitwise_count(hashes[first] ^ turned[second]).astype(np.int64)
-
-
-def _part(hashes: NDArray[np.uint64], part: int) -> NDArray[np.int64]:
-    return (hashes >> np.uint64(part * _PART_BITS)).astype(np.int64) & ((1 << _PART_BITS) - 1)
-
-
-def _masks(radius: int) -> list[int]:
-    """Returns all values of 16 bits of which at most `radius` are set."""
-    return [value for value in range(1 << _PART_BITS) if value.bit_count() <= radius]
 
 
 def _blocks(lengths: NDArray[np.int64]) -> Iterator[slice]:

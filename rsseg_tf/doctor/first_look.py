@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.doctor.checks import (
-    absent_findings,
     below_findings,
+    class_findings,
     ignored_label,
     mask_findings,
-    one_class_findings,
     range_findings,
     sentinel_finding,
     size_findings,
@@ -30,7 +29,7 @@ from rsseg_tf.doctor.dataset import Expectation, shown
 from rsseg_tf.doctor.findings import Finding
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample, read_list
-from rsseg_tf.rasters.inspection import ListSummary, ValueSummary
+from rsseg_tf.rasters.inspection import ListSummary, SampleKind, ValueSummary
 from rsseg_tf.rasters.windows import Size
 
 __all__ = ["FindingCount", "known_leaks", "start_findings"]
@@ -38,7 +37,7 @@ __all__ = ["FindingCount", "known_leaks", "start_findings"]
 
 @dataclass(frozen=True)
 class FindingCount:
-    """The first finding of a kind, and how many there are of the kind."""
+    """The first finding of a kind, and the number of findings of the kind."""
 
     finding: Finding
     count: int
@@ -58,7 +57,7 @@ def start_findings(
     """Returns findings about the samples of each split, and about all of them together.
 
     Args:
-        parts: What one look at the samples of each split gave.
+        parts: The summary of the list of each split.
         spec: The dataset; that of images without labels has one class, which is not checked.
         root: Folder to which the names of files are relative.
         crop_size: Size that training crops to; None without training.
@@ -88,9 +87,11 @@ def _name(summary: ListSummary, place: int, root: Path) -> str:
 def _about_values(parts: Mapping[str, ListSummary], max_value: float, root: Path) -> list[FindingCount]:
     """Returns findings about types and values of the images."""
     values = np.concatenate([summary.values for summary in parts.values()])
+    # Images of bytes are not decoded and have no values here: their range is known.
     seen = values[~np.isnan(values[:, 1])]
     dtype = next(summary.kinds[summary.kind_of[0]].dtype for summary in parts.values())
     largest, middle = (float(seen[:, 1].max()), float(np.median(seen[:, 2]))) if len(seen) else (0.0, 0.0)
+    # With a wrong max_value each image would have a finding; one about all of them is the useful one.
     unfit = list(range_findings(dtype, largest, middle, max_value, tuple(parts)))
     if unfit:
         return _first(unfit)
@@ -121,43 +122,38 @@ def _about_labels(parts: Mapping[str, ListSummary], expected: Expectation, root:
     masks = _first(mask_findings(set().union(*present.values()), tuple(present), expected))
     if masks:
         return masks
-    one_class = _first(one_class_findings(present, expected))
-    covered = tuple(split for found in one_class for split in found.finding.splits)
-    return [
-        *one_class,
-        *_first(absent_findings(present, expected, leave_out=covered)),
-        *_first(_ignored(parts, expected.ignore_index, root)),
-    ]
+    return [*_first(class_findings(present, expected)), *_first(_ignored(parts, expected.ignore_index, root))]
+
+
+def _places(summary: ListSummary, fits: Callable[[SampleKind], bool]) -> list[int]:
+    """Returns the positions of the samples of some kinds; there are few kinds, and perhaps a million samples."""
+    kinds = [number for number, kind in enumerate(summary.kinds) if fits(kind)]
+    return np.flatnonzero(np.isin(summary.kind_of, kinds)).tolist()
 
 
 def _ignored(parts: Mapping[str, ListSummary], ignore_index: int, root: Path) -> Iterator[Finding]:
     for split, summary in parts.items():
-        kinds = [number for number, kind in enumerate(summary.kinds) if kind.ids == (ignore_index,)]
-        for place in np.flatnonzero(np.isin(summary.kind_of, kinds)).tolist():
+        for place in _places(summary, lambda kind: kind.ids == (ignore_index,)):
             label = summary.samples[place].label
             if label is not None:
                 yield ignored_label(shown(label, root), ignore_index, (split,))
 
 
 def _small(summary: ListSummary, root: Path, crop_size: Size) -> Iterator[Finding]:
-    small = [
-        number
-        for number, kind in enumerate(summary.kinds)
-        if kind.width < crop_size.width or kind.height < crop_size.height
-    ]
-    for place in np.flatnonzero(np.isin(summary.kind_of, small)).tolist():
+    for place in _places(summary, lambda kind: kind.width < crop_size.width or kind.height < crop_size.height):
         kind = summary.kinds[summary.kind_of[place]]
         yield from size_findings(_name(summary, place, root), kind.width, kind.height, crop_size)
 
 
 def _leaks(train: ListSummary, val: ListSummary, root: Path) -> list[FindingCount]:
     """Returns a finding about images with equal pixels in both splits."""
-    both, here, there = np.intersect1d(train.images, val.images, return_indices=True)
-    if not len(both):
+    # `images` identifies files by device and inode, so that links to one file are found as well.
+    _, here, there = np.intersect1d(train.images, val.images, return_indices=True)
+    if not len(here):
         return []
     first = int(here.argmin())
     names = (_name(train, int(here[first]), root), _name(val, int(there[first]), root))
-    return [FindingCount(leak_of(tuple(dict.fromkeys(names)), ("train", "val")), len(both))]
+    return [FindingCount(leak_of(tuple(dict.fromkeys(names)), ("train", "val")), len(here))]
 
 
 def known_leaks(train_list: Path, val: ListSummary, root: Path) -> list[FindingCount]:
@@ -165,22 +161,21 @@ def known_leaks(train_list: Path, val: ListSummary, root: Path) -> list[FindingC
 
     Args:
         train_list: The training list. Its images are not read; a list that cannot be read gives no finding.
-        val: What one look at the validation images gave.
+        val: The summary of the validation list.
         root: Folder to which both lists are relative.
     """
     try:
         train = read_list(train_list, root, must_exist=False)
     except DataError:
         return []
-    here, there = _paths(train), _paths(val.samples)
-    both, _, places = np.intersect1d(here, there, return_indices=True)
-    if not len(both):
+    _, _, places = np.intersect1d(_paths(train), _paths(val.samples), return_indices=True)
+    if not len(places):
         return []
-    return [FindingCount(leak_of((_name(val, int(places.min()), root),), ("train", "val")), len(both))]
+    return [FindingCount(leak_of((_name(val, int(places.min()), root),), ("train", "val")), len(places))]
 
 
 def _paths(samples: Sequence[Sample]) -> NDArray[np.uint64]:
-    """Returns a number for the path of each image."""
+    """Returns a number for the path of each image: eight bytes each, where a million texts would take 100 MB."""
     numbers = np.empty(len(samples), np.uint64)
     for place, sample in enumerate(samples):
         path = os.path.abspath(sample.image).encode("utf-8", "surrogateescape")

@@ -35,6 +35,7 @@ _SPLITS = {
 _ONE_SPLIT = "all"
 
 _ENDING = r"(?:[_\-. ](?:{}))+$"
+# Endings of known datasets: `_noBoundary`, `_RGB`, `_IRRG` (ISPRS), `_instance_color_RGB` (iSAID).
 _LABEL_ENDING = re.compile(
     _ENDING.format("labels?|masks?|gt|ann|annotation|seg|segmentation|noboundary|instance_color_rgb"), re.IGNORECASE
 )
@@ -82,10 +83,8 @@ def find_folders(folder: Path, *, unlabelled: bool) -> tuple[FolderSplit, ...]:
         return tuple(_split(name, inner.get(name), beside.get(name), unlabelled) for name in names)
     if images:
         return (_split(_ONE_SPLIT, images, labels, unlabelled),)
-    outer = _split_folders(folder)
-    if outer:
-        return tuple(_outer_split(name, path, unlabelled) for name, path in outer.items())
-    return (_outer_split(_ONE_SPLIT, folder, unlabelled),)
+    outer = _split_folders(folder) or {_ONE_SPLIT: folder}
+    return tuple(_outer_split(name, path, unlabelled) for name, path in outer.items())
 
 
 def _outer_split(name: str, folder: Path, unlabelled: bool) -> FolderSplit:
@@ -102,7 +101,7 @@ def _outer_split(name: str, folder: Path, unlabelled: bool) -> FolderSplit:
             "train.txt and val.txt, with images/ and labels/, or with img_dir/ and ann_dir/."
         )
     if unlabelled:
-        return replace(_alone(name, files), left_out=str(left_out))
+        return _alone(name, files, left_out)
     beside = [path for path in files if _LABEL_ENDING.search(path.stem)]
     if not beside:
         raise DataError(
@@ -118,7 +117,7 @@ def _split(name: str, images: Path | None, labels: Path | None, unlabelled: bool
     left_out = LeftOut(IMAGE_SUFFIXES)
     files = sorted(find_images(images, IMAGE_SUFFIXES, left_out)) if images else []
     if unlabelled or (labels is None and name == "test"):
-        return replace(_alone(name, files), left_out=str(left_out))
+        return _alone(name, files, left_out)
     if labels is None and name == _ONE_SPLIT:
         raise DataError(
             f"{images} has no folder of labels beside it; {', '.join(_LABELS)} are looked for. Add it, or ask for "
@@ -128,8 +127,8 @@ def _split(name: str, images: Path | None, labels: Path | None, unlabelled: bool
     return replace(_paired(name, files, beside, images, labels), left_out=str(left_out))
 
 
-def _alone(name: str, files: Sequence[Path]) -> FolderSplit:
-    return FolderSplit(name, tuple(Sample(path, None) for path in files), labelled=False)
+def _alone(name: str, files: Sequence[Path], left_out: LeftOut) -> FolderSplit:
+    return FolderSplit(name, tuple(Sample(path, None) for path in files), labelled=False, left_out=str(left_out))
 
 
 def _paired(
@@ -147,6 +146,7 @@ def _paired(
         ]
         for key in sorted(by_key[0].keys() & by_key[1].keys()):
             its_images, its_labels = by_key[0][key], by_key[1][key]
+            # Ambiguous files are settled too: a looser comparison would pair them by chance.
             settled |= {*its_images, *its_labels}
             if len(its_images) == len(its_labels) == 1:
                 pairs[its_images[0]] = its_labels[0]
@@ -168,6 +168,7 @@ def _by_key(files: Iterable[Path], root: Path | None, ending: re.Pattern[str] | 
     for path in files:
         stem = path.stem if ending is None else ending.sub("", path.stem)
         folder = path.parent.relative_to(root) if root else path.parent
+        # The capitals of an image's and a label's name may differ.
         found[(folder / stem).as_posix().lower()].append(path)
     return found
 

@@ -97,13 +97,14 @@ def read_place(path: Path, driver: str = "GTiff") -> Place | None:
         if driver in ("PNG", "JPEG"):
             beside = image_place(path, driver)
             if beside.crs is None or beside.transform == Affine.identity():
-                return None
+                return None  # most images: their headers need not be read
             header = image_header(path)
             return _place(beside, header.width, header.height)
         with open_raster(path, driver) as source:
             found = ImagePlace(source.crs, source.transform)
             if source.crs is None and driver == "GTiff":
                 beside = image_place(path, driver)
+                # A transform in the file counts before a world file, as for GDAL.
                 own = source.transform != Affine.identity()
                 found = ImagePlace(beside.crs, source.transform if own else beside.transform)
             return _place(found, source.width, source.height)

@@ -232,6 +232,7 @@ def check_data(
         *image_findings(evidence, usable),
         *label_findings(evidence),
         *duplicate_findings(evidence),
+        # The search for equal pictures is left out where nobody wants its findings.
         *(near_duplicate_findings(evidence, near) if not set(leave_out) >= _NEAR_CODES else ()),
         *overlap_findings(evidence),
     ]
@@ -264,6 +265,7 @@ def _class_names(evidence: Evidence) -> tuple[str, ...]:
 
 def _occurring_ids(evidence: Evidence) -> set[int]:
     """Returns the ids of eight bits that occur in any label, without the ignored one."""
+    # Larger values in labels of 16 bits are no ids, and would make a list of thousands of classes.
     present = {value for facts in evidence.facts if facts.label for value in facts.label.counts if value < 256}
     return present - {evidence.dataset.expected.ignore_index}
 
@@ -273,6 +275,7 @@ def _summary(evidence: Evidence, split: Split, names: tuple[str, ...], max_value
     images = [image for position in members if (image := evidence.facts[position].image)]
     labels = [label for position in members if (label := evidence.facts[position].label)]
     ignored = evidence.dataset.expected.ignore_index
+    # Of each class: its pixels, the labels that hold it, and all labelled pixels of those labels.
     pixels, holders, around = Counter[int](), Counter[int](), Counter[int]()
     for label in labels:
         inside = {value: count for value, count in label.counts.items() if value < len(names) and value != ignored}
@@ -284,6 +287,7 @@ def _summary(evidence: Evidence, split: Split, names: tuple[str, ...], max_value
     occurring = _occurring_ids(evidence)
     everything = sum(sum(label.counts.values()) for label in labels)
     without = sum(label.counts.get(ignored, 0) for label in labels)
+    # Moments of one mean band need images of one type; those of others have findings of their own.
     kinds = Counter((image.bands, image.dtype) for image in images).most_common(1)
     usual = [image for image in images if (image.bands, image.dtype) == kinds[0][0]]
     return SplitSummary(
@@ -315,6 +319,7 @@ def _counted(values: Iterable[Value]) -> dict[Value, int]:
 
 def _weights(training: SplitSummary) -> dict[str, tuple[float, ...]]:
     """Suggests class weights; none without labelled pixels, or with gaps between the ids."""
+    # Unknown classes are listed by the ids that occur; weights are by position, which a gap would shift.
     if not training.class_pixels or [entry.id for entry in training.classes] != list(range(len(training.classes))):
         return {}
     pixels = [entry.pixels for entry in training.classes]

@@ -33,11 +33,11 @@ from rsseg_tf.rasters.scenes import Pixels, read_pixels
 
 __all__ = ["ImageFacts", "LabelFacts", "Problem", "SampleFacts", "inspect_sample", "inspect_samples"]
 
-_CHUNK = 16
+_CHUNK = 16  # samples that a worker inspects in one go
 _SHOWN_VALUES = 3
-_VALUES_OF_AN_IMAGE = 4096
-_SHOWN_COLOURS = 32
-_DIGEST_BYTES = 16
+_VALUES_OF_AN_IMAGE = 4096  # for its median; sorting all values would take longer than reading them
+_SHOWN_COLOURS = 32  # no dataset here has more classes; pictures have thousands of colours
+_DIGEST_BYTES = 16  # 128 bits: no two of a billion different images collide
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +176,11 @@ def inspect_sample(
     problems: list[Problem] = []
     image = label = None
     colours: tuple[RGB, ...] = ()
-    image_place = label_place = nodata = None
+    label_place = nodata = None
     unseen = 0.0
     if _exists(sample.image, problems):
         with _whatever_is_wrong(sample.image, problems):
             image, nodata = _inspect_image(sample.image, spec, trust, problems)
-            image_place = image.place if image else None
     if sample.label is not None and _exists(sample.label, problems):
         with _whatever_is_wrong(sample.label, problems):
             ids, colours = _read_ids(sample.label, trust, problems)
@@ -192,8 +191,8 @@ def inspect_sample(
     if image and label and (image.height, image.width) != (label.height, label.width):
         sizes = f"is {image.width}x{image.height} pixels, its label {label.width}x{label.height}"
         problems.append(Problem("size-mismatch", sample.image, sizes))
-    elif image_place and label_place and not image_place.is_at(label_place):
-        problems.append(Problem("misplaced-label", sample.image, _displacement(image_place, label_place)))
+    elif image and image.place and label_place and not image.place.is_at(label_place):
+        problems.append(Problem("misplaced-label", sample.image, _displacement(image.place, label_place)))
     return SampleFacts(image, label, tuple(problems), colours, unseen)
 
 
@@ -249,7 +248,9 @@ def _inspect_image(
         place=_place_of(path),
     )
     if facts.is_constant:
-        problems.append(Problem("constant-image", path, _constant(moments)))
+        value = f"has the value {first_values([f'{band.low:g}' for band in moments])} in all pixels"
+        has_data = any(band.count for band in moments)
+        problems.append(Problem("constant-image", path, value if has_data else "holds no data at all"))
     return facts, read.nodata
 
 
@@ -278,12 +279,6 @@ def _middle(read: Pixels) -> float:
     return float(np.median(some)) if some.size else 0.0
 
 
-def _constant(moments: Sequence[Moments]) -> str:
-    if not any(band.count for band in moments):
-        return "holds no data at all"
-    return f"has the value {first_values([f'{band.low:g}' for band in moments])} in all pixels"
-
-
 def _digest(pixels: NDArray) -> bytes:
     digest = hashlib.blake2b(f"{pixels.shape} {pixels.dtype.str}".encode(), digest_size=_DIGEST_BYTES)
     digest.update(np.ascontiguousarray(pixels).data)
@@ -300,8 +295,8 @@ def _read_ids(path: Path, trust: Trust, problems: list[Problem]) -> tuple[NDArra
     except DataError as error:
         refused = _without_path(str(error), path)
     try:
-        with path.open("rb") as handle:
-            kind = image_kind(handle.read(HEAD_BYTES), str(path))
+        kind = _kind_of(path)
+        # Losses come first: they explain wrong values, bands and colours.
         if kind == "JPEG":
             problems.append(Problem("label-jpeg", path, "is a JPEG file"))
             return None, ()
@@ -323,11 +318,12 @@ def _read_ids(path: Path, trust: Trust, problems: list[Problem]) -> tuple[NDArra
 def _describe_mask(pixels: NDArray) -> tuple[str, tuple[RGB, ...]]:
     """Describes a label with several bands, and returns its colours if they are few."""
     count = pixels.shape[2]
-    if (pixels == pixels[:, :, :1]).all():
+    if (pixels == pixels[:, :, :1]).all():  # ids that a program saved as a grey RGB image
         return f"has {count} equal bands; keep one of them, if it holds class ids", ()
     if count not in (3, 4) or pixels.dtype != np.uint8:
         return f"has {count} bands of {pixels.dtype}", ()
     channels = pixels.reshape(-1, count)[:, :3].astype(np.uint32)
+    # One number a colour: `unique` over rows of three is many times slower.
     packed = np.unique(channels[:, 0] << 16 | channels[:, 1] << 8 | channels[:, 2]).tolist()
     if len(packed) > _SHOWN_COLOURS:
         return f"has {count} bands and {len(packed)} colours", ()
@@ -336,7 +332,7 @@ def _describe_mask(pixels: NDArray) -> tuple[str, tuple[RGB, ...]]:
 
 
 def _label_facts(ids: NDArray, palette: Sequence[RGB]) -> LabelFacts:
-    counts = np.bincount(ids.ravel())
+    counts = np.bincount(ids.ravel())  # at most 65,536 entries, since ids have at most 16 bits
     present = np.flatnonzero(counts)
     # Ids of 8 and of 16 bits must give one digest.
     narrow = ids.astype(np.uint8) if ids.dtype != np.uint8 and present[-1] < 256 else ids
@@ -352,9 +348,13 @@ def _label_facts(ids: NDArray, palette: Sequence[RGB]) -> LabelFacts:
 # --- both ---------------------------------------------------------------------------------------------------------
 
 
-def _place_of(path: Path) -> Place | None:
+def _kind_of(path: Path) -> str:
     with path.open("rb") as handle:
-        kind = image_kind(handle.read(HEAD_BYTES), str(path))
+        return image_kind(handle.read(HEAD_BYTES), str(path))
+
+
+def _place_of(path: Path) -> Place | None:
+    kind = _kind_of(path)
     return read_place(path, "GTiff" if kind == "TIFF" else kind)
 
 
@@ -366,6 +366,5 @@ def _displacement(image: Place, label: Place) -> str:
 
 def _without_path(message: str, path: Path) -> str:
     """Returns the first sentence of an error, which leaves the remedy out, without the name of the file."""
-    rest = message.removeprefix(f"{path} ")
-    first = rest.split(". ")[0]
+    first = message.removeprefix(f"{path} ").split(". ")[0]
     return first.rstrip(".").replace(str(path) + os.sep, "").replace(str(path), "the file")

@@ -33,9 +33,9 @@ _MARK = b"rsseg-tf check-data"  # in each sheet, so that no other file is overwr
 _UNKNOWN_COLOUR: RGB = (255, 0, 255)
 _SIDE = {".png": 224, ".html": 320}  # of a panel, in pixels
 _COLUMNS = 3
-_GAP = 16
-_BETWEEN = 4
-_CAPTION_CHARACTERS = 48
+_GAP = 16  # between samples, in pixels
+_BETWEEN = 4  # between an image and its label
+_CAPTION_CHARACTERS = 48  # that fit above an image and its label
 _TRIED = 64  # candidates for the sample with most pixels of a class
 _JPEG_QUALITY = 90
 
@@ -131,6 +131,7 @@ def choose_samples(evidence: Evidence, count: int, seed: int) -> list[int]:
     chosen: list[int] = []
     for value in sorted(holders, key=lambda value: (holders[value], value)):
         if len(chosen) < count and not any(value in counts[position] for position in chosen):
+            # The sample with most pixels of the class shows it best; the bound keeps large datasets quick.
             able = [position for position in usable if value in counts[position]][:_TRIED]
             chosen.append(max(able, key=lambda position: counts[position][value]))
     rest = [position for position in usable if position not in chosen]
@@ -205,8 +206,9 @@ def _picture(panels: Sequence[_Panel], entries: Sequence[tuple[str, RGB]], title
     columns = min(_COLUMNS, len(cells))
     blank = np.full((height, width, 3), 255, np.uint8)
     cells += [blank] * (-len(cells) % columns)
+    margin = ((0, _GAP), (_GAP, 0), (0, 0))
     rows = [
-        np.concatenate([_padded(cell) for cell in cells[start : start + columns]], axis=1)
+        np.concatenate([np.pad(cell, margin, constant_values=255) for cell in cells[start : start + columns]], axis=1)
         for start in range(0, len(cells), columns)
     ]
     grid = np.pad(np.concatenate(rows, axis=0), ((0, 0), (0, _GAP), (0, 0)), constant_values=255)
@@ -224,10 +226,6 @@ def _cell(panel: _Panel) -> NDArray[np.uint8]:
     room = most - len(panel.split) - 2
     name = panel.name if len(panel.name) <= room else "..." + panel.name[len(panel.name) - room + 3 :]
     return titled(_ascii(f"{panel.split}: {name}"), pictures)
-
-
-def _padded(cell: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.pad(cell, ((0, _GAP), (_GAP, 0), (0, 0)), constant_values=255)
 
 
 def _ascii(text: str) -> str:

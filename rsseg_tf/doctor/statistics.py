@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 __all__ = ["BandLook", "Moments", "inverse_log_weights", "look_at_band", "median_frequency_weights"]
 
-_BLOCK_PIXELS = 1 << 20
+_BLOCK_PIXELS = 1 << 20  # 8 MiB as float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,7 @@ def _from_values(stored: NDArray, limit: float | None) -> BandLook:
     if not values.size:
         return BandLook(Moments(), broken)
     mean = float(values.mean())
+    # Two passes: the difference of sums of squares would lose the digits of values far from 0.
     squares = float(((values - mean) ** 2).sum())
     above = int((values > limit).sum()) if limit is not None else 0
     return BandLook(Moments(values.size, mean, squares, float(values.min()), float(values.max())), broken, above)

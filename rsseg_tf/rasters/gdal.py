@@ -65,7 +65,7 @@ class PixelTypeError(DataError):
 
 @dataclass(frozen=True)
 class Trust:
-    """How much of the machine a file may use: memory, and other files.
+    """Limits for a file's use of the machine: memory, and other files.
 
     Attributes:
         max_bytes: Largest image, in bytes of its decoded pixels, that is read as a whole. The header of a file of a few
@@ -100,7 +100,7 @@ def damaged(name: str, driver: str, error: BaseException | str) -> DataError:
     """Returns the error for a damaged file, with the cause that the library gives.
 
     Args:
-        name: What to call the file.
+        name: Name of the file in errors.
         driver: GDAL's driver, or a kind of file.
         error: The library's error, or the cause as text.
     """
@@ -117,7 +117,7 @@ def open_raster(path: Path, driver: str, name: str | None = None) -> Iterator[ra
     Args:
         path: The file.
         driver: GDAL's name of the driver that fits the first bytes of the file.
-        name: What to call it in errors; its path if None.
+        name: Name of the file in errors; its path if None.
 
     Raises:
         DataError: When the file cannot be opened or read, or has a name that GDAL cannot be given.
@@ -171,11 +171,12 @@ def require_bytes(name: str, shape: tuple[int, int, int], dtype: str, trust: Tru
     """Raises `DataError` when `(height, width, bands)` pixels would take more memory than is allowed.
 
     Args:
-        name: What to call the file.
+        name: Name of the file in errors.
         shape: `(height, width, bands)` in its header.
         dtype: NumPy name of the pixels' type.
-        trust: How many bytes are allowed, and what to do about more.
+        trust: The number of bytes that are allowed, and the remedy for more.
     """
+    # NumPy has no type for GDAL's complex integers; 16 bytes are the most that a complex number takes.
     wide = 16 if dtype.startswith("complex") else np.dtype(dtype).itemsize
     needed = shape[0] * shape[1] * shape[2] * wide
     if needed > trust.max_bytes:
@@ -190,6 +191,7 @@ def require_small_blocks(name: str, source: rasterio.DatasetReader, dtype: str, 
 
     GDAL decodes a block at once, and a block may be larger than the image.
     """
+    # With interleaved pixels a block holds all bands.
     rows, columns = max(source.block_shapes, key=lambda shape: shape[0] * shape[1])
     together = source.count if source.interleaving is Interleaving.pixel else 1
     limit = trust.max_bytes if trust.max_block_bytes is None else trust.max_block_bytes
@@ -201,6 +203,7 @@ def lossy_compression(source: rasterio.DatasetReader) -> str:
 
     LERC is exact where its largest error is 0, WebP and JPEG XL where a tag marks them as lossless.
     """
+    # GDAL reports some of these tags for the file and some for its bands.
     tags = {**source.tags(ns="IMAGE_STRUCTURE"), **source.tags(1, ns="IMAGE_STRUCTURE")}
     stored = tags.get("COMPRESSION", "").upper()
     reversibility = tags.get("COMPRESSION_REVERSIBILITY", "").upper()

@@ -20,17 +20,18 @@ from rsseg_tf.rasters.windows import Size, Window
 
 __all__ = ["PixelAreas", "move", "own_degrees", "pixel_areas", "pixel_size", "transformed"]
 
-# Projections are taken at their word where their plane differs by less than this part from the ground everywhere in a
-# scene, so that areas are those that a GIS measures in the map. Within its zone, UTM differs by up to 0.2 %.
+# Areas are those of a projection's plane where it differs by less than this part from the ground everywhere in a
+# scene, and then agree with those that a GIS measures in the map. Within its zone, UTM differs by up to 0.2 %.
 _TRUE_ENOUGH = 0.0025
 _NODES = 9
 """Places along each side of a scene where its plane is compared with the ground."""
-_STEP_DEGREES = 0.1
+_STEP_DEGREES = 0.1  # the area of a cell of degrees is nearly linear over such a distance
 _STEP_PIXELS = 64
 """Areas are worked out at nodes that lie no further apart than this, and interpolated between them."""
 _LEAST_DISTANCE_M = 100.0
 """Over shorter distances the rounding of coordinates would show."""
-_EARTH_M_PER_DEGREE = 111_320.0
+_EARTH_M_PER_DEGREE = 111_320.0  # along the equator of WGS 84
+# SPHEROID in WKT 1, ELLIPSOID in WKT 2: semi-major axis, inverse flattening (0 for a sphere), metres per unit.
 _ELLIPSOID = re.compile(
     r'(?:SPHEROID|ELLIPSOID)\["[^"]*",\s*([0-9.eE+-]+),\s*([0-9.eE+-]+)(?:,\s*LENGTHUNIT\["[^"]*",\s*([0-9.eE+-]+))?'
 )
@@ -71,9 +72,9 @@ class PixelAreas:
     """The area of each pixel of a scene.
 
     Attributes:
-        same: That of every pixel, where they are all the same.
+        same: The area of every pixel, where all have the same; else None.
         in_metres: Whether areas are square metres on the ground, and not pixels.
-        note: What a reader of areas must know, in one line; None where they are what one expects.
+        note: A caution for readers of the areas, in one line; None where the areas need none.
         step: Distance of the nodes between which areas are interpolated, in pixels.
         transform: From (column, row) to coordinates.
         crs: Their reference system.
@@ -87,20 +88,20 @@ class PixelAreas:
     crs: CRS | None = None
 
     def of(self, window: Window) -> float | NDArray[np.float64]:
-        """Returns the areas of the pixels of a part of the scene, `(H, W)`, or the one that they all have.
+        """Returns the areas of the pixels of a part of the scene, `(H, W)`, or one number if all areas are equal.
 
         Pixels that lie nowhere on Earth (beyond the edge of its disk in a view from space) have none: 0.
         """
         if self.same is not None or self.crs is None or self.transform is None:
             return 1.0 if self.same is None else self.same
         found = _interpolated(window, self.step, self.transform, self.crs)
-        if not np.isfinite(found).all():
+        if not np.isfinite(found).all():  # near the edge of the Earth's disk; closer nodes leave fewer pixels without
             found = _interpolated(window, max(self.step // 8, 1), self.transform, self.crs)
         return np.nan_to_num(found, nan=0.0)
 
 
 def pixel_areas(size: Size, transform: Affine, crs: CRS | None) -> PixelAreas:
-    """Works out what area the pixels of a scene have.
+    """Works out the areas of a scene's pixels.
 
     Projections that are true to area, or nearly so where the scene lies (`_TRUE_ENOUGH`), give all pixels the area that
     they have in the map's plane. In all others (degrees, Mercator, UTM far from its zone) each pixel has its own, that
@@ -121,7 +122,7 @@ def pixel_areas(size: Size, transform: Affine, crs: CRS | None) -> PixelAreas:
         )
     places = _grid(np.linspace(0, size[1], _NODES), np.linspace(0, size[0], _NODES))
     down, right = _sides(places, transform, crs)
-    areas = np.linalg.norm(np.cross(down, right), axis=1)
+    areas = np.linalg.norm(np.cross(down, right), axis=1)  # of parallelograms
     if crs.is_projected:
         plane *= crs.linear_units_factor[1] ** 2
         if np.isfinite(areas).all() and np.allclose(areas, plane, rtol=_TRUE_ENOUGH, atol=0):
@@ -143,6 +144,7 @@ def _interpolated(window: Window, step: int, transform: Affine, crs: CRS) -> NDA
     found: NDArray[np.float64] = to_rows @ np.where(known, areas, 0.0) @ to_columns.T
     if known.all():
         return found
+    # Weights of unknown nodes go to the known ones beside them.
     share = to_rows @ known @ to_columns.T
     return np.divide(found, share, out=np.full(share.shape, np.nan), where=share > 0)
 
@@ -193,6 +195,7 @@ def _in_space(points: NDArray[np.float64], transform: Affine, crs: CRS) -> NDArr
     longitude, latitude = np.radians(transformed(moved, crs, target)).T
     # A latitude beyond a pole is no place on Earth.
     latitude = np.where(np.abs(latitude) <= np.pi / 2 * (1 + 1e-9), latitude, np.nan)
+    # The radius of curvature in the prime vertical, then the formula for geocentric coordinates at height 0.
     curvature = semi_major / np.sqrt(1 - eccentricity2 * np.sin(latitude) ** 2)
     return np.stack(
         [
@@ -232,6 +235,7 @@ def _longlat(crs: CRS) -> tuple[CRS, float, float] | None:
 
     None for a local CRS, which names no ellipsoid.
     """
+    # WKT 2 first: it keeps the ellipsoid of derived and compound systems that WKT 1 cannot express.
     for version in ("WKT2_2019", None):
         try:
             match = _ELLIPSOID.search(crs.to_wkt(version=version) if version else crs.to_wkt())

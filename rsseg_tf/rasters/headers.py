@@ -70,7 +70,7 @@ _MOST_SCANS = 100
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_ORIENTATION = 256, 257, 274
 _TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 _TIFF_WHOLE = {3: "H", 4: "I"}  # the types of whole numbers, SHORT and LONG
-_MOST_TIFF_FIELDS = 200
+_MOST_TIFF_FIELDS = 200  # real files have ten to thirty
 _UPRIGHT = 1
 
 # Decoders keep every frame of a GIF, and every block of its comments, before they give the first frame.
@@ -91,7 +91,7 @@ class ImageHeader:
         width: Columns.
         bands: Bands; 3 for a palette PNG, whose colours `read_image` looks up (`read_label` gives its indices).
         dtype: NumPy name of the pixel type, such as `"uint8"`.
-        marks: What each band is: "red", "alpha", "palette", "undefined" and so on.
+        marks: The meaning of each band: "red", "alpha", "palette", "undefined" and so on.
         is_jpeg: Whether it is a JPEG.
     """
 
@@ -104,12 +104,12 @@ class ImageHeader:
 
 
 class EncodedSize(NamedTuple):
-    """What decoding an image takes.
+    """The size of an encoded image, and the work of decoding it.
 
     Attributes:
-        width: Of the decoded image.
-        height: Likewise.
-        pixels: How many a decoder makes on the way: more than width x height where a file has several frames.
+        width: Columns of the decoded image.
+        height: Rows of the decoded image.
+        pixels: Pixels that a decoder makes on the way: more than width x height where a file has several frames.
     """
 
     width: int
@@ -160,6 +160,7 @@ def png_header(data: Bytes, name: str) -> tuple[int, int, int, int]:
     Raises:
         DataError: When it is cut short or invalid.
     """
+    # IHDR is always first: 8 bytes of signature, then length (4), type (4), content (13) and checksum (4).
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise damaged(name, "PNG", "its header is cut short")
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
@@ -178,7 +179,7 @@ def png_chunks(data: Bytes, name: str) -> Iterator[tuple[bytes, int, int]]:
         position, kind = len(PNG_SIGNATURE), b""
         while kind != b"IEND":
             start = position + 8
-            end = start + int.from_bytes(view[position : position + 4], "big")
+            end = start + int.from_bytes(view[position : position + 4], "big")  # at most 4 GiB, so it may pass the file
             if end + 4 > len(view):
                 raise damaged(name, "PNG", f"it is cut short at {len(view)} bytes, before its end marker")
             if zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
@@ -215,7 +216,7 @@ def check_jpeg(data: Bytes, name: str) -> ImageHeader:
 
 def check_jpeg_end(data: Bytes, name: str) -> None:
     """Raises unless an end-of-image marker follows the pixels (one in an embedded thumbnail does not count)."""
-    scan = 0
+    scan = 0  # the last segment that `_jpeg_segments` gives
     for _, position in _jpeg_segments(data, name):
         scan = position
     if data.rfind(b"\xff\xd9", scan) < 0:
@@ -224,7 +225,7 @@ def check_jpeg_end(data: Bytes, name: str) -> None:
 
 def _jpeg_segments(data: Bytes, name: str) -> Iterator[tuple[int, int]]:
     """Yields `(marker, position after its length field)` of each segment up to and with the start of scan."""
-    position = 2
+    position = 2  # after the start-of-image marker
     while True:
         while data[position : position + 2] == b"\xff\xff":  # fill bytes
             position += 1
@@ -239,7 +240,7 @@ def _jpeg_segments(data: Bytes, name: str) -> Iterator[tuple[int, int]]:
         yield marker, position + 4
         if marker == _JPEG_SCAN:
             return
-        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        length = int.from_bytes(data[position + 2 : position + 4], "big")  # with its own two bytes
         if length < 2:
             raise damaged(name, "JPEG", f"a segment without a length at byte {position}")
         position += 2 + length
@@ -249,6 +250,7 @@ def _jpeg_frame(data: Bytes, name: str) -> tuple[int, int, int]:
     """Returns height, width and number of components."""
     for marker, position in _jpeg_segments(data, name):
         if marker in _JPEG_FRAMES and position + 6 <= len(data):
+            # The first byte is the bits of a sample, the others are big-endian.
             _, height, width, components = struct.unpack(">BHHB", data[position : position + 6])
             return height, width, components
     raise damaged(name, "JPEG", "it has no frame header")
@@ -258,7 +260,7 @@ def _jpeg_frame(data: Bytes, name: str) -> tuple[int, int, int]:
 
 
 class _TiffField(NamedTuple):
-    """A field of a TIFF's directory: how many values of which type; their bytes, or where they are."""
+    """A field of a TIFF's directory: the type and number of its values, and their bytes or their offset."""
 
     tag: int
     kind: int
@@ -267,7 +269,7 @@ class _TiffField(NamedTuple):
 
 
 class _TiffDirectory(NamedTuple):
-    """The first directory of a TIFF: its byte order, how many fields it announces, and those that are there."""
+    """The first directory of a TIFF: byte order, number of fields that it announces, and fields that are there."""
 
     order: str
     announced: int
@@ -285,6 +287,7 @@ def _tiff_directory(read: Read) -> _TiffDirectory:
     order = dict(zip(TIFF_SIGNATURES, "<>", strict=True)).get(head[:4], "")
     if not order or len(head) < 8:
         return _TiffDirectory("<", 0, [])
+    # Only the first directory counts: readers take the others for pages or reduced images.
     (offset,) = struct.unpack_from(order + "I", head, 4)
     (count,) = struct.unpack(order + "H", read(offset, 2).ljust(2, b"\0"))
     entries = read(offset + 2, 12 * count)
@@ -293,7 +296,7 @@ def _tiff_directory(read: Read) -> _TiffDirectory:
 
 
 def tiff_notes(path: Path) -> tuple[str, ...]:
-    """Names what of a TIFF is not followed: its orientation. Nothing for other files."""
+    """Names the part of a TIFF that is not followed, its orientation; empty for other files."""
     with path.open("rb") as handle:
 
         def read(offset: int, count: int) -> bytes:
@@ -313,7 +316,7 @@ def _orientation_notes(read: Read) -> tuple[str, ...]:
 
 
 def ignored_parts(data: bytes, *, is_jpeg: bool) -> tuple[str, ...]:
-    """Names what of a PNG or JPEG is not followed: a camera's orientation, and transparency by colour.
+    """Names the parts of a PNG or JPEG that are not followed: a camera's orientation, and transparency by colour.
 
     Args:
         data: The file, or its beginning.
@@ -331,7 +334,7 @@ def ignored_parts(data: bytes, *, is_jpeg: bool) -> tuple[str, ...]:
                 break
     else:
         position = len(PNG_SIGNATURE)
-        while (kind := data[position + 4 : position + 8]) not in (b"", b"IDAT"):
+        while (kind := data[position + 4 : position + 8]) not in (b"", b"IDAT"):  # no checksums: decoding checks them
             end = position + 8 + int.from_bytes(data[position : position + 4], "big")
             if kind == b"tRNS":
                 notes.append("has transparency by colour (tRNS), which is not followed: write an alpha band instead")
@@ -364,7 +367,8 @@ def encoded_size(data: bytes) -> EncodedSize:
         elif data.startswith(TIFF_SIGNATURES):
             height, width = _tiff_size(data)
         elif data[:2] == b"BM":
-            width, height = map(abs, struct.unpack_from("<ii", data, 18))  # a negative height: rows from the top
+            # BITMAPINFOHEADER follows the 14 bytes of the file header. A negative height means rows from the top.
+            width, height = map(abs, struct.unpack_from("<ii", data, 18))
         else:
             start = data[:8].hex(" ") or "nothing"
             raise DataError(
@@ -417,17 +421,19 @@ def _gif_size(data: bytes) -> EncodedSize:
 
     The decoded image is as wide as the widest frame and as high as the highest.
     """
-    at = 13 + _gif_colours(data[10])
+    at = 13 + _gif_colours(data[10])  # after signature (6), screen (7, its flags at byte 10) and the table of colours
     frames: list[tuple[int, int]] = []
     blocks = 0
     while (kind := data[at]) != _GIF_END:
         if kind == _GIF_FRAME:
             frames.append(struct.unpack_from("<HH", data, at + 5))
-            at += 10 + _gif_colours(data[at + 9]) + 1  # the last is the size of the code
+            # The frame's mark and descriptor (10, its flags last), its table of colours, the code size of LZW (1).
+            at += 10 + _gif_colours(data[at + 9]) + 1
         elif kind == _GIF_EXTENSION:
-            at += 2
+            at += 2  # the mark and the kind of extension
         else:
             raise DataError(f"the GIF has a block of the unknown kind {kind}; it is damaged.")
+        # Frames and extensions end with blocks, each with its length in front; a length of 0 ends them.
         while length := data[at]:
             at += 1 + length
             blocks += kind == _GIF_EXTENSION
@@ -444,4 +450,5 @@ def _gif_size(data: bytes) -> EncodedSize:
 
 def _gif_colours(flags: int) -> int:
     """Returns the bytes of the table of colours that the flags of a GIF's screen or frame announce."""
+    # Three bytes for each of 2 to 256 colours; the highest bit tells whether there is a table.
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0

@@ -66,7 +66,7 @@ __all__ = [
     "write_png",
 ]
 
-_LARGE_BYTES = 64 * 2**20
+_LARGE_BYTES = 64 * 2**20  # of pixels; above it colours are reordered by blocks of rows
 _CHUNKS_BEFORE_PIXELS = 65536  # bytes in which a PNG has all chunks that come before its pixels
 
 
@@ -97,10 +97,10 @@ def read_decoded(path: Path, trust: Trust = TRUSTING_NOBODY) -> tuple[np.ndarray
 
     Args:
         path: The file.
-        trust: How large it may be.
+        trust: Limits for the size of the decoded image.
 
     Returns:
-        `(H, W, C)` pixels, the header, and what of the file is not followed, as phrases that come after its name.
+        `(H, W, C)` pixels, the header, and notes on parts of the file that are not followed (see `ignored_parts`).
 
     Raises:
         DataError: As `read_image`; when the decoded pixels would take more memory than is allowed.
@@ -116,7 +116,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
     Args:
         data: The whole file.
-        name: What to call it in errors.
+        name: Name of the file in errors.
 
     Returns:
         `(H, W, C)` uint8 or uint16 array, red first.
@@ -151,7 +151,7 @@ def read_label(path: StrPath, trust: Trust = TRUSTING_NOBODY) -> np.ndarray:
 
     Args:
         path: A PNG or TIFF file.
-        trust: How large it may be.
+        trust: Limits for the size of the decoded image.
 
     Returns:
         `(H, W)` array of uint8 or uint16.
@@ -172,8 +172,7 @@ def read_label(path: StrPath, trust: Trust = TRUSTING_NOBODY) -> np.ndarray:
         header = header_of(data, name)
         require_bytes(name, (header.height, header.width, header.bands), header.dtype, trust)
         return _decode_png_label(data, name)
-    bands = _read_tiff(path, trust, label=True)
-    return _as_ids(bands[0], name)
+    return _as_ids(_read_tiff(path, trust, label=True)[0], name)
 
 
 def png_palette(path: Path) -> tuple[RGB, ...] | None:
@@ -185,13 +184,10 @@ def png_palette(path: Path) -> tuple[RGB, ...] | None:
     Raises:
         DataError: When the file is missing, of no known kind, or a damaged PNG.
     """
-    data = read_bytes(path)
-    if (
-        image_kind(data[:HEAD_BYTES], readable_name(path)) != "PNG"
-        or png_header(data, readable_name(path))[3] != PNG_PALETTE
-    ):
+    data, name = read_bytes(path), readable_name(path)
+    if image_kind(data[:HEAD_BYTES], name) != "PNG" or png_header(data, name)[3] != PNG_PALETTE:
         return None
-    for kind, start, end in png_chunks(data, readable_name(path)):
+    for kind, start, end in png_chunks(data, name):
         if kind == b"PLTE":
             values = list(data[start:end])
             return tuple(zip(values[0::3], values[1::3], values[2::3], strict=False))
@@ -219,7 +215,7 @@ def image_header(path: StrPath) -> ImageHeader:
 
 
 def plain_header(path: Path) -> tuple[ImageHeader, tuple[str, ...]]:
-    """Returns the header of a PNG or JPEG, and what of the file is not followed; see `read_decoded`.
+    """Returns the header of a PNG or JPEG, and notes on parts that are not followed; see `ignored_parts`.
 
     Raises:
         DataError: As `image_header`; when it is neither.
@@ -229,7 +225,7 @@ def plain_header(path: Path) -> tuple[ImageHeader, tuple[str, ...]]:
     kind = image_kind(head[:HEAD_BYTES], name)
     if kind not in ("PNG", "JPEG"):
         raise DataError(f"{name} is a {kind} file; PNG or JPEG is expected here. Convert it to PNG.")
-    data = head if kind == "PNG" else read_bytes(path)
+    data = head if kind == "PNG" else read_bytes(path)  # profiles and thumbnails may precede its header
     return header_of(data, name), ignored_parts(data, is_jpeg=kind == "JPEG")
 
 
@@ -250,7 +246,7 @@ def require_end(path: Path) -> None:
     elif kind == "TIFF":
         with open_raster(path, "GTiff") as source:
             last = ((source.height - 1, source.height), (source.width - 1, source.width))
-            source.read(source.count, window=last)
+            source.read(source.count, window=last)  # most writers put this block at the end of the file
 
 
 def write_png(path: StrPath, array: np.ndarray, palette: Sequence[RGB] | None = None) -> None:
@@ -285,7 +281,7 @@ def write_image(
         path: `.png`, `.jpg` or `.tif`; its folder must exist.
         array: `(H, W, C)`. PNG takes 1, 3 or 4 bands of uint8 or uint16, JPEG 1 or 3 of uint8, TIFF any.
         jpeg_quality: 1..100.
-        crs: Where the image lies; of the formats, TIFF alone keeps it.
+        crs: Coordinate reference system; of the formats, TIFF alone keeps it.
         transform: From (column, row) to coordinates of the CRS; None where there is none.
 
     Raises:
@@ -301,10 +297,7 @@ def write_image(
                 f"A JPEG holds (H, W, 1) or (H, W, 3) in uint8; got {array.shape} {array.dtype}. Write it as TIFF."
             )
         pixels = array if array.shape[2] == 1 else cv2.cvtColor(array, cv2.COLOR_RGB2BGR)
-        ok, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
-        if not ok:
-            raise DataError(f"OpenCV cannot encode an array of {array.shape} {array.dtype} as JPEG.")
-        _write_bytes(path, data.tobytes())
+        _write_bytes(path, _encoded(".jpg", pixels, "JPEG", [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]))
     elif suffix in TIFF_SUFFIXES:
         height, width, bands = array.shape
         profile = {"height": height, "width": width, "count": bands, "dtype": array.dtype, "compress": "deflate"}
@@ -319,6 +312,13 @@ def write_image(
 def _write_bytes(path: Path, data: bytes) -> None:
     with output_file(path) as temporary:
         temporary.write_bytes(data)
+
+
+def _encoded(suffix: str, pixels: np.ndarray, kind: str, settings: Sequence[int] = ()) -> bytes:
+    ok, data = cv2.imencode(suffix, pixels, settings)
+    if not ok:
+        raise DataError(f"OpenCV cannot encode an array of {pixels.shape} {pixels.dtype} as {kind}.")
+    return data.tobytes()
 
 
 def _decode(data: bytes, kind: str, name: str) -> np.ndarray:
@@ -346,7 +346,7 @@ def _plain_png(data: bytes, name: str, *, as_grey: bool = False) -> bytes:
 
     Args:
         data: The file.
-        name: What to call it in errors.
+        name: Name of the file in errors.
         as_grey: Declare palette indices to be grey values, so that the decoder gives the indices.
     """
     png_header(data, name)
@@ -356,7 +356,7 @@ def _plain_png(data: bytes, name: str, *, as_grey: bool = False) -> bytes:
         if kind not in kept:
             continue
         content = data[start:end]
-        if kind == b"IHDR" and as_grey:
+        if kind == b"IHDR" and as_grey:  # byte 9 is the colour type
             content = content[:9] + bytes([PNG_GREY]) + content[10:]
         parts.append(_png_chunk(kind, content))
     return b"".join(parts)
@@ -381,11 +381,12 @@ def _encode_indexed_png(array: np.ndarray, palette: Sequence[RGB]) -> bytes:
     if not 1 <= len(palette) <= 256:
         raise DataError(f"A PNG palette holds 1 to 256 colours; got {len(palette)}.")
     colours = np.zeros((256, 3), np.uint8)
-    colours[255] = 255
+    colours[255] = 255  # usually the ignored id
     colours[: len(palette)] = palette
     height, width = array.shape
     rows = np.zeros((height, width + 1), np.uint8)  # each row starts with its filter type, 0 = none
     rows[:, 1:] = array
+    # Depth and colour type, then compression, filter and interlacing, for which 0 is the only or the plain method.
     header = struct.pack(">IIBBBBB", width, height, 8, PNG_PALETTE, 0, 0, 0)
     return b"".join(
         (
@@ -408,10 +409,7 @@ def _encode_png(array: np.ndarray) -> bytes:
         )
     if bands > 1:
         array = cv2.cvtColor(array, cv2.COLOR_RGBA2BGRA if bands == 4 else cv2.COLOR_RGB2BGR)
-    ok, data = cv2.imencode(".png", array)
-    if not ok:
-        raise DataError(f"OpenCV cannot encode an array of {array.shape} {array.dtype} as PNG.")
-    return data.tobytes()
+    return _encoded(".png", array, "PNG")
 
 
 # === TIFF and labels ===
@@ -429,6 +427,7 @@ def _read_tiff(path: Path, trust: Trust = TRUSTING_NOBODY, *, label: bool = Fals
                     "labels as PNG, or as TIFF with DEFLATE, LZW or no compression."
                 )
         dtype = pixel_type(source, tuple(source.indexes), name)
+        # A header of a few bytes may claim any size, and memory is allocated before the missing data show.
         require_bytes(name, (source.height, source.width, source.count), str(dtype), trust)
         require_small_blocks(name, source, str(dtype), trust)
         return source.read()

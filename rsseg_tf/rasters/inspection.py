@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import os
 import sys
 import time
@@ -48,7 +49,7 @@ __all__ = [
 _AT_ONCE = 4096  # pairs of files whose status one thread reads in one go
 _CHUNK = 32  # samples that a worker inspects in one go
 _WORTH_PROCESSES = 1000  # samples below which starting processes takes longer than they save
-_VALUES_OF_AN_IMAGE = 4096  # that its median is of
+_VALUES_OF_AN_IMAGE = 4096  # for its median; sorting all values would take longer than reading them
 
 
 class SampleKind(NamedTuple):
@@ -61,7 +62,7 @@ class SampleKind(NamedTuple):
         dtype: NumPy name of the pixel type.
         label_size: (height, width) of the label; None without one.
         ids: The ids that occur in the label, in order.
-        notes: What a user should know of how the image is read.
+        notes: Phrases for the user about how the image is read.
     """
 
     height: int
@@ -85,19 +86,19 @@ class ValueSummary(NamedTuple):
         unseen: Share of the pixels whose label is a class where the image has no data, 0..1.
     """
 
-    low: float = float("nan")
-    high: float = float("nan")
-    middle: float = float("nan")
-    above: float = float("nan")
-    sentinel: float = float("nan")
-    unseen: float = float("nan")
+    low: float = math.nan
+    high: float = math.nan
+    middle: float = math.nan
+    above: float = math.nan
+    sentinel: float = math.nan
+    unseen: float = math.nan
 
 
 _WIDTH = 1 + len(ValueSummary._fields)  # of a row in the memory: the kind, and the values
 
 
 class SampleSummary(NamedTuple):
-    """What the inspection of a sample found."""
+    """The result of the inspection of a sample."""
 
     kind: SampleKind
     values: ValueSummary
@@ -105,13 +106,13 @@ class SampleSummary(NamedTuple):
 
 @dataclass(frozen=True)
 class ListSummary:
-    """What the inspection of a list found.
+    """The result of the inspection of a list.
 
     Attributes:
         samples: The samples.
         kinds: Their kinds, each once.
         kind_of: For each sample, its place in `kinds`.
-        values: `(N, 6)` float32, see `Values`.
+        values: `(N, 6)` float32, the fields of `ValueSummary`.
         images: `(N,)` uint64, equal for paths that lead to one file.
     """
 
@@ -133,8 +134,8 @@ class ListSummary:
         return {value for place in used for value in self.kinds[place].ids}
 
     def notes(self) -> list[str]:
-        """Returns lines about how images are read that a user should know, each with the first image it is true of."""
-        found: dict[str, list[int]] = {}  # the first sample, and how many
+        """Returns notes for the user about how images are read, each with the first image that has the note."""
+        found: dict[str, list[int]] = {}  # the first sample, and the number of samples
         for place, first, count in zip(*np.unique(self.kind_of, return_index=True, return_counts=True), strict=True):
             for note in self.kinds[place].notes:
                 known = found.setdefault(note, [int(first), 0])
@@ -152,8 +153,8 @@ def summarise(
 
     Args:
         sample: An image, and its label or None.
-        spec: Says which bands are the image, which values are data, and which are above `max_value`.
-        trust: How large files may be, and what a VRT may name.
+        spec: The dataset, which defines the bands of the image and the range of its values.
+        trust: Limits for files and for the sources of a VRT.
         repeat_grey: Whether an image of one band may stand for one of three.
 
     Raises:
@@ -161,13 +162,11 @@ def summarise(
     """
     try:
         header, notes, may_lack_data = scene_header(sample.image, spec, trust=trust, repeat_grey=repeat_grey)
-        label: np.ndarray | None = None
-        label_size: tuple[int, int] | None = None
-        ids: tuple[int, ...] = ()
-        if sample.label is not None:
-            label = read_label(sample.label, trust)
-            label_size, ids = (label.shape[0], label.shape[1]), ids_of(label)
+        label = None if sample.label is None else read_label(sample.label, trust)
+        label_size = None if label is None else (label.shape[0], label.shape[1])
+        ids = () if label is None else ids_of(label)
         values = ValueSummary()
+        # The range of bytes is known, so that their pixels need decoding only where some may be no data.
         if header.dtype != "uint8" or may_lack_data:
             pixels = read_pixels(sample.image, spec, trust=trust, repeat_grey=repeat_grey)
             notes, values = pixels.notes, _values(pixels, label, spec)
@@ -200,7 +199,7 @@ def _values(pixels: Pixels, label: np.ndarray | None, spec: DatasetSpec) -> Valu
     """Summarises the pixels of an image that are data, and its label where there are none."""
     flat = pixels.values.reshape(-1) if pixels.nodata is None else pixels.values[~pixels.nodata].reshape(-1)
     values = ValueSummary(
-        sentinel=pixels.sentinels[0][0] if pixels.sentinels else float("nan"),
+        sentinel=pixels.sentinels[0][0] if pixels.sentinels else math.nan,
         unseen=share_without_data(label, pixels.nodata, spec.ignore_index),
     )
     if not flat.size:
@@ -215,8 +214,8 @@ def require_fit(sample: Sample, kind: SampleKind, spec: DatasetSpec, first: tupl
 
     Args:
         sample: The sample.
-        kind: What it is.
-        spec: What it should be.
+        kind: Size, type and ids of the sample.
+        spec: The dataset that it should fit.
         first: The first image, and its type.
         labels: Whether it must have a label.
     """
@@ -259,14 +258,14 @@ class Inspection:
     """Inspects the samples of a list, each file once, and remembers the summaries.
 
     Args:
-        samples: What a list or a folder names.
-        spec: What they should be.
+        samples: The samples of a list or a folder.
+        spec: The dataset that they should fit.
         memory: File that keeps the summaries; without it everything is inspected.
         workers: Threads, unless processes are started.
-        processes: How many to start where there is much to inspect; more than 1 needs a program whose main module may
-            be imported.
+        processes: Processes to start where many samples must be inspected; more than 1 needs a program whose main
+            module may be imported.
         labels: Whether each must have a label. If not, an image of one band may stand for one of three.
-        trust: How large files may be, and what a VRT may name.
+        trust: Limits for files and for the sources of a VRT.
 
     Attributes:
         missing: Paths of files that do not exist, each with the position of its sample.
@@ -298,9 +297,9 @@ class Inspection:
         self._values[hits] = known.rows[rows[hits], 1:]
 
     def errors(self, progress: Callable[[int, int], None] | None = None) -> Generator[DataError, None, None]:
-        """Inspects what is not remembered, and yields what is wrong with single samples, in the order of the list.
+        """Inspects the samples that are not remembered, and yields errors of single samples in the order of the list.
 
-        A caller that has enough may stop; what was inspected until then is remembered.
+        A caller that has enough may stop; the summaries that were made until then are remembered.
 
         Args:
             progress: Called with (samples done, samples in all).
@@ -312,7 +311,9 @@ class Inspection:
         order = np.argsort(chosen)
         places = fresh[chosen[order]]  # one of each pair of files, in the order of the list
         done = len(self._samples) - len(places)
-        misfits: list[tuple[int, DataError]] | None = None  # remembered ones, last first; None until `first` is known
+        # Whether a remembered sample fits depends on the first image, which perhaps is inspected only now. So the
+        # remembered misfits are worked out once it is known (None until then), last first for `pop`.
+        misfits: list[tuple[int, DataError]] | None = None
         first = self._first()
         try:
             for place, found in zip(places.tolist(), self._summaries(places), strict=True):
@@ -335,13 +336,13 @@ class Inspection:
                 misfits = self._known_misfits(first, remembered)
             yield from (error for _, error in reversed(misfits or ()))
         finally:
-            # What is true of one sample of a pair of files is true of all.
-            leaders = fresh[chosen[order]][np.argsort(order)[group_of]]
+            # The summary of a pair of files holds for each line that names the pair.
+            leaders = places[np.argsort(order)[group_of]]
             self._kind_of[fresh], self._values[fresh] = self._kind_of[leaders], self._values[leaders]
             self._keep()
 
     def raise_first(self, progress: Callable[[int, int], None] | None = None) -> ListSummary:
-        """Returns what was seen, if nothing is wrong with any sample.
+        """Returns the summary of the list if each sample is sound and fits.
 
         Args:
             progress: Called with (samples done, samples in all).
@@ -355,7 +356,7 @@ class Inspection:
         return self.summary()
 
     def raise_count(self, progress: Callable[[int, int], None] | None = None) -> ListSummary:
-        """Inspects all samples; the error then counts those that are wrong, beside naming the first."""
+        """As `raise_first`, but inspects all samples; the error names the first wrong one and counts all."""
         wrong = list(self.errors(progress))
         if wrong:
             raise DataError(
@@ -365,7 +366,7 @@ class Inspection:
         return self.summary()
 
     def summary(self) -> ListSummary:
-        """Returns what was seen; call it when `errors` has come to its end without one."""
+        """Returns the summary of the list; call it after `errors` ended without an error."""
         return ListSummary(self._samples, tuple(self._kinds), self._kind_of, self._values, self._stamps.images)
 
     def _first(self) -> tuple[Path, str] | None:
@@ -383,6 +384,7 @@ class Inspection:
 
     def _known_misfits(self, first: tuple[Path, str], remembered: NDArray[np.bool_]) -> list[tuple[int, DataError]]:
         """Returns the positions of remembered samples that do not fit, from the last to the first, and why."""
+        # One sample of a kind stands for all: a million samples are of a few kinds.
         kinds = tuple(self._kinds)
         wrong: list[tuple[int, DataError]] = []
         for number in np.unique(self._kind_of[remembered]).tolist():
@@ -393,14 +395,15 @@ class Inspection:
 
     def _summaries(self, places: NDArray[np.int64]) -> Iterator[SampleSummary | DataError]:
         """Yields summaries of the samples at some positions, in their order."""
-        apart = self._processes > 1 and len(places) >= _WORTH_PROCESSES
+        # Small parts for short lists, so that each worker has several and none waits long for the last.
         size = max(1, min(_CHUNK, len(places) // (8 * self._workers)))
         chunks = _Chunks(self._samples, places, size)
         work = functools.partial(_summarise_chunk, spec=self._spec, trust=self._trust, repeat_grey=not self._labels)
-        if not apart:
+        if self._processes <= 1 or len(places) < _WORTH_PROCESSES:
             for _, summaries in in_threads(work, chunks, self._workers):
                 yield from summaries
             return
+        # Processes answer in any order; parts that come early wait for those before them.
         waiting: dict[int, list[SampleSummary | DataError]] = {}
         upcoming = 0
         for number, summaries in in_processes(work, chunks, self._processes, kept="what was seen is remembered"):
@@ -410,21 +413,16 @@ class Inspection:
                 upcoming += 1
 
     def _keep(self) -> None:
-        """Writes what is known to the memory."""
+        """Writes the summaries to the memory."""
         if self._memory is None:
             return
+        # Files that changed a moment ago have the stamp 0: a second change might keep the time.
         worth = np.flatnonzero((self._kind_of >= 0) & (self._stamps.stamps != 0))
         if not len(worth):
             return
         pairs, first = np.unique(self._stamps.pairs[worth], return_index=True)
         rows = np.column_stack([self._kind_of[worth[first]].astype(np.float32), self._values[worth[first]]])
-        Memory(pairs, self._stamps.stamps[worth[first]], rows, tuple(map(_word_of_kind, self._kinds))).keep(
-            self._memory
-        )
-
-
-def _word_of_kind(kind: SampleKind) -> str:
-    return json.dumps(kind)
+        Memory(pairs, self._stamps.stamps[worth[first]], rows, tuple(map(json.dumps, self._kinds))).keep(self._memory)
 
 
 def _kind_of_word(word: str) -> SampleKind:
@@ -447,7 +445,7 @@ def _ask_for_files(samples: Sequence[Sample], workers: int) -> Stamps:
 
 
 def _paths(samples: Sequence[Sample], start: int, stop: int) -> Sequence[tuple[str, str | None]]:
-    if isinstance(samples, Samples):
+    if isinstance(samples, Samples):  # without a `Sample` and two `Path`s for each of a million lines
         return samples.paths_of(start, stop)
     return [(str(one.image), None if one.label is None else str(one.label)) for one in samples[start:stop]]
 
@@ -455,10 +453,11 @@ def _paths(samples: Sequence[Sample], start: int, stop: int) -> Sequence[tuple[s
 def memory_file(
     folder: Path, list_file: Path, root: Path, spec: DatasetSpec, *, labels: bool, trust: Trust = TRUSTING_NOBODY
 ) -> Path:
-    """Returns where the summaries of a list are kept.
+    """Returns the file for the summaries of a list.
 
-    The name of the file depends on all that the summaries depend on, but for the files that the list names.
+    Its name is a digest of everything that the summaries depend on, except the files that the list names.
     """
+    # The versions of this package, GDAL and Python are among it: another one may read a file in another way.
     facts = [
         os.path.abspath(list_file), os.path.abspath(root), labels, spec.max_value, spec.ignore_index,
         spec.name, spec.bands, spec.band_names, spec.mean, spec.std, trust.max_bytes, trust.vrt_sources,

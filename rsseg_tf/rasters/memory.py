@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +26,18 @@ from rsseg_tf.files.walking import TIFF_SUFFIXES
 __all__ = ["Memory", "Stamps", "stamp_pairs"]
 
 _FORMAT = 1
-_MOST_FILES = 64
+_MOST_FILES = 64  # each takes 44 bytes a sample
 UNSETTLED_NS = 2_000_000_000
 """The coarsest clock of a file system in use: FAT and some shares count seconds in twos."""
 _WITH_OTHERS = (*TIFF_SUFFIXES, ".vrt")
 _BESIDE = (SIDE_SUFFIX, ".msk")
-_MASK = (1 << 64) - 1
+_MASK = (1 << 64) - 1  # `hash` is signed, the arrays are not
 _MEANINGLESS = np.uint64(0)
 """Stamp of files that must not be remembered."""
 
 
 class Stamps(NamedTuple):
-    """What identifies pairs of files, `(N,)` uint64 each.
+    """Numbers that identify pairs of files, `(N,)` uint64 each.
 
     Attributes:
         pairs: By their paths.
@@ -75,10 +76,10 @@ def stamp_pairs(pairs: Sequence[tuple[str, str | None]], now_ns: int) -> Stamps:
                 continue
             try:
                 status = os.stat(path)
-                is_file = (status.st_mode & 0o170000) == 0o100000
+                is_file = stat.S_ISREG(status.st_mode)
             except (OSError, ValueError):
                 is_file = False
-            if not is_file:
+            if not is_file:  # its place stands for the device below, so that missing images differ from each other
                 missing.append((place, path))
                 facts += [0, 0, 0, 0, place]
                 continue
@@ -87,13 +88,15 @@ def stamp_pairs(pairs: Sequence[tuple[str, str | None]], now_ns: int) -> Stamps:
             newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
             if path.lower().endswith(_WITH_OTHERS):
                 newest = max(newest, _stamp_others(path, facts, settled))
+        # The hash of numbers is the same in each run, unlike that of text, and takes less time than a digest.
         stamps.append(hash(tuple(facts)) & _MASK if newest < settled else 0)
+        # The image's inode and device: a link to a file is the file.
         images.append(hash((facts[3], facts[4])) & _MASK)
     return Stamps(np.array(names, np.uint64), np.array(stamps, np.uint64), np.array(images, np.uint64), missing)
 
 
 def _stamp_others(path: str, facts: list[int], never: int) -> int:
-    """Adds what identifies the files beside a raster that GDAL reads with it; returns their latest time.
+    """Adds size, times and inode of the files beside a raster that GDAL reads with it; returns their latest time.
 
     The pixels of a VRT are in other files, whose status is not read here; so a VRT is never remembered.
     """
@@ -145,6 +148,7 @@ class Memory:
             stored = read_npz(file)
             header = json.loads(stored["words"].tobytes())
             memory = Memory(stored["pairs"], stored["stamps"], stored["rows"], tuple(header["words"]))
+            # A damaged file must cost an inspection, never a run.
             sound = header["format"] == _FORMAT and memory._is_sound(width)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError, RecursionError):
             return Memory.empty(width)

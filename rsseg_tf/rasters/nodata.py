@@ -1,4 +1,4 @@
-"""Which pixels are data: the one rule that training, evaluation, checks and prediction share.
+"""The one rule by which training, evaluation, checks and prediction tell data from no data.
 
 A file declares by a nodata value, masks or an alpha band where it has no data. Many files hold undeclared values that
 stand for no data: -9999, -32768, -3.4e38, 1e20, or 65535 among reflectances of 0..10000. A network takes such a value
@@ -28,19 +28,19 @@ _FILL_VALUES = (
 # times as far below 0 as the brightest data lie above it.
 _FAR_BELOW = 10.0
 _FAR_ABOVE = 1e6
-# Of files whose range is not known.
+# Of files whose range is not known. No physical unit in use gives such values; the fill values 1e20 and -3.4e38 do.
 _UNKNOWN_LIMIT = 1e15
 _SHOWN_SENTINELS = 3
 
 
 @dataclass(frozen=True)
 class ValueRange:
-    """Where the values of each band are expected.
+    """The expected range of the values of each band.
 
     Attributes:
-        low: Smallest value that is expected of each band.
-        high: Largest one.
-        fill: What stands in for values that are no data, so that nothing spreads from them.
+        low: Smallest expected value of each band.
+        high: Largest expected value of each band.
+        fill: Value of each band that replaces values that are no data, so that nothing spreads from them.
     """
 
     low: tuple[float, ...]
@@ -58,8 +58,8 @@ class ValueRange:
 
         Args:
             spec: The dataset; None if nothing is known.
-            dtype: The pixels' type.
-            bands: How many bands are read.
+            dtype: Type of the pixels.
+            bands: Number of bands that are read.
             max_value: Value of the file that stands for the spec's `max_value`; the same if None.
         """
         if spec is None or spec.bands != bands:
@@ -67,7 +67,7 @@ class ValueRange:
             most = float(np.iinfo(dtype).max) if dtype.kind == "u" else 1.0 if dtype.kind == "b" else math.inf
             return cls((0.0 if unsigned else -math.inf,) * bands, (most,) * bands, (0.0,) * bands)
         top = spec.max_value if max_value is None else max_value
-        pairs = list(zip(spec.mean, spec.std, strict=True))
+        pairs = list(zip(spec.mean, spec.std, strict=True))  # in units of max_value
         low = tuple(top * (mean - 3 * std) if mean < std else 0.0 for mean, std in pairs)
         high = tuple(top * max(1.0, mean + 3 * std) if mean + std > 1 else top for mean, std in pairs)
         fill = tuple(0.0 if dtype.kind == "b" or dtype == np.uint8 else top * mean for mean, _ in pairs)
@@ -95,7 +95,7 @@ class ValueRange:
         These are values further off the range than any measurement, and the usual fill values outside of it: below it,
         or above it by more than its width.
         """
-        if values.dtype.kind not in "iuf" or values.dtype.itemsize == 1:
+        if values.dtype.kind not in "iuf" or values.dtype.itemsize == 1:  # eight bits have no room for fill values
             return None
         low, high = self.low[band], self.high[band]
         least, most = float(values.min(initial=0)), float(values.max(initial=0))
@@ -103,7 +103,7 @@ class ValueRange:
             return self._of_unknown_range(values, least, most)
         width = high - low
         far_below, far_above = low - _FAR_BELOW * width, high + _FAR_ABOVE * width
-        if least >= low and most <= high + width:
+        if least >= low and most <= high + width:  # as in most bands; then no value needs a closer look
             return None
         found = np.zeros(values.shape, bool)
         if least < far_below:
@@ -129,18 +129,18 @@ class ValueRange:
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """What was read of an image.
+    """The pixels of an image, and notes on how they were read.
 
     Attributes:
         values: `(H, W, bands)` in the file's type. Values that stand for no data are replaced, see `Scene.read`.
         nodata: `(H, W)`, True where a pixel is no data; None if all pixels are data.
         replaced: `(H, W, bands)`, True where a value was replaced; None if none was.
-        broken: How many values were not finite.
-        declared: How many values were the declared nodata value, or masked in one band.
-        sentinels: Values that stand for no data although nothing declares them, and how often each occurs.
+        broken: Number of values that were not finite.
+        declared: Number of values that were the declared nodata value, or masked in one band.
+        sentinels: Undeclared values that stand for no data, with the number of times that each occurs.
         lowest: Smallest value that is left, where types have values below 0; 0 otherwise.
-        notes: What a user should know of how the file was read, each a phrase that follows the file's name.
-        value_notes: The same of its values.
+        notes: Notes for the user about how the file was read, each a phrase that follows the file's name.
+        value_notes: Notes for the user about the file's values, likewise.
     """
 
     values: NDArray
@@ -159,7 +159,7 @@ class SuspectValues:
     """Values that a scene's author should perhaps have declared as nodata, of all parts that were read so far.
 
     Attributes:
-        sentinels: Undeclared values that were taken for no data, and how often each was read.
+        sentinels: Undeclared values that were taken for no data, with the number of times that each was read.
         lowest: The smallest other value; 0 if none is smaller.
     """
 
@@ -200,7 +200,7 @@ def without_nodata(
         stored: `(H, W, bands)` as the file has them; may be changed in place unless it is a view.
         masked: `(H, W)`, True where an alpha band or a mask leaves a pixel out.
         absent: Of each band, True where the file declares a value to be no data.
-        expected: Where values are expected.
+        expected: The expected range of values.
     """
     # Most files hold nothing suspicious, which one pass over the values shows.
     least = most = 0.0
@@ -211,6 +211,7 @@ def without_nodata(
     stored = stored if stored.base is None else stored.copy()  # a decoded image is read more than once
     nodata = np.zeros(stored.shape[:2], bool) if masked is None else masked.copy()
     replaced = np.zeros(stored.shape, bool)
+    # A pixel is no data if no band has data there; one band without it may be a sound dark or saturated value.
     in_no_band = np.ones(stored.shape[:2], bool)
     broken = declared = 0
     sentinels: Counter[float] = Counter()
@@ -229,6 +230,7 @@ def without_nodata(
             replace_where(~finite)
         if declares is not None:
             declared += int(declares.sum())
+            # A declared value within the range, such as 0 or 255, stays: a white roof has it too.
             replace_where(declares & expected.outside(values, band))
         found = expected.sentinel(values, band)
         if found is not None:
@@ -260,6 +262,7 @@ def equals_nodata(pixels: NDArray, value: float | None) -> NDArray[np.bool_] | N
         limits = np.iinfo(pixels.dtype)
         if not (np.isfinite(value) and value == int(value) and limits.min <= value <= limits.max):
             return None
+    # Compared in the type of the pixels: a file declares a decimal text, which a float32 need not hold exactly.
     with np.errstate(over="ignore"):
         equal: NDArray[np.bool_] = pixels == np.asarray(value).astype(pixels.dtype)
     return equal if equal.any() else None

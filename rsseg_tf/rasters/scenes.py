@@ -89,7 +89,7 @@ class Scene:
         gcps_crs: Their coordinate reference system.
         rpcs: Rational polynomial coefficients, or None.
         tags: Metadata that also hold for a label map of the scene.
-        place_note: Which description of the place could not be used, and why, in one line; None if there is none.
+        place_note: The description of the place that could not be used, and the reason, in one line; else None.
     """
 
     path: Path
@@ -142,12 +142,13 @@ class Scene:
                 rasterio.shutil.delete(description, driver="VRT")
         except DataError:
             return None
+        # As text: the element goes into another XML file of GDAL's unchanged.
         found = re.search(r'<SRS[^>]*\scoordinateEpoch="[0-9.]+".*?</SRS>', text, re.DOTALL)
         return None if found is None else found[0]
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes for the user: how the file is read, and suspicious values of the parts that were read so far."""
+        """Notes for the user on how the file is read, and on suspicious values of the parts that were read so far."""
         return (*self._notes, *self._suspects.notes(self._expected))
 
     @property
@@ -171,7 +172,7 @@ class Scene:
 
         Args:
             window: The part to read, within the scene; all of it by default.
-            size: What to reduce the part to, for a preview.
+            size: Size to which the part is reduced, for a preview.
 
         Returns:
             `(H, W, bands)` in the file's dtype, and `(H, W)` bool, True where there is no data; None for the latter
@@ -184,7 +185,7 @@ class Scene:
         return pixels.values, pixels.nodata
 
     def look(self, window: Window | None = None, size: Size | None = None) -> Pixels:
-        """As `read`, with what was found."""
+        """As `read`, with counts and notes on the values."""
         part = window or Window(0, 0, *self.size)
         if isinstance(self._source, np.ndarray):
             stored, masked = _part_of_array(self._source, part, self.bands, self._alpha, size)
@@ -195,7 +196,7 @@ class Scene:
             except RASTER_ERRORS as error:
                 raise damaged(readable_name(self.path), self._driver, error) from error
         pixels = without_nodata(stored, masked, absent, self._expected)
-        if size is None:
+        if size is None:  # a preview holds averages, which are no values of the file
             self._suspects.add(pixels)
         return pixels
 
@@ -221,7 +222,7 @@ def open_scene(
         bands: The bands to read and their order, from 1.
         spec: The dataset that the image is read for; by default all bands that are not alpha are read.
         max_value: Value of the file that stands for the spec's `max_value`, where it is another.
-        trust: How large a PNG or JPEG may be, and what a VRT may name.
+        trust: Limits for files and for the sources of a VRT.
         repeat_grey: Read the one band of a grey image three times where the spec has three bands.
         placed: Whether to find out where the image lies.
 
@@ -249,7 +250,7 @@ def open_scene(
             _notes=(*chosen.notes, *notes),
         )
         return
-    if not trust.vrt_sources:
+    if not trust.vrt_sources:  # before GDAL opens the file, since opening may already follow what it names
         require_plain_sides(path)
         if driver == "VRT":
             require_near_sources(path)
@@ -259,7 +260,7 @@ def open_scene(
             if placed:
                 scene = replace(scene, **_place_of(path, source, driver))
             require_small_blocks(name, source, str(scene.dtype), trust)
-        yield scene
+        yield scene  # outside of `reading`: errors of the caller's block are the caller's
 
 
 def read_pixels(
@@ -270,7 +271,7 @@ def read_pixels(
     Args:
         path: A PNG, JPEG, TIFF or VRT file.
         spec: The dataset that it is read for.
-        trust: How large it may be, and which files a VRT may name.
+        trust: Limits for files and for the sources of a VRT.
         repeat_grey: As in `open_scene`.
 
     Raises:
@@ -291,10 +292,10 @@ def scene_header(
         DataError: As `read_pixels`, for what the header shows.
     """
     if raster_driver(path) is None:
-        header, notes = plain_header(path)
-        shape = header.height, header.width, header.bands
-        require_bytes(readable_name(path), shape, header.dtype, trust)
-        chosen = choose_bands(readable_name(path), header.marks, ("",) * len(header.marks), None, spec, repeat_grey)
+        name, (header, notes) = readable_name(path), plain_header(path)
+        # Of all bands in the file, since a PNG or JPEG is decoded before bands are chosen.
+        require_bytes(name, (header.height, header.width, header.bands), header.dtype, trust)
+        chosen = choose_bands(name, header.marks, ("",) * len(header.marks), None, spec, repeat_grey)
         read = ImageHeader(header.height, header.width, len(chosen.bands), header.dtype)
         return SceneHeader(read, (*chosen.notes, *notes), chosen.alpha is not None)
     with open_scene(path, None, spec, trust=trust, repeat_grey=repeat_grey, placed=False) as scene:
@@ -310,6 +311,7 @@ def raster_driver(path: Path) -> str | None:
             head = handle.read(HEAD_BYTES)
     except OSError:
         return None
+    # Two bytes alone, so that a damaged TIFF gets GDAL's explanation and not "no image".
     if head[:2] in (b"II", b"MM"):
         return "GTiff"
     return "VRT" if is_vrt(head) else None
@@ -333,6 +335,7 @@ def _describe(
     """Returns an open raster as a scene."""
     name = readable_name(path)
     descriptions = tuple(text or "" for text in source.descriptions)
+    # Subdatasets of a TIFF are its pages; GDAL opens the first one.
     marks, pages = marks_of(source), len(source.subdatasets)
     notes = [f"has {pages} pages; the first is read"] if pages > 1 else []
     try:
@@ -366,9 +369,10 @@ def _place_of(path: Path, source: rasterio.DatasetReader, driver: str) -> dict[s
     """
     try:
         crs, transform, (gcps, gcps_crs), rpcs = source.crs, source.transform, source.gcps, source.rpcs
-    except (*RASTER_ERRORS, ValueError, LookupError) as error:
+    except (*RASTER_ERRORS, ValueError, LookupError) as error:  # rasterio parses tags of RPCs and GCPs itself
         return {"place_note": f"its place on Earth cannot be read ({reason(error)}), so results have none"}
     note = None
+    # GDAL itself looks for world files beside a TIFF, but not for the CRS in a .prj.
     if crs is None and not gcps and driver == "GTiff":
         beside = image_place(path, driver)
         crs, transform = beside.crs, beside.transform if transform == Affine.identity() else transform
@@ -397,7 +401,7 @@ def _part_of_array(
     if size is None or size == pixels.shape[:2]:
         return pixels, masked
     reduced = cv2.resize(pixels, size.width_height, interpolation=cv2.INTER_AREA).reshape(*size, len(bands))
-    if masked is not None:
+    if masked is not None:  # nearest, because a mask has no values between
         masked = cv2.resize(masked.astype(np.uint8), size.width_height, interpolation=cv2.INTER_NEAREST).astype(bool)
     return reduced, masked
 

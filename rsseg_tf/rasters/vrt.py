@@ -24,9 +24,10 @@ from rsseg_tf.rasters.windows import Size
 __all__ = ["require_near_sources", "require_plain_sides", "vrt_size"]
 
 _REMEDY = "If you trust it, allow it with --allow_vrt_sources (in a config: data.allow_vrt_sources)."
+# A source takes about 500 bytes of text, so that this is room for 100,000 of them.
 _LARGEST_VRT = 64 * 2**20
-_LARGEST_SIDE = 16 * 2**20
-_DEEPEST = 8  # VRTs in VRTs
+_LARGEST_SIDE = 16 * 2**20  # of a file of statistics beside a raster
+_DEEPEST = 8  # VRTs in VRTs; tools that build mosaics nest two or three
 _SOURCES = frozenset({"SourceFilename", "SourceDataset"})
 _SYSTEMS = frozenset({"SRS", "SourceSRS", "TargetSRS"})
 # A coordinate reference system as text or code; GDAL opens anything else as a file or a URL.
@@ -86,6 +87,7 @@ def require_near_sources(path: Path) -> None:
         seen.add(vrt)
         if depth > _DEEPEST:
             raise DataError(f"{readable_name(path)} is a VRT of VRTs, more than {_DEEPEST} deep. {_REMEDY}")
+        # Near the first VRT, not near the one that names the source: else each VRT could go one folder further up.
         for text, is_relative in _sources(vrt):
             source = _near(path, vrt, here, text, is_relative)
             require_plain_sides(source)
@@ -101,7 +103,7 @@ def require_plain_sides(path: Path, *, depth: int = 0) -> None:
 
     Args:
         path: The raster.
-        depth: How many suffixes were added to the name of the raster that is read.
+        depth: Number of suffixes that were added to the name of the raster that is read.
     """
     for suffix in (".msk", ".ovr"):
         side = path.with_name(path.name + suffix)
@@ -112,6 +114,7 @@ def require_plain_sides(path: Path, *, depth: int = 0) -> None:
     side = path.with_name(path.name + SIDE_SUFFIX)
     if side.exists():
         text = read_bytes(side, _LARGEST_SIDE + 1)
+        # GDAL ignores capitals in names of metadata, hence `upper`.
         if len(text) > _LARGEST_SIDE or b"OVERVIEW_FILE" in text.upper():
             raise _refused(side, "it lies beside an image and names a file of overviews", what="a file")
 
@@ -142,6 +145,7 @@ def _sources(vrt: Path) -> Iterator[tuple[str, bool]]:
         if system and not _WELL_KNOWN.match(system.strip()):
             raise _refused(vrt, f"its <{element.tag}> is '{_short(system)}', which may be a file")
         if element.tag in _SOURCES:
+            # GDAL knows both spellings of the attribute; with both it is unclear which one counts.
             if len(element) or {"relativeToVRT", "relativetoVRT"} <= set(element.attrib):
                 raise _refused(vrt, f"its <{element.tag}> names its file twice")
             relative = element.get("relativeToVRT", element.get("relativetoVRT", "0"))
@@ -175,9 +179,10 @@ def _parsed(vrt: Path) -> ElementTree.Element:
 
 def _near(path: Path, vrt: Path, here: Path, text: str, is_relative: bool) -> Path:
     """Returns the file that a source means; raises if it is none, or not near."""
+    # A scheme has two letters at least, so that drives (C:) pass. `<` and `{` begin a VRT or JSON in place of a name.
     if not text or re.match(r"[A-Za-z0-9_+]{2,}:", text) or text.startswith(("/vsi", "<", "{", "\\\\")):
         raise _refused(path, f"its source '{_short(text)}' is no plain file but a server, an archive or a program")
-    if any(ord(letter) < 32 for letter in text):
+    if any(ord(letter) < 32 for letter in text):  # readers differ in where the name ends
         raise _refused(path, f"its source '{_short(text)}' has a control character in its name")
     source = Path(os.path.normpath(vrt.parent / text if is_relative else os.path.abspath(text)))
     relative = is_relative and not os.path.isabs(text)
