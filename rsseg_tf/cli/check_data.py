@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from rsseg_tf.cli.options import ManyValues, load, reading_options, set_option
+from rsseg_tf.cli.options import ManyValues, load, picked, reading_options, set_option
 from rsseg_tf.cli.output import progress_line
 
 # These imports take half a second at most, since they load no TensorFlow; the help names the limits.
@@ -81,7 +81,7 @@ def command(
     Exit code 1 if there are errors, 0 if not.
     """
     _check_options(leave_out, sheet, as_json)
-    folder_options = {name: options[name] for name in ("num_classes", "ignore_index", "unlabelled")}
+    folder_options = picked(options, "num_classes", "ignore_index", "unlabelled")
     dataset = _find_dataset(source, config_path, overrides, folder_options)
     max_image_mb, near, seed = options["max_image_mb"], options["near"], options["seed"]
     trust = Trust(

@@ -88,6 +88,7 @@ def write_tflite(
     content = _convert(trained, quantization, tile, dtype, images)
     artifact = _describe(trained, content, quantization, tile)
     (folder / artifact.path).write_bytes(content)
+    # Appended: a flatbuffer is read from its beginning, a zip archive from its end.
     with zipfile.ZipFile(folder / artifact.path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(MANIFEST_FILE, trained.manifest_of(artifact))
         archive.writestr(LABELS_FILE, "\n".join(trained.spec.classes) + "\n")

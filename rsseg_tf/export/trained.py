@@ -195,6 +195,7 @@ def load_trained(checkpoint: StrPath, config: Config | None = None) -> TrainedMo
 def class_and_confidence(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the class of the largest logit, (B, H, W) uint8, and its probability, (B, H, W) float32."""
     class_map = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)
+    # The largest probability of a softmax, without the others: exp(top - top) is 1 above the sum.
     top = tf.reduce_max(logits, axis=-1, keepdims=True)
     confidence = 1.0 / tf.reduce_sum(tf.exp(logits - top), axis=-1)
     return class_map, confidence
