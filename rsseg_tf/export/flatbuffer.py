@@ -76,6 +76,7 @@ def tensor_types(content: bytes) -> dict[str, tuple[str, float, int]]:
     schema = _schema()
     names = _names(schema.TensorType)
     model = schema.Model.GetRootAsModel(content, 0)
+    # The names "pixels" and "logits" stand in the signature alone; tensors have names of the graph.
     if model.SignatureDefsLength() == 0:
         raise ExportError(
             "The TFLite file has no signature, because the converter could not write its temporary files to "

@@ -224,7 +224,7 @@ def _write_artifacts(
     if "openvino" in formats:
         with tempfile.TemporaryDirectory() as temporary:
             onnx_file = Path(temporary) / write_onnx(trained, Path(temporary), tile=tile).path
-            add(write_openvino(trained, stage, onnx_file, tile=tile))
+            add(write_openvino(trained, stage, onnx_file, tile=tile))  # from a file that is not published itself
     if "tflite" in formats:
         for quantization in options.quantizations:
             add(write_tflite(trained, stage, quantization, tile=tile, calibration=calibration, notify=notify))

@@ -134,6 +134,7 @@ def _typical(trained: TrainedModel, images: Sequence[NDArray], tile: Size | None
 def _configure(converter: Any, quantization: Quantization, images: Sequence[NDArray], *, as_bytes: bool) -> None:
     """Sets the converter's options."""
     sets = tf.lite.OpsSet
+    # TensorFlow's own operators would need its "flex" library on the device, with many megabytes.
     converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS]
     if quantization == "float32":
         return
@@ -208,6 +209,7 @@ def typical_images(model: bytes, images: Sequence[NDArray]) -> list[int]:
     """
     reach = _largest_activations(model, images)
     middle = np.median(reach, axis=0)
+    # Activations that are 0 for most images have no scale to compare with.
     ratio = reach[:, middle > 0] / middle[middle > 0]
     beyond = (ratio > _LARGEST_RATIO).mean(axis=1) if ratio.size else np.zeros(len(images))
     # With few images the middle one may be no guide: never more than half.

@@ -143,7 +143,7 @@ class TrainedModel:
 
     def manifest_of(self, artifact: Artifact) -> str:
         """Returns the manifest that goes into an artifact, as JSON."""
-        inside = artifact.model_copy(update={"sha256": {}})
+        inside = artifact.model_copy(update={"sha256": {}})  # a file cannot hold its own checksum
         return self.manifest.model_copy(update={"artifacts": (inside,)}).to_json()
 
     def refuse_unless_static(self, what: str) -> None:
@@ -181,6 +181,7 @@ def load_trained(checkpoint: StrPath, config: Config | None = None) -> TrainedMo
         size_multiple=int(getattr(section.backbone, "output_stride", 32)),
         inference=Inference(**config.eval.inference()),
         origin=Origin(
+            # The whole path would tell strangers about the machine, and the last part alone is often best_model.
             checkpoint="/".join(checkpoint.absolute().parts[-2:]),
             step=read_state(checkpoint).step,
             weights_sha256=weights_sha256,

@@ -181,7 +181,7 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
             return
         self._answers.take(size)
         timer = threading.Timer(self._service.limits.client_timeout_s, context.cancel)
-        timer.daemon = True
+        timer.daemon = True  # it must not keep the process alive after the server has stopped
 
         def ended() -> None:
             timer.cancel()

@@ -252,6 +252,7 @@ class RestTransport:
             self._open.clear()
 
     def _connection(self) -> http.client.HTTPConnection:
+        # A connection carries one request at a time, so each thread has its own; `close` must find them all.
         connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = http.client.HTTPConnection(self._address.host, self._address.port)
@@ -273,6 +274,7 @@ class RestTransport:
         except (OSError, http.client.HTTPException) as error:  # refused, reset, timed out, or cut off
             connection.close()  # the next request opens it again
             raise RetryableError(f"{self._address.netloc}: {type(error).__name__}: {error}") from error
+        # A proxy in front may answer 502 or 503 with a page of its own.
         try:
             answer = parse(content)
         except ValueError as error:

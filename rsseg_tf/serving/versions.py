@@ -112,7 +112,7 @@ class ModelVersion:
         self._on_closed: Callable[[], None] | None = None
         self._lock = threading.Lock()
         self._calls: dict[tuple[str, tuple[str, ...]], Any] = {}
-        options = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads or 0)
+        options = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads or 0)  # 0 is TensorFlow's choice
         # Two versions share the GPU while one replaces the other.
         options.gpu_options.allow_growth = True
         graph = tf.Graph()
@@ -317,7 +317,7 @@ class Versions:
                 raise RequestError(
                     Code.NOT_FOUND, f"Servable not found for request: {wanted}; available versions: {known}"
                 )
-            version.acquire()
+            version.acquire()  # under the lock, so that the version cannot be retired in between
             return version
 
     def statuses(self, number: int | None = None, label: str | None = None) -> list[VersionStatus]:
@@ -328,7 +328,7 @@ class Versions:
         """
         with self._lock:
             if label is not None:
-                # -1 is the number of no version.
+                # An unknown label must find nothing, and None would find all; -1 is the number of no version.
                 number = self.labels.get(label, -1)
             found = [status for status in self._states.values() if number in (None, status.number)]
         if not found:
@@ -382,7 +382,7 @@ class Versions:
         wanted = set(newest[: self.keep] if self.keep else newest) | (set(self.labels.values()) & set(found))
         failures = []
         for number in sorted(wanted - set(self.available)):
-            files = _file_stats(found[number])
+            files = _file_stats(found[number])  # before loading: what changes meanwhile makes for another try
             if self._failed.get(number) == files:
                 continue
             self._failed.pop(number, None)
@@ -390,6 +390,7 @@ class Versions:
             if failure:
                 self._failed[number] = files
                 failures.append(failure)
+        # A version that was deleted and comes again is tried again.
         for number in set(self._failed) - set(found):
             del self._failed[number]
         available = set(self.available)
