@@ -91,8 +91,8 @@ def test_eval_and_predict_take_it(project: Path, exported: Path, tmp_path: Path,
     key = {"model.onnx": "onnx", "model_float32.tflite": "tflite float32", "model_int8.tflite": "tflite int8"}
     assert report["macro"]["miou"] == pytest.approx(measured[key.get(name, "savedmodel")]["macro"]["miou"])
     fixed = name.startswith("model")
-    assert report["inference"]["is_slide"] is fixed
-    assert report["inference"]["crop_size"] == ([32, 24] if fixed else None)
+    assert report["inference"]["fixed_tile"] is fixed and report["inference"]["is_slide"] is False
+    assert report["inference"]["tile"] == ([32, 24] if fixed else [32, 32])
 
     cv2.imwrite(str(tmp_path / "small.png"), np.full((10, 50, 3), 200, np.uint8))
     run("predict", "--model_path", model, "--image_path", tmp_path / "small.png", "--save_dir", tmp_path / "result")
@@ -122,7 +122,7 @@ def test_the_engine_is_named_or_chosen(project: Path, exported: Path, tmp_path: 
     assert re.search(r"Engine: .* ms per", run("predict", "--model_path", exported, "--engine", "auto", *image))
     run("eval", "--model_path", exported, "--engine", "onnx", "--save_dir", tmp_path)
     report = json.loads((tmp_path / "eval.json").read_text("utf-8"))
-    assert report["engine"] == "onnx" and report["inference"]["crop_size"] == [32, 24]
+    assert report["engine"] == "onnx" and report["inference"]["fixed_tile"] is True
     output = run("predict", "--model_path", project / "best_model", "--engine", "auto", *image)
     assert re.search("Engine: keras.* Others: keras", output), output
     for arguments, message in (
