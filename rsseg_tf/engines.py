@@ -125,6 +125,7 @@ class Choice:
         others = [(name, one) for name, one in self.measured.items() if name != self.candidate.name]
         if not others:
             return text
+        # The fastest first; those that do not run at the end.
         others.sort(key=lambda item: (bool(item[1].obstacle), item[1].ms))
         lines = (f"{name} {one.objection(self.tolerance) or _time(one.ms)}" for name, one in others)
         return f"{text} Others: {'; '.join(lines)}."

@@ -22,16 +22,11 @@ __all__ = ["command"]
 @click.command(name="benchmark", cls=ManyValues)
 @click.argument("folder", type=Path, metavar="DIR")
 @click.option("--checkpoint", type=Path, metavar="DIR", help="A checkpoint to time too, in Keras.")
-@click.option(
-    "--size",
-    nargs=2,
-    type=click.IntRange(min=1),
-    metavar="H W",
-    help="Size of the image, height first. [default: that of the files of one size, else that of the training]",
-)
-@click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="That one operation may use. [default: all processors]"
-)
+@click.option("--size", nargs=2, type=click.IntRange(min=1), metavar="H W",
+              help="Size of the image, height first. [default: that of the files of one size, else that of the "
+                   "training]")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), metavar="N",
+              help="That one operation may use. [default: all processors]")  # fmt: skip
 @click.option("--runs", type=click.IntRange(min=1), default=20, show_default=True, help="Images to time.")
 @trust_option
 @click.option("--json", "json_path", type=Path, metavar="FILE", help="Write all numbers there.")

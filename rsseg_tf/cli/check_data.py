@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from rsseg_tf.cli.options import ManyValues, load, reading_options, set_option
+from rsseg_tf.cli.options import ManyValues, load, picked, reading_options, set_option
 from rsseg_tf.cli.output import progress_line
 
 # These imports take half a second at most, since they load no TensorFlow; the help names the limits.
@@ -24,7 +24,7 @@ from rsseg_tf.rasters.gdal import Trust
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rsseg_tf.doctor import CheckedDataset, Finding, Report, Severity
+    from rsseg_tf.doctor import CheckedDataset, Finding, Report
 
 __all__ = ["command"]
 
@@ -81,7 +81,7 @@ def command(
     Exit code 1 if there are errors, 0 if not.
     """
     _check_options(leave_out, sheet, as_json)
-    folder_options = {name: options[name] for name in ("num_classes", "ignore_index", "unlabelled")}
+    folder_options = picked(options, "num_classes", "ignore_index", "unlabelled")
     dataset = _find_dataset(source, config_path, overrides, folder_options)
     max_image_mb, near, seed = options["max_image_mb"], options["near"], options["seed"]
     trust = Trust(
@@ -167,12 +167,9 @@ def _print(report: Report, show: int) -> None:
         console.print(_findings_table(report))
     for code in dict.fromkeys(finding.code for finding in report.findings):
         _print_findings(console, [finding for finding in report.findings if finding.code == code], show)
-    counts = [_counted(report.count(severity), severity) for severity in SEVERITIES]
-    _line(console, f"\n{', '.join(counts)}.", style="bold")
-
-
-def _counted(count: int, severity: Severity) -> str:
-    return f"{count} {severity}{'s' if count != 1 else ''}"
+    counts = ((report.count(severity), severity) for severity in SEVERITIES)
+    line = ", ".join(f"{count} {severity}{'s' if count != 1 else ''}" for count, severity in counts)
+    _line(console, f"\n{line}.", style="bold")
 
 
 def _splits_table(report: Report) -> Any:
@@ -211,12 +208,12 @@ def _classes_table(report: Report) -> Any:
             share = 100 * entry.pixels / split.class_pixels if split.class_pixels else 0.0
             cells += [f"{entry.pixels:,}", f"{share:.2f}", f"{entry.images:,}"]
         table.add_row(*cells)
-    for name, counts in (
-        ("ignored", [split.ignored_pixels for split in splits]),
-        ("unknown ids", [split.unknown_pixels for split in splits]),
-    ):
-        if any(counts) or name == "ignored":
-            table.add_row("", name, *(cell for count in counts for cell in (f"{count:,}", "", "")))
+    extra = {"ignored": [split.ignored_pixels for split in splits]}
+    if any(split.unknown_pixels for split in splits):
+        extra["unknown ids"] = [split.unknown_pixels for split in splits]
+    for name, counts in extra.items():
+        # Each split has three columns; only the pixels are known of ids that are no class.
+        table.add_row("", name, *(cell for count in counts for cell in (f"{count:,}", "", "")))
     return table
 
 

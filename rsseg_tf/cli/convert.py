@@ -80,6 +80,7 @@ def command(
     )
     click.echo(f"Wrote {output}")
     if verify:
+        # Zeros first: weights that are missing in the file would otherwise keep their values and pass.
         for variable in model.weights:
             variable.assign(variable * 0)
         load_weights(model, output)
@@ -172,7 +173,7 @@ def _compare(actual: dict[str, Any], stored: dict[str, Any], folder: Path) -> No
         max(abs(a - b) for a, b in zip(figures(actual), figures(stored), strict=True)) if same_shape else np.inf
     )
     share = difference / max(actual["std"], 1e-12)
-    if not share <= _TOLERANCE:
+    if not share <= _TOLERANCE:  # also for NaN, with which every comparison is false
         click.echo(
             f"The logits differ from those in {folder / _CHECKSUM} by {share:.2g} of their standard deviation.",
             err=True,

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from rsseg_tf.cli.models import locate_model
+from rsseg_tf.cli.options import combined
 from rsseg_tf.rasters.windows import Size
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
 
 __all__ = ["ModelSource", "choose_engine", "engine_options", "locate_engine"]
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _ENGINES = ("keras", "savedmodel", "tflite", "onnx", "openvino")  # as `rsseg_tf.engines`, whose import takes seconds
 _DEFAULT_SIDE = 512  # of images without a size in their header
@@ -44,22 +42,15 @@ class ModelSource:
     engine: str | None = None
 
 
-def engine_options(function: F) -> F:
-    """Adds --engine and --tolerance."""
-    function = click.option(
-        "--tolerance",
-        type=click.FloatRange(0, 100),
-        metavar="POINTS",
-        help="With --engine auto: how many points of mIoU the engine may lose, where the export measured it, or else "
-        "how many of 100 pixels may get another class than in Keras.  [default: 0.05]",
-    )(function)
-    return click.option(
-        "--engine",
-        type=click.Choice(["auto", *_ENGINES]),
-        help="What runs the model, of all that the folder of an export or a checkpoint offers. auto: the fastest here "
-        "within --tolerance; each is timed on a few images first. Default: what --model-path names; a folder's "
-        "SavedModel.",
-    )(function)
+engine_options = combined(
+    click.option("--engine", type=click.Choice(["auto", *_ENGINES]),
+                 help="What runs the model, of all that the folder of an export or a checkpoint offers. auto: the "
+                      "fastest here within --tolerance; each is timed on a few images first. Default: what "
+                      "--model-path names; a folder's SavedModel."),
+    click.option("--tolerance", type=click.FloatRange(0, 100), metavar="POINTS",
+                 help="With --engine auto: how many points of mIoU the engine may lose, where the export measured "
+                      "it, or else how many of 100 pixels may get another class than in Keras.  [default: 0.05]"),
+)  # fmt: skip
 
 
 def locate_engine(model_path: str, engine: str | None, tolerance: float | None, precision: str) -> ModelSource:

@@ -15,13 +15,14 @@ from rsseg_tf.rasters.windows import Size
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
-    from rsseg_tf.export import Accuracy, AccuracyLimit, ExportResult, Page, TrainedModel
+    from rsseg_tf.export import Accuracy, AccuracyLimit, ExportResult, TrainedModel
 
 __all__ = ["command"]
 
+# As in `rsseg_tf.manifest` and `rsseg_tf.export`, whose imports take seconds.
 _FORMATS = ("savedmodel", "tflite", "onnx", "openvino", "web")
-_REAL_TILES = 4
 _QUANTIZATIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
+_REAL_TILES = 4
 
 
 def _names(allowed: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], tuple[str, ...]]:
@@ -42,76 +43,34 @@ def _names(allowed: tuple[str, ...]) -> Callable[[click.Context, click.Parameter
 @click.command(name="export", cls=ManyValues)
 @click.argument("checkpoint", type=Path, metavar="CHECKPOINT")
 @click.option("-o", "--output", type=Path, required=True, metavar="DIR", help="Folder of the model's versions.")
-@click.option(
-    "--format",
-    "formats",
-    multiple=True,
-    default=("savedmodel",),
-    show_default=True,
-    callback=_names(_FORMATS),
-    metavar="NAME...",
-    help=f"What to write: {', '.join(_FORMATS)}; several with commas.",
-)
-@click.option(
-    "--quantize",
-    "quantizations",
-    multiple=True,
-    callback=_names(_QUANTIZATIONS),
-    metavar="NAME...",
-    help=f"TFLite files to write: {', '.join(_QUANTIZATIONS)}; several with commas. A page runs the first. "
-    "[default: float32]",
-)
-@click.option(
-    "--tile",
-    nargs=2,
-    type=click.IntRange(min=1),
-    metavar="H W",
-    help="Fixed input size of TFLite, ONNX and OpenVINO files, height first: faster than any size, the default. A page "
-    "always has one; its default is the size of training images.",
-)
-@click.option(
-    "--calibration",
-    type=Path,
-    metavar="LIST",
-    help="Images that int8 and int16x8 measure activations on; int8 leaves out those that are nothing like the others. "
-    "[default: the training list]",
-)
-@click.option(
-    "--calibration-count", type=click.IntRange(min=1), metavar="N", help="How many of them to draw. [default: 32]"
-)
+@click.option("--format", "formats", multiple=True, default=("savedmodel",), show_default=True,
+              callback=_names(_FORMATS), metavar="NAME...",
+              help=f"What to write: {', '.join(_FORMATS)}; several with commas.")  # fmt: skip
+@click.option("--quantize", "quantizations", multiple=True, callback=_names(_QUANTIZATIONS), metavar="NAME...",
+              help=f"TFLite files to write: {', '.join(_QUANTIZATIONS)}; several with commas. A page runs the first. "
+                   "[default: float32]")  # fmt: skip
+@click.option("--tile", nargs=2, type=click.IntRange(min=1), metavar="H W",
+              help="Fixed input size of TFLite, ONNX and OpenVINO files, height first: faster than any size, the "
+                   "default. A page always has one; its default is the size of training images.")  # fmt: skip
+@click.option("--calibration", type=Path, metavar="LIST",
+              help="Images that int8 and int16x8 measure activations on; int8 leaves out those that are nothing like "
+                   "the others. [default: the training list]")  # fmt: skip
+@click.option("--calibration-count", type=click.IntRange(min=1), metavar="N",
+              help="How many of them to draw. [default: 32]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of that draw. [default: 0]")
-@click.option(
-    "--eval",
-    "eval_list",
-    type=Path,
-    metavar="LIST",
-    help="Labelled images to score the checkpoint and each artifact on.",
-)
-@click.option(
-    "--max-miou-drop",
-    type=click.FloatRange(min=0),
-    metavar="POINTS",
-    help="With --eval: publish nothing if an artifact loses more mIoU, in points of 100. [default: 1.0]",
-)
-@click.option(
-    "--real-tiles",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="With --eval or calibration: tiles of these images to keep in reference.npz for verify. [default: 4]",
-)
-@click.option(
-    "--web-sample",
-    type=Path,
-    metavar="IMAGE",
-    help="With web: an image that the page offers to try; it becomes public.",
-)
+@click.option("--eval", "eval_list", type=Path, metavar="LIST",
+              help="Labelled images to score the checkpoint and each artifact on.")  # fmt: skip
+@click.option("--max-miou-drop", type=click.FloatRange(min=0), metavar="POINTS",
+              help="With --eval: publish nothing if an artifact loses more mIoU, in points of 100. "
+                   "[default: 1.0]")  # fmt: skip
+@click.option("--real-tiles", type=click.IntRange(min=0), metavar="N",
+              help="With --eval or calibration: tiles of these images to keep in reference.npz for verify. "
+                   "[default: 4]")  # fmt: skip
+@click.option("--web-sample", type=Path, metavar="IMAGE",
+              help="With web: an image that the page offers to try; it becomes public.")  # fmt: skip
 @click.option("--web-title", metavar="TEXT", help="With web: headline of the page.")
-@click.option(
-    "--litertjs",
-    type=Path,
-    metavar="FOLDER",
-    help="With web: LiteRT.js as npm pack writes it. [default: the cache, filled by npm]",
-)
+@click.option("--litertjs", type=Path, metavar="FOLDER",
+              help="With web: LiteRT.js as npm pack writes it. [default: the cache, filled by npm]")  # fmt: skip
 @click.option("--version", type=click.IntRange(min=1), metavar="N", help="Version number. [default: the next free one]")
 @config_option(required=False)
 def command(
@@ -147,11 +106,14 @@ def command(
 
     load_tensorflow()
     from rsseg_tf.checkpoint import config_file
-    from rsseg_tf.export import ExportOptions, check_output, export_model, load_trained
+    from rsseg_tf.export import ExportOptions, Page, check_output, export_model, find_litertjs, load_trained
 
     check_output(output, version)
     config = load(config_path or str(config_file(checkpoint)), overrides)
-    page = _page(values) if "web" in formats else None
+    page = None
+    if "web" in formats:
+        # Before the model is loaded: npm may be missing, which is better known at once.
+        page = Page(find_litertjs(values["litertjs"]), values["web_title"], values["web_sample"])
     with _accuracy_limit(config, values["eval_list"], values["max_miou_drop"]) as limit:
         trained = load_trained(checkpoint, config)
         options = ExportOptions(
@@ -208,12 +170,6 @@ def _report(exported: ExportResult) -> None:
     click.echo(f"Published: {exported.folder}")
 
 
-def _page(values: dict[str, Any]) -> Page:
-    from rsseg_tf.export import Page, find_litertjs
-
-    return Page(find_litertjs(values["litertjs"]), values["web_title"], values["web_sample"])
-
-
 def _calibration(trained: TrainedModel, tile: tuple[int, int] | None, values: dict[str, Any]) -> Any:
     from rsseg_tf.export import calibration_images
 
@@ -265,6 +221,7 @@ def accuracy_tables(accuracy: Accuracy, width: int) -> list[Any]:
         accuracy: What to show.
         width: Characters of a line. Artifacts that one table has no room for go into another.
     """
+    # "tflite int8" stands on two lines, so that a column is as wide as its longest word; 6 characters hold "100.00".
     heads = {name: name.replace(" ", "\n") for name in accuracy.scores}
     room = {name: 2 + max(6, *map(len, head.split("\n"))) for name, head in heads.items()}
     checkpoint, *artifacts = accuracy.scores
@@ -288,6 +245,7 @@ def accuracy_tables(accuracy: Accuracy, width: int) -> list[Any]:
             table.add_row(name, *(f"{100 * one.class_iou[index]:.2f}" for one in scores))
         table.add_section()
         table.add_row("mIoU", *(f"{100 * one.miou:.2f}" for one in scores))
+        # Adding 0.0 turns -0.0 into 0.0, which would be printed as "-0.00".
         table.add_row("drop", "", *(f"{round(accuracy.drops[name], 2) + 0.0:+.2f}" for name in group))
         tables.append(table)
     return tables

@@ -90,7 +90,7 @@ class _Commands(click.Group):
         return result
 
 
-_format_warning = warnings.formatwarning
+_format_warning = warnings.formatwarning  # Python's own, before `_Commands.main` replaces it
 
 
 def _format_note(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> str:
@@ -101,6 +101,7 @@ def _format_note(message: Warning | str, category: type[Warning], *place: Any, *
 def _unexpected(error: Exception) -> tuple[int, str]:
     """Returns exit code and line for an unexpected error; see `show_traceback` for its traceback."""
     show_traceback(error)
+    # By its name, because an import of TensorFlow takes seconds and it may not be loaded.
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return 2, f"memory is short: {reason(error)}. Choose smaller batches, windows or images."
     if isinstance(error, OSError) and error.errno is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rsseg_tf.cli.options import load
+from rsseg_tf.cli.options import load, picked
 from rsseg_tf.rasters.windows import Size
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def prediction_changes(switch: str, values: dict[str, Any]) -> dict[str, Any]:
     from rsseg_tf.predict import InferenceOptions
 
     changes: dict[str, Any] = {}
-    augmentation = {name: values[name] for name in ("scales", "flip_horizontal", "flip_vertical", "rotate90")}
+    augmentation = picked(values, "scales", "flip_horizontal", "flip_vertical", "rotate90")
     if values["augmented"]:
         changes |= augmentation | {"scales": values["scales"] or (1.0,)}
     elif any(augmentation.values()):
@@ -151,7 +151,7 @@ def prediction_changes(switch: str, values: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError("--crop_size and --stride have an effect with --is_slide only; add it or leave them out.")
     if values["blend"]:
         changes["blend"] = values["blend"]
-    InferenceOptions(**changes)
+    InferenceOptions(**changes)  # raises for wrong values before a model is loaded
     return changes
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "group",
     "load",
     "load_pretraining",
+    "picked",
     "prediction_options",
     "reading_options",
     "run_options",
@@ -54,12 +55,14 @@ class ManyValues(click.Command):
         spelled: list[str] = []
         current: str | None = None
         for argument in args:
+            # `--scales -0.5` gives a value that begins with a dash, not another option.
             if argument.startswith("-") and not _is_number(argument):
                 name = argument.partition("=")[0].replace("_", "-")
                 current = name if name in repeatable and "=" not in argument else None
                 if current is None:
                     spelled.append(argument)
             elif current is not None:
+                # `--scales 0.5,1.0` is two values; the value of `--set KEY=a,b` is one list.
                 values = argument.split(",") if "=" not in argument else [argument]
                 for value in values:
                     spelled += [current, value]
@@ -87,6 +90,7 @@ def group(heading: str, *decorators: Callable[[F], F]) -> Callable[[F], F]:
     """Returns a decorator that adds options under a heading in the help of a `Grouped` command."""
 
     def add(function: F) -> F:
+        # Options that the function has already are told by identity: click's options compare by nothing else.
         known = {id(option) for option in getattr(function, "__click_params__", ())}
         function = combined(*decorators)(function)
         for option in getattr(function, "__click_params__", ()):
@@ -117,6 +121,7 @@ def combined(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     """Returns one decorator that adds all these options, in this order."""
 
     def add(function: F) -> F:
+        # click lists in its help the decorator first that is applied last.
         for decorator in reversed(decorators):
             function = decorator(function)
         return function
@@ -126,6 +131,11 @@ def combined(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 set_option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
                           help="Change any value of the config, e.g. --set dataset.root=data/mine.")  # fmt: skip
+
+
+def picked(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Returns the values of some options by name, to be passed on as keyword arguments."""
+    return {name: values[name] for name in names}
 
 
 def config_option(*, required: bool) -> Callable[[F], F]:

@@ -154,11 +154,12 @@ class _DroppingFile(io.FileIO):
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
-        except BlockingIOError:
+        except BlockingIOError:  # a pipe that has no room for now is not lost
             raise
         except OSError as error:
             if self.fileno() == 1:
                 _write_errors.append(error)
+            # In place of the descriptor, so that what C libraries and child processes print is dropped too.
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno())
             os.close(null)
@@ -177,5 +178,5 @@ def _dropping_unwritable(stream: TextIO | None, number: int) -> TextIO:
         encoding, errors = stream.encoding, stream.errors or "strict"
         with contextlib.suppress(OSError):
             stream.flush()
-    raw = _DroppingFile(number, "w", closefd=False)
+    raw = _DroppingFile(number, "w", closefd=False)  # the descriptor stays open for C libraries
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=True)

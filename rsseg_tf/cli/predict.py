@@ -25,6 +25,7 @@ from rsseg_tf.cli.options import (
     Grouped,
     check_save_dir,
     group,
+    picked,
     prediction_options,
     server_options,
     vrt_option,
@@ -155,9 +156,8 @@ def command(
         read_area(values["aoi"])  # so that an error in it comes before a model is loaded, and once
     changes = prediction_changes("aug_pred", values)
     output = OutputOptions(
-        **{name: values[name] for name in ("cog", "confidence", "min_confidence", "probabilities")},
+        **picked(values, "cog", "confidence", "min_confidence", "probabilities", "vector", "min_area", "simplify"),
         review_value=254 if values["review_value"] is None else values["review_value"],
-        **{name: values[name] for name in ("vector", "min_area", "simplify")},
         pictures=not values["no_pictures"],
     )
     check_save_dir(save_dir)
@@ -181,9 +181,7 @@ def command(
         bands=values["bands"] or None,
         max_memory=parse_memory(values["max_memory"]),
         model=_identity(predictor, source),
-        **{
-            name: values[name] for name in ("max_value", "match_gsd", "model_gsd", "aoi", "resume", "allow_vrt_sources")
-        },
+        **picked(values, "max_value", "match_gsd", "model_gsd", "aoi", "resume", "allow_vrt_sources"),
     )
     palette = palette_with(custom_color or None, predictor.spec)
     plan = PredictionPlan(
@@ -192,7 +190,9 @@ def command(
     if values["dask"] is None or source is None:
         results = _predict_here(plan, predictor.predict)
     else:
-        open_model = partial(_open_in_worker, _for_worker(source), config, device, gpus)
+        # A worker has another working directory, and shares the processors with other workers.
+        remote = dataclasses.replace(source, path=source.path.absolute(), threads=None)
+        open_model = partial(_open_in_worker, remote, config, device, gpus)
         results = _predict_on_cluster(plan, open_model, values)
     _report(results, save_dir)
 
@@ -230,11 +230,6 @@ def _open(source: ModelSource, config: Config | None) -> Predictor:
     return open_predictor(source.path, config=config, precision=source.precision, threads=source.threads)
 
 
-def _for_worker(source: ModelSource) -> ModelSource:
-    """Returns how a worker opens the model: it has another working directory, and shares the processors."""
-    return dataclasses.replace(source, path=source.path.absolute(), threads=None)
-
-
 def _open_in_worker(source: ModelSource, config: Config | None, device: str, gpus: tuple[int, ...]) -> Predict:
     """Opens the model in a worker."""
     from rsseg_tf.cli.output import load_tensorflow
@@ -245,7 +240,10 @@ def _open_in_worker(source: ModelSource, config: Config | None, device: str, gpu
 
 
 def _identity(predictor: Predictor, source: ModelSource | None) -> str:
-    """Returns a text that identifies a model: name, kind, checksum of the weights."""
+    """Returns a text that identifies a model: name, kind, checksum of the weights.
+
+    Rasters carry it as a tag, so its form must not change.
+    """
     from rsseg_tf.checkpoint import read_weights
 
     manifest = predictor.manifest
@@ -314,6 +312,7 @@ def _progress(plan: PredictionPlan) -> Iterator[tuple[Callable[[ImageJob, int], 
         def finish(job: ImageJob) -> None:
             nonlocal finished
             finished += 1
+            # Pixels that a job did not report, such as after an error, count as done now.
             bar.update(task, advance=sizes[job] - seen[job], images=f"{finished}/{len(plan.jobs)} images")
 
         yield advance, finish

@@ -47,6 +47,7 @@ def command(ctx: click.Context, output: Path, iters: int | None) -> None:
     group = ctx.find_root().command
     for arguments in steps:
         click.secho(f"\n$ rsseg-tf {shlex.join(arguments)}", bold=True)
+        # Not a process of its own, so that TensorFlow is loaded once.
         code = group.main(arguments, prog_name="rsseg-tf", standalone_mode=False)
         if code:  # an error, or a signal that ended the training after it was saved
             ctx.exit(code)

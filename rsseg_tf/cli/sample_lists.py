@@ -85,13 +85,11 @@ def checked_images(config: PretrainConfig) -> Sequence[Sample]:
     """
     dataset = config.dataset
     root = Path(dataset.root)
-    if dataset.train_list:
-        summary = checked_list(
-            root / dataset.train_list, root, dataset.spec, what="images", labels=False, trust=config.data.trust
-        )
-    else:
-        samples = list_images(root, notify=_note)
-        summary = _check(samples, dataset.spec, root / "*", root, "images", labels=False, trust=config.data.trust)
+    samples = None if dataset.train_list else list_images(root, notify=_note)
+    list_file = root / (dataset.train_list or "*")
+    summary = checked_list(
+        list_file, root, dataset.spec, what="images", labels=False, trust=config.data.trust, samples=samples
+    )
     from rsseg_tf.doctor.first_look import start_findings
 
     _report(start_findings({"train": summary}, dataset.spec, root), refuse=True)
@@ -106,6 +104,7 @@ def checked_list(
     what: str,
     labels: bool = True,
     trust: Trust = TRUSTING_NOBODY,
+    samples: Sequence[Sample] | None = None,
 ) -> ListSummary:
     """Reads a list and checks all its samples; unchanged files are not checked again the next time.
 
@@ -116,27 +115,22 @@ def checked_list(
         what: The name of the samples in the progress line.
         labels: Whether the samples must have labels.
         trust: How large files may be, and what a VRT may name.
+        samples: Samples that were found without a list; `list_file` then only tells their memory from others.
 
     Raises:
         DataError: For the first wrong sample; without labels, with the number of wrong images.
     """
-    samples = read_list(list_file, root, labels=labels, must_exist=False)
-    return _check(samples, spec, list_file, root, what, labels=labels, trust=trust)
+    from rsseg_tf.files.cache import cache_dir
 
-
-def _check(
-    samples: Sequence[Sample],
-    spec: DatasetSpec,
-    list_file: Path,
-    root: Path,
-    what: str,
-    *,
-    labels: bool,
-    trust: Trust,
-) -> ListSummary:
+    if samples is None:
+        samples = read_list(list_file, root, labels=labels, must_exist=False)
     with progress_line(f"Checking {len(samples)} {what}") as progress:
-        memory = _memory(list_file, root, spec, labels=labels, trust=trust)
+        try:
+            memory = memory_file(cache_dir() / "samples", list_file, root, spec, labels=labels, trust=trust)
+        except RuntimeError:  # a user without a home folder has no cache
+            memory = None
         inspection = Inspection(samples, spec, memory=memory, processes=os.cpu_count() or 1, labels=labels, trust=trust)
+        # One message with the number of missing files says more than an error about the first of them.
         if inspection.missing and isinstance(samples, Samples):
             raise missing_files(list_file, root, len(inspection.missing), inspection.missing[0][1])
         summary = inspection.raise_first(progress) if labels else inspection.raise_count(progress)
@@ -166,16 +160,6 @@ def _check_weights(config: Config, present: set[int]) -> None:
                     f"loss.{head}.class_weights are 0 for all classes that the training labels hold ({names}), so that "
                     "nothing would be learnt. Give one of them a weight above 0."
                 )
-
-
-def _memory(list_file: Path, root: Path, spec: DatasetSpec, *, labels: bool, trust: Trust) -> Path | None:
-    """Returns the file that remembers the checks of a list; None for a user without a home folder."""
-    from rsseg_tf.files.cache import cache_dir
-
-    try:
-        return memory_file(cache_dir() / "samples", list_file, root, spec, labels=labels, trust=trust)
-    except RuntimeError:
-        return None
 
 
 def _report(findings: list[FindingCount], *, refuse: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from rsseg_tf.cli.options import ManyValues, combined, trust_option
+from rsseg_tf.cli.options import ManyValues, combined, picked, trust_option
 
 __all__ = ["command"]
 
@@ -20,6 +20,7 @@ class _ServeGroup(click.Group):
     """Takes `serve EXPORT_DIR` beside `serve init`: arguments that begin with no subcommand go to the server itself."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # The default command has a name that nobody types; click finds it as if it had been typed.
         if args and args[0] != "init" and args[0] not in ctx.help_option_names:
             args = [_DEFAULT, *args]
         return super().parse_args(ctx, args)
@@ -62,34 +63,29 @@ def _labels(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     return labels
 
 
-_PORT, _COUNT = click.IntRange(0, 65535), click.IntRange(min=1)
+_PORT, _COUNT, _NONE_OR_MORE = click.IntRange(0, 65535), click.IntRange(min=1), click.IntRange(min=0)
 _SECONDS = click.FloatRange(min=0, min_open=True)
-# flag, type, default, help
+# flag, type, default, help; the defaults are those of `rsseg_tf.serving`, whose import takes seconds
 _PORTS = (
     ("--rest-port", _PORT, 8501, "REST; 0 for any free port."),
     ("--grpc-port", _PORT, 8500, "gRPC; 0 for any free port."),
-    ("--keep", click.IntRange(min=0), 1, "How many of the newest versions answer; 0 for all."),
+    ("--keep", _NONE_OR_MORE, 1, "How many of the newest versions answer; 0 for all."),
 )
 _BATCHING = (
     ("--max-batch-size", _COUNT, 8, "Images computed together; 1 turns batching off."),
-    (
-        *("--batch-timeout-micros", click.IntRange(min=0), 2000),
-        "How long a batch that is not full waits, in microseconds.",
-    ),
+    ("--batch-timeout-micros", _NONE_OR_MORE, 2000, "How long a batch that is not full waits, in microseconds."),
     ("--max-enqueued-batches", _COUNT, 32, "Full batches that may wait; requests beyond get status 503."),
     ("--num-batch-threads", _COUNT, 1, "Batches computed at the same time; more make smaller batches."),
 )
 _LIMITS = (
     ("--max-body-mb", _COUNT, 32, "Largest request, in MiB."),
     ("--max-pixels", _COUNT, 2048 * 2048, "Most pixels of a request, also of encoded images."),
-    (
-        *("--max-pixels-in-work", _COUNT, 4 * 2048 * 2048),
-        "Most pixels of all requests that wait or are computed; more get status 429.",
-    ),
+    ("--max-pixels-in-work", _COUNT, 4 * 2048 * 2048,
+     "Most pixels of all requests that wait or are computed; more get status 429."),
     ("--max-concurrent", _COUNT, 32, "Requests computed or waiting; more get status 503."),
     ("--client-timeout", _SECONDS, 30.0, "Seconds a client may take to send a request or read an answer."),
     ("--request-timeout", _SECONDS, 120.0, "Seconds a request may wait and compute."),
-)
+)  # fmt: skip
 
 
 def _number_options(rows: tuple[tuple[str, click.ParamType, float, str], ...]) -> Callable[[Any], Any]:
@@ -107,55 +103,39 @@ def _number_options(rows: tuple[tuple[str, click.ParamType, float, str], ...]) -
 @click.option("--model-name", metavar="NAME", help="Name in requests. Default: the folder's.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
 @_number_options(_PORTS)
-@click.option(
-    "--label",
-    "labels",
-    multiple=True,
-    callback=_labels,
-    metavar="LABEL=VERSION...",
-    help="Names for versions, which then answer too, e.g. stable=1 canary=2.",
-)
+@click.option("--label", "labels", multiple=True, callback=_labels, metavar="LABEL=VERSION...",
+              help="Names for versions, which then answer too, e.g. stable=1 canary=2.")  # fmt: skip
 @_number_options((("--poll", click.FloatRange(min=0.05), 2.0, "Seconds between looks for new versions."),))
 @click.option("--threads", type=_COUNT, help="How many one operation uses. Default: all cores.")
 @_number_options(_BATCHING)
 @_number_options(_LIMITS)
-@click.option(
-    "--metrics-path",
-    default="/monitoring/prometheus/metrics",
-    show_default=True,
-    help="Where Prometheus reads, on the REST port.",
-)
+@click.option("--metrics-path", default="/monitoring/prometheus/metrics", show_default=True,
+              help="Where Prometheus reads, on the REST port.")  # fmt: skip
 @trust_option
 def serve_model(export_dir: Path, model_name: str | None, **values: Any) -> None:
     """Answer requests about the model in EXPORT_DIR."""
     from rsseg_tf.cli.output import load_tensorflow
     from rsseg_tf.extras import require
 
+    # Before TensorFlow, so that a missing extra is told at once.
     for module in ("tensorflow_serving", "uvicorn", "starlette", "prometheus_client", "grpc_health", "orjson"):
         require(module, "serving")
     load_tensorflow()
     from rsseg_tf.serving.limits import BatchOptions, Limits
     from rsseg_tf.serving.server import Server, ServerOptions
+    from rsseg_tf.serving.transports import netloc
 
     limits = Limits(
+        **picked(values, "max_pixels", "max_pixels_in_work", "max_concurrent"),
         max_body_bytes=values["max_body_mb"] * _MB,
-        max_pixels=values["max_pixels"],
-        max_pixels_in_work=values["max_pixels_in_work"],
-        max_concurrent=values["max_concurrent"],
         client_timeout_s=values["client_timeout"],
         request_timeout_s=values["request_timeout"],
     )
     batching = BatchOptions(
-        **{
-            name: values[name]
-            for name in ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
-        }
+        **picked(values, "max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
     )
     options = ServerOptions(
-        **{
-            name: values[name]
-            for name in ("host", "rest_port", "grpc_port", "keep", "labels", "threads", "metrics_path")
-        },
+        **picked(values, "host", "rest_port", "grpc_port", "keep", "labels", "threads", "metrics_path"),
         poll_s=values["poll"],
         limits=limits,
         batching=batching,
@@ -163,9 +143,8 @@ def serve_model(export_dir: Path, model_name: str | None, **values: Any) -> None
     server = Server(export_dir, model_name, options, report=click.echo)
 
     def started() -> None:
-        host = f"[{options.host}]" if ":" in options.host else options.host
-        click.echo(f"REST: http://{host}:{server.rest_port}/v1/models/{server.name}")
-        click.echo(f"gRPC: {host}:{server.grpc_port}")
+        click.echo(f"REST: http://{netloc(options.host, server.rest_port)}/v1/models/{server.name}")
+        click.echo(f"gRPC: {netloc(options.host, server.grpc_port)}")
         click.echo("Ctrl-C ends the server.")
 
     server.run(started)
@@ -174,14 +153,8 @@ def serve_model(export_dir: Path, model_name: str | None, **values: Any) -> None
 
 @command.command(name="init")
 @click.argument("directory", metavar="DIR", type=Path)
-@click.option(
-    "--export",
-    "export_dir",
-    type=Path,
-    required=True,
-    metavar="EXPORT_DIR",
-    help="The model: a folder of `rsseg-tf export --format savedmodel`.",
-)
+@click.option("--export", "export_dir", type=Path, required=True, metavar="EXPORT_DIR",
+              help="The model: a folder of `rsseg-tf export --format savedmodel`.")  # fmt: skip
 @click.option("--model-name", metavar="NAME", help="Name in requests. Default: the folder's.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 def initialise(directory: Path, export_dir: Path, model_name: str | None, overwrite: bool) -> None:

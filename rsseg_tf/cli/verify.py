@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rsseg_tf.cli.options import ManyValues, trust_option
-from rsseg_tf.cli.output import narrow_table
+from rsseg_tf.cli.output import narrow_table, print_note
 
 if TYPE_CHECKING:
     from rsseg_tf.export import Comparison
@@ -20,23 +20,14 @@ __all__ = ["command"]
 
 @click.command(name="verify", cls=ManyValues)
 @click.argument("folder", type=Path, metavar="DIR")
-@click.option(
-    "--checkpoint",
-    type=Path,
-    metavar="DIR",
-    help="The exported checkpoint, to run again. [default: compare with its answers at the time of the export]",
-)
-@click.option(
-    "--images",
-    type=Path,
-    metavar="PATH",
-    help="With --checkpoint: an image, a folder or a list (.txt) to compare on too.",
-)
-@click.option(
-    "--server",
-    metavar="ADDRESS",
-    help="A server of this export to compare too; HOST:PORT for gRPC, http://HOST:PORT for REST.",
-)
+@click.option("--checkpoint", type=Path, metavar="DIR",
+              help="The exported checkpoint, to run again. [default: compare with its answers at the time of the "
+                   "export]")  # fmt: skip
+@click.option("--images", type=Path, metavar="PATH",
+              help="With --checkpoint: an image, a folder or a list (.txt) to compare on too.")  # fmt: skip
+@click.option("--server", metavar="ADDRESS",
+              help="A server of this export to compare too; HOST:PORT for gRPC, http://HOST:PORT for "
+                   "REST.")  # fmt: skip
 @click.option("--model-name", metavar="NAME", help="With --server: the model's name there.  [default: that of DIR]")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="For TFLite, ONNX and OpenVINO.")
 @trust_option
@@ -78,7 +69,7 @@ def command(
     from rsseg_tf.export import verify
     from rsseg_tf.predict import collect_images
 
-    paths = collect_images(images, notify=lambda line: click.echo(f"Note: {line}", err=True))[0] if images else []
+    paths = collect_images(images, notify=print_note)[0] if images else []
     others = {f"server {server}": _served(server, model_name, folder)} if server else {}
     comparisons = verify(folder, images=paths, checkpoint=checkpoint, others=others, threads=threads)
     Console().print(comparison_table(comparisons))

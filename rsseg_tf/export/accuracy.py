@@ -86,6 +86,7 @@ def measure_accuracy(trained: TrainedModel, artifacts: Mapping[str, Predictor], 
     scores = {}
     candidates = {CHECKPOINT: (trained.predict, options)}
     for name, predictor in artifacts.items():
+        # The config decides on windows and augmentation for all models; a file adds the size that it takes.
         own = predictor.options
         candidates[name] = predictor.predict, dataclasses.replace(options, tile=own.tile, fixed_tile=own.fixed_tile)
     for name, (predict, how) in candidates.items():

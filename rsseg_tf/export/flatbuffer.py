@@ -76,6 +76,7 @@ def tensor_types(content: bytes) -> dict[str, tuple[str, float, int]]:
     schema = _schema()
     names = _names(schema.TensorType)
     model = schema.Model.GetRootAsModel(content, 0)
+    # The names "pixels" and "logits" stand in the signature alone; tensors have names of the graph.
     if model.SignatureDefsLength() == 0:
         raise ExportError(
             "The TFLite file has no signature, because the converter could not write its temporary files to "
@@ -87,19 +88,16 @@ def tensor_types(content: bytes) -> dict[str, tuple[str, float, int]]:
     types = {}
     for entry in entries:
         tensor = graph.Tensors(entry.TensorIndex())
-        scale, zero_point = _quantization(tensor)
+        scale, zero_point = 0.0, 0
+        # A tensor of floats may have parameters too: the range that was seen, without a scale.
+        if (parameters := tensor.Quantization()) is not None and parameters.ScaleLength():
+            scale, zero_point = float(parameters.Scale(0)), int(parameters.ZeroPoint(0))
         types[entry.Name().decode()] = (names[tensor.Type()].lower(), scale, zero_point)
     return types
 
 
-def _quantization(tensor: Any) -> tuple[float, int]:
-    parameters = tensor.Quantization()
-    if parameters is None or parameters.ScaleLength() == 0:
-        return 0.0, 0
-    return float(parameters.Scale(0)), int(parameters.ZeroPoint(0))
-
-
 def _names(enumeration: Any) -> dict[int, str]:
+    """Returns the names of an enumeration, which the generated code has as a class with numbers."""
     return {number: name for name, number in vars(enumeration).items() if not name.startswith("_")}
 
 

@@ -22,7 +22,7 @@ from rsseg_tf.files.cache import cache_dir, is_offline
 __all__ = ["PACKAGES", "VERSION", "NpmPackage", "find_litertjs", "write_litertjs"]
 
 VERSION = "2.5.3"
-_TIMEOUT_S = 600
+_TIMEOUT_S = 600  # for 39 MB over a slow line
 
 
 class NpmPackage(NamedTuple):
@@ -108,8 +108,10 @@ def _fetch(packages: Sequence[NpmPackage], where: Path) -> None:
         why = "the network is off" if is_offline() else "npm is not installed"
         raise ExportError(f"A page needs {wanted} {VERSION} from npm, once, and {why}. {_BY_HAND}")
     where.mkdir(parents=True, exist_ok=True)
+    # Beside the target, because a file is renamed in one step on the same disk only.
     with tempfile.TemporaryDirectory(dir=where) as temporary:
         command = [npm, "pack", *(f"{package.name}@{VERSION}" for package in packages)]
+        # Scripts of a package would run code of its authors before its checksum is compared.
         command += ["--ignore-scripts", "--pack-destination", temporary]
         try:
             subprocess.run(command, cwd=temporary, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)

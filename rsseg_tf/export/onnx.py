@@ -48,7 +48,7 @@ def write_onnx(trained: TrainedModel, folder: StrPath, *, tile: Size | None = No
     onnx, tf2onnx = require("onnx", "onnx"), require("tf2onnx", "onnx")
     artifact = trained.describe("onnx", "model.onnx", _OUTPUTS, tile)
     manifest = trained.manifest_of(artifact)
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)  # it announces every step
     try:
         with converting(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tf2onnx about the NumPy and TensorFlow that it was written for
@@ -95,6 +95,7 @@ def write_openvino(trained: TrainedModel, folder: StrPath, onnx_file: StrPath, *
             f"OpenVINO cannot convert {trained.manifest.model}: {said}. Name a fixed size with --tile, or run the "
             "ONNX file."
         ) from error
+    # The file has no place for free text but its runtime information.
     model.set_rt_info(manifest, ["rsseg_tf", MANIFEST_PROPERTY])
     try:
         openvino.save_model(model, str(folder / artifact.path), compress_to_fp16=False)
@@ -122,7 +123,8 @@ def _state_paddings(model: Any, helper: Any) -> None:
             )
         kept = [attribute for attribute in node.attribute if attribute.name not in ("auto_pad", "pads")]
         margins = [dilation * (size - 1) // 2 for dilation, size in zip(dilations, sizes, strict=True)]
-        del node.attribute[:]
+        del node.attribute[:]  # a repeated field cannot be assigned
+        # Twice: the margins above and on the left come first, then those below and on the right.
         node.attribute.extend([*kept, helper.make_attribute("pads", margins * 2)])
 
 

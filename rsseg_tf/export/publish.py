@@ -94,10 +94,9 @@ def check_output(output: StrPath, version: int | None) -> None:
     if output.exists() and not output.is_dir():
         raise ExportError(f"{output} is a file; a folder for the versions of a model is needed. Name another one.")
     if output.is_dir():
-        foreign = sorted(
-            path.name for path in output.iterdir() if not path.name.isdecimal() and path.name != REFUSED_FILE
-        )
-        foreign = [name for name in foreign if not name.startswith(".")]
+        names = sorted(path.name for path in output.iterdir())
+        # Names with a dot in front are stages of exports, and what file managers leave behind.
+        foreign = [name for name in names if not (name.isdecimal() or name == REFUSED_FILE or name.startswith("."))]
         if foreign:
             raise ExportError(
                 f"{output} holds {', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}; only versions of one "
@@ -149,6 +148,7 @@ def export_model(
                 accuracy = measure_accuracy(trained, opened, limit)
                 (stage / ACCURACY_FILE).write_text(json.dumps(accuracy.to_json(), indent=2) + "\n", "utf-8")
                 if accuracy.refused:
+                    # Leaving the block removes the stage with everything else.
                     os.replace(stage / ACCURACY_FILE, output / REFUSED_FILE)
                     return ExportResult(None, manifest, accuracy, output / REFUSED_FILE)
             folder = _publish(stage, output, version)
@@ -224,7 +224,7 @@ def _write_artifacts(
     if "openvino" in formats:
         with tempfile.TemporaryDirectory() as temporary:
             onnx_file = Path(temporary) / write_onnx(trained, Path(temporary), tile=tile).path
-            add(write_openvino(trained, stage, onnx_file, tile=tile))
+            add(write_openvino(trained, stage, onnx_file, tile=tile))  # from a file that is not published itself
     if "tflite" in formats:
         for quantization in options.quantizations:
             add(write_tflite(trained, stage, quantization, tile=tile, calibration=calibration, notify=notify))
@@ -248,16 +248,16 @@ def _real_tiles(trained: TrainedModel, options: ExportOptions, limit: AccuracyLi
 def _files_of(stage: Path, artifact: Artifact) -> list[str]:
     """Returns an artifact's files, relative to the stage."""
     if artifact.format == "savedmodel":
+        # Its folder is the version's, where other formats lie too.
         parts = ("saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra")
         found = [path for part in parts for path in [stage / part, *(stage / part).rglob("*")] if path.is_file()]
         return [path.relative_to(stage).as_posix() for path in found]
     if artifact.format == "web":
         found = [path for path in (stage / WEB_FOLDER).rglob("*") if path.is_file()]
         return sorted(path.relative_to(stage).as_posix() for path in found)
-    names = [artifact.path]
     if artifact.format == "openvino":
-        names.append(artifact.path.removesuffix(".xml") + ".bin")
-    return names
+        return [artifact.path, artifact.path.removesuffix(".xml") + ".bin"]
+    return [artifact.path]
 
 
 def _publish(stage: Path, output: Path, version: int | None) -> Path:

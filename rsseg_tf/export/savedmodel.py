@@ -106,6 +106,7 @@ def _signatures(trained: TrainedModel) -> tuple[Any, dict[str, Any]]:
         return {BYTES_OUTPUT: encoded}
 
     functions = (serving_default, probabilities, logits, predict_bytes)
+    # The keys are the names of signatures, which clients call: the functions above must keep their names.
     return holder, {function.__name__: function for function in functions}
 
 
@@ -145,18 +146,18 @@ def decode_picture(data: tf.Tensor, *, bands: int, dtype: str) -> tf.Tensor:
         )
 
     if dtype == "uint8":
-        with tf.control_dependencies(
-            [tf.debugging.Assert(~is_deep, ["the model takes 8 bits per band; the PNG has 16"])]
-        ):
+        refusal = tf.debugging.Assert(~is_deep, ["the model takes 8 bits per band; the PNG has 16"])
+        with tf.control_dependencies([refusal]):
             pixels = tf.identity(of_eight_bits())
     else:
         pixels = tf.cond(is_deep, lambda: tf.cast(tf.io.decode_png(data, dtype=tf.uint16), dtype), of_eight_bits)
     found = tf.shape(pixels)[2]
+    # Two bands are grey and alpha, four are RGB and alpha.
     with_alpha = tf.logical_and(tf.equal(found, bands + 1), tf.reduce_any(tf.equal(found, [2, 4])))
     fits = tf.logical_or(tf.equal(found, bands), with_alpha)
     with tf.control_dependencies([tf.debugging.Assert(fits, [f"the model needs {bands} bands; the image has", found])]):
         pixels = tf.identity(pixels[:, :, :bands])
-    pixels.set_shape((None, None, bands))
+    pixels.set_shape((None, None, bands))  # `decode_image` leaves even the number of axes open
     return pixels
 
 
@@ -173,6 +174,7 @@ def write_warmup(folder: Path, name: str, value: NDArray, signatures: Sequence[s
     tensor = tf.make_tensor_proto(np.asarray(value)).SerializeToString()
     with tf.io.TFRecordWriter(str(folder / WARMUP_FILE)) as file:
         for signature in signatures:
+            # A map is a repeated message of key and value.
             entry = _field(_KEY, name.encode()) + _field(_VALUE, tensor)
             model = _field(_SIGNATURE_NAME, signature.encode())
             request = _field(_MODEL_SPEC, model) + _field(_INPUTS, entry)
@@ -181,13 +183,12 @@ def write_warmup(folder: Path, name: str, value: NDArray, signatures: Sequence[s
 
 def _field(number: int, content: bytes) -> bytes:
     """Encodes a field of a protocol buffer that holds bytes, text or a message."""
-    return bytes([number << 3 | 2]) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    # The tag: the field's number and, in the lowest three bits, the wire type 2, "with a length in front".
+    encoded = bytearray([number << 3 | 2])
+    # The length as a varint: seven bits a byte, the lowest first; the highest bit marks that more follow.
+    length = len(content)
+    while length > 0x7F:
+        encoded.append(length & 0x7F | 0x80)
+        length >>= 7
+    encoded.append(length)
+    return bytes(encoded) + content

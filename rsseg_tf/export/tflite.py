@@ -88,6 +88,7 @@ def write_tflite(
     content = _convert(trained, quantization, tile, dtype, images)
     artifact = _describe(trained, content, quantization, tile)
     (folder / artifact.path).write_bytes(content)
+    # Appended: a flatbuffer is read from its beginning, a zip archive from its end.
     with zipfile.ZipFile(folder / artifact.path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(MANIFEST_FILE, trained.manifest_of(artifact))
         archive.writestr(LABELS_FILE, "\n".join(trained.spec.classes) + "\n")
@@ -133,6 +134,7 @@ def _typical(trained: TrainedModel, images: Sequence[NDArray], tile: Size | None
 def _configure(converter: Any, quantization: Quantization, images: Sequence[NDArray], *, as_bytes: bool) -> None:
     """Sets the converter's options."""
     sets = tf.lite.OpsSet
+    # TensorFlow's own operators would need its "flex" library on the device, with many megabytes.
     converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS]
     if quantization == "float32":
         return
@@ -207,6 +209,7 @@ def typical_images(model: bytes, images: Sequence[NDArray]) -> list[int]:
     """
     reach = _largest_activations(model, images)
     middle = np.median(reach, axis=0)
+    # Activations that are 0 for most images have no scale to compare with.
     ratio = reach[:, middle > 0] / middle[middle > 0]
     beyond = (ratio > _LARGEST_RATIO).mean(axis=1) if ratio.size else np.zeros(len(images))
     # With few images the middle one may be no guide: never more than half.

@@ -182,4 +182,5 @@ def read_reference(folder: Path) -> Reference:
 
 
 def _logits(predict: Predict, pixels: NDArray) -> NDArray[np.float32]:
+    # One by one, as files with a batch of 1 answer: rounding differs a little between sizes of a batch.
     return np.concatenate([predict(one[np.newaxis]) for one in pixels])

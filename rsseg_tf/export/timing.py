@@ -101,9 +101,11 @@ def time_in_process(path: StrPath, size: Size, *, threads: int, runs: int, timeo
     path = Path(path)
     command = [sys.executable, "-m", __name__, str(path), "--size", *map(str, size)]
     command += ["--threads", str(threads), "--runs", str(runs)]
+    # Without a GPU, whose driver takes memory and time of its own.
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     try:
         result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout_s, check=True)
+        # Libraries may print lines before.
         return Timing(**json.loads(result.stdout.splitlines()[-1]))
     except subprocess.TimeoutExpired as error:
         raise ExportError(f"{path} took more than {timeout_s:g} s for {runs} runs; ask for fewer --runs.") from error
@@ -155,6 +157,7 @@ class _PeakMemory:
 
     def _peak_mib(self) -> float:
         if self._status.exists():
+            # "VmHWM:   123456 kB", the high-water mark of resident memory
             (line,) = (line for line in self._status.read_text().splitlines() if line.startswith("VmHWM:"))
             return int(line.split()[1]) / 2**10
         unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, others KiB

@@ -143,7 +143,7 @@ class TrainedModel:
 
     def manifest_of(self, artifact: Artifact) -> str:
         """Returns the manifest that goes into an artifact, as JSON."""
-        inside = artifact.model_copy(update={"sha256": {}})
+        inside = artifact.model_copy(update={"sha256": {}})  # a file cannot hold its own checksum
         return self.manifest.model_copy(update={"artifacts": (inside,)}).to_json()
 
     def refuse_unless_static(self, what: str) -> None:
@@ -181,6 +181,7 @@ def load_trained(checkpoint: StrPath, config: Config | None = None) -> TrainedMo
         size_multiple=int(getattr(section.backbone, "output_stride", 32)),
         inference=Inference(**config.eval.inference()),
         origin=Origin(
+            # The whole path would tell strangers about the machine, and the last part alone is often best_model.
             checkpoint="/".join(checkpoint.absolute().parts[-2:]),
             step=read_state(checkpoint).step,
             weights_sha256=weights_sha256,
@@ -195,6 +196,7 @@ def load_trained(checkpoint: StrPath, config: Config | None = None) -> TrainedMo
 def class_and_confidence(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the class of the largest logit, (B, H, W) uint8, and its probability, (B, H, W) float32."""
     class_map = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)
+    # The largest probability of a softmax, without the others: exp(top - top) is 1 above the sum.
     top = tf.reduce_max(logits, axis=-1, keepdims=True)
     confidence = 1.0 / tf.reduce_sum(tf.exp(logits - top), axis=-1)
     return class_map, confidence

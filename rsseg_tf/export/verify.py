@@ -205,6 +205,7 @@ def version_folder(folder: StrPath) -> Path:
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    # Without the largest logit the powers would overflow float32 from 89 on.
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     result: NDArray[np.float32] = powers / powers.sum(axis=-1, keepdims=True)
     return result

@@ -122,6 +122,7 @@ def write_web(
         shutil.copyfile(page.sample, target / sample)
     title = page.title or f"Segmentation: {trained.spec.name}"
     (target / _PAGE_FILE).write_text(json.dumps({"title": title, "sample": sample}, indent=2) + "\n", "utf-8")
+    # The version's manifest lists the page as one artifact, whose model lies in a subfolder.
     return model.model_copy(update={"format": "web", "path": f"{WEB_FOLDER}/{model.path}"})
 
 

@@ -29,9 +29,10 @@ from rsseg_tf.rasters.windows import Size
 
 __all__ = ["Predictor", "as_input", "load_onnx", "load_openvino", "load_savedmodel", "load_tflite"]
 
+_NAMES = {"savedmodel": "SavedModel", "tflite": "TFLite file", "onnx": "ONNX file", "openvino": "OpenVINO model"}
 # Names of types in OpenVINO, by those of this package.
 _OPENVINO_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-_MOST_MANIFEST_BYTES = 16 * 2**20
+_MOST_MANIFEST_BYTES = 16 * 2**20  # a zip archive of a few kilobytes could unpack to gigabytes
 
 
 @dataclass(frozen=True)
@@ -87,18 +88,18 @@ def load_savedmodel(folder: StrPath) -> Predictor:
     folder = Path(folder)
     embedded = folder / "assets" / MANIFEST_FILE
     require_unchanged(folder)
-    with _reading(folder, "SavedModel"):
-        manifest = _one(Manifest.from_json(embedded.read_bytes(), str(embedded)), folder)
+    with _reading("savedmodel", folder):
+        manifest = _own_manifest(embedded.read_bytes(), embedded, folder)
         check_operations(folder)
         module = tf.saved_model.load(str(folder))
-        _ = module.signatures["logits"]
+        _ = module.signatures["logits"]  # raises here, and not at the first image, where there is none
     dtype = manifest.artifacts[0].input.dtype
 
     def predict(pixels: NDArray) -> NDArray[np.float32]:
         # By way of the module, because a signature alone does not keep the variables alive.
         return module.signatures["logits"](pixels=tf.constant(as_input(pixels, dtype)))["logits"].numpy()
 
-    return _predictor("savedmodel", _checked(predict, folder, "SavedModel"), manifest)
+    return _predictor("savedmodel", folder, predict, manifest)
 
 
 def load_tflite(path: StrPath, *, threads: int | None = None) -> Predictor:
@@ -115,11 +116,11 @@ def load_tflite(path: StrPath, *, threads: int | None = None) -> Predictor:
     path = Path(path)
     litert = require("ai_edge_litert.interpreter", "tflite")
     require_unchanged(path)
-    with _reading(path, "TFLite file"):
+    with _reading("tflite", path):
         with zipfile.ZipFile(path) as archive:
             if archive.getinfo(MANIFEST_FILE).file_size > _MOST_MANIFEST_BYTES:
                 raise ExportError(f"The manifest inside {path} is larger than {_MOST_MANIFEST_BYTES} bytes.")
-            manifest = _one(Manifest.from_json(archive.read(MANIFEST_FILE), str(path)), path)
+            manifest = _own_manifest(archive.read(MANIFEST_FILE), path, path)
         check_tables(path.read_bytes())
         interpreter = litert.Interpreter(model_path=str(path), num_threads=threads)
         run = interpreter.get_signature_runner("serving_default")
@@ -132,9 +133,10 @@ def load_tflite(path: StrPath, *, threads: int | None = None) -> Predictor:
         stored = np.concatenate([run(pixels=whole[i : i + 1])["logits"] for i in range(len(whole))])
         if output.scale == 0:
             return stored.astype(np.float32, copy=False)
+        # In float32 before the subtraction: bytes would wrap around below zero.
         return (stored.astype(np.float32) - np.float32(output.zero_point)) * np.float32(output.scale)
 
-    return _predictor("tflite", _checked(predict, path, "TFLite file"), manifest)
+    return _predictor("tflite", path, predict, manifest)
 
 
 def load_onnx(path: StrPath, *, threads: int | None = None) -> Predictor:
@@ -155,8 +157,8 @@ def load_onnx(path: StrPath, *, threads: int | None = None) -> Predictor:
     # Errors alone: warnings would be printed for every file.
     options.log_severity_level = 3
     require_unchanged(path)
-    with _reading(path, "ONNX file"):
-        # Its second try would be the same, and it tells of the first on standard output.
+    with _reading("onnx", path):
+        # After a failure ONNX Runtime would try once more with the same provider, and print the first error.
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
         text = session.get_modelmeta().custom_metadata_map.get(MANIFEST_PROPERTY)
         if text is None:
@@ -164,14 +166,14 @@ def load_onnx(path: StrPath, *, threads: int | None = None) -> Predictor:
                 f"{path} has no manifest, so that its classes and bands are not known: `rsseg-tf export` did not write "
                 "it. Export the checkpoint with --format onnx."
             )
-        manifest = _one(Manifest.from_json(text, str(path)), path)
+        manifest = _own_manifest(text, path, path)
     dtype = manifest.artifacts[0].input.dtype
 
     def predict(pixels: NDArray) -> NDArray[np.float32]:
         (logits,) = session.run(["logits"], {"pixels": np.ascontiguousarray(as_input(pixels, dtype))})
         return np.asarray(logits, np.float32)
 
-    return _predictor("onnx", _checked(predict, path, "ONNX file"), manifest)
+    return _predictor("onnx", path, predict, manifest)
 
 
 def load_openvino(path: StrPath, *, threads: int | None = None, precision: str = "fp32") -> Predictor:
@@ -190,60 +192,28 @@ def load_openvino(path: StrPath, *, threads: int | None = None, precision: str =
     openvino = require("openvino", "openvino")
     core = openvino.Core()
     require_unchanged(path)
-    with _reading(path, "OpenVINO model"):
+    with _reading("openvino", path):
         model = core.read_model(str(path))
         text = str(model.get_rt_info(["rsseg_tf", MANIFEST_PROPERTY]).astype(str))
         # Left to itself OpenVINO computes in bfloat16 where the processor can, and differs more than the tolerance.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _OPENVINO_TYPES[precision]}
         compiled = core.compile_model(model, "CPU", settings | ({"INFERENCE_NUM_THREADS": threads} if threads else {}))
-        manifest = _one(Manifest.from_json(text, str(path)), path)
+        manifest = _own_manifest(text, path, path)
         logits = compiled.output("logits")
     dtype = manifest.artifacts[0].input.dtype
 
     def predict(pixels: NDArray) -> NDArray[np.float32]:
+        # A copy: OpenVINO writes the next answer into the same memory.
         return np.array(compiled({"pixels": np.ascontiguousarray(as_input(pixels, dtype))})[logits], np.float32)
 
-    return _predictor("openvino", _checked(predict, path, "OpenVINO model"), manifest)
+    return _predictor("openvino", path, predict, manifest)
 
 
-def _predictor(kind: str, predict: Predict, manifest: Manifest) -> Predictor:
-    tile = manifest.artifacts[0].tile
-    options = InferenceOptions.spelled(
-        manifest.inference.model_dump(), tile=tile or manifest.crop_size, fixed_tile=tile is not None
-    )
-    if tile:
-        predict = any_size(predict, tile, manifest.spec.num_classes)
-    return Predictor(kind, manifest.spec, predict, options, tile, manifest)
+def _predictor(kind: str, path: Path, predict: Predict, manifest: Manifest) -> Predictor:
+    """Returns the predictor of a file; its predict callable raises one kind of error, also for NaN and infinities."""
+    name = f"the {_NAMES[kind]} {path}"
 
-
-def _one(manifest: Manifest, path: Path) -> Manifest:
-    """Returns a manifest that describes one artifact, as those inside of artifacts do."""
-    if len(manifest.artifacts) != 1:
-        raise ExportError(f"The manifest inside {path} describes {len(manifest.artifacts)} artifacts; 1 is expected.")
-    return manifest
-
-
-@contextlib.contextmanager
-def _reading(path: Path, what: str) -> Iterator[None]:
-    """Turns the errors of a library for a file that it cannot use into one error.
-
-    They have no common base class: parsers, decompressors and checks of shapes each raise their own.
-    """
-    try:
-        yield
-    except RssegError:
-        raise
-    except Exception as error:
-        raise ExportError(
-            f"{path} is damaged, or no {what} that `rsseg-tf export` wrote: {reason(error)}. Export the model again."
-        ) from error
-
-
-def _checked(predict: Predict, path: Path, what: str) -> Predict:
-    """Returns a predict callable that raises one kind of error, also for logits that are not finite."""
-    name = f"the {what} {path}"
-
-    def answer(pixels: NDArray) -> NDArray[np.float32]:
+    def checked(pixels: NDArray) -> NDArray[np.float32]:
         try:
             logits = predict(pixels)
         except (RssegError, MemoryError):
@@ -255,4 +225,34 @@ def _checked(predict: Predict, path: Path, what: str) -> Predict:
             ) from error
         return require_finite(logits, pixels, name)
 
-    return answer
+    tile = manifest.artifacts[0].tile
+    options = InferenceOptions.spelled(
+        manifest.inference.model_dump(), tile=tile or manifest.crop_size, fixed_tile=tile is not None
+    )
+    of_any_size = any_size(checked, tile, manifest.spec.num_classes) if tile else checked
+    return Predictor(kind, manifest.spec, of_any_size, options, tile, manifest)
+
+
+def _own_manifest(text: str | bytes, source: Path, path: Path) -> Manifest:
+    """Reads the manifest inside of an artifact, which describes that artifact alone."""
+    manifest = Manifest.from_json(text, str(source))
+    if len(manifest.artifacts) != 1:
+        raise ExportError(f"The manifest inside {path} describes {len(manifest.artifacts)} artifacts; 1 is expected.")
+    return manifest
+
+
+@contextlib.contextmanager
+def _reading(kind: str, path: Path) -> Iterator[None]:
+    """Turns the errors of a library for a file that it cannot use into one error.
+
+    They have no common base class: parsers, decompressors and checks of shapes each raise their own.
+    """
+    try:
+        yield
+    except RssegError:
+        raise
+    except Exception as error:
+        raise ExportError(
+            f"{path} is damaged, or no {_NAMES[kind]} that `rsseg-tf export` wrote: {reason(error)}. Export the model "
+            "again."
+        ) from error

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ _REACHING = re.compile(
     r"|XlaCallModule|XlaLaunch|XlaHostCompute|^Save$|^SaveSlices$|^Restore$|^RestoreSlice$|DTensor|TPU|Session"
 )
 _STRINGS_ALONE = frozenset({"ShardedFilename", "ShardedFilespec"})
-_SAVERS = frozenset({"SaveV2", "RestoreV2", "MergeV2Checkpoints"})
+_WRITERS = frozenset({"SaveV2", "MergeV2Checkpoints"})
+_SAVERS = _WRITERS | {"RestoreV2"}
 # Operations with a state that stays within the model: variables, control flow, random numbers, tables, stacks.
 _HARMLESS_STATE = re.compile(
     r"_?VarHandles?Op|VariableV?2?|TemporaryVariable|_?ReadVariables?Op|VarIsInitializedOp|VariableShape"
@@ -112,6 +113,7 @@ def _writes_to_file(node: Any) -> bool:
 
 
 def _has_unknown_state(operation: str) -> bool:
+    # TensorFlow marks whatever has an effect as stateful. An operation that it does not know cannot be loaded at all.
     definition = op_def_registry.get(operation)
     return definition is not None and definition.is_stateful and not _HARMLESS_STATE.fullmatch(operation)
 
@@ -124,32 +126,30 @@ def _called_saver(meta_graph: Any) -> str:
     graph = meta_graph.graph_def
     calls = {function.signature.name: function.node_def for function in graph.library.function}
     nodes = {node.name: node for node in graph.node}
-    savers = _reaching_savers(calls, _SAVERS)
-    writers = _reaching_savers(calls, _SAVERS - {"RestoreV2"})
+    savers, writers = _reaching(calls, _SAVERS), _reaching(calls, _WRITERS)
     for name in meta_graph.object_graph_def.concrete_functions:
         if name in savers:
             return f"the function {name:.100} saves or restores files"
-    restores = _plain(meta_graph.saver_def.restore_op_name)
     for node in _ancestors(nodes, _outputs(meta_graph)):
         if _touches(node, calls, savers, _SAVERS):
             return f"a signature or initialiser runs {node.name:.100}, which saves or restores files"
-    for node in _ancestors(nodes, [restores]):
-        if _touches(node, calls, writers, _SAVERS - {"RestoreV2"}):
+    for node in _ancestors(nodes, [_plain(meta_graph.saver_def.restore_op_name)]):
+        if _touches(node, calls, writers, _WRITERS):
             return f"what restores its variables runs {node.name:.100}, which writes files"
     return ""
 
 
-def _reaching_savers(calls: Mapping[str, Any], savers: Iterable[str]) -> set[str]:
+def _reaching(calls: Mapping[str, Any], operations: Set[str]) -> set[str]:
     """Returns the functions that lead to one of the operations, by however many calls."""
-    wanted = set(savers)
     callers: dict[str, set[str]] = {}
     found = set()
     for name, nodes in calls.items():
         for node in nodes:
-            if node.op in wanted:
+            if node.op in operations:
                 found.add(name)
             for called in _called(node, calls):
                 callers.setdefault(called, set()).add(name)
+    # From the operations up to those that call them; functions may call each other in circles.
     waiting = list(found)
     while waiting:
         new = callers.get(waiting.pop(), set()) - found
@@ -159,6 +159,7 @@ def _reaching_savers(calls: Mapping[str, Any], savers: Iterable[str]) -> set[str
 
 
 def _called(node: Any, functions: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the functions that a node calls: by the name of its operation, or by attributes, as `If` and `While`."""
     if node.op in functions:
         yield node.op
     for value in node.attr.values():
@@ -168,8 +169,9 @@ def _called(node: Any, functions: Mapping[str, Any]) -> Iterator[str]:
             yield function.name
 
 
-def _touches(node: Any, functions: Mapping[str, Any], savers: set[str], operations: Iterable[str]) -> bool:
-    return node.op in set(operations) or any(called in savers for called in _called(node, functions))
+def _touches(node: Any, functions: Mapping[str, Any], savers: Set[str], operations: Set[str]) -> bool:
+    """Tells whether a node is one of the operations, or calls one of the functions that lead to them."""
+    return node.op in operations or any(called in savers for called in _called(node, functions))
 
 
 def _outputs(meta_graph: Any) -> list[str]:
@@ -189,6 +191,7 @@ def _outputs(meta_graph: Any) -> list[str]:
 
 
 def _plain(name: str) -> str:
+    """Returns the node's name in a reference: `^name` is a control dependency, `name:1` the second output."""
     return name.removeprefix("^").partition(":")[0]
 
 

@@ -36,6 +36,7 @@ def check_tables(content: bytes) -> None:
         signature = model.SignatureDefs(index)
         if signature.SubgraphIndex() >= len(graphs):
             raise ValueError(f"it names graph {signature.SubgraphIndex()} of {len(graphs)}")
+        # The numbers in a signature are unsigned, so that there is no lower bound to check.
         tensors = graphs[signature.SubgraphIndex()].TensorsLength()
         named = [signature.Inputs(at).TensorIndex() for at in range(signature.InputsLength())]
         named += [signature.Outputs(at).TensorIndex() for at in range(signature.OutputsLength())]

@@ -118,7 +118,7 @@ class Batcher:
                 )
             self._groups.setdefault(group, deque()).append(waiting)
             self._rows += rows
-            self._changed.notify()
+            self._changed.notify()  # one thread is enough: it takes the batch or waits until it is due
         return waiting.answer
 
     def close(self) -> None:
@@ -166,6 +166,7 @@ class Batcher:
         ]
         if not ready:
             return None
+        # By age among groups, so that a busy group cannot keep the others waiting.
         group, queue = min(ready, key=lambda item: item[1][0].since)
         batch = [queue.popleft()]
         rows, pixels = batch[0].rows, batch[0].pixels

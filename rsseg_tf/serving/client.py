@@ -111,7 +111,7 @@ class RemotePredict:
         self._retry = retry or Retry()
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="in-flight")
         # Connections end also where nobody calls `close`.
-        self._end = weakref.finalize(self, _end, self._pool, transport)
+        self._end = weakref.finalize(self, _end, self._pool, transport)  # a function that does not refer to `self`
 
     def __call__(self, pixels: NDArray) -> NDArray[np.float32]:
         """Returns the logits `(B, H, W, classes)` of `(B, H, W, bands)` pixels.
@@ -121,6 +121,7 @@ class RemotePredict:
             ServingError: When the server refuses them, or stays away for longer than patience lasts.
         """
         whole = as_input(pixels, self._dtype)
+        # One image a request: a server forms batches of its own, and a large request could exceed its limits.
         logits = np.concatenate(list(self._pool.map(self._predict, np.split(whole, len(whole)))))
         return require_finite(logits, pixels, "the server's model")
 

@@ -60,7 +60,6 @@ def write_deployment(directory: Path, export_dir: Path, name: str | None = None,
     present = [directory / file for file in FILES if (directory / file).exists()]
     if present and not overwrite:
         raise ConfigError(f"{present[0]} exists; choose another folder, or replace it with --overwrite.")
-    written = []
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -68,6 +67,7 @@ def write_deployment(directory: Path, export_dir: Path, name: str | None = None,
     for file in FILES:
         text = (asset_dir("serving") / file).read_text("utf-8")
         for before, after in _replacements(file, name, export_dir, versions[newest], manifest):
+            # A replacement without effect would deploy the example's size or model.
             if before not in text:
                 raise ExportError(
                     f"The shipped {file} lacks {before!r}; this installation is damaged. Install it again."
@@ -80,8 +80,7 @@ def write_deployment(directory: Path, export_dir: Path, name: str | None = None,
             raise ConfigError(
                 f"{directory / file} cannot be written: {reason(error)}. Make room, or choose another folder."
             ) from error
-        written.append(directory / file)
-    return written
+    return [directory / file for file in FILES]
 
 
 def _replacements(file: str, name: str, export_dir: Path, version: Path, manifest: Manifest) -> list[tuple[str, str]]:
@@ -127,4 +126,5 @@ def _batch(height: int, width: int) -> int:
 def _memory_gb(version: Path) -> int:
     """Returns a limit for the memory of a server, from the size of the weights on disk."""
     size = sum(path.stat().st_size for path in (version / "variables").rglob("*") if path.is_file())
+    # -(-a // b) rounds up.
     return max(4, _FIXED_GB + -(-_TIMES_WEIGHTS * size // _GB))

@@ -86,6 +86,7 @@ class _Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._uvicorn.pause_writing()
+        # asyncio calls this when its buffer is full, so when the client has not read for a while.
         self._reading_timer = self._loop.call_later(self._timeout_s, self._transport.abort)
 
     def resume_writing(self) -> None:

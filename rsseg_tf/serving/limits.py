@@ -106,6 +106,7 @@ class Budget:
             RequestError: When it does not fit beside what is held.
         """
         with self._lock:
+            # What is alone is taken even if it is too large, else it could never be answered.
             if self.held and self.held + amount > self._most:
                 raise RequestError(self._code, self._refusal.format(held=self.held, amount=amount, most=self._most))
             self.held += amount
@@ -146,6 +147,7 @@ class Work(Budget):
         """Takes a request out."""
         super().give_back(amount)
         self._done += amount
+        # Not while requests run: to look through all memory takes a while and blocks other threads' allocations.
         if not self.held and self._done >= _WORTH_TRIMMING:
             self._done = 0
             self._trim()

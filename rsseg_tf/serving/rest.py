@@ -41,9 +41,9 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 # JSON grows up to twenty times as Python objects. Two requests at a time bound that; the interpreter's lock would not
 # let more run at once anyway.
 _JSON_THREADS = 2
-_BODIES_IN_MEMORY = 4
+_BODIES_IN_MEMORY = 4  # times the largest body
 _LARGE_BODY_BYTES = 4 * 2**20  # beyond that one at a time is parsed
-_PIECE_BYTES = 256 * 2**10
+_PIECE_BYTES = 256 * 2**10  # of an answer, which go to the connection's buffer at once
 _OF_MODEL = ("", "/versions/{version}", "/labels/{label}")
 
 
@@ -107,7 +107,7 @@ class _Rest:
 
             async with self._large if len(body) > _LARGE_BODY_BYTES else contextlib.nullcontext():
                 signature, layout, inputs = await loop.run_in_executor(self._json, read)
-            self._bodies.forget(body)
+            self._bodies.forget(body)  # it is arrays now; the request may wait for long
             set_signature(signature)
             with service.submit(version, signature, inputs, (), timeout_s) as answer:
                 del inputs
@@ -157,7 +157,7 @@ class _Answer(Response):
         self._budget = budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        content, self._content = self._content or b"", None
+        content, self._content = self._content or b"", None  # freed at the end of this call, not of the request
         with self._budget.holding(len(content)):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             for start in range(0, len(content), _PIECE_BYTES):
@@ -185,6 +185,7 @@ class _Bodies:
         """
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise RequestError(Code.UNSUPPORTED_MEDIA, "the body must not be compressed; leave out Content-Encoding")
+        # What is declared is refused at once; what is not, when too much has come.
         declared = request.headers.get("content-length", "0")
         if declared.isdecimal() and int(declared) > self._most:
             raise self._too_large()
@@ -216,6 +217,7 @@ def _address(request: Request) -> ModelAddress:
     version = parameters.get("version")
     if version is None:
         return ModelAddress(parameters["name"], label=parameters.get("label"))
+    # Up to 19 digits: more are no number of 64 bits, and Python takes long to convert thousands.
     if not (version.isascii() and version.isdecimal() and len(version) <= 19):
         raise RequestError(Code.INVALID_ARGUMENT, f"a version is a whole number; got {version!a:.100}")
     return ModelAddress(parameters["name"], int(version))

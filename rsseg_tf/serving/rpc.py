@@ -22,18 +22,18 @@ from rsseg_tf.errors import ServingError, reason
 from rsseg_tf.serving.limits import Budget
 from rsseg_tf.serving.service import SIGNATURES_FIELD, ModelAddress, Service, answer_budget, deadline_error
 from rsseg_tf.serving.status import Code, RequestError
-from rsseg_tf.serving.tensors import from_proto
+from rsseg_tf.serving.tensors import DEFAULT_SIGNATURE, from_proto
+from rsseg_tf.serving.transports import netloc
 
 __all__ = ["rpc_server"]
 
 _SPARE_THREADS = 4  # for questions about health, status and metadata while all places are taken
 _HEALTH_POLL_S = 0.2
-_MOST_HEALTH_WATCHERS = 2
+_MOST_HEALTH_WATCHERS = 2  # half of the spare threads, so that the other questions are answered
 _LONGEST_DETAILS = 1000  # headers, where details travel, have little room
-_MESSAGES_IN_MEMORY = 4
+_MESSAGES_IN_MEMORY = 4  # times the largest message
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
-_LARGE_ANSWER_BYTES = 2**20
-_DEFAULT_SIGNATURE = "serving_default"
+_LARGE_ANSWER_BYTES = 2**20  # smaller ones cannot fill the memory: the number of calls is bounded
 
 
 def rpc_server(service: Service, host: str, port: int) -> tuple[grpc.Server, int]:
@@ -66,9 +66,8 @@ def rpc_server(service: Service, host: str, port: int) -> tuple[grpc.Server, int
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(_Prediction(service), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Models(service), server)
     health_pb2_grpc.add_HealthServicer_to_server(_Health(service), server)
-    address = f"[{host}]" if ":" in host else host
     try:
-        return server, server.add_insecure_port(f"{address}:{port}")
+        return server, server.add_insecure_port(netloc(host, port))
     except RuntimeError as error:
         raise ServingError(
             f"The gRPC port {port} of {host} cannot be had; another server may use it. Choose another with "
@@ -143,17 +142,11 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def Predict(self, request: Any, context: grpc.ServicerContext) -> predict_pb2.PredictResponse:
         """Runs a signature; `_BoundedRequests` turns its errors into statuses."""
-        with self._service.predict_request("grpc") as set_signature:
-            return self._predict(request, context, set_signature)
-
-    def _predict(
-        self, request: Any, context: grpc.ServicerContext, set_signature: Callable[[str], None]
-    ) -> predict_pb2.PredictResponse:
         service = self._service
-        signature = request.model_spec.signature_name or _DEFAULT_SIGNATURE
+        signature = request.model_spec.signature_name or DEFAULT_SIGNATURE
         timeout_s = min(service.limits.request_timeout_s, context.time_remaining() or float("inf"))
-        with service.version(_address(request.model_spec)) as version:
-            version.definition(signature)
+        with service.predict_request("grpc") as set_signature, service.version(_address(request.model_spec)) as version:
+            version.definition(signature)  # raises for an unknown one, whose name the metrics must not hold
             set_signature(signature)
             inputs = {name: from_proto(name, value) for name, value in request.inputs.items()}
             filters = tuple(request.output_filter)
@@ -188,7 +181,7 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
             return
         self._answers.take(size)
         timer = threading.Timer(self._service.limits.client_timeout_s, context.cancel)
-        timer.daemon = True
+        timer.daemon = True  # it must not keep the process alive after the server has stopped
 
         def ended() -> None:
             timer.cancel()

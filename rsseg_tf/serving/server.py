@@ -26,9 +26,9 @@ from rsseg_tf.serving.versions import Versions, check_model_name, version_folder
 
 __all__ = ["Server", "ServerOptions"]
 
-_GC_THRESHOLDS = (50_000, 20, 20)
-_STOP_S = 10.0
-_BACKLOG = 128
+_GC_THRESHOLDS = (50_000, 20, 20)  # Python's own are (700, 10, 10), see `Server.run`
+_STOP_S = 10.0  # for requests that run; orchestrators kill after 30 seconds
+_BACKLOG = 128  # connections that the system keeps until they are accepted
 _MOST_HEADER_BYTES = 16 * 2**10
 
 

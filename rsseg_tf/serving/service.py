@@ -23,7 +23,7 @@ from rsseg_tf.serving.versions import ModelVersion, Versions
 __all__ = ["SIGNATURES_FIELD", "ModelAddress", "Service", "answer_budget", "deadline_error"]
 
 SIGNATURES_FIELD = "signature_def"
-_ANSWERS_IN_MEMORY = 8
+_ANSWERS_IN_MEMORY = 8  # times the largest answer in JSON
 _OK, _UNKNOWN = 0, 2  # of tensorflow.error.Code
 
 

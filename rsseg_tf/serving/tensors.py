@@ -25,6 +25,7 @@ from rsseg_tf.serving.limits import Limits
 from rsseg_tf.serving.status import Code, RequestError
 
 __all__ = [
+    "DEFAULT_SIGNATURE",
     "Checked",
     "JsonRequest",
     "Layout",
@@ -47,7 +48,7 @@ _FROM_PROTO = {
 
 _B64 = "b64"
 _BYTES_SUFFIX = "_bytes"
-_DEFAULT_SIGNATURE = "serving_default"
+DEFAULT_SIGNATURE = "serving_default"
 _KEYS = {"signature_name", "instances", "inputs"}
 _NO_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
 _WHITE = re.compile(r"[ \t\n\v\f\r]")
@@ -123,7 +124,7 @@ def from_json(body: bytes | bytearray, limits: Limits) -> JsonRequest:
         raise _refuse(f"unknown key {unknown[0]!r:.100}; allowed: signature_name, and one of instances and inputs")
     if ("instances" in document) == ("inputs" in document):
         raise _refuse("exactly one of 'instances' (one entry per image) and 'inputs' (one batch) is needed")
-    signature = document.get("signature_name") or _DEFAULT_SIGNATURE
+    signature = document.get("signature_name") or DEFAULT_SIGNATURE
     if not isinstance(signature, str):
         raise _refuse("'signature_name' key must be a string value.")
     if "inputs" in document:
@@ -190,6 +191,7 @@ def _array(value: Any, name: str, info: Any) -> NDArray:
 
 def _byte_array(value: Any, name: str) -> NDArray:
     """Decodes `{"b64": …}`, or a list of them; plain strings stand for their UTF-8 bytes."""
+    # Filled and not converted: NumPy would make an array of fixed-width bytes of them, which loses trailing zeros.
     many = isinstance(value, list)
     values = [_bytes(one, name) for one in (value if many else [value])]
     array = np.empty(len(values), object)
@@ -256,12 +258,12 @@ def from_proto(name: str, proto: Any) -> NDArray:
     if dtype == tf.string:
         found = len(proto.string_val)
     elif proto.tensor_content:
-        size = dtype.size
-        found, rest = divmod(len(proto.tensor_content), size)
+        # The values' bytes, packed; a number of bytes that is no multiple of the type's size fits no shape.
+        found, rest = divmod(len(proto.tensor_content), dtype.size)
         found = -1 if rest else found
     else:
-        values = [len(value) for field, value in proto.ListFields() if field.name.endswith("_val")]
-        found = sum(values)
+        # One value after another in the field of their type: float_val, int_val, half_val and so on.
+        found = sum(len(value) for field, value in proto.ListFields() if field.name.endswith("_val"))
     if found != count:
         raise _refuse(f"{name} has the shape {shape}, so {count} values of {dtype.name}; the message brings {found}")
     try:
@@ -299,7 +301,7 @@ def check_inputs(arrays: Mapping[str, NDArray], definition: Any, limits: Limits)
             pixels += found
             alike.append(size)
             continue
-        pixels += math.prod(array.shape[:3])
+        pixels += math.prod(array.shape[:3])  # (images, height, width)
         _check_pixels(pixels, limits)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise _refuse(f"{name} has values that are not finite (NaN or infinity); every pixel must be a number")
@@ -331,6 +333,7 @@ def _check_images(name: str, images: NDArray, limits: Limits) -> tuple[tuple[int
             sizes.append(encoded_size(data))
         except DataError as error:
             raise _refuse(f"{name}, image {position}: {error}") from error
+        # After every header, so that a request with many images is refused at the first that is too much.
         _check_pixels(sum(size.pixels for size in sizes), limits)
     different = sorted({(size.width, size.height) for size in sizes})
     if len(different) != 1:
@@ -352,6 +355,7 @@ def to_json(outputs: Mapping[str, NDArray], layout: Layout, limits: Limits) -> b
     Raises:
         RequestError: When it would be larger than `max_body_bytes`.
     """
+    # A number takes at least a digit and a comma; most requests that are too large are refused by that alone.
     fewest_bytes = 2 * sum(array.size for array in outputs.values() if array.dtype != object)
     if fewest_bytes > limits.max_body_bytes:
         raise RequestError(
@@ -406,7 +410,7 @@ def parse(text: bytes | bytearray) -> Any:
     """
     try:
         return orjson.loads(text)
-    except orjson.JSONDecodeError:
+    except orjson.JSONDecodeError:  # also for NaN and infinities, which the standard library reads
         pass
     try:
         return json.loads(text)

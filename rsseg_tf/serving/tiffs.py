@@ -38,6 +38,7 @@ def decode_tiff(data: bytes, *, bands: int, dtype: str) -> NDArray:
         DataError: When it cannot be read, or does not suit the model.
     """
     try:
+        # GTiff alone: other drivers of GDAL would follow paths and addresses in what a client sends.
         with MemoryFile(data) as file, file.open(driver="GTiff") as source:
             has_alpha = source.count == bands + 1 and source.colorinterp[-1] is ColorInterp.alpha
             if source.count != bands and not has_alpha:
@@ -49,6 +50,7 @@ def decode_tiff(data: bytes, *, bands: int, dtype: str) -> NDArray:
             pixels: NDArray = source.read(range(1, bands + 1))
     except RASTER_ERRORS as error:
         raise DataError(f"the TIFF cannot be read: {reason(error)}") from error
+    # rasterio gives bands first; TensorFlow takes them last, and in one piece.
     return np.ascontiguousarray(pixels.transpose(1, 2, 0).astype(dtype))
 
 

@@ -25,7 +25,16 @@ from tensorflow_serving.apis import (
 from rsseg_tf.errors import ConfigError, ServingError
 from rsseg_tf.serving.tensors import dump, dump_array, parse
 
-__all__ = ["Address", "GrpcTransport", "RefusedError", "RestTransport", "RetryableError", "Transport", "open_transport"]
+__all__ = [
+    "Address",
+    "GrpcTransport",
+    "RefusedError",
+    "RestTransport",
+    "RetryableError",
+    "Transport",
+    "netloc",
+    "open_transport",
+]
 
 _FORM = re.compile(r"(?:(?P<scheme>grpc|http)://)?(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):(?P<port>\d{1,5})/?")
 _RETRYABLE_GRPC = {
@@ -36,7 +45,7 @@ _RETRYABLE_GRPC = {
 }
 _RETRYABLE_HTTP = {408, 429, 502, 503, 504}
 _TOO_LARGE = "larger than"  # in gRPC's error for a message over a limit, which another try does not help
-_MOST_ANSWER_BYTES = 2**31 - 1
+_MOST_ANSWER_BYTES = 2**31 - 1  # gRPC keeps the limit in a signed number of 32 bits
 
 
 class Address(NamedTuple):
@@ -71,7 +80,12 @@ class Address(NamedTuple):
     @property
     def netloc(self) -> str:
         """`HOST:PORT`, with brackets around an IPv6 address."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return netloc(self.host, self.port)
+
+
+def netloc(host: str, port: int) -> str:
+    """Returns `HOST:PORT`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class RetryableError(ServingError):
@@ -137,6 +151,7 @@ class GrpcTransport:
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.min_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 2000),
+                # A proxy for the web in the environment would take model servers on this network from reach.
                 ("grpc.enable_http_proxy", 0),
             ],
         )
@@ -209,9 +224,11 @@ class RestTransport:
         if "outputs" not in answer:
             raise ServingError(f"{self._address.netloc} answered without outputs. Is it a model server?")
         value = answer["outputs"]
+        # Where a signature has one output, the value stands there without a name.
         if isinstance(value, dict) and output in value:
             value = value[output]
-        return np.asarray(value, object if _is_text(value) else np.float32)
+        is_text = isinstance(value, list) and bool(value) and isinstance(value[0], str)
+        return np.asarray(value, object if is_text else np.float32)
 
     def input_dtype(self, signature: str, name: str, timeout_s: float) -> str:
         """See `Transport`."""
@@ -235,6 +252,7 @@ class RestTransport:
             self._open.clear()
 
     def _connection(self) -> http.client.HTTPConnection:
+        # A connection carries one request at a time, so each thread has its own; `close` must find them all.
         connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = http.client.HTTPConnection(self._address.host, self._address.port)
@@ -256,6 +274,7 @@ class RestTransport:
         except (OSError, http.client.HTTPException) as error:  # refused, reset, timed out, or cut off
             connection.close()  # the next request opens it again
             raise RetryableError(f"{self._address.netloc}: {type(error).__name__}: {error}") from error
+        # A proxy in front may answer 502 or 503 with a page of its own.
         try:
             answer = parse(content)
         except ValueError as error:
@@ -271,6 +290,7 @@ class RestTransport:
         return answer
 
 
+# Names in `tensorflow.DataType` -> names in NumPy.
 _DTYPES = {f"DT_{name.upper()}": name for name in ("uint8", "uint16", "int32", "string")} | {
     "DT_FLOAT": "float32",
     "DT_DOUBLE": "float64",
@@ -282,10 +302,6 @@ def _as_json(value: NDArray) -> bytes:
     if value.dtype != object:
         return dump_array(value)
     return dump([{"b64": base64.b64encode(one).decode()} if isinstance(one, bytes) else one for one in value])
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], str)
 
 
 def _other_model(address: Address, model: str, signature: str, name: str) -> ServingError:

@@ -32,6 +32,7 @@ from rsseg_tf.extras import require
 from rsseg_tf.manifest import BYTES_INPUT, BYTES_OUTPUT, PIXELS, require_unchanged
 from rsseg_tf.predictors.operations import check_operations
 from rsseg_tf.serving.status import Code, RequestError
+from rsseg_tf.serving.tensors import DEFAULT_SIGNATURE
 from rsseg_tf.serving.tiffs import decode_tiff, encode_labels, is_tiff
 
 __all__ = ["ModelVersion", "VersionStatus", "Versions", "check_model_name", "version_folders"]
@@ -41,7 +42,7 @@ _MOST_ENDED = 16  # statuses that are kept of versions that ended
 _MOST_DIGITS = 18  # of a version, which is a 64-bit number
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _PREDICT = "tensorflow/serving/predict"
-_DEFAULT_SIGNATURE, _BYTES_SIGNATURE = "serving_default", "predict_bytes"
+_BYTES_SIGNATURE = "predict_bytes"
 _WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
 
 
@@ -111,15 +112,15 @@ class ModelVersion:
         self._on_closed: Callable[[], None] | None = None
         self._lock = threading.Lock()
         self._calls: dict[tuple[str, tuple[str, ...]], Any] = {}
-        options = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads or 0)
+        options = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads or 0)  # 0 is TensorFlow's choice
         # Two versions share the GPU while one replaces the other.
         options.gpu_options.allow_growth = True
-        self._graph = tf.Graph()
-        self._session = tf.compat.v1.Session(graph=self._graph, config=options)
+        graph = tf.Graph()
+        self._session = tf.compat.v1.Session(graph=graph, config=options)
         try:
             require_unchanged(folder)
             check_operations(folder)
-            with self._graph.as_default(), _without_advice():
+            with graph.as_default(), _without_advice():
                 meta = tf.compat.v1.saved_model.loader.load(self._session, ["serve"], str(folder))
             self.signatures = {
                 name: signature for name, signature in meta.signature_def.items() if signature.method_name == _PREDICT
@@ -171,13 +172,13 @@ class ModelVersion:
         return {BYTES_OUTPUT: answers}
 
     def _run_tiff(self, data: bytes) -> bytes:
-        info = self.signatures[_DEFAULT_SIGNATURE].inputs[PIXELS]
+        info = self.signatures[DEFAULT_SIGNATURE].inputs[PIXELS]
         bands, dtype = info.tensor_shape.dim[-1].size, tf.as_dtype(info.dtype).name
         try:
             pixels = decode_tiff(data, bands=bands, dtype=dtype)
         except DataError as error:
             raise RequestError(Code.INVALID_ARGUMENT, f"the model refuses the input: {error}") from error
-        (class_map,) = self._run(_DEFAULT_SIGNATURE, {PIXELS: pixels[np.newaxis]}, ["class_map"])["class_map"]
+        (class_map,) = self._run(DEFAULT_SIGNATURE, {PIXELS: pixels[np.newaxis]}, ["class_map"])["class_map"]
         return encode_labels(class_map)
 
     def _run(self, signature: str, inputs: Mapping[str, NDArray], outputs: Sequence[str]) -> dict[str, NDArray]:
@@ -204,6 +205,7 @@ class ModelVersion:
         with self._lock:
             self._users -= 1
             closed = self._on_closed if self._users == 0 else None
+        # Outside of the lock: closing a session takes a while, and `closed` takes locks of its own.
         if closed is not None:
             self._close(closed)
 
@@ -216,7 +218,7 @@ class ModelVersion:
             self._close(closed)
 
     def _close(self, closed: Callable[[], None]) -> None:
-        self._calls.clear()
+        self._calls.clear()  # each call refers to the session
         self._session.close()
         closed()
 
@@ -243,7 +245,7 @@ class ModelVersion:
             if not log.HasField("predict_log"):
                 continue
             request = log.predict_log.request
-            name = request.model_spec.signature_name or "serving_default"
+            name = request.model_spec.signature_name or DEFAULT_SIGNATURE
             if name not in self.signatures:
                 raise ServingError(f"the warm-up requests name a signature {name}, which the model does not have")
             values = {key: tf.make_ndarray(value) for key, value in request.inputs.items()}
@@ -315,7 +317,7 @@ class Versions:
                 raise RequestError(
                     Code.NOT_FOUND, f"Servable not found for request: {wanted}; available versions: {known}"
                 )
-            version.acquire()
+            version.acquire()  # under the lock, so that the version cannot be retired in between
             return version
 
     def statuses(self, number: int | None = None, label: str | None = None) -> list[VersionStatus]:
@@ -326,7 +328,7 @@ class Versions:
         """
         with self._lock:
             if label is not None:
-                # -1 is the number of no version.
+                # An unknown label must find nothing, and None would find all; -1 is the number of no version.
                 number = self.labels.get(label, -1)
             found = [status for status in self._states.values() if number in (None, status.number)]
         if not found:
@@ -380,7 +382,7 @@ class Versions:
         wanted = set(newest[: self.keep] if self.keep else newest) | (set(self.labels.values()) & set(found))
         failures = []
         for number in sorted(wanted - set(self.available)):
-            files = _file_stats(found[number])
+            files = _file_stats(found[number])  # before loading: what changes meanwhile makes for another try
             if self._failed.get(number) == files:
                 continue
             self._failed.pop(number, None)
@@ -388,6 +390,7 @@ class Versions:
             if failure:
                 self._failed[number] = files
                 failures.append(failure)
+        # A version that was deleted and comes again is tried again.
         for number in set(self._failed) - set(found):
             del self._failed[number]
         available = set(self.available)
