@@ -323,7 +323,7 @@ def _describe_mask(pixels: NDArray) -> tuple[str, tuple[RGB, ...]]:
     if count not in (3, 4) or pixels.dtype != np.uint8:
         return f"has {count} bands of {pixels.dtype}", ()
     channels = pixels.reshape(-1, count)[:, :3].astype(np.uint32)
-    # One number a colour: `unique` over rows of three is many times slower.
+    # One number a colour: `unique` over rows of three is slower.
     packed = np.unique(channels[:, 0] << 16 | channels[:, 1] << 8 | channels[:, 2]).tolist()
     if len(packed) > _SHOWN_COLOURS:
         return f"has {count} bands and {len(packed)} colours", ()

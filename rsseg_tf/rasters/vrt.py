@@ -24,7 +24,7 @@ from rsseg_tf.rasters.windows import Size
 __all__ = ["require_near_sources", "require_plain_sides", "vrt_size"]
 
 _REMEDY = "If you trust it, allow it with --allow_vrt_sources (in a config: data.allow_vrt_sources)."
-# A source takes about 500 bytes of text, so that this is room for 100,000 of them.
+# Room for mosaics of many thousand sources, each of which takes a few lines of text.
 _LARGEST_VRT = 64 * 2**20
 _LARGEST_SIDE = 16 * 2**20  # of a file of statistics beside a raster
 _DEEPEST = 8  # VRTs in VRTs; tools that build mosaics nest two or three
