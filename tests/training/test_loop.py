@@ -21,6 +21,7 @@ from rsseg_tf.checkpoint import read_state
 from rsseg_tf.config import Config
 from rsseg_tf.errors import ConfigError, DataError, TrainingError, WeightsError
 from rsseg_tf.evaluate.evaluation import Evaluation
+from rsseg_tf.files import atomic_path
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.training import TrainResult, segmentation, train
 from rsseg_tf.training.folder import checkpoints
@@ -268,7 +269,9 @@ def test_a_wrong_training_sample_costs_no_step(tmp_path: Path) -> None:
     class Break(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: object = None) -> None:
             for label in labels:
-                cv2.imwrite(str(label), np.full((40, 40), 7, np.uint8))
+                assert label is not None
+                with atomic_path(label) as path:  # readers run ahead, and must never see half a file
+                    assert cv2.imwrite(str(path), np.full((40, 40), 7, np.uint8))
 
     with pytest.raises(DataError, match=r"holds the ids 7; .* is kept: go on with --resume_model .*/iter_\d+\.$"):
         train(config, tmp_path / "out", samples(config, "train"), callbacks=[Break()])
