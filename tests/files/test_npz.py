@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import io
 import zipfile
 from pathlib import Path
@@ -77,9 +76,16 @@ def test_damage_is_always_one_error(compression: int, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.npz", "w", compression) as archive:
         archive.writestr("a.npy", buffer.getvalue())
     sound = (tmp_path / "x.npz").read_bytes()
+    refused = 0
     for at in range(len(sound)):
         data = bytearray(sound)
         data[at] ^= 255
         (tmp_path / "x.npz").write_bytes(data)
-        with contextlib.suppress(ValueError, OSError):
-            read_npz(tmp_path / "x.npz")
+        try:
+            arrays = read_npz(tmp_path / "x.npz")
+        except (ValueError, OSError):
+            refused += 1
+            continue
+        for array in arrays.values():  # what changed is a name or a date, never a number
+            np.testing.assert_array_equal(array, np.arange(20, dtype=np.float32))
+    assert refused > len(sound) // 2

@@ -26,12 +26,15 @@ from tests.fixtures.scenes import (
     COSINE,
     SPEC,
     TILES,
+    Stopped,
+    hidden_files,
     lopsided,
     noise,
     pointwise,
     predict_files,
     predict_one,
     read_band,
+    stopping_after,
     write_scene,
 )
 
@@ -41,19 +44,6 @@ EVERYTHING = OutputOptions(confidence=True, probabilities=True, vector="gpkg")
 ROTATED = "+proj=ob_tran +o_proj=longlat +lon_0=-162 +o_lat_p=39.25 +o_lon_p=180 +R=6371229"
 DEGREES = Affine(1e-3, 0, 1, 0, -1e-3, 1)
 METRES = Affine(0.5, 0, 500000, 0, -0.5, 5400000)
-
-
-def hidden_files(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.rglob(".*") if file.is_file() and file.name != ".predicted.jsonl")
-
-
-class Stopped(KeyboardInterrupt):
-    """What a signal raises."""
-
-
-@pytest.fixture
-def every_row_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rsseg_tf.predict.writing._CHECKPOINT_S", 0.0)
 
 
 # --- places -----------------------------------------------------------------------------------------------------
@@ -108,24 +98,15 @@ def test_the_epoch_of_coordinates_survives(tmp_path: Path, crs: str, cog: bool) 
 def test_a_place_survives_a_resumed_run(tmp_path: Path, every_row_is_saved: None) -> None:
     crs = CRS.from_proj4(ROTATED)
     path = write_scene(tmp_path / "a.tif", noise(900, 100), crs=crs, transform=DEGREES)
-    calls = []
-
-    def until(batch: np.ndarray) -> np.ndarray:
-        calls.append(1)
-        if len(calls) > 28:
-            raise Stopped
-        return lopsided(batch)
-
     with pytest.raises(Stopped):
-        predict_files([path], until, SPEC, tmp_path / "out", TILES)
+        predict_files([path], stopping_after(28), SPEC, tmp_path / "out", TILES)
     assert any(name.endswith(".aux.xml") for name in hidden_files(tmp_path / "out"))
     result = predict_one(path, tmp_path / "out", TILES, scenes=SceneOptions(resume=True))
     with rasterio.open(path) as one, rasterio.open(result.files["geotiff"]) as other:
         assert other.crs == one.crs
     assert hidden_files(tmp_path / "out") == []
     with pytest.raises(Stopped):
-        calls.clear()
-        predict_files([path], until, SPEC, tmp_path / "again", TILES)
+        predict_files([path], stopping_after(28), SPEC, tmp_path / "again", TILES)
     predict_one(write_scene(path, noise(20, 30)), tmp_path / "again", TILES)
     assert hidden_files(tmp_path / "again") == [], "what was begun goes with its side file"
 
@@ -276,16 +257,8 @@ def test_a_raster_that_is_no_longer_the_one_of_the_journal_is_made_anew(
 def test_a_partial_file_that_a_full_disk_has_broken_is_begun_anew(tmp_path: Path, every_row_is_saved: None) -> None:
     path = write_scene(tmp_path / "a.tif", noise(900, 100))
     whole = predict_one(path, tmp_path / "whole", TILES)
-    calls = []
-
-    def until(batch: np.ndarray) -> np.ndarray:
-        calls.append(1)
-        if len(calls) > 28:
-            raise Stopped
-        return lopsided(batch)
-
     with pytest.raises(Stopped):
-        predict_files([path], until, SPEC, tmp_path / "out", TILES)
+        predict_files([path], stopping_after(28), SPEC, tmp_path / "out", TILES)
     partial = tmp_path / "out" / "geotiff_prediction" / ".a.partial.tif"
     partial.write_bytes(partial.read_bytes()[:4])
     result = predict_one(path, tmp_path / "out", TILES, scenes=SceneOptions(resume=True))

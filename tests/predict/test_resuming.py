@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,12 +23,15 @@ from tests.fixtures.scenes import (
     COSINE,
     SPEC,
     TILES,
+    Stopped,
+    hidden_files,
     lopsided,
     noise,
     pointwise,
     predict_files,
     predict_one,
     read_band,
+    stopping_after,
     write_scene,
 )
 
@@ -37,35 +39,10 @@ ALL_OUTPUTS = OutputOptions(confidence=True, probabilities=True)
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def every_row_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rsseg_tf.predict.writing._CHECKPOINT_S", 0.0)
-
-
-def hidden_files(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.rglob(".*") if file.name != ".predicted.jsonl")
-
-
 def finished(journal: Path) -> dict[str, Any]:
     """Returns how far a scene is; the last line may be half-written after a kill."""
     lines = journal.read_text("utf-8").splitlines()[1:]
     return next(json.loads(line)["finished"] for line in reversed(lines) if line.endswith("}"))
-
-
-class Stopped(KeyboardInterrupt):
-    """What a signal raises."""
-
-
-def stopping_after(count: int, predict: Callable[[np.ndarray], np.ndarray] = lopsided) -> Callable[..., Any]:
-    calls = []
-
-    def predict_until(batch: np.ndarray) -> np.ndarray:
-        calls.append(1)
-        if len(calls) > count:
-            raise Stopped
-        return predict(batch)
-
-    return predict_until
 
 
 def test_a_stopped_scene_is_finished_without_its_finished_rows(tmp_path: Path, every_row_is_saved: None) -> None:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from tests.recorded import compare
-from tests.recorded.made import read_picture, read_raster, write_scene
+from tests.recorded.made import CONFIGS, read_picture, read_raster, write_scene
 
 if TYPE_CHECKING:
     from tests.recorded.record import Work
@@ -141,20 +141,6 @@ def _ids(picture: Path) -> np.ndarray:
         return np.array(image)
 
 
-_ISPRS_CONFIG = """\
-dataset: {name: NAME, root: ROOT}
-model:
-  name: deeplabv3plus
-  backbone: {name: resnet18_vd, output_stride: 32}
-  aspp_rates: [1, 2, 3]
-  aspp_channels: 16
-  decoder_channels: 16
-  low_level_channels: 8
-augment: {crop_size: [64, 64]}
-data: {workers: 1}
-"""
-
-
 def protocols(work: Work) -> Entries:
     """Every protocol of evaluation, on scenes cut into tiles with and without common pixels."""
     from tests.fixtures import downloads
@@ -170,7 +156,8 @@ def protocols(work: Work) -> Entries:
     ):
         root, config = work.new_folder(), work.folder / f"{dataset}.yml"
         work.run("prepare", dataset, work.folder / dataset, "-o", root, "--tile-size", 48, "--workers", 1, *options)
-        config.write_text(_ISPRS_CONFIG.replace("NAME", dataset).replace("ROOT", str(root)), "utf-8")
+        text = CONFIGS["deeplab"].replace("name: synthetic, root: ROOT", f"name: {dataset}, root: {root}")
+        config.write_text(text, "utf-8")
         common = ("--model-path", checkpoint, "--config", config)
         for protocol in ("seed", "stitched", "isprs5"):
             report = _evaluated(work, *common, "--protocol", protocol)
@@ -499,7 +486,6 @@ def _checkpoint(folder: Path, root: Path) -> Entries:
 
 def checkpoints(work: Work) -> Entries:
     """Files, names, shapes, states and configs of checkpoints, of training and of pre-training."""
-    from tests.recorded.made import CONFIGS
 
     entries: Entries = {}
     config, output = work.folder / "tiny.yml", work.folder / "output"
