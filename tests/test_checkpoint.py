@@ -212,7 +212,7 @@ def test_another_optimizer_changes_nothing(saved: Path) -> None:
     with pytest.raises(
         WeightsError,
         match=r"The optimizer in .*iter_1 does not fit 'adam_w.*': \d+ of its \d+ variables are missing "
-        r"\(first: optimizer/\d{5}\).*Resume with the optimizer and precision of the first run",
+        r"\(first: optimizer/\d{5}\).*Resume with the optimizer, precision and freeze_backbone of",
     ):
         restore_training(model, optimizer, saved)
     assert_same(values(model, optimizer), before)

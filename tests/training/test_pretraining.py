@@ -193,7 +193,6 @@ def test_simsiams_predictor_keeps_the_highest_rate_of_the_run(tmp_path: Path) ->
             "key_bn is split: a device's 4 images are normalised in 4 equal parts",
         ),
         ("simsiam", ("train.total_batch_size=13",), "train.total_batch_size is 13, but there are 12 images"),
-        ("simsiam", ("optimizer={name: adamw}",), "gives all weights one learning rate"),
     ],
 )
 def test_batches_that_fit_nothing(method: str, overrides: tuple[str, ...], message: str, tmp_path: Path) -> None:
