@@ -11,7 +11,7 @@ import tensorflow as tf
 from rsseg_tf.config import schema
 from rsseg_tf.config.pretrain import LARSSection
 
-__all__ = ["LARS", "AdamW", "MomentumSGD", "build_optimizer"]
+__all__ = ["LARS", "DecoupledAdam", "MomentumSGD", "build_optimizer"]
 
 
 def build_optimizer(
@@ -49,7 +49,7 @@ def build_optimizer(
         optimizer = LARS(0.0, l2=config.weight_decay, **own, **options)
     else:
         numbers = config.model_dump(include={"beta_1", "beta_2", "weight_decay"})
-        optimizer = AdamW(0.0, **numbers, **options)
+        optimizer = DecoupledAdam(0.0, name="adamw", **numbers, **options)
     if precision == "fp16":
         return _LossScale(optimizer, name="loss_scale_optimizer", initial_scale=1024.0)
     return optimizer
@@ -138,7 +138,7 @@ class _LossScale(keras.optimizers.LossScaleOptimizer):
         return keras.ops.equal(total, 0.0)
 
 
-class AdamW(_Optimizer, keras.optimizers.AdamW):
+class DecoupledAdam(_Optimizer, keras.optimizers.AdamW):
     """`keras.optimizers.AdamW`, whose decay of a variable follows that variable's own learning rate."""
 
     def _apply_weight_decay(self, variables: Any) -> None:

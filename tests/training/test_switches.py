@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from rsseg_tf.build import build_backbone, build_losses, build_model
+from rsseg_tf.config import Config
 from rsseg_tf.evaluate.evaluation import plan_evaluation
 from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import checkpoint_predictor
@@ -234,12 +235,16 @@ def test_an_overflow_in_one_part_skips_the_step(tmp_path: Path, monkeypatch: pyt
 # === The backbone ===
 
 
+def paths_of_backbone(config: Config) -> set[str]:
+    assert config.model.backbone is not None
+    return {variable.path for variable in build_backbone(config.model.backbone).weights}
+
+
 def test_a_frozen_backbone_stays_equal_to_the_bit(tmp_path: Path) -> None:
     first = run(tmp_path, "first", "train.iters=2")
     pretrained = f"model.backbone.pretrained={first.checkpoint}"
     result = run(tmp_path, "out", "model.freeze_backbone=true", pretrained)
-    config = tiny_config(tmp_path)
-    backbone = {variable.path for variable in build_backbone(config.model.backbone).weights}
+    backbone = paths_of_backbone(tiny_config(tmp_path))
     before, after = weights(first.checkpoint), weights(result.checkpoint)
     assert len(backbone) > 30 and backbone < after.keys()
     for name in backbone:
@@ -264,27 +269,29 @@ def test_a_frozen_backbone_has_no_backward_pass(tmp_path: Path, frozen: bool) ->
 
 
 def test_the_fine_models_backbone_is_that_of_c2fnet(tmp_path: Path) -> None:
-    plain = "{name: resnet18_vd}"
-    config = tiny_config(
-        tmp_path,
-        f"model={{name: c2fnet, backbone: {plain}, freeze_backbone: true, coarse: {{name: fcn, backbone: {plain}}}}}",
-        "loss={fine: {name: cross_entropy}}",
-        "dataset.small_classes=[bright]",
+    coarse = run(tmp_path, "coarse", "train.iters=1").checkpoint
+    backbone = "backbone: {name: resnet18_vd, output_stride: 16}"
+    model_section = (
+        f"model={{name: c2fnet, {backbone}, freeze_backbone: true, "
+        f"coarse: {{name: fcn, {backbone}, channels: 8, pretrained: {coarse}}}}}"
     )
-    coarse = run(tmp_path, "coarse", "train.iters=1")
-    coarse_section = config.model.coarse.model_copy(update={"pretrained": str(coarse.checkpoint), "channels": 8})
-    config = config.model_copy(update={"model": config.model.model_copy(update={"coarse": coarse_section})})
+    config = tiny_config(
+        tmp_path, model_section, "loss={fine: {name: cross_entropy}}", "dataset.small_classes=[bright]"
+    )
     model, optimizer, _ = _build(config, tf.distribute.get_strategy(), None, offline=True, notify=print)
     learning = {variable.path for variable in model.trainable_variables}
-    assert learning == {path for path in learning if path.startswith("fine/head_")} and len(learning) == 6
+    assert all(path.startswith("fine/head_") for path in learning) and len(learning) == 6
     assert len(optimizer.variables) == 2 + 6
+    frozen = set(backbone_paths(config, model))
+    assert all(path.startswith("fine/") for path in frozen)
+    assert {f"fine/{path}" for path in paths_of_backbone(config)} == frozen
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet18_vd", "hrnet_w18", "mobilenet_v3_small"])
 def test_the_paths_of_a_backbone_are_those_of_its_own_variables(tmp_path: Path, backbone: str) -> None:
     config = tiny_config(tmp_path, f"model={{name: fcn, backbone: {{name: {backbone}}}, channels: 8}}")
     model = build_model(config)
-    own = {variable.path for variable in build_backbone(config.model.backbone).weights}
+    own = paths_of_backbone(config)
     assert set(backbone_paths(config, model)) == own
     assert {v.path for v in model.weights} - own == {v.path for v in model.weights if v.path.startswith("head_")}
 
@@ -296,8 +303,7 @@ def test_the_backbone_follows_its_share_of_the_rate(tmp_path: Path, optimizer: t
     full = run(tmp_path, "full", *one)
     slow = run(tmp_path, "slow", *one, "optimizer.backbone_lr_factor=0.25")
     start, moved, less = (weights(result.checkpoint) for result in (still, full, slow))
-    config = tiny_config(tmp_path)
-    backbone = {variable.path for variable in build_backbone(config.model.backbone).weights}
+    backbone = paths_of_backbone(tiny_config(tmp_path))
     for name in start:
         if name not in backbone or "moving" in name:
             np.testing.assert_array_equal(moved[name], less[name], err_msg=name)
