@@ -140,7 +140,8 @@ def run_training(
             "train.deterministic: TensorFlow has run something before and keeps its number of threads, so this run "
             "equals to the bit only runs with as many. training.make_deterministic() before anything else fixes it."
         )
-    with open_run(Path(save_dir), resume=resume, overwrite=overwrite, notify=notify) as folder:
+    run = open_run(Path(save_dir), resume=resume, overwrite=overwrite, iters=config.train.iters, notify=notify)
+    with run as folder:
         plan = make_plan(strategy, resume, notify)
         state = folder.begin(plan.model, plan.optimizer, plan.config, plan.state, scored=plan.validate is not None)
         hooks = keras.callbacks.CallbackList(list(callbacks), model=plan.model)
