@@ -182,6 +182,7 @@ class RunFolder:
         state: TrainState,
         *,
         scored: bool,
+        average: keras.Model | None = None,
     ) -> TrainState:
         """Notes where the run begins, and returns the state with a best score whose weights lie in `best_model`.
 
@@ -195,11 +196,12 @@ class RunFolder:
             config: See `model`.
             state: Where the run begins.
             scored: Whether the run evaluates; otherwise the state is returned as it is.
+            average: With averages of the model's weights, see `save_checkpoint`; `best_model` holds these.
 
         Raises:
             WeightsError: When `best_model` cannot be written.
         """
-        self._model, self._optimizer, self._config = model, optimizer, config
+        self._model, self._optimizer, self._config, self._average = model, optimizer, config, average
         self._first_step = state.step
         self._written = [] if self._resume is None else [c for c in checkpoints(self.path) if step_of(c) <= state.step]
         return self._match_best_model(state) if scored and self._resume is not None else state
@@ -213,7 +215,13 @@ class RunFolder:
         folder = self.path / f"iter_{state.step}"
         try:
             save_checkpoint(
-                folder, self._model, self._optimizer, state, self._config, before_rename=self._set_earlier_aside
+                folder,
+                self._model,
+                self._optimizer,
+                state,
+                self._config,
+                average=self._average,
+                before_rename=self._set_earlier_aside,
             )
         except BaseException:  # Ctrl-C as well
             # The earlier run's checkpoints may have been set aside already; they get their names back.
@@ -244,7 +252,7 @@ class RunFolder:
         Raises:
             WeightsError: When it cannot be written; what was there before is unchanged.
         """
-        save_checkpoint(self.path / BEST, self._model, None, state, self._config)
+        save_checkpoint(self.path / BEST, self._model, None, state, self._config, average=self._average)
 
     def prune(self, keep: int) -> None:
         """Removes all but the newest `keep` checkpoints; reports one that cannot be removed and leaves it."""
