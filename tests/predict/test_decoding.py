@@ -35,7 +35,7 @@ def test_planes_hold_the_logits(shape: tuple[int, int, int], dtype: type) -> Non
     logits = np.random.default_rng(0).normal(size=shape).astype(dtype)
     expected = logits.transpose(2, 0, 1)
     np.testing.assert_array_equal(class_planes(logits), expected)
-    out = np.empty(expected.shape, dtype)
+    out: NDArray = np.empty(expected.shape, dtype)
     assert class_planes(logits, out) is out
     np.testing.assert_array_equal(out, expected)
     part = logits[1:, 1:]  # rows that do not lie side by side in memory
