@@ -41,6 +41,7 @@ from rsseg_tf.files.writing import PARTIAL, RETIRED, recover_folder, retired_fol
 
 __all__ = [
     "TrainState",
+    "check_resumable",
     "config_file",
     "copy_weights",
     "load_weights",
@@ -68,6 +69,7 @@ class TrainState:
         best_step: The step that reached it.
         stale_intervals: Evaluations since then that were worse.
         protocol: The evaluation protocol of the score (`rsseg_tf.datasets.protocols`).
+        validation: Digest of the names of the images that were scored; empty where nothing was, or by earlier versions.
         to_evaluate: Whether this step still has to be evaluated; a resumed run does so first.
     """
 
@@ -77,7 +79,13 @@ class TrainState:
     best_step: int = 0
     stale_intervals: int = 0
     protocol: str = "benchmark"
+    validation: str = ""
     to_evaluate: bool = False
+
+    def scored_like(self, other: TrainState) -> bool:
+        """Returns whether the scores of two states can be compared: one protocol, and the same images if both say."""
+        same_images = not (self.validation and other.validation) or self.validation == other.validation
+        return self.protocol == other.protocol and same_images
 
 
 def save_checkpoint(
@@ -229,6 +237,19 @@ def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, 
             f"The optimizer in {folder} does not fit '{optimizer.name}': {problems}. "
             "Resume with the optimizer, precision and freeze_backbone of the first run."
         )
+
+
+def check_resumable(folder: StrPath) -> TrainState:
+    """Reads all that a resumed run reads, and returns where it would go on.
+
+    Raises:
+        WeightsError: When something is missing or damaged.
+    """
+    folder = Path(folder)
+    state = read_state(folder)
+    for name in (_WEIGHTS, _TRAINING):
+        _read_arrays(folder, name)
+    return state
 
 
 def config_file(folder: StrPath) -> Path:

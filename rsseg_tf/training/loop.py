@@ -136,9 +136,14 @@ def run_training(
     """
     resume = None if resume is None else Path(resume)
     strategy, notify = strategy or tf.distribute.get_strategy(), ignoring_write_errors(notify)
-    if config.train.deterministic:
-        make_deterministic()  # before the first operation: it changes how graphs are built
-    with open_run(Path(save_dir), resume=resume, overwrite=overwrite, notify=notify) as folder:
+    # Before the first operation: it changes how graphs are built.
+    if config.train.deterministic and not make_deterministic():
+        notify(
+            "train.deterministic: TensorFlow has run something before and keeps its number of threads, so this run "
+            "equals to the bit only runs with as many. training.make_deterministic() before anything else fixes it."
+        )
+    run = open_run(Path(save_dir), resume=resume, overwrite=overwrite, iters=config.train.iters, notify=notify)
+    with run as folder:
         plan = make_plan(strategy, resume, notify)
         scored = plan.validate is not None
         state = folder.begin(plan.model, plan.optimizer, plan.config, plan.state, scored=scored, average=plan.average)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -89,9 +91,9 @@ def train(
         model, optimizer, average = _build(config, strategy, resume, offline=offline, notify=notify)
         evaluated = model if average is None else average.model
         if resume is None:
-            state = TrainState(protocol=config.eval.protocol)
+            state = TrainState(protocol=config.eval.protocol, validation=_validation(config, val_samples))
         else:
-            state = _state_to_resume(config, resume, evaluated=evaluation is not None, notify=notify)
+            state = _state_to_resume(config, resume, _validation(config, val_samples), notify=notify)
         # Per device in the config, as in PaddleSeg, so that the learning rate of a recipe fits its number of GPUs.
         parts = config.optimizer.accumulate_steps
         batch_size = config.train.batch_size * strategy.num_replicas_in_sync * parts
@@ -192,22 +194,44 @@ def _freeze(model: keras.Model, paths: Collection[str]) -> None:
             layer.trainable = False
 
 
-def _state_to_resume(config: Config, resume: Path, *, evaluated: bool, notify: Notify) -> TrainState:
+def _validation(config: Config, samples: Sequence[Sample]) -> str:
+    """Returns a digest of the samples' names below the dataset's folder; an empty text for no samples."""
+    root = config.dataset.root
+    names = sorted(
+        os.path.relpath(path, root) for sample in samples for path in (sample.image, sample.label) if path is not None
+    )
+    return hashlib.sha256(os.fsencode("\n".join(names))).hexdigest()[:16] if names else ""
+
+
+def _state_to_resume(config: Config, resume: Path, validation: str, *, notify: Notify) -> TrainState:
     """Returns where the run goes on.
+
+    Args:
+        config: Of the run.
+        resume: The checkpoint.
+        validation: What the run evaluates on, see `TrainState`; empty where it does not.
+        notify: Called where the best score so far no longer counts.
 
     Raises:
         ConfigError: When nothing is left to do.
     """
-    state = read_state(resume)
-    protocol = config.eval.protocol
-    if state.protocol != protocol:  # scores by two protocols cannot be compared
-        if state.best_step:
+    stored = read_state(resume)
+    state = dataclasses.replace(
+        stored,
+        protocol=config.eval.protocol,
+        validation=validation or stored.validation,
+        to_evaluate=stored.to_evaluate and bool(validation),
+    )
+    if not state.scored_like(stored):
+        if stored.best_step:
+            other = stored.protocol != state.protocol
+            how = f"by protocol {stored.protocol}" if other else "on other validation images"
+            now = f"{state.protocol} counts" if other else "these count"
             notify(
-                f"The best mIoU so far, {state.best_miou:.4f}, was counted by protocol {state.protocol}; from here on "
-                f"{protocol} counts, and the best model is looked for anew."
+                f"The best mIoU so far, {stored.best_miou:.4f}, was counted {how}; from here on {now}, and the best "
+                "model is looked for anew."
             )
-        state = dataclasses.replace(state, best_miou=-1.0, best_step=0, stale_intervals=0, protocol=protocol)
-    state = dataclasses.replace(state, to_evaluate=state.to_evaluate and evaluated)
+        state = dataclasses.replace(state, best_miou=-1.0, best_step=0, stale_intervals=0)
     if state.step >= config.train.iters and not state.to_evaluate:
         raise ConfigError(
             f"{resume} is at step {state.step}, and train.iters is {config.train.iters}: nothing is left to do. "
