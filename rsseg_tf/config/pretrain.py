@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from rsseg_tf.config.schema import SGD, AdamW, Data
-from rsseg_tf.config.section import AboveZero, Fraction, Momentum, NotNegative, Positive, Section
+from rsseg_tf.config.schema import Data, PlainAdamW, PlainSGD
+from rsseg_tf.config.section import AboveZero, ClipNorm, ClipValue, Fraction, Momentum, NotNegative, Positive, Section
 from rsseg_tf.config.zoo import Backbone, Method
 from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.datasets.table import UNLABELLED
@@ -127,9 +127,13 @@ class LARSSection(Section):
     trust: AboveZero = 0.001
     epsilon: Annotated[float, Field(ge=0)] = 1e-8
     exclude_1d: bool = Field(True, description="biases and normalisations: no decay, no adaptation")
+    clip_norm: ClipNorm = None
+    clip_value: ClipValue = None
 
 
-PretrainOptimizer = Annotated[SGD | AdamW | LARSSection, Field(discriminator="name")]
+# Without what is for fine-tuning or for losses of single samples: accumulated batches would not add up to a large one,
+# because these methods compare the samples of a batch; momentum encoders are moving averages already.
+PretrainOptimizer = Annotated[PlainSGD | PlainAdamW | LARSSection, Field(discriminator="name")]
 
 
 class PretrainSchedule(Section):
@@ -170,7 +174,7 @@ class PretrainConfig(Section):
     method: Method
     views: Views = Views()
     data: Data = Data()
-    optimizer: PretrainOptimizer = SGD(name="sgd", weight_decay=1e-4)
+    optimizer: PretrainOptimizer = PlainSGD(name="sgd", weight_decay=1e-4)
     lr_schedule: PretrainSchedule = PretrainSchedule(name="cosine")
     train: PretrainTrain = PretrainTrain()
 

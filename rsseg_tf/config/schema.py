@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from rsseg_tf.config.section import AboveZero, Fraction, Momentum, NotNegative, Positive, Section
+from rsseg_tf.config.section import AboveZero, ClipNorm, ClipValue, Fraction, Momentum, NotNegative, Positive, Section
 from rsseg_tf.config.zoo import C2FNet, CrossEntropy, CustomLoss, Loss, Mixed, Model, PixelContrast
 from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.datasets.protocols import PROTOCOLS, ProtocolName, present_name
@@ -35,6 +35,8 @@ __all__ = [
     "Eval",
     "LrSchedule",
     "Optimizer",
+    "PlainAdamW",
+    "PlainSGD",
     "PolySchedule",
     "PreparedDataset",
     "Train",
@@ -202,21 +204,47 @@ class Data(Section):
         return Trust(self.max_image_mb * 2**20, self.allow_vrt_sources)
 
 
-class SGD(Section):
+class PlainSGD(Section):
     """SGD with momentum and L2 decay, which is added to the gradient of every trained parameter, as in PaddleSeg."""
 
     name: Literal["sgd"]
     momentum: Momentum = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    clip_norm: ClipNorm = None
+    clip_value: ClipValue = None
 
 
-class AdamW(Section):
+class PlainAdamW(Section):
     """AdamW: decay is separate from the gradient."""
 
     name: Literal["adamw"]
     beta_1: Momentum = 0.9
     beta_2: Momentum = 0.999
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip_norm: ClipNorm = None
+    clip_value: ClipValue = None
+
+
+_AccumulateSteps = Annotated[
+    int, Field(gt=0, description="batches whose gradients are averaged into one step; an iter is such a step")
+]
+_BackboneFactor = Annotated[
+    AboveZero, Field(description="the backbone's learning rate, as a multiple of lr_schedule's")
+]
+
+
+class SGD(PlainSGD):
+    """SGD for a segmentation model."""
+
+    accumulate_steps: _AccumulateSteps = 1
+    backbone_lr_factor: _BackboneFactor = 1.0
+
+
+class AdamW(PlainAdamW):
+    """AdamW for a segmentation model."""
+
+    accumulate_steps: _AccumulateSteps = 1
+    backbone_lr_factor: _BackboneFactor = 1.0
 
 
 Optimizer = Annotated[SGD | AdamW, Field(discriminator="name")]
@@ -249,7 +277,9 @@ class Train(Section):
     """The run itself."""
 
     iters: Positive = 80000
-    batch_size: Positive = Field(4, description="samples per step on each device, as in PaddleSeg")
+    batch_size: Positive = Field(
+        4, description="samples per step on each device, as in PaddleSeg; optimizer.accumulate_steps multiplies them"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     log_iters: Positive = 10
@@ -257,6 +287,9 @@ class Train(Section):
     keep_checkpoint_max: Positive = 5
     early_stop_intervals: Positive | None = None
     deterministic: bool = Field(False, description="whether equal runs give equal weights, to the bit")
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="decay of a moving average of the weights, e.g. 0.999, which is then evaluated; null: none"
+    )
 
 
 class Eval(Section):
@@ -321,7 +354,21 @@ class Config(Section):
         self._check_classes(spec)
         self._check_losses(spec)
         self._check_protocol()
+        self._check_backbone()
         return self
+
+    def _check_backbone(self) -> None:
+        factor = self.optimizer.backbone_lr_factor
+        if factor != 1.0 and self.model.backbone is None:
+            raise ValueError(
+                f"optimizer.backbone_lr_factor is {factor}, but the model {self.model.label} has no section backbone. "
+                "Build it on one (model.backbone), or remove the factor."
+            )
+        if factor != 1.0 and self.model.freeze_backbone:
+            raise ValueError(
+                f"optimizer.backbone_lr_factor is {factor}, but model.freeze_backbone keeps the backbone as it is. "
+                "Remove one of both."
+            )
 
     def _check_classes(self, spec: DatasetSpec) -> None:
         for model in (self.model, *([self.model.coarse] if isinstance(self.model, C2FNet) else [])):

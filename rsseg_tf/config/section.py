@@ -6,13 +6,29 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["AboveZero", "ClassWeights", "Fraction", "Momentum", "NotNegative", "Positive", "Section"]
+__all__ = [
+    "AboveZero",
+    "ClassWeights",
+    "ClipNorm",
+    "ClipValue",
+    "Fraction",
+    "Momentum",
+    "NotNegative",
+    "Positive",
+    "Section",
+]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 AboveZero = Annotated[float, Field(gt=0)]
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
+ClipNorm = Annotated[
+    AboveZero | None, Field(description="largest norm of a step's gradient, over all weights; null: no limit")
+]
+ClipValue = Annotated[
+    AboveZero | None, Field(description="largest size of each number of a gradient, before clip_norm; null: no limit")
+]
 ClassWeights = tuple[Annotated[float, Field(ge=0)], ...] | None
 
 

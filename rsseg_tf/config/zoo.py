@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from rsseg_tf.config.section import AboveZero, ClassWeights, Fraction, Momentum, NotNegative, Positive, Section
 from rsseg_tf.errors import ConfigError
@@ -204,16 +204,28 @@ else:
 class ModelSection(Row):
     """What all models have. The backbone may be missing from a model of one's own alone."""
 
-    own = Row.own | {"backbone", "pretrained", "num_classes"}
+    own = Row.own | {"backbone", "pretrained", "num_classes", "freeze_backbone"}
     backbone: Backbone | None = None
     pretrained: str | None = Field(
         None, description="weights of the whole model (file or URL) or one of our checkpoints; null for random"
+    )
+    freeze_backbone: bool = Field(
+        False, description="whether the backbone stays as it is in training, running statistics included"
     )
 
     @property
     def label(self) -> str:
         """Model and backbone."""
         return self.name if self.backbone is None else f"{self.name}_{self.backbone.label}"
+
+    @model_validator(mode="after")
+    def _has_what_is_frozen(self) -> ModelSection:
+        if self.freeze_backbone and self.backbone is None:
+            raise ValueError(
+                f"model.freeze_backbone is true, but the model {self.label} has no section backbone. Build it on one, "
+                "or remove freeze_backbone."
+            )
+        return self
 
 
 class SegmentorSection(ModelSection):
@@ -328,6 +340,13 @@ class C2FNet(SegmentorSection):
     window_size: Positive = 128
     training_stride: Positive = 32
     windows_per_image: Positive = 32
+
+    @field_validator("coarse")
+    @classmethod
+    def _is_frozen_anyway(cls, value: ModelSection) -> ModelSection:
+        if value.freeze_backbone:
+            raise ValueError("model.coarse.freeze_backbone is true, but the whole coarse model is frozen. Remove it.")
+        return value
 
 
 class CustomModel(CustomRow, ModelSection):

@@ -38,7 +38,11 @@ def load(tmp_path: Path, more: str = "", *overrides: str, base: str = BASE) -> C
 def test_defaults_are_the_benchmarks(tmp_path: Path) -> None:
     config = load(tmp_path)
     assert (config.train.iters, config.train.batch_size) == (80000, 4)
-    assert config.optimizer.model_dump() == {"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4}
+    options = config.optimizer.model_dump()
+    assert options.items() >= {"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4}.items()
+    off = {"clip_norm": None, "clip_value": None, "accumulate_steps": 1, "backbone_lr_factor": 1.0}
+    assert options.items() >= off.items()
+    assert config.train.ema is None and not config.model.freeze_backbone
     assert config.lr_schedule.learning_rate == 0.01
     assert config.augment.crop_size == (512, 512)
     assert config.dataset.spec.num_classes == 5
@@ -106,6 +110,10 @@ def test_overrides_obey_the_schema(tmp_path: Path) -> None:
         ("optimizer: {name: sdg}\n", r"optimizer\.name is 'sdg'\. Did you mean 'sgd'\? Allowed: sgd, adamw"),
         ("loss: {main: {name: mse}}\n", r"loss\.main\.name is 'mse'\. Allowed: cross_entropy, ohem_cross_entropy"),
         ("optimizer: {name: sgd, beta_1: 0.9}\n", r"unknown key 'optimizer\.beta_1'.* Allowed here: name, momentum"),
+        ("optimizer: {name: sgd, accumulate_steps: 0}\n", r"optimizer\.accumulate_steps must be greater than 0; got 0"),
+        ("optimizer: {name: adamw, clip_norm: 0.0}\n", r"optimizer\.clip_norm must be greater than 0"),
+        ("optimizer: {name: sgd, backbone_lr_factor: 0.0}\n", r"optimizer\.backbone_lr_factor must be greater than 0"),
+        ("train: {ema: 1.0}\n", r"train\.ema must be less than 1; got 1\.0"),
         ("augment: {crop_size: [5]}\n", r"'augment\.crop_size\.1' is missing"),
         ("augment: {scale_range: [2.0, 0.5]}\n", r"c\.yml:5: scale_range is smallest, largest; got 2.0, 0.5"),
         ("loss: {main: {name: cross_entropy, class_weights: [1, 2]}}\n", "has 2 values; the dataset 'dubai' has 5"),
@@ -129,6 +137,41 @@ def test_overrides_obey_the_schema(tmp_path: Path) -> None:
 def test_wrong_configs_say_where_and_what(tmp_path: Path, more: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, more)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("model={name: custom, builder: 'nets:net', freeze_backbone: true}",),
+            "model.freeze_backbone is true, but the model net has no section backbone. Build it on one, or remove",
+        ),
+        (
+            ("model={name: custom, builder: 'nets:net'}", "optimizer.backbone_lr_factor=0.1"),
+            "optimizer.backbone_lr_factor is 0.1, but the model net has no section backbone. Build it on one (model.",
+        ),
+        (
+            ("model.freeze_backbone=true", "optimizer.backbone_lr_factor=0.1"),
+            "is 0.1, but model.freeze_backbone keeps the backbone as it is. Remove one of both.",
+        ),
+        (
+            (
+                "model={name: c2fnet, backbone: {name: hrnet_w18}, coarse: {name: fcn, freeze_backbone: true, "
+                "backbone: {name: hrnet_w18}}}",
+                "dataset={name: isaid, root: data/isaid}",
+                "loss={fine: {name: cross_entropy}}",
+            ),
+            "model.coarse.freeze_backbone is true, but the whole coarse model is frozen. Remove it.",
+        ),
+    ],
+    ids=["frozen", "factor", "both", "coarse"],
+)
+def test_switches_of_the_backbone_need_one_that_learns(
+    tmp_path: Path, overrides: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)) as error:
+        load(tmp_path, "", *overrides)
+    assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(("classes", "count"), [("[]", "0 classes"), ("[roof]", "1 class")])

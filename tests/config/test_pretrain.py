@@ -121,6 +121,9 @@ def test_each_command_says_which_kind_of_config_it_takes(tmp_path: Path) -> None
         ("views.scale_range=[0.5, 2.0]", "scale_range is a share of the image's area, at most 1; got 2.0"),
         ("dataset.mean=[0.5]", "mean has 1 values for 3 bands"),
         ("train.total_batch_size=1", "train.total_batch_size must be greater than or equal to 2; got 1"),
+        ("optimizer.accumulate_steps=2", "unknown key 'optimizer.accumulate_steps'"),
+        ("optimizer.backbone_lr_factor=0.1", "unknown key 'optimizer.backbone_lr_factor'"),
+        ("train.ema=0.9", "unknown key 'train.ema'"),
         ("optimizer={name: lars}", "'optimizer.variant' is missing"),
     ],
 )
