@@ -337,11 +337,11 @@ def _predict(
             pixels = np.stack([_resampled(window, tiling.seen) for window in pixels])
         if tiling.value_scale != 1.0:
             pixels = pixels * np.float32(tiling.value_scale)
-        try:
-            logits = augmented_logits(predict, pixels, options)
+        try:  # the model's answer has no name here, or it would be held until the next one is there
+            predicted = _Batch(batch.places, _copied(augmented_logits(predict, pixels, options), tiling, free))
         except NotFiniteError as error:
             raise _placed(error, batch, tiling) from error
-        yield _Batch(batch.places, _copied(logits, tiling, free))
+        yield predicted
 
 
 def _copied(logits: NDArray[np.float32], tiling: Tiling, free: list[NDArray[np.float32]]) -> NDArray[np.float32]:
