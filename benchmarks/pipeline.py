@@ -59,10 +59,10 @@ def model_rate(config: Config, steps: int) -> float:
     model = build_model(config)
     optimizer = build_optimizer(config.optimizer)
     optimizer.build(model.trainable_variables)
-    step = TrainStep(model, optimizer, build_losses(config), tf.distribute.get_strategy())
+    step = TrainStep(model, optimizer, build_losses(config), tf.distribute.get_strategy(), config.dataset.spec)
     width, height = config.augment.crop_size
     shape = (config.train.batch_size, height, width)
-    batch = {"image": tf.random.normal((*shape, 3)), "label": tf.zeros(shape, tf.int32)}
+    batch = {"image": tf.random.uniform((*shape, 3), 0, 255), "label": tf.zeros(shape, tf.int32)}
     times = [seconds_of(lambda: float(step(batch, 0.01)["loss"])) for _ in range(steps + 2)]
     return config.train.batch_size / float(np.median(times[2:]))
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from rsseg_tf.config.schema import Augment
-from rsseg_tf.data.augment import BYTES, augment_sample, normalise, padding_of, value_limits
+from rsseg_tf.data.augment import Augmentation, draw_changes, uniform_numbers
 from rsseg_tf.data.reader import SampleReader
 
 __all__ = ["endless_batches", "sample_order", "shuffled", "train_batches"]
@@ -41,8 +41,9 @@ def train_batches(
         workers: Samples prepared in parallel; None lets TensorFlow choose.
 
     Returns:
-        Elements `{"image": (B, H, W, bands) float32 normalised, "label": (B, H, W) int32, "index": (B,) int64}`;
-        `index` holds the samples' places in the list.
+        Elements `{"image": (B, H, W, bands), "label": (B, H, W) int32, "index": (B,) int64}`. Images are in the unit of
+        the files and of the type of `Augmentation.dtype`, uint8 for 8-bit images with colour changes; `normalise` makes
+        of them what a model takes. `index` holds the samples' places in the list.
     """
     return endless_batches(_Loader(reader, augment, seed), batch_size=batch_size, start=start, workers=workers)
 
@@ -98,30 +99,19 @@ class _Loader:
 
     def __init__(self, reader: SampleReader, augment: Augment, seed: int) -> None:
         self.reader, self.augment, self.seed = reader, augment, seed
-        self.quantise = reader.dtype == np.uint8
-        self.padding = padding_of(augment, reader.spec, reader.dtype)
-        self.limits = value_limits(reader.dtype, reader.spec.max_value)
+        self.changes = Augmentation(augment, reader.spec, reader.dtype)
 
-    def __call__(self, position: tf.Tensor) -> dict[str, tf.Tensor]:
+    def __call__(self, position: tf.Tensor) -> Element:
         spec, count = self.reader.spec, len(self.reader.samples)
         index = shuffled(position % count, position // count, count, self.seed)
-        image, label = tf.numpy_function(
-            self.reader, [index], [tf.as_dtype(self.reader.dtype), tf.uint8], stateful=False
-        )
-        image.set_shape((None, None, spec.bands))
-        label.set_shape((None, None))
-        image = tf.cast(image, tf.float32)
-        if spec.max_value != 255.0:
-            image = image * (255.0 / spec.max_value)
-        sample_seed = tf.stack([tf.constant(self.seed, tf.int64), position])
-        image, label = augment_sample(
-            image,
-            tf.cast(label, tf.int32),
-            tf.cast(sample_seed, tf.int32),
-            self.augment,
-            ignore_index=spec.ignore_index,
-            quantise=self.quantise,
-            padding=self.padding,
-            limits=self.limits,
-        )
-        return {"image": normalise(image, spec, max_value=BYTES[1]), "label": label, "index": index}
+        types = [tf.as_dtype(self.changes.dtype), tf.uint8]
+        image, label = tf.numpy_function(self.make, [position, index], types, stateful=False)
+        image.set_shape((*self.augment.crop, spec.bands))
+        label.set_shape(self.augment.crop)
+        return {"image": image, "label": tf.cast(label, tf.int32), "index": index}
+
+    def make(self, position: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns image and label of a position: one call of Python, within which its lock is mostly free."""
+        image, label = self.reader(index)
+        draw = draw_changes(self.augment, next(uniform_numbers(self.seed, position)))
+        return self.changes.image(image, draw), self.changes.label(label, draw)

@@ -110,7 +110,7 @@ def train(
                 start=state.samples_seen,
                 workers=config.data.workers,
             ),
-            take_step=TrainStep(model, optimizer, build_losses(config), strategy),
+            take_step=TrainStep(model, optimizer, build_losses(config), strategy, config.dataset.spec),
             learning_rate=lambda step: learning_rate(step, config.lr_schedule, config.train.iters),
             validate=None if evaluation is None else _Validator(config, model, evaluation, notify),
         )

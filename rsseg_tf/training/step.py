@@ -9,6 +9,8 @@ import keras
 import tensorflow as tf
 
 from rsseg_tf.build import HeadLoss
+from rsseg_tf.data.augment import normalise
+from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.layers import BatchNorm
 from rsseg_tf.ssl import Method
 
@@ -94,7 +96,7 @@ class _Step(abc.ABC):
 
 
 class TrainStep(_Step):
-    """A step of a segmentation model; batches have `image` and `label`.
+    """A step of a segmentation model; batches are those of `rsseg_tf.data.train_batches`, normalised on the device.
 
     Losses are normalised by the pixels of the whole batch, not of each device's share, so that the number of devices
     does not change the result. The heads' losses are logged unweighted.
@@ -106,13 +108,14 @@ class TrainStep(_Step):
         optimizer: keras.optimizers.Optimizer,
         losses: Losses,
         strategy: tf.distribute.Strategy,
+        spec: DatasetSpec,
     ) -> None:
-        """Prepares the step; the optimizer must be built."""
+        """Prepares the step; the optimizer must be built, and `spec` says how images are normalised."""
         super().__init__(model, optimizer, strategy)
-        self.losses = losses
+        self.losses, self.spec = losses, spec
 
     def _forward(self, batch: dict[str, Any], step: tf.Tensor) -> tuple[tf.Tensor, dict[str, Any], dict[str, Any]]:
-        outputs = self.model(batch["image"], training=True)
+        outputs = self.model(normalise(batch["image"], self.spec), training=True)
         values = {
             head: loss(outputs[head], batch["label"], mean=mean_over_replicas, seed=step)
             for head, (loss, _) in self.losses.items()
