@@ -50,7 +50,7 @@ def command(
     load_tensorflow()
     samples = checked_images(config)
 
-    from rsseg_tf.training import make_strategy, pretrain
+    from rsseg_tf.training import make_deterministic, make_strategy, pretrain
     from rsseg_tf.training.callbacks import CollapseMonitor, ConsoleLog, TensorBoardLog
     from rsseg_tf.training.pretraining import steps_in_all
 
@@ -59,6 +59,8 @@ def command(
     monitor = CollapseMonitor(
         config.train.collapse_spread, stop_after=config.train.stop_after_collapsed, console=log.console
     )
+    if config.train.deterministic:
+        make_deterministic()  # before the devices, which start TensorFlow's threads
     result = pretrain(
         config,
         save_dir,

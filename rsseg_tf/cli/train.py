@@ -57,9 +57,11 @@ def command(
     )
     val_samples = others[0] if do_eval else ()
 
-    from rsseg_tf.training import make_strategy, train
+    from rsseg_tf.training import make_deterministic, make_strategy, train
     from rsseg_tf.training.callbacks import ConsoleLog, TensorBoardLog
 
+    if config.train.deterministic:
+        make_deterministic()  # before the devices, which start TensorFlow's threads
     result = train(
         config,
         save_dir,

@@ -100,6 +100,7 @@ class TrainingPlan:
         dataset: Endless batches; `index` holds the places of the samples in the reader's list.
         take_step: Takes a batch and a learning rate; returns `loss` and other float32 scalars.
         learning_rate: Gives the learning rate of a step.
+        average: A model with averages of the weights, which checkpoints then hold as well; None for none.
         validate: Evaluates the model; returns None when it is asked to stop meanwhile. None for no evaluation.
     """
 
@@ -114,6 +115,7 @@ class TrainingPlan:
     dataset: tf.data.Dataset
     take_step: Callable[[dict[str, Any], float], dict[str, Any]]
     learning_rate: Callable[[int], float]
+    average: keras.Model | None = None
     validate: Callable[[TrainState, threading.Event], Validation | None] | None = None
 
 
@@ -134,11 +136,17 @@ def run_training(
     """
     resume = None if resume is None else Path(resume)
     strategy, notify = strategy or tf.distribute.get_strategy(), ignoring_write_errors(notify)
-    if config.train.deterministic:
-        make_deterministic()  # before the first operation: it changes how graphs are built
-    with open_run(Path(save_dir), resume=resume, overwrite=overwrite, notify=notify) as folder:
+    # Before the first operation: it changes how graphs are built.
+    if config.train.deterministic and not make_deterministic():
+        notify(
+            "train.deterministic: TensorFlow has run something before and keeps its number of threads, so this run "
+            "equals to the bit only runs with as many. training.make_deterministic() before anything else fixes it."
+        )
+    run = open_run(Path(save_dir), resume=resume, overwrite=overwrite, iters=config.train.iters, notify=notify)
+    with run as folder:
         plan = make_plan(strategy, resume, notify)
-        state = folder.begin(plan.model, plan.optimizer, plan.config, plan.state, scored=plan.validate is not None)
+        scored = plan.validate is not None
+        state = folder.begin(plan.model, plan.optimizer, plan.config, plan.state, scored=scored, average=plan.average)
         hooks = keras.callbacks.CallbackList(list(callbacks), model=plan.model)
         plan.model.stop_training = False
         with _stop_signals() as stop_requested:
