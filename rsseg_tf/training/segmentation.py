@@ -122,6 +122,8 @@ def train(
                 seed=config.train.seed,
                 start=state.samples_seen,
                 workers=config.data.workers,
+                sampling=config.sampling,
+                notify=notify,
             ),
             take_step=take_step,
             learning_rate=lambda step: learning_rate(step, config.lr_schedule, config.train.iters),
