@@ -100,7 +100,7 @@ def train(
         reader = SampleReader(
             train_samples, config.dataset.spec, cache_mb=config.data.cache_mb, trust=config.data.trust
         )
-        learner = (model, optimizer, build_losses(config), strategy)
+        learner = (model, optimizer, build_losses(config), strategy, config.dataset.spec)
         take_step = (
             TrainStep(*learner, average=average)
             if parts == 1
@@ -122,6 +122,8 @@ def train(
                 seed=config.train.seed,
                 start=state.samples_seen,
                 workers=config.data.workers,
+                sampling=config.sampling,
+                notify=notify,
             ),
             take_step=take_step,
             learning_rate=lambda step: learning_rate(step, config.lr_schedule, config.train.iters),
