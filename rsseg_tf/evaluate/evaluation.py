@@ -29,9 +29,9 @@ from rsseg_tf.predict.model import device_count
 from rsseg_tf.prepare.output import read_description
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 
-__all__ = ["READERS", "Evaluation", "evaluate", "evaluate_stitched", "plan_evaluation"]
+__all__ = ["Evaluation", "evaluate", "evaluate_stitched", "plan_evaluation"]
 
-READERS = 4
+_READERS = 4
 """Threads that read samples, unless told otherwise."""
 
 Observer = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
@@ -61,7 +61,7 @@ class Evaluation:
         options: InferenceOptions,
         *,
         observe: Observer | None = None,
-        workers: int = READERS,
+        workers: int | None = None,
     ) -> SegmentationScores:
         """Predicts every sample and counts by the protocol; see `evaluate` and `evaluate_stitched`."""
         how: dict[str, Any] = {"observe": observe, "trust": self.trust, "workers": workers}
@@ -77,7 +77,7 @@ class Evaluation:
         Raises:
             DataError: For a file that is unreadable or does not fit the dataset.
         """
-        for _ in _read(self.samples, self.spec, self.trust, READERS):
+        for _ in _read(self.samples, self.spec, self.trust):
             pass
 
     @property
@@ -134,7 +134,7 @@ def evaluate(
     *,
     observe: Observer | None = None,
     trust: Trust = TRUSTING_NOBODY,
-    workers: int = READERS,
+    workers: int | None = None,
 ) -> SegmentationScores:
     """Predicts every sample at its own size and counts the pixels: protocol `benchmark`.
 
@@ -149,7 +149,7 @@ def evaluate(
         observe: Called with (index, image, label, prediction) after each sample; image in its own type. Where the
             image has no data, the label is the ignored id.
         trust: How large images may be, and what a VRT may name.
-        workers: Threads that read samples.
+        workers: Threads that read samples; None for a few.
 
     Raises:
         DataError: For a file that is unreadable or does not fit the dataset.
@@ -176,7 +176,7 @@ def evaluate_stitched(
     *,
     observe: Observer | None = None,
     trust: Trust = TRUSTING_NOBODY,
-    workers: int = READERS,
+    workers: int | None = None,
 ) -> SegmentationScores:
     """Predicts every tile, puts the logits of each scene back together and counts its pixels once: protocol `stitched`.
 
@@ -253,7 +253,7 @@ def _for_all_devices(options: InferenceOptions, predict: Predict) -> InferenceOp
     return dataclasses.replace(options, batch_size=options.batch_size * device_count(predict))
 
 
-def _read(samples: Sequence[Sample], spec: DatasetSpec, trust: Trust, workers: int) -> Iterator[_Read]:
+def _read(samples: Sequence[Sample], spec: DatasetSpec, trust: Trust, workers: int | None = None) -> Iterator[_Read]:
     """Yields all samples in order, while threads read the next ones; errors name the files."""
     reader = SampleReader(samples, spec, trust=trust)
 
@@ -262,7 +262,7 @@ def _read(samples: Sequence[Sample], spec: DatasetSpec, trust: Trust, workers: i
         with naming(sample.image, sample.label):
             return _Read(position, sample, *reader(position))
 
-    return in_threads(read, range(len(samples)), workers)
+    return in_threads(read, range(len(samples)), workers or _READERS)
 
 
 def _groups(

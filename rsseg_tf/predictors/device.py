@@ -50,8 +50,11 @@ class DevicePredictor:
             name: What to call the model in errors.
             strategy: The devices that hold the model's weights; None for one device.
         """
-        self.devices = 1 if strategy is None else len(strategy.extended.worker_devices)
-        self._bands, self._name, self._strategy = bands, name, strategy
+        self.devices = 1
+        if strategy is not None and strategy.num_replicas_in_sync > 1:
+            self.devices = len(strategy.extended.worker_devices)  # of this worker
+        self._bands, self._name = bands, name
+        self._strategy: Any = strategy
         self._functions: dict[tuple[str, tuple[View, ...] | None], Any] = {}
         self._forward = tf.function(forward, input_signature=[tf.TensorSpec((None, None, None, bands), tf.float32)])
 
@@ -84,7 +87,7 @@ class DevicePredictor:
         if pixels.dtype.name not in _SENT_AS_THEY_ARE:
             pixels = pixels.astype(np.float32, copy=False)
         function = self._function(pixels.dtype.name, views)
-        if self._strategy is None or self.devices == 1 or len(pixels) == 1:
+        if self.devices == 1 or len(pixels) == 1:
             return function(tf.constant(pixels)).numpy()
         parts = [part for part in np.array_split(pixels, self.devices) if len(part)]
         # Devices without an image repeat the first one, and what they answer is dropped.
@@ -112,7 +115,7 @@ class DevicePredictor:
             step, strategy = self._step(views), self._strategy
 
             def run(values: Any) -> Any:
-                return strategy.run(step, args=(values,))  # type: ignore[union-attr]  # `_run` asks only where there is one
+                return strategy.run(step, args=(values,))
 
             self._functions[key] = tf.function(run, reduce_retracing=True, autograph=False)
         return self._functions[key]
