@@ -12,8 +12,6 @@ from rsseg_tf.cli.options import load, picked
 from rsseg_tf.rasters.windows import Size
 
 if TYPE_CHECKING:
-    from tensorflow.distribute import Strategy
-
     from rsseg_tf.config import Config
     from rsseg_tf.predict import InferenceOptions
     from rsseg_tf.predictors import Predictor
@@ -64,7 +62,7 @@ def open_model(
     precision: str,
     changes: dict[str, Any],
     threads: int | None = None,
-    strategy: Strategy | None = None,
+    strategy: Any = None,
 ) -> Predictor:
     """Opens what `locate_model` found, with the options that the command line changes.
 
@@ -211,7 +209,7 @@ def choose_device(device: str, gpus: tuple[int, ...]) -> None:
     make_strategy(device, gpus or None)
 
 
-def choose_devices(device: str, gpus: tuple[int, ...], kind: str) -> Strategy:
+def choose_devices(device: str, gpus: tuple[int, ...], kind: str) -> Any:
     """Selects the devices that share the images of eval; see `make_strategy`.
 
     Args:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,8 +15,11 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from rsseg_tf.cli.models import choose_device, choose_devices
+from rsseg_tf.data import SampleReader
 from rsseg_tf.datasets import custom_spec
-from rsseg_tf.errors import DataError, NotFiniteError
+from rsseg_tf.errors import ConfigError, DataError, NotFiniteError
+from rsseg_tf.evaluate import evaluation
 from rsseg_tf.evaluate.evaluation import evaluate, evaluate_stitched
 from rsseg_tf.evaluate.stitching import find_scenes
 from rsseg_tf.files.lists import Sample
@@ -319,3 +324,30 @@ def test_each_device_runs_its_part(spread: DevicePredictor) -> None:
     model = DevicePredictor(forward, bands=3, strategy=two_devices())
     answer = model(np.zeros((4, 2, 2, 3), np.float32))
     assert answer[:, 0, 0, 0].tolist() == [0, 0, 1, 1]
+
+
+# === The command line ===
+
+
+def test_one_gpu_for_predict_and_for_exported_models() -> None:
+    with pytest.raises(ConfigError, match="this command runs on one GPU; got --gpus 0 1"):
+        choose_device("auto", (0, 1))
+    with pytest.raises(ConfigError, match="several GPUs share the images of a checkpoint only; got --gpus 0 1"):
+        choose_devices("auto", (0, 1), "savedmodel")
+
+
+def test_threads_and_batches_of_an_evaluation(tmp_path: Path, predictor: DevicePredictor) -> None:
+    samples, names = write_tiles(tmp_path, 16), set()
+
+    class Named(SampleReader):
+        def __call__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            names.add(threading.get_ident())
+            time.sleep(0.02)
+            return super().__call__(index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "SampleReader", Named)
+        for workers in (1, 3):
+            names.clear()
+            evaluate(predictor, samples, SPEC, InferenceOptions(), workers=workers)
+            assert len(names) == workers
