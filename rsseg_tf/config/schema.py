@@ -327,10 +327,11 @@ class Train(Section):
 class Eval(Section):
     """How validation images are predicted and scored, in training (`--do_eval`) and by `rsseg-tf eval`.
 
-    All but `protocol` are the fields of `rsseg_tf.predict.InferenceOptions`.
+    All but `protocol` are the fields of `rsseg_tf.predict.InferenceOptions`. `data.workers` threads read the images.
     """
 
     protocol: ProtocolName = Field("benchmark", description="what is counted, see rsseg_tf.datasets.protocols")
+    batch_size: Positive = Field(1, description="images of one size, or windows, that each device predicts at a time")
     scales: Annotated[tuple[AboveZero, ...], Field(min_length=1)] = (1.0,)
     flip_horizontal: bool = False
     flip_vertical: bool = False
@@ -339,8 +340,8 @@ class Eval(Section):
     stride: tuple[Positive, Positive] | None = Field(None, description="horizontal, vertical step in pixels")
 
     def inference(self) -> dict[str, Any]:
-        """Returns the options of prediction, as `InferenceOptions` takes them."""
-        return self.model_dump(exclude={"protocol"})
+        """Returns the options that decide on labels, as `InferenceOptions` takes them; how many at a time does not."""
+        return self.model_dump(exclude={"protocol", "batch_size"})
 
     @field_validator("protocol", mode="before")
     @classmethod

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import keras
@@ -24,7 +25,7 @@ from rsseg_tf.evaluate.evaluation import Evaluation, plan_evaluation
 from rsseg_tf.files import StrPath
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.metrics import SegmentationScores
-from rsseg_tf.predict import InferenceOptions, Predict, as_rgb, overlay
+from rsseg_tf.predict import InferenceOptions, as_rgb, overlay
 from rsseg_tf.predictors import keras_predictor
 from rsseg_tf.training.average import WeightAverage
 from rsseg_tf.training.folder import Notify
@@ -128,7 +129,7 @@ def train(
             take_step=take_step,
             learning_rate=lambda step: learning_rate(step, config.lr_schedule, config.train.iters),
             average=None if average is None else average.model,
-            validate=None if evaluation is None else _Validator(config, evaluated, evaluation, notify),
+            validate=None if evaluation is None else _Validator(config, evaluated, evaluation, strategy, notify),
         )
 
     return run_training(
@@ -245,13 +246,22 @@ def _state_to_resume(config: Config, resume: Path, validation: str, *, notify: N
 class _Validator:
     """Evaluates the model while it is trained, and compares the score with the best so far."""
 
-    def __init__(self, config: Config, model: keras.Model, evaluation: Evaluation, notify: Notify) -> None:
-        self.predict = keras_predictor(model, config.dataset.spec)
-        self.options = InferenceOptions.of(config)
+    def __init__(
+        self,
+        config: Config,
+        model: keras.Model,
+        evaluation: Evaluation,
+        strategy: tf.distribute.Strategy,
+        notify: Notify,
+    ) -> None:
+        self.predict = keras_predictor(model, config.dataset.spec, strategy=strategy)
+        self.options = dataclasses.replace(InferenceOptions.of(config), batch_size=config.eval.batch_size)
+        self.workers = config.data.workers
         self.evaluation, self.notify = evaluation, notify
 
     def __call__(self, state: TrainState, stop_requested: threading.Event) -> Validation | None:
-        scored = _evaluate(self.predict, self.evaluation, self.options, stop_requested, self.notify)
+        run = functools.partial(self.evaluation.run, self.predict, self.options, workers=self.workers)
+        scored = _evaluate(run, self.evaluation, stop_requested, self.notify)
         if scored is None:
             return None
         scores, pictures = scored
@@ -273,9 +283,8 @@ class _Validator:
 
 
 def _evaluate(
-    predict: Predict,
+    run: Callable[..., SegmentationScores],
     evaluation: Evaluation,
-    options: InferenceOptions,
     stop_requested: threading.Event,
     notify: Notify,
 ) -> tuple[SegmentationScores, list[np.ndarray]] | None:
@@ -295,7 +304,7 @@ def _evaluate(
             raise _StopRequestedError
 
     try:
-        return evaluation.run(predict, options, observe=observe), pictures
+        return run(observe=observe), pictures
     except _StopRequestedError:
         return None
 
