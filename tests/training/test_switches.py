@@ -14,6 +14,7 @@ import tensorflow as tf
 from rsseg_tf.build import build_backbone, build_losses, build_model
 from rsseg_tf.config import Config
 from rsseg_tf.evaluate.evaluation import plan_evaluation
+from rsseg_tf.export.trained import load_trained
 from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import checkpoint_predictor
 from rsseg_tf.training import TrainResult, train
@@ -126,7 +127,7 @@ def test_the_average_follows_the_weights_and_leaves_them_alone(tmp_path: Path) -
     assert any("moving_variance" in name for name in moved) and any("kernel" in name for name in moved)
 
 
-def test_averaged_weights_are_what_is_evaluated_and_kept_as_best(
+def test_averaged_weights_are_what_is_evaluated_kept_as_best_and_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_plain_convolutions(monkeypatch)
@@ -142,6 +143,8 @@ def test_averaged_weights_are_what_is_evaluated_and_kept_as_best(
         return evaluation.run(checkpoint_predictor(folder, config), InferenceOptions.of(config)).miou
 
     assert record.evaluations[0]["miou"] == miou(result.checkpoint) == miou(tmp_path / "out" / "best_model")
+    exported = load_trained(tmp_path / "out" / "best_model").model
+    assert_equal_arrays({v.path: v.numpy() for v in exported.weights}, weights(result.checkpoint))
     assert plain.evaluations[0]["miou"] != record.evaluations[0]["miou"], "or this test proves nothing"
 
 
