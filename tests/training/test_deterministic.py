@@ -22,11 +22,13 @@ from pathlib import Path
 import pytest
 from rsseg_tf.training import pretrain, train
 from tests.fixtures.configs import samples, tiny_config, use_tiny_backbone
+import tests.conftest  # makes two devices
+from tests.fixtures.devices import two_devices
 from tests.fixtures.pretraining import images, tiny_pretraining
 
 SWITCHES = (
-    "train.ema=0.9", "train.batch_size=2", "optimizer={name: adamw, clip_norm: 0.5, clip_value: 0.1}",
-    "optimizer.accumulate_steps=2", "optimizer.backbone_lr_factor=0.1",
+    "train.ema=0.9", "train.batch_size=1", "optimizer.accumulate_steps=2", "optimizer.backbone_lr_factor=0.1",
+    "optimizer.clip_norm=0.5", "optimizer.clip_value=0.1",
 )
 folder, kind, names = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 often = ("train.deterministic=true", "train.save_interval=2", "train.iters=4")
@@ -36,10 +38,11 @@ for name in names:
         # A network whose features are used in many places, so that gradients are added up.
         model = "model={name: deeplabv3plus, backbone: {name: resnet18_vd}}"
         config = tiny_config(folder, model, "augment.crop_size=[96, 96]", *often)
+        devices = None
         if kind == "switches":
             use_tiny_backbone(pytest.MonkeyPatch())
-            config = tiny_config(folder, *SWITCHES, *often)
-        train(config, folder / name, samples(config, "train"), resume=resume)
+            config, devices = tiny_config(folder, *SWITCHES, *often), two_devices()
+        train(config, folder / name, samples(config, "train"), resume=resume, strategy=devices)
     else:
         config = tiny_pretraining(folder, kind, *often)
         pretrain(config, folder / name, images(config), resume=resume)
