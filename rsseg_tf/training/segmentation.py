@@ -227,8 +227,14 @@ def _build(
         if resume is not None:
             load_weights(model, resume)
         elif pretrained:
-            for report in load_pretrained(model, config, offline=offline):
+            reports = load_pretrained(model, config, offline=offline)
+            for report in reports:
                 notify(report.summary())
+            if config.model.freeze_backbone and not {"model", "model.backbone"} & {r.section for r in reports}:
+                notify(
+                    "model.freeze_backbone keeps the backbone as it was built: no weights are named for it, by "
+                    "model.backbone.pretrained or model.pretrained."
+                )
         average = None
         if config.train.ema is not None:
             average = WeightAverage(model, build_model(config, precision=precision), config.train.ema)

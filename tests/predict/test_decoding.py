@@ -32,7 +32,7 @@ def test_the_largest_class_is_that_of_numpy(size: tuple[int, int], classes: int)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("shape", [(5, 7, 3), (1, 1, 1), (4, 9, 70), (6, 2, 1)])
 def test_planes_hold_the_logits(shape: tuple[int, int, int], dtype: type) -> None:
-    logits = np.random.default_rng(0).normal(size=shape).astype(dtype)
+    logits: NDArray = np.random.default_rng(0).normal(size=shape).astype(dtype)
     expected = logits.transpose(2, 0, 1)
     np.testing.assert_array_equal(class_planes(logits), expected)
     out: NDArray = np.empty(expected.shape, dtype)
