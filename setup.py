@@ -37,6 +37,7 @@ REQUIREMENTS = [
     "keras>=3.15,<3.16",  # minor releases change ops and saving; our layers are tested on 3.15 alone
     "numpy>=2.0,<3",  # numpy 2 typing and casting rules; TensorFlow 2.21 is built for it
     "opencv-python-headless>=4.10,<6",  # imports as cv2 and needs no libGL; 4.10 is the first built for numpy 2
+    "Pillow>=11.0,<14",  # defines luma and colour changes, as in PaddleSeg; 11.0 is the first for Python 3.13
     "click>=8.1,<9",  # 8.1: ParameterSource, used to see which options were given
     "pydantic>=2.10,<3",  # v2: strict, frozen, discriminated unions; 2.10 is the first for Python 3.13
     "PyYAML>=6.0.2,<7",  # 6.0.2 is the first with Python 3.13 wheels

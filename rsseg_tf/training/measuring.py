@@ -169,9 +169,18 @@ def measure_training(
     notify("the model")
     learner = build_learner(config, strategy, pretrained=False)
 
+    # To look for classes takes a pass over all labels, and changes where a crop lies, not what it costs.
+    sampling = config.sampling.model_copy(update={"classes": (), "share": None})
+
     def batches(reader: SampleReader) -> tf.data.Dataset:
-        workers, seed = config.data.workers, config.train.seed
-        return train_batches(reader, config.augment, batch_size=learner.batch_size, seed=seed, workers=workers)
+        return train_batches(
+            reader,
+            config.augment,
+            batch_size=learner.batch_size,
+            seed=config.train.seed,
+            workers=config.data.workers,
+            sampling=sampling,
+        )
 
     def reader_of(samples: Sequence[Sample], cache_mb: int) -> SampleReader:
         return SampleReader(samples, config.dataset.spec, cache_mb=cache_mb, trust=config.data.trust)

@@ -112,6 +112,8 @@ def train(
                 seed=config.train.seed,
                 start=state.samples_seen,
                 workers=config.data.workers,
+                sampling=config.sampling,
+                notify=notify,
             ),
             take_step=learner.take_step,
             learning_rate=lambda step: learning_rate(step, config.lr_schedule, config.train.iters),
@@ -181,7 +183,7 @@ def build_learner(
     model, optimizer, average = _build(config, strategy, resume, pretrained=pretrained, offline=offline, notify=notify)
     # Per device in the config, as in PaddleSeg, so that the learning rate of a recipe fits its number of GPUs.
     parts = config.optimizer.accumulate_steps
-    learner = (model, optimizer, build_losses(config), strategy)
+    learner = (model, optimizer, build_losses(config), strategy, config.dataset.spec)
     take_step = (
         TrainStep(*learner, average=average)
         if parts == 1

@@ -229,7 +229,9 @@ def test_an_overflow_in_one_part_skips_the_step(tmp_path: Path, monkeypatch: pyt
     use_plain_convolutions(monkeypatch)
     config = tiny_config(tmp_path, "train.precision=fp16")
     model, optimizer, _ = _build(config, tf.distribute.get_strategy(), None, offline=True, notify=print)
-    step = AccumulatingTrainStep(model, optimizer, build_losses(config), tf.distribute.get_strategy(), parts=2)
+    step = AccumulatingTrainStep(
+        model, optimizer, build_losses(config), tf.distribute.get_strategy(), config.dataset.spec, parts=2
+    )
     rng = np.random.default_rng(0)
     image = tf.constant(rng.normal(size=(4, 8, 8, 3)), tf.float32)
     batch = {"image": image, "label": tf.zeros((4, 8, 8), tf.int32)}
@@ -277,7 +279,7 @@ def test_a_frozen_backbone_has_no_backward_pass(tmp_path: Path, frozen: bool) ->
     model, optimizer, _ = _build(config, tf.distribute.get_strategy(), None, offline=True, notify=lines.append)
     beginnings = [line.split(":")[0] for line in lines]
     assert beginnings == ["model.freeze_backbone keeps the backbone as it was built"] * frozen
-    step = TrainStep(model, optimizer, build_losses(config), tf.distribute.get_strategy())
+    step = TrainStep(model, optimizer, build_losses(config), tf.distribute.get_strategy(), config.dataset.spec)
     batch = {"image": tf.zeros((2, 32, 32, 3)), "label": tf.zeros((2, 32, 32), tf.int32)}
     operations = [operation.type for operation in step._run.get_concrete_function(batch).graph.get_operations()]
     convolutions = sum(variable.name == "kernel" for variable in model.weights)
