@@ -25,19 +25,22 @@ import sys
 from pathlib import Path
 import pytest
 import tensorflow as tf
-from rsseg_tf.training import pretrain, train
+from rsseg_tf.training import make_deterministic, pretrain, train
 from tests.fixtures.configs import samples, tiny_config, use_tiny_backbone
+import tests.conftest  # makes two devices
+from tests.fixtures.devices import two_devices
 from tests.fixtures.pretraining import images, tiny_pretraining
 
 SWITCHES = (
-    "train.ema=0.9", "train.batch_size=2", "optimizer={name: adamw, clip_norm: 0.5, clip_value: 0.1}",
-    "optimizer.accumulate_steps=2", "optimizer.backbone_lr_factor=0.1",
+    "train.ema=0.9", "train.batch_size=1", "optimizer.accumulate_steps=2", "optimizer.backbone_lr_factor=0.1",
+    "optimizer.clip_norm=0.5", "optimizer.clip_value=0.1",
 )
 folder, kind, names = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 if names == ["other"]:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
     tf.config.threading.set_intra_op_parallelism_threads(3)
+make_deterministic()  # before the devices, which start TensorFlow's threads
 lines = []
 often = ("train.deterministic=true", "train.save_interval=2", "train.iters=4")
 for name in names:
@@ -46,10 +49,12 @@ for name in names:
         # A network whose features are used in many places, so that gradients are added up.
         model = "model={name: deeplabv3plus, backbone: {name: resnet18_vd}}"
         config = tiny_config(folder, model, "augment.crop_size=[96, 96]", *often)
+        devices = None
         if kind == "switches":
             use_tiny_backbone(pytest.MonkeyPatch())
-            config = tiny_config(folder, *SWITCHES, *often)
-        train(config, folder / name, samples(config, "train"), resume=resume, notify=lines.append)
+            config, devices = tiny_config(folder, *SWITCHES, *often), two_devices()
+        data = samples(config, "train")
+        train(config, folder / name, data, resume=resume, strategy=devices, notify=lines.append)
     else:
         config = tiny_pretraining(folder, kind, *often)
         pretrain(config, folder / name, images(config), resume=resume, notify=lines.append)

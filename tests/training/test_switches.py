@@ -69,28 +69,18 @@ ALL = ("train.ema=0.9", "optimizer.accumulate_steps=2", "optimizer.backbone_lr_f
 
 
 @pytest.mark.parametrize(
-    ("switches", "devices"),
+    "switches",
     [
-        ((ADAMW, *ALL, "train.precision=fp16"), 1),
-        (
-            (
-                "train.ema=0.9",
-                "optimizer.accumulate_steps=2",
-                "optimizer.clip_value=0.1",
-                "model.freeze_backbone=true",
-                "train.batch_size=1",
-            ),
-            2,
-        ),
+        (ADAMW, *ALL, "train.precision=fp16"),
+        ("train.ema=0.9", "optimizer.accumulate_steps=2", "model.freeze_backbone=true", "train.batch_size=1"),
     ],
-    ids=["adamw-fp16", "frozen-sgd-two-devices"],
+    ids=["adamw-fp16", "frozen-sgd"],
 )
-def test_a_resumed_run_equals_a_straight_one(tmp_path: Path, switches: tuple[str, ...], devices: int) -> None:
-    strategy = two_devices() if devices == 2 else None
-    straight = run(tmp_path, "straight", *switches, strategy=strategy)
-    stop = StopAt(3)
-    run(tmp_path, "halves", *switches, "train.log_iters=1", callbacks=[stop], strategy=strategy)
-    resumed = run(tmp_path, "halves", *switches, resume=tmp_path / "halves" / "iter_3", strategy=strategy)
+def test_a_resumed_run_equals_a_straight_one(tmp_path: Path, switches: tuple[str, ...]) -> None:
+    """To the bit on several devices: `test_deterministic`, since devices may round their copies differently."""
+    straight = run(tmp_path, "straight", *switches)
+    run(tmp_path, "halves", *switches, "train.log_iters=1", callbacks=[StopAt(3)])
+    resumed = run(tmp_path, "halves", *switches, resume=tmp_path / "halves" / "iter_3")
     assert resumed.state == straight.state
     assert_equal_weights(straight.checkpoint, resumed.checkpoint)
     assert_equal_arrays(training(straight.checkpoint), training(resumed.checkpoint))
@@ -258,7 +248,8 @@ def test_a_frozen_backbone_stays_equal_to_the_bit(tmp_path: Path) -> None:
     first = run(tmp_path, "first", "train.iters=2")
     pretrained = f"model.backbone.pretrained={first.checkpoint}"
     lines: list[str] = []
-    result = run(tmp_path, "out", "model.freeze_backbone=true", pretrained, notify=lines.append)
+    frozen = ("model.freeze_backbone=true", "train.batch_size=2", pretrained)
+    result = run(tmp_path, "out", *frozen, notify=lines.append, strategy=two_devices())
     assert len(lines) == 1 and " tensors from " in lines[0]
     backbone = paths_of_backbone(tiny_config(tmp_path))
     before, after = weights(first.checkpoint), weights(result.checkpoint)
