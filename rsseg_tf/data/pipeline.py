@@ -16,9 +16,13 @@ from rsseg_tf.config.schema import Augment
 from rsseg_tf.data.augment import BYTES, augment_sample, normalise, padding_of, value_limits
 from rsseg_tf.data.reader import SampleReader
 
-__all__ = ["endless_batches", "sample_order", "shuffled", "train_batches"]
+__all__ = ["ALL", "Share", "endless_batches", "sample_order", "shuffled", "train_batches"]
 
 Element = dict[str, tf.Tensor]
+
+Share = tuple[int, int]
+"""(index, count): the part of each batch that one of several processes prepares; `count` divides the batch."""
+ALL: Share = (0, 1)
 
 
 def train_batches(
@@ -29,6 +33,7 @@ def train_batches(
     seed: int,
     start: int = 0,
     workers: int | None = None,
+    share: Share = ALL,
 ) -> tf.data.Dataset:
     """Returns endless batches for training.
 
@@ -39,12 +44,15 @@ def train_batches(
         seed: Seed of order and changes.
         start: How many samples were consumed before (a resumed run).
         workers: Samples prepared in parallel; None lets TensorFlow choose.
+        share: Which part of each batch to prepare, see `endless_batches`.
 
     Returns:
         Elements `{"image": (B, H, W, bands) float32 normalised, "label": (B, H, W) int32, "index": (B,) int64}`;
         `index` holds the samples' places in the list.
     """
-    return endless_batches(_Loader(reader, augment, seed), batch_size=batch_size, start=start, workers=workers)
+    return endless_batches(
+        _Loader(reader, augment, seed), batch_size=batch_size, start=start, workers=workers, share=share
+    )
 
 
 def endless_batches(
@@ -54,6 +62,7 @@ def endless_batches(
     start: int,
     workers: int | None,
     finish: Callable[[Element], Element] | None = None,
+    share: Share = ALL,
 ) -> tf.data.Dataset:
     """Returns endless batches of samples in the order of their positions.
 
@@ -63,11 +72,17 @@ def endless_batches(
         start: The first position.
         workers: Samples loaded in parallel; None lets TensorFlow choose.
         finish: Changes a whole batch.
+        share: Which part of each batch to give; the parts of all shares in a row are the batch.
     """
     # Threads are enough: file reads wait for the disk, and NumPy code holds Python's lock only briefly.
     parallel = workers or tf.data.AUTOTUNE
-    dataset = tf.data.Dataset.counter(start).map(load, num_parallel_calls=parallel, deterministic=True)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
+    positions = tf.data.Dataset.counter(start)
+    index, count = share
+    rows = batch_size // count
+    if count > 1:
+        positions = tf.data.Dataset.counter(0).map(lambda i: start + i // rows * batch_size + index * rows + i % rows)
+    dataset = positions.map(load, num_parallel_calls=parallel, deterministic=True)
+    dataset = dataset.batch(rows, drop_remainder=True)
     if finish is not None:
         dataset = dataset.map(finish, num_parallel_calls=2, deterministic=True)
     # Without this, several workers would each read a part of the files; here every batch is split among devices.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rsseg_tf.config import Config
 from rsseg_tf.config.schema import CustomDataset, Dataset
@@ -31,6 +32,14 @@ _READERS = 4
 """Threads that read samples."""
 
 Observer = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
+Counts = tuple[NDArray[np.int64], int]
+"""Confusion matrix and ignored pixels."""
+Total = Callable[[NDArray[np.int64], int], Counts]
+"""Turns the counts of a share into those of all shares."""
+
+
+def _own_counts(confusion: NDArray[np.int64], ignored: int) -> Counts:
+    return confusion, ignored
 
 
 @dataclass(frozen=True)
@@ -57,13 +66,35 @@ class Evaluation:
         options: InferenceOptions,
         *,
         observe: Observer | None = None,
+        total: Total = _own_counts,
     ) -> SegmentationScores:
         """Predicts every sample and counts by the protocol; see `evaluate` and `evaluate_stitched`."""
+        more: dict[str, Any] = {"observe": observe, "trust": self.trust, "total": total}
         if self.protocol.stitched:
-            scores = evaluate_stitched(predict, self.scenes, self.spec, options, observe=observe, trust=self.trust)
+            scores = evaluate_stitched(predict, self.scenes, self.spec, options, **more)
         else:
-            scores = evaluate(predict, self.samples, self.spec, options, observe=observe, trust=self.trust)
+            scores = evaluate(predict, self.samples, self.spec, options, **more)
         return dataclasses.replace(scores, left_out=self.protocol.left_out)
+
+    def share(self, index: int, count: int) -> Evaluation:
+        """Returns the part of one of several workers; the counts of all parts add up to those of the whole.
+
+        Every `count`-th sample belongs to it, where the protocol stitches every `count`-th scene. It may be empty.
+        `samples` stay whole where the protocol stitches, since the tiles of scenes name their places among them.
+
+        Args:
+            index: Place of the worker, 0..count-1.
+            count: Workers in all.
+        """
+        if self.protocol.stitched:
+            return dataclasses.replace(self, scenes=self.scenes[index::count])
+        return dataclasses.replace(self, samples=self.samples[index::count])
+
+    @property
+    def places(self) -> list[int]:
+        """What `observe` is called with as index, in order."""
+        tiles = [tile.index for scene in self.scenes for tile in scene.tiles]
+        return tiles if self.protocol.stitched else list(range(len(self.samples)))
 
     def read_once(self) -> None:
         """Reads every sample, as an evaluation does, so that a damaged one is known before hours of training.
@@ -128,6 +159,7 @@ def evaluate(
     *,
     observe: Observer | None = None,
     trust: Trust = TRUSTING_NOBODY,
+    total: Total = _own_counts,
 ) -> SegmentationScores:
     """Predicts every sample at its own size and counts the pixels: protocol `benchmark`.
 
@@ -139,6 +171,7 @@ def evaluate(
         observe: Called with (index, image, label, prediction) after each sample; image in its own type. Where the
             image has no data, the label is the ignored id.
         trust: How large images may be, and what a VRT may name.
+        total: Called once at the end, with what was counted here; returns what is scored.
 
     Raises:
         DataError: For a file that is unreadable or does not fit the dataset.
@@ -152,6 +185,7 @@ def evaluate(
             ignored += count_ignored(label, spec.ignore_index)
         if observe:
             observe(index, image, label, prediction)
+    counts, ignored = total(counts, ignored)
     return SegmentationScores(counts, spec.classes, ignored)
 
 
@@ -163,6 +197,7 @@ def evaluate_stitched(
     *,
     observe: Observer | None = None,
     trust: Trust = TRUSTING_NOBODY,
+    total: Total = _own_counts,
 ) -> SegmentationScores:
     """Predicts every tile, puts the logits of each scene back together and counts its pixels once: protocol `stitched`.
 
@@ -177,6 +212,7 @@ def evaluate_stitched(
         observe: As in `evaluate`, called after each tile, scene by scene; index is the tile's, and the prediction is
             the tile's own, which differs from what is counted where other tiles overlap it.
         trust: As in `evaluate`.
+        total: As in `evaluate`.
 
     Raises:
         DataError: As `evaluate`; when labels of overlapping tiles differ.
@@ -196,6 +232,7 @@ def evaluate_stitched(
                     ignored += count_ignored(part, spec.ignore_index)
             if observe:
                 observe(tile.index, image, label, logits.argmax(axis=-1).astype(np.uint8))
+    counts, ignored = total(counts, ignored)
     return SegmentationScores(counts, spec.classes, ignored)
 
 

@@ -29,6 +29,7 @@ from rsseg_tf.training.loop import TrainingPlan, TrainResult, Validation, run_tr
 from rsseg_tf.training.optimizers import build_optimizer
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import TrainStep, synchronise_batch_norm
+from rsseg_tf.training.workers import Workers
 from rsseg_tf.weights.pretrained import load_pretrained
 
 __all__ = ["train"]
@@ -79,10 +80,12 @@ def train(
     """
 
     def make_plan(strategy: tf.distribute.Strategy, resume: Path | None, notify: Notify) -> TrainingPlan:
+        workers = Workers(strategy)
+        workers.require_equal(training_images=len(train_samples), validation_images=len(val_samples))
         # A damaged validation image must show before hours of training, not at the first evaluation after them.
         evaluation = plan_evaluation(config, val_samples) if val_samples else None
         if evaluation is not None:
-            evaluation.read_once()
+            evaluation.share(*workers.share).read_once()
         model, optimizer = _build(config, strategy, resume, offline=offline, notify=notify)
         if resume is None:
             state = TrainState(protocol=config.eval.protocol)
@@ -109,10 +112,11 @@ def train(
                 seed=config.train.seed,
                 start=state.samples_seen,
                 workers=config.data.workers,
+                share=workers.share,
             ),
             take_step=TrainStep(model, optimizer, build_losses(config), strategy),
             learning_rate=lambda step: learning_rate(step, config.lr_schedule, config.train.iters),
-            validate=None if evaluation is None else _Validator(config, model, evaluation, notify),
+            validate=None if evaluation is None else _Validator(config, model, evaluation, workers, notify),
         )
 
     return run_training(
@@ -179,15 +183,17 @@ def _state_to_resume(config: Config, resume: Path, *, evaluated: bool, notify: N
 
 
 class _Validator:
-    """Evaluates the model while it is trained, and compares the score with the best so far."""
+    """Evaluates the model while it is trained, and compares the score with the best so far; workers share the work."""
 
-    def __init__(self, config: Config, model: keras.Model, evaluation: Evaluation, notify: Notify) -> None:
+    def __init__(
+        self, config: Config, model: keras.Model, evaluation: Evaluation, workers: Workers, notify: Notify
+    ) -> None:
         self.predict = keras_predictor(model, config.dataset.spec)
         self.options = InferenceOptions.of(config)
-        self.evaluation, self.notify = evaluation, notify
+        self.evaluation, self.workers, self.notify = evaluation, workers, notify
 
     def __call__(self, state: TrainState, stop_requested: threading.Event) -> Validation | None:
-        scored = _evaluate(self.predict, self.evaluation, self.options, stop_requested, self.notify)
+        scored = _evaluate(self.predict, self.evaluation, self.options, stop_requested, self.workers, self.notify)
         if scored is None:
             return None
         scores, pictures = scored
@@ -213,13 +219,17 @@ def _evaluate(
     evaluation: Evaluation,
     options: InferenceOptions,
     stop_requested: threading.Event,
+    workers: Workers,
     notify: Notify,
 ) -> tuple[SegmentationScores, list[np.ndarray]] | None:
-    """Returns scores and pictures, or None when the run was asked to stop meanwhile: saving cannot wait then."""
-    spec = evaluation.spec
+    """Returns scores, and pictures of this worker's share; None when a worker was asked to stop meanwhile.
+
+    Saving cannot wait then.
+    """
+    spec, evaluation = evaluation.spec, evaluation.share(*workers.share)
     pictures: list[np.ndarray] = []
-    last = len(evaluation.samples) - 1
-    shown = {round(i * last / max(1, _PICTURES - 1)) for i in range(_PICTURES)}
+    places = evaluation.places
+    shown = {places[round(i * (len(places) - 1) / max(1, _PICTURES - 1))] for i in range(_PICTURES) if places}
 
     def observe(index: int, image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> None:
         if index in shown:
@@ -228,10 +238,19 @@ def _evaluate(
             except Exception as error:  # a score is worth more than its pictures
                 notify(f"There is no picture of {evaluation.samples[index].image}: {reason(error)}.")
         if stop_requested.is_set():
+            leave_together()
+
+    def leave_together() -> None:
+        if workers.any(stop_requested.is_set(), False)[0]:
             raise _StopRequestedError
 
+    def total(confusion: np.ndarray, ignored: int) -> tuple[np.ndarray, int]:
+        leave_together()
+        *counts, ignored = workers.add(np.append(confusion, ignored)).tolist()
+        return np.array(counts, np.int64).reshape(confusion.shape), ignored
+
     try:
-        return evaluation.run(predict, options, observe=observe), pictures
+        return evaluation.run(predict, options, observe=observe, total=total), pictures
     except _StopRequestedError:
         return None
 
