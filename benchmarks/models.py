@@ -44,7 +44,7 @@ def ours(name: str, task: str) -> Any:
         return lambda: predict(image)
     image = np.random.default_rng(0).normal(size=(count, side, side, 3)).astype(np.float32)
     label = tf.constant(np.random.default_rng(1).integers(0, 16, (count, side, side)), tf.int32)
-    optimizer = MomentumSGD(0.01, momentum=0.9, weight_decay=5e-4)
+    optimizer = MomentumSGD(0.01, momentum=0.9, l2=5e-4)
     optimizer.build(model.trainable_variables)
 
     def with_mean(loss: Any) -> Any:

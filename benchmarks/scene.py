@@ -2,6 +2,7 @@
 
     python -m benchmarks.scene size --sides 20000x10000 20000x20000 20000x40000
     python -m benchmarks.scene ways --sides 8192x8192
+    python -m benchmarks.scene noise --sides 8192x8192
     python -m benchmarks.scene overhead --sides 4096x4096 --model
 
 Scenes are generated, with three bands of 8 bits, tiled and packed, and removed afterwards. Each line is measured in a
@@ -10,7 +11,9 @@ predictor is trivial: six weights per band and pixel, so that nothing hides behi
 classes and random weights.
 
 `ways` predicts one scene three times: as `rsseg-tf predict` does; by windows that do not overlap, each written as it
-comes; and by the same overlapping windows summed in float64 over the whole scene, as the original does.
+comes; and by the same overlapping windows summed in float64 over the whole scene, as the original does. `noise` does
+the first with labels that do not compress. CPU is that of all threads of the process, in nanoseconds per pixel of the
+scene; it holds on a busy machine too.
 """
 
 from __future__ import annotations
@@ -55,6 +58,12 @@ def trivial() -> Callable[[np.ndarray], np.ndarray]:
     """Returns a predictor that weighs the bands of each pixel."""
     weights = np.random.default_rng(1).normal(size=(3, CLASSES)).astype(np.float32) / 64
     return lambda batch: (batch.reshape(-1, 3).astype(np.float32) @ weights).reshape(*batch.shape[:3], CLASSES)
+
+
+def noise() -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a predictor whose labels do not compress: the same random logits for each batch."""
+    logits = np.random.default_rng(1).normal(size=(BATCH, TILE, TILE, CLASSES)).astype(np.float32)
+    return lambda batch: logits[: len(batch)]
 
 
 def network() -> Callable[[np.ndarray], np.ndarray]:
@@ -123,9 +132,12 @@ def accumulated(scene: Path, folder: Path, predict: Callable[[np.ndarray], np.nd
 WAYS = {"streamed": streamed, "plain": plain, "accumulated": accumulated}
 
 
-def measure(way: str, scene: Path, model: bool) -> dict[str, float]:
-    """Returns seconds in all and in the model, windows, and the peak memory in MiB; then the model's seconds alone."""
-    predict = network() if model else trivial()
+PREDICTORS = {"trivial": trivial, "noise": noise, "network": network}
+
+
+def measure(way: str, scene: Path, predictor: str) -> dict[str, float]:
+    """Returns seconds (all, CPU, in the model), windows, peak memory in MiB, and the model's seconds alone."""
+    predict, model = PREDICTORS[predictor](), predictor == "network"
     windows = np.zeros((BATCH, TILE, TILE, 3), np.uint8)
     predict(windows)  # traced and warm
     batches, inside = [], 0.0
@@ -139,32 +151,33 @@ def measure(way: str, scene: Path, model: bool) -> dict[str, float]:
         return logits
 
     with tempfile.TemporaryDirectory(dir=scene.parent) as folder:
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         WAYS[way](scene, Path(folder), timed)
-        seconds = time.perf_counter() - began
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     began = time.perf_counter()
     for count in batches if model else []:
         predict(windows[:count])
     alone = time.perf_counter() - began
-    return {"seconds": seconds, "inside": inside, "windows": sum(batches), "memory": memory, "alone": alone}
+    return {"seconds": seconds, "cpu": cpu, "inside": inside, "windows": sum(batches), "memory": memory, "alone": alone}
 
 
 def table(task: str, sides: list[tuple[int, int]], folder: Path, model: bool) -> Figures:
     """Generates the scenes, measures, and adds a row for each."""
     figures = Figures("scene", part=task)
-    figures.table("scene", "way", "windows", "s", "Mpx/s", "peak MiB", "model alone s", "all else")
+    figures.table("scene", "way", "windows", "s", "Mpx/s", "CPU ns/px", "peak MiB", "model alone s", "all else")
     for width, height in sides:
         scene = folder / f"scene_{width}x{height}.tif"
         make_scene(scene, width, height)
         for way in WAYS if task == "ways" else ["streamed"]:
-            options = ("--way", way, "--scene", str(scene), *["--model"] * model)
+            predictor = "network" if model else "noise" if task == "noise" else "trivial"
+            options = ("--way", way, "--scene", str(scene), "--predictor", predictor)
             run = measured_apart("scene", "measure", *options)
             alone = (f"{run['alone']:.1f}", f"{run['seconds'] / run['alone'] - 1:+.1%}") if model else ("-", "-")
             speed = f"{width * height / 1e6 / run['seconds']:.2f}"
             figures.row(
                 *(f"{width} x {height}", way, f"{run['windows']:.0f}", f"{run['seconds']:.1f}", speed),
-                *(f"{run['memory']:.0f}", *alone),
+                *(f"{1e9 * run['cpu'] / (width * height):.0f}", f"{run['memory']:.0f}", *alone),
             )
         scene.unlink()
     return figures
@@ -173,15 +186,16 @@ def table(task: str, sides: list[tuple[int, int]], folder: Path, model: bool) ->
 def main() -> None:
     """Reads the command line."""
     parser = parser_of(__doc__)
-    parser.add_argument("task", choices=["size", "ways", "overhead", "measure"], help="what to compare")
+    parser.add_argument("task", choices=["size", "ways", "noise", "overhead", "measure"], help="what to compare")
     parser.add_argument("--sides", nargs="+", default=["20000x20000"], metavar="WxH", help="of the scenes")
     parser.add_argument("--model", action="store_true", help="a real network instead of the trivial predictor")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for scenes and results")
     parser.add_argument("--way", choices=list(WAYS), help=argparse.SUPPRESS)
     parser.add_argument("--scene", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--predictor", choices=list(PREDICTORS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.task == "measure":
-        print(json.dumps(measure(arguments.way, arguments.scene, arguments.model)))
+        print(json.dumps(measure(arguments.way, arguments.scene, arguments.predictor)))
         return
     sides = [(int(width), int(height)) for width, height in (text.split("x") for text in arguments.sides)]
     figures = table(arguments.task, sides, arguments.folder, arguments.model)

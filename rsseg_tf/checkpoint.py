@@ -2,7 +2,9 @@
 
     iter_1000/
         weights.npz     one array per weight of the model, keyed by the weight's path
-        training.npz    the optimizer's variables and the seeds of random layers, in order; only to resume
+        training.npz    the optimizer's variables and the seeds of random layers, in order; only to resume. With
+                        `train.ema` also the weights that are trained, keyed `weights/` and the path: `weights.npz`
+                        then holds their moving average, so that whoever reads a checkpoint gets what was evaluated
         state.json      step, samples seen, best score so far
         config.yml      the resolved config of the run; `dataset.root` is absolute
 
@@ -39,6 +41,7 @@ from rsseg_tf.files.writing import PARTIAL, RETIRED, recover_folder, retired_fol
 
 __all__ = [
     "TrainState",
+    "check_resumable",
     "config_file",
     "copy_weights",
     "load_weights",
@@ -51,6 +54,8 @@ __all__ = [
 ]
 
 _WEIGHTS, _TRAINING, _STATE, _CONFIG = "weights.npz", "training.npz", "state.json", "config.yml"
+_TRAINED = "weights/"
+"""Beginning of the names of trained weights in `training.npz`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +69,7 @@ class TrainState:
         best_step: The step that reached it.
         stale_intervals: Evaluations since then that were worse.
         protocol: The evaluation protocol of the score (`rsseg_tf.datasets.protocols`).
+        validation: Digest of the names of the images that were scored; empty where nothing was, or by earlier versions.
         to_evaluate: Whether this step still has to be evaluated; a resumed run does so first.
     """
 
@@ -73,7 +79,13 @@ class TrainState:
     best_step: int = 0
     stale_intervals: int = 0
     protocol: str = "benchmark"
+    validation: str = ""
     to_evaluate: bool = False
+
+    def scored_like(self, other: TrainState) -> bool:
+        """Returns whether the scores of two states can be compared: one protocol, and the same images if both say."""
+        same_images = not (self.validation and other.validation) or self.validation == other.validation
+        return self.protocol == other.protocol and same_images
 
 
 def save_checkpoint(
@@ -83,6 +95,7 @@ def save_checkpoint(
     state: TrainState,
     config: AnyConfig,
     *,
+    average: keras.Model | None = None,
     extra: Mapping[str, bytes] = MappingProxyType({}),
     before_rename: Callable[[], object] = lambda: None,
 ) -> None:
@@ -94,6 +107,8 @@ def save_checkpoint(
         optimizer: The optimizer; its variables are written. None for weights that no run will resume from.
         state: The run's position.
         config: The resolved config.
+        average: A model of the same build that holds averages of the model's weights. They are written as the weights,
+            and those of the model beside the optimizer's variables.
         extra: Contents of further files by their names.
         before_rename: Called when all files are written, before the folder gets its name.
 
@@ -101,10 +116,10 @@ def save_checkpoint(
         WeightsError: When it cannot be written; what was there before is unchanged.
     """
     with _writing(Path(folder)) as partial:
-        _write_arrays(partial / _WEIGHTS, _named_arrays(model))
+        _write_arrays(partial / _WEIGHTS, _named_arrays(model if average is None else average))
         if optimizer is not None:
             # Seeds too: dropout of a resumed run then draws what the straight run would have drawn.
-            variables = _training_variables(model, optimizer)
+            variables = _training_variables(model, optimizer, weights=average is not None)
             _write_arrays(partial / _TRAINING, {name: np.asarray(value) for name, value in variables.items()})
         _write(partial / _STATE, lambda file: file.write(_to_json(state)))
         _write(partial / _CONFIG, lambda file: file.write(dump_config(_with_absolute_root(config)).encode()))
@@ -203,6 +218,8 @@ def read_weights(folder: StrPath) -> tuple[dict[str, np.ndarray], str]:
 def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, folder: StrPath) -> None:
     """Loads what a resumed run needs beside the weights: the optimizer's variables and the seeds of random layers.
 
+    Where `load_weights` gave averaged weights, those that were trained replace them.
+
     Args:
         model: The architecture that was saved.
         optimizer: An optimizer of the same kind, built on the same trainable variables.
@@ -212,12 +229,27 @@ def restore_training(model: keras.Model, optimizer: keras.optimizers.Optimizer, 
         WeightsError: For a checkpoint without them (`best_model` has none), a damaged file, or another optimizer.
     """
     folder = Path(folder)
-    problems = _assign(_training_variables(model, optimizer), _read_arrays(folder, _TRAINING))
+    arrays = _read_arrays(folder, _TRAINING)
+    averaged = any(name.startswith(_TRAINED) for name in arrays)
+    problems = _assign(_training_variables(model, optimizer, weights=averaged), arrays)
     if problems:
         raise WeightsError(
             f"The optimizer in {folder} does not fit '{optimizer.name}': {problems}. "
-            "Resume with the optimizer and precision of the first run."
+            "Resume with the optimizer, precision and freeze_backbone of the first run."
         )
+
+
+def check_resumable(folder: StrPath) -> TrainState:
+    """Reads all that a resumed run reads, and returns where it would go on.
+
+    Raises:
+        WeightsError: When something is missing or damaged.
+    """
+    folder = Path(folder)
+    state = read_state(folder)
+    for name in (_WEIGHTS, _TRAINING):
+        _read_arrays(folder, name)
+    return state
 
 
 def config_file(folder: StrPath) -> Path:
@@ -273,12 +305,15 @@ def _named_arrays(model: keras.Model) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _training_variables(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> dict[str, keras.Variable]:
+def _training_variables(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, *, weights: bool
+) -> dict[str, keras.Variable]:
     """Names variables by their order: Keras's own names of seeds count the models that a process has built."""
-    weights = {id(weight) for weight in model.weights}
-    seeds = [variable for variable in model.variables if id(variable) not in weights]
+    known = {id(weight) for weight in model.weights}
+    seeds = [variable for variable in model.variables if id(variable) not in known]
     named = {f"optimizer/{i:05d}": variable for i, variable in enumerate(optimizer.variables)}
-    return named | {f"seed/{i:05d}": variable for i, variable in enumerate(seeds)}
+    named |= {f"seed/{i:05d}": variable for i, variable in enumerate(seeds)}
+    return named | ({f"{_TRAINED}{weight.path}": weight for weight in model.weights} if weights else {})
 
 
 def _assign(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray]) -> str:

@@ -211,8 +211,8 @@ def test_another_optimizer_changes_nothing(saved: Path) -> None:
     before = values(model, optimizer)
     with pytest.raises(
         WeightsError,
-        match=r"The optimizer in .*iter_1 does not fit 'adam_w.*': \d+ of its \d+ variables are missing "
-        r"\(first: optimizer/\d{5}\).*Resume with the optimizer and precision of the first run",
+        match=r"The optimizer in .*iter_1 does not fit 'adamw': \d+ of its \d+ variables are missing "
+        r"\(first: optimizer/\d{5}\).*Resume with the optimizer, precision and freeze_backbone of",
     ):
         restore_training(model, optimizer, saved)
     assert_same(values(model, optimizer), before)

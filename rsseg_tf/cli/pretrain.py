@@ -48,7 +48,7 @@ def command(
 
     if settings["epochs"] and settings["iters"]:
         raise ConfigError("--epochs and --iters both set the length of the run; give one of them.")
-    strategy, is_chief = open_devices(device, gpus)
+    strategy, is_chief = open_devices(device, gpus, deterministic=config.train.deterministic)
     samples = checked_images(config)
 
     from rsseg_tf.training import pretrain

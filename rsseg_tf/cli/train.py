@@ -52,7 +52,7 @@ def command(
 
     if config.train.early_stop_intervals is not None and not do_eval:
         raise ConfigError("--early_stop_intervals counts evaluations; add --do_eval.")
-    strategy, is_chief = open_devices(device, gpus)
+    strategy, is_chief = open_devices(device, gpus, deterministic=config.train.deterministic)
     train_samples, *others = checked_samples(
         config, "train", *(("val",) if do_eval else ()), crop_size=config.augment.crop
     )

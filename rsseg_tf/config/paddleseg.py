@@ -408,7 +408,39 @@ _SCHEDULES = {
 
 def _optimizer(section: ForeignSection) -> dict[str, Any]:
     kind = section.kind(_OPTIMIZERS, default="sgd", lower=True)
-    return {"name": "sgd"} if kind is None else kind.values(section)
+    return {"name": "sgd"} if kind is None else kind.values(section) | _limits(section) | _rates(section)
+
+
+def _limits(section: ForeignSection) -> dict[str, Any]:
+    """Reads the limits of gradients."""
+    clip = section.section("grad_clip_cfg")
+    if clip is None:
+        return {}
+    name = clip.take("name")
+    if name == "ClipGradByGlobalNorm":
+        return {"clip_norm": clip.real("clip_norm", 1.0)}
+    if name == "ClipGradByValue":
+        largest = clip.real("max", 1.0)
+        clip.only("min", -largest, because=f"gradients are limited to the same size on both sides here, {-largest}.")
+        return {"clip_value": largest}
+    clip.give_up(
+        f"{name} has no counterpart; allowed: ClipGradByGlobalNorm and ClipGradByValue. No limit here is for the "
+        "gradient of each weight by itself."
+    )
+    return {}
+
+
+def _rates(section: ForeignSection) -> dict[str, Any]:
+    """Reads the rates of groups of weights; PaddleSeg finds a weight's group by a part of its name."""
+    values: dict[str, Any] = {}
+    for group in section.sections("custom_cfg", f"{section.where}.custom_cfg"):
+        name, factor = group.take("name"), group.real("lr_mult", 1.0)
+        group.only("weight_decay_mult", None, 1, 1.0, because="all weights decay alike here.")
+        if name == "backbone":
+            values = {"backbone_lr_factor": factor} if factor != 1.0 else {}
+        elif factor != 1.0:
+            group.problem(f"lr_mult of {name!r} is {factor}; only the group backbone has a rate of its own here.")
+    return values
 
 
 def _schedule(section: ForeignSection, iters: Any) -> dict[str, Any]:

@@ -238,6 +238,8 @@ def evaluate_stitched(
 
 def _pairs(samples: Sequence[Sample], spec: DatasetSpec, trust: Trust) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields image and label of all samples in order, while threads read the next ones; errors name the files."""
+    if not samples:  # the share of a worker may be empty
+        return iter(())
     reader = SampleReader(samples, spec, trust=trust)
 
     def read(index: int) -> tuple[np.ndarray, np.ndarray]:

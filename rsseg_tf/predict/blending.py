@@ -7,6 +7,9 @@ Windows arrive row by row, left to right. While a row of windows goes by, the pi
 nothing more from this row, and above the next row nothing more at all: they leave as blocks. What lies below is carried
 to the next row. Held are one window and, for the whole width, only the rows in which two rows of windows overlap. Each
 pixel adds its windows up in the order of the plan, as a sum over the whole scene would, so that both agree to the bit.
+
+Sums lie in memory plane by plane, one for each class: NumPy then works on long rows of numbers, which takes a fifth of
+the time that rows of a few classes take.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_tf.errors import DataError
+from rsseg_tf.predict.model import class_planes
 from rsseg_tf.rasters.windows import Size, sliding_windows
 
 __all__ = ["Axis", "Blend", "Block", "Plan", "Windows", "blend_blocks", "make_plan"]
@@ -199,63 +203,71 @@ def blend_blocks(
     """
     rows = range(len(plan.rows.starts)) if rows is None else rows
     columns = range(len(plan.columns.starts)) if columns is None else columns
-    down, across, dtype = plan.rows, plan.columns, plan.accumulator
+    down, across = plan.rows, plan.columns
     if len(down.starts) == len(across.starts) == 1:  # an image in one piece needs no sums
         logits = next(iter(windows))[2]
         shown = np.zeros((down.size, across.size, classes), np.float32) if logits is None else logits
         yield Block(0, 0, shown[: down.size, : across.size], ends_row=True)
         return
-    origin, width = across.starts[columns[0]], across.end(columns[-1]) - across.starts[columns[0]]
-    carry = np.zeros((down.overlap, width, classes), dtype)
-    shape = (min(down.window, down.size), min(across.window, across.size), classes)
-    buffers = [np.zeros(shape, dtype), np.zeros(shape, dtype)]  # a block looks into one while the other is filled
-    scratch = np.empty(shape, dtype)
-    # All windows have the same weights; one that reaches over the border uses the upper left part of them.
-    weights = np.multiply.outer(down.profile, across.profile).astype(dtype)[: shape[0], : shape[1], np.newaxis]
-    stream = iter(windows)
-    carried = 0  # rows at the top of the next row of windows that already have sums
+    sums, stream = _RollingSums(plan, classes, rows, columns), iter(windows)
     for row in rows:
-        top, height = down.starts[row], down.end(row) - down.starts[row]
-        finished = down.next_start(row) - top
-        loaded = origin  # columns before it are in a buffer already
         for column in columns:
-            left, right = across.starts[column], across.end(column)
-            known, current = loaded - left, buffers[0]
-            if known > 0:  # columns that the window before shares with this one
-                before = across.starts[column - 1]
-                current[:height, :known] = buffers[1][:height, left - before : loaded - before]
-            # Columns that are new to this row of windows begin with the sums of the row above, and with zeros below.
-            current[:carried, known : right - left] = carry[:carried, loaded - origin : right - origin]
-            current[carried:height, known : right - left] = 0
-            loaded = right
-            _add(current[:height, : right - left], scratch, next(stream), weights, (row, column))
-            following = across.next_start(column)
+            came_row, came_column, logits = next(stream)
+            if (came_row, came_column) != (row, column):
+                raise ValueError(
+                    f"window {(came_row, came_column)} came where {(row, column)} was due; windows must come in the "
+                    "plan's order"
+                )
+            yield sums.add(row, column, logits)
+
+
+class _RollingSums:
+    """What windows have added up to so far, of the pixels that later windows touch."""
+
+    def __init__(self, plan: Plan, classes: int, rows: range, columns: range) -> None:
+        down, across, dtype = plan.rows, plan.columns, plan.accumulator
+        self._plan, self._columns = plan, columns
+        self._origin = across.starts[columns[0]]
+        height, width = min(down.window, down.size), min(across.window, across.size)
+        # All windows have the same weights; one that reaches over the border uses the upper left part of them.
+        self._weights = np.multiply.outer(down.profile, across.profile).astype(dtype)[:height, :width]
+        self._carry = np.zeros((classes, down.overlap, across.end(columns[-1]) - self._origin), dtype)
+        self._carried = 0  # rows at the top of the current row of windows that have sums from the row above
+        self._current, self._before = np.empty((2, classes, height, width), dtype)
+        self._shared = np.empty((height, width), dtype)
+        self._blended = np.empty((classes, height, width), dtype)
+
+    def add(self, row: int, column: int, logits: NDArray[np.float32] | None) -> Block:
+        """Adds a window, and returns the pixels that no later window touches."""
+        down, across = self._plan.rows, self._plan.columns
+        top, bottom, next_top = down.starts[row], down.end(row), down.next_start(row)
+        left, right, next_left = across.starts[column], across.end(column), across.next_start(column)
+        height, width, rows, columns = bottom - top, right - left, next_top - top, next_left - left
+        first = column == self._columns[0]
+        # Columns that the window before shares with this one, and where they begin in it.
+        shift = 0 if first else left - across.starts[column - 1]
+        known = 0 if first else across.end(column - 1) - left
+        carried, at = self._carried, left - self._origin
+        weights, shared = self._weights[:height, :width], self._shared[:height, :known]
+        planes = None if logits is None else class_planes(logits)
+        total = np.multiply.outer(down.total[top:next_top], across.total[left:next_left]).astype(weights.dtype)
+        # One plane after the other, since one fits into the processor's cache and all may not.
+        for index, (sums, before, carry) in enumerate(zip(self._current, self._before, self._carry, strict=True)):
+            added, new = before[:height, shift : shift + known], sums[:height, known:width]
+            if planes is None:
+                sums[:height, :known], new[:] = added, 0
+            else:
+                plane = planes[index, :height, :width]
+                np.multiply(plane[:, :known], weights[:, :known], out=shared)
+                np.add(added, shared, out=sums[:height, :known])
+                np.multiply(plane[:, known:], weights[:, known:], out=new)
+            # Columns that are new to this row of windows go on from the row above.
+            new[:carried] += carry[:carried, at + known : at + width]
             # Columns up to the next window get nothing more from this row: finished rows leave, others are carried.
-            sums = current[:finished, : following - left]
-            carry[: height - finished, left - origin : following - origin] = current[
-                finished:height, : following - left
-            ]
-            total = np.multiply.outer(down.total[top : top + finished], across.total[left:following]).astype(dtype)
-            # `scratch` is free until the next window, so the quotient needs no memory of its own.
-            logits = np.divide(sums, total[:, :, np.newaxis], out=scratch[:finished, : following - left])
-            yield Block(top, left, logits, ends_row=column == columns[-1])
-            buffers.reverse()
-        carried = height - finished
-
-
-def _add(
-    target: NDArray,
-    scratch: NDArray,
-    item: tuple[int, int, NDArray[np.float32] | None],
-    weights: NDArray,
-    due: tuple[int, int],
-) -> None:
-    """Adds the weighted logits of one window to `target`, `(rows, columns, classes)`."""
-    row, column, logits = item
-    if (row, column) != due:
-        raise ValueError(f"window {(row, column)} came where {due} was due; windows must come in the plan's order")
-    if logits is None:
-        return
-    height, width = target.shape[:2]
-    weighted = np.multiply(logits[:height, :width], weights[:height, :width], out=scratch[:height, :width])
-    np.add(target, weighted, out=target)
+            carry[: height - rows, at : at + columns] = sums[rows:height, :columns]
+            np.divide(sums[:rows, :columns], total, out=self._blended[index, :rows, :columns])
+        self._current, self._before = self._before, self._current
+        ends_row = column == self._columns[-1]
+        if ends_row:
+            self._carried = height - rows
+        return Block(top, left, self._blended[:, :rows, :columns].transpose(1, 2, 0), ends_row)

@@ -9,15 +9,26 @@ from numpy.typing import NDArray
 
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.predict.model import class_planes
 from rsseg_tf.predict.options import OutputOptions
 
-__all__ = ["PROBABILITY_NODATA", "PROBABILITY_STEPS", "Product", "check_review_value", "decode", "products"]
+__all__ = [
+    "PROBABILITY_NODATA",
+    "PROBABILITY_STEPS",
+    "Product",
+    "check_review_value",
+    "decode",
+    "largest_class",
+    "products",
+]
 
 Product = Literal["labels", "confidence", "probabilities"]
 
 PROBABILITY_STEPS = 254
 """The stored value of probability 1.0; 255 is left for pixels without data."""
 PROBABILITY_NODATA = 255
+
+_PIXELS_AT_A_TIME = 2**15
 
 
 def products(output: OutputOptions, num_classes: int) -> dict[Product, int]:
@@ -60,9 +71,10 @@ def decode(
         probability in steps of 1/254; those of all classes likewise. Unwanted pixels are the ignored id, or 255.
     """
     logits = logits.astype(np.float32, copy=False)  # ids then agree with those of whole images, which are float32
-    labels = logits.argmax(axis=-1).astype(np.uint8)
+    labels = largest_class(logits)
     result: dict[Product, NDArray[np.uint8]] = {"labels": labels[np.newaxis]}
     if output.needs_probabilities:
+        logits = np.ascontiguousarray(logits)  # NumPy sums the classes in another order where they lie in planes
         # Less the largest logit, which changes no probability, no exponential overflows.
         exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
         total = exponentials.sum(axis=-1)
@@ -79,6 +91,36 @@ def decode(
         for name, bands in result.items():
             bands[:, ~wanted] = spec.ignore_index if name == "labels" else PROBABILITY_NODATA
     return result
+
+
+def largest_class(logits: NDArray) -> NDArray[np.uint8]:
+    """Returns the class of the largest logit of each pixel, the lowest id on a tie.
+
+    Equal to `logits.argmax(axis=-1)` for numbers that are finite, in a tenth of the time: NumPy's own goes through the
+    classes of one pixel after the other.
+
+    Args:
+        logits: `(H, W, classes)`, at most 256 classes.
+
+    Returns:
+        `(H, W)` uint8.
+    """
+    planes = logits.transpose(2, 0, 1)
+    classes, height, width = planes.shape
+    labels = np.zeros((height, width), np.uint8)
+    # A few rows at a time, so that what is compared stays in the processor's cache.
+    step = max(1, _PIXELS_AT_A_TIME // max(1, width))
+    for top in range(0, height, step):
+        part, ids = class_planes(logits[top : top + step]), labels[top : top + step]
+        largest, larger = part[0].copy(), np.empty(ids.shape, bool)
+        candidate = larger.view(np.uint8)
+        for index in range(1, classes):
+            np.greater(part[index], largest, out=larger)
+            np.maximum(part[index], largest, out=largest)
+            # Ids rise from class to class, so that the larger one of two is the newer.
+            np.multiply(candidate, np.uint8(index), out=candidate)
+            np.maximum(ids, candidate, out=ids)
+    return labels
 
 
 def _stored(probability: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -28,7 +28,7 @@ from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import DataError, NotFiniteError
 from rsseg_tf.predict.blending import Block, Plan, Windows, blend_blocks, make_plan
 from rsseg_tf.predict.decoding import decode
-from rsseg_tf.predict.model import Predict, call_model, require_classes, resize_bilinear
+from rsseg_tf.predict.model import Predict, call_model, class_planes, require_classes, resize_bilinear
 from rsseg_tf.predict.options import InferenceOptions, OutputOptions, View
 from rsseg_tf.rasters.windows import Size
 
@@ -69,6 +69,11 @@ class Tiling:
     def window(self) -> Size:
         """Size of an outer window in pixels of the image."""
         return Size(self.plan.rows.window, self.plan.columns.window)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one outer window is all of the image."""
+        return len(self.plan.rows.starts) * len(self.plan.columns.starts) == 1
 
     @property
     def summary(self) -> str:
@@ -257,11 +262,14 @@ def predict_blocks(
     plan = tiling.plan
     rows, columns = part or (range(len(plan.rows.starts)), range(len(plan.columns.starts)))
     masks: dict[int, NDArray[np.bool_]] = {}  # what is wanted of the rows that each row of windows finishes
+    free: list[NDArray[np.float32]] = []
     with contextlib.ExitStack() as stack:
         read = stack.enter_context(contextlib.closing(stage(_read(image, plan, rows, columns, options, masks))))
-        predicted = stack.enter_context(contextlib.closing(stage(_predict(read, model, classes, options, tiling))))
+        predicted = stack.enter_context(
+            contextlib.closing(stage(_predict(read, model, classes, options, tiling, free)))
+        )
         left, row = plan.columns.starts[columns[0]], rows[0]
-        for block in blend_blocks(plan, _one_by_one(predicted, tiling), classes, rows=rows, columns=columns):
+        for block in blend_blocks(plan, _one_by_one(predicted, tiling, free), classes, rows=rows, columns=columns):
             yield block, masks[row][:, block.left - left :][:, : block.logits.shape[1]]
             if block.ends_row:
                 del masks[row]
@@ -306,9 +314,14 @@ def _padded(pixels: NDArray, height: int, width: int) -> NDArray:
 
 
 def _predict(
-    batches: Iterator[_Batch], model: Predict, classes: int, options: InferenceOptions, tiling: Tiling
+    batches: Iterator[_Batch],
+    model: Predict,
+    classes: int,
+    options: InferenceOptions,
+    tiling: Tiling,
+    free: list[NDArray[np.float32]],
 ) -> Generator[_Batch, None, None]:
-    """Yields each batch with the logits of its windows, at the size that the model sees."""
+    """Yields each batch with the logits of its windows, at the size that the model sees; `free` see `_copied`."""
 
     def predict(images: NDArray) -> NDArray[np.float32]:
         if tiling.inner is None:
@@ -327,15 +340,36 @@ def _predict(
         try:
             logits = augmented_logits(predict, pixels, options)
         except NotFiniteError as error:
-            raise _placed(error, batch, tiling.plan) from error
-        yield _Batch(batch.places, np.array(logits))  # a copy: the model may hand out one buffer again and again
+            raise _placed(error, batch, tiling) from error
+        yield _Batch(batch.places, _copied(logits, tiling, free))
 
 
-def _placed(error: NotFiniteError, batch: _Batch, plan: Plan) -> NotFiniteError:
+def _copied(logits: NDArray[np.float32], tiling: Tiling, free: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Returns a copy, since the model may hand out one buffer again and again; in planes where windows are blended.
+
+    Args:
+        logits: `(B, H, W, classes)`.
+        tiling: Tells whether windows are blended.
+        free: Buffers of batches that were blended. New memory would cost more than what is written into it.
+    """
+    if tiling.is_whole:
+        return np.array(logits)
+    batch, height, width, classes = logits.shape
+    shape = batch, classes, height, width
+    planes = free.pop() if free else np.empty(shape, np.float32)
+    if planes.shape != shape:
+        planes = np.empty(shape, np.float32)
+    for one, own in zip(logits, planes, strict=True):
+        class_planes(one, own)
+    return planes.transpose(0, 2, 3, 1)
+
+
+def _placed(error: NotFiniteError, batch: _Batch, tiling: Tiling) -> NotFiniteError:
     """Returns the error with the place of its window, where there are several."""
-    if len(plan.rows.starts) * len(plan.columns.starts) == 1:
+    if tiling.is_whole:
         return error
     row, column = next(place[:2] for place in batch.places if place[2] == error.index)
+    plan = tiling.plan
     top, left = plan.rows.starts[row], plan.columns.starts[column]
     return NotFiniteError(f"in the window at row {top}, column {left}: {error}", error.index)
 
@@ -351,14 +385,18 @@ def _resampled(window: NDArray, size: Size) -> NDArray:
     return np.stack(bands, axis=-1)
 
 
-def _one_by_one(batches: Iterator[_Batch], tiling: Tiling) -> Iterator[tuple[int, int, NDArray[np.float32] | None]]:
-    """Yields the windows with their logits in pixels of the image."""
+def _one_by_one(
+    batches: Iterator[_Batch], tiling: Tiling, free: list[NDArray[np.float32]]
+) -> Iterator[tuple[int, int, NDArray[np.float32] | None]]:
+    """Yields the windows with their logits in pixels of the image; `free` see `_copied`."""
     for batch in batches:
         for row, column, index in batch.places:
             if index is None or batch.values is None:
                 yield row, column, None
             else:
                 yield row, column, resize_bilinear(batch.values[index], *tiling.window)
+        if batch.values is not None and not tiling.is_whole:
+            free.append(batch.values.transpose(0, 3, 1, 2))
 
 
 # === One window ===

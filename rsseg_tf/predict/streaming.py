@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.files.parallel import ahead
+from rsseg_tf.predict.blending import Block
 from rsseg_tf.predict.decoding import Product, decode, products
 from rsseg_tf.predict.engine import Tiling, predict_blocks
 from rsseg_tf.predict.model import Predict, require_classes
@@ -41,7 +43,8 @@ def predict_scene(
 ) -> None:
     """Predicts a scene strip by strip and gives the rows to `writer`.
 
-    Reading runs ahead of predicting, and predicting ahead of blending and writing, each in a thread of its own.
+    Reading, predicting, and blending with decoding each run ahead of the next stage in a thread of their own. Writing,
+    the last stage, has threads that pack blocks.
 
     Args:
         scene: What to predict.
@@ -78,14 +81,34 @@ def predict_scene(
             part=(rows, columns),
             stage=lambda batches: ahead(batches, _QUEUE),
         )
-        with contextlib.closing(blocks):
-            for block, mask in blocks:
-                writer.put(block.top, block.left, _decoded(block.logits, mask, spec, settings.output))
+        decoded = _decoded_blocks(blocks, spec, settings.output)
+        with contextlib.closing(decoded), contextlib.closing(ahead(decoded, _QUEUE)) as ready:
+            for block in ready:
+                writer.put(block.top, block.left, block.planes)
                 if block.ends_row:
-                    bottom = block.top + len(block.logits)
+                    bottom = block.top + block.planes["labels"].shape[1]
                     writer.end_rows(bottom)
                     if advance is not None and bottom > done:
                         advance((bottom - max(block.top, done)) * (right - left))
+
+
+@dataclass(frozen=True)
+class _DecodedBlock:
+    """What is stored of a block: `(bands, rows, columns)` per product, and its place in the scene."""
+
+    top: int
+    left: int
+    planes: dict[Product, NDArray[np.uint8]]
+    ends_row: bool
+
+
+def _decoded_blocks(
+    blocks: Generator[tuple[Block, NDArray[np.bool_]], None, None], spec: DatasetSpec, output: OutputOptions
+) -> Generator[_DecodedBlock, None, None]:
+    """Yields each block as it is stored; its logits are valid only until the next one is taken."""
+    with contextlib.closing(blocks):
+        for block, mask in blocks:
+            yield _DecodedBlock(block.top, block.left, _decoded(block.logits, mask, spec, output), block.ends_row)
 
 
 def _decoded(

@@ -39,6 +39,7 @@ BLOCK = 256
 """Side of the blocks that rasters are stored in; rows are written in whole blocks, so that none is packed twice."""
 
 _CHECKPOINT_S = 5.0
+_PACKING = {"num_threads": "ALL_CPUS"}  # blocks are packed beside each other, and beside the prediction
 
 
 @dataclass(frozen=True)
@@ -397,7 +398,7 @@ class SceneWriter:
 def _open_partial(file: RasterFile, scene: Scene) -> rasterio.io.DatasetWriter:
     """Opens a growing raster, or makes it with all its metadata."""
     if file.partial.exists():
-        return rasterio.open(file.partial, "r+")
+        return rasterio.open(file.partial, "r+", **_PACKING)
     height, width = scene.size
     profile: dict[str, Any] = {
         "driver": "GTiff",
@@ -410,6 +411,7 @@ def _open_partial(file: RasterFile, scene: Scene) -> rasterio.io.DatasetWriter:
         "blockxsize": BLOCK,
         "blockysize": BLOCK,
         "compress": "deflate",
+        **_PACKING,
         "interleave": "band",  # one band is packed and read without the others
         "BIGTIFF": "IF_SAFER",  # the compressed size is unknown, and a plain TIFF ends at 4 GiB
     }
@@ -437,7 +439,7 @@ def _open_partial(file: RasterFile, scene: Scene) -> rasterio.io.DatasetWriter:
     text = side.read_text("utf-8") if side.is_file() else "<PAMDataset></PAMDataset>\n"
     text = re.sub(r"\s*<SRS.*</SRS>", "", text, flags=re.DOTALL)
     side.write_text(text.replace("<PAMDataset>", f"<PAMDataset>{dated}", 1), "utf-8")
-    return rasterio.open(file.partial, "r+")
+    return rasterio.open(file.partial, "r+", **_PACKING)
 
 
 def _opens(file: RasterFile, scene: Scene) -> bool:

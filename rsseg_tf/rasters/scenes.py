@@ -434,4 +434,11 @@ def _part_of_raster(
             own = source.read_masks(band, window=window, out_shape=shape) == 0
             here = own if here is None else here | own
         absent.append(here)
-    return np.ascontiguousarray(stored.transpose(1, 2, 0)), masked, absent
+    return _interleaved(stored), masked, absent
+
+
+def _interleaved(bands: NDArray) -> NDArray:
+    """Returns `(bands, H, W)` as `(H, W, bands)`, contiguous."""
+    if bands.shape[0] in (3, 4) and bands.dtype in (np.uint8, np.uint16, np.float32):
+        return cv2.merge(list(bands))  # several times as fast as NumPy
+    return np.ascontiguousarray(bands.transpose(1, 2, 0))

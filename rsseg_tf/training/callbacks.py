@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rsseg_tf.errors import reason
+from rsseg_tf.files.writing import replace_file
 from rsseg_tf.ssl.monitors import MONITORS
 
 __all__ = ["CollapseMonitor", "ConsoleLog", "TensorBoardLog", "format_duration"]
@@ -202,44 +203,50 @@ def _warn_once(text: str) -> None:
 
 
 class TensorBoardLog(keras.callbacks.Callback):
-    """Scalars under PaddleSeg's names, and a few overlay images at each evaluation."""
+    """Scalars under PaddleSeg's names, and a few overlay images at each evaluation.
+
+    A run that is resumed from an earlier step writes the later ones once more. What the event files hold of these is
+    moved to files that TensorBoard does not read, so that it shows no step twice.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Takes the folder for event files, which may hold those of an earlier run."""
         super().__init__()
         self._folder = folder
-        self._start = 0
+        self._step = 0  # the last one that is not written anew
 
     @functools.cached_property
     def _writer(self) -> Any:
         # Made at the first scalar, so that a run that fails before leaves no empty event file.
-        has_events = self._folder.is_dir() and any(self._folder.iterdir())
+        files = _event_files(self._folder)
+        for file in files:
+            _set_later_events_aside(file, self._step)
         writer = tf.summary.create_file_writer(str(self._folder))
-        if has_events:
-            # From an earlier run, or from this one before it was resumed. A START event makes TensorBoard drop the
-            # points of later steps, which would otherwise stand beside the new ones.
+        if files:
+            # A TensorBoard that is running has read the later steps. A START event makes it drop them.
             start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
-            event = tf.compat.v1.Event(step=self._start + 1, wall_time=time.time(), session_log=start)
+            event = tf.compat.v1.Event(step=self._step + 1, wall_time=time.time(), session_log=start)
             for _ in range(2):  # TensorBoard ignores the first START event that it reads in a folder
                 tf.raw_ops.ImportEvent(writer=writer._resource, event=event.SerializeToString())
         return writer
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Warns where nothing can be written; the next call begins a new file."""
+    def _writing(self, step: int) -> Iterator[None]:
+        """Notes a step that was written; warns where nothing can be written: the next call begins a new file."""
         try:
             yield
+            self._step = step
         except (OSError, tf.errors.OpError) as error:
             self.__dict__.pop("_writer", None)
             _warn_once(f"{self._folder} cannot be written: {reason(error)}; training goes on.")
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Notes where the run begins."""
-        self._start = int((logs or {}).get("step", 0))
+        self._step = int((logs or {}).get("step", 0))
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Writes loss, rates and costs."""
-        with self._writing(), self._writer.as_default(step=batch):
+        with self._writing(batch), self._writer.as_default(step=batch):
             for name, value in (logs or {}).items():
                 if name not in ("epoch", "samples_seen"):
                     tf.summary.scalar(f"Train/{name}", value)
@@ -247,7 +254,8 @@ class TensorBoardLog(keras.callbacks.Callback):
     def on_test_end(self, logs: Logs | None = None) -> None:
         """Writes scores and pictures."""
         values = logs or {}
-        with self._writing(), self._writer.as_default(step=int(values["step"])):
+        step = int(values["step"])
+        with self._writing(step), self._writer.as_default(step=step):
             for name, tag in (("miou", "mIoU"), ("acc", "Acc"), ("kappa", "Kappa"), ("dice", "Dice")):
                 tf.summary.scalar(f"Evaluate/{tag}", values[name])
             for name in values:
@@ -260,5 +268,35 @@ class TensorBoardLog(keras.callbacks.Callback):
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Closes the event file."""
         if "_writer" in self.__dict__:
-            with self._writing():
+            with self._writing(self._step):
                 self._writer.close()
+
+
+_EVENTS = "tfevents"  # TensorBoard reads files with this in their name
+
+
+def _event_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"*{_EVENTS}*")) if folder.is_dir() else []
+
+
+def _set_later_events_aside(file: Path, step: int) -> None:
+    """Moves the events of later steps to a file beside this one, in whose name `later_than_N` stands for `tfevents`.
+
+    Raises:
+        OSError: When a file cannot be written; what was there before is unchanged.
+    """
+    if not any(later for later, _ in _events(file, step)):
+        return
+    # Neither name makes TensorBoard read the file, whenever a kill comes.
+    aside, rest = (file.with_name(file.name.replace(_EVENTS, name)) for name in (f"later_than_{step}", "rest"))
+    with tf.io.TFRecordWriter(str(aside)) as moved, tf.io.TFRecordWriter(str(rest)) as kept:
+        for later, record in _events(file, step):
+            (moved if later else kept).write(record)
+    replace_file(rest, file)
+
+
+def _events(file: Path, step: int) -> Iterator[tuple[bool, bytes]]:
+    """Yields whether an event is of a later step, and its record; a kill may have cut the last one off."""
+    with contextlib.suppress(tf.errors.DataLossError):
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            yield tf.compat.v1.Event.FromString(record).step > step, record

@@ -19,8 +19,10 @@ import keras
 
 from rsseg_tf.checkpoint import (
     TrainState,
+    check_resumable,
     copy_weights,
     read_state,
+    read_weights,
     recover_checkpoints,
     save_checkpoint,
     write_state,
@@ -61,7 +63,12 @@ def step_of(checkpoint: Path) -> int:
 
 @contextlib.contextmanager
 def open_run(
-    save_dir: Path, *, resume: Path | None, overwrite: bool, notify: Notify = lambda line: None
+    save_dir: Path,
+    *,
+    resume: Path | None,
+    overwrite: bool,
+    iters: int | None = None,
+    notify: Notify = lambda line: None,
 ) -> Iterator[RunFolder]:
     """Locks the folder for one run, and repairs what a killed run left in it.
 
@@ -70,6 +77,7 @@ def open_run(
         resume: The checkpoint that the run goes on from; None for a new run.
         overwrite: Whether a new run may replace the checkpoints of an earlier one. These are removed once the new
             run's first checkpoint is written.
+        iters: Steps of the run in all, if they are known; a message says when a checkpoint has as many.
         notify: Called with a line for what could not be removed.
 
     Raises:
@@ -95,7 +103,7 @@ def open_run(
             raise _unwritable(save_dir, error) from error
         earlier = [] if resume is not None else [*checkpoints(save_dir), *_existing(save_dir / BEST)]
         if earlier and not overwrite:
-            raise _in_use(save_dir, earlier)
+            raise _in_use(save_dir, earlier, iters)
         yield RunFolder(save_dir, resume, earlier, notify)
     finally:
         lock.release()
@@ -112,13 +120,21 @@ def _unwritable(save_dir: Path, error: OSError) -> ConfigError:
     return ConfigError(f"--save_dir {save_dir} cannot be written: {reason(error)}. Choose another folder.")
 
 
-def _in_use(save_dir: Path, earlier: list[Path]) -> ConfigError:
-    last = next((path for path in reversed(earlier) if path.name != BEST), None)
-    go_on = f"Go on from it with --resume_model {last}, choose" if last else "Choose"
-    return ConfigError(
-        f"--save_dir {save_dir} holds {(last or earlier[-1]).name} of an earlier run. {go_on} another folder, or "
-        "replace it with --overwrite."
-    )
+def _in_use(save_dir: Path, earlier: list[Path], iters: int | None) -> ConfigError:
+    runs = [path for path in reversed(earlier) if path.name != BEST]
+    what, choose = f"--save_dir {save_dir} holds {(runs or earlier)[0].name} of an earlier run", "Choose"
+    for number, folder in enumerate(runs):
+        try:
+            state = check_resumable(folder)
+        except WeightsError as error:
+            if number == 0:
+                what += f" that cannot be resumed ({str(error).rstrip('.')})"
+            continue
+        more = f" and --iters above {state.step}" if iters is not None and state.step >= iters else ""
+        whence = "it" if number == 0 else f"{folder.name}, the last that is whole,"
+        choose = f"Go on from {whence} with --resume_model {folder}{more}, choose"
+        break
+    return ConfigError(f"{what}. {choose} another folder, or replace it with --overwrite.")
 
 
 def _recover(save_dir: Path) -> None:
@@ -166,6 +182,7 @@ class RunFolder:
         state: TrainState,
         *,
         scored: bool,
+        average: keras.Model | None = None,
     ) -> TrainState:
         """Notes where the run begins, and returns the state with a best score whose weights lie in `best_model`.
 
@@ -179,11 +196,12 @@ class RunFolder:
             config: See `model`.
             state: Where the run begins.
             scored: Whether the run evaluates; otherwise the state is returned as it is.
+            average: With averages of the model's weights, see `save_checkpoint`; `best_model` holds these.
 
         Raises:
             WeightsError: When `best_model` cannot be written.
         """
-        self._model, self._optimizer, self._config = model, optimizer, config
+        self._model, self._optimizer, self._config, self._average = model, optimizer, config, average
         self._first_step = state.step
         self._written = [] if self._resume is None else [c for c in checkpoints(self.path) if step_of(c) <= state.step]
         return self._match_best_model(state) if scored and self._resume is not None else state
@@ -197,7 +215,13 @@ class RunFolder:
         folder = self.path / f"iter_{state.step}"
         try:
             save_checkpoint(
-                folder, self._model, self._optimizer, state, self._config, before_rename=self._set_earlier_aside
+                folder,
+                self._model,
+                self._optimizer,
+                state,
+                self._config,
+                average=self._average,
+                before_rename=self._set_earlier_aside,
             )
         except BaseException:  # Ctrl-C as well
             # The earlier run's checkpoints may have been set aside already; they get their names back.
@@ -228,7 +252,7 @@ class RunFolder:
         Raises:
             WeightsError: When it cannot be written; what was there before is unchanged.
         """
-        save_checkpoint(self.path / BEST, self._model, None, state, self._config)
+        save_checkpoint(self.path / BEST, self._model, None, state, self._config, average=self._average)
 
     def prune(self, keep: int) -> None:
         """Removes all but the newest `keep` checkpoints; reports one that cannot be removed and leaves it."""
@@ -263,7 +287,9 @@ class RunFolder:
     def _match_best_model(self, state: TrainState) -> TrainState:
         best = self.path / BEST
         stored = _scored(best)
-        if stored is not None and stored.protocol == state.protocol and stored.best_miou >= state.best_miou:
+        if stored is not None and not stored.scored_like(state):
+            stored = None
+        if stored is not None and stored.best_miou >= state.best_miou:
             # A kill between `best_model` and the score of its step leaves the same step to evaluate: no news then.
             if stored.best_miou > state.best_miou and not (state.to_evaluate and stored.step == state.step):
                 self._notify(
@@ -271,31 +297,58 @@ class RunFolder:
                     f"{self._resume} knows; it stays until a better one is found."
                 )
             return dataclasses.replace(state, best_miou=stored.best_miou, best_step=stored.step)
-        if not state.best_step:
-            return state
+        if state.best_step:
+            if self._make_best_model_again(state):
+                return state
+            now = "from here on the best one is looked for anew"
+            if stored is not None:
+                now = f"{best} (mIoU {stored.best_miou:.4f}, iter {stored.step}) stays until a better one is found"
+            self._notify(
+                f"The model of the best mIoU so far, {state.best_miou:.4f} at iter {state.best_step}, is nowhere in "
+                f"{self.path}; {now}."
+            )
+        if stored is not None:
+            return dataclasses.replace(state, best_miou=stored.best_miou, best_step=stored.step, stale_intervals=0)
+        if best.exists():
+            self._notify(
+                f"{best} ({_describe(best)}) will be replaced by the first model that is evaluated; copy it "
+                "elsewhere to keep it."
+            )
+        return dataclasses.replace(state, best_miou=-1.0, best_step=0, stale_intervals=0)
+
+    def _make_best_model_again(self, state: TrainState) -> bool:
+        """Copies the model of the best score from another checkpoint; returns whether there is one."""
+        best = self.path / BEST
         # The weights of the best score may lie in an `iter_N` here, or where the run was resumed from.
         name = f"iter_{state.best_step}"
         beside = [] if self._resume is None else [self._resume, self._resume.parent / BEST, self._resume.parent / name]
         for source in [self.path / name, *beside]:
             found = _scored(source)
-            if found and (found.best_miou, found.protocol) == (state.best_miou, state.protocol):
+            if found and found.best_miou == state.best_miou and found.scored_like(state):
+                # What is replaced may be the best by another protocol.
+                replaced = f" ({_describe(best)})" if best.exists() else ""
                 copy_weights(source, best)
                 self._notify(
-                    f"{best} did not hold the model of mIoU {state.best_miou:.4f}, iter {state.best_step}; it was made "
-                    f"again from {source}."
+                    f"{best}{replaced} did not hold the model of mIoU {state.best_miou:.4f}, iter {state.best_step}; "
+                    f"it was made again from {source}."
                 )
-                return state
-        self._notify(
-            f"The model of the best mIoU so far, {state.best_miou:.4f} at iter {state.best_step}, is nowhere in "
-            f"{self.path}; from here on the best one is looked for anew."
-        )
-        return dataclasses.replace(state, best_miou=-1.0, best_step=0, stale_intervals=0)
+                return True
+        return False
 
 
 def _scored(folder: Path) -> TrainState | None:
-    """Returns the state of a checkpoint whose own score is its best one; None for any other folder."""
+    """Returns the state of a checkpoint whose own score is its best one; None for any other or damaged folder."""
     try:
         state = read_state(folder)
+        read_weights(folder)
     except WeightsError:
         return None
     return state if state.best_step == state.step and state.best_step else None
+
+
+def _describe(folder: Path) -> str:
+    """Returns what is known of a `best_model` that the scores of a run cannot be compared with."""
+    state = _scored(folder)
+    if state is None:
+        return "its weights or score cannot be read"
+    return f"mIoU {state.best_miou:.4f} by protocol {state.protocol}, iter {state.step}"

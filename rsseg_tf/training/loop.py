@@ -104,6 +104,7 @@ class TrainingPlan:
             list.
         take_step: Takes a batch and a learning rate; returns `loss` and other float32 scalars.
         learning_rate: Gives the learning rate of a step.
+        average: A model with averages of the weights, which checkpoints then hold as well; None for none.
         validate: Evaluates the model, in all workers at once; returns None in all when one is asked to stop meanwhile.
             None for no evaluation.
     """
@@ -119,6 +120,7 @@ class TrainingPlan:
     dataset: tf.data.Dataset
     take_step: Callable[[dict[str, Any], float], dict[str, Any]]
     learning_rate: Callable[[int], float]
+    average: keras.Model | None = None
     validate: Callable[[TrainState, threading.Event], Validation | None] | None = None
 
 
@@ -139,17 +141,18 @@ def run_training(
     """
     resume = None if resume is None else Path(resume)
     strategy, notify = strategy or tf.distribute.get_strategy(), ignoring_write_errors(notify)
-    if config.train.deterministic:
-        make_deterministic()  # before the first operation: it changes how graphs are built
+    # Before the first operation: it changes how graphs are built.
+    if config.train.deterministic and not make_deterministic():
+        notify(
+            "train.deterministic: TensorFlow has run something before and keeps its number of threads, so this run "
+            "equals to the bit only runs with as many. training.make_deterministic() before anything else fixes it."
+        )
     workers = Workers(strategy)
     workers.require_equal(number_of_devices=strategy.num_replicas_in_sync, config=_digest(config))
+    run = open_run(Path(save_dir), resume=resume, overwrite=overwrite, iters=config.train.iters, notify=notify)
     with end_when_stuck(workers), contextlib.ExitStack() as stack:
         with workers.reporting():
-            folder = (
-                stack.enter_context(open_run(Path(save_dir), resume=resume, overwrite=overwrite, notify=notify))
-                if workers.is_chief
-                else SpectatorFolder(Path(save_dir))
-            )
+            folder = stack.enter_context(run) if workers.is_chief else SpectatorFolder(Path(save_dir))
         workers.any(False, False)  # all have come so far
         plan = make_plan(strategy, resume, notify)
         state = _begin(plan, folder, workers)
@@ -168,7 +171,7 @@ def _begin(plan: TrainingPlan, folder: RunFolder | SpectatorFolder, workers: Wor
     workers.require_equal(step=plan.state.step, samples_seen=plan.state.samples_seen)
     scored = plan.validate is not None
     with workers.reporting():
-        state = folder.begin(plan.model, plan.optimizer, plan.config, plan.state, scored=scored)
+        state = folder.begin(plan.model, plan.optimizer, plan.config, plan.state, scored=scored, average=plan.average)
     workers.any(False, False)
     return TrainState(**json.loads(workers.from_chief(json.dumps(dataclasses.asdict(state)))))
 

@@ -6,20 +6,21 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
+import tensorflow as tf
 
+from rsseg_tf.config import schema
 from rsseg_tf.config.pretrain import LARSSection
-from rsseg_tf.config.schema import SGD, AdamW
-from rsseg_tf.errors import ConfigError
 
-__all__ = ["LARS", "MomentumSGD", "build_optimizer"]
+__all__ = ["LARS", "DecoupledAdam", "MomentumSGD", "build_optimizer"]
 
 
 def build_optimizer(
-    config: SGD | AdamW | LARSSection,
+    config: schema.PlainSGD | schema.PlainAdamW | LARSSection,
     *,
     precision: str = "fp32",
     constant_paths: Sequence[str] = (),
     constant_rate: float = 0.0,
+    backbone_paths: Sequence[str] = (),
 ) -> keras.optimizers.Optimizer:
     """Returns the optimizer of a config; the loop sets its learning rate before each step.
 
@@ -28,48 +29,136 @@ def build_optimizer(
         precision: `fp16` adds loss scaling, which starts at 1024 as in PaddleSeg; other types do not need it.
         constant_paths: Prefixes of the paths of variables that do not follow the loop's learning rate.
         constant_rate: The learning rate of those.
-
-    Raises:
-        ConfigError: For constant rates with AdamW, which gives all variables one rate.
+        backbone_paths: Paths of the variables whose rate is `backbone_lr_factor` times the loop's.
     """
-    constant: dict[str, Any] = {"constant_paths": tuple(constant_paths), "constant_rate": constant_rate}
+    options: dict[str, Any] = {
+        "constant_paths": tuple(constant_paths),
+        "constant_rate": constant_rate,
+        "clip_norm": config.clip_norm,
+        "clip_value": config.clip_value,
+    }
+    factor = getattr(config, "backbone_lr_factor", 1.0)
+    if factor != 1.0:
+        options |= {"scaled_paths": tuple(backbone_paths), "rate_factor": factor}
     # All begin with a rate of 0: the loop sets the rate before each step, and a step without one would show.
     optimizer: keras.optimizers.Optimizer
-    if isinstance(config, SGD):
-        optimizer = MomentumSGD(0.0, momentum=config.momentum, l2=config.weight_decay, **constant)
+    if isinstance(config, schema.PlainSGD):
+        optimizer = MomentumSGD(0.0, momentum=config.momentum, l2=config.weight_decay, **options)
     elif isinstance(config, LARSSection):
-        optimizer = LARS(0.0, **config.model_dump(exclude={"name", "weight_decay"}), l2=config.weight_decay, **constant)
-    elif constant_paths:
-        raise ConfigError(
-            f"optimizer.name is {config.name}, which gives all weights one learning rate, but the method keeps that of "
-            f"{', '.join(constant_paths)} constant. Use sgd or lars, or set method.constant_predictor_lr to false."
-        )
+        own = config.model_dump(include={"variant", "momentum", "trust", "epsilon", "exclude_1d"})
+        optimizer = LARS(0.0, l2=config.weight_decay, **own, **options)
     else:
-        optimizer = keras.optimizers.AdamW(
-            0.0, beta_1=config.beta_1, beta_2=config.beta_2, weight_decay=config.weight_decay
-        )
-    return keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1024.0) if precision == "fp16" else optimizer
+        numbers = config.model_dump(include={"beta_1", "beta_2", "weight_decay"})
+        optimizer = DecoupledAdam(0.0, name="adamw", **numbers, **options)
+    if precision == "fp16":
+        return _LossScale(optimizer, name="loss_scale_optimizer", initial_scale=1024.0)
+    return optimizer
 
 
-class _Momentum(keras.optimizers.Optimizer):
-    """A velocity for each variable; the variables below `constant_paths` keep a learning rate of their own."""
+class _Optimizer(keras.optimizers.Optimizer):
+    """Rates of variables that are not the loop's, and limits of gradients; mixed into any of Keras's optimizers.
+
+    The limits act on the gradient of the whole batch: after the devices' gradients are added up, after the scale of
+    the loss is taken off them, before decay is added. Keras's own options (`global_clipnorm` and others) act on each
+    device's gradients by themselves, so that the result would depend on the number of devices.
+    """
 
     def __init__(
         self,
         learning_rate: float,
         *,
-        momentum: float,
-        l2: float,
         constant_paths: Sequence[str] = (),
         constant_rate: float = 0.0,
+        scaled_paths: Sequence[str] = (),
+        rate_factor: float = 1.0,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
         **options: Any,
     ) -> None:
+        """Sets rates and limits.
+
+        Args:
+            learning_rate: For all variables but those below.
+            constant_paths: Prefixes of the paths of variables that keep `constant_rate`.
+            constant_rate: See `constant_paths`.
+            scaled_paths: Prefixes of the paths of variables that follow `rate_factor` times the learning rate.
+            rate_factor: See `scaled_paths`.
+            clip_norm: Gradients whose norm over all variables is larger are made shorter, all by one factor.
+            clip_value: Each number of a gradient is limited to -clip_value..clip_value, before its norm is taken.
+            **options: Of the optimizer.
+        """
         super().__init__(learning_rate=learning_rate, **options)
+        self.constant_paths, self.constant_rate = tuple(constant_paths), constant_rate
+        self.scaled_paths, self.rate_factor = tuple(scaled_paths), rate_factor
+        self.clip_norm, self.clip_value = clip_norm, clip_value
+        self._constant: set[int] = set()
+        self._scaled: set[int] = set()
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Notes which variables have rates of their own."""
+        super().build(variables)
+        self._constant = {i for i, v in enumerate(variables) if v.path.startswith(self.constant_paths)}
+        self._scaled = {i for i, v in enumerate(variables) if v.path.startswith(self.scaled_paths)} - self._constant
+
+    def _rate(self, variable: Any, learning_rate: Any) -> Any:
+        """Returns the learning rate of a variable, in its dtype."""
+        index = self._get_variable_index(variable)
+        rate = keras.ops.cast(self.constant_rate if index in self._constant else learning_rate, variable.dtype)
+        return rate * self.rate_factor if index in self._scaled else rate
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> list[tuple[Any, Any]]:
+        """Adds up the gradients of the devices (Keras's part) and limits the sums."""
+        pairs = super()._all_reduce_sum_gradients(grads_and_vars)
+        if self.clip_value is not None:
+            pairs = [(keras.ops.clip(g, -self.clip_value, self.clip_value), v) for g, v in pairs]
+        if self.clip_norm is not None:
+            squares = [keras.ops.sum(keras.ops.square(keras.ops.cast(g, "float32"))) for g, _ in pairs]
+            norm = keras.ops.sqrt(keras.ops.sum(keras.ops.stack(squares)))
+            # As Paddle's ClipGradByGlobalNorm: exactly 1 below the limit.
+            factor = self.clip_norm / keras.ops.maximum(norm, self.clip_norm)
+            pairs = [(g * keras.ops.cast(factor, g.dtype), v) for g, v in pairs]
+        return list(pairs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what the constructor takes."""
+        own = ("constant_paths", "constant_rate", "scaled_paths", "rate_factor", "clip_norm", "clip_value")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+
+
+class _LossScale(keras.optimizers.LossScaleOptimizer):
+    """Keras's loss scaling; a step is skipped where the gradients of any device overflow.
+
+    Keras asks the first device alone, so that an overflow on another one would get into the weights.
+    """
+
+    def check_finite(self, grads: Any) -> Any:
+        """Returns whether the gradients of all devices are finite."""
+        overflows = keras.ops.cast(keras.ops.logical_not(super().check_finite(grads)), "float32")
+        total = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, overflows)
+        return keras.ops.equal(total, 0.0)
+
+
+class DecoupledAdam(_Optimizer, keras.optimizers.AdamW):
+    """`keras.optimizers.AdamW`, whose decay of a variable follows that variable's own learning rate."""
+
+    def _apply_weight_decay(self, variables: Any) -> None:
+        """Does nothing: Keras would take one rate for all variables; `update_step` takes the variable's."""
+
+    def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
+        """Takes one step for one variable."""
+        rate = self._rate(variable, learning_rate)
+        decay = keras.ops.cast(self.weight_decay, variable.dtype)
+        self.assign_sub(variable, variable * decay * rate)
+        super().update_step(gradient, variable, rate)
+
+
+class _Momentum(_Optimizer):
+    """A velocity for each variable."""
+
+    def __init__(self, learning_rate: float, *, momentum: float, l2: float, **options: Any) -> None:
+        super().__init__(learning_rate, **options)
         self.momentum = momentum
         self.l2 = l2
-        self.constant_paths = tuple(constant_paths)
-        self.constant_rate = constant_rate
-        self._constant: set[int] = set()
         self._velocities: list[keras.Variable] = []
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
@@ -78,15 +167,10 @@ class _Momentum(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self._velocities = self.add_optimizer_variables(variables, "velocity")
-        self._constant = {i for i, v in enumerate(variables) if v.path.startswith(self.constant_paths)}
-
-    def _rate(self, index: int, learning_rate: Any, dtype: Any) -> Any:
-        return keras.ops.cast(self.constant_rate if index in self._constant else learning_rate, dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Returns what the constructor takes."""
-        own = ("momentum", "l2", "constant_paths", "constant_rate")
-        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+        return {**super().get_config(), "momentum": self.momentum, "l2": self.l2}
 
 
 class MomentumSGD(_Momentum):
@@ -107,14 +191,13 @@ class MomentumSGD(_Momentum):
 
     def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
         """Takes one step for one variable."""
-        index = self._get_variable_index(variable)
-        velocity = self._velocities[index]
+        velocity = self._velocities[self._get_variable_index(variable)]
         gradient = keras.ops.cast(gradient, variable.dtype)
         if self.l2:
             gradient = gradient + self.l2 * variable
         self.assign(velocity, self.momentum * velocity + gradient)
         # The rate stays outside of the velocity, see the class.
-        self.assign_sub(variable, self._rate(index, learning_rate, variable.dtype) * velocity)
+        self.assign_sub(variable, self._rate(variable, learning_rate) * velocity)
 
 
 class LARS(_Momentum):
@@ -150,9 +233,8 @@ class LARS(_Momentum):
 
     def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
         """Takes one step for one variable."""
-        index = self._get_variable_index(variable)
-        velocity = self._velocities[index]
-        rate = self._rate(index, learning_rate, variable.dtype)
+        velocity = self._velocities[self._get_variable_index(variable)]
+        rate = self._rate(variable, learning_rate)
         gradient = keras.ops.cast(gradient, variable.dtype)
         if not (self.exclude_1d and len(variable.shape) <= 1):
             gradient = self._adapted(gradient, keras.ops.convert_to_tensor(variable))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import keras
@@ -24,13 +26,14 @@ from rsseg_tf.files.lists import Sample
 from rsseg_tf.metrics import SegmentationScores
 from rsseg_tf.predict import InferenceOptions, Predict, as_rgb, overlay
 from rsseg_tf.predictors import keras_predictor
+from rsseg_tf.training.average import WeightAverage
 from rsseg_tf.training.folder import Notify
 from rsseg_tf.training.loop import TrainingPlan, TrainResult, Validation, run_training
 from rsseg_tf.training.optimizers import build_optimizer
 from rsseg_tf.training.schedules import learning_rate
-from rsseg_tf.training.step import TrainStep, synchronise_batch_norm
+from rsseg_tf.training.step import AccumulatingTrainStep, TrainStep, synchronise_batch_norm
 from rsseg_tf.training.workers import Workers
-from rsseg_tf.weights.pretrained import load_pretrained
+from rsseg_tf.weights.pretrained import backbone_paths, load_pretrained
 
 __all__ = ["train"]
 
@@ -53,7 +56,9 @@ def train(
     """Trains a model and keeps checkpoints in `save_dir`.
 
     Args:
-        config: The whole run. `train.batch_size` counts samples per device.
+        config: The whole run. `train.batch_size` counts samples per device; an iter is a step of the optimizer, which
+            takes `optimizer.accumulate_steps` such batches. With `train.ema` the averaged weights are evaluated and
+            kept as `best_model`.
         save_dir: Where `iter_N/` and `best_model/` go; no other run may write there meanwhile.
         train_samples: What to train on.
         val_samples: What to evaluate on every `save_interval` steps, by the config's `eval.protocol`; empty for no
@@ -86,15 +91,23 @@ def train(
         evaluation = plan_evaluation(config, val_samples) if val_samples else None
         if evaluation is not None:
             evaluation.share(*workers.share).read_once()
-        model, optimizer = _build(config, strategy, resume, offline=offline, notify=notify)
+        model, optimizer, average = _build(config, strategy, resume, offline=offline, notify=notify)
+        evaluated = model if average is None else average.model
         if resume is None:
-            state = TrainState(protocol=config.eval.protocol)
+            state = TrainState(protocol=config.eval.protocol, validation=_validation(config, val_samples))
         else:
-            state = _state_to_resume(config, resume, evaluated=evaluation is not None, notify=notify)
+            state = _state_to_resume(config, resume, _validation(config, val_samples), notify=notify)
         # Per device in the config, as in PaddleSeg, so that the learning rate of a recipe fits its number of GPUs.
-        batch_size = config.train.batch_size * strategy.num_replicas_in_sync
+        parts = config.optimizer.accumulate_steps
+        batch_size = config.train.batch_size * strategy.num_replicas_in_sync * parts
         reader = SampleReader(
             train_samples, config.dataset.spec, cache_mb=config.data.cache_mb, trust=config.data.trust
+        )
+        learner = (model, optimizer, build_losses(config), strategy)
+        take_step = (
+            TrainStep(*learner, average=average)
+            if parts == 1
+            else AccumulatingTrainStep(*learner, parts=parts, average=average)
         )
         return TrainingPlan(
             config=config,
@@ -114,9 +127,10 @@ def train(
                 workers=config.data.workers,
                 share=workers.share,
             ),
-            take_step=TrainStep(model, optimizer, build_losses(config), strategy),
+            take_step=take_step,
             learning_rate=lambda step: learning_rate(step, config.lr_schedule, config.train.iters),
-            validate=None if evaluation is None else _Validator(config, model, evaluation, workers, notify),
+            average=None if average is None else average.model,
+            validate=None if evaluation is None else _Validator(config, evaluated, evaluation, workers, notify),
         )
 
     return run_training(
@@ -133,47 +147,95 @@ def train(
 
 def _build(
     config: Config, strategy: tf.distribute.Strategy, resume: Path | None, *, offline: bool, notify: Notify
-) -> tuple[keras.Model, keras.optimizers.Optimizer]:
-    """Builds model and optimizer on the devices, with pre-trained weights or those of the checkpoint to resume."""
+) -> tuple[keras.Model, keras.optimizers.Optimizer, WeightAverage | None]:
+    """Builds all on the devices, with pre-trained weights or those of the checkpoint to resume."""
     if resume is None and isinstance(config.model, C2FNet) and config.model.coarse.pretrained is None:
         raise ConfigError(
             "c2fnet learns on the predictions of a trained coarse model; there are no weights of one. Name them with "
             "--coarse_model (or model.coarse.pretrained): a checkpoint folder, a file or a URL."
         )
+    precision = config.train.precision
     # Before the model is built: initial weights and the seeds of dropout come from it.
     keras.utils.set_random_seed(config.train.seed)
     with strategy.scope():
-        model = build_model(config, precision=config.train.precision)
+        model = build_model(config, precision=precision)
         if strategy.num_replicas_in_sync > 1:
             synchronise_batch_norm(model)
-        optimizer = build_optimizer(config.optimizer, precision=config.train.precision)
+        if config.model.freeze_backbone:
+            _freeze(model, backbone_paths(config, model))
+        optimizer = build_optimizer(
+            config.optimizer,
+            precision=precision,
+            # Paths are looked up only where they are asked for: that may build a backbone once more.
+            backbone_paths=backbone_paths(config, model) if config.optimizer.backbone_lr_factor != 1.0 else (),
+        )
         # Variables must exist before the first step: a checkpoint to resume is loaded into them.
         optimizer.build(model.trainable_variables)
         if resume is not None:
             load_weights(model, resume)
-            restore_training(model, optimizer, resume)
         else:
-            for report in load_pretrained(model, config, offline=offline):
+            reports = load_pretrained(model, config, offline=offline)
+            for report in reports:
                 notify(report.summary())
-    return model, optimizer
+            if config.model.freeze_backbone and not {"model", "model.backbone"} & {r.section for r in reports}:
+                notify(
+                    "model.freeze_backbone keeps the backbone as it was built: no weights are named for it, by "
+                    "model.backbone.pretrained or model.pretrained."
+                )
+        average = None
+        if config.train.ema is not None:
+            average = WeightAverage(model, build_model(config, precision=precision), config.train.ema)
+        if resume is not None:  # after the average took what the checkpoint holds as the weights
+            restore_training(model, optimizer, resume)
+    return model, optimizer, average
 
 
-def _state_to_resume(config: Config, resume: Path, *, evaluated: bool, notify: Notify) -> TrainState:
+def _freeze(model: keras.Model, paths: Collection[str]) -> None:
+    """Makes the layers that own these variables keep them; normalisations then keep their running statistics too."""
+    frozen = set(paths)
+    for layer in model._flatten_layers():  # models may lie within models (c2fnet)
+        if layer.weights and {variable.path for variable in layer.weights} <= frozen:
+            layer.trainable = False
+
+
+def _validation(config: Config, samples: Sequence[Sample]) -> str:
+    """Returns a digest of the samples' names below the dataset's folder; an empty text for no samples."""
+    root = config.dataset.root
+    names = sorted(
+        os.path.relpath(path, root) for sample in samples for path in (sample.image, sample.label) if path is not None
+    )
+    return hashlib.sha256(os.fsencode("\n".join(names))).hexdigest()[:16] if names else ""
+
+
+def _state_to_resume(config: Config, resume: Path, validation: str, *, notify: Notify) -> TrainState:
     """Returns where the run goes on.
+
+    Args:
+        config: Of the run.
+        resume: The checkpoint.
+        validation: What the run evaluates on, see `TrainState`; empty where it does not.
+        notify: Called where the best score so far no longer counts.
 
     Raises:
         ConfigError: When nothing is left to do.
     """
-    state = read_state(resume)
-    protocol = config.eval.protocol
-    if state.protocol != protocol:  # scores by two protocols cannot be compared
-        if state.best_step:
+    stored = read_state(resume)
+    state = dataclasses.replace(
+        stored,
+        protocol=config.eval.protocol,
+        validation=validation or stored.validation,
+        to_evaluate=stored.to_evaluate and bool(validation),
+    )
+    if not state.scored_like(stored):
+        if stored.best_step:
+            other = stored.protocol != state.protocol
+            how = f"by protocol {stored.protocol}" if other else "on other validation images"
+            now = f"{state.protocol} counts" if other else "these count"
             notify(
-                f"The best mIoU so far, {state.best_miou:.4f}, was counted by protocol {state.protocol}; from here on "
-                f"{protocol} counts, and the best model is looked for anew."
+                f"The best mIoU so far, {stored.best_miou:.4f}, was counted {how}; from here on {now}, and the best "
+                "model is looked for anew."
             )
-        state = dataclasses.replace(state, best_miou=-1.0, best_step=0, stale_intervals=0, protocol=protocol)
-    state = dataclasses.replace(state, to_evaluate=state.to_evaluate and evaluated)
+        state = dataclasses.replace(state, best_miou=-1.0, best_step=0, stale_intervals=0)
     if state.step >= config.train.iters and not state.to_evaluate:
         raise ConfigError(
             f"{resume} is at step {state.step}, and train.iters is {config.train.iters}: nothing is left to do. "

@@ -11,8 +11,9 @@ import tensorflow as tf
 from rsseg_tf.build import HeadLoss
 from rsseg_tf.layers import BatchNorm
 from rsseg_tf.ssl import Method
+from rsseg_tf.training.average import WeightAverage
 
-__all__ = ["PretrainStep", "TrainStep", "mean_over_replicas", "synchronise_batch_norm"]
+__all__ = ["AccumulatingTrainStep", "PretrainStep", "TrainStep", "mean_over_replicas", "synchronise_batch_norm"]
 
 Losses = dict[str, tuple[HeadLoss, float]]
 
@@ -72,25 +73,46 @@ class _Step(abc.ABC):
         """Runs once after the devices, with the tensors of the first one; does nothing by default."""
         return None
 
-    def _distributed(self, batch: dict[str, Any]) -> dict[str, tf.Tensor]:
+    def _step(self) -> tf.Tensor:
+        """Returns the number of steps taken, int32."""
         # Counted from the beginning of the run, also where it was resumed: random draws depend on it, so they repeat.
-        step = tf.cast(self.optimizer.iterations.value, tf.int32)
+        return tf.cast(self.optimizer.iterations.value, tf.int32)
+
+    def _distributed(self, batch: dict[str, Any]) -> dict[str, tf.Tensor]:
+        step = self._step()
         self._before(step)
         values, memory = self.strategy.run(self._replica, args=(batch, step))
         self._after(step, {name: self.strategy.experimental_local_results(x)[0] for name, x in memory.items()})
+        return self._means(values)
+
+    def _means(self, values: dict[str, Any]) -> dict[str, tf.Tensor]:
+        """Returns the means of the devices' values."""
         reduce = tf.distribute.ReduceOp.MEAN
         return {name: self.strategy.reduce(reduce, value, axis=None) for name, value in values.items()}
 
     def _replica(self, batch: dict[str, Any], step: tf.Tensor) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-        with tf.GradientTape() as tape:
+        pairs, values, memory = self._gradients(batch, step, parts=1)
+        self.optimizer.apply_gradients(pairs)
+        return values, memory
+
+    def _gradients(
+        self, batch: dict[str, Any], step: tf.Tensor, *, parts: int
+    ) -> tuple[list[tuple[tf.Tensor, keras.Variable]], dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        """Returns gradients with their variables, values to log, and tensors for `_after`.
+
+        Added up over all devices and over `parts` batches, the gradients are those of the mean loss (times the scale of
+        the loss, which the optimizer takes off). Variables that have no part in the loss are left out.
+        """
+        variables = self.model.trainable_variables
+        # Nothing is recorded for frozen parts, so that none of their activations is kept.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([variable.value for variable in variables])
             total, values, memory = self._forward(batch, step)
             # The optimizer adds up the gradients of the devices; this division turns their sum into their mean.
-            scaled = self.optimizer.scale_loss(total / self.strategy.num_replicas_in_sync)
-        variables = self.model.trainable_variables
+            scaled = self.optimizer.scale_loss(total / (self.strategy.num_replicas_in_sync * parts))
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
         pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
-        self.optimizer.apply_gradients(pairs)
-        return {"loss": total, **values}, memory
+        return pairs, {"loss": total, **values}, memory
 
 
 class TrainStep(_Step):
@@ -106,10 +128,20 @@ class TrainStep(_Step):
         optimizer: keras.optimizers.Optimizer,
         losses: Losses,
         strategy: tf.distribute.Strategy,
+        *,
+        average: WeightAverage | None = None,
     ) -> None:
-        """Prepares the step; the optimizer must be built."""
+        """Prepares the step; the optimizer must be built.
+
+        Args:
+            model: What is trained.
+            optimizer: Takes the gradients.
+            losses: Loss and weight of each head.
+            strategy: The devices.
+            average: Moves after each step.
+        """
         super().__init__(model, optimizer, strategy)
-        self.losses = losses
+        self.losses, self.average = losses, average
 
     def _forward(self, batch: dict[str, Any], step: tf.Tensor) -> tuple[tf.Tensor, dict[str, Any], dict[str, Any]]:
         outputs = self.model(batch["image"], training=True)
@@ -119,6 +151,109 @@ class TrainStep(_Step):
         }
         total = sum(weight * values[head] for head, (_, weight) in self.losses.items())
         return total, {f"loss_{head}": value for head, value in values.items()}, {}
+
+    def _after(self, step: tf.Tensor, memory: dict[str, tf.Tensor]) -> None:
+        if self.average is not None:
+            self.average.move(self._step(), self.strategy)
+
+
+class AccumulatingTrainStep(TrainStep):
+    """A step of a segmentation model that takes its batch in equal parts, one after the other.
+
+    It follows the mean of the parts' gradients, and needs the memory of one part, beside the sums of gradients. Each
+    part's loss is normalised by its own pixels. So the step is that of the whole batch where the parts have equally
+    many pixels that count (and nothing else looks at a whole batch, as batch normalisation does); a part with fewer of
+    them counts as much as the others.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        losses: Losses,
+        strategy: tf.distribute.Strategy,
+        *,
+        parts: int,
+        average: WeightAverage | None = None,
+    ) -> None:
+        """Prepares the step; see `TrainStep`.
+
+        Args:
+            model: As there.
+            optimizer: As there.
+            losses: As there.
+            strategy: As there.
+            parts: Of a batch; each device's share must be a multiple of it.
+            average: As there.
+        """
+        super().__init__(model, optimizer, losses, strategy, average=average)
+        self.parts, self._sums = parts, _GradientSums(model, strategy)
+        self._add_part, self._apply = tf.function(self._add), tf.function(self._take_step)
+
+    def __call__(self, batch: dict[str, Any], learning_rate: float) -> dict[str, tf.Tensor]:
+        """Takes one step; arguments and result as in `TrainStep`."""
+        self.optimizer.learning_rate = learning_rate
+        rows = [self._add_part(batch, tf.constant(part)) for part in range(self.parts)]
+        self._apply()
+        return {name: tf.reduce_mean([row[name] for row in rows]) for name in rows[0]}
+
+    def _add(self, batch: dict[str, Any], part: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Adds the gradients of a part of the batch to the sums."""
+        seed = self._step() * self.parts + part  # other random pixels in each part
+
+        def replica(batch: dict[str, Any]) -> dict[str, tf.Tensor]:
+            # A device's rows of the part; their number stays known where the batch's is.
+            rows = {name: tf.reshape(x, (self.parts, -1, *x.shape[1:]))[part] for name, x in batch.items()}
+            pairs, values, _ = self._gradients(rows, seed, parts=self.parts)
+            self._sums.add(pairs)
+            return values
+
+        return self._means(self.strategy.run(replica, args=(batch,)))
+
+    def _take_step(self) -> None:
+        """Takes the step that the sums of the parts' gradients ask for."""
+
+        def replica() -> None:
+            self.optimizer.apply_gradients(self._sums.take())
+
+        step = self._step()
+        self.strategy.run(replica)
+        self._after(step, {})
+
+
+class _GradientSums:
+    """Sums of gradients of several batches, on each device for itself.
+
+    They are zero between two steps, and no part of a checkpoint.
+    """
+
+    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy) -> None:
+        with strategy.scope():
+            self._sums = {
+                variable.path: tf.Variable(
+                    tf.zeros(variable.shape, variable.dtype),
+                    trainable=False,
+                    # A device's own value, read by no other device: the optimizer adds up gradients once for a step.
+                    synchronization=tf.VariableSynchronization.ON_READ,
+                    aggregation=tf.VariableAggregation.SUM,
+                )
+                for variable in model.trainable_variables
+            }
+        self._variables: list[keras.Variable] = []
+
+    def add(self, pairs: list[tuple[tf.Tensor, keras.Variable]]) -> None:
+        """Adds gradients; call it inside of `strategy.run`."""
+        self._variables = [variable for _, variable in pairs]  # the same ones each time
+        for gradient, variable in pairs:
+            self._sums[variable.path].assign_add(gradient)
+
+    def take(self) -> list[tuple[tf.Tensor, keras.Variable]]:
+        """Returns the sums with their variables, and makes them zero; call it inside of `strategy.run`."""
+        sums = [self._sums[variable.path] for variable in self._variables]
+        values = [tf.identity(total) for total in sums]
+        for total in sums:
+            total.assign(tf.zeros_like(total))
+        return list(zip(values, self._variables, strict=True))
 
 
 class PretrainStep(_Step):

@@ -160,18 +160,34 @@ def _waiting(make: Callable[[], object], timeout_s: float, late: str) -> Any:
 # === Determinism ===
 
 
-def make_deterministic() -> None:
-    """Makes equal runs equal to the bit, from here on in this process.
+_DETERMINISTIC_THREADS = 8
+
+
+def make_deterministic() -> bool:
+    """Makes equal runs equal to the bit, from here on in this process, and on any number of cores.
+
+    Sums are split among the threads of an operation, so another number of threads gives other last digits. Operations
+    get a fixed number of threads here, however many cores there are; that is possible until TensorFlow has run
+    something.
 
     TensorFlow's own switch leaves one operation on CPUs: `AddN`, which adds up the gradients of a tensor with several
     uses. `AddN` takes over the buffer of an input that no other operation needs any more, and begins the sum with that
     input. Which input that is depends on timing, and three floats added in another order give another sum. This
     function replaces `AddN` by additions in a fixed order.
+
+    Returns:
+        Whether the number of threads is the fixed one. Otherwise runs are equal where TensorFlow has equally many
+        threads, by default one for each core.
     """
     tf.config.experimental.enable_op_determinism()
     # The graph optimizer would turn a chain of additions into `AddN` again.
     tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
     gen_math_ops.add_n = _add_in_order
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(_DETERMINISTIC_THREADS)
+    except RuntimeError:  # TensorFlow has run something, and its threads are there
+        return False
+    return True
 
 
 _add_n = gen_math_ops.add_n

@@ -257,6 +257,7 @@ class SpectatorFolder:
         state: TrainState,
         *,
         scored: bool,
+        average: keras.Model | None = None,
     ) -> TrainState:
         """Returns the state as it is."""
         return state

@@ -30,6 +30,7 @@ __all__ = [
     "Part",
     "backbone_names",
     "backbone_part",
+    "backbone_paths",
     "load_backbone",
     "load_part",
     "load_pretrained",
@@ -165,6 +166,14 @@ def parts(config: Config, model: Any) -> tuple[Part, ...]:
     if isinstance(config.model, C2FNet):
         return (*of("model.coarse", config.model.coarse, "coarse/"), *of("model", config.model, "fine/"))
     return tuple(of("model", config.model, ""))
+
+
+def backbone_paths(config: Config, model: Any) -> tuple[str, ...]:
+    """Returns the paths of the variables that are the backbone of a config's model; of c2fnet's fine one.
+
+    Nothing for a model without a backbone.
+    """
+    return next((part.paths for part in parts(config, model) if part.section == "model.backbone"), ())
 
 
 def load_pretrained(

@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,39 @@ def test_a_file_without_a_model_gives_the_sections_it_has(tmp_path: Path) -> Non
     assert result.values["dataset"] == {"name": "potsdam", "root": "data/Potsdam"}
 
 
+@pytest.mark.parametrize(
+    ("more", "values"),
+    [
+        ("grad_clip_cfg: {name: ClipGradByGlobalNorm, clip_norm: 35}", {"clip_norm": 35.0}),
+        ("grad_clip_cfg: {name: ClipGradByValue, max: 0.5}", {"clip_value": 0.5}),
+        ("grad_clip_cfg: {name: ClipGradByValue, max: 0.5, min: -0.5}", {"clip_value": 0.5}),
+        ("custom_cfg: [{name: backbone, lr_mult: 0.1}, {name: head, lr_mult: 1.0}]", {"backbone_lr_factor": 0.1}),
+    ],
+)
+def test_limits_and_rates_have_counterparts(tmp_path: Path, more: str, values: dict[str, float]) -> None:
+    for kind, name in (("sgd", "sgd"), ("AdamW", "adamw")):
+        path = write(tmp_path, "Potsdam", 512, f"optimizer: {{_inherited_: false, type: {kind}, {more}}}\n")
+        found = import_paddleseg(path).values["optimizer"]
+        assert found["name"] == name and found.items() >= values.items()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("grad_clip_cfg: {name: ClipGradByNorm, clip_norm: 1}", "grad_clip_cfg: ClipGradByNorm has no counterpart"),
+        ("grad_clip_cfg: {name: ClipGradByValue, max: 1.0, min: 0.0}", "grad_clip_cfg: min is 0.0; gradients are"),
+        ("grad_clip_cfg: {name: ClipGradByGlobalNorm, clip_norm: 1, norm: 2}", "grad_clip_cfg: the key norm has no"),
+        ("custom_cfg: [{name: head, lr_mult: 10.0}]", "custom_cfg: lr_mult of 'head' is 10.0; only the group backbone"),
+        ("custom_cfg: [{name: norm, weight_decay_mult: 0.0}]", "weight_decay_mult is 0.0; all weights decay alike"),
+    ],
+)
+def test_limits_and_rates_without_counterparts(tmp_path: Path, more: str, message: str) -> None:
+    path = tmp_path / "theirs.yml"
+    path.write_text(f"optimizer: {{type: sgd, {more}}}\n", "utf-8")
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        import_paddleseg(path)
+
+
 def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     path = write(
         tmp_path, "iSAID", 512,
@@ -248,7 +282,8 @@ val_dataset:
   ignore_index: 254
   edge: false
   transforms: [{type: Normalize, mean: [0.4, 0.4, 0.4], std: [0.2, 0.2, 0.2]}]
-optimizer: {type: sgd, momentum: 0.8, weight_decay: 0.0005}
+optimizer: {type: sgd, momentum: 0.8, weight_decay: 0.0005, grad_clip_cfg: {name: ClipGradByGlobalNorm, clip_norm: 5},
+            custom_cfg: [{name: backbone, lr_mult: 0.1, weight_decay_mult: 1.0}]}
 lr_scheduler: {type: PolynomialDecay, learning_rate: 0.02, end_lr: 0.001, power: 0.8, decay_steps: 1000, cycle: false,
                warmup_iters: 10, warmup_start_lr: 0.001}
 loss:

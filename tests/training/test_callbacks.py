@@ -4,7 +4,9 @@ import errno
 import io
 import os
 import re
+import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from rich.console import Console
-from tensorboard.backend.event_processing import plugin_event_accumulator
+from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
 
 from rsseg_tf.training import callbacks
 from rsseg_tf.training.callbacks import ConsoleLog, TensorBoardLog, format_duration
@@ -134,17 +136,64 @@ def test_a_tensorboard_folder_that_cannot_be_written_costs_no_training(
     assert len(list((tmp_path / "tb").iterdir())) == 1, "it is tried again"
 
 
+def logged(folder: Path) -> list[tuple[int, float]]:
+    """Returns step and loss of all points that programs see which read event files; they agree."""
+    seen = []
+    for module in (plugin_event_accumulator, event_accumulator):
+        events = module.EventAccumulator(str(folder))
+        events.Reload()
+        points = events.Tensors("Train/loss")
+        seen.append([(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in points])
+    assert seen[0] == seen[1]
+    return seen[0]
+
+
+def log_steps(folder: Path, begun: int, steps: Sequence[int]) -> None:
+    """Logs as a run does that begins at a step; its number of hundreds tells the run."""
+    log = TensorBoardLog(folder)
+    log.on_train_begin({"step": begun})
+    for step in steps:
+        log.on_train_batch_end(step, TRAIN | {"loss": step + 100.0 * begun})
+    log.on_train_end()
+
+
 def test_a_resumed_run_has_each_step_once_in_tensorboard(tmp_path: Path) -> None:
-    """Steps 3 and 4 were logged before the kill, and are trained again."""
-    for begun, steps in ((0, (1, 2, 3, 4)), (2, (3, 4, 5))):
-        log = TensorBoardLog(tmp_path / "tb")
-        log.on_train_begin({"step": begun})
-        for step in steps:
-            log.on_train_batch_end(step, TRAIN | {"loss": step + 10.0 * begun})
-        log.on_train_end()
-        time.sleep(1.1)  # event files are read in the order of the seconds in their names
-    events = plugin_event_accumulator.EventAccumulator(str(tmp_path / "tb"))
-    events.Reload()
-    losses = events.Tensors("Train/loss")
-    assert [event.step for event in losses] == [1, 2, 3, 4, 5]
-    assert [float(tf.make_ndarray(event.tensor_proto)) for event in losses] == [1, 2, 23, 24, 25]
+    """Steps 3 and 4 were logged before the kill, and are trained again; then somebody goes back to step 1.
+
+    Nothing waits between the runs: files of one second are read in no useful order.
+    """
+    folder = tmp_path / "tb"
+    log_steps(folder, 0, (1, 2, 3, 4))
+    (first,) = folder.iterdir()
+    first.write_bytes(first.read_bytes() + b"cut off by a kill")
+    log_steps(folder, 2, (3, 4, 5))
+    assert logged(folder) == [(1, 1), (2, 2), (3, 203), (4, 204), (5, 205)]
+    log_steps(folder, 1, (2, 4))
+    assert sorted(logged(folder)) == [(1, 1), (2, 102), (4, 104)]
+    # What was left is not lost; TensorBoard reads it under its old name.
+    aside = sorted(path for path in folder.iterdir() if "tfevents" not in path.name)
+    assert [path.name.split(".")[2] for path in aside] == ["later_than_1", "later_than_1", "later_than_2"]
+    (tmp_path / "left").mkdir()
+    shutil.copy(aside[2], tmp_path / "left" / aside[2].name.replace("later_than_2", "tfevents"))
+    assert logged(tmp_path / "left") == [(3, 3), (4, 4)]
+
+
+def test_a_running_tensorboard_drops_the_steps_that_are_trained_again(tmp_path: Path) -> None:
+    log_steps(tmp_path, 0, (1, 2, 3, 4))
+    running = plugin_event_accumulator.EventAccumulator(str(tmp_path))
+    running.Reload()
+    time.sleep(1.1)  # it reads files in the order of the seconds in their names
+    log_steps(tmp_path, 2, (3, 5))
+    running.Reload()
+    assert [event.step for event in running.Tensors("Train/loss")] == [1, 2, 3, 5]
+
+
+def test_points_from_before_a_failed_write_stay(tmp_path: Path) -> None:
+    log = TensorBoardLog(tmp_path)
+    log.on_train_begin({"step": 0})
+    log.on_train_batch_end(1, TRAIN | {"loss": 1.0})
+    with mock.patch.object(tf.summary, "scalar", side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))):
+        log.on_train_batch_end(2, TRAIN)
+    log.on_train_batch_end(3, TRAIN | {"loss": 3.0})
+    log.on_train_end()
+    assert sorted(logged(tmp_path)) == [(1, 1.0), (3, 3.0)]

@@ -19,17 +19,26 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
 from pathlib import Path
+import pytest
 from rsseg_tf.training import pretrain, train
-from tests.fixtures.configs import samples, tiny_config
+from tests.fixtures.configs import samples, tiny_config, use_tiny_backbone
 from tests.fixtures.pretraining import images, tiny_pretraining
 
+SWITCHES = (
+    "train.ema=0.9", "train.batch_size=2", "optimizer={name: adamw, clip_norm: 0.5, clip_value: 0.1}",
+    "optimizer.accumulate_steps=2", "optimizer.backbone_lr_factor=0.1",
+)
 folder, kind, names = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 often = ("train.deterministic=true", "train.save_interval=2", "train.iters=4")
 for name in names:
     resume = folder / names[0] / "iter_2" if name == "resumed" else None
-    if kind == "train":  # a network whose features are used in many places, so that gradients are added up
+    if kind in ("train", "switches"):
+        # A network whose features are used in many places, so that gradients are added up.
         model = "model={name: deeplabv3plus, backbone: {name: resnet18_vd}}"
         config = tiny_config(folder, model, "augment.crop_size=[96, 96]", *often)
+        if kind == "switches":
+            use_tiny_backbone(pytest.MonkeyPatch())
+            config = tiny_config(folder, *SWITCHES, *often)
         train(config, folder / name, samples(config, "train"), resume=resume)
     else:
         config = tiny_pretraining(folder, kind, *often)
@@ -38,7 +47,7 @@ for name in names:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["train", "moco_v2"])
+@pytest.mark.parametrize("kind", ["train", "switches", "moco_v2"])
 def test_equal_runs_give_equal_bits(kind: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT, "utf-8")

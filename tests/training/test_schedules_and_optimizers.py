@@ -5,12 +5,13 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from rsseg_tf.config.pretrain import LARSSection
 from rsseg_tf.config.schema import SGD, AdamW, CosineSchedule, PolySchedule
-from rsseg_tf.errors import ConfigError
 from rsseg_tf.training.optimizers import LARS, MomentumSGD, build_optimizer
 from rsseg_tf.training.schedules import learning_rate
+from tests.fixtures.devices import two_devices
 from tests.fixtures.golden import GOLDEN, needs_golden
 
 
@@ -123,8 +124,10 @@ def test_lars_takes_plain_steps_where_a_norm_is_zero(variant: str) -> None:
     assert np.isfinite(weight.numpy()).all()
 
 
-@pytest.mark.parametrize("section", [SGD(name="sgd"), LARSSection(name="lars", variant="larc")])
-def test_some_weights_keep_their_rate(section: SGD | LARSSection) -> None:
+@pytest.mark.parametrize(
+    "section", [SGD(name="sgd"), AdamW(name="adamw", weight_decay=0.1), LARSSection(name="lars", variant="larc")]
+)
+def test_some_weights_keep_their_rate(section: SGD | AdamW | LARSSection) -> None:
     with keras.name_scope("predictor_fc1"):
         kept = keras.Variable(sine((3, 4), 0.7), dtype="float64", name="kernel")
     moved = keras.Variable(sine((3, 4), 0.7), dtype="float64", name="kernel")
@@ -137,5 +140,107 @@ def test_some_weights_keep_their_rate(section: SGD | LARSSection) -> None:
     np.testing.assert_allclose(ratio, 10.0, rtol=1e-6)
     config = optimizer.get_config()
     assert type(optimizer).from_config(config).get_config() == config
-    with pytest.raises(ConfigError, match="optimizer.name is adamw, which gives all weights one learning rate"):
-        build_optimizer(AdamW(name="adamw"), constant_paths=["predictor_"])
+
+
+# === Slow backbones and limits of gradients ===
+
+
+def with_path(scope: str, shape: tuple[int, ...] = (3, 4)) -> keras.Variable:
+    with keras.name_scope(scope):
+        return keras.Variable(sine(shape, 0.7), dtype="float64", name="kernel")
+
+
+@pytest.mark.parametrize("section", [SGD(name="sgd"), AdamW(name="adamw", weight_decay=0.1)])
+def test_the_backbone_learns_more_slowly(section: SGD | AdamW) -> None:
+    """Decay included, which in AdamW follows the rate too."""
+    section = section.model_copy(update={"backbone_lr_factor": 0.1})
+    start, backbone, head = sine((3, 4), 0.7), with_path("stem_conv"), with_path("head_conv")
+    optimizer = build_optimizer(section, backbone_paths=[backbone.path])
+    two_steps(optimizer, backbone, head)
+    change, whole = backbone.numpy() - start, head.numpy() - start
+    # Decay acts on weights that have moved by different amounts, so that the ratio is not exact after two steps.
+    np.testing.assert_allclose(change / whole, 0.1, rtol=0.05)
+    config = optimizer.get_config()
+    assert type(optimizer).from_config(config).get_config() == config
+    same = with_path("stem_conv")
+    two_steps(build_optimizer(section, backbone_paths=["fine/stem_conv/kernel"]), same)
+    assert np.array_equal(same.numpy(), head.numpy()), "a path of another model"
+
+
+def test_adamw_is_kerass_to_the_bit() -> None:
+    ours, kerass = (keras.Variable(sine((3, 4), 0.7), dtype="float32") for _ in range(2))
+    two_steps(build_optimizer(AdamW(name="adamw", weight_decay=0.3)), ours)
+    two_steps(keras.optimizers.AdamW(0.0, weight_decay=0.3), kerass)
+    assert np.array_equal(ours.numpy(), kerass.numpy())
+
+
+def changes(optimizer: keras.optimizers.Optimizer, *gradients: list[float]) -> list[np.ndarray]:
+    """Returns what one step at rate 1 takes off the variables."""
+    variables = [keras.Variable(np.zeros(len(g)), dtype="float32") for g in gradients]
+    optimizer.build(variables)
+    optimizer.learning_rate = 1.0
+    scaled = [keras.ops.convert_to_tensor(g, "float32") * optimizer.scale_loss(1.0) for g in gradients]
+    optimizer.apply(scaled, variables)
+    return [-variable.numpy() for variable in variables]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_gradients_are_limited(precision: str) -> None:
+    """All variables by one factor, after the scale of the loss is taken off."""
+
+    def limited(**limits: float) -> list[np.ndarray]:
+        section = SGD(name="sgd", weight_decay=0.0, **limits)  # type: ignore[arg-type]
+        return changes(build_optimizer(section, precision=precision), [3.0, 0.0], [0.0, -12.0, 4.0])  # norm 13
+
+    one, other = limited(clip_norm=6.5)
+    np.testing.assert_allclose(one, [1.5, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(other, [0.0, -6.0, 2.0], rtol=1e-6)
+    one, other = limited(clip_norm=13.5)
+    assert one.tolist() == [3.0, 0.0] and other.tolist() == [0.0, -12.0, 4.0], "unchanged to the bit"
+    one, other = limited(clip_value=3.5)
+    assert one.tolist() == [3.0, 0.0] and other.tolist() == [0.0, -3.5, 3.5]
+    one, other = limited(clip_value=3.0, clip_norm=27**0.5 / 2)
+    np.testing.assert_allclose(other, [0.0, -1.5, 1.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("section", [AdamW(name="adamw"), LARSSection(name="lars", variant="larc")])
+def test_every_optimizer_has_limits(section: AdamW | LARSSection) -> None:
+    (free,) = changes(build_optimizer(section), [3.0, 4.0])
+    (limited,) = changes(build_optimizer(section.model_copy(update={"clip_norm": 1e-9})), [3.0, 4.0])
+    assert np.abs(limited).max() < 0.1 * np.abs(free).max()
+
+
+def step_on_two_devices(
+    section: SGD, first: float, second: float, *, precision: str = "fp32"
+) -> tuple[np.ndarray, keras.optimizers.Optimizer]:
+    """Takes a step from zeros at rate 1 with these gradients, and returns what it takes off the variable."""
+    strategy = two_devices()
+    with strategy.scope():
+        variable = keras.Variable(np.zeros(4), dtype="float32")
+        optimizer = build_optimizer(section, precision=precision)
+        optimizer.build([variable])
+        optimizer.learning_rate = 1.0
+
+    @tf.function
+    def step() -> None:
+        def replica() -> None:
+            number = tf.distribute.get_replica_context().replica_id_in_sync_group
+            optimizer.apply([tf.where(number == 0, first, second) * tf.ones(4)], [variable])
+
+        strategy.run(replica)
+
+    step()
+    return -variable.numpy(), optimizer
+
+
+@pytest.mark.parametrize(("second", "expected"), [(-4.0, 0.0), (4.0, 1.0)])
+def test_the_norm_is_that_of_all_devices_together(second: float, expected: float) -> None:
+    """Two opposite gradients have no sum, whatever their norms; the sum of two equal ones is limited once."""
+    change, _ = step_on_two_devices(SGD(name="sgd", weight_decay=0.0, clip_norm=2.0), 4.0, second)
+    np.testing.assert_allclose(change, expected)
+
+
+def test_an_overflow_on_any_device_skips_the_step() -> None:
+    change, optimizer = step_on_two_devices(SGD(name="sgd"), 1.0, np.inf, precision="fp16")
+    assert change.tolist() == [0.0] * 4
+    assert optimizer.dynamic_scale.numpy() == 512.0 and optimizer.iterations.numpy() == 0
