@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from types import FrameType
-from typing import Any
 
 import tensorflow as tf
 from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
@@ -39,7 +36,7 @@ def make_strategy(
     Args:
         device: `auto` takes the GPUs if there are any, else the CPU; `gpu` insists on one; `cpu` hides all GPUs.
         gpus: Numbers of the GPUs to use, as in `nvidia-smi`; None takes all. With several workers, those of each one.
-        start_timeout_s: How long to wait for other workers. The process ends with exit code 2 when it is over.
+        start_timeout_s: How long to wait for other workers.
         notify: Called by the first of several workers with a line that names the ones to wait for.
 
     Returns:
@@ -47,7 +44,7 @@ def make_strategy(
 
     Raises:
         ConfigError: When a GPU is asked for that TensorFlow does not see; when the environment describes workers
-            wrongly, or this one's address cannot be used.
+            wrongly, when this one's port cannot be used, or when others do not start.
     """
     cluster = read_cluster()
     visible = _visible_gpus(device, gpus)
@@ -89,6 +86,7 @@ def _visible_gpus(device: str, gpus: Sequence[int] | None) -> list[tf.config.Phy
 
 def _join(cluster: Cluster, gpus: int, timeout_s: float) -> tf.distribute.Strategy:
     """Returns the strategy of all workers once they have found each other."""
+    _meet(cluster, timeout_s)
     context.context().configure_coordination_service(
         service_type="standalone",
         service_leader="/job:worker/task:0",
@@ -102,59 +100,56 @@ def _join(cluster: Cluster, gpus: int, timeout_s: float) -> tf.distribute.Strate
         num_accelerators={"GPU": gpus},
         rpc_layer="grpc",
     )
-    others = ", ".join(address for i, address in enumerate(cluster.addresses) if i != cluster.index)
-    late = (
-        f"Error: Not all workers have started within {timeout_s:g} s; worker {cluster.index} has waited for {others}. "
-        "Look at the output of each, and whether the addresses can be reached from here."
-    )
     try:
-        strategy: tf.distribute.Strategy = _waiting(
-            lambda: tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver), timeout_s, late
-        )
+        strategy: tf.distribute.Strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"Worker {cluster.index} cannot join the others at {others}: {reason(error)}. Its own address is "
-            f"{cluster.addresses[cluster.index]}: the port must be free, and the name that of this machine."
+            f"Worker {cluster.index} ({cluster.addresses[cluster.index]}) cannot join the others: {reason(error)}. "
+            "Start all of them again."
         ) from error
+    if threading.current_thread() is threading.main_thread():
+        # TensorFlow has set a handler of its own, which ignores the signal.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     return strategy
 
 
-def _waiting(make: Callable[[], object], timeout_s: float, late: str) -> Any:
-    """Returns what `make` returns, called in a thread; signals and the timeout end the process meanwhile.
+def _meet(cluster: Cluster, timeout_s: float) -> None:
+    """Returns when all other workers have started.
 
-    TensorFlow waits without an end and listens to no signal. Nothing has been trained then, so that nothing is lost.
+    TensorFlow would wait for them too, but without an end, and deaf to signals and Ctrl-C.
+
+    Raises:
+        ConfigError: When this worker's port cannot be used, or another one does not start in time.
     """
-    outcome: list[Any] = []
-
-    def call() -> None:
-        try:
-            outcome.append((make(), None))
-        except Exception as error:
-            outcome.append((None, error))
-
-    def end(number: int, frame: FrameType | None) -> None:
-        os._exit(128 + number)
-
-    numbers = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.getsignal(number) for number in numbers}
-    deadline = time.monotonic() + timeout_s
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
+    port = int(cluster.addresses[cluster.index].rpartition(":")[2])
+    both = socket.has_dualstack_ipv6()
     try:
-        while thread.is_alive():
-            for number in numbers:
-                signal.signal(number, end)  # again and again, for TensorFlow sets a handler of its own at some time
-            thread.join(0.1)
+        family = socket.AF_INET6 if both else socket.AF_INET
+        listener = socket.create_server(("", port), family=family, backlog=1024, dualstack_ipv6=both)
+    except OSError as error:
+        raise ConfigError(
+            f"Port {port} of worker {cluster.index} ({cluster.addresses[cluster.index]}) cannot be used: "
+            f"{reason(error)}. End the process that has it, or give the worker another one in TF_CONFIG."
+        ) from error
+    missing = [address for i, address in enumerate(cluster.addresses) if i != cluster.index]
+    deadline = time.monotonic() + timeout_s
+    with listener:  # one who has met all others listens on the same port again soon, in TensorFlow
+        while missing := [address for address in missing if not _listens(address)]:
             if time.monotonic() > deadline:
-                print(late, file=sys.stderr, flush=True)
-                os._exit(2)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    made, error = outcome[0]
-    if error is not None:
-        raise error
-    return made
+                raise ConfigError(
+                    f"Worker {cluster.index} has waited {timeout_s:g} s for {', '.join(missing)}. Look at the output "
+                    "of each worker, and whether these addresses can be reached from this machine."
+                )
+            time.sleep(0.2)
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
+    except OSError:
+        return False
+    return True
 
 
 # === Determinism ===

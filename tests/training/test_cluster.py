@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ import yaml
 from rsseg_tf.cli.train import command
 from rsseg_tf.config import load_config
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.training import strategy
 from rsseg_tf.training.cluster import Cluster, read_cluster
+from tests.fixtures.workers import free_ports
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 TWO = ["a:2222", "b:2222"]
@@ -117,6 +121,32 @@ def test_tasks_that_cannot_be_placed_are_refused(change: dict[str, str | None], 
     environment = {name: value for name, value in (SLURM | change).items() if value is not None}
     with pytest.raises(ConfigError, match=message):
         read_cluster(environment)
+
+
+def test_workers_wait_for_each_other() -> None:
+    """In threads of one process: both go on once both are there."""
+    addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(2))
+    met: list[int] = []
+
+    def meet(index: int) -> None:
+        strategy._meet(Cluster(addresses, index), 30.0)
+        met.append(index)
+
+    first = threading.Thread(target=meet, args=(0,), daemon=True)
+    first.start()
+    first.join(0.5)
+    assert met == []
+    with socket.create_server(("127.0.0.1", int(addresses[1].rpartition(":")[2]))):  # the second one, in TensorFlow
+        first.join(30)
+        assert met == [0]
+        with pytest.raises(ConfigError, match=r"Port \d+ of worker 1 .* cannot be used: Address already in use"):
+            meet(1)
+
+
+def test_a_worker_that_does_not_start_is_named() -> None:
+    one, other = (f"127.0.0.1:{port}" for port in free_ports(2))
+    with pytest.raises(ConfigError, match=f"Worker 0 has waited 0.3 s for {other}. Look at the output"):
+        strategy._meet(Cluster((one, other), 0), 0.3)
 
 
 # === The files of docs/ ===

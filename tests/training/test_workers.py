@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from tests.fixtures.pretraining import images, tiny_pretraining, use_tiny_resnet
 from tests.fixtures.training import Record, StopAt, assert_equal_weights
 from tests.fixtures.workers import Pair
 
-# A seventh of the samples is in no batch twice, and the last one belongs to another worker in each epoch.
 OFTEN = ("train.save_interval=3", "train.log_iters=1", "train.keep_checkpoint_max=1000", "train.iters=100000")
 
 
@@ -40,9 +38,7 @@ def test_two_workers_equal_one_and_survive_a_kill(tmp_path: Path) -> None:
     with Pair(tmp_path, *command, "--batch_size", "2", "--save_dir", str(out), name="killed") as pair:
         pair.wait_for("iter: 8/100000")
         pair.processes[1].kill()
-        killed = time.monotonic()
-        assert pair.wait(0, 60) == 2
-        print("after the kill:", time.monotonic() - killed)
+        assert pair.wait(0, timeout_s=60) == 2
         assert pair.said(1) == "", "one worker alone writes the log"
         _, error = [line for line in pair.said(0).splitlines() if line and not line.startswith("20")]
         assert error.startswith("Error: Worker 1 of this run has ended or cannot be reached, so this one ends too")
