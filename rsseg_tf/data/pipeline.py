@@ -17,10 +17,14 @@ from rsseg_tf.data.augment import Augmentation
 from rsseg_tf.data.reader import SampleReader
 from rsseg_tf.data.sampling import Crops, CropSampler, look_for_classes
 
-__all__ = ["endless_batches", "sample_order", "shuffled", "train_batches"]
+__all__ = ["ALL", "Share", "endless_batches", "sample_order", "shuffled", "train_batches"]
 
 Element = dict[str, tf.Tensor]
 _ANYWHERE = Sampling()
+
+Share = tuple[int, int]
+"""(index, count): the part of each batch that one of several processes prepares; `count` divides the batch."""
+ALL: Share = (0, 1)
 
 
 def train_batches(
@@ -33,6 +37,7 @@ def train_batches(
     workers: int | None = None,
     sampling: Sampling = _ANYWHERE,
     notify: Callable[[str], object] = lambda line: None,
+    share: Share = ALL,
 ) -> tf.data.Dataset:
     """Returns endless batches for training.
 
@@ -45,6 +50,7 @@ def train_batches(
         workers: Samples prepared in parallel; None lets TensorFlow choose.
         sampling: Which crops are drawn. With classes, all labels are read before the first batch.
         notify: Called with a line about the classes that were found.
+        share: Which part of each batch to prepare, see `endless_batches`.
 
     Returns:
         Elements `{"image": (B, H, W, bands), "label": (B, H, W) int32, "index": (B,) int64}`. Images are in the unit of
@@ -53,7 +59,8 @@ def train_batches(
     """
     crops = Crops(Augmentation(augment, reader.spec, reader.dtype), sampling)
     sampler = look_for_classes(reader, crops, seed, workers=workers, notify=notify)
-    return endless_batches(_Loader(reader, crops, sampler, seed), batch_size=batch_size, start=start, workers=workers)
+    load = _Loader(reader, crops, sampler, seed)
+    return endless_batches(load, batch_size=batch_size, start=start, workers=workers, share=share)
 
 
 def endless_batches(
@@ -63,6 +70,7 @@ def endless_batches(
     start: int,
     workers: int | None,
     finish: Callable[[Element], Element] | None = None,
+    share: Share = ALL,
 ) -> tf.data.Dataset:
     """Returns endless batches of samples in the order of their positions.
 
@@ -72,11 +80,17 @@ def endless_batches(
         start: The first position.
         workers: Samples loaded in parallel; None lets TensorFlow choose.
         finish: Changes a whole batch.
+        share: Which part of each batch to give; the parts of all shares in a row are the batch.
     """
     # Threads are enough: file reads wait for the disk, and NumPy code holds Python's lock only briefly.
     parallel = workers or tf.data.AUTOTUNE
-    dataset = tf.data.Dataset.counter(start).map(load, num_parallel_calls=parallel, deterministic=True)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
+    positions = tf.data.Dataset.counter(start)
+    index, count = share
+    rows = batch_size // count
+    if count > 1:
+        positions = tf.data.Dataset.counter(0).map(lambda i: start + i // rows * batch_size + index * rows + i % rows)
+    dataset = positions.map(load, num_parallel_calls=parallel, deterministic=True)
+    dataset = dataset.batch(rows, drop_remainder=True)
     if finish is not None:
         dataset = dataset.map(finish, num_parallel_calls=2, deterministic=True)
     # Without this, several workers would each read a part of the files; here every batch is split among devices.

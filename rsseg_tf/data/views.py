@@ -17,7 +17,7 @@ import tensorflow as tf
 from rsseg_tf.config.pretrain import Views
 from rsseg_tf.data.augment import normalise, value_limits
 from rsseg_tf.data.colours import BYTES, Limits
-from rsseg_tf.data.pipeline import endless_batches, shuffled
+from rsseg_tf.data.pipeline import ALL, Share, endless_batches, shuffled
 from rsseg_tf.data.reader import ImageReader
 
 __all__ = ["blur", "colour_views", "crop_box", "cut_view", "jitter", "luma", "rgb_only", "view_batches"]
@@ -34,6 +34,7 @@ def view_batches(
     seed: int,
     start: int = 0,
     workers: int | None = None,
+    share: Share = ALL,
 ) -> tf.data.Dataset:
     """Returns endless batches of views.
 
@@ -44,6 +45,7 @@ def view_batches(
         seed: Seed of order and changes.
         start: How many images were consumed before (a resumed run).
         workers: Images read in parallel; None lets TensorFlow choose.
+        share: Which part of each batch to prepare, see `endless_batches`.
 
     Returns:
         Elements `{"views": (B, 2, H, W, bands) float32 normalised, "affines": (B, 2, 2, 3) float32, "index": (B,)
@@ -84,7 +86,7 @@ def view_batches(
             batch[name] = normalise(tf.stack(coloured, axis=1), spec, max_value=BYTES[1])
         return batch
 
-    return endless_batches(cut, batch_size=batch_size, start=start, workers=workers, finish=colour)
+    return endless_batches(cut, batch_size=batch_size, start=start, workers=workers, finish=colour, share=share)
 
 
 def rgb_only(views: Views, bands: int) -> tuple[str, ...]:

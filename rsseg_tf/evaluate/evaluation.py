@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rsseg_tf.config import Config
 from rsseg_tf.config.schema import CustomDataset, Dataset
@@ -35,6 +36,14 @@ _READERS = 4
 """Threads that read samples, unless told otherwise."""
 
 Observer = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
+Counts = tuple[NDArray[np.int64], int]
+"""Confusion matrix and ignored pixels."""
+Total = Callable[[NDArray[np.int64], int], Counts]
+"""Turns the counts of a share into those of all shares."""
+
+
+def _own_counts(confusion: NDArray[np.int64], ignored: int) -> Counts:
+    return confusion, ignored
 
 
 @dataclass(frozen=True)
@@ -62,14 +71,35 @@ class Evaluation:
         *,
         observe: Observer | None = None,
         workers: int | None = None,
+        total: Total = _own_counts,
     ) -> SegmentationScores:
         """Predicts every sample and counts by the protocol; see `evaluate` and `evaluate_stitched`."""
-        how: dict[str, Any] = {"observe": observe, "trust": self.trust, "workers": workers}
+        how: dict[str, Any] = {"observe": observe, "trust": self.trust, "workers": workers, "total": total}
         if self.protocol.stitched:
             scores = evaluate_stitched(predict, self.scenes, self.spec, options, **how)
         else:
             scores = evaluate(predict, self.samples, self.spec, options, **how)
         return dataclasses.replace(scores, left_out=self.protocol.left_out)
+
+    def share(self, index: int, count: int) -> Evaluation:
+        """Returns the part of one of several workers; the counts of all parts add up to those of the whole.
+
+        Every `count`-th sample belongs to it, where the protocol stitches every `count`-th scene. It may be empty.
+        `samples` stay whole where the protocol stitches, since the tiles of scenes name their places among them.
+
+        Args:
+            index: Place of the worker, 0..count-1.
+            count: Workers in all.
+        """
+        if self.protocol.stitched:
+            return dataclasses.replace(self, scenes=self.scenes[index::count])
+        return dataclasses.replace(self, samples=self.samples[index::count])
+
+    @property
+    def places(self) -> list[int]:
+        """What `observe` is called with as index, in order."""
+        tiles = [tile.index for scene in self.scenes for tile in scene.tiles]
+        return tiles if self.protocol.stitched else list(range(len(self.samples)))
 
     def read_once(self) -> None:
         """Reads every sample, as an evaluation does, so that a damaged one is known before hours of training.
@@ -135,6 +165,7 @@ def evaluate(
     observe: Observer | None = None,
     trust: Trust = TRUSTING_NOBODY,
     workers: int | None = None,
+    total: Total = _own_counts,
 ) -> SegmentationScores:
     """Predicts every sample at its own size and counts the pixels: protocol `benchmark`.
 
@@ -150,6 +181,7 @@ def evaluate(
             image has no data, the label is the ignored id.
         trust: How large images may be, and what a VRT may name.
         workers: Threads that read samples; None for a few.
+        total: Called once at the end, with what was counted here; returns what is scored.
 
     Raises:
         DataError: For a file that is unreadable or does not fit the dataset.
@@ -165,7 +197,8 @@ def evaluate(
                 yield _count(item, item.position, item.answer, [(item.label, item.answer)], spec)
 
     groups = _groups(_read(samples, spec, trust, workers), options.batch_size)
-    return _total(_predicted(groups, answer), counted, spec, observe, options.batch_size)
+    counts, ignored = total(*_sums(_predicted(groups, answer), counted, spec, observe, options.batch_size))
+    return SegmentationScores(counts, spec.classes, ignored)
 
 
 def evaluate_stitched(
@@ -177,6 +210,7 @@ def evaluate_stitched(
     observe: Observer | None = None,
     trust: Trust = TRUSTING_NOBODY,
     workers: int | None = None,
+    total: Total = _own_counts,
 ) -> SegmentationScores:
     """Predicts every tile, puts the logits of each scene back together and counts its pixels once: protocol `stitched`.
 
@@ -192,6 +226,7 @@ def evaluate_stitched(
             the tile's own, which differs from what is counted where other tiles overlap it.
         trust: As in `evaluate`.
         workers: As in `evaluate`.
+        total: As in `evaluate`.
 
     Raises:
         DataError: As `evaluate`; when labels of overlapping tiles differ.
@@ -216,7 +251,8 @@ def evaluate_stitched(
                 yield _count(item, tile.index, own, parts, spec)
 
     groups = _groups(_read(samples, spec, trust, workers), options.batch_size, alike=alone.__getitem__)
-    return _total(_predicted(groups, answer), counted, spec, observe, options.batch_size)
+    counts, ignored = total(*_sums(_predicted(groups, answer), counted, spec, observe, options.batch_size))
+    return SegmentationScores(counts, spec.classes, ignored)
 
 
 # === Reading, predicting and counting at the same time ===
@@ -255,6 +291,8 @@ def _for_all_devices(options: InferenceOptions, predict: Predict) -> InferenceOp
 
 def _read(samples: Sequence[Sample], spec: DatasetSpec, trust: Trust, workers: int | None = None) -> Iterator[_Read]:
     """Yields all samples in order, while threads read the next ones; errors name the files."""
+    if not samples:  # the share of a worker may be empty
+        return iter(())
     reader = SampleReader(samples, spec, trust=trust)
 
     def read(position: int) -> _Read:
@@ -332,13 +370,13 @@ def _count(
     return _Counted(counts, ignored, (index, item.image, item.label, prediction))
 
 
-def _total(
+def _sums(
     predicted: Generator[_Predicted, None, None],
     counted: Callable[[Iterator[_Predicted]], Iterator[_Counted]],
     spec: DatasetSpec,
     observe: Observer | None,
     batch_size: int,
-) -> SegmentationScores:
+) -> Counts:
     """Adds all counts up. One thread predicts, another one counts, and this one calls the observer."""
     counts = np.zeros((spec.num_classes, spec.num_classes), np.int64)
     ignored = 0
@@ -350,7 +388,7 @@ def _total(
             ignored += item.ignored
             if observe:
                 observe(*item.seen)
-    return SegmentationScores(counts, spec.classes, ignored)
+    return counts, ignored
 
 
 def _description(dataset: Dataset) -> dict[str, Any] | None:

@@ -33,6 +33,7 @@ from rsseg_tf.training.loop import TrainingPlan, TrainResult, Validation, run_tr
 from rsseg_tf.training.optimizers import build_optimizer
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import AccumulatingTrainStep, TrainStep, synchronise_batch_norm
+from rsseg_tf.training.workers import Workers
 from rsseg_tf.weights.pretrained import backbone_paths, load_pretrained
 
 __all__ = ["Learner", "build_learner", "train"]
@@ -85,10 +86,12 @@ def train(
     """
 
     def make_plan(strategy: tf.distribute.Strategy, resume: Path | None, notify: Notify) -> TrainingPlan:
+        workers = Workers(strategy)
+        workers.require_equal(training_images=len(train_samples), validation_images=len(val_samples))
         # A damaged validation image must show before hours of training, not at the first evaluation after them.
         evaluation = plan_evaluation(config, val_samples) if val_samples else None
         if evaluation is not None:
-            evaluation.read_once()
+            evaluation.share(*workers.share).read_once()
         learner = build_learner(config, strategy, resume, offline=offline, notify=notify)
         if resume is None:
             state = TrainState(protocol=config.eval.protocol, validation=_validation(config, val_samples))
@@ -115,13 +118,12 @@ def train(
                 workers=config.data.workers,
                 sampling=config.sampling,
                 notify=notify,
+                share=workers.share,
             ),
             take_step=learner.take_step,
             learning_rate=lambda step: learning_rate(step, config.lr_schedule, config.train.iters),
             average=learner.average,
-            validate=(
-                None if evaluation is None else _Validator(config, learner.evaluated, evaluation, strategy, notify)
-            ),
+            validate=None if evaluation is None else _Validator(config, learner.evaluated, evaluation, workers, notify),
         )
 
     return run_training(
@@ -303,24 +305,21 @@ def _state_to_resume(config: Config, resume: Path, validation: str, *, notify: N
 
 
 class _Validator:
-    """Evaluates the model while it is trained, and compares the score with the best so far."""
+    """Evaluates the model while it is trained, and compares the score with the best so far; workers share the work."""
 
     def __init__(
-        self,
-        config: Config,
-        model: keras.Model,
-        evaluation: Evaluation,
-        strategy: tf.distribute.Strategy,
-        notify: Notify,
+        self, config: Config, model: keras.Model, evaluation: Evaluation, workers: Workers, notify: Notify
     ) -> None:
-        self.predict = keras_predictor(model, config.dataset.spec, strategy=strategy)
+        # The devices of one process share each batch; processes share the samples.
+        self.predict = keras_predictor(model, config.dataset.spec, strategy=workers.strategy)
         self.options = dataclasses.replace(InferenceOptions.of(config), batch_size=config.eval.batch_size)
-        self.workers = config.data.workers
-        self.evaluation, self.notify = evaluation, notify
+        self.readers = config.data.workers
+        self.evaluation, self.workers, self.notify = evaluation, workers, notify
 
     def __call__(self, state: TrainState, stop_requested: threading.Event) -> Validation | None:
-        run = functools.partial(self.evaluation.run, self.predict, self.options, workers=self.workers)
-        scored = _evaluate(run, self.evaluation, stop_requested, self.notify)
+        own = self.evaluation.share(*self.workers.share)
+        run = functools.partial(own.run, self.predict, self.options, workers=self.readers)
+        scored = _evaluate(run, self.evaluation, stop_requested, self.workers, self.notify)
         if scored is None:
             return None
         scores, pictures = scored
@@ -345,13 +344,17 @@ def _evaluate(
     run: Callable[..., SegmentationScores],
     evaluation: Evaluation,
     stop_requested: threading.Event,
+    workers: Workers,
     notify: Notify,
 ) -> tuple[SegmentationScores, list[np.ndarray]] | None:
-    """Returns scores and pictures, or None when the run was asked to stop meanwhile: saving cannot wait then."""
-    spec = evaluation.spec
+    """Returns scores, and pictures of this worker's share; None when a worker was asked to stop meanwhile.
+
+    Saving cannot wait then.
+    """
+    spec, evaluation = evaluation.spec, evaluation.share(*workers.share)
     pictures: list[np.ndarray] = []
-    last = len(evaluation.samples) - 1
-    shown = {round(i * last / max(1, _PICTURES - 1)) for i in range(_PICTURES)}
+    places = evaluation.places
+    shown = {places[round(i * (len(places) - 1) / max(1, _PICTURES - 1))] for i in range(_PICTURES) if places}
 
     def observe(index: int, image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> None:
         if index in shown:
@@ -360,10 +363,19 @@ def _evaluate(
             except Exception as error:  # a score is worth more than its pictures
                 notify(f"There is no picture of {evaluation.samples[index].image}: {reason(error)}.")
         if stop_requested.is_set():
+            leave_together()
+
+    def leave_together() -> None:
+        if workers.any(stop_requested.is_set(), False)[0]:
             raise _StopRequestedError
 
+    def total(confusion: np.ndarray, ignored: int) -> tuple[np.ndarray, int]:
+        leave_together()
+        *counts, ignored = workers.add(np.append(confusion, ignored)).tolist()
+        return np.array(counts, np.int64).reshape(confusion.shape), ignored
+
     try:
-        return run(observe=observe), pictures
+        return run(observe=observe, total=total), pictures
     except _StopRequestedError:
         return None
 

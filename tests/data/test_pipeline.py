@@ -231,3 +231,11 @@ def test_two_devices_get_the_halves_of_each_batch_in_order(samples: list[Sample]
             parts = [part.numpy() for part in strategy.experimental_local_results(split[key])]
             assert [len(part) for part in parts] == [2, 2]
             np.testing.assert_array_equal(np.concatenate(parts), value, err_msg=key)
+
+
+def test_the_parts_of_several_processes_are_the_batches_of_one(samples: list[Sample]) -> None:
+    whole = take(samples, 3, start=8)
+    parts = [take(samples, 3, start=8, share=(index, 2)) for index in range(2)]
+    joined = [{key: np.concatenate([part[i][key] for part in parts]) for key in batch} for i, batch in enumerate(whole)]
+    assert_equal(whole, joined)
+    assert [len(batch["index"]) for batch in parts[0]] == [2, 2, 2]
