@@ -15,11 +15,12 @@ import math
 import tensorflow as tf
 
 from rsseg_tf.config.pretrain import Views
-from rsseg_tf.data.augment import BYTES, Limits, luma, normalise, value_limits
+from rsseg_tf.data.augment import normalise, value_limits
+from rsseg_tf.data.colours import BYTES, Limits
 from rsseg_tf.data.pipeline import endless_batches, shuffled
 from rsseg_tf.data.reader import ImageReader
 
-__all__ = ["blur", "colour_views", "crop_box", "cut_view", "jitter", "rgb_only", "view_batches"]
+__all__ = ["blur", "colour_views", "crop_box", "cut_view", "jitter", "luma", "rgb_only", "view_batches"]
 
 _TRIALS = 10  # draws of a crop before it falls back to the middle of the image, as torchvision
 _DRAWS = 13  # random numbers for the colours of a view, see `colour_views`
@@ -267,6 +268,17 @@ def jitter(
             turned = _turn_hue(tf.gather_nd(images, which), tf.gather_nd(shift, which))
             images = tf.tensor_scatter_nd_update(images, which, turned)
     return images
+
+
+def luma(images: tf.Tensor) -> tf.Tensor:
+    """Returns `(..., 1)` ITU-R BT.601 luma; the mean of the bands for images of other than three bands.
+
+    Args:
+        images: `(..., bands)` float32.
+    """
+    if images.shape[-1] != 3:
+        return tf.reduce_mean(images, axis=-1, keepdims=True)
+    return tf.reduce_sum(images * tf.constant([0.299, 0.587, 0.114]), axis=-1, keepdims=True)
 
 
 def blur(images: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from rsseg_tf.build import build_backbone, build_losses, build_model
 from rsseg_tf.config import Config
 from rsseg_tf.evaluate.evaluation import plan_evaluation
+from rsseg_tf.export.trained import load_trained
 from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import checkpoint_predictor
 from rsseg_tf.training import TrainResult, train
@@ -37,6 +38,12 @@ def run(tmp_path: Path, save_dir: str, *overrides: str, evaluate: bool = False, 
     config = tiny_config(tmp_path, *SHORT, *overrides)
     val = samples(config, "val") if evaluate else ()
     return train(config, tmp_path / save_dir, samples(config, "train"), val, **options)
+
+
+def at_the_start(config: Config) -> dict[str, np.ndarray]:
+    """The weights that a run begins with."""
+    model, _, _ = _build(config, tf.distribute.get_strategy(), None, offline=True, notify=print)
+    return {variable.path: variable.numpy() for variable in model.weights}
 
 
 def training(folder: Path) -> dict[str, np.ndarray]:
@@ -64,34 +71,44 @@ ALL = ("train.ema=0.9", "optimizer.accumulate_steps=2", "optimizer.backbone_lr_f
 
 @pytest.mark.parametrize(
     "switches",
-    [ALL, (ADAMW, *ALL, "train.precision=fp16"), ("train.ema=0.9", "model.freeze_backbone=true")],
-    ids=["sgd", "adamw-fp16", "frozen"],
+    [
+        (ADAMW, *ALL, "train.precision=fp16"),
+        ("train.ema=0.9", "optimizer.accumulate_steps=2", "model.freeze_backbone=true", "train.batch_size=1"),
+    ],
+    ids=["adamw-fp16", "frozen-sgd"],
 )
 def test_a_resumed_run_equals_a_straight_one(tmp_path: Path, switches: tuple[str, ...]) -> None:
+    """To the bit on several devices: `test_deterministic`, since devices may round their copies differently."""
     straight = run(tmp_path, "straight", *switches)
     run(tmp_path, "halves", *switches, "train.log_iters=1", callbacks=[StopAt(3)])
     resumed = run(tmp_path, "halves", *switches, resume=tmp_path / "halves" / "iter_3")
     assert resumed.state == straight.state
-    assert_equal_weights(straight.checkpoint, resumed.checkpoint)
-    assert_equal_arrays(training(straight.checkpoint), training(resumed.checkpoint))
+    # Devices add up gradients in the order in which they are ready; `train.deterministic` would fix it.
+    atol = 1e-8 if devices == 2 else 0.0
+    assert_equal_weights(straight.checkpoint, resumed.checkpoint, atol=atol)
+    assert_equal_arrays(training(straight.checkpoint), training(resumed.checkpoint), atol=atol)
 
 
-@pytest.mark.parametrize(
-    "switches",
-    [
-        ("train.ema=0.9", "optimizer.backbone_lr_factor=0.1", "optimizer.clip_norm=0.5"),
-        ("train.ema=0.9", "model.freeze_backbone=true", ADAMW),
-    ],
-    ids=["sgd", "frozen-adamw"],
-)
-def test_two_devices_equal_one(tmp_path: Path, switches: tuple[str, ...]) -> None:
-    switches = (*switches, "train.iters=2", "lr_schedule.learning_rate=0.01")
+def test_two_devices_equal_one(tmp_path: Path) -> None:
+    switches = (
+        "train.ema=0.9", "optimizer.backbone_lr_factor=0.1", "optimizer.clip_norm=0.5", "train.iters=2",
+        "lr_schedule.learning_rate=0.01",
+    )  # fmt: skip
     one = run(tmp_path, "one", *switches, "train.batch_size=4")
     two = run(tmp_path, "two", *switches, "train.batch_size=2", strategy=two_devices())
-    # The first steps of AdamW are as long for a gradient near 0, which is rounded, as for any other.
-    atol = 1e-3 if ADAMW in switches else 2e-5
-    assert_equal_weights(one.checkpoint, two.checkpoint, atol=atol)
-    assert_equal_arrays(trained(one.checkpoint), trained(two.checkpoint), atol=atol)
+    assert_equal_weights(one.checkpoint, two.checkpoint, atol=2e-5)
+    assert_equal_arrays(trained(one.checkpoint), trained(two.checkpoint), atol=2e-5)
+
+
+def use_plain_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes `fcn` two convolutions without batch normalisation, which looks at the batch as a whole."""
+
+    def plain(backbone: keras.Model, *, num_classes: int, **_: Any) -> keras.Model:
+        x = keras.layers.Conv2D(6, 3, padding="same", activation="relu", name="conv")(backbone.input)
+        logits = keras.layers.Conv2D(num_classes, 3, padding="same", dtype="float32", name="head")(x)
+        return keras.Model(backbone.input, {"main": logits}, name="fcn")
+
+    replace_builder(monkeypatch, "rsseg_tf.segmentors.fcn:fcn", plain)
 
 
 # === Averaged weights ===
@@ -100,27 +117,24 @@ def test_two_devices_equal_one(tmp_path: Path, switches: tuple[str, ...]) -> Non
 def test_the_average_follows_the_weights_and_leaves_them_alone(tmp_path: Path) -> None:
     often = ("train.iters=3", "train.save_interval=1", "train.keep_checkpoint_max=9")
     plain = run(tmp_path, "plain", *often)
-    averaged = run(tmp_path, "averaged", *often, "train.ema=0.7")
+    averaged = run(tmp_path, "averaged", *often, "train.ema=0.28")
     assert_equal_arrays(trained(averaged.checkpoint), weights(plain.checkpoint))
-    first, before, after = (tmp_path / "averaged" / f"iter_{step}" for step in (1, 2, 3))
-    start = weights(first)
-    for folder, average, rate in ((before, weights(first), 9 / 12), (after, weights(before), 9 / 13)):
-        expected = {name: old + rate * (trained(folder)[name] - old) for name, old in average.items()}
-        assert_equal_arrays(expected, weights(folder), atol=1e-6)
-    moved = [name for name in start if not np.allclose(start[name], weights(after)[name], atol=1e-6)]
+    folders = [tmp_path / "averaged" / f"iter_{step}" for step in (1, 2, 3)]
+    averages = [at_the_start(tiny_config(tmp_path)), *map(weights, folders)]
+    # The first two are those of the warm-up.
+    for folder, before, after, rate in zip(folders, averages, averages[1:], (9 / 11, 9 / 12, 0.72), strict=False):
+        expected = {name: old + rate * (trained(folder)[name] - old) for name, old in before.items()}
+        assert_equal_arrays(expected, after, atol=1e-6)
+    moved = [name for name, old in averages[0].items() if not np.allclose(old, averages[-1][name], atol=1e-6)]
     assert any("moving_variance" in name for name in moved) and any("kernel" in name for name in moved)
 
 
-def test_the_decay_ends_the_warm_up(tmp_path: Path) -> None:
-    run(tmp_path, "out", "train.ema=0.1", "train.iters=2", "train.save_interval=1")
-    before, after = (tmp_path / "out" / f"iter_{step}" for step in (1, 2))
-    expected = {name: old + 0.9 * (trained(after)[name] - old) for name, old in weights(before).items()}
-    assert_equal_arrays(expected, weights(after), atol=1e-6)
-
-
-def test_averaged_weights_are_what_is_evaluated_and_kept_as_best(tmp_path: Path) -> None:
+def test_averaged_weights_are_what_is_evaluated_kept_as_best_and_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_plain_convolutions(monkeypatch)
     record, plain = Record(), Record()
-    quick = ("train.iters=30", "train.save_interval=30", "lr_schedule.learning_rate=0.3")
+    quick = ("train.iters=2", "lr_schedule.learning_rate=0.3")
     result = run(tmp_path, "out", *quick, "train.ema=0.9", evaluate=True, callbacks=[record])
     run(tmp_path, "plain", *quick, evaluate=True, callbacks=[plain])
     assert_equal_weights(tmp_path / "out" / "best_model", result.checkpoint)
@@ -131,10 +145,13 @@ def test_averaged_weights_are_what_is_evaluated_and_kept_as_best(tmp_path: Path)
         return evaluation.run(checkpoint_predictor(folder, config), InferenceOptions.of(config)).miou
 
     assert record.evaluations[0]["miou"] == miou(result.checkpoint) == miou(tmp_path / "out" / "best_model")
+    exported = load_trained(tmp_path / "out" / "best_model").model
+    assert_equal_arrays({v.path: v.numpy() for v in exported.weights}, weights(result.checkpoint))
     assert plain.evaluations[0]["miou"] != record.evaluations[0]["miou"], "or this test proves nothing"
 
 
-def test_the_average_begins_or_ends_where_a_run_is_resumed(tmp_path: Path) -> None:
+def test_the_average_begins_or_ends_where_a_run_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_plain_convolutions(monkeypatch)
     straight = run(tmp_path, "straight")
     middle = tmp_path / "straight" / "iter_2"
     begun = run(tmp_path, "begun", "train.ema=0.9", resume=middle)
@@ -151,17 +168,6 @@ def test_the_average_begins_or_ends_where_a_run_is_resumed(tmp_path: Path) -> No
 
 
 # === Accumulated gradients ===
-
-
-def use_plain_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes `fcn` a network without batch normalisation, which looks at the batch as a whole."""
-
-    def plain(backbone: keras.Model, *, num_classes: int, **_: Any) -> keras.Model:
-        x = keras.layers.Conv2D(6, 3, padding="same", activation="relu", name="conv")(backbone.input)
-        logits = keras.layers.Conv2D(num_classes, 3, padding="same", dtype="float32", name="head")(x)
-        return keras.Model(backbone.input, {"main": logits}, name="fcn")
-
-    replace_builder(monkeypatch, "rsseg_tf.segmentors.fcn:fcn", plain)
 
 
 def without_ignored_pixels(tmp_path: Path) -> tuple[str, ...]:
@@ -195,11 +201,12 @@ def test_four_batches_of_two_equal_one_of_eight(
         for step, row in records[0].steps.items():
             for name in ("lr", "loss", "loss_main", "epoch"):
                 assert record.steps[step][name] == pytest.approx(row[name], rel=1e-5), name
-    start = run(tmp_path, "two", *common, "train.batch_size=2")
-    assert max(np.abs(v - weights(whole.checkpoint)[k]).max() for k, v in weights(start.checkpoint).items()) > 1e-5
+    start = at_the_start(tiny_config(tmp_path, *common))
+    assert max(np.abs(value - start[name]).max() for name, value in weights(whole.checkpoint).items()) > 1e-3
 
 
 def test_a_part_is_all_that_the_network_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_plain_convolutions(monkeypatch)
     seen: list[tuple[int, ...]] = []
     forward = TrainStep._forward
 
@@ -217,7 +224,9 @@ def test_an_overflow_in_one_part_skips_the_step(tmp_path: Path, monkeypatch: pyt
     use_plain_convolutions(monkeypatch)
     config = tiny_config(tmp_path, "train.precision=fp16")
     model, optimizer, _ = _build(config, tf.distribute.get_strategy(), None, offline=True, notify=print)
-    step = AccumulatingTrainStep(model, optimizer, build_losses(config), tf.distribute.get_strategy(), parts=2)
+    step = AccumulatingTrainStep(
+        model, optimizer, build_losses(config), tf.distribute.get_strategy(), config.dataset.spec, parts=2
+    )
     rng = np.random.default_rng(0)
     image = tf.constant(rng.normal(size=(4, 8, 8, 3)), tf.float32)
     batch = {"image": image, "label": tf.zeros((4, 8, 8), tf.int32)}
@@ -243,7 +252,10 @@ def paths_of_backbone(config: Config) -> set[str]:
 def test_a_frozen_backbone_stays_equal_to_the_bit(tmp_path: Path) -> None:
     first = run(tmp_path, "first", "train.iters=2")
     pretrained = f"model.backbone.pretrained={first.checkpoint}"
-    result = run(tmp_path, "out", "model.freeze_backbone=true", pretrained)
+    lines: list[str] = []
+    frozen = ("model.freeze_backbone=true", "train.batch_size=2", pretrained)
+    result = run(tmp_path, "out", *frozen, notify=lines.append, strategy=two_devices())
+    assert len(lines) == 1 and " tensors from " in lines[0]
     backbone = paths_of_backbone(tiny_config(tmp_path))
     before, after = weights(first.checkpoint), weights(result.checkpoint)
     assert len(backbone) > 30 and backbone < after.keys()
@@ -259,8 +271,11 @@ def test_a_frozen_backbone_stays_equal_to_the_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_frozen_backbone_has_no_backward_pass(tmp_path: Path, frozen: bool) -> None:
     config = tiny_config(tmp_path, f"model.freeze_backbone={str(frozen).lower()}")
-    model, optimizer, _ = _build(config, tf.distribute.get_strategy(), None, offline=True, notify=print)
-    step = TrainStep(model, optimizer, build_losses(config), tf.distribute.get_strategy())
+    lines: list[str] = []
+    model, optimizer, _ = _build(config, tf.distribute.get_strategy(), None, offline=True, notify=lines.append)
+    beginnings = [line.split(":")[0] for line in lines]
+    assert beginnings == ["model.freeze_backbone keeps the backbone as it was built"] * frozen
+    step = TrainStep(model, optimizer, build_losses(config), tf.distribute.get_strategy(), config.dataset.spec)
     batch = {"image": tf.zeros((2, 32, 32, 3)), "label": tf.zeros((2, 32, 32), tf.int32)}
     operations = [operation.type for operation in step._run.get_concrete_function(batch).graph.get_operations()]
     convolutions = sum(variable.name == "kernel" for variable in model.weights)
@@ -296,13 +311,11 @@ def test_the_paths_of_a_backbone_are_those_of_its_own_variables(tmp_path: Path, 
     assert {v.path for v in model.weights} - own == {v.path for v in model.weights if v.path.startswith("head_")}
 
 
-@pytest.mark.parametrize("optimizer", [(), (ADAMW,)], ids=["sgd", "adamw"])
-def test_the_backbone_follows_its_share_of_the_rate(tmp_path: Path, optimizer: tuple[str, ...]) -> None:
-    one = ("train.iters=1", "train.save_interval=1", *optimizer)
-    still = run(tmp_path, "still", *one, "lr_schedule.learning_rate=1e-30")
-    full = run(tmp_path, "full", *one)
-    slow = run(tmp_path, "slow", *one, "optimizer.backbone_lr_factor=0.25")
-    start, moved, less = (weights(result.checkpoint) for result in (still, full, slow))
+def test_the_backbone_follows_its_share_of_the_rate(tmp_path: Path) -> None:
+    one = ("train.iters=1", "train.save_interval=1", ADAMW)
+    start = at_the_start(tiny_config(tmp_path))
+    moved = weights(run(tmp_path, "full", *one).checkpoint)
+    less = weights(run(tmp_path, "slow", *one, "optimizer.backbone_lr_factor=0.25").checkpoint)
     backbone = paths_of_backbone(tiny_config(tmp_path))
     for name in start:
         if name not in backbone or "moving" in name:
@@ -315,13 +328,13 @@ def test_the_backbone_follows_its_share_of_the_rate(tmp_path: Path, optimizer: t
 
 
 @pytest.mark.parametrize("case", ["one", "fp16", "two", "parts"])
-def test_a_step_is_as_long_as_the_limit(tmp_path: Path, case: str) -> None:
+def test_a_step_is_as_long_as_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     """From random weights the gradient is longer than 0.01; a step at rate 1 without decay is the gradient."""
-    common = ("train.iters=1", "optimizer.weight_decay=0.0", "optimizer.clip_norm=0.01")
+    use_plain_convolutions(monkeypatch)
+    once = ("train.iters=1", "optimizer.weight_decay=0.0", "lr_schedule.learning_rate=1.0")
     more = {"fp16": ("train.precision=fp16",), "parts": ("optimizer.accumulate_steps=2",)}.get(case, ())
     options = {"strategy": two_devices()} if case == "two" else {}
-    still = run(tmp_path, "still", *common, "lr_schedule.learning_rate=1e-30")
-    moved = run(tmp_path, "moved", *common, *more, "lr_schedule.learning_rate=1.0", **options)
-    start = weights(still.checkpoint)
-    change = [v - start[k] for k, v in weights(moved.checkpoint).items() if "moving" not in k]
-    assert np.sqrt(sum(np.sum(np.square(c, dtype=np.float64)) for c in change)) == pytest.approx(0.01, rel=1e-3)
+    start = at_the_start(tiny_config(tmp_path))
+    moved = weights(run(tmp_path, "moved", *once, *more, "optimizer.clip_norm=0.01", **options).checkpoint)
+    change = np.sqrt(sum(np.sum(np.square(moved[name] - start[name], dtype=np.float64)) for name in start))
+    assert change == pytest.approx(0.01, rel=1e-3)
