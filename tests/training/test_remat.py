@@ -147,7 +147,7 @@ def test_the_fine_model_of_c2fnet_is_cut(tmp_path: Path) -> None:
 def test_the_switch_makes_the_step_compute_twice(tmp_path: Path, remat: bool) -> None:
     config = tiny_config(tmp_path, f"train.remat={str(remat).lower()}")
     model, optimizer, _ = _build(config, tf.distribute.get_strategy(), None, offline=True, notify=print)
-    step = TrainStep(model, optimizer, build_losses(config), tf.distribute.get_strategy())
+    step = TrainStep(model, optimizer, build_losses(config), tf.distribute.get_strategy(), config.dataset.spec)
     batch = {"image": tf.zeros((2, 32, 32, 3)), "label": tf.zeros((2, 32, 32), tf.int32)}
     types = [operation.type for operation in step._run.get_concrete_function(batch).graph.get_operations()]
     convolutions = sum(variable.name == "kernel" for variable in model.weights)
