@@ -319,6 +319,9 @@ class Train(Section):
     keep_checkpoint_max: Positive = 5
     early_stop_intervals: Positive | None = None
     deterministic: bool = Field(False, description="whether equal runs give equal weights, to the bit")
+    remat: bool = Field(
+        False, description="whether activations are computed twice instead of being kept: less memory, more time"
+    )
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="decay of a moving average of the weights, e.g. 0.999, which is then evaluated; null: none"
     )

@@ -22,6 +22,7 @@ from rsseg_tf.ssl import Method
 from rsseg_tf.training.folder import Notify
 from rsseg_tf.training.loop import TrainingPlan, TrainResult, run_training
 from rsseg_tf.training.optimizers import build_optimizer
+from rsseg_tf.training.remat import rematerialise
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import PretrainStep, synchronise_batch_norm
 from rsseg_tf.training.workers import Workers
@@ -176,6 +177,8 @@ def _build(
         method = build_method(config, steps=iters, devices=devices, precision=config.train.precision)
         if devices > 1:
             synchronise_batch_norm(method)
+        if config.train.remat:
+            rematerialise(method)
         # SimSiam's predictor keeps the highest rate of the run, the one right after the warm-up.
         no_warmup = config.lr_schedule.model_copy(update={"warmup_epochs": 0.0})
         optimizer = build_optimizer(

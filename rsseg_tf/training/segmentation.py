@@ -31,6 +31,7 @@ from rsseg_tf.training.average import WeightAverage
 from rsseg_tf.training.folder import Notify
 from rsseg_tf.training.loop import TrainingPlan, TrainResult, Validation, run_training
 from rsseg_tf.training.optimizers import build_optimizer
+from rsseg_tf.training.remat import rematerialise
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import AccumulatingTrainStep, TrainStep, synchronise_batch_norm
 from rsseg_tf.training.workers import Workers
@@ -223,6 +224,8 @@ def _build(
             synchronise_batch_norm(model)
         if config.model.freeze_backbone:
             _freeze(model, backbone_paths(config, model))
+        if config.train.remat:
+            rematerialise(model)
         optimizer = build_optimizer(
             config.optimizer,
             precision=precision,
