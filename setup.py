@@ -85,6 +85,7 @@ EXTRAS["test"] = [
     "pytest-cov>=7,<8",
     "coverage>=7.10,<8",  # 7.10: measures processes that tests start
     "hypothesis>=6.120,<7",
+    "Pillow>=11.0,<14",  # what colour changes are compared with, over all colours; 11.0 and 13.0 were tried
     "psutil>=7.2,<8",  # memory and sockets of a server
     "ruff>=0.14,<0.18",
     "mypy>=1.18,<3",

@@ -21,7 +21,7 @@ from benchmarks.measuring import Figures, parser_of, rate
 from benchmarks.prepare import scene
 from rsseg_tf.config.schema import Augment
 from rsseg_tf.data import SampleReader
-from rsseg_tf.data.augment import augment_sample
+from rsseg_tf.data.augment import Augmentation, draw_changes, uniform_numbers
 from rsseg_tf.datasets.isprs import POTSDAM
 from rsseg_tf.datasets.label_codings import rgb_to_ids
 from rsseg_tf.files.lists import read_list
@@ -86,13 +86,14 @@ def main() -> None:
     options = parser.parse_args()
     augment = Augment()
 
+    changes = Augmentation(augment, POTSDAM, np.dtype(np.uint8))
+
+    def change(number: int, image: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        draw = draw_changes(augment, next(uniform_numbers(0, number)))
+        return changes.image(image, draw), changes.label(label, draw)
+
     def augmented(number: tf.Tensor, pair: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        image, label = pair
-        image, label = tf.cast(tf.ensure_shape(image, (None, None, 3)), tf.float32), tf.cast(label, tf.int32)
-        label = tf.ensure_shape(label, (None, None))
-        return augment_sample(
-            image, label, tf.stack([0, tf.cast(number, tf.int32)]), augment, ignore_index=255, quantise=True
-        )
+        return tf.numpy_function(change, [number, *pair], [tf.uint8, tf.uint8], stateful=False)
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

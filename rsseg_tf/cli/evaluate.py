@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rsseg_tf.cli.engine import choose_engine, engine_options, locate_engine
-from rsseg_tf.cli.models import choose_device, load_beside, open_model, prediction_changes, windows_note
+from rsseg_tf.cli.models import choose_devices, load_beside, open_model, prediction_changes, windows_note
 from rsseg_tf.cli.options import ManyValues, NameOf, check_save_dir, prediction_options, weights_options
 from rsseg_tf.datasets.protocols import PROTOCOLS
 
@@ -27,12 +27,19 @@ __all__ = ["command"]
                    "into their scenes, each pixel once. isprs5: the same on eroded labels of potsdam or "
                    "vaihingen, means without clutter.  [default: the config's eval.protocol]")  # fmt: skip
 @prediction_options("aug-eval")
+@click.option("--batch-size", type=click.IntRange(min=1), metavar="N",
+              help="Images of one size, or windows, that each device predicts at a time.  [default: the config's "
+                   "eval.batch_size]")  # fmt: skip
+@click.option("--num-workers", type=click.IntRange(min=1), metavar="N",
+              help="Images read in parallel.  [default: the config's data.workers, or 4]")  # fmt: skip
 @click.option("--save-dir", type=Path, help="Folder for eval.json.  [default: beside the model]")
 def command(
     model_path: str,
     config_path: str | None,
     overrides: tuple[str, ...],
     protocol: str | None,
+    batch_size: int | None,
+    num_workers: int | None,
     save_dir: Path | None,
     precision: str,
     engine: str | None,
@@ -48,13 +55,14 @@ def command(
 
     Images of up to 2048 x 2048 pixels are predicted whole; with --is-slide they are scaled and then cut into windows.
     Larger images are cut first, and each window is scaled; without --is-slide their windows have the model's size and
-    are blended. `rsseg-tf predict` writes the same labels.
+    are blended. `rsseg-tf predict` writes the same labels. Several GPUs share the images of a checkpoint.
     """
     changes = prediction_changes("aug_eval", values)
     if save_dir is not None:
         check_save_dir(save_dir)
     source = locate_engine(model_path, engine, tolerance, precision)
-    chosen = [f"eval.protocol={protocol}"] if protocol else []
+    settings = {"eval.protocol": protocol, "eval.batch_size": batch_size, "data.workers": num_workers}
+    chosen = [f"{key}={value}" for key, value in settings.items() if value is not None]
     config = load_beside(source.path, config_path, (*overrides, *chosen))
     from rsseg_tf.cli.output import print_note, progress_line, write_json
     from rsseg_tf.cli.sample_lists import checked_samples
@@ -66,16 +74,20 @@ def command(
     from rsseg_tf.evaluate.evaluation import plan_evaluation
 
     evaluation = plan_evaluation(config, samples)
-    choose_device(device, gpus)
+    strategy = choose_devices(device, gpus, source.kind)
     source = choose_engine(source, config, samples[0].image, changes.get("crop_size"))
-    model = open_model(source.path, config, source.precision, changes, source.threads)
+    changes |= {"batch_size": config.eval.batch_size}
+    model = open_model(source.path, config, source.precision, changes, source.threads, strategy)
     if line := windows_note(model, changes):
         print_note(line)
     console = Console()
     evaluated = itertools.count(1)
     with progress_line("Evaluating") as progress:
         scores = evaluation.run(
-            model.predict, model.options, observe=lambda *_: progress(next(evaluated), len(samples))
+            model.predict,
+            model.options,
+            observe=lambda *_: progress(next(evaluated), len(samples)),
+            workers=config.data.workers,
         )
     console.print(
         f"[EVAL] #Images: {len(samples)} mIoU: {scores.miou:.4f} Acc: {scores.acc:.4f} Kappa: {scores.kappa:.4f} "

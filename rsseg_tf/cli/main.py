@@ -34,7 +34,7 @@ _COMMANDS = {
     "predict": ("rsseg_tf.cli.predict", "Predict images: labels, pictures, GeoTIFFs."),
     "export": ("rsseg_tf.cli.export", "Export a checkpoint: SavedModel, TFLite, ONNX, OpenVINO."),
     "verify": ("rsseg_tf.cli.verify", "Compare exported models with the Keras model."),
-    "benchmark": ("rsseg_tf.cli.benchmark", "Time exported models and measure their memory."),
+    "benchmark": ("rsseg_tf.cli.benchmark", "Time exported models, and training on this machine."),
     "serve": ("rsseg_tf.cli.serve", "Answer requests on this machine as TensorFlow Serving does."),
     "quickstart": (
         "rsseg_tf.cli.quickstart",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "changed_options",
     "choose_device",
+    "choose_devices",
     "load_beside",
     "locate_model",
     "open_model",
@@ -56,7 +57,12 @@ def load_beside(path: Path, config_path: str | None, overrides: tuple[str, ...])
 
 
 def open_model(
-    path: Path, config: Config | None, precision: str, changes: dict[str, Any], threads: int | None = None
+    path: Path,
+    config: Config | None,
+    precision: str,
+    changes: dict[str, Any],
+    threads: int | None = None,
+    strategy: Any = None,
 ) -> Predictor:
     """Opens what `locate_model` found, with the options that the command line changes.
 
@@ -66,7 +72,7 @@ def open_model(
     from rsseg_tf.errors import ConfigError
     from rsseg_tf.predictors import open_predictor
 
-    predictor = open_predictor(path, config=config, precision=precision, threads=threads)
+    predictor = open_predictor(path, config=config, precision=precision, threads=threads, strategy=strategy)
     if config is not None and config.dataset.spec.classes != predictor.spec.classes:
         raise ConfigError(
             f"{path} has the classes {', '.join(predictor.spec.classes)}; the dataset '{config.dataset.name}' of the "
@@ -187,7 +193,7 @@ def windows_note(predictor: Predictor, changes: dict[str, Any]) -> str | None:
 
 
 def choose_device(device: str, gpus: tuple[int, ...]) -> None:
-    """Selects the device that eval and predict run on; see `make_strategy`.
+    """Selects the device that predict and the like run on; see `make_strategy`.
 
     Raises:
         ConfigError: For a device that does not exist, or for more than one.
@@ -196,5 +202,30 @@ def choose_device(device: str, gpus: tuple[int, ...]) -> None:
     from rsseg_tf.training import make_strategy
 
     if len(gpus) > 1:
-        raise ConfigError(f"eval and predict run on one GPU; got --gpus {' '.join(map(str, gpus))}. Name one of them.")
+        raise ConfigError(
+            f"this command runs on one GPU; got --gpus {' '.join(map(str, gpus))}. Name one of them. (rsseg-tf eval "
+            "takes several.)"
+        )
     make_strategy(device, gpus or None)
+
+
+def choose_devices(device: str, gpus: tuple[int, ...], kind: str) -> Any:
+    """Selects the devices that share the images of eval; see `make_strategy`.
+
+    Args:
+        device: Value of --device.
+        gpus: Value of --gpus.
+        kind: Kind of the model.
+
+    Raises:
+        ConfigError: For a device that does not exist, or for several of a model that is no checkpoint.
+    """
+    from rsseg_tf.errors import ConfigError
+    from rsseg_tf.training import make_strategy
+
+    if len(gpus) > 1 and kind != "checkpoint":
+        raise ConfigError(
+            f"several GPUs share the images of a checkpoint only; got --gpus {' '.join(map(str, gpus))} for an "
+            "exported model. Name one of them, or evaluate the checkpoint."
+        )
+    return make_strategy(device, gpus or None)

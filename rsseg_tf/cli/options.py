@@ -19,6 +19,7 @@ __all__ = [
     "Grouped",
     "ManyValues",
     "NameOf",
+    "WithDefault",
     "check_save_dir",
     "combined",
     "config_option",
@@ -99,6 +100,39 @@ def group(heading: str, *decorators: Callable[[F], F]) -> Callable[[F], F]:
         return function
 
     return add
+
+
+class WithDefault(click.Group):
+    """Takes `serve EXPORT_DIR` beside `serve init`: arguments that begin with no subcommand go to a default command.
+
+    Attributes:
+        default: The default command's name, which nobody types; click finds it as if it had been typed.
+    """
+
+    default = "model"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Puts the default command's name before arguments that name no other one."""
+        if args and args[0] not in (*self._others(), *ctx.help_option_names):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes a line for each command."""
+        for name in (self.default, *self._others()):
+            with click.Context(self.commands[name], parent=ctx) as inner:
+                pieces = self.commands[name].collect_usage_pieces(inner)
+            formatter.write_usage(ctx.command_path, " ".join([*([name] if name != self.default else []), *pieces]))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the default command's options, and the other commands."""
+        with click.Context(self.commands[self.default], parent=ctx) as inner:
+            self.commands[self.default].format_options(inner, formatter)
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.commands[name].get_short_help_str(limit=80)) for name in self._others()])
+
+    def _others(self) -> list[str]:
+        return [name for name in self.commands if name != self.default]
 
 
 class NameOf(click.Choice[str]):

@@ -21,6 +21,7 @@ __all__ = [
     "lost_output",
     "make_output_safe",
     "narrow_table",
+    "print_errors_alone",
     "print_note",
     "progress_line",
     "say",
@@ -30,17 +31,26 @@ __all__ = [
 _MIN_COLUMNS = 80  # tables lose text in fewer
 
 _write_errors: list[OSError] = []
+_errors_alone = False
+
+
+def print_errors_alone() -> None:
+    """Drops lines, notes and progress from here on: another process of the same run prints them."""
+    global _errors_alone
+    _errors_alone = True
 
 
 def say(line: str) -> None:
     """Prints a line about finished work; a full disk under a log file, or a closed terminal, is no error."""
-    with contextlib.suppress(OSError):
-        click.echo(line)
+    if not _errors_alone:
+        with contextlib.suppress(OSError):
+            click.echo(line)
 
 
 def print_note(line: str) -> None:
     """Prints a note on standard error."""
-    click.echo(f"Note: {line}", err=True)
+    if not _errors_alone:
+        click.echo(f"Note: {line}", err=True)
 
 
 def narrow_table(title: str) -> Table:
@@ -62,7 +72,8 @@ def progress_line(description: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import MofNCompleteColumn, Progress
 
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True, quiet=_errors_alone)
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(description, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

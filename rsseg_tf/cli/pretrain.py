@@ -41,16 +41,17 @@ def command(
     collapse. Ctrl-C, SIGTERM and SIGHUP write a checkpoint before they end the run. Options override the config.
     """
     config = load_pretraining(config_path, overrides, run_settings(settings))
-    from rsseg_tf.cli.output import load_tensorflow, say
+    from rsseg_tf.cli.output import say
     from rsseg_tf.cli.sample_lists import checked_images
+    from rsseg_tf.cli.workers import open_devices
     from rsseg_tf.errors import ConfigError, TrainingError
 
     if settings["epochs"] and settings["iters"]:
         raise ConfigError("--epochs and --iters both set the length of the run; give one of them.")
-    load_tensorflow()
+    strategy, is_chief = open_devices(device, gpus, deterministic=config.train.deterministic)
     samples = checked_images(config)
 
-    from rsseg_tf.training import make_deterministic, make_strategy, pretrain
+    from rsseg_tf.training import pretrain
     from rsseg_tf.training.callbacks import CollapseMonitor, ConsoleLog, TensorBoardLog
     from rsseg_tf.training.pretraining import steps_in_all
 
@@ -59,18 +60,16 @@ def command(
     monitor = CollapseMonitor(
         config.train.collapse_spread, stop_after=config.train.stop_after_collapsed, console=log.console
     )
-    if config.train.deterministic:
-        make_deterministic()  # before the devices, which start TensorFlow's threads
     result = pretrain(
         config,
         save_dir,
         samples,
-        strategy=make_strategy(device, gpus or None),
+        strategy=strategy,
         resume=resume_model,
         overwrite=overwrite,
         offline=offline,
         notify=say,
-        callbacks=[log, monitor, TensorBoardLog(save_dir / "tensorboard")],
+        callbacks=[log, monitor, TensorBoardLog(save_dir / "tensorboard")] if is_chief else [],
     )
     if monitor.has_stopped_the_run:
         raise TrainingError(

@@ -8,35 +8,14 @@ from typing import Any
 
 import click
 
-from rsseg_tf.cli.options import ManyValues, combined, picked, trust_option
+from rsseg_tf.cli.options import ManyValues, WithDefault, combined, picked, trust_option
 
 __all__ = ["command"]
 
-_DEFAULT = "model"
 _MB = 2**20
 
 
-class _ServeGroup(click.Group):
-    """Takes `serve EXPORT_DIR` beside `serve init`: arguments that begin with no subcommand go to the server itself."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # The default command has a name that nobody types; click finds it as if it had been typed.
-        if args and args[0] != "init" and args[0] not in ctx.help_option_names:
-            args = [_DEFAULT, *args]
-        return super().parse_args(ctx, args)
-
-    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write_usage(ctx.command_path, "[OPTIONS] EXPORT_DIR")
-        formatter.write_usage(ctx.command_path, "init [OPTIONS] DIR")
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with click.Context(self.commands[_DEFAULT], parent=ctx) as inner:
-            self.commands[_DEFAULT].format_options(inner, formatter)
-        with formatter.section("Commands"):
-            formatter.write_dl([("init", "Write files that deploy TensorFlow Serving for an export.")])
-
-
-@click.group(name="serve", cls=_ServeGroup)
+@click.group(name="serve", cls=WithDefault)
 def command() -> None:
     """Answer requests on this machine as TensorFlow Serving does.
 
@@ -98,7 +77,7 @@ def _number_options(rows: tuple[tuple[str, click.ParamType, float, str], ...]) -
     )
 
 
-@command.command(name=_DEFAULT, cls=ManyValues)
+@command.command(name=WithDefault.default, cls=ManyValues)
 @click.argument("export_dir", type=Path)
 @click.option("--model-name", metavar="NAME", help="Name in requests. Default: the folder's.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")

@@ -45,34 +45,33 @@ def command(
     tensorboard/. Ctrl-C, SIGTERM and SIGHUP write a checkpoint before they end the run. Options override the config.
     """
     config = load(config_path, overrides, run_settings(settings))
-    from rsseg_tf.cli.output import load_tensorflow, say
+    from rsseg_tf.cli.output import say
     from rsseg_tf.cli.sample_lists import checked_samples
+    from rsseg_tf.cli.workers import open_devices
     from rsseg_tf.errors import ConfigError
 
     if config.train.early_stop_intervals is not None and not do_eval:
         raise ConfigError("--early_stop_intervals counts evaluations; add --do_eval.")
-    load_tensorflow()
+    strategy, is_chief = open_devices(device, gpus, deterministic=config.train.deterministic)
     train_samples, *others = checked_samples(
         config, "train", *(("val",) if do_eval else ()), crop_size=config.augment.crop
     )
     val_samples = others[0] if do_eval else ()
 
-    from rsseg_tf.training import make_deterministic, make_strategy, train
+    from rsseg_tf.training import train
     from rsseg_tf.training.callbacks import ConsoleLog, TensorBoardLog
 
-    if config.train.deterministic:
-        make_deterministic()  # before the devices, which start TensorFlow's threads
     result = train(
         config,
         save_dir,
         train_samples,
         val_samples,
-        strategy=make_strategy(device, gpus or None),
+        strategy=strategy,
         resume=resume_model,
         overwrite=overwrite,
         offline=offline,
         notify=say,
-        callbacks=[ConsoleLog(config.train.iters), TensorBoardLog(save_dir / "tensorboard")],
+        callbacks=[ConsoleLog(config.train.iters), TensorBoardLog(save_dir / "tensorboard")] if is_chief else [],
     )
     say(result.summary())
     if do_eval and result.state.best_step:

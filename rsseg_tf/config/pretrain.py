@@ -164,6 +164,9 @@ class PretrainTrain(Section):
     collapse_spread: Fraction = Field(0.05, description="an epoch with a smaller mean spread counts as collapsed")
     stop_after_collapsed: Positive | None = Field(None, description="collapsed epochs in a row that end the run")
     deterministic: bool = Field(False, description="whether equal runs give equal weights, to the bit")
+    remat: bool = Field(
+        False, description="whether activations are computed twice instead of being kept: less memory, more time"
+    )
 
 
 class PretrainConfig(Section):

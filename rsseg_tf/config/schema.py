@@ -188,6 +188,38 @@ class Augment(Section):
         return self
 
 
+RARE = "rare"
+
+
+class Sampling(Section):
+    """Which crops are drawn; by default each sample is cropped anywhere, as in PaddleSeg.
+
+    A crop holds a class if it has a pixel of it. Where more crops than `share` hold one of the classes by chance,
+    nothing changes; else some crops are placed on one, in another sample if need be.
+    """
+
+    classes: tuple[str, ...] | Literal["rare"] = Field(
+        (), description="names of classes, or rare: those with less than half of an equal share of the pixels"
+    )
+    share: Fraction | None = Field(None, description="of crops that are to hold one of the classes; null: 0.5")
+    redraw_ignored: bool = Field(
+        False, description="whether a crop with nothing but ignored pixels is drawn again, at most nine times"
+    )
+
+    @property
+    def wish(self) -> float:
+        """The share of crops that are to hold one of the classes."""
+        return 0.5 if self.share is None else self.share
+
+    @model_validator(mode="after")
+    def _has_classes(self) -> Sampling:
+        if self.share is not None and not self.classes:
+            raise ValueError(
+                "sampling.share has a meaning with sampling.classes only; name some, e.g. [building], or write rare."
+            )
+        return self
+
+
 class Data(Section):
     """How samples are read."""
 
@@ -287,6 +319,9 @@ class Train(Section):
     keep_checkpoint_max: Positive = 5
     early_stop_intervals: Positive | None = None
     deterministic: bool = Field(False, description="whether equal runs give equal weights, to the bit")
+    remat: bool = Field(
+        False, description="whether activations are computed twice instead of being kept: less memory, more time"
+    )
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="decay of a moving average of the weights, e.g. 0.999, which is then evaluated; null: none"
     )
@@ -295,10 +330,11 @@ class Train(Section):
 class Eval(Section):
     """How validation images are predicted and scored, in training (`--do_eval`) and by `rsseg-tf eval`.
 
-    All but `protocol` are the fields of `rsseg_tf.predict.InferenceOptions`.
+    All but `protocol` are the fields of `rsseg_tf.predict.InferenceOptions`. `data.workers` threads read the images.
     """
 
     protocol: ProtocolName = Field("benchmark", description="what is counted, see rsseg_tf.datasets.protocols")
+    batch_size: Positive = Field(1, description="images of one size, or windows, that each device predicts at a time")
     scales: Annotated[tuple[AboveZero, ...], Field(min_length=1)] = (1.0,)
     flip_horizontal: bool = False
     flip_vertical: bool = False
@@ -307,8 +343,8 @@ class Eval(Section):
     stride: tuple[Positive, Positive] | None = Field(None, description="horizontal, vertical step in pixels")
 
     def inference(self) -> dict[str, Any]:
-        """Returns the options of prediction, as `InferenceOptions` takes them."""
-        return self.model_dump(exclude={"protocol"})
+        """Returns the options that decide on labels, as `InferenceOptions` takes them; how many at a time does not."""
+        return self.model_dump(exclude={"protocol", "batch_size"})
 
     @field_validator("protocol", mode="before")
     @classmethod
@@ -335,6 +371,7 @@ class Config(Section):
     dataset: Dataset
     model: Model
     augment: Augment = Augment()
+    sampling: Sampling = Sampling()
     data: Data = Data()
     optimizer: Optimizer = SGD(name="sgd")
     lr_schedule: LrSchedule = PolySchedule(name="poly")
@@ -352,6 +389,7 @@ class Config(Section):
                 f"{spec.bands}. Set both to 0."
             )
         self._check_classes(spec)
+        self._check_sampling(spec)
         self._check_losses(spec)
         self._check_protocol()
         self._check_backbone()
@@ -383,6 +421,14 @@ class Config(Section):
             raise ValueError(
                 f"model.name c2fnet needs classes of small objects; the dataset '{spec.name}' names none. "
                 "Use a dataset that has some (isaid), or list them in dataset.small_classes of a custom one."
+            )
+
+    def _check_sampling(self, spec: DatasetSpec) -> None:
+        unknown = [] if self.sampling.classes == RARE else [c for c in self.sampling.classes if c not in spec.classes]
+        if unknown:
+            raise ValueError(
+                f"sampling.classes names {', '.join(unknown)}; the dataset '{spec.name}' has "
+                f"{', '.join(spec.classes)}. Take some of these, or write rare."
             )
 
     def _check_protocol(self) -> None:

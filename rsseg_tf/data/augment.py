@@ -1,56 +1,51 @@
-"""Random changes to one training sample, each a pure function of (image, label, seed).
+"""Random changes to training samples: what is drawn, and what is done with it.
 
-Images are `(H, W, bands)` float32 on the scale where `max_value` is 255, whatever their type on disk; labels are
-`(H, W)` int32. Seeds are stateless (`(2,)` int32), so that the same seed gives the same result eagerly, inside
-`tf.data` and after a resume.
+Images are `(H, W, bands)` in the file's own type and unit; labels are `(H, W)`. All that is random about a sample is
+drawn first, from numbers of a counter-based generator. What follows is a pure function of image, label and draw.
 
 Semantics, constants and order are those of PaddleSeg's `paddleseg/transforms/transforms.py` and `functional.py`, which
-the benchmark trains with. PaddleSeg changes colours of 8-bit Pillow images, which hold whole numbers. So results are
-truncated to whole numbers here too for 8-bit data (`quantise=True`). Other types keep their fractions.
+the benchmark trains with. For 8-bit images the results equal PaddleSeg's to the bit: scaling is done in float32, whose
+fractions the colour changes cut off.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from rsseg_tf.config.schema import Augment
+from rsseg_tf.data.colours import BYTES, Limits, change_colours
+from rsseg_tf.data.geometry import (
+    Padding,
+    mirrored,
+    padded,
+    rotated,
+    rotated_label,
+    scale_factors,
+    scaled_label,
+    scaled_part,
+    scaled_size,
+)
 from rsseg_tf.datasets.spec import DatasetSpec
-from rsseg_tf.rasters.windows import Size
+from rsseg_tf.rasters.windows import Size, Window
 
-__all__ = [
-    "adjust_brightness",
-    "adjust_contrast",
-    "adjust_hue",
-    "adjust_saturation",
-    "augment_sample",
-    "luma",
-    "normalise",
-    "pad_and_crop",
-    "padding_of",
-    "random_distort",
-    "random_flip",
-    "random_rotate90",
-    "random_rotation",
-    "random_step_scale",
-    "rescale",
-    "scale_factors",
-    "value_limits",
-]
+__all__ = ["Augmentation", "Draw", "draw_changes", "normalise", "padding_of", "uniform_numbers", "value_limits"]
 
-Pair = tuple[tf.Tensor, tf.Tensor]
-Limits = tuple[float, float]
-Padding = float | tuple[float, ...]
-
-BYTES: Limits = (0.0, 255.0)
 _BYTE_PADDING = 127.5  # `im_padding_value` of PaddleSeg's `RandomPaddingCrop`
+_NUMBERS = 32  # random numbers of a draw, of which some are spare
+_COLOURS = ("brightness", "contrast", "saturation", "hue")
 
 
-def value_limits(dtype: np.dtype, max_value: float) -> Limits:
+# === Values ===
+
+
+def value_limits(dtype: np.dtype, max_value: float = 255.0) -> Limits:
     """Returns the smallest and largest value that images of a type can hold, on the scale where `max_value` is 255.
 
     Colour changes clip to these values: 0..255 for bytes, as in PaddleSeg, and the range of the type for other whole
@@ -65,76 +60,16 @@ def value_limits(dtype: np.dtype, max_value: float) -> Limits:
 
 
 def padding_of(augment: Augment, spec: DatasetSpec, dtype: np.dtype) -> Padding:
-    """Returns the padding of images on the scale 0..255: one number, or one for each band.
+    """Returns the padding of images in their own unit: one number, or one for each band.
 
-    Without `augment.image_padding` bytes get 127.5, as in PaddleSeg. Other types get the mean of each band, since 127.5
-    may be far from all of their values.
+    Without `augment.image_padding` bytes get 127.5 of 255, as in PaddleSeg. Other types get the mean of each band,
+    since the middle may be far from all of their values.
     """
-    if augment.image_padding is not None:
-        return augment.image_padding
-    if dtype == np.uint8:
-        return _BYTE_PADDING
-    means = tuple(255.0 * mean for mean in spec.mean)
+    if augment.image_padding is not None or dtype == np.uint8:
+        padding = _BYTE_PADDING if augment.image_padding is None else augment.image_padding
+        return padding * spec.max_value / BYTES[1]
+    means = tuple(mean * spec.max_value for mean in spec.mean)
     return means[0] if len(set(means)) == 1 else means
-
-
-def augment_sample(
-    image: tf.Tensor,
-    label: tf.Tensor,
-    seed: tf.Tensor,
-    augment: Augment,
-    *,
-    ignore_index: int,
-    quantise: bool,
-    padding: Padding = _BYTE_PADDING,
-    limits: Limits = BYTES,
-) -> Pair:
-    """Applies the whole training chain: scale, pad and crop, flips, rotations, colours.
-
-    Args:
-        image: `(H, W, bands)` float32, 0..255.
-        label: `(H, W)` int32 class ids.
-        seed: `(2,)` int32.
-        augment: Ranges and probabilities.
-        ignore_index: The id that padded and uncovered pixels get.
-        quantise: Whether to truncate colours to whole numbers, as PaddleSeg does for its 8-bit images.
-        padding: What the image is padded with, see `padding_of`.
-        limits: Smallest and largest value that colour changes may give, see `value_limits`.
-
-    Returns:
-        The changed image `(crop height, crop width, bands)` float32 0..255 and label `(crop height, crop width)`.
-    """
-    seeds = tf.unstack(tf.random.split(seed, 7))
-    bands = image.shape[-1]
-    image, label = random_step_scale(image, label, seeds[0], augment.scale_range, augment.scale_step)
-    image = tf.ensure_shape(image, (None, None, bands))  # tf.cond loses the number of bands
-    image, label = pad_and_crop(image, label, seeds[1], augment.crop, image_padding=padding, label_padding=ignore_index)
-    image, label = random_flip(image, label, seeds[2], augment.flip_horizontal, axis=1)
-    image, label = random_flip(image, label, seeds[3], augment.flip_vertical, axis=0)
-    if augment.rotate90:
-        image, label = random_rotate90(image, label, seeds[4], augment.rotate90)
-    if augment.rotate_degrees:
-        image, label = random_rotation(
-            image,
-            label,
-            seeds[5],
-            augment.rotate_degrees,
-            augment.rotate_probability,
-            image_padding=padding,
-            label_padding=ignore_index,
-        )
-    image = random_distort(
-        image,
-        seeds[6],
-        brightness=augment.brightness_range,
-        contrast=augment.contrast_range,
-        saturation=augment.saturation_range,
-        hue=augment.hue_range,
-        probability=augment.distort_probability,
-        quantise=quantise,
-        limits=limits,
-    )
-    return image, label
 
 
 def normalise(pixels: tf.Tensor, spec: DatasetSpec, *, max_value: float | None = None) -> tf.Tensor:
@@ -152,285 +87,160 @@ def normalise(pixels: tf.Tensor, spec: DatasetSpec, *, max_value: float | None =
     return (scaled - tf.constant(spec.mean, tf.float32)) / tf.constant(spec.std, tf.float32)
 
 
-# === Geometry ===
+# === Draws ===
 
 
-def scale_factors(scale_range: tuple[float, float], step: float) -> list[float]:
-    """Returns the factors that stepped scaling draws from, e.g. 0.5, 0.75, … 2.0."""
-    low, high = scale_range
-    count = int((high - low) / step + 1)
-    return [low + (high - low) * i / (count - 1) for i in range(count)] if count > 1 else [low]
+@dataclass(frozen=True)
+class Draw:
+    """All that is random about a sample.
 
-
-def rescale(image: tf.Tensor, label: tf.Tensor, factor: tf.Tensor) -> Pair:
-    """Resizes to `round(factor * size)`: bilinear with half-pixel centres for the image, nearest for the label.
-
-    Nearest takes source pixel `floor(i / factor)` as OpenCV does in PaddleSeg, not the half-pixel rule of `tf.image`.
+    Attributes:
+        factor: Scale of the sample.
+        place: Where the crop lies between the topmost and the lowest place, and between the leftmost and the rightmost
+            one: two numbers of 0 to below 1.
+        flip_horizontal: Whether to mirror left and right.
+        flip_vertical: Whether to mirror up and down.
+        quarter_turns: How often to turn by 90 degrees, against the clock.
+        degrees: By how much to rotate, against the clock; None for not at all.
+        colours: Changes of colour in their order, see `rsseg_tf.data.colours.change_colours`.
     """
-    size = tf.cast(tf.round(tf.cast(factor, tf.float64) * tf.cast(tf.shape(label), tf.float64)), tf.int32)
-    size = tf.maximum(size, 1)
-    bands = image.shape[-1]
-    image = tf.image.resize(image, size, method="bilinear", antialias=False)
-    image.set_shape((None, None, bands))
-    label = tf.raw_ops.ResizeNearestNeighbor(images=label[None, ..., None], size=size)[0, ..., 0]
-    return image, label
+
+    factor: float = 1.0
+    place: tuple[float, float] = (0.0, 0.0)
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+    quarter_turns: int = 0
+    degrees: float | None = None
+    colours: tuple[tuple[str, float], ...] = ()
 
 
-def random_step_scale(
-    image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, scale_range: tuple[float, float], step: float
-) -> Pair:
-    """Resizes by a factor drawn from `scale_range` in steps (step 0: any factor in the range)."""
-    low, high = scale_range
-    if low == high == 1.0:
-        return image, label
-    if step == 0 and low < high:
-        factor = tf.random.stateless_uniform((), seed, low, high)
-    else:
-        factors = scale_factors(scale_range, step) if low < high else [low]
-        factor = tf.constant(factors)[tf.random.stateless_uniform((), seed, 0, len(factors), tf.int32)]
-    return tf.cond(tf.equal(factor, 1.0), lambda: (image, label), lambda: rescale(image, label, factor))
+def uniform_numbers(seed: int, position: int) -> Iterator[NDArray[np.float64]]:
+    """Yields the random numbers of a position in the stream of samples, an array of 32 for each draw.
+
+    They are Philox's (Salmon et al. 2011), with the key (seed, position): the same whoever asks for them, and when.
+
+    Returns:
+        Arrays of numbers from 0 to below 1, without end.
+    """
+    generator = np.random.Philox(key=np.array([seed, position], np.uint64))
+    while True:
+        # As raw bits, which NumPy keeps from version to version; the distributions of its generators may change.
+        yield np.asarray(generator.random_raw(_NUMBERS) >> np.uint64(11), np.float64) * np.float64(2.0**-53)
 
 
-def pad_and_crop(
-    image: tf.Tensor,
-    label: tf.Tensor,
-    seed: tf.Tensor,
-    size: Size,
-    *,
-    image_padding: Padding,
-    label_padding: int,
-) -> Pair:
-    """Pads at the bottom and right up to `size` where needed, then crops a random window of it."""
-    bands = image.shape[-1]
-    wanted = tf.constant(size)
-    missing = tf.maximum(wanted - tf.shape(label), 0)
-    paddings = tf.stack([tf.zeros_like(missing), missing], axis=1)
-    around = tf.concat([paddings, [[0, 0]]], 0)
-    if isinstance(image_padding, tuple):
-        covered = tf.pad(tf.ones_like(image[..., :1]), around)
-        image = tf.where(covered > 0, tf.pad(image, around), tf.constant(image_padding, tf.float32))
-    else:
-        image = tf.pad(image, around, constant_values=image_padding)
-    label = tf.pad(label, paddings, constant_values=label_padding)
-    room = tf.shape(label) - wanted + 1
-    offset = tf.random.stateless_uniform((2,), seed, 0, 2**31 - 1, tf.int32) % room
-    y, x = offset[0], offset[1]
-    image = image[y : y + size[0], x : x + size[1]]
-    label = label[y : y + size[0], x : x + size[1]]
-    return tf.ensure_shape(image, (*size, bands)), tf.ensure_shape(label, size)
-
-
-def random_flip(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, probability: float, *, axis: int) -> Pair:
-    """Mirrors along `axis` (1: left-right, 0: up-down) with the given probability."""
-    if probability == 0:
-        return image, label
-    flip = tf.random.stateless_uniform((), seed) < probability
-    turned = tf.cond(flip, lambda: (tf.reverse(image, [axis]), tf.reverse(label, [axis])), lambda: (image, label))
-    return tf.ensure_shape(turned[0], image.shape), tf.ensure_shape(turned[1], label.shape)
-
-
-def random_rotate90(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, probability: float) -> Pair:
-    """Turns by 90, 180 or 270 degrees (by 180 only where the crop is not square) with the given probability."""
-    draws = tf.random.stateless_uniform((2,), seed)
-    square = image.shape[0] == image.shape[1]
-    turns = 1 + tf.cast(draws[1] * 3, tf.int32) if square else tf.constant(2)
-    shape = image.shape
-
-    def turned() -> Pair:
-        return tf.image.rot90(image, turns), tf.image.rot90(label[..., None], turns)[..., 0]
-
-    result = tf.cond(draws[0] < probability, turned, lambda: (image, label))
-    return tf.ensure_shape(result[0], shape), tf.ensure_shape(result[1], shape[:2])
-
-
-def random_rotation(
-    image: tf.Tensor,
-    label: tf.Tensor,
-    seed: tf.Tensor,
-    degrees: float,
-    probability: float,
-    *,
-    image_padding: Padding,
-    label_padding: int,
-) -> Pair:
-    """Rotates about the centre by up to `degrees` either way; uncovered pixels get the padding values."""
-    draws = tf.random.stateless_uniform((2,), seed)
-    angle = (2 * draws[1] - 1) * (degrees * math.pi / 180)
-    height, width = tf.unstack(tf.cast(tf.shape(label) - 1, tf.float32) / 2)
-    cos, sin = tf.cos(angle), tf.sin(angle)
-    # The eight numbers map output to input coordinates; rotation about the centre, no perspective.
-    matrix = [cos, -sin, width - cos * width + sin * height, sin, cos, height - sin * width - cos * height, 0.0, 0.0]
-
-    def warp(x: tf.Tensor, method: str, fill: float) -> tf.Tensor:
-        return tf.raw_ops.ImageProjectiveTransformV3(
-            images=x[None],
-            transforms=tf.stack(matrix)[None],
-            output_shape=tf.shape(x)[:2],
-            fill_value=fill,
-            interpolation=method,
-            fill_mode="CONSTANT",
-        )[0]
-
-    def rotated() -> Pair:
-        turned = warp(label[..., None], "NEAREST", float(label_padding))[..., 0]
-        if not isinstance(image_padding, tuple):
-            return warp(image, "BILINEAR", image_padding), turned
-        covered = warp(tf.ones_like(image[..., :1]), "BILINEAR", 0.0)
-        fill = tf.constant(image_padding, tf.float32)
-        return warp(image, "BILINEAR", 0.0) + (1.0 - covered) * fill, turned
-
-    result = tf.cond(draws[0] < probability, rotated, lambda: (image, label))
-    return tf.ensure_shape(result[0], image.shape), tf.ensure_shape(result[1], label.shape)
-
-
-# === Colour ===
-
-
-def random_distort(
-    image: tf.Tensor,
-    seed: tf.Tensor,
-    *,
-    brightness: float,
-    contrast: float,
-    saturation: float,
-    hue: float,
-    probability: float,
-    quantise: bool,
-    limits: Limits = BYTES,
-) -> tf.Tensor:
-    """Changes brightness, contrast, saturation and hue in random order, each with the given probability.
+def draw_changes(augment: Augment, numbers: NDArray[np.float64]) -> Draw:
+    """Draws the changes of a sample.
 
     Args:
-        image: `(H, W, bands)` float32, 0..255.
-        seed: `(2,)` int32.
-        brightness: The factor is drawn from 1 ± this.
-        contrast: The factor is drawn from 1 ± this.
-        saturation: The factor is drawn from 1 ± this; needs 3 bands.
-        hue: The shift is drawn from ± this, on a circle of 256 steps; needs 3 bands.
-        probability: Probability of each of the four changes.
-        quantise: Whether to truncate to whole numbers, as for 8-bit images.
-        limits: Smallest and largest value, see `value_limits`.
+        augment: Ranges and probabilities.
+        numbers: Uniform numbers, see `uniform_numbers`. Each has one use, so that an option moves no other draw.
     """
-    if not (brightness or contrast or saturation or hue) or probability == 0:
-        return image
-    if quantise:
-        image = tf.floor(image)
-    adjustments: list[tuple[Callable[..., tf.Tensor], float, float]] = [
-        (partial(adjust_brightness, limits=limits), 1 - brightness, 1 + brightness),
-        (partial(adjust_contrast, limits=limits), 1 - contrast, 1 + contrast),
-        (partial(adjust_saturation, limits=limits), 1 - saturation, 1 + saturation),
-        (adjust_hue, -hue, hue),
-    ]
-    used = [row for row, width in zip(adjustments, (brightness, contrast, saturation, hue), strict=True) if width]
-    order_seed, chance_seed, value_seed = tf.unstack(tf.random.split(seed, 3))
-    order = tf.argsort(tf.random.stateless_uniform((len(used),), order_seed))
-    chance = tf.random.stateless_uniform((len(used),), chance_seed)
-    value = tf.random.stateless_uniform((len(used),), value_seed)
-
-    def branch(index: int, current: tf.Tensor) -> Callable[[], tf.Tensor]:
-        adjust, low, high = used[index]
-        return lambda: adjust(current, low + (high - low) * value[index], quantise=quantise)
-
-    for position in range(len(used)):
-        chosen = order[position]
-        current = image
-        image = tf.cond(
-            tf.gather(chance, chosen) < probability,
-            lambda current=current, chosen=chosen: tf.switch_case(
-                chosen, [branch(i, current) for i in range(len(used))]
-            ),
-            lambda current=current: current,
-        )
-        image = tf.ensure_shape(image, current.shape)
-    return image
-
-
-def _blend(base: tf.Tensor, image: tf.Tensor, factor: tf.Tensor, quantise: bool, limits: Limits) -> tf.Tensor:
-    """Moves from `base` towards `image` and beyond, as Pillow's `Image.blend`: clipped, then truncated."""
-    mixed = tf.clip_by_value(base + factor * (image - base), *limits)
-    return tf.floor(mixed) if quantise else mixed
-
-
-def luma(images: tf.Tensor, *, quantise: bool = False) -> tf.Tensor:
-    """Returns `(..., 1)` ITU-R BT.601 luma; the mean of the bands for images of other than three bands.
-
-    Args:
-        images: `(..., bands)` float32, 0..255.
-        quantise: Whether to compute in Pillow's fixed-point arithmetic, as `Image.convert("L")` does.
-    """
-    if images.shape[-1] != 3:
-        return tf.reduce_mean(images, axis=-1, keepdims=True)
-    if not quantise:
-        return tf.reduce_sum(images * tf.constant([0.299, 0.587, 0.114]), axis=-1, keepdims=True)
-    # Pillow's weights: 0.299, 0.587 and 0.114 times 2 ** 16, rounded so that their sum is 2 ** 16.
-    whole = tf.cast(images, tf.int32)
-    total = tf.reduce_sum(whole * tf.constant([19595, 38470, 7471]), axis=-1, keepdims=True)
-    return tf.cast(tf.bitwise.right_shift(total + 0x8000, 16), tf.float32)
-
-
-def adjust_brightness(image: tf.Tensor, factor: tf.Tensor, *, quantise: bool, limits: Limits = BYTES) -> tf.Tensor:
-    """Multiplies by `factor` (0 gives black); image 0..255."""
-    return _blend(tf.zeros((), tf.float32), image, factor, quantise, limits)
-
-
-def adjust_contrast(image: tf.Tensor, factor: tf.Tensor, *, quantise: bool, limits: Limits = BYTES) -> tf.Tensor:
-    """Moves away from the image's mean luma by `factor`; image 0..255."""
-    mean = tf.reduce_mean(luma(image, quantise=quantise))
-    return _blend(tf.floor(mean + 0.5) if quantise else mean, image, factor, quantise, limits)
-
-
-def adjust_saturation(image: tf.Tensor, factor: tf.Tensor, *, quantise: bool, limits: Limits = BYTES) -> tf.Tensor:
-    """Moves away from the pixel's own grey by `factor`; image 0..255, 3 bands."""
-    return _blend(luma(image, quantise=quantise), image, factor, quantise, limits)
-
-
-def adjust_hue(image: tf.Tensor, shift: tf.Tensor, *, quantise: bool) -> tf.Tensor:
-    """Turns the hue by `shift` steps of a circle of 256; image 0..255, 3 bands.
-
-    With `quantise` hue, saturation and value are whole numbers 0..255 in between, as in Pillow's HSV mode.
-    """
-    if not quantise:
-        return tf.image.adjust_hue(image / 255.0, shift / 256.0) * 255.0
-    hue, saturation, value = _rgb_to_hsv255(image)
-    # Truncated towards zero, then wrapped around, as NumPy casts a float to uint8 in PaddleSeg.
-    shifted = tf.cast(hue + shift, tf.int32) & 255
-    return _hsv255_to_rgb(tf.cast(shifted, tf.float32), saturation, value)
-
-
-def _rgb_to_hsv255(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns hue, saturation and value as whole numbers 0..255, with Pillow's mix of single and double precision."""
-    red, green, blue = tf.unstack(image, axis=-1)
-    value = tf.reduce_max(image, axis=-1)
-    span = value - tf.reduce_min(image, axis=-1)
-    from_red, from_green, from_blue = (tf.math.divide_no_nan(value - x, span) for x in (red, green, blue))
-    sextant = tf.where(
-        tf.equal(red, value),
-        from_blue - from_green,
-        tf.where(tf.equal(green, value), _single(2.0, from_red, from_blue), _single(4.0, from_green, from_red)),
+    n = numbers.tolist()
+    low, high = augment.scale_range
+    if low == high:
+        factor = low
+    elif augment.scale_step == 0:
+        factor = low + (high - low) * n[0]
+    else:
+        factors = scale_factors(augment.scale_range, augment.scale_step)
+        factor = factors[int(n[0] * len(factors))]
+    # A crop that is not square can be turned by 180 degrees alone.
+    turns = 1 + int(n[6] * 3) if augment.crop.height == augment.crop.width else 2
+    return Draw(
+        factor=factor,
+        place=(n[1], n[2]),
+        flip_horizontal=n[3] < augment.flip_horizontal,
+        flip_vertical=n[4] < augment.flip_vertical,
+        quarter_turns=turns if n[5] < augment.rotate90 else 0,
+        degrees=(2 * n[8] - 1) * augment.rotate_degrees
+        if augment.rotate_degrees and n[7] < augment.rotate_probability
+        else None,
+        colours=_draw_colours(augment, n[9:13], n[13:17], n[17:21]),
     )
-    turn = tf.math.floormod(tf.cast(sextant, tf.float64) / 6.0 + 1.0, tf.constant(1.0, tf.float64))
-    hue = tf.floor(tf.cast(tf.cast(turn, tf.float32), tf.float64) * 255.0)
-    saturation = tf.floor(tf.cast(tf.math.divide_no_nan(span, value), tf.float64) * 255.0)
-    return tf.where(span > 0, tf.cast(hue, tf.float32), 0.0), tf.cast(saturation, tf.float32), value
 
 
-def _single(offset: float, plus: tf.Tensor, minus: tf.Tensor) -> tf.Tensor:
-    """Returns `offset + plus - minus`, summed in double precision and rounded once."""
-    return tf.cast(offset + tf.cast(plus, tf.float64) - tf.cast(minus, tf.float64), tf.float32)
+def _draw_colours(
+    augment: Augment, order: list[float], chance: list[float], place: list[float]
+) -> tuple[tuple[str, float], ...]:
+    """Draws which colours change, in which order and how far."""
+    widths = (augment.brightness_range, augment.contrast_range, augment.saturation_range, augment.hue_range)
+    middles = (1.0, 1.0, 1.0, 0.0)
+    return tuple(
+        (_COLOURS[i], middles[i] + widths[i] * (2 * place[i] - 1))
+        for i in sorted(range(4), key=order.__getitem__)
+        if widths[i] and chance[i] < augment.distort_probability
+    )
 
 
-def _hsv255_to_rgb(hue: tf.Tensor, saturation: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
-    """Returns `(H, W, 3)` from hue, saturation and value of 0..255, each `(H, W)`, rounded as Pillow does."""
-    position = hue * 6.0 / 255.0
-    sextant = tf.floor(position)
-    fraction = position - sextant
-    grey = saturation / 255.0
-    low = tf.floor(value * (1.0 - grey) + 0.5)
-    falling = tf.floor(value * (1.0 - grey * fraction) + 0.5)
-    rising = tf.floor(value * (1.0 - grey * (1.0 - fraction)) + 0.5)
-    which = tf.cast(sextant, tf.int32) % 6
-    # Each stack holds a band's value in the six sextants of the circle, from red to magenta.
-    red = tf.gather(tf.stack([value, falling, low, low, rising, value], -1), which, batch_dims=2)
-    green = tf.gather(tf.stack([rising, value, value, falling, low, low], -1), which, batch_dims=2)
-    blue = tf.gather(tf.stack([low, low, rising, value, value, falling], -1), which, batch_dims=2)
-    return tf.stack([red, green, blue], axis=-1)
+# === What is done with a draw ===
+
+
+class Augmentation:
+    """Applies draws to images of one type and to their labels.
+
+    Attributes:
+        dtype: Type of the results: uint8 for bytes whose colours change, which holds what PaddleSeg's hold; the
+            images' own type where no change gives fractions; float32 else.
+    """
+
+    def __init__(self, augment: Augment, spec: DatasetSpec, dtype: np.dtype) -> None:
+        """Finds out the type of the results.
+
+        Args:
+            augment: The changes.
+            spec: Gives unit, means and the ignored id.
+            dtype: Type of the images.
+        """
+        self.augment, self.ignore_index = augment, spec.ignore_index
+        self.padding = padding_of(augment, spec, dtype)
+        self.limits = value_limits(dtype)
+        ranges = (augment.brightness_range, augment.contrast_range, augment.saturation_range, augment.hue_range)
+        self._distorts = any(ranges) and augment.distort_probability > 0
+        fractions = (
+            augment.scale_range != (1.0, 1.0)
+            or augment.rotate_degrees > 0
+            or self._distorts
+            or dtype not in (np.dtype("uint8"), np.dtype("uint16"), np.dtype("int16"))
+            or bool(np.any(np.asarray(self.padding).astype(dtype) != np.asarray(self.padding)))
+        )
+        # In PaddleSeg, colours are changed in 8-bit images of Pillow, which cut off what scaling left behind the point.
+        self._truncates = dtype == np.uint8 and self._distorts
+        self.dtype = np.dtype(np.uint8 if self._truncates else np.float32) if fractions else dtype
+
+    def image(self, image: NDArray[Any], draw: Draw) -> NDArray[Any]:
+        """Returns the changed image `(crop height, crop width, bands)`, an array of its own."""
+        size = scaled_size(image.shape[:2], draw.factor)
+        part = self._part(size, draw)
+        if size == image.shape[:2]:
+            pixels = image[part.y0 : part.y1, part.x0 : part.x1]
+        else:
+            pixels = scaled_part(image, size, part)
+        pixels = pixels.astype(self.dtype if draw.degrees is None else np.float32, copy=False)
+        pixels = self._moved(padded(pixels, self.augment.crop, self.padding), draw)
+        if draw.degrees is not None:
+            pixels = rotated(pixels, draw.degrees, self.padding).astype(self.dtype)
+        return change_colours(pixels, draw.colours, self.limits)
+
+    def label(self, label: NDArray[Any], draw: Draw) -> NDArray[Any]:
+        """Returns the changed label `(crop height, crop width)` of the same type, an array of its own."""
+        size = scaled_size(label.shape, draw.factor)
+        pixels = scaled_label(label, size, self._part(size, draw))
+        pixels = self._moved(padded(pixels, self.augment.crop, self.ignore_index), draw)
+        return pixels if draw.degrees is None else rotated_label(pixels, draw.degrees, self.ignore_index)
+
+    def _part(self, size: Size, draw: Draw) -> Window:
+        """Returns the part of a scaled image that lies in the crop."""
+        starts = [
+            int(place * (max(whole - wanted, 0) + 1))
+            for place, whole, wanted in zip(draw.place, size, self.augment.crop, strict=True)
+        ]
+        ends = [min(start + side, whole) for start, side, whole in zip(starts, self.augment.crop, size, strict=True)]
+        return Window(starts[0], starts[1], ends[0], ends[1])
+
+    def _moved(self, pixels: NDArray[Any], draw: Draw) -> NDArray[Any]:
+        """Mirrors and turns."""
+        if draw.flip_horizontal:
+            pixels = mirrored(pixels, axis=1)
+        if draw.flip_vertical:
+            pixels = mirrored(pixels, axis=0)
+        return np.ascontiguousarray(np.rot90(pixels, draw.quarter_turns)) if draw.quarter_turns else pixels

@@ -12,13 +12,19 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from rsseg_tf.config.schema import Augment
-from rsseg_tf.data.augment import BYTES, augment_sample, normalise, padding_of, value_limits
+from rsseg_tf.config.schema import Augment, Sampling
+from rsseg_tf.data.augment import Augmentation
 from rsseg_tf.data.reader import SampleReader
+from rsseg_tf.data.sampling import Crops, CropSampler, look_for_classes
 
-__all__ = ["endless_batches", "sample_order", "shuffled", "train_batches"]
+__all__ = ["ALL", "Share", "endless_batches", "sample_order", "shuffled", "train_batches"]
 
 Element = dict[str, tf.Tensor]
+_ANYWHERE = Sampling()
+
+Share = tuple[int, int]
+"""(index, count): the part of each batch that one of several processes prepares; `count` divides the batch."""
+ALL: Share = (0, 1)
 
 
 def train_batches(
@@ -29,6 +35,9 @@ def train_batches(
     seed: int,
     start: int = 0,
     workers: int | None = None,
+    sampling: Sampling = _ANYWHERE,
+    notify: Callable[[str], object] = lambda line: None,
+    share: Share = ALL,
 ) -> tf.data.Dataset:
     """Returns endless batches for training.
 
@@ -39,12 +48,19 @@ def train_batches(
         seed: Seed of order and changes.
         start: How many samples were consumed before (a resumed run).
         workers: Samples prepared in parallel; None lets TensorFlow choose.
+        sampling: Which crops are drawn. With classes, all labels are read before the first batch.
+        notify: Called with a line about the classes that were found.
+        share: Which part of each batch to prepare, see `endless_batches`.
 
     Returns:
-        Elements `{"image": (B, H, W, bands) float32 normalised, "label": (B, H, W) int32, "index": (B,) int64}`;
-        `index` holds the samples' places in the list.
+        Elements `{"image": (B, H, W, bands), "label": (B, H, W) int32, "index": (B,) int64}`. Images are in the unit of
+        the files and of the type of `Augmentation.dtype`, uint8 for 8-bit images with colour changes; `normalise` makes
+        of them what a model takes. `index` holds the samples' places in the list.
     """
-    return endless_batches(_Loader(reader, augment, seed), batch_size=batch_size, start=start, workers=workers)
+    crops = Crops(Augmentation(augment, reader.spec, reader.dtype), sampling)
+    sampler = look_for_classes(reader, crops, seed, workers=workers, notify=notify)
+    load = _Loader(reader, crops, sampler, seed)
+    return endless_batches(load, batch_size=batch_size, start=start, workers=workers, share=share)
 
 
 def endless_batches(
@@ -54,6 +70,7 @@ def endless_batches(
     start: int,
     workers: int | None,
     finish: Callable[[Element], Element] | None = None,
+    share: Share = ALL,
 ) -> tf.data.Dataset:
     """Returns endless batches of samples in the order of their positions.
 
@@ -63,11 +80,17 @@ def endless_batches(
         start: The first position.
         workers: Samples loaded in parallel; None lets TensorFlow choose.
         finish: Changes a whole batch.
+        share: Which part of each batch to give; the parts of all shares in a row are the batch.
     """
     # Threads are enough: file reads wait for the disk, and NumPy code holds Python's lock only briefly.
     parallel = workers or tf.data.AUTOTUNE
-    dataset = tf.data.Dataset.counter(start).map(load, num_parallel_calls=parallel, deterministic=True)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
+    positions = tf.data.Dataset.counter(start)
+    index, count = share
+    rows = batch_size // count
+    if count > 1:
+        positions = tf.data.Dataset.counter(0).map(lambda i: start + i // rows * batch_size + index * rows + i % rows)
+    dataset = positions.map(load, num_parallel_calls=parallel, deterministic=True)
+    dataset = dataset.batch(rows, drop_remainder=True)
     if finish is not None:
         dataset = dataset.map(finish, num_parallel_calls=2, deterministic=True)
     # Without this, several workers would each read a part of the files; here every batch is split among devices.
@@ -96,32 +119,24 @@ def shuffled(position: tf.Tensor, epoch: tf.Tensor, count: int, seed: int) -> tf
 class _Loader:
     """Maps a position in the endless stream to a training sample."""
 
-    def __init__(self, reader: SampleReader, augment: Augment, seed: int) -> None:
-        self.reader, self.augment, self.seed = reader, augment, seed
-        self.quantise = reader.dtype == np.uint8
-        self.padding = padding_of(augment, reader.spec, reader.dtype)
-        self.limits = value_limits(reader.dtype, reader.spec.max_value)
+    def __init__(self, reader: SampleReader, crops: Crops, sampler: CropSampler | None, seed: int) -> None:
+        self.reader, self.crops, self.sampler, self.seed = reader, crops, sampler, seed
 
-    def __call__(self, position: tf.Tensor) -> dict[str, tf.Tensor]:
-        spec, count = self.reader.spec, len(self.reader.samples)
+    def __call__(self, position: tf.Tensor) -> Element:
+        changes, spec, count = self.crops.changes, self.reader.spec, len(self.reader.samples)
         index = shuffled(position % count, position // count, count, self.seed)
-        image, label = tf.numpy_function(
-            self.reader, [index], [tf.as_dtype(self.reader.dtype), tf.uint8], stateful=False
-        )
-        image.set_shape((None, None, spec.bands))
-        label.set_shape((None, None))
-        image = tf.cast(image, tf.float32)
-        if spec.max_value != 255.0:
-            image = image * (255.0 / spec.max_value)
-        sample_seed = tf.stack([tf.constant(self.seed, tf.int64), position])
-        image, label = augment_sample(
-            image,
-            tf.cast(label, tf.int32),
-            tf.cast(sample_seed, tf.int32),
-            self.augment,
-            ignore_index=spec.ignore_index,
-            quantise=self.quantise,
-            padding=self.padding,
-            limits=self.limits,
-        )
-        return {"image": normalise(image, spec, max_value=BYTES[1]), "label": label, "index": index}
+        types = [tf.as_dtype(changes.dtype), tf.uint8, tf.int64]
+        image, label, index = tf.numpy_function(self.make, [position, index], types, stateful=False)
+        image.set_shape((*changes.augment.crop, spec.bands))
+        label.set_shape(changes.augment.crop)
+        index.set_shape(())
+        return {"image": image, "label": tf.cast(label, tf.int32), "index": index}
+
+    def make(self, position: int, index: int) -> tuple[np.ndarray, np.ndarray, np.int64]:
+        """Returns image, label and index of a position: one call of Python, whose lock is free for most of it."""
+        target = None
+        if self.sampler is not None:
+            index, target = self.sampler.choose(self.seed, position, index)
+        image, label = self.reader(index)
+        draw, ids = self.crops.draw(label, self.seed, position, target)
+        return self.crops.changes.image(image, draw), ids, np.int64(index)

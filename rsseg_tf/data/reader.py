@@ -103,13 +103,23 @@ class SampleReader(_Reader):
         """
         return cast("tuple[np.ndarray, np.ndarray]", self._get(index))
 
-    def _read(self, sample: Sample) -> tuple[np.ndarray, ...]:
-        pixels = self._pixels(sample.image)
+    def label(self, index: int) -> np.ndarray:
+        """Returns the label `(H, W)` uint8 of sample `index` as stored, without looking at its image.
+
+        Raises:
+            DataError: As when the sample is read.
+        """
+        return self._ids(self.samples[index])
+
+    def _ids(self, sample: Sample) -> np.ndarray:
         label = label_of(sample)
         ids = read_label(label, self.trust)
-        check_same_size(sample, pixels.values.shape[:2], ids.shape)
         check_label_ids(ids_of(ids), label, self.spec)
-        ids = ids.astype(np.uint8)
+        return ids.astype(np.uint8)
+
+    def _read(self, sample: Sample) -> tuple[np.ndarray, ...]:
+        pixels, ids = self._pixels(sample.image), self._ids(sample)
+        check_same_size(sample, pixels.values.shape[:2], ids.shape)
         # Padding at the border of a scene is often labelled as some class, which must not be learnt.
         if pixels.nodata is not None:
             ids[pixels.nodata] = self.spec.ignore_index

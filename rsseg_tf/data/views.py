@@ -15,11 +15,12 @@ import math
 import tensorflow as tf
 
 from rsseg_tf.config.pretrain import Views
-from rsseg_tf.data.augment import BYTES, Limits, luma, normalise, value_limits
-from rsseg_tf.data.pipeline import endless_batches, shuffled
+from rsseg_tf.data.augment import normalise, value_limits
+from rsseg_tf.data.colours import BYTES, Limits
+from rsseg_tf.data.pipeline import ALL, Share, endless_batches, shuffled
 from rsseg_tf.data.reader import ImageReader
 
-__all__ = ["blur", "colour_views", "crop_box", "cut_view", "jitter", "rgb_only", "view_batches"]
+__all__ = ["blur", "colour_views", "crop_box", "cut_view", "jitter", "luma", "rgb_only", "view_batches"]
 
 _TRIALS = 10  # draws of a crop before it falls back to the middle of the image, as torchvision
 _DRAWS = 13  # random numbers for the colours of a view, see `colour_views`
@@ -33,6 +34,7 @@ def view_batches(
     seed: int,
     start: int = 0,
     workers: int | None = None,
+    share: Share = ALL,
 ) -> tf.data.Dataset:
     """Returns endless batches of views.
 
@@ -43,6 +45,7 @@ def view_batches(
         seed: Seed of order and changes.
         start: How many images were consumed before (a resumed run).
         workers: Images read in parallel; None lets TensorFlow choose.
+        share: Which part of each batch to prepare, see `endless_batches`.
 
     Returns:
         Elements `{"views": (B, 2, H, W, bands) float32 normalised, "affines": (B, 2, 2, 3) float32, "index": (B,)
@@ -83,7 +86,7 @@ def view_batches(
             batch[name] = normalise(tf.stack(coloured, axis=1), spec, max_value=BYTES[1])
         return batch
 
-    return endless_batches(cut, batch_size=batch_size, start=start, workers=workers, finish=colour)
+    return endless_batches(cut, batch_size=batch_size, start=start, workers=workers, finish=colour, share=share)
 
 
 def rgb_only(views: Views, bands: int) -> tuple[str, ...]:
@@ -267,6 +270,17 @@ def jitter(
             turned = _turn_hue(tf.gather_nd(images, which), tf.gather_nd(shift, which))
             images = tf.tensor_scatter_nd_update(images, which, turned)
     return images
+
+
+def luma(images: tf.Tensor) -> tf.Tensor:
+    """Returns `(..., 1)` ITU-R BT.601 luma; the mean of the bands for images of other than three bands.
+
+    Args:
+        images: `(..., bands)` float32.
+    """
+    if images.shape[-1] != 3:
+        return tf.reduce_mean(images, axis=-1, keepdims=True)
+    return tf.reduce_sum(images * tf.constant([0.299, 0.587, 0.114]), axis=-1, keepdims=True)
 
 
 def blur(images: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:

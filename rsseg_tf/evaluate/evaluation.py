@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rsseg_tf.config import Config
 from rsseg_tf.config.schema import CustomDataset, Dataset
@@ -16,21 +18,32 @@ from rsseg_tf.data import SampleReader
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.datasets.protocols import PROTOCOLS, Protocol
 from rsseg_tf.datasets.spec import TILE_NAME_PATTERNS
-from rsseg_tf.errors import DataError, naming
+from rsseg_tf.errors import DataError, NotFiniteError, RssegError, naming
 from rsseg_tf.evaluate.stitching import Stitcher, TiledScene, find_scenes
 from rsseg_tf.files.lists import Sample
-from rsseg_tf.files.parallel import in_threads
+from rsseg_tf.files.parallel import ahead, in_threads
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix, count_ignored
-from rsseg_tf.predict import InferenceOptions, Predict, predict_labels, predict_logits
+from rsseg_tf.predict import InferenceOptions, Predict
+from rsseg_tf.predict.decoding import largest_class
+from rsseg_tf.predict.engine import predict_many_labels, predict_many_logits
+from rsseg_tf.predict.model import device_count
 from rsseg_tf.prepare.output import read_description
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 
 __all__ = ["Evaluation", "evaluate", "evaluate_stitched", "plan_evaluation"]
 
 _READERS = 4
-"""Threads that read samples."""
+"""Threads that read samples, unless told otherwise."""
 
 Observer = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
+Counts = tuple[NDArray[np.int64], int]
+"""Confusion matrix and ignored pixels."""
+Total = Callable[[NDArray[np.int64], int], Counts]
+"""Turns the counts of a share into those of all shares."""
+
+
+def _own_counts(confusion: NDArray[np.int64], ignored: int) -> Counts:
+    return confusion, ignored
 
 
 @dataclass(frozen=True)
@@ -57,13 +70,36 @@ class Evaluation:
         options: InferenceOptions,
         *,
         observe: Observer | None = None,
+        workers: int | None = None,
+        total: Total = _own_counts,
     ) -> SegmentationScores:
         """Predicts every sample and counts by the protocol; see `evaluate` and `evaluate_stitched`."""
+        how: dict[str, Any] = {"observe": observe, "trust": self.trust, "workers": workers, "total": total}
         if self.protocol.stitched:
-            scores = evaluate_stitched(predict, self.scenes, self.spec, options, observe=observe, trust=self.trust)
+            scores = evaluate_stitched(predict, self.scenes, self.spec, options, **how)
         else:
-            scores = evaluate(predict, self.samples, self.spec, options, observe=observe, trust=self.trust)
+            scores = evaluate(predict, self.samples, self.spec, options, **how)
         return dataclasses.replace(scores, left_out=self.protocol.left_out)
+
+    def share(self, index: int, count: int) -> Evaluation:
+        """Returns the part of one of several workers; the counts of all parts add up to those of the whole.
+
+        Every `count`-th sample belongs to it, where the protocol stitches every `count`-th scene. It may be empty.
+        `samples` stay whole where the protocol stitches, since the tiles of scenes name their places among them.
+
+        Args:
+            index: Place of the worker, 0..count-1.
+            count: Workers in all.
+        """
+        if self.protocol.stitched:
+            return dataclasses.replace(self, scenes=self.scenes[index::count])
+        return dataclasses.replace(self, samples=self.samples[index::count])
+
+    @property
+    def places(self) -> list[int]:
+        """What `observe` is called with as index, in order."""
+        tiles = [tile.index for scene in self.scenes for tile in scene.tiles]
+        return tiles if self.protocol.stitched else list(range(len(self.samples)))
 
     def read_once(self) -> None:
         """Reads every sample, as an evaluation does, so that a damaged one is known before hours of training.
@@ -71,7 +107,7 @@ class Evaluation:
         Raises:
             DataError: For a file that is unreadable or does not fit the dataset.
         """
-        for _ in _pairs(self.samples, self.spec, self.trust):
+        for _ in _read(self.samples, self.spec, self.trust):
             pass
 
     @property
@@ -128,30 +164,40 @@ def evaluate(
     *,
     observe: Observer | None = None,
     trust: Trust = TRUSTING_NOBODY,
+    workers: int | None = None,
+    total: Total = _own_counts,
 ) -> SegmentationScores:
     """Predicts every sample at its own size and counts the pixels: protocol `benchmark`.
 
+    Samples are read, predicted and counted at the same time, each in threads of its own. Neighbours of one size go to
+    the model together.
+
     Args:
-        predict: The model, see `Predict`.
+        predict: The model, see `Predict`. Of a `LabelModel` logits are fetched only where some must be blended.
         samples: Images with labels.
         spec: Classes, ignored id and statistics.
-        options: Scales, flips and sliding windows.
+        options: Scales, flips and sliding windows; the batch size is that of each of the model's devices.
         observe: Called with (index, image, label, prediction) after each sample; image in its own type. Where the
             image has no data, the label is the ignored id.
         trust: How large images may be, and what a VRT may name.
+        workers: Threads that read samples; None for a few.
+        total: Called once at the end, with what was counted here; returns what is scored.
 
     Raises:
         DataError: For a file that is unreadable or does not fit the dataset.
     """
-    counts = np.zeros((spec.num_classes, spec.num_classes), np.int64)
-    ignored = 0
-    for index, (image, label) in enumerate(_pairs(samples, spec, trust)):
-        with naming(samples[index].image, samples[index].label):
-            prediction = predict_labels(predict, image, spec, options)
-            counts += confusion_matrix(label, prediction, spec.num_classes, spec.ignore_index)
-            ignored += count_ignored(label, spec.ignore_index)
-        if observe:
-            observe(index, image, label, prediction)
+    options = _for_all_devices(options, predict)
+
+    def answer(images: list[np.ndarray], positions: list[int]) -> list[np.ndarray]:
+        return list(predict_many_labels(predict, images, spec, options))
+
+    def counted(predicted: Iterator[_Predicted]) -> Iterator[_Counted]:
+        for item in predicted:
+            with naming(item.sample.image, item.sample.label):
+                yield _count(item, item.position, item.answer, [(item.label, item.answer)], spec)
+
+    groups = _groups(_read(samples, spec, trust, workers), options.batch_size)
+    counts, ignored = total(*_sums(_predicted(groups, answer), counted, spec, observe, options.batch_size))
     return SegmentationScores(counts, spec.classes, ignored)
 
 
@@ -163,6 +209,8 @@ def evaluate_stitched(
     *,
     observe: Observer | None = None,
     trust: Trust = TRUSTING_NOBODY,
+    workers: int | None = None,
+    total: Total = _own_counts,
 ) -> SegmentationScores:
     """Predicts every tile, puts the logits of each scene back together and counts its pixels once: protocol `stitched`.
 
@@ -170,44 +218,177 @@ def evaluate_stitched(
     ignored.
 
     Args:
-        predict: As in `evaluate`.
+        predict: As in `evaluate`. Logits are blended where tiles overlap.
         scenes: As `find_scenes` gives them.
         spec: As in `evaluate`.
         options: How each tile is predicted.
         observe: As in `evaluate`, called after each tile, scene by scene; index is the tile's, and the prediction is
             the tile's own, which differs from what is counted where other tiles overlap it.
         trust: As in `evaluate`.
+        workers: As in `evaluate`.
+        total: As in `evaluate`.
 
     Raises:
         DataError: As `evaluate`; when labels of overlapping tiles differ.
     """
-    counts = np.zeros((spec.num_classes, spec.num_classes), np.int64)
-    ignored = 0
-    samples = [tile.sample for scene in scenes for tile in scene.tiles]
-    pairs = _pairs(samples, spec, trust)
-    for scene in scenes:
-        stitcher = Stitcher(scene)
-        for tile in scene.tiles:
-            image, label = next(pairs)
+    options = _for_all_devices(options, predict)
+    placed = [(stitcher, tile) for scene in scenes for stitcher in [Stitcher(scene)] for tile in scene.tiles]
+    alone = [stitcher.stands_alone(tile) for stitcher, tile in placed]
+    samples = [tile.sample for _, tile in placed]
+
+    def answer(images: list[np.ndarray], positions: list[int]) -> list[np.ndarray]:
+        predict_many = predict_many_labels if alone[positions[0]] else predict_many_logits
+        return list(predict_many(predict, images, spec, options))
+
+    def counted(predicted: Iterator[_Predicted]) -> Iterator[_Counted]:
+        for item in predicted:
+            stitcher, tile = placed[item.position]
             with naming(tile.sample.image, tile.sample.label):
-                logits = predict_logits(predict, image, spec, options)
-                for part, prediction in stitcher.add(tile, logits, label):
-                    counts += confusion_matrix(part, prediction, spec.num_classes, spec.ignore_index)
-                    ignored += count_ignored(part, spec.ignore_index)
-            if observe:
-                observe(tile.index, image, label, logits.argmax(axis=-1).astype(np.uint8))
+                if alone[item.position]:
+                    own, parts = item.answer, [(item.label, item.answer)]
+                else:
+                    own, parts = largest_class(item.answer), stitcher.add(tile, item.answer, item.label)
+                yield _count(item, tile.index, own, parts, spec)
+
+    groups = _groups(_read(samples, spec, trust, workers), options.batch_size, alike=alone.__getitem__)
+    counts, ignored = total(*_sums(_predicted(groups, answer), counted, spec, observe, options.batch_size))
     return SegmentationScores(counts, spec.classes, ignored)
 
 
-def _pairs(samples: Sequence[Sample], spec: DatasetSpec, trust: Trust) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields image and label of all samples in order, while threads read the next ones; errors name the files."""
+# === Reading, predicting and counting at the same time ===
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A sample that was read, and its position among all."""
+
+    position: int
+    sample: Sample
+    image: np.ndarray
+    label: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Predicted(_Read):
+    """The same with the model's answer: labels `(H, W)`, or logits `(H, W, classes)`."""
+
+    answer: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What a sample adds to the sums, and what the observer is called with."""
+
+    counts: np.ndarray
+    ignored: int
+    seen: tuple[int, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _for_all_devices(options: InferenceOptions, predict: Predict) -> InferenceOptions:
+    """Returns the options with a batch for all devices together."""
+    return dataclasses.replace(options, batch_size=options.batch_size * device_count(predict))
+
+
+def _read(samples: Sequence[Sample], spec: DatasetSpec, trust: Trust, workers: int | None = None) -> Iterator[_Read]:
+    """Yields all samples in order, while threads read the next ones; errors name the files."""
+    if not samples:  # the share of a worker may be empty
+        return iter(())
     reader = SampleReader(samples, spec, trust=trust)
 
-    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
-        with naming(samples[index].image, samples[index].label):
-            return reader(index)
+    def read(position: int) -> _Read:
+        sample = samples[position]
+        with naming(sample.image, sample.label):
+            return _Read(position, sample, *reader(position))
 
-    return in_threads(read, range(len(samples)), _READERS)
+    return in_threads(read, range(len(samples)), workers or _READERS)
+
+
+def _groups(
+    items: Iterator[_Read], size: int, *, alike: Callable[[int], object] = lambda position: None
+) -> Iterator[list[_Read]]:
+    """Yields neighbours in groups that go to the model together.
+
+    Args:
+        items: The samples in order.
+        size: Samples in a group, at most.
+        alike: Of a position, what all of a group must have in common beside the images' shape and type.
+    """
+    group: list[_Read] = []
+    try:
+        for item in items:
+            if group and _kind(item, alike) != _kind(group[0], alike):
+                yield group
+                group = []
+            group.append(item)
+            if len(group) == size:
+                yield group
+                group = []
+    except RssegError:  # a sample is damaged; those before it come first
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
+
+
+def _kind(item: _Read, alike: Callable[[int], object]) -> object:
+    return item.image.shape, item.image.dtype, alike(item.position)
+
+
+def _predicted(
+    groups: Iterator[list[_Read]], answer: Callable[[list[np.ndarray], list[int]], list[np.ndarray]]
+) -> Generator[_Predicted, None, None]:
+    """Yields all samples with the model's answers; its errors name the files."""
+    for group in groups:
+        images, positions = [item.image for item in group], [item.position for item in group]
+        try:
+            answers = answer(images, positions)
+        except NotFiniteError as error:
+            with naming(group[error.index].sample.image, group[error.index].sample.label):
+                raise
+        except BaseException:
+            others = f" and the {len(group) - 1} after it" if len(group) > 1 else ""
+            with naming(f"{group[0].sample.image}{others}", group[0].sample.label):
+                raise
+        for item, one in zip(group, answers, strict=True):
+            yield _Predicted(item.position, item.sample, item.image, item.label, one)
+
+
+def _count(
+    item: _Predicted,
+    index: int,
+    prediction: np.ndarray,
+    parts: Sequence[tuple[np.ndarray, np.ndarray]],
+    spec: DatasetSpec,
+) -> _Counted:
+    """Counts the parts of labels and predictions that a sample makes ready."""
+    counts = np.zeros((spec.num_classes, spec.num_classes), np.int64)
+    ignored = 0
+    for label, predicted in parts:
+        counts += confusion_matrix(label, predicted, spec.num_classes, spec.ignore_index)
+        ignored += count_ignored(label, spec.ignore_index)
+    return _Counted(counts, ignored, (index, item.image, item.label, prediction))
+
+
+def _sums(
+    predicted: Generator[_Predicted, None, None],
+    counted: Callable[[Iterator[_Predicted]], Iterator[_Counted]],
+    spec: DatasetSpec,
+    observe: Observer | None,
+    batch_size: int,
+) -> Counts:
+    """Adds all counts up. One thread predicts, another one counts, and this one calls the observer."""
+    counts = np.zeros((spec.num_classes, spec.num_classes), np.int64)
+    ignored = 0
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(predicted))
+        answers = stack.enter_context(contextlib.closing(ahead(predicted, batch_size)))
+        for item in stack.enter_context(contextlib.closing(ahead(counted(answers), 1))):
+            counts += item.counts
+            ignored += item.ignored
+            if observe:
+                observe(*item.seen)
+    return counts, ignored
 
 
 def _description(dataset: Dataset) -> dict[str, Any] | None:

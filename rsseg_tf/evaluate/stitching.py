@@ -107,6 +107,10 @@ class Stitcher:
         self._missing = Counter(cell for tile in scene.tiles for cell in self._cells_of(tile.window))
         self._waiting: dict[Window, _Cell] = {}
 
+    def stands_alone(self, tile: Tile) -> bool:
+        """Tells whether a tile shares no pixel with another one; ask before the first tile is added."""
+        return all(self._missing[cell] == 1 for cell in self._cells_of(tile.window))
+
     @property
     def waiting_pixels(self) -> int:
         """Pixels whose logits are held at the moment."""

@@ -29,7 +29,7 @@ from rsseg_tf.files import StrPath
 from rsseg_tf.predict import Predict
 from rsseg_tf.rasters.windows import Size
 
-__all__ = ["Timing", "time_in_process", "time_runs"]
+__all__ = ["PeakMemory", "Timing", "time_in_process", "time_runs"]
 
 _WARM_UP = 2  # runs that are not counted
 
@@ -127,7 +127,7 @@ def _run(path: Path, size: Size, threads: int, runs: int) -> Timing:
     # Checksums are compared here, so that they are not part of the time; opening raises the error.
     with contextlib.suppress(ExportError):
         require_unchanged(path)
-    memory = _PeakMemory()
+    memory = PeakMemory()
     began = time.perf_counter()
     predictor = open_predictor(path, threads=threads)
     load_s = time.perf_counter() - began
@@ -138,7 +138,7 @@ def _run(path: Path, size: Size, threads: int, runs: int) -> Timing:
     return Timing(str(path), load_s, times[0], p50, p90, p99, memory.mib(), threads, runs)
 
 
-class _PeakMemory:
+class PeakMemory:
     """The highest resident memory of this process since the object was made, beyond what it was then.
 
     The peak that `getrusage` gives is on Linux that of the parent process too, where it was higher.
@@ -149,13 +149,14 @@ class _PeakMemory:
     def __init__(self) -> None:
         if self._clear.exists():
             self._clear.write_text("5")  # the peak starts again at what is resident now
-        self._before = self._peak_mib()
+        self._before = self.total_mib()
 
     def mib(self) -> float:
-        """Returns the peak in MiB."""
-        return self._peak_mib() - self._before
+        """Returns in MiB by how much the peak lies above what was resident before."""
+        return self.total_mib() - self._before
 
-    def _peak_mib(self) -> float:
+    def total_mib(self) -> float:
+        """Returns the peak of the whole process in MiB."""
         if self._status.exists():
             # "VmHWM:   123456 kB", the high-water mark of resident memory
             (line,) = (line for line in self._status.read_text().splitlines() if line.startswith("VmHWM:"))

@@ -16,7 +16,8 @@ Without augmentation both orders are the same, and windows are always the outer 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+import functools
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,20 +28,33 @@ from numpy.typing import NDArray
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import DataError, NotFiniteError
 from rsseg_tf.predict.blending import Block, Plan, Windows, blend_blocks, make_plan
-from rsseg_tf.predict.decoding import decode
-from rsseg_tf.predict.model import Predict, call_model, class_planes, require_classes, resize_bilinear
-from rsseg_tf.predict.options import InferenceOptions, OutputOptions, View
+from rsseg_tf.predict.decoding import largest_class
+from rsseg_tf.predict.model import (
+    LabelModel,
+    Predict,
+    call_model,
+    class_planes,
+    require_classes,
+    resize_bilinear,
+    wrong_shape,
+)
+from rsseg_tf.predict.options import InferenceOptions, View
 from rsseg_tf.rasters.windows import Size
 
 __all__ = [
     "WHOLE_PIXELS",
+    "LabelBlock",
     "PixelRows",
     "Tiling",
     "augmented_logits",
+    "label_model",
     "make_tiling",
     "predict_blocks",
+    "predict_label_blocks",
     "predict_labels",
     "predict_logits",
+    "predict_many_labels",
+    "predict_many_logits",
     "slide_logits",
 ]
 
@@ -140,11 +154,7 @@ def predict_logits(
         DataError: When bands, classes or the shape of the model's answer do not fit, or a scale leaves no pixel.
         NotFiniteError: When a logit is NaN or infinite.
     """
-    result = np.empty((*pixels.shape[:2], spec.num_classes), np.float32)
-    for block in _blocks_of(pixels, model, spec, options):
-        rows, columns = block.logits.shape[:2]
-        result[block.top : block.top + rows, block.left : block.left + columns] = block.logits
-    return result
+    return predict_many_logits(model, [pixels], spec, options)[0]
 
 
 def predict_labels(model: Predict, pixels: NDArray, spec: DatasetSpec, options: InferenceOptions) -> NDArray[np.uint8]:
@@ -163,17 +173,81 @@ def predict_labels(model: Predict, pixels: NDArray, spec: DatasetSpec, options: 
         DataError: As `predict_logits`.
         NotFiniteError: As `predict_logits`.
     """
-    labels = np.empty(pixels.shape[:2], np.uint8)
-    for block in _blocks_of(pixels, model, spec, options):
-        rows, columns = block.logits.shape[:2]
-        wanted = np.ones((rows, columns), bool)
-        ids = decode(block.logits, wanted, spec, OutputOptions())["labels"][0]
-        labels[block.top : block.top + rows, block.left : block.left + columns] = ids
-    return labels
+    return predict_many_labels(model, [pixels], spec, options)[0]
 
 
-def _blocks_of(pixels: NDArray, model: Predict, spec: DatasetSpec, options: InferenceOptions) -> Iterator[Block]:
-    """Yields the logits of an image in memory, each pixel once."""
+def predict_many_logits(
+    model: Predict, images: Sequence[NDArray], spec: DatasetSpec, options: InferenceOptions
+) -> list[NDArray[np.float32]]:
+    """Predicts images of one size and type; where no windows are needed, in one call of the model.
+
+    Args:
+        model: See `Predict`.
+        images: `(H, W, bands)` each.
+        spec: As `predict_logits`.
+        options: As `predict_logits`.
+
+    Returns:
+        The logits of each image, see `predict_logits`.
+
+    Raises:
+        DataError: As `predict_logits`.
+        NotFiniteError: As `predict_logits`; `index` is the image.
+    """
+    tiling = _tiling_in_memory(images, spec, options)
+    checked = require_classes(model, spec)
+    if _in_one_call(tiling):
+        logits = augmented_logits(functools.partial(call_model, checked), np.stack(images), options)
+        return list(logits.astype(np.float32))  # a copy: the model may hand out one buffer again and again
+    results = []
+    for index, pixels in enumerate(images):
+        result = np.empty((*pixels.shape[:2], spec.num_classes), np.float32)
+        with _naming_image(index):
+            for block, _ in predict_blocks(_Array(pixels), checked, spec.num_classes, options, tiling):
+                _part_of(result, block.top, block.left, block.logits)[...] = block.logits
+        results.append(result)
+    return results
+
+
+def predict_many_labels(
+    model: Predict, images: Sequence[NDArray], spec: DatasetSpec, options: InferenceOptions
+) -> list[NDArray[np.uint8]]:
+    """Predicts the class of each pixel of images of one size and type; without windows, in one call of the model.
+
+    Where no logits must be blended, a `LabelModel` is asked for labels.
+
+    Args:
+        model: See `Predict`.
+        images: `(H, W, bands)` each.
+        spec: As `predict_labels`.
+        options: As `predict_labels`.
+
+    Returns:
+        The labels of each image, see `predict_labels`.
+
+    Raises:
+        DataError: As `predict_labels`.
+        NotFiniteError: As `predict_labels`; `index` is the image.
+    """
+    tiling = _tiling_in_memory(images, spec, options)
+    if _in_one_call(tiling):
+        batch, found = np.stack(images), label_model(model, spec, options, tiling)
+        if found is None:
+            return list(_labels_of_logits(model, batch, spec, options))
+        return list(_answer_with_labels(found, batch, spec, options))
+    results = []
+    for index, pixels in enumerate(images):
+        labels = np.empty(pixels.shape[:2], np.uint8)
+        with _naming_image(index):
+            for block, _ in predict_label_blocks(_Array(pixels), model, spec, options, tiling):
+                _part_of(labels, block.top, block.left, block.labels)[...] = block.labels
+        results.append(labels)
+    return results
+
+
+def _tiling_in_memory(images: Sequence[NDArray], spec: DatasetSpec, options: InferenceOptions) -> Tiling:
+    """Checks images in memory, and decides how they are predicted."""
+    pixels = images[0]
     if pixels.ndim != 3 or pixels.size == 0:
         raise DataError(
             f"an image must be (height, width, bands) with at least one pixel; got shape {pixels.shape}. "
@@ -184,9 +258,149 @@ def _blocks_of(pixels: NDArray, model: Predict, spec: DatasetSpec, options: Infe
             f"the model for dataset '{spec.name}' needs {spec.bands} bands; the image has {pixels.shape[-1]}. "
             "Choose the bands that the model was trained with, in its order."
         )
-    tiling = make_tiling(Size(*pixels.shape[:2]), options)
-    for block, _ in predict_blocks(_Array(pixels), require_classes(model, spec), spec.num_classes, options, tiling):
-        yield block
+    return make_tiling(Size(*pixels.shape[:2]), options)
+
+
+def _in_one_call(tiling: Tiling) -> bool:
+    """Whether an image goes to the model as it is, without windows and padding."""
+    rows, columns = tiling.plan.rows, tiling.plan.columns
+    return tiling.inner is None and tiling.seen == tiling.window == Size(rows.size, columns.size)
+
+
+@contextlib.contextmanager
+def _naming_image(index: int) -> Iterator[None]:
+    """Gives the number of the image to an error that has the number of a window."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise NotFiniteError(str(error), index) from error
+
+
+def _part_of(whole: NDArray, top: int, left: int, block: NDArray) -> NDArray:
+    """Returns the part of an image that a block fills."""
+    return whole[top : top + block.shape[0], left : left + block.shape[1]]
+
+
+# === Labels ===
+
+
+@dataclass(frozen=True)
+class LabelBlock:
+    """Labels of a part of an image.
+
+    Attributes:
+        top: First row in the image.
+        left: First column in the image.
+        labels: `(rows, columns)` uint8.
+        ends_row: Whether it is the last block of its rows.
+    """
+
+    top: int
+    left: int
+    labels: NDArray[np.uint8]
+    ends_row: bool
+
+
+def label_model(model: Predict, spec: DatasetSpec, options: InferenceOptions, tiling: Tiling) -> LabelModel | None:
+    """Returns the model if it can be asked for labels: the same as those of the logits, pixel by pixel.
+
+    Logits are needed where some are averaged: over overlapping windows, over scales, or where windows are resampled.
+    Views are averaged by the model.
+    """
+    rows, columns = tiling.plan.rows, tiling.plan.columns
+    # A weight other than 1 and the division by it may round two logits to the same.
+    apart = rows.overlap == columns.overlap == 0 and rows.blend == "mean"
+    if (
+        not (tiling.is_whole or apart)
+        or tiling.inner is not None
+        or tiling.seen != tiling.window
+        or options.scales != (1.0,)
+    ):
+        return None
+    # A model with another number of classes is asked for logits, where `require_classes` refuses it.
+    return model if isinstance(model, LabelModel) and model.num_classes == spec.num_classes else None
+
+
+def predict_label_blocks(
+    image: PixelRows,
+    model: Predict,
+    spec: DatasetSpec,
+    options: InferenceOptions,
+    tiling: Tiling,
+    *,
+    part: tuple[range, range] | None = None,
+    stage: Stage = lambda batches: batches,
+) -> Generator[tuple[LabelBlock, NDArray[np.bool_]], None, None]:
+    """Predicts the labels of an image: as `predict_blocks`, whose logits are used where the model has no labels.
+
+    Args:
+        image: As `predict_blocks`.
+        model: As `predict_blocks`.
+        spec: The dataset that the model was trained for.
+        options: As `predict_blocks`.
+        tiling: As `predict_blocks`.
+        part: As `predict_blocks`.
+        stage: As `predict_blocks`.
+
+    Yields:
+        Blocks, and which pixels of each are wanted. Others have meaningless labels.
+
+    Raises:
+        DataError: As `predict_blocks`.
+        NotFiniteError: As `predict_blocks`.
+    """
+    found = label_model(model, spec, options, tiling)
+    if found is None:
+        checked = require_classes(model, spec)
+        blocks = predict_blocks(image, checked, spec.num_classes, options, tiling, part=part, stage=stage)
+        with contextlib.closing(blocks):
+            for block, mask in blocks:
+                yield LabelBlock(block.top, block.left, _largest(block.logits), block.ends_row), mask
+        return
+    plan = tiling.plan
+    rows, columns = part or (range(len(plan.rows.starts)), range(len(plan.columns.starts)))
+    answer = functools.partial(_answer_with_labels, found, spec=spec, options=options)
+    masks: dict[int, NDArray[np.bool_]] = {}
+    left = plan.columns.starts[columns[0]]
+    with contextlib.ExitStack() as stack:
+        read = stack.enter_context(contextlib.closing(stage(_read(image, plan, rows, columns, options, masks))))
+        predicted = stack.enter_context(contextlib.closing(stage(_answered(read, answer, tiling))))
+        for batch in predicted:
+            for row, column, index in batch.places:
+                y0, x0 = plan.rows.starts[row], plan.columns.starts[column]
+                mask = masks[row][:, x0 - left : plan.columns.next_start(column) - left]
+                labels = np.zeros(mask.shape, np.uint8)
+                if index is not None and batch.values is not None:
+                    labels = batch.values[index][: mask.shape[0], : mask.shape[1]]
+                ends_row = column == columns[-1]
+                yield LabelBlock(y0, x0, labels, ends_row), mask
+                if ends_row:
+                    del masks[row]
+
+
+def _largest(logits: NDArray) -> NDArray[np.uint8]:
+    # As float32: ids of blended logits, which are float64, then agree with those of whole images.
+    return largest_class(logits.astype(np.float32, copy=False))
+
+
+def _answer_with_labels(
+    model: LabelModel, images: NDArray, spec: DatasetSpec, options: InferenceOptions
+) -> NDArray[np.uint8]:
+    """Asks a model for the labels of a batch, and for logits where that does not work out."""
+    labels = model.labels(images, options.views)
+    if labels is None:  # the logits tell what is wrong; or nothing is: the sum over the views alone was too large
+        return _labels_of_logits(model, images, spec, options)
+    if labels.shape != images.shape[:3]:
+        raise wrong_shape(images, labels)
+    return labels
+
+
+def _labels_of_logits(
+    model: Predict, images: NDArray, spec: DatasetSpec, options: InferenceOptions
+) -> NDArray[np.uint8]:
+    """Finds the labels of a batch in its logits."""
+    checked = functools.partial(call_model, require_classes(model, spec))
+    return np.stack([_largest(one) for one in augmented_logits(checked, images, options)])
 
 
 # === Blocks of any image ===
@@ -220,7 +434,7 @@ class _Batch:
 
     Attributes:
         places: (row, column, index in `values`) of each; the index is None for a window without a wanted pixel.
-        values: `(B, height, width, bands or classes)`: pixels, later logits; None if all windows are skipped.
+        values: `(B, height, width, ...)`: pixels, later logits or labels; None if all windows are skipped.
     """
 
     places: list[tuple[int, int, int | None]]
@@ -328,6 +542,16 @@ def _predict(
             return call_model(model, images)
         return np.stack([slide_logits(model, image, classes, tiling.inner, options.batch_size) for image in images])
 
+    def answer(images: NDArray) -> NDArray[np.float32]:
+        return _copied(augmented_logits(predict, images, options), tiling, free)
+
+    return _answered(batches, answer, tiling)
+
+
+def _answered(
+    batches: Iterator[_Batch], answer: Callable[[NDArray], NDArray], tiling: Tiling
+) -> Generator[_Batch, None, None]:
+    """Yields each batch with what `answer` has for the pixels that the model sees."""
     for batch in batches:
         pixels = batch.values
         if pixels is None:
@@ -337,11 +561,11 @@ def _predict(
             pixels = np.stack([_resampled(window, tiling.seen) for window in pixels])
         if tiling.value_scale != 1.0:
             pixels = pixels * np.float32(tiling.value_scale)
-        try:  # the model's answer has no name here, or it would be held until the next one is there
-            predicted = _Batch(batch.places, _copied(augmented_logits(predict, pixels, options), tiling, free))
+        try:
+            answers = answer(pixels)
         except NotFiniteError as error:
             raise _placed(error, batch, tiling) from error
-        yield predicted
+        yield _Batch(batch.places, answers)
 
 
 def _copied(logits: NDArray[np.float32], tiling: Tiling, free: list[NDArray[np.float32]]) -> NDArray[np.float32]:

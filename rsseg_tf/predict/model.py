@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -11,7 +12,22 @@ from numpy.typing import NDArray
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import DataError, NotFiniteError
 
-__all__ = ["Predict", "call_model", "class_planes", "require_classes", "require_finite", "resize_bilinear"]
+if TYPE_CHECKING:
+    from rsseg_tf.predict.options import View
+
+__all__ = [
+    "AS_IT_IS",
+    "NOT_FINITE",
+    "LabelModel",
+    "Predict",
+    "call_model",
+    "class_planes",
+    "device_count",
+    "require_classes",
+    "require_finite",
+    "resize_bilinear",
+    "wrong_shape",
+]
 
 Predict = Callable[[NDArray], NDArray[np.float32]]
 """A model: `(B, H, W, bands)` pixels -> `(B, H, W, num_classes)` float32 logits, for any B, H and W.
@@ -19,6 +35,48 @@ Predict = Callable[[NDArray], NDArray[np.float32]]
 Pixels are in the units of the file, 0..max_value, in the file's dtype or, after a resize, in float32; normalisation is
 part of the model.
 """
+
+AS_IT_IS: View = (False, False, False)
+"""The view that turns nothing."""
+
+NOT_FINITE = 255
+"""In place of a class: a logit of the pixel is NaN or infinite. There are at most 255 classes, 0..254."""
+
+
+@runtime_checkable
+class LabelModel(Protocol):
+    """A model that can also answer with class ids, so that logits need not leave the device that computed them.
+
+    What takes a `Predict` uses `labels` where a model has it and no logits must be blended; other models are asked for
+    logits.
+
+    Attributes:
+        num_classes: Number of classes.
+        devices: Devices that share the images of a batch, at least 1.
+    """
+
+    num_classes: int
+    devices: int
+
+    def __call__(self, batch: NDArray, /) -> NDArray[np.float32]:
+        """Returns logits, see `Predict`."""
+
+    def labels(self, batch: NDArray, views: Sequence[View] = (AS_IT_IS,)) -> NDArray[np.uint8] | None:
+        """Returns the class of the largest logit of each pixel, the lowest id on a tie.
+
+        Args:
+            batch: As `Predict` takes it.
+            views: How the images are turned; the logits of all, turned back, are averaged in this order.
+
+        Returns:
+            `(B, H, W)` uint8; None when a logit is NaN or infinite. The logits themselves then tell more.
+        """
+
+
+def device_count(predict: Predict) -> int:
+    """Returns how many devices share the images of a batch."""
+    return predict.devices if isinstance(predict, LabelModel) else 1
+
 
 # cv2.resize of OpenCV 5 takes at most 128 channels (OpenCV 4: 512).
 _RESIZE_CHANNELS = 128
@@ -33,11 +91,16 @@ def call_model(predict: Predict, batch: NDArray) -> NDArray[np.float32]:
     """
     logits = predict(batch)
     if logits.ndim != 4 or logits.shape[:3] != batch.shape[:3]:
-        raise DataError(
-            f"the model must answer a batch of {batch.shape} with {(*batch.shape[:3], 'classes')}; got "
-            f"{logits.shape}. Export the logits of the main head at the size of the input."
-        )
+        raise wrong_shape(batch, logits)
     return require_finite(logits, batch)
+
+
+def wrong_shape(batch: NDArray, answer: NDArray) -> DataError:
+    """Returns the error for an answer that does not have the size of its batch."""
+    return DataError(
+        f"the model must answer a batch of {batch.shape} with {(*batch.shape[:3], 'classes')}; got "
+        f"{answer.shape}. Export the logits of the main head at the size of the input."
+    )
 
 
 def require_classes(predict: Predict, spec: DatasetSpec) -> Predict:

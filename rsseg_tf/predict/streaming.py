@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from rsseg_tf.errors import ConfigError
 from rsseg_tf.files.parallel import ahead
 from rsseg_tf.predict.blending import Block
 from rsseg_tf.predict.decoding import Product, decode, products
-from rsseg_tf.predict.engine import Tiling, predict_blocks
+from rsseg_tf.predict.engine import LabelBlock, Tiling, label_model, predict_blocks, predict_label_blocks
 from rsseg_tf.predict.model import Predict, require_classes
 from rsseg_tf.predict.options import OutputOptions
 from rsseg_tf.predict.settings import PredictionSettings
@@ -59,8 +60,7 @@ def predict_scene(
         DataError: When the scene is damaged, the model's answer does not fit, or a file cannot be written.
         NotFiniteError: When a logit is NaN or infinite.
     """
-    plan, spec = tiling.plan, settings.spec
-    model = require_classes(model, spec)
+    plan = tiling.plan
     height = scene.size.height
     most_rows = max(plan.rows.next_start(row) - start for row, start in enumerate(plan.rows.starts))
     for index, (left, right) in enumerate(writer.strips):
@@ -72,16 +72,7 @@ def predict_scene(
         rows = range(plan.rows.touching(done, height)[0], len(plan.rows.starts))
         columns = plan.columns.touching(left, right)
         pixels = _RowBuffer(scene, plan.columns.starts[columns[0]], plan.columns.end(columns[-1]), wanted)
-        blocks = predict_blocks(
-            pixels,
-            model,
-            spec.num_classes,
-            settings.options,
-            tiling,
-            part=(rows, columns),
-            stage=lambda batches: ahead(batches, _QUEUE),
-        )
-        decoded = _decoded_blocks(blocks, spec, settings.output)
+        decoded = _blocks_to_store(pixels, model, settings, tiling, (rows, columns))
         with contextlib.closing(decoded), contextlib.closing(ahead(decoded, _QUEUE)) as ready:
             for block in ready:
                 writer.put(block.top, block.left, block.planes)
@@ -100,6 +91,28 @@ class _DecodedBlock:
     left: int
     planes: dict[Product, NDArray[np.uint8]]
     ends_row: bool
+
+
+def _blocks_to_store(
+    pixels: _RowBuffer, model: Predict, settings: PredictionSettings, tiling: Tiling, part: tuple[range, range]
+) -> Generator[_DecodedBlock, None, None]:
+    """Yields the blocks of some windows as they are stored. Logits are fetched only where something is made of them."""
+    spec, options, output = settings.spec, settings.options, settings.output
+    how: dict[str, Any] = {"part": part, "stage": lambda batches: ahead(batches, _QUEUE)}
+    if not output.needs_probabilities and label_model(model, spec, options, tiling) is not None:
+        return _labelled_blocks(predict_label_blocks(pixels, model, spec, options, tiling, **how), spec)
+    checked = require_classes(model, spec)
+    return _decoded_blocks(predict_blocks(pixels, checked, spec.num_classes, options, tiling, **how), spec, output)
+
+
+def _labelled_blocks(
+    blocks: Generator[tuple[LabelBlock, NDArray[np.bool_]], None, None], spec: DatasetSpec
+) -> Generator[_DecodedBlock, None, None]:
+    """Yields each block as it is stored."""
+    with contextlib.closing(blocks):
+        for block, mask in blocks:
+            labels = np.where(mask, block.labels, np.uint8(spec.ignore_index))
+            yield _DecodedBlock(block.top, block.left, {"labels": labels[np.newaxis]}, block.ends_row)
 
 
 def _decoded_blocks(

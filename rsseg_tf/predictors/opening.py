@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import tensorflow as tf
+
 from rsseg_tf.checkpoint import config_file
 from rsseg_tf.config import Config, load_config
 from rsseg_tf.errors import ConfigError, ExportError, WeightsError, address_hint
@@ -20,7 +22,12 @@ _SUFFIXES = {".tflite": "tflite", ".onnx": "onnx", ".xml": "openvino"}
 
 
 def open_predictor(
-    path: StrPath, *, config: Config | None = None, precision: str = "fp32", threads: int | None = None
+    path: StrPath,
+    *,
+    config: Config | None = None,
+    precision: str = "fp32",
+    threads: int | None = None,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> Predictor:
     """Opens whatever holds a model.
 
@@ -31,6 +38,7 @@ def open_predictor(
         precision: `fp32`, `fp16` or `bf16`: type of activations of a checkpoint or an OpenVINO model.
         threads: Threads for TFLite, ONNX and OpenVINO; None leaves them the choice. TensorFlow's are set elsewhere, for
             the process.
+        strategy: The devices that share the images of a batch, of a checkpoint only; None for one device.
 
     Raises:
         ConfigError: When `precision` is asked of another exported model.
@@ -41,7 +49,7 @@ def open_predictor(
     kind, found = find_model(path)
     if kind == "checkpoint":
         config = config or load_config(config_file(found))
-        predict = checkpoint_predictor(found, config, precision=precision)
+        predict = checkpoint_predictor(found, config, precision=precision, strategy=strategy)
         options = InferenceOptions.of(config)
         return Predictor(kind, config.dataset.spec, predict, options)
     if precision != "fp32" and kind != "openvino":

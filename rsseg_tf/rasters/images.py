@@ -351,15 +351,20 @@ def _plain_png(data: bytes, name: str, *, as_grey: bool = False) -> bytes:
     """
     png_header(data, name)
     kept = {b"IHDR", b"IDAT", b"IEND"} | (set() if as_grey else {b"PLTE"})
-    parts = [PNG_SIGNATURE]
+    # Runs of chunks that stay, with their own lengths and checksums: a file may have hundreds.
+    runs = [[0, len(PNG_SIGNATURE)]]
     for kind, start, end in png_chunks(data, name):
-        if kind not in kept:
-            continue
-        content = data[start:end]
-        if kind == b"IHDR" and as_grey:  # byte 9 is the colour type
-            content = content[:9] + bytes([PNG_GREY]) + content[10:]
-        parts.append(_png_chunk(kind, content))
-    return b"".join(parts)
+        if kind in kept:
+            if runs[-1][1] != start - 8:
+                runs.append([start - 8, start - 8])
+            runs[-1][1] = end + 4
+    if not as_grey:
+        # The file itself where nothing is dropped, which is the rule.
+        return data if runs == [[0, len(data)]] else b"".join(data[start:end] for start, end in runs)
+    rest = b"".join(data[start:end] for start, end in runs)
+    # The header is the first chunk; byte 9 of its 13 is the colour type.
+    header = rest[16:25] + bytes([PNG_GREY]) + rest[26:29]
+    return PNG_SIGNATURE + _png_chunk(b"IHDR", header) + rest[33:]
 
 
 def _decode_png_label(data: bytes, name: str) -> np.ndarray:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +35,7 @@ from rsseg_tf.files.lists import Sample
 from rsseg_tf.moved import moved_name
 from rsseg_tf.training.folder import Notify, RunFolder, ignoring_write_errors, open_run
 from rsseg_tf.training.strategy import make_deterministic
+from rsseg_tf.training.workers import SpectatorFolder, WorkerLostError, Workers, end_when_stuck, is_lost, lost_worker
 
 __all__ = ["TrainResult", "TrainingPlan", "Validation", "run_training"]
 
@@ -97,11 +100,13 @@ class TrainingPlan:
         optimizer: All of its variables go into checkpoints.
         state: Where the run begins.
         reader: Gives the samples; keeps the error that one raised.
-        dataset: Endless batches; `index` holds the places of the samples in the reader's list.
+        dataset: Endless batches, this worker's share of each; `index` holds the places of the samples in the reader's
+            list.
         take_step: Takes a batch and a learning rate; returns `loss` and other float32 scalars.
         learning_rate: Gives the learning rate of a step.
         average: A model with averages of the weights, which checkpoints then hold as well; None for none.
-        validate: Evaluates the model; returns None when it is asked to stop meanwhile. None for no evaluation.
+        validate: Evaluates the model, in all workers at once; returns None in all when one is asked to stop meanwhile.
+            None for no evaluation.
     """
 
     config: AnyConfig
@@ -142,19 +147,39 @@ def run_training(
             "train.deterministic: TensorFlow has run something before and keeps its number of threads, so this run "
             "equals to the bit only runs with as many. training.make_deterministic() before anything else fixes it."
         )
+    workers = Workers(strategy)
+    workers.require_equal(number_of_devices=strategy.num_replicas_in_sync, config=_digest(config))
     run = open_run(Path(save_dir), resume=resume, overwrite=overwrite, iters=config.train.iters, notify=notify)
-    with run as folder:
+    with end_when_stuck(workers), contextlib.ExitStack() as stack:
+        with workers.reporting():
+            folder = stack.enter_context(run) if workers.is_chief else SpectatorFolder(Path(save_dir))
+        workers.any(False, False)  # all have come so far
         plan = make_plan(strategy, resume, notify)
-        scored = plan.validate is not None
-        state = folder.begin(plan.model, plan.optimizer, plan.config, plan.state, scored=scored, average=plan.average)
+        state = _begin(plan, folder, workers)
         hooks = keras.callbacks.CallbackList(list(callbacks), model=plan.model)
         plan.model.stop_training = False
         with _stop_signals() as stop_requested:
             hooks.on_train_begin({"step": state.step})
             try:
-                return _Loop(plan, folder, strategy, hooks, state, stop_requested).run()
+                return _Loop(plan, folder, strategy, workers, hooks, state, stop_requested).run()
             finally:
                 hooks.on_train_end()
+
+
+def _begin(plan: TrainingPlan, folder: RunFolder | SpectatorFolder, workers: Workers) -> TrainState:
+    """Returns where the run begins, the same for all workers."""
+    workers.require_equal(step=plan.state.step, samples_seen=plan.state.samples_seen)
+    scored = plan.validate is not None
+    with workers.reporting():
+        state = folder.begin(plan.model, plan.optimizer, plan.config, plan.state, scored=scored, average=plan.average)
+    workers.any(False, False)
+    return TrainState(**json.loads(workers.from_chief(json.dumps(dataclasses.asdict(state)))))
+
+
+def _digest(config: AnyConfig) -> int:
+    """Returns a number that differs where workers would train differently; where the data lie may differ."""
+    values = config.model_dump(mode="json", exclude={"data": True, "dataset": {"root"}})
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
 
 class _Loop:
@@ -163,43 +188,77 @@ class _Loop:
     def __init__(
         self,
         plan: TrainingPlan,
-        folder: RunFolder,
+        folder: RunFolder | SpectatorFolder,
         strategy: tf.distribute.Strategy,
+        workers: Workers,
         hooks: keras.callbacks.CallbackList,
         state: TrainState,
         stop_requested: threading.Event,
     ) -> None:
         self.plan, self.folder, self.strategy, self.hooks, self.state = plan, folder, strategy, hooks, state
-        self.stop_requested = stop_requested
+        self.workers, self.stop_requested = workers, stop_requested
         self.interval = _LogInterval(plan.reader.samples, plan.batch_size)
         self.saved_step = state.step
 
     def run(self) -> TrainResult:
         plan, stopped = self.plan, None
         # The data go on from `state.samples_seen`: the plan's dataset begins there.
-        batches = iter(self.strategy.experimental_distribute_dataset(plan.dataset))
+        batches = iter(self._distributed(plan.dataset))
         if self.state.to_evaluate:  # the run to resume ended before the evaluation of its last step
             if not self.checkpoint.exists():  # it was resumed from another folder
                 self._save()
             stopped = self._after_checkpoint()
         while stopped is None:
-            self._step(batches)
-            step = self.state.step
-            due = step >= plan.iters or step % plan.config.train.save_interval == 0
-            if due or self.stop_requested.is_set() or plan.model.stop_training:
-                self.interval.require_finite()  # NaN never gets into a checkpoint
-                evaluates = plan.validate is not None and (due or plan.model.stop_training)
-                self.state = dataclasses.replace(self.state, to_evaluate=evaluates)
-                self._save()
-                stopped = self._after_checkpoint()
+            began = time.perf_counter()
+            batch, stopped = self._next(batches)
+            if stopped is None:
+                self._step(batch, began)
+                step = self.state.step
+                if step >= plan.iters or step % plan.config.train.save_interval == 0:
+                    stopped = self._checkpoint(evaluates=True)
+            elif self.state.step != self.saved_step:
+                stopped = self._checkpoint(evaluates=stopped == "callback")
         return TrainResult(self.state, stopped, self.checkpoint)
 
-    def _step(self, batches: Iterator[dict[str, Any]]) -> None:
+    def _distributed(self, dataset: tf.data.Dataset) -> Any:
+        """Returns the batches of this worker, each in as many parts as it has devices."""
+        devices = self.strategy.num_replicas_in_sync // self.workers.count
+        if self.workers.count == 1:
+            return self.strategy.experimental_distribute_dataset(dataset)
+        part = self.plan.batch_size // self.strategy.num_replicas_in_sync
+        parts = dataset.rebatch(part, drop_remainder=True) if devices > 1 else dataset
+        return self.strategy.distribute_datasets_from_function(lambda context: parts)
+
+    def _next(self, batches: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], str | None]:
+        """Returns the next batch, or why no further step is taken; the same for all workers.
+
+        At least one step is taken, so that a run that is stopped each time gets on nevertheless.
+        """
+        first = self.state.step == self.plan.state.step
+        with self._saving_before_errors():
+            batch = {} if self._wishes_to_stop() and not first else _next_batch(batches, self.plan.reader)
+            stopped = self._agree()
+        return batch, None if first else stopped
+
+    def _wishes_to_stop(self) -> bool:
+        return self.stop_requested.is_set() or bool(self.plan.model.stop_training)
+
+    def _agree(self) -> str | None:
+        """Returns whether a signal or a callback of any worker wants the run to stop; waits for all workers."""
+        by_signal, by_callback = self.workers.any(self.stop_requested.is_set(), bool(self.plan.model.stop_training))
+        return "signal" if by_signal else "callback" if by_callback else None
+
+    def _checkpoint(self, *, evaluates: bool) -> str | None:
+        """Saves and evaluates; returns why the run ends here, None where it goes on."""
+        with self.workers.reporting():
+            self.interval.require_finite()  # NaN never gets into a checkpoint
+            self.state = dataclasses.replace(self.state, to_evaluate=evaluates and self.plan.validate is not None)
+            self._save()
+        return self._after_checkpoint()
+
+    def _step(self, batch: dict[str, Any], began: float) -> None:
         plan, log_iters = self.plan, self.plan.config.train.log_iters
         rate = plan.learning_rate(self.state.step)
-        began = time.perf_counter()
-        with self._saving_before_errors():
-            batch = _next_batch(batches, plan.reader)
         read = time.perf_counter()
         try:
             losses = plan.take_step(batch, rate)
@@ -212,7 +271,8 @@ class _Loop:
         self.interval.add(step, losses, self.strategy.experimental_local_results(batch["index"]))
         if step == 1 or step % log_iters == 0:
             # Calls return before GPUs are done. Fetching the losses waits for the devices, so the time below is real.
-            self.interval.require_finite()
+            with self.workers.reporting():
+                self.interval.require_finite()
         self.interval.add_time(read - began, time.perf_counter() - began)
         if step % log_iters == 0:
             epoch = (samples_seen - 1) // len(plan.reader.samples) + 1
@@ -223,14 +283,13 @@ class _Loop:
     def _after_checkpoint(self) -> str | None:
         """Evaluates, removes old checkpoints, and returns why the run ends here; None where it goes on."""
         plan = self.plan
-        if self.state.to_evaluate and not self.stop_requested.is_set():
+        if self._agree() != "signal" and self.state.to_evaluate:
             with self._saving_before_errors():
                 self._evaluate()
-        self.folder.prune(plan.config.train.keep_checkpoint_max)
-        if self.stop_requested.is_set():
-            return "signal"
-        if plan.model.stop_training:
-            return "callback"
+        with self.workers.reporting():
+            self.folder.prune(plan.config.train.keep_checkpoint_max)
+        if stopped := self._agree():
+            return stopped
         if self.state.step >= plan.iters:
             return "finished"
         return "early" if self.state.stale_intervals >= (plan.early_stop_intervals or math.inf) else None
@@ -270,10 +329,11 @@ class _Loop:
     def _saving_before_errors(self) -> Iterator[None]:
         """Saves the steps so far before an error of the block leaves it; the error then names the checkpoint."""
         try:
-            yield
+            with self.workers.reporting():
+                yield
         except Exception as error:
             self.interval.require_finite()
-            if self.state.step == self.plan.state.step:
+            if self.state.step == self.plan.state.step or not self.workers.is_chief:
                 raise
             try:
                 if self.state.step != self.saved_step:
@@ -288,9 +348,11 @@ class _Loop:
             raise
 
     def _failed_step(self, error: tf.errors.OpError) -> TrainingError:
+        last = f" The last checkpoint is of step {self.saved_step}." if self.saved_step else ""
+        if is_lost(error):
+            return WorkerLostError(f"{lost_worker(error)}{last}")
         out_of_memory = isinstance(error, tf.errors.ResourceExhaustedError)
         remedy = " Lower --batch_size or augment.crop_size." if out_of_memory else ""
-        last = f" The last checkpoint is of step {self.saved_step}." if self.saved_step else ""
         return TrainingError(f"Step {self.state.step + 1} failed: {reason(error)}.{remedy}{last}")
 
 
@@ -321,7 +383,10 @@ class _LogInterval:
     def require_finite(self) -> None:
         """Fetches the losses and raises TrainingError for the first that is NaN or infinite."""
         for step, tensors, indices in self.unchecked:
-            losses = {name: float(value) for name, value in tensors.items()}
+            try:
+                losses = {name: float(value) for name, value in tensors.items()}
+            except tf.errors.OpError as error:  # of a step that was on its way
+                raise lost_worker(error) if is_lost(error) else error from error
             bad = [name for name, value in losses.items() if not np.isfinite(value)]
             if bad:
                 names = [str(self.samples[int(i)].image) for part in indices for i in np.asarray(part)]

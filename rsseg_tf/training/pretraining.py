@@ -22,8 +22,10 @@ from rsseg_tf.ssl import Method
 from rsseg_tf.training.folder import Notify
 from rsseg_tf.training.loop import TrainingPlan, TrainResult, run_training
 from rsseg_tf.training.optimizers import build_optimizer
+from rsseg_tf.training.remat import rematerialise
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import PretrainStep, synchronise_batch_norm
+from rsseg_tf.training.workers import Workers
 from rsseg_tf.weights.pretrained import load_backbone
 
 __all__ = ["pretrain", "rate_of_step", "steps_in_all"]
@@ -70,6 +72,8 @@ def pretrain(
     """
 
     def make_plan(strategy: tf.distribute.Strategy, resume: Path | None, notify: Notify) -> TrainingPlan:
+        workers = Workers(strategy)
+        workers.require_equal(images=len(samples))
         iters = steps_in_all(config, len(samples))
         if missing := rgb_only(config.views, config.dataset.bands):
             notify(
@@ -95,6 +99,7 @@ def pretrain(
                 seed=config.train.seed,
                 start=state.samples_seen,
                 workers=config.data.workers,
+                share=workers.share,
             ),
             take_step=PretrainStep(method, optimizer, strategy),
             learning_rate=lambda step: rate_of_step(step, config, iters, len(samples)),
@@ -172,6 +177,8 @@ def _build(
         method = build_method(config, steps=iters, devices=devices, precision=config.train.precision)
         if devices > 1:
             synchronise_batch_norm(method)
+        if config.train.remat:
+            rematerialise(method)
         # SimSiam's predictor keeps the highest rate of the run, the one right after the warm-up.
         no_warmup = config.lr_schedule.model_copy(update={"warmup_epochs": 0.0})
         optimizer = build_optimizer(

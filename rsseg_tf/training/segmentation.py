@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import keras
@@ -24,17 +25,19 @@ from rsseg_tf.evaluate.evaluation import Evaluation, plan_evaluation
 from rsseg_tf.files import StrPath
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.metrics import SegmentationScores
-from rsseg_tf.predict import InferenceOptions, Predict, as_rgb, overlay
+from rsseg_tf.predict import InferenceOptions, as_rgb, overlay
 from rsseg_tf.predictors import keras_predictor
 from rsseg_tf.training.average import WeightAverage
 from rsseg_tf.training.folder import Notify
 from rsseg_tf.training.loop import TrainingPlan, TrainResult, Validation, run_training
 from rsseg_tf.training.optimizers import build_optimizer
+from rsseg_tf.training.remat import rematerialise
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import AccumulatingTrainStep, TrainStep, synchronise_batch_norm
+from rsseg_tf.training.workers import Workers
 from rsseg_tf.weights.pretrained import backbone_paths, load_pretrained
 
-__all__ = ["train"]
+__all__ = ["Learner", "build_learner", "train"]
 
 _PICTURES = 4  # validation overlays for TensorBoard at each evaluation
 
@@ -84,49 +87,44 @@ def train(
     """
 
     def make_plan(strategy: tf.distribute.Strategy, resume: Path | None, notify: Notify) -> TrainingPlan:
+        workers = Workers(strategy)
+        workers.require_equal(training_images=len(train_samples), validation_images=len(val_samples))
         # A damaged validation image must show before hours of training, not at the first evaluation after them.
         evaluation = plan_evaluation(config, val_samples) if val_samples else None
         if evaluation is not None:
-            evaluation.read_once()
-        model, optimizer, average = _build(config, strategy, resume, offline=offline, notify=notify)
-        evaluated = model if average is None else average.model
+            evaluation.share(*workers.share).read_once()
+        learner = build_learner(config, strategy, resume, offline=offline, notify=notify)
         if resume is None:
             state = TrainState(protocol=config.eval.protocol, validation=_validation(config, val_samples))
         else:
             state = _state_to_resume(config, resume, _validation(config, val_samples), notify=notify)
-        # Per device in the config, as in PaddleSeg, so that the learning rate of a recipe fits its number of GPUs.
-        parts = config.optimizer.accumulate_steps
-        batch_size = config.train.batch_size * strategy.num_replicas_in_sync * parts
         reader = SampleReader(
             train_samples, config.dataset.spec, cache_mb=config.data.cache_mb, trust=config.data.trust
-        )
-        learner = (model, optimizer, build_losses(config), strategy)
-        take_step = (
-            TrainStep(*learner, average=average)
-            if parts == 1
-            else AccumulatingTrainStep(*learner, parts=parts, average=average)
         )
         return TrainingPlan(
             config=config,
             iters=config.train.iters,
             early_stop_intervals=config.train.early_stop_intervals,
-            batch_size=batch_size,
-            model=model,
-            optimizer=optimizer,
+            batch_size=learner.batch_size,
+            model=learner.model,
+            optimizer=learner.optimizer,
             state=state,
             reader=reader,
             dataset=train_batches(
                 reader,
                 config.augment,
-                batch_size=batch_size,
+                batch_size=learner.batch_size,
                 seed=config.train.seed,
                 start=state.samples_seen,
                 workers=config.data.workers,
+                sampling=config.sampling,
+                notify=notify,
+                share=workers.share,
             ),
-            take_step=take_step,
+            take_step=learner.take_step,
             learning_rate=lambda step: learning_rate(step, config.lr_schedule, config.train.iters),
-            average=None if average is None else average.model,
-            validate=None if evaluation is None else _Validator(config, evaluated, evaluation, notify),
+            average=learner.average,
+            validate=None if evaluation is None else _Validator(config, learner.evaluated, evaluation, workers, notify),
         )
 
     return run_training(
@@ -141,11 +139,78 @@ def train(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """A model and what trains it.
+
+    Attributes:
+        model: What the steps change.
+        optimizer: Built on the model.
+        take_step: Takes a batch and a learning rate; see `TrainStep`.
+        batch_size: Samples of such a batch, over all devices.
+        average: A model with averages of the weights; None without `train.ema`.
+    """
+
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+    take_step: TrainStep
+    batch_size: int
+    average: keras.Model | None = None
+
+    @property
+    def evaluated(self) -> keras.Model:
+        """The model that is evaluated and kept as the best one."""
+        return self.model if self.average is None else self.average
+
+
+def build_learner(
+    config: Config,
+    strategy: tf.distribute.Strategy,
+    resume: Path | None = None,
+    *,
+    pretrained: bool = True,
+    offline: bool = False,
+    notify: Notify = lambda line: None,
+) -> Learner:
+    """Builds model, optimizer and step on the devices.
+
+    Args:
+        config: The whole run.
+        strategy: The devices.
+        resume: The checkpoint whose weights and optimizer are loaded.
+        pretrained: Whether a model that resumes nothing begins with the config's pre-trained weights, or at random.
+        offline: Whether pre-trained weights must be in the cache already.
+        notify: Called with a line for each file of weights that was loaded.
+
+    Raises:
+        ConfigError: When the model needs pre-trained weights and the config names none.
+        WeightsError: When weights cannot be read or do not fit.
+    """
+    model, optimizer, average = _build(config, strategy, resume, pretrained=pretrained, offline=offline, notify=notify)
+    # Per device in the config, as in PaddleSeg, so that the learning rate of a recipe fits its number of GPUs.
+    parts = config.optimizer.accumulate_steps
+    learner = (model, optimizer, build_losses(config), strategy, config.dataset.spec)
+    take_step = (
+        TrainStep(*learner, average=average)
+        if parts == 1
+        else AccumulatingTrainStep(*learner, parts=parts, average=average)
+    )
+    batch_size = config.train.batch_size * strategy.num_replicas_in_sync * parts
+    return Learner(model, optimizer, take_step, batch_size, None if average is None else average.model)
+
+
 def _build(
-    config: Config, strategy: tf.distribute.Strategy, resume: Path | None, *, offline: bool, notify: Notify
+    config: Config,
+    strategy: tf.distribute.Strategy,
+    resume: Path | None,
+    *,
+    offline: bool,
+    notify: Notify,
+    pretrained: bool = True,
 ) -> tuple[keras.Model, keras.optimizers.Optimizer, WeightAverage | None]:
     """Builds all on the devices, with pre-trained weights or those of the checkpoint to resume."""
-    if resume is None and isinstance(config.model, C2FNet) and config.model.coarse.pretrained is None:
+    pretrained = pretrained and resume is None
+    if pretrained and isinstance(config.model, C2FNet) and config.model.coarse.pretrained is None:
         raise ConfigError(
             "c2fnet learns on the predictions of a trained coarse model; there are no weights of one. Name them with "
             "--coarse_model (or model.coarse.pretrained): a checkpoint folder, a file or a URL."
@@ -159,6 +224,8 @@ def _build(
             synchronise_batch_norm(model)
         if config.model.freeze_backbone:
             _freeze(model, backbone_paths(config, model))
+        if config.train.remat:
+            rematerialise(model)
         optimizer = build_optimizer(
             config.optimizer,
             precision=precision,
@@ -169,7 +236,7 @@ def _build(
         optimizer.build(model.trainable_variables)
         if resume is not None:
             load_weights(model, resume)
-        else:
+        elif pretrained:
             reports = load_pretrained(model, config, offline=offline)
             for report in reports:
                 notify(report.summary())
@@ -241,15 +308,21 @@ def _state_to_resume(config: Config, resume: Path, validation: str, *, notify: N
 
 
 class _Validator:
-    """Evaluates the model while it is trained, and compares the score with the best so far."""
+    """Evaluates the model while it is trained, and compares the score with the best so far; workers share the work."""
 
-    def __init__(self, config: Config, model: keras.Model, evaluation: Evaluation, notify: Notify) -> None:
-        self.predict = keras_predictor(model, config.dataset.spec)
-        self.options = InferenceOptions.of(config)
-        self.evaluation, self.notify = evaluation, notify
+    def __init__(
+        self, config: Config, model: keras.Model, evaluation: Evaluation, workers: Workers, notify: Notify
+    ) -> None:
+        # The devices of one process share each batch; processes share the samples.
+        self.predict = keras_predictor(model, config.dataset.spec, strategy=workers.strategy)
+        self.options = dataclasses.replace(InferenceOptions.of(config), batch_size=config.eval.batch_size)
+        self.readers = config.data.workers
+        self.evaluation, self.workers, self.notify = evaluation, workers, notify
 
     def __call__(self, state: TrainState, stop_requested: threading.Event) -> Validation | None:
-        scored = _evaluate(self.predict, self.evaluation, self.options, stop_requested, self.notify)
+        own = self.evaluation.share(*self.workers.share)
+        run = functools.partial(own.run, self.predict, self.options, workers=self.readers)
+        scored = _evaluate(run, self.evaluation, stop_requested, self.workers, self.notify)
         if scored is None:
             return None
         scores, pictures = scored
@@ -271,17 +344,20 @@ class _Validator:
 
 
 def _evaluate(
-    predict: Predict,
+    run: Callable[..., SegmentationScores],
     evaluation: Evaluation,
-    options: InferenceOptions,
     stop_requested: threading.Event,
+    workers: Workers,
     notify: Notify,
 ) -> tuple[SegmentationScores, list[np.ndarray]] | None:
-    """Returns scores and pictures, or None when the run was asked to stop meanwhile: saving cannot wait then."""
-    spec = evaluation.spec
+    """Returns scores, and pictures of this worker's share; None when a worker was asked to stop meanwhile.
+
+    Saving cannot wait then.
+    """
+    spec, evaluation = evaluation.spec, evaluation.share(*workers.share)
     pictures: list[np.ndarray] = []
-    last = len(evaluation.samples) - 1
-    shown = {round(i * last / max(1, _PICTURES - 1)) for i in range(_PICTURES)}
+    places = evaluation.places
+    shown = {places[round(i * (len(places) - 1) / max(1, _PICTURES - 1))] for i in range(_PICTURES) if places}
 
     def observe(index: int, image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> None:
         if index in shown:
@@ -290,10 +366,19 @@ def _evaluate(
             except Exception as error:  # a score is worth more than its pictures
                 notify(f"There is no picture of {evaluation.samples[index].image}: {reason(error)}.")
         if stop_requested.is_set():
+            leave_together()
+
+    def leave_together() -> None:
+        if workers.any(stop_requested.is_set(), False)[0]:
             raise _StopRequestedError
 
+    def total(confusion: np.ndarray, ignored: int) -> tuple[np.ndarray, int]:
+        leave_together()
+        *counts, ignored = workers.add(np.append(confusion, ignored)).tolist()
+        return np.array(counts, np.int64).reshape(confusion.shape), ignored
+
     try:
-        return evaluation.run(predict, options, observe=observe), pictures
+        return run(observe=observe, total=total), pictures
     except _StopRequestedError:
         return None
 

@@ -9,6 +9,8 @@ import keras
 import tensorflow as tf
 
 from rsseg_tf.build import HeadLoss
+from rsseg_tf.data.augment import normalise
+from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.layers import BatchNorm
 from rsseg_tf.ssl import Method
 from rsseg_tf.training.average import WeightAverage
@@ -116,7 +118,7 @@ class _Step(abc.ABC):
 
 
 class TrainStep(_Step):
-    """A step of a segmentation model; batches have `image` and `label`.
+    """A step of a segmentation model; batches are those of `rsseg_tf.data.train_batches`, normalised on the device.
 
     Losses are normalised by the pixels of the whole batch, not of each device's share, so that the number of devices
     does not change the result. The heads' losses are logged unweighted.
@@ -128,6 +130,7 @@ class TrainStep(_Step):
         optimizer: keras.optimizers.Optimizer,
         losses: Losses,
         strategy: tf.distribute.Strategy,
+        spec: DatasetSpec,
         *,
         average: WeightAverage | None = None,
     ) -> None:
@@ -138,13 +141,14 @@ class TrainStep(_Step):
             optimizer: Takes the gradients.
             losses: Loss and weight of each head.
             strategy: The devices.
+            spec: How images are normalised.
             average: Moves after each step.
         """
         super().__init__(model, optimizer, strategy)
-        self.losses, self.average = losses, average
+        self.losses, self.spec, self.average = losses, spec, average
 
     def _forward(self, batch: dict[str, Any], step: tf.Tensor) -> tuple[tf.Tensor, dict[str, Any], dict[str, Any]]:
-        outputs = self.model(batch["image"], training=True)
+        outputs = self.model(normalise(batch["image"], self.spec), training=True)
         values = {
             head: loss(outputs[head], batch["label"], mean=mean_over_replicas, seed=step)
             for head, (loss, _) in self.losses.items()
@@ -172,6 +176,7 @@ class AccumulatingTrainStep(TrainStep):
         optimizer: keras.optimizers.Optimizer,
         losses: Losses,
         strategy: tf.distribute.Strategy,
+        spec: DatasetSpec,
         *,
         parts: int,
         average: WeightAverage | None = None,
@@ -183,10 +188,11 @@ class AccumulatingTrainStep(TrainStep):
             optimizer: As there.
             losses: As there.
             strategy: As there.
+            spec: As there.
             parts: Of a batch; each device's share must be a multiple of it.
             average: As there.
         """
-        super().__init__(model, optimizer, losses, strategy, average=average)
+        super().__init__(model, optimizer, losses, strategy, spec, average=average)
         self.parts, self._sums = parts, _GradientSums(model, strategy)
         self._add_part, self._apply = tf.function(self._add), tf.function(self._take_step)
 

@@ -1,43 +1,75 @@
-"""Which devices a run uses."""
+"""Which devices a run uses, on this machine and on others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
+from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+from tensorflow.python.eager import context
 from tensorflow.python.ops import gen_math_ops
 
-from rsseg_tf.errors import ConfigError
+from rsseg_tf.errors import ConfigError, reason
+from rsseg_tf.training.cluster import Cluster, read_cluster
 
 __all__ = ["make_deterministic", "make_strategy"]
 
+_HEARTBEAT_S = 20.0
+"""A worker that gives no sign of life for so long counts as dead."""
 
-def make_strategy(device: str = "auto", gpus: Sequence[int] | None = None) -> tf.distribute.Strategy:
+
+def make_strategy(
+    device: str = "auto",
+    gpus: Sequence[int] | None = None,
+    *,
+    start_timeout_s: float = 1800.0,
+    notify: Callable[[str], object] = lambda line: None,
+) -> tf.distribute.Strategy:
     """Returns the distribution strategy for a choice of devices; call it before TensorFlow has run anything.
+
+    Where the environment names several workers (`TF_CONFIG`, or what `srun` sets), it waits until all have started.
 
     Args:
         device: `auto` takes the GPUs if there are any, else the CPU; `gpu` insists on one; `cpu` hides all GPUs.
-        gpus: Numbers of the GPUs to use, as in `nvidia-smi`; None takes all.
+        gpus: Numbers of the GPUs to use, as in `nvidia-smi`; None takes all. With several workers, those of each one.
+        start_timeout_s: How long to wait for other workers.
+        notify: Called by the first of several workers with a line that names the ones to wait for.
 
     Returns:
-        MirroredStrategy for several GPUs, else the default strategy.
+        MultiWorkerMirroredStrategy for several workers, MirroredStrategy for several GPUs, else the default strategy.
 
     Raises:
-        ConfigError: When a GPU is asked for that TensorFlow does not see.
+        ConfigError: When a GPU is asked for that TensorFlow does not see; when the environment describes workers
+            wrongly, when this one's port cannot be used, or when others do not start.
     """
+    cluster = read_cluster()
+    visible = _visible_gpus(device, gpus)
+    if cluster is not None:
+        if cluster.index == 0:
+            notify(f"Worker 0 of {len(cluster.addresses)} waits for {', '.join(cluster.addresses[1:])}.")
+        return _join(cluster, len(visible), start_timeout_s)
+    return tf.distribute.MirroredStrategy() if len(visible) > 1 else tf.distribute.get_strategy()
+
+
+def _visible_gpus(device: str, gpus: Sequence[int] | None) -> list[tf.config.PhysicalDevice]:
+    """Hides all GPUs but those that were chosen, and returns these."""
     found = tf.config.list_physical_devices("GPU")
     if device == "cpu":
         if gpus:
             raise ConfigError("--gpus goes with --device gpu or auto, not with cpu; leave one of them out.")
         tf.config.set_visible_devices([], "GPU")
-        return tf.distribute.get_strategy()
+        return []
     if not found:
         if device == "gpu" or gpus:
             raise ConfigError(
                 "A GPU was asked for, but TensorFlow sees none. Install rsseg-tf[gpu] and check `nvidia-smi`, "
                 "or train with --device cpu."
             )
-        return tf.distribute.get_strategy()
+        return []
     chosen = list(range(len(found))) if gpus is None else list(gpus)
     unknown = sorted(set(chosen) - set(range(len(found))))
     if unknown or not chosen or len(set(chosen)) != len(chosen):
@@ -46,7 +78,81 @@ def make_strategy(device: str = "auto", gpus: Sequence[int] | None = None) -> tf
     tf.config.set_visible_devices(visible, "GPU")
     for gpu in visible:  # otherwise TensorFlow takes all memory of a GPU that others may share
         tf.config.experimental.set_memory_growth(gpu, True)
-    return tf.distribute.MirroredStrategy() if len(visible) > 1 else tf.distribute.get_strategy()
+    return visible
+
+
+# === Several workers ===
+
+
+def _join(cluster: Cluster, gpus: int, timeout_s: float) -> tf.distribute.Strategy:
+    """Returns the strategy of all workers once they have found each other."""
+    _meet(cluster, timeout_s)
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:worker/task:0",
+        heartbeat_timeout_in_ms=int(1000 * _HEARTBEAT_S),
+        coordinated_jobs=[coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=len(cluster.addresses))],
+    )
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
+        task_type="worker",
+        task_id=cluster.index,
+        num_accelerators={"GPU": gpus},
+        rpc_layer="grpc",
+    )
+    try:
+        strategy: tf.distribute.Strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"Worker {cluster.index} ({cluster.addresses[cluster.index]}) cannot join the others: {reason(error)}. "
+            "Start all of them again."
+        ) from error
+    if threading.current_thread() is threading.main_thread():
+        # TensorFlow has set a handler of its own, which ignores the signal.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+    return strategy
+
+
+def _meet(cluster: Cluster, timeout_s: float) -> None:
+    """Returns when all other workers have started.
+
+    TensorFlow would wait for them too, but without an end, and deaf to signals and Ctrl-C.
+
+    Raises:
+        ConfigError: When this worker's port cannot be used, or another one does not start in time.
+    """
+    port = int(cluster.addresses[cluster.index].rpartition(":")[2])
+    both = socket.has_dualstack_ipv6()
+    try:
+        family = socket.AF_INET6 if both else socket.AF_INET
+        listener = socket.create_server(("", port), family=family, backlog=1024, dualstack_ipv6=both)
+    except OSError as error:
+        raise ConfigError(
+            f"Port {port} of worker {cluster.index} ({cluster.addresses[cluster.index]}) cannot be used: "
+            f"{reason(error)}. End the process that has it, or give the worker another one in TF_CONFIG."
+        ) from error
+    missing = [address for i, address in enumerate(cluster.addresses) if i != cluster.index]
+    deadline = time.monotonic() + timeout_s
+    with listener:  # one who has met all others listens on the same port again soon, in TensorFlow
+        while missing := [address for address in missing if not _listens(address)]:
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"Worker {cluster.index} has waited {timeout_s:g} s for {', '.join(missing)}. Look at the output "
+                    "of each worker, and whether these addresses can be reached from this machine."
+                )
+            time.sleep(0.2)
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
+    except OSError:
+        return False
+    return True
+
+
+# === Determinism ===
 
 
 _DETERMINISTIC_THREADS = 8

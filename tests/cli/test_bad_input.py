@@ -150,7 +150,9 @@ def test_a_checkpoint_of_another_architecture_and_of_other_classes(project: Path
         (("--is_slide", "--crop_size", "8", "8"), "is_slide needs crop_size and stride"),
         (("--is_slide", "--crop_size", "8", "8", "--stride", "9", "8"), "stride must be at most crop_size"),
         (("--model_path", "MISSING"), "is not a checkpoint"),
-        (("--gpus", "0", "1"), "eval and predict run on one GPU; got --gpus 0 1"),
+        (("--gpus", "0", "1"), "A GPU was asked for, but TensorFlow sees none"),
+        (("--batch_size", "0"), "Invalid value for '--batch-size'"),
+        (("--num_workers", "0"), "Invalid value for '--num-workers'"),
     ],
 )
 def test_bad_evaluation_options(project: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -60,6 +60,9 @@ def test_train_and_eval_by_each_protocol(project: Path) -> None:
         assert reports[protocol]["protocol"]["name"] == protocol
         assert reports[protocol]["images"] == reports[protocol]["protocol"]["tiles"] == TILES
     assert reports["isprs5"] == of_checkpoint
+    _, batched = evaluate(project, "--model_path", out / "best_model", "--batch_size", "4", "--num_workers", "2")
+    assert batched.pop("inference")["batch_size"] == 4 and of_checkpoint["inference"]["batch_size"] == 1
+    assert batched.items() < of_checkpoint.items(), "and all counts are the same"
     counted = {name: report["counted_pixels"] + report["ignored_pixels"] for name, report in reports.items()}
     assert counted == {"benchmark": TILES * 32 * 32, "stitched": 70 * 90, "isprs5": 70 * 90}
     assert reports["benchmark"]["protocol"]["scenes"] is None and reports["stitched"]["protocol"]["scenes"] == 1

@@ -115,6 +115,13 @@ def test_overrides_obey_the_schema(tmp_path: Path) -> None:
         ("optimizer: {name: sgd, backbone_lr_factor: 0.0}\n", r"optimizer\.backbone_lr_factor must be greater than 0"),
         ("train: {ema: 1.0}\n", r"train\.ema must be less than 1; got 1\.0"),
         ("augment: {crop_size: [5]}\n", r"'augment\.crop_size\.1' is missing"),
+        (
+            "sampling: {classes: [building, pool]}\n",
+            r"c\.yml: sampling\.classes names pool; the dataset 'dubai' has water, land, road, building, vegetation\.",
+        ),
+        ("sampling: {share: 0.5}\n", r"c\.yml:5: sampling\.share has a meaning with sampling\.classes only; name some"),
+        ("sampling: {classes: common}\n", r"sampling\.classes"),
+        ("sampling: {classes: rare, share: 1.5}\n", r"sampling\.share.*less than or equal to 1"),
         ("augment: {scale_range: [2.0, 0.5]}\n", r"c\.yml:5: scale_range is smallest, largest; got 2.0, 0.5"),
         ("loss: {main: {name: cross_entropy, class_weights: [1, 2]}}\n", "has 2 values; the dataset 'dubai' has 5"),
         (

@@ -345,7 +345,7 @@ def test_no_key_is_dropped_without_a_word(tmp_path: Path) -> None:
     assert expected.notes == ("data/mine is no dataset known here: its classes are called class_0 to class_2.",)
     assert expected.values["dataset"]["ignore_index"] == 254
     places = list(mappings(whole()))
-    assert len(places) == 20
+    assert len(places) == 22
     for where in places:
         values = whole()
         place(values, where)["unheard_of"] = 1

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from rsseg_tf.config.schema import Augment
 from rsseg_tf.data import SampleReader, sample_order, train_batches
+from rsseg_tf.data.augment import normalise
 from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample
@@ -76,17 +77,17 @@ def assert_equal(left: list[Batch], right: list[Batch]) -> None:
 def test_a_batch_has_fixed_shapes_types_and_range(samples: list[Sample]) -> None:
     dataset = train_batches(SampleReader(samples, SPEC), CHANGED, batch_size=4, seed=5)
     assert dataset.element_spec == {
-        "image": tf.TensorSpec((4, 16, 20, 3), tf.float32),
+        "image": tf.TensorSpec((4, 16, 20, 3), tf.uint8),
         "label": tf.TensorSpec((4, 16, 20), tf.int32),
         "index": tf.TensorSpec((4,), tf.int64),
     }
     for batch in islice(dataset.as_numpy_iterator(), 6):
         assert {name: (value.shape, value.dtype) for name, value in batch.items()} == {
-            "image": ((4, 16, 20, 3), np.float32),
+            "image": ((4, 16, 20, 3), np.uint8),
             "label": ((4, 16, 20), np.int32),
             "index": ((4,), np.int64),
         }
-        assert -1.0 <= batch["image"].min() < -0.5 < 0.5 < batch["image"].max() <= 1.0
+        assert batch["image"].min() < 64 and 191 < batch["image"].max()
         assert set(np.unique(batch["label"])) <= {0, 1, 255}
 
 
@@ -95,7 +96,9 @@ def test_bytes_are_normalised_as_the_benchmark_does(samples: list[Sample]) -> No
     for batch in take(samples, 3, PLAIN):
         for image, label, index in zip(batch["image"], batch["label"], batch["index"], strict=True):
             pixels, ids = reader(index)
-            np.testing.assert_allclose(image, (pixels.astype(np.float64) / 255 - 0.5) / 0.5, rtol=0, atol=3e-7)
+            np.testing.assert_array_equal(image, pixels)
+            normal = normalise(image, SPEC)
+            np.testing.assert_allclose(normal, (pixels.astype(np.float64) / 255 - 0.5) / 0.5, rtol=0, atol=3e-7)
             np.testing.assert_array_equal(label, ids)
 
 
@@ -107,7 +110,8 @@ def test_five_bands_of_16_bits_are_scaled_by_their_largest_value(tmp_path: Path)
     for batch in take(samples, 2, PLAIN, spec=spec):
         for image, index in zip(batch["image"], batch["index"], strict=True):
             pixels = reader(index)[0].astype(np.float64)
-            np.testing.assert_allclose(image, (pixels / 10_000 - mean) / std, rtol=0, atol=5e-6)
+            np.testing.assert_array_equal(image, pixels)
+            np.testing.assert_allclose(normalise(image, spec), (pixels / 10_000 - mean) / std, rtol=0, atol=5e-6)
 
 
 def test_float_samples_in_memory_stay_as_they_were_read(tmp_path: Path) -> None:
@@ -119,7 +123,7 @@ def test_float_samples_in_memory_stay_as_they_were_read(tmp_path: Path) -> None:
     batches = train_batches(reader, PLAIN, batch_size=3, seed=5, workers=2)
     for batch in islice(batches.as_numpy_iterator(), 6):
         for image, index in zip(batch["image"], batch["index"], strict=True):
-            np.testing.assert_allclose(image, (before[index] / 10_000 - 0.5) / 0.5, rtol=0, atol=1e-6)
+            np.testing.assert_array_equal(image, before[index])
     for index in range(3):
         np.testing.assert_array_equal(reader(index)[0], before[index])
 
@@ -127,8 +131,8 @@ def test_float_samples_in_memory_stay_as_they_were_read(tmp_path: Path) -> None:
 def test_padding_gets_the_padding_value_and_the_ignored_id(samples: list[Sample]) -> None:
     augment = PLAIN.model_copy(update={"crop_size": (40, 30)})
     (batch,) = take(samples, 1, augment)
-    assert (batch["image"][:, 24:] == 0).all()  # 127.5 is the middle of -1..1
-    assert (batch["image"][:, :, 32:] == 0).all()
+    assert (batch["image"][:, 24:] == 127.5).all()
+    assert (batch["image"][:, :, 32:] == 127.5).all()
     assert (batch["label"][:, 24:] == 255).all()
     assert (batch["label"][:, :, 32:] == 255).all()
     assert (batch["label"][:, :24, :32] != 255).any()
@@ -227,3 +231,11 @@ def test_two_devices_get_the_halves_of_each_batch_in_order(samples: list[Sample]
             parts = [part.numpy() for part in strategy.experimental_local_results(split[key])]
             assert [len(part) for part in parts] == [2, 2]
             np.testing.assert_array_equal(np.concatenate(parts), value, err_msg=key)
+
+
+def test_the_parts_of_several_processes_are_the_batches_of_one(samples: list[Sample]) -> None:
+    whole = take(samples, 3, start=8)
+    parts = [take(samples, 3, start=8, share=(index, 2)) for index in range(2)]
+    joined = [{key: np.concatenate([part[i][key] for part in parts]) for key in batch} for i, batch in enumerate(whole)]
+    assert_equal(whole, joined)
+    assert [len(batch["index"]) for batch in parts[0]] == [2, 2, 2]

@@ -209,6 +209,9 @@ def test_batches_have_all_views_normalised_and_go_on_anywhere(tmp_path: Path) ->
     resumed = next(iter(view_batches(reader_of(samples), views, start=8, workers=1, **options)))
     for name, value in batches[2].items():
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+    parts = [next(iter(view_batches(reader_of(samples), views, start=8, share=(i, 2), **options))) for i in range(2)]
+    for name, value in batches[2].items():
+        np.testing.assert_allclose(np.concatenate([part[name] for part in parts]), value, atol=1e-5, err_msg=name)
     other = next(iter(view_batches(reader_of(samples), views, batch_size=4, seed=4)))
     assert not np.array_equal(other["views"], batches[0]["views"])
 

@@ -12,13 +12,14 @@ from rsseg_tf.config import Config, load_config
 from rsseg_tf.data import SampleReader
 from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.datasets.isprs import POTSDAM
+from rsseg_tf.datasets.protocols import PROTOCOLS
 from rsseg_tf.datasets.spec import TILE_NAME_PATTERNS, XYXY, YX
 from rsseg_tf.errors import DataError, NotFiniteError, ServingError
-from rsseg_tf.evaluate.evaluation import evaluate, evaluate_stitched, plan_evaluation
+from rsseg_tf.evaluate.evaluation import Evaluation, evaluate, evaluate_stitched, plan_evaluation
 from rsseg_tf.evaluate.stitching import find_scenes
 from rsseg_tf.files.lists import Sample, read_list
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix
-from rsseg_tf.predict import InferenceOptions, predict_logits
+from rsseg_tf.predict import InferenceOptions, Predict, predict_logits
 from rsseg_tf.prepare.tile_names import tile_name
 from rsseg_tf.rasters.windows import Size, Window, windows
 from tests.fixtures import downloads
@@ -422,3 +423,40 @@ def test_isprs5_wants_eroded_labels(tmp_path: Path) -> None:
     (root / "dataset.json").unlink()
     with pytest.raises(DataError, match="is not known, because there is no .*dataset.json. Prepare it with"):
         plan_evaluation(config, samples)
+
+
+# === Shares ===
+
+
+def shared(whole: Evaluation, model: Predict, count: int) -> tuple[np.ndarray, int, list[int]]:
+    """Returns the counts of all shares added up, and the places of what was observed in any."""
+    confusion, ignored, seen = np.zeros((3, 3), np.int64), 0, []
+
+    def total(counts: np.ndarray, more: int) -> tuple[np.ndarray, int]:
+        nonlocal confusion, ignored
+        confusion, ignored = confusion + counts, ignored + more
+        return np.eye(3, dtype=np.int64), 0  # as if others had counted something
+
+    for index in range(count):
+        part = whole.share(index, count)
+        part.run(model, InferenceOptions(), observe=lambda i, *_: seen.append(i), total=total)
+        assert seen[len(seen) - len(part.places) :] == part.places
+    return confusion, ignored, seen
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 9])
+def test_shares_add_up_to_the_whole(count: int, samples: list[Sample], tmp_path: Path) -> None:
+    """Also where there are more workers than samples."""
+    whole = Evaluation(PROTOCOLS["benchmark"], SPEC, samples)
+    confusion, ignored, seen = shared(whole, predict, count)
+    scores = whole.run(predict, InferenceOptions())
+    np.testing.assert_array_equal(confusion, scores.confusion)
+    assert ignored == scores.ignored_pixels and len(seen) == len(samples)
+
+    size, places = TILINGS["overlap"]
+    tiles = [tile for seed in range(3) for tile in write_scene(tmp_path, f"scene{seed}", size, places, seed)]
+    stitched = Evaluation(PROTOCOLS["stitched"], SPEC, tiles, find_scenes(tiles, XYXY))
+    confusion, ignored, seen = shared(stitched, uneven, count)
+    scores = stitched.run(uneven, InferenceOptions())
+    np.testing.assert_array_equal(confusion, scores.confusion)
+    assert ignored == scores.ignored_pixels and sorted(seen) == list(range(len(tiles)))

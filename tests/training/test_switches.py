@@ -14,6 +14,7 @@ import tensorflow as tf
 from rsseg_tf.build import build_backbone, build_losses, build_model
 from rsseg_tf.config import Config
 from rsseg_tf.evaluate.evaluation import plan_evaluation
+from rsseg_tf.export.trained import load_trained
 from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import checkpoint_predictor
 from rsseg_tf.training import TrainResult, train
@@ -69,28 +70,18 @@ ALL = ("train.ema=0.9", "optimizer.accumulate_steps=2", "optimizer.backbone_lr_f
 
 
 @pytest.mark.parametrize(
-    ("switches", "devices"),
+    "switches",
     [
-        ((ADAMW, *ALL, "train.precision=fp16"), 1),
-        (
-            (
-                "train.ema=0.9",
-                "optimizer.accumulate_steps=2",
-                "optimizer.clip_value=0.1",
-                "model.freeze_backbone=true",
-                "train.batch_size=1",
-            ),
-            2,
-        ),
+        (ADAMW, *ALL, "train.precision=fp16"),
+        ("train.ema=0.9", "optimizer.accumulate_steps=2", "model.freeze_backbone=true", "train.batch_size=1"),
     ],
-    ids=["adamw-fp16", "frozen-sgd-two-devices"],
+    ids=["adamw-fp16", "frozen-sgd"],
 )
-def test_a_resumed_run_equals_a_straight_one(tmp_path: Path, switches: tuple[str, ...], devices: int) -> None:
-    strategy = two_devices() if devices == 2 else None
-    straight = run(tmp_path, "straight", *switches, strategy=strategy)
-    stop = StopAt(3)
-    run(tmp_path, "halves", *switches, "train.log_iters=1", callbacks=[stop], strategy=strategy)
-    resumed = run(tmp_path, "halves", *switches, resume=tmp_path / "halves" / "iter_3", strategy=strategy)
+def test_a_resumed_run_equals_a_straight_one(tmp_path: Path, switches: tuple[str, ...]) -> None:
+    """To the bit on several devices: `test_deterministic`, since devices may round their copies differently."""
+    straight = run(tmp_path, "straight", *switches)
+    run(tmp_path, "halves", *switches, "train.log_iters=1", callbacks=[StopAt(3)])
+    resumed = run(tmp_path, "halves", *switches, resume=tmp_path / "halves" / "iter_3")
     assert resumed.state == straight.state
     assert_equal_weights(straight.checkpoint, resumed.checkpoint)
     assert_equal_arrays(training(straight.checkpoint), training(resumed.checkpoint))
@@ -136,7 +127,7 @@ def test_the_average_follows_the_weights_and_leaves_them_alone(tmp_path: Path) -
     assert any("moving_variance" in name for name in moved) and any("kernel" in name for name in moved)
 
 
-def test_averaged_weights_are_what_is_evaluated_and_kept_as_best(
+def test_averaged_weights_are_what_is_evaluated_kept_as_best_and_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_plain_convolutions(monkeypatch)
@@ -152,6 +143,8 @@ def test_averaged_weights_are_what_is_evaluated_and_kept_as_best(
         return evaluation.run(checkpoint_predictor(folder, config), InferenceOptions.of(config)).miou
 
     assert record.evaluations[0]["miou"] == miou(result.checkpoint) == miou(tmp_path / "out" / "best_model")
+    exported = load_trained(tmp_path / "out" / "best_model").model
+    assert_equal_arrays({v.path: v.numpy() for v in exported.weights}, weights(result.checkpoint))
     assert plain.evaluations[0]["miou"] != record.evaluations[0]["miou"], "or this test proves nothing"
 
 
@@ -229,7 +222,9 @@ def test_an_overflow_in_one_part_skips_the_step(tmp_path: Path, monkeypatch: pyt
     use_plain_convolutions(monkeypatch)
     config = tiny_config(tmp_path, "train.precision=fp16")
     model, optimizer, _ = _build(config, tf.distribute.get_strategy(), None, offline=True, notify=print)
-    step = AccumulatingTrainStep(model, optimizer, build_losses(config), tf.distribute.get_strategy(), parts=2)
+    step = AccumulatingTrainStep(
+        model, optimizer, build_losses(config), tf.distribute.get_strategy(), config.dataset.spec, parts=2
+    )
     rng = np.random.default_rng(0)
     image = tf.constant(rng.normal(size=(4, 8, 8, 3)), tf.float32)
     batch = {"image": image, "label": tf.zeros((4, 8, 8), tf.int32)}
@@ -256,7 +251,8 @@ def test_a_frozen_backbone_stays_equal_to_the_bit(tmp_path: Path) -> None:
     first = run(tmp_path, "first", "train.iters=2")
     pretrained = f"model.backbone.pretrained={first.checkpoint}"
     lines: list[str] = []
-    result = run(tmp_path, "out", "model.freeze_backbone=true", pretrained, notify=lines.append)
+    frozen = ("model.freeze_backbone=true", "train.batch_size=2", pretrained)
+    result = run(tmp_path, "out", *frozen, notify=lines.append, strategy=two_devices())
     assert len(lines) == 1 and " tensors from " in lines[0]
     backbone = paths_of_backbone(tiny_config(tmp_path))
     before, after = weights(first.checkpoint), weights(result.checkpoint)
@@ -277,7 +273,7 @@ def test_a_frozen_backbone_has_no_backward_pass(tmp_path: Path, frozen: bool) ->
     model, optimizer, _ = _build(config, tf.distribute.get_strategy(), None, offline=True, notify=lines.append)
     beginnings = [line.split(":")[0] for line in lines]
     assert beginnings == ["model.freeze_backbone keeps the backbone as it was built"] * frozen
-    step = TrainStep(model, optimizer, build_losses(config), tf.distribute.get_strategy())
+    step = TrainStep(model, optimizer, build_losses(config), tf.distribute.get_strategy(), config.dataset.spec)
     batch = {"image": tf.zeros((2, 32, 32, 3)), "label": tf.zeros((2, 32, 32), tf.int32)}
     operations = [operation.type for operation in step._run.get_concrete_function(batch).graph.get_operations()]
     convolutions = sum(variable.name == "kernel" for variable in model.weights)

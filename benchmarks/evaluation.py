@@ -1,0 +1,126 @@
+"""Evaluation beside the model: processor time of each tile, and bytes that leave the device, by logits and by labels.
+
+    python -m benchmarks.evaluation
+    python -m benchmarks.evaluation --tiles 32 --write
+
+The tiles have 896 x 896 pixels and 16 classes, as those of iSAID; they are PNG files, whose reading is measured by
+itself and taken off. The model is trivial: one 1 x 1 convolution, whose own time is measured by itself and taken off as
+well. By logits the evaluation asks the model as it asks a TFLite or ONNX file. All sides take turns; medians are shown.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.measuring import Figures, parser_of
+
+SIDE, CLASSES = 896, 16
+
+
+def write_tiles(folder: Path, count: int) -> list:
+    """Writes tiles of smooth patches, which take little time to decode, and their labels."""
+    from rsseg_tf.files.lists import Sample
+
+    rng = np.random.default_rng(0)
+    samples = []
+    for index in range(count):
+        sample = Sample(folder / f"{index}.png", folder / f"{index}_label.png")
+        image, label = rng.integers(0, 255, (14, 14, 3), np.uint8), rng.integers(0, CLASSES, (14, 14), np.uint8)
+        cv2.imwrite(str(sample.image), np.kron(image, np.ones((64, 64, 1), np.uint8)))
+        cv2.imwrite(str(sample.label), np.kron(label, np.ones((64, 64), np.uint8)))
+        samples.append(sample)
+    return samples
+
+
+def process_ms(call: Callable[[], object], tiles: int) -> tuple[float, float]:
+    """Returns processor time of a call in ms for each tile, and its wall time in seconds."""
+    began, wall = time.process_time(), time.perf_counter()
+    call()
+    return 1e3 * (time.process_time() - began) / tiles, time.perf_counter() - wall
+
+
+def measure(tiles: int, repeats: int, folder: Path) -> Figures:
+    """Evaluates by both ways in turns, and adds a row for each."""
+    import keras
+    import tensorflow as tf
+
+    from rsseg_tf.data import SampleReader
+    from rsseg_tf.datasets import custom_spec
+    from rsseg_tf.evaluate.evaluation import evaluate
+    from rsseg_tf.predict import InferenceOptions
+    from rsseg_tf.predictors import keras_predictor
+
+    spec = custom_spec("tiles", [str(index) for index in range(CLASSES)])
+    samples = write_tiles(folder, tiles)
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, {"main": keras.layers.Conv2D(CLASSES, 1)(inputs)})
+    predictor, options = keras_predictor(model, spec), InferenceOptions()
+    reader = SampleReader(samples, spec)
+    pixels = tf.constant(reader(0)[0][np.newaxis], tf.uint8)
+    forward = tf.function(predictor._logits)
+    counts: dict[str, np.ndarray] = {}
+
+    def ask(batch: np.ndarray) -> np.ndarray:
+        return predictor(batch)  # a function has no labels
+
+    ways: dict[str, Callable[[], object]] = {
+        "reading": lambda: [reader(index) for index in range(tiles)],
+        "model": lambda: [forward(pixels) for _ in range(tiles)],
+        "logits": lambda: counts.update(logits=evaluate(ask, samples, spec, options).confusion),
+        "labels": lambda: counts.update(labels=evaluate(predictor, samples, spec, options).confusion),
+        "search": lambda: [answer.argmax(axis=-1) for _ in range(tiles)],
+    }
+    answer = predictor(pixels.numpy())
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for way in ways.values():
+        way()  # traced and warm
+    for _ in range(repeats):
+        for name, way in ways.items():
+            times[name].append(process_ms(way, tiles))
+    if not np.array_equal(counts["logits"], counts["labels"]):
+        raise SystemExit("the confusion matrices differ")
+    cpu = {name: statistics.median(ms for ms, _ in found) for name, found in times.items()}
+    wall = {name: statistics.median(seconds for _, seconds in found) for name, found in times.items()}
+    beside = {name: cpu[name] - cpu["reading"] - cpu["model"] for name in ("logits", "labels")}
+    size = {"logits": SIDE * SIDE * CLASSES * 4, "labels": SIDE * SIDE}
+    figures = Figures("evaluation")
+    figures.table("answer", "CPU ms beside the model", "ratio", "MB off the device", "ratio", "tiles/s, trivial model")
+    for name in ("logits", "labels"):
+        figures.row(
+            name,
+            f"{beside[name]:.1f}",
+            f"{beside[name] / beside['labels']:.1f}",
+            f"{size[name] / 1e6:.1f}",
+            f"{size[name] / size['labels']:.0f}",
+            f"{tiles / wall[name]:.0f}",
+        )
+    figures.add("")
+    figures.add(
+        f"Of each tile, reading takes {cpu['reading']:.1f} ms and the trivial model {cpu['model']:.1f} ms, which are "
+        f"taken off; NumPy's own search for the largest class alone takes {cpu['search']:.1f} ms. Both ways count the "
+        "same."
+    )
+    return figures
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--tiles", type=int, default=16, help="tiles of an evaluation")
+    parser.add_argument("--repeats", type=int, default=5, help="evaluations of each way")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(arguments.tiles, arguments.repeats, Path(folder))
+    if arguments.write:
+        figures.write()
+
+
+if __name__ == "__main__":
+    main()
