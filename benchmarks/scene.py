@@ -13,7 +13,9 @@ classes and random weights.
 `ways` predicts one scene three times: as `rsseg-tf predict` does; by windows that do not overlap, each written as it
 comes; and by the same overlapping windows summed in float64 over the whole scene, as the original does. `noise` does
 the first with labels that do not compress. CPU is that of all threads of the process, in nanoseconds per pixel of the
-scene; it holds on a busy machine too.
+scene; it holds on a busy machine too. A second table has the share of each stage, for the streamed way: "check, copy"
+looks for NaN in what the model gave and copies it, "write" includes reading back, "pack, other" is what no stage's own
+thread did, most of it GDAL's threads that pack blocks.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -34,6 +37,7 @@ from benchmarks.measuring import Figures, measured_apart, parser_of
 
 CLASSES = 6
 TILE, STRIDE, BATCH = 512, 384, 4
+STAGES = ("read", "model", "check, copy", "blend", "decode", "write")
 CONFIG = "fcn/fcn_hrnet_w18_potsdam_512x512_80k.yml"
 
 
@@ -132,20 +136,57 @@ def accumulated(scene: Path, folder: Path, predict: Callable[[np.ndarray], np.nd
 WAYS = {"streamed": streamed, "plain": plain, "accumulated": accumulated}
 
 
+class StageClock:
+    """CPU seconds of the stages of `streamed`, each in the thread that it runs in."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+
+    def watch(self) -> None:
+        """Measures the calls that make up the stages."""
+        from rsseg_tf.predict import blending, engine, model, streaming, writing
+
+        self._wrap(streaming._RowBuffer, "rows", "read")
+        self._wrap(model, "require_finite", "check, copy")
+        self._wrap(engine, "_copied", "check, copy")
+        self._wrap(blending._RollingSums, "add", "blend")
+        self._wrap(streaming, "_decoded", "decode")
+        for name in ("put", "end_rows", "end_scene"):
+            self._wrap(writing.SceneWriter, name, "write")
+
+    def _wrap(self, owner: Any, name: str, stage: str) -> None:
+        setattr(owner, name, self.timed(getattr(owner, name), stage))
+
+    def timed(self, call: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        """Returns a function that adds its time to a stage."""
+
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            began = time.thread_time()
+            try:
+                return call(*arguments, **named)
+            finally:
+                self.seconds[stage] += time.thread_time() - began
+
+        return wrapped
+
+
 PREDICTORS = {"trivial": trivial, "noise": noise, "network": network}
 
 
-def measure(way: str, scene: Path, predictor: str) -> dict[str, float]:
-    """Returns seconds (all, CPU, in the model), windows, peak memory in MiB, and the model's seconds alone."""
+def measure(way: str, scene: Path, predictor: str) -> dict[str, Any]:
+    """Returns seconds (all, CPU, in the model), windows, peak memory in MiB, the model's seconds alone, and stages."""
     predict, model = PREDICTORS[predictor](), predictor == "network"
     windows = np.zeros((BATCH, TILE, TILE, 3), np.uint8)
     predict(windows)  # traced and warm
-    batches, inside = [], 0.0
+    batches, inside, clock = [], 0.0, StageClock()
+    if way == "streamed":
+        clock.watch()
+    answer = clock.timed(predict, "model")
 
     def timed(batch: np.ndarray) -> np.ndarray:
         nonlocal inside
         began = time.perf_counter()
-        logits = predict(batch)
+        logits = answer(batch)
         inside += time.perf_counter() - began
         batches.append(len(batch))
         return logits
@@ -159,13 +200,22 @@ def measure(way: str, scene: Path, predictor: str) -> dict[str, float]:
     for count in batches if model else []:
         predict(windows[:count])
     alone = time.perf_counter() - began
-    return {"seconds": seconds, "cpu": cpu, "inside": inside, "windows": sum(batches), "memory": memory, "alone": alone}
+    found = {
+        "seconds": seconds,
+        "cpu": cpu,
+        "inside": inside,
+        "windows": sum(batches),
+        "memory": memory,
+        "alone": alone,
+    }
+    return found | {"stages": clock.seconds}
 
 
 def table(task: str, sides: list[tuple[int, int]], folder: Path, model: bool) -> Figures:
     """Generates the scenes, measures, and adds a row for each."""
     figures = Figures("scene", part=task)
     figures.table("scene", "way", "windows", "s", "Mpx/s", "CPU ns/px", "peak MiB", "model alone s", "all else")
+    shares: list[tuple[str, ...]] = []
     for width, height in sides:
         scene = folder / f"scene_{width}x{height}.tif"
         make_scene(scene, width, height)
@@ -179,7 +229,14 @@ def table(task: str, sides: list[tuple[int, int]], folder: Path, model: bool) ->
                 *(f"{width} x {height}", way, f"{run['windows']:.0f}", f"{run['seconds']:.1f}", speed),
                 *(f"{1e9 * run['cpu'] / (width * height):.0f}", f"{run['memory']:.0f}", *alone),
             )
+            if way == "streamed":
+                cpu = [*run["stages"].values(), run["cpu"] - sum(run["stages"].values())]
+                nanoseconds = (f"{1e9 * one / (width * height):.1f} ({one / run['cpu']:.0%})" for one in cpu)
+                shares.append((f"{width} x {height}", *nanoseconds))
         scene.unlink()
+    figures.table("CPU ns/px (share)", *STAGES, "pack, other")
+    for line in shares:
+        figures.row(*line)
     return figures
 
 

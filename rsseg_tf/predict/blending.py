@@ -234,8 +234,7 @@ class _RollingSums:
         self._carry = np.zeros((classes, down.overlap, across.end(columns[-1]) - self._origin), dtype)
         self._carried = 0  # rows at the top of the current row of windows that have sums from the row above
         self._current, self._before = np.empty((2, classes, height, width), dtype)
-        self._shared = np.empty((height, width), dtype)
-        self._blended = np.empty((classes, height, width), dtype)
+        self._blended = np.empty(classes * height * width, dtype)
 
     def add(self, row: int, column: int, logits: NDArray[np.float32] | None) -> Block:
         """Adds a window, and returns the pixels that no later window touches."""
@@ -248,26 +247,25 @@ class _RollingSums:
         shift = 0 if first else left - across.starts[column - 1]
         known = 0 if first else across.end(column - 1) - left
         carried, at = self._carried, left - self._origin
-        weights, shared = self._weights[:height, :width], self._shared[:height, :known]
+        weights = self._weights[:height, :width]
+        # Without gaps between the rows, so that they need not be copied to be compared.
+        blended = self._blended[: len(self._carry) * rows * columns].reshape(-1, rows, columns)
         planes = None if logits is None else class_planes(logits)
         total = np.multiply.outer(down.total[top:next_top], across.total[left:next_left]).astype(weights.dtype)
         # One plane after the other, since one fits into the processor's cache and all may not.
         for index, (sums, before, carry) in enumerate(zip(self._current, self._before, self._carry, strict=True)):
-            added, new = before[:height, shift : shift + known], sums[:height, known:width]
             if planes is None:
-                sums[:height, :known], new[:] = added, 0
-            else:
-                plane = planes[index, :height, :width]
-                np.multiply(plane[:, :known], weights[:, :known], out=shared)
-                np.add(added, shared, out=sums[:height, :known])
-                np.multiply(plane[:, known:], weights[:, known:], out=new)
+                sums[:height, :width] = 0
+            else:  # of whole rows where the window is whole: NumPy takes twice as long for parts of them
+                np.multiply(planes[index, :height, :width], weights, out=sums[:height, :width])
+            sums[:height, :known] += before[:height, shift : shift + known]
             # Columns that are new to this row of windows go on from the row above.
-            new[:carried] += carry[:carried, at + known : at + width]
+            sums[:carried, known:width] += carry[:carried, at + known : at + width]
             # Columns up to the next window get nothing more from this row: finished rows leave, others are carried.
             carry[: height - rows, at : at + columns] = sums[rows:height, :columns]
-            np.divide(sums[:rows, :columns], total, out=self._blended[index, :rows, :columns])
+            np.divide(sums[:rows, :columns], total, out=blended[index])
         self._current, self._before = self._before, self._current
         ends_row = column == self._columns[-1]
         if ends_row:
             self._carried = height - rows
-        return Block(top, left, self._blended[:, :rows, :columns].transpose(1, 2, 0), ends_row)
+        return Block(top, left, blended.transpose(1, 2, 0), ends_row)

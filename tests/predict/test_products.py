@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +22,7 @@ from rasterio.transform import Affine
 from rsseg_tf.errors import DataError
 from rsseg_tf.files import replace_file
 from rsseg_tf.predict import OutputOptions, SceneOptions
-from rsseg_tf.predict.writing import _check_rows
+from rsseg_tf.predict.writing import SceneWriter, _check_written, _rows_of
 from rsseg_tf.rasters.scenes import open_scene
 from tests.fixtures.scenes import (
     COSINE,
@@ -267,15 +269,34 @@ def test_a_partial_file_that_a_full_disk_has_broken_is_begun_anew(tmp_path: Path
 
 def test_rows_that_are_not_on_the_disk_are_told(tmp_path: Path) -> None:
     """GDAL closes a file without a word when the disk is full."""
-    bands = noise(20, 30)
-    path = write_scene(tmp_path / "a.tif", bands)
-    window = ((10, 20), (0, 30))
-    _check_rows(path, window, bands[:, 10:])
+    path = write_scene(tmp_path / "a.tif", noise(20, 30))
+    with rasterio.open(path) as source:
+        written = list(_rows_of(source))
+    _check_written(path, written)
     with pytest.raises(OSError, match="not on the disk"):
-        _check_rows(path, window, bands[:, 10:] + 1)
+        _check_written(path, [dataclasses.replace(written[0], sums=(0, *written[0].sums[1:]))])
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(OSError, match="not on the disk"):
-        _check_rows(path, window, bands[:, 10:])
+        _check_written(path, written)
+
+
+def test_rows_in_the_middle_that_are_not_on_the_disk_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that pack report no failed write, and later rows may find room again."""
+    write, calls = SceneWriter._write, []
+
+    def damaged(writer: SceneWriter, rows: int) -> None:
+        write(writer, rows)
+        calls.append(rows)
+        if len(calls) == 2:
+            window = ((writer._top, writer._top + rows), writer.strips[0])
+            writer._open["labels"].write(np.full((1, rows, 100), 9, np.uint8), window=window)
+
+    monkeypatch.setattr(SceneWriter, "_write", damaged)
+    path = write_scene(tmp_path / "a.tif", noise(900, 100))
+    (result,) = predict_files([path], lopsided, SPEC, tmp_path / "out", TILES)
+    assert len(calls) > 2
+    assert re.search(r"cannot write .*a\.tif: what was written is not on the disk", str(result.error))
+    assert not list((tmp_path / "out").rglob("a.tif"))
 
 
 def test_a_full_disk_when_the_journal_of_the_run_is_written_is_a_note(
