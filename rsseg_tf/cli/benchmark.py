@@ -148,7 +148,7 @@ def measure(
         config,
         train_samples,
         val_samples,
-        strategy=make_strategy(device, gpus or None),
+        strategy=make_strategy(device, gpus or None, alone=True),
         seconds=seconds,
         notify=lambda part: click.echo(f"Measuring {part}", err=True),
     )

@@ -206,7 +206,7 @@ def choose_device(device: str, gpus: tuple[int, ...]) -> None:
             f"this command runs on one GPU; got --gpus {' '.join(map(str, gpus))}. Name one of them. (rsseg-tf eval "
             "takes several.)"
         )
-    make_strategy(device, gpus or None)
+    make_strategy(device, gpus or None, alone=True)
 
 
 def choose_devices(device: str, gpus: tuple[int, ...], kind: str) -> Any:
@@ -228,4 +228,4 @@ def choose_devices(device: str, gpus: tuple[int, ...], kind: str) -> Any:
             f"several GPUs share the images of a checkpoint only; got --gpus {' '.join(map(str, gpus))} for an "
             "exported model. Name one of them, or evaluate the checkpoint."
         )
-    return make_strategy(device, gpus or None)
+    return make_strategy(device, gpus or None, alone=True)

@@ -7,6 +7,7 @@ that a pause of the machine does not change it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from rsseg_tf.evaluate.evaluation import plan_evaluation
 from rsseg_tf.export.timing import PeakMemory
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.predict import InferenceOptions
+from rsseg_tf.predict.model import device_count
 from rsseg_tf.predictors import keras_predictor
 from rsseg_tf.training.segmentation import Learner, build_learner
 
@@ -202,7 +204,7 @@ def measure_training(
     evaluation, mpx_per_s = None, None
     if val_samples:
         notify("the evaluation")
-        evaluation, mpx_per_s = _evaluation_rate(config, learner, val_samples, budget["evaluation"])
+        evaluation, mpx_per_s = _evaluation_rate(config, learner, val_samples, strategy, budget["evaluation"])
     return TrainingSpeed(
         device=_device(strategy),
         cores=_cores(),
@@ -309,19 +311,31 @@ def _training_rate(
     return rate, float(waited / total)
 
 
-def _evaluation_rate(config: Config, learner: Learner, samples: Sequence[Sample], seconds: float) -> tuple[Rate, float]:
+def _evaluation_rate(
+    config: Config,
+    learner: Learner,
+    samples: Sequence[Sample],
+    strategy: tf.distribute.Strategy,
+    seconds: float,
+) -> tuple[Rate, float]:
     """Returns the rate of images and of million pixels, on as many images as there is time for."""
-    predict, options = keras_predictor(learner.evaluated, config.dataset.spec), InferenceOptions.of(config)
+    predict = keras_predictor(learner.evaluated, config.dataset.spec, strategy=strategy)
+    options = dataclasses.replace(InferenceOptions.of(config), batch_size=config.eval.batch_size)
 
     def evaluate(count: int) -> tuple[float, float, int]:
         """Returns wall time and processor time in seconds, and pixels."""
         evaluation, pixels = plan_evaluation(config, [samples[i] for i in range(count)]), list[int]()
         cpu, began = time.process_time(), time.perf_counter()
-        evaluation.run(predict, options, observe=lambda index, image, label, labels: pixels.append(label.size))
+        evaluation.run(
+            predict,
+            options,
+            observe=lambda index, image, label, labels: pixels.append(label.size),
+            workers=config.data.workers,
+        )
         return time.perf_counter() - began, time.process_time() - cpu, sum(pixels)
 
-    evaluate(1)  # compiles
-    count, spent = 1, 0.0
+    count, spent = min(len(samples), options.batch_size * device_count(predict)), 0.0
+    evaluate(count)  # compiles
     while True:
         elapsed, cpu, pixels = evaluate(count)
         spent += elapsed

@@ -26,6 +26,7 @@ def make_strategy(
     device: str = "auto",
     gpus: Sequence[int] | None = None,
     *,
+    alone: bool = False,
     start_timeout_s: float = 1800.0,
     notify: Callable[[str], object] = lambda line: None,
 ) -> tf.distribute.Strategy:
@@ -36,6 +37,7 @@ def make_strategy(
     Args:
         device: `auto` takes the GPUs if there are any, else the CPU; `gpu` insists on one; `cpu` hides all GPUs.
         gpus: Numbers of the GPUs to use, as in `nvidia-smi`; None takes all. With several workers, those of each one.
+        alone: Whether to leave other workers out of it, as commands must that these do not run too.
         start_timeout_s: How long to wait for other workers.
         notify: Called by the first of several workers with a line that names the ones to wait for.
 
@@ -46,7 +48,7 @@ def make_strategy(
         ConfigError: When a GPU is asked for that TensorFlow does not see; when the environment describes workers
             wrongly, when this one's port cannot be used, or when others do not start.
     """
-    cluster = read_cluster()
+    cluster = None if alone else read_cluster()
     visible = _visible_gpus(device, gpus)
     if cluster is not None:
         if cluster.index == 0:

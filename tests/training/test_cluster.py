@@ -16,6 +16,7 @@ import click
 import pytest
 import yaml
 
+from rsseg_tf.cli.models import choose_device, choose_devices
 from rsseg_tf.cli.train import command
 from rsseg_tf.config import load_config
 from rsseg_tf.errors import ConfigError
@@ -141,6 +142,15 @@ def test_workers_wait_for_each_other() -> None:
         assert met == [0]
         with pytest.raises(ConfigError, match=r"Port \d+ of worker 1 .* cannot be used: Address already in use"):
             meet(1)
+
+
+def test_commands_that_do_not_train_wait_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_CONFIG", tf_config({"worker": TWO})["TF_CONFIG"])
+    monkeypatch.setattr(strategy, "_join", lambda *_: pytest.fail("it waits for other workers"))
+    choose_device("auto", ())
+    assert choose_devices("auto", (), "checkpoint").num_replicas_in_sync == 1
+    with pytest.raises(pytest.fail.Exception):  # train does
+        strategy.make_strategy()
 
 
 def test_a_worker_that_does_not_start_is_named() -> None:
