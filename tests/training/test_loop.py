@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import re
 import shutil
@@ -446,7 +447,9 @@ def test_signals_write_a_checkpoint_and_end_cleanly(number: signal.Signals, tmp_
         "--save_dir", str(tmp_path / "out"), "--iters", "100000", "--log_iters", "1", "--save_interval", "90000",
     ]  # fmt: skip
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    # Tests that run under nohup would hand on that the signal is ignored, and the run goes on, as it should.
+    default = functools.partial(signal.signal, number, signal.SIG_DFL)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=default) as process:
         assert process.stdout is not None
         try:
             for line in process.stdout:
