@@ -3,17 +3,20 @@
     python -m benchmarks.models --original .parity/bin/python --paddleseg .parity/PaddleSeg
 
 Each system runs in a process of its own, and they take turns. A run warms up once and then measures; the table gives
-the median over all runs, the ratio original / ours (above 1: ours is faster), and the peak memory of the processes.
+the median over all runs, the ratio original / ours (above 1: ours is faster), and the peak memory of the processes. A
+second table has our step with `train.remat` beside the same without.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import resource
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ TASKS = {"forward": (1, 512), "step": (2, 256)}  # images and their side
 REPEATS = {"forward": 3, "step": 2}
 
 
-def ours(name: str, task: str) -> Any:
+def ours(name: str, task: str, *, remat: bool = False) -> Any:
     """Returns a callable that runs our model once, compiled as `eval` and `train` compile it."""
     import numpy as np
     import tensorflow as tf
@@ -32,6 +35,7 @@ def ours(name: str, task: str) -> Any:
     from rsseg_tf.datasets import custom_spec
     from rsseg_tf.predictors import keras_predictor
     from rsseg_tf.training.optimizers import MomentumSGD
+    from rsseg_tf.training.remat import rematerialise
     from rsseg_tf.training.step import TrainStep
     from tests.parity.cases import CASES
 
@@ -42,6 +46,8 @@ def ours(name: str, task: str) -> Any:
         image = np.random.default_rng(0).uniform(0, 255, (count, side, side, 3)).astype(np.float32)
         predict = keras_predictor(model, custom_spec("pixels", [str(i) for i in range(16)]))
         return lambda: predict(image)
+    if remat:
+        rematerialise(model)
     image = np.random.default_rng(0).normal(size=(count, side, side, 3)).astype(np.float32)
     label = tf.constant(np.random.default_rng(1).integers(0, 16, (count, side, side)), tf.int32)
     optimizer = MomentumSGD(0.01, momentum=0.9, l2=5e-4)
@@ -94,7 +100,10 @@ def original(name: str, task: str) -> Any:
 
 def measure(system: str, name: str, task: str) -> None:
     """Prints seconds of each repetition and the peak memory in MiB, as JSON."""
-    run = {"ours": ours, "original": original}[system](name, task)
+    builders: dict[str, Callable[[str, str], Any]] = {
+        "ours": ours, "remat": functools.partial(ours, remat=True), "original": original,
+    }  # fmt: skip
+    run = builders[system](name, task)
     run()
     seconds = [seconds_of(run) for _ in range(REPEATS[task])]
     print(json.dumps({"seconds": seconds, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
@@ -114,13 +123,15 @@ def main() -> None:
         return
     threads = str(arguments.threads)
     shared = {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
-    pythons = {"ours": sys.executable, "original": arguments.original}
-    environment = {"ours": shared, "original": {**shared, "PADDLESEG": arguments.paddleseg}}
+    pythons = {"ours": sys.executable, "remat": sys.executable, "original": arguments.original}
+    environment = {"ours": shared, "remat": shared, "original": {**shared, "PADDLESEG": arguments.paddleseg}}
     figures = Figures("models")
     figures.table("model", "task", "rsseg_tf s", "PaddleSeg s", "PaddleSeg / rsseg_tf", "rsseg_tf MiB", "PaddleSeg MiB")
+    with_remat = []
     for name in MODELS:
         for task in TASKS:
-            runs: dict[str, list[dict[str, Any]]] = {"ours": [], "original": []}
+            systems = ("ours", "original") if task == "forward" else ("ours", "remat", "original")
+            runs: dict[str, list[dict[str, Any]]] = {system: [] for system in systems}
             for _ in range(arguments.rounds):
                 for system, done in runs.items():
                     call = ("--measure", system, name, task)
@@ -129,11 +140,20 @@ def main() -> None:
                     )
             seconds = {s: statistics.median(t for run in done for t in run["seconds"]) for s, done in runs.items()}
             memory = {s: max(run["memory"] for run in done) for s, done in runs.items()}
-            ratio = seconds["original"] / seconds["ours"]
             figures.row(
-                *(name, task, *(f"{seconds[system]:.2f}" for system in runs), f"{ratio:.2f}"),
-                *(f"{memory[system]:.0f}" for system in runs),
+                *(name, task, f"{seconds['ours']:.2f}", f"{seconds['original']:.2f}"),
+                f"{seconds['original'] / seconds['ours']:.2f}",
+                *(f"{memory['ours']:.0f}", f"{memory['original']:.0f}"),
             )
+            if task == "step":
+                with_remat.append((name, seconds, memory))
+    figures.table("step", "with remat s", "time / without", "with remat MiB", "memory / without", "memory / PaddleSeg")
+    for name, seconds, memory in with_remat:
+        figures.row(
+            *(name, f"{seconds['remat']:.2f}", f"{seconds['remat'] / seconds['ours']:.2f}"),
+            *(f"{memory['remat']:.0f}", f"{memory['remat'] / memory['ours']:.2f}"),
+            f"{memory['remat'] / memory['original']:.2f}",
+        )
     if arguments.write:
         figures.write()
 
