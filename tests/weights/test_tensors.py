@@ -19,7 +19,7 @@ import pytest
 
 from rsseg_tf.errors import WeightsError
 from rsseg_tf.weights import read_tensors
-from tests.fixtures.weight_files import write_legacy_torch, write_pdparams, write_torch
+from tests.fixtures.weight_files import write_legacy_torch, write_pdparams, write_safetensors, write_torch
 
 TENSORS: dict[str, np.ndarray] = {
     "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
@@ -28,7 +28,12 @@ TENSORS: dict[str, np.ndarray] = {
     "half": np.array([0.5, -2.0], np.float16),
     "steps": np.array(7, np.int64),
 }
-WRITERS: dict[str, Callable[..., Path]] = {"paddle": write_pdparams, "torch": write_torch, "legacy": write_legacy_torch}
+WRITERS: dict[str, Callable[..., Path]] = {
+    "paddle": write_pdparams,
+    "torch": write_torch,
+    "legacy": write_legacy_torch,
+    "safetensors": write_safetensors,
+}
 
 
 def assert_same(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray] = TENSORS) -> None:
@@ -42,8 +47,18 @@ def assert_same(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray] =
 def test_tensors_are_read_exactly(writer: str, tmp_path: Path) -> None:
     file = read_tensors(WRITERS[writer](tmp_path / "weights", TENSORS))
     assert_same(file.tensors)
-    assert file.format == {"paddle": "paddle", "torch": "torch", "legacy": "torch (before 1.6)"}[writer]
+    assert file.format == {"legacy": "torch (before 1.6)"}.get(writer, writer)
     assert len(file.sha256) == 64 and not file.by_path
+
+
+def test_bfloat16_of_safetensors_becomes_float32_and_what_numpy_lacks_is_refused(tmp_path: Path) -> None:
+    header = '{"w":{"dtype":"%s","shape":[2],"data_offsets":[0,%d]}}'
+    for kind, data in (("BF16", b"\x80\x3f\x00\xc0"), ("F8_E4M3", b"\x00\x00")):
+        text = (header % (kind, len(data))).encode()
+        (tmp_path / kind).write_bytes(len(text).to_bytes(8, "little") + text + data)
+    assert_same(read_tensors(tmp_path / "BF16").tensors, {"w": np.array([1.0, -2.0], np.float32)})
+    with pytest.raises(WeightsError, match="holds 'w' as F8_E4M3; readable are F64, F32, .*Save it as F32"):
+        read_tensors(tmp_path / "F8_E4M3")
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -153,7 +168,7 @@ def test_changed_bytes_never_cause_another_exception(writer: str, tmp_path: Path
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"<html>not found</html>", "neither .pdparams nor torch nor an archive"),
+        (b"<html>not found</html>", "neither .pdparams nor torch nor .safetensors nor an archive"),
         (pickle.dumps([1, 2]), "holds list, not weights by name"),
         (pickle.dumps({"a": 1}), "holds no weights"),
         (gzip.compress(b"text", mtime=0), "is damaged"),
