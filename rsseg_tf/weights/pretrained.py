@@ -220,9 +220,9 @@ def open_source(source: str, *, offline: bool = False, progress: Progress | None
     if path.is_file():
         return read_tensors(path)
     raise WeightsError(
-        f"The weights {source} do not exist. Allowed: a file (.pdparams, .pth, .safetensors, or a zip or tar.gz with one "
-        "of them), a URL that begins with http:// or https://, the folder of a checkpoint such as output/best_model, or a "
-        "preset of keras-hub such as resnet_vd_50_ssld_v2_imagenet."
+        f"The weights {source} do not exist. Allowed: a file (.pdparams, .pth, .safetensors, or a zip or tar.gz with "
+        "one of them), a URL that begins with http:// or https://, the folder of a checkpoint such as "
+        "output/best_model, or a preset of keras-hub such as resnet_vd_50_ssld_v2_imagenet."
     )
 
 
