@@ -14,6 +14,8 @@ from rsseg_tf.layers.conv import (
     separable_conv_bn_relu,
 )
 from rsseg_tf.layers.norm import BatchNorm
+from rsseg_tf.layers.naming import automatic_name
+from rsseg_tf.layers.padding import CropToStride, PadToMultiple
 from rsseg_tf.layers.pooling import AdaptiveAveragePooling, average_pool_ceil, max_pool_3x3
 from rsseg_tf.layers.pyramid import auxiliary_head, pyramid_pooling
 from rsseg_tf.layers.resize import ResizeLike
@@ -24,12 +26,15 @@ __all__ = [
     "AttendRegions",
     "BatchNorm",
     "ChannelAttention",
+    "CropToStride",
     "DilatedConv2D",
     "DilatedDepthwiseConv2D",
     "GatherRegions",
+    "PadToMultiple",
     "PositionAttention",
     "ResizeLike",
     "UnusedWeights",
+    "automatic_name",
     "auxiliary_head",
     "average_pool_ceil",
     "classifier",
