@@ -9,7 +9,6 @@ next convolution. Layers that scale pixels are left out; the dataset's normalisa
 from __future__ import annotations
 
 import inspect
-import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -17,16 +16,14 @@ from typing import Any
 
 import keras
 
+from rsseg_tf.backbones.any_size import feature_name, of_any_size
 from rsseg_tf.errors import ConfigError, did_you_mean, reason
-from rsseg_tf.layers import CropToStride, PadToMultiple, automatic_name
+from rsseg_tf.layers import automatic_name
 
 __all__ = ["application_names", "keras_applications"]
 
 # The side at which strides are measured: large enough that a stride-32 map without padding is still told from others.
 _SIDE = 512
-_STRIDE = 32
-# Sizes that a network must take as they are; others are padded to multiples of its deepest stride.
-_ODD_SIZES = ((1, 1), (33, 47), (75, 107))
 # Layers of scaling and padding: the former are left out, the latter give maps that are no features.
 _SCALING = (keras.layers.Rescaling, keras.layers.Normalization)
 _PADDING = (keras.layers.ZeroPadding2D, keras.layers.Cropping2D)
@@ -61,15 +58,12 @@ def keras_applications(model: str, *, options: Mapping[str, Any] | None = None, 
     network = _network(model, dict(options or {}), in_channels)
     layers = _layers_of_features(network)
     image = keras.Input((None, None, in_channels), name="image")
-    features = _features(_with_own_names(network, image), layers)
-    if not all(_takes(image, features, *size) for size in _ODD_SIZES):
-        least = next(side for side in range(_STRIDE, _SIDE + 1, _STRIDE) if _takes(image, features, side, side))
-        padded = PadToMultiple(_STRIDE, at_least=least, name="pad")(image)
-        features = {
-            name: CropToStride(2 ** int(name[1:]), name=f"{name}_crop")(feature, image)
-            for name, feature in _features(_with_own_names(network, padded), layers).items()
-        }
-    return keras.Model(image, features, name=model.lower())
+
+    def features(x: Any) -> dict[str, Any]:
+        own = _with_own_names(network, x)
+        return {name: own.layers[index].output for name, index in layers.items()}
+
+    return keras.Model(image, of_any_size(image, features), name=model.lower())
 
 
 def _network(model: str, options: dict[str, Any], in_channels: int) -> keras.Model:
@@ -85,19 +79,6 @@ def _network(model: str, options: dict[str, Any], in_channels: int) -> keras.Mod
         raise ConfigError(
             f"keras.applications.{model} does not take the options {options}: {reason(error)}."
         ) from error
-
-
-def _features(network: keras.Model, layers: Mapping[str, int]) -> dict[str, Any]:
-    return {name: network.layers[index].output for name, index in layers.items()}
-
-
-def _takes(image: Any, features: Mapping[str, Any], height: int, width: int) -> bool:
-    """Whether features have pixels at a size, and parts of different strides fit each other."""
-    try:
-        shapes = keras.Model(image, dict(features)).compute_output_shape((1, height, width, image.shape[-1]))
-    except ValueError:
-        return False
-    return all(min(shape) >= 1 for shape in shapes.values())
 
 
 def _with_own_names(network: keras.Model, image: Any) -> keras.Model:
@@ -142,10 +123,7 @@ def _layers_of_features(network: keras.Model) -> dict[str, int]:
 
 
 def _feature_of(layer: keras.layers.Layer) -> str | None:
-    """Returns the name of the feature that a layer's output could be: "c1" for half of `_SIDE`, and so on."""
+    """Returns the name of the feature that a layer's output could be."""
     shape = getattr(layer.output, "shape", ())
-    if isinstance(layer, (*_SCALING, *_PADDING, keras.layers.InputLayer)) or len(shape) != 4:
-        return None
-    level = math.log2(_SIDE / shape[1])
-    nearest = round(level)
-    return f"c{nearest}" if 1 <= nearest <= 5 and abs(level - nearest) < 0.25 else None
+    is_none = isinstance(layer, (*_SCALING, *_PADDING, keras.layers.InputLayer)) or len(shape) != 4
+    return None if is_none else feature_name(shape[1], _SIDE)

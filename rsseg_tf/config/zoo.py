@@ -42,6 +42,8 @@ __all__ = [
     "Focal",
     "HRNet",
     "HRNetContrast",
+    "KerasApplications",
+    "KerasHub",
     "Loss",
     "LossSection",
     "LovaszSoftmax",
@@ -184,6 +186,50 @@ class MobileNetV3(BackboneSection):
     name: Literal["mobilenet_v3_large", "mobilenet_v3_small"]
     output_stride: Literal[8, 16, 32] = 16
     reduced_tail: bool = False
+
+
+class KerasApplications(BackboneSection):
+    """Any model of keras.applications, such as MobileNetV2; its function's arguments are `options`."""
+
+    built_by = "rsseg_tf.backbones.keras_applications:keras_applications"
+    name: Literal["keras_applications"]
+    model: str = Field(description="name of its function, e.g. MobileNetV2")
+    options: dict[str, JsonValue] = Field({}, description="keyword arguments for it, e.g. {alpha: 0.5}")
+
+    @property
+    def label(self) -> str:
+        """The model's name."""
+        return self.model.lower()
+
+
+class KerasHub(BackboneSection):
+    """Any backbone of keras-hub with a feature pyramid: a preset, or an architecture with its options."""
+
+    built_by = "rsseg_tf.backbones.keras_hub:keras_hub"
+    own = BackboneSection.own | {"preset"}
+    name: Literal["keras_hub"]
+    preset: str | None = Field(
+        None, description="a preset whose architecture is taken, without weights; null: that of `pretrained`"
+    )
+    architecture: str | None = Field(None, description="a class, e.g. CSPNetBackbone; null: that of the preset")
+    options: dict[str, JsonValue] = Field({}, description="keyword arguments for that class")
+    image_size: Annotated[int, Field(gt=0, multiple_of=32)] = Field(
+        512, description="side of the windows in which a network of one size sees the image"
+    )
+
+    @property
+    def label(self) -> str:
+        """The preset or the architecture."""
+        return (self.preset or self.pretrained or self.architecture or "").rpartition("/")[2].lower()
+
+    @model_validator(mode="after")
+    def _names_a_network(self) -> KerasHub:
+        if not (self.architecture or self.preset or self.pretrained):
+            raise ValueError(
+                "a backbone keras_hub needs `preset: NAME` (random weights), `pretrained: NAME` (its weights too), or "
+                "`architecture: CLASS` with options."
+            )
+        return self
 
 
 class CustomBackbone(CustomRow, BackboneSection):

@@ -13,13 +13,14 @@ from rsseg_tf.layers.conv import (
     kernel_initializer,
     separable_conv_bn_relu,
 )
+from rsseg_tf.layers.naming import automatic_name, numbered_from_the_start
 from rsseg_tf.layers.norm import BatchNorm
-from rsseg_tf.layers.naming import automatic_name
 from rsseg_tf.layers.padding import CropToStride, PadToMultiple
 from rsseg_tf.layers.pooling import AdaptiveAveragePooling, average_pool_ceil, max_pool_3x3
 from rsseg_tf.layers.pyramid import auxiliary_head, pyramid_pooling
 from rsseg_tf.layers.resize import ResizeLike
 from rsseg_tf.layers.unused import UnusedWeights
+from rsseg_tf.layers.windows import JoinWindows, SplitWindows
 
 __all__ = [
     "AdaptiveAveragePooling",
@@ -30,9 +31,11 @@ __all__ = [
     "DilatedConv2D",
     "DilatedDepthwiseConv2D",
     "GatherRegions",
+    "JoinWindows",
     "PadToMultiple",
     "PositionAttention",
     "ResizeLike",
+    "SplitWindows",
     "UnusedWeights",
     "automatic_name",
     "auxiliary_head",
@@ -43,6 +46,7 @@ __all__ = [
     "converting",
     "kernel_initializer",
     "max_pool_3x3",
+    "numbered_from_the_start",
     "pyramid_pooling",
     "separable_conv_bn_relu",
 ]
