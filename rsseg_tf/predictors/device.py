@@ -1,9 +1,10 @@
-"""A model that stays on its devices until its answer is small: logits where they are asked for, else class ids."""
+"""A model that stays on its devices until its answer is small: logits where they are asked for, else bytes."""
 
 from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,9 +13,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from rsseg_tf.predict import require_finite
+from rsseg_tf.predict.decoding import labels_and_confidence
 from rsseg_tf.predict.model import AS_IT_IS, NOT_FINITE
-from rsseg_tf.predict.options import View
-from rsseg_tf.predictors.search import search_of
+from rsseg_tf.predict.options import Doubt, View
+from rsseg_tf.predictors.search import Search, search_of
 
 __all__ = ["DevicePredictor"]
 
@@ -30,18 +32,21 @@ class _Kind(NamedTuple):
 
     Attributes:
         views: The views whose mean logits give classes; None for logits.
+        confidence: Whether it gives the probabilities of the classes, too.
     """
 
     views: tuple[View, ...] | None
+    confidence: bool = False
 
     @property
     def options(self) -> list[tf.TensorSpec]:
-        """What the graph takes besides the pixels."""
-        return [] if self.views is None else [tf.TensorSpec((), tf.bool)]
+        """What the graph takes besides the pixels: how to search, and below which probability there is what class."""
+        types = [tf.bool, tf.float32, tf.uint8] if self.confidence else [tf.bool]
+        return [] if self.views is None else [tf.TensorSpec((), dtype) for dtype in types]
 
 
 class DevicePredictor:
-    """A predict callable over a function of tensors, with labels; see `rsseg_tf.predict.model.LabelModel`.
+    """A predict callable over a function of tensors, with labels; see `rsseg_tf.predict.model.ConfidenceModel`.
 
     Attributes:
         devices: Devices that share the images of a batch.
@@ -92,12 +97,43 @@ class DevicePredictor:
 
     def labels(self, pixels: NDArray, views: Sequence[View] = (AS_IT_IS,)) -> NDArray[np.uint8] | None:
         """Returns the class of the largest logit of each pixel; see `LabelModel`."""
-        if len(views) > 1 and not self._is_float32:
-            return None  # logits of narrow types are rounded after each addition, which a compiled sum is not
-        at_once = search_of(self.num_classes, len(views)).is_frequent(math.prod(pixels.shape[:3]))
-        parts = self._run(pixels, _Kind(tuple(views)), tf.constant(at_once))
+        kind = _Kind(tuple(views))
+        if not self._may_search(kind):
+            return None
+        parts = self._run(pixels, kind, self._at_once(kind, pixels))
         found = np.concatenate(parts) if len(parts) > 1 else parts[0]
         return None if (found == NOT_FINITE).any() else found
+
+    def labels_and_confidence(self, pixels: NDArray, views: Sequence[View], doubt: Doubt) -> NDArray[np.uint8] | None:
+        """Returns classes and their probabilities; see `ConfidenceModel`.
+
+        Where the last bits of an exponential decide, a pixel's logits come along, and NumPy has the last word.
+        """
+        kind = _Kind(tuple(views), confidence=True)
+        if not self._may_search(kind):
+            return None
+        least, instead = tf.constant(doubt.below, tf.float32), tf.constant(doubt.value, tf.uint8)
+        answers = []
+        for planes, unsure, logits in self._run(pixels, kind, self._at_once(kind, pixels), least, instead):
+            if not np.isfinite(logits).all():
+                return None
+            total = functools.reduce(operator.add, logits)
+            mean = total / np.float32(len(views)) if len(views) > 1 else total
+            answer = planes.copy()
+            answer[:, unsure[:, 0], unsure[:, 1], unsure[:, 2]] = labels_and_confidence(mean[np.newaxis], doubt)[:, 0]
+            answers.append(answer)
+        return np.concatenate(answers, axis=1).swapaxes(0, 1)
+
+    def _may_search(self, kind: _Kind) -> bool:
+        # Logits of narrow types are rounded after each addition, which a compiled sum is not.
+        return self._is_float32 or len(kind.views or ()) == 1
+
+    def _at_once(self, kind: _Kind, pixels: NDArray) -> tf.Tensor:
+        """Whether the search is compiled for this many pixels."""
+        return tf.constant(self._search(kind).is_frequent(math.prod(pixels.shape[:3])))
+
+    def _search(self, kind: _Kind) -> Search:
+        return search_of(self.num_classes, len(kind.views or ()), kind.confidence)
 
     def _run(self, pixels: NDArray, kind: _Kind, *options: tf.Tensor) -> list[Any]:
         """Runs the function of that kind on the devices; returns what it has for each one's part of the images."""
@@ -125,7 +161,9 @@ class DevicePredictor:
         return self._functions[dtype, kind]
 
     def _step(self, kind: _Kind) -> Step:
-        return self._logits if kind.views is None else functools.partial(self._classes, kind.views)
+        if kind.views is None:
+            return self._logits
+        return functools.partial(self._classes_and_confidence if kind.confidence else self._classes, kind)
 
     def _spread(self, dtype: str, kind: _Kind) -> Any:
         """Returns the same over all devices."""
@@ -142,14 +180,23 @@ class DevicePredictor:
     def _logits(self, pixels: tf.Tensor) -> tf.Tensor:
         return self._forward(tf.cast(pixels, tf.float32))
 
-    def _classes(self, views: tuple[View, ...], pixels: tf.Tensor, at_once: tf.Tensor) -> tf.Tensor:
-        logits = self._turned(views, pixels)
-        (found,) = search_of(self.num_classes, len(views))(logits, at_once)
+    def _classes(self, kind: _Kind, pixels: tf.Tensor, at_once: tf.Tensor) -> tf.Tensor:
+        logits = self._turned(kind, pixels)
+        (found,) = self._search(kind)(logits, at_once)
         return tf.reshape(found, tf.shape(logits[0])[:3])
 
-    def _turned(self, views: tuple[View, ...], pixels: tf.Tensor) -> list[tf.Tensor]:
+    def _classes_and_confidence(
+        self, kind: _Kind, pixels: tf.Tensor, at_once: tf.Tensor, *doubt: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns planes `(2, B, H, W)`, places of unsure pixels `(N, 3)`, and their logits `(views, N, classes)`."""
+        logits = self._turned(kind, pixels)
+        *planes, unsure = (tf.reshape(x, tf.shape(logits[0])[:3]) for x in self._search(kind)(logits, at_once, *doubt))
+        places = tf.where(unsure)
+        return tf.stack(planes), places, tf.stack([tf.gather_nd(one, places) for one in logits])
+
+    def _turned(self, kind: _Kind, pixels: tf.Tensor) -> list[tf.Tensor]:
         """Returns the logits of each view as float32, turned back."""
-        pixels = tf.cast(pixels, tf.float32)
+        pixels, views = tf.cast(pixels, tf.float32), kind.views or ()
         return [tf.cast(_turn_back(self._forward(_turn(pixels, view)), view), tf.float32) for view in views]
 
 
