@@ -8,7 +8,9 @@ import os
 import pickle
 import pickletools
 import random
+import sys
 import tarfile
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +97,29 @@ def test_real_torch_files_are_read(tmp_path: Path) -> None:
         tensors = read_tensors(tmp_path / "w").tensors
         np.testing.assert_array_equal(tensors.pop("bf"), np.array([1.5, -3.0], np.float32))
         assert_same(tensors)
+
+
+class HistoryBuffer:
+    """Stands in for the class of mmengine that holds the log of a run; its methods are among its attributes."""
+
+    def __init__(self) -> None:
+        self._log_history, self._statistics_methods = np.zeros(3), {"mean": HistoryBuffer.mean}
+
+    def mean(self) -> float:
+        raise AssertionError("a file was run")
+
+
+def test_logs_of_mmengine_beside_the_weights_are_left_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("mmengine.logging.history_buffer")
+    module.HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
+    for name in ("mmengine", "mmengine.logging", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    for one in (HistoryBuffer, HistoryBuffer.mean):
+        monkeypatch.setattr(one, "__module__", module.__name__)
+    content = pickle.dumps({"message_hub": {"loss": HistoryBuffer()}, "state_dict": TENSORS}, 2)  # as torch.save
+    assert b"getattr" in content and b"HistoryBuffer" in content
+    (tmp_path / "w").write_bytes(content)
+    assert_same(read_tensors(tmp_path / "w").tensors)
 
 
 # === Archives ===
