@@ -18,9 +18,9 @@ import keras
 
 from rsseg_tf.backbones.any_size import feature_name, of_any_size
 from rsseg_tf.errors import ConfigError, did_you_mean, reason
-from rsseg_tf.layers import automatic_name
+from rsseg_tf.layers import automatic_name, numbered_from_the_start
 
-__all__ = ["application_names", "keras_applications"]
+__all__ = ["application_names", "keras_applications", "own_names"]
 
 # The side at which strides are measured: large enough that a stride-32 map without padding is still told from others.
 _SIDE = 512
@@ -81,24 +81,34 @@ def _network(model: str, options: dict[str, Any], in_channels: int) -> keras.Mod
         ) from error
 
 
-def _with_own_names(network: keras.Model, image: Any) -> keras.Model:
-    """Returns the same network on another input, without scaling, whose layers have names that never change.
+def own_names(network: keras.Model) -> dict[str, str]:
+    """Returns for each layer of a network of keras.applications the name that it has in the backbone.
 
-    Keras numbers what keras.applications leaves without a name by how many layers a process has made.
+    Keras numbers what keras.applications leaves without a name by how many layers a process has made; the backbone
+    numbers it by how many of its kind stand before it.
     """
     numbered: dict[str, int] = {}
-
-    def renamed(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
+    names = {}
+    for layer in network.layers:
         kind = automatic_name(type(layer).__name__)
+        names[layer.name] = layer.name
         if re.fullmatch(rf"{kind}(_\d+)?", layer.name):
             numbered[kind] = numbered.get(kind, 0) + 1
-            config["name"] = f"{kind}{numbered[kind]}"
-        if isinstance(layer, _SCALING):
-            return keras.layers.Identity(name=config["name"])
-        return type(layer).from_config(config)
+            names[layer.name] = f"{kind}{numbered[kind]}"
+    return names
 
-    return keras.models.clone_model(network, input_tensors=image, clone_function=renamed)
+
+def _with_own_names(network: keras.Model, image: Any) -> keras.Model:
+    """Returns the same network on another input, its layers by their own names, without those that scale pixels."""
+    names = own_names(network)
+
+    def renamed(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, _SCALING):
+            return keras.layers.Identity(name=names[layer.name])
+        return type(layer).from_config({**layer.get_config(), "name": names[layer.name]})
+
+    with numbered_from_the_start():  # variables that have no name of their own
+        return keras.models.clone_model(network, input_tensors=image, clone_function=renamed)
 
 
 def _layers_of_features(network: keras.Model) -> dict[str, int]:

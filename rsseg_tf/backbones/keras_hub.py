@@ -22,13 +22,15 @@ from rsseg_tf.backbones.any_size import feature_name, of_any_size
 from rsseg_tf.errors import ConfigError, did_you_mean, reason
 from rsseg_tf.layers import BatchNorm, JoinWindows, SplitWindows, automatic_name, numbered_from_the_start
 
-__all__ = ["NECK", "hub_backbone_names", "keras_hub"]
+__all__ = ["NECK", "NOT_OPTIONS", "hub_backbone_names", "hub_network", "keras_hub"]
 
 NECK = "neck_"
 """What the names of layers begin with that are no part of the network: they are new, and trained where it is frozen."""
 
 _SIDE = 512  # at which strides are measured
-_NOT_OPTIONS = frozenset({"name", "trainable", "dtype", "image_shape", "input_shape"})  # what a preset's config adds
+NOT_OPTIONS = frozenset({"name", "trainable", "dtype", "image_shape", "input_shape"})
+"""What the config of a preset's network holds beside its options."""
+
 _STRIDE = 16  # of the features of a vision transformer, whose image is scaled where its patches have another side
 
 
@@ -57,16 +59,36 @@ def keras_hub(
     """
     if image_size < 32 or image_size % 32:
         raise ConfigError(f"image_size must be a multiple of 32; got {image_size}.")
-    kind = _class_of(architecture)
     image = keras.Input((None, None, in_channels), name="image")
-    given = {key: value for key, value in (options or {}).items() if key not in _NOT_OPTIONS}
-    try:
-        network = _built(kind, given, (None, None, in_channels))
-    except (TypeError, ValueError):  # it must know the size, or it does not take the options, which is seen then
-        features = _by_windows(kind, given, image_size, image)
-    else:
+    network = hub_network(architecture, options, image_size, in_channels)
+    sides = keras.tree.flatten(network.input)[0].shape[1:3]
+    if sides == (None, None):
         features = of_any_size(image, lambda x: _by_stride(network, x))
+    else:
+        features = _by_windows(network, sides[0], image_size, image)
     return keras.Model(image, features, name=automatic_name(architecture))
+
+
+def hub_network(
+    architecture: str, options: Mapping[str, Any] | None = None, image_size: int = 512, in_channels: int = 3
+) -> Any:
+    """Returns the backbone of keras-hub itself; arguments and errors as `keras_hub`.
+
+    Its input has no fixed size where the network can do without.
+    """
+    kind = _class_of(architecture)
+    given = {key: value for key, value in (options or {}).items() if key not in NOT_OPTIONS}
+    try:
+        return _built(kind, given, (None, None, in_channels))
+    except (TypeError, ValueError):
+        pass  # it must know the size, or it does not take the options, which is seen now
+    # Patches of 14 pixels, say, give a map of stride 16 where the window is scaled by 14 / 16.
+    patch = given.get("patch_size", _STRIDE)
+    side = image_size // _STRIDE * patch if isinstance(patch, int) else image_size
+    try:
+        return _built(kind, given, (side, side, in_channels))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"keras-hub's {architecture} does not take the options: {reason(error)}.") from error
 
 
 def hub_backbone_names() -> list[str]:
@@ -121,15 +143,8 @@ def _as_input(network: keras.Model, image: Any) -> Any:
     return {key: image for key in network.input} if isinstance(network.input, dict) else image
 
 
-def _by_windows(kind: Any, options: Mapping[str, Any], size: int, image: Any) -> dict[str, Any]:
-    """Returns the features of a network of one size, which sees the image in windows."""
-    # Patches of 14 pixels, say, give a map of stride 16 where the window is scaled by 14 / 16.
-    patch = options.get("patch_size", _STRIDE)
-    side = size // _STRIDE * patch if isinstance(patch, int) else size
-    try:
-        network = _built(kind, options, (side, side, image.shape[-1]))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"keras-hub's {kind.__name__} does not take the options: {reason(error)}.") from error
+def _by_windows(network: keras.Model, side: int, size: int, image: Any) -> dict[str, Any]:
+    """Returns the features of a network for images of `side` pixels, which sees an image in windows of `size`."""
     windows = SplitWindows(size, name="windows")(image)
     scaled = windows if side == size else keras.layers.Resizing(side, side, name="scaled")(windows)
     outputs = keras.Model(network.input, network.pyramid_outputs, name="network")(_as_input(network, scaled))
