@@ -60,6 +60,7 @@ __all__ = [
     "PixelContrast",
     "PixelLoss",
     "ResNet",
+    "ResNetV1c",
     "ResNetVd",
     "Row",
     "SegmentorSection",
@@ -156,6 +157,15 @@ class ResNet(BackboneSection):
     built_by = "rsseg_tf.backbones.resnet:{name}"
     weight_names = "rsseg_tf.weights.names:resnet_names"
     name: Literal["resnet18", "resnet50", "resnet101"]
+
+
+class ResNetV1c(BackboneSection):
+    """ResNet-C of mmsegmentation: three 3x3 convolutions as stem, dilation by `output_stride`."""
+
+    built_by = "rsseg_tf.backbones.resnet:{name}"
+    weight_names = "rsseg_tf.weights.names:resnet_names"
+    name: Literal["resnet18_v1c", "resnet50_v1c", "resnet101_v1c"]
+    output_stride: Literal[8, 16, 32] = 8
 
 
 class ResNetVd(BackboneSection):
