@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import keras
@@ -28,7 +29,8 @@ from rsseg_tf.predict.decoding import largest_class
 from rsseg_tf.predict.engine import label_model, make_tiling, predict_many_labels
 from rsseg_tf.predict.options import View
 from rsseg_tf.predictors import keras_predictor
-from rsseg_tf.predictors.device import DevicePredictor, largest_classes
+from rsseg_tf.predictors.device import DevicePredictor
+from rsseg_tf.predictors.search import Search, largest_classes, search_of
 from rsseg_tf.rasters.windows import Size
 from tests.fixtures.devices import two_devices
 
@@ -88,28 +90,56 @@ def pictures(count: int, height: int, width: int, dtype: str = "uint8") -> NDArr
 # === The search ===
 
 
+@pytest.mark.parametrize("at_once", [False, True], ids=["by chunks", "at once"])
 @pytest.mark.parametrize("classes", [1, 2, 5, 16])
 @pytest.mark.parametrize("shape", [(1, 3, 4), (2, 300, 301)], ids=["part of a chunk", "several chunks"])
-def test_the_class_is_numpys_also_on_ties(classes: int, shape: tuple[int, int, int]) -> None:
+def test_the_class_is_numpys_also_on_ties(classes: int, shape: tuple[int, int, int], at_once: bool) -> None:
     logits = np.random.default_rng(0).integers(-3, 3, (*shape, classes)).astype(np.float32)
-    found = largest_classes([tf.constant(logits)], classes)
+    found = largest_classes([tf.constant(logits)], classes, at_once=at_once)
     assert found.dtype == tf.uint8
     np.testing.assert_array_equal(found, logits.argmax(axis=-1))
 
 
+@pytest.mark.parametrize("at_once", [False, True], ids=["by chunks", "at once"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_pixels_with_values_that_are_not_finite_are_told(value: float) -> None:
+def test_pixels_with_values_that_are_not_finite_are_told(value: float, at_once: bool) -> None:
     logits = np.random.default_rng(0).normal(size=(2, 300, 300, 5)).astype(np.float32)
     bad = np.zeros((2, 300, 300), bool)
     for place in [(0, 0, 0, 0), (0, 17, 5, 4), (1, 299, 299, 2)]:
         logits[place] = value
         bad[place[:3]] = True
-    found = largest_classes([tf.constant(logits)], 5).numpy()
+    found = largest_classes([tf.constant(logits)], 5, at_once=at_once).numpy()
     np.testing.assert_array_equal(found == 255, bad)
     np.testing.assert_array_equal(found[~bad], logits.argmax(axis=-1)[~bad])
 
 
 # === One model ===
+
+
+def test_few_frequent_sizes_are_compiled_for() -> None:
+    search = Search(5, 1, False)
+    assert [search.is_frequent(100) for _ in range(10)] == [False] * 7 + [True] * 3
+    for pixels in range(1, 9):
+        for _ in range(20):
+            search.is_frequent(pixels)
+    assert [pixels for pixels in (*range(1, 9), 100) if search.is_frequent(pixels)] == [1, 2, 3, 100]
+
+
+def test_a_frequent_size_is_searched_at_once(predictor: DevicePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    search_of.cache_clear()
+    images, asked = pictures(2, 9, 14), []
+    run = predictor._run
+
+    def noted(pixels: NDArray, kind: Any, at_once: tf.Tensor) -> Any:
+        asked.append(bool(at_once))
+        return run(pixels, kind, at_once)
+
+    monkeypatch.setattr(predictor, "_run", noted)
+    answers = [predictor.labels(images if call % 2 else images[:1]) for call in range(18)]
+    assert asked == [False] * 14 + [True] * 4
+    for before, after in zip(answers[:2], answers[-2:], strict=True):
+        assert before is not None and after is not None
+        np.testing.assert_array_equal(before, after)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "float32", "float64"])
