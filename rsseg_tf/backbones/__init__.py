@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rsseg_tf.backbones.hrnet import hrnet, hrnet_w18, hrnet_w48
+from rsseg_tf.backbones.hrnet import hrnet, hrnet_w18, hrnet_w18_small, hrnet_w48
 from rsseg_tf.backbones.mobilenet_v3 import InvertedResidual, mobilenet_v3, mobilenet_v3_large, mobilenet_v3_small
 from rsseg_tf.backbones.resnet import (
     resnet,
@@ -19,6 +19,7 @@ __all__ = [
     "InvertedResidual",
     "hrnet",
     "hrnet_w18",
+    "hrnet_w18_small",
     "hrnet_w48",
     "mobilenet_v3",
     "mobilenet_v3_large",

@@ -64,6 +64,10 @@ _NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]
         lambda **options: narrow_mobilenet_v3(output_stride=32, reduced_tail=True, **options),
         {"c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (32, 24)},
     ),
+    "hrnet_of_mmsegmentation": (
+        lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, variant="mmsegmentation", **options),
+        {"c2": (4, 60)},
+    ),
     "hrnet": (lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, **options), {"c2": (4, 60)}),
 }
 
