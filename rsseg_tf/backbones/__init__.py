@@ -13,7 +13,7 @@ from rsseg_tf.backbones.efficientnet import (
     efficientnet_lite1,
     efficientnet_lite2,
 )
-from rsseg_tf.backbones.hrnet import hrnet, hrnet_w18, hrnet_w48
+from rsseg_tf.backbones.hrnet import hrnet, hrnet_w18, hrnet_w18_small, hrnet_w48
 from rsseg_tf.backbones.mobilenet_v3 import InvertedResidual, mobilenet_v3, mobilenet_v3_large, mobilenet_v3_small
 from rsseg_tf.backbones.resnet import (
     resnet,
@@ -39,6 +39,7 @@ __all__ = [
     "efficientnet_lite2",
     "hrnet",
     "hrnet_w18",
+    "hrnet_w18_small",
     "hrnet_w48",
     "mobilenet_v3",
     "mobilenet_v3_large",

@@ -130,6 +130,12 @@ class CustomRow(Section):
         return dict(self.options)
 
 
+Variant = Annotated[
+    Literal["paddleseg", "mmsegmentation"],
+    Field(description="whose computation it is, where projects differ: the one that the weights come from"),
+]
+
+
 def _one_of(kind: type[Row]) -> Any:
     """Returns the union of the rows of a kind that are defined so far, told apart by their `name`."""
 
@@ -183,11 +189,12 @@ class ResNetVd(BackboneSection):
 
 
 class HRNet(BackboneSection):
-    """HRNet: four resolutions side by side, joined at stride 4."""
+    """HRNet: four resolutions side by side, joined at stride 4; `variant` tells whose weights fit."""
 
     built_by = "rsseg_tf.backbones.hrnet:{name}"
     weight_names = "rsseg_tf.weights.names:hrnet_names"
-    name: Literal["hrnet_w18", "hrnet_w48"]
+    name: Literal["hrnet_w18", "hrnet_w18_small", "hrnet_w48"]
+    variant: Variant = "paddleseg"
 
 
 class MobileNetV3(BackboneSection):
@@ -294,6 +301,8 @@ class DeepLabV3Plus(SegmentorSection):
     aspp_channels: Positive = 256
     decoder_channels: Positive = 256
     low_level_channels: Positive = 48
+    aux_head: bool = False
+    variant: Variant = "paddleseg"
 
 
 class PSPNet(SegmentorSection):
@@ -305,6 +314,7 @@ class PSPNet(SegmentorSection):
     pyramid_channels: Positive = 1024
     bin_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 3, 6)
     aux_head: bool = True
+    variant: Variant = "paddleseg"
 
 
 class UPerNet(SegmentorSection):
@@ -316,6 +326,8 @@ class UPerNet(SegmentorSection):
     channels: Positive = 512
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     aux_head: bool = True
+    aux_channels: Positive | None = Field(None, description="null: as many as the features; mmsegmentation: 256")
+    variant: Variant = "paddleseg"
 
 
 class DANet(SegmentorSection):

@@ -82,6 +82,10 @@ _NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]
         lambda **options: efficientnet(0.25, 0.3, lite=True, output_stride=8, **options),
         {"c1": (2, 8), "c2": (4, 8), "c3": (8, 16), "c4": (8, 32), "c5": (8, 80)},
     ),
+    "hrnet_of_mmsegmentation": (
+        lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, variant="mmsegmentation", **options),
+        {"c2": (4, 60)},
+    ),
     "hrnet": (lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, **options), {"c2": (4, 60)}),
 }
 
@@ -268,7 +272,7 @@ def test_named_builders_are_the_published_networks() -> None:
         (lambda: mobilenet_v3(BLOCKS, stem_channels=0), "channels of all blocks must be at least 1; got 0"),
         (lambda: efficientnet(1, 0), "width, depth and epsilon must be above 0; got 1, 0 and 0.001"),
         (lambda: efficientnet_lite0(output_stride=4), "output_stride must be 8, 16 or 32; got 4. 32 is the network"),
-        (lambda: efficientnet_lite0(padding=("same", "symmetric")), "padding must be same or symmetric, or a list of 5"),
+        (lambda: efficientnet_lite0(padding=("same", "symmetric")), "padding must be same or symmetric, or a list"),
         (lambda: hrnet(0), "width, stem_width and blocks must be at least 1"),
         (lambda: hrnet(4, modules=(1, 1)), "modules must be three integers"),
     ],
