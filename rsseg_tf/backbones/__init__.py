@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rsseg_tf.backbones.hrnet import hrnet, hrnet_w18, hrnet_w48
+from rsseg_tf.backbones.mit import mit, mit_b0, mit_b1, mit_b2
 from rsseg_tf.backbones.mobilenet_v3 import InvertedResidual, mobilenet_v3, mobilenet_v3_large, mobilenet_v3_small
 from rsseg_tf.backbones.resnet import resnet, resnet18, resnet50, resnet101
 from rsseg_tf.backbones.resnet_vd import resnet18_vd, resnet50_vd, resnet101_vd, resnet_vd
@@ -12,6 +13,10 @@ __all__ = [
     "hrnet",
     "hrnet_w18",
     "hrnet_w48",
+    "mit",
+    "mit_b0",
+    "mit_b1",
+    "mit_b2",
     "mobilenet_v3",
     "mobilenet_v3_large",
     "mobilenet_v3_small",

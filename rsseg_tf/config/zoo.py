@@ -47,6 +47,7 @@ __all__ = [
     "LovaszSoftmax",
     "Method",
     "MethodSection",
+    "MiT",
     "Mixed",
     "MoCoBYOLSection",
     "MoCoV2Section",
@@ -184,6 +185,15 @@ class MobileNetV3(BackboneSection):
     name: Literal["mobilenet_v3_large", "mobilenet_v3_small"]
     output_stride: Literal[8, 16, 32] = 16
     reduced_tail: bool = False
+
+
+class MiT(BackboneSection):
+    """Mix Transformer, SegFormer's encoder: attention at four strides; mmsegmentation's `norm_epsilon` is 1e-6."""
+
+    built_by = "rsseg_tf.backbones.mit:{name}"
+    name: Literal["mit_b0", "mit_b1", "mit_b2"]
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    norm_epsilon: AboveZero = 1e-5
 
 
 class CustomBackbone(CustomRow, BackboneSection):
