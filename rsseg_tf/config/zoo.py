@@ -61,6 +61,7 @@ __all__ = [
     "PixelContrast",
     "PixelLoss",
     "ResNet",
+    "ResNetV1c",
     "ResNetVd",
     "Row",
     "SegmentorSection",
@@ -129,6 +130,12 @@ class CustomRow(Section):
         return dict(self.options)
 
 
+Variant = Annotated[
+    Literal["paddleseg", "mmsegmentation"],
+    Field(description="whose computation it is, where projects differ: the one that the weights come from"),
+]
+
+
 def _one_of(kind: type[Row]) -> Any:
     """Returns the union of the rows of a kind that are defined so far, told apart by their `name`."""
 
@@ -159,6 +166,15 @@ class ResNet(BackboneSection):
     name: Literal["resnet18", "resnet50", "resnet101"]
 
 
+class ResNetV1c(BackboneSection):
+    """ResNet-C of mmsegmentation: three 3x3 convolutions as stem, dilation by `output_stride`."""
+
+    built_by = "rsseg_tf.backbones.resnet:{name}"
+    weight_names = "rsseg_tf.weights.names:resnet_names"
+    name: Literal["resnet18_v1c", "resnet50_v1c", "resnet101_v1c"]
+    output_stride: Literal[8, 16, 32] = 8
+
+
 class ResNetVd(BackboneSection):
     """ResNet-D: three 3x3 convolutions as stem, average pooling in the shortcuts, dilation by `output_stride`."""
 
@@ -170,11 +186,12 @@ class ResNetVd(BackboneSection):
 
 
 class HRNet(BackboneSection):
-    """HRNet: four resolutions side by side, joined at stride 4."""
+    """HRNet: four resolutions side by side, joined at stride 4; `variant` tells whose weights fit."""
 
     built_by = "rsseg_tf.backbones.hrnet:{name}"
     weight_names = "rsseg_tf.weights.names:hrnet_names"
-    name: Literal["hrnet_w18", "hrnet_w48"]
+    name: Literal["hrnet_w18", "hrnet_w18_small", "hrnet_w48"]
+    variant: Variant = "paddleseg"
 
 
 class MobileNetV3(BackboneSection):
@@ -265,6 +282,8 @@ class DeepLabV3Plus(SegmentorSection):
     aspp_channels: Positive = 256
     decoder_channels: Positive = 256
     low_level_channels: Positive = 48
+    aux_head: bool = False
+    variant: Variant = "paddleseg"
 
 
 class PSPNet(SegmentorSection):
@@ -276,6 +295,7 @@ class PSPNet(SegmentorSection):
     pyramid_channels: Positive = 1024
     bin_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 3, 6)
     aux_head: bool = True
+    variant: Variant = "paddleseg"
 
 
 class UPerNet(SegmentorSection):
@@ -287,6 +307,8 @@ class UPerNet(SegmentorSection):
     channels: Positive = 512
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     aux_head: bool = True
+    aux_channels: Positive | None = Field(None, description="null: as many as the features; mmsegmentation: 256")
+    variant: Variant = "paddleseg"
 
 
 class DANet(SegmentorSection):

@@ -56,10 +56,12 @@ _NO_BLOCK = ("", "")
 
 
 def resnet_names(paths: Iterable[str]) -> dict[str, str]:
-    """Names of `rsseg_tf.backbones.resnet`."""
+    """Names of `rsseg_tf.backbones.resnet`, whose deep stem is a list in mmsegmentation's files."""
     rules = {
         "stem_conv": "conv1",
         "stem_conv_bn": "bn1",
+        **{f"stem_conv{c}": f"stem.{3 * (c - 1)}" for c in (1, 2, 3)},
+        **{f"stem_conv{c}_bn": f"stem.{3 * (c - 1) + 1}" for c in (1, 2, 3)},
         "stage{s}_block{b}_conv{c}": "layer{s}.{b0}.conv{c}",
         "stage{s}_block{b}_conv{c}_bn": "layer{s}.{b0}.bn{c}",
         "stage{s}_block{b}_shortcut": "layer{s}.{b0}.downsample.0",

@@ -1,7 +1,7 @@
 """Loads released weights into models: opens their source, finds the part of the model, and reports what was used.
 
-A source is a file (`.pdparams`, torch's `.pth`, or a zip or tar.gz archive with one of them), a URL of one, the folder
-of a checkpoint of ours, or the name of a keras-hub preset.
+A source is a file (`.pdparams`, torch's `.pth`, `.safetensors`, or a zip or tar.gz archive with one of them), a URL of
+one, the folder of a checkpoint of ours, or the name of a keras-hub preset.
 """
 
 from __future__ import annotations
@@ -220,9 +220,9 @@ def open_source(source: str, *, offline: bool = False, progress: Progress | None
     if path.is_file():
         return read_tensors(path)
     raise WeightsError(
-        f"The weights {source} do not exist. Allowed: a file (.pdparams, .pth, or a zip or tar.gz archive with one), a "
-        "URL that begins with http:// or https://, the folder of a checkpoint such as output/best_model, or a preset "
-        "of keras-hub such as resnet_vd_50_ssld_v2_imagenet."
+        f"The weights {source} do not exist. Allowed: a file (.pdparams, .pth, .safetensors, or a zip or tar.gz with "
+        "one of them), a URL that begins with http:// or https://, the folder of a checkpoint such as "
+        "output/best_model, or a preset of keras-hub such as resnet_vd_50_ssld_v2_imagenet."
     )
 
 

@@ -16,6 +16,7 @@ from rsseg_tf.backbones import (
     mobilenet_v3_large,
     resnet,
     resnet18,
+    resnet18_v1c,
     resnet18_vd,
     resnet50,
     resnet50_vd,
@@ -35,6 +36,14 @@ _NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]
     "resnet_basic": (
         lambda **options: resnet((1, 2, 1, 1), _WIDTHS, bottleneck=False, **options),
         {"c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (32, 8)},
+    ),
+    "resnet_v1c_8": (
+        lambda **options: resnet((1, 1, 2, 2), _WIDTHS, bottleneck=True, deep_stem=True, output_stride=8, **options),
+        {"c2": (4, 16), "c3": (8, 16), "c4": (8, 32), "c5": (8, 32)},
+    ),
+    "resnet_v1c_basic_16": (
+        lambda **options: resnet((1, 1, 1, 2), _WIDTHS, bottleneck=False, deep_stem=True, output_stride=16, **options),
+        {"c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (16, 8)},
     ),
     "resnet_vd_8": (
         lambda **options: resnet_vd((1, 1, 1, 2), _WIDTHS, bottleneck=True, **options),
@@ -60,6 +69,10 @@ _NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]
     "mobilenet_v3_32": (
         lambda **options: narrow_mobilenet_v3(output_stride=32, reduced_tail=True, **options),
         {"c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (32, 24)},
+    ),
+    "hrnet_of_mmsegmentation": (
+        lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, variant="mmsegmentation", **options),
+        {"c2": (4, 60)},
     ),
     "hrnet": (lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, **options), {"c2": (4, 60)}),
 }
@@ -149,6 +162,16 @@ def test_dilation_replaces_stride_and_multiplies_with_the_grid() -> None:
     assert at_16.get_layer("stage3_block1_conv2").strides == (2, 2)
 
 
+@pytest.mark.parametrize("bottleneck", [True, False])
+def test_the_first_block_of_a_dilated_stage_has_the_dilation_of_the_stage_before(bottleneck: bool) -> None:
+    model = resnet((1, 1, 2, 2), _WIDTHS, bottleneck=bottleneck, output_stride=8)
+    dilated, other = ("conv2", "conv1") if bottleneck else ("conv1", "conv2")
+    names = ("stage2_block1", "stage3_block1", "stage3_block2", "stage4_block1", "stage4_block2")
+    assert [model.get_layer(f"{name}_{dilated}").dilation_rate[0] for name in names] == [1, 1, 2, 2, 4]
+    assert {model.get_layer(f"{name}_{other}").dilation_rate for name in names} == {(1, 1)}
+    assert [model.get_layer(f"{name}_{dilated}").strides[0] for name in names] == [2, 1, 1, 1, 1]
+
+
 def test_mobilenet_dilates_its_last_blocks() -> None:
     for output_stride, expected in {32: [1, 1, 1], 16: [1, 2, 2], 8: [2, 4, 4]}.items():
         model = narrow_mobilenet_v3(output_stride=output_stride)
@@ -226,6 +249,8 @@ def test_named_builders_are_the_published_networks() -> None:
     assert sum(int(np.prod(weight.shape)) for weight in resnet50().trainable_weights) == 23_508_032
     # Of SegformerModel in Hugging Face's transformers with its default configuration.
     assert sum(int(np.prod(weight.shape)) for weight in mit_b0().weights) == 3_319_392
+    # Those of mmsegmentation's ResNetV1c.
+    assert sum(int(np.prod(weight.shape)) for weight in resnet18_v1c().trainable_weights) == 11_195_744
     assert resnet18_vd().output["c5"].shape[-1] == 512
     assert resnet50_vd(output_stride=16).name == "resnet50_vd"
 
@@ -234,6 +259,7 @@ def test_named_builders_are_the_published_networks() -> None:
     ("build", "message"),
     [
         (lambda: resnet50_vd(output_stride=12), "output_stride must be 8, 16 or 32; got 12"),
+        (lambda: resnet18_v1c(output_stride=4), "output_stride must be 8, 16 or 32; got 4. 8 is usual"),
         (lambda: resnet50_vd(multi_grid=(1, 2)), "multi_grid must be at least 3 integers"),
         (lambda: resnet50_vd(multi_grid=(1, 0, 1)), "multi_grid must be at least 3 integers of at least 1"),
         (lambda: resnet50_vd(output_stride=32, multi_grid=(2, 2, 2)), "must begin with 1 at output_stride 32"),
