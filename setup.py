@@ -42,6 +42,7 @@ REQUIREMENTS = [
     "PyYAML>=6.0.2,<7",  # 6.0.2 is the first with Python 3.13 wheels
     "rich>=13.7,<16",  # progress bars and tables
     "filelock>=3.16,<4",  # two runs of `prepare` must not fill one folder
+    "safetensors>=0.8,<1",  # weights of Hugging Face and timm; reads bytes without torch
     "rasterio>=1.4,<2",  # 1.4 is the first built for numpy 2 and Python 3.13
     "tensorboard>=2.20,<2.22",  # follows TensorFlow's minor release
 ]

@@ -49,9 +49,9 @@ def command(
 ) -> None:
     """Turn released weights into a checkpoint.
 
-    SRC is a file or URL (.pdparams, torch's .pth, or a zip or tar.gz archive with one of them), or the name of a
-    keras-hub preset. Nothing in it is executed, and neither Paddle nor torch is needed. Every tensor must have a
-    place in the config's model.
+    SRC is a file or URL (.pdparams, torch's .pth, .safetensors, or a zip or tar.gz archive with one of them), or the
+    name of a keras-hub preset. Nothing in it is executed, and neither Paddle nor torch is needed. Every tensor must
+    have a place in the config's model.
 
     eval and predict take DIR as --model-path, configs take it as model.pretrained; with --part backbone configs take it
     as model.backbone.pretrained. DIR also holds a checksum of the logits for a made-up image: mean, standard deviation,

@@ -39,6 +39,7 @@ __all__ = [
     "DeepLabV3Plus",
     "DenseCLSection",
     "Dice",
+    "EfficientNet",
     "Focal",
     "HRNet",
     "HRNetContrast",
@@ -60,6 +61,7 @@ __all__ = [
     "PixelContrast",
     "PixelLoss",
     "ResNet",
+    "ResNetV1c",
     "ResNetVd",
     "Row",
     "SegmentorSection",
@@ -128,6 +130,12 @@ class CustomRow(Section):
         return dict(self.options)
 
 
+Variant = Annotated[
+    Literal["paddleseg", "mmsegmentation"],
+    Field(description="whose computation it is, where projects differ: the one that the weights come from"),
+]
+
+
 def _one_of(kind: type[Row]) -> Any:
     """Returns the union of the rows of a kind that are defined so far, told apart by their `name`."""
 
@@ -139,6 +147,9 @@ def _one_of(kind: type[Row]) -> Any:
 
 
 # === Backbones: images (B, H, W, in_channels) to features keyed "c2".."c5" ===
+
+
+_Padding = Literal["same", "symmetric"]
 
 
 class BackboneSection(Row):
@@ -158,6 +169,15 @@ class ResNet(BackboneSection):
     name: Literal["resnet18", "resnet50", "resnet101"]
 
 
+class ResNetV1c(BackboneSection):
+    """ResNet-C of mmsegmentation: three 3x3 convolutions as stem, dilation by `output_stride`."""
+
+    built_by = "rsseg_tf.backbones.resnet:{name}"
+    weight_names = "rsseg_tf.weights.names:resnet_names"
+    name: Literal["resnet18_v1c", "resnet50_v1c", "resnet101_v1c"]
+    output_stride: Literal[8, 16, 32] = 8
+
+
 class ResNetVd(BackboneSection):
     """ResNet-D: three 3x3 convolutions as stem, average pooling in the shortcuts, dilation by `output_stride`."""
 
@@ -169,11 +189,12 @@ class ResNetVd(BackboneSection):
 
 
 class HRNet(BackboneSection):
-    """HRNet: four resolutions side by side, joined at stride 4."""
+    """HRNet: four resolutions side by side, joined at stride 4; `variant` tells whose weights fit."""
 
     built_by = "rsseg_tf.backbones.hrnet:{name}"
     weight_names = "rsseg_tf.weights.names:hrnet_names"
-    name: Literal["hrnet_w18", "hrnet_w48"]
+    name: Literal["hrnet_w18", "hrnet_w18_small", "hrnet_w48"]
+    variant: Variant = "paddleseg"
 
 
 class MobileNetV3(BackboneSection):
@@ -184,6 +205,31 @@ class MobileNetV3(BackboneSection):
     name: Literal["mobilenet_v3_large", "mobilenet_v3_small"]
     output_stride: Literal[8, 16, 32] = 16
     reduced_tail: bool = False
+
+
+class EfficientNet(BackboneSection):
+    """EfficientNet: blocks scaled in width and depth. Its Lite form, with ReLU6 and no gates, is made for int8."""
+
+    built_by = "rsseg_tf.backbones.efficientnet:{name}"
+    weight_names = "rsseg_tf.weights.names:efficientnet_names"
+    name: Literal[
+        "efficientnet_lite0",
+        "efficientnet_lite1",
+        "efficientnet_lite2",
+        "efficientnet_b0",
+        "efficientnet_b1",
+        "efficientnet_b2",
+        "efficientnet_b3",
+        "efficientnet_b4",
+    ]
+    output_stride: Literal[8, 16, 32] = 32
+    first_feature: Literal["block", "stem"] = Field(
+        "block", description="where c1 is taken: behind the last block of stride 2, or (smp) behind the stem"
+    )
+    padding: _Padding | tuple[_Padding, _Padding, _Padding, _Padding, _Padding] = Field(
+        "same", description="of weights from TensorFlow; symmetric for torch's own; or a list for the strides 2 to 32"
+    )
+    epsilon: AboveZero = Field(1e-3, description="of weights from TensorFlow; 1e-5 for torch's own")
 
 
 class CustomBackbone(CustomRow, BackboneSection):
@@ -255,6 +301,8 @@ class DeepLabV3Plus(SegmentorSection):
     aspp_channels: Positive = 256
     decoder_channels: Positive = 256
     low_level_channels: Positive = 48
+    aux_head: bool = False
+    variant: Variant = "paddleseg"
 
 
 class PSPNet(SegmentorSection):
@@ -266,6 +314,7 @@ class PSPNet(SegmentorSection):
     pyramid_channels: Positive = 1024
     bin_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 3, 6)
     aux_head: bool = True
+    variant: Variant = "paddleseg"
 
 
 class UPerNet(SegmentorSection):
@@ -277,6 +326,8 @@ class UPerNet(SegmentorSection):
     channels: Positive = 512
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     aux_head: bool = True
+    aux_channels: Positive | None = Field(None, description="null: as many as the features; mmsegmentation: 256")
+    variant: Variant = "paddleseg"
 
 
 class DANet(SegmentorSection):

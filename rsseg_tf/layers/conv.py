@@ -182,10 +182,12 @@ def conv_bn_relu(
     return keras.layers.ReLU(name=f"{name}_relu")(x)
 
 
-def separable_conv_bn_relu(x: Any, filters: int, kernel_size: int, *, name: str, dilation: int = 1) -> Any:
+def separable_conv_bn_relu(
+    x: Any, filters: int, kernel_size: int, *, name: str, dilation: int = 1, depthwise_relu: bool = False
+) -> Any:
     """Depthwise convolution and normalisation, then pointwise convolution, normalisation and ReLU.
 
-    There is no ReLU between the two, and both convolutions have a bias, as in PaddleSeg's SeparableConvBNReLU.
+    Both convolutions have a bias, as in PaddleSeg's SeparableConvBNReLU.
 
     Args:
         x: (B, H, W, C) floating point.
@@ -193,6 +195,7 @@ def separable_conv_bn_relu(x: Any, filters: int, kernel_size: int, *, name: str,
         kernel_size: Odd side of the square depthwise kernel.
         name: Prefix: `name_depthwise`, `name_depthwise_bn`, `name_pointwise`, …
         dilation: Distance of the depthwise kernel's taps.
+        depthwise_relu: Whether there is a ReLU between the two, as in mmsegmentation.
 
     Returns:
         (B, H, W, filters).
@@ -206,6 +209,8 @@ def separable_conv_bn_relu(x: Any, filters: int, kernel_size: int, *, name: str,
         name=f"{name}_depthwise",
     )(x)
     x = BatchNorm(name=f"{name}_depthwise_bn")(x)
+    if depthwise_relu:
+        x = keras.layers.ReLU(name=f"{name}_depthwise_relu")(x)
     return conv_bn_relu(x, filters, 1, name=f"{name}_pointwise", use_bias=True)
 
 

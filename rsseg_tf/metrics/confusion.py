@@ -10,12 +10,16 @@ which lowers the scores silently. Such a label is a mistake in the data, and thi
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_tf.errors import DataError
 
 __all__ = ["confusion_matrix", "count_ignored"]
+
+_EXACT = 2**24
+"""Pixels that OpenCV counts at once: it returns float32, which hold each whole number up to this one."""
 
 
 def confusion_matrix(
@@ -68,9 +72,12 @@ def _from_bytes(
     labels: NDArray[np.integer], predictions: NDArray[np.integer], num_classes: int, ignore_index: int
 ) -> NDArray[np.int64]:
     """Counts bytes: every pair of values, of which the allowed ones are kept. No pixel is looked at twice."""
-    pairs = np.left_shift(labels, 8, dtype=np.uint16)
-    np.bitwise_or(pairs, predictions, out=pairs)
-    counts = np.bincount(pairs.ravel(), minlength=2**16).reshape(2**8, 2**8).astype(np.int64, copy=False)
+    counts = np.zeros((2**8, 2**8), np.int64)
+    flat = labels.reshape(1, -1), predictions.reshape(1, -1)
+    # OpenCV takes half the time of `numpy.bincount`, which makes eight bytes of each pair first.
+    for start in range(0, labels.size, _EXACT):
+        part = [np.ascontiguousarray(one[:, start : start + _EXACT], np.uint8) for one in flat]
+        counts += cv2.calcHist(part, [0, 1], None, [2**8, 2**8], [0, 2**8, 0, 2**8]).astype(np.int64)
     if 0 <= ignore_index < 2**8:
         counts[ignore_index] = 0
     _refuse_outside("labels", np.flatnonzero(counts.any(axis=1)), num_classes, f" or {ignore_index} (ignored)")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.predict.model import class_planes
-from rsseg_tf.predict.options import OutputOptions
+from rsseg_tf.predict.options import Doubt, OutputOptions
 
 __all__ = [
     "PROBABILITY_NODATA",
@@ -18,6 +18,7 @@ __all__ = [
     "Product",
     "check_review_value",
     "decode",
+    "labels_and_confidence",
     "largest_class",
     "products",
 ]
@@ -73,26 +74,49 @@ def decode(
         probability in steps of 1/254; those of all classes likewise. Unwanted pixels are the ignored id, or 255.
     """
     logits = logits.astype(np.float32, copy=False)  # ids then agree with those of whole images, which are float32
-    labels = largest_class(logits)
-    result: dict[Product, NDArray[np.uint8]] = {"labels": labels[np.newaxis]}
+    result: dict[Product, NDArray[np.uint8]] = {}
     if output.needs_probabilities:
-        logits = np.ascontiguousarray(logits)  # NumPy sums the classes in another order where they lie in planes
-        # Less the largest logit, which changes no probability, no exponential overflows.
-        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        total = exponentials.sum(axis=-1)
-        confidence = 1 / total  # the largest exponential is 1
-        if output.min_confidence is not None:
-            # Compared before rounding to steps of 1/254. `result` holds a view of `labels`, so it changes too.
-            labels[confidence < np.float32(output.min_confidence)] = output.review_value
+        labels, confidence, exponentials, total = _weighed(logits, output.doubt)
+        result["labels"] = labels[np.newaxis]
         if output.confidence or output.vector is not None:
             result["confidence"] = _stored(confidence)[np.newaxis]
         if output.probabilities:
             exponentials /= total[:, :, np.newaxis]
             result["probabilities"] = _stored(exponentials.transpose(2, 0, 1))
+    else:
+        result["labels"] = largest_class(logits)[np.newaxis]
     if not wanted.all():
         for name, bands in result.items():
             bands[:, ~wanted] = spec.ignore_index if name == "labels" else PROBABILITY_NODATA
     return result
+
+
+def labels_and_confidence(logits: NDArray[np.float32], doubt: Doubt) -> NDArray[np.uint8]:
+    """Returns what `decode` has as labels and as confidence.
+
+    Args:
+        logits: `(H, W, classes)`.
+        doubt: Which pixels get no class.
+
+    Returns:
+        `(2, H, W)` uint8: class ids, and their probabilities in steps of 1/254.
+    """
+    labels, confidence, *_ = _weighed(logits, doubt)
+    return np.stack([labels, _stored(confidence)])
+
+
+def _weighed(
+    logits: NDArray[np.float32], doubt: Doubt
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Returns labels and their probabilities `(H, W)`; what those of all classes are proportional to, and its sum."""
+    labels = largest_class(logits)
+    logits = np.ascontiguousarray(logits)  # NumPy sums the classes in another order where they lie in planes
+    # Less the largest logit, which changes no probability, no exponential overflows.
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    total = exponentials.sum(axis=-1)
+    confidence = 1 / total  # the largest exponential is 1
+    labels[confidence < np.float32(doubt.below)] = doubt.value  # compared before rounding to steps of 1/254
+    return labels, confidence, exponentials, total
 
 
 def largest_class(logits: NDArray) -> NDArray[np.uint8]:

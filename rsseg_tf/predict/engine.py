@@ -19,7 +19,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import cv2
 import numpy as np
@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import DataError, NotFiniteError
 from rsseg_tf.predict.blending import Block, Plan, Windows, blend_blocks, make_plan
-from rsseg_tf.predict.decoding import largest_class
+from rsseg_tf.predict.decoding import labels_and_confidence, largest_class
 from rsseg_tf.predict.model import (
+    ConfidenceModel,
     LabelModel,
     Predict,
     call_model,
@@ -38,7 +39,7 @@ from rsseg_tf.predict.model import (
     resize_bilinear,
     wrong_shape,
 )
-from rsseg_tf.predict.options import InferenceOptions, View
+from rsseg_tf.predict.options import Doubt, InferenceOptions, View
 from rsseg_tf.rasters.windows import Size
 
 __all__ = [
@@ -233,14 +234,14 @@ def predict_many_labels(
     if _in_one_call(tiling):
         batch, found = np.stack(images), label_model(model, spec, options, tiling)
         if found is None:
-            return list(_labels_of_logits(model, batch, spec, options))
-        return list(_answer_with_labels(found, batch, spec, options))
+            return list(_labels_of_logits(model, batch, spec, options)[:, 0])
+        return list(_answer_with_labels(found, batch, spec, options)[:, 0])
     results = []
     for index, pixels in enumerate(images):
         labels = np.empty(pixels.shape[:2], np.uint8)
         with _naming_image(index):
             for block, _ in predict_label_blocks(_Array(pixels), model, spec, options, tiling):
-                _part_of(labels, block.top, block.left, block.labels)[...] = block.labels
+                _part_of(labels, block.top, block.left, block.planes[0])[...] = block.planes[0]
         results.append(labels)
     return results
 
@@ -286,26 +287,35 @@ def _part_of(whole: NDArray, top: int, left: int, block: NDArray) -> NDArray:
 
 @dataclass(frozen=True)
 class LabelBlock:
-    """Labels of a part of an image.
+    """Labels of a part of an image, and their confidence where it was asked for.
 
     Attributes:
         top: First row in the image.
         left: First column in the image.
-        labels: `(rows, columns)` uint8.
+        planes: `(1, rows, columns)` uint8: labels; or `(2, rows, columns)`: also their probability in steps of 1/254.
         ends_row: Whether it is the last block of its rows.
     """
 
     top: int
     left: int
-    labels: NDArray[np.uint8]
+    planes: NDArray[np.uint8]
     ends_row: bool
 
 
-def label_model(model: Predict, spec: DatasetSpec, options: InferenceOptions, tiling: Tiling) -> LabelModel | None:
+def label_model(
+    model: Predict, spec: DatasetSpec, options: InferenceOptions, tiling: Tiling, *, confidence: bool = False
+) -> LabelModel | None:
     """Returns the model if it can be asked for labels: the same as those of the logits, pixel by pixel.
 
     Logits are needed where some are averaged: over overlapping windows, over scales, or where windows are resampled.
     Views are averaged by the model.
+
+    Args:
+        model: See `Predict`.
+        spec: The dataset that the model was trained for.
+        options: Augmentation.
+        tiling: The windows.
+        confidence: Whether it is to be asked for the labels' probabilities, too.
     """
     rows, columns = tiling.plan.rows, tiling.plan.columns
     # A weight other than 1 and the division by it may round two logits to the same.
@@ -318,7 +328,8 @@ def label_model(model: Predict, spec: DatasetSpec, options: InferenceOptions, ti
     ):
         return None
     # A model with another number of classes is asked for logits, where `require_classes` refuses it.
-    return model if isinstance(model, LabelModel) and model.num_classes == spec.num_classes else None
+    kind = ConfidenceModel if confidence else LabelModel
+    return model if isinstance(model, kind) and model.num_classes == spec.num_classes else None
 
 
 def predict_label_blocks(
@@ -328,6 +339,7 @@ def predict_label_blocks(
     options: InferenceOptions,
     tiling: Tiling,
     *,
+    doubt: Doubt | None = None,
     part: tuple[range, range] | None = None,
     stage: Stage = lambda batches: batches,
 ) -> Generator[tuple[LabelBlock, NDArray[np.bool_]], None, None]:
@@ -339,6 +351,7 @@ def predict_label_blocks(
         spec: The dataset that the model was trained for.
         options: As `predict_blocks`.
         tiling: As `predict_blocks`.
+        doubt: Which pixels get no class, where the confidence is wanted, too; None for labels alone.
         part: As `predict_blocks`.
         stage: As `predict_blocks`.
 
@@ -349,17 +362,17 @@ def predict_label_blocks(
         DataError: As `predict_blocks`.
         NotFiniteError: As `predict_blocks`.
     """
-    found = label_model(model, spec, options, tiling)
+    found = label_model(model, spec, options, tiling, confidence=doubt is not None)
     if found is None:
         checked = require_classes(model, spec)
         blocks = predict_blocks(image, checked, spec.num_classes, options, tiling, part=part, stage=stage)
         with contextlib.closing(blocks):
             for block, mask in blocks:
-                yield LabelBlock(block.top, block.left, _largest(block.logits), block.ends_row), mask
+                yield LabelBlock(block.top, block.left, _decided(block.logits, doubt), block.ends_row), mask
         return
     plan = tiling.plan
     rows, columns = part or (range(len(plan.rows.starts)), range(len(plan.columns.starts)))
-    answer = functools.partial(_answer_with_labels, found, spec=spec, options=options)
+    answer = functools.partial(_answer_with_labels, found, spec=spec, options=options, doubt=doubt)
     masks: dict[int, NDArray[np.bool_]] = {}
     left = plan.columns.starts[columns[0]]
     with contextlib.ExitStack() as stack:
@@ -369,38 +382,48 @@ def predict_label_blocks(
             for row, column, index in batch.places:
                 y0, x0 = plan.rows.starts[row], plan.columns.starts[column]
                 mask = masks[row][:, x0 - left : plan.columns.next_start(column) - left]
-                labels = np.zeros(mask.shape, np.uint8)
+                planes = np.zeros((1 if doubt is None else 2, *mask.shape), np.uint8)
                 if index is not None and batch.values is not None:
-                    labels = batch.values[index][: mask.shape[0], : mask.shape[1]]
+                    planes = batch.values[index][:, : mask.shape[0], : mask.shape[1]]
                 ends_row = column == columns[-1]
-                yield LabelBlock(y0, x0, labels, ends_row), mask
+                yield LabelBlock(y0, x0, planes, ends_row), mask
                 if ends_row:
                     del masks[row]
 
 
-def _largest(logits: NDArray) -> NDArray[np.uint8]:
+def _decided(logits: NDArray, doubt: Doubt | None) -> NDArray[np.uint8]:
+    """Returns the planes of a `LabelBlock` for logits `(H, W, classes)`."""
     # As float32: ids of blended logits, which are float64, then agree with those of whole images.
-    return largest_class(logits.astype(np.float32, copy=False))
+    logits = logits.astype(np.float32, copy=False)
+    return largest_class(logits)[np.newaxis] if doubt is None else labels_and_confidence(logits, doubt)
 
 
 def _answer_with_labels(
-    model: LabelModel, images: NDArray, spec: DatasetSpec, options: InferenceOptions
+    model: LabelModel, images: NDArray, spec: DatasetSpec, options: InferenceOptions, doubt: Doubt | None = None
 ) -> NDArray[np.uint8]:
-    """Asks a model for the labels of a batch, and for logits where that does not work out."""
-    labels = model.labels(images, options.views)
-    if labels is None:  # the logits tell what is wrong; or nothing is: the sum over the views alone was too large
-        return _labels_of_logits(model, images, spec, options)
-    if labels.shape != images.shape[:3]:
-        raise wrong_shape(images, labels)
-    return labels
+    """Asks a model for the labels of a batch, and for logits where that does not work out.
+
+    Returns:
+        `(B, 1 or 2, H, W)`: the planes of a `LabelBlock` of each image.
+    """
+    if doubt is None:
+        labels = model.labels(images, options.views)
+        planes = None if labels is None else labels[:, np.newaxis]
+    else:
+        planes = cast("ConfidenceModel", model).labels_and_confidence(images, options.views, doubt)
+    if planes is None:  # the logits tell what is wrong; or nothing is: the sum over the views alone was too large
+        return _labels_of_logits(model, images, spec, options, doubt)
+    if (len(planes), *planes.shape[2:]) != images.shape[:3]:
+        raise wrong_shape(images, planes[:, 0])
+    return planes
 
 
 def _labels_of_logits(
-    model: Predict, images: NDArray, spec: DatasetSpec, options: InferenceOptions
+    model: Predict, images: NDArray, spec: DatasetSpec, options: InferenceOptions, doubt: Doubt | None = None
 ) -> NDArray[np.uint8]:
-    """Finds the labels of a batch in its logits."""
+    """Finds the labels of a batch in its logits; returns as `_answer_with_labels`."""
     checked = functools.partial(call_model, require_classes(model, spec))
-    return np.stack([_largest(one) for one in augmented_logits(checked, images, options)])
+    return np.stack([_decided(one, doubt) for one in augmented_logits(checked, images, options)])
 
 
 # === Blocks of any image ===

@@ -13,11 +13,12 @@ from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import DataError, NotFiniteError
 
 if TYPE_CHECKING:
-    from rsseg_tf.predict.options import View
+    from rsseg_tf.predict.options import Doubt, View
 
 __all__ = [
     "AS_IT_IS",
     "NOT_FINITE",
+    "ConfidenceModel",
     "LabelModel",
     "Predict",
     "call_model",
@@ -70,6 +71,23 @@ class LabelModel(Protocol):
 
         Returns:
             `(B, H, W)` uint8; None when a logit is NaN or infinite. The logits themselves then tell more.
+        """
+
+
+@runtime_checkable
+class ConfidenceModel(LabelModel, Protocol):
+    """A model that can also answer with class ids and their probabilities, two bytes for each pixel."""
+
+    def labels_and_confidence(self, batch: NDArray, views: Sequence[View], doubt: Doubt) -> NDArray[np.uint8] | None:
+        """Returns of each image what `decoding.labels_and_confidence` makes of its logits, to the bit.
+
+        Args:
+            batch: As `Predict` takes it.
+            views: As `labels` takes them.
+            doubt: Which pixels get no class.
+
+        Returns:
+            `(B, 2, H, W)` uint8: class ids, and their probabilities in steps of 1/254; None as `labels`.
         """
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "VECTOR_SUFFIXES",
+    "Doubt",
     "InferenceOptions",
     "OutputOptions",
     "SceneOptions",
@@ -188,6 +189,19 @@ class SceneOptions:
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """Pixels that get no class, because none is probable enough.
+
+    Attributes:
+        below: The least probability that a class needs, 0..1.
+        value: The id of pixels whose largest one is smaller.
+    """
+
+    below: float = 0.0
+    value: int = 0
+
+
+@dataclass(frozen=True)
 class OutputOptions:
     """What is written for a scene besides its labels.
 
@@ -247,6 +261,16 @@ class OutputOptions:
     def needs_probabilities(self) -> bool:
         """Whether logits must be turned into probabilities."""
         return self.confidence or self.probabilities or self.vector is not None or self.min_confidence is not None
+
+    @property
+    def needs_confidence_alone(self) -> bool:
+        """Whether of the probabilities only the largest one of each pixel is needed."""
+        return self.needs_probabilities and not self.probabilities
+
+    @property
+    def doubt(self) -> Doubt:
+        """Which pixels get `review_value`."""
+        return Doubt() if self.min_confidence is None else Doubt(self.min_confidence, self.review_value)
 
 
 def usual_stride(window: Size) -> Size:

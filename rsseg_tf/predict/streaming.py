@@ -14,7 +14,7 @@ from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.files.parallel import ahead
 from rsseg_tf.predict.blending import Block
-from rsseg_tf.predict.decoding import Product, decode, products
+from rsseg_tf.predict.decoding import PROBABILITY_NODATA, Product, decode, products
 from rsseg_tf.predict.engine import LabelBlock, Tiling, label_model, predict_blocks, predict_label_blocks
 from rsseg_tf.predict.model import Predict, require_classes
 from rsseg_tf.predict.options import OutputOptions
@@ -99,20 +99,27 @@ def _blocks_to_store(
     """Yields the blocks of some windows as they are stored. Logits are fetched only where something is made of them."""
     spec, options, output = settings.spec, settings.options, settings.output
     how: dict[str, Any] = {"part": part, "stage": lambda batches: ahead(batches, _QUEUE)}
-    if not output.needs_probabilities and label_model(model, spec, options, tiling) is not None:
-        return _labelled_blocks(predict_label_blocks(pixels, model, spec, options, tiling, **how), spec)
+    confidence = output.needs_confidence_alone
+    if not output.probabilities and label_model(model, spec, options, tiling, confidence=confidence) is not None:
+        how["doubt"] = output.doubt if confidence else None
+        return _labelled_blocks(predict_label_blocks(pixels, model, spec, options, tiling, **how), spec, output)
     checked = require_classes(model, spec)
     return _decoded_blocks(predict_blocks(pixels, checked, spec.num_classes, options, tiling, **how), spec, output)
 
 
 def _labelled_blocks(
-    blocks: Generator[tuple[LabelBlock, NDArray[np.bool_]], None, None], spec: DatasetSpec
+    blocks: Generator[tuple[LabelBlock, NDArray[np.bool_]], None, None], spec: DatasetSpec, output: OutputOptions
 ) -> Generator[_DecodedBlock, None, None]:
     """Yields each block as it is stored."""
+    unwanted = {"labels": spec.ignore_index, "confidence": PROBABILITY_NODATA}
     with contextlib.closing(blocks):
         for block, mask in blocks:
-            labels = np.where(mask, block.labels, np.uint8(spec.ignore_index))
-            yield _DecodedBlock(block.top, block.left, {"labels": labels[np.newaxis]}, block.ends_row)
+            # With --min_confidence alone, the confidence is known and not stored.
+            stored = {
+                product: np.where(mask, plane, np.uint8(unwanted[product]))[np.newaxis]
+                for product, plane in zip(products(output, spec.num_classes), block.planes, strict=False)
+            }
+            yield _DecodedBlock(block.top, block.left, stored, block.ends_row)
 
 
 def _decoded_blocks(

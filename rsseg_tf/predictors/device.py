@@ -1,34 +1,52 @@
-"""A model that stays on its devices until its answer is small: logits where they are asked for, else class ids."""
+"""A model that stays on its devices until its answer is small: logits where they are asked for, else bytes."""
 
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from rsseg_tf.predict import require_finite
+from rsseg_tf.predict.decoding import labels_and_confidence
 from rsseg_tf.predict.model import AS_IT_IS, NOT_FINITE
-from rsseg_tf.predict.options import View
+from rsseg_tf.predict.options import Doubt, View
+from rsseg_tf.predictors.search import Search, search_of
 
-__all__ = ["DevicePredictor", "largest_classes"]
+__all__ = ["DevicePredictor"]
 
 Forward = Callable[[tf.Tensor], tf.Tensor]
-Step = Callable[[tf.Tensor], tf.Tensor]
-
-_CHUNK = 2**16
-"""Pixels that one call of the compiled search takes: it is compiled for one shape, whatever sizes images have."""
+Step = Callable[..., Any]
 
 # Types that go to the device as they are in the file, where a graph makes them float32. Others go as float32.
 _SENT_AS_THEY_ARE = frozenset({"uint8", "uint16", "int16"})
 
 
+class _Kind(NamedTuple):
+    """What a graph makes of pixels.
+
+    Attributes:
+        views: The views whose mean logits give classes; None for logits.
+        confidence: Whether it gives the probabilities of the classes, too.
+    """
+
+    views: tuple[View, ...] | None
+    confidence: bool = False
+
+    @property
+    def options(self) -> list[tf.TensorSpec]:
+        """What the graph takes besides the pixels: how to search, and below which probability there is what class."""
+        types = [tf.bool, tf.float32, tf.uint8] if self.confidence else [tf.bool]
+        return [] if self.views is None else [tf.TensorSpec((), dtype) for dtype in types]
+
+
 class DevicePredictor:
-    """A predict callable over a function of tensors, with labels; see `rsseg_tf.predict.model.LabelModel`.
+    """A predict callable over a function of tensors, with labels; see `rsseg_tf.predict.model.ConfidenceModel`.
 
     Attributes:
         devices: Devices that share the images of a batch.
@@ -55,7 +73,7 @@ class DevicePredictor:
             self.devices = len(strategy.extended.worker_devices)  # of this worker
         self._bands, self._name = bands, name
         self._strategy: Any = strategy
-        self._functions: dict[tuple[str, tuple[View, ...] | None], Any] = {}
+        self._functions: dict[tuple[str, _Kind], Any] = {}
         self._forward = tf.function(forward, input_signature=[tf.TensorSpec((None, None, None, bands), tf.float32)])
 
     @functools.cached_property
@@ -73,49 +91,88 @@ class DevicePredictor:
         Raises:
             NotFiniteError: When a logit is NaN or infinite.
         """
-        return require_finite(self._run(pixels, None), pixels, self._name)
+        parts = self._run(pixels, _Kind(None))
+        logits = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        return require_finite(logits, pixels, self._name)
 
     def labels(self, pixels: NDArray, views: Sequence[View] = (AS_IT_IS,)) -> NDArray[np.uint8] | None:
         """Returns the class of the largest logit of each pixel; see `LabelModel`."""
-        if len(views) > 1 and not self._is_float32:
-            return None  # logits of narrow types are rounded after each addition, which a compiled sum is not
-        found = self._run(pixels, tuple(views))
+        kind = _Kind(tuple(views))
+        if not self._may_search(kind):
+            return None
+        parts = self._run(pixels, kind, self._at_once(kind, pixels))
+        found = np.concatenate(parts) if len(parts) > 1 else parts[0]
         return None if (found == NOT_FINITE).any() else found
 
-    def _run(self, pixels: NDArray, views: tuple[View, ...] | None) -> NDArray:
-        """Runs the function of that kind on the devices, each on a part of the images."""
+    def labels_and_confidence(self, pixels: NDArray, views: Sequence[View], doubt: Doubt) -> NDArray[np.uint8] | None:
+        """Returns classes and their probabilities; see `ConfidenceModel`.
+
+        Where the last bits of an exponential decide, a pixel's logits come along, and NumPy has the last word.
+        """
+        kind = _Kind(tuple(views), confidence=True)
+        if not self._may_search(kind):
+            return None
+        least, instead = tf.constant(doubt.below, tf.float32), tf.constant(doubt.value, tf.uint8)
+        answers = []
+        for planes, unsure, logits in self._run(pixels, kind, self._at_once(kind, pixels), least, instead):
+            if not np.isfinite(logits).all():
+                return None
+            total = functools.reduce(operator.add, logits)
+            mean = total / np.float32(len(views)) if len(views) > 1 else total
+            answer = planes.copy()
+            answer[:, unsure[:, 0], unsure[:, 1], unsure[:, 2]] = labels_and_confidence(mean[np.newaxis], doubt)[:, 0]
+            answers.append(answer)
+        return np.concatenate(answers, axis=1).swapaxes(0, 1)
+
+    def _may_search(self, kind: _Kind) -> bool:
+        # Logits of narrow types are rounded after each addition, which a compiled sum is not.
+        return self._is_float32 or len(kind.views or ()) == 1
+
+    def _at_once(self, kind: _Kind, pixels: NDArray) -> tf.Tensor:
+        """Whether the search is compiled for this many pixels."""
+        return tf.constant(self._search(kind).is_frequent(math.prod(pixels.shape[:3])))
+
+    def _search(self, kind: _Kind) -> Search:
+        return search_of(self.num_classes, len(kind.views or ()), kind.confidence)
+
+    def _run(self, pixels: NDArray, kind: _Kind, *options: tf.Tensor) -> list[Any]:
+        """Runs the function of that kind on the devices; returns what it has for each one's part of the images."""
         if pixels.dtype.name not in _SENT_AS_THEY_ARE:
             pixels = pixels.astype(np.float32, copy=False)
-        function = self._function(pixels.dtype.name, views)
         if self.devices == 1 or len(pixels) == 1:
-            return function(tf.constant(pixels)).numpy()
-        parts = [part for part in np.array_split(pixels, self.devices) if len(part)]
-        # Devices without an image repeat the first one, and what they answer is dropped.
-        given = [*parts, *[pixels[:1]] * (self.devices - len(parts))]
-        values = self._strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(given[context.replica_id_in_sync_group % self.devices])
-        )
-        answers = self._strategy.experimental_local_results(self._spread(pixels.dtype.name, views)(values))
-        return np.concatenate([answer.numpy() for answer in answers[: len(parts)]])
+            answers = [self._function(pixels.dtype.name, kind)(tf.constant(pixels), *options)]
+        else:
+            parts = [part for part in np.array_split(pixels, self.devices) if len(part)]
+            # Devices without an image repeat the first one, and what they answer is dropped.
+            given = [*parts, *[pixels[:1]] * (self.devices - len(parts))]
+            values = self._strategy.experimental_distribute_values_from_function(
+                lambda context: tf.constant(given[context.replica_id_in_sync_group % self.devices])
+            )
+            answers = self._strategy.experimental_local_results(
+                self._spread(pixels.dtype.name, kind)(values, *options)
+            )[: len(parts)]
+        return [tf.nest.map_structure(lambda tensor: tensor.numpy(), answer) for answer in answers]
 
-    def _function(self, dtype: str, views: tuple[View, ...] | None) -> Any:
-        """Returns the graph for pixels of a type: to logits, or to classes after the views."""
-        if (dtype, views) not in self._functions:
-            signature = [tf.TensorSpec((None, None, None, self._bands), dtype)]
-            self._functions[dtype, views] = tf.function(self._step(views), input_signature=signature, autograph=False)
-        return self._functions[dtype, views]
+    def _function(self, dtype: str, kind: _Kind) -> Any:
+        """Returns the graph of a kind for pixels of a type."""
+        if (dtype, kind) not in self._functions:
+            signature = [tf.TensorSpec((None, None, None, self._bands), dtype), *kind.options]
+            self._functions[dtype, kind] = tf.function(self._step(kind), input_signature=signature, autograph=False)
+        return self._functions[dtype, kind]
 
-    def _step(self, views: tuple[View, ...] | None) -> Step:
-        return self._logits if views is None else functools.partial(self._classes, views)
+    def _step(self, kind: _Kind) -> Step:
+        if kind.views is None:
+            return self._logits
+        return functools.partial(self._classes_and_confidence if kind.confidence else self._classes, kind)
 
-    def _spread(self, dtype: str, views: tuple[View, ...] | None) -> Any:
+    def _spread(self, dtype: str, kind: _Kind) -> Any:
         """Returns the same over all devices."""
-        key = f"{dtype} on all devices", views
+        key = f"{dtype} on all devices", kind
         if key not in self._functions:
-            step, strategy = self._step(views), self._strategy
+            step, strategy = self._step(kind), self._strategy
 
-            def run(values: Any) -> Any:
-                return strategy.run(step, args=(values,))
+            def run(values: Any, *options: tf.Tensor) -> Any:
+                return strategy.run(step, args=(values, *options))
 
             self._functions[key] = tf.function(run, reduce_retracing=True, autograph=False)
         return self._functions[key]
@@ -123,10 +180,24 @@ class DevicePredictor:
     def _logits(self, pixels: tf.Tensor) -> tf.Tensor:
         return self._forward(tf.cast(pixels, tf.float32))
 
-    def _classes(self, views: tuple[View, ...], pixels: tf.Tensor) -> tf.Tensor:
-        pixels = tf.cast(pixels, tf.float32)
-        turned = [_turn_back(self._forward(_turn(pixels, view)), view) for view in views]
-        return largest_classes([tf.cast(logits, tf.float32) for logits in turned], self.num_classes)
+    def _classes(self, kind: _Kind, pixels: tf.Tensor, at_once: tf.Tensor) -> tf.Tensor:
+        logits = self._turned(kind, pixels)
+        (found,) = self._search(kind)(logits, at_once)
+        return tf.reshape(found, tf.shape(logits[0])[:3])
+
+    def _classes_and_confidence(
+        self, kind: _Kind, pixels: tf.Tensor, at_once: tf.Tensor, *doubt: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns planes `(2, B, H, W)`, places of unsure pixels `(N, 3)`, and their logits `(views, N, classes)`."""
+        logits = self._turned(kind, pixels)
+        *planes, unsure = (tf.reshape(x, tf.shape(logits[0])[:3]) for x in self._search(kind)(logits, at_once, *doubt))
+        places = tf.where(unsure)
+        return tf.stack(planes), places, tf.stack([tf.gather_nd(one, places) for one in logits])
+
+    def _turned(self, kind: _Kind, pixels: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the logits of each view as float32, turned back."""
+        pixels, views = tf.cast(pixels, tf.float32), kind.views or ()
+        return [tf.cast(_turn_back(self._forward(_turn(pixels, view)), view), tf.float32) for view in views]
 
 
 def _turn(images: tf.Tensor, view: View) -> tf.Tensor:
@@ -146,60 +217,3 @@ def _turn_back(images: tf.Tensor, view: View) -> tf.Tensor:
 def _flip(images: tf.Tensor, vertical: bool, horizontal: bool) -> tf.Tensor:
     axes = [1] * vertical + [2] * horizontal
     return tf.reverse(images, axes) if axes else images
-
-
-def largest_classes(logits: Sequence[tf.Tensor], num_classes: int) -> tf.Tensor:
-    """Finds the largest logit of each pixel, in a graph.
-
-    TensorFlow's own search over the last axis takes longer on a CPU than NumPy's. The one here is compiled by XLA: it
-    reads the logits once, and finds along the way whether they are numbers. Compiled, a sum also keeps its order, which
-    TensorFlow's graphs change.
-
-    Args:
-        logits: `(B, H, W, num_classes)` float32 of each view, turned back; their mean is looked at.
-        num_classes: At most 255.
-
-    Returns:
-        `(B, H, W)` uint8: the class, the lowest id on a tie; `NOT_FINITE` where a mean is NaN or infinite.
-    """
-    search = _compiled_search(num_classes, len(logits))
-    flat = [tf.reshape(one, (-1, num_classes)) for one in logits]
-    count = tf.shape(flat[0])[0]
-    chunks = count // _CHUNK
-    found = tf.TensorArray(tf.uint8, size=chunks + 1, element_shape=(_CHUNK,))
-
-    def step(index: tf.Tensor, found: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-        # A slice of whole rows is no copy.
-        parts = [tf.slice(one, (index * _CHUNK, 0), (_CHUNK, num_classes)) for one in flat]
-        return index + 1, found.write(index, search(*parts))
-
-    _, found = tf.while_loop(lambda index, _: index < chunks, step, (0, found))
-    padding = (0, (chunks + 1) * _CHUNK - count), (0, 0)
-    rest = [tf.ensure_shape(tf.pad(one[chunks * _CHUNK :], padding), (_CHUNK, num_classes)) for one in flat]
-    found = found.write(chunks, search(*rest))
-    return tf.reshape(found.concat()[:count], tf.shape(logits[0])[:3])
-
-
-@functools.cache
-def _compiled_search(num_classes: int, views: int) -> Any:
-    """Returns the search among the logits of `_CHUNK` pixels, `(_CHUNK, num_classes)` for each view."""
-
-    @tf.function(jit_compile=True, input_signature=[tf.TensorSpec((_CHUNK, num_classes), tf.float32)] * views)
-    def search(*logits: tf.Tensor) -> tf.Tensor:
-        mean = functools.reduce(operator.add, logits)
-        values = tf.unstack(mean / views if views > 1 else mean, axis=-1)
-        finite = functools.reduce(tf.logical_and, map(tf.math.is_finite, values))
-        # Neighbours are compared in pairs, and the winners again: of equal ones the left, whose id is lower, wins.
-        rivals = [(value, tf.fill(tf.shape(value), index)) for index, value in enumerate(values)]
-        while len(rivals) > 1:
-            pairs = zip(rivals[::2], rivals[1::2], strict=False)
-            last = rivals[-1:] if len(rivals) % 2 else []
-            rivals = [_winner(left, right) for left, right in pairs] + last
-        return tf.where(finite, tf.cast(rivals[0][1], tf.uint8), tf.constant(NOT_FINITE, tf.uint8))
-
-    return search
-
-
-def _winner(left: tuple[tf.Tensor, tf.Tensor], right: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    is_right = right[0] > left[0]
-    return tf.where(is_right, right[0], left[0]), tf.where(is_right, right[1], left[1])

@@ -6,7 +6,7 @@ it has. A backbone's names carry no prefix, as in the files of backbones. Those 
 `backbone.`, as in the files of trained models.
 
 Source: the state dicts of paddleseg/models and contrib/RSSegBenchmark/backbones of PaddleSeg, misspellings included;
-for MobileNetV3 and LR-ASPP, which the benchmark lacks, those of torchvision.
+for MobileNetV3 and LR-ASPP, which the benchmark lacks, those of torchvision, for EfficientNet efficientnet-pytorch.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ import re
 from collections.abc import Iterable, Mapping
 
 __all__ = [
+    "TORCH_VARIABLES",
+    "VARIABLES",
     "c2fnet_names",
     "danet_names",
     "deeplabv3plus_names",
+    "efficientnet_names",
     "fcn_names",
     "hrnet_contrast_names",
     "hrnet_names",
@@ -25,13 +28,13 @@ __all__ = [
     "mobilenet_v3_names",
     "ocrnet_names",
     "pspnet_names",
+    "renamed",
     "resnet_names",
     "resnet_vd_names",
     "upernet_names",
 ]
 
-# Variable of Keras -> last word of a tensor's name.
-_VARIABLES = {
+VARIABLES = {
     "kernel": "weight",
     "bias": "bias",
     "gamma": "weight",
@@ -39,26 +42,34 @@ _VARIABLES = {
     "moving_mean": "_mean",
     "moving_variance": "_variance",
 }
+"""Variable of Keras -> last word of a tensor's name in files of Paddle."""
+
+TORCH_VARIABLES = {**VARIABLES, "moving_mean": "running_mean", "moving_variance": "running_var"}
+"""The same in files of torch."""
+
 # What follows a block's name for its convolution and for its normalisation.
 _PADDLE_BLOCK = ("._conv", "._batch_norm")
 _TORCH_BLOCK = (".0", ".1")
 _NO_BLOCK = ("", "")
+_STAGE_BLOCK = re.compile(r"stage(\d+)_block(\d+)(?=_)")
 
 
 # === Backbones ===
 
 
 def resnet_names(paths: Iterable[str]) -> dict[str, str]:
-    """Names of `rsseg_tf.backbones.resnet`."""
+    """Names of `rsseg_tf.backbones.resnet`, whose deep stem is a list in mmsegmentation's files."""
     rules = {
         "stem_conv": "conv1",
         "stem_conv_bn": "bn1",
+        **{f"stem_conv{c}": f"stem.{3 * (c - 1)}" for c in (1, 2, 3)},
+        **{f"stem_conv{c}_bn": f"stem.{3 * (c - 1) + 1}" for c in (1, 2, 3)},
         "stage{s}_block{b}_conv{c}": "layer{s}.{b0}.conv{c}",
         "stage{s}_block{b}_conv{c}_bn": "layer{s}.{b0}.bn{c}",
         "stage{s}_block{b}_shortcut": "layer{s}.{b0}.downsample.0",
         "stage{s}_block{b}_shortcut_bn": "layer{s}.{b0}.downsample.1",
     }
-    return _renamed(paths, rules, _NO_BLOCK)
+    return renamed(paths, rules, _NO_BLOCK)
 
 
 def resnet_vd_names(paths: Iterable[str]) -> dict[str, str]:
@@ -68,7 +79,7 @@ def resnet_vd_names(paths: Iterable[str]) -> dict[str, str]:
         "stage{s}_block{b}_conv{c}": "bb_{s0}_{b0}.conv{c0}",
         "stage{s}_block{b}_shortcut": "bb_{s0}_{b0}.short",
     }
-    return _renamed(paths, rules)
+    return renamed(paths, rules)
 
 
 def hrnet_names(paths: Iterable[str]) -> dict[str, str]:
@@ -85,7 +96,7 @@ def hrnet_names(paths: Iterable[str]) -> dict[str, str]:
         "stage{s}_module{m}_fuse_{source}to{target}": fusion,
         "stage{s}_module{m}_fuse_{source}to{target}_conv{c}": fusion + "_{c}",
     }
-    return _renamed(paths, rules)
+    return renamed(paths, rules)
 
 
 def mobilenet_v3_names(paths: Iterable[str]) -> dict[str, str]:
@@ -101,7 +112,24 @@ def mobilenet_v3_names(paths: Iterable[str]) -> dict[str, str]:
         rules |= {f"block{block}_{part}": f"features.{block}.block.{i}" for i, part in enumerate(parts)}
         if "squeeze" in parts:
             rules[f"block{block}_squeeze_conv{{c}}"] = rules[f"block{block}_squeeze"] + ".fc{c}"
-    return _renamed(paths, rules, _TORCH_BLOCK)
+    return renamed(paths, rules, _TORCH_BLOCK)
+
+
+def efficientnet_names(paths: Iterable[str]) -> dict[str, str]:
+    """Names of `rsseg_tf.backbones.efficientnet` in efficientnet-pytorch and the packages that are named like it."""
+    paths = list(paths)
+    found = {match[0]: (int(match[1]), int(match[2])) for path in paths if (match := _STAGE_BLOCK.match(path))}
+    rules = {"stem_conv": "_conv_stem", "stem_conv_bn": "_bn0"}
+    for number, block in enumerate(sorted(found, key=lambda name: found[name])):
+        # All blocks are one list there.
+        theirs = f"_blocks.{number}"
+        for index, part in enumerate(("expand", "depthwise", "project")):
+            rules |= {
+                f"{block}_{part}": f"{theirs}._{part}_conv",
+                f"{block}_{part}_bn": f"{theirs}._bn{index}",
+            }
+        rules |= {f"{block}_squeeze_conv1": f"{theirs}._se_reduce", f"{block}_squeeze_conv2": f"{theirs}._se_expand"}
+    return renamed(paths, rules, _NO_BLOCK)
 
 
 # === Segmentors ===
@@ -111,7 +139,7 @@ def mobilenet_v3_names(paths: Iterable[str]) -> dict[str, str]:
 
 def fcn_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
     """Names of `rsseg_tf.segmentors.fcn`."""
-    return _prefixed(backbone) | _renamed(paths, {"head_conv": "head.conv_1", "head_classifier": "head.cls"})
+    return _prefixed(backbone) | renamed(paths, {"head_conv": "head.conv_1", "head_classifier": "head.cls"})
 
 
 def deeplabv3plus_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
@@ -129,7 +157,7 @@ def deeplabv3plus_names(paths: Iterable[str], backbone: Mapping[str, str]) -> di
         "decoder_conv2_pointwise": "head.decoder.conv_bn_relu3.piontwise_conv",
         "decoder_classifier": "head.decoder.conv",
     }
-    return _prefixed(backbone) | _renamed(paths, rules)
+    return _prefixed(backbone) | renamed(paths, rules)
 
 
 def pspnet_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
@@ -141,7 +169,7 @@ def pspnet_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str,
         "aux_conv": "head.auxlayer.conv_bn_relu",
         "aux_classifier": "head.auxlayer.conv",
     }
-    return _prefixed(backbone) | _renamed(paths, rules)
+    return _prefixed(backbone) | renamed(paths, rules)
 
 
 def upernet_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
@@ -161,7 +189,7 @@ def upernet_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str
         "aux_conv": "head.aux_head.conv_bn_relu",
         "aux_classifier": "head.aux_head.conv",
     }
-    return _prefixed(backbone) | _renamed(paths, rules)
+    return _prefixed(backbone) | renamed(paths, rules)
 
 
 def danet_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
@@ -180,7 +208,7 @@ def danet_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, 
         "aux_classifier": "head.aux_head.1",
     }
     scales = {"head.pam.gamma": "pam_attention/gamma", "head.cam.gamma": "cam_attention/gamma"}
-    return _prefixed(backbone) | _renamed(paths, rules) | scales
+    return _prefixed(backbone) | renamed(paths, rules) | scales
 
 
 def ocrnet_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
@@ -197,7 +225,7 @@ def ocrnet_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str,
         "aux_conv": "head.aux_head.0",
         "aux_classifier": "head.aux_head.1",
     }
-    return _prefixed(backbone) | _renamed(paths, rules)
+    return _prefixed(backbone) | renamed(paths, rules)
 
 
 def hrnet_contrast_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
@@ -208,7 +236,7 @@ def hrnet_contrast_names(paths: Iterable[str], backbone: Mapping[str, str]) -> d
         "projection_conv": "proj_head.proj.0",
         "projection": "proj_head.proj.1",
     }
-    return _prefixed(backbone) | _renamed(paths, rules)
+    return _prefixed(backbone) | renamed(paths, rules)
 
 
 def lraspp_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
@@ -220,7 +248,7 @@ def lraspp_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str,
         "head_classifier": "classifier.high_classifier",
     }
     features = {name.removeprefix("features."): path for name, path in backbone.items()}
-    return _prefixed(features) | _renamed(paths, rules, _TORCH_BLOCK)
+    return _prefixed(features) | renamed(paths, rules, _TORCH_BLOCK)
 
 
 def c2fnet_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
@@ -229,7 +257,7 @@ def c2fnet_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str,
     That is all that PaddleSeg stores: its coarse model is a file of its own.
     """
     rules = {"head_conv": "head_fgbg.conv_1", "head_classifier": "head_fgbg.cls"}
-    return _prefixed(backbone) | _renamed(paths, rules)
+    return _prefixed(backbone) | renamed(paths, rules)
 
 
 # === Rules ===
@@ -239,15 +267,21 @@ def _prefixed(backbone: Mapping[str, str]) -> dict[str, str]:
     return {f"backbone.{name}": path for name, path in backbone.items()}
 
 
-def _renamed(paths: Iterable[str], rules: Mapping[str, str], block: tuple[str, str] = _PADDLE_BLOCK) -> dict[str, str]:
+def renamed(
+    paths: Iterable[str],
+    rules: Mapping[str, str],
+    block: tuple[str, str] = _PADDLE_BLOCK,
+    variables: Mapping[str, str] = VARIABLES,
+) -> dict[str, str]:
     """Returns the names of the tensors of all paths that a rule is for.
 
     Args:
-        paths: Paths of variables: a layer, a slash, and a key of `_VARIABLES`.
+        paths: Paths of variables: a layer, a slash, and a key of `variables`.
         rules: Name of a layer -> beginning of a tensor's name. `{b}` on the left stands for a number; on the right it
             is that number, and `{b0}` is one less.
         block: What is put behind the name of a convolution that is followed by a normalisation, and what behind the
             name of the normalisation, unless that has a rule of its own.
+        variables: Variable of Keras -> last word of a tensor's name.
     """
     paths = list(paths)
     layers = {path.rpartition("/")[0] for path in paths}
@@ -269,5 +303,5 @@ def _renamed(paths: Iterable[str], rules: Mapping[str, str], block: tuple[str, s
         elif name is None and layer.endswith("_bn") and (name := of_layer(layer.removesuffix("_bn"))) is not None:
             name += block[1]
         if name is not None:
-            names[f"{name}.{_VARIABLES[variable]}"] = path
+            names[f"{name}.{variables[variable]}"] = path
     return names

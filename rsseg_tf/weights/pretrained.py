@@ -1,7 +1,7 @@
 """Loads released weights into models: opens their source, finds the part of the model, and reports what was used.
 
-A source is a file (`.pdparams`, torch's `.pth`, or a zip or tar.gz archive with one of them), a URL of one, the folder
-of a checkpoint of ours, or the name of a keras-hub preset.
+A source is a file (`.pdparams`, torch's `.pth`, `.safetensors`, or a zip or tar.gz archive with one of them), a URL of
+one, the folder of a checkpoint of ours, or the name of a keras-hub preset.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import numpy as np
 from rsseg_tf.build import build_backbone
 from rsseg_tf.checkpoint import read_weights
 from rsseg_tf.config import Config
-from rsseg_tf.config.zoo import Backbone, C2FNet, Model
+from rsseg_tf.config.zoo import Backbone, BackboneSection, C2FNet, Model
 from rsseg_tf.errors import WeightsError
 from rsseg_tf.files.cache import Progress, cached, is_offline
 from rsseg_tf.weights.assign import assign_variables
+from rsseg_tf.weights.families import recognise, without_wrapper
 from rsseg_tf.weights.layouts import inflate_bands, match_names
 from rsseg_tf.weights.presets import is_preset, read_preset
 from rsseg_tf.weights.tensors import TensorFile, read_tensors
@@ -48,21 +49,17 @@ class Part:
 
     Attributes:
         section: The section of the config, e.g. "model.backbone".
-        name: What the section calls it.
+        row: What stands in that section.
         source: What its `pretrained` names.
-        paths: Of its variables inside the model.
-        names: Names of its tensors in released files, each with the path of the variable; none where nothing is
-            released.
+        paths: Of its variables by itself, without `prefix`.
         prefix: What the paths begin with inside the model.
-        whole: Whether a file must have nothing beyond these names; a backbone may come with the head it was trained
-            with.
+        whole: Whether a file must have nothing beyond this part; a backbone may come with the head it was trained with.
     """
 
     section: str
-    name: str
+    row: Model | Backbone
     source: str | None
     paths: tuple[str, ...]
-    names: Mapping[str, str]
     prefix: str = ""
     whole: bool = False
 
@@ -136,9 +133,9 @@ def _imported(path: str) -> Any:
 
 def backbone_part(section: Backbone, paths: Sequence[str], source: str | None = None) -> Part:
     """Returns a backbone as a part of a model whose variables have these paths."""
-    names = backbone_names(section, paths)
-    own = set(names.values()) or {variable.path for variable in build_backbone(section).weights}
-    return Part("backbone", section.name, source, tuple(path for path in paths if path in own), names)
+    own = set(backbone_names(section, paths).values())
+    own = own or {variable.path for variable in build_backbone(section).weights}
+    return Part("backbone", section, source, tuple(path for path in paths if path in own))
 
 
 def parts(config: Config, model: Any) -> tuple[Part, ...]:
@@ -147,21 +144,12 @@ def parts(config: Config, model: Any) -> tuple[Part, ...]:
 
     def of(section: str, row: Model, prefix: str) -> list[Part]:
         own = [path.removeprefix(prefix) for path in paths if path.startswith(prefix)]
-        whole = Part(section, row.name, row.pretrained, tuple(own), weight_names(row, own), whole=True)
-        found = [whole]
+        found = [Part(section, row, row.pretrained, tuple(own), whole=True)]
         if row.backbone is not None:
             # A whole model brings its backbone along.
             source = None if row.pretrained else row.backbone.pretrained
-            found = [replace(backbone_part(row.backbone, own, source), section=f"{section}.backbone"), whole]
-        return [
-            replace(
-                part,
-                prefix=prefix,
-                paths=tuple(prefix + path for path in part.paths),
-                names={name: prefix + path for name, path in part.names.items()},
-            )
-            for part in found
-        ]
+            found = [replace(backbone_part(row.backbone, own, source), section=f"{section}.backbone"), *found]
+        return [replace(part, prefix=prefix) for part in found]
 
     if isinstance(config.model, C2FNet):
         return (*of("model.coarse", config.model.coarse, "coarse/"), *of("model", config.model, "fine/"))
@@ -173,7 +161,8 @@ def backbone_paths(config: Config, model: Any) -> tuple[str, ...]:
 
     Nothing for a model without a backbone.
     """
-    return next((part.paths for part in parts(config, model) if part.section == "model.backbone"), ())
+    found = next((part for part in parts(config, model) if part.section == "model.backbone"), None)
+    return () if found is None else tuple(found.prefix + path for path in found.paths)
 
 
 def load_pretrained(
@@ -231,9 +220,9 @@ def open_source(source: str, *, offline: bool = False, progress: Progress | None
     if path.is_file():
         return read_tensors(path)
     raise WeightsError(
-        f"The weights {source} do not exist. Allowed: a file (.pdparams, .pth, or a zip or tar.gz archive with one), a "
-        "URL that begins with http:// or https://, the folder of a checkpoint such as output/best_model, or a preset "
-        "of keras-hub such as resnet_vd_50_ssld_v2_imagenet."
+        f"The weights {source} do not exist. Allowed: a file (.pdparams, .pth, .safetensors, or a zip or tar.gz with "
+        "one of them), a URL that begins with http:// or https://, the folder of a checkpoint such as "
+        "output/best_model, or a preset of keras-hub such as resnet_vd_50_ssld_v2_imagenet."
     )
 
 
@@ -243,7 +232,7 @@ def load_part(model: Any, part: Part, file: TensorFile) -> LoadReport:
     Raises:
         WeightsError: When one is missing, left over or has another shape. Nothing is assigned then.
     """
-    paths = set(part.paths)
+    paths = {part.prefix + path for path in part.paths}
     if file.by_path and part.section == "model":  # our checkpoints hold whole models, the coarse one included
         paths = {variable.path for variable in model.weights}
     variables = {variable.path: variable for variable in model.weights if variable.path in paths}
@@ -251,37 +240,66 @@ def load_part(model: Any, part: Part, file: TensorFile) -> LoadReport:
         # A checkpoint of c2fnet has the prefix; one of a model by itself has not.
         names = {path if path in file.tensors else path.removeprefix(part.prefix): path for path in variables}
         found = {name: file.tensors[name] for name in names if name in file.tensors}
-        skipped = tuple(name for name in file.tensors if name not in found)
+        rest = {name: array for name, array in file.tensors.items() if name not in found}
     else:
-        names = _released(part)
-        found, skipped = match_names(file.tensors, names)
+        names, found, rest = _translated(part, file)
     _require_likeness(part, file, len(found), len(names))
     found = _fit_bands(found, names, variables, channels_first=not file.by_path)
-    left_over = {
-        name: file.tensors[name] for name in skipped if part.whole and not name.endswith("num_batches_tracked")
-    }
+    left_over = {name: array for name, array in rest.items() if part.whole and not name.endswith("num_batches_tracked")}
     what = f"{part.section} ({file.source})"
     assign_variables(variables, found | left_over, names, what, channels_first=not file.by_path)
     values = sum(int(np.prod(array.shape)) for array in found.values())
-    return LoadReport(part.section, file, len(found), values, skipped)
+    return LoadReport(part.section, file, len(found), values, tuple(rest))
+
+
+def _translated(part: Part, file: TensorFile) -> tuple[dict[str, str], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Returns the names of a part's tensors with the paths of their variables, those tensors, and the file's others.
+
+    Raises:
+        WeightsError: When no rules of names are for this part.
+    """
+    tensors = without_wrapper(file.tensors)
+    family = recognise(tensors)
+    if family is None:
+        names = _released(part)
+        found, skipped = match_names(file.tensors, names)
+        rest = {name: file.tensors[name] for name in skipped}
+    else:
+        translation = family.translate(tensors, part.row, part.paths)
+        names = dict(translation.names)
+        if not names:
+            raise WeightsError(
+                f"{file.source} is not for {part.section}, which is {part.row.label}: it holds "
+                f"{family.describe(tensors)}, as {family.name} names it. Write the section model of that network."
+            )
+        found = {name: translation.tensors[name] for name in names if name in translation.tensors}
+        rest = {name: array for name, array in translation.tensors.items() if name not in found}
+    return {name: part.prefix + path for name, path in names.items()}, found, rest
 
 
 def _released(part: Part) -> dict[str, str]:
-    if not part.names:
+    """Returns the names of a part's tensors in files of the benchmark, each with the path of the variable by itself."""
+    names_of: Any = backbone_names if isinstance(part.row, BackboneSection) else weight_names
+    names: dict[str, str] = names_of(part.row, part.paths)
+    if not names:
         raise WeightsError(
-            f"There is no map of released weights for {part.name} ({part.section}). Leave `pretrained` out, name a "
+            f"There is no map of released weights for {part.row.name} ({part.section}). Leave `pretrained` out, name a "
             "checkpoint of ours, or write the map: weight_names of its row in rsseg_tf/config/zoo.py."
         )
-    return dict(part.names)
+    return names
 
 
 def _require_likeness(part: Part, file: TensorFile, found: int, wanted: int) -> None:
     if found * 100 >= wanted * _LEAST_LIKENESS:
         return
-    examples = ", ".join(list(file.tensors)[:3])
+    family = recognise(without_wrapper(file.tensors))
+    if family is None:
+        holds = f"its own are called {', '.join(list(file.tensors)[:3])}, …"
+    else:
+        holds = f"it is {family.describe(without_wrapper(file.tensors))} ({family.name})"
     raise WeightsError(
-        f"{file.source} is not for {part.section}: it has {found} of the {wanted} tensors of this architecture; its "
-        f"own are called {examples}, …. Use the config of the model that it comes from."
+        f"{file.source} is not for {part.section}: it has {found} of the {wanted} tensors of this architecture; "
+        f"{holds}. Use the config of the model that it comes from."
     )
 
 

@@ -1,4 +1,4 @@
-"""Reads files of weights as they are released: Paddle's `.pdparams`, torch's `.pth`, and archives of one of them."""
+"""Reads files of weights as they are released: `.pdparams`, torch's `.pth`, `.safetensors`, and archives of one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 
 from rsseg_tf.errors import WeightsError, reason
 from rsseg_tf.weights.unpickle import StoredTensor, unpickle
@@ -29,7 +30,12 @@ _PIECE = 1 << 20
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 # Where files keep their weights among epochs, optimizers and the like.
 _CONTAINERS = ("state_dict", "model", "model_state_dict", "network")
-_WEIGHT_SUFFIXES = (".pdparams", ".pth", ".pt", ".pth.tar")
+_WEIGHT_SUFFIXES = (".pdparams", ".pth", ".pt", ".pth.tar", ".safetensors")
+# Safetensors' names of types -> NumPy's; bfloat16, which NumPy lacks, becomes float32.
+_SAFETENSORS_TYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "uint16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,8 @@ def read_tensors(path: Path, source: str | None = None) -> TensorFile:
     """Reads a file of weights. Nothing in it is executed.
 
     Args:
-        path: A `.pdparams` or torch file, or a zip or tar.gz archive with one of them in it; the suffix is not
-            looked at.
+        path: A `.pdparams`, torch or `.safetensors` file, or a zip or tar.gz archive with one of them in it; the suffix
+            is not looked at.
         source: How messages call it; by default the path.
 
     Raises:
@@ -138,8 +144,12 @@ def _read(content: bytes, room: _Room, depth: int = 0) -> tuple[str, dict[str, n
         return _read_zip(content, room, depth)
     if content.startswith(b"\x1f\x8b"):
         return _read_tar(content, room, depth)
+    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") <= len(content) - 8:
+        return "safetensors", _read_safetensors(content)
     if content[0] not in b"\x80(}cC":
-        raise WeightsError(f"is neither .pdparams nor torch nor an archive (it begins with {content[:8]!r})")
+        raise WeightsError(
+            f"is neither .pdparams nor torch nor .safetensors nor an archive (it begins with {content[:8]!r})"
+        )
     file = io.BytesIO(content)
     first = unpickle(file)
     if first == _TORCH_MAGIC:
@@ -188,6 +198,26 @@ def _only_weights(names: list[str], depth: int) -> str:
 def _member(archive: zipfile.ZipFile, name: str, room: _Room) -> bytes:
     with archive.open(name) as file:
         return room.read(file, archive.getinfo(name).file_size)
+
+
+# === Safetensors ===
+
+
+def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:
+    arrays = {}
+    for name, tensor in safetensors.deserialize(content):
+        kind = str(tensor["dtype"])
+        if kind not in _SAFETENSORS_TYPES:
+            raise WeightsError(
+                f"holds '{name}' as {kind}; readable are {', '.join(_SAFETENSORS_TYPES)}. Save it as F32 or F16"
+            )
+        array = np.frombuffer(tensor["data"], np.dtype(_SAFETENSORS_TYPES[kind]).newbyteorder("<"))
+        if kind == "BF16":
+            array = (array.astype(np.uint32) << 16).view(np.float32)
+        arrays[name] = array.astype(array.dtype.newbyteorder("="), copy=False).reshape(tensor["shape"])
+    if not arrays:
+        raise WeightsError("holds no weights")
+    return arrays
 
 
 # === torch ===

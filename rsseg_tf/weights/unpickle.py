@@ -214,6 +214,17 @@ def _ordered(items: Any = ()) -> _Dict:
 def _names(budget: _Budget) -> dict[tuple[str, str], Any]:
     """The table, new for each file, so that no file can leave anything behind."""
 
+    class Ignored:
+        """A stand-in for an object that is of no use here, whatever is in it."""
+
+        __slots__ = ()
+
+        def __new__(cls, *_: Any) -> Ignored:
+            return object.__new__(cls)
+
+        def __setstate__(self, state: Any) -> None:
+            pass
+
     def counted(call: Callable[..., Any], unit: int) -> _Function:
         """A stand-in that copies its first argument, whose entries take `unit` bytes each."""
 
@@ -233,6 +244,8 @@ def _names(budget: _Budget) -> dict[tuple[str, str], Any]:
         ("torch._utils", "_rebuild_tensor"): _Function(StoredTensor),
         ("torch._utils", "_rebuild_parameter"): _Function(lambda tensor, *_: tensor),
         ("torch", "Size"): _Function(lambda sizes=(): _sizes(sizes)),
+        # Training logs beside the weights in checkpoints of mmengine, and how they name their methods.
+        ("mmengine.logging.history_buffer", "HistoryBuffer"): Ignored,
     }
     for core in ("numpy.core", "numpy._core"):
         table[f"{core}.multiarray", "_reconstruct"] = _Function(lambda *_: _Array())
@@ -242,6 +255,7 @@ def _names(budget: _Budget) -> dict[tuple[str, str], Any]:
         table["torch", name] = dtype
     for name in ("builtins", "__builtin__"):
         table[name, "bytearray"] = counted(_bytearray, 1)
+        table[name, "getattr"] = _Function(lambda *_: None)
     return table
 
 

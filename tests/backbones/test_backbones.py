@@ -9,11 +9,16 @@ import pytest
 import tensorflow as tf
 
 from rsseg_tf.backbones import (
+    efficientnet,
+    efficientnet_b2,
+    efficientnet_lite0,
+    efficientnet_lite2,
     hrnet,
     mobilenet_v3,
     mobilenet_v3_large,
     resnet,
     resnet18,
+    resnet18_v1c,
     resnet18_vd,
     resnet50,
     resnet50_vd,
@@ -33,6 +38,14 @@ _NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]
     "resnet_basic": (
         lambda **options: resnet((1, 2, 1, 1), _WIDTHS, bottleneck=False, **options),
         {"c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (32, 8)},
+    ),
+    "resnet_v1c_8": (
+        lambda **options: resnet((1, 1, 2, 2), _WIDTHS, bottleneck=True, deep_stem=True, output_stride=8, **options),
+        {"c2": (4, 16), "c3": (8, 16), "c4": (8, 32), "c5": (8, 32)},
+    ),
+    "resnet_v1c_basic_16": (
+        lambda **options: resnet((1, 1, 1, 2), _WIDTHS, bottleneck=False, deep_stem=True, output_stride=16, **options),
+        {"c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (16, 8)},
     ),
     "resnet_vd_8": (
         lambda **options: resnet_vd((1, 1, 1, 2), _WIDTHS, bottleneck=True, **options),
@@ -54,6 +67,24 @@ _NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]
     "mobilenet_v3_32": (
         lambda **options: narrow_mobilenet_v3(output_stride=32, reduced_tail=True, **options),
         {"c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (32, 24)},
+    ),
+    "efficientnet": (
+        lambda **options: efficientnet(0.25, 0.3, **options),
+        {"c1": (2, 8), "c2": (4, 8), "c3": (8, 16), "c4": (16, 32), "c5": (32, 80)},
+    ),
+    "efficientnet_lite_16": (
+        lambda **options: efficientnet(
+            0.25, 0.5, lite=True, output_stride=16, first_feature="stem", padding="symmetric", epsilon=1e-5, **options
+        ),
+        {"c1": (2, 32), "c2": (4, 8), "c3": (8, 16), "c4": (16, 32), "c5": (16, 80)},
+    ),
+    "efficientnet_lite_8": (
+        lambda **options: efficientnet(0.25, 0.3, lite=True, output_stride=8, **options),
+        {"c1": (2, 8), "c2": (4, 8), "c3": (8, 16), "c4": (8, 32), "c5": (8, 80)},
+    ),
+    "hrnet_of_mmsegmentation": (
+        lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, variant="mmsegmentation", **options),
+        {"c2": (4, 60)},
     ),
     "hrnet": (lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, **options), {"c2": (4, 60)}),
 }
@@ -143,6 +174,16 @@ def test_dilation_replaces_stride_and_multiplies_with_the_grid() -> None:
     assert at_16.get_layer("stage3_block1_conv2").strides == (2, 2)
 
 
+@pytest.mark.parametrize("bottleneck", [True, False])
+def test_the_first_block_of_a_dilated_stage_has_the_dilation_of_the_stage_before(bottleneck: bool) -> None:
+    model = resnet((1, 1, 2, 2), _WIDTHS, bottleneck=bottleneck, output_stride=8)
+    dilated, other = ("conv2", "conv1") if bottleneck else ("conv1", "conv2")
+    names = ("stage2_block1", "stage3_block1", "stage3_block2", "stage4_block1", "stage4_block2")
+    assert [model.get_layer(f"{name}_{dilated}").dilation_rate[0] for name in names] == [1, 1, 2, 2, 4]
+    assert {model.get_layer(f"{name}_{other}").dilation_rate for name in names} == {(1, 1)}
+    assert [model.get_layer(f"{name}_{dilated}").strides[0] for name in names] == [2, 1, 1, 1, 1]
+
+
 def test_mobilenet_dilates_its_last_blocks() -> None:
     for output_stride, expected in {32: [1, 1, 1], 16: [1, 2, 2], 8: [2, 4, 4]}.items():
         model = narrow_mobilenet_v3(output_stride=output_stride)
@@ -159,6 +200,24 @@ def test_mobilenet_takes_its_features_from_the_first_blocks_of_a_stride() -> Non
     # Block 4 has the stride of block 3.
     c3 = model.get_layer("block3_project_bn").output
     assert model.output["c3"] is c3 and model.get_layer("block4_expand").input is c3
+
+
+def test_efficientnet_dilates_its_last_blocks() -> None:
+    for output_stride, expected in {32: [1, 1, 1, 1, 1], 16: [1, 1, 2, 2, 2], 8: [2, 2, 4, 4, 4]}.items():
+        model = efficientnet(0.25, 0.5, output_stride=output_stride)
+        names = ("stage4_block1", "stage4_block2", "stage6_block1", "stage6_block2", "stage7_block1")
+        layers = [model.get_layer(f"{name}_depthwise") for name in names]
+        assert [layer.dilation_rate[0] for layer in layers] == expected
+        assert [layer.strides[0] for layer in layers] == [
+            2 if number in (0, 2) and rate == 1 else 1 for number, rate in enumerate(expected)
+        ]
+
+
+def test_efficientnet_pads_each_stride_as_it_is_told() -> None:
+    # As networks made for images of 260 pixels, with the sides 260, 130, 65, 33 and 17.
+    model = efficientnet(0.25, 0.5, padding=("same", "same", "symmetric", "symmetric", "symmetric"))
+    padded = [layer.name for layer in model.layers if isinstance(layer, keras.layers.ZeroPadding2D)]
+    assert padded == [f"stage{number}_block1_depthwise_pad" for number in (3, 4, 6)]
 
 
 def test_a_reduced_tail_keeps_what_comes_before() -> None:
@@ -185,6 +244,15 @@ def test_named_builders_are_the_published_networks() -> None:
     # Parameters of torchvision's ResNets without their classifier.
     assert sum(int(np.prod(weight.shape)) for weight in resnet18().trainable_weights) == 11_176_512
     assert sum(int(np.prod(weight.shape)) for weight in resnet50().trainable_weights) == 23_508_032
+    # Those of mmsegmentation's ResNetV1c.
+    assert sum(int(np.prod(weight.shape)) for weight in resnet18_v1c().trainable_weights) == 11_195_744
+    # Those of timm's EfficientNets without their last convolution and classifier.
+    for build, count in (
+        (efficientnet_lite0, 2_958_848),
+        (efficientnet_lite2, 4_357_952),
+        (efficientnet_b2, 7_202_562),
+    ):
+        assert sum(int(np.prod(weight.shape)) for weight in build().trainable_weights) == count
     assert resnet18_vd().output["c5"].shape[-1] == 512
     assert resnet50_vd(output_stride=16).name == "resnet50_vd"
 
@@ -193,6 +261,7 @@ def test_named_builders_are_the_published_networks() -> None:
     ("build", "message"),
     [
         (lambda: resnet50_vd(output_stride=12), "output_stride must be 8, 16 or 32; got 12"),
+        (lambda: resnet18_v1c(output_stride=4), "output_stride must be 8, 16 or 32; got 4. 8 is usual"),
         (lambda: resnet50_vd(multi_grid=(1, 2)), "multi_grid must be at least 3 integers"),
         (lambda: resnet50_vd(multi_grid=(1, 0, 1)), "multi_grid must be at least 3 integers of at least 1"),
         (lambda: resnet50_vd(output_stride=32, multi_grid=(2, 2, 2)), "must begin with 1 at output_stride 32"),
@@ -201,6 +270,9 @@ def test_named_builders_are_the_published_networks() -> None:
         (lambda: mobilenet_v3_large(output_stride=4), "output_stride must be 8, 16 or 32; got 4. 16 is usual"),
         (lambda: mobilenet_v3(BLOCKS[:5]), "stride 2 four times, for the strides 4, 8, 16 and 32; got 3 of them"),
         (lambda: mobilenet_v3(BLOCKS, stem_channels=0), "channels of all blocks must be at least 1; got 0"),
+        (lambda: efficientnet(1, 0), "width, depth and epsilon must be above 0; got 1, 0 and 0.001"),
+        (lambda: efficientnet_lite0(output_stride=4), "output_stride must be 8, 16 or 32; got 4. 32 is the network"),
+        (lambda: efficientnet_lite0(padding=("same", "symmetric")), "padding must be same or symmetric, or a list"),
         (lambda: hrnet(0), "width, stem_width and blocks must be at least 1"),
         (lambda: hrnet(4, modules=(1, 1)), "modules must be three integers"),
     ],

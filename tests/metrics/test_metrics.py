@@ -220,3 +220,21 @@ def test_merge_refuses_other_classes_and_nothing() -> None:
         )
     with pytest.raises(DataError, match="at least one"):
         SegmentationScores.merge([])
+
+
+def test_counts_of_bytes_are_those_of_larger_integers() -> None:
+    rng = np.random.default_rng(2)
+    labels, predictions = rng.integers(0, 255, (2, 300, 200), np.uint8)
+    labels[rng.random(labels.shape) < 0.1] = 255
+    sliced = (slice(1, None, 2), slice(None, None, -3))  # neither contiguous nor in order
+    for one, other in ((labels, predictions), (labels[sliced], predictions[sliced]), (labels[:0], predictions[:0])):
+        found = confusion_matrix(one, other, 255)
+        np.testing.assert_array_equal(found, confusion_matrix(one.astype(np.int64), other.astype(np.int64), 255))
+
+
+def test_every_pixel_of_a_large_image_counts() -> None:
+    """Beyond 2^24, where float32 leave out whole numbers."""
+    labels = np.zeros(2**24 + 1, np.uint8)
+    assert confusion_matrix(labels, labels, 2).tolist() == [[labels.size, 0], [0, 0]]
+    labels.flags.writeable = False
+    assert confusion_matrix(labels[:5], labels[:5], 2)[0, 0] == 5

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -26,25 +25,12 @@ from rsseg_tf.files.lists import Sample
 from rsseg_tf.predict import InferenceOptions, predict_labels
 from rsseg_tf.predict.decoding import largest_class
 from rsseg_tf.predict.engine import label_model, make_tiling, predict_many_labels
-from rsseg_tf.predict.options import View
 from rsseg_tf.predictors import keras_predictor
-from rsseg_tf.predictors.device import DevicePredictor, largest_classes
+from rsseg_tf.predictors.device import DevicePredictor
+from rsseg_tf.predictors.search import Search, largest_classes, search_of
 from rsseg_tf.rasters.windows import Size
 from tests.fixtures.devices import two_devices
-
-SPEC = custom_spec("five", ["a", "b", "c", "d", "e"], mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1))
-
-
-def small_model(dtype: str = "float32") -> keras.Model:
-    """Two convolutions with weights in steps, so that logits are often equal; an output besides the main one."""
-    keras.utils.set_random_seed(3)
-    policy = keras.DTypePolicy(dtype)
-    inputs = keras.Input((None, None, 3))
-    hidden = keras.layers.Conv2D(4, 3, padding="same", dtype=policy)(inputs)
-    main = keras.layers.Conv2D(5, 3, padding="same", dtype=policy)(hidden)
-    model = keras.Model(inputs, {"aux": keras.layers.Conv2D(5, 1, dtype=policy)(hidden), "main": main})
-    model.set_weights([np.round(weight * 8) / 8 for weight in model.get_weights()])
-    return model
+from tests.fixtures.labels import OPTIONS, SPEC, Spy, by_logits, pictures, small_model
 
 
 @pytest.fixture(scope="module")
@@ -60,56 +46,59 @@ def spread() -> DevicePredictor:
     return keras_predictor(model, SPEC, strategy=two_devices())
 
 
-class Spy:
-    """A model that notes what it was asked for."""
-
-    def __init__(self, model: DevicePredictor) -> None:
-        self.model, self.num_classes, self.devices = model, model.num_classes, model.devices
-        self.asked: list[tuple[str, int]] = []
-
-    def __call__(self, batch: NDArray) -> NDArray[np.float32]:
-        self.asked.append(("logits", len(batch)))
-        return self.model(batch)
-
-    def labels(self, batch: NDArray, views: Sequence[View] = ((False, False, False),)) -> NDArray[np.uint8] | None:
-        self.asked.append(("labels", len(batch)))
-        return self.model.labels(batch, views)
-
-
-def by_logits(model: DevicePredictor) -> Callable[[NDArray], NDArray[np.float32]]:
-    """The same model without labels: as every model was asked before."""
-    return lambda batch: model(batch)
-
-
-def pictures(count: int, height: int, width: int, dtype: str = "uint8") -> NDArray:
-    return np.random.default_rng(1).integers(0, 255, (count, height, width, 3)).astype(dtype)
-
-
 # === The search ===
 
 
+@pytest.mark.parametrize("at_once", [False, True], ids=["by chunks", "at once"])
 @pytest.mark.parametrize("classes", [1, 2, 5, 16])
 @pytest.mark.parametrize("shape", [(1, 3, 4), (2, 300, 301)], ids=["part of a chunk", "several chunks"])
-def test_the_class_is_numpys_also_on_ties(classes: int, shape: tuple[int, int, int]) -> None:
+def test_the_class_is_numpys_also_on_ties(classes: int, shape: tuple[int, int, int], at_once: bool) -> None:
     logits = np.random.default_rng(0).integers(-3, 3, (*shape, classes)).astype(np.float32)
-    found = largest_classes([tf.constant(logits)], classes)
+    found = largest_classes([tf.constant(logits)], classes, at_once=at_once)
     assert found.dtype == tf.uint8
     np.testing.assert_array_equal(found, logits.argmax(axis=-1))
 
 
+@pytest.mark.parametrize("at_once", [False, True], ids=["by chunks", "at once"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_pixels_with_values_that_are_not_finite_are_told(value: float) -> None:
+def test_pixels_with_values_that_are_not_finite_are_told(value: float, at_once: bool) -> None:
     logits = np.random.default_rng(0).normal(size=(2, 300, 300, 5)).astype(np.float32)
     bad = np.zeros((2, 300, 300), bool)
     for place in [(0, 0, 0, 0), (0, 17, 5, 4), (1, 299, 299, 2)]:
         logits[place] = value
         bad[place[:3]] = True
-    found = largest_classes([tf.constant(logits)], 5).numpy()
+    found = largest_classes([tf.constant(logits)], 5, at_once=at_once).numpy()
     np.testing.assert_array_equal(found == 255, bad)
     np.testing.assert_array_equal(found[~bad], logits.argmax(axis=-1)[~bad])
 
 
 # === One model ===
+
+
+def test_few_frequent_sizes_are_compiled_for() -> None:
+    search = Search(5, 1, False)
+    assert [search.is_frequent(100) for _ in range(10)] == [False] * 7 + [True] * 3
+    for pixels in range(1, 9):
+        for _ in range(20):
+            search.is_frequent(pixels)
+    assert [pixels for pixels in (*range(1, 9), 100) if search.is_frequent(pixels)] == [1, 2, 3, 100]
+
+
+def test_a_frequent_size_is_searched_at_once(predictor: DevicePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    search_of.cache_clear()
+    images, asked = pictures(2, 9, 14), []
+    run = predictor._run
+
+    def noted(pixels: NDArray, kind: Any, at_once: tf.Tensor) -> Any:
+        asked.append(bool(at_once))
+        return run(pixels, kind, at_once)
+
+    monkeypatch.setattr(predictor, "_run", noted)
+    answers = [predictor.labels(images if call % 2 else images[:1]) for call in range(18)]
+    assert asked == [False] * 14 + [True] * 4
+    for before, after in zip(answers[:2], answers[-2:], strict=True):
+        assert before is not None and after is not None
+        np.testing.assert_array_equal(before, after)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "float32", "float64"])
@@ -129,29 +118,6 @@ def test_labels_of_narrow_types(policy: str) -> None:
     for options in (InferenceOptions(), InferenceOptions(flip_horizontal=True, flip_vertical=True)):
         found = predict_labels(model, image, SPEC, options)
         np.testing.assert_array_equal(found, predict_labels(by_logits(model), image, SPEC, options))
-
-
-OPTIONS = {
-    "whole": (InferenceOptions(), "labels"),
-    "flips": (InferenceOptions(flip_horizontal=True, flip_vertical=True), "labels"),
-    "turns": (InferenceOptions(rotate90=True, flip_horizontal=True), "labels"),
-    "windows apart": (InferenceOptions(is_slide=True, crop_size=Size(8, 6), stride=Size(8, 6), batch_size=3), "labels"),
-    "overlap": (InferenceOptions(is_slide=True, crop_size=Size(8, 6), stride=Size(5, 4), batch_size=3), "logits"),
-    "cosine": (
-        InferenceOptions(is_slide=True, crop_size=Size(8, 6), stride=Size(8, 6), blend="cosine"),
-        "logits",
-    ),
-    "padded": (InferenceOptions(tile=Size(40, 40), fixed_tile=True), "labels"),
-    "scales": (InferenceOptions(scales=(0.5, 1.0), flip_horizontal=True), "logits"),
-    "scaled windows": (
-        InferenceOptions(scales=(1.0, 1.5), is_slide=True, crop_size=Size(8, 8), stride=Size(8, 8)),
-        "logits",
-    ),
-    "flipped windows": (
-        InferenceOptions(flip_vertical=True, is_slide=True, crop_size=Size(8, 6), stride=Size(8, 6)),
-        "logits",
-    ),
-}
 
 
 @pytest.mark.parametrize(("options", "asked"), OPTIONS.values(), ids=OPTIONS)

@@ -188,7 +188,12 @@ def _read_archive(folder: Path) -> object:
 
 def _weights(kind: str) -> Callable[[Path], list[Path]]:
     def make(folder: Path) -> list[Path]:
-        from tests.fixtures.weight_files import write_legacy_torch, write_pdparams, write_torch
+        from tests.fixtures.weight_files import (
+            write_legacy_torch,
+            write_pdparams,
+            write_safetensors,
+            write_torch,
+        )
 
         tensors = {
             "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
@@ -198,6 +203,7 @@ def _weights(kind: str) -> Callable[[Path], list[Path]]:
             "pdparams": write_pdparams,
             "pth": write_torch,
             "legacy": write_legacy_torch,
+            "safetensors": write_safetensors,
         }
         path = folder / "w"
         if kind == "tar":
@@ -567,6 +573,7 @@ READERS: dict[str, Reader] = {
     ".pdparams": Reader(_weights("pdparams"), _read_weights),
     ".pth": Reader(_weights("pth"), _read_weights),
     ".pth before torch 1.6": Reader(_weights("legacy"), _read_weights),
+    ".safetensors": Reader(_weights("safetensors"), _read_weights),
     "pickle, protocol 0": Reader(_weights("protocol 0"), _read_weights),
     "weights in tar.gz": Reader(_weights("tar"), _read_weights),
     "checkpoint": Reader(_checkpoint, _read_checkpoint),

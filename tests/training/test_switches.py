@@ -23,7 +23,7 @@ from rsseg_tf.training.step import AccumulatingTrainStep, TrainStep
 from rsseg_tf.weights.pretrained import backbone_paths
 from tests.fixtures.configs import replace_builder, samples, tiny_config, use_tiny_backbone
 from tests.fixtures.devices import two_devices
-from tests.fixtures.training import Record, StopAt, assert_equal_weights, weights
+from tests.fixtures.training import Record, StopAt, assert_equal_weights, training, weights
 
 ADAMW = "optimizer={name: adamw}"
 SHORT = ("train.iters=4", "train.save_interval=2")
@@ -44,11 +44,6 @@ def at_the_start(config: Config) -> dict[str, np.ndarray]:
     """The weights that a run begins with."""
     model, _, _ = _build(config, tf.distribute.get_strategy(), None, offline=True, notify=print)
     return {variable.path: variable.numpy() for variable in model.weights}
-
-
-def training(folder: Path) -> dict[str, np.ndarray]:
-    with np.load(folder / "training.npz") as archive:
-        return dict(archive)
 
 
 def trained(folder: Path) -> dict[str, np.ndarray]:

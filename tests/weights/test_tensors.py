@@ -8,7 +8,9 @@ import os
 import pickle
 import pickletools
 import random
+import sys
 import tarfile
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,7 @@ import pytest
 
 from rsseg_tf.errors import WeightsError
 from rsseg_tf.weights import read_tensors
-from tests.fixtures.weight_files import write_legacy_torch, write_pdparams, write_torch
+from tests.fixtures.weight_files import write_legacy_torch, write_pdparams, write_safetensors, write_torch
 
 TENSORS: dict[str, np.ndarray] = {
     "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
@@ -28,7 +30,12 @@ TENSORS: dict[str, np.ndarray] = {
     "half": np.array([0.5, -2.0], np.float16),
     "steps": np.array(7, np.int64),
 }
-WRITERS: dict[str, Callable[..., Path]] = {"paddle": write_pdparams, "torch": write_torch, "legacy": write_legacy_torch}
+WRITERS: dict[str, Callable[..., Path]] = {
+    "paddle": write_pdparams,
+    "torch": write_torch,
+    "legacy": write_legacy_torch,
+    "safetensors": write_safetensors,
+}
 
 
 def assert_same(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray] = TENSORS) -> None:
@@ -42,8 +49,18 @@ def assert_same(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray] =
 def test_tensors_are_read_exactly(writer: str, tmp_path: Path) -> None:
     file = read_tensors(WRITERS[writer](tmp_path / "weights", TENSORS))
     assert_same(file.tensors)
-    assert file.format == {"paddle": "paddle", "torch": "torch", "legacy": "torch (before 1.6)"}[writer]
+    assert file.format == {"legacy": "torch (before 1.6)"}.get(writer, writer)
     assert len(file.sha256) == 64 and not file.by_path
+
+
+def test_bfloat16_of_safetensors_becomes_float32_and_what_numpy_lacks_is_refused(tmp_path: Path) -> None:
+    header = '{"w":{"dtype":"%s","shape":[2],"data_offsets":[0,%d]}}'
+    for kind, data in (("BF16", b"\x80\x3f\x00\xc0"), ("F8_E4M3", b"\x00\x00")):
+        text = (header % (kind, len(data))).encode()
+        (tmp_path / kind).write_bytes(len(text).to_bytes(8, "little") + text + data)
+    assert_same(read_tensors(tmp_path / "BF16").tensors, {"w": np.array([1.0, -2.0], np.float32)})
+    with pytest.raises(WeightsError, match="holds 'w' as F8_E4M3; readable are F64, F32, .*Save it as F32"):
+        read_tensors(tmp_path / "F8_E4M3")
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -80,6 +97,29 @@ def test_real_torch_files_are_read(tmp_path: Path) -> None:
         tensors = read_tensors(tmp_path / "w").tensors
         np.testing.assert_array_equal(tensors.pop("bf"), np.array([1.5, -3.0], np.float32))
         assert_same(tensors)
+
+
+class HistoryBuffer:
+    """Stands in for the class of mmengine that holds the log of a run; its methods are among its attributes."""
+
+    def __init__(self) -> None:
+        self._log_history, self._statistics_methods = np.zeros(3), {"mean": HistoryBuffer.mean}
+
+    def mean(self) -> float:
+        raise AssertionError("a file was run")
+
+
+def test_logs_of_mmengine_beside_the_weights_are_left_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("mmengine.logging.history_buffer")
+    module.HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
+    for name in ("mmengine", "mmengine.logging", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    for one in (HistoryBuffer, HistoryBuffer.mean):
+        monkeypatch.setattr(one, "__module__", module.__name__)
+    content = pickle.dumps({"message_hub": {"loss": HistoryBuffer()}, "state_dict": TENSORS}, 2)  # as torch.save
+    assert b"getattr" in content and b"HistoryBuffer" in content
+    (tmp_path / "w").write_bytes(content)
+    assert_same(read_tensors(tmp_path / "w").tensors)
 
 
 # === Archives ===
@@ -153,7 +193,7 @@ def test_changed_bytes_never_cause_another_exception(writer: str, tmp_path: Path
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"<html>not found</html>", "neither .pdparams nor torch nor an archive"),
+        (b"<html>not found</html>", "neither .pdparams nor torch nor .safetensors nor an archive"),
         (pickle.dumps([1, 2]), "holds list, not weights by name"),
         (pickle.dumps({"a": 1}), "holds no weights"),
         (gzip.compress(b"text", mtime=0), "is damaged"),
