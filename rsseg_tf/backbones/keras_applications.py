@@ -18,7 +18,7 @@ import keras
 
 from rsseg_tf.backbones.any_size import feature_name, of_any_size
 from rsseg_tf.errors import ConfigError, did_you_mean, reason
-from rsseg_tf.layers import automatic_name, numbered_from_the_start
+from rsseg_tf.layers import LayerScale, automatic_name, numbered_from_the_start
 
 __all__ = ["application_names", "keras_applications", "own_names"]
 
@@ -105,6 +105,8 @@ def _with_own_names(network: keras.Model, image: Any) -> keras.Model:
     def renamed(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, _SCALING):
             return keras.layers.Identity(name=names[layer.name])
+        if type(layer).__name__ == "LayerScale":  # ConvNeXt's cannot be read back from a file of Keras; ours can
+            return LayerScale(initial=layer.get_config()["init_values"], name=names[layer.name])
         return type(layer).from_config({**layer.get_config(), "name": names[layer.name]})
 
     with numbered_from_the_start():  # variables that have no name of their own
@@ -134,6 +136,6 @@ def _layers_of_features(network: keras.Model) -> dict[str, int]:
 
 def _feature_of(layer: keras.layers.Layer) -> str | None:
     """Returns the name of the feature that a layer's output could be."""
-    shape = getattr(layer.output, "shape", ())
+    shape = tuple(getattr(layer.output, "shape", ()))
     is_none = isinstance(layer, (*_SCALING, *_PADDING, keras.layers.InputLayer)) or len(shape) != 4
     return None if is_none else feature_name(shape[1], _SIDE)

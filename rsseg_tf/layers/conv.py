@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import Any, Literal
 
 import keras
+from keras import ops
 
 from rsseg_tf.layers.norm import BatchNorm
 
@@ -21,6 +22,7 @@ __all__ = [
     "DilatedConv2D",
     "DilatedDepthwiseConv2D",
     "Padding",
+    "ReducingConv2D",
     "classifier",
     "conv_bn",
     "conv_bn_relu",
@@ -105,6 +107,33 @@ class DilatedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
         return y if self.bias is None else y + self.bias
 
 
+@keras.saving.register_keras_serializable(package="rsseg_tf")
+class ReducingConv2D(keras.layers.Conv2D):
+    """A convolution whose steps are as large as its kernel, so that every pixel counts once.
+
+    Rows and columns that do not fill a kernel are left out. A map smaller than the kernel is filled up with zeros below
+    and on the right, so that something is left of it.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """(B, H, W, C) to (B, max(H // kernel, 1), max(W // kernel, 1), filters)."""
+        batch, *sizes, channels = ops.shape(inputs)
+        missing = [
+            max(side - size, 0) if isinstance(size, int) else ops.maximum(side - size, 0)
+            for side, size in zip(self.kernel_size, sizes, strict=True)
+        ]
+        if any(not isinstance(pixels, int) or pixels for pixels in missing):
+            inputs = ops.pad(inputs, [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
+            # It has this shape already; but converters must know its channels.
+            inputs = ops.reshape(inputs, (batch, sizes[0] + missing[0], sizes[1] + missing[1], channels))
+        return super().call(inputs)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
+        """Returns (B, max(H // kernel, 1), max(W // kernel, 1), filters)."""
+        sides = zip(input_shape[1:3], self.kernel_size, strict=True)
+        return (input_shape[0], *(size if size is None else max(size // side, 1) for size, side in sides), self.filters)
+
+
 def conv_bn(
     x: Any,
     filters: int,
@@ -182,10 +211,12 @@ def conv_bn_relu(
     return keras.layers.ReLU(name=f"{name}_relu")(x)
 
 
-def separable_conv_bn_relu(x: Any, filters: int, kernel_size: int, *, name: str, dilation: int = 1) -> Any:
+def separable_conv_bn_relu(
+    x: Any, filters: int, kernel_size: int, *, name: str, dilation: int = 1, depthwise_relu: bool = False
+) -> Any:
     """Depthwise convolution and normalisation, then pointwise convolution, normalisation and ReLU.
 
-    There is no ReLU between the two, and both convolutions have a bias, as in PaddleSeg's SeparableConvBNReLU.
+    Both convolutions have a bias, as in PaddleSeg's SeparableConvBNReLU.
 
     Args:
         x: (B, H, W, C) floating point.
@@ -193,6 +224,7 @@ def separable_conv_bn_relu(x: Any, filters: int, kernel_size: int, *, name: str,
         kernel_size: Odd side of the square depthwise kernel.
         name: Prefix: `name_depthwise`, `name_depthwise_bn`, `name_pointwise`, …
         dilation: Distance of the depthwise kernel's taps.
+        depthwise_relu: Whether there is a ReLU between the two, as in mmsegmentation.
 
     Returns:
         (B, H, W, filters).
@@ -206,6 +238,8 @@ def separable_conv_bn_relu(x: Any, filters: int, kernel_size: int, *, name: str,
         name=f"{name}_depthwise",
     )(x)
     x = BatchNorm(name=f"{name}_depthwise_bn")(x)
+    if depthwise_relu:
+        x = keras.layers.ReLU(name=f"{name}_depthwise_relu")(x)
     return conv_bn_relu(x, filters, 1, name=f"{name}_pointwise", use_bias=True)
 
 

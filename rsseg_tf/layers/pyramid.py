@@ -18,10 +18,12 @@ from rsseg_tf.layers.resize import ResizeLike
 __all__ = ["auxiliary_head", "pyramid_pooling"]
 
 
-def pyramid_pooling(x: Any, channels: int, *, bin_sizes: Sequence[int], align_corners: bool) -> Any:
+def pyramid_pooling(
+    x: Any, channels: int, *, bin_sizes: Sequence[int], align_corners: bool, branch_channels: int | None = None
+) -> Any:
     """Joins features with their means over grids of several sizes.
 
-    Each mean is reduced to C / len(bin_sizes) channels and resized; the finest grid comes first after the features.
+    Each mean is reduced to fewer channels and resized; the finest grid comes first after the features.
     The layers are called `ppm_branch1`… in the order of `bin_sizes`, and `ppm_project`.
 
     Args:
@@ -29,6 +31,7 @@ def pyramid_pooling(x: Any, channels: int, *, bin_sizes: Sequence[int], align_co
         channels: Channels of the result.
         bin_sizes: Cells per side of each grid, each at least 1.
         align_corners: How the means are resized, see `rsseg_tf.layers.ResizeLike`.
+        branch_channels: Channels of each mean; by default C / len(bin_sizes).
 
     Returns:
         (B, H, W, channels).
@@ -38,7 +41,7 @@ def pyramid_pooling(x: Any, channels: int, *, bin_sizes: Sequence[int], align_co
     """
     if not bin_sizes or min(bin_sizes) < 1:
         raise ConfigError(f"bin_sizes must be integers of at least 1; got {tuple(bin_sizes)}.")
-    reduced = x.shape[-1] // len(bin_sizes)
+    reduced = branch_channels or x.shape[-1] // len(bin_sizes)
     branches = []
     # For each grid (B, bins, bins, C): 1x1 convolution to `reduced` channels, back to (B, H, W, reduced).
     for index, bins in enumerate(bin_sizes, start=1):
@@ -50,11 +53,13 @@ def pyramid_pooling(x: Any, channels: int, *, bin_sizes: Sequence[int], align_co
     return conv_bn_relu(y, channels, 3, use_bias=True, name="ppm_project")
 
 
-def auxiliary_head(x: Any, channels: int, num_classes: int, *, dropout: float) -> Any:
+def auxiliary_head(x: Any, channels: int, num_classes: int, *, dropout: float, of_channels: bool = False) -> Any:
     """Logits (B, H, W, num_classes) from features (B, H, W, C) over a 3x3 convolution with `channels` channels.
 
-    The layers are called `aux_conv`, `aux_dropout` and `aux_classifier`.
+    In training a share `dropout` of the values is dropped, or of the channels where `of_channels`, as mmsegmentation
+    does. The layers are called `aux_conv`, `aux_dropout` and `aux_classifier`.
     """
     x = conv_bn_relu(x, channels, 3, use_bias=True, name="aux_conv")
-    x = keras.layers.Dropout(dropout, name="aux_dropout")(x)
+    layer = keras.layers.SpatialDropout2D if of_channels else keras.layers.Dropout
+    x = layer(dropout, name="aux_dropout")(x)
     return classifier(x, num_classes, name="aux_classifier")

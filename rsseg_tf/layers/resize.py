@@ -21,6 +21,8 @@ class ResizeLike(keras.layers.Layer):
             True makes the centres of the corner pixels coincide.
         half_pixel_centers: False puts pixel centres at integers instead, so that the upper left corners coincide
             (paddle's `align_mode=1`). It has no effect with `align_corners`.
+        factor: Whole number by which both sides are multiplied in a step of its own before they are brought to the
+            reference's; that differs from one step only where the product is not the reference's size.
         name: Name of the layer.
         trainable: Has no effect; part of every Keras layer's config.
         dtype: Name of a dtype or a `keras.DTypePolicy`. The interpolation is computed in float32; the result has the
@@ -32,6 +34,7 @@ class ResizeLike(keras.layers.Layer):
         *,
         align_corners: bool = False,
         half_pixel_centers: bool = True,
+        factor: int = 1,
         name: str | None = None,
         trainable: bool = True,
         dtype: Any = None,
@@ -39,15 +42,25 @@ class ResizeLike(keras.layers.Layer):
         super().__init__(name=name, trainable=trainable, dtype=dtype)
         self.align_corners = align_corners
         self.half_pixel_centers = half_pixel_centers
+        if factor < 1:
+            raise ValueError(f"factor must be at least 1; got {factor}.")
+        self.factor = factor
 
     def call(self, x: Any, reference: Any) -> Any:
         """Resizes x (B, h, w, C) to (B, H, W, C) for a reference of shape (B, H, W, any)."""
         _, height, width, _ = ops.shape(reference)
+        resized = ops.cast(x, "float32")
+        if self.factor > 1:
+            _, rows, columns, _ = ops.shape(x)
+            between = rows * self.factor, columns * self.factor
+            resized = self._to(resized, *between)
+            if all(isinstance(size, int) for size in (*between, height, width)) and between == (height, width):
+                return ops.cast(resized, x.dtype)
+        return ops.cast(self._to(resized, height, width), x.dtype)
+
+    def _to(self, x: Any, height: Any, width: Any) -> Any:
         half_pixel = self.half_pixel_centers and not self.align_corners
-        resized = _resize_bilinear(
-            ops.cast(x, "float32"), height, width, align_corners=self.align_corners, half_pixel=half_pixel
-        )
-        return ops.cast(resized, x.dtype)
+        return _resize_bilinear(x, height, width, align_corners=self.align_corners, half_pixel=half_pixel)
 
     def compute_output_shape(self, x_shape: Any, reference_shape: Any) -> tuple[Any, ...]:
         """Returns (B, H, W, C)."""
@@ -59,6 +72,7 @@ class ResizeLike(keras.layers.Layer):
             **super().get_config(),
             "align_corners": self.align_corners,
             "half_pixel_centers": self.half_pixel_centers,
+            "factor": self.factor,
         }
 
 

@@ -3,7 +3,8 @@
 Chen et al., Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation,
 https://arxiv.org/abs/1802.02611.
 Source: DeepLabV3P in paddleseg/models/deeplab.py and ASPPModule in paddleseg/models/layers/pyramid_pool.py of
-PaddleSeg. The paper's decoder has plain 3x3 convolutions, PaddleSeg's separable ones.
+PaddleSeg. The paper's decoder has plain 3x3 convolutions, PaddleSeg's separable ones. For the other variant
+DepthwiseSeparableASPPHead and FCNHead in mmseg/models/decode_heads of mmsegmentation.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from rsseg_tf.errors import ConfigError
 from rsseg_tf.layers import (
     AdaptiveAveragePooling,
     ResizeLike,
+    auxiliary_head,
     classifier,
     conv_bn_relu,
     separable_conv_bn_relu,
 )
-from rsseg_tf.segmentors.requirements import require_backbone
+from rsseg_tf.segmentors.requirements import Variant, require_backbone, require_variant
 
 __all__ = ["deeplabv3plus"]
 
@@ -34,6 +36,8 @@ def deeplabv3plus(
     aspp_channels: int = 256,
     decoder_channels: int = 256,
     low_level_channels: int = 48,
+    aux_head: bool = False,
+    variant: Variant = "paddleseg",
     align_corners: bool = False,
 ) -> keras.Model:
     """Builds a DeepLabV3+ on the stride-4 and the deepest features of a backbone.
@@ -49,13 +53,18 @@ def deeplabv3plus(
         aspp_channels: Channels of every branch and of the pyramid's result.
         decoder_channels: Channels of the decoder's two separable convolutions.
         low_level_channels: Channels to which the stride-4 features are reduced.
+        aux_head: Whether the model has the output `"aux"`, an auxiliary head on the features before the deepest.
+        variant: Whose computation it is. mmsegmentation's has a ReLU between the halves of a separable convolution, and
+            a 3x3 convolution at the end of the pyramid; in training whole channels are dropped, before the classifier
+            and not after the pyramid. Its configs have 512 channels in pyramid and decoder.
         align_corners: How features and logits are resized, see `rsseg_tf.layers.ResizeLike`.
 
     Returns:
-        A model from images (B, H, W, C) to `{"main": logits}`, (B, H, W, num_classes) float32.
+        A model from images (B, H, W, C) to `{"main": logits}`, and `"aux"` with `aux_head`, (B, H, W, num_classes)
+        float32.
 
     Raises:
-        ConfigError: If the backbone lacks features or a rate is below 1.
+        ConfigError: If the backbone lacks features, a rate is below 1, or there is no such variant.
     """
     names = require_backbone(backbone, "deeplabv3plus")
     if "c2" not in names or names[-1] == "c2":
@@ -65,22 +74,31 @@ def deeplabv3plus(
         )
     if not aspp_rates or min(aspp_rates) < 1:
         raise ConfigError(f"aspp_rates must be integers of at least 1; got {tuple(aspp_rates)}.")
+    require_variant(variant, "deeplabv3plus")
     low_level, features = backbone.output["c2"], backbone.output[names[-1]]
-    x = _aspp(features, aspp_rates, aspp_channels, align_corners=align_corners)
+    x = _aspp(features, aspp_rates, aspp_channels, variant=variant, align_corners=align_corners)
 
     # Decoder: the pyramid at stride 4, beside reduced features of that stride.
+    relu = variant == "mmsegmentation"
     low_level = conv_bn_relu(low_level, low_level_channels, 1, use_bias=True, name="decoder_low_level")
     x = ResizeLike(align_corners=align_corners, name="decoder_resize")(x, low_level)
     x = keras.layers.Concatenate(name="decoder_concat")([x, low_level])
-    x = separable_conv_bn_relu(x, decoder_channels, 3, name="decoder_conv1")
-    x = separable_conv_bn_relu(x, decoder_channels, 3, name="decoder_conv2")
-    x = classifier(x, num_classes, name="decoder_classifier")
+    x = separable_conv_bn_relu(x, decoder_channels, 3, depthwise_relu=relu, name="decoder_conv1")
+    x = separable_conv_bn_relu(x, decoder_channels, 3, depthwise_relu=relu, name="decoder_conv2")
+    if variant == "mmsegmentation":
+        x = keras.layers.SpatialDropout2D(0.1, name="decoder_dropout")(x)
+    logits = {"main": classifier(x, num_classes, name="decoder_classifier")}
+    if aux_head:
+        x = backbone.output[names[-2]]
+        logits["aux"] = auxiliary_head(x, x.shape[-1] // 4, num_classes, dropout=0.1, of_channels=relu)
+    outputs = {
+        head: ResizeLike(align_corners=align_corners, dtype="float32", name=head)(x, backbone.input)
+        for head, x in logits.items()
+    }
+    return keras.Model(backbone.input, outputs, name="deeplabv3plus")
 
-    logits = ResizeLike(align_corners=align_corners, dtype="float32", name="main")(x, backbone.input)
-    return keras.Model(backbone.input, {"main": logits}, name="deeplabv3plus")
 
-
-def _aspp(x: Any, rates: Sequence[int], channels: int, *, align_corners: bool) -> Any:
+def _aspp(x: Any, rates: Sequence[int], channels: int, *, variant: Variant, align_corners: bool) -> Any:
     """Atrous spatial pyramid pooling with image pooling, (B, H, W, C) -> (B, H, W, channels)."""
     branches = []
     for index, rate in enumerate(rates, start=1):
@@ -88,11 +106,14 @@ def _aspp(x: Any, rates: Sequence[int], channels: int, *, align_corners: bool) -
         if rate == 1:
             branches.append(conv_bn_relu(x, channels, 1, use_bias=True, name=name))
         else:
-            branches.append(separable_conv_bn_relu(x, channels, 3, dilation=rate, name=name))
+            relu = variant == "mmsegmentation"
+            branches.append(separable_conv_bn_relu(x, channels, 3, dilation=rate, depthwise_relu=relu, name=name))
     # One more branch: the mean of the image, the same at every pixel.
     pooled = AdaptiveAveragePooling(1, name="aspp_pool")(x)
     pooled = conv_bn_relu(pooled, channels, 1, name="aspp_pool_conv")
     branches.append(ResizeLike(align_corners=align_corners, name="aspp_pool_resize")(pooled, x))
     y = keras.layers.Concatenate(name="aspp_concat")(branches)
+    if variant == "mmsegmentation":
+        return conv_bn_relu(y, channels, 3, use_bias=True, name="aspp_project")
     y = conv_bn_relu(y, channels, 1, use_bias=True, name="aspp_project")
     return keras.layers.Dropout(0.1, name="aspp_dropout")(y)

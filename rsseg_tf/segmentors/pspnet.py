@@ -1,7 +1,8 @@
 """PSPNet: the deepest features together with their means over grids of several sizes.
 
 Zhao et al., Pyramid Scene Parsing Network, https://arxiv.org/abs/1612.01105.
-Source: paddleseg/models/pspnet.py of PaddleSeg.
+Source: paddleseg/models/pspnet.py of PaddleSeg; for the other variant PSPHead and FCNHead in
+mmseg/models/decode_heads of mmsegmentation.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import keras
 
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.layers import ResizeLike, auxiliary_head, classifier, pyramid_pooling
-from rsseg_tf.segmentors.requirements import require_backbone
+from rsseg_tf.segmentors.requirements import Variant, require_backbone, require_variant
 
 __all__ = ["pspnet"]
 
@@ -24,6 +25,7 @@ def pspnet(
     pyramid_channels: int = 1024,
     bin_sizes: Sequence[int] = (1, 2, 3, 6),
     aux_head: bool = True,
+    variant: Variant = "paddleseg",
     align_corners: bool = False,
 ) -> keras.Model:
     """Builds a PSPNet on the deepest features of a backbone, with an auxiliary head on those before.
@@ -36,13 +38,15 @@ def pspnet(
         pyramid_channels: Channels of the pyramid's result.
         bin_sizes: Cells per side of each grid of the pyramid.
         aux_head: Whether the model has the output `"aux"`, which helps the training of deep backbones.
+        variant: Whose computation it is. In mmsegmentation's each mean has `pyramid_channels` channels (512 in its
+            configs, 128 on ResNet-18), and in training whole channels are dropped.
         align_corners: How means and logits are resized, see `rsseg_tf.layers.ResizeLike`.
 
     Returns:
         A model from images (B, H, W, C) to `{"main": logits, "aux": logits}`, (B, H, W, num_classes) float32.
 
     Raises:
-        ConfigError: If the backbone lacks features or a bin size is below 1.
+        ConfigError: If the backbone lacks features, a bin size is below 1, or there is no such variant.
     """
     names = require_backbone(backbone, "pspnet")
     if len(names) < 1 + aux_head:
@@ -50,12 +54,22 @@ def pspnet(
             f"pspnet needs {'two features' if aux_head else 'a feature'} named c2 to c5; backbone '{backbone.name}' "
             f"has {', '.join(names) or 'none'}. Use a resnet" + (", or set aux_head to false." if names else ".")
         )
-    x = pyramid_pooling(backbone.output[names[-1]], pyramid_channels, bin_sizes=bin_sizes, align_corners=align_corners)
-    x = keras.layers.Dropout(0.1, name="head_dropout")(x)
+    require_variant(variant, "pspnet")
+    of_channels = variant == "mmsegmentation"
+    x = pyramid_pooling(
+        backbone.output[names[-1]],
+        pyramid_channels,
+        bin_sizes=bin_sizes,
+        align_corners=align_corners,
+        branch_channels=pyramid_channels if of_channels else None,
+    )
+    x = (keras.layers.SpatialDropout2D if of_channels else keras.layers.Dropout)(0.1, name="head_dropout")(x)
     logits = {"main": classifier(x, num_classes, name="head_classifier")}
     if aux_head:
         features = backbone.output[names[-2]]
-        logits["aux"] = auxiliary_head(features, features.shape[-1] // 4, num_classes, dropout=0.1)
+        logits["aux"] = auxiliary_head(
+            features, features.shape[-1] // 4, num_classes, dropout=0.1, of_channels=of_channels
+        )
     outputs = {
         head: ResizeLike(align_corners=align_corners, dtype="float32", name=head)(x, backbone.input)
         for head, x in logits.items()

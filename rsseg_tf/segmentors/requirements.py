@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 
 from rsseg_tf.errors import ConfigError
 
-__all__ = ["deepest_feature", "require_backbone"]
+__all__ = ["Variant", "deepest_feature", "require_backbone", "require_variant"]
+
+Variant = Literal["paddleseg", "mmsegmentation"]
+"""Whose computation a segmentor repeats, where projects differ: weights of one lose accuracy in the other."""
 
 
 def require_backbone(backbone: Any, segmentor: str) -> list[str]:
@@ -52,3 +55,13 @@ def deepest_feature(backbone: Any, segmentor: str) -> Any:
     if not names:
         raise ConfigError(f"{segmentor} needs features named c2 to c5; backbone '{backbone.name}' has none of them.")
     return backbone.output[names[-1]]
+
+
+def require_variant(variant: str, segmentor: str) -> None:
+    """Checks the argument `variant` of a segmentor.
+
+    Raises:
+        ConfigError: If it is none of `Variant`.
+    """
+    if variant not in get_args(Variant):
+        raise ConfigError(f"The variant of {segmentor} must be {' or '.join(get_args(Variant))}; got {variant}.")

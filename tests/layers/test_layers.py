@@ -67,6 +67,19 @@ def test_generic_resize_equals_tensorflow(size: tuple[int, int], align_corners: 
     np.testing.assert_allclose(np.einsum("Hh,bhwc,Ww->bHWc", rows, x, columns), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(14, 18), (13, 17)])
+def test_a_factor_is_a_step_of_its_own(size: tuple[int, int]) -> None:
+    x = np.random.default_rng(0).normal(size=(1, 7, 9, 2)).astype("float32")
+    layer = ResizeLike(factor=2)
+    in_two_steps = _resize(_resize(x, (14, 18), align_corners=False), size, align_corners=False)
+    for call in (layer, tf.function(layer, reduce_retracing=True)):
+        np.testing.assert_allclose(call(x, np.zeros((1, *size, 1), "float32")), in_two_steps, atol=1e-6)
+    same = np.abs(_resize(x, size, align_corners=False) - in_two_steps).max() < 1e-6
+    assert same == (size == (14, 18))
+    with pytest.raises(ValueError, match="factor must be at least 1; got 0"):
+        ResizeLike(factor=0)
+
+
 def test_resize_keeps_dtype_or_gives_that_of_its_policy() -> None:
     x = keras.ops.ones((1, 2, 2, 1), "bfloat16")
     reference = keras.ops.ones((1, 4, 4, 1), "bfloat16")
@@ -272,7 +285,7 @@ def test_batch_norm_in_mixed_precision_keeps_float32_statistics() -> None:
     [
         BatchNorm(epsilon=0.1, synchronized=True, trainable=False, name="a", dtype="mixed_bfloat16"),
         AdaptiveAveragePooling(3, name="b", dtype="float32"),
-        ResizeLike(align_corners=True, name="c", dtype="mixed_bfloat16"),
+        ResizeLike(align_corners=True, factor=4, name="c", dtype="mixed_bfloat16"),
     ],
     ids=lambda layer: type(layer).__name__,
 )

@@ -32,7 +32,11 @@ def _hrnet() -> keras.Model:
     return hrnet(2, stem_width=4, modules=(1, 1, 1), blocks=1)
 
 
-def _deeplabv3plus(backbone: keras.Model) -> keras.Model:
+def _resnet_v1c() -> keras.Model:
+    return resnet((1, 1, 1, 1), (4, 4, 8, 8), bottleneck=False, deep_stem=True, output_stride=8)
+
+
+def _deeplabv3plus(backbone: keras.Model, **options: Any) -> keras.Model:
     return deeplabv3plus(
         backbone,
         num_classes=_CLASSES,
@@ -40,6 +44,7 @@ def _deeplabv3plus(backbone: keras.Model) -> keras.Model:
         aspp_channels=8,
         decoder_channels=8,
         low_level_channels=4,
+        **options,
     )
 
 
@@ -50,6 +55,14 @@ _SEGMENTORS: dict[str, tuple[Callable[[], keras.Model], tuple[str, ...]]] = {
     "deeplabv3plus_resnet": (lambda: _deeplabv3plus(_resnet()), ("main",)),
     "deeplabv3plus_resnet_vd": (lambda: _deeplabv3plus(_resnet_vd()), ("main",)),
     "deeplabv3plus_mobilenet_v3": (lambda: _deeplabv3plus(narrow_mobilenet_v3()), ("main",)),
+    "deeplabv3plus_of_mmsegmentation": (
+        lambda: _deeplabv3plus(_resnet_v1c(), aux_head=True, variant="mmsegmentation"),
+        ("main", "aux"),
+    ),
+    "upernet_of_mmsegmentation": (
+        lambda: upernet(_resnet_v1c(), num_classes=_CLASSES, channels=8, aux_channels=4, variant="mmsegmentation"),
+        ("main", "aux"),
+    ),
     "pspnet_resnet": (lambda: pspnet(_resnet(), num_classes=_CLASSES, pyramid_channels=8), ("main", "aux")),
     "pspnet_hrnet": (
         lambda: pspnet(_hrnet(), num_classes=_CLASSES, pyramid_channels=8, bin_sizes=(1, 2), aux_head=False),
@@ -245,6 +258,17 @@ def test_a_backbone_without_the_features_is_refused() -> None:
     nameless = keras.Model(image, {"logits": keras.layers.Conv2D(2, 1)(image)}, name="nameless")
     with pytest.raises(ConfigError, match="fcn needs features named c2 to c5; backbone 'nameless'"):
         fcn(nameless, num_classes=_CLASSES)
+
+
+def test_an_unknown_variant_is_refused() -> None:
+    unknown: Any = "mmseg"
+    for build in (pspnet, upernet, deeplabv3plus):
+        with pytest.raises(
+            ConfigError, match=f"variant of {build.__name__} must be paddleseg or mmsegmentation; got mmseg"
+        ):
+            build(_resnet(), num_classes=_CLASSES, variant=unknown)
+    with pytest.raises(ConfigError, match="variant must be paddleseg or mmsegmentation; got mmseg"):
+        hrnet(2, variant=unknown)
 
 
 def test_rates_below_one_are_refused() -> None:
