@@ -102,7 +102,9 @@ def _with_own_names(network: keras.Model, image: Any) -> keras.Model:
     """Returns the same network on another input, its layers by their own names, without those that scale pixels."""
     names = own_names(network)
 
-    def renamed(layer: keras.layers.Layer) -> keras.layers.Layer:
+    def renamed(layer: Any) -> Any:
+        if layer.name not in names:  # an operation such as `+`, which is no layer
+            return type(layer).from_config(layer.get_config())
         if isinstance(layer, _SCALING):
             return keras.layers.Identity(name=names[layer.name])
         if type(layer).__name__ == "LayerScale":  # ConvNeXt's cannot be read back from a file of Keras; ours can
