@@ -14,6 +14,7 @@ from rsseg_tf.backbones.efficientnet import (
     efficientnet_lite2,
 )
 from rsseg_tf.backbones.hrnet import hrnet, hrnet_w18, hrnet_w18_small, hrnet_w48
+from rsseg_tf.backbones.mit import mit, mit_b0, mit_b1, mit_b2
 from rsseg_tf.backbones.mobilenet_v3 import InvertedResidual, mobilenet_v3, mobilenet_v3_large, mobilenet_v3_small
 from rsseg_tf.backbones.resnet import (
     resnet,
@@ -41,6 +42,10 @@ __all__ = [
     "hrnet_w18",
     "hrnet_w18_small",
     "hrnet_w48",
+    "mit",
+    "mit_b0",
+    "mit_b1",
+    "mit_b2",
     "mobilenet_v3",
     "mobilenet_v3_large",
     "mobilenet_v3_small",

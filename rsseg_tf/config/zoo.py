@@ -49,6 +49,7 @@ __all__ = [
     "LovaszSoftmax",
     "Method",
     "MethodSection",
+    "MiT",
     "Mixed",
     "MoCoBYOLSection",
     "MoCoV2Section",
@@ -255,6 +256,15 @@ class EfficientNet(BackboneSection):
         "same", description="of weights from TensorFlow; symmetric for torch's own; or a list for the strides 2 to 32"
     )
     epsilon: AboveZero = Field(1e-3, description="of weights from TensorFlow; 1e-5 for torch's own")
+
+
+class MiT(BackboneSection):
+    """Mix Transformer, SegFormer's encoder: attention at four strides; mmsegmentation's `norm_epsilon` is 1e-6."""
+
+    built_by = "rsseg_tf.backbones.mit:{name}"
+    name: Literal["mit_b0", "mit_b1", "mit_b2"]
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    norm_epsilon: AboveZero = 1e-5
 
 
 class CustomBackbone(CustomRow, BackboneSection):
