@@ -1,7 +1,7 @@
 """Loads released weights into models: opens their source, finds the part of the model, and reports what was used.
 
-A source is a file (`.pdparams`, torch's `.pth`, `.safetensors`, or a zip or tar.gz archive with one of them), a URL of
-one, the folder of a checkpoint of ours, or the name of a keras-hub preset.
+A source is a name of `rsseg_tf.config.named_weights`, a file (`.pdparams`, torch's `.pth`, `.safetensors`, or a zip or
+tar.gz archive with one of them), a URL of one, the folder of a checkpoint of ours, or the name of a keras-hub preset.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import numpy as np
 from rsseg_tf.build import build_backbone
 from rsseg_tf.checkpoint import read_weights
 from rsseg_tf.config import Config
+from rsseg_tf.config.named_weights import NAMED_WEIGHTS, find_weights
 from rsseg_tf.config.zoo import Backbone, BackboneSection, C2FNet, Model
-from rsseg_tf.errors import WeightsError
+from rsseg_tf.errors import WeightsError, did_you_mean
 from rsseg_tf.files.cache import Progress, cached, is_offline
 from rsseg_tf.weights.assign import assign_variables
 from rsseg_tf.weights.families import recognise, without_wrapper
 from rsseg_tf.weights.layouts import inflate_bands, match_names
+from rsseg_tf.weights.named import read_named
 from rsseg_tf.weights.presets import is_preset, read_preset
 from rsseg_tf.weights.tensors import TensorFile, read_tensors
 
@@ -41,6 +43,8 @@ __all__ = [
 ]
 
 _LEAST_LIKENESS = 15  # percent of a part's tensors; a file with fewer of them is one of another architecture
+
+_MOST_NAMED = 4  # layers of a file without a place here, such as a classifier
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,11 @@ class LoadReport:
 
     def summary(self) -> str:
         """Returns one line."""
-        rest = f"; {len(self.skipped)} tensors of the file are not part of it" if self.skipped else ""
+        # Torch's counters are no weights.
+        left = [name for name in self.skipped if not name.endswith("num_batches_tracked")]
+        layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in left))
+        named = ", ".join(layers[:_MOST_NAMED]) + (", …" if len(layers) > _MOST_NAMED else "")
+        rest = f"; {len(left)} tensors of the file are not part of it ({named})" if left else ""
         return f"{self.section}: {self.tensors} tensors from {self.file.source} ({self.file.format}){rest}"
 
 
@@ -212,6 +220,8 @@ def open_source(source: str, *, offline: bool = False, progress: Progress | None
     if source.startswith(("http://", "https://")):
         return read_tensors(cached(source, offline=offline, progress=progress), source.partition("#")[0])
     path = Path(source)
+    if (weights := find_weights(source)) is not None and (weights.package or weights.url):
+        return read_named(weights, offline=offline, progress=progress)
     if is_preset(source) and not path.exists():
         return read_preset(source, offline=offline or is_offline())
     if path.is_dir():
@@ -220,9 +230,10 @@ def open_source(source: str, *, offline: bool = False, progress: Progress | None
     if path.is_file():
         return read_tensors(path)
     raise WeightsError(
-        f"The weights {source} do not exist. Allowed: a file (.pdparams, .pth, .safetensors, or a zip or tar.gz with "
-        "one of them), a URL that begins with http:// or https://, the folder of a checkpoint such as "
-        "output/best_model, or a preset of keras-hub such as resnet_vd_50_ssld_v2_imagenet."
+        f"The weights {source} do not exist.{did_you_mean(source, NAMED_WEIGHTS)} Allowed: a file (.pdparams, .pth, "
+        ".safetensors, or a zip or tar.gz with one of them), a URL that begins with http:// or https://, the folder of "
+        "a checkpoint such as output/best_model, a preset of keras-hub such as resnet_vd_50_ssld_v2_imagenet, or "
+        "another name of docs/licences.md, such as efficientnet_lite0."
     )
 
 
