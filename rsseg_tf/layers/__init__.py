@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from rsseg_tf.layers.attention import AttendRegions, ChannelAttention, GatherRegions, PositionAttention
+from rsseg_tf.layers.attention import (
+    AttendRegions,
+    ChannelAttention,
+    GatherRegions,
+    MultiHeadAttention,
+    PositionAttention,
+)
 from rsseg_tf.layers.conv import (
     DilatedConv2D,
     DilatedDepthwiseConv2D,
+    ReducingConv2D,
     classifier,
     conv_bn,
     conv_bn_relu,
@@ -13,9 +20,11 @@ from rsseg_tf.layers.conv import (
     kernel_initializer,
     separable_conv_bn_relu,
 )
-from rsseg_tf.layers.norm import BatchNorm
+from rsseg_tf.layers.mobile import conv_bn_activation, multiple_of_8, squeeze_and_excite
+from rsseg_tf.layers.norm import BatchNorm, LayerNorm
 from rsseg_tf.layers.pooling import AdaptiveAveragePooling, average_pool_ceil, max_pool_3x3
 from rsseg_tf.layers.pyramid import auxiliary_head, pyramid_pooling
+from rsseg_tf.layers.residual import LayerScale, StochasticDepth
 from rsseg_tf.layers.resize import ResizeLike
 from rsseg_tf.layers.unused import UnusedWeights
 
@@ -27,17 +36,25 @@ __all__ = [
     "DilatedConv2D",
     "DilatedDepthwiseConv2D",
     "GatherRegions",
+    "LayerNorm",
+    "LayerScale",
+    "MultiHeadAttention",
     "PositionAttention",
+    "ReducingConv2D",
     "ResizeLike",
+    "StochasticDepth",
     "UnusedWeights",
     "auxiliary_head",
     "average_pool_ceil",
     "classifier",
     "conv_bn",
+    "conv_bn_activation",
     "conv_bn_relu",
     "converting",
     "kernel_initializer",
     "max_pool_3x3",
+    "multiple_of_8",
     "pyramid_pooling",
     "separable_conv_bn_relu",
+    "squeeze_and_excite",
 ]

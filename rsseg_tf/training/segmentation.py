@@ -24,6 +24,7 @@ from rsseg_tf.errors import ConfigError, reason
 from rsseg_tf.evaluate.evaluation import Evaluation, plan_evaluation
 from rsseg_tf.files import StrPath
 from rsseg_tf.files.lists import Sample
+from rsseg_tf.layers import StochasticDepth
 from rsseg_tf.metrics import SegmentationScores
 from rsseg_tf.predict import InferenceOptions, as_rgb, overlay
 from rsseg_tf.predictors import keras_predictor
@@ -254,10 +255,14 @@ def _build(
 
 
 def _freeze(model: keras.Model, paths: Collection[str]) -> None:
-    """Makes the layers that own these variables keep them; normalisations then keep their running statistics too."""
+    """Makes the layers that own these variables keep them.
+
+    Normalisations then keep their running statistics too, and stochastic depth leaves nothing out.
+    """
     frozen = set(paths)
     for layer in model._flatten_layers():  # models may lie within models (c2fnet)
-        if layer.weights and {variable.path for variable in layer.weights} <= frozen:
+        # Stochastic depth has no weights; it is found in backbones alone.
+        if isinstance(layer, StochasticDepth) or (layer.weights and {v.path for v in layer.weights} <= frozen):
             layer.trainable = False
 
 

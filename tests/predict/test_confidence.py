@@ -22,8 +22,8 @@ from rsseg_tf.predictors import keras_predictor, search
 from rsseg_tf.predictors.device import DevicePredictor
 from rsseg_tf.predictors.search import search_of
 from tests.fixtures.devices import two_devices
+from tests.fixtures.labels import OPTIONS, SPEC, Spy, by_logits, pictures, small_model
 from tests.fixtures.scenes import predict_one, write_scene
-from tests.predict.test_labels import OPTIONS, SPEC, Spy, by_logits, pictures, small_model
 
 NONE = Doubt()
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -27,26 +25,12 @@ from rsseg_tf.files.lists import Sample
 from rsseg_tf.predict import InferenceOptions, predict_labels
 from rsseg_tf.predict.decoding import largest_class
 from rsseg_tf.predict.engine import label_model, make_tiling, predict_many_labels
-from rsseg_tf.predict.options import View
 from rsseg_tf.predictors import keras_predictor
 from rsseg_tf.predictors.device import DevicePredictor
 from rsseg_tf.predictors.search import Search, largest_classes, search_of
 from rsseg_tf.rasters.windows import Size
 from tests.fixtures.devices import two_devices
-
-SPEC = custom_spec("five", ["a", "b", "c", "d", "e"], mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1))
-
-
-def small_model(dtype: str = "float32") -> keras.Model:
-    """Two convolutions with weights in steps, so that logits are often equal; an output besides the main one."""
-    keras.utils.set_random_seed(3)
-    policy = keras.DTypePolicy(dtype)
-    inputs = keras.Input((None, None, 3))
-    hidden = keras.layers.Conv2D(4, 3, padding="same", dtype=policy)(inputs)
-    main = keras.layers.Conv2D(5, 3, padding="same", dtype=policy)(hidden)
-    model = keras.Model(inputs, {"aux": keras.layers.Conv2D(5, 1, dtype=policy)(hidden), "main": main})
-    model.set_weights([np.round(weight * 8) / 8 for weight in model.get_weights()])
-    return model
+from tests.fixtures.labels import OPTIONS, SPEC, Spy, by_logits, pictures, small_model
 
 
 @pytest.fixture(scope="module")
@@ -60,31 +44,6 @@ def spread() -> DevicePredictor:
     with two_devices().scope():
         model = small_model()
     return keras_predictor(model, SPEC, strategy=two_devices())
-
-
-class Spy:
-    """A model that notes what it was asked for."""
-
-    def __init__(self, model: DevicePredictor) -> None:
-        self.model, self.num_classes, self.devices = model, model.num_classes, model.devices
-        self.asked: list[tuple[str, int]] = []
-
-    def __call__(self, batch: NDArray) -> NDArray[np.float32]:
-        self.asked.append(("logits", len(batch)))
-        return self.model(batch)
-
-    def labels(self, batch: NDArray, views: Sequence[View] = ((False, False, False),)) -> NDArray[np.uint8] | None:
-        self.asked.append(("labels", len(batch)))
-        return self.model.labels(batch, views)
-
-
-def by_logits(model: DevicePredictor) -> Callable[[NDArray], NDArray[np.float32]]:
-    """The same model without labels: as every model was asked before."""
-    return lambda batch: model(batch)
-
-
-def pictures(count: int, height: int, width: int, dtype: str = "uint8") -> NDArray:
-    return np.random.default_rng(1).integers(0, 255, (count, height, width, 3)).astype(dtype)
 
 
 # === The search ===
@@ -159,29 +118,6 @@ def test_labels_of_narrow_types(policy: str) -> None:
     for options in (InferenceOptions(), InferenceOptions(flip_horizontal=True, flip_vertical=True)):
         found = predict_labels(model, image, SPEC, options)
         np.testing.assert_array_equal(found, predict_labels(by_logits(model), image, SPEC, options))
-
-
-OPTIONS = {
-    "whole": (InferenceOptions(), "labels"),
-    "flips": (InferenceOptions(flip_horizontal=True, flip_vertical=True), "labels"),
-    "turns": (InferenceOptions(rotate90=True, flip_horizontal=True), "labels"),
-    "windows apart": (InferenceOptions(is_slide=True, crop_size=Size(8, 6), stride=Size(8, 6), batch_size=3), "labels"),
-    "overlap": (InferenceOptions(is_slide=True, crop_size=Size(8, 6), stride=Size(5, 4), batch_size=3), "logits"),
-    "cosine": (
-        InferenceOptions(is_slide=True, crop_size=Size(8, 6), stride=Size(8, 6), blend="cosine"),
-        "logits",
-    ),
-    "padded": (InferenceOptions(tile=Size(40, 40), fixed_tile=True), "labels"),
-    "scales": (InferenceOptions(scales=(0.5, 1.0), flip_horizontal=True), "logits"),
-    "scaled windows": (
-        InferenceOptions(scales=(1.0, 1.5), is_slide=True, crop_size=Size(8, 8), stride=Size(8, 8)),
-        "logits",
-    ),
-    "flipped windows": (
-        InferenceOptions(flip_vertical=True, is_slide=True, crop_size=Size(8, 6), stride=Size(8, 6)),
-        "logits",
-    ),
-}
 
 
 @pytest.mark.parametrize(("options", "asked"), OPTIONS.values(), ids=OPTIONS)
