@@ -89,7 +89,15 @@ def test_logits_of_every_head(name: str, tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("config", OTHERS)
 def test_other_values_sizes_and_networks(config: str, tmp_path: Path) -> None:
-    command = [PYTHON, FOLDER / "generate.py", "--folder", tmp_path, "--prefix", "other/", "--no-classes"]
+    command = [
+        str(PYTHON),
+        str(FOLDER / "generate.py"),
+        "--folder",
+        str(tmp_path),
+        "--prefix",
+        "other/",
+        "--no-classes",
+    ]
     sizes = ["--size", "65", "33", "--size", "64", "96"]
     subprocess.run([*command, *sizes, config], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT)
     stem = tmp_path / Path(config).stem
