@@ -1,4 +1,4 @@
-"""What a file of weights says about its classes, compared with a dataset."""
+"""What a file of weights says about its classes and its training, and how its classes compare with a dataset's."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import WeightsError
 
-__all__ = ["Labels", "class_order", "find_labels", "palette_note"]
+__all__ = ["Labels", "class_order", "find_labels", "find_training_config", "palette_note"]
 
 _MOST_CLASSES, _LONGEST_NAME = 1000, 200
+_LONGEST_CONFIG = 1_000_000  # characters; those of mmsegmentation have some ten thousand
 _LISTED = 8
 
 
@@ -49,6 +50,19 @@ def find_labels(value: Any) -> Labels | None:
     if not all(isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name.isprintable() for name in classes):
         return None
     return Labels(tuple(classes), _colours(palette, len(classes)))
+
+
+def find_training_config(value: Any) -> str | None:
+    """Returns the text of the config that a checkpoint of mmsegmentation keeps beside its weights, or None.
+
+    Args:
+        value: What is in the file, of plain types.
+    """
+    meta = value.get("meta") if isinstance(value, Mapping) else None
+    if not isinstance(meta, Mapping):
+        return None
+    texts = [text for key in ("cfg", "config") if isinstance(text := meta.get(key), str)]
+    return next((text for text in texts if len(text) <= _LONGEST_CONFIG), None)
 
 
 def _colours(palette: Any, count: int) -> tuple[tuple[int, int, int], ...]:

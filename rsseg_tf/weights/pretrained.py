@@ -298,8 +298,11 @@ def _translated(part: Part, file: TensorFile) -> _Match:
 
 
 def _of_family(part: Part, file: TensorFile, family: Family, tensors: Tensors) -> _Match:
+    notes = _normalisation_notes(part, family)
     try:
         translation = family.translate(tensors, part.row, part.paths)
+        if part.whole and translation.names:
+            notes += family.agrees(part.row, file.training_config)
     except WeightsError as error:
         raise WeightsError(f"{file.source} does not fit {part.section}: {error}.") from error
     names = dict(translation.names)
@@ -308,7 +311,7 @@ def _of_family(part: Part, file: TensorFile, family: Family, tensors: Tensors) -
             f"{file.source} is not for {part.section}, which is {part.row.label}: it holds "
             f"{family.describe(tensors)}, as {family.name} names it. Write the section model of that network."
         )
-    prepared, notes = dict(translation.tensors), _normalisation_notes(part, family)
+    prepared = dict(translation.tensors)
     if part.whole and part.spec is not None and file.labels is not None:
         order = class_order(file.labels, part.spec, file.source)
         if order is not None:

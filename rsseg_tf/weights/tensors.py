@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 
 from rsseg_tf.errors import WeightsError, reason
-from rsseg_tf.weights.labels import Labels, find_labels
+from rsseg_tf.weights.labels import Labels, find_labels, find_training_config
 from rsseg_tf.weights.unpickle import StoredTensor, unpickle
 
 __all__ = ["TensorFile", "read_tensors"]
@@ -40,11 +40,12 @@ _SAFETENSORS_TYPES = {
 
 
 class _Found(NamedTuple):
-    """What was read: its kind, the tensors, and the classes if they are named."""
+    """What was read, see `TensorFile`."""
 
     kind: str
     tensors: dict[str, np.ndarray]
     labels: Labels | None = None
+    training_config: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class TensorFile:
         tensors: Arrays by their names in the file, convolutions (out, in, height, width).
         by_path: Whether names are paths of our variables, in the layout of Keras: those of a checkpoint or a preset.
         labels: The classes that the file names; None where it names none.
+        training_config: Text of the other project's config that is in the file; None where there is none.
     """
 
     source: str
@@ -66,6 +68,7 @@ class TensorFile:
     tensors: dict[str, np.ndarray] = field(repr=False)
     by_path: bool = False
     labels: Labels | None = None
+    training_config: str | None = field(default=None, repr=False)
 
 
 def read_tensors(path: Path, source: str | None = None) -> TensorFile:
@@ -96,7 +99,7 @@ def read_tensors(path: Path, source: str | None = None) -> TensorFile:
     except Exception as error:  # readers of zip, tar and deflate have many types for damaged files
         raise WeightsError(f"The file {name} is damaged: {reason(error)}. Download it again.") from error
     digest = hashlib.sha256(content).hexdigest()
-    return TensorFile(name, found.kind, digest, found.tensors, labels=found.labels)
+    return TensorFile(name, found.kind, digest, found.tensors, False, found.labels, found.training_config)
 
 
 class _Room:
@@ -170,7 +173,7 @@ def _read(content: bytes, room: _Room, depth: int = 0) -> _Found:
 
 
 def _found(kind: str, value: Any) -> _Found:
-    return _Found(kind, _arrays(value), find_labels(value))
+    return _Found(kind, _arrays(value), find_labels(value), find_training_config(value))
 
 
 # === Archives ===

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from pydantic import TypeAdapter
 
 from rsseg_tf.backbones import hrnet, resnet
 from rsseg_tf.build import build_model
 from rsseg_tf.cli import main
 from rsseg_tf.config import Config
+from rsseg_tf.config.zoo import Model
 from rsseg_tf.datasets.table import SPECS
 from rsseg_tf.errors import WeightsError
 from rsseg_tf.weights import read_tensors
@@ -174,6 +177,47 @@ def test_damaged_shapes_are_errors_of_one_line(tmp_path: Path) -> None:
                 file = write(tmp_path / "w.pth", {**tensors, name: np.zeros(shape, np.float32)}, {"CLASSES": CLASSES})
                 with pytest.raises(WeightsError):
                     load_pretrained(model, config_of(tmp_path, file))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("strides=(1, 2, 1, 1), pool_scales=(1,2,3), align_corners=False", None),
+        ("strides=(\n  1,\n  2,\n  2,\n  2,\n)", "says 32 where model.backbone.output_stride is 8. Write model.back"),
+        ("pool_scales=[1, 2, 3, 6]", "says [1, 2, 3, 6] where model.bin_sizes is [1, 2, 3]. Write model.bin"),
+        ("align_corners=True", "says true where model.align_corners is false. Write model.align_corners: true"),
+        ("strides=(" + "1, " * 400, None),
+    ],
+)  # fmt: skip
+def test_the_config_in_a_file_must_agree(text: str, message: str | None, tmp_path: Path) -> None:
+    for key in ("cfg", "config"):
+        config = config_of(tmp_path, write(tmp_path / "w.pth", pspnet_tensors(tmp_path), {key: text}))
+        if message is None:
+            assert [note.split(":")[0] for note in load(config)[1].notes] == ["normalisation"]
+            continue
+        with pytest.raises(WeightsError, match=re.escape(f"does not fit model: the config in the file {message}")):
+            load(config)
+
+
+def test_what_nothing_tells_is_noted_where_it_is_unusual() -> None:
+    for name, stride, expected in (("upernet", 8, 1), ("upernet", 32, 0), ("pspnet", 8, 0), ("pspnet", 16, 1)):
+        section = TypeAdapter(Model).validate_python(
+            {"name": name, "backbone": {"name": "resnet50_v1c", "output_stride": stride}}
+        )
+        assert len(MMSEGMENTATION.agrees(section, None)) == expected
+    rates = {"name": "deeplabv3plus", "aspp_rates": (1, 6, 12, 18), "backbone": {"name": "resnet50_v1c"}}
+    section = TypeAdapter(Model).validate_python(rates)
+    text = "dilations=(1, 1, 2, 4), dilations=(1, 12, 24, 36)"
+    with pytest.raises(WeightsError, match=r"\[1, 12, 24, 36\] where model.aspp_rates is \[1, 6, 12, 18\]"):
+        MMSEGMENTATION.agrees(section, text)
+    assert MMSEGMENTATION.agrees(section, text.replace("1, 12, 24, 36", "1, 6, 12, 18")) == []
+
+
+def test_a_dilated_resnet_without_a_deep_stem_is_refused(tmp_path: Path) -> None:
+    tensors = {name.replace("stem.0", "conv1"): array for name, array in pspnet_tensors(tmp_path).items()}
+    config = config_of(tmp_path, write(tmp_path / "w.pth", tensors), PSPNET.replace("resnet18_v1c", "resnet18"))
+    with pytest.raises(WeightsError, match="ResNet-18, 3 classes, dilates its backbone as resnet18 does"):
+        load(config)
 
 
 # === Backbones ===

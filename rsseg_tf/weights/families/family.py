@@ -64,6 +64,9 @@ class Family:
         translate: From all tensors of a file, the row of a backbone or model in the config, and the paths of its
             variables, to the names that they have in the file. An empty `names` says that the family has no such model.
             It may raise a `WeightsError` whose message is what follows a colon, without a period at its end.
+        agrees: From the row of a whole model and the text of the project's config that is in the file, or None, to
+            lines about what the tensors do not show and should be looked at, such as strides. Where the text says
+            something else than the row it raises a `WeightsError` as `translate` does.
         normalisation: How images are normalised for its weights as a rule; None where there is no rule.
     """
 
@@ -71,4 +74,5 @@ class Family:
     recognises: Callable[[Tensors], bool]
     describe: Callable[[Tensors], str]
     translate: Callable[[Tensors, Row, Sequence[str]], Translation]
+    agrees: Callable[[Row, str | None], Sequence[str]] = lambda _row, _text: ()
     normalisation: Normalisation | None = None

@@ -9,6 +9,8 @@ before a normalisation have no bias there, and both pyramids join their branches
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -124,9 +126,6 @@ def _in_words(backbone: Row | None) -> str:
     return name.replace("resnet", "ResNet-").replace("_v1c", "-C")
 
 
-# === Names and order ===
-
-
 def _translate(tensors: Tensors, row: Row, paths: Sequence[str]) -> Translation:
     backbone = row.backbone if isinstance(row, SegmentorSection) else row
     if not isinstance(backbone, ResNet | ResNetV1c | HRNet) or _backbone_in(tensors) != _in_words(backbone):
@@ -139,6 +138,11 @@ def _translate(tensors: Tensors, row: Row, paths: Sequence[str]) -> Translation:
         return Translation(names, tensors)
     if _NETWORKS.get(type(row)) != _network_in(tensors):
         return Translation({}, tensors)
+    if isinstance(backbone, ResNet) and isinstance(row, PSPNet | DeepLabV3Plus):
+        raise WeightsError(
+            f"mmsegmentation's {_describe(tensors)}, dilates its backbone as {backbone.name} does not. Whole models on "
+            "resnet18_v1c, resnet50_v1c and resnet101_v1c are allowed, or the backbone alone: model.backbone.pretrained"
+        )
     if isinstance(row, PSPNet | DeepLabV3Plus | UPerNet):
         _require_variant(row.variant, "model.variant")
     names |= renamed(paths, _HEADS[type(row)], _CONV_MODULE, TORCH_VARIABLES)
@@ -152,6 +156,58 @@ def _require_variant(variant: str, key: str) -> None:
         raise WeightsError(
             f"mmsegmentation computes this network in another way than {key} {variant} does. Write {key}: {_VARIANT}"
         )
+
+
+# === What tensors do not show ===
+
+
+def _agrees(row: Row, text: str | None) -> list[str]:
+    """Compares strides, rates, grids and the alignment of corners with a config of mmsegmentation."""
+    if not isinstance(row, SegmentorSection):
+        return []
+    backbone, notes = row.backbone, []
+    if isinstance(backbone, ResNetV1c):
+        strides = next(iter(_numbers(text, "strides")), None)
+        usual = 32 if isinstance(row, UPerNet) else 8
+        stride = usual if strides is None else 4 * math.prod(strides)
+        if strides is not None:
+            _require(backbone.output_stride == stride, "backbone.output_stride", backbone.output_stride, stride)
+        elif backbone.output_stride != usual:
+            notes.append(
+                f"output stride: that of {_NETWORKS[type(row)]} in mmsegmentation is {usual} as a rule; "
+                f"model.backbone.output_stride is {backbone.output_stride}"
+            )
+    if isinstance(row, DeepLabV3Plus):
+        rates = [one for one in _numbers(text, "dilations") if len(one) == len(row.aspp_rates)]
+        _require(not rates or row.aspp_rates in rates, "aspp_rates", row.aspp_rates, rates[-1] if rates else ())
+    if isinstance(row, PSPNet):
+        grids = _numbers(text, "pool_scales")
+        _require(not grids or row.bin_sizes in grids, "bin_sizes", row.bin_sizes, grids[-1] if grids else ())
+    aligned = re.search(r"\balign_corners=(True|False)\b", text or "")
+    if aligned is not None:
+        _require(row.align_corners == (aligned[1] == "True"), "align_corners", row.align_corners, aligned[1] == "True")
+    return notes
+
+
+def _numbers(text: str | None, key: str) -> list[tuple[int, ...]]:
+    """Returns all tuples of whole numbers that a config gives a key."""
+    found = re.findall(rf"\b{key}=[(\[]([\d,\s]{{1,200}})[)\]]", text or "")
+    return [tuple(int(number) for number in re.findall(r"\d{1,6}", numbers)) for numbers in found]
+
+
+def _require(agrees: bool, key: str, ours: object, theirs: object) -> None:
+    if not agrees:
+        raise WeightsError(
+            f"the config in the file says {_plain(theirs)} where model.{key} is {_plain(ours)}. Write model.{key}: "
+            f"{_plain(theirs)}"
+        )
+
+
+def _plain(value: object) -> str:
+    return str(list(value) if isinstance(value, tuple) else value).lower()
+
+
+# === Names and order ===
 
 
 def _backbone_names(paths: Iterable[str], *, hrnet: bool) -> dict[str, str]:
@@ -219,5 +275,5 @@ def _channels(array: np.ndarray) -> int:
     return array.shape[0] if array.ndim else 0
 
 
-MMSEGMENTATION = Family("mmsegmentation", _recognises, _describe, _translate, normalisation=IMAGENET)
+MMSEGMENTATION = Family("mmsegmentation", _recognises, _describe, _translate, _agrees, IMAGENET)
 """PSPNet, DeepLabV3+, UPerNet and FCN on ResNet-C, ResNet and HRNet."""
