@@ -291,10 +291,23 @@ def _translated(part: Part, file: TensorFile) -> _Match:
     if family is None:
         names = _released(part)
         found, skipped = match_names(file.tensors, names)
+        if len(found) * 100 >= len(names) * _LEAST_LIKENESS:
+            _require_variant_of_paddleseg(part, file)
         match = _Match(names, found, {name: file.tensors[name] for name in skipped})
     else:
         match = _of_family(part, file, family, tensors)
     return replace(match, names={name: part.prefix + path for name, path in match.names.items()})
+
+
+def _require_variant_of_paddleseg(part: Part, file: TensorFile) -> None:
+    """Refuses weights with PaddleSeg's names for a network that is built as another project does."""
+    for section, row in ((part.section, part.row), (f"{part.section}.backbone", getattr(part.row, "backbone", None))):
+        variant = getattr(row, "variant", "paddleseg")
+        if variant != "paddleseg":
+            raise WeightsError(
+                f"{file.source} is not for {part.section}: its tensors have PaddleSeg's names, and {section}.variant "
+                f"is {variant}, which computes something else. Write {section}.variant: paddleseg."
+            )
 
 
 def _of_family(part: Part, file: TensorFile, family: Family, tensors: Tensors) -> _Match:

@@ -19,13 +19,13 @@ from rsseg_tf.config import Config
 from rsseg_tf.config.zoo import Model
 from rsseg_tf.datasets.table import SPECS
 from rsseg_tf.errors import WeightsError
-from rsseg_tf.weights import read_tensors
+from rsseg_tf.weights import fcn_names, hrnet_names, read_tensors
 from rsseg_tf.weights.families import recognise
 from rsseg_tf.weights.families.mmsegmentation import MMSEGMENTATION
 from rsseg_tf.weights.labels import Labels, class_order, find_labels, palette_note
 from rsseg_tf.weights.pretrained import LoadReport, load_pretrained
 from tests.fixtures.configs import replace_builder, tiny_config
-from tests.fixtures.weight_files import released, write_torch
+from tests.fixtures.weight_files import released, write_pdparams, write_torch
 
 CLASSES, COLOURS = ("Sea_Water", "building", "low vegetation"), ((0, 0, 255), (255, 0, 0), (0, 255, 0))
 PSPNET = (
@@ -256,6 +256,18 @@ def test_hrnet_wants_the_variant(tmp_path: Path) -> None:
                 load(tiny_config(tmp_path, text))
         else:
             assert load(tiny_config(tmp_path, text))[1].skipped == ("classifier.weight",)
+
+
+def test_paddleseg_weights_want_paddlesegs_variant(tmp_path: Path) -> None:
+    model = "name: fcn, channels: 4, backbone: {name: hrnet_w18, variant: VARIANT}, pretrained: SOURCE"
+    text = f"model={{{model}}}"
+    config = tiny_config(tmp_path, text.replace("VARIANT", "paddleseg").replace("SOURCE", "null"))
+    built = build_model(config)
+    names = fcn_names([v.path for v in built.weights], hrnet_names([v.path for v in built.weights]))
+    file = write_pdparams(tmp_path / "w.pdparams", released(built, names))
+    load(tiny_config(tmp_path, text.replace("VARIANT", "paddleseg").replace("SOURCE", str(file))))
+    with pytest.raises(WeightsError, match=r"is mmsegmentation, .* Write model\.backbone\.variant: paddleseg\.$"):
+        load(tiny_config(tmp_path, text.replace("VARIANT", "mmsegmentation").replace("SOURCE", str(file))))
 
 
 # === Classes ===
