@@ -33,6 +33,7 @@ PSPNET = (
 )
 LOSS = "loss={main: {name: cross_entropy}, aux: {name: cross_entropy}}"
 # Names of some tensors, by which a file is recognised.
+SEG = "decode_head.conv_seg.weight"
 RESNET18 = ("stem.0.weight", "layer1.0.conv1.weight", "layer3.0.conv1.weight", "layer3.1.conv1.weight")
 # mmseg/datasets of mmsegmentation 1.2.2: isaid.py, potsdam.py, isprs.py (Vaihingen), loveda.py.
 ISPRS = (
@@ -114,13 +115,15 @@ def load(config: Config) -> tuple[keras.Model, LoadReport]:
         (tuple(f"backbone.{name}" for name in RESNET18), "ResNet-18-C"),
         (("stage4.0.branches.0.0.conv1.weight", "stage4.0.fuse_layers.0.1.0.weight"), "HRNet-W2-small"),
         (("backbone.layer1.0.conv1.weight", *(f"backbone.layer3.{i}.conv1.weight" for i in range(6)),
-          "decode_head.conv_seg.weight", "decode_head.convs.0.conv.weight"), "FCN on ResNet-34, 2 classes"),
-        (("decode_head.convs.0.conv.weight", "decode_head.convs.1.conv.weight", "backbone.cls_token"),
-         "another network (its decode_head has convs) on another backbone (it has cls_token)"),
-        (("backbone.x", "decode_head.aspp_modules.0", "decode_head.sep_bottleneck.0"),
-         "DeepLabV3+ on another backbone (it has x)"),
-        (("backbone.x", "decode_head.psp_modules.0", "decode_head.lateral_convs.0"),
-         "UPerNet on another backbone (it has x)"),
+          SEG, "decode_head.convs.0.conv.weight"), "FCN on ResNet-34, 2 classes"),
+        (("decode_head.convs.0.conv.weight", "decode_head.convs.1.conv.weight", "backbone.cls_token", SEG),
+         "another network (its decode_head has conv_seg, convs) on another backbone (it has cls_token), 2 classes"),
+        (("backbone.x", "decode_head.aspp_modules.0", "decode_head.sep_bottleneck.0", SEG),
+         "DeepLabV3+ on another backbone (it has x), 2 classes"),
+        (("backbone.x", "decode_head.psp_modules.0", "decode_head.lateral_convs.0", SEG),
+         "UPerNet on another backbone (it has x), 2 classes"),
+        (("backbone.x", "decode_head.0.convs.0.conv.weight", "decode_head.1.conv_seg.weight"),
+         "another network (its decode_head has 0, 1) on another backbone (it has x)"),
     ],
 )  # fmt: skip
 def test_a_file_is_recognised_and_described(names: tuple[str, ...], described: str) -> None:
@@ -129,7 +132,8 @@ def test_a_file_is_recognised_and_described(names: tuple[str, ...], described: s
 
 
 def test_other_files_are_not_its_own() -> None:
-    for names in (("conv1.weight", "layer1.0.conv1.weight"), ("encoder.conv1.weight", "decoder.p5.weight"), ("a",)):
+    hugging_face = "segformer.encoder.block.0.0.attention.self.query.weight", "decode_head.classifier.weight"
+    for names in (("conv1.weight", "layer1.0.conv1.weight"), ("encoder.conv1.weight",), hugging_face, ("a",)):
         assert recognise(named(*names)) is not MMSEGMENTATION
 
 

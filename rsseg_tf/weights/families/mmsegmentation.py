@@ -64,7 +64,9 @@ def _recognises(tensors: Tensors) -> bool:
     bare = _without_backbone(tensors)
     of_backbone = {"stem.0.weight", "layer1.0.conv1.weight"} <= bare.keys()
     of_hrnet = any(".fuse_layers." in name for name in bare)
-    return any(name.startswith("decode_head.") for name in tensors) or of_backbone or of_hrnet
+    # Hugging Face has a decode_head too, but none of these classifiers.
+    of_segmentor = any(re.match(r"decode_head\.(\d+\.)?conv_seg\.", name) for name in tensors)
+    return of_segmentor or of_backbone or of_hrnet
 
 
 def _without_backbone(tensors: Tensors) -> Mapping[str, np.ndarray]:
