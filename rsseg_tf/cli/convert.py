@@ -127,9 +127,10 @@ def _print(report: LoadReport) -> None:
     click.echo(f"source:   {report.file.source} ({report.file.format})")
     click.echo(f"sha256:   {report.file.sha256}")
     click.echo(f"{report.section}: {report.tensors} tensors, {report.values} values assigned")
-    if report.skipped:
-        shown = ", ".join(report.skipped[:8]) + (", …" if len(report.skipped) > 8 else "")
-        click.echo(f"not used: {len(report.skipped)} tensors of the file ({shown})")
+    skipped = [name for name in report.skipped if not name.endswith("num_batches_tracked")]  # torch's counters
+    if skipped:
+        shown = ", ".join(skipped[:8]) + (", …" if len(skipped) > 8 else "")
+        click.echo(f"not used: {len(skipped)} tensors of the file ({shown})")
     for note in report.notes:
         click.echo(note)
 

@@ -347,6 +347,7 @@ def test_convert_says_what_to_look_at(tmp_path: Path) -> None:
     arguments = ["convert", str(file), "--config", str(tmp_path / "c.yml"), "-o", str(tmp_path / "out"), "--verify"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
+    assert "not used" not in result.output, "counters of batches are no weights"
     assert "normalisation: weights of mmsegmentation are as a rule trained with mean [0.485, 0.456" in result.output
     imagenet = ["dataset.mean=[0.485, 0.456, 0.406]", "dataset.std=[0.229, 0.224, 0.225]"]
     result = CliRunner().invoke(main, [*arguments, "--overwrite", "--set", *imagenet])
