@@ -88,7 +88,8 @@ def pspnet_tensors(folder: Path) -> dict[str, np.ndarray]:
     """Returns tensors of a PSPNet as mmsegmentation stores them."""
     config = config_of(folder, None)
     model = build_model(config)
-    markers = named(*RESNET18, prefix="backbone.") | named("decode_head.psp_modules.0.1.conv.weight")
+    head = named("decode_head.psp_modules.0.1.conv.weight", "auxiliary_head.conv_seg.weight")
+    markers = named(*RESNET18, prefix="backbone.") | head
     names = MMSEGMENTATION.translate(markers, config.model, [variable.path for variable in model.weights]).names
     tensors = released(model, {name: path for name, path in names.items() if not name.endswith(".conv.bias")})
     return tensors | {"backbone.stem.1.num_batches_tracked": np.zeros((), np.int64)}
@@ -163,7 +164,9 @@ def test_every_tensor_finds_its_place_and_the_pyramid_is_put_in_order(tmp_path: 
          r"is not for model, which is pspnet_resnet18: it holds PSPNet on ResNet-18-C, 3 classes, as mmsegmentation"),
         (PSPNET.replace("pspnet", "upernet").replace(", pyramid_channels: 6, bin_sizes: [1, 2, 3]", ""),
          "is not for model, which is upernet_resnet18_v1c: it holds PSPNet on ResNet-18-C, 3 classes"),
-        (PSPNET.replace("pyramid_channels: 6", "pyramid_channels: 8"), "shapes that differ: decode_head"),
+        (PSPNET.replace("pyramid_channels: 6", "pyramid_channels: 8"),
+         r"of other sizes; model\.pyramid_channels is 8\. Write model\.pyramid_channels: 6\.$"),
+        (PSPNET.replace("bin_sizes: [1, 2, 3]", "bin_sizes: [1, 2]"), "1 shapes that differ: decode_head.bottleneck"),
     ],
 )  # fmt: skip
 def test_a_config_for_another_network_is_one_line(model: str, message: str, tmp_path: Path) -> None:
@@ -222,6 +225,20 @@ def test_a_dilated_resnet_without_a_deep_stem_is_refused(tmp_path: Path) -> None
     config = config_of(tmp_path, write(tmp_path / "w.pth", tensors), PSPNET.replace("resnet18_v1c", "resnet18"))
     with pytest.raises(WeightsError, match="ResNet-18, 3 classes, dilates its backbone as resnet18 does"):
         load(config)
+
+
+def test_the_sizes_to_write_are_named() -> None:
+    tensors = {
+        "decode_head.bottleneck.conv.weight": np.zeros((512, 1)),
+        "decode_head.sep_bottleneck.1.pointwise_conv.conv.weight": np.zeros((500, 1)),
+        "decode_head.c1_bottleneck.conv.weight": np.zeros((48, 1)),
+        **named("decode_head.aspp_modules.0", SEG, "auxiliary_head.conv_seg.weight"),
+        **named(*RESNET18, prefix="backbone."),
+    }
+    section = {"name": "deeplabv3plus", "variant": "mmsegmentation", "backbone": {"name": "resnet18_v1c"}}
+    message = "Write model.aspp_channels: 512, model.decoder_channels: 500, model.aux_head: true"
+    with pytest.raises(WeightsError, match=message):
+        MMSEGMENTATION.translate(tensors, TypeAdapter(Model).validate_python(section), [])
 
 
 # === Backbones ===

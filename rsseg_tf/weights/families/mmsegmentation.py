@@ -56,6 +56,21 @@ _HEADS: dict[type[SegmentorSection], dict[str, str]] = {
 _CLASSIFIERS = tuple(
     f"{head}.conv_seg.{what}" for head in ("decode_head", "auxiliary_head") for what in ("weight", "bias")
 )
+# Options of ours -> tensors with as many output channels.
+_WIDTHS: dict[type[SegmentorSection], dict[str, str]] = {
+    FCN: {},
+    PSPNet: {"pyramid_channels": "decode_head.bottleneck.conv.weight"},
+    DeepLabV3Plus: {
+        "aspp_channels": "decode_head.bottleneck.conv.weight",
+        "decoder_channels": "decode_head.sep_bottleneck.1.pointwise_conv.conv.weight",
+        "low_level_channels": "decode_head.c1_bottleneck.conv.weight",
+    },
+    UPerNet: {
+        "channels": "decode_head.fpn_bottleneck.conv.weight",
+        "aux_channels": "auxiliary_head.convs.0.conv.weight",
+    },
+}
+_UPERNET_AUX_CHANNELS = 256
 # Whether a block has two or three convolutions, and blocks of the third stage -> depth of a ResNet.
 _DEPTHS = {(False, 2): 18, (False, 6): 34, (True, 6): 50, (True, 23): 101, (True, 36): 152}
 
@@ -147,6 +162,7 @@ def _translate(tensors: Tensors, row: Row, paths: Sequence[str]) -> Translation:
         )
     if isinstance(row, PSPNet | DeepLabV3Plus | UPerNet):
         _require_variant(row.variant, "model.variant")
+    _require_options(tensors, row)
     names |= renamed(paths, _HEADS[type(row)], _CONV_MODULE, TORCH_VARIABLES)
     prepared = {**tensors, **_in_our_order(tensors)}
     biases = _zero_biases(prepared, names)
@@ -158,6 +174,23 @@ def _require_variant(variant: str, key: str) -> None:
         raise WeightsError(
             f"mmsegmentation computes this network in another way than {key} {variant} does. Write {key}: {_VARIANT}"
         )
+
+
+def _require_options(tensors: Tensors, row: SegmentorSection) -> None:
+    """Compares the head's sizes, which the tensors show, with the options."""
+    theirs: dict[str, object] = {
+        option: _channels(tensors[name]) for option, name in _WIDTHS[type(row)].items() if name in tensors
+    }
+    if not isinstance(row, FCN):
+        theirs["aux_head"] = "auxiliary_head.conv_seg.weight" in tensors
+    ours = {option: getattr(row, option) for option in theirs}
+    if ours.get("aux_channels", 0) is None:
+        ours["aux_channels"] = _UPERNET_AUX_CHANNELS
+    other = [option for option, value in theirs.items() if ours[option] != value]
+    if other:
+        has = ", ".join(f"model.{option} is {_plain(ours[option])}" for option in other)
+        wanted = ", ".join(f"model.{option}: {_plain(theirs[option])}" for option in other)
+        raise WeightsError(f"its tensors are of other sizes; {has}. Write {wanted}")
 
 
 # === What tensors do not show ===
