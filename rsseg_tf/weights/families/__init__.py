@@ -7,10 +7,10 @@ family: `rsseg_tf.weights.layouts.match_names` finds their tensors.
 
 from __future__ import annotations
 
-from rsseg_tf.weights.families.family import Family, Normalisation, Tensors, Translation
+from rsseg_tf.weights.families.family import Family, Tensors, Translation
 from rsseg_tf.weights.families.mmsegmentation import MMSEGMENTATION
 
-__all__ = ["FAMILIES", "Family", "Normalisation", "Tensors", "Translation", "recognise", "without_wrapper"]
+__all__ = ["FAMILIES", "Family", "Tensors", "Translation", "recognise", "without_wrapper"]
 
 FAMILIES: tuple[Family, ...] = (MMSEGMENTATION,)
 """In the order in which they are asked: those with the more particular names first."""
