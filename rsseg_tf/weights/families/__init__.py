@@ -8,10 +8,11 @@ family: `rsseg_tf.weights.layouts.match_names` finds their tensors.
 from __future__ import annotations
 
 from rsseg_tf.weights.families.family import Family, Tensors, Translation
+from rsseg_tf.weights.families.mmsegmentation import MMSEGMENTATION
 
 __all__ = ["FAMILIES", "Family", "Tensors", "Translation", "recognise", "without_wrapper"]
 
-FAMILIES: tuple[Family, ...] = ()
+FAMILIES: tuple[Family, ...] = (MMSEGMENTATION,)
 """In the order in which they are asked: those with the more particular names first."""
 
 # Attributes in which training scripts and distributed training keep a whole model.
