@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rsseg_tf.backbones.convnext import convnext, convnext_tiny
 from rsseg_tf.backbones.hrnet import hrnet, hrnet_w18, hrnet_w18_small, hrnet_w48
 from rsseg_tf.backbones.mit import mit, mit_b0, mit_b1, mit_b2
 from rsseg_tf.backbones.mobilenet_v3 import InvertedResidual, mobilenet_v3, mobilenet_v3_large, mobilenet_v3_small
@@ -18,6 +19,8 @@ from rsseg_tf.backbones.resnet_vd import resnet18_vd, resnet50_vd, resnet101_vd,
 
 __all__ = [
     "InvertedResidual",
+    "convnext",
+    "convnext_tiny",
     "hrnet",
     "hrnet_w18",
     "hrnet_w18_small",
