@@ -7,8 +7,9 @@
 TILES is a prepared dataset of PNG tiles, of which the first of `train.txt` are read (without it, synthetic ones are
 made). Augmentation is the benchmark's: scale 0.5 to 2, crop of 512x512, flip, four changes of colour. Both systems take
 turns in processes of their own. CPU time is that of the whole process, so that it holds on a busy machine too; samples
-per second on one core and on two need an idle one. Ours makes batches and int32 labels; PaddleSeg's normalises on the
-CPU, which ours does inside the training step. Without `--original` its columns are left out. Prints tables in Markdown.
+per second on one core, on two, and by two processes with a core each need an idle one. Ours makes batches and int32
+labels; PaddleSeg's normalises on the CPU, which ours does inside the training step. Without `--original` its columns
+are left out. Prints tables in Markdown.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ CONFIGS = (
 )
 SIDE = 512
 BATCH = 4
+READY = 32  # more samples than lie ready when a turn begins; they were made while others had theirs
 ROOT = Path(__file__).resolve().parents[1]
+ALL_CORES = "all"  # otherwise places in the list of cores that may be used, such as "0,1"
 Advance = Callable[[int], object]
 """Makes a number of samples."""
 
@@ -93,15 +96,17 @@ def original(folder: Path, tiles: int, memory: bool) -> Advance:
     return advance
 
 
-def serve(system: str, source: str, folder: Path, tiles: int, cores: int) -> None:
+def serve(system: str, source: str, cores: str, folder: Path, tiles: int) -> None:
     """Measures on demand: reads numbers of samples, prints CPU and wall seconds for each as JSON."""
-    if cores:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    if cores != ALL_CORES:
+        allowed = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, [allowed[int(place)] for place in cores.split(",")])
     advance = (ours if system == "ours" else original)(folder, tiles, source == "memory")
     advance(2 * tiles)  # fills memory, and starts threads
     print("ready", flush=True)
     for line in sys.stdin:
         count = int(line)
+        advance(READY)
         cpu, wall = time.process_time(), time.perf_counter()
         advance(count)
         print(json.dumps([(time.process_time() - cpu) / count, (time.perf_counter() - wall) / count]), flush=True)
@@ -117,11 +122,15 @@ class Server:
         self.process = process
         self.figures: list[tuple[float, float]] = []  # CPU and wall seconds of a sample
 
-    def measure(self, count: int) -> None:
-        """Lets it make samples."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+    def ask(self, count: int) -> None:
+        """Lets it begin to make samples."""
+        assert self.process.stdin is not None
         self.process.stdin.write(f"{count}\n")
         self.process.stdin.flush()
+
+    def wait(self) -> None:
+        """Waits until they are made."""
+        assert self.process.stdout is not None
         cpu, wall = json.loads(self.process.stdout.readline())
         self.figures.append((cpu, wall))
 
@@ -137,13 +146,13 @@ class Server:
 
 
 @contextmanager
-def server(options: argparse.Namespace, system: str, source: str, cores: int = 0) -> Iterator[Server]:
+def server(options: argparse.Namespace, system: str, source: str, cores: str) -> Iterator[Server]:
     """Starts a process, and ends it with the block."""
     python = sys.executable if system == "ours" else str(options.original)
     variables = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     if system != "ours":
         variables["PYTHONPATH"] = str(options.paddleseg.resolve())
-    command = [python, "-m", "benchmarks.pipeline", "--serve", system, source, str(cores)]
+    command = [python, "-m", "benchmarks.pipeline", "--serve", system, source, cores]
     command += ["--tiles", str(options.tiles), "--count", str(options.count)]
     process = subprocess.Popen(
         command,
@@ -167,21 +176,29 @@ def server(options: argparse.Namespace, system: str, source: str, cores: int = 0
         process.wait()
 
 
-def measured(options: argparse.Namespace, kinds: list[tuple[str, str, int]]) -> list[Server]:
-    """Measures several kinds of (system, source, cores) turn by turn."""
+Kind = tuple[str, str, str]
+"""(system, source, cores) of a process."""
+
+
+def measured(options: argparse.Namespace, turns: list[list[Kind]]) -> list[list[Server]]:
+    """Measures turn by turn; the processes of one turn run at the same time."""
     with ExitStack() as stack:
-        servers = [stack.enter_context(server(options, *kind)) for kind in kinds]
+        servers = [[stack.enter_context(server(options, *kind)) for kind in turn] for turn in turns]
         for _ in range(options.rounds):
-            for one in servers:
-                one.measure(options.samples)
+            for turn in servers:
+                for one in turn:
+                    one.ask(options.samples)
+                for one in turn:
+                    one.wait()
     return servers
 
 
 def costs(options: argparse.Namespace, figures: Figures) -> None:
     """Writes the table of CPU time."""
     both = options.original is not None
-    kinds = [(system, source, 0) for source in ("files", "memory") for system in ("ours", "theirs")[: 1 + both]]
-    found = dict(zip([kind[:2] for kind in kinds], measured(options, kinds), strict=True))
+    kinds = [(system, source) for source in ("files", "memory") for system in ("ours", "theirs")[: 1 + both]]
+    turns = measured(options, [[(*kind, ALL_CORES)] for kind in kinds])
+    found = {kind: turn[0] for kind, turn in zip(kinds, turns, strict=True)}
     figures.table("CPU ms per sample", "rsseg_tf", "PaddleSeg", "ratio", "of PaddleSeg from files")
     for source in ("files", "memory"):
         cells = [f"{found['ours', source].cpu_ms:.1f}"]
@@ -193,15 +210,21 @@ def costs(options: argparse.Namespace, figures: Figures) -> None:
 
 
 def rates(options: argparse.Namespace, figures: Figures) -> dict[str, float]:
-    """Writes the table of samples per second on one core and two; returns those on two."""
+    """Writes the table of samples per second on one core and two; returns those on two.
+
+    Two processes with a core each share neither Python's lock nor an order: they show what the machine gives at most.
+    """
     if len(os.sched_getaffinity(0)) < 2:
         raise SystemExit("two cores are needed, and this process may use one; start it without taskset")
-    figures.table("samples/s", "one core", "two cores", "ratio")
+    figures.table("samples/s", "one core", "two cores", "ratio", "two processes", "ratio")
     found = {}
     for source in ("files", "memory"):
-        one, two = measured(options, [("ours", source, 1), ("ours", source, 2)])
-        found[source] = two.rate
-        figures.row(f"from {source}", f"{one.rate:.0f}", f"{two.rate:.0f}", f"{two.rate / one.rate:.2f}")
+        turns = [("0",), ("0,1",), ("0", "1")]
+        servers = measured(options, [[("ours", source, cores) for cores in turn] for turn in turns])
+        one, two, apart = (sum(process.rate for process in turn) for turn in servers)
+        found[source] = two
+        cells = [f"{one:.0f}", f"{two:.0f}", f"{two / one:.2f}", f"{apart:.0f}", f"{apart / one:.2f}"]
+        figures.row(f"from {source}", *cells)
     return found
 
 
@@ -262,7 +285,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         system, source, cores = options.serve
-        serve(system, source, options.tiles, options.count, int(cores))
+        serve(system, source, cores, options.tiles, options.count)
         return
     with tempfile.TemporaryDirectory() as temporary:
         if options.tiles is None:

@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from rsseg_tf.backbones.convnext import convnext, convnext_tiny
+from rsseg_tf.backbones.efficientnet import (
+    efficientnet,
+    efficientnet_b0,
+    efficientnet_b1,
+    efficientnet_b2,
+    efficientnet_b3,
+    efficientnet_b4,
+    efficientnet_lite0,
+    efficientnet_lite1,
+    efficientnet_lite2,
+)
 from rsseg_tf.backbones.hrnet import hrnet, hrnet_w18, hrnet_w18_small, hrnet_w48
 from rsseg_tf.backbones.mit import mit, mit_b0, mit_b1, mit_b2
 from rsseg_tf.backbones.mobilenet_v3 import InvertedResidual, mobilenet_v3, mobilenet_v3_large, mobilenet_v3_small
@@ -21,6 +32,15 @@ __all__ = [
     "InvertedResidual",
     "convnext",
     "convnext_tiny",
+    "efficientnet",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+    "efficientnet_b3",
+    "efficientnet_b4",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
     "hrnet",
     "hrnet_w18",
     "hrnet_w18_small",

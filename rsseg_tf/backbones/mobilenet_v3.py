@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import keras
 
 from rsseg_tf.errors import ConfigError
-from rsseg_tf.layers import AdaptiveAveragePooling, BatchNorm, DilatedDepthwiseConv2D
+from rsseg_tf.layers import conv_bn_activation, multiple_of_8, squeeze_and_excite
 
 __all__ = ["InvertedResidual", "mobilenet_v3", "mobilenet_v3_large", "mobilenet_v3_small"]
 
@@ -105,7 +105,7 @@ def mobilenet_v3(
     if reduced_tail:
         blocks = _halve_tail(blocks, strided[-1])
     image = keras.Input((None, None, in_channels), name="image")
-    x = _conv_bn(image, stem_channels, 3, strides=2, activation="hard_silu", name="stem_conv")
+    x = conv_bn_activation(image, stem_channels, 3, strides=2, activation="hard_silu", name="stem_conv")
     features = {}
     stride, dilation = 2, 1
     for index, block in enumerate(blocks):
@@ -117,7 +117,7 @@ def mobilenet_v3(
         x = _block(x, block, strides=strides, dilation=dilation, name=f"block{index + 1}")
         if index in strided[:-1]:
             features[f"c{strided.index(index) + 2}"] = x
-    features["c5"] = _conv_bn(x, 6 * x.shape[-1], 1, activation="hard_silu", name="last_conv")
+    features["c5"] = conv_bn_activation(x, 6 * x.shape[-1], 1, activation="hard_silu", name="last_conv")
     return keras.Model(image, features, name=name)
 
 
@@ -172,8 +172,8 @@ def _block(x: Any, block: InvertedResidual, *, strides: int, dilation: int, name
     """One inverted residual block, (B, H, W, C) -> (B, H / strides, W / strides, block.channels)."""
     y = x
     if block.expanded != x.shape[-1]:
-        y = _conv_bn(y, block.expanded, 1, activation=block.activation, name=f"{name}_expand")
-    y = _conv_bn(
+        y = conv_bn_activation(y, block.expanded, 1, activation=block.activation, name=f"{name}_expand")
+    y = conv_bn_activation(
         y,
         None,
         block.kernel_size,
@@ -183,87 +183,15 @@ def _block(x: Any, block: InvertedResidual, *, strides: int, dilation: int, name
         name=f"{name}_depthwise",
     )
     if block.squeeze:
-        y = _squeeze_and_excite(y, name=f"{name}_squeeze")
-    y = _conv_bn(y, block.channels, 1, name=f"{name}_project")
+        y = squeeze_and_excite(
+            y,
+            multiple_of_8(y.shape[-1] // 4),
+            activation="relu",
+            gate="hard_sigmoid",
+            name=f"{name}_squeeze",
+        )
+    y = conv_bn_activation(y, block.channels, 1, name=f"{name}_project")
     # A block whose stride has become dilation stays without shortcut, so that weights mean the same.
     if block.strides != 1 or block.channels != x.shape[-1]:
         return y
     return keras.layers.Add(name=f"{name}_add")([y, x])
-
-
-def _squeeze_and_excite(x: Any, *, name: str) -> Any:
-    """Scales the channels of (B, H, W, C) by factors from 0 to 1 that two layers draw from their means."""
-    y = AdaptiveAveragePooling(1, name=f"{name}_pool")(x)
-    y = _conv(y, _multiple_of_8(x.shape[-1] // 4), use_bias=True, name=f"{name}_conv1")
-    y = keras.layers.ReLU(name=f"{name}_relu")(y)
-    y = _conv(y, x.shape[-1], use_bias=True, name=f"{name}_conv2")
-    y = keras.layers.Activation("hard_sigmoid", name=f"{name}_hard_sigmoid")(y)
-    return keras.layers.Multiply(name=f"{name}_multiply")([x, y])
-
-
-def _multiple_of_8(channels: int) -> int:
-    """The multiple of 8 that is nearest, or the one above if that would lose more than a tenth; at least 8."""
-    nearest = max(8, (channels + 4) // 8 * 8)
-    return nearest if nearest >= 0.9 * channels else nearest + 8
-
-
-def _conv_bn(
-    x: Any,
-    filters: int | None,
-    kernel_size: int,
-    *,
-    strides: int = 1,
-    dilation: int = 1,
-    activation: Activation | None = None,
-    name: str,
-) -> Any:
-    """Convolution (depthwise where `filters` is None), batch normalisation and perhaps an activation.
-
-    Returns (B, ceil(H / strides), ceil(W / strides), filters or C).
-    """
-    if strides != 1:
-        # One pixel (of a 3x3 kernel) on every side; TensorFlow's SAME would put the odd one at the bottom and right.
-        x = keras.layers.ZeroPadding2D((kernel_size - 1) // 2, name=f"{name}_pad")(x)
-    padding = "same" if strides == 1 else "valid"
-    if filters is None:
-        layer = DilatedDepthwiseConv2D if dilation > 1 else keras.layers.DepthwiseConv2D
-        x = layer(
-            kernel_size,
-            strides=strides,
-            dilation_rate=dilation,
-            padding=padding,
-            use_bias=False,
-            depthwise_initializer=_kernel_initializer(),
-            name=name,
-        )(x)
-    else:
-        x = _conv(x, filters, kernel_size, strides=strides, padding=padding, name=name)
-    # Torchvision's epsilon, which its weights need, but not its momentum of 0.99: with that the running statistics
-    # follow so slowly that after a few hundred steps evaluation is far behind training.
-    x = BatchNorm(epsilon=1e-3, name=f"{name}_bn")(x)
-    return keras.layers.Activation(activation, name=f"{name}_{activation}")(x) if activation else x
-
-
-def _conv(
-    x: Any, filters: int, kernel_size: int = 1, *, strides: int = 1, padding: str = "same", use_bias: bool = False,
-    name: str,
-) -> Any:  # fmt: skip
-    """Convolution without anything else, (B, H, W, C) -> (B, H', W', filters)."""
-    return keras.layers.Conv2D(
-        filters,
-        kernel_size,
-        strides=strides,
-        padding=padding,
-        use_bias=use_bias,
-        kernel_initializer=_kernel_initializer(),
-        name=name,
-    )(x)
-
-
-def _kernel_initializer() -> keras.initializers.Initializer:
-    """Standard deviation sqrt(2 / (kernel height * kernel width * output channels)), 1 instead of all if depthwise.
-
-    Torchvision counts all channels of a depthwise convolution too. Such values are so small that the normalisation's
-    epsilon, which is large here, would damp the first steps of a training from random weights.
-    """
-    return keras.initializers.VarianceScaling(scale=2.0, mode="fan_out", distribution="untruncated_normal")

@@ -40,6 +40,7 @@ __all__ = [
     "DeepLabV3Plus",
     "DenseCLSection",
     "Dice",
+    "EfficientNet",
     "Focal",
     "HRNet",
     "HRNetContrast",
@@ -150,6 +151,9 @@ def _one_of(kind: type[Row]) -> Any:
 # === Backbones: images (B, H, W, in_channels) to features keyed "c2".."c5" ===
 
 
+_Padding = Literal["same", "symmetric"]
+
+
 class BackboneSection(Row):
     """What all backbones have."""
 
@@ -203,6 +207,31 @@ class MobileNetV3(BackboneSection):
     name: Literal["mobilenet_v3_large", "mobilenet_v3_small"]
     output_stride: Literal[8, 16, 32] = 16
     reduced_tail: bool = False
+
+
+class EfficientNet(BackboneSection):
+    """EfficientNet: blocks scaled in width and depth. Its Lite form, with ReLU6 and no gates, is made for int8."""
+
+    built_by = "rsseg_tf.backbones.efficientnet:{name}"
+    weight_names = "rsseg_tf.weights.names:efficientnet_names"
+    name: Literal[
+        "efficientnet_lite0",
+        "efficientnet_lite1",
+        "efficientnet_lite2",
+        "efficientnet_b0",
+        "efficientnet_b1",
+        "efficientnet_b2",
+        "efficientnet_b3",
+        "efficientnet_b4",
+    ]
+    output_stride: Literal[8, 16, 32] = 32
+    first_feature: Literal["block", "stem"] = Field(
+        "block", description="where c1 is taken: behind the last block of stride 2, or (smp) behind the stem"
+    )
+    padding: _Padding | tuple[_Padding, _Padding, _Padding, _Padding, _Padding] = Field(
+        "same", description="of weights from TensorFlow; symmetric for torch's own; or a list for the strides 2 to 32"
+    )
+    epsilon: AboveZero = Field(1e-3, description="of weights from TensorFlow; 1e-5 for torch's own")
 
 
 class MiT(BackboneSection):

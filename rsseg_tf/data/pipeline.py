@@ -21,6 +21,9 @@ __all__ = ["ALL", "Share", "endless_batches", "sample_order", "shuffled", "train
 
 Element = dict[str, tf.Tensor]
 _ANYWHERE = Sampling()
+# Samples under way for each thread. Samples differ in cost and are handed out in order: with one for each, threads that
+# are done wait for the slowest. From memory that keeps two threads at 1.8 times one, and sixteen at 10.6 times.
+_UNDER_WAY = 3
 
 Share = tuple[int, int]
 """(index, count): the part of each batch that one of several processes prepares; `count` divides the batch."""
@@ -47,7 +50,7 @@ def train_batches(
         batch_size: Samples per batch, over all devices.
         seed: Seed of order and changes.
         start: How many samples were consumed before (a resumed run).
-        workers: Samples prepared in parallel; None lets TensorFlow choose.
+        workers: Threads that prepare samples; None lets TensorFlow choose.
         sampling: Which crops are drawn. With classes, all labels are read before the first batch.
         notify: Called with a line about the classes that were found.
         share: Which part of each batch to prepare, see `endless_batches`.
@@ -78,12 +81,13 @@ def endless_batches(
         load: Makes a sample from its position in the stream, int64.
         batch_size: Samples per batch, over all devices.
         start: The first position.
-        workers: Samples loaded in parallel; None lets TensorFlow choose.
+        workers: Threads that load samples and finish batches; up to three times as many samples are under way or
+            wait for those before them. None lets TensorFlow choose.
         finish: Changes a whole batch.
         share: Which part of each batch to give; the parts of all shares in a row are the batch.
     """
     # Threads are enough: file reads wait for the disk, and NumPy code holds Python's lock only briefly.
-    parallel = workers or tf.data.AUTOTUNE
+    parallel = workers * _UNDER_WAY if workers else tf.data.AUTOTUNE
     positions = tf.data.Dataset.counter(start)
     index, count = share
     rows = batch_size // count
@@ -96,6 +100,8 @@ def endless_batches(
     # Without this, several workers would each read a part of the files; here every batch is split among devices.
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    if workers:
+        options.threading.private_threadpool_size = workers
     return dataset.prefetch(2).with_options(options)
 
 

@@ -20,6 +20,7 @@ from rsseg_tf.layers.conv import (
     kernel_initializer,
     separable_conv_bn_relu,
 )
+from rsseg_tf.layers.mobile import conv_bn_activation, multiple_of_8, squeeze_and_excite
 from rsseg_tf.layers.norm import BatchNorm, LayerNorm
 from rsseg_tf.layers.pooling import AdaptiveAveragePooling, average_pool_ceil, max_pool_3x3
 from rsseg_tf.layers.pyramid import auxiliary_head, pyramid_pooling
@@ -47,10 +48,13 @@ __all__ = [
     "average_pool_ceil",
     "classifier",
     "conv_bn",
+    "conv_bn_activation",
     "conv_bn_relu",
     "converting",
     "kernel_initializer",
     "max_pool_3x3",
+    "multiple_of_8",
     "pyramid_pooling",
     "separable_conv_bn_relu",
+    "squeeze_and_excite",
 ]

@@ -6,7 +6,7 @@ it has. A backbone's names carry no prefix, as in the files of backbones. Those 
 `backbone.`, as in the files of trained models.
 
 Source: the state dicts of paddleseg/models and contrib/RSSegBenchmark/backbones of PaddleSeg, misspellings included;
-for MobileNetV3 and LR-ASPP, which the benchmark lacks, those of torchvision.
+for MobileNetV3 and LR-ASPP, which the benchmark lacks, those of torchvision, for EfficientNet efficientnet-pytorch.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = [
     "c2fnet_names",
     "danet_names",
     "deeplabv3plus_names",
+    "efficientnet_names",
     "fcn_names",
     "hrnet_contrast_names",
     "hrnet_names",
@@ -50,6 +51,7 @@ TORCH_VARIABLES = {**VARIABLES, "moving_mean": "running_mean", "moving_variance"
 _PADDLE_BLOCK = ("._conv", "._batch_norm")
 _TORCH_BLOCK = (".0", ".1")
 _NO_BLOCK = ("", "")
+_STAGE_BLOCK = re.compile(r"stage(\d+)_block(\d+)(?=_)")
 
 
 # === Backbones ===
@@ -111,6 +113,23 @@ def mobilenet_v3_names(paths: Iterable[str]) -> dict[str, str]:
         if "squeeze" in parts:
             rules[f"block{block}_squeeze_conv{{c}}"] = rules[f"block{block}_squeeze"] + ".fc{c}"
     return renamed(paths, rules, _TORCH_BLOCK)
+
+
+def efficientnet_names(paths: Iterable[str]) -> dict[str, str]:
+    """Names of `rsseg_tf.backbones.efficientnet` in efficientnet-pytorch and the packages that are named like it."""
+    paths = list(paths)
+    found = {match[0]: (int(match[1]), int(match[2])) for path in paths if (match := _STAGE_BLOCK.match(path))}
+    rules = {"stem_conv": "_conv_stem", "stem_conv_bn": "_bn0"}
+    for number, block in enumerate(sorted(found, key=lambda name: found[name])):
+        # All blocks are one list there.
+        theirs = f"_blocks.{number}"
+        for index, part in enumerate(("expand", "depthwise", "project")):
+            rules |= {
+                f"{block}_{part}": f"{theirs}._{part}_conv",
+                f"{block}_{part}_bn": f"{theirs}._bn{index}",
+            }
+        rules |= {f"{block}_squeeze_conv1": f"{theirs}._se_reduce", f"{block}_squeeze_conv2": f"{theirs}._se_expand"}
+    return renamed(paths, rules, _NO_BLOCK)
 
 
 # === Segmentors ===

@@ -11,6 +11,10 @@ import tensorflow as tf
 from rsseg_tf.backbones import (
     convnext,
     convnext_tiny,
+    efficientnet,
+    efficientnet_b2,
+    efficientnet_lite0,
+    efficientnet_lite2,
     hrnet,
     mit,
     mit_b0,
@@ -75,6 +79,20 @@ _NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]
     "mobilenet_v3_32": (
         lambda **options: narrow_mobilenet_v3(output_stride=32, reduced_tail=True, **options),
         {"c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (32, 24)},
+    ),
+    "efficientnet": (
+        lambda **options: efficientnet(0.25, 0.3, **options),
+        {"c1": (2, 8), "c2": (4, 8), "c3": (8, 16), "c4": (16, 32), "c5": (32, 80)},
+    ),
+    "efficientnet_lite_16": (
+        lambda **options: efficientnet(
+            0.25, 0.5, lite=True, output_stride=16, first_feature="stem", padding="symmetric", epsilon=1e-5, **options
+        ),
+        {"c1": (2, 32), "c2": (4, 8), "c3": (8, 16), "c4": (16, 32), "c5": (16, 80)},
+    ),
+    "efficientnet_lite_8": (
+        lambda **options: efficientnet(0.25, 0.3, lite=True, output_stride=8, **options),
+        {"c1": (2, 8), "c2": (4, 8), "c3": (8, 16), "c4": (8, 32), "c5": (8, 80)},
     ),
     "hrnet_of_mmsegmentation": (
         lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, variant="mmsegmentation", **options),
@@ -196,6 +214,24 @@ def test_mobilenet_takes_its_features_from_the_first_blocks_of_a_stride() -> Non
     assert model.output["c3"] is c3 and model.get_layer("block4_expand").input is c3
 
 
+def test_efficientnet_dilates_its_last_blocks() -> None:
+    for output_stride, expected in {32: [1, 1, 1, 1, 1], 16: [1, 1, 2, 2, 2], 8: [2, 2, 4, 4, 4]}.items():
+        model = efficientnet(0.25, 0.5, output_stride=output_stride)
+        names = ("stage4_block1", "stage4_block2", "stage6_block1", "stage6_block2", "stage7_block1")
+        layers = [model.get_layer(f"{name}_depthwise") for name in names]
+        assert [layer.dilation_rate[0] for layer in layers] == expected
+        assert [layer.strides[0] for layer in layers] == [
+            2 if number in (0, 2) and rate == 1 else 1 for number, rate in enumerate(expected)
+        ]
+
+
+def test_efficientnet_pads_each_stride_as_it_is_told() -> None:
+    # As networks made for images of 260 pixels, with the sides 260, 130, 65, 33 and 17.
+    model = efficientnet(0.25, 0.5, padding=("same", "same", "symmetric", "symmetric", "symmetric"))
+    padded = [layer.name for layer in model.layers if isinstance(layer, keras.layers.ZeroPadding2D)]
+    assert padded == [f"stage{number}_block1_depthwise_pad" for number in (3, 4, 6)]
+
+
 def test_a_reduced_tail_keeps_what_comes_before() -> None:
     whole, reduced = (
         {weight.path: tuple(weight.shape) for weight in narrow_mobilenet_v3(reduced_tail=halved).weights}
@@ -259,6 +295,13 @@ def test_named_builders_are_the_published_networks() -> None:
     assert sum(int(np.prod(weight.shape)) for weight in resnet18_v1c().trainable_weights) == 11_195_744
     # Torchvision's 28,589,128 without its classifier and the normalisation before it.
     assert sum(int(np.prod(weight.shape)) for weight in convnext_tiny().weights) == 28_589_128 - 769_000 - 2 * 768
+    # Those of timm's EfficientNets without their last convolution and classifier.
+    for build, count in (
+        (efficientnet_lite0, 2_958_848),
+        (efficientnet_lite2, 4_357_952),
+        (efficientnet_b2, 7_202_562),
+    ):
+        assert sum(int(np.prod(weight.shape)) for weight in build().trainable_weights) == count
     assert resnet18_vd().output["c5"].shape[-1] == 512
     assert resnet50_vd(output_stride=16).name == "resnet50_vd"
 
@@ -277,6 +320,9 @@ def test_named_builders_are_the_published_networks() -> None:
         (lambda: mobilenet_v3(BLOCKS[:5]), "stride 2 four times, for the strides 4, 8, 16 and 32; got 3 of them"),
         (lambda: mobilenet_v3(BLOCKS, stem_channels=0), "channels of all blocks must be at least 1; got 0"),
         (lambda: convnext((1, 1, 0, 1), (4, 4, 4, 4)), "depths must be four integers of at least 1"),
+        (lambda: efficientnet(1, 0), "width, depth and epsilon must be above 0; got 1, 0 and 0.001"),
+        (lambda: efficientnet_lite0(output_stride=4), "output_stride must be 8, 16 or 32; got 4. 32 is the network"),
+        (lambda: efficientnet_lite0(padding=("same", "symmetric")), "padding must be same or symmetric, or a list"),
         (lambda: mit((1, 1, 1), (4, 4, 4, 4)), "depths must be four integers"),
         (lambda: mit((1, 1, 1, 1), (4, 4, 4, 4)), r"widths must be multiples of heads \(1, 2, 5, 8\)"),
         (lambda: hrnet(0), "width, stem_width and blocks must be at least 1"),

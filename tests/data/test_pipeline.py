@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 import time
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ import tensorflow as tf
 from rsseg_tf.config.schema import Augment
 from rsseg_tf.data import SampleReader, sample_order, train_batches
 from rsseg_tf.data.augment import normalise
+from rsseg_tf.data.pipeline import endless_batches
 from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample
@@ -156,6 +158,32 @@ def test_samples_come_in_order_although_some_are_read_slowly(samples: list[Sampl
     dataset = train_batches(Slow(samples, SPEC), PLAIN, batch_size=1, seed=5, workers=4)
     order = [int(batch["index"][0]) for batch in islice(dataset.as_numpy_iterator(), COUNT)]
     assert order == list(sample_order(0, COUNT, 5))
+
+
+def test_threads_go_on_while_one_sample_takes_long() -> None:
+    later, lock, running, seen = threading.Event(), threading.Lock(), 0, []
+
+    def make(position: int) -> np.int64:
+        nonlocal running
+        with lock:
+            running += 1
+            seen.append(running)
+        if position == 0:
+            later.wait(20)
+        elif position == 5:
+            later.set()
+        time.sleep(0.002)
+        with lock:
+            running -= 1
+        return np.int64(position if position or later.is_set() else -1)
+
+    def load(position: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"index": tf.ensure_shape(tf.numpy_function(make, [position], tf.int64, stateful=False), ())}
+
+    dataset = endless_batches(load, batch_size=2, start=0, workers=2)
+    batches = [batch["index"].tolist() for batch in islice(dataset.as_numpy_iterator(), 4)]
+    assert batches == [[0, 1], [2, 3], [4, 5], [6, 7]]  # -1: the fifth did not begin before the first was done
+    assert max(seen) == 2  # no more threads than workers
 
 
 def test_another_seed_gives_another_order_and_other_changes(samples: list[Sample]) -> None:

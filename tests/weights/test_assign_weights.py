@@ -7,12 +7,13 @@ import keras
 import numpy as np
 import pytest
 
-from rsseg_tf.backbones import hrnet, resnet, resnet_vd
+from rsseg_tf.backbones import efficientnet, hrnet, resnet, resnet_vd
 from rsseg_tf.errors import WeightsError
 from rsseg_tf.segmentors import deeplabv3plus, fcn, lraspp
 from rsseg_tf.weights import (
     assign_weights,
     deeplabv3plus_names,
+    efficientnet_names,
     fcn_names,
     hrnet_names,
     lraspp_names,
@@ -35,6 +36,7 @@ NETWORKS: dict[str, tuple[Callable[[], keras.Model], Names, Names | None]] = {
     "resnet_vd_basic": (lambda: resnet_vd(_DEPTHS, _WIDTHS, bottleneck=False), resnet_vd_names, None),
     "hrnet": (lambda: hrnet(2, stem_width=4, modules=(1, 2, 1), blocks=2), hrnet_names, None),
     "mobilenet_v3": (narrow_mobilenet_v3, mobilenet_v3_names, None),
+    "efficientnet": (lambda: efficientnet(0.25, 0.5), efficientnet_names, None),
     "lraspp": (lambda: lraspp(narrow_mobilenet_v3(), num_classes=3), mobilenet_v3_names, lraspp_names),
     "fcn": (lambda: fcn(_narrow(), num_classes=3), resnet_names, fcn_names),
     "deeplabv3plus": (
@@ -73,6 +75,13 @@ def test_names_are_those_of_released_files() -> None:
     assert mobilenet["features.2.block.2.0.weight"] == "block2_project/kernel"
     assert mobilenet["features.3.block.2.fc1.bias"] == "block3_squeeze_conv1/bias"
     assert mobilenet["features.3.block.3.1._mean"] == "block3_project_bn/moving_mean"
+    blocks = efficientnet_names([weight.path for weight in efficientnet(0.25, 1.0).weights])
+    # All blocks are one list; the first does not expand.
+    assert blocks["_bn0._variance"] == "stem_conv_bn/moving_variance"
+    assert blocks["_blocks.0._depthwise_conv.weight"] == "stage1_block1_depthwise/kernel"
+    assert blocks["_blocks.0._bn1._mean"] == "stage1_block1_depthwise_bn/moving_mean"
+    assert blocks["_blocks.4._se_expand.bias"] == "stage3_block2_squeeze_conv2/bias"
+    assert blocks["_blocks.15._expand_conv.weight"] == "stage7_block1_expand/kernel"
 
 
 def _narrow() -> keras.Model:
