@@ -17,6 +17,7 @@ from rsseg_tf.weights.names import TORCH_VARIABLES, renamed
 
 __all__ = ["HUGGING_FACE", "MMSEGMENTATION_SEGFORMER"]
 
+_NO_BLOCK = ("", "")
 _B1_WIDTHS = (64, 128, 320, 512)
 # Channels and blocks by stage.
 _MITS: dict[tuple[tuple[int, ...], tuple[int, ...]], str] = {
@@ -46,6 +47,12 @@ _HF_ENCODER = {
     "stage{s}_block{b}_mlp_depthwise": f"{_HF_BLOCK}.mlp.dwconv.dwconv",
     "stage{s}_block{b}_mlp_project": f"{_HF_BLOCK}.mlp.dense2",
     "stage{s}_norm": "encoder.layer_norm.{s0}",
+}
+_HF_HEAD = {
+    "head_linear{i}": "decode_head.linear_c.{i0}.proj",
+    "head_fuse": "decode_head.linear_fuse",
+    "head_fuse_bn": "decode_head.batch_norm",
+    "head_classifier": "decode_head.classifier",
 }
 _MM_BLOCK = "backbone.layers.{s0}.1.{b0}"
 _MM_ENCODER = {
@@ -143,7 +150,12 @@ def _translate_hugging_face(tensors: Tensors, row: Row, paths: Sequence[str]) ->
     if not _is_for(_encoder_in(tensors, _HF_ENCODER), row):
         return Translation({}, tensors)
     names = renamed(paths, _HF_ENCODER, variables=TORCH_VARIABLES)
-    return Translation(names, _as_convolutions(tensors))
+    if isinstance(row, SegmentorSection):
+        if row.name != "segformer" or "decode_head.linear_fuse.weight" not in tensors:
+            return Translation({}, tensors)
+        names |= renamed(paths, _HF_HEAD, _NO_BLOCK, TORCH_VARIABLES)
+    prepared = _as_convolutions(tensors)
+    return Translation(names, prepared)
 
 
 HUGGING_FACE = Family("Hugging Face", _is_hugging_face, _describe_hugging_face, _translate_hugging_face)
