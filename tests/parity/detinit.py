@@ -14,7 +14,8 @@ import numpy as np
 # Normalisations that end a residual branch or feed a sum get a small gamma: otherwise values grow with depth.
 _ENDS_BRANCH = re.compile(
     r"(\.bn3|(bb|branch_layer)_\d+_\d+\.conv2\._batch_norm|bb_layer2_\d+\.conv3\._batch_norm"
-    r"|residual_[a-z0-9_]+\._batch_norm)\.weight$"
+    r"|residual_[a-z0-9_]+\._batch_norm"
+    r"|branches\.\d\.\d\.bn2|fuse_layers\.\d\.\d(\.\d)?\.1)\.weight$"  # of HRNet in mmsegmentation
 )
 
 # Those of MobileNets are smaller too: with ordinary ones values grow to hundreds, and rounding with them.

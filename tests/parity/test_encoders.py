@@ -176,6 +176,18 @@ def test_mmsegmentations_encoder(prefix: str) -> None:
         np.testing.assert_array_equal(ours, same, err_msg=ours.path)
 
 
+def test_the_number_that_is_added_to_variances_must_be_the_projects() -> None:
+    tensors, _ = expected_of("segformer_b0")
+    row = MiT(name="mit_b0", norm_epsilon=1e-6)
+    with pytest.raises(
+        WeightsError, match="norm_epsilon of mit_b0 is 1e-06, and the project .* Write norm_epsilon: 1e-05"
+    ):
+        load(build_backbone(row), row, tensors)
+    theirs = as_mmsegmentation({name: a for name, a in tensors.items() if name.startswith("segformer.")})
+    with pytest.raises(WeightsError, match="Write norm_epsilon: 1e-06 into the section of the backbone"):
+        load(build_backbone(B0), B0, theirs)
+
+
 def test_other_bands() -> None:
     tensors, _ = expected_of("segformer_b0")
     model = build_backbone(B0, in_channels=5)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rsseg_tf.config.zoo import ConvNeXt, Row
-from rsseg_tf.weights.families.family import Family, Tensors, Translation
+from rsseg_tf.weights.families.family import IMAGENET, Family, Tensors, Translation
 from rsseg_tf.weights.names import TORCH_VARIABLES, renamed
 
 __all__ = ["CONVNEXT"]
@@ -162,5 +162,5 @@ def _prepared(array: np.ndarray) -> np.ndarray:
     return array[:, 0, 0] if array.ndim == 3 and array.shape[1:] == (1, 1) else array
 
 
-CONVNEXT = Family("ConvNeXt", _recognises, _describe, _translate)
+CONVNEXT = Family("ConvNeXt", _recognises, _describe, _translate, normalisation=IMAGENET)
 """ConvNeXt with layer scale, alone or in a larger model."""

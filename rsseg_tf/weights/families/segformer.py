@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rsseg_tf.config.zoo import MiT, Row, SegmentorSection
-from rsseg_tf.weights.families.family import Family, Tensors, Translation
+from rsseg_tf.errors import WeightsError
+from rsseg_tf.weights.families.family import IMAGENET, Family, Tensors, Translation
 from rsseg_tf.weights.names import TORCH_VARIABLES, renamed
 
 __all__ = ["HUGGING_FACE", "MMSEGMENTATION_SEGFORMER"]
@@ -54,6 +55,7 @@ _HF_HEAD = {
     "head_fuse_bn": "decode_head.batch_norm",
     "head_classifier": "decode_head.classifier",
 }
+_HF_CLASSIFIER = ("decode_head.classifier.weight", "decode_head.classifier.bias")
 _MM_BLOCK = "backbone.layers.{s0}.1.{b0}"
 _MM_ENCODER = {
     _EMBED: "backbone.layers.{s0}.0.projection",
@@ -104,14 +106,23 @@ def _encoder_in(tensors: Tensors, rules: Mapping[str, str]) -> str:
     return _MITS.get((tuple(widths), tuple(depths)), blocks)
 
 
-def _is_for(encoder: str, row: Row) -> bool:
-    """Whether an encoder may be that of a config; those of unknown sizes are compared tensor by tensor."""
+def _is_for(encoder: str, row: Row, epsilon: float) -> bool:
+    """Whether an encoder may be that of a config; those of unknown sizes are compared tensor by tensor.
+
+    Raises:
+        WeightsError: If the config adds another number to the variances than the project does.
+    """
     backbone = row.backbone if isinstance(row, SegmentorSection) else row
-    return isinstance(backbone, MiT) and (encoder not in _MITS.values() or encoder == _in_words(backbone))
-
-
-def _in_words(backbone: MiT) -> str:
-    return backbone.name.replace("mit_b", "MiT-B")
+    if not isinstance(backbone, MiT):
+        return False
+    if encoder in _MITS.values() and encoder != backbone.name.replace("mit_b", "MiT-B"):
+        return False
+    if backbone.norm_epsilon != epsilon:
+        raise WeightsError(
+            f"norm_epsilon of {backbone.name} is {backbone.norm_epsilon:g}, and the project that the file comes from "
+            f"takes {epsilon:g}. Write norm_epsilon: {epsilon:g} into the section of the backbone"
+        )
+    return True
 
 
 def _as_convolutions(tensors: Tensors) -> dict[str, np.ndarray]:
@@ -147,18 +158,19 @@ def _describe_hugging_face(tensors: Tensors) -> str:
 
 def _translate_hugging_face(tensors: Tensors, row: Row, paths: Sequence[str]) -> Translation:
     tensors = _hugging_face_names(tensors)
-    if not _is_for(_encoder_in(tensors, _HF_ENCODER), row):
+    if not _is_for(_encoder_in(tensors, _HF_ENCODER), row, 1e-5):
         return Translation({}, tensors)
     names = renamed(paths, _HF_ENCODER, variables=TORCH_VARIABLES)
     if isinstance(row, SegmentorSection):
         if row.name != "segformer" or "decode_head.linear_fuse.weight" not in tensors:
             return Translation({}, tensors)
         names |= renamed(paths, _HF_HEAD, _NO_BLOCK, TORCH_VARIABLES)
-    prepared = _as_convolutions(tensors)
-    return Translation(names, prepared)
+    return Translation(names, _as_convolutions(tensors), classifiers=_HF_CLASSIFIER)
 
 
-HUGGING_FACE = Family("Hugging Face", _is_hugging_face, _describe_hugging_face, _translate_hugging_face)
+HUGGING_FACE = Family(
+    "Hugging Face", _is_hugging_face, _describe_hugging_face, _translate_hugging_face, normalisation=IMAGENET
+)
 """SegFormer and MiT, with or without a classifier of images."""
 
 
@@ -186,8 +198,13 @@ def _describe_mmsegmentation(tensors: Tensors) -> str:
 
 def _translate_mmsegmentation(tensors: Tensors, row: Row, paths: Sequence[str]) -> Translation:
     tensors = _with_backbone(tensors)
-    if not _is_for(_encoder_in(tensors, _MM_ENCODER), row) or isinstance(row, SegmentorSection):
+    if not _is_for(_encoder_in(tensors, _MM_ENCODER), row, 1e-6):
         return Translation({}, tensors)
+    if isinstance(row, SegmentorSection):
+        raise WeightsError(
+            "mmsegmentation's SegFormer has a normalisation and a ReLU on each feature, which no head here has. Load "
+            "the encoder alone: name the file as model.backbone.pretrained"
+        )
     unpacked: dict[str, np.ndarray] = {}
     for name, array in tensors.items():
         head, packed, last = name.rpartition(".in_proj_")
@@ -201,6 +218,6 @@ def _translate_mmsegmentation(tensors: Tensors, row: Row, paths: Sequence[str]) 
 
 
 MMSEGMENTATION_SEGFORMER = Family(
-    "mmsegmentation", _is_mmsegmentation, _describe_mmsegmentation, _translate_mmsegmentation
+    "mmsegmentation", _is_mmsegmentation, _describe_mmsegmentation, _translate_mmsegmentation, normalisation=IMAGENET
 )
 """The encoders of its SegFormers; their head has a ReLU that Hugging Face's has not."""
