@@ -66,6 +66,7 @@ __all__ = [
     "ResNetV1c",
     "ResNetVd",
     "Row",
+    "SegFormer",
     "SegmentorSection",
     "SimSiamSection",
     "SwAVSection",
@@ -387,6 +388,15 @@ class LRASPP(SegmentorSection):
     weight_names = "rsseg_tf.weights.names:lraspp_names"
     name: Literal["lraspp"]
     channels: Positive = 128
+
+
+class SegFormer(SegmentorSection):
+    """SegFormer's head: a linear layer on the features of each stride, joined at the finest."""
+
+    built_by = "rsseg_tf.segmentors.segformer:segformer"
+    name: Literal["segformer"]
+    channels: Positive = 256
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
 if TYPE_CHECKING:

@@ -10,6 +10,18 @@ from rsseg_tf.segmentors.hrnet_contrast import hrnet_contrast
 from rsseg_tf.segmentors.lraspp import lraspp
 from rsseg_tf.segmentors.ocrnet import ocrnet
 from rsseg_tf.segmentors.pspnet import pspnet
+from rsseg_tf.segmentors.segformer import segformer
 from rsseg_tf.segmentors.upernet import upernet
 
-__all__ = ["c2fnet", "danet", "deeplabv3plus", "fcn", "hrnet_contrast", "lraspp", "ocrnet", "pspnet", "upernet"]
+__all__ = [
+    "c2fnet",
+    "danet",
+    "deeplabv3plus",
+    "fcn",
+    "hrnet_contrast",
+    "lraspp",
+    "ocrnet",
+    "pspnet",
+    "segformer",
+    "upernet",
+]

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rsseg_tf.backbones import hrnet, resnet, resnet_vd
+from rsseg_tf.backbones import hrnet, mit, resnet, resnet_vd
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.losses import cross_entropy
-from rsseg_tf.segmentors import danet, deeplabv3plus, fcn, hrnet_contrast, lraspp, ocrnet, pspnet, upernet
+from rsseg_tf.segmentors import danet, deeplabv3plus, fcn, hrnet_contrast, lraspp, ocrnet, pspnet, segformer, upernet
 from tests.fixtures.backbones import narrow_mobilenet_v3
 
 _CLASSES = 5
@@ -93,6 +93,11 @@ _SEGMENTORS: dict[str, tuple[Callable[[], keras.Model], tuple[str, ...]]] = {
     ),
     "contrast_resnet_vd": (lambda: hrnet_contrast(_resnet_vd(), num_classes=_CLASSES), ("main", "contrast")),
     "lraspp_mobilenet_v3": (lambda: lraspp(narrow_mobilenet_v3(), num_classes=_CLASSES, channels=8), ("main",)),
+    "segformer_mit": (
+        lambda: segformer(mit((1, 1, 1, 1), (4, 4, 8, 8), heads=(1, 1, 2, 2)), num_classes=_CLASSES, channels=8),
+        ("main",),
+    ),
+    "segformer_hrnet": (lambda: segformer(_hrnet(), num_classes=_CLASSES, channels=8), ("main",)),
     "lraspp_resnet_vd": (lambda: lraspp(_resnet_vd(), num_classes=_CLASSES, channels=8), ("main",)),
 }
 # Beginnings of the paths of weights that no output depends on, as in the original.
