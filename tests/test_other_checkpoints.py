@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
+from rsseg_tf.config import load_config
 from rsseg_tf.config.zoo import FCN, Model, SegmentorSection
 from rsseg_tf.weights.families.mmsegmentation import MMSEGMENTATION
 
@@ -27,6 +28,14 @@ def test_every_model_is_a_section_that_agrees_with_mmsegmentations_configs(name:
     text = f"strides={strides.get(name.split('_')[0])}, dilations=(1, 12, 24, 36), pool_scales=(1, 2, 3, 6)"
     assert MMSEGMENTATION.agrees(section, f"{text}, align_corners=False") == []
     assert getattr(section.backbone if isinstance(section, FCN) else section, "variant", None) == "mmsegmentation"
+
+
+def test_the_example_normalises_as_mmsegmentation_does(tmp_path: Path) -> None:
+    (example,) = re.findall(r"^```yaml\n(dataset:\n  name: potsdam\n.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (tmp_path / "mine.yml").write_text(example, "utf-8")
+    config = load_config(tmp_path / "mine.yml")
+    assert MMSEGMENTATION.normalisation == (config.dataset.spec.mean, config.dataset.spec.std)
+    assert sorted(config.loss) == ["aux", "main"] and config.model.name == "pspnet"
 
 
 def test_every_released_file_has_a_model() -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
+from rsseg_tf.config.named_weights import Normalisation, find_weights, weights_for
 from rsseg_tf.config.section import AboveZero, ClassWeights, Fraction, Momentum, NotNegative, Positive, Section
 from rsseg_tf.errors import ConfigError
 
@@ -160,8 +161,32 @@ class BackboneSection(Row):
 
     own = Row.own | {"pretrained"}
     pretrained: str | None = Field(
-        None, description="released weights (file, URL, keras-hub preset) or one of our checkpoints; null for random"
+        None,
+        description="released weights (name, file, URL, keras-hub preset) or one of our checkpoints; null for random",
     )
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """What images of three bands were normalised by in the training of the weights that `pretrained` names.
+
+        A dataset without `mean` and `std` takes them from here. None where nothing is known: for files and addresses.
+        """
+        weights = find_weights(self.pretrained)
+        return None if weights is None else weights.normalisation
+
+    @model_validator(mode="after")
+    def _weights_are_for_it(self) -> BackboneSection:
+        weights = find_weights(self.pretrained)
+        # A preset's name may also be that of a file or folder.
+        if weights is None or not (weights.package or weights.url) or isinstance(self, CustomRow):
+            return self
+        if self.name not in weights.backbones:
+            own = ", ".join(row.name for row in weights_for(self.name)) or "none by name"
+            raise ValueError(
+                f"pretrained is {weights.name}, which are weights of {' and '.join(weights.backbones)}; the backbone "
+                f"is {self.name}. There are for it: {own}."
+            )
+        return self
 
 
 class ResNet(BackboneSection):

@@ -36,6 +36,7 @@ from rsseg_tf.training.remat import rematerialise
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import AccumulatingTrainStep, TrainStep, synchronise_batch_norm
 from rsseg_tf.training.workers import Workers
+from rsseg_tf.weights.named import normalisation_note, random_note
 from rsseg_tf.weights.pretrained import backbone_paths, load_pretrained
 
 __all__ = ["Learner", "build_learner", "train"]
@@ -246,6 +247,10 @@ def _build(
                     "model.freeze_backbone keeps the backbone as it was built: no weights are named for it, by "
                     "model.backbone.pretrained or model.pretrained."
                 )
+            elif note := random_note(config):
+                notify(note)
+            if note := normalisation_note(config):
+                notify(note)
         average = None
         if config.train.ema is not None:
             average = WeightAverage(model, build_model(config, precision=precision), config.train.ema)

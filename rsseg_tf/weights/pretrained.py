@@ -1,7 +1,7 @@
 """Loads released weights into models: opens their source, finds the part of the model, and reports what was used.
 
-A source is a file (`.pdparams`, torch's `.pth`, `.safetensors`, or a zip or tar.gz archive with one of them), a URL of
-one, the folder of a checkpoint of ours, or the name of a keras-hub preset.
+A source is a name of `rsseg_tf.config.named_weights`, a file (`.pdparams`, torch's `.pth`, `.safetensors`, or a zip or
+tar.gz archive with one of them), a URL of one, the folder of a checkpoint of ours, or the name of a keras-hub preset.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ import numpy as np
 from rsseg_tf.build import build_backbone
 from rsseg_tf.checkpoint import read_weights
 from rsseg_tf.config import Config
+from rsseg_tf.config.named_weights import NAMED_WEIGHTS, find_weights
 from rsseg_tf.config.zoo import Backbone, BackboneSection, C2FNet, Model
 from rsseg_tf.datasets import DatasetSpec
-from rsseg_tf.errors import WeightsError
+from rsseg_tf.errors import WeightsError, did_you_mean
 from rsseg_tf.files.cache import Progress, cached, is_offline
 from rsseg_tf.weights.assign import assign_variables
 from rsseg_tf.weights.families import Family, Tensors, recognise, without_wrapper
 from rsseg_tf.weights.labels import class_order, palette_note
 from rsseg_tf.weights.layouts import inflate_bands, match_names
+from rsseg_tf.weights.named import read_named
 from rsseg_tf.weights.presets import is_preset, read_preset
 from rsseg_tf.weights.tensors import TensorFile, read_tensors
 
@@ -43,6 +45,8 @@ __all__ = [
 ]
 
 _LEAST_LIKENESS = 15  # percent of a part's tensors; a file with fewer of them is one of another architecture
+
+_MOST_NAMED = 4  # layers of a file without a place here, such as a classifier
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,11 @@ class LoadReport:
 
     def summary(self) -> str:
         """Returns one line, and one for each note."""
-        rest = f"; {len(self.skipped)} tensors of the file are not part of it" if self.skipped else ""
+        # Torch's counters are no weights.
+        left = [name for name in self.skipped if not name.endswith("num_batches_tracked")]
+        layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in left))
+        named = ", ".join(layers[:_MOST_NAMED]) + (", …" if len(layers) > _MOST_NAMED else "")
+        rest = f"; {len(left)} tensors of the file are not part of it ({named})" if left else ""
         line = f"{self.section}: {self.tensors} tensors from {self.file.source} ({self.file.format}){rest}"
         return "\n".join([line, *(f"{self.section}: {note}" for note in self.notes)])
 
@@ -219,6 +227,8 @@ def open_source(source: str, *, offline: bool = False, progress: Progress | None
     if source.startswith(("http://", "https://")):
         return read_tensors(cached(source, offline=offline, progress=progress), source.partition("#")[0])
     path = Path(source)
+    if (weights := find_weights(source)) is not None and (weights.package or weights.url):
+        return read_named(weights, offline=offline, progress=progress)
     if is_preset(source) and not path.exists():
         return read_preset(source, offline=offline or is_offline())
     if path.is_dir():
@@ -227,9 +237,10 @@ def open_source(source: str, *, offline: bool = False, progress: Progress | None
     if path.is_file():
         return read_tensors(path)
     raise WeightsError(
-        f"The weights {source} do not exist. Allowed: a file (.pdparams, .pth, .safetensors, or a zip or tar.gz with "
-        "one of them), a URL that begins with http:// or https://, the folder of a checkpoint such as "
-        "output/best_model, or a preset of keras-hub such as resnet_vd_50_ssld_v2_imagenet."
+        f"The weights {source} do not exist.{did_you_mean(source, NAMED_WEIGHTS)} Allowed: a file (.pdparams, .pth, "
+        ".safetensors, or a zip or tar.gz with one of them), a URL that begins with http:// or https://, the folder of "
+        "a checkpoint such as output/best_model, a preset of keras-hub such as resnet_vd_50_ssld_v2_imagenet, or "
+        "another name of docs/licences.md, such as efficientnet_lite0."
     )
 
 
@@ -343,9 +354,10 @@ def _of_family(part: Part, file: TensorFile, family: Family, tensors: Tensors) -
 
 def _normalisation_notes(part: Part, family: Family) -> list[str]:
     """Returns a line if the dataset's images are not normalised as the family's weights want it as a rule."""
-    spec, usual = part.spec, family.normalisation
-    if spec is None or usual is None or spec.bands != 3:
+    spec = part.spec
+    if spec is None or family.normalisation is None:
         return []
+    usual = family.normalisation.for_bands(spec.bands)
     if np.allclose(spec.mean, usual.mean, atol=1e-3) and np.allclose(spec.std, usual.std, atol=1e-3):
         return []
     return [

@@ -10,28 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rsseg_tf.config.named_weights import Normalisation
 from rsseg_tf.config.zoo import Row
 
-__all__ = ["IMAGENET", "Family", "Normalisation", "Tensors", "Translation"]
+__all__ = ["Family", "Tensors", "Translation"]
 
 Tensors = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """How images were normalised in training: `(x / max_value - mean) / std`.
-
-    Attributes:
-        mean: Of red, green and blue, 0..1.
-        std: Of the same.
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""ImageNet's; on the scale 0..255 they are 123.675, 116.28, 103.53 and 58.395, 57.12, 57.375."""
 
 
 @dataclass(frozen=True)
