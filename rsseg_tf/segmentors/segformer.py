@@ -23,7 +23,7 @@ def segformer(
 
     The model shares the backbone's layers and variables. The original resizes the features, joins them and takes one
     linear layer of all; here each has its part of that layer before it is resized, and they are added, which gives the
-    same sums with a third of the operations.
+    same sums with a third of that layer's operations.
 
     Args:
         backbone: Model from an image to features `"c2"`…, of which all are used.
