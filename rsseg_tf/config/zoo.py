@@ -68,6 +68,7 @@ __all__ = [
     "ResNetV1c",
     "ResNetVd",
     "Row",
+    "SegFormer",
     "SegmentorSection",
     "SimSiamSection",
     "SwAVSection",
@@ -435,6 +436,15 @@ class FPN(SegmentorSection):
     segmentation_channels: Positive = 128
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     align_corners: bool = True
+
+
+class SegFormer(SegmentorSection):
+    """SegFormer's head: a linear layer on the features of each stride, joined at the finest."""
+
+    built_by = "rsseg_tf.segmentors.segformer:segformer"
+    name: Literal["segformer"]
+    channels: Positive = 256
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from rsseg_tf.segmentors.hrnet_contrast import hrnet_contrast
 from rsseg_tf.segmentors.lraspp import lraspp
 from rsseg_tf.segmentors.ocrnet import ocrnet
 from rsseg_tf.segmentors.pspnet import pspnet
+from rsseg_tf.segmentors.segformer import segformer
 from rsseg_tf.segmentors.unet import unet
 from rsseg_tf.segmentors.upernet import upernet
 
@@ -24,6 +25,7 @@ __all__ = [
     "lraspp",
     "ocrnet",
     "pspnet",
+    "segformer",
     "unet",
     "upernet",
 ]

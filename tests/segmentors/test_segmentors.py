@@ -23,6 +23,7 @@ from rsseg_tf.segmentors import (
     lraspp,
     ocrnet,
     pspnet,
+    segformer,
     unet,
     upernet,
 )
@@ -116,6 +117,11 @@ _SEGMENTORS: dict[str, tuple[Callable[[], keras.Model], tuple[str, ...]]] = {
         ("main",),
     ),
     "lraspp_mobilenet_v3": (lambda: lraspp(narrow_mobilenet_v3(), num_classes=_CLASSES, channels=8), ("main",)),
+    "segformer_mit": (
+        lambda: segformer(mit((1, 1, 1, 1), (4, 4, 8, 8), heads=(1, 1, 2, 2)), num_classes=_CLASSES, channels=8),
+        ("main",),
+    ),
+    "segformer_hrnet": (lambda: segformer(_hrnet(), num_classes=_CLASSES, channels=8), ("main",)),
     "lraspp_resnet_vd": (lambda: lraspp(_resnet_vd(), num_classes=_CLASSES, channels=8), ("main",)),
 }
 # Beginnings of the paths of weights that no output depends on, as in the original.
