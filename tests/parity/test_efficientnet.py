@@ -18,12 +18,12 @@ pytestmark = pytest.mark.parity
 
 FOLDER = Path(__file__).parent / "efficientnet"
 SIZE = (97, 131)
-TORCH = {"padding": "symmetric", "epsilon": 1e-5}  # timm's own; its `tf_*` are as TensorFlow's
 MODELS: dict[str, Callable[..., keras.Model]] = {
     "efficientnet_lite0": efficientnet_lite0,
     "efficientnet_lite2": efficientnet_lite2,
-    "efficientnet_b0": partial(efficientnet_b0, **TORCH),
-    "efficientnet_b2": partial(efficientnet_b2, **TORCH),
+    # Timm's own; its `tf_*` are as TensorFlow's.
+    "efficientnet_b0": partial(efficientnet_b0, padding="symmetric", epsilon=1e-5),
+    "efficientnet_b2": partial(efficientnet_b2, padding="symmetric", epsilon=1e-5),
 }
 
 
