@@ -36,7 +36,7 @@ _STRIDE = 16  # of the features of a vision transformer, whose image is scaled w
 
 def keras_hub(
     *,
-    architecture: str,
+    architecture: str | None,
     options: Mapping[str, Any] | None = None,
     image_size: int = 512,
     in_channels: int = 3,
@@ -44,7 +44,8 @@ def keras_hub(
     """Builds a backbone of keras-hub.
 
     Args:
-        architecture: Name of its class, e.g. "CSPNetBackbone".
+        architecture: Name of its class, e.g. "CSPNetBackbone". None, for a preset that nobody has looked up yet, is an
+            error; see `rsseg_tf.weights.presets.with_preset`.
         options: Keyword arguments of that class, but for the image's shape.
         image_size: Side of the windows that a network of one size sees, a multiple of 32. Others do not use it.
         in_channels: Channels of the input image.
@@ -59,6 +60,10 @@ def keras_hub(
     """
     if image_size < 32 or image_size % 32:
         raise ConfigError(f"image_size must be a multiple of 32; got {image_size}.")
+    if architecture is None:
+        raise ConfigError(
+            "the backbone keras_hub has no `architecture`. Training looks it up in the preset; elsewhere name it."
+        )
     image = keras.Input((None, None, in_channels), name="image")
     network = hub_network(architecture, options, image_size, in_channels)
     sides = keras.tree.flatten(network.input)[0].shape[1:3]

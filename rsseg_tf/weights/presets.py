@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
 
 from rsseg_tf.backbones.keras_hub import NOT_OPTIONS, hub_network
+from rsseg_tf.config.named_weights import Normalisation, normalised_for
 from rsseg_tf.config.zoo import KerasHub
 from rsseg_tf.errors import WeightsError
+from rsseg_tf.files.cache import is_offline
 from rsseg_tf.layers import numbered_from_the_start
 from rsseg_tf.weights.tensors import TensorFile
 
@@ -27,7 +29,10 @@ __all__ = [
     "preset_tensors",
     "read_network",
     "read_preset",
+    "with_preset",
 ]
+
+C = TypeVar("C", bound=Any)  # a config of either kind
 
 _PRESET = re.compile(r"(?:(?:hf|kaggle|modelscope)://[\w./-]+|resnet_(?:vd_)?\d+[a-z0-9_]*)")
 _STEM = re.compile(r"conv(\d)_(conv|bn)")
@@ -90,19 +95,46 @@ def architecture_of(name: str, *, offline: bool) -> tuple[str, dict[str, Any]]:
     return type(network).__name__, json.loads(json.dumps(options))
 
 
-def normalisation_of(name: str, *, offline: bool) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Returns mean and standard deviation of a preset's bands, for pixels from 0 to 1; None where it does not say.
+def normalisation_of(name: str, *, offline: bool) -> Normalisation | None:
+    """Returns how images are normalised for a preset, or None where it does not say.
 
-    keras-hub has them as a factor and a summand for pixels from 0 to 255.
+    keras-hub has a factor and a summand for pixels from 0 to 255.
     """
     hub = _hub(name, offline=offline)
     try:
         converter = hub.layers.ImageConverter.from_preset(name)
     except Exception:  # a preset without a converter; every library that fetches has its own error
         return None
-    scale = np.broadcast_to(1.0 if converter.scale is None else converter.scale, 3)
-    offset = np.broadcast_to(0.0 if converter.offset is None else converter.offset, 3)
-    return tuple((-offset / scale / 255).tolist()), tuple((1 / scale / 255).tolist())
+    scale = np.broadcast_to(np.float64(1.0 if converter.scale is None else converter.scale), 3)
+    offset = np.broadcast_to(np.float64(0.0 if converter.offset is None else converter.offset), 3)
+    return Normalisation(tuple((-offset / scale / 255).tolist()), tuple((1 / scale / 255).tolist()))
+
+
+def with_preset(config: C, *, offline: bool = False) -> C:
+    """Returns a config whose backbone of keras-hub is described in full, so that it is built without its preset.
+
+    Architecture and options are those of the preset; options of the config win. Where the preset's weights are loaded,
+    `mean` and `std` of a dataset that leaves them out are those that it was trained with.
+
+    Args:
+        config: Of a training or a pre-training.
+        offline: Whether the network is forbidden.
+
+    Raises:
+        WeightsError: When the preset cannot be had.
+    """
+    model = getattr(config, "model", None)
+    section = config.backbone if model is None else model.backbone
+    if not isinstance(section, KerasHub) or section.architecture is not None:
+        return config
+    preset = str(section.preset or section.pretrained)
+    architecture, options = architecture_of(preset, offline=offline or is_offline())
+    known = section.model_copy(update={"architecture": architecture, "options": {**options, **section.options}})
+    changed = {"backbone": known} if model is None else {"model": model.model_copy(update={"backbone": known})}
+    if section.pretrained is not None:
+        normalisation = normalisation_of(section.pretrained, offline=offline or is_offline())
+        changed["dataset"] = normalised_for(config.dataset, normalisation)
+    return config.model_copy(update=changed)
 
 
 def _hub(name: str, *, offline: bool) -> Any:
