@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rsseg_tf.backbones.convnext import convnext, convnext_tiny
 from rsseg_tf.backbones.efficientnet import (
     efficientnet,
     efficientnet_b0,
@@ -29,6 +30,8 @@ from rsseg_tf.backbones.resnet_vd import resnet18_vd, resnet50_vd, resnet101_vd,
 
 __all__ = [
     "InvertedResidual",
+    "convnext",
+    "convnext_tiny",
     "efficientnet",
     "efficientnet_b0",
     "efficientnet_b1",

@@ -253,12 +253,16 @@ class Data(Section):
         return Trust(self.max_image_mb * 2**20, self.allow_vrt_sources)
 
 
+_Exclude1D = Annotated[bool, Field(description="whether biases, scales and offsets of normalisations do not decay")]
+
+
 class PlainSGD(Section):
     """SGD with momentum and L2 decay, which is added to the gradient of every trained parameter, as in PaddleSeg."""
 
     name: Literal["sgd"]
     momentum: Momentum = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    exclude_1d: _Exclude1D = False
     clip_norm: ClipNorm = None
     clip_value: ClipValue = None
 
@@ -270,6 +274,7 @@ class PlainAdamW(Section):
     beta_1: Momentum = 0.9
     beta_2: Momentum = 0.999
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    exclude_1d: _Exclude1D = False
     clip_norm: ClipNorm = None
     clip_value: ClipValue = None
 

@@ -30,6 +30,7 @@ __all__ = [
     "BackboneSection",
     "C2FNet",
     "CoarseModel",
+    "ConvNeXt",
     "CrossEntropy",
     "CustomBackbone",
     "CustomLoss",
@@ -265,6 +266,14 @@ class MiT(BackboneSection):
     name: Literal["mit_b0", "mit_b1", "mit_b2"]
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
     norm_epsilon: AboveZero = 1e-5
+
+
+class ConvNeXt(BackboneSection):
+    """ConvNeXt: depthwise 7x7 convolutions in blocks with the proportions of a transformer."""
+
+    built_by = "rsseg_tf.backbones.convnext:{name}"
+    name: Literal["convnext_tiny"]
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
 class CustomBackbone(CustomRow, BackboneSection):

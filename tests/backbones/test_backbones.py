@@ -9,6 +9,8 @@ import pytest
 import tensorflow as tf
 
 from rsseg_tf.backbones import (
+    convnext,
+    convnext_tiny,
     efficientnet,
     efficientnet_b2,
     efficientnet_lite0,
@@ -60,6 +62,10 @@ _NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]
     "resnet_vd_32": (
         lambda **options: resnet_vd((1, 1, 1, 1), _WIDTHS, bottleneck=True, output_stride=32, **options),
         {"c2": (4, 16), "c3": (8, 16), "c4": (16, 32), "c5": (32, 32)},
+    ),
+    "convnext": (
+        lambda **options: convnext((1, 1, 2, 1), (4, 4, 8, 8), **options),
+        {"c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (32, 8)},
     ),
     "mit": (
         lambda **options: mit((1, 2, 1, 1), (4, 8, 8, 16), heads=(1, 2, 2, 4), **options),
@@ -287,6 +293,8 @@ def test_named_builders_are_the_published_networks() -> None:
     assert sum(int(np.prod(weight.shape)) for weight in mit_b0().weights) == 3_319_392
     # Those of mmsegmentation's ResNetV1c.
     assert sum(int(np.prod(weight.shape)) for weight in resnet18_v1c().trainable_weights) == 11_195_744
+    # Torchvision's 28,589,128 without its classifier and the normalisation before it.
+    assert sum(int(np.prod(weight.shape)) for weight in convnext_tiny().weights) == 28_589_128 - 769_000 - 2 * 768
     # Those of timm's EfficientNets without their last convolution and classifier.
     for build, count in (
         (efficientnet_lite0, 2_958_848),
@@ -311,6 +319,7 @@ def test_named_builders_are_the_published_networks() -> None:
         (lambda: mobilenet_v3_large(output_stride=4), "output_stride must be 8, 16 or 32; got 4. 16 is usual"),
         (lambda: mobilenet_v3(BLOCKS[:5]), "stride 2 four times, for the strides 4, 8, 16 and 32; got 3 of them"),
         (lambda: mobilenet_v3(BLOCKS, stem_channels=0), "channels of all blocks must be at least 1; got 0"),
+        (lambda: convnext((1, 1, 0, 1), (4, 4, 4, 4)), "depths must be four integers of at least 1"),
         (lambda: efficientnet(1, 0), "width, depth and epsilon must be above 0; got 1, 0 and 0.001"),
         (lambda: efficientnet_lite0(output_stride=4), "output_stride must be 8, 16 or 32; got 4. 32 is the network"),
         (lambda: efficientnet_lite0(padding=("same", "symmetric")), "padding must be same or symmetric, or a list"),
