@@ -1,4 +1,4 @@
-"""Backbones: functions from an image to features named by their stride, `c2` (4) to `c5` (up to 32)."""
+"""Backbones: functions from an image to features named by their stride, `c1` (2) to `c5` (up to 32)."""
 
 from __future__ import annotations
 

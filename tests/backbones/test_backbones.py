@@ -20,6 +20,7 @@ from rsseg_tf.backbones import (
     mit_b0,
     mobilenet_v3,
     mobilenet_v3_large,
+    mobilenet_v3_small,
     resnet,
     resnet18,
     resnet18_v1c,
@@ -37,31 +38,31 @@ _NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]
     # Strides and channels of the features.
     "resnet": (
         lambda **options: resnet((1, 1, 2, 1), _WIDTHS, bottleneck=True, **options),
-        {"c2": (4, 16), "c3": (8, 16), "c4": (16, 32), "c5": (32, 32)},
+        {"c1": (2, 4), "c2": (4, 16), "c3": (8, 16), "c4": (16, 32), "c5": (32, 32)},
     ),
     "resnet_basic": (
         lambda **options: resnet((1, 2, 1, 1), _WIDTHS, bottleneck=False, **options),
-        {"c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (32, 8)},
+        {"c1": (2, 4), "c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (32, 8)},
     ),
     "resnet_v1c_8": (
         lambda **options: resnet((1, 1, 2, 2), _WIDTHS, bottleneck=True, deep_stem=True, output_stride=8, **options),
-        {"c2": (4, 16), "c3": (8, 16), "c4": (8, 32), "c5": (8, 32)},
+        {"c1": (2, 4), "c2": (4, 16), "c3": (8, 16), "c4": (8, 32), "c5": (8, 32)},
     ),
     "resnet_v1c_basic_16": (
         lambda **options: resnet((1, 1, 1, 2), _WIDTHS, bottleneck=False, deep_stem=True, output_stride=16, **options),
-        {"c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (16, 8)},
+        {"c1": (2, 4), "c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (16, 8)},
     ),
     "resnet_vd_8": (
         lambda **options: resnet_vd((1, 1, 1, 2), _WIDTHS, bottleneck=True, **options),
-        {"c2": (4, 16), "c3": (8, 16), "c4": (8, 32), "c5": (8, 32)},
+        {"c1": (2, 4), "c2": (4, 16), "c3": (8, 16), "c4": (8, 32), "c5": (8, 32)},
     ),
     "resnet_vd_16": (
         lambda **options: resnet_vd((1, 1, 1, 1), _WIDTHS, bottleneck=False, output_stride=16, **options),
-        {"c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (16, 8)},
+        {"c1": (2, 4), "c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (16, 8)},
     ),
     "resnet_vd_32": (
         lambda **options: resnet_vd((1, 1, 1, 1), _WIDTHS, bottleneck=True, output_stride=32, **options),
-        {"c2": (4, 16), "c3": (8, 16), "c4": (16, 32), "c5": (32, 32)},
+        {"c1": (2, 4), "c2": (4, 16), "c3": (8, 16), "c4": (16, 32), "c5": (32, 32)},
     ),
     "convnext": (
         lambda **options: convnext((1, 1, 2, 1), (4, 4, 8, 8), **options),
@@ -73,12 +74,12 @@ _NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]
     ),
     "mobilenet_v3_8": (
         lambda **options: narrow_mobilenet_v3(output_stride=8, **options),
-        {"c2": (4, 4), "c3": (8, 8), "c4": (8, 8), "c5": (8, 48)},
+        {"c1": (2, 4), "c2": (4, 4), "c3": (8, 8), "c4": (8, 8), "c5": (8, 48)},
     ),
-    "mobilenet_v3_16": (narrow_mobilenet_v3, {"c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (16, 48)}),
+    "mobilenet_v3_16": (narrow_mobilenet_v3, {"c1": (2, 4), "c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (16, 48)}),
     "mobilenet_v3_32": (
         lambda **options: narrow_mobilenet_v3(output_stride=32, reduced_tail=True, **options),
-        {"c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (32, 24)},
+        {"c1": (2, 4), "c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (32, 24)},
     ),
     "efficientnet": (
         lambda **options: efficientnet(0.25, 0.3, **options),
@@ -96,9 +97,12 @@ _NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]
     ),
     "hrnet_of_mmsegmentation": (
         lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, variant="mmsegmentation", **options),
-        {"c2": (4, 60)},
+        {"c1": (2, 8), "c2": (4, 60)},
     ),
-    "hrnet": (lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, **options), {"c2": (4, 60)}),
+    "hrnet": (
+        lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, **options),
+        {"c1": (2, 8), "c2": (4, 60)},
+    ),
 }
 
 
@@ -230,6 +234,19 @@ def test_efficientnet_pads_each_stride_as_it_is_told() -> None:
     model = efficientnet(0.25, 0.5, padding=("same", "same", "symmetric", "symmetric", "symmetric"))
     padded = [layer.name for layer in model.layers if isinstance(layer, keras.layers.ZeroPadding2D)]
     assert padded == [f"stage{number}_block1_depthwise_pad" for number in (3, 4, 6)]
+
+
+def test_the_finest_features_are_the_last_of_stride_2() -> None:
+    last = {
+        "stem_conv_relu": resnet((1, 1, 1, 1), _WIDTHS, bottleneck=True),
+        "stem_conv3_relu": resnet_vd((1, 1, 1, 1), _WIDTHS, bottleneck=True),
+        "stem_conv1_relu": hrnet(2, stem_width=4, modules=(1, 1, 1), blocks=1),
+        "block1_add": narrow_mobilenet_v3(),
+        "stem_conv_hard_silu": mobilenet_v3_small(),
+    }
+    for name, model in last.items():
+        assert model.output["c1"] is model.get_layer(name).output
+        assert next(iter(model.output)) == "c1"
 
 
 def test_a_reduced_tail_keeps_what_comes_before() -> None:

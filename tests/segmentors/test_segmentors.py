@@ -324,6 +324,15 @@ def test_ocrnet_takes_the_features_that_are_asked_for() -> None:
             ocrnet(_resnet(), features=features, **options)
 
 
+def test_features_of_stride_2_are_no_second_feature() -> None:
+    options: dict[str, Any] = {"num_classes": _CLASSES, "ocr_channels": 8, "key_channels": 4}
+    model = ocrnet(_hrnet(), **options)
+    assert model.get_layer("aux_conv").kernel.shape[2] == model.get_layer("ocr_conv").kernel.shape[2] == 30
+    image = keras.Input((None, None, 3))
+    finest = keras.Model(image, {"c1": keras.layers.Conv2D(4, 3, strides=2, padding="same")(image)}, name="finest")
+    assert fcn(finest, num_classes=_CLASSES).get_layer("head_conv").kernel.shape[2] == 4
+
+
 def test_embeddings_have_length_one() -> None:
     model = _lively(hrnet_contrast(_hrnet(), num_classes=_CLASSES, projection_channels=6))
     contrast = model(_image(33, 47), training=False)["contrast"]

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rsseg_tf.config.named_weights import IMAGENET
 from rsseg_tf.config.zoo import ConvNeXt, Row
-from rsseg_tf.weights.families.family import IMAGENET, Family, Tensors, Translation
+from rsseg_tf.weights.families.family import Family, Tensors, Translation
 from rsseg_tf.weights.names import TORCH_VARIABLES, renamed
 
 __all__ = ["CONVNEXT"]

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsseg_tf.config.named_weights import IMAGENET, Normalisation
+from rsseg_tf.config.named_weights import Normalisation
 from rsseg_tf.config.zoo import Row
 
-__all__ = ["IMAGENET", "Family", "Normalisation", "Tensors", "Translation"]
+__all__ = ["Family", "Tensors", "Translation"]
 
 Tensors = Mapping[str, np.ndarray]
 

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from rsseg_tf.config.named_weights import IMAGENET
 from rsseg_tf.config.zoo import FCN, DeepLabV3Plus, HRNet, PSPNet, ResNet, ResNetV1c, Row, SegmentorSection, UPerNet
 from rsseg_tf.errors import WeightsError
-from rsseg_tf.weights.families.family import IMAGENET, Family, Tensors, Translation
+from rsseg_tf.weights.families.family import Family, Tensors, Translation
 from rsseg_tf.weights.names import TORCH_VARIABLES, renamed
 
 __all__ = ["MMSEGMENTATION"]

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from rsseg_tf.config.named_weights import IMAGENET
 from rsseg_tf.config.zoo import MiT, Row, SegmentorSection
 from rsseg_tf.errors import WeightsError
-from rsseg_tf.weights.families.family import IMAGENET, Family, Tensors, Translation
+from rsseg_tf.weights.families.family import Family, Tensors, Translation
 from rsseg_tf.weights.names import TORCH_VARIABLES, renamed
 
 __all__ = ["HUGGING_FACE", "MMSEGMENTATION_SEGFORMER"]
