@@ -25,6 +25,7 @@ from rsseg_tf.errors import ConfigError
 
 __all__ = [
     "FCN",
+    "FPN",
     "LRASPP",
     "Backbone",
     "BackboneSection",
@@ -67,9 +68,11 @@ __all__ = [
     "ResNetV1c",
     "ResNetVd",
     "Row",
+    "SegFormer",
     "SegmentorSection",
     "SimSiamSection",
     "SwAVSection",
+    "UNet",
     "UPerNet",
     "check_queue",
 ]
@@ -412,6 +415,36 @@ class LRASPP(SegmentorSection):
     weight_names = "rsseg_tf.weights.names:lraspp_names"
     name: Literal["lraspp"]
     channels: Positive = 128
+
+
+class UNet(SegmentorSection):
+    """Features doubled in size step by step, and joined with the backbone's of each stride."""
+
+    built_by = "rsseg_tf.segmentors.unet:unet"
+    name: Literal["unet"]
+    decoder_channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
+        (256, 128, 64, 32, 16), description="of the steps; fewer than five end at a stride above 1"
+    )
+
+
+class FPN(SegmentorSection):
+    """A feature pyramid whose levels are brought to stride 4 by convolutions and added."""
+
+    built_by = "rsseg_tf.segmentors.fpn:fpn"
+    name: Literal["fpn"]
+    pyramid_channels: Positive = 256
+    segmentation_channels: Positive = 128
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    align_corners: bool = True
+
+
+class SegFormer(SegmentorSection):
+    """SegFormer's head: a linear layer on the features of each stride, joined at the finest."""
+
+    built_by = "rsseg_tf.segmentors.segformer:segformer"
+    name: Literal["segformer"]
+    channels: Positive = 256
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
 if TYPE_CHECKING:

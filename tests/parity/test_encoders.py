@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import pytest
 
 from rsseg_tf.backbones import convnext
 from rsseg_tf.build import build_backbone
-from rsseg_tf.config.zoo import Backbone, ConvNeXt, MiT
+from rsseg_tf.config.zoo import FCN, Backbone, ConvNeXt, MiT, SegFormer
 from rsseg_tf.errors import WeightsError
-from rsseg_tf.weights.pretrained import LoadReport, backbone_part, load_part
+from rsseg_tf.segmentors import segformer
+from rsseg_tf.weights.pretrained import LoadReport, Part, backbone_part, load_part
 from rsseg_tf.weights.tensors import TensorFile
 from tests.fixtures.configs import replace_builder
 from tests.parity import detinit
@@ -84,6 +86,21 @@ def test_the_encoder_of_hugging_faces_segformer() -> None:
     assert report.tensors == len(model.weights)
     assert report.skipped and all(name.startswith("decode_head.") for name in report.skipped)
     assert_features(model, expected, (97, 131))
+
+
+def test_hugging_faces_segformer() -> None:
+    tensors, expected = expected_of("segformer_b0")
+    row = SegFormer(name="segformer", backbone=B0)
+    model = segformer(build_backbone(B0), num_classes=7)
+    part = Part("model", row, None, tuple(variable.path for variable in model.weights), whole=True)
+    report = load_part(model, part, TensorFile("a file", "torch", "", tensors))
+    # The three parts more are those of the layer that joins the features.
+    assert (report.tensors, report.skipped) == (len(tensors) + 3, ())
+    logits = np.asarray(model(detinit.image("encoders", 1, 97, 131), training=False)["main"])
+    assert np.abs(logits[:, ::3, ::3] - expected["logits"]).max() <= 1e-4 * expected["logits_spread"]
+    fcn = FCN(name="fcn", backbone=B0)
+    with pytest.raises(WeightsError, match="which is fcn_mit_b0: it holds SegFormer on MiT-B0, 7 classes"):
+        load_part(model, replace(part, row=fcn), TensorFile("a file", "torch", "", tensors))
 
 
 def test_hugging_faces_newer_names_and_files_of_the_encoder_alone() -> None:

@@ -12,14 +12,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rsseg_tf.config.named_weights import IMAGENET
-from rsseg_tf.config.zoo import MiT, Row, SegmentorSection
+from rsseg_tf.config.zoo import MiT, Row, SegFormer, SegmentorSection
 from rsseg_tf.errors import WeightsError
 from rsseg_tf.weights.families.family import Family, Tensors, Translation
 from rsseg_tf.weights.names import TORCH_VARIABLES, renamed
 
 __all__ = ["HUGGING_FACE", "MMSEGMENTATION_SEGFORMER"]
 
-_NO_BLOCK = ("", "")
 _B1_WIDTHS = (64, 128, 320, 512)
 # Channels and blocks by stage.
 _MITS: dict[tuple[tuple[int, ...], tuple[int, ...]], str] = {
@@ -52,10 +51,11 @@ _HF_ENCODER = {
 }
 _HF_HEAD = {
     "head_linear{i}": "decode_head.linear_c.{i0}.proj",
-    "head_fuse": "decode_head.linear_fuse",
-    "head_fuse_bn": "decode_head.batch_norm",
+    "head_fuse{i}": "decode_head.linear_fuse.{i}",
+    "head_norm": "decode_head.batch_norm",
     "head_classifier": "decode_head.classifier",
 }
+_HF_FUSE = "decode_head.linear_fuse.weight"
 _HF_CLASSIFIER = ("decode_head.classifier.weight", "decode_head.classifier.bias")
 _MM_BLOCK = "backbone.layers.{s0}.1.{b0}"
 _MM_ENCODER = {
@@ -163,10 +163,20 @@ def _translate_hugging_face(tensors: Tensors, row: Row, paths: Sequence[str]) ->
         return Translation({}, tensors)
     names = renamed(paths, _HF_ENCODER, variables=TORCH_VARIABLES)
     if isinstance(row, SegmentorSection):
-        if row.name != "segformer" or "decode_head.linear_fuse.weight" not in tensors:
+        if not isinstance(row, SegFormer) or _HF_FUSE not in tensors:
             return Translation({}, tensors)
-        names |= renamed(paths, _HF_HEAD, _NO_BLOCK, TORCH_VARIABLES)
-    return Translation(names, _as_convolutions(tensors), classifiers=_HF_CLASSIFIER)
+        names |= renamed(paths, _HF_HEAD, variables=TORCH_VARIABLES)
+    return Translation(names, _by_feature(_as_convolutions(tensors)), classifiers=_HF_CLASSIFIER)
+
+
+def _by_feature(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Cuts the layer of all features, the deepest first, into one for each."""
+    kernel = tensors.get(_HF_FUSE)
+    if kernel is None or kernel.ndim != 4 or kernel.shape[1] % 4:
+        return tensors
+    parts = enumerate(reversed(np.split(kernel, 4, axis=1)), start=1)
+    rest = {name: array for name, array in tensors.items() if name != _HF_FUSE}
+    return rest | {_HF_FUSE.replace(".weight", f".{i}.weight"): part for i, part in parts}
 
 
 HUGGING_FACE = Family(
