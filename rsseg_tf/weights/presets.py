@@ -76,15 +76,17 @@ def read_network(name: str, section: KerasHub, *, offline: bool) -> TensorFile:
     Raises:
         WeightsError: When the preset cannot be had, or is of another architecture.
     """
-    options: dict[str, Any] = dict(section.options)
-    expected = keras.tree.flatten(hub_network(str(section.architecture), options, section.image_size).input)[0].shape
+    own = hub_network(str(section.architecture), dict(section.options), section.image_size)
+    expected = keras.tree.flatten(own.input)[0].shape
     network = _preset(name, offline=offline, **({} if expected[1] is None else {"image_shape": expected[1:]}))
-    if type(network).__name__ != section.architecture:
+    if type(network) is not type(own) or len(network.weights) != len(own.weights):
         raise WeightsError(
-            f"The preset {name} is a {type(network).__name__}, and the backbone a {section.architecture}. Leave "
-            "architecture and options out, so that they are those of the preset."
+            f"The preset {name} is a {type(network).__name__} of {len(network.weights)} variables, and the backbone a "
+            f"{section.architecture} of {len(own.weights)}. Leave architecture and options out, so that they are those "
+            "of the preset."
         )
-    tensors = {weight.path: np.asarray(weight) for weight in network.weights}
+    # A preset may have a name of its own for the network, which then is in the paths; the order is the same.
+    tensors = {variable.path: np.asarray(weight) for variable, weight in zip(own.weights, network.weights, strict=True)}
     return TensorFile(name, "keras-hub", "", tensors, by_path=True)
 
 

@@ -24,8 +24,8 @@ from rsseg_tf.weights.pretrained import backbone_part, load_pretrained
 from tests.fixtures.configs import tiny_config
 
 APPLICATIONS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
-    "MobileNetV2": ({"alpha": 0.35}, {"c1": 48, "c2": 48, "c3": 96, "c4": 336, "c5": 1280}),
-    "MobileNetV3Small": ({"alpha": 0.5}, {"c1": 8, "c2": 40, "c3": 48, "c4": 144, "c5": 288}),
+    "MobileNetV2": ({"alpha": 0.35}, {"c1": 48, "c2": 48, "c3": 96, "c4": 192, "c5": 1280}),
+    "MobileNetV3Small": ({"alpha": 0.5}, {"c1": 16, "c2": 40, "c3": 64, "c4": 144, "c5": 288}),
     "VGG16": ({}, {"c1": 128, "c2": 256, "c3": 512, "c4": 512, "c5": 512}),
 }
 DINO = {"patch_size": 16, "num_layers": 4, "hidden_dim": 16, "num_heads": 2, "intermediate_dim": 32}
@@ -187,8 +187,8 @@ def preset(tmp_path: Path) -> Path:
 
 def test_a_preset_gives_architecture_weights_and_normalisation(tmp_path: Path, preset: Path) -> None:
     hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
-    model = f"model={{name: unet, decoder_channels: [8], backbone: {{name: keras_hub, image_size: 64, pretrained: {preset}}}}}"
-    config = with_preset(tiny_config(tmp_path, model))
+    backbone = f"{{name: keras_hub, image_size: 64, pretrained: {preset}}}"
+    config = with_preset(tiny_config(tmp_path, f"model={{name: unet, decoder_channels: [8], backbone: {backbone}}}"))
     section = config.model.backbone
     assert isinstance(section, KerasHub) and section.architecture == "DINOV3Backbone"
     assert section.options["hidden_dim"] == 16 and "image_shape" not in section.options
@@ -198,9 +198,12 @@ def test_a_preset_gives_architecture_weights_and_normalisation(tmp_path: Path, p
     (report,) = load_pretrained(built, config)
     theirs = {weight.path: np.asarray(weight) for weight in hub.models.Backbone.from_preset(str(preset)).weights}
     ours = {weight.path: np.asarray(weight) for weight in built.weights}
-    assert report.tensors == len(theirs)
+    assert report.skipped == ("layernorm/gamma", "layernorm/beta")  # behind the last feature
+    assert report.tensors == len(theirs) - 2
     for path, value in theirs.items():
-        np.testing.assert_array_equal(ours[path], value, err_msg=path)
+        path = path.removeprefix("dinov3_backbone_")  # the preset's own name
+        if not path.startswith("layernorm/"):
+            np.testing.assert_array_equal(ours[path], value, err_msg=path)
     # What makes a pyramid of the tokens is new: it is no part of the backbone, and trained where that is frozen.
     assert not any(path.startswith("neck_") for path in backbone_part(section, list(ours)).paths)
     assert any(path.startswith("neck_") for path in ours)
@@ -208,9 +211,11 @@ def test_a_preset_gives_architecture_weights_and_normalisation(tmp_path: Path, p
 
 def test_a_preset_of_another_architecture_is_refused(tmp_path: Path, preset: Path) -> None:
     options = "{patch_size: 16, num_layers: 4, hidden_dim: 16, num_heads: 2, intermediate_dim: 32}"
-    backbone = f"{{name: keras_hub, architecture: DINOV2Backbone, options: {options}, pretrained: {preset}, image_size: 64}}"
+    backbone = (
+        f"{{name: keras_hub, architecture: DINOV2Backbone, options: {options}, pretrained: {preset}, image_size: 64}}"
+    )
     config = tiny_config(tmp_path, f"model={{name: unet, decoder_channels: [8], backbone: {backbone}}}")
-    with pytest.raises(WeightsError, match="is a DINOV3Backbone, and the backbone a DINOV2Backbone"):
+    with pytest.raises(WeightsError, match="is a DINOV3Backbone of .*, and the backbone a DINOV2Backbone"):
         load_pretrained(build_model(config), config)
 
 
