@@ -83,6 +83,7 @@ EXTRAS["all"] = sorted(
 )
 EXTRAS["test"] = [
     *EXTRAS["onnx"],  # exported files are run and compared
+    *EXTRAS["hub"],  # its networks as backbones
     *EXTRAS["tflite"],
     *EXTRAS["serving"],
     *EXTRAS["vector"],  # polygons are compared with rasters

@@ -67,7 +67,9 @@ def command(
         raise ConfigError(f"{output} exists; choose another folder, replace it with --overwrite, or compare: --verify.")
     load_tensorflow()
     from rsseg_tf.checkpoint import TrainState, load_weights, save_checkpoint
+    from rsseg_tf.weights.presets import with_preset
 
+    config = with_preset(config, offline=offline)
     model, reports = _convert(config, source, part, offline=offline)
     for report in reports:
         _print(report)

@@ -67,6 +67,9 @@ def command(
     from rsseg_tf.errors import ConfigError
 
     load_tensorflow()
+    from rsseg_tf.weights.presets import with_preset
+
+    config = with_preset(config, offline=offline)
     splits = checked_samples(config, "train", "val")
     from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD
     from rsseg_tf.evaluate.probe import ProbeSettings, cut_patches, probe

@@ -14,10 +14,13 @@ from typing import NamedTuple, Protocol, Self, TypeVar
 from rsseg_tf.datasets import DatasetSpec
 
 __all__ = [
+    "APPLICATION_WEIGHTS",
+    "CAFFE",
     "IMAGENET",
     "NAMED_WEIGHTS",
     "NamedWeights",
     "Normalisation",
+    "application_normalisation",
     "band_shares",
     "find_weights",
     "normalised_for",
@@ -76,6 +79,37 @@ class Normalisation(NamedTuple):
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Of pixels divided by 255, red first: what torchvision and most others train with."""
+
+CAFFE = Normalisation((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255,) * 3)
+"""Means alone, red first. Networks of Caffe take blue first, which is settled when their weights are loaded."""
+
+APPLICATION_WEIGHTS = "imagenet"
+"""What `pretrained` of a backbone keras_applications names: the weights that keras.applications downloads."""
+
+_HALF = Normalisation((0.5,) * 3, (0.5,) * 3)
+_BY_128 = Normalisation((128 / 255,) * 3, (128 / 255,) * 3)
+# Beginning of a model's name in keras.applications -> how its images are normalised; the first that fits counts.
+_OF_APPLICATIONS = {
+    "ConvNeXt": IMAGENET,
+    "DenseNet": IMAGENET,
+    "EfficientNetB": IMAGENET,
+    "EfficientNetV2B": IMAGENET,
+    "EfficientNetV2": _BY_128,
+    "ResNet50V2": _HALF,
+    "ResNet101V2": _HALF,
+    "ResNet152V2": _HALF,
+    "ResNet": CAFFE,
+    "VGG": CAFFE,
+}
+
+
+def application_normalisation(model: str) -> Normalisation:
+    """Returns how images are normalised for the weights of a model of keras.applications.
+
+    Source: `preprocess_input` of its module, and the layers for scaling that some models have.
+    """
+    return next((found for start, found in _OF_APPLICATIONS.items() if model.startswith(start)), _HALF)
+
 
 _LITE = Normalisation((127 / 255,) * 3, (128 / 255,) * 3)  # (x - 127) / 128 of bytes
 

@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from rsseg_tf.config.named_weights import Normalisation, find_weights, weights_for
+from rsseg_tf.config.named_weights import (
+    APPLICATION_WEIGHTS,
+    Normalisation,
+    application_normalisation,
+    find_weights,
+    weights_for,
+)
 from rsseg_tf.config.section import AboveZero, ClassWeights, Fraction, Momentum, NotNegative, Positive, Section
 from rsseg_tf.errors import ConfigError
 
@@ -46,6 +52,8 @@ __all__ = [
     "Focal",
     "HRNet",
     "HRNetContrast",
+    "KerasApplications",
+    "KerasHub",
     "Loss",
     "LossSection",
     "LovaszSoftmax",
@@ -277,6 +285,55 @@ class ConvNeXt(BackboneSection):
     built_by = "rsseg_tf.backbones.convnext:{name}"
     name: Literal["convnext_tiny"]
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class KerasApplications(BackboneSection):
+    """Any model of keras.applications, such as MobileNetV2; `pretrained: imagenet` loads its weights."""
+
+    built_by = "rsseg_tf.backbones.keras_applications:keras_applications"
+    name: Literal["keras_applications"]
+    model: str = Field(description="name of its function, e.g. MobileNetV2")
+    options: dict[str, JsonValue] = Field({}, description="keyword arguments for it, e.g. {alpha: 0.5}")
+
+    @property
+    def label(self) -> str:
+        """The model's name."""
+        return self.model.lower()
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """That of the weights of keras.applications."""
+        return application_normalisation(self.model) if self.pretrained == APPLICATION_WEIGHTS else None
+
+
+class KerasHub(BackboneSection):
+    """Any backbone of keras-hub with a feature pyramid: a preset, or an architecture with its options."""
+
+    built_by = "rsseg_tf.backbones.keras_hub:keras_hub"
+    own = BackboneSection.own | {"preset"}
+    name: Literal["keras_hub"]
+    preset: str | None = Field(
+        None, description="a preset whose architecture is taken, without weights; null: that of `pretrained`"
+    )
+    architecture: str | None = Field(None, description="a class, e.g. CSPNetBackbone; null: that of the preset")
+    options: dict[str, JsonValue] = Field({}, description="keyword arguments for that class")
+    image_size: Annotated[int, Field(gt=0, multiple_of=32)] = Field(
+        512, description="side of the windows in which a network of one size sees the image"
+    )
+
+    @property
+    def label(self) -> str:
+        """The preset or the architecture."""
+        return (self.preset or self.pretrained or self.architecture or "").rpartition("/")[2].lower()
+
+    @model_validator(mode="after")
+    def _names_a_network(self) -> KerasHub:
+        if not (self.architecture or self.preset or self.pretrained):
+            raise ValueError(
+                "a backbone keras_hub needs `preset: NAME` (random weights), `pretrained: NAME` (its weights too), or "
+                "`architecture: CLASS` with options."
+            )
+        return self
 
 
 class CustomBackbone(CustomRow, BackboneSection):

@@ -37,6 +37,7 @@ from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import AccumulatingTrainStep, TrainStep, synchronise_batch_norm
 from rsseg_tf.training.workers import Workers
 from rsseg_tf.weights.named import normalisation_note, random_note
+from rsseg_tf.weights.presets import with_preset
 from rsseg_tf.weights.pretrained import backbone_paths, load_pretrained
 
 __all__ = ["Learner", "build_learner", "train"]
@@ -87,6 +88,7 @@ def train(
             before is saved.
         WeightsError: When a checkpoint cannot be read or written.
     """
+    config = with_preset(config, offline=offline)
 
     def make_plan(strategy: tf.distribute.Strategy, resume: Path | None, notify: Notify) -> TrainingPlan:
         workers = Workers(strategy)

@@ -14,20 +14,22 @@ from typing import Any
 
 import numpy as np
 
+from rsseg_tf.backbones.keras_hub import NECK
 from rsseg_tf.build import build_backbone
 from rsseg_tf.checkpoint import read_weights
 from rsseg_tf.config import Config
-from rsseg_tf.config.named_weights import NAMED_WEIGHTS, find_weights
-from rsseg_tf.config.zoo import Backbone, BackboneSection, C2FNet, Model
+from rsseg_tf.config.named_weights import APPLICATION_WEIGHTS, NAMED_WEIGHTS, find_weights
+from rsseg_tf.config.zoo import Backbone, BackboneSection, C2FNet, KerasApplications, KerasHub, Model
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import WeightsError, did_you_mean
 from rsseg_tf.files.cache import Progress, cached, is_offline
+from rsseg_tf.weights.applications import read_application
 from rsseg_tf.weights.assign import assign_variables
 from rsseg_tf.weights.families import Family, Tensors, recognise, without_wrapper
 from rsseg_tf.weights.labels import class_order, palette_note
 from rsseg_tf.weights.layouts import inflate_bands, match_names
 from rsseg_tf.weights.named import read_named
-from rsseg_tf.weights.presets import is_preset, read_preset
+from rsseg_tf.weights.presets import is_hub_preset, is_preset, read_network, read_preset
 from rsseg_tf.weights.tensors import TensorFile, read_tensors
 
 __all__ = [
@@ -150,7 +152,7 @@ def backbone_part(section: Backbone, paths: Sequence[str], source: str | None = 
     """Returns a backbone as a part of a model whose variables have these paths."""
     own = set(backbone_names(section, paths).values())
     own = own or {variable.path for variable in build_backbone(section).weights}
-    return Part("backbone", section, source, tuple(path for path in paths if path in own))
+    return Part("backbone", section, source, tuple(path for path in paths if path in own and not path.startswith(NECK)))
 
 
 def parts(config: Config, model: Any) -> tuple[Part, ...]:
@@ -203,9 +205,19 @@ def load_pretrained(
     reports = []
     for part in parts(config, model):
         if part.source is not None:
-            file = open_source(part.source, offline=offline, progress=progress)
+            file = _opened(part.row, part.source, offline=offline, progress=progress)
             reports.append(load_part(model, part, file))
     return reports
+
+
+def _opened(row: Model | Backbone, source: str, *, offline: bool, progress: Progress | None = None) -> TensorFile:
+    """Reads the tensors of a source; networks of keras-hub and keras.applications bring their own."""
+    offline = offline or is_offline()
+    if isinstance(row, KerasHub) and is_hub_preset(source):
+        return read_network(source, row, offline=offline)
+    if isinstance(row, KerasApplications) and source == APPLICATION_WEIGHTS:
+        return read_application(row, offline=offline)
+    return open_source(source, offline=offline, progress=progress)
 
 
 def load_backbone(model: Any, section: Backbone, source: str, *, offline: bool = False) -> LoadReport:
@@ -215,7 +227,7 @@ def load_backbone(model: Any, section: Backbone, source: str, *, offline: bool =
         WeightsError: When the source cannot be had or read, or does not fit.
     """
     part = backbone_part(section, [variable.path for variable in model.weights])
-    return load_part(model, part, open_source(source, offline=offline))
+    return load_part(model, part, _opened(section, source, offline=offline))
 
 
 def open_source(source: str, *, offline: bool = False, progress: Progress | None = None) -> TensorFile:
