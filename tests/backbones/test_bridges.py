@@ -188,7 +188,7 @@ def preset(tmp_path: Path) -> Path:
 def test_a_preset_gives_architecture_weights_and_normalisation(tmp_path: Path, preset: Path) -> None:
     hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
     backbone = f"{{name: keras_hub, image_size: 64, pretrained: {preset}}}"
-    config = with_preset(tiny_config(tmp_path, f"model={{name: unet, decoder_channels: [8], backbone: {backbone}}}"))
+    config = with_preset(tiny_config(tmp_path, f"model={{name: unet, decoder_channels: [8, 8, 8], backbone: {backbone}}}"))
     section = config.model.backbone
     assert isinstance(section, KerasHub) and section.architecture == "DINOV3Backbone"
     assert section.options["hidden_dim"] == 16 and "image_shape" not in section.options
@@ -214,7 +214,7 @@ def test_a_preset_of_another_architecture_is_refused(tmp_path: Path, preset: Pat
     backbone = (
         f"{{name: keras_hub, architecture: DINOV2Backbone, options: {options}, pretrained: {preset}, image_size: 64}}"
     )
-    config = tiny_config(tmp_path, f"model={{name: unet, decoder_channels: [8], backbone: {backbone}}}")
+    config = tiny_config(tmp_path, f"model={{name: unet, decoder_channels: [8, 8, 8], backbone: {backbone}}}")
     with pytest.raises(WeightsError, match="is a DINOV3Backbone of .*, and the backbone a DINOV2Backbone"):
         load_pretrained(build_model(config), config)
 
