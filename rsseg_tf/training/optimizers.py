@@ -212,9 +212,19 @@ class MomentumSGD(_Momentum):
         gradient = keras.ops.cast(gradient, variable.dtype)
         if self.l2 and not self._excluded(variable):
             gradient = gradient + self.l2 * variable
-        self.assign(velocity, self.momentum * velocity + gradient)
-        # The rate stays outside of the velocity, see the class.
-        self.assign_sub(variable, self._rate(variable, learning_rate) * velocity)
+        # The rate stays outside of the velocity, see the class. One operation needs no arrays for what is in between.
+        tf.raw_ops.ResourceApplyMomentum(
+            var=_handle(variable),
+            accum=_handle(velocity),
+            lr=self._rate(variable, learning_rate),
+            grad=gradient,
+            momentum=tf.constant(self.momentum, gradient.dtype),
+        )
+
+
+def _handle(variable: Any) -> Any:
+    """Returns the handle of a variable's copy on the device that updates it."""
+    return (variable.value if isinstance(variable, keras.Variable) else variable).handle
 
 
 class LARS(_Momentum):

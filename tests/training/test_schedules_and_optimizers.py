@@ -57,6 +57,25 @@ def test_momentum_sgd_is_the_originals_arithmetic() -> None:
     np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_momentum_sgd_moves_a_variable_by_one_operation_as_several_would() -> None:
+    rng = np.random.default_rng(0)
+    weight, *gradients = (rng.normal(size=(3, 3, 16, 16)).astype(np.float32) for _ in range(4))
+    variable = keras.Variable(weight, name="w")
+    optimizer = MomentumSGD(0.05, momentum=0.9)
+    optimizer.build([variable])
+    step = tf.function(lambda gradient: optimizer.apply([gradient], [variable]), autograph=False)
+    expected, velocity = tf.constant(weight), tf.zeros_like(weight)
+    for gradient in map(tf.constant, gradients):
+        step(gradient)
+        velocity = 0.9 * velocity + gradient
+        expected = expected - 0.05 * velocity
+    np.testing.assert_array_equal(variable.numpy(), expected)
+    # The other assignment counts steps. Each operation between velocity and variable would hold an array of their size.
+    operations = step.get_concrete_function(gradients[0]).graph.get_operations()
+    large = [operation for operation in operations for output in operation.outputs if output.shape == weight.shape]
+    assert {operation.type for operation in large} <= {"Placeholder", "Identity", "IdentityN", "ReadVariableOp"}
+
+
 def test_momentum_sgd_can_be_saved_with_a_model() -> None:
     config = MomentumSGD(0.1, momentum=0.8, l2=0.3).get_config()
     again = MomentumSGD.from_config(config)
