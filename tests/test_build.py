@@ -126,11 +126,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_the_options_of_a_backbone_reach_its_builder(calls: list[dict[str, Any]]) -> None:
     build_backbone(ResNetVd(name="resnet50_vd", output_stride=16, multi_grid=(1, 2, 4)))
     build_backbone(ResNet(name="resnet50"), in_channels=4)
-    build_backbone(HRNet(name="hrnet_w18"), in_channels=1)
+    build_backbone(HRNet(name="hrnet_w18", variant="mmsegmentation"), in_channels=1)
     assert calls == [
         {"in_channels": 3, "output_stride": 16, "multi_grid": (1, 2, 4)},
         {"in_channels": 4},
-        {"in_channels": 1},
+        {"in_channels": 1, "variant": "mmsegmentation"},
     ]
 
 

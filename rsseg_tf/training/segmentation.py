@@ -36,6 +36,8 @@ from rsseg_tf.training.remat import rematerialise
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import AccumulatingTrainStep, TrainStep, synchronise_batch_norm
 from rsseg_tf.training.workers import Workers
+from rsseg_tf.weights.named import normalisation_note, random_note
+from rsseg_tf.weights.presets import with_preset
 from rsseg_tf.weights.pretrained import backbone_paths, load_pretrained
 
 __all__ = ["Learner", "build_learner", "train"]
@@ -86,6 +88,7 @@ def train(
             before is saved.
         WeightsError: When a checkpoint cannot be read or written.
     """
+    config = with_preset(config, offline=offline)
 
     def make_plan(strategy: tf.distribute.Strategy, resume: Path | None, notify: Notify) -> TrainingPlan:
         workers = Workers(strategy)
@@ -246,6 +249,10 @@ def _build(
                     "model.freeze_backbone keeps the backbone as it was built: no weights are named for it, by "
                     "model.backbone.pretrained or model.pretrained."
                 )
+            elif note := random_note(config):
+                notify(note)
+            if note := normalisation_note(config):
+                notify(note)
         average = None
         if config.train.ema is not None:
             average = WeightAverage(model, build_model(config, precision=precision), config.train.ema)

@@ -9,6 +9,8 @@ import pytest
 import tensorflow as tf
 
 from rsseg_tf.backbones import (
+    convnext,
+    convnext_tiny,
     efficientnet,
     efficientnet_b2,
     efficientnet_lite0,
@@ -18,6 +20,7 @@ from rsseg_tf.backbones import (
     mit_b0,
     mobilenet_v3,
     mobilenet_v3_large,
+    mobilenet_v3_small,
     resnet,
     resnet18,
     resnet18_v1c,
@@ -35,31 +38,35 @@ _NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]
     # Strides and channels of the features.
     "resnet": (
         lambda **options: resnet((1, 1, 2, 1), _WIDTHS, bottleneck=True, **options),
-        {"c2": (4, 16), "c3": (8, 16), "c4": (16, 32), "c5": (32, 32)},
+        {"c1": (2, 4), "c2": (4, 16), "c3": (8, 16), "c4": (16, 32), "c5": (32, 32)},
     ),
     "resnet_basic": (
         lambda **options: resnet((1, 2, 1, 1), _WIDTHS, bottleneck=False, **options),
-        {"c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (32, 8)},
+        {"c1": (2, 4), "c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (32, 8)},
     ),
     "resnet_v1c_8": (
         lambda **options: resnet((1, 1, 2, 2), _WIDTHS, bottleneck=True, deep_stem=True, output_stride=8, **options),
-        {"c2": (4, 16), "c3": (8, 16), "c4": (8, 32), "c5": (8, 32)},
+        {"c1": (2, 4), "c2": (4, 16), "c3": (8, 16), "c4": (8, 32), "c5": (8, 32)},
     ),
     "resnet_v1c_basic_16": (
         lambda **options: resnet((1, 1, 1, 2), _WIDTHS, bottleneck=False, deep_stem=True, output_stride=16, **options),
-        {"c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (16, 8)},
+        {"c1": (2, 4), "c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (16, 8)},
     ),
     "resnet_vd_8": (
         lambda **options: resnet_vd((1, 1, 1, 2), _WIDTHS, bottleneck=True, **options),
-        {"c2": (4, 16), "c3": (8, 16), "c4": (8, 32), "c5": (8, 32)},
+        {"c1": (2, 4), "c2": (4, 16), "c3": (8, 16), "c4": (8, 32), "c5": (8, 32)},
     ),
     "resnet_vd_16": (
         lambda **options: resnet_vd((1, 1, 1, 1), _WIDTHS, bottleneck=False, output_stride=16, **options),
-        {"c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (16, 8)},
+        {"c1": (2, 4), "c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (16, 8)},
     ),
     "resnet_vd_32": (
         lambda **options: resnet_vd((1, 1, 1, 1), _WIDTHS, bottleneck=True, output_stride=32, **options),
-        {"c2": (4, 16), "c3": (8, 16), "c4": (16, 32), "c5": (32, 32)},
+        {"c1": (2, 4), "c2": (4, 16), "c3": (8, 16), "c4": (16, 32), "c5": (32, 32)},
+    ),
+    "convnext": (
+        lambda **options: convnext((1, 1, 2, 1), (4, 4, 8, 8), **options),
+        {"c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (32, 8)},
     ),
     "mit": (
         lambda **options: mit((1, 2, 1, 1), (4, 8, 8, 16), heads=(1, 2, 2, 4), **options),
@@ -67,12 +74,12 @@ _NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]
     ),
     "mobilenet_v3_8": (
         lambda **options: narrow_mobilenet_v3(output_stride=8, **options),
-        {"c2": (4, 4), "c3": (8, 8), "c4": (8, 8), "c5": (8, 48)},
+        {"c1": (2, 4), "c2": (4, 4), "c3": (8, 8), "c4": (8, 8), "c5": (8, 48)},
     ),
-    "mobilenet_v3_16": (narrow_mobilenet_v3, {"c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (16, 48)}),
+    "mobilenet_v3_16": (narrow_mobilenet_v3, {"c1": (2, 4), "c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (16, 48)}),
     "mobilenet_v3_32": (
         lambda **options: narrow_mobilenet_v3(output_stride=32, reduced_tail=True, **options),
-        {"c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (32, 24)},
+        {"c1": (2, 4), "c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (32, 24)},
     ),
     "efficientnet": (
         lambda **options: efficientnet(0.25, 0.3, **options),
@@ -90,9 +97,12 @@ _NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]
     ),
     "hrnet_of_mmsegmentation": (
         lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, variant="mmsegmentation", **options),
-        {"c2": (4, 60)},
+        {"c1": (2, 8), "c2": (4, 60)},
     ),
-    "hrnet": (lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, **options), {"c2": (4, 60)}),
+    "hrnet": (
+        lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, **options),
+        {"c1": (2, 8), "c2": (4, 60)},
+    ),
 }
 
 
@@ -226,6 +236,19 @@ def test_efficientnet_pads_each_stride_as_it_is_told() -> None:
     assert padded == [f"stage{number}_block1_depthwise_pad" for number in (3, 4, 6)]
 
 
+def test_the_finest_features_are_the_last_of_stride_2() -> None:
+    last = {
+        "stem_conv_relu": resnet((1, 1, 1, 1), _WIDTHS, bottleneck=True),
+        "stem_conv3_relu": resnet_vd((1, 1, 1, 1), _WIDTHS, bottleneck=True),
+        "stem_conv1_relu": hrnet(2, stem_width=4, modules=(1, 1, 1), blocks=1),
+        "block1_add": narrow_mobilenet_v3(),
+        "stem_conv_hard_silu": mobilenet_v3_small(),
+    }
+    for name, model in last.items():
+        assert model.output["c1"] is model.get_layer(name).output
+        assert next(iter(model.output)) == "c1"
+
+
 def test_a_reduced_tail_keeps_what_comes_before() -> None:
     whole, reduced = (
         {weight.path: tuple(weight.shape) for weight in narrow_mobilenet_v3(reduced_tail=halved).weights}
@@ -287,6 +310,8 @@ def test_named_builders_are_the_published_networks() -> None:
     assert sum(int(np.prod(weight.shape)) for weight in mit_b0().weights) == 3_319_392
     # Those of mmsegmentation's ResNetV1c.
     assert sum(int(np.prod(weight.shape)) for weight in resnet18_v1c().trainable_weights) == 11_195_744
+    # Torchvision's 28,589,128 without its classifier and the normalisation before it.
+    assert sum(int(np.prod(weight.shape)) for weight in convnext_tiny().weights) == 28_589_128 - 769_000 - 2 * 768
     # Those of timm's EfficientNets without their last convolution and classifier.
     for build, count in (
         (efficientnet_lite0, 2_958_848),
@@ -311,6 +336,7 @@ def test_named_builders_are_the_published_networks() -> None:
         (lambda: mobilenet_v3_large(output_stride=4), "output_stride must be 8, 16 or 32; got 4. 16 is usual"),
         (lambda: mobilenet_v3(BLOCKS[:5]), "stride 2 four times, for the strides 4, 8, 16 and 32; got 3 of them"),
         (lambda: mobilenet_v3(BLOCKS, stem_channels=0), "channels of all blocks must be at least 1; got 0"),
+        (lambda: convnext((1, 1, 0, 1), (4, 4, 4, 4)), "depths must be four integers of at least 1"),
         (lambda: efficientnet(1, 0), "width, depth and epsilon must be above 0; got 1, 0 and 0.001"),
         (lambda: efficientnet_lite0(output_stride=4), "output_stride must be 8, 16 or 32; got 4. 32 is the network"),
         (lambda: efficientnet_lite0(padding=("same", "symmetric")), "padding must be same or symmetric, or a list"),

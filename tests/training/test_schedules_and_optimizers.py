@@ -186,6 +186,24 @@ def test_the_backbone_learns_more_slowly(section: SGD | AdamW) -> None:
     assert np.array_equal(same.numpy(), head.numpy()), "a path of another model"
 
 
+@pytest.mark.parametrize("section", [SGD(name="sgd", weight_decay=0.1), AdamW(name="adamw", weight_decay=0.1)])
+def test_vectors_can_be_spared_the_decay(section: SGD | AdamW) -> None:
+    def trained(**options: float) -> tuple[np.ndarray, np.ndarray]:
+        kernel, bias = with_path("conv"), with_path("conv", (4,))
+        optimizer = build_optimizer(section.model_copy(update=options))
+        optimizer.build([kernel, bias])
+        optimizer.learning_rate = 0.05
+        optimizer.apply([keras.ops.ones((3, 4), "float64"), keras.ops.ones((4,), "float64")], [kernel, bias])
+        config = optimizer.get_config()
+        assert type(optimizer).from_config(config).get_config() == config
+        return kernel.numpy(), bias.numpy()
+
+    plain, spared, without = trained(), trained(exclude_1d=True), trained(weight_decay=0.0)
+    np.testing.assert_array_equal(spared[0], plain[0])
+    np.testing.assert_array_equal(spared[1], without[1])
+    assert np.abs(plain[1] - without[1]).max() > 1e-4
+
+
 def test_adamw_is_kerass_to_the_bit() -> None:
     ours, kerass = (keras.Variable(sine((3, 4), 0.7), dtype="float32") for _ in range(2))
     two_steps(build_optimizer(AdamW(name="adamw", weight_decay=0.3)), ours)
