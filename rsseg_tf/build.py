@@ -20,6 +20,7 @@ from rsseg_tf.config import Config, PretrainConfig
 from rsseg_tf.config.zoo import Backbone, C2FNet, CustomModel, CustomRow, Loss, Mixed, Model, Row
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ConfigError, RssegError, reason
+from rsseg_tf.layers import automatic_name
 from rsseg_tf.plugins import import_plugin
 from rsseg_tf.segmentors.c2fnet import window_labels
 
@@ -204,8 +205,8 @@ def _require_named_layers(model: Any, where: str, builder: str) -> None:
             f"{where}.builder {builder} must return a keras.Model with inputs and outputs (functional or Sequential); "
             f"got {type(model).__name__}."
         )
-    keras_names = {_snake_case(name) for name in dir(keras.layers)}
-    own_names = {_snake_case(type(layer).__name__) for layer in model.layers}
+    keras_names = {automatic_name(name) for name in dir(keras.layers)}
+    own_names = {automatic_name(type(layer).__name__) for layer in model.layers}
     # Layers inside of layers count too: their names are in the paths.
     parts = {part: re.sub(r"_\d+$", "", part) for variable in model.weights for part in variable.path.split("/")[:-1]}
     # A name such as "decoder" for a layer of a class Decoder may be the user's own choice; "decoder_1" is Keras's.
@@ -216,11 +217,6 @@ def _require_named_layers(model: Any, where: str, builder: str) -> None:
             f"({', '.join(numbered[:4])}{', …' if len(numbered) > 4 else ''}), so that a checkpoint could not find "
             "them again. Name them, e.g. keras.layers.Conv2D(8, 3, name='head_conv')."
         )
-
-
-def _snake_case(name: str) -> str:
-    """Returns the name that Keras gives to a layer of this class, but for a number."""
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)).lower()
 
 
 # === Self-supervised methods ===

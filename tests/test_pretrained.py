@@ -82,7 +82,7 @@ def test_a_backbone_of_paddle_with_its_classifier(tmp_path: Path, backbone: Any)
     assert_loaded(model, names, tensors)
     assert (report.section, report.tensors, report.skipped) == ("model.backbone", len(names), ("fc.weight", "fc.bias"))
     assert report.values == sum(array.size for array in tensors.values())
-    assert report.summary().endswith("(paddle); 2 tensors of the file are not part of it")
+    assert report.summary().endswith("(paddle); 2 tensors of the file are not part of it (fc)")
 
 
 def as_torch_names_them(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,7 +1,8 @@
-"""Backbones: functions from an image to features named by their stride, `c2` (4) to `c5` (up to 32)."""
+"""Backbones: functions from an image to features named by their stride, `c1` (2) to `c5` (up to 32)."""
 
 from __future__ import annotations
 
+from rsseg_tf.backbones.convnext import convnext, convnext_tiny
 from rsseg_tf.backbones.efficientnet import (
     efficientnet,
     efficientnet_b0,
@@ -14,6 +15,9 @@ from rsseg_tf.backbones.efficientnet import (
     efficientnet_lite2,
 )
 from rsseg_tf.backbones.hrnet import hrnet, hrnet_w18, hrnet_w18_small, hrnet_w48
+from rsseg_tf.backbones.keras_applications import keras_applications
+from rsseg_tf.backbones.keras_hub import keras_hub
+from rsseg_tf.backbones.mit import mit, mit_b0, mit_b1, mit_b2
 from rsseg_tf.backbones.mobilenet_v3 import InvertedResidual, mobilenet_v3, mobilenet_v3_large, mobilenet_v3_small
 from rsseg_tf.backbones.resnet import (
     resnet,
@@ -29,6 +33,8 @@ from rsseg_tf.backbones.resnet_vd import resnet18_vd, resnet50_vd, resnet101_vd,
 
 __all__ = [
     "InvertedResidual",
+    "convnext",
+    "convnext_tiny",
     "efficientnet",
     "efficientnet_b0",
     "efficientnet_b1",
@@ -42,6 +48,12 @@ __all__ = [
     "hrnet_w18",
     "hrnet_w18_small",
     "hrnet_w48",
+    "keras_applications",
+    "keras_hub",
+    "mit",
+    "mit_b0",
+    "mit_b1",
+    "mit_b2",
     "mobilenet_v3",
     "mobilenet_v3_large",
     "mobilenet_v3_small",

@@ -50,8 +50,9 @@ def hrnet(
         name: Name of the model.
 
     Returns:
-        A model from images (B, H, W, in_channels) to `{"c2"}`, the concatenation of the four branches at stride 4,
-        15 * width channels. Sides are rounded up.
+        A model from images (B, H, W, in_channels) to `{"c1", "c2"}`. `c1` is the stem's first result, of stride 2 and
+        stem_width channels; `c2` the concatenation of the four branches at stride 4, 15 * width channels. Sides are
+        rounded up.
 
     Raises:
         ConfigError: If an argument is outside of what is described here.
@@ -65,8 +66,8 @@ def hrnet(
     image = keras.Input((None, None, in_channels), name="image")
     # Stem: stride 4, stem_width channels.
     padding = _PADDINGS[variant]
-    x = conv_bn_relu(image, stem_width, 3, strides=2, padding=padding, stddev=_STDDEV, name="stem_conv1")
-    x = conv_bn_relu(x, stem_width, 3, strides=2, padding=padding, stddev=_STDDEV, name="stem_conv2")
+    c1 = conv_bn_relu(image, stem_width, 3, strides=2, padding=padding, stddev=_STDDEV, name="stem_conv1")
+    x = conv_bn_relu(c1, stem_width, 3, strides=2, padding=padding, stddev=_STDDEV, name="stem_conv2")
     # Stage 1: one branch of stride 4, 4 * stem_width channels.
     for block in range(1, blocks + 1):
         x = _bottleneck(x, stem_width, project=block == 1, name=f"stage1_block{block}")
@@ -85,7 +86,7 @@ def hrnet(
         ResizeLike(name=f"c2_resize{index}")(branch, branches[0]) for index, branch in enumerate(branches[1:], 2)
     ]
     features = keras.layers.Concatenate(name="c2")([branches[0], *resized])
-    return keras.Model(image, {"c2": features}, name=name)
+    return keras.Model(image, {"c1": c1, "c2": features}, name=name)
 
 
 def hrnet_w18(*, in_channels: int = 3, variant: Variant = "paddleseg") -> keras.Model:

@@ -93,10 +93,10 @@ def mobilenet_v3(
         name: Name of the model.
 
     Returns:
-        A model from images (B, H, W, in_channels) to `{"c2", "c3", "c4", "c5"}`. `c2` to `c4` are the results
-        of the first blocks of strides 4, 8 and 16, where torchvision's segmentation and detection models take them;
-        `c5` that of the last convolution, six times as wide as the last block. None has a stride above
-        `output_stride`. Sides are rounded up.
+        A model from images (B, H, W, in_channels) to `{"c1", "c2", "c3", "c4", "c5"}`. `c1` is the last result of
+        stride 2; `c2` to `c4` are those of the first blocks of strides 4, 8 and 16, where torchvision's segmentation
+        and detection models take them; `c5` that of the last convolution, six times as wide as the last block. None
+        has a stride above `output_stride`. Sides are rounded up.
 
     Raises:
         ConfigError: If an argument is outside of what is described here.
@@ -106,7 +106,7 @@ def mobilenet_v3(
         blocks = _halve_tail(blocks, strided[-1])
     image = keras.Input((None, None, in_channels), name="image")
     x = conv_bn_activation(image, stem_channels, 3, strides=2, activation="hard_silu", name="stem_conv")
-    features = {}
+    features = {"c1": x}
     stride, dilation = 2, 1
     for index, block in enumerate(blocks):
         strides = block.strides
@@ -115,7 +115,9 @@ def mobilenet_v3(
             strides, dilation = 1, dilation * 2
         stride *= strides
         x = _block(x, block, strides=strides, dilation=dilation, name=f"block{index + 1}")
-        if index in strided[:-1]:
+        if stride == 2:
+            features["c1"] = x
+        elif index in strided[:-1]:
             features[f"c{strided.index(index) + 2}"] = x
     features["c5"] = conv_bn_activation(x, 6 * x.shape[-1], 1, activation="hard_silu", name="last_conv")
     return keras.Model(image, features, name=name)

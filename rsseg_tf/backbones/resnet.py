@@ -57,8 +57,8 @@ def resnet(
         name: Name of the model.
 
     Returns:
-        A model from images (B, H, W, in_channels) to `{"c2", "c3", "c4", "c5"}` with strides 4, 8, 16 and 32, but none
-        above `output_stride`; sides are rounded up.
+        A model from images (B, H, W, in_channels) to `{"c1", "c2", "c3", "c4", "c5"}` with strides 2, 4, 8, 16 and 32,
+        but none above `output_stride`; `c1` is the stem before its pooling. Sides are rounded up.
 
     Raises:
         ConfigError: If `depths` or `widths` does not have four entries of at least 1, or for another output stride.
@@ -73,7 +73,8 @@ def resnet(
         )
     image = keras.Input((None, None, in_channels), name="image")
     x = _stem(image, widths[0], deep=deep_stem)
-    features = {}
+    features = {"c1": x}
+    x = max_pool_3x3(x, name="stem_pool")
     for stage, (depth, width, dilation) in enumerate(
         zip(depths, widths, _DILATIONS[output_stride], strict=True), start=1
     ):
@@ -152,14 +153,12 @@ def _v1c(depths: Sequence[int], *, bottleneck: bool, in_channels: int, output_st
 
 
 def _stem(image: Any, width: int, *, deep: bool) -> Any:
-    """Convolutions and pooling, (B, H, W, C) -> (B, H / 4, W / 4, width)."""
+    """Convolutions, (B, H, W, C) -> (B, H / 2, W / 2, width)."""
     if deep:
         x = conv_bn_relu(image, max(1, width // 2), 3, strides=2, padding="symmetric", name="stem_conv1")
         x = conv_bn_relu(x, max(1, width // 2), 3, name="stem_conv2")
-        x = conv_bn_relu(x, width, 3, name="stem_conv3")
-    else:
-        x = conv_bn_relu(image, width, 7, strides=2, padding="symmetric", name="stem_conv")
-    return max_pool_3x3(x, name="stem_pool")
+        return conv_bn_relu(x, width, 3, name="stem_conv3")
+    return conv_bn_relu(image, width, 7, strides=2, padding="symmetric", name="stem_conv")
 
 
 def _block(

@@ -46,8 +46,8 @@ def resnet_vd(
         name: Name of the model.
 
     Returns:
-        A model from images (B, H, W, in_channels) to `{"c2", "c3", "c4", "c5"}`. `c2` has stride 4; none has a
-        stride above `output_stride`. Sides are rounded up.
+        A model from images (B, H, W, in_channels) to `{"c1", "c2", "c3", "c4", "c5"}`. `c1`, the stem before its
+        pooling, has stride 2, `c2` stride 4; none has a stride above `output_stride`. Sides are rounded up.
 
     Raises:
         ConfigError: If an argument is outside of what is described here.
@@ -59,8 +59,8 @@ def resnet_vd(
     x = conv_bn_relu(image, stem_width, 3, strides=2, padding="symmetric", name="stem_conv1")
     x = conv_bn_relu(x, stem_width, 3, name="stem_conv2")
     x = conv_bn_relu(x, widths[0], 3, name="stem_conv3")
+    features = {"c1": x}
     x = max_pool_3x3(x, name="stem_pool")
-    features = {}
     for stage, (depth, width, stage_dilation) in enumerate(zip(depths, widths, dilations, strict=True), start=1):
         for block in range(1, depth + 1):
             # A stage is either strided or dilated, and only its first block is strided.

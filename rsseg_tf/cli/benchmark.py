@@ -141,7 +141,9 @@ def measure(
     load_tensorflow()
     from rsseg_tf.training import make_deterministic, make_strategy
     from rsseg_tf.training.measuring import measure_training, verdict
+    from rsseg_tf.weights.presets import with_preset
 
+    config = with_preset(config)
     if config.train.deterministic:
         make_deterministic()
     speed = measure_training(

@@ -67,7 +67,9 @@ def command(
         raise ConfigError(f"{output} exists; choose another folder, replace it with --overwrite, or compare: --verify.")
     load_tensorflow()
     from rsseg_tf.checkpoint import TrainState, load_weights, save_checkpoint
+    from rsseg_tf.weights.presets import with_preset
 
+    config = with_preset(config, offline=offline)
     model, reports = _convert(config, source, part, offline=offline)
     for report in reports:
         _print(report)
@@ -100,7 +102,8 @@ def _convert(config: Any, source: str, part: str, *, offline: bool) -> tuple[ker
             raise ConfigError(f"{config.model.label} has no backbone of its own. Use --part model.")
         model = build_backbone(section, in_channels=config.dataset.spec.bands, where="model.backbone")
         wanted = backbone_part(section, [variable.path for variable in model.weights])
-        return model, [load_part(model, dataclasses.replace(wanted, section="model.backbone"), file)]
+        wanted = dataclasses.replace(wanted, section="model.backbone", spec=config.dataset.spec)
+        return model, [load_part(model, wanted, file)]
     model = build_model(config)
     found = {piece.section: piece for piece in parts(config, model)}
     reports = []
@@ -126,9 +129,12 @@ def _print(report: LoadReport) -> None:
     click.echo(f"source:   {report.file.source} ({report.file.format})")
     click.echo(f"sha256:   {report.file.sha256}")
     click.echo(f"{report.section}: {report.tensors} tensors, {report.values} values assigned")
-    if report.skipped:
-        shown = ", ".join(report.skipped[:8]) + (", …" if len(report.skipped) > 8 else "")
-        click.echo(f"not used: {len(report.skipped)} tensors of the file ({shown})")
+    skipped = [name for name in report.skipped if not name.endswith("num_batches_tracked")]  # torch's counters
+    if skipped:
+        shown = ", ".join(skipped[:8]) + (", …" if len(skipped) > 8 else "")
+        click.echo(f"not used: {len(skipped)} tensors of the file ({shown})")
+    for note in report.notes:
+        click.echo(note)
 
 
 def _checksum(model: keras.Model) -> dict[str, Any]:

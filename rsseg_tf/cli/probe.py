@@ -57,8 +57,9 @@ def command(
 
     --config names dataset and backbone. Its training tiles are cut into patches to learn from, its validation tiles
     into patches to score on; a patch's class is that of most of its pixels. The table shows the mean recall of the
-    classes, for colour statistics, random weights with calibrated normalisations, and each --backbone. Features that do
-    not beat the first two rows are worth nothing.
+    classes, for colour statistics, random weights with calibrated normalisations, and each --backbone; once for the
+    deepest feature and once for those of strides 8 to 32 together. Features that do not beat colours and random weights
+    are worth nothing.
     """
     config = load(config_path, overrides)
     from rsseg_tf.cli.output import load_tensorflow
@@ -66,6 +67,9 @@ def command(
     from rsseg_tf.errors import ConfigError
 
     load_tensorflow()
+    from rsseg_tf.weights.presets import with_preset
+
+    config = with_preset(config, offline=offline)
     splits = checked_samples(config, "train", "val")
     from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD
     from rsseg_tf.evaluate.probe import ProbeSettings, cut_patches, probe
@@ -112,6 +116,7 @@ def table(rows: list[ProbeRow], title: str, neighbours: int) -> Any:
 
     result = narrow_table(title)
     result.add_column("features", overflow="fold", min_width=18)
+    result.add_column("levels", no_wrap=True)
     result.add_column("dim", justify="right", no_wrap=True)
     for score in rows[0].scores:
         name = f"linear\n{score.labels} labels" if score.probe == "linear" else f"{neighbours}\nnearest"
@@ -122,5 +127,5 @@ def table(rows: list[ProbeRow], title: str, neighbours: int) -> Any:
             values = 100 * np.array(score.balanced_accuracy)
             cells.append(f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""))
         # Only the end of a path, such as output/iter_1000; the lines above and the JSON hold the whole path.
-        result.add_row("/".join(row.features.split("/")[-2:]), str(row.dim), *cells)
+        result.add_row("/".join(row.features.split("/")[-2:]), row.levels, str(row.dim), *cells)
     return result

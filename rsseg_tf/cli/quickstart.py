@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_CONFIG = "deeplabv3plus/deeplabv3plus_resnet18_vd_synthetic_256x256_quick.yml"
+_CONFIG = "unet/unet_efficientnet_lite0_synthetic_256x256_quick.yml"
 # Either of these shows that an earlier quickstart wrote a folder, so that this one may write into it again.
 _MARK, _TITLE = ".quickstart", "# Quickstart report"
 _SHOWN = 3  # validation scenes in the overview

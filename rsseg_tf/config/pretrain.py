@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from rsseg_tf.config.named_weights import IMAGENET, normalised_for
 from rsseg_tf.config.schema import Data, PlainAdamW, PlainSGD
 from rsseg_tf.config.section import AboveZero, ClipNorm, ClipValue, Fraction, Momentum, NotNegative, Positive, Section
 from rsseg_tf.config.zoo import Backbone, Method
@@ -31,7 +32,7 @@ if not TYPE_CHECKING:  # a type checker shall tell wrong names
         return moved_name(__name__, name)
 
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = IMAGENET
 """Of pixels divided by 255, red first; what all six methods were trained with."""
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ else:  # as `schema.DatasetName`
 class Images(Section):
     """Images without labels: a folder that `rsseg-tf prepare` wrote (million_aid, dota, images), or any other one.
 
-    `mean` and `std` are those of pixels divided by `max_value`. By default they are ImageNet's for three bands, and 0.5
-    for any other number.
+    `mean` and `std` are those of pixels divided by `max_value`. By default they are those that the backbone's named
+    weights were trained with; without such weights ImageNet's for three bands, and 0.5 for any other number.
     """
 
     name: UnlabelledName
@@ -183,6 +184,7 @@ class PretrainConfig(Section):
 
     @model_validator(mode="after")
     def _agrees(self) -> PretrainConfig:
+        object.__setattr__(self, "dataset", normalised_for(self.dataset, self.backbone.normalisation))
         if self.views.small_views and not self.method.takes_small_views:
             raise ValueError(
                 f"views.small_views is {self.views.small_views}, but method {self.method.name} takes two views; set "

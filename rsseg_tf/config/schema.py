@@ -8,10 +8,12 @@ come from the dataset.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from rsseg_tf.config.named_weights import normalised_for
 from rsseg_tf.config.section import AboveZero, ClipNorm, ClipValue, Fraction, Momentum, NotNegative, Positive, Section
 from rsseg_tf.config.zoo import C2FNet, CrossEntropy, CustomLoss, Loss, Mixed, Model, PixelContrast
 from rsseg_tf.datasets import DatasetSpec, custom_spec
@@ -61,23 +63,38 @@ else:  # pydantic wants the names themselves; a type checker cannot read them fr
 
 
 class PreparedDataset(Section):
-    """A dataset whose classes, palette and statistics are known by name; `rsseg-tf prepare` writes them."""
+    """A dataset whose classes, palette and statistics are known by name; `rsseg-tf prepare` writes them.
+
+    `mean` and `std` are as for custom datasets.
+    """
 
     name: DatasetName
     root: str
     train_list: str = "train.txt"
     val_list: str = "val.txt"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     @property
     def spec(self) -> DatasetSpec:
         """The dataset's classes, palette, ignored id, bands and statistics."""
-        return SPECS[self.name]
+        given = {field: values for field in ("mean", "std") if (values := getattr(self, field)) is not None}
+        return replace(SPECS[self.name], **given)
+
+    @model_validator(mode="after")
+    def _spec_is_sound(self) -> PreparedDataset:
+        try:
+            _ = self.spec
+        except DataError as error:
+            raise ValueError(str(error)) from error
+        return self
 
 
 class CustomDataset(Section):
     """A user's own data: a root folder, two list files and the class names.
 
-    `mean` and `std` are those of pixels divided by `max_value`, one value per band (default 0.5, as in PaddleSeg).
+    `mean` and `std` are those of pixels divided by `max_value`, one value per band. By default they are those that the
+    backbone's named weights were trained with, and without such weights 0.5, as in PaddleSeg.
     """
 
     name: Literal["custom"]
@@ -236,12 +253,16 @@ class Data(Section):
         return Trust(self.max_image_mb * 2**20, self.allow_vrt_sources)
 
 
+_Exclude1D = Annotated[bool, Field(description="whether biases, scales and offsets of normalisations do not decay")]
+
+
 class PlainSGD(Section):
     """SGD with momentum and L2 decay, which is added to the gradient of every trained parameter, as in PaddleSeg."""
 
     name: Literal["sgd"]
     momentum: Momentum = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    exclude_1d: _Exclude1D = False
     clip_norm: ClipNorm = None
     clip_value: ClipValue = None
 
@@ -253,6 +274,7 @@ class PlainAdamW(Section):
     beta_1: Momentum = 0.9
     beta_2: Momentum = 0.999
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    exclude_1d: _Exclude1D = False
     clip_norm: ClipNorm = None
     clip_value: ClipValue = None
 
@@ -381,6 +403,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _agrees(self) -> Config:
+        if self.model.backbone is not None:
+            # The section is frozen for others.
+            object.__setattr__(self, "dataset", normalised_for(self.dataset, self.model.backbone.normalisation))
         spec = self.dataset.spec
         # Saturation and hue are defined for red, green and blue alone.
         if spec.bands != 3 and (self.augment.saturation_range or self.augment.hue_range):

@@ -19,16 +19,25 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
+from rsseg_tf.config.named_weights import (
+    APPLICATION_WEIGHTS,
+    Normalisation,
+    application_normalisation,
+    find_weights,
+    weights_for,
+)
 from rsseg_tf.config.section import AboveZero, ClassWeights, Fraction, Momentum, NotNegative, Positive, Section
 from rsseg_tf.errors import ConfigError
 
 __all__ = [
     "FCN",
+    "FPN",
     "LRASPP",
     "Backbone",
     "BackboneSection",
     "C2FNet",
     "CoarseModel",
+    "ConvNeXt",
     "CrossEntropy",
     "CustomBackbone",
     "CustomLoss",
@@ -43,11 +52,14 @@ __all__ = [
     "Focal",
     "HRNet",
     "HRNetContrast",
+    "KerasApplications",
+    "KerasHub",
     "Loss",
     "LossSection",
     "LovaszSoftmax",
     "Method",
     "MethodSection",
+    "MiT",
     "Mixed",
     "MoCoBYOLSection",
     "MoCoV2Section",
@@ -64,9 +76,11 @@ __all__ = [
     "ResNetV1c",
     "ResNetVd",
     "Row",
+    "SegFormer",
     "SegmentorSection",
     "SimSiamSection",
     "SwAVSection",
+    "UNet",
     "UPerNet",
     "check_queue",
 ]
@@ -162,8 +176,32 @@ class BackboneSection(Row):
 
     own = Row.own | {"pretrained"}
     pretrained: str | None = Field(
-        None, description="released weights (file, URL, keras-hub preset) or one of our checkpoints; null for random"
+        None,
+        description="released weights (name, file, URL, keras-hub preset) or one of our checkpoints; null for random",
     )
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """What images of three bands were normalised by in the training of the weights that `pretrained` names.
+
+        A dataset without `mean` and `std` takes them from here. None where nothing is known: for files and addresses.
+        """
+        weights = find_weights(self.pretrained)
+        return None if weights is None else weights.normalisation
+
+    @model_validator(mode="after")
+    def _weights_are_for_it(self) -> BackboneSection:
+        weights = find_weights(self.pretrained)
+        # A preset's name may also be that of a file or folder.
+        if weights is None or not (weights.package or weights.url) or isinstance(self, CustomRow):
+            return self
+        if self.name not in weights.backbones:
+            own = ", ".join(row.name for row in weights_for(self.name)) or "none by name"
+            raise ValueError(
+                f"pretrained is {weights.name}, which are weights of {' and '.join(weights.backbones)}; the backbone "
+                f"is {self.name}. There are for it: {own}."
+            )
+        return self
 
 
 class ResNet(BackboneSection):
@@ -236,6 +274,72 @@ class EfficientNet(BackboneSection):
         "same", description="of weights from TensorFlow; symmetric for torch's own; or a list for the strides 2 to 32"
     )
     epsilon: AboveZero = Field(1e-3, description="of weights from TensorFlow; 1e-5 for torch's own")
+
+
+class MiT(BackboneSection):
+    """Mix Transformer, SegFormer's encoder: attention at four strides; mmsegmentation's `norm_epsilon` is 1e-6."""
+
+    built_by = "rsseg_tf.backbones.mit:{name}"
+    name: Literal["mit_b0", "mit_b1", "mit_b2"]
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    norm_epsilon: AboveZero = 1e-5
+
+
+class ConvNeXt(BackboneSection):
+    """ConvNeXt: depthwise 7x7 convolutions in blocks with the proportions of a transformer."""
+
+    built_by = "rsseg_tf.backbones.convnext:{name}"
+    name: Literal["convnext_tiny"]
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class KerasApplications(BackboneSection):
+    """Any model of keras.applications, such as MobileNetV2; `pretrained: imagenet` loads its weights."""
+
+    built_by = "rsseg_tf.backbones.keras_applications:keras_applications"
+    name: Literal["keras_applications"]
+    model: str = Field(description="name of its function, e.g. MobileNetV2")
+    options: dict[str, JsonValue] = Field({}, description="keyword arguments for it, e.g. {alpha: 0.5}")
+
+    @property
+    def label(self) -> str:
+        """The model's name."""
+        return self.model.lower()
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """That of the weights of keras.applications."""
+        return application_normalisation(self.model) if self.pretrained == APPLICATION_WEIGHTS else None
+
+
+class KerasHub(BackboneSection):
+    """Any backbone of keras-hub with a feature pyramid: a preset, or an architecture with its options."""
+
+    built_by = "rsseg_tf.backbones.keras_hub:keras_hub"
+    own = BackboneSection.own | {"preset"}
+    name: Literal["keras_hub"]
+    preset: str | None = Field(
+        None, description="a preset whose architecture is taken, without weights; null: that of `pretrained`"
+    )
+    architecture: str | None = Field(None, description="a class, e.g. CSPNetBackbone; null: that of the preset")
+    options: dict[str, JsonValue] = Field({}, description="keyword arguments for that class")
+    image_size: Annotated[int, Field(gt=0, multiple_of=32)] = Field(
+        512, description="side of the windows in which a network of one size sees the image"
+    )
+
+    @property
+    def label(self) -> str:
+        """The preset or the architecture."""
+        return (self.preset or self.pretrained or self.architecture or "").rpartition("/")[2].lower()
+
+    @model_validator(mode="after")
+    def _names_a_network(self) -> KerasHub:
+        if not (self.architecture or self.preset or self.pretrained):
+            raise ValueError(
+                "a backbone keras_hub needs `preset: NAME` (random weights), `pretrained: NAME` (its weights too), or "
+                "`architecture: CLASS` with options."
+            )
+        return self
 
 
 class CustomBackbone(CustomRow, BackboneSection):
@@ -377,6 +481,36 @@ class LRASPP(SegmentorSection):
     weight_names = "rsseg_tf.weights.names:lraspp_names"
     name: Literal["lraspp"]
     channels: Positive = 128
+
+
+class UNet(SegmentorSection):
+    """Features doubled in size step by step, and joined with the backbone's of each stride."""
+
+    built_by = "rsseg_tf.segmentors.unet:unet"
+    name: Literal["unet"]
+    decoder_channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
+        (256, 128, 64, 32, 16), description="of the steps; fewer than five end at a stride above 1"
+    )
+
+
+class FPN(SegmentorSection):
+    """A feature pyramid whose levels are brought to stride 4 by convolutions and added."""
+
+    built_by = "rsseg_tf.segmentors.fpn:fpn"
+    name: Literal["fpn"]
+    pyramid_channels: Positive = 256
+    segmentation_channels: Positive = 128
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    align_corners: bool = True
+
+
+class SegFormer(SegmentorSection):
+    """SegFormer's head: a linear layer on the features of each stride, joined at the finest."""
+
+    built_by = "rsseg_tf.segmentors.segformer:segformer"
+    name: Literal["segformer"]
+    channels: Positive = 256
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
 if TYPE_CHECKING:

@@ -7,6 +7,9 @@ nearest neighbours learn from the features of training patches and are scored on
 - the backbone with random weights, its normalisations calibrated on the training patches;
 - the backbone with each of the given weights.
 
+Of a backbone the deepest feature, c5, is looked at by itself, and together with those of strides 8 and 16: decoders use
+all of them, and weights differ in what their middle layers know.
+
 The first two are baselines. The scores of trained weights mean little without them: random convolutions and the mean
 colour already separate many classes.
 """
@@ -23,6 +26,7 @@ import numpy as np
 from rsseg_tf.build import build_backbone
 from rsseg_tf.checkpoint import config_file
 from rsseg_tf.config import load_any_config
+from rsseg_tf.config.named_weights import Normalisation, find_weights
 from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD
 from rsseg_tf.config.zoo import Backbone
 from rsseg_tf.data.reader import SampleReader
@@ -112,11 +116,19 @@ class ProbeScore:
 
 @dataclass(frozen=True)
 class ProbeRow:
-    """The scores of one kind of features, in the same order for each kind."""
+    """The scores of one kind of features, in the same order for each kind.
+
+    Attributes:
+        features: What they are: "colour statistics", "random, calibrated", or the source of the weights.
+        dim: Numbers that describe a patch.
+        scores: Of each probe.
+        levels: The backbone's features, "c5" or "c3 to c5"; empty for colour statistics.
+    """
 
     features: str
     dim: int
     scores: tuple[ProbeScore, ...]
+    levels: str = ""
 
 
 def probe(
@@ -143,53 +155,87 @@ def probe(
         notify: Called with a line for each source that was loaded.
 
     Returns:
-        A row for the colour statistics, one for random weights, and one for each source.
+        A row for the colour statistics; for random weights, and for each source, a row for each of `_levels`.
 
     Raises:
         WeightsError: When a source cannot be read or does not fit.
     """
 
-    def features_of(backbone: keras.Model, statistics: Statistics, source: str) -> Features:
+    def features_of(backbone: keras.Model, statistics: Statistics, source: str) -> dict[str, Features]:
         of_train, of_val = (
             extract_features(backbone, part.pixels, spec.max_value, statistics) for part in (train, val)
         )
-        _require_finite((of_train, of_val), source)
-        return of_train, of_val
+        joined = {
+            levels: (np.concatenate([of_train[n] for n in names], 1), np.concatenate([of_val[n] for n in names], 1))
+            for levels, names in _levels(list(of_train)).items()
+        }
+        for pair in joined.values():
+            _require_finite(pair, source)
+        return joined
 
-    def random_features(seed: int) -> Features:
+    def random_features(seed: int) -> dict[str, Features]:
         keras.utils.set_random_seed(seed)
         backbone = build_backbone(section, in_channels=spec.bands)
         calibrate(backbone, train.pixels, spec.max_value, (spec.mean, spec.std), seed=seed)
         return features_of(backbone, (spec.mean, spec.std), "random")
 
-    def row(name: str, features: dict[int, Features]) -> ProbeRow:
-        return _row(name, features, train.labels, val.labels, settings)
+    def rows_of(name: str, features: dict[int, dict[str, Features]]) -> list[ProbeRow]:
+        return [
+            _row(name, {s: of[levels] for s, of in features.items()}, train.labels, val.labels, settings, levels)
+            for levels in next(iter(features.values()))
+        ]
 
     # Only random weights differ from seed to seed; the other features are computed once and shared by all seeds.
     colours = colour_statistics(train.pixels, spec.max_value), colour_statistics(val.pixels, spec.max_value)
     rows = [
-        row("colour statistics", dict.fromkeys(settings.seeds, colours)),
-        row("random, calibrated", {seed: random_features(seed) for seed in settings.seeds}),
+        *rows_of("colour statistics", {seed: {"": colours} for seed in settings.seeds}),
+        *rows_of("random, calibrated", {seed: random_features(seed) for seed in settings.seeds}),
     ]
     for source in sources:
         backbone = build_backbone(section, in_channels=spec.bands)
         notify(load_backbone(backbone, section, source, offline=offline).summary())
-        trained = features_of(backbone, settings.normalisation or normalisation_of(source, spec), source)
-        rows.append(row(source, dict.fromkeys(settings.seeds, trained)))
+        statistics = settings.normalisation or normalisation_of(source, spec, section)
+        rows += rows_of(source, dict.fromkeys(settings.seeds, features_of(backbone, statistics, source)))
     return rows
 
 
-def normalisation_of(source: str, spec: DatasetSpec) -> Statistics:
+def normalisation_of(source: str, spec: DatasetSpec, section: Backbone | None = None) -> Statistics:
     """Returns the mean and standard deviation that a source of weights was trained with.
 
-    These are the config's for a checkpoint of this package, ImageNet's for released weights of three bands, and the
-    dataset's own for any other number of bands.
+    These are the config's for a checkpoint of this package, what is known of named weights, ImageNet's for other
+    released weights of three bands, and the dataset's own for any other number of bands.
+
+    Args:
+        source: As `pretrained` in a config.
+        spec: The dataset.
+        section: The backbone, which may know more of its weights than their name.
     """
     if Path(source).is_dir():
         before = load_any_config(config_file(Path(source))).dataset.spec
         if before.bands == spec.bands:
             return before.mean, before.std
+    elif known := _known_normalisation(source, section):
+        return known.for_bands(spec.bands)
     return (IMAGENET_MEAN, IMAGENET_STD) if spec.bands == 3 else (spec.mean, spec.std)
+
+
+def _known_normalisation(source: str, section: Backbone | None) -> Normalisation | None:
+    if section is not None:
+        return section.model_copy(update={"pretrained": source}).normalisation
+    weights = find_weights(source)
+    return None if weights is None else weights.normalisation
+
+
+def _levels(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Returns what is looked at, by its label: the deepest feature, and all from stride 8 on if there are several.
+
+    Args:
+        names: Of a backbone's features.
+    """
+    deepest = max(names)
+    levels = {deepest: (deepest,)}
+    middle = tuple(sorted(name for name in names if "c3" <= name <= deepest))
+    return levels | ({f"{middle[0]} to {deepest}": middle} if len(middle) > 1 else {})
 
 
 def _require_finite(features: Sequence[np.ndarray], source: str) -> None:
@@ -209,6 +255,7 @@ def _row(
     train_labels: np.ndarray,
     val_labels: np.ndarray,
     settings: ProbeSettings,
+    levels: str,
 ) -> ProbeRow:
     """Scores the features of each seed with both classifiers."""
     # (kind, number of labels) -> predictions, one array for each seed
@@ -229,7 +276,7 @@ def _row(
         )
         for (kind, count), of_seeds in predictions.items()
     )
-    return ProbeRow(name, of_train.shape[1], scores)
+    return ProbeRow(name, of_train.shape[1], scores, levels)
 
 
 # === Patches ===
@@ -291,14 +338,18 @@ def colour_statistics(pixels: np.ndarray, max_value: float) -> np.ndarray:
     return np.concatenate([flat.mean(1), flat.std(1), *quantiles], axis=1).astype(np.float32)
 
 
-def extract_features(backbone: keras.Model, pixels: np.ndarray, max_value: float, statistics: Statistics) -> np.ndarray:
-    """Returns (N, C) float32: the deepest feature of each patch, averaged over its pixels."""
-    name = max(name for name in backbone.output if name.startswith("c"))
-    rows = [
-        np.asarray(keras.ops.convert_to_numpy(keras.ops.mean(backbone(images, training=False)[name], axis=(1, 2))))
-        for images in _batches(pixels, max_value, statistics)
-    ]
-    return np.concatenate(rows)
+def extract_features(
+    backbone: keras.Model, pixels: np.ndarray, max_value: float, statistics: Statistics
+) -> dict[str, np.ndarray]:
+    """Returns each feature of the patches by its name, (N, C) float32, averaged over the pixels of a patch."""
+    names = [name for name in backbone.output if name.startswith("c")]
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for images in _batches(pixels, max_value, statistics):
+        features = backbone(images, training=False)
+        for name in names:
+            pooled = keras.ops.mean(keras.ops.cast(features[name], "float32"), axis=(1, 2))
+            rows[name].append(np.asarray(keras.ops.convert_to_numpy(pooled)))
+    return {name: np.concatenate(parts) for name, parts in rows.items()}
 
 
 def calibrate(

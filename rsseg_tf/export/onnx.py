@@ -69,6 +69,7 @@ def write_onnx(trained: TrainedModel, folder: StrPath, *, tile: Size | None = No
             f"alone and {', '.join(_OUTPUTS)} are expected. Export the model as savedmodel."
         )
     _state_paddings(model, onnx.helper)
+    _spell_out_erfc(model, onnx.helper)
     _name_sizes(model)
     model.metadata_props.add(key=MANIFEST_PROPERTY, value=manifest)
     onnx.checker.check_model(model, full_check=True)
@@ -126,6 +127,27 @@ def _state_paddings(model: Any, helper: Any) -> None:
         del node.attribute[:]  # a repeated field cannot be assigned
         # Twice: the margins above and on the left come first, then those below and on the right.
         node.attribute.extend([*kept, helper.make_attribute("pads", margins * 2)])
+
+
+def _spell_out_erfc(model: Any, helper: Any) -> None:
+    """Writes erfc(x), of TensorFlow's GELU, as 1 - erf(x): the standard has no such operator, which tf2onnx ignores."""
+    nodes = list(model.graph.node)
+    if not any(node.op_type == "Erfc" for node in nodes):
+        return
+    one = "erfc_one"
+    model.graph.initializer.append(helper.make_tensor(one, 1, (), [1.0]))  # 1 is float32
+    written = []
+    for node in nodes:
+        if node.op_type == "Erfc":
+            erf = f"{node.output[0]}_erf"
+            written += [
+                helper.make_node("Erf", node.input, [erf], name=f"{node.name}_erf"),
+                helper.make_node("Sub", [one, erf], node.output, name=node.name),
+            ]
+        else:
+            written.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(written)
 
 
 def _name_sizes(model: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-__all__ = ["AttendRegions", "ChannelAttention", "GatherRegions", "PositionAttention"]
+__all__ = ["AttendRegions", "ChannelAttention", "GatherRegions", "MultiHeadAttention", "PositionAttention"]
 
 
 @keras.saving.register_keras_serializable(package="rsseg_tf")
@@ -127,6 +127,59 @@ class AttendRegions(keras.layers.Layer):
     def compute_output_shape(self, query_shape: Any, key_shape: Any, value_shape: Any) -> tuple[Any, ...]:
         """Returns (B, H, W, D)."""
         return (*query_shape[:-1], value_shape[-1])
+
+
+@keras.saving.register_keras_serializable(package="rsseg_tf")
+class MultiHeadAttention(keras.layers.Layer):
+    """Gives every pixel a mixture of values, weighted by how alike its query and their keys are, in each head.
+
+    It has no weights: queries, keys and values are projected before it. Keys may be of a coarser map than queries.
+    Memory grows with the product of both numbers of pixels.
+
+    Vaswani et al., Attention Is All You Need, https://arxiv.org/abs/1706.03762.
+
+    Args:
+        heads: Number of equal parts of the channels that are compared by themselves.
+        name: Name of the layer.
+        trainable: Has no effect; part of every Keras layer's config.
+        dtype: Name of a dtype or a `keras.DTypePolicy`.
+    """
+
+    def __init__(self, heads: int = 1, *, name: str | None = None, trainable: bool = True, dtype: Any = None) -> None:
+        super().__init__(name=name, trainable=trainable, dtype=dtype)
+        self.heads = heads
+
+    def call(self, query: Any, key: Any, value: Any) -> Any:
+        """Mixes values.
+
+        Args:
+            query: (B, H, W, C), C a multiple of `heads`.
+            key: (B, h, w, C).
+            value: (B, h, w, C).
+
+        Returns:
+            (B, H, W, C).
+        """
+        # Scaled before the product: queries are fewer numbers than similarities, and half precision overflows later.
+        query = query * ops.cast((query.shape[-1] // self.heads) ** -0.5, query.dtype)
+        queries, keys, values = (self._split(tensor) for tensor in (query, key, value))
+        similarity = ops.cast(ops.matmul(queries, ops.transpose(keys, (0, 1, 3, 2))), "float32")
+        mixed = ops.matmul(ops.cast(_softmax(similarity, axis=-1), values.dtype), values)
+        return ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), ops.shape(query))
+
+    def _split(self, x: Any) -> Any:
+        """(B, H, W, C) to (B, heads, H * W, C / heads)."""
+        batch, height, width, channels = ops.shape(x)
+        parts = ops.reshape(x, (batch, height * width, self.heads, channels // self.heads))
+        return ops.transpose(parts, (0, 2, 1, 3))
+
+    def compute_output_shape(self, query_shape: Any, key_shape: Any, value_shape: Any) -> Any:
+        """Returns (B, H, W, C)."""
+        return query_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "heads": self.heads}
 
 
 def _softmax(x: Any, axis: int) -> Any:

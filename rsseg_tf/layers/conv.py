@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import Any, Literal
 
 import keras
+from keras import ops
 
 from rsseg_tf.layers.norm import BatchNorm
 
@@ -21,6 +22,7 @@ __all__ = [
     "DilatedConv2D",
     "DilatedDepthwiseConv2D",
     "Padding",
+    "ReducingConv2D",
     "classifier",
     "conv_bn",
     "conv_bn_relu",
@@ -103,6 +105,33 @@ class DilatedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
             dilations=[1, *self.dilation_rate, 1],
         )
         return y if self.bias is None else y + self.bias
+
+
+@keras.saving.register_keras_serializable(package="rsseg_tf")
+class ReducingConv2D(keras.layers.Conv2D):
+    """A convolution whose steps are as large as its kernel, so that every pixel counts once.
+
+    Rows and columns that do not fill a kernel are left out. A map smaller than the kernel is filled up with zeros below
+    and on the right, so that something is left of it.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """(B, H, W, C) to (B, max(H // kernel, 1), max(W // kernel, 1), filters)."""
+        batch, *sizes, channels = ops.shape(inputs)
+        missing = [
+            max(side - size, 0) if isinstance(size, int) else ops.maximum(side - size, 0)
+            for side, size in zip(self.kernel_size, sizes, strict=True)
+        ]
+        if any(not isinstance(pixels, int) or pixels for pixels in missing):
+            inputs = ops.pad(inputs, [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
+            # It has this shape already; but converters must know its channels.
+            inputs = ops.reshape(inputs, (batch, sizes[0] + missing[0], sizes[1] + missing[1], channels))
+        return super().call(inputs)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
+        """Returns (B, max(H // kernel, 1), max(W // kernel, 1), filters)."""
+        sides = zip(input_shape[1:3], self.kernel_size, strict=True)
+        return (input_shape[0], *(size if size is None else max(size // side, 1) for size, side in sides), self.filters)
 
 
 def conv_bn(

@@ -1,4 +1,4 @@
-"""Batch normalisation with PaddleSeg's momentum and epsilon."""
+"""Batch normalisation with PaddleSeg's momentum and epsilon, and normalisation of each pixel by itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-__all__ = ["BatchNorm"]
+__all__ = ["BatchNorm", "LayerNorm"]
 
 
 @keras.saving.register_keras_serializable(package="rsseg_tf")
@@ -97,4 +97,41 @@ class BatchNorm(keras.layers.BatchNormalization):
             "synchronized": self.synchronized,
             "affine": self.scale,
             "splits": self.splits,
+        }
+
+
+@keras.saving.register_keras_serializable(package="rsseg_tf")
+class LayerNorm(keras.layers.LayerNormalization):
+    """Normalisation over the channels of each pixel, in float32, with the mean taken off before the scale.
+
+    Keras's own multiplies a value and its mean by the scale and subtracts then, which loses digits where the mean is
+    large beside the spread, most of all in whole numbers.
+
+    Args:
+        epsilon: What is added to the variance; 1e-5 is torch's default.
+        name: Name of the layer.
+        trainable: Whether scale and offset are trained.
+        dtype: Name of a dtype or a `keras.DTypePolicy`. Statistics and variables are float32 in any case.
+    """
+
+    def __init__(
+        self, *, epsilon: float = 1e-5, name: str | None = None, trainable: bool = True, dtype: Any = None
+    ) -> None:
+        super().__init__(epsilon=epsilon, name=name, trainable=trainable, dtype=dtype)
+
+    def call(self, inputs: Any) -> Any:
+        """Normalises (B, ..., C) floating point; the result has the dtype that the policy computes in."""
+        x = ops.cast(inputs, "float32")
+        x = x - ops.mean(x, axis=-1, keepdims=True)
+        variance = ops.mean(x * x, axis=-1, keepdims=True)
+        y = x * ops.rsqrt(variance + self.epsilon)
+        return ops.cast(y * self.gamma + self.beta, self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+            "epsilon": self.epsilon,
         }

@@ -1,18 +1,20 @@
-"""Bilinear resizing to the size of another tensor."""
+"""Resizing to the size of another tensor."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
 __all__ = ["ResizeLike"]
 
+Interpolation = Literal["bilinear", "nearest"]
+
 
 @keras.saving.register_keras_serializable(package="rsseg_tf")
 class ResizeLike(keras.layers.Layer):
-    """Resizes images bilinearly, without antialiasing, to the height and width of a reference.
+    """Resizes images, without antialiasing, to the height and width of a reference.
 
     `keras.ops.image.resize` and `keras.layers.UpSampling2D` refuse sizes that are unknown when the graph is built.
 
@@ -23,6 +25,8 @@ class ResizeLike(keras.layers.Layer):
             (paddle's `align_mode=1`). It has no effect with `align_corners`.
         factor: Whole number by which both sides are multiplied in a step of its own before they are brought to the
             reference's; that differs from one step only where the product is not the reference's size.
+        interpolation: `"bilinear"`, or `"nearest"` for the pixel at floor(i * h / H), as torch takes it; the other
+            arguments then have no effect.
         name: Name of the layer.
         trainable: Has no effect; part of every Keras layer's config.
         dtype: Name of a dtype or a `keras.DTypePolicy`. The interpolation is computed in float32; the result has the
@@ -35,6 +39,7 @@ class ResizeLike(keras.layers.Layer):
         align_corners: bool = False,
         half_pixel_centers: bool = True,
         factor: int = 1,
+        interpolation: Interpolation = "bilinear",
         name: str | None = None,
         trainable: bool = True,
         dtype: Any = None,
@@ -44,11 +49,15 @@ class ResizeLike(keras.layers.Layer):
         self.half_pixel_centers = half_pixel_centers
         if factor < 1:
             raise ValueError(f"factor must be at least 1; got {factor}.")
-        self.factor = factor
+        if interpolation not in ("bilinear", "nearest"):
+            raise ValueError(f"interpolation must be bilinear or nearest; got {interpolation!r}.")
+        self.factor, self.interpolation = factor, interpolation
 
     def call(self, x: Any, reference: Any) -> Any:
         """Resizes x (B, h, w, C) to (B, H, W, C) for a reference of shape (B, H, W, any)."""
         _, height, width, _ = ops.shape(reference)
+        if self.interpolation == "nearest":
+            return _resize_nearest(x, height, width)
         resized = ops.cast(x, "float32")
         if self.factor > 1:
             _, rows, columns, _ = ops.shape(x)
@@ -73,7 +82,21 @@ class ResizeLike(keras.layers.Layer):
             "align_corners": self.align_corners,
             "half_pixel_centers": self.half_pixel_centers,
             "factor": self.factor,
+            "interpolation": self.interpolation,
         }
+
+
+def _resize_nearest(x: Any, height: Any, width: Any) -> Any:
+    """(B, h, w, C) -> (B, height, width, C) of the same dtype."""
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.raw_ops.ResizeNearestNeighbor(
+            images=x, size=tf.stack([height, width]), align_corners=False, half_pixel_centers=False
+        )
+    _, rows, columns, _ = ops.shape(x)
+    x = ops.take(x, ops.arange(height) * rows // height, axis=1)
+    return ops.take(x, ops.arange(width) * columns // width, axis=2)
 
 
 def _resize_bilinear(x: Any, height: Any, width: Any, *, align_corners: bool, half_pixel: bool) -> Any:

@@ -25,7 +25,8 @@ def require_backbone(backbone: Any, segmentor: str) -> list[str]:
         segmentor: Name of the segmentor, for messages.
 
     Returns:
-        The names of the features, "c2" to "c5" or some of them, from the finest to the deepest.
+        The names of the features, "c2" to "c5" or some of them, from the finest to the deepest. "c1" is among them only
+        if it is the only one: those of stride 2 are there to refine others.
 
     Raises:
         ConfigError: If it is none.
@@ -49,7 +50,8 @@ def require_backbone(backbone: Any, segmentor: str) -> list[str]:
             f"{segmentor} needs a backbone with one input, images (B, H, W, bands); '{backbone.name}' has "
             f"{type(image).__name__ if shape is None else shape}."
         )
-    return sorted(name for name in outputs if name.startswith("c"))
+    names = sorted(name for name in outputs if name.startswith("c"))
+    return names[1:] if names[0:1] == ["c1"] and len(names) > 1 else names
 
 
 def deepest_feature(backbone: Any, segmentor: str) -> Any:

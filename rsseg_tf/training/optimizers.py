@@ -43,12 +43,13 @@ def build_optimizer(
     # All begin with a rate of 0: the loop sets the rate before each step, and a step without one would show.
     optimizer: keras.optimizers.Optimizer
     if isinstance(config, schema.PlainSGD):
-        optimizer = MomentumSGD(0.0, momentum=config.momentum, l2=config.weight_decay, **options)
+        own = config.model_dump(include={"momentum", "exclude_1d"})
+        optimizer = MomentumSGD(0.0, l2=config.weight_decay, **own, **options)
     elif isinstance(config, LARSSection):
         own = config.model_dump(include={"variant", "momentum", "trust", "epsilon", "exclude_1d"})
         optimizer = LARS(0.0, l2=config.weight_decay, **own, **options)
     else:
-        numbers = config.model_dump(include={"beta_1", "beta_2", "weight_decay"})
+        numbers = config.model_dump(include={"beta_1", "beta_2", "weight_decay", "exclude_1d"})
         optimizer = DecoupledAdam(0.0, name="adamw", **numbers, **options)
     if precision == "fp16":
         return _LossScale(optimizer, name="loss_scale_optimizer", initial_scale=1024.0)
@@ -73,9 +74,10 @@ class _Optimizer(keras.optimizers.Optimizer):
         rate_factor: float = 1.0,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        exclude_1d: bool = False,
         **options: Any,
     ) -> None:
-        """Sets rates and limits.
+        """Sets rates, limits, and what does not decay.
 
         Args:
             learning_rate: For all variables but those below.
@@ -85,12 +87,14 @@ class _Optimizer(keras.optimizers.Optimizer):
             rate_factor: See `scaled_paths`.
             clip_norm: Gradients whose norm over all variables is larger are made shorter, all by one factor.
             clip_value: Each number of a gradient is limited to -clip_value..clip_value, before its norm is taken.
+            exclude_1d: Whether vectors (biases, scales and offsets of normalisations) do not decay.
             **options: Of the optimizer.
         """
         super().__init__(learning_rate=learning_rate, **options)
         self.constant_paths, self.constant_rate = tuple(constant_paths), constant_rate
         self.scaled_paths, self.rate_factor = tuple(scaled_paths), rate_factor
         self.clip_norm, self.clip_value = clip_norm, clip_value
+        self.exclude_1d = exclude_1d
         self._constant: set[int] = set()
         self._scaled: set[int] = set()
 
@@ -105,6 +109,10 @@ class _Optimizer(keras.optimizers.Optimizer):
         index = self._get_variable_index(variable)
         rate = keras.ops.cast(self.constant_rate if index in self._constant else learning_rate, variable.dtype)
         return rate * self.rate_factor if index in self._scaled else rate
+
+    def _excluded(self, variable: Any) -> bool:
+        """Whether a variable does not decay."""
+        return self.exclude_1d and len(variable.shape) <= 1
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> list[tuple[Any, Any]]:
         """Adds up the gradients of the devices (Keras's part) and limits the sums."""
@@ -121,7 +129,15 @@ class _Optimizer(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns what the constructor takes."""
-        own = ("constant_paths", "constant_rate", "scaled_paths", "rate_factor", "clip_norm", "clip_value")
+        own = (
+            "constant_paths",
+            "constant_rate",
+            "scaled_paths",
+            "rate_factor",
+            "clip_norm",
+            "clip_value",
+            "exclude_1d",
+        )
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
@@ -147,8 +163,9 @@ class DecoupledAdam(_Optimizer, keras.optimizers.AdamW):
     def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
         """Takes one step for one variable."""
         rate = self._rate(variable, learning_rate)
-        decay = keras.ops.cast(self.weight_decay, variable.dtype)
-        self.assign_sub(variable, variable * decay * rate)
+        if not self._excluded(variable):
+            decay = keras.ops.cast(self.weight_decay, variable.dtype)
+            self.assign_sub(variable, variable * decay * rate)
         super().update_step(gradient, variable, rate)
 
 
@@ -182,8 +199,8 @@ class MomentumSGD(_Momentum):
 
     Two things differ from `keras.optimizers.SGD`: the learning rate is outside of the velocity, so a decaying rate
     acts on past gradients too (Paddle's `Momentum` and PyTorch's `SGD` do so), and the decay goes through the momentum,
-    where Keras's `weight_decay` is decoupled. Every trained parameter decays, batch-norm scales and biases included;
-    one without a gradient does not.
+    where Keras's `weight_decay` is decoupled. Every trained parameter decays, batch-norm scales and biases included
+    unless `exclude_1d` is set; one without a gradient does not.
     """
 
     def __init__(self, learning_rate: float = 0.01, momentum: float = 0.9, l2: float = 0.0, **options: Any) -> None:
@@ -193,11 +210,21 @@ class MomentumSGD(_Momentum):
         """Takes one step for one variable."""
         velocity = self._velocities[self._get_variable_index(variable)]
         gradient = keras.ops.cast(gradient, variable.dtype)
-        if self.l2:
+        if self.l2 and not self._excluded(variable):
             gradient = gradient + self.l2 * variable
-        self.assign(velocity, self.momentum * velocity + gradient)
-        # The rate stays outside of the velocity, see the class.
-        self.assign_sub(variable, self._rate(variable, learning_rate) * velocity)
+        # The rate stays outside of the velocity, see the class. One operation needs no arrays for what is in between.
+        tf.raw_ops.ResourceApplyMomentum(
+            var=_handle(variable),
+            accum=_handle(velocity),
+            lr=self._rate(variable, learning_rate),
+            grad=gradient,
+            momentum=tf.constant(self.momentum, gradient.dtype),
+        )
+
+
+def _handle(variable: Any) -> Any:
+    """Returns the handle of a variable's copy on the device that updates it."""
+    return (variable.value if isinstance(variable, keras.Variable) else variable).handle
 
 
 class LARS(_Momentum):
@@ -228,15 +255,15 @@ class LARS(_Momentum):
         exclude_1d: bool = True,
         **options: Any,
     ) -> None:
-        super().__init__(learning_rate, momentum=momentum, l2=l2, **options)
-        self.variant, self.trust, self.epsilon, self.exclude_1d = variant, trust, epsilon, exclude_1d
+        super().__init__(learning_rate, momentum=momentum, l2=l2, exclude_1d=exclude_1d, **options)
+        self.variant, self.trust, self.epsilon = variant, trust, epsilon
 
     def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
         """Takes one step for one variable."""
         velocity = self._velocities[self._get_variable_index(variable)]
         rate = self._rate(variable, learning_rate)
         gradient = keras.ops.cast(gradient, variable.dtype)
-        if not (self.exclude_1d and len(variable.shape) <= 1):
+        if not self._excluded(variable):
             gradient = self._adapted(gradient, keras.ops.convert_to_tensor(variable))
         if self.variant == "paddle":
             self.assign(velocity, self.momentum * velocity + rate * gradient)
@@ -262,7 +289,7 @@ class LARS(_Momentum):
 
     def get_config(self) -> dict[str, Any]:
         """Returns what the constructor takes."""
-        own = ("variant", "trust", "epsilon", "exclude_1d")
+        own = ("variant", "trust", "epsilon")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 

@@ -26,6 +26,8 @@ from rsseg_tf.training.remat import rematerialise
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import PretrainStep, synchronise_batch_norm
 from rsseg_tf.training.workers import Workers
+from rsseg_tf.weights.named import normalisation_note
+from rsseg_tf.weights.presets import with_preset
 from rsseg_tf.weights.pretrained import load_backbone
 
 __all__ = ["pretrain", "rate_of_step", "steps_in_all"]
@@ -70,6 +72,7 @@ def pretrain(
         DataError: When an image turns out to be wrong; what was trained before is saved.
         WeightsError: When a checkpoint cannot be read or written.
     """
+    config = with_preset(config, offline=offline)
 
     def make_plan(strategy: tf.distribute.Strategy, resume: Path | None, notify: Notify) -> TrainingPlan:
         workers = Workers(strategy)
@@ -194,6 +197,8 @@ def _build(
             restore_training(method, optimizer, resume)
         elif (source := config.backbone.pretrained) is not None:
             notify(load_backbone(method, config.backbone, source, offline=offline).summary())
+            if note := normalisation_note(config):
+                notify(note)
             method.restart()  # the momentum encoder begins as a copy of the encoder
     return method, optimizer
 

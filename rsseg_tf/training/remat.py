@@ -123,6 +123,9 @@ def _twice(segment: _Segment) -> Any:
                     with keras.StatelessScope(state_mapping=seeds):
                         outputs = segment.run(again, training)
                 gradients = tape.gradient(outputs, sources, output_gradients=list(upstream))
+                # An earlier segment waits for all of them, or its activations would be kept beside this one's.
+                with tf.control_dependencies([gradient for gradient in gradients if gradient is not None]):
+                    gradients = [None if gradient is None else tf.identity(gradient) for gradient in gradients]
                 of_variables = iter(gradients[len(again) :])
                 return gradients[: len(again)], [next(of_variables) if v.dtype.is_floating else None for v in variables]
 

@@ -24,6 +24,7 @@ from rsseg_tf.errors import ConfigError, reason
 from rsseg_tf.evaluate.evaluation import Evaluation, plan_evaluation
 from rsseg_tf.files import StrPath
 from rsseg_tf.files.lists import Sample
+from rsseg_tf.layers import StochasticDepth
 from rsseg_tf.metrics import SegmentationScores
 from rsseg_tf.predict import InferenceOptions, as_rgb, overlay
 from rsseg_tf.predictors import keras_predictor
@@ -35,6 +36,8 @@ from rsseg_tf.training.remat import rematerialise
 from rsseg_tf.training.schedules import learning_rate
 from rsseg_tf.training.step import AccumulatingTrainStep, TrainStep, synchronise_batch_norm
 from rsseg_tf.training.workers import Workers
+from rsseg_tf.weights.named import normalisation_note, random_note
+from rsseg_tf.weights.presets import with_preset
 from rsseg_tf.weights.pretrained import backbone_paths, load_pretrained
 
 __all__ = ["Learner", "build_learner", "train"]
@@ -85,6 +88,7 @@ def train(
             before is saved.
         WeightsError: When a checkpoint cannot be read or written.
     """
+    config = with_preset(config, offline=offline)
 
     def make_plan(strategy: tf.distribute.Strategy, resume: Path | None, notify: Notify) -> TrainingPlan:
         workers = Workers(strategy)
@@ -245,6 +249,10 @@ def _build(
                     "model.freeze_backbone keeps the backbone as it was built: no weights are named for it, by "
                     "model.backbone.pretrained or model.pretrained."
                 )
+            elif note := random_note(config):
+                notify(note)
+            if note := normalisation_note(config):
+                notify(note)
         average = None
         if config.train.ema is not None:
             average = WeightAverage(model, build_model(config, precision=precision), config.train.ema)
@@ -254,10 +262,14 @@ def _build(
 
 
 def _freeze(model: keras.Model, paths: Collection[str]) -> None:
-    """Makes the layers that own these variables keep them; normalisations then keep their running statistics too."""
+    """Makes the layers that own these variables keep them.
+
+    Normalisations then keep their running statistics too, and stochastic depth leaves nothing out.
+    """
     frozen = set(paths)
     for layer in model._flatten_layers():  # models may lie within models (c2fnet)
-        if layer.weights and {variable.path for variable in layer.weights} <= frozen:
+        # Stochastic depth has no weights; it is found in backbones alone.
+        if isinstance(layer, StochasticDepth) or (layer.weights and {v.path for v in layer.weights} <= frozen):
             layer.trainable = False
 
 

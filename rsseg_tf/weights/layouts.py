@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from rsseg_tf.config.named_weights import band_shares
+
 __all__ = ["inflate_bands", "match_names"]
 
 # Encoders that are trained come before those that follow them by a moving average.
@@ -80,9 +82,4 @@ def inflate_bands(kernel: np.ndarray, bands: int) -> np.ndarray:
     Returns:
         (out, bands, height, width).
     """
-    if bands < 3:
-        shares = np.array([[1.0, 1.0, 1.0]] if bands == 1 else [[1.0, 0.0, 0.5], [0.0, 1.0, 0.5]])
-    else:
-        turn = np.arange(bands) % 3
-        shares = np.eye(3)[turn] / np.bincount(turn)[turn][:, None]
-    return np.einsum("oihw,bi->obhw", kernel, shares).astype(kernel.dtype)
+    return np.einsum("oihw,bi->obhw", kernel, np.array(band_shares(bands))).astype(kernel.dtype)

@@ -1,29 +1,35 @@
 """Loads released weights into models: opens their source, finds the part of the model, and reports what was used.
 
-A source is a file (`.pdparams`, torch's `.pth`, `.safetensors`, or a zip or tar.gz archive with one of them), a URL of
-one, the folder of a checkpoint of ours, or the name of a keras-hub preset.
+A source is a name of `rsseg_tf.config.named_weights`, a file (`.pdparams`, torch's `.pth`, `.safetensors`, or a zip or
+tar.gz archive with one of them), a URL of one, the folder of a checkpoint of ours, or the name of a keras-hub preset.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rsseg_tf.backbones.keras_hub import NECK
 from rsseg_tf.build import build_backbone
 from rsseg_tf.checkpoint import read_weights
 from rsseg_tf.config import Config
-from rsseg_tf.config.zoo import Backbone, BackboneSection, C2FNet, Model
-from rsseg_tf.errors import WeightsError
+from rsseg_tf.config.named_weights import APPLICATION_WEIGHTS, NAMED_WEIGHTS, find_weights
+from rsseg_tf.config.zoo import Backbone, BackboneSection, C2FNet, KerasApplications, KerasHub, Model
+from rsseg_tf.datasets import DatasetSpec
+from rsseg_tf.errors import WeightsError, did_you_mean
 from rsseg_tf.files.cache import Progress, cached, is_offline
+from rsseg_tf.weights.applications import read_application
 from rsseg_tf.weights.assign import assign_variables
-from rsseg_tf.weights.families import recognise, without_wrapper
+from rsseg_tf.weights.families import Family, Tensors, recognise, without_wrapper
+from rsseg_tf.weights.labels import class_order, palette_note
 from rsseg_tf.weights.layouts import inflate_bands, match_names
-from rsseg_tf.weights.presets import is_preset, read_preset
+from rsseg_tf.weights.named import read_named
+from rsseg_tf.weights.presets import is_hub_preset, is_preset, read_network, read_preset
 from rsseg_tf.weights.tensors import TensorFile, read_tensors
 
 __all__ = [
@@ -42,6 +48,8 @@ __all__ = [
 
 _LEAST_LIKENESS = 15  # percent of a part's tensors; a file with fewer of them is one of another architecture
 
+_MOST_NAMED = 4  # layers of a file without a place here, such as a classifier
+
 
 @dataclass(frozen=True)
 class Part:
@@ -54,6 +62,7 @@ class Part:
         paths: Of its variables by itself, without `prefix`.
         prefix: What the paths begin with inside the model.
         whole: Whether a file must have nothing beyond this part; a backbone may come with the head it was trained with.
+        spec: The dataset, for what the file says about classes and normalisation; None where it plays no part.
     """
 
     section: str
@@ -62,6 +71,7 @@ class Part:
     paths: tuple[str, ...]
     prefix: str = ""
     whole: bool = False
+    spec: DatasetSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,7 @@ class LoadReport:
         tensors: Number of tensors that were used.
         values: Number of values in them.
         skipped: Names in the file that have no place in this part.
+        notes: Lines about what was changed, or should be looked at.
     """
 
     section: str
@@ -81,11 +92,17 @@ class LoadReport:
     tensors: int
     values: int
     skipped: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def summary(self) -> str:
-        """Returns one line."""
-        rest = f"; {len(self.skipped)} tensors of the file are not part of it" if self.skipped else ""
-        return f"{self.section}: {self.tensors} tensors from {self.file.source} ({self.file.format}){rest}"
+        """Returns one line, and one for each note."""
+        # Torch's counters are no weights.
+        left = [name for name in self.skipped if not name.endswith("num_batches_tracked")]
+        layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in left))
+        named = ", ".join(layers[:_MOST_NAMED]) + (", …" if len(layers) > _MOST_NAMED else "")
+        rest = f"; {len(left)} tensors of the file are not part of it ({named})" if left else ""
+        line = f"{self.section}: {self.tensors} tensors from {self.file.source} ({self.file.format}){rest}"
+        return "\n".join([line, *(f"{self.section}: {note}" for note in self.notes)])
 
 
 def backbone_names(section: Backbone, paths: Iterable[str]) -> dict[str, str]:
@@ -135,7 +152,7 @@ def backbone_part(section: Backbone, paths: Sequence[str], source: str | None = 
     """Returns a backbone as a part of a model whose variables have these paths."""
     own = set(backbone_names(section, paths).values())
     own = own or {variable.path for variable in build_backbone(section).weights}
-    return Part("backbone", section, source, tuple(path for path in paths if path in own))
+    return Part("backbone", section, source, tuple(path for path in paths if path in own and not path.startswith(NECK)))
 
 
 def parts(config: Config, model: Any) -> tuple[Part, ...]:
@@ -149,7 +166,7 @@ def parts(config: Config, model: Any) -> tuple[Part, ...]:
             # A whole model brings its backbone along.
             source = None if row.pretrained else row.backbone.pretrained
             found = [replace(backbone_part(row.backbone, own, source), section=f"{section}.backbone"), *found]
-        return [replace(part, prefix=prefix) for part in found]
+        return [replace(part, prefix=prefix, spec=config.dataset.spec) for part in found]
 
     if isinstance(config.model, C2FNet):
         return (*of("model.coarse", config.model.coarse, "coarse/"), *of("model", config.model, "fine/"))
@@ -188,9 +205,19 @@ def load_pretrained(
     reports = []
     for part in parts(config, model):
         if part.source is not None:
-            file = open_source(part.source, offline=offline, progress=progress)
+            file = _opened(part.row, part.source, offline=offline, progress=progress)
             reports.append(load_part(model, part, file))
     return reports
+
+
+def _opened(row: Model | Backbone, source: str, *, offline: bool, progress: Progress | None = None) -> TensorFile:
+    """Reads the tensors of a source; networks of keras-hub and keras.applications bring their own."""
+    offline = offline or is_offline()
+    if isinstance(row, KerasHub) and is_hub_preset(source):
+        return read_network(source, row, offline=offline)
+    if isinstance(row, KerasApplications) and source == APPLICATION_WEIGHTS:
+        return read_application(row, offline=offline)
+    return open_source(source, offline=offline, progress=progress)
 
 
 def load_backbone(model: Any, section: Backbone, source: str, *, offline: bool = False) -> LoadReport:
@@ -200,7 +227,7 @@ def load_backbone(model: Any, section: Backbone, source: str, *, offline: bool =
         WeightsError: When the source cannot be had or read, or does not fit.
     """
     part = backbone_part(section, [variable.path for variable in model.weights])
-    return load_part(model, part, open_source(source, offline=offline))
+    return load_part(model, part, _opened(section, source, offline=offline))
 
 
 def open_source(source: str, *, offline: bool = False, progress: Progress | None = None) -> TensorFile:
@@ -212,6 +239,8 @@ def open_source(source: str, *, offline: bool = False, progress: Progress | None
     if source.startswith(("http://", "https://")):
         return read_tensors(cached(source, offline=offline, progress=progress), source.partition("#")[0])
     path = Path(source)
+    if (weights := find_weights(source)) is not None and (weights.package or weights.url):
+        return read_named(weights, offline=offline, progress=progress)
     if is_preset(source) and not path.exists():
         return read_preset(source, offline=offline or is_offline())
     if path.is_dir():
@@ -220,9 +249,10 @@ def open_source(source: str, *, offline: bool = False, progress: Progress | None
     if path.is_file():
         return read_tensors(path)
     raise WeightsError(
-        f"The weights {source} do not exist. Allowed: a file (.pdparams, .pth, .safetensors, or a zip or tar.gz with "
-        "one of them), a URL that begins with http:// or https://, the folder of a checkpoint such as "
-        "output/best_model, or a preset of keras-hub such as resnet_vd_50_ssld_v2_imagenet."
+        f"The weights {source} do not exist.{did_you_mean(source, NAMED_WEIGHTS)} Allowed: a file (.pdparams, .pth, "
+        ".safetensors, or a zip or tar.gz with one of them), a URL that begins with http:// or https://, the folder of "
+        "a checkpoint such as output/best_model, a preset of keras-hub such as resnet_vd_50_ssld_v2_imagenet, or "
+        "another name of docs/licences.md, such as efficientnet_lite0."
     )
 
 
@@ -240,41 +270,112 @@ def load_part(model: Any, part: Part, file: TensorFile) -> LoadReport:
         # A checkpoint of c2fnet has the prefix; one of a model by itself has not.
         names = {path if path in file.tensors else path.removeprefix(part.prefix): path for path in variables}
         found = {name: file.tensors[name] for name in names if name in file.tensors}
-        rest = {name: array for name, array in file.tensors.items() if name not in found}
+        match = _Match(names, found, {name: array for name, array in file.tensors.items() if name not in found})
     else:
-        names, found, rest = _translated(part, file)
+        match = _translated(part, file)
+    names, found, rest = match.names, match.found, match.rest
     _require_likeness(part, file, len(found), len(names))
     found = _fit_bands(found, names, variables, channels_first=not file.by_path)
     left_over = {name: array for name, array in rest.items() if part.whole and not name.endswith("num_batches_tracked")}
     what = f"{part.section} ({file.source})"
     assign_variables(variables, found | left_over, names, what, channels_first=not file.by_path)
-    values = sum(int(np.prod(array.shape)) for array in found.values())
-    return LoadReport(part.section, file, len(found), values, tuple(rest))
+    used = [array for name, array in found.items() if name not in match.made]
+    values = sum(int(np.prod(array.shape)) for array in used)
+    return LoadReport(part.section, file, len(used), values, tuple(rest), match.notes)
 
 
-def _translated(part: Part, file: TensorFile) -> tuple[dict[str, str], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Returns the names of a part's tensors with the paths of their variables, those tensors, and the file's others.
+@dataclass(frozen=True)
+class _Match:
+    """A file's tensors beside the variables of a part.
+
+    Attributes:
+        names: Names of the part's tensors, each with the path of its variable.
+        found: Those that are there, by name.
+        rest: The file's others.
+        made: Names of tensors that are not from the file.
+        notes: Lines for the report.
+    """
+
+    names: dict[str, str]
+    found: dict[str, np.ndarray]
+    rest: dict[str, np.ndarray]
+    made: Collection[str] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _translated(part: Part, file: TensorFile) -> _Match:
+    """Finds the tensors of a part by the rules of their family.
 
     Raises:
-        WeightsError: When no rules of names are for this part.
+        WeightsError: When no rules of names are for this part, or the file tells other classes apart.
     """
     tensors = without_wrapper(file.tensors)
     family = recognise(tensors)
     if family is None:
         names = _released(part)
         found, skipped = match_names(file.tensors, names)
-        rest = {name: file.tensors[name] for name in skipped}
+        if len(found) * 100 >= len(names) * _LEAST_LIKENESS:
+            _require_variant_of_paddleseg(part, file)
+        match = _Match(names, found, {name: file.tensors[name] for name in skipped})
     else:
-        translation = family.translate(tensors, part.row, part.paths)
-        names = dict(translation.names)
-        if not names:
+        match = _of_family(part, file, family, tensors)
+    return replace(match, names={name: part.prefix + path for name, path in match.names.items()})
+
+
+def _require_variant_of_paddleseg(part: Part, file: TensorFile) -> None:
+    """Refuses weights with PaddleSeg's names for a network that is built as another project does."""
+    for section, row in ((part.section, part.row), (f"{part.section}.backbone", getattr(part.row, "backbone", None))):
+        variant = getattr(row, "variant", "paddleseg")
+        if variant != "paddleseg":
             raise WeightsError(
-                f"{file.source} is not for {part.section}, which is {part.row.label}: it holds "
-                f"{family.describe(tensors)}, as {family.name} names it. Write the section model of that network."
+                f"{file.source} is not for {part.section}: its tensors have PaddleSeg's names, and {section}.variant "
+                f"is {variant}, which computes something else. Write {section}.variant: paddleseg."
             )
-        found = {name: translation.tensors[name] for name in names if name in translation.tensors}
-        rest = {name: array for name, array in translation.tensors.items() if name not in found}
-    return {name: part.prefix + path for name, path in names.items()}, found, rest
+
+
+def _of_family(part: Part, file: TensorFile, family: Family, tensors: Tensors) -> _Match:
+    notes = _normalisation_notes(part, family)
+    try:
+        translation = family.translate(tensors, part.row, part.paths)
+        if part.whole and translation.names:
+            notes += family.agrees(part.row, file.training_config)
+    except WeightsError as error:
+        raise WeightsError(f"{file.source} does not fit {part.section}: {error}.") from error
+    names = dict(translation.names)
+    if not names:
+        raise WeightsError(
+            f"{file.source} is not for {part.section}, which is {part.row.label}: it holds "
+            f"{family.describe(tensors)}, as {family.name} names it. Write the section model of that network."
+        )
+    prepared = dict(translation.tensors)
+    if part.whole and part.spec is not None and file.labels is not None:
+        order = class_order(file.labels, part.spec, file.source)
+        if order is not None:
+            prepared |= {
+                name: prepared[name][list(order)]
+                for name in translation.classifiers
+                if name in prepared and prepared[name].shape[:1] == (len(order),)
+            }
+            notes.append("classes: the file has them in another order; their channels were put into the dataset's")
+        if (note := palette_note(file.labels, part.spec)) is not None:
+            notes.append(note)
+    found = {name: prepared[name] for name in names if name in prepared}
+    rest = {name: array for name, array in prepared.items() if name not in found}
+    return _Match(names, found, rest, translation.made, tuple(notes))
+
+
+def _normalisation_notes(part: Part, family: Family) -> list[str]:
+    """Returns a line if the dataset's images are not normalised as the family's weights want it as a rule."""
+    spec = part.spec
+    if spec is None or family.normalisation is None:
+        return []
+    usual = family.normalisation.for_bands(spec.bands)
+    if np.allclose(spec.mean, usual.mean, atol=1e-3) and np.allclose(spec.std, usual.std, atol=1e-3):
+        return []
+    return [
+        f"normalisation: weights of {family.name} are as a rule trained with mean {list(usual.mean)} and std "
+        f"{list(usual.std)}; the config has mean {list(spec.mean)} and std {list(spec.std)}"
+    ]
 
 
 def _released(part: Part) -> dict[str, str]:

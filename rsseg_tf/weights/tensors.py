@@ -12,12 +12,13 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
 
 from rsseg_tf.errors import WeightsError, reason
+from rsseg_tf.weights.labels import Labels, find_labels, find_training_config
 from rsseg_tf.weights.unpickle import StoredTensor, unpickle
 
 __all__ = ["TensorFile", "read_tensors"]
@@ -38,6 +39,15 @@ _SAFETENSORS_TYPES = {
 }  # fmt: skip
 
 
+class _Found(NamedTuple):
+    """What was read, see `TensorFile`."""
+
+    kind: str
+    tensors: dict[str, np.ndarray]
+    labels: Labels | None = None
+    training_config: str | None = None
+
+
 @dataclass(frozen=True)
 class TensorFile:
     """The tensors of a file.
@@ -48,6 +58,8 @@ class TensorFile:
         sha256: Of the whole file.
         tensors: Arrays by their names in the file, convolutions (out, in, height, width).
         by_path: Whether names are paths of our variables, in the layout of Keras: those of a checkpoint or a preset.
+        labels: The classes that the file names; None where it names none.
+        training_config: Text of the other project's config that is in the file; None where there is none.
     """
 
     source: str
@@ -55,6 +67,8 @@ class TensorFile:
     sha256: str
     tensors: dict[str, np.ndarray] = field(repr=False)
     by_path: bool = False
+    labels: Labels | None = None
+    training_config: str | None = field(default=None, repr=False)
 
 
 def read_tensors(path: Path, source: str | None = None) -> TensorFile:
@@ -77,14 +91,15 @@ def read_tensors(path: Path, source: str | None = None) -> TensorFile:
     if content is None:
         raise WeightsError(f"The file {name} is larger than {_LIMIT >> 30} GiB, more than any file of weights.")
     try:
-        kind, tensors = _read(content, _Room(len(content)))
+        found = _read(content, _Room(len(content)))
     except WeightsError as error:
         raise WeightsError(f"The file {name} {error}. Download it again, from a source that you trust.") from error
     except MemoryError as error:
         raise WeightsError(f"The file {name} unpacks to more than there is memory for.") from error
     except Exception as error:  # readers of zip, tar and deflate have many types for damaged files
         raise WeightsError(f"The file {name} is damaged: {reason(error)}. Download it again.") from error
-    return TensorFile(name, kind, hashlib.sha256(content).hexdigest(), tensors)
+    digest = hashlib.sha256(content).hexdigest()
+    return TensorFile(name, found.kind, digest, found.tensors, False, found.labels, found.training_config)
 
 
 class _Room:
@@ -137,7 +152,7 @@ class _Counted(io.RawIOBase):
         return content
 
 
-def _read(content: bytes, room: _Room, depth: int = 0) -> tuple[str, dict[str, np.ndarray]]:
+def _read(content: bytes, room: _Room, depth: int = 0) -> _Found:
     if not content:
         raise WeightsError("is empty")
     if content.startswith(b"PK"):
@@ -145,7 +160,7 @@ def _read(content: bytes, room: _Room, depth: int = 0) -> tuple[str, dict[str, n
     if content.startswith(b"\x1f\x8b"):
         return _read_tar(content, room, depth)
     if content[8:9] == b"{" and int.from_bytes(content[:8], "little") <= len(content) - 8:
-        return "safetensors", _read_safetensors(content)
+        return _Found("safetensors", _read_safetensors(content))
     if content[0] not in b"\x80(}cC":
         raise WeightsError(
             f"is neither .pdparams nor torch nor .safetensors nor an archive (it begins with {content[:8]!r})"
@@ -153,37 +168,41 @@ def _read(content: bytes, room: _Room, depth: int = 0) -> tuple[str, dict[str, n
     file = io.BytesIO(content)
     first = unpickle(file)
     if first == _TORCH_MAGIC:
-        return "torch (before 1.6)", _arrays(_read_legacy_torch(file))
-    return "paddle", _arrays(_join_slices(first) if isinstance(first, dict) else first)
+        return _found("torch (before 1.6)", _read_legacy_torch(file))
+    return _found("paddle", _join_slices(first) if isinstance(first, dict) else first)
+
+
+def _found(kind: str, value: Any) -> _Found:
+    return _Found(kind, _arrays(value), find_labels(value), find_training_config(value))
 
 
 # === Archives ===
 
 
-def _read_zip(content: bytes, room: _Room, depth: int) -> tuple[str, dict[str, np.ndarray]]:
+def _read_zip(content: bytes, room: _Room, depth: int) -> _Found:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = [info.filename for info in archive.infolist() if not info.is_dir()]
         programs = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
         if programs:
-            return "torch", _arrays(_read_torch(archive, programs[0], room))
+            return _found("torch", _read_torch(archive, programs[0], room))
         member = _only_weights(names, depth)
-        kind, tensors = _read(_member(archive, member, room), room, depth + 1)
-    return f"{kind} in zip", tensors
+        found = _read(_member(archive, member, room), room, depth + 1)
+    return found._replace(kind=f"{found.kind} in zip")
 
 
-def _read_tar(content: bytes, room: _Room, depth: int) -> tuple[str, dict[str, np.ndarray]]:
+def _read_tar(content: bytes, room: _Room, depth: int) -> _Found:
     stream = _Room(len(content))  # for all that is unpacked, what is skipped included
     with gzip.open(io.BytesIO(content)) as unzipped:
         with tarfile.open(fileobj=_Counted(unzipped, stream), mode="r|") as archive:
-            found: dict[str, bytes] = {}
+            members: dict[str, bytes] = {}
             for member in archive:  # in the order of the file, so that it is unpacked once
                 if member.size < 0:
                     raise WeightsError("has a member of a negative size")
                 if member.isfile() and member.name.endswith(_WEIGHT_SUFFIXES):
                     file = archive.extractfile(member)
-                    found[member.name] = room.read(file, member.size) if file is not None else b""
-    kind, tensors = _read(found[_only_weights(list(found), depth)], room, depth + 1)
-    return f"{kind} in tar.gz", tensors
+                    members[member.name] = room.read(file, member.size) if file is not None else b""
+    found = _read(members[_only_weights(list(members), depth)], room, depth + 1)
+    return found._replace(kind=f"{found.kind} in tar.gz")
 
 
 def _only_weights(names: list[str], depth: int) -> str:

@@ -9,13 +9,18 @@ import pytest
 import tensorflow as tf
 
 from rsseg_tf.backbones import (
+    convnext,
+    convnext_tiny,
     efficientnet,
     efficientnet_b2,
     efficientnet_lite0,
     efficientnet_lite2,
     hrnet,
+    mit,
+    mit_b0,
     mobilenet_v3,
     mobilenet_v3_large,
+    mobilenet_v3_small,
     resnet,
     resnet18,
     resnet18_v1c,
@@ -33,40 +38,48 @@ _NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]
     # Strides and channels of the features.
     "resnet": (
         lambda **options: resnet((1, 1, 2, 1), _WIDTHS, bottleneck=True, **options),
-        {"c2": (4, 16), "c3": (8, 16), "c4": (16, 32), "c5": (32, 32)},
+        {"c1": (2, 4), "c2": (4, 16), "c3": (8, 16), "c4": (16, 32), "c5": (32, 32)},
     ),
     "resnet_basic": (
         lambda **options: resnet((1, 2, 1, 1), _WIDTHS, bottleneck=False, **options),
-        {"c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (32, 8)},
+        {"c1": (2, 4), "c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (32, 8)},
     ),
     "resnet_v1c_8": (
         lambda **options: resnet((1, 1, 2, 2), _WIDTHS, bottleneck=True, deep_stem=True, output_stride=8, **options),
-        {"c2": (4, 16), "c3": (8, 16), "c4": (8, 32), "c5": (8, 32)},
+        {"c1": (2, 4), "c2": (4, 16), "c3": (8, 16), "c4": (8, 32), "c5": (8, 32)},
     ),
     "resnet_v1c_basic_16": (
         lambda **options: resnet((1, 1, 1, 2), _WIDTHS, bottleneck=False, deep_stem=True, output_stride=16, **options),
-        {"c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (16, 8)},
+        {"c1": (2, 4), "c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (16, 8)},
     ),
     "resnet_vd_8": (
         lambda **options: resnet_vd((1, 1, 1, 2), _WIDTHS, bottleneck=True, **options),
-        {"c2": (4, 16), "c3": (8, 16), "c4": (8, 32), "c5": (8, 32)},
+        {"c1": (2, 4), "c2": (4, 16), "c3": (8, 16), "c4": (8, 32), "c5": (8, 32)},
     ),
     "resnet_vd_16": (
         lambda **options: resnet_vd((1, 1, 1, 1), _WIDTHS, bottleneck=False, output_stride=16, **options),
-        {"c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (16, 8)},
+        {"c1": (2, 4), "c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (16, 8)},
     ),
     "resnet_vd_32": (
         lambda **options: resnet_vd((1, 1, 1, 1), _WIDTHS, bottleneck=True, output_stride=32, **options),
-        {"c2": (4, 16), "c3": (8, 16), "c4": (16, 32), "c5": (32, 32)},
+        {"c1": (2, 4), "c2": (4, 16), "c3": (8, 16), "c4": (16, 32), "c5": (32, 32)},
+    ),
+    "convnext": (
+        lambda **options: convnext((1, 1, 2, 1), (4, 4, 8, 8), **options),
+        {"c2": (4, 4), "c3": (8, 4), "c4": (16, 8), "c5": (32, 8)},
+    ),
+    "mit": (
+        lambda **options: mit((1, 2, 1, 1), (4, 8, 8, 16), heads=(1, 2, 2, 4), **options),
+        {"c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (32, 16)},
     ),
     "mobilenet_v3_8": (
         lambda **options: narrow_mobilenet_v3(output_stride=8, **options),
-        {"c2": (4, 4), "c3": (8, 8), "c4": (8, 8), "c5": (8, 48)},
+        {"c1": (2, 4), "c2": (4, 4), "c3": (8, 8), "c4": (8, 8), "c5": (8, 48)},
     ),
-    "mobilenet_v3_16": (narrow_mobilenet_v3, {"c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (16, 48)}),
+    "mobilenet_v3_16": (narrow_mobilenet_v3, {"c1": (2, 4), "c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (16, 48)}),
     "mobilenet_v3_32": (
         lambda **options: narrow_mobilenet_v3(output_stride=32, reduced_tail=True, **options),
-        {"c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (32, 24)},
+        {"c1": (2, 4), "c2": (4, 4), "c3": (8, 8), "c4": (16, 8), "c5": (32, 24)},
     ),
     "efficientnet": (
         lambda **options: efficientnet(0.25, 0.3, **options),
@@ -84,9 +97,12 @@ _NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]
     ),
     "hrnet_of_mmsegmentation": (
         lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, variant="mmsegmentation", **options),
-        {"c2": (4, 60)},
+        {"c1": (2, 8), "c2": (4, 60)},
     ),
-    "hrnet": (lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, **options), {"c2": (4, 60)}),
+    "hrnet": (
+        lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, **options),
+        {"c1": (2, 8), "c2": (4, 60)},
+    ),
 }
 
 
@@ -220,6 +236,19 @@ def test_efficientnet_pads_each_stride_as_it_is_told() -> None:
     assert padded == [f"stage{number}_block1_depthwise_pad" for number in (3, 4, 6)]
 
 
+def test_the_finest_features_are_the_last_of_stride_2() -> None:
+    last = {
+        "stem_conv_relu": resnet((1, 1, 1, 1), _WIDTHS, bottleneck=True),
+        "stem_conv3_relu": resnet_vd((1, 1, 1, 1), _WIDTHS, bottleneck=True),
+        "stem_conv1_relu": hrnet(2, stem_width=4, modules=(1, 1, 1), blocks=1),
+        "block1_add": narrow_mobilenet_v3(),
+        "stem_conv_hard_silu": mobilenet_v3_small(),
+    }
+    for name, model in last.items():
+        assert model.output["c1"] is model.get_layer(name).output
+        assert next(iter(model.output)) == "c1"
+
+
 def test_a_reduced_tail_keeps_what_comes_before() -> None:
     whole, reduced = (
         {weight.path: tuple(weight.shape) for weight in narrow_mobilenet_v3(reduced_tail=halved).weights}
@@ -240,12 +269,49 @@ def test_depthwise_kernels_start_as_large_as_their_taps_want() -> None:
         assert np.std(model.get_layer(name).kernel) == pytest.approx((2 / taps) ** 0.5, rel=0.05)
 
 
+def test_attention_of_a_mix_transformer_sees_every_pixel() -> None:
+    model = mit((1, 1, 1, 1), (4, 8, 8, 16), heads=(1, 2, 2, 4))
+    for variable in model.trainable_variables:
+        if variable.name == "kernel":
+            variable.assign(keras.random.normal(variable.shape, stddev=np.prod(variable.shape[:3]) ** -0.5, seed=1))
+    image = np.random.default_rng(0).normal(size=(1, 96, 96, 3)).astype("float32")
+    changed = image.copy()
+    changed[:, -8:, -8:] += 1
+    difference = np.abs(model(changed)["c2"] - model(image)["c2"]).max(axis=(0, -1))
+    assert difference[0, 0] > 1e-6  # convolutions alone reach about ten pixels
+
+
+def test_stochastic_depth_grows_with_depth_and_leaves_images_out_whole() -> None:
+    model = mit((2, 2, 1, 1), (4, 4, 4, 4), heads=(1, 1, 1, 1), drop_path=0.5)
+    rates = [layer.rate for layer in model.layers if layer.name.endswith("attention_drop")]
+    np.testing.assert_allclose(rates, [0.1, 0.2, 0.3, 0.4, 0.5])
+    assert [layer.rate for layer in model.layers if layer.name.endswith("mlp_drop")] == rates
+    layer = model.get_layer("stage4_block1_mlp_drop")
+    kept = np.asarray(layer(np.ones((64, 2, 3, 4), "float32"), training=True))
+    assert set(np.unique(kept)) == {0.0, 2.0}
+    assert (kept == kept[:, :1, :1, :1]).all() and 10 < (kept[:, 0, 0, 0] == 0).sum() < 54
+    layer.trainable = False
+    np.testing.assert_array_equal(layer(np.ones((8, 2, 3, 4), "float32"), training=True), 1)
+    assert not [layer for layer in mit_b0(drop_path=0).layers if layer.name.endswith("_drop")]
+
+
+def test_a_mix_transformer_takes_images_smaller_than_a_step_of_its_keys() -> None:
+    model = mit((1, 1, 1, 1), (4, 8, 8, 16), heads=(1, 2, 2, 4))
+    features = tf.function(model)(np.random.default_rng(0).normal(size=(1, 9, 5, 3)).astype("float32"))
+    assert [tuple(feature.shape[1:3]) for feature in features.values()] == [(3, 2), (2, 1), (1, 1), (1, 1)]
+    assert all(np.isfinite(feature).all() for feature in features.values())
+
+
 def test_named_builders_are_the_published_networks() -> None:
     # Parameters of torchvision's ResNets without their classifier.
     assert sum(int(np.prod(weight.shape)) for weight in resnet18().trainable_weights) == 11_176_512
     assert sum(int(np.prod(weight.shape)) for weight in resnet50().trainable_weights) == 23_508_032
+    # Of SegformerModel in Hugging Face's transformers with its default configuration.
+    assert sum(int(np.prod(weight.shape)) for weight in mit_b0().weights) == 3_319_392
     # Those of mmsegmentation's ResNetV1c.
     assert sum(int(np.prod(weight.shape)) for weight in resnet18_v1c().trainable_weights) == 11_195_744
+    # Torchvision's 28,589,128 without its classifier and the normalisation before it.
+    assert sum(int(np.prod(weight.shape)) for weight in convnext_tiny().weights) == 28_589_128 - 769_000 - 2 * 768
     # Those of timm's EfficientNets without their last convolution and classifier.
     for build, count in (
         (efficientnet_lite0, 2_958_848),
@@ -270,9 +336,12 @@ def test_named_builders_are_the_published_networks() -> None:
         (lambda: mobilenet_v3_large(output_stride=4), "output_stride must be 8, 16 or 32; got 4. 16 is usual"),
         (lambda: mobilenet_v3(BLOCKS[:5]), "stride 2 four times, for the strides 4, 8, 16 and 32; got 3 of them"),
         (lambda: mobilenet_v3(BLOCKS, stem_channels=0), "channels of all blocks must be at least 1; got 0"),
+        (lambda: convnext((1, 1, 0, 1), (4, 4, 4, 4)), "depths must be four integers of at least 1"),
         (lambda: efficientnet(1, 0), "width, depth and epsilon must be above 0; got 1, 0 and 0.001"),
         (lambda: efficientnet_lite0(output_stride=4), "output_stride must be 8, 16 or 32; got 4. 32 is the network"),
         (lambda: efficientnet_lite0(padding=("same", "symmetric")), "padding must be same or symmetric, or a list"),
+        (lambda: mit((1, 1, 1), (4, 4, 4, 4)), "depths must be four integers"),
+        (lambda: mit((1, 1, 1, 1), (4, 4, 4, 4)), r"widths must be multiples of heads \(1, 2, 5, 8\)"),
         (lambda: hrnet(0), "width, stem_width and blocks must be at least 1"),
         (lambda: hrnet(4, modules=(1, 1)), "modules must be three integers"),
     ],

@@ -108,8 +108,7 @@ def test_predict_needs_images(project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_quickstart_leaves_a_picture_and_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_tiny_backbone(monkeypatch)
+def test_the_quickstart_leaves_a_picture_and_a_report(tmp_path: Path) -> None:
     output = run("quickstart", "-o", tmp_path / "quick", "--iters", "2")
     picture = tmp_path / "quick" / "report" / "overview.png"
     assert f"Picture: {picture}" in output

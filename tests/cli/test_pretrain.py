@@ -62,8 +62,10 @@ def test_pretrain_resume_fine_tune_and_probe(project: Path) -> None:
     assert "colour statistics" in output and "random, calibrated" in output
     assert "linear" in output and "12 labels" in output and "pre/iter_6" in output and "fine/iter_1" in output
     report = json.loads((project / "probe.json").read_text("utf-8"))
-    assert [row["features"] for row in report["rows"]] == [
-        "colour statistics", "random, calibrated", str(source), str(project / "fine" / "iter_1"),
+    assert "c5" in output and "c3 to c5" in output
+    networks = ("random, calibrated", str(source), str(project / "fine" / "iter_1"))
+    assert [(row["features"], row["levels"]) for row in report["rows"]] == [
+        ("colour statistics", ""), *((name, levels) for name in networks for levels in ("c5", "c3 to c5")),
     ]  # fmt: skip
     assert all(len(score["accuracy"]) == 2 for row in report["rows"] for score in row["scores"])
 

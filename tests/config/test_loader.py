@@ -66,7 +66,7 @@ def test_every_shipped_config_loads(name: str) -> None:
     assert config.dataset.spec.num_classes > 1
     # <segmentor>[_<pretraining>]_<backbone>_<dataset>_<width>x<height>…, with the benchmark's own short names.
     pattern = r"(?P<segmentor>[a-z0-9]+)_(?:[a-z0-9]+_[a-z]+_)??"
-    pattern += r"(?P<backbone>(?:resnet|hrnet_w)\d+(?:_vd)?|mobilenet_v3_[a-z]+)_"
+    pattern += r"(?P<backbone>(?:resnet|hrnet_w)\d+(?:_vd)?|mobilenet_v3_[a-z]+|efficientnet_lite\d|mit_b\d)_"
     pattern += r"(?P<dataset>[a-z]+)_(?P<width>\d+)x(?P<height>\d+)(?:_\w+)?\.yml"
     file = name.split("/")[1]
     if config.model.name == "c2fnet":  # named after the coarse model, which is one of the benchmark's

@@ -109,10 +109,16 @@ def test_calibration_gives_normalised_features() -> None:
     before = extract_features(backbone, pixels, 255.0, statistics)
     calibrate(backbone, pixels, 255.0, statistics)
     after = extract_features(backbone, pixels, 255.0, statistics)
-    assert before.shape == after.shape == (40, 8)
+    assert {name: rows.shape for name, rows in after.items()} == {
+        "c2": (40, 4),
+        "c3": (40, 4),
+        "c4": (40, 8),
+        "c5": (40, 8),
+    }
     x = (pixels / 255.0 - 0.5) / 0.1
-    batch = np.asarray(backbone(x.astype(np.float32), training=True)["c5"]).mean((1, 2))
-    assert np.abs(after - batch).mean() < 0.1 * np.abs(before - batch).mean()
+    batch = {name: np.asarray(x).mean((1, 2)) for name, x in backbone(x.astype(np.float32), training=True).items()}
+    for name in batch:
+        assert np.abs(after[name] - batch[name]).mean() < 0.1 * np.abs(before[name] - batch[name]).mean(), name
     for variable in backbone.trainable_variables:
         np.testing.assert_array_equal(variable.numpy(), trained[variable.path])
 
@@ -120,6 +126,10 @@ def test_calibration_gives_normalised_features() -> None:
 def test_pixels_are_normalised_as_the_weights_were_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_tiny_resnet(monkeypatch)
     assert normalisation_of("https://somewhere/moco.zip", SPEC) == (IMAGENET_MEAN, IMAGENET_STD)
+    lite = normalisation_of("efficientnet_lite0", SPEC)
+    assert lite == ((127 / 255,) * 3, (128 / 255,) * 3)
+    five = custom_spec("five", ("a", "b"), bands=5)
+    assert normalisation_of("efficientnet_lite0", five) == ((127 / 255,) * 5, (128 / 255,) * 5)
     four = custom_spec("four", ("a", "b"), bands=4)
     assert normalisation_of("x.pth", four) == ((0.5,) * 4, (0.5,) * 4)
     config = tiny_pretraining(tmp_path, "simsiam", "train.iters=1", "dataset.mean=[0.1, 0.2, 0.3]")
@@ -139,8 +149,11 @@ def test_rows_for_colours_random_weights_and_each_source(tmp_path: Path, monkeyp
     lines: list[str] = []
     settings = ProbeSettings(labels=[10, 40], seeds=[0, 1], neighbours=3)
     rows = probe(config.backbone, [source], SPEC, train, val, settings, notify=lines.append)
-    assert [row.features for row in rows] == ["colour statistics", "random, calibrated", source]
-    assert [row.dim for row in rows] == [15, 8, 8]
+    random = "random, calibrated"
+    assert [(row.features, row.levels, row.dim) for row in rows] == [
+        ("colour statistics", "", 15), (random, "c5", 8), (random, "c3 to c5", 20), (source, "c5", 8),
+        (source, "c3 to c5", 20),
+    ]  # fmt: skip
     for row in rows:
         assert [(score.probe, score.labels) for score in row.scores] == [("linear", 10), ("linear", 40), ("knn", 40)]
         assert all(len(score.balanced_accuracy) == 2 for score in row.scores)

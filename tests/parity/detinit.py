@@ -14,7 +14,8 @@ import numpy as np
 # Normalisations that end a residual branch or feed a sum get a small gamma: otherwise values grow with depth.
 _ENDS_BRANCH = re.compile(
     r"(\.bn3|(bb|branch_layer)_\d+_\d+\.conv2\._batch_norm|bb_layer2_\d+\.conv3\._batch_norm"
-    r"|residual_[a-z0-9_]+\._batch_norm)\.weight$"
+    r"|residual_[a-z0-9_]+\._batch_norm"
+    r"|branches\.\d\.\d\.bn2|fuse_layers\.\d\.\d(\.\d)?\.1)\.weight$"  # of HRNet in mmsegmentation
 )
 
 # Those of MobileNets are smaller too: with ordinary ones values grow to hundreds, and rounding with them.
@@ -64,3 +65,15 @@ def label(key: str, count: int, height: int, width: int, num_classes: int) -> np
     labels[unit(f"{key}/ign", count * height * width).reshape(count, height, width) < 0.02] = 255
     labels[:, :, width - max(1, width // 16) :] = 255
     return labels
+
+
+def transformer_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Value of a parameter or statistic of a SegFormer or ConvNeXt, linear layers (out, in) among them."""
+    last = name.rsplit(".", 1)[-1]
+    if last in ("gamma", "layer_scale", "layer_scale_parameter"):  # 1e-6 before training, which would hide the blocks
+        return uniform(name, shape, 0.1, 0.4)
+    if len(shape) > 1:
+        bound = np.sqrt(4.0 / np.prod(shape[1:]))
+        return uniform(name, shape, -bound, bound)
+    low, high = {"weight": (0.7, 1.3), "running_var": (0.5, 1.5)}.get(last, (-0.2, 0.2))
+    return uniform(name, shape, low, high)

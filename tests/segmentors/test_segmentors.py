@@ -11,10 +11,22 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rsseg_tf.backbones import hrnet, resnet, resnet_vd
+from rsseg_tf.backbones import hrnet, mit, resnet, resnet_vd
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.losses import cross_entropy
-from rsseg_tf.segmentors import danet, deeplabv3plus, fcn, hrnet_contrast, lraspp, ocrnet, pspnet, upernet
+from rsseg_tf.segmentors import (
+    danet,
+    deeplabv3plus,
+    fcn,
+    fpn,
+    hrnet_contrast,
+    lraspp,
+    ocrnet,
+    pspnet,
+    segformer,
+    unet,
+    upernet,
+)
 from tests.fixtures.backbones import narrow_mobilenet_v3
 
 _CLASSES = 5
@@ -34,6 +46,10 @@ def _hrnet() -> keras.Model:
 
 def _resnet_v1c() -> keras.Model:
     return resnet((1, 1, 1, 1), (4, 4, 8, 8), bottleneck=False, deep_stem=True, output_stride=8)
+
+
+def _mit() -> keras.Model:
+    return mit((1, 1, 1, 1), (4, 8, 8, 16), heads=(1, 2, 2, 4), drop_path=0.0)
 
 
 def _deeplabv3plus(backbone: keras.Model, **options: Any) -> keras.Model:
@@ -92,7 +108,20 @@ _SEGMENTORS: dict[str, tuple[Callable[[], keras.Model], tuple[str, ...]]] = {
         ("main", "contrast"),
     ),
     "contrast_resnet_vd": (lambda: hrnet_contrast(_resnet_vd(), num_classes=_CLASSES), ("main", "contrast")),
+    "unet_resnet": (lambda: unet(_resnet(), num_classes=_CLASSES, decoder_channels=(16, 8, 8, 4, 4)), ("main",)),
+    "unet_mit": (lambda: unet(_mit(), num_classes=_CLASSES, decoder_channels=(16, 8, 8, 4, 4)), ("main",)),
+    "unet_hrnet": (lambda: unet(_hrnet(), num_classes=_CLASSES, decoder_channels=(16, 8, 8, 4)), ("main",)),
+    "unet_to_stride_4": (lambda: unet(_resnet(), num_classes=_CLASSES, decoder_channels=(16, 8, 8)), ("main",)),
+    "fpn_resnet": (
+        lambda: fpn(_resnet(), num_classes=_CLASSES, pyramid_channels=8, segmentation_channels=8),
+        ("main",),
+    ),
     "lraspp_mobilenet_v3": (lambda: lraspp(narrow_mobilenet_v3(), num_classes=_CLASSES, channels=8), ("main",)),
+    "segformer_mit": (
+        lambda: segformer(mit((1, 1, 1, 1), (4, 4, 8, 8), heads=(1, 1, 2, 2)), num_classes=_CLASSES, channels=8),
+        ("main",),
+    ),
+    "segformer_hrnet": (lambda: segformer(_hrnet(), num_classes=_CLASSES, channels=8), ("main",)),
     "lraspp_resnet_vd": (lambda: lraspp(_resnet_vd(), num_classes=_CLASSES, channels=8), ("main",)),
 }
 # Beginnings of the paths of weights that no output depends on, as in the original.
@@ -322,6 +351,15 @@ def test_ocrnet_takes_the_features_that_are_asked_for() -> None:
     for features in [(), ("c9",), ("c2", "c3", "c4")]:
         with pytest.raises(ConfigError, match=r"ocrnet needs one or two features of backbone 'resnet'; it has c2, c3"):
             ocrnet(_resnet(), features=features, **options)
+
+
+def test_features_of_stride_2_are_no_second_feature() -> None:
+    options: dict[str, Any] = {"num_classes": _CLASSES, "ocr_channels": 8, "key_channels": 4}
+    model = ocrnet(_hrnet(), **options)
+    assert model.get_layer("aux_conv").kernel.shape[2] == model.get_layer("ocr_conv").kernel.shape[2] == 30
+    image = keras.Input((None, None, 3))
+    finest = keras.Model(image, {"c1": keras.layers.Conv2D(4, 3, strides=2, padding="same")(image)}, name="finest")
+    assert fcn(finest, num_classes=_CLASSES).get_layer("head_conv").kernel.shape[2] == 4
 
 
 def test_embeddings_have_length_one() -> None:

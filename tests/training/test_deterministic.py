@@ -58,7 +58,7 @@ for name in names:
     else:
         config = tiny_pretraining(folder, kind, *often)
         pretrain(config, folder / name, images(config), resume=resume, notify=lines.append)
-assert not lines, lines
+assert not [line for line in lines if not line.startswith("The backbone begins with random weights")], lines
 """
 
 

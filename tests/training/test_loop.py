@@ -260,7 +260,8 @@ def test_a_picture_that_cannot_be_made_costs_nothing(tmp_path: Path, monkeypatch
     record, lines = Record(), list[str]()
     result = run(tmp_path, "out", "train.iters=3", evaluate=True, callbacks=[record], notify=lines.append)
     assert result.stopped == "finished" and record.evaluations[0]["pictures"] == []
-    assert len(lines) == 2 and "val_0.png: ValueError: no colours" in lines[0]
+    assert len(lines) == 3 and lines[0].startswith("The backbone begins with random weights")
+    assert "val_0.png: ValueError: no colours" in lines[1]
 
 
 def test_a_wrong_training_sample_costs_no_step(tmp_path: Path) -> None:
@@ -319,7 +320,7 @@ def test_a_checkpoint_that_cannot_be_removed_is_told_of(tmp_path: Path, monkeypa
     lines: list[str] = []
     result = run(tmp_path, "out", "train.keep_checkpoint_max=1", notify=lines.append)
     assert result.stopped == "finished" and [p.name for p in checkpoints(tmp_path / "out")] == ["iter_3", "iter_6"]
-    assert lines == [f"{tmp_path / 'out' / 'iter_3'} could not be removed: Permission denied; training goes on."]
+    assert lines[1:] == [f"{tmp_path / 'out' / 'iter_3'} could not be removed: Permission denied; training goes on."]
 
 
 def script_scores(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:

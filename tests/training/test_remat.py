@@ -92,6 +92,20 @@ def test_loss_gradients_and_statistics_are_those_of_a_plain_step(kind: str) -> N
     assert counts[1]["AssignVariableOp"] == counts[0]["AssignVariableOp"]
 
 
+def test_a_segment_is_computed_again_after_all_gradients_of_later_ones() -> None:
+    model = small("hrnet")
+    rematerialise(model)
+    operations = graph_of(model)[0].graph.get_operations()  # in an order in which they can run
+    before: dict[str, set[str]] = {}
+    for operation in operations:
+        makers = {*operation.control_inputs, *(tensor.op for tensor in operation.inputs)}
+        before[operation.name] = set().union(*(before[m.name] | {m.name} for m in makers if m.name in before))
+    kernels = {operation.name for operation in operations if operation.type == "Conv2DBackpropFilter"}
+    waited_for = max(len(before[operation.name] & kernels) for operation in operations if operation.type == "Conv2D")
+    # Nothing but the wait ties a convolution to the gradient of another one's kernel.
+    assert waited_for > 0.8 * len(kernels)
+
+
 def test_evaluation_is_not_touched() -> None:
     model = small("hrnet")
     before = model(np.zeros((1, 32, 32, 3), np.float32))["main"]

@@ -57,6 +57,25 @@ def test_momentum_sgd_is_the_originals_arithmetic() -> None:
     np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_momentum_sgd_moves_a_variable_by_one_operation_as_several_would() -> None:
+    rng = np.random.default_rng(0)
+    weight, *gradients = (rng.normal(size=(3, 3, 16, 16)).astype(np.float32) for _ in range(4))
+    variable = keras.Variable(weight, name="w")
+    optimizer = MomentumSGD(0.05, momentum=0.9)
+    optimizer.build([variable])
+    step = tf.function(lambda gradient: optimizer.apply([gradient], [variable]), autograph=False)
+    expected, velocity = tf.constant(weight), tf.zeros_like(weight)
+    for gradient in map(tf.constant, gradients):
+        step(gradient)
+        velocity = 0.9 * velocity + gradient
+        expected = expected - 0.05 * velocity
+    np.testing.assert_array_equal(variable.numpy(), expected)
+    # The other assignment counts steps. Each operation between velocity and variable would hold an array of their size.
+    operations = step.get_concrete_function(gradients[0]).graph.get_operations()
+    large = [operation for operation in operations for output in operation.outputs if output.shape == weight.shape]
+    assert {operation.type for operation in large} <= {"Placeholder", "Identity", "IdentityN", "ReadVariableOp"}
+
+
 def test_momentum_sgd_can_be_saved_with_a_model() -> None:
     config = MomentumSGD(0.1, momentum=0.8, l2=0.3).get_config()
     again = MomentumSGD.from_config(config)
@@ -165,6 +184,24 @@ def test_the_backbone_learns_more_slowly(section: SGD | AdamW) -> None:
     same = with_path("stem_conv")
     two_steps(build_optimizer(section, backbone_paths=["fine/stem_conv/kernel"]), same)
     assert np.array_equal(same.numpy(), head.numpy()), "a path of another model"
+
+
+@pytest.mark.parametrize("section", [SGD(name="sgd", weight_decay=0.1), AdamW(name="adamw", weight_decay=0.1)])
+def test_vectors_can_be_spared_the_decay(section: SGD | AdamW) -> None:
+    def trained(**options: float) -> tuple[np.ndarray, np.ndarray]:
+        kernel, bias = with_path("conv"), with_path("conv", (4,))
+        optimizer = build_optimizer(section.model_copy(update=options))
+        optimizer.build([kernel, bias])
+        optimizer.learning_rate = 0.05
+        optimizer.apply([keras.ops.ones((3, 4), "float64"), keras.ops.ones((4,), "float64")], [kernel, bias])
+        config = optimizer.get_config()
+        assert type(optimizer).from_config(config).get_config() == config
+        return kernel.numpy(), bias.numpy()
+
+    plain, spared, without = trained(), trained(exclude_1d=True), trained(weight_decay=0.0)
+    np.testing.assert_array_equal(spared[0], plain[0])
+    np.testing.assert_array_equal(spared[1], without[1])
+    assert np.abs(plain[1] - without[1]).max() > 1e-4
 
 
 def test_adamw_is_kerass_to_the_bit() -> None:

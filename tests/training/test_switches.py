@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from rsseg_tf.backbones import mit
 from rsseg_tf.build import build_backbone, build_losses, build_model
 from rsseg_tf.config import Config
 from rsseg_tf.evaluate.evaluation import plan_evaluation
@@ -67,7 +69,7 @@ ALL = ("train.ema=0.9", "optimizer.accumulate_steps=2", "optimizer.backbone_lr_f
 @pytest.mark.parametrize(
     "switches",
     [
-        (ADAMW, *ALL, "train.precision=fp16"),
+        (ADAMW, *ALL, "optimizer.exclude_1d=true", "train.precision=fp16"),
         ("train.ema=0.9", "optimizer.accumulate_steps=2", "model.freeze_backbone=true", "train.batch_size=1"),
     ],
     ids=["adamw-fp16", "frozen-sgd"],
@@ -267,13 +269,46 @@ def test_a_frozen_backbone_has_no_backward_pass(tmp_path: Path, frozen: bool) ->
     lines: list[str] = []
     model, optimizer, _ = _build(config, tf.distribute.get_strategy(), None, offline=True, notify=lines.append)
     beginnings = [line.split(":")[0] for line in lines]
-    assert beginnings == ["model.freeze_backbone keeps the backbone as it was built"] * frozen
+    wanted = "model.freeze_backbone keeps the backbone as it was built" if frozen else "The backbone begins with random"
+    assert len(beginnings) == 1 and beginnings[0].startswith(wanted)
     step = TrainStep(model, optimizer, build_losses(config), tf.distribute.get_strategy(), config.dataset.spec)
     batch = {"image": tf.zeros((2, 32, 32, 3)), "label": tf.zeros((2, 32, 32), tf.int32)}
     operations = [operation.type for operation in step._run.get_concrete_function(batch).graph.get_operations()]
     convolutions = sum(variable.name == "kernel" for variable in model.weights)
     assert operations.count("Conv2DBackpropFilter") == (2 if frozen else convolutions) and convolutions > 10
     assert operations.count("FusedBatchNormGradV3") <= (1 if frozen else convolutions)
+
+
+MIT = "model={name: fcn, channels: 8, backbone: {name: mit_b0, drop_path: 0.5}}"
+
+
+@pytest.fixture
+def narrow_mit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mit_b0` of a few thousand weights."""
+    narrow = partial(mit, (1, 2, 1, 1), (4, 4, 4, 4), heads=(1, 1, 2, 2))
+    replace_builder(monkeypatch, "rsseg_tf.backbones.mit:mit_b0", narrow)
+
+
+@pytest.mark.usefixtures("narrow_mit")
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_backbone_leaves_nothing_out(tmp_path: Path, frozen: bool) -> None:
+    config = tiny_config(tmp_path, MIT, f"model.freeze_backbone={str(frozen).lower()}")
+    model, _, _ = _build(config, tf.distribute.get_strategy(), None, offline=True, notify=lambda line: None)
+    features = keras.Model(model.input, model.get_layer("stage4_norm").output)
+    image = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype("float32")
+    assert np.array_equal(features(image, training=True), features(image, training=False)) == frozen
+
+
+@pytest.mark.usefixtures("narrow_mit")
+def test_stochastic_depth_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    switches = (MIT, ADAMW, "train.precision=bf16", "train.remat=true", "train.iters=4")
+    straight = run(tmp_path, "straight", *switches)
+    run(tmp_path, "halves", *switches, "train.log_iters=1", callbacks=[StopAt(2)])
+    resumed = run(tmp_path, "halves", *switches, resume=tmp_path / "halves" / "iter_2")
+    assert_equal_weights(straight.checkpoint, resumed.checkpoint)
+    without = run(tmp_path, "without", *switches, "model.backbone.drop_path=0")
+    name = "stage4_block1_mlp_project/kernel"
+    assert not np.array_equal(weights(straight.checkpoint)[name], weights(without.checkpoint)[name])
 
 
 def test_the_fine_models_backbone_is_that_of_c2fnet(tmp_path: Path) -> None:
