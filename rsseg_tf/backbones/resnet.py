@@ -161,9 +161,7 @@ def _stem(image: Any, width: int, *, deep: bool) -> Any:
     return conv_bn_relu(image, width, 7, strides=2, padding="symmetric", name="stem_conv")
 
 
-def _block(
-    x: Any, width: int, *, strides: int, dilation: int, last_dilation: int, bottleneck: bool, name: str
-) -> Any:
+def _block(x: Any, width: int, *, strides: int, dilation: int, last_dilation: int, bottleneck: bool, name: str) -> Any:
     """One residual block, (B, H, W, C) -> (B, H / strides, W / strides, width or 4 * width).
 
     The 3x3 convolution has `dilation`; where there are two, the last one has `last_dilation`.
