@@ -95,7 +95,34 @@ def test_a_file_of_another_network_is_one_line(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, CLASSES, model_of("unet", "resnet18", file), loss)
     with pytest.raises(WeightsError, match="which is unet_resnet18: it holds PSPNet on ResNet-18, 5 classes"):
         load_pretrained(build_model(config), config)
-    ours = model_of("pspnet", "resnet18", file).replace("variant: smp", "variant: paddleseg")
-    config = tiny_config(tmp_path, CLASSES, ours, loss)
-    with pytest.raises(WeightsError, match="another way than model.variant paddleseg does. Write model.variant: smp"):
+
+
+@pytest.mark.parametrize(
+    ("network", "encoder", "change", "message"),
+    [
+        ("pspnet", "resnet18", ("variant: smp", "variant: paddleseg"), "model.variant paddleseg does. Write model.var"),
+        ("pspnet", "resnet18", ("align_corners: true", "align_corners: false"), "align_corners false does. .*: true"),
+        (
+            "deeplabv3plus",
+            "resnet18",
+            ("output_stride: 16", "output_stride: 32"),
+            "Write model.backbone.output_stride: 16",
+        ),
+        (
+            "fpn",
+            "efficientnet-b0",
+            (", first_feature: stem", ""),
+            "first_feature block does. .* model.backbone.first_f",
+        ),
+        ("fpn", "efficientnet-b0", ("stem", "stem, padding: symmetric"), r"padding: \[same, same, same, same, same\]"),
+    ],
+)
+def test_options_that_tensors_do_not_show(
+    network: str, encoder: str, change: tuple[str, str], message: str, tmp_path: Path
+) -> None:
+    tensors, _, _ = tensors_of(f"{network}_{encoder}")
+    text = model_of(network, encoder, write_torch(tmp_path / "w.pth", tensors))
+    assert change[0] in text
+    config = tiny_config(tmp_path, CLASSES, text.replace(*change), "loss={main: {name: cross_entropy}}")
+    with pytest.raises(WeightsError, match=message):
         load_pretrained(build_model(config), config)

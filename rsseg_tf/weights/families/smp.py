@@ -35,6 +35,13 @@ _IN_WORDS: dict[type[SegmentorSection], str] = {
 }  # fmt: skip
 # Whether a block has two or three convolutions, and blocks of the third stage -> depth of a ResNet.
 _DEPTHS = {(False, 2): 18, (False, 6): 34, (True, 6): 50, (True, 23): 101, (True, 36): 152}
+# How convolutions of the strides 2 to 32 pad: the networks were made for one size, whose halves are odd in places.
+_PADDINGS: dict[str, tuple[str, ...]] = {
+    "efficientnet_b1": ("same", "same", "same", "same", "symmetric"),
+    "efficientnet_b2": ("same", "same", "symmetric", "symmetric", "symmetric"),
+    "efficientnet_b3": ("same", "same", "symmetric", "same", "symmetric"),
+    "efficientnet_b4": ("same", "same", "symmetric", "same", "same"),
+}
 _PSP_PROJECT = "decoder.conv.0.weight"
 
 
@@ -74,16 +81,44 @@ def _translate(tensors: Tensors, row: Row, paths: Sequence[str]) -> Translation:
     network = _network_in(tensors)
     if network is None or type(row) is not network:
         return Translation({}, tensors)
-    if isinstance(row, DeepLabV3Plus | PSPNet) and row.variant != "smp":
-        raise WeightsError(
-            f"segmentation_models_pytorch computes this network in another way than model.variant {row.variant} does. "
-            "Write model.variant: smp"
-        )
+    _require_options(row)
     names |= _DECODERS[network](paths)
     kept = {name: array for name, array in tensors.items() if not _is_unused(name, names)}
     prepared = {**kept, **_in_our_order(kept)}
     biases = _zero_biases(prepared, names)
     return Translation(names, prepared | biases, made=tuple(biases), classifiers=_CLASSIFIER)
+
+
+def _require_options(row: SegmentorSection) -> None:
+    """Compares options that the tensors do not show with what the project computes."""
+    wanted: dict[str, object] = {}
+    if isinstance(row, DeepLabV3Plus | PSPNet):
+        wanted |= {"variant": "smp", "align_corners": True}
+    if isinstance(row, FPN):
+        wanted["align_corners"] = True
+    if isinstance(row, PSPNet):
+        wanted["aux_head"] = False
+    if isinstance(row.backbone, EfficientNet):
+        given = row.backbone.padding
+        padding = (given,) * 5 if isinstance(given, str) else given
+        theirs = _PADDINGS.get(row.backbone.name, ("same",) * 5)
+        wanted["backbone.first_feature"] = "stem"
+        if padding != theirs:
+            wanted["backbone.padding"] = list(theirs)
+    if isinstance(row, DeepLabV3Plus) and getattr(row.backbone, "output_stride", 32) not in (8, 16):
+        wanted["backbone.output_stride"] = 16
+    for key, value in wanted.items():
+        ours = row.backbone if key.startswith("backbone.") else row
+        if (found := getattr(ours, key.rpartition(".")[2])) != value:
+            raise WeightsError(
+                f"segmentation_models_pytorch computes this network in another way than model.{key} {_plain(found)} "
+                f"does. Write model.{key}: {_plain(value)}"
+            )
+
+
+def _plain(value: object) -> str:
+    """Returns a value as a config has it."""
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value).lower()
 
 
 def _is_unused(name: str, names: Mapping[str, str]) -> bool:
