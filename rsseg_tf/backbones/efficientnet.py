@@ -86,7 +86,8 @@ def efficientnet(
         in_channels: Channels of the input image.
         output_stride: Stride of the deepest features, 8, 16 or 32; below 32 dilation replaces the last strides.
         first_feature: Where `c1` is taken: behind the last block of stride 2, as timm does, or behind the stem, as
-            segmentation_models_pytorch does.
+            segmentation_models_pytorch does. Of B0, that one takes `c4` behind the first block of its last stage, and
+            below stride 32 dilates the blocks behind that; so it is here with "stem".
         padding: See `conv_bn`; of all convolutions with stride 2, or of those that reach the strides 2, 4, 8, 16 and 32
             one by one. Weights from TensorFlow want "same" (timm calls those `tf_*`), torchvision's and timm's own
             "symmetric". Networks that were made for images of one size want "symmetric" where a side is odd:
@@ -109,6 +110,7 @@ def efficientnet(
         name="stem_conv",
     )  # fmt: skip
     features = {"c1": x}
+    takes_c4_early = first_feature == "stem" and not lite and depth == 1.0
     # The stride of the undilated network tells where features are taken.
     stride, dilation = 2, 1
     for number, stage in enumerate(_STAGES, 1):
@@ -126,11 +128,15 @@ def efficientnet(
                 kind,
                 channels=channels,
                 strides=strides if block == 1 else 1,
-                dilation=dilation,
+                dilation=dilation * (2 if takes_c4_early and number == 5 and block > 1 and output_stride < 32 else 1),
                 padding=kind.paddings[_STRIDES.index(stride)],
                 shortcut=block > 1 or (stage.strides == 1 and x.shape[-1] == channels),
                 name=f"stage{number}_block{block}",
             )
+            if takes_c4_early and number == 5 and block == 1:
+                features["c4"] = x
+        if takes_c4_early and number == 5:
+            continue
         if stride > 2 or first_feature == "block":
             features[f"c{stride.bit_length() - 1}"] = x
     return keras.Model(image, features, name=name)

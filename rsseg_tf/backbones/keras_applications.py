@@ -12,20 +12,23 @@ import inspect
 import re
 import warnings
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
+import numpy as np
 
 from rsseg_tf.backbones.any_size import feature_name, of_any_size
 from rsseg_tf.errors import ConfigError, did_you_mean, reason
 from rsseg_tf.layers import LayerScale, automatic_name, numbered_from_the_start
 
-__all__ = ["application_names", "keras_applications", "own_names"]
+__all__ = ["application_names", "keras_applications", "released_network", "tensors_of"]
 
 # The side at which strides are measured: large enough that a stride-32 map without padding is still told from others.
 _SIDE = 512
 # Layers of scaling and padding: the former are left out, the latter give maps that are no features.
 _SCALING = (keras.layers.Rescaling, keras.layers.Normalization)
+_NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 _PADDING = (keras.layers.ZeroPadding2D, keras.layers.Cropping2D)
 
 
@@ -35,7 +38,7 @@ def application_names() -> list[str]:
     return sorted(name for name, value in found if name[:1].isupper() and inspect.isfunction(value))
 
 
-def keras_applications(model: str, *, options: Mapping[str, Any] | None = None, in_channels: int = 3) -> keras.Model:
+def keras_applications(*, model: str, options: Mapping[str, Any] = _NO_OPTIONS, in_channels: int = 3) -> keras.Model:
     """Builds a model of keras.applications as a backbone.
 
     Args:
@@ -55,12 +58,12 @@ def keras_applications(model: str, *, options: Mapping[str, Any] | None = None, 
         raise ConfigError(
             f"keras.applications has no model '{model}'.{did_you_mean(model, names)} It has {', '.join(names)}."
         )
-    network = _network(model, dict(options or {}), in_channels)
+    network = _network(model, dict(options), in_channels)
     layers = _layers_of_features(network)
     image = keras.Input((None, None, in_channels), name="image")
 
     def features(x: Any) -> dict[str, Any]:
-        own = _with_own_names(network, x)
+        own = _with__own_names(network, x)
         return {name: own.layers[index].output for name, index in layers.items()}
 
     return keras.Model(image, of_any_size(image, features), name=model.lower())
@@ -81,7 +84,29 @@ def _network(model: str, options: dict[str, Any], in_channels: int) -> keras.Mod
         ) from error
 
 
-def own_names(network: keras.Model) -> dict[str, str]:
+def released_network(model: str, options: Mapping[str, Any], weights: str) -> keras.Model:
+    """Returns a model of keras.applications for three bands with weights that it downloads and keeps."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about sizes that the weights were not trained on
+        return getattr(keras.applications, model)(**options, include_top=False, weights=weights, input_shape=None)
+
+
+def tensors_of(network: keras.Model, backbone: keras.Model) -> dict[str, np.ndarray]:
+    """Returns the weights of a network by the paths that they have in the same network as a backbone.
+
+    What the backbone has no layer for is left out: what scales pixels, and what comes behind its last feature.
+    """
+    names = _own_names(network)
+    own = {layer.name: layer for layer in backbone.layers}
+    return {
+        variable.path: np.asarray(weight)
+        for layer in network.layers
+        if names[layer.name] in own
+        for weight, variable in zip(layer.weights, own[names[layer.name]].weights, strict=False)
+    }
+
+
+def _own_names(network: keras.Model) -> dict[str, str]:
     """Returns for each layer of a network of keras.applications the name that it has in the backbone.
 
     Keras numbers what keras.applications leaves without a name by how many layers a process has made; the backbone
@@ -98,9 +123,9 @@ def own_names(network: keras.Model) -> dict[str, str]:
     return names
 
 
-def _with_own_names(network: keras.Model, image: Any) -> keras.Model:
+def _with__own_names(network: keras.Model, image: Any) -> keras.Model:
     """Returns the same network on another input, its layers by their own names, without those that scale pixels."""
-    names = own_names(network)
+    names = _own_names(network)
 
     def renamed(layer: Any) -> Any:
         if layer.name not in names:  # an operation such as `+`, which is no layer

@@ -14,6 +14,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -22,7 +23,7 @@ from rsseg_tf.backbones.any_size import feature_name, of_any_size
 from rsseg_tf.errors import ConfigError, did_you_mean, reason
 from rsseg_tf.layers import BatchNorm, JoinWindows, SplitWindows, automatic_name, numbered_from_the_start
 
-__all__ = ["NECK", "NOT_OPTIONS", "hub_backbone_names", "hub_network", "keras_hub"]
+__all__ = ["NECK", "NOT_OPTIONS", "hub_backbone_names", "hub_input_shape", "hub_network", "keras_hub"]
 
 NECK = "neck_"
 """What the names of layers begin with that are no part of the network: they are new, and trained where it is frozen."""
@@ -36,8 +37,8 @@ _STRIDE = 16  # of the features of a vision transformer, whose image is scaled w
 
 def keras_hub(
     *,
-    architecture: str | None,
-    options: Mapping[str, Any] | None = None,
+    architecture: str | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
     image_size: int = 512,
     in_channels: int = 3,
 ) -> keras.Model:
@@ -66,23 +67,21 @@ def keras_hub(
         )
     image = keras.Input((None, None, in_channels), name="image")
     network = hub_network(architecture, options, image_size, in_channels)
-    sides = keras.tree.flatten(network.input)[0].shape[1:3]
-    if sides == (None, None):
+    side = hub_input_shape(network)[0]
+    if side is None:
         features = of_any_size(image, lambda x: _by_stride(network, x))
     else:
-        features = _by_windows(network, sides[0], image_size, image)
+        features = _by_windows(network, side, image_size, image)
     return keras.Model(image, features, name=automatic_name(architecture))
 
 
-def hub_network(
-    architecture: str, options: Mapping[str, Any] | None = None, image_size: int = 512, in_channels: int = 3
-) -> Any:
+def hub_network(architecture: str, options: Mapping[str, Any], image_size: int = 512, in_channels: int = 3) -> Any:
     """Returns the backbone of keras-hub itself; arguments and errors as `keras_hub`.
 
     Its input has no fixed size where the network can do without.
     """
     kind = _class_of(architecture)
-    given = {key: value for key, value in (options or {}).items() if key not in NOT_OPTIONS}
+    given = {key: value for key, value in options.items() if key not in NOT_OPTIONS}
     try:
         return _built(kind, given, (None, None, in_channels))
     except (TypeError, ValueError):
@@ -94,6 +93,11 @@ def hub_network(
         return _built(kind, given, (side, side, in_channels))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"keras-hub's {architecture} does not take the options: {reason(error)}.") from error
+
+
+def hub_input_shape(network: Any) -> tuple[int | None, int | None, int]:
+    """Returns height, width and bands of the images that a network of keras-hub takes; None for any size."""
+    return tuple(keras.tree.flatten(network.input)[0].shape[1:])
 
 
 def hub_backbone_names() -> list[str]:

@@ -2,7 +2,8 @@
 
 He et al., Deep Residual Learning for Image Recognition, https://arxiv.org/abs/1512.03385.
 Source: contrib/RSSegBenchmark/backbones/resnet.py of PaddleSeg, which is torchvision's ResNet; for the deep stem and
-the dilation mmseg/models/backbones/resnet.py of mmsegmentation, whose ResNetV1c has `contract_dilation`.
+its dilation mmseg/models/backbones/resnet.py of mmsegmentation, whose ResNetV1c has `contract_dilation`; for the
+dilation of whole stages segmentation_models_pytorch/encoders.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ import keras
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.layers import conv_bn, conv_bn_relu, max_pool_3x3
 
-__all__ = ["resnet", "resnet18", "resnet18_v1c", "resnet50", "resnet50_v1c", "resnet101", "resnet101_v1c"]
+__all__ = [
+    "resnet",
+    "resnet18",
+    "resnet18_v1c",
+    "resnet34",
+    "resnet50",
+    "resnet50_v1c",
+    "resnet101",
+    "resnet101_v1c",
+]
 
 # Output stride -> dilation of the four stages.
 _DILATIONS = {8: (1, 1, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}
@@ -29,6 +39,7 @@ def resnet(
     in_channels: int = 3,
     deep_stem: bool = False,
     output_stride: int = 32,
+    dilate_whole_stages: bool = False,
     name: str = "resnet",
 ) -> keras.Model:
     """Builds a ResNet from its numbers of blocks.
@@ -39,9 +50,10 @@ def resnet(
         bottleneck: Blocks of three convolutions that give four times their width (ResNet-50 and deeper), or of two.
         in_channels: Channels of the input image.
         deep_stem: Whether three 3x3 convolutions are the stem in place of one of 7x7 (ResNet-C).
-        output_stride: Stride of the deepest features, 8, 16 or 32; below 32 dilation replaces the last strides. The
-            first block of a dilated stage has the dilation of the stage before, half of its own. Of a block of two
-            convolutions the first is dilated alone.
+        output_stride: Stride of the deepest features, 8, 16 or 32; below 32 dilation replaces the last strides.
+        dilate_whole_stages: Whether every 3x3 convolution of a dilated stage has the stage's dilation. Else its first
+            block has the dilation of the stage before, half of its own, and of a block of two convolutions the first is
+            dilated alone.
         name: Name of the model.
 
     Returns:
@@ -72,7 +84,8 @@ def resnet(
                 x,
                 width,
                 strides=2 if stage > 1 and block == 1 and dilation == 1 else 1,
-                dilation=max(1, dilation // 2) if block == 1 else dilation,
+                dilation=max(1, dilation // 2) if block == 1 and not dilate_whole_stages else dilation,
+                last_dilation=dilation if dilate_whole_stages else 1,
                 bottleneck=bottleneck,
                 name=f"stage{stage}_block{block}",
             )
@@ -80,19 +93,37 @@ def resnet(
     return keras.Model(image, features, name=name)
 
 
-def resnet18(*, in_channels: int = 3) -> keras.Model:
+def resnet18(*, in_channels: int = 3, output_stride: int = 32) -> keras.Model:
     """ResNet-18, 64 to 512 channels. See `resnet`."""
-    return resnet((2, 2, 2, 2), bottleneck=False, in_channels=in_channels, name="resnet18")
+    return _plain((2, 2, 2, 2), bottleneck=False, in_channels=in_channels, output_stride=output_stride, name="resnet18")
 
 
-def resnet50(*, in_channels: int = 3) -> keras.Model:
+def resnet34(*, in_channels: int = 3, output_stride: int = 32) -> keras.Model:
+    """ResNet-34, 64 to 512 channels. See `resnet`."""
+    return _plain((3, 4, 6, 3), bottleneck=False, in_channels=in_channels, output_stride=output_stride, name="resnet34")
+
+
+def resnet50(*, in_channels: int = 3, output_stride: int = 32) -> keras.Model:
     """ResNet-50, 256 to 2048 channels. See `resnet`."""
-    return resnet((3, 4, 6, 3), bottleneck=True, in_channels=in_channels, name="resnet50")
+    return _plain((3, 4, 6, 3), bottleneck=True, in_channels=in_channels, output_stride=output_stride, name="resnet50")
 
 
-def resnet101(*, in_channels: int = 3) -> keras.Model:
+def resnet101(*, in_channels: int = 3, output_stride: int = 32) -> keras.Model:
     """ResNet-101, 256 to 2048 channels. See `resnet`."""
-    return resnet((3, 4, 23, 3), bottleneck=True, in_channels=in_channels, name="resnet101")
+    return _plain(
+        (3, 4, 23, 3), bottleneck=True, in_channels=in_channels, output_stride=output_stride, name="resnet101"
+    )
+
+
+def _plain(depths: Sequence[int], *, bottleneck: bool, in_channels: int, output_stride: int, name: str) -> keras.Model:
+    return resnet(
+        depths,
+        bottleneck=bottleneck,
+        in_channels=in_channels,
+        output_stride=output_stride,
+        dilate_whole_stages=True,
+        name=name,
+    )
 
 
 def resnet18_v1c(*, in_channels: int = 3, output_stride: int = 8) -> keras.Model:
@@ -130,8 +161,11 @@ def _stem(image: Any, width: int, *, deep: bool) -> Any:
     return conv_bn_relu(image, width, 7, strides=2, padding="symmetric", name="stem_conv")
 
 
-def _block(x: Any, width: int, *, strides: int, dilation: int, bottleneck: bool, name: str) -> Any:
-    """One residual block, (B, H, W, C) -> (B, H / strides, W / strides, width or 4 * width)."""
+def _block(x: Any, width: int, *, strides: int, dilation: int, last_dilation: int, bottleneck: bool, name: str) -> Any:
+    """One residual block, (B, H, W, C) -> (B, H / strides, W / strides, width or 4 * width).
+
+    The 3x3 convolution has `dilation`; where there are two, the last one has `last_dilation`.
+    """
     channels = width * 4 if bottleneck else width
     if bottleneck:
         y = conv_bn_relu(x, width, 1, name=f"{name}_conv1")
@@ -139,7 +173,7 @@ def _block(x: Any, width: int, *, strides: int, dilation: int, bottleneck: bool,
         y = conv_bn(y, channels, 1, name=f"{name}_conv3")
     else:
         y = conv_bn_relu(x, width, 3, strides=strides, dilation=dilation, padding="symmetric", name=f"{name}_conv1")
-        y = conv_bn(y, channels, 3, name=f"{name}_conv2")
+        y = conv_bn(y, channels, 3, dilation=last_dilation, name=f"{name}_conv2")
     if strides != 1 or x.shape[-1] != channels:
         x = conv_bn(x, channels, 1, strides=strides, padding="symmetric", name=f"{name}_shortcut")
     y = keras.layers.Add(name=f"{name}_add")([y, x])

@@ -149,6 +149,11 @@ Variant = Annotated[
     Field(description="whose computation it is, where projects differ: the one that the weights come from"),
 ]
 
+VariantOrSmp = Annotated[
+    Literal["paddleseg", "mmsegmentation", "smp"],
+    Field(description="whose computation it is, where projects differ; smp is segmentation_models_pytorch"),
+]
+
 
 def _one_of(kind: type[Row]) -> Any:
     """Returns the union of the rows of a kind that are defined so far, told apart by their `name`."""
@@ -200,11 +205,12 @@ class BackboneSection(Row):
 
 
 class ResNet(BackboneSection):
-    """ResNet with the classic 7x7 stem and no dilation (stride 32), as the benchmark's own ResNet50."""
+    """ResNet with the classic 7x7 stem, as the benchmark's own ResNet50; dilation by `output_stride`."""
 
     built_by = "rsseg_tf.backbones.resnet:{name}"
     weight_names = "rsseg_tf.weights.names:resnet_names"
-    name: Literal["resnet18", "resnet50", "resnet101"]
+    name: Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+    output_stride: Literal[8, 16, 32] = 32
 
 
 class ResNetV1c(BackboneSection):
@@ -406,7 +412,7 @@ class DeepLabV3Plus(SegmentorSection):
     decoder_channels: Positive = 256
     low_level_channels: Positive = 48
     aux_head: bool = False
-    variant: Variant = "paddleseg"
+    variant: VariantOrSmp = "paddleseg"
 
 
 class PSPNet(SegmentorSection):
@@ -418,7 +424,10 @@ class PSPNet(SegmentorSection):
     pyramid_channels: Positive = 1024
     bin_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 3, 6)
     aux_head: bool = True
-    variant: Variant = "paddleseg"
+    feature: Literal["c2", "c3", "c4", "c5"] | None = Field(
+        None, description="what is pooled; null: the deepest, in smp's variant c3"
+    )
+    variant: VariantOrSmp = "paddleseg"
 
 
 class UPerNet(SegmentorSection):

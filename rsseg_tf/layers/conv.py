@@ -212,11 +212,18 @@ def conv_bn_relu(
 
 
 def separable_conv_bn_relu(
-    x: Any, filters: int, kernel_size: int, *, name: str, dilation: int = 1, depthwise_relu: bool = False
+    x: Any,
+    filters: int,
+    kernel_size: int,
+    *,
+    name: str,
+    dilation: int = 1,
+    depthwise_norm: bool = True,
+    depthwise_relu: bool = False,
 ) -> Any:
     """Depthwise convolution and normalisation, then pointwise convolution, normalisation and ReLU.
 
-    Both convolutions have a bias, as in PaddleSeg's SeparableConvBNReLU.
+    Convolutions before a normalisation have a bias, as in PaddleSeg's SeparableConvBNReLU.
 
     Args:
         x: (B, H, W, C) floating point.
@@ -224,7 +231,9 @@ def separable_conv_bn_relu(
         kernel_size: Odd side of the square depthwise kernel.
         name: Prefix: `name_depthwise`, `name_depthwise_bn`, `name_pointwise`, …
         dilation: Distance of the depthwise kernel's taps.
-        depthwise_relu: Whether there is a ReLU between the two, as in mmsegmentation.
+        depthwise_norm: Whether the depthwise convolution has a normalisation of its own. Without it there is nothing
+            between the two, as in segmentation_models_pytorch.
+        depthwise_relu: Whether there is a ReLU after that normalisation, as in mmsegmentation.
 
     Returns:
         (B, H, W, filters).
@@ -234,17 +243,32 @@ def separable_conv_bn_relu(
         kernel_size,
         dilation_rate=dilation,
         padding="same",
+        use_bias=depthwise_norm,
         depthwise_initializer=kernel_initializer(),
         name=f"{name}_depthwise",
     )(x)
-    x = BatchNorm(name=f"{name}_depthwise_bn")(x)
+    if depthwise_norm:
+        x = BatchNorm(name=f"{name}_depthwise_bn")(x)
     if depthwise_relu:
         x = keras.layers.ReLU(name=f"{name}_depthwise_relu")(x)
     return conv_bn_relu(x, filters, 1, name=f"{name}_pointwise", use_bias=True)
 
 
-def classifier(x: Any, num_classes: int, *, name: str, use_bias: bool = True, stddev: float | None = None) -> Any:
-    """1x1 convolution that turns features (B, H, W, C) into logits (B, H, W, num_classes)."""
+def classifier(
+    x: Any,
+    num_classes: int,
+    *,
+    name: str,
+    kernel_size: int = 1,
+    use_bias: bool = True,
+    stddev: float | None = None,
+) -> Any:
+    """Convolution, 1x1 as a rule, that turns features (B, H, W, C) into logits (B, H, W, num_classes)."""
     return keras.layers.Conv2D(
-        num_classes, 1, use_bias=use_bias, kernel_initializer=kernel_initializer(stddev), name=name
+        num_classes,
+        kernel_size,
+        padding="same",
+        use_bias=use_bias,
+        kernel_initializer=kernel_initializer(stddev),
+        name=name,
     )(x)

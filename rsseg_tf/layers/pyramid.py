@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from rsseg_tf.errors import ConfigError
-from rsseg_tf.layers.conv import classifier, conv_bn_relu
+from rsseg_tf.layers.conv import classifier, conv_bn_relu, kernel_initializer
 from rsseg_tf.layers.pooling import AdaptiveAveragePooling
 from rsseg_tf.layers.resize import ResizeLike
 
@@ -19,7 +19,14 @@ __all__ = ["auxiliary_head", "pyramid_pooling"]
 
 
 def pyramid_pooling(
-    x: Any, channels: int, *, bin_sizes: Sequence[int], align_corners: bool, branch_channels: int | None = None
+    x: Any,
+    channels: int,
+    *,
+    bin_sizes: Sequence[int],
+    align_corners: bool,
+    branch_channels: int | None = None,
+    project_kernel: int = 3,
+    normalise_mean: bool = True,
 ) -> Any:
     """Joins features with their means over grids of several sizes.
 
@@ -32,6 +39,9 @@ def pyramid_pooling(
         bin_sizes: Cells per side of each grid, each at least 1.
         align_corners: How the means are resized, see `rsseg_tf.layers.ResizeLike`.
         branch_channels: Channels of each mean; by default C / len(bin_sizes).
+        project_kernel: Odd side of the kernel that joins them.
+        normalise_mean: Whether the convolution on a grid of one cell is followed by a normalisation, as those on the
+            others are.
 
     Returns:
         (B, H, W, channels).
@@ -47,10 +57,14 @@ def pyramid_pooling(
     for index, bins in enumerate(bin_sizes, start=1):
         name = f"ppm_branch{index}"
         y = AdaptiveAveragePooling(bins, name=f"{name}_pool")(x)
-        y = conv_bn_relu(y, reduced, 1, use_bias=True, name=name)
+        if bins == 1 and not normalise_mean:
+            y = keras.layers.Conv2D(reduced, 1, kernel_initializer=kernel_initializer(), name=name)(y)
+            y = keras.layers.ReLU(name=f"{name}_relu")(y)
+        else:
+            y = conv_bn_relu(y, reduced, 1, use_bias=True, name=name)
         branches.append(ResizeLike(align_corners=align_corners, name=f"{name}_resize")(y, x))
     y = keras.layers.Concatenate(name="ppm_concat")([x, *reversed(branches)])
-    return conv_bn_relu(y, channels, 3, use_bias=True, name="ppm_project")
+    return conv_bn_relu(y, channels, project_kernel, use_bias=True, name="ppm_project")
 
 
 def auxiliary_head(x: Any, channels: int, num_classes: int, *, dropout: float, of_channels: bool = False) -> Any:

@@ -8,10 +8,13 @@ import keras
 
 from rsseg_tf.errors import ConfigError
 
-__all__ = ["Variant", "deepest_feature", "require_backbone", "require_variant"]
+__all__ = ["Variant", "VariantOrSmp", "deepest_feature", "require_backbone", "require_variant"]
 
 Variant = Literal["paddleseg", "mmsegmentation"]
 """Whose computation a segmentor repeats, where projects differ: weights of one lose accuracy in the other."""
+
+VariantOrSmp = Literal[Variant, "smp"]
+"""The same with segmentation_models_pytorch, which has some of the segmentors."""
 
 
 def require_backbone(backbone: Any, segmentor: str) -> list[str]:
@@ -59,11 +62,17 @@ def deepest_feature(backbone: Any, segmentor: str) -> Any:
     return backbone.output[names[-1]]
 
 
-def require_variant(variant: str, segmentor: str) -> None:
+def require_variant(variant: str, segmentor: str, *, smp: bool = False) -> None:
     """Checks the argument `variant` of a segmentor.
 
+    Args:
+        variant: The argument.
+        segmentor: Name of the segmentor, for messages.
+        smp: Whether it is in segmentation_models_pytorch too.
+
     Raises:
-        ConfigError: If it is none of `Variant`.
+        ConfigError: If it is none of `Variant`, or of `VariantOrSmp`.
     """
-    if variant not in get_args(Variant):
-        raise ConfigError(f"The variant of {segmentor} must be {' or '.join(get_args(Variant))}; got {variant}.")
+    known = get_args(VariantOrSmp if smp else Variant)
+    if variant not in known:
+        raise ConfigError(f"The variant of {segmentor} must be {' or '.join(known)}; got {variant}.")

@@ -10,10 +10,9 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-import keras
 import numpy as np
 
-from rsseg_tf.backbones.keras_hub import NOT_OPTIONS, hub_network
+from rsseg_tf.backbones.keras_hub import NOT_OPTIONS, hub_input_shape, hub_network
 from rsseg_tf.config.named_weights import Normalisation, normalised_for
 from rsseg_tf.config.zoo import KerasHub
 from rsseg_tf.errors import WeightsError
@@ -77,8 +76,8 @@ def read_network(name: str, section: KerasHub, *, offline: bool) -> TensorFile:
         WeightsError: When the preset cannot be had, or is of another architecture.
     """
     own = hub_network(str(section.architecture), dict(section.options), section.image_size)
-    expected = keras.tree.flatten(own.input)[0].shape
-    network = _preset(name, offline=offline, **({} if expected[1] is None else {"image_shape": expected[1:]}))
+    shape = hub_input_shape(own)
+    network = _preset(name, offline=offline, **({} if shape[0] is None else {"image_shape": shape}))
     if type(network) is not type(own) or len(network.weights) != len(own.weights):
         raise WeightsError(
             f"The preset {name} is a {type(network).__name__} of {len(network.weights)} variables, and the backbone a "

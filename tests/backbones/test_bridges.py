@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 
 from rsseg_tf.backbones import keras_applications, keras_hub
-from rsseg_tf.backbones.keras_applications import application_names
+from rsseg_tf.backbones.keras_applications import application_names, tensors_of
 from rsseg_tf.build import build_backbone, build_model
 from rsseg_tf.config.named_weights import application_normalisation
 from rsseg_tf.config.zoo import KerasApplications, KerasHub
 from rsseg_tf.errors import ConfigError, WeightsError
 from rsseg_tf.segmentors import unet
-from rsseg_tf.weights.applications import application_tensors
 from rsseg_tf.weights.presets import is_hub_preset, with_preset
 from rsseg_tf.weights.pretrained import backbone_part, load_pretrained
 from tests.fixtures.configs import tiny_config
@@ -58,40 +57,40 @@ def _expected(backbone: keras.Model, height: int, width: int) -> dict[str, tuple
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_applications(name: str) -> None:
     options, channels = APPLICATIONS[name]
-    backbone = keras_applications(name, options=options, in_channels=5)
+    backbone = keras_applications(model=name, options=options, in_channels=5)
     assert {key: feature.shape[-1] for key, feature in backbone.output.items()} == channels
     for size in ((64, 96), (33, 47), (1, 1)):
         assert _sizes(backbone, *size) == _expected(backbone, *size)
-    again = keras_applications(name, options=options, in_channels=5)
+    again = keras_applications(model=name, options=options, in_channels=5)
     assert [weight.path for weight in again.weights] == [weight.path for weight in backbone.weights]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["InceptionV3", "NASNetMobile", "Xception", "ConvNeXtTiny", "EfficientNetV2B0"])
 def test_applications_of_every_kind(name: str) -> None:
-    backbone = keras_applications(name, in_channels=5)
+    backbone = keras_applications(model=name, in_channels=5)
     assert list(backbone.output)[-1] == "c5" and len(backbone.output) >= 4
     # Networks without padding give slightly smaller maps.
     for size in ((64, 96), (33, 47)):
         for key, found in _sizes(backbone, *size).items():
             assert all(0 < a <= b for a, b in zip(found, _expected(backbone, *size)[key], strict=True))
-    again = keras_applications(name, in_channels=5)
+    again = keras_applications(model=name, in_channels=5)
     assert [weight.path for weight in again.weights] == [weight.path for weight in backbone.weights]
 
 
 def test_there_is_no_such_application() -> None:
     with pytest.raises(ConfigError, match="no model 'MobilNetV2'. Did you mean 'MobileNetV2'"):
-        keras_applications("MobilNetV2")
+        keras_applications(model="MobilNetV2")
     with pytest.raises(ConfigError, match="MobileNetV2 does not take the options"):
-        keras_applications("MobileNetV2", options={"alfa": 1})
+        keras_applications(model="MobileNetV2", options={"alfa": 1})
 
 
 def test_the_features_are_those_of_the_network_itself() -> None:
     network = keras.applications.MobileNetV2(alpha=0.35, include_top=False, weights=None, input_shape=(96, 64, 3))
     for weight in network.weights:
         weight.assign(np.random.default_rng(1).uniform(0.2, 1, weight.shape) / max(1, np.prod(weight.shape[:-1])))
-    backbone = keras_applications("MobileNetV2", options={"alpha": 0.35})
-    tensors = application_tensors(network, backbone)
+    backbone = keras_applications(model="MobileNetV2", options={"alpha": 0.35})
+    tensors = tensors_of(network, backbone)
     assert tensors.keys() == {weight.path for weight in backbone.weights}
     for weight in backbone.weights:
         weight.assign(tensors[weight.path])
@@ -188,7 +187,8 @@ def preset(tmp_path: Path) -> Path:
 def test_a_preset_gives_architecture_weights_and_normalisation(tmp_path: Path, preset: Path) -> None:
     hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
     backbone = f"{{name: keras_hub, image_size: 64, pretrained: {preset}}}"
-    config = with_preset(tiny_config(tmp_path, f"model={{name: unet, decoder_channels: [8, 8, 8], backbone: {backbone}}}"))
+    model = f"model={{name: unet, decoder_channels: [8, 8, 8], backbone: {backbone}}}"
+    config = with_preset(tiny_config(tmp_path, model))
     section = config.model.backbone
     assert isinstance(section, KerasHub) and section.architecture == "DINOV3Backbone"
     assert section.options["hidden_dim"] == 16 and "image_shape" not in section.options
