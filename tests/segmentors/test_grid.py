@@ -6,6 +6,7 @@ as one network. `RSSEG_TF_GRID=all` in the environment runs what runs on a sampl
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ def _options(pair: Pair, **of_backbone: Any) -> dict[str, Any]:
     """Returns the section `model` of a config, with 8 channels wherever channels can be told."""
     segmentor, backbone = pair
     narrowed = {
-        name: (8,) * len(field.default) if isinstance(field.default, tuple) else 8
+        name: [8] * len(field.default) if isinstance(field.default, tuple) else 8
         for name, field in SEGMENTORS[segmentor].model_fields.items()
         if name.endswith("channels")
     }
@@ -74,7 +75,7 @@ def _options(pair: Pair, **of_backbone: Any) -> dict[str, Any]:
 
 
 def _section(pair: Pair) -> Any:
-    return TypeAdapter(zoo.Model).validate_python(_options(pair))
+    return TypeAdapter(zoo.Model).validate_json(json.dumps(_options(pair)))
 
 
 def _network(backbone: str) -> str:
@@ -162,7 +163,12 @@ def _sample(seed: int = 7) -> list[Pair]:
     """Returns pairs in which each segmentor and each network is at least once; all that are built for `ALL`."""
     refused = {pair for pair in PAIRS if _is_in_the_table(pair)}
     if ALL:
-        return [(segmentor, network) for segmentor in SEGMENTORS for network in NETWORKS if (segmentor, network) not in refused]
+        return [
+            (segmentor, network)
+            for segmentor in SEGMENTORS
+            for network in NETWORKS
+            if (segmentor, network) not in refused
+        ]
     order = random.Random(seed)
     segmentors, networks = list(SEGMENTORS), list(NETWORKS)
     order.shuffle(segmentors)
@@ -221,9 +227,7 @@ def _check_gradients(model: keras.Model, image: np.ndarray, unused: tuple[str, .
     weights = np.random.default_rng(1).normal(size=(*image.shape[:3], 1)).astype("float32")
     with tf.GradientTape() as tape:
         outputs = keras.tree.flatten(model(image, training=True))
-        loss = sum(
-            tf.reduce_mean(output**2 * weights[:, : output.shape[1], : output.shape[2]]) for output in outputs
-        )
+        loss = sum(tf.reduce_mean(output**2 * weights[:, : output.shape[1], : output.shape[2]]) for output in outputs)
     gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
     for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
         assert (gradient is None) == variable.path.startswith(unused or ("-",)), variable.path
@@ -242,7 +246,7 @@ def _check_gradients(model: keras.Model, image: np.ndarray, unused: tuple[str, .
 def test_every_format_gives_the_logits(tmp_path: Path, pair: Pair) -> None:
     pytest.importorskip("tf2onnx", reason="extra onnx is not installed")
     pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
-    heads = dict.fromkeys(_build(pair).output, {"name": "cross_entropy"})
+    heads = {head: {"name": "cross_entropy"} for head in _build(pair).output}
     if "contrast" in heads:
         heads["contrast"] = {"name": "pixel_contrast"}
     checkpoint, config = write_checkpoint(tmp_path, f"model={_options(pair)}", f"loss={heads}".replace("'", ""))
