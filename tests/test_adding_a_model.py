@@ -83,12 +83,12 @@ NAMES = '''
 
 def toy_net_names(paths):
     """Names of `rsseg_tf.backbones.toy_net`."""
-    return _renamed(paths, {"c{c}": "layer{c0}"})
+    return renamed(paths, {"c{c}": "layer{c0}"})
 
 
 def toy_head_names(paths, backbone):
     """Names of `rsseg_tf.segmentors.toy_head`."""
-    return _prefixed(backbone) | _renamed(paths, {"head_classifier": "head"})
+    return _prefixed(backbone) | renamed(paths, {"head_classifier": "head"})
 '''
 USE = """
 import keras

@@ -110,6 +110,7 @@ def test_calibration_gives_normalised_features() -> None:
     calibrate(backbone, pixels, 255.0, statistics)
     after = extract_features(backbone, pixels, 255.0, statistics)
     assert {name: rows.shape for name, rows in after.items()} == {
+        "c1": (40, 4),
         "c2": (40, 4),
         "c3": (40, 4),
         "c4": (40, 8),

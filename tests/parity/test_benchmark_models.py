@@ -86,6 +86,7 @@ def _agrees(actual: Any, checksum: dict[str, Any], tolerance: float) -> None:
 
 def test_backbone_features(built: Built) -> None:
     features = built.backbone(detinit.image("eval_128x128", 1, 128, 128), training=False)
+    del features["c1"]  # the original does not give features of stride 2
     expected = built.expected["eval"]["eval_128x128"]["backbone"]
     assert len(features) == len(expected)
     for name, checksum in zip(sorted(features), expected, strict=True):

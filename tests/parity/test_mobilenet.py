@@ -96,6 +96,6 @@ def test_undilated_backbones(name: str) -> None:
     assert count(model.weights) + CLASSIFIER[name] == FACTS[name]["state_values"]
     features = model(detinit.image("eval", 1, *SIZE), training=False)
     with np.load(FOLDER / f"{name}.npz") as expected:
-        assert expected.keys() == features.keys()
+        assert expected.keys() == features.keys() - {"c1"}
         for key, theirs in expected.items():
             assert_close(features[key][:, ::2, ::2, ::8], theirs)
