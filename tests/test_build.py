@@ -137,7 +137,7 @@ def test_the_options_of_a_backbone_reach_its_builder(calls: list[dict[str, Any]]
     build_backbone(HRNet(name="hrnet_w18", variant="mmsegmentation"), in_channels=1)
     assert calls == [
         {"in_channels": 3, "output_stride": 16, "multi_grid": (1, 2, 4)},
-        {"in_channels": 4},
+        {"in_channels": 4, "output_stride": 32},
         {"in_channels": 1, "variant": "mmsegmentation"},
     ]
 

@@ -9,7 +9,7 @@ segmentation_models_pytorch/encoders of the projects of these names, whose weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import keras
@@ -142,124 +142,42 @@ def efficientnet(
     return keras.Model(image, features, name=name)
 
 
-def efficientnet_lite0(
-    *,
-    in_channels: int = 3,
-    output_stride: int = 32,
-    first_feature: FirstFeature = "block",
-    padding: Padding | Sequence[Padding] = "same",
-    epsilon: float = 1e-3,
-) -> keras.Model:
-    """EfficientNet-Lite0: 16 to 320 channels, 3.0 million weights. See `efficientnet`."""
-    return efficientnet(
-        1.0, 1.0, lite=True, in_channels=in_channels, output_stride=output_stride, first_feature=first_feature,
-        padding=padding, epsilon=epsilon, name="efficientnet_lite0",
-    )  # fmt: skip
+def _named(name: str, width: float, depth: float, size: str, *, lite: bool = False) -> Callable[..., keras.Model]:
+    """Returns the builder of a published network, which takes the options that do not belong to its size."""
+
+    def build(
+        *,
+        in_channels: int = 3,
+        output_stride: int = 32,
+        first_feature: FirstFeature = "block",
+        padding: Padding | Sequence[Padding] = "same",
+        epsilon: float = 1e-3,
+    ) -> keras.Model:
+        return efficientnet(
+            width,
+            depth,
+            lite=lite,
+            in_channels=in_channels,
+            output_stride=output_stride,
+            first_feature=first_feature,
+            padding=padding,
+            epsilon=epsilon,
+            name=name,
+        )
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"EfficientNet-{name.partition('_')[2].title()}: {size}. See `efficientnet`."
+    return build
 
 
-def efficientnet_lite1(
-    *,
-    in_channels: int = 3,
-    output_stride: int = 32,
-    first_feature: FirstFeature = "block",
-    padding: Padding | Sequence[Padding] = "same",
-    epsilon: float = 1e-3,
-) -> keras.Model:
-    """EfficientNet-Lite1: 16 to 320 channels, 3.7 million weights. See `efficientnet`."""
-    return efficientnet(
-        1.0, 1.1, lite=True, in_channels=in_channels, output_stride=output_stride, first_feature=first_feature,
-        padding=padding, epsilon=epsilon, name="efficientnet_lite1",
-    )  # fmt: skip
-
-
-def efficientnet_lite2(
-    *,
-    in_channels: int = 3,
-    output_stride: int = 32,
-    first_feature: FirstFeature = "block",
-    padding: Padding | Sequence[Padding] = "same",
-    epsilon: float = 1e-3,
-) -> keras.Model:
-    """EfficientNet-Lite2: 16 to 352 channels, 4.4 million weights. See `efficientnet`."""
-    return efficientnet(
-        1.1, 1.2, lite=True, in_channels=in_channels, output_stride=output_stride, first_feature=first_feature,
-        padding=padding, epsilon=epsilon, name="efficientnet_lite2",
-    )  # fmt: skip
-
-
-def efficientnet_b0(
-    *,
-    in_channels: int = 3,
-    output_stride: int = 32,
-    first_feature: FirstFeature = "block",
-    padding: Padding | Sequence[Padding] = "same",
-    epsilon: float = 1e-3,
-) -> keras.Model:
-    """EfficientNet-B0: 16 to 320 channels, 3.6 million weights. See `efficientnet`."""
-    return efficientnet(
-        1.0, 1.0, in_channels=in_channels, output_stride=output_stride, first_feature=first_feature,
-        padding=padding, epsilon=epsilon, name="efficientnet_b0",
-    )  # fmt: skip
-
-
-def efficientnet_b1(
-    *,
-    in_channels: int = 3,
-    output_stride: int = 32,
-    first_feature: FirstFeature = "block",
-    padding: Padding | Sequence[Padding] = "same",
-    epsilon: float = 1e-3,
-) -> keras.Model:
-    """EfficientNet-B1: 16 to 320 channels, 6.1 million weights. See `efficientnet`."""
-    return efficientnet(
-        1.0, 1.1, in_channels=in_channels, output_stride=output_stride, first_feature=first_feature,
-        padding=padding, epsilon=epsilon, name="efficientnet_b1",
-    )  # fmt: skip
-
-
-def efficientnet_b2(
-    *,
-    in_channels: int = 3,
-    output_stride: int = 32,
-    first_feature: FirstFeature = "block",
-    padding: Padding | Sequence[Padding] = "same",
-    epsilon: float = 1e-3,
-) -> keras.Model:
-    """EfficientNet-B2: 16 to 352 channels, 7.2 million weights. See `efficientnet`."""
-    return efficientnet(
-        1.1, 1.2, in_channels=in_channels, output_stride=output_stride, first_feature=first_feature,
-        padding=padding, epsilon=epsilon, name="efficientnet_b2",
-    )  # fmt: skip
-
-
-def efficientnet_b3(
-    *,
-    in_channels: int = 3,
-    output_stride: int = 32,
-    first_feature: FirstFeature = "block",
-    padding: Padding | Sequence[Padding] = "same",
-    epsilon: float = 1e-3,
-) -> keras.Model:
-    """EfficientNet-B3: 24 to 384 channels, 10.1 million weights. See `efficientnet`."""
-    return efficientnet(
-        1.2, 1.4, in_channels=in_channels, output_stride=output_stride, first_feature=first_feature,
-        padding=padding, epsilon=epsilon, name="efficientnet_b3",
-    )  # fmt: skip
-
-
-def efficientnet_b4(
-    *,
-    in_channels: int = 3,
-    output_stride: int = 32,
-    first_feature: FirstFeature = "block",
-    padding: Padding | Sequence[Padding] = "same",
-    epsilon: float = 1e-3,
-) -> keras.Model:
-    """EfficientNet-B4: 24 to 448 channels, 16.7 million weights. See `efficientnet`."""
-    return efficientnet(
-        1.4, 1.8, in_channels=in_channels, output_stride=output_stride, first_feature=first_feature,
-        padding=padding, epsilon=epsilon, name="efficientnet_b4",
-    )  # fmt: skip
+efficientnet_lite0 = _named("efficientnet_lite0", 1.0, 1.0, "16 to 320 channels, 3.0 million weights", lite=True)
+efficientnet_lite1 = _named("efficientnet_lite1", 1.0, 1.1, "16 to 320 channels, 3.7 million weights", lite=True)
+efficientnet_lite2 = _named("efficientnet_lite2", 1.1, 1.2, "16 to 352 channels, 4.4 million weights", lite=True)
+efficientnet_b0 = _named("efficientnet_b0", 1.0, 1.0, "16 to 320 channels, 3.6 million weights")
+efficientnet_b1 = _named("efficientnet_b1", 1.0, 1.1, "16 to 320 channels, 6.1 million weights")
+efficientnet_b2 = _named("efficientnet_b2", 1.1, 1.2, "16 to 352 channels, 7.2 million weights")
+efficientnet_b3 = _named("efficientnet_b3", 1.2, 1.4, "24 to 384 channels, 10.1 million weights")
+efficientnet_b4 = _named("efficientnet_b4", 1.4, 1.8, "24 to 448 channels, 16.7 million weights")
 
 
 def _kind(

@@ -22,7 +22,8 @@ __all__ = ["ALL", "Share", "endless_batches", "sample_order", "shuffled", "train
 Element = dict[str, tf.Tensor]
 _ANYWHERE = Sampling()
 # Samples under way for each thread. Samples differ in cost and are handed out in order: with one for each, threads that
-# are done wait for the slowest. From memory that keeps two threads at 1.8 times one, and sixteen at 10.6 times.
+# are done wait for the slowest. Two threads lose nothing by that; sixteen would be a third slower, by a simulation with
+# measured costs (benchmarks/README.md).
 _UNDER_WAY = 3
 
 Share = tuple[int, int]

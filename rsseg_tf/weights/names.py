@@ -57,7 +57,7 @@ _STAGE_BLOCK = re.compile(r"stage(\d+)_block(\d+)(?=_)")
 # === Backbones ===
 
 
-def resnet_names(paths: Iterable[str]) -> dict[str, str]:
+def resnet_names(paths: Iterable[str], variables: Mapping[str, str] = VARIABLES) -> dict[str, str]:
     """Names of `rsseg_tf.backbones.resnet`, whose deep stem is a list in mmsegmentation's files."""
     rules = {
         "stem_conv": "conv1",
@@ -69,7 +69,7 @@ def resnet_names(paths: Iterable[str]) -> dict[str, str]:
         "stage{s}_block{b}_shortcut": "layer{s}.{b0}.downsample.0",
         "stage{s}_block{b}_shortcut_bn": "layer{s}.{b0}.downsample.1",
     }
-    return renamed(paths, rules, _NO_BLOCK)
+    return renamed(paths, rules, _NO_BLOCK, variables)
 
 
 def resnet_vd_names(paths: Iterable[str]) -> dict[str, str]:
@@ -115,7 +115,7 @@ def mobilenet_v3_names(paths: Iterable[str]) -> dict[str, str]:
     return renamed(paths, rules, _TORCH_BLOCK)
 
 
-def efficientnet_names(paths: Iterable[str]) -> dict[str, str]:
+def efficientnet_names(paths: Iterable[str], variables: Mapping[str, str] = VARIABLES) -> dict[str, str]:
     """Names of `rsseg_tf.backbones.efficientnet` in efficientnet-pytorch and the packages that are named like it."""
     paths = list(paths)
     found = {match[0]: (int(match[1]), int(match[2])) for path in paths if (match := _STAGE_BLOCK.match(path))}
@@ -129,7 +129,7 @@ def efficientnet_names(paths: Iterable[str]) -> dict[str, str]:
                 f"{block}_{part}_bn": f"{theirs}._bn{index}",
             }
         rules |= {f"{block}_squeeze_conv1": f"{theirs}._se_reduce", f"{block}_squeeze_conv2": f"{theirs}._se_expand"}
-    return renamed(paths, rules, _NO_BLOCK)
+    return renamed(paths, rules, _NO_BLOCK, variables)
 
 
 # === Segmentors ===

@@ -13,7 +13,7 @@ import numpy as np
 from rsseg_tf.config.named_weights import Normalisation
 from rsseg_tf.config.zoo import Row
 
-__all__ = ["Family", "Tensors", "Translation"]
+__all__ = ["Family", "Tensors", "Translation", "resnet_depth", "zero_biases"]
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -60,3 +60,38 @@ class Family:
     translate: Callable[[Tensors, Row, Sequence[str]], Translation]
     agrees: Callable[[Row, str | None], Sequence[str]] = lambda _row, _text: ()
     normalisation: Normalisation | None = None
+
+
+# === What several families have in common ===
+
+# Whether a block has three convolutions, and blocks of the third stage -> depth of a ResNet.
+_DEPTHS = {(False, 2): 18, (False, 6): 34, (True, 6): 50, (True, 23): 101, (True, 36): 152}
+
+
+def resnet_depth(tensors: Tensors, prefix: str = "") -> int | None:
+    """Returns the depth of a ResNet whose tensors are named as torch's, or None where there is no such ResNet.
+
+    Args:
+        tensors: All of a file.
+        prefix: What the names of the ResNet's begin with.
+    """
+    stage = f"{prefix}layer3."
+    blocks = {name[len(stage) :].partition(".")[0] for name in tensors if name.startswith(stage)}
+    return _DEPTHS.get((f"{prefix}layer1.0.conv3.weight" in tensors, len(blocks)))
+
+
+def zero_biases(tensors: Tensors, names: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Returns the biases of convolutions before a normalisation, where a file has none.
+
+    Args:
+        tensors: All of the file.
+        names: Names that a model wants, each with the path of the variable.
+    """
+    layers = {path.rpartition("/")[0] for path in names.values()}
+    made = {}
+    for name, path in names.items():
+        layer, _, variable = path.rpartition("/")
+        kernel = tensors.get(f"{name.removesuffix('bias')}weight")
+        if variable == "bias" and f"{layer}_bn" in layers and name not in tensors and kernel is not None:
+            made[name] = np.zeros(kernel.shape[:1], np.float32)
+    return made

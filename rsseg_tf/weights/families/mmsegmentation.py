@@ -18,8 +18,8 @@ import numpy as np
 from rsseg_tf.config.named_weights import IMAGENET
 from rsseg_tf.config.zoo import FCN, DeepLabV3Plus, HRNet, PSPNet, ResNet, ResNetV1c, Row, SegmentorSection, UPerNet
 from rsseg_tf.errors import WeightsError
-from rsseg_tf.weights.families.family import Family, Tensors, Translation
-from rsseg_tf.weights.names import TORCH_VARIABLES, renamed
+from rsseg_tf.weights.families.family import Family, Tensors, Translation, resnet_depth, zero_biases
+from rsseg_tf.weights.names import TORCH_VARIABLES, renamed, resnet_names
 
 __all__ = ["MMSEGMENTATION"]
 
@@ -72,8 +72,6 @@ _WIDTHS: dict[type[SegmentorSection], dict[str, str]] = {
     },
 }
 _UPERNET_AUX_CHANNELS = 256
-# Whether a block has two or three convolutions, and blocks of the third stage -> depth of a ResNet.
-_DEPTHS = {(False, 2): 18, (False, 6): 34, (True, 6): 50, (True, 23): 101, (True, 36): 152}
 
 
 def _recognises(tensors: Tensors) -> bool:
@@ -125,8 +123,7 @@ def _backbone_in(tensors: Tensors) -> str:
         small = "" if "stage4.0.branches.0.2.conv1.weight" in bare else "-small"
         return f"HRNet-W{_channels(branch)}{small}"
     if "layer1.0.conv1.weight" in bare:
-        blocks = {name.split(".")[1] for name in bare if name.startswith("layer3.")}
-        depth = _DEPTHS.get(("layer1.0.conv3.weight" in bare, len(blocks)), 0)
+        depth = resnet_depth(bare)
         return (f"ResNet-{depth}" if depth else "a ResNet") + ("-C" if "stem.0.weight" in bare else "")
     return f"another backbone (it has {', '.join(list(bare)[:2])})"
 
@@ -151,7 +148,8 @@ def _translate(tensors: Tensors, row: Row, paths: Sequence[str]) -> Translation:
     if isinstance(backbone, HRNet):
         _require_variant(backbone.variant, "model.backbone.variant")
     prefix = "backbone." if any(name.startswith("backbone.") for name in tensors) else ""
-    names = {prefix + name: path for name, path in _backbone_names(paths, hrnet=isinstance(backbone, HRNet)).items()}
+    own = _hrnet_names(paths) if isinstance(backbone, HRNet) else resnet_names(paths, TORCH_VARIABLES)
+    names = {prefix + name: path for name, path in own.items()}
     if not isinstance(row, SegmentorSection):
         return Translation(names, tensors)
     if _NETWORKS.get(type(row)) != _network_in(tensors):
@@ -166,7 +164,7 @@ def _translate(tensors: Tensors, row: Row, paths: Sequence[str]) -> Translation:
     _require_options(tensors, row)
     names |= renamed(paths, _HEADS[type(row)], _CONV_MODULE, TORCH_VARIABLES)
     prepared = {**tensors, **_in_our_order(tensors)}
-    biases = _zero_biases(prepared, names)
+    biases = zero_biases(prepared, names)
     return Translation(names, prepared | biases, made=tuple(biases), classifiers=_CLASSIFIERS)
 
 
@@ -246,20 +244,8 @@ def _plain(value: object) -> str:
 # === Names and order ===
 
 
-def _backbone_names(paths: Iterable[str], *, hrnet: bool) -> dict[str, str]:
+def _hrnet_names(paths: Iterable[str]) -> dict[str, str]:
     paths = list(paths)
-    if not hrnet:
-        rules = {
-            "stem_conv": "conv1",
-            "stem_conv_bn": "bn1",
-            **{f"stem_conv{c}": f"stem.{3 * c - 3}" for c in (1, 2, 3)},
-            **{f"stem_conv{c}_bn": f"stem.{3 * c - 2}" for c in (1, 2, 3)},
-            "stage{s}_block{b}_conv{c}": "layer{s}.{b0}.conv{c}",
-            "stage{s}_block{b}_conv{c}_bn": "layer{s}.{b0}.bn{c}",
-            "stage{s}_block{b}_shortcut": "layer{s}.{b0}.downsample.0",
-            "stage{s}_block{b}_shortcut_bn": "layer{s}.{b0}.downsample.1",
-        }
-        return renamed(paths, rules, _NO_BLOCK, TORCH_VARIABLES)
     branch = "stage{s}.{m0}.branches.{i0}.{b0}"
     fusion = "stage{s}.{m0}.fuse_layers.{target0}.{source0}"
     by_name = {
@@ -294,16 +280,6 @@ def _in_our_order(tensors: Tensors) -> dict[str, np.ndarray]:
         features, *means = np.split(kernel, np.cumsum([kernel.shape[1] - sum(widths), *widths])[:-1], axis=1)
         return {name: np.concatenate([features, *reversed(means)], axis=1)}
     return {name: np.roll(kernel, -kernel.shape[0], axis=1)}  # the mean of the image comes first; ours has it last
-
-
-def _zero_biases(tensors: Tensors, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Returns the biases of convolutions that have none in the file."""
-    kernels = {name: name.removesuffix("bias") + "weight" for name in names if name.endswith(".conv.bias")}
-    return {
-        name: np.zeros(_channels(tensors[kernel]), np.float32)
-        for name, kernel in kernels.items()
-        if name not in tensors and kernel in tensors
-    }
 
 
 def _channels(array: np.ndarray) -> int:

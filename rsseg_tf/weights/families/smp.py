@@ -9,15 +9,15 @@ normalisation have no bias there, and the pyramid of PSPNet joins its branches i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from rsseg_tf.config.named_weights import IMAGENET
 from rsseg_tf.config.zoo import FPN, DeepLabV3Plus, EfficientNet, PSPNet, ResNet, Row, SegmentorSection, UNet
 from rsseg_tf.errors import WeightsError
-from rsseg_tf.weights.families.family import Family, Tensors, Translation
-from rsseg_tf.weights.names import TORCH_VARIABLES, efficientnet_names, renamed
+from rsseg_tf.weights.families.family import Family, Tensors, Translation, resnet_depth, zero_biases
+from rsseg_tf.weights.names import TORCH_VARIABLES, efficientnet_names, renamed, resnet_names
 
 __all__ = ["SMP"]
 
@@ -33,8 +33,6 @@ _NETWORKS: dict[str, type[SegmentorSection]] = {
 _IN_WORDS: dict[type[SegmentorSection], str] = {
     UNet: "U-Net", FPN: "FPN", DeepLabV3Plus: "DeepLabV3+", PSPNet: "PSPNet",
 }  # fmt: skip
-# Whether a block has two or three convolutions, and blocks of the third stage -> depth of a ResNet.
-_DEPTHS = {(False, 2): 18, (False, 6): 34, (True, 6): 50, (True, 23): 101, (True, 36): 152}
 # How convolutions of the strides 2 to 32 pad: the networks were made for one size, whose halves are odd in places.
 _PADDINGS: dict[str, tuple[str, ...]] = {
     "efficientnet_b1": ("same", "same", "same", "same", "symmetric"),
@@ -65,8 +63,7 @@ def _encoder_in(tensors: Tensors) -> str:
     if "encoder._conv_stem.weight" in tensors:
         return "EfficientNet"
     if "encoder.layer1.0.conv1.weight" in tensors:
-        blocks = {name.split(".")[2] for name in tensors if name.startswith("encoder.layer3.")}
-        depth = _DEPTHS.get(("encoder.layer1.0.conv3.weight" in tensors, len(blocks)))
+        depth = resnet_depth(tensors, "encoder.")
         return f"ResNet-{depth}" if depth else "a ResNet"
     return f"another encoder (it has {', '.join([name for name in tensors if name.startswith('encoder.')][:2])})"
 
@@ -83,9 +80,9 @@ def _translate(tensors: Tensors, row: Row, paths: Sequence[str]) -> Translation:
         return Translation({}, tensors)
     _require_options(row)
     names |= _DECODERS[network](paths)
-    kept = {name: array for name, array in tensors.items() if not _is_unused(name, names)}
+    kept = {name: array for name, array in tensors.items() if name in names or not _is_unused(name, network)}
     prepared = {**kept, **_in_our_order(kept)}
-    biases = _zero_biases(prepared, names)
+    biases = zero_biases(prepared, names)
     return Translation(names, prepared | biases, made=tuple(biases), classifiers=_CLASSIFIER)
 
 
@@ -121,24 +118,13 @@ def _plain(value: object) -> str:
     return f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value).lower()
 
 
-def _is_unused(name: str, names: Mapping[str, str]) -> bool:
-    """Whether a tensor of the encoder takes no part: its head, and stages behind the last feature that is used."""
-    if not name.startswith("encoder.") or name in names:
+def _is_unused(name: str, network: type[SegmentorSection]) -> bool:
+    """Whether a tensor that a model does not want takes no part: the encoder's head, and PSPNet's deeper stages."""
+    part = re.match(r"encoder\.(\w+)\.", name)
+    if part is None:
         return False
-    stage = re.match(r"encoder\.(layer\d|_blocks)\.", name)
-    if stage is None:
-        return re.match(r"encoder\.(_conv_head|_bn1|_fc|fc)\.", name) is not None
-    return not any(one.startswith(stage[0]) for one in names) or stage[1] == "_blocks"
-
-
-def _zero_biases(tensors: Tensors, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Returns the biases of convolutions that have none in the file."""
-    kernels = {name: name.removesuffix("bias") + "weight" for name in names if name.endswith(".bias")}
-    return {
-        name: np.zeros(tensors[kernel].shape[0], np.float32)
-        for name, kernel in kernels.items()
-        if name not in tensors and kernel in tensors and tensors[kernel].ndim == 4
-    }
+    deeper = network is PSPNet and part[1] in ("layer3", "layer4", "_blocks")
+    return deeper or part[1] in ("_conv_head", "_bn1", "_fc", "fc")
 
 
 def _in_our_order(tensors: Tensors) -> dict[str, np.ndarray]:
@@ -159,20 +145,8 @@ def _in_our_order(tensors: Tensors) -> dict[str, np.ndarray]:
 def _encoder_names(backbone: Row | None, paths: Sequence[str]) -> dict[str, str]:
     """Returns the names of an encoder's tensors without `encoder.`, each with the path of the variable."""
     if isinstance(backbone, ResNet):
-        rules = {
-            "stem_conv": "conv1",
-            "stem_conv_bn": "bn1",
-            "stage{s}_block{b}_conv{c}": "layer{s}.{b0}.conv{c}",
-            "stage{s}_block{b}_conv{c}_bn": "layer{s}.{b0}.bn{c}",
-            "stage{s}_block{b}_shortcut": "layer{s}.{b0}.downsample.0",
-            "stage{s}_block{b}_shortcut_bn": "layer{s}.{b0}.downsample.1",
-        }
-        return renamed(paths, rules, _NO_BLOCK, TORCH_VARIABLES)
-    if isinstance(backbone, EfficientNet):
-        statistics = {"_mean": "running_mean", "_variance": "running_var"}
-        found = ((name.rpartition("."), path) for name, path in efficientnet_names(paths).items())
-        return {f"{head}.{statistics.get(last, last)}": path for (head, _, last), path in found}
-    return {}
+        return resnet_names(paths, TORCH_VARIABLES)
+    return efficientnet_names(paths, TORCH_VARIABLES) if isinstance(backbone, EfficientNet) else {}
 
 
 def _unet_names(paths: Sequence[str]) -> dict[str, str]:
