@@ -201,6 +201,14 @@ class _Loop:
         self.saved_step = state.step
 
     def run(self) -> TrainResult:
+        """Trains to the end, or until something stops the run."""
+        try:
+            return self._run()
+        except WorkerLostError as error:  # wherever it was noticed, the user wants to know from where to go on
+            error.args = (f"{error}{self._last_checkpoint()}",)
+            raise
+
+    def _run(self) -> TrainResult:
         plan, stopped = self.plan, None
         # The data go on from `state.samples_seen`: the plan's dataset begins there.
         batches = iter(self._distributed(plan.dataset))
@@ -338,6 +346,8 @@ class _Loop:
             try:
                 if self.state.step != self.saved_step:
                     self._save()
+                if isinstance(error, WorkerLostError):
+                    raise  # `run` says where it is
                 kept = f"What was trained before is kept: go on with --resume_model {self.checkpoint}."
             except WeightsError as unsaved:
                 kept = str(unsaved)
@@ -348,12 +358,19 @@ class _Loop:
             raise
 
     def _failed_step(self, error: tf.errors.OpError) -> TrainingError:
-        last = f" The last checkpoint is of step {self.saved_step}." if self.saved_step else ""
         if is_lost(error):
-            return WorkerLostError(f"{lost_worker(error)}{last}")
+            return lost_worker(error)
         out_of_memory = isinstance(error, tf.errors.ResourceExhaustedError)
         remedy = " Lower --batch_size or augment.crop_size." if out_of_memory else ""
+        last = self._last_checkpoint()
         return TrainingError(f"Step {self.state.step + 1} failed: {reason(error)}.{remedy}{last}")
+
+    def _last_checkpoint(self) -> str:
+        """Returns a sentence that tells from where to go on; nothing where there is no checkpoint yet."""
+        checkpoint = self.folder.path / f"iter_{self.saved_step}"
+        if checkpoint.exists():
+            return f" The last checkpoint is of step {self.saved_step}: go on with --resume_model {checkpoint}."
+        return f" The last checkpoint is of step {self.saved_step}." if self.saved_step else ""
 
 
 @dataclass

@@ -26,6 +26,7 @@ from rsseg_tf.files import atomic_path
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.training import TrainResult, segmentation, train
 from rsseg_tf.training.folder import checkpoints
+from rsseg_tf.training.workers import WorkerLostError, Workers
 from tests.fixtures.configs import samples, tiny_config, use_tiny_backbone
 from tests.fixtures.devices import two_devices
 from tests.fixtures.training import Record, StopAt, assert_equal_weights, weights
@@ -464,3 +465,24 @@ def test_signals_write_a_checkpoint_and_end_cleanly(number: signal.Signals, tmp_
     folder = checkpoints(tmp_path / "out")[-1]
     assert f"go on with --resume_model {folder}" in rest
     assert read_state(folder).step == int(folder.name.removeprefix("iter_"))
+
+
+@pytest.mark.parametrize("moment", ["after the checkpoint", "before a batch"])
+def test_a_lost_worker_is_told_with_the_checkpoint_to_go_on_from(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever call notices first: that is a matter of chance."""
+    out, asked = tmp_path / "out", 0
+
+    def any_of_all(workers: Workers, *signs: bool) -> tuple[bool, ...]:
+        nonlocal asked
+        asked += (out / "iter_3").exists()
+        if asked == (1 if moment == "after the checkpoint" else 3):
+            raise WorkerLostError("Worker 1 has ended.")
+        return signs
+
+    monkeypatch.setattr(Workers, "any", any_of_all)
+    with pytest.raises(WorkerLostError) as error:
+        run(tmp_path, "out", "train.save_interval=3", "train.iters=9")
+    told = f"Worker 1 has ended. The last checkpoint is of step 3: go on with --resume_model {out / 'iter_3'}."
+    assert str(error.value) == told

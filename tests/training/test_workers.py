@@ -47,7 +47,7 @@ def test_two_workers_equal_one_and_survive_a_kill(tmp_path: Path) -> None:
         _, note, error = [line for line in pair.said(0).splitlines() if line and not line.startswith("20")]
         assert note.startswith("model.freeze_backbone keeps the backbone as it was built")
         assert error.startswith("Error: Worker 1 of this run has ended or cannot be reached, so this one ends too")
-        assert "The last checkpoint is of step " in error or "go on with --resume_model" in error
+        assert "The last checkpoint is of step " in error and "go on with --resume_model" in error
     last = checkpoints(out)[-1]
     assert not (out / ".lock").exists() and read_state(last).step >= 6
 
