@@ -97,7 +97,7 @@ def file_stamp(files: Sequence[str | Path]) -> str:
         except OSError:  # such as what a VRT names within an archive
             facts.append(file)
         else:
-            facts.append(f"{file} {status.st_size} {status.st_mtime_ns}")
+            facts.append(f"{os.path.basename(file)} {status.st_size} {status.st_mtime_ns}")
     return hashlib.sha256("\n".join(facts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
