@@ -20,13 +20,11 @@ from rsseg_tf.predict.model import Predict, require_classes
 from rsseg_tf.predict.options import OutputOptions
 from rsseg_tf.predict.settings import PredictionSettings
 from rsseg_tf.predict.writing import BLOCK, SceneWriter
+from rsseg_tf.rasters.area import Wanted
 from rsseg_tf.rasters.scenes import Scene
 from rsseg_tf.rasters.windows import Window
 
-__all__ = ["Wanted", "predict_scene", "split_into_strips"]
-
-Wanted = Callable[[Window], NDArray[np.bool_] | None]
-"""Tells which pixels of a part of the scene are to be predicted, `(H, W)`; None for all."""
+__all__ = ["predict_scene", "split_into_strips"]
 
 _QUEUE = 2
 """Batches that wait between two stages."""

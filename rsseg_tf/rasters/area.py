@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from rasterio.transform import Affine
 
 from rsseg_tf.errors import DataError, reason
 from rsseg_tf.extras import require
-from rsseg_tf.predict.area_files import Area, read_area
-from rsseg_tf.predict.streaming import Wanted
 from rsseg_tf.rasters.ground import move, transformed
+from rsseg_tf.rasters.polygon_files import Area, read_area
 from rsseg_tf.rasters.scenes import Scene
 from rsseg_tf.rasters.windows import Window
 
-__all__ = ["area_of_interest"]
+__all__ = ["Wanted", "area_of_interest"]
+
+Wanted = Callable[[Window], NDArray[np.bool_] | None]
+"""Tells which pixels of a part of a scene are wanted, `(H, W)`; None for all."""
 
 _NODES = 33
 """Points along each side of a scene that are transformed to find its place in the polygons' CRS."""
