@@ -124,7 +124,7 @@ class PreparedFolder:
         self._needed = needed_splits(spec, needed)
         self._samples: dict[str, list[Sample]] = {split: [] for split in self._needed}
         self._groups: dict[str, list[Sample]] = {}
-        self._scenes: Counter[str] = Counter()
+        self._scenes: dict[str, set[str]] = {}
         self._off_palette: Counter[str] = Counter()
         self._pixels: dict[str, np.ndarray] = {}
         for split in self._needed:
@@ -153,7 +153,8 @@ class PreparedFolder:
         if record.pixels:
             self._pixels[record.split] += np.array(record.pixels)
         self._off_palette[record.split] += record.off_palette.pixels
-        self._scenes[record.split] += 1
+        if record.tiles or not record.scene:
+            self._scenes.setdefault(record.split, set()).add(record.scene or record.stem)
 
     def count_scene(self, split: str, label: np.ndarray, name: str) -> None:
         """Counts a scene and the pixels of its `(H, W)` uint8 label.
@@ -170,7 +171,7 @@ class PreparedFolder:
                 f"{name} holds label {unknown[0]} ({counts[unknown[0]]} pixels); dataset '{self.spec.name}' allows "
                 f"0..{self.spec.num_classes - 1} and {self.spec.ignore_index}."
             )
-        self._scenes[split] += 1
+        self._scenes.setdefault(split, set()).add(name)
         self._pixels[split] += counts
 
     def sweep(self) -> None:
@@ -249,7 +250,7 @@ class PreparedFolder:
         counts = self._pixels[split]
         classes = () if isinstance(self.spec, str) or split not in SPLITS else self.spec.classes
         return SplitReport(
-            scenes=self._scenes[split],
+            scenes=len(self._scenes.get(split, ())),
             tiles=len(self._samples[split]),
             pixels={name: int(counts[position]) for position, name in enumerate(classes)},
             ignored_pixels=int(counts[self.spec.ignore_index]) if not isinstance(self.spec, str) else 0,
