@@ -34,6 +34,7 @@ __all__ = [
     "run_settings",
     "server_options",
     "set_option",
+    "trains_on_option",
     "trust_option",
     "vrt_option",
     "weights_options",
@@ -347,6 +348,11 @@ def _assignments(settings: Mapping[str, Any]) -> list[str]:
 vrt_option = click.option("--allow-vrt-sources", is_flag=True,
                           help="Let a VRT name files outside its folder, servers, and formats that name further "
                                "files.")  # fmt: skip
+
+trains_on_option = click.option("--trains-on", type=click.Choice(["auto", "cpu", "gpu"]), default="auto",
+                                show_default=True,
+                                help="What the config to train with is written for; auto takes a GPU if the driver of "
+                                     "one is loaded.")  # fmt: skip
 
 reading_options = combined(
     click.option("--max-image-mb", type=click.IntRange(min=1), metavar="MIB",

@@ -9,6 +9,7 @@ import click
 
 from rsseg_tf.cli.options import ManyValues, NameOf, WithDefault
 from rsseg_tf.cli.output import print_prepared, progress_line
+from rsseg_tf.cli.prepare_annotations import annotated_images
 from rsseg_tf.cli.prepare_scenes import scenes
 
 # These imports take half a second at most, since they load no TensorFlow; the help names the datasets.
@@ -94,3 +95,4 @@ def prepare_named(
 
 
 command.add_command(scenes)
+command.add_command(annotated_images)
