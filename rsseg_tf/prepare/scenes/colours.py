@@ -8,7 +8,7 @@ from pathlib import Path
 from rsseg_tf.datasets.spec import RGB, default_palette
 from rsseg_tf.errors import DataError
 from rsseg_tf.prepare.scenes.classes import IGNORED_ID, ClassTable, value_text
-from rsseg_tf.styles.palettes import read_palette
+from rsseg_tf.styles import PaletteEntry, class_palette, read_palette
 
 __all__ = ["Style", "names_of", "palette_of", "read_styles"]
 
@@ -59,16 +59,6 @@ def names_of(style: Style, values: Sequence[str]) -> dict[str, str]:
 
 def palette_of(style: Style, table: ClassTable) -> tuple[RGB, ...]:
     """Returns the colours of the classes: those of the style, others where it has none or one twice."""
-    colours: list[RGB | None] = [None] * len(table.names)
-    by_name = {name: colour for name, colour in style.values() if name}
-    for value, number in table.ids.items():
-        if number != IGNORED_ID and colours[number] is None:
-            colours[number] = style[value][1] if value in style else by_name.get(table.names[number])
-    taken: set[RGB] = set()
-    for number, colour in enumerate(colours):
-        if colour is not None and colour in taken:
-            colours[number] = None
-        elif colour is not None:
-            taken.add(colour)
-    fresh = (colour for colour in default_palette(min(2 * len(colours), 255)) if colour not in taken)
-    return tuple(next(fresh) if colour is None else colour for colour in colours)
+    values = {value: table.names[number] for value, number in table.ids.items() if number != IGNORED_ID}
+    entries = [PaletteEntry(value, name, colour) for value, (name, colour) in style.items()]
+    return class_palette(entries, table.names, values) or default_palette(len(table.names))
