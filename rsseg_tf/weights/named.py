@@ -87,23 +87,26 @@ def random_note(config: Config) -> str | None:
 
 
 def normalisation_note(config: Config | PretrainConfig) -> str | None:
-    """Returns a line where a config normalises images in another way than its named weights want, or None."""
+    """Returns a line where a config normalises images in another way than its named weights want, or None.
+
+    Images of other bands or units than the weights were trained with have a mean and deviation of their own.
+    """
     backbone = config.backbone if isinstance(config, PretrainConfig) else config.model.backbone
     wanted = None if backbone is None else backbone.normalisation
     if backbone is None or wanted is None:
         return None
     spec = config.dataset.spec
-    wanted = wanted.for_bands(spec.bands)
-    if len(wanted.mean) != spec.bands:
-        return None  # refused when they are loaded
+    if spec.bands != len(wanted.mean):
+        return None
     weights = find_weights(backbone.pretrained)
-    if weights is not None and weights.max_value not in (None, spec.max_value):
+    unit = None if weights is None else weights.max_value
+    if unit not in (None, spec.max_value):
         return (
-            f"dataset.max_value is {spec.max_value:g}, and the weights {weights.name} were trained on images whose "
-            f"pixels were divided by {weights.max_value:g}. Give images in that unit, and dataset.max_value: "
-            f"{weights.max_value}."
+            f"dataset.max_value is {spec.max_value:g}, and the weights {backbone.pretrained} were trained on images "
+            f"whose pixels were divided by {unit:g}. Give images in that unit, and dataset.max_value: {unit}."
         )
-    if np.allclose((spec.mean, spec.std), wanted, rtol=0, atol=1e-4):
+    is_like_theirs = spec.max_value == 255 or unit is not None
+    if not is_like_theirs or np.allclose((spec.mean, spec.std), wanted, rtol=0, atol=1e-4):
         return None
     return (
         f"dataset.mean {_rounded(spec.mean)} and dataset.std {_rounded(spec.std)} are not what the weights "
