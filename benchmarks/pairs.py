@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "pairs.md"
 SIDE = 512  # of the image of a forward pass
 BATCH, CROP = 2, 256  # of a step
-ROUNDS, PATIENCE_S = 9, 6.0  # in which calls take turns: at most so many, and no further one after so long
+ROUNDS, PATIENCE_S = 7, 4.0  # in which calls take turns: at most so many, and no further one after so long
 LEAST_ROUNDS = 2
 ENGINES = ("Keras", "savedmodel", "onnx", "tflite float32", "tflite int8")
 
@@ -180,7 +180,7 @@ def _engines(trained: Any, folder: Path) -> dict[str, Any]:
     from rsseg_tf.rasters.windows import Size
 
     size, threads = Size(SIDE, SIDE), os.cpu_count()
-    pixels = random_tiles(trained.spec, size, 3)
+    pixels = random_tiles(trained.spec, size, 2)
     write: dict[str, Callable[..., Any]] = {
         "savedmodel": write_savedmodel,
         "onnx": partial(write_onnx, tile=size),
