@@ -21,8 +21,8 @@ from rsseg_tf.datasets.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
-    from rsseg_tf.evaluate.evaluation import Evaluation
-    from rsseg_tf.metrics import SegmentationScores
+    from rsseg_tf.evaluate.evaluation import Evaluation, Look, Observer
+    from rsseg_tf.metrics import Calibration, SegmentationScores
     from rsseg_tf.predictors import Predictor
     from rsseg_tf.training.workers import Workers
 
@@ -46,6 +46,12 @@ _WEIGHTS = ("weights.npz", "saved_model.pb", "variables/*")
 @click.option("--num-workers", type=click.IntRange(min=1), metavar="N",
               help="Images read in parallel.  [default: the config's data.workers, or 4]")  # fmt: skip
 @click.option("--save-dir", type=Path, help="Folder for eval.json.  [default: beside the model]")
+@click.option("--report", "report_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.html",
+              help="Also write a page that shows where the model fails: confusion, outlines, objects by size, "
+                   "confidence, worst and best tiles.")  # fmt: skip
+@click.option("--calibrate", is_flag=True,
+              help="Fit a temperature to the validation list, so that confidence is as often right as it says, and "
+                   "store it in the checkpoint. No label changes. Exports take it along.")  # fmt: skip
 def command(
     model_path: str,
     config_path: str | None,
@@ -54,6 +60,8 @@ def command(
     batch_size: int | None,
     num_workers: int | None,
     save_dir: Path | None,
+    report_path: Path | None,
+    calibrate: bool,
     precision: str,
     engine: str | None,
     tolerance: float | None,
@@ -64,7 +72,7 @@ def command(
     """Score a model's predictions on the validation list: mIoU, Acc, Kappa, Dice, and each class.
 
     Prints a table and writes eval.json with the protocol, the confusion matrix, ignored pixels, and macro and micro
-    averages.
+    averages; with --report also what the page shows.
 
     Images of up to 2048 x 2048 pixels are predicted whole; with --is-slide they are scaled and then cut into windows.
     Larger images are cut first, and each window is scaled; without --is-slide their windows have the model's size and
@@ -75,13 +83,26 @@ def command(
     changes = prediction_changes("aug_eval", values)
     if save_dir is not None:
         check_save_dir(save_dir)
+    if report_path is not None:
+        _check_report_path(report_path)
     source = locate_engine(model_path, engine, tolerance, precision)
+    from rsseg_tf.errors import ConfigError
+
+    if calibrate and source.kind != "checkpoint":
+        raise ConfigError(
+            f"--calibrate stores a temperature in a checkpoint; {source.path} was exported. Calibrate its checkpoint, "
+            "and export it again."
+        )
     settings = {"eval.protocol": protocol, "eval.batch_size": batch_size, "data.workers": num_workers}
     chosen = [f"{key}={value}" for key, value in settings.items() if value is not None]
     config = load_beside(source.path, config_path, (*overrides, *chosen))
+    if calibrate or report_path is not None:
+        _require_alone("calibrate" if calibrate else "report")
     strategy, workers = choose_devices(device, gpus, source.kind)
     from rsseg_tf.cli.sample_lists import checked_samples
+    from rsseg_tf.evaluate.details import Details
     from rsseg_tf.evaluate.evaluation import plan_evaluation
+    from rsseg_tf.metrics import Calibration, LogitSample
     from rsseg_tf.training.workers import end_when_stuck
 
     with end_when_stuck(workers):
@@ -94,9 +115,16 @@ def command(
         with workers.reporting():
             changes |= {"batch_size": config.eval.batch_size}
             model = open_model(source.path, config, source.precision, changes, source.threads, strategy)
-            scores = _scores(model, evaluation, config, changes, workers)
+            if line := windows_note(model, changes):
+                print_note(line)
+            drawn = LogitSample(evaluation.spec.num_classes) if calibrate else None
+            detailed = report_path is not None
+            details = Details(evaluation.spec, samples, model.options.temperature, drawn, detailed=detailed)
+            look = details.look if calibrate or detailed else None
+            scores = _scores(model, evaluation, details.observe, look, config.data.workers, workers)
     if not workers.is_chief:
         return
+    calibration = None if drawn is None else Calibration.fit(drawn)
     _show(scores, evaluation)
     report = {
         "model_path": model_path,
@@ -108,8 +136,37 @@ def command(
         "engine": source.engine,
         **scores.to_json(),
     }
+    if calibration is not None:
+        report["calibration"] = calibration.to_json()
+        _store(calibration, source.path, evaluation, len(samples))
+    if report_path is not None:
+        report["details"] = details.to_json()
+        facts = {
+            "model": model_path,
+            "images": f"{len(samples):,} of {config.dataset.val_list}",
+            "protocol": evaluation.summary,
+            "engine": source.engine or source.kind,
+            "precision": source.precision,
+            "counted pixels": f"{int(scores.confusion.sum()):,}; {scores.ignored_pixels:,} ignored",
+        }
+        from rsseg_tf.evaluate.report import write_report
+
+        write_report(report_path, scores, details, facts, calibration)
+        click.echo(f"Wrote {report_path}.")
     beside = source.path if source.path.is_dir() else source.path.parent
     write_json((save_dir or beside) / "eval.json", report)
+
+
+def _require_alone(option: str) -> None:
+    """Raises ConfigError where several workers would share the images."""
+    from rsseg_tf.errors import ConfigError
+    from rsseg_tf.training.cluster import read_cluster
+
+    if cluster := read_cluster():
+        raise ConfigError(
+            f"--{option} looks at all images in one process, and here {len(cluster.addresses)} workers share them "
+            "(docs/several_machines.md). Leave it out, or run one process without TF_CONFIG and SLURM_STEP_NUM_TASKS."
+        )
 
 
 def _agreed(
@@ -157,20 +214,29 @@ def weights_digest(path: Path) -> int:
 
 
 def _scores(
-    model: Predictor, evaluation: Evaluation, config: Config, changes: dict[str, Any], workers: Workers
+    model: Predictor,
+    evaluation: Evaluation,
+    observe: Observer,
+    look: Look | None,
+    readers: int | None,
+    workers: Workers,
 ) -> SegmentationScores:
     """Predicts this worker's share of the images, and returns the scores of all of them."""
-    if line := windows_note(model, changes):
-        print_note(line)
     own, evaluated = evaluation.share(*workers.share), itertools.count(1)
     images = len(own.places)
     with progress_line("Evaluating") as progress:
+
+        def observe_and_count(*seen: Any) -> None:
+            observe(*seen)
+            progress(next(evaluated), images)
+
         return own.run(
             model.predict,
             model.options,
-            observe=lambda *_: progress(next(evaluated), images),
-            workers=config.data.workers,
+            observe=observe_and_count,
+            workers=readers,
             total=workers.total,
+            look=look,
         )
 
 
@@ -185,6 +251,38 @@ def _show(scores: SegmentationScores, evaluation: Evaluation) -> None:
         soft_wrap=True, markup=False, highlight=False,
     )  # fmt: skip
     console.print(scores_table(scores, evaluation.summary))
+
+
+def _check_report_path(path: Path) -> None:
+    """Finds out before the work whether the page can be written."""
+    from rsseg_tf.errors import ConfigError
+    from rsseg_tf.evaluate.report import check_report_place
+
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--report writes an HTML page; got {path}. Name a file such as report.html.")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"--report {path}: there is no folder {path.parent}. Make it first.")
+    check_report_place(path)
+
+
+def _store(calibration: Calibration, checkpoint: Path, evaluation: Evaluation, images: int) -> None:
+    """Stores a fitted temperature in the checkpoint and prints what it changes."""
+    from rsseg_tf.checkpoint import write_calibration
+    from rsseg_tf.metrics.calibration import TEMPERATURES
+
+    facts = {"dataset": evaluation.spec.name, "images": images, **calibration.to_json()}
+    write_calibration(checkpoint, facts.pop("temperature"), facts)
+    (nll, nll_after), (ece, ece_after) = calibration.nll, calibration.ece
+    click.echo(
+        f"[CALIBRATION] temperature: {calibration.temperature:.4f} NLL: {nll:.4f} -> {nll_after:.4f} ECE: {ece:.4f} -> "
+        f"{ece_after:.4f}, on {calibration.pixels:,} of {calibration.seen:,} pixels"
+    )
+    if calibration.at_bound:
+        low, high = TEMPERATURES
+        print_note(
+            f"the temperature is looked for in {low:g}..{high:g} and lies at the border: these labels are all right or "
+            "all wrong, and say nothing about confidence."
+        )
 
 
 def scores_table(scores: SegmentationScores, protocol: str) -> Any:

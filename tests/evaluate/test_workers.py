@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from rsseg_tf.cli.evaluate import weights_digest
+from rsseg_tf.cli.main import main
 from rsseg_tf.evaluate.evaluation import plan_evaluation
 from rsseg_tf.export import load_trained
 from rsseg_tf.predict import InferenceOptions
@@ -41,6 +43,16 @@ def test_two_workers_count_as_one_and_notice_a_kill(tmp_path: Path, monkeypatch:
         error = pair.said(0).splitlines()[-1]
         assert error.startswith("Error: Worker 1 of this run has ended or cannot be reached, so this one ends too")
         assert "Traceback" not in pair.said(0) and not (tmp_path / "killed" / "eval.json").exists()
+
+
+@pytest.mark.parametrize("option", [["--calibrate"], ["--report", "page.html"]])
+def test_what_needs_all_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: list[str]) -> None:
+    checkpoint, _ = write_checkpoint(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 0}}')
+    result = CliRunner().invoke(main, ["eval", "--model_path", str(checkpoint), *option])
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
+    assert f"Error: {option[0]} looks at all images in one process, and here 2 workers share them" in result.stderr
 
 
 def test_models_with_other_weights_are_told_apart(tmp_path: Path) -> None:
