@@ -32,6 +32,9 @@ _METRES = click.FloatRange(min=0)
                       "every value, sorted]"),
     click.option("--background", type=click.Choice(["class", "ignore"]),
                  help="What pixels without a label are.  [default: a class for polygons; ignored for rasters]"),
+    click.option("--style", type=Path, metavar="FILE",
+                 help="Colours of the classes: a .qml, a GeoPackage with a style, or a raster with a colour table.  "
+                      "[default: those of the labels]"),
     click.option("--touching", type=click.Choice(["centre", "all"]), default="centre", show_default=True,
                  help="A polygon covers the pixels whose centre lies in it, or all that it touches."),
 )  # fmt: skip
@@ -65,8 +68,8 @@ def scenes(orthos: tuple[Path, ...], labels: tuple[Path, ...], output: Path, **v
     ORTHO is an image with a place (GeoTIFF, VRT, or JPEG and PNG with a world file), several, or a folder of them.
     Labels belong to the scenes on whose ground they lie. Where they overlap, later polygons and later files lie on top.
 
-    Writes what other datasets have: tiles in img_dir/ and ann_dir/, train.txt and val.txt, labels.txt and dataset.json.
-    Image tiles are GeoTIFFs with the bands and the type of the scene. Pixels without data are ignored, and so are
+    Writes what other datasets have: tiles in img_dir/ and ann_dir/, train.txt and val.txt, labels.txt and dataset.json;
+    and NAME.yml, a config to train with. Image tiles are GeoTIFFs with the bands and the type of the scene. Pixels without data are ignored, and so are
     polygons without a class.
 
     After a kill the same command goes on where it stopped.
@@ -83,3 +86,5 @@ def scenes(orthos: tuple[Path, ...], labels: tuple[Path, ...], output: Path, **v
     for note in result.notes:
         print_note(note)
     print_prepared(result.report)
+    if result.config is not None:
+        click.echo(f"Train with: rsseg-tf train --config {result.config} --do_eval")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from rsseg_tf.errors import ConfigError, DataError
@@ -88,7 +89,14 @@ def value_text(value: Any) -> str | None:
     return str(value).strip() or None
 
 
-def class_table(values: Iterable[str], rules: ClassRules, *, background: bool, where: str) -> ClassTable:
+def class_table(
+    values: Iterable[str],
+    rules: ClassRules,
+    *,
+    background: bool,
+    where: str,
+    names: Mapping[str, str] = MappingProxyType({}),
+) -> ClassTable:
     """Makes classes of the values that labels hold.
 
     Without rules each value is a class, in the order of the numbers, or of the alphabet. The background comes first,
@@ -97,6 +105,7 @@ def class_table(values: Iterable[str], rules: ClassRules, *, background: bool, w
     Args:
         values: All values, as text.
         rules: Names and order that the user chose.
+        names: Names of values that the rules do not name.
         background: Whether pixels without a label are a class; else they are ignored.
         where: The field or the files that hold the values, for errors.
 
@@ -113,17 +122,17 @@ def class_table(values: Iterable[str], rules: ClassRules, *, background: bool, w
                 f"Add the value, or '{_OTHERS}={IGNORED}' for all others."
             )
     others = rules.others if rules.names or rules.others is not None else None
-    named = {**listed, **{value: others or value for value in found if value not in listed}}
-    names = list(dict.fromkeys(name for name in named.values() if name != IGNORED))
-    if background and BACKGROUND not in names:
-        names.insert(0, BACKGROUND)
-    if len(names) < 2:
+    named = {**listed, **{value: others or names.get(value, value) for value in found if value not in listed}}
+    classes = list(dict.fromkeys(name for name in named.values() if name != IGNORED))
+    if background and BACKGROUND not in classes:
+        classes.insert(0, BACKGROUND)
+    if len(classes) < 2:
         raise DataError(
-            f"{where} gives one class alone ({names[0] if names else 'none'}); a model needs two to tell apart. "
+            f"{where} gives one class alone ({classes[0] if classes else 'none'}); a model needs two to tell apart. "
             "Take the background as a class (--background class), or label a second one."
         )
-    ids = {value: IGNORED_ID if name == IGNORED else names.index(name) for value, name in named.items()}
-    return ClassTable(tuple(names), ids, names.index(BACKGROUND) if background else IGNORED_ID)
+    ids = {value: IGNORED_ID if name == IGNORED else classes.index(name) for value, name in named.items()}
+    return ClassTable(tuple(classes), ids, classes.index(BACKGROUND) if background else IGNORED_ID)
 
 
 def _order(value: str) -> tuple[int, float, str]:

@@ -25,7 +25,7 @@ from rsseg_tf.files.walking import JPEG_SUFFIXES
 from rsseg_tf.prepare.scenes.classes import IGNORED_ID, ClassTable, value_text
 from rsseg_tf.prepare.scenes.sources import file_stamp
 from rsseg_tf.rasters.area import Wanted, area_of_interest, polygons_in_pixels
-from rsseg_tf.rasters.gdal import RASTER_ERRORS, Trust, damaged, opened_raster
+from rsseg_tf.rasters.gdal import RASTER_ERRORS, Trust, damaged, opened_raster, reading
 from rsseg_tf.rasters.polygon_files import PolygonFeatures, polygon_driver, read_polygons
 from rsseg_tf.rasters.scenes import Scene, raster_driver
 from rsseg_tf.rasters.vrt import require_near_sources, require_plain_sides
@@ -39,6 +39,7 @@ Touching = Literal["centre", "all"]
 _MOST_VALUES = 1000
 _SIDE = 2048  # of the parts in which a raster is searched for its values
 _WARP_MEMORY_MB = 32
+_TOLERANCE = 0.01  # pixels, by which the warper may take a place to be elsewhere; it cannot do with 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -396,13 +397,14 @@ def _polygon_drawer(layer: PolygonLayer, *, all_touched: bool) -> Draw:
 def _raster_drawer(layer: RasterLayer, scene: Scene, stack: ExitStack) -> Draw:
     source = stack.enter_context(opened_raster(layer.path, layer.driver))
     height, width = scene.size
-    warped = stack.enter_context(
-        WarpedVRT(
-            source, src_crs=layer.crs, src_transform=layer.transform, crs=scene.crs, transform=scene.transform,
-            width=width, height=height, resampling=Resampling.nearest, add_alpha=True, tolerance=0.0,
-            warp_mem_limit=_WARP_MEMORY_MB,
-        )
-    )  # fmt: skip
+    with reading(readable_name(layer.path), layer.driver):
+        warped = stack.enter_context(
+            WarpedVRT(
+                source, src_crs=layer.crs, src_transform=layer.transform, crs=scene.crs, transform=scene.transform,
+                width=width, height=height, resampling=Resampling.nearest, add_alpha=True, tolerance=_TOLERANCE,
+                warp_mem_limit=_WARP_MEMORY_MB,
+            )
+        )  # fmt: skip
     numbers, known = np.array(layer.numbers), np.array(layer.ids, np.uint8)
 
     def draw(window: Window, ids: NDArray[np.uint8]) -> None:

@@ -11,11 +11,13 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
-from rsseg_tf.datasets.spec import YX, DatasetSpec, custom_spec
+from rsseg_tf.datasets.spec import RGB, YX, DatasetSpec, custom_spec
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.files.archives import Member
 from rsseg_tf.prepare.output import SPLITS, PrepareReport
+from rsseg_tf.prepare.own_config import TrainsOn, own_config_path, write_own_config
 from rsseg_tf.prepare.scenes.classes import IGNORED_ID, ClassRules, ClassTable, class_table
+from rsseg_tf.prepare.scenes.colours import Style, names_of, palette_of, read_styles
 from rsseg_tf.prepare.scenes.labels import (
     LabelFile,
     Layer,
@@ -53,7 +55,8 @@ _SIZES = (512, 256, 128)
 _ENOUGH_TILES = 40
 _BLOCKS = 20  # about as many blocks, so that a fifth of them can be drawn
 _LARGEST_BLOCK = 8  # tiles along its side
-_PREVIEW = 2048
+_PREVIEW = 2048  # pixels along the longer side of a scene that is searched for places without data
+_ALIKE = 1.1  # ratio of pixels' sides up to which they count as the same
 _SHOWN = 3
 
 
@@ -65,6 +68,7 @@ class ScenesOptions:
         field: Field that holds the class of a polygon; None makes all polygons one class.
         layer: The layer of a file of polygons, where it has several.
         classes: Which values are which classes, see `ClassRules.parse`; without a field, the name of the one class.
+        style: A file whose style gives the colours; None takes those of the labels.
         touching: Which pixels a polygon covers: `"centre"`, those whose centre lies in it, or `"all"` that it touches.
         background: `"class"` makes pixels without a label a class, `"ignore"` leaves them out of training. None takes
             the class for polygons, and ignores what a raster of labels does not cover.
@@ -76,6 +80,7 @@ class ScenesOptions:
         skip_empty: Leave tiles out that hold nothing but background.
         tile_size: Side of a tile in pixels; None takes 512, 256 or 128, the largest that gives forty tiles.
         overlap: Pixels that neighbouring tiles share.
+        trains_on: What the config is written for, see `write_own_config`.
         workers: Number of processes; None takes one for each core.
         trust: Limits for files and for the sources of a VRT.
         progress: Called with the number of parts that are done and the number of all.
@@ -84,6 +89,7 @@ class ScenesOptions:
     field: str | None = None
     layer: str | None = None
     classes: tuple[str, ...] = ()
+    style: Path | None = None
     touching: str = "centre"
     background: str | None = None
     aoi: Path | None = None
@@ -94,6 +100,7 @@ class ScenesOptions:
     skip_empty: bool = False
     tile_size: int | None = None
     overlap: int = 0
+    trains_on: TrainsOn = "auto"
     workers: int | None = None
     trust: Trust = TRUSTING_NOBODY
     progress: Callable[[int, int], None] | None = None
@@ -106,10 +113,12 @@ class ScenesReport:
     Attributes:
         report: What was written.
         notes: Sentences for the user.
+        config: The config with which the tiles can be trained on; None without validation tiles.
     """
 
     report: PrepareReport
     notes: tuple[str, ...] = ()
+    config: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,22 +168,48 @@ def prepare_scenes(
             labels, field=options.field, layer=options.layer, single=_single(rules, options), trust=options.trust,
             extra=extra,
         )  # fmt: skip
-        table = _table(files, rules, options)
+        style, unused = read_styles([file.path for file in files], options.layer, options.style)
+        table = _table(files, rules, style, options)
         labelled, notes = _pair(found, files, table, options)
         tile = options.tile_size or _usual_tile([one.scene.size for one in labelled])
         if not 0 <= options.overlap < tile:
             raise ConfigError(f"--overlap is {options.overlap} for tiles of {tile}; it must lie in 0..{tile - 1}.")
-        plan = _plan(output, files, table, options)
+        plan = _plan(table, palette_of(style, table), options)
         split = _split(labelled, files, rule, tile, plan, options)
         parts = _parts(labelled, files, split, options)
-    spec = _spec(output, labelled, table)
+    spec = _spec(output, labelled, plan)
     facts = _facts(tile, split, rule, plan, options)
     splits = ("train",) if rule.kind == "none" else SPLITS
     with workspace(output, spec) as work:
         report = work.prepare(
             parts, plan, facts, cut=cut_part, splits=splits, workers=options.workers, progress=options.progress
         )
-    return ScenesReport(report, tuple(notes))
+    config = _write_config(report, labelled, plan, options)
+    if config is None:
+        notes.append("No config is written, because training needs validation tiles; --split none leaves none.")
+    return ScenesReport(report, (*unused, *notes), config)
+
+
+def _write_config(
+    report: PrepareReport, labelled: Sequence[_Labelled], plan: ScenesPlan, options: ScenesOptions
+) -> Path | None:
+    """Writes the config of the finished folder, unless nothing changed or there is nothing to validate on."""
+    if "val" not in report.splits:
+        return None
+    there = own_config_path(report.output)
+    if report.up_to_date and there.is_file():
+        return there
+    return write_own_config(
+        report.output,
+        classes=plan.classes,
+        palette=plan.palette,
+        ignore_index=IGNORED_ID,
+        ignore_background=plan.background == IGNORED_ID,
+        ground_resolution=_ground_resolution(labelled),
+        trains_on=options.trains_on,
+        trust=options.trust,
+        workers=options.workers,
+    )
 
 
 # === Classes ===
@@ -187,7 +222,7 @@ def _single(rules: ClassRules, options: ScenesOptions) -> str:
     return rules.names[0][0] if rules.names else "object"
 
 
-def _table(files: Sequence[LabelFile], rules: ClassRules, options: ScenesOptions) -> ClassTable:
+def _table(files: Sequence[LabelFile], rules: ClassRules, style: Style, options: ScenesOptions) -> ClassTable:
     drawn = [file for file in files if file.features is not None]
     if options.field is not None and not drawn:
         raise ConfigError(f"--field {options.field} has no use: the labels are rasters. Leave it out.")
@@ -199,29 +234,33 @@ def _table(files: Sequence[LabelFile], rules: ClassRules, options: ScenesOptions
     where = ", ".join(str(file.path) for file in files)
     if options.field:
         where = f"the field '{options.field}' of {where}"
-    values = {value for file in files for value in file.values}
-    return class_table(values, rules, background=background, where=where)
+    values = sorted({value for file in files for value in file.values})
+    return class_table(values, rules, background=background, where=where, names=names_of(style, values))
 
 
-def _spec(output: Path, labelled: Sequence[_Labelled], table: ClassTable) -> DatasetSpec:
+def _spec(output: Path, labelled: Sequence[_Labelled], plan: ScenesPlan) -> DatasetSpec:
     first = labelled[0].scene
     dtype = np.dtype(first.dtype)
-    sides = [side for one in labelled for side in one.scene.ground]
-    alike = max(sides) < 1.1 * min(sides)
     names = first.descriptions if all(first.descriptions) and len(set(first.descriptions)) == first.bands else ()
     return custom_spec(
         output.absolute().name,
-        table.names,
+        plan.classes,
+        plan.palette,
         bands=first.bands,
         max_value=float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0,
         band_names=names,
-        gsd=round(math.fsum(sides) / len(sides), 6) if alike else None,
+        gsd=_ground_resolution(labelled),
         tile_names=YX,
     )
 
 
-def _plan(output: Path, files: Sequence[LabelFile], table: ClassTable, options: ScenesOptions) -> ScenesPlan:
-    palette = custom_spec(output.absolute().name, table.names).palette
+def _ground_resolution(labelled: Sequence[_Labelled]) -> float | None:
+    """Returns the side of the pixels in metres, if all scenes have the same."""
+    sides = [side for one in labelled for side in one.scene.ground]
+    return round(math.fsum(sides) / len(sides), 6) if max(sides) < _ALIKE * min(sides) else None
+
+
+def _plan(table: ClassTable, palette: tuple[RGB, ...], options: ScenesOptions) -> ScenesPlan:
     return ScenesPlan(
         names=YX,
         classes=table.names,

@@ -75,8 +75,8 @@ def read_scenes(paths: Sequence[Path], labels: Sequence[Path], trust: Trust) -> 
     for path, stem in zip(files, stems, strict=True):
         if polygon_driver(path) is not None:
             images = [label for label in labels if label.is_file() and raster_driver(label) is not None]
-            swap = f" while {images[0]}, given by --labels, is an image: swap the two" if images else ""
-            raise DataError(f"{path} holds polygons, and a scene is an image{swap or '; give polygons by --labels'}.")
+            remedy = f"{images[0]}, given by --labels, is an image: swap the two" if images else "Give it by --labels"
+            raise DataError(f"{path} holds polygons where a scene, an image, is expected. {remedy}.")
         with open_scene(path, trust=trust) as scene:
             scenes.append(_described(path, stem, scene))
         first = scenes[0]
@@ -97,7 +97,7 @@ def file_stamp(files: Sequence[str | Path]) -> str:
         except OSError:  # such as what a VRT names within an archive
             facts.append(file)
         else:
-            facts.append(f"{file} {status.st_size} {status.st_mtime_ns}")
+            facts.append(f"{os.path.basename(file)} {status.st_size} {status.st_mtime_ns}")
     return hashlib.sha256("\n".join(facts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
