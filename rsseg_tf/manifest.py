@@ -13,9 +13,17 @@ import functools
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import DataError, ExportError, address_hint
@@ -175,7 +183,12 @@ class Classes(_Section):
 
 
 class Inference(_Section):
-    """The defaults of prediction: fields of `rsseg_tf.predict.InferenceOptions`."""
+    """The defaults of prediction: fields of `rsseg_tf.predict.InferenceOptions`.
+
+    Attributes:
+        temperature: What logits are divided by before they become probabilities. A model that was never calibrated has
+            1, and its manifest does not mention it.
+    """
 
     scales: tuple[float, ...] = (1.0,)
     flip_horizontal: bool = False
@@ -183,6 +196,15 @@ class Inference(_Section):
     is_slide: bool = False
     crop_size: tuple[_Positive, _Positive] | None = None
     stride: tuple[_Positive, _Positive] | None = None
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+
+    @model_serializer(mode="wrap")
+    def _without_default_temperature(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Earlier versions refuse keys that they don't know.
+        values: dict[str, Any] = serialize(self)
+        if self.temperature == 1:
+            del values["temperature"]
+        return values
 
 
 class Origin(_Section):
