@@ -58,12 +58,15 @@ def names_of(style: Style, values: Sequence[str]) -> dict[str, str]:
 
 
 def palette_of(style: Style, table: ClassTable) -> tuple[RGB, ...]:
-    """Returns the colours of the classes: those of the style, others where it has none or one twice."""
-    colours: list[RGB | None] = [None] * len(table.names)
-    by_name = {name: colour for name, colour in style.values() if name}
-    for value, number in table.ids.items():
-        if number != IGNORED_ID and colours[number] is None:
-            colours[number] = style[value][1] if value in style else by_name.get(table.names[number])
+    """Returns the colours of the classes: those of the style, others where it has none or one twice.
+
+    A class has the colour of one of its values, else of its name, in small or capital letters.
+    """
+    by_name = {name.casefold(): colour for name, colour in style.values() if name}
+    colours: list[RGB | None] = [by_name.get(name.casefold()) for name in table.names]
+    for value, number in reversed(table.ids.items()):  # the first value of a class counts
+        if number != IGNORED_ID and value in style:
+            colours[number] = style[value][1]
     taken: set[RGB] = set()
     for number, colour in enumerate(colours):
         if colour is not None and colour in taken:
