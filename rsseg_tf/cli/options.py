@@ -80,7 +80,7 @@ class Grouped(ManyValues):
         """Writes one section per heading, in the order of the options, after those without one."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}  # those without a heading come first
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
             if record is not None:
                 sections.setdefault(getattr(parameter, "heading", "Options"), []).append(record)
         for heading, records in sections.items():

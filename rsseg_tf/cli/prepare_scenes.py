@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rsseg_tf.cli.options import Grouped, group, reading_options
+from rsseg_tf.cli.options import Grouped, group, reading_options, trains_on_option
 from rsseg_tf.cli.output import print_note, print_prepared, progress_line
 
 __all__ = ["scenes"]
@@ -60,6 +60,7 @@ _METRES = click.FloatRange(min=0)
                  help="Pixels that neighbours share."),
     click.option("--skip-empty", is_flag=True, help="Leave tiles out that hold background alone."),
     click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [default: one for each core]"),
+    trains_on_option,
     reading_options,
 )  # fmt: skip
 def scenes(orthos: tuple[Path, ...], labels: tuple[Path, ...], output: Path, **values: Any) -> None:
@@ -69,8 +70,8 @@ def scenes(orthos: tuple[Path, ...], labels: tuple[Path, ...], output: Path, **v
     Labels belong to the scenes on whose ground they lie. Where they overlap, later polygons and later files lie on top.
 
     Writes what other datasets have: tiles in img_dir/ and ann_dir/, train.txt and val.txt, labels.txt and dataset.json;
-    and NAME.yml, a config to train with. Image tiles are GeoTIFFs with the bands and the type of the scene. Pixels without data are ignored, and so are
-    polygons without a class.
+    and NAME.yml, a config to train with. Image tiles are GeoTIFFs with the bands and the type of the scene. Pixels
+    without data are ignored, and so are polygons without a class.
 
     After a kill the same command goes on where it stopped.
     """

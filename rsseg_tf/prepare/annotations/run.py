@@ -21,10 +21,10 @@ from rsseg_tf.prepare.annotations.shapes import AnnotatedImage
 from rsseg_tf.prepare.output import PrepareReport
 from rsseg_tf.prepare.own_config import TrainsOn, own_config_path, write_own_config
 from rsseg_tf.prepare.scenes.classes import IGNORED_ID, ClassRules, ClassTable, class_table
-from rsseg_tf.prepare.scenes.colours import palette_of, read_styles
 from rsseg_tf.prepare.workspace import workspace
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.scenes import scene_header
+from rsseg_tf.styles import class_palette, read_palette
 
 __all__ = ["AnnotationsOptions", "AnnotationsReport", "prepare_annotations"]
 
@@ -207,9 +207,9 @@ def _some(names: Sequence[str]) -> str:
 def _palette(table: ClassTable, style: Path | None) -> tuple[RGB, ...] | None:
     if style is None:
         return None
-    entries, _ = read_styles([], None, style)
-    palette = palette_of(entries, table)
-    if not {colour for _, colour in entries.values()} & set(palette):
+    values = {value: table.names[number] for value, number in table.ids.items() if number != IGNORED_ID}
+    palette = class_palette(read_palette(style), table.names, values)
+    if palette is None:
         raise DataError(
             f"{readable_name(style)} has no colour for any of the classes {_some(table.names)}. Give another style, or "
             "none."

@@ -8,7 +8,7 @@ from pathlib import Path
 from rsseg_tf.datasets.spec import RGB, default_palette
 from rsseg_tf.errors import DataError
 from rsseg_tf.prepare.scenes.classes import IGNORED_ID, ClassTable, value_text
-from rsseg_tf.styles.palettes import read_palette
+from rsseg_tf.styles import PaletteEntry, class_palette, read_palette
 
 __all__ = ["Style", "names_of", "palette_of", "read_styles"]
 
@@ -58,20 +58,7 @@ def names_of(style: Style, values: Sequence[str]) -> dict[str, str]:
 
 
 def palette_of(style: Style, table: ClassTable) -> tuple[RGB, ...]:
-    """Returns the colours of the classes: those of the style, others where it has none or one twice.
-
-    A class has the colour of one of its values, else of its name, in small or capital letters.
-    """
-    by_name = {name.casefold(): colour for name, colour in style.values() if name}
-    colours: list[RGB | None] = [by_name.get(name.casefold()) for name in table.names]
-    for value, number in reversed(table.ids.items()):  # the first value of a class counts
-        if number != IGNORED_ID and value in style:
-            colours[number] = style[value][1]
-    taken: set[RGB] = set()
-    for number, colour in enumerate(colours):
-        if colour is not None and colour in taken:
-            colours[number] = None
-        elif colour is not None:
-            taken.add(colour)
-    fresh = (colour for colour in default_palette(min(2 * len(colours), 255)) if colour not in taken)
-    return tuple(next(fresh) if colour is None else colour for colour in colours)
+    """Returns the colours of the classes: those of the style, others where it has none or one twice."""
+    values = {value: table.names[number] for value, number in table.ids.items() if number != IGNORED_ID}
+    entries = [PaletteEntry(value, name, colour) for value, (name, colour) in style.items()]
+    return class_palette(entries, table.names, values) or default_palette(len(table.names))
