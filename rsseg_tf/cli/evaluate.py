@@ -175,11 +175,14 @@ def _store(calibration: Calibration, checkpoint: Path, evaluation: Evaluation, i
 
     facts = {"dataset": evaluation.spec.name, "images": images, **calibration.to_json()}
     write_calibration(checkpoint, facts.pop("temperature"), facts)
-    (nll, nll_after), (ece, ece_after) = calibration.nll, calibration.ece
+    brier, brier_after = calibration.brier
     click.echo(
-        f"[CALIBRATION] temperature: {calibration.temperature:.4f} NLL: {nll:.4f} -> {nll_after:.4f} ECE: {ece:.4f} -> "
-        f"{ece_after:.4f}, on {calibration.pixels:,} of {calibration.seen:,} pixels"
+        f"[CALIBRATION] temperature: {calibration.temperature:g} ECE: {calibration.before.ece:.4f} -> "
+        f"{calibration.after.ece:.4f} Brier: {brier:.4f} -> {brier_after:.4f}, on {calibration.pixels:,} of "
+        f"{calibration.seen:,} pixels"
     )
+    if calibration.temperature == 1:
+        print_note("no temperature lowers the ECE of these tiles: confidence stays as it is.")
     if calibration.at_bound:
         low, high = TEMPERATURES
         print_note(
