@@ -206,6 +206,8 @@ class BackboneSection(Row):
                 f"pretrained is {weights.name}, which are weights of {' and '.join(weights.backbones)}; the backbone "
                 f"is {self.name}. There are for it: {own}."
             )
+        if any(getattr(self, option) != value for option, value in weights.options):
+            raise ValueError(f"the weights {weights.name} want {weights.options_in_words()} in the backbone's section.")
         return self
 
 
