@@ -272,12 +272,13 @@ def test_images_in_a_zip_file(tmp_path: Path) -> None:
 def test_one_polygon_in_other_lists_and_classes_with_numbers(tmp_path: Path) -> None:
     """As solaris writes COCO: one list of numbers, and classes called 1.0."""
     pairs = np.array(SQUARE).reshape(-1, 2).tolist()
-    found = [
-        read_annotations([coco(tmp_path / "l.json", [{"category_id": 3, "segmentation": segmentation}], **numbers)])
-        for numbers in ({"categories": [{"id": 3, "name": 1.0}]},)
-        for segmentation in (SQUARE, pairs, [SQUARE], [pairs])
-    ]
-    for read in found:
+    for segmentation in (SQUARE, pairs, [SQUARE], [pairs]):
+        labels = coco(
+            tmp_path / "l.json",
+            [{"category_id": 3, "segmentation": segmentation}],
+            categories=[{"id": 3, "name": 1.0}],
+        )
+        read = read_annotations([labels])
         assert read.classes == ("1",)
         [shape] = read.images[0].shapes
         np.testing.assert_array_equal(shape.outlines[0], pairs)
