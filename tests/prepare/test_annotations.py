@@ -244,7 +244,7 @@ def test_a_place_and_nodata_stay(tmp_path: Path) -> None:
     labels = coco(tmp_path / "l.json", BOTH[:3], images=files)
     prepared(tmp_path, labels, folder=tmp_path / "images", tile_size=24)
     config = load_config(tmp_path / "mine" / "mine.yml")
-    assert config.dataset.spec.bands == 4 and config.dataset.spec.gsd == 0.5
+    assert config.dataset.spec.bands == 4 and config.dataset.spec.gsd == pytest.approx(0.5, rel=5e-4)
     label = label_of(tmp_path, "scene0_0_0_0")
     assert (label[:6, :6] == 255).all() and label[5, 8] == 1
     [image] = (tmp_path / "mine" / "img_dir").rglob("scene0_0_0_24.tif")
