@@ -21,6 +21,7 @@ from rsseg_tf.datasets.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
+    from rsseg_tf.evaluate.details import Details
     from rsseg_tf.evaluate.evaluation import Evaluation, Look, Observer
     from rsseg_tf.metrics import Calibration, SegmentationScores
     from rsseg_tf.predictors import Predictor
@@ -141,18 +142,9 @@ def command(
         _store(calibration, source.path, evaluation, len(samples))
     if report_path is not None:
         report["details"] = details.to_json()
-        facts = {
-            "model": model_path,
-            "images": f"{len(samples):,} of {config.dataset.val_list}",
-            "protocol": evaluation.summary,
-            "engine": source.engine or source.kind,
-            "precision": source.precision,
-            "counted pixels": f"{int(scores.confusion.sum()):,}; {scores.ignored_pixels:,} ignored",
-        }
-        from rsseg_tf.evaluate.report import write_report
-
-        write_report(report_path, scores, details, facts, calibration)
-        click.echo(f"Wrote {report_path}.")
+        facts = {"model": model_path, "images": f"{len(samples):,} of {config.dataset.val_list}"}
+        facts |= {"protocol": evaluation.summary, "engine": source.engine or source.kind, "precision": source.precision}
+        _write_page(report_path, scores, details, facts, calibration)
     beside = source.path if source.path.is_dir() else source.path.parent
     write_json((save_dir or beside) / "eval.json", report)
 
@@ -265,6 +257,17 @@ def _check_report_path(path: Path) -> None:
     check_report_place(path)
 
 
+def _write_page(
+    path: Path, scores: SegmentationScores, details: Details, facts: dict[str, str], calibration: Calibration | None
+) -> None:
+    """Writes the page of --report; `facts` say what was evaluated and how."""
+    from rsseg_tf.evaluate.report import write_report
+
+    counted = {"pixels": f"{int(scores.confusion.sum()):,} counted, {scores.ignored_pixels:,} ignored"}
+    write_report(path, scores, details, facts | counted, calibration)
+    click.echo(f"Written: {path}")
+
+
 def _store(calibration: Calibration, checkpoint: Path, evaluation: Evaluation, images: int) -> None:
     """Stores a fitted temperature in the checkpoint and prints what it changes."""
     from rsseg_tf.checkpoint import write_calibration
@@ -272,11 +275,14 @@ def _store(calibration: Calibration, checkpoint: Path, evaluation: Evaluation, i
 
     facts = {"dataset": evaluation.spec.name, "images": images, **calibration.to_json()}
     write_calibration(checkpoint, facts.pop("temperature"), facts)
-    (nll, nll_after), (ece, ece_after) = calibration.nll, calibration.ece
+    brier, brier_after = calibration.brier
     click.echo(
-        f"[CALIBRATION] temperature: {calibration.temperature:.4f} NLL: {nll:.4f} -> {nll_after:.4f} ECE: {ece:.4f} -> "
-        f"{ece_after:.4f}, on {calibration.pixels:,} of {calibration.seen:,} pixels"
+        f"[CALIBRATION] temperature: {calibration.temperature:g} ECE: {calibration.before.ece:.4f} -> "
+        f"{calibration.after.ece:.4f} Brier: {brier:.4f} -> {brier_after:.4f}, on {calibration.pixels:,} of "
+        f"{calibration.seen:,} pixels"
     )
+    if calibration.temperature == 1:
+        print_note("no temperature lowers the ECE of these tiles: confidence stays as it is.")
     if calibration.at_bound:
         low, high = TEMPERATURES
         print_note(

@@ -229,7 +229,10 @@ def test_the_command_writes_the_page_and_stores_a_temperature(tmp_path: Path, mo
     output, first = run("--report", str(page), "--calibrate")
     assert set(first) - set(plain) == {"calibration", "details"} and plain.items() <= first.items()
     temperature = first["calibration"]["temperature"]
-    assert f"[CALIBRATION] temperature: {temperature:.4f} NLL:" in output and temperature != 1
+    assert (
+        f"[CALIBRATION] temperature: {temperature:g} ECE: {first['calibration']['ece_before']:.4f} ->" in output
+        and temperature != 1
+    )
     assert read_temperature(checkpoint) == temperature
     assert json.loads((checkpoint / "calibration.json").read_text())["pixels"] == first["counted_pixels"]
     assert f"temperature {temperature:.4g}" in page.read_text("utf-8")
