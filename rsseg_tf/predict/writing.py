@@ -31,10 +31,23 @@ from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError, reason
 from rsseg_tf.files import SIDE_SUFFIX, atomic_path, hold, remove_file, replace_file, short_stem
 from rsseg_tf.files.journal import Journal
+from rsseg_tf.files.walking import walk_files
 from rsseg_tf.predict.decoding import PROBABILITY_NODATA, PROBABILITY_STEPS, Product
+from rsseg_tf.rasters.remote import fingerprint
 from rsseg_tf.rasters.scenes import Scene
+from rsseg_tf.rasters.sources import Address, Part, Source, Stack
 
-__all__ = ["BLOCK", "RasterFile", "Rows", "SceneWriter", "partial_file", "raster_file", "stamp", "unwritable"]
+__all__ = [
+    "BLOCK",
+    "RasterFile",
+    "Rows",
+    "SceneWriter",
+    "partial_file",
+    "raster_file",
+    "source_stamp",
+    "stamp",
+    "unwritable",
+]
 
 BLOCK = 256
 """Side of the blocks that rasters are stored in; rows are written in whole blocks, so that none is packed twice."""
@@ -89,6 +102,26 @@ def stamp(path: Path) -> list[int]:
     except OSError:
         return []
     return [status.st_size, status.st_mtime_ns]
+
+
+def source_stamp(source: Source) -> list[Any]:
+    """Returns what changes with the content of an image, as JSON can hold it; an empty list if it cannot be reached.
+
+    Of a file its size and time; of a Zarr store the size of all its files, and the time of the newest; of an address
+    what its header tells.
+    """
+    if isinstance(source, Stack):
+        return [source.resampling, *([str(member), *source_stamp(member)] for member in source.members)]
+    if isinstance(source, Address):
+        try:
+            return [fingerprint(source)]
+        except DataError:
+            return []
+    path, more = (source.path, [source.variable]) if isinstance(source, Part) else (source, [])
+    if path.is_dir():
+        stamps = [found for found in map(stamp, walk_files(path)) if found]
+        return [sum(size for size, _ in stamps), max((time for _, time in stamps), default=0), *more]
+    return [*stamp(path), *more]
 
 
 def raster_file(
