@@ -102,9 +102,9 @@ def load_tensorflow() -> None:
     Its C++ core prints several lines about a missing GPU before any log level applies. Where there is a driver nothing
     is hidden: there these lines may matter.
     """
-    from rsseg_tf.environment import muted_stderr
+    from rsseg_tf.environment import has_nvidia_driver, muted_stderr
 
-    if Path("/proc/driver/nvidia").exists() or sys.platform != "linux":
+    if has_nvidia_driver() or sys.platform != "linux":
         return
     with muted_stderr():
         import tensorflow as tf

@@ -93,6 +93,9 @@ class PreparedDataset(Section):
 class CustomDataset(Section):
     """A user's own data: a root folder, two list files and the class names.
 
+    A relative `root` counts from the working directory. A config without one lies beside its data: its folder is the
+    root.
+
     `mean` and `std` are those of pixels divided by `max_value`, one value per band. By default they are those that the
     backbone's named weights were trained with, and without such weights 0.5, as in PaddleSeg.
     """

@@ -6,6 +6,7 @@ train.txt, val.txt, test.txt  one line per tile, image and label (test: image)
 train_GROUP.txt               the tiles of a group of scenes, where the dataset has groups
 labels.txt                    class names, one per line, in the order of their ids
 dataset.json                  the spec and the counts of scenes, tiles and pixels
+*.yml                         configs; they stay when the dataset is prepared again
 
 A dataset for pre-training has images and `train.txt` alone.
 """
@@ -17,6 +18,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +43,7 @@ __all__ = [
     "SplitReport",
     "check_replaceable",
     "held_output",
+    "keep_configs",
     "needed_splits",
     "read_dataset_json",
     "read_description",
@@ -52,6 +55,7 @@ SPLITS = ("train", "val")
 
 _WRITER = "rsseg_tf"
 _MARK = ".prepared"
+_CONFIGS = ".yml"
 WORK = ".work"
 """Subfolder of an unfinished run with its journal and its scratch files."""
 # Earlier versions wrote descriptions without these.
@@ -120,7 +124,7 @@ class PreparedFolder:
         self._needed = needed_splits(spec, needed)
         self._samples: dict[str, list[Sample]] = {split: [] for split in self._needed}
         self._groups: dict[str, list[Sample]] = {}
-        self._scenes: Counter[str] = Counter()
+        self._scenes: dict[str, set[str]] = {}
         self._off_palette: Counter[str] = Counter()
         self._pixels: dict[str, np.ndarray] = {}
         for split in self._needed:
@@ -149,7 +153,8 @@ class PreparedFolder:
         if record.pixels:
             self._pixels[record.split] += np.array(record.pixels)
         self._off_palette[record.split] += record.off_palette.pixels
-        self._scenes[record.split] += 1
+        if record.tiles or not record.scene:
+            self._scenes.setdefault(record.split, set()).add(record.scene or record.stem)
 
     def count_scene(self, split: str, label: np.ndarray, name: str) -> None:
         """Counts a scene and the pixels of its `(H, W)` uint8 label.
@@ -166,7 +171,7 @@ class PreparedFolder:
                 f"{name} holds label {unknown[0]} ({counts[unknown[0]]} pixels); dataset '{self.spec.name}' allows "
                 f"0..{self.spec.num_classes - 1} and {self.spec.ignore_index}."
             )
-        self._scenes[split] += 1
+        self._scenes.setdefault(split, set()).add(name)
         self._pixels[split] += counts
 
     def sweep(self) -> None:
@@ -245,7 +250,7 @@ class PreparedFolder:
         counts = self._pixels[split]
         classes = () if isinstance(self.spec, str) or split not in SPLITS else self.spec.classes
         return SplitReport(
-            scenes=self._scenes[split],
+            scenes=len(self._scenes.get(split, ())),
             tiles=len(self._samples[split]),
             pixels={name: int(counts[position]) for position, name in enumerate(classes)},
             ignored_pixels=int(counts[self.spec.ignore_index]) if not isinstance(self.spec, str) else 0,
@@ -291,6 +296,7 @@ def staged_output(output: Path) -> Iterator[Path]:
             with atomic_folder(output) as folder:
                 yield folder
                 check_replaceable(output)  # once more: minutes may have gone by
+                keep_configs(output, folder)
     except OSError as error:
         raise DataError(f"Cannot write {output}: {reason(error)}. Check the permissions and the free space.") from error
 
@@ -315,6 +321,17 @@ def held_output(output: Path) -> Iterator[None]:
     with lock:
         recover_folder(output)
         yield
+
+
+def keep_configs(output: Path, folder: Path) -> None:
+    """Copies the configs in `output` to the folder that is about to take its place.
+
+    Raises:
+        OSError: When one cannot be copied.
+    """
+    for path in output.glob(f"*{_CONFIGS}"):
+        if not (folder / path.name).exists():
+            shutil.copy2(path, folder / path.name)
 
 
 def read_description(path: StrPath) -> dict[str, Any]:
@@ -367,7 +384,7 @@ def read_dataset_json(path: StrPath) -> tuple[DatasetSpec, dict[str, Any]]:
 
 
 def check_replaceable(output: Path) -> None:
-    """Raises DataError unless `output` is absent, an empty folder, or a prepared dataset with nothing else in it."""
+    """Raises DataError unless `output` is absent, an empty folder, or a prepared dataset with nothing but configs."""
     if not os.path.lexists(output):
         return
     if output.is_symlink() or not output.is_dir():
@@ -381,7 +398,7 @@ def check_replaceable(output: Path) -> None:
         groups = frozenset(f"{group}.txt" for group in read_description(output / "dataset.json").get("groups", {}))
     except DataError as error:
         unreadable = error
-    foreign = sorted(names - _OUR_NAMES - groups)
+    foreign = sorted(name for name in names - _OUR_NAMES - groups if not name.endswith(_CONFIGS))
     if foreign:
         raise DataError(f"{output} holds '{foreign[0]}', which {_WRITER} did not write. Choose another output folder.")
     if unreadable is not None:

@@ -43,7 +43,7 @@ from rsseg_tf.rasters.headers import ImageHeader, tiff_notes
 from rsseg_tf.rasters.images import plain_header, read_decoded
 from rsseg_tf.rasters.nodata import Pixels, SuspectValues, ValueRange, without_nodata
 from rsseg_tf.rasters.opening import open_member, raster_driver
-from rsseg_tf.rasters.part_reading import RasterPart, interleaved, read_part
+from rsseg_tf.rasters.part_reading import interleaved, read_part
 from rsseg_tf.rasters.remote import network, unreachable
 from rsseg_tf.rasters.sources import Address, Member, Source, Stack
 from rsseg_tf.rasters.stacks import StackReader, opened_stack
@@ -187,26 +187,39 @@ class Scene:
         pixels = self.look(window, size)
         return pixels.values, pixels.nodata
 
+    def stored(self, window: Window | None = None) -> tuple[NDArray, NDArray[np.bool_] | None]:
+        """As `read`, with all values as they are stored, those that stand for no data too."""
+        values, masked, absent = self._part(window or Window(0, 0, *self.size), None)
+        return values, without_nodata(values.copy(), masked, absent, self._expected).nodata
+
     def look(self, window: Window | None = None, size: Size | None = None) -> Pixels:
         """As `read`, with counts and notes on the values."""
-        part = window or Window(0, 0, *self.size)
-        if isinstance(self._source, np.ndarray):
-            stored, masked = _part_of_array(self._source, part, self.bands, self._alpha, size)
-            absent: list[NDArray[np.bool_] | None] = [None] * len(self.bands)
-        else:
-            planes, masked, absent = self._part(part, size)
-            stored = interleaved(planes)
+        stored, masked, absent = self._part(window or Window(0, 0, *self.size), size)
         pixels = without_nodata(stored, masked, absent, self._expected)
         if size is None:  # a preview holds averages, which are no values of the file
             self._suspects.add(pixels)
         return pixels
 
-    def _part(self, part: Window, size: Size | None) -> RasterPart:
+    def _part(
+        self, part: Window, size: Size | None
+    ) -> tuple[NDArray, NDArray[np.bool_] | None, list[NDArray[np.bool_] | None]]:
+        """Returns the pixels of a part as stored, those masked for all bands, and those that each band declares."""
+        if isinstance(self._source, np.ndarray):
+            return *_part_of_array(self._source, part, self.bands, self._alpha, size), [None] * len(self.bands)
         if isinstance(self._source, StackReader):
-            return self._source.read_part(part, self.bands, self.dtype, size)
+            found = self._source.read_part(part, self.bands, self.dtype, size)
+        else:
+            with self._reading():
+                found = read_part(self._source, part, self.bands, alpha=self._alpha, dtype=self.dtype, size=size)
+        return interleaved(found.bands), found.masked, found.absent
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turns the errors of reading into `DataError`."""
+        remote = isinstance(self.path, Address)
         try:
-            with network() if isinstance(self.path, Address) else contextlib.nullcontext():
-                return read_part(self._source, part, self.bands, alpha=self._alpha, dtype=self.dtype, size=size)
+            with network() if remote else contextlib.nullcontext():
+                yield
         except RASTER_ERRORS as error:
             if isinstance(self.path, Address):
                 raise unreachable(self.path, error) from error

@@ -86,14 +86,17 @@ def random_note(config: Config) -> str | None:
 
 
 def normalisation_note(config: Config | PretrainConfig) -> str | None:
-    """Returns a line where a config normalises images in another way than its named weights want, or None."""
+    """Returns a line where a config normalises images in another way than its named weights want, or None.
+
+    Images of other bands or units than the weights were trained with have a mean and deviation of their own.
+    """
     backbone = config.backbone if isinstance(config, PretrainConfig) else config.model.backbone
     wanted = None if backbone is None else backbone.normalisation
     if backbone is None or wanted is None:
         return None
     spec = config.dataset.spec
-    wanted = wanted.for_bands(spec.bands)
-    if np.allclose((spec.mean, spec.std), wanted, rtol=0, atol=1e-4):
+    is_like_theirs = spec.bands == len(wanted.mean) and spec.max_value == 255
+    if not is_like_theirs or np.allclose((spec.mean, spec.std), wanted, rtol=0, atol=1e-4):
         return None
     return (
         f"dataset.mean {_rounded(spec.mean)} and dataset.std {_rounded(spec.std)} are not what the weights "
