@@ -47,8 +47,10 @@ from rsseg_tf.rasters.world_files import RasterPlace, image_place, raster_place
 
 __all__ = ["StackReader", "opened_stack"]
 
-_EQUAL = 1e-6
-"""Sides of pixels that differ by a smaller part are equal; so are places that differ by a smaller part of a pixel."""
+_FINER = 0.98
+"""Pixels are smaller than others if they have less than this part of their area; projections stretch equal ones."""
+_SAME_PIXELS = 1e-3
+"""Places that differ by a smaller part of a pixel are the same."""
 _TOLERANCE_PIXELS = 0.01  # of the transformation between two systems; rasterio takes no 0
 _SOME_PLANE = CRS.from_epsg(3857)
 """Stands for the system that all members have in common where none names it."""
@@ -271,7 +273,7 @@ def _finest(stack: Stack, layers: Sequence[_Layer]) -> _Layer:
         )
     finest = first
     for layer in layers[1:]:
-        if _pixel_area(layer) < _pixel_area(finest) * (1 - _EQUAL):
+        if _pixel_area(layer) < _pixel_area(finest) * _FINER:
             finest = layer
     return finest
 
@@ -331,7 +333,7 @@ def _is_same_grid(layer: _Layer, grid: _Layer) -> bool:
     height, width = grid.size
     corners = np.array([(0, 0), (width, 0), (0, height), (width, height)], np.float64)
     there = move(move(corners, layer.place["transform"]), ~grid.place["transform"])
-    return bool(np.abs(there - corners).max() < _EQUAL * max(height, width) + 1e-3)
+    return bool(np.abs(there - corners).max() < _SAME_PIXELS)
 
 
 def _outline(layer: _Layer, grid: _Layer) -> NDArray[np.float64] | None:
@@ -346,10 +348,6 @@ def _outline(layer: _Layer, grid: _Layer) -> NDArray[np.float64] | None:
         points = transformed(points, crs, target)
     points = points[np.isfinite(points).all(axis=1)]
     return move(points, ~grid.place["transform"]) if len(points) > 2 else None
-
-
-def _was(members: Sequence[Member]) -> str:
-    return "was" if len(members) == 1 else "were"
 
 
 def _unreadable(member: Member, driver: str, error: BaseException) -> DataError:
