@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +16,16 @@ from rsseg_tf.datasets import custom_spec
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import read_list
 from rsseg_tf.rasters.gdal import Trust
-from rsseg_tf.rasters.images import require_end, write_png
+from rsseg_tf.rasters.headers import encoded_size
+from rsseg_tf.rasters.images import decode_image, read_image, read_label, require_end, write_png
 from rsseg_tf.rasters.inspection import Inspection
+from rsseg_tf.rasters.pixel_rows import open_rows
 from rsseg_tf.rasters.scenes import open_scene, raster_driver, read_pixels
 from rsseg_tf.rasters.sources import Part, named_source
 from rsseg_tf.rasters.windows import Window
-from tests.rasters.test_scenes import PLACE, UTM, noise, write_tiff
-
-BANDS = noise(3, 20, 30, np.uint16)
-
-
-def write_as(path: Path, driver: str, bands: np.ndarray = BANDS, **options: Any) -> Path:
-    """Writes `(bands, H, W)` with a driver of GDAL's."""
-    count, height, width = bands.shape
-    profile = {"count": count, "height": height, "width": width, "dtype": bands.dtype, "crs": UTM, "transform": PLACE}
-    with rasterio.open(path, "w", driver=driver, **profile, **options) as target:
-        target.write(bands)
-    return path
-
-
-def write_netcdf(path: Path, bands: np.ndarray = BANDS) -> Path:
-    """Writes a netCDF file with a variable for each band; one band gives a file with one variable."""
-    rasterio.shutil.copy(write_tiff(path.with_suffix(".tif"), bands), path, driver="netCDF")
-    return path
-
-
-def write_zarr(path: Path, arrays: dict[str, np.ndarray]) -> Path:
-    """Writes a Zarr store of version 2, as xarray does, with coordinates of pixels' centres."""
-    height, width = next(iter(arrays.values())).shape[-2:]
-    path.mkdir()
-    (path / ".zgroup").write_text(json.dumps({"zarr_format": 2}))
-    coordinates = {
-        "x": PLACE.c + PLACE.a * (np.arange(width) + 0.5),
-        "y": PLACE.f + PLACE.e * (np.arange(height) + 0.5),
-    }
-    for name, array in {**coordinates, **arrays}.items():
-        (path / name).mkdir()
-        about = {"zarr_format": 2, "shape": array.shape, "chunks": array.shape, "dtype": array.dtype.str, "order": "C"}
-        about |= {"compressor": None, "fill_value": None, "filters": None}
-        (path / name / ".zarray").write_text(json.dumps(about))
-        names = [name] if array.ndim == 1 else ["band", "y", "x"][-array.ndim :]
-        more = {} if array.ndim == 1 else {"_CRS": {"wkt": UTM.to_wkt()}}
-        (path / name / ".zattrs").write_text(json.dumps({"_ARRAY_DIMENSIONS": names, **more}))
-        (path / name / ".".join("0" * array.ndim)).write_bytes(array.tobytes())
-    return path
-
+from rsseg_tf.serving.tiffs import decode_tiff
+from tests.fixtures.formats import BANDS, PLACE, UTM, foreign_files, write_as, write_netcdf, write_zarr
+from tests.rasters.test_scenes import noise, write_tiff
 
 # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -252,3 +216,36 @@ def test_overviews_beside_a_store_or_a_jpeg_2000_are_not_followed(tmp_path: Path
         (tmp_path / side).write_text(elsewhere)
         with pytest.raises(DataError, match="names a file of overviews"):
             read_pixels(path)
+
+
+# --- who reads none of it -------------------------------------------------------------------------------------------
+
+
+def test_servers_archives_and_labels_read_no_more_than_before(tmp_path: Path) -> None:
+    for kind, data in foreign_files(tmp_path / "made").items():
+        path = tmp_path / "sent.tif"
+        path.write_bytes(data)
+        with pytest.raises(DataError, match="must be one of PNG, JPEG, BMP, GIF and TIFF|claims to be"):
+            encoded_size(data)  # what a server asks before any decoder sees an image
+        with pytest.raises(DataError, match="cannot be read"):
+            decode_tiff(data, bands=3, dtype="uint8")
+        refused = "is not a PNG, JPEG or TIFF file|is a VRT"
+        with pytest.raises(DataError, match=refused), open_rows(path, "member", "stored"):
+            pass  # scenes in archives
+        with pytest.raises(DataError, match=refused):
+            read_label(path)
+        with pytest.raises(DataError, match=f"{refused}|PNG or JPEG is expected"):
+            decode_image(data, kind)
+        with pytest.raises(DataError, match=refused):
+            read_image(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["https://127.0.0.1:9/a.tif", "s3://bucket/a.tif", "/vsicurl/http://127.0.0.1:9/a.tif"]
+)
+def test_lists_of_training_name_files_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "train.txt").write_text(f"{text} a.png\n")
+    with pytest.raises(DataError, match="names 2 missing files"):
+        read_list(tmp_path / "train.txt", tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        read_pixels(Path(text))

@@ -17,7 +17,7 @@ from rsseg_tf.rasters.images import write_png
 from rsseg_tf.rasters.scenes import Scene, open_scene, read_pixels
 from rsseg_tf.rasters.sources import Stack, absolute, named_source, names_of, stack_of
 from rsseg_tf.rasters.windows import Size, Window
-from tests.rasters.test_formats import write_netcdf
+from tests.fixtures.formats import write_netcdf
 from tests.rasters.test_scenes import UTM, noise, write_tiff
 
 
