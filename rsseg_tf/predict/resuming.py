@@ -10,7 +10,8 @@ from rsseg_tf.errors import ConfigError
 from rsseg_tf.files.journal import Journal
 from rsseg_tf.predict.image import ImageJob, PredictionResult
 from rsseg_tf.predict.settings import PredictionSettings
-from rsseg_tf.predict.writing import source_stamp, unwritable
+from rsseg_tf.predict.writing import unwritable
+from rsseg_tf.rasters.stamps import source_stamp
 
 __all__ = ["JOURNAL", "FinishedJobs"]
 

@@ -12,7 +12,7 @@ from rsseg_tf.errors import ConfigError
 from rsseg_tf.predict.decoding import check_review_value
 from rsseg_tf.predict.options import InferenceOptions, OutputOptions, SceneOptions
 from rsseg_tf.predict.vector_files import check_vector_file
-from rsseg_tf.predict.writing import stamp
+from rsseg_tf.rasters.stamps import stamp
 
 __all__ = ["PredictionSettings"]
 
@@ -65,6 +65,9 @@ class PredictionSettings:
         """Returns all that results depend on, as JSON can hold it. Memory and batch size change no result."""
         options, scenes = asdict(self.options), asdict(self.scenes)
         options.pop("batch_size")
+        output = asdict(self.output)
+        if not self.output.stac:  # runs that ask for no items are those of versions that knew none
+            del output["stac"], output["stac_datetime"]
         for name in ("max_memory", "resume", "allow_vrt_sources"):
             scenes.pop(name)
         scenes["aoi"] = None if self.scenes.aoi is None else [self.scenes.aoi.name, *stamp(self.scenes.aoi)]
@@ -76,5 +79,5 @@ class PredictionSettings:
             **options,
             **scenes,
             "model_gsd": self.model_gsd,
-            **asdict(self.output),
+            **output,
         }

@@ -233,6 +233,7 @@ class PreparedFolder:
             content |= {"name": self.spec, "labelled": False}
         else:
             values = dataclasses.asdict(self.spec)
+            del values["ignore_nodata"]  # a config decides
             if self.spec.tile_names is None:  # whole scenes have no names of tiles
                 del values["tile_names"]
             content |= {**values, "labelled": True}
@@ -372,7 +373,7 @@ def read_dataset_json(path: StrPath) -> tuple[DatasetSpec, dict[str, Any]]:
     """
     path = Path(path)
     content = read_description(path)
-    fields = [field.name for field in dataclasses.fields(DatasetSpec)]
+    fields = [field.name for field in dataclasses.fields(DatasetSpec) if field.name != "ignore_nodata"]
     names = [name for name in fields if name in content or name not in _LATER_FIELDS]
     absent = [name for name in names if name not in content]
     if absent:

@@ -111,7 +111,7 @@ def write_own_config(
     to such weights: these want their own, and those of the tiles stand in a comment.
 
     Args:
-        root: The folder, with `train.txt` and `val.txt`.
+        root: The folder, with `train.txt`, and `val.txt` if there are tiles to evaluate on.
         classes: Names of the classes, by id.
         palette: One RGB colour a class; by default those of `dataset.json`, or else of `default_palette`.
         ignore_index: Label value of ignored pixels.
@@ -138,7 +138,8 @@ def write_own_config(
     root = root.absolute()
     described = _described(root)
     samples = read_list(root / "train.txt", root)
-    read_list(root / "val.txt", root)  # training evaluates on it
+    if has_val := (root / "val.txt").exists():
+        read_list(root / "val.txt", root)
     tiles = measure_tiles(samples, classes, ignore_index=ignore_index, trust=trust, workers=workers, progress=progress)
     names = tuple(band_names) or tuple(described.get("band_names", ()))
     names = names if len(names) == tiles.bands else ()
@@ -157,7 +158,7 @@ def write_own_config(
         gsd=ground_resolution or tiles.ground_resolution or described.get("gsd"),
         tile_names=described.get("tile_names"),
     )
-    text = _text(spec, tiles, trains_on, ignore_background)
+    text = _text(spec, tiles, trains_on, ignore_background, has_val=has_val)
     path = own_config_path(root)
     if not _still_describes(path, spec):
         _set_aside(path)
@@ -267,7 +268,9 @@ def _interval(iters: int) -> int:
 # === The text ===
 
 
-def _text(spec: DatasetSpec, tiles: TileStatistics, trains_on: TrainsOn, ignore_background: bool) -> str:
+def _text(
+    spec: DatasetSpec, tiles: TileStatistics, trains_on: TrainsOn, ignore_background: bool, *, has_val: bool = True
+) -> str:
     """Returns the config as YAML with comments."""
     gpu = has_nvidia_driver() if trains_on == "auto" else trains_on == "gpu"
     recipe = _recipe(tiles, spec, gpu)
@@ -277,7 +280,7 @@ def _text(spec: DatasetSpec, tiles: TileStatistics, trains_on: TrainsOn, ignore_
     shares = [f"{name} {count / total:.1%}" for name, count in zip(spec.classes, tiles.pixels, strict=True)]
     lines = [
         f"# Written by `rsseg-tf prepare` for training on a {'GPU' if gpu else 'CPU'}. It is yours to change:",
-        "#   rsseg-tf train --config THIS_FILE --do_eval",
+        f"#   rsseg-tf train --config THIS_FILE{' --do_eval' if has_val else ''}",
         f"# {tiles.tiles} training tiles, {total:,} pixels with a class ({tiles.left_out:,} without):",
         f"# {_listed(shares)}.",
         *_dataset_lines(spec, tiles, ignore_background, own_values=not _as_weights(spec, tiles, installed)),
@@ -366,7 +369,7 @@ def _model_lines(recipe: _Recipe, weights: NamedWeights | None, installed: bool,
     if weights is not None and installed:
         lines.append(f"  backbone: {{name: {recipe.backbone}, pretrained: {weights.name}}}")
         if bands != 3:
-            lines[-1] += f"  # their filters for red, green and blue are spread over {bands} bands"
+            lines[-1] += "  # their filters for red, green and blue are spread over the bands"
     elif weights is not None:
         lines += [
             f"  # Weights of {weights.data}: pip install 'rsseg-tf[pretrained]', then write",

@@ -62,6 +62,8 @@ _PART_NAMES = {
     "Zarr": 'ZARR:"{path}":/{variable}',
 }
 _PLAIN_VARIABLE = re.compile(r"[\w./ -]+$")
+_OF_VECTORS_TOO = ("GPKG", "MBTiles")
+"""Formats whose files may hold no raster at all."""
 _MOST_OBJECTS = 100_000  # of an HDF5 file
 _MOST_PARTS = 200
 _SHOWN = 12
@@ -86,14 +88,17 @@ def foreign_driver(path: Path, head: bytes) -> str | None:
     """
     for start, signature, driver in _SIGNATURES:
         if head.startswith(signature, start):
-            return _hdf5_driver(path) if driver == "HDF5" else driver
-    if not head:
-        return None
-    for driver in _UNSIGNED:
-        # Not `opened_raster`: that a driver does not fit is no error here.
-        with contextlib.suppress(*RASTER_ERRORS, ValueError), rasterio.open(Path(os.path.abspath(path)), driver=driver):
-            return driver
-    return None
+            if driver == "HDF5":
+                return _hdf5_driver(path)
+            return driver if driver not in _OF_VECTORS_TOO or _opens(path, driver) else None
+    return next((driver for driver in _UNSIGNED if head and _opens(path, driver)), None)
+
+
+def _opens(path: Path, driver: str) -> bool:
+    # Not `opened_raster`: that a driver does not fit is no error here.
+    with contextlib.suppress(*RASTER_ERRORS, ValueError), rasterio.open(Path(os.path.abspath(path)), driver=driver):
+        return True
+    return False
 
 
 def _hdf5_driver(path: Path) -> str:

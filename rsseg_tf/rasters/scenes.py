@@ -89,6 +89,7 @@ class Scene:
         gcps_crs: Their coordinate reference system.
         rpcs: Rational polynomial coefficients, or None.
         tags: Metadata that also hold for a label map of the scene.
+        acquired: When the image was taken, in the file's own spelling; else when the file says it was made, or None.
         place_note: The description of the place that could not be used, and the reason, in one line; else None.
     """
 
@@ -105,6 +106,7 @@ class Scene:
     gcps_crs: CRS | None = None
     rpcs: RPC | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    acquired: str | None = None
     place_note: str | None = None
     _source: rasterio.DatasetReader | StackReader | NDArray | None = field(default=None, repr=False)
     _driver: str = "GTiff"
@@ -125,6 +127,13 @@ class Scene:
             return self._alpha is not None
         flags = [self._source.mask_flag_enums[band - 1] for band in self.bands]
         return any(found != [MaskFlags.all_valid] for found in flags)
+
+    @property
+    def nodata_values(self) -> tuple[float | None, ...]:
+        """The value of each band that the file declares to stand for no data, None where it declares none."""
+        if not isinstance(self._source, rasterio.DatasetReader | StackReader):
+            return (None,) * len(self.bands)
+        return tuple(self._source.nodatavals[band - 1] for band in self.bands)
 
     @property
     def dated_crs(self) -> str | None:
@@ -382,6 +391,7 @@ def _describe(path: Source, source: rasterio.DatasetReader | StackReader, driver
         is_raster=True,
         descriptions=tuple(descriptions[band - 1] for band in chosen.bands),
         tags={key: tags[key] for key in _COPIED_TAGS if key in tags},
+        acquired=source.tags(ns="IMAGERY").get("ACQUISITIONDATETIME") or tags.get("TIFFTAG_DATETIME"),
         _source=source,
         _driver=driver,
         _alpha=chosen.alpha,

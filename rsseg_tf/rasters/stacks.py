@@ -135,6 +135,11 @@ class StackReader:
         return tuple(layer.reader.dtypes[band - 1] for layer, band in self.source_bands)
 
     @property
+    def nodatavals(self) -> tuple[float | None, ...]:
+        """Declared nodata value of each band, or None."""
+        return tuple(layer.file.nodatavals[band - 1] for layer, band in self.source_bands)
+
+    @property
     def descriptions(self) -> tuple[str, ...]:
         """Names of the bands; the name of its file for a band that is alone there and has none."""
         names = []
@@ -157,9 +162,9 @@ class StackReader:
             for layer, band in self.source_bands
         )
 
-    def tags(self) -> dict[str, str]:
-        """Returns the tags of the member whose grid the stack has."""
-        tags: dict[str, str] = self.grid.file.tags()
+    def tags(self, ns: str | None = None) -> dict[str, str]:
+        """Returns the tags of the member whose grid the stack has, of the file or of a namespace."""
+        tags: dict[str, str] = self.grid.file.tags(ns=ns)
         return tags
 
     def notes(self) -> tuple[str, ...]:

@@ -24,8 +24,17 @@ from rsseg_tf.rasters.scenes import open_scene, raster_driver, read_pixels
 from rsseg_tf.rasters.sources import Part, named_source
 from rsseg_tf.rasters.windows import Window
 from rsseg_tf.serving.tiffs import decode_tiff
-from tests.fixtures.formats import BANDS, PLACE, UTM, foreign_files, write_as, write_netcdf, write_zarr
-from tests.rasters.test_scenes import noise, write_tiff
+from tests.fixtures.formats import (
+    BANDS,
+    PLACE,
+    UTM,
+    foreign_files,
+    noise,
+    write_as,
+    write_netcdf,
+    write_tiff,
+    write_zarr,
+)
 
 # --- reading ----------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ from rsseg_tf.rasters.remote import fingerprint, network
 from rsseg_tf.rasters.scenes import open_scene, read_pixels
 from rsseg_tf.rasters.sources import Address, is_remote, named_source, stack_of
 from rsseg_tf.rasters.windows import Window
+from tests.fixtures.formats import PLACE, UTM, noise, write_tiff
 from tests.fixtures.ranges import Served, served
-from tests.rasters.test_scenes import PLACE, UTM, noise, write_tiff
 
 
 def write_cog(path: Path, seed: int = 0, side: int = 1024) -> Path:

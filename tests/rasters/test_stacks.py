@@ -17,8 +17,7 @@ from rsseg_tf.rasters.images import write_png
 from rsseg_tf.rasters.scenes import Scene, open_scene, read_pixels
 from rsseg_tf.rasters.sources import Stack, absolute, named_source, names_of, stack_of
 from rsseg_tf.rasters.windows import Size, Window
-from tests.fixtures.formats import write_netcdf
-from tests.rasters.test_scenes import UTM, noise, write_tiff
+from tests.fixtures.formats import UTM, noise, write_netcdf, write_tiff
 
 
 def from_origin(west: float, north: float, width: float, height: float) -> Affine:
@@ -91,7 +90,8 @@ def test_nodata_is_kept_and_does_not_spill_over(tmp_path: Path, nodata_value: in
     fine[0, :4, :8] = 0
     how: dict[str, Any] = {"nodata": 0} if nodata_value == 0 else {"mask": mask}
     coarse_file = write_tiff(tmp_path / "B05.tif", coarse, transform=COARSE, **how)
-    _, pixels, nodata = read(write_tiff(tmp_path / "B02.tif", fine, transform=FINE, nodata=0), coarse_file)
+    scene, pixels, nodata = read(write_tiff(tmp_path / "B02.tif", fine, transform=FINE, nodata=0), coarse_file)
+    assert scene.nodata_values == (0, nodata_value)
     assert set(np.unique(pixels[4:20, :, 1])) == {900}, "no value between 0 and 900"
     expected = np.zeros((40, 60), bool)
     expected[20:] = True  # not covered by the coarse file
