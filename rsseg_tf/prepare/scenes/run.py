@@ -377,7 +377,7 @@ def _split(
                              tiles, margin)  # fmt: skip
     else:
         counts = [_survey(one, own, plan) for one, own in zip(labelled, tiles, strict=True)]
-        codes = assign(rule, scenes, tiles, counts, blocks=blocks, margin=margin, seed=options.seed)
+        codes = assign(rule, tiles, counts, blocks=blocks, margin=margin, seed=options.seed)
     _check_split(rule, codes, tile)
     return _Split(tiles, codes, blocks, buffer_m)
 
