@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,11 +23,23 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from rsseg_tf.datasets.spec import RGB
+from rsseg_tf.errors import ConfigError
 from rsseg_tf.files import atomic_path
 from rsseg_tf.rasters.ground import move, transformed
 from rsseg_tf.rasters.windows import Size
 
-__all__ = ["EXTENSIONS", "STAC_VERSION", "Footprint", "asset", "class_objects", "footprint", "item", "write_item"]
+__all__ = [
+    "EXTENSIONS",
+    "STAC_VERSION",
+    "Footprint",
+    "asset",
+    "class_objects",
+    "footprint",
+    "item",
+    "moment_fields",
+    "spelled",
+    "write_item",
+]
 
 STAC_VERSION = "1.1.0"
 EXTENSIONS = {
@@ -143,6 +156,49 @@ def class_objects(classes: Mapping[int, str], palette: Mapping[int, RGB]) -> lis
     return objects
 
 
+def moment_fields(text: str) -> dict[str, str | None]:
+    """Returns the properties of a time that a user states.
+
+    Args:
+        text: A time by ISO 8601 (`2024-05-01T10:30:00Z`; without a zone it is UTC), a day (`2024-05-01`), which lasts
+            from its first to its last second, or two of these with a slash between (`2024-04-01/2024-06-30`).
+
+    Returns:
+        `datetime`; for a period None, with `start_datetime` and `end_datetime`.
+
+    Raises:
+        ConfigError: When it is neither, or ends before it begins.
+    """
+    try:
+        parts = [_span(part.strip()) for part in text.split("/")]
+        first, last = parts[0][0], parts[-1][1]
+    except ValueError:
+        parts = []
+    if not 1 <= len(parts) <= 2:
+        raise ConfigError(
+            f"stac_datetime must be a time, a day, or two of them with a slash between; got '{text}'. Give for "
+            "instance 2024-05-01T10:30:00Z, 2024-05-01 or 2024-04-01/2024-06-30."
+        )
+    if last < first:
+        raise ConfigError(f"stac_datetime ends before it begins: '{text}'. Give the earlier time first.")
+    if first == last:
+        return {"datetime": spelled(first)}
+    return {"datetime": None, "start_datetime": spelled(first), "end_datetime": spelled(last)}
+
+
+def _span(text: str) -> tuple[datetime, datetime]:
+    """Returns the first and last second of a time or a day."""
+    moment = datetime.fromisoformat(text)
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    is_day = re.fullmatch(r"\d{4}-?\d\d-?\d\d", text)
+    return moment, moment + timedelta(days=1, seconds=-1) if is_day else moment
+
+
+def spelled(moment: datetime) -> str:
+    """Returns a time in UTC as RFC 3339 has it, to the second."""
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
 def footprint(size: Size, transform: Affine, crs: CRS | None) -> Footprint | None:
     """Returns the outline of a scene on the globe.
 
@@ -173,14 +229,15 @@ def footprint(size: Size, transform: Affine, crs: CRS | None) -> Footprint | Non
         return _around_a_pole(ring[:-1])
     ring[:, 0] -= _TURN * math.floor((ring[:, 0].mean() + _TURN / 2) / _TURN)
     ring = np.round(_thinned(ring, size), _DECIMALS)
+    (left, bottom), (right, top) = ring.min(axis=0).tolist(), ring.max(axis=0).tolist()
+    if right - left >= _TURN - 10.0 ** (1 - _DECIMALS):  # it begins and ends at one meridian, whichever that is
+        left, right = -_TURN / 2, _TURN / 2
+        parts = [np.array([(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)])]
+        return Footprint(_geometry(parts), (left, bottom, right, top))
     parts = [part for turn in (-1, 0, 1) if (part := _within_turn(ring, turn)) is not None]
-    bottom, top = float(ring[:, 1].min()), float(ring[:, 1].max())
     if len(parts) == 1:
         left, right = float(parts[0][:, 0].min()), float(parts[0][:, 0].max())
-    elif np.ptp(ring[:, 0]) >= _TURN:
-        left, right = -_TURN / 2, _TURN / 2
     else:
-        left, right = float(ring[:, 0].min()), float(ring[:, 0].max())
         left, right = (round((x + _TURN / 2) % _TURN - _TURN / 2, _DECIMALS) for x in (left, right))
     return Footprint(_geometry(parts), (left, bottom, right, top))
 

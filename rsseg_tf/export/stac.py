@@ -189,6 +189,7 @@ def _bands(spec: DatasetSpec) -> tuple[str, ...]:
 def _hyperparameters(trained: TrainedModel, artifact: Artifact) -> dict[str, Any]:
     """Returns what the model was trained with and how it sees pixels; the config has all of it."""
     config, spec = trained.config, trained.spec
+    temperature = trained.manifest.inference.temperature
     return {
         "iterations": trained.manifest.origin.step,
         "batch_size": config.train.batch_size,
@@ -200,6 +201,7 @@ def _hyperparameters(trained: TrainedModel, artifact: Artifact) -> dict[str, Any
         "precision": config.train.precision,
         "seed": config.train.seed,
         "quantization": artifact.quantization,
+        **({} if temperature == 1 else {"temperature": temperature}),
         "normalisation_max_value": spec.max_value,
         "normalisation_mean": list(spec.mean),
         "normalisation_std": list(spec.std),

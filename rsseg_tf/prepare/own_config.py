@@ -369,7 +369,7 @@ def _model_lines(recipe: _Recipe, weights: NamedWeights | None, installed: bool,
     if weights is not None and installed:
         lines.append(f"  backbone: {{name: {recipe.backbone}, pretrained: {weights.name}}}")
         if bands != 3:
-            lines[-1] += f"  # their filters for red, green and blue are spread over {bands} bands"
+            lines[-1] += "  # their filters for red, green and blue are spread over the bands"
     elif weights is not None:
         lines += [
             f"  # Weights of {weights.data}: pip install 'rsseg-tf[pretrained]', then write",

@@ -269,6 +269,20 @@ def test_images_in_a_zip_file(tmp_path: Path) -> None:
     assert report.report.splits["train"].tiles == 4
 
 
+def test_one_polygon_in_other_lists_and_classes_with_numbers(tmp_path: Path) -> None:
+    """As solaris writes COCO: one list of numbers, and classes called 1.0."""
+    pairs = np.array(SQUARE).reshape(-1, 2).tolist()
+    found = [
+        read_annotations([coco(tmp_path / "l.json", [{"category_id": 3, "segmentation": segmentation}], **numbers)])
+        for numbers in ({"categories": [{"id": 3, "name": 1.0}]},)
+        for segmentation in (SQUARE, pairs, [SQUARE], [pairs])
+    ]
+    for read in found:
+        assert read.classes == ("1",)
+        [shape] = read.images[0].shapes
+        np.testing.assert_array_equal(shape.outlines[0], pairs)
+
+
 # === labelme ===
 
 
@@ -292,8 +306,8 @@ def test_files_of_labelme_become_a_dataset(tmp_path: Path) -> None:
     labelme(folder / "scene1_2.json", shapes[1:2], imagePath="scene1_2.png", imageHeight=None)
     report = prepared(tmp_path, None, folder=folder)
     assert load_config(report.config).dataset.spec.classes == ("background", "car", "roof", "tree")
-    assert "1 points and lines, which have no area, left out" in report.notes
-    assert "1 images without annotations left out, such as images/scene1_3.png" in report.notes
+    assert "points and lines, which have no area: 1 left out" in report.notes
+    assert "images without annotations: 1 left out, such as images/scene1_3.png" in report.notes
     label = label_of(tmp_path, "scene0_0")
     assert label[5, 8] == 2 and label[5, 12] == 255 and label[4, 4] == 0  # roof, ignored, background on top
     assert (label[2:6, 30:34] == 1).all() and label[6, 30] == 0

@@ -20,6 +20,7 @@ from rsseg_tf.prepare.annotations.shapes import (
     rectangle,
     stamp,
 )
+from rsseg_tf.prepare.scenes.classes import value_text
 from rsseg_tf.rasters.windows import Size
 
 __all__ = ["Annotations", "read_annotations"]
@@ -82,7 +83,7 @@ def read_annotations(paths: Sequence[Path]) -> Annotations:
             found += _coco_images(content, categories, path, left_out)
     if "labelme" in kinds:
         classes = dict.fromkeys(sorted({shape.name for image in found for shape in image.shapes if shape.name}))
-    notes = [f"{count:,} {what} left out" for what, count in sorted(left_out.items())]
+    notes = [f"{what}: {count:,} left out" for what, count in sorted(left_out.items())]
     return Annotations(tuple(found), tuple(classes), tuple(notes))
 
 
@@ -125,6 +126,13 @@ def _text(entry: Mapping[str, Any], key: str, what: str) -> str:
     return value.strip()
 
 
+def _class_name(entry: Mapping[str, Any], key: str, what: str) -> str:
+    """Returns the name of a class, which some programs write as a number."""
+    value = entry.get(key)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (value_text(value) if is_number else None) or _text(entry, key, what)
+
+
 def _size(entry: Mapping[str, Any], height: str, width: str, what: str) -> Size | None:
     """Returns a size that may be left out."""
     sides = entry.get(height), entry.get(width)
@@ -155,7 +163,7 @@ def _categories(content: Mapping[str, Any], path: Path) -> dict[Any, str]:
             raise DataError(f"{what} has no id. Export the annotations again.")
         if entry["id"] in found:
             raise DataError(f"{what} stands twice. Export the annotations again.")
-        found[entry["id"]] = _text(entry, "name", what)
+        found[entry["id"]] = _class_name(entry, "name", what)
     return dict(sorted(found.items(), key=lambda entry: (isinstance(entry[0], str), entry[0])))
 
 
@@ -204,7 +212,17 @@ def _coco_shape(entry: Mapping[str, Any], segmentation: Any, name: str, size: Si
         return Shape(name, runs=runs, is_crowd=is_crowd)
     if not isinstance(segmentation, list):
         raise DataError(f"{what} has a 'segmentation' that is neither polygons nor run lengths. Export it again.")
-    return Shape(name, tuple(outline(points, what) for points in segmentation), is_crowd=is_crowd)
+    return Shape(name, tuple(outline(points, what) for points in _outlines(segmentation)), is_crowd=is_crowd)
+
+
+def _outlines(segmentation: list[Any]) -> list[Any]:
+    """Returns polygons; some programs write the one that there is without a list around it, or as pairs."""
+    is_flat = all(isinstance(value, int | float) for value in segmentation)
+    is_pairs = len(segmentation) > 2 and all(
+        isinstance(value, list) and len(value) == 2 and all(isinstance(number, int | float) for number in value)
+        for value in segmentation
+    )
+    return [segmentation] if is_flat or is_pairs else segmentation
 
 
 # === labelme ===
@@ -215,12 +233,12 @@ def _labelme_image(content: Mapping[str, Any], path: Path, left_out: Counter[str
     shapes = []
     for number, entry in enumerate(_entries(content, "shapes", path), 1):
         what = f"{readable_name(path)}: shape {number}"
-        name = _text(entry, "label", what)
+        name = _class_name(entry, "label", what)
         kind = entry.get("shape_type") or "polygon"
         points = entry.get("points")
         named = None if name == _IGNORED else "background" if name == _BACKGROUND else name
         if kind in _WITHOUT_AREA:
-            left_out["points and lines, which have no area,"] += 1
+            left_out["points and lines, which have no area"] += 1
         elif kind == "polygon" or kind == "rotation":
             shapes.append(Shape(named, (outline(points, what),)))
         elif kind == "rectangle":

@@ -115,7 +115,7 @@ def prepare_annotations(
     scenes, unused = _scenes(train, val, members, options)
     notes += [*train.notes, *(val.notes if val else ())]
     if unused:
-        notes.append(f"{len(unused):,} images without annotations left out, such as {unused[0]}")
+        notes.append(f"images without annotations: {len(unused):,} left out, such as {unused[0]}")
     palette = _palette(table, options.style)
     spec = custom_spec(
         output.absolute().name,

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from rsseg_tf.datasets.recipe import SourceScene
 from rsseg_tf.datasets.spec import RGB
-from rsseg_tf.files import SIDE_SUFFIX
 from rsseg_tf.files.writing import output_file
 from rsseg_tf.prepare.cutting import SceneRecord, moved
 from rsseg_tf.prepare.scenes.classes import IGNORED_ID
@@ -121,10 +120,8 @@ def cut_part(part: ScenePart, plan: ScenesPlan, folder: Path, scratch: Path) -> 
             shape = place.y1 - place.y0, place.x1 - place.x0
             _write_image(folder / "img_dir" / part.split / f"{name}.tif", pixels, shape, scene, place, part.nodata)
             label = folder / "ann_dir" / part.split / f"{name}.png"
-            write_png(label, _padded(ids, shape, IGNORED_ID), plan.palette)
             side = side_text(scene.crs, moved(scene.transform, place))
-            with output_file(label.with_name(label.name + SIDE_SUFFIX)) as temporary:
-                temporary.write_text(side, encoding="utf-8")
+            write_png(label, _padded(ids, shape, IGNORED_ID), plan.palette, side=side)
             tiles.append((f"{name}.tif", f"{name}.png"))
         record = SceneRecord(
             part.split,
