@@ -48,6 +48,7 @@ from rsseg_tf.rasters.area import area_of_interest, polygons_in_pixels
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.polygon_files import read_area
 from rsseg_tf.rasters.scenes import Scene, open_scene, raster_driver
+from rsseg_tf.rasters.sources import Source
 from rsseg_tf.rasters.windows import Size, Window
 
 __all__ = ["ScenesOptions", "ScenesReport", "prepare_scenes"]
@@ -142,7 +143,7 @@ class _Labelled:
 
 
 def prepare_scenes(
-    scenes: Sequence[Path], labels: Sequence[Path], output: Path, options: ScenesOptions | None = None
+    scenes: Sequence[Source], labels: Sequence[Path], output: Path, options: ScenesOptions | None = None
 ) -> ScenesReport:
     """Cuts scenes and their labels into tiles for training and validation.
 
@@ -150,7 +151,7 @@ def prepare_scenes(
     the last one counts. Equal files and options give equal bytes.
 
     Args:
-        scenes: Images with a place, and folders of such.
+        scenes: Images with a place, and folders of such; a stack is one (see `rasters.sources`).
         labels: Files of polygons or rasters of class values.
         output: The folder to appear; see `rsseg_tf.prepare.output` for what it holds.
         options: What the user chose.
@@ -327,7 +328,7 @@ def _cover(scene: OwnScene) -> str:
     return f"{min(x):.7g}..{max(x):.7g}, {min(y):.7g}..{max(y):.7g} in {scene.crs.to_string()[:40]}"
 
 
-def _names(paths: Sequence[Path]) -> str:
+def _names(paths: Sequence[Source]) -> str:
     more = len(paths) - _SHOWN
     return ", ".join(map(str, paths[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
 
@@ -474,7 +475,8 @@ def _parts(
         itemsize = np.dtype(scene.dtype).itemsize * scene.bands
         for code, name in ((TRAIN, "train"), (VAL, "val")):
             # A PNG or JPEG is decoded as a whole, so that it is one part.
-            tops = tiles.places[:, 0] if raster_driver(scene.path) is not None else np.zeros(len(codes), np.int64)
+            whole = isinstance(scene.path, Path) and raster_driver(scene.path) is None
+            tops = np.zeros(len(codes), np.int64) if whole else tiles.places[:, 0]
             for number, top in enumerate(np.unique(tops)):
                 rows = np.flatnonzero((codes == code) & (tops == top))
                 if not len(rows):
@@ -489,7 +491,8 @@ def _parts(
                     ScenePart(
                         split=name,
                         stem=f"{scene.stem} row {number}",
-                        image=Member(scene.path.name, scene.path, (), size, 0),
+                        image=Member(scene.path.name, Path(scene.path.name), (), size, 0),
+                        raster=scene.path,
                         mask=None,
                         scene=scene.stem,
                         stamp=stamp,

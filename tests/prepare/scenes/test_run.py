@@ -223,3 +223,38 @@ def test_a_png_with_a_world_file_is_a_scene(tmp_path: Path) -> None:
     polygons = houses()
     prepare(tmp_path / "ortho.png", write_polygons(tmp_path / "a.gpkg", polygons), tmp_path / "out", split="none")
     assert (np.unique(mosaic(tmp_path / "out")) == [0, 1]).all()
+
+
+def test_bands_of_several_files_are_one_scene(tmp_path: Path, labels: Path) -> None:
+    """A stack gives the tiles of the file that holds all bands; so do other formats, and a variable."""
+    with rasterio.open(scene(tmp_path / "whole.tif")) as source:
+        bands, profile = source.read(), source.profile
+    profile = {key: profile[key] for key in ("height", "width", "dtype", "crs", "transform")}
+    files = []
+    for band in range(3):
+        files.append(tmp_path / f"B{band}.tif")
+        with rasterio.open(files[-1], "w", driver="GTiff", count=1, **profile) as target:
+            target.write(bands[[band]])
+    jpeg = tmp_path / "ortho.jp2"
+    with rasterio.open(jpeg, "w", driver="JP2OpenJPEG", count=3, QUALITY="100", REVERSIBLE="YES", **profile) as target:
+        target.write(bands)
+    common = ("--labels", labels, "--field", "kind", "--tile_size", 48, "--workers", 1)
+    for name, sources in (
+        ("whole", (tmp_path / "whole.tif",)),
+        ("stacked", ("--stack", *files)),
+        ("jpeg", (jpeg,)),
+    ):
+        result = command(*sources, *common, "-o", tmp_path / name)
+        assert result.exit_code == 0, result.output
+    expected = sorted((tmp_path / "whole/img_dir").rglob("*.tif"))
+    for name in ("stacked", "jpeg"):
+        found = sorted((tmp_path / name / "img_dir").rglob("*.tif"))
+        assert len(found) == len(expected) > 4
+        for one, other in zip(found, expected, strict=True):
+            with rasterio.open(one) as mine, rasterio.open(other) as theirs:
+                np.testing.assert_array_equal(mine.read(), theirs.read())
+                assert (mine.crs, mine.transform) == (theirs.crs, theirs.transform)
+    again = command("--stack", *files, *common, "-o", tmp_path / "stacked")
+    assert again.exit_code == 0, again.output
+    refused = command(jpeg, *common, "--stack_resampling", "nearest", "-o", tmp_path / "none")
+    assert refused.exit_code == 2 and "--stack_resampling has an effect with --stack only" in refused.output
