@@ -136,11 +136,12 @@ def prepare_annotations(
         trust=options.trust,
     )
     facts = {"tile_size": options.tile_size, "overlap": options.overlap}
+    config = own_config_path(output)
+    before = config.read_bytes() if config.is_file() else None
     with workspace(output, spec) as work:
         report = work.prepare(
             scenes, plan, facts, cut=cut_annotated, workers=options.workers, progress=options.progress
         )
-    config = own_config_path(output)
     if not (report.up_to_date and config.exists()):
         write_own_config(
             output,
@@ -151,6 +152,8 @@ def prepare_annotations(
             trust=options.trust,
             workers=options.workers,
         )
+    if before is not None and config.read_bytes() == before:
+        notes.append(f"the config {config} describes these data and stays as it was; delete it to have it written anew")
     if left_out:
         notes.append(str(left_out))
     return AnnotationsReport(report, config, tuple(notes))
