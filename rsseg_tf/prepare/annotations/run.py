@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -105,6 +106,7 @@ def prepare_annotations(
         DataError: When files are missing, damaged or do not fit each other, or the output cannot be written.
     """
     options = options or AnnotationsOptions()
+    output = Path(os.path.abspath(output))  # a name is needed, which ".." has not
     rules = ClassRules.parse(options.classes)
     _check(options)
     train = read_annotations(labels or images)
@@ -118,7 +120,7 @@ def prepare_annotations(
         notes.append(f"images without annotations: {len(unused):,} left out, such as {unused[0]}")
     palette = _palette(table, options.style)
     spec = custom_spec(
-        output.absolute().name,
+        output.name,
         table.names,
         palette,
         bands=_usual_bands(scenes, options.trust),
