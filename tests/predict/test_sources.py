@@ -219,6 +219,8 @@ def test_sources_by_their_texts(folder: Path, server: Served, tmp_path: Path) ->
         collect_sources(str(tmp_path / "list.txt"))
     with pytest.raises(DataError, match=r"gs://bucket/a\.tif is an address of another kind than https://, http:// and"):
         collect_sources("gs://bucket/a.tif")
+    with pytest.raises(DataError, match=r"none\.jp2 does not exist\. Check the path"):
+        collect_sources(stack_of([f"{server.url}/cog.tif", "none.jp2"]))
     with pytest.raises(DataError, match="would write results of one name, 'cog'"):
         plan_of([Address("https://a/cog.tif"), Address("https://b/cog.tif")], SPEC, tmp_path / "out", COSINE)
 
