@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -112,15 +111,15 @@ def test_a_stopped_run_goes_on_where_it_was(
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    ortho = scene(tmp_path / "ortho.tif", (1000, 1200))
-    labels = write_polygons(tmp_path / "a.gpkg", houses(400, (1000, 1200)))
+    ortho = scene(tmp_path / "ortho.tif", (500, 600))
+    labels = write_polygons(tmp_path / "a.gpkg", houses(100, (500, 600)))
     words = ["prepare", "scenes", str(ortho), "--labels", str(labels), "--tile_size", "32", "--workers", "2", "-o"]
     program = [sys.executable, "-m", "rsseg_tf.cli", *words]
     subprocess.run([*program, str(tmp_path / "a/mine")], check=True, capture_output=True)
     journal = tmp_path / "b/.mine.partial/.work/journal.jsonl"
     with subprocess.Popen([*program, str(tmp_path / "b/mine")], start_new_session=True) as process:
         until = time.monotonic() + 120
-        while not (journal.exists() and journal.read_bytes().count(b"\n") > 4):
+        while not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
             assert process.poll() is None and time.monotonic() < until
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
@@ -130,6 +129,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 def test_memory_does_not_grow_with_the_scene(tmp_path: Path) -> None:
     side, repeats = 1000, 8
     write_scene(tmp_path / "part.tif", noise(side, side), crs=CRS, transform=PLACE, tiled=True)
@@ -150,10 +150,15 @@ def test_memory_does_not_grow_with_the_scene(tmp_path: Path) -> None:
     )
     labels = write_polygons(tmp_path / "a.gpkg", houses(3000, (8000, 8000)))
     words = ["prepare", "scenes", tmp_path / "large.vrt", "--labels", labels, "-o", tmp_path / "out", "--workers", "1"]
-    done = subprocess.run([sys.executable, "-m", "rsseg_tf.cli", *map(str, words)], capture_output=True, text=True)
+    # The peak that a parent sees of a child counts what the parent itself held when it started it.
+    program = (
+        "import sys; from rsseg_tf.cli import main; main(sys.argv[1:], standalone_mode=False);"
+        "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *map(str, words)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # The scene alone has 192 MB of pixels, its labels 64 MB; the program without any takes about 150 MB.
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 400 * 1024
+    assert int(done.stdout.split()[-1]) < 350 * 1024
     assert len(tiles(tmp_path / "out")) > 180
 
 
