@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,7 +130,7 @@ def test_settings_of_the_environment_win(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "9")
     with network():
         assert "GDAL_HTTP_MAX_RETRY" not in getenv() and getenv()["GDAL_DISABLE_READDIR_ON_OPEN"] == "EMPTY_DIR"
-    found = []
+    found: list[Any] = []
 
     def look() -> None:
         with network():
