@@ -73,8 +73,8 @@ _pictures = click.option(
 _polygons = group(
     "Polygons",
     click.option("--vector", metavar="FORMAT|FILE",
-                 help="Also write polygons: gpkg, geojson or fgb; or for one scene the name of such a file, whose "
-                      "other layers stay."),
+                 help="Also write polygons: gpkg, geojson, fgb or parquet; or for one scene the name of such a file, "
+                      "whose other layers stay."),
     click.option("--min-area", type=click.FloatRange(min=0), default=0.0, metavar="M2",
                  help="With --vector: leave out smaller polygons."),
     click.option("--simplify", type=click.FloatRange(min=0), default=0.0, metavar="PIXELS",
