@@ -90,7 +90,7 @@ def measure(tiles: int, repeats: int, folder: Path) -> Figures:
 
     # Noise, so that the confidence of each pixel is another one.
     noise = np.random.default_rng(1).integers(0, 255, (1, SIDE, SIDE, 3), np.uint8)
-    output, asked = OutputOptions(confidence=True), (noise, options.views, OutputOptions().doubt)
+    output, asked = OutputOptions(confidence=True), (noise, options.views, OutputOptions().doubt())
     everything = np.ones((SIDE, SIDE), bool)
 
     def weighed() -> np.ndarray:

@@ -114,6 +114,13 @@ def measured_apart(
     return dict(json.loads(result.stdout.splitlines()[-1]))
 
 
+def kept(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Returns what a file of an earlier run holds, or makes it."""
+    if not file.exists():
+        file.write_text(json.dumps(make(), indent=2) + "\n", "utf-8")
+    return dict(json.loads(file.read_text("utf-8")))
+
+
 # === Tables ===
 
 

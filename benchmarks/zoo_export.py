@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -26,7 +26,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.measuring import cpu_name, rsseg_tf, seconds_of
+from benchmarks.measuring import cpu_name, kept, rsseg_tf, seconds_of
 from rsseg_tf.datasets.dubai import DUBAI
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export import AccuracyLimit, ExportOptions, calibration_images, compare, export_model, load_trained
@@ -222,14 +222,6 @@ def measure(name: str, root: Path, work: Path, checkpoint: Path) -> dict[str, An
     }
 
 
-def kept(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Returns what a file of an earlier run holds, or makes it."""
-    if not file.exists():
-        file.write_text(json.dumps(make(), indent=2) + "\n", "utf-8")
-        keras.backend.clear_session()
-    return dict(json.loads(file.read_text("utf-8")))
-
-
 HEAD = """\
 # The zoo, exported
 
@@ -367,10 +359,12 @@ def main() -> None:
     for name, checkpoint in checkpoints.items():
         file = work / name / f"result_{CASES[name].steps}.json"
         results[name] = kept(file, partial(measure, name, root, work, checkpoint))
+        keras.backend.clear_session()
         print(*difference_rows({name: results[name]}), sep="\n", flush=True)
     for name, checkpoint in checkpoints.items():
         file = work / name / f"times_{CASES[name].steps}.json"
         times[name] = kept(file, partial(time_all, root, work, checkpoint))
+        keras.backend.clear_session()
         print(latency_row(name, times[name]), flush=True)
     TARGET.write_text(page(results, times, root), "utf-8")
 

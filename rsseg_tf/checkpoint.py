@@ -7,6 +7,7 @@
                         then holds their moving average, so that whoever reads a checkpoint gets what was evaluated
         state.json      step, samples seen, best score so far
         config.yml      the resolved config of the run; `dataset.root` is absolute
+        calibration.json  the temperature that `rsseg-tf eval --calibrate` fitted, and how it did; only after that
 
 A checkpoint is written under a temporary name in the same folder, flushed to disk, and renamed. A full disk or a kill
 in the middle leaves the checkpoints that were there before untouched. Replacing a checkpoint takes two renames. A kill
@@ -38,6 +39,7 @@ from rsseg_tf.errors import ConfigError, WeightsError, address_hint, reason
 from rsseg_tf.files import StrPath, atomic_folder, atomic_path, read_json
 from rsseg_tf.files.npz import read_npz
 from rsseg_tf.files.writing import PARTIAL, RETIRED, recover_folder, retired_folder
+from rsseg_tf.predict.options import check_temperature
 
 __all__ = [
     "TrainState",
@@ -46,14 +48,17 @@ __all__ = [
     "copy_weights",
     "load_weights",
     "read_state",
+    "read_temperature",
     "read_weights",
     "recover_checkpoints",
     "restore_training",
     "save_checkpoint",
+    "write_calibration",
     "write_state",
 ]
 
 _WEIGHTS, _TRAINING, _STATE, _CONFIG = "weights.npz", "training.npz", "state.json", "config.yml"
+_CALIBRATION, _TEMPERATURE = "calibration.json", "temperature"
 _TRAINED = "weights/"
 """Beginning of the names of trained weights in `training.npz`."""
 
@@ -281,6 +286,44 @@ def read_state(folder: StrPath) -> TrainState:
         return dataclasses.replace(state, protocol=present_name(state.protocol))
     except (OSError, ValueError, TypeError) as error:
         raise WeightsError(f"{folder / _STATE} is damaged: {error}. Use an earlier checkpoint.") from error
+
+
+def read_temperature(folder: StrPath) -> float:
+    """Returns what the logits of a checkpoint are divided by before they become probabilities; 1 without calibration.
+
+    Raises:
+        WeightsError: When the calibration is damaged.
+    """
+    path = Path(folder) / _CALIBRATION
+    try:
+        temperature = read_json(path)[_TEMPERATURE]
+        check_temperature(temperature)
+    except FileNotFoundError:
+        return 1.0
+    except (OSError, ValueError, TypeError, KeyError, ConfigError) as error:
+        raise WeightsError(
+            f"{path} is damaged: {reason(error)}. Fit the temperature again (rsseg-tf eval --calibrate), or remove it."
+        ) from error
+    return float(temperature)
+
+
+def write_calibration(folder: StrPath, temperature: float, facts: Mapping[str, Any]) -> None:
+    """Stores a temperature in a checkpoint; an earlier one is replaced.
+
+    Args:
+        folder: The checkpoint.
+        temperature: What its logits are divided by before they become probabilities.
+        facts: How it was found, as JSON can hold it; for people.
+
+    Raises:
+        WeightsError: When it cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        with atomic_path(folder / _CALIBRATION) as temporary:
+            temporary.write_text(json.dumps({_TEMPERATURE: temperature, **facts}, indent=2) + "\n", "utf-8")
+    except OSError as error:
+        raise _unwritten(folder, error) from error
 
 
 def _with_absolute_root(config: AnyConfig) -> AnyConfig:

@@ -18,7 +18,7 @@ from rsseg_tf.export.publish import ACCURACY_FILE
 from rsseg_tf.export.tiles import Reference, made_up_reference, random_tiles, read_reference, reference_size
 from rsseg_tf.export.timing import time_runs
 from rsseg_tf.files import read_json
-from rsseg_tf.manifest import MANIFEST_FILE, Artifact, read_manifest
+from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Format, read_manifest
 from rsseg_tf.predict import Predict, require_finite
 from rsseg_tf.predictors import find_model, open_predictor
 from rsseg_tf.predictors.opening import newest_version
@@ -42,6 +42,7 @@ DEFAULT_TOLERANCE = 0.05
 """Points; what rounding to float32 does on pixels where two classes are all but equally likely stays below it."""
 
 _EXTRAS = {"tflite": "ai_edge_litert", "onnx": "onnxruntime", "openvino": "openvino"}  # extra: the module it brings
+_RUN_AS: dict[Format, Format] = {"web": "tflite", "deepness": "onnx"}  # files for other programs, by what runs them
 _LARGEST_SIDE = 512  # pixels that are timed: time grows with the area, and large images would take minutes
 _RUNS, _SECONDS = 3, 1.5  # of each candidate
 _DEFAULT_CROP = Size(512, 512)
@@ -135,7 +136,7 @@ def find_candidates(path: Path) -> tuple[Path, tuple[Candidate, ...]]:
     """Returns what may run the model that a path means.
 
     A checkpoint runs in Keras, also with activations of bfloat16, as OpenVINO models do. A page is run by its TFLite
-    file where no other is there.
+    file where no other is there, and so is a file for Deepness by ONNX Runtime.
 
     Args:
         path: As `rsseg_tf.predictors.open_predictor`.
@@ -153,11 +154,14 @@ def find_candidates(path: Path) -> tuple[Path, tuple[Candidate, ...]]:
         engine = "keras" if kind == "checkpoint" else kind
         return place, _with_bfloat16(Candidate(engine, engine, place))
     artifacts = read_manifest(folder).artifacts
-    if any(artifact.format == "tflite" for artifact in artifacts):
-        artifacts = tuple(artifact for artifact in artifacts if artifact.format != "web")
+    formats = {artifact.format for artifact in artifacts}
+    # The files of other programs stand in for those that serve nothing else, where these are missing.
+    spare = {special for special, plain in _RUN_AS.items() if plain in formats}
     found: list[Candidate] = []
     for artifact in artifacts:
-        engine = "tflite" if artifact.format == "web" else artifact.format
+        if artifact.format in spare:
+            continue
+        engine = _RUN_AS.get(artifact.format, artifact.format)
         found += _with_bfloat16(Candidate(artifact.name, engine, folder / artifact.path, artifact=artifact))
     return folder, tuple(found)
 

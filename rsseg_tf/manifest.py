@@ -13,9 +13,17 @@ import functools
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import DataError, ExportError, address_hint
@@ -26,6 +34,7 @@ __all__ = [
     "BYTES_INPUT",
     "BYTES_OUTPUT",
     "CALIBRATED",
+    "DEEPNESS_SCALE",
     "FORMATS",
     "MANIFEST_FILE",
     "MANIFEST_PROPERTY",
@@ -51,6 +60,9 @@ MANIFEST_PROPERTY = "rsseg_tf_manifest"
 PIXELS = "pixels"
 """Name of the input of every artifact."""
 
+DEEPNESS_SCALE = 255.0
+"""What Deepness divides the pixels of any file by, before a model sees them."""
+
 TRUST_VARIABLE = "RSSEG_TF_TRUST"
 """Name of the environment variable that, set to 1, allows SavedModels that could read or write files."""
 
@@ -58,9 +70,9 @@ BYTES_INPUT, BYTES_OUTPUT = "image_bytes", "class_map_png_bytes"
 """Input and output of a SavedModel's signature `predict_bytes`. TensorFlow Serving's REST interface encodes strings as
 base64 where the name ends in `_bytes`."""
 
-Format = Literal["savedmodel", "tflite", "onnx", "openvino", "web"]
+Format = Literal["savedmodel", "tflite", "onnx", "openvino", "web", "deepness"]
 Quantization = Literal["float32", "float16", "dynamic", "int8", "int16x8"]
-FORMATS: tuple[Format, ...] = ("savedmodel", "tflite", "onnx", "openvino", "web")
+FORMATS: tuple[Format, ...] = ("savedmodel", "tflite", "onnx", "openvino", "web", "deepness")
 QUANTIZATIONS: tuple[Quantization, ...] = ("float32", "float16", "dynamic", "int8", "int16x8")
 CALIBRATED: tuple[Quantization, ...] = ("int8", "int16x8")
 """Quantizations whose ranges of activations are measured on images."""
@@ -110,7 +122,7 @@ class Artifact(_Section):
             for a page (`web`) the path of its TFLite file.
         quantization: Types in which weights and activations are stored.
         tile: The only size of the input, height first; None where any size is allowed.
-        input: The pixels.
+        input: The pixels; `(B, H, W, bands)`, of a file for `deepness` `(B, bands, H, W)`.
         outputs: Outputs of the default signature.
         signatures: Names of all signatures of a SavedModel.
         sha256: Checksums of the files, by their paths relative to the manifest. Empty in the copy inside of the
@@ -171,7 +183,12 @@ class Classes(_Section):
 
 
 class Inference(_Section):
-    """The defaults of prediction: fields of `rsseg_tf.predict.InferenceOptions`."""
+    """The defaults of prediction: fields of `rsseg_tf.predict.InferenceOptions`.
+
+    Attributes:
+        temperature: What logits are divided by before they become probabilities. A model that was never calibrated has
+            1, and its manifest does not mention it.
+    """
 
     scales: tuple[float, ...] = (1.0,)
     flip_horizontal: bool = False
@@ -179,6 +196,15 @@ class Inference(_Section):
     is_slide: bool = False
     crop_size: tuple[_Positive, _Positive] | None = None
     stride: tuple[_Positive, _Positive] | None = None
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+
+    @model_serializer(mode="wrap")
+    def _without_default_temperature(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Earlier versions refuse keys that they don't know.
+        values: dict[str, Any] = serialize(self)
+        if self.temperature == 1:
+            del values["temperature"]
+        return values
 
 
 class Origin(_Section):

@@ -2,8 +2,8 @@
 
 Wang et al., Deep High-Resolution Representation Learning for Visual Recognition, https://arxiv.org/abs/1908.07919.
 Source: paddleseg/models/backbones/hrnet.py of PaddleSeg, without its options for squeeze-and-excitation and polarised
-attention. Strided convolutions pad as TensorFlow's SAME does, which is PaddleSeg's default. For the other variant
-mmseg/models/backbones/hrnet.py of mmsegmentation.
+attention. Strided convolutions pad as TensorFlow's SAME does, which is PaddleSeg's default. For the other variants
+mmseg/models/backbones/hrnet.py of mmsegmentation and timm/models/hrnet.py.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import keras
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.layers import ResizeLike, conv_bn, conv_bn_relu
 from rsseg_tf.layers.conv import Padding
+from rsseg_tf.layers.resize import Interpolation
 
 __all__ = ["hrnet", "hrnet_w18", "hrnet_w18_small", "hrnet_w48"]
 
 # Standard deviation with which PaddleSeg draws every kernel.
 _STDDEV = 0.001
-Variant = Literal["paddleseg", "mmsegmentation"]
+Variant = Literal["paddleseg", "mmsegmentation", "timm"]
 # Variant -> how strided convolutions pad.
-_PADDINGS: dict[Variant, Padding] = {"paddleseg": "same", "mmsegmentation": "symmetric"}
+_PADDINGS: dict[Variant, Padding] = {"paddleseg": "same", "mmsegmentation": "symmetric", "timm": "symmetric"}
 
 
 def hrnet(
@@ -45,8 +46,8 @@ def hrnet(
         blocks: Residual blocks in stage 1 and in every branch of a module.
         in_channels: Channels of the input image.
         variant: Whose computation it is. mmsegmentation's strided convolutions pad one pixel on every side, and its
-            branches are enlarged by a power of two before they are brought to the size of another branch. Weights of
-            one variant lose accuracy in the other.
+            branches are enlarged by a power of two before they are brought to the size of another branch. Timm's pad so
+            too, and enlarge by repeating pixels. Weights of one variant lose accuracy in the others.
         name: Name of the model.
 
     Returns:
@@ -152,7 +153,8 @@ def _fuse(branches: list[Any], *, variant: Variant, name: str) -> list[Any]:
             if source > target:  # coarser: a 1x1 convolution to the target's channels, then upsampling
                 y = conv_bn(other, branch.shape[-1], 1, stddev=_STDDEV, name=prefix)
                 factor = 2 ** (source - target) if variant == "mmsegmentation" else 1
-                terms.append(ResizeLike(factor=factor, name=f"{prefix}_resize")(y, branch))
+                interpolation: Interpolation = "nearest" if variant == "timm" else "bilinear"
+                terms.append(ResizeLike(factor=factor, interpolation=interpolation, name=f"{prefix}_resize")(y, branch))
             elif source < target:  # finer: one strided convolution for each halving
                 terms.append(
                     _downsample(other, target - source, branch.shape[-1], padding=_PADDINGS[variant], name=prefix)

@@ -14,7 +14,8 @@ from rsseg_tf.cli.options import ManyValues, NameOf, check_save_dir, prediction_
 from rsseg_tf.datasets.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
-    from rsseg_tf.metrics import SegmentationScores
+    from rsseg_tf.evaluate.evaluation import Evaluation
+    from rsseg_tf.metrics import Calibration, SegmentationScores
 
 __all__ = ["command"]
 
@@ -33,6 +34,12 @@ __all__ = ["command"]
 @click.option("--num-workers", type=click.IntRange(min=1), metavar="N",
               help="Images read in parallel.  [default: the config's data.workers, or 4]")  # fmt: skip
 @click.option("--save-dir", type=Path, help="Folder for eval.json.  [default: beside the model]")
+@click.option("--report", "report_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.html",
+              help="Also write a page that shows where the model fails: confusion, outlines, objects by size, "
+                   "confidence, worst and best tiles.")  # fmt: skip
+@click.option("--calibrate", is_flag=True,
+              help="Fit a temperature to the validation list, so that confidence is as often right as it says, and "
+                   "store it in the checkpoint. No label changes. Exports take it along.")  # fmt: skip
 def command(
     model_path: str,
     config_path: str | None,
@@ -41,6 +48,8 @@ def command(
     batch_size: int | None,
     num_workers: int | None,
     save_dir: Path | None,
+    report_path: Path | None,
+    calibrate: bool,
     precision: str,
     engine: str | None,
     tolerance: float | None,
@@ -51,7 +60,7 @@ def command(
     """Score a model's predictions on the validation list: mIoU, Acc, Kappa, Dice, and each class.
 
     Prints a table and writes eval.json with the protocol, the confusion matrix, ignored pixels, and macro and micro
-    averages.
+    averages; with --report also what the page shows.
 
     Images of up to 2048 x 2048 pixels are predicted whole; with --is-slide they are scaled and then cut into windows.
     Larger images are cut first, and each window is scaled; without --is-slide their windows have the model's size and
@@ -60,7 +69,16 @@ def command(
     changes = prediction_changes("aug_eval", values)
     if save_dir is not None:
         check_save_dir(save_dir)
+    if report_path is not None:
+        _check_report_path(report_path)
     source = locate_engine(model_path, engine, tolerance, precision)
+    from rsseg_tf.errors import ConfigError
+
+    if calibrate and source.kind != "checkpoint":
+        raise ConfigError(
+            f"--calibrate stores a temperature in a checkpoint; {source.path} was exported. Calibrate its checkpoint, "
+            "and export it again."
+        )
     settings = {"eval.protocol": protocol, "eval.batch_size": batch_size, "data.workers": num_workers}
     chosen = [f"{key}={value}" for key, value in settings.items() if value is not None]
     config = load_beside(source.path, config_path, (*overrides, *chosen))
@@ -71,7 +89,9 @@ def command(
 
     from rich.console import Console
 
+    from rsseg_tf.evaluate.details import Details
     from rsseg_tf.evaluate.evaluation import plan_evaluation
+    from rsseg_tf.metrics import Calibration, LogitSample
 
     evaluation = plan_evaluation(config, samples)
     strategy = choose_devices(device, gpus, source.kind)
@@ -82,13 +102,22 @@ def command(
         print_note(line)
     console = Console()
     evaluated = itertools.count(1)
+    drawn = LogitSample(evaluation.spec.num_classes) if calibrate else None
+    details = Details(evaluation.spec, samples, model.options.temperature, drawn, detailed=report_path is not None)
     with progress_line("Evaluating") as progress:
+
+        def observe(*seen: Any) -> None:
+            details.observe(*seen)
+            progress(next(evaluated), len(samples))
+
         scores = evaluation.run(
             model.predict,
             model.options,
-            observe=lambda *_: progress(next(evaluated), len(samples)),
+            observe=observe,
             workers=config.data.workers,
+            look=details.look if calibrate or report_path is not None else None,
         )
+    calibration = None if drawn is None else Calibration.fit(drawn)
     console.print(
         f"[EVAL] #Images: {len(samples)} mIoU: {scores.miou:.4f} Acc: {scores.acc:.4f} Kappa: {scores.kappa:.4f} "
         f"Dice: {scores.dice:.4f} Protocol: {evaluation.summary}",
@@ -105,8 +134,58 @@ def command(
         "engine": source.engine,
         **scores.to_json(),
     }
+    if calibration is not None:
+        report["calibration"] = calibration.to_json()
+        _store(calibration, source.path, evaluation, len(samples))
+    if report_path is not None:
+        report["details"] = details.to_json()
+        facts = {
+            "model": model_path,
+            "images": f"{len(samples):,} of {config.dataset.val_list}",
+            "protocol": evaluation.summary,
+            "engine": source.engine or source.kind,
+            "precision": source.precision,
+            "counted pixels": f"{int(scores.confusion.sum()):,}; {scores.ignored_pixels:,} ignored",
+        }
+        from rsseg_tf.evaluate.report import write_report
+
+        write_report(report_path, scores, details, facts, calibration)
+        click.echo(f"Wrote {report_path}.")
     beside = source.path if source.path.is_dir() else source.path.parent
     write_json((save_dir or beside) / "eval.json", report)
+
+
+def _check_report_path(path: Path) -> None:
+    """Finds out before the work whether the page can be written."""
+    from rsseg_tf.errors import ConfigError
+    from rsseg_tf.evaluate.report import check_report_place
+
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--report writes an HTML page; got {path}. Name a file such as report.html.")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"--report {path}: there is no folder {path.parent}. Make it first.")
+    check_report_place(path)
+
+
+def _store(calibration: Calibration, checkpoint: Path, evaluation: Evaluation, images: int) -> None:
+    """Stores a fitted temperature in the checkpoint and prints what it changes."""
+    from rsseg_tf.checkpoint import write_calibration
+    from rsseg_tf.cli.output import print_note
+    from rsseg_tf.metrics.calibration import TEMPERATURES
+
+    facts = {"dataset": evaluation.spec.name, "images": images, **calibration.to_json()}
+    write_calibration(checkpoint, facts.pop("temperature"), facts)
+    (nll, nll_after), (ece, ece_after) = calibration.nll, calibration.ece
+    click.echo(
+        f"[CALIBRATION] temperature: {calibration.temperature:.4f} NLL: {nll:.4f} -> {nll_after:.4f} ECE: {ece:.4f} -> "
+        f"{ece_after:.4f}, on {calibration.pixels:,} of {calibration.seen:,} pixels"
+    )
+    if calibration.at_bound:
+        low, high = TEMPERATURES
+        print_note(
+            f"the temperature is looked for in {low:g}..{high:g} and lies at the border: these labels are all right or "
+            "all wrong, and say nothing about confidence."
+        )
 
 
 def scores_table(scores: SegmentationScores, protocol: str) -> Any:

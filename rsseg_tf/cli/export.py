@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 # As in `rsseg_tf.manifest` and `rsseg_tf.export`, whose imports take seconds.
-_FORMATS = ("savedmodel", "tflite", "onnx", "openvino", "web")
+_FORMATS = ("savedmodel", "tflite", "onnx", "openvino", "web", "deepness")
 _QUANTIZATIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
 _REAL_TILES = 4
 
@@ -51,7 +51,8 @@ def _names(allowed: tuple[str, ...]) -> Callable[[click.Context, click.Parameter
                    "[default: float32]")  # fmt: skip
 @click.option("--tile", nargs=2, type=click.IntRange(min=1), metavar="H W",
               help="Fixed input size of TFLite, ONNX and OpenVINO files, height first: faster than any size, the "
-                   "default. A page always has one; its default is the size of training images.")  # fmt: skip
+                   "default. A page and a file for Deepness always have one; its default is the size of training "
+                   "images.")  # fmt: skip
 @click.option("--calibration", type=Path, metavar="LIST",
               help="Images that int8 and int16x8 measure activations on; int8 leaves out those that are nothing like "
                    "the others. [default: the training list]")  # fmt: skip
@@ -92,6 +93,7 @@ def command(
     onnx        for ONNX Runtime: DIR/N/model.onnx
     openvino    for OpenVINO: DIR/N/model_openvino.xml
     web         a page that segments images in the browser: DIR/N/web/index.html
+    deepness    for Deepness, a plugin of QGIS: DIR/N/model_deepness.onnx
 
     They take pixels as they are in the file, and carry a manifest with classes, colours, bands and normalisation; eval
     and predict take them as --model-path. A version appears whole or not at all, and none is ever overwritten. With

@@ -106,16 +106,19 @@ class WithDefault(click.Group):
     """Takes `serve EXPORT_DIR` beside `serve init`: arguments that begin with no subcommand go to a default command.
 
     Attributes:
-        default: The default command's name, which nobody types; click finds it as if it had been typed.
+        default: The default command's name, which nobody types.
     """
 
     default = "model"
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Puts the default command's name before arguments that name no other one."""
-        if args and args[0] not in (*self._others(), *ctx.help_option_names):
-            args = [self.default, *args]
-        return super().parse_args(ctx, args)
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Returns the default command's context, under the group's own name, for arguments that name no other one."""
+        names_help = bool(args) and parent is not None and args[0] in parent.help_option_names
+        if names_help or (args and args[0] in self._others()) or (not args and self.no_args_is_help):
+            return super().make_context(info_name, args, parent, **extra)
+        return self.commands[self.default].make_context(info_name, args, parent, **extra)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes a line for each command."""
@@ -128,8 +131,9 @@ class WithDefault(click.Group):
         """Writes the default command's options, and the other commands."""
         with click.Context(self.commands[self.default], parent=ctx) as inner:
             self.commands[self.default].format_options(inner, formatter)
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, self.commands[name].get_short_help_str(limit=80)) for name in self._others()])
+        if others := self._others():
+            with formatter.section("Commands"):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(limit=80)) for name in others])
 
     def _others(self) -> list[str]:
         return [name for name in self.commands if name != self.default]

@@ -148,8 +148,8 @@ def command(
         collect_images,
         palette_with,
     )
-    from rsseg_tf.predict.area_files import read_area
     from rsseg_tf.predict.options import parse_memory
+    from rsseg_tf.rasters.polygon_files import read_area
 
     _check_combinations(values)
     if values["aoi"] is not None:

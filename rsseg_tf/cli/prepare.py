@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rsseg_tf.cli.options import ManyValues, NameOf
+from rsseg_tf.cli.options import ManyValues, NameOf, WithDefault
 from rsseg_tf.cli.output import print_note, progress_line
 
 # These imports take half a second at most, since they load no TensorFlow; the help names the datasets.
@@ -33,7 +33,26 @@ def _defaults(option: str) -> str:
     )
 
 
-@click.command(name="prepare", cls=ManyValues)
+class _WithDatasets(WithDefault):
+    """Takes `prepare potsdam SOURCE` beside the subcommands for a user's own data."""
+
+    default = "dataset"
+
+
+@click.group(name="prepare", cls=_WithDatasets, no_args_is_help=False)
+def command() -> None:
+    """Make tiles, id masks and lists from a downloaded dataset.
+
+    SOURCE is the downloaded folder or zip file, or several of them (synthetic scenes have none); zip files are not
+    unpacked. Writes img_dir/ and ann_dir/ with train/ and val/, train.txt and val.txt (`image label` per line),
+    labels.txt and dataset.json. million_aid, dota and images have no labels: they get img_dir/train/ and train.txt.
+
+    The folder appears when all files are written. After a kill, or once a damaged file is repaired, the same command
+    goes on where it stopped.
+    """
+
+
+@command.command(name=_WithDatasets.default, cls=ManyValues, help=command.help)
 @click.argument("dataset", type=click.Choice(sorted(RECIPES)))
 @click.argument("sources", metavar="[SOURCE]...", type=Path, nargs=-1)
 @click.option("-o", "--output", "--out-dir", type=Path,
@@ -63,18 +82,10 @@ def _defaults(option: str) -> str:
               help=f"{_names('scenes_val')}: validation scenes to make [default: 6].")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), metavar="N",
               help=f"{_names('seed')}: seed of the scenes [default: 0].")  # fmt: skip
-def command(
+def prepare_named(
     dataset: str, sources: tuple[Path, ...], output: Path | None, splits: tuple[str, ...], **settings: Any
 ) -> None:
-    """Make tiles, id masks and lists from a downloaded dataset.
-
-    SOURCE is the downloaded folder or zip file, or several of them (synthetic scenes have none); zip files are not
-    unpacked. Writes img_dir/ and ann_dir/ with train/ and val/, train.txt and val.txt (`image label` per line),
-    labels.txt and dataset.json. million_aid, dota and images have no labels: they get img_dir/train/ and train.txt.
-
-    The folder appears when all files are written. After a kill, or once a damaged file is repaired, the same command
-    goes on where it stopped.
-    """
+    """Prepares a dataset that the table of recipes names."""
     from rich.console import Console
     from rich.table import Table
 

@@ -149,6 +149,11 @@ Variant = Annotated[
     Field(description="whose computation it is, where projects differ: the one that the weights come from"),
 ]
 
+VariantOrTimm = Annotated[
+    Literal["paddleseg", "mmsegmentation", "timm"],
+    Field(description="whose computation it is, where projects differ: the one that the weights come from"),
+]
+
 VariantOrSmp = Annotated[
     Literal["paddleseg", "mmsegmentation", "smp"],
     Field(description="whose computation it is, where projects differ; smp is segmentation_models_pytorch"),
@@ -238,7 +243,7 @@ class HRNet(BackboneSection):
     built_by = "rsseg_tf.backbones.hrnet:{name}"
     weight_names = "rsseg_tf.weights.names:hrnet_names"
     name: Literal["hrnet_w18", "hrnet_w18_small", "hrnet_w48"]
-    variant: Variant = "paddleseg"
+    variant: VariantOrTimm = "paddleseg"
 
 
 class MobileNetV3(BackboneSection):

@@ -41,6 +41,11 @@ class SourceScene:
     whole: bool = False
     group: str = ""
 
+    @property
+    def source(self) -> str:
+        """Size and stamp of its files, by which a changed source is recognised."""
+        return " ".join(f"{member.size}:{member.stamp}" for member in (self.image, self.mask) if member is not None)
+
 
 @dataclass(frozen=True)
 class Download:

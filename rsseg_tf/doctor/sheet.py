@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import random
 import struct
@@ -21,6 +20,7 @@ from rsseg_tf.doctor.evidence import Evidence
 from rsseg_tf.doctor.report import Report
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.writing import output_file
+from rsseg_tf.predict.pages import check_page_place, image_tag, page, swatches
 from rsseg_tf.predict.pictures import IGNORED_COLOUR, as_rgb, legend, resized, titled
 from rsseg_tf.rasters.images import read_label
 from rsseg_tf.rasters.scenes import read_pixels
@@ -37,7 +37,6 @@ _GAP = 16  # between samples, in pixels
 _BETWEEN = 4  # between an image and its label
 _CAPTION_CHARACTERS = 48  # that fit above an image and its label
 _TRIED = 64  # candidates for the sample with most pixels of a class
-_JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
@@ -89,15 +88,7 @@ def write_sheet(path: Path, report: Report, *, count: int = 12, seed: int = 0) -
 
 def check_sheet_place(path: Path) -> None:
     """Raises DataError if the path is a file that is no contact sheet; only sheets are overwritten."""
-    if not path.exists():
-        return
-    try:
-        with path.open("rb") as file:
-            is_sheet = _MARK in file.read(4096)
-    except OSError:
-        is_sheet = False
-    if not is_sheet:
-        raise DataError(f"{path} exists and is no contact sheet. Choose another name, or remove it.")
+    check_page_place(path, _MARK, "contact sheet")
 
 
 def _marked(png: bytes) -> bytes:
@@ -235,46 +226,16 @@ def _ascii(text: str) -> str:
 
 # --- HTML ---------------------------------------------------------------------------------------------------------
 
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff; }
-h1 { font-size: 1.3rem; }
-ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; }
-li i { display: inline-block; width: 1em; height: 1em; border: 1px solid #222; vertical-align: -.15em; }
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 34rem), 1fr)); gap: 1.5rem; }
-figure { margin: 0; }
-figure div { display: flex; gap: 4px; }
-img { flex: 1 1 0; min-width: 0; max-width: 320px; height: auto; }
-.label { image-rendering: pixelated; }
-figcaption { font-size: .85rem; overflow-wrap: anywhere; }
-small { color: #555; }
-"""
-
 
 def _page(panels: Sequence[_Panel], entries: Sequence[tuple[str, RGB]], title: str) -> str:
-    swatches = "".join(
-        f'<li><i style="background: rgb{colour}"></i> {html.escape(name)}</li>' for name, colour in entries
-    )
     figures = "\n".join(_figure(panel) for panel in panels)
-    return (
-        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        f'<meta name="generator" content="{_MARK.decode()}">\n<meta name="viewport" content="width=device-width">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n"
-        f"<h1>{html.escape(title)}</h1>\n<ul>{swatches}</ul>\n<main>\n{figures}\n</main>\n</html>\n"
-    )
+    return page(title, f"{swatches(entries)}\n<main>\n{figures}\n</main>", generator=_MARK.decode())
 
 
 def _figure(panel: _Panel) -> str:
-    pictures = f'<img src="{_data_address(panel.image, ".jpg")}" alt="image">'
+    pictures = image_tag(panel.image, "image")
     if panel.label is not None:
-        pictures += f'<img class="label" src="{_data_address(panel.label, ".png")}" alt="label">'
+        pictures += image_tag(panel.label, "label", smooth=False)
     shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in panel.shares)
     caption = f"{html.escape(panel.split)}: {html.escape(panel.name)}<br><small>{html.escape(shares)}</small>"
     return f"<figure><div>{pictures}</div><figcaption>{caption}</figcaption></figure>"
-
-
-def _data_address(picture: NDArray[np.uint8], suffix: str) -> str:
-    """Encodes a picture as a data URL."""
-    settings = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if suffix == ".jpg" else []
-    _, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), settings)
-    kind = "jpeg" if suffix == ".jpg" else "png"
-    return f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}"

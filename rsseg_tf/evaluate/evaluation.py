@@ -25,7 +25,7 @@ from rsseg_tf.files.parallel import ahead, in_threads
 from rsseg_tf.metrics import SegmentationScores, confusion_matrix, count_ignored
 from rsseg_tf.predict import InferenceOptions, Predict
 from rsseg_tf.predict.decoding import largest_class
-from rsseg_tf.predict.engine import predict_many_labels, predict_many_logits
+from rsseg_tf.predict.engine import predict_many_labels, predict_many_logits, predict_parts
 from rsseg_tf.predict.model import device_count
 from rsseg_tf.prepare.output import read_description
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
@@ -36,6 +36,9 @@ _READERS = 4
 """Threads that read samples, unless told otherwise."""
 
 Observer = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
+Look = Callable[[np.ndarray, np.ndarray], None]
+"""Takes labels `(rows, columns)` uint8 and logits `(rows, columns, classes)` float32 of a part of a sample, which are
+valid until it returns."""
 Counts = tuple[NDArray[np.int64], int]
 """Confusion matrix and ignored pixels."""
 Total = Callable[[NDArray[np.int64], int], Counts]
@@ -72,9 +75,11 @@ class Evaluation:
         observe: Observer | None = None,
         workers: int | None = None,
         total: Total = _own_counts,
+        look: Look | None = None,
     ) -> SegmentationScores:
         """Predicts every sample and counts by the protocol; see `evaluate` and `evaluate_stitched`."""
-        how: dict[str, Any] = {"observe": observe, "trust": self.trust, "workers": workers, "total": total}
+        how: dict[str, Any] = {"observe": observe, "workers": workers, "total": total, "look": look}
+        how["trust"] = self.trust
         if self.protocol.stitched:
             scores = evaluate_stitched(predict, self.scenes, self.spec, options, **how)
         else:
@@ -166,6 +171,7 @@ def evaluate(
     trust: Trust = TRUSTING_NOBODY,
     workers: int | None = None,
     total: Total = _own_counts,
+    look: Look | None = None,
 ) -> SegmentationScores:
     """Predicts every sample at its own size and counts the pixels: protocol `benchmark`.
 
@@ -182,14 +188,16 @@ def evaluate(
         trust: How large images may be, and what a VRT may name.
         workers: Threads that read samples; None for a few.
         total: Called once at the end, with what was counted here; returns what is scored.
+        look: Called with the logits of each part of each sample, before the observer, in another thread. The model is
+            then asked for logits, from which the same labels follow.
 
     Raises:
         DataError: For a file that is unreadable or does not fit the dataset.
     """
     options = _for_all_devices(options, predict)
 
-    def answer(images: list[np.ndarray], positions: list[int]) -> list[np.ndarray]:
-        return list(predict_many_labels(predict, images, spec, options))
+    def answer(images: list[np.ndarray], group: list[_Read]) -> list[np.ndarray]:
+        return _labels(predict, images, group, spec, options, look)
 
     def counted(predicted: Iterator[_Predicted]) -> Iterator[_Counted]:
         for item in predicted:
@@ -211,6 +219,7 @@ def evaluate_stitched(
     trust: Trust = TRUSTING_NOBODY,
     workers: int | None = None,
     total: Total = _own_counts,
+    look: Look | None = None,
 ) -> SegmentationScores:
     """Predicts every tile, puts the logits of each scene back together and counts its pixels once: protocol `stitched`.
 
@@ -227,6 +236,7 @@ def evaluate_stitched(
         trust: As in `evaluate`.
         workers: As in `evaluate`.
         total: As in `evaluate`.
+        look: As in `evaluate`, of the tiles' own logits.
 
     Raises:
         DataError: As `evaluate`; when labels of overlapping tiles differ.
@@ -236,9 +246,14 @@ def evaluate_stitched(
     alone = [stitcher.stands_alone(tile) for stitcher, tile in placed]
     samples = [tile.sample for _, tile in placed]
 
-    def answer(images: list[np.ndarray], positions: list[int]) -> list[np.ndarray]:
-        predict_many = predict_many_labels if alone[positions[0]] else predict_many_logits
-        return list(predict_many(predict, images, spec, options))
+    def answer(images: list[np.ndarray], group: list[_Read]) -> list[np.ndarray]:
+        if alone[group[0].position]:
+            return _labels(predict, images, group, spec, options, look)
+        answers = predict_many_logits(predict, images, spec, options)
+        if look is not None:
+            for item, logits in zip(group, answers, strict=True):
+                look(item.label, logits)
+        return list(answers)
 
     def counted(predicted: Iterator[_Predicted]) -> Iterator[_Counted]:
         for item in predicted:
@@ -335,14 +350,32 @@ def _kind(item: _Read, alike: Callable[[int], object]) -> object:
     return item.image.shape, item.image.dtype, alike(item.position)
 
 
+def _labels(
+    predict: Predict,
+    images: list[np.ndarray],
+    group: list[_Read],
+    spec: DatasetSpec,
+    options: InferenceOptions,
+    look: Look | None,
+) -> list[np.ndarray]:
+    """Predicts the labels of a group, by way of its logits where somebody looks at them."""
+    if look is None:
+        return list(predict_many_labels(predict, images, spec, options))
+    answers = [np.empty(image.shape[:2], np.uint8) for image in images]
+    for part in predict_parts(predict, images, spec, options):
+        part.of(answers[part.index])[...] = largest_class(part.logits)
+        look(part.of(group[part.index].label), part.logits)
+    return answers
+
+
 def _predicted(
-    groups: Iterator[list[_Read]], answer: Callable[[list[np.ndarray], list[int]], list[np.ndarray]]
+    groups: Iterator[list[_Read]], answer: Callable[[list[np.ndarray], list[_Read]], list[np.ndarray]]
 ) -> Generator[_Predicted, None, None]:
     """Yields all samples with the model's answers; its errors name the files."""
     for group in groups:
-        images, positions = [item.image for item in group], [item.position for item in group]
+        images = [item.image for item in group]
         try:
-            answers = answer(images, positions)
+            answers = answer(images, group)
         except NotFiniteError as error:
             with naming(group[error.index].sample.image, group[error.index].sample.label):
                 raise

@@ -1,6 +1,7 @@
 """Export of trained models: SavedModel, TFLite, ONNX, OpenVINO and a page for browsers, with a manifest in each."""
 
 from rsseg_tf.export.accuracy import Accuracy, AccuracyLimit
+from rsseg_tf.export.deepness import write_deepness
 from rsseg_tf.export.litertjs import find_litertjs
 from rsseg_tf.export.onnx import write_onnx, write_openvino
 from rsseg_tf.export.publish import ExportOptions, ExportResult, check_output, export_model
@@ -28,6 +29,7 @@ __all__ = [
     "load_trained",
     "verify",
     "version_folder",
+    "write_deepness",
     "write_onnx",
     "write_openvino",
     "write_savedmodel",

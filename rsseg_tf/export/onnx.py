@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from rsseg_tf.layers import converting
 from rsseg_tf.manifest import MANIFEST_PROPERTY, Artifact
 from rsseg_tf.rasters.windows import Size
 
-__all__ = ["OPSET", "write_onnx", "write_openvino"]
+__all__ = ["OPSET", "convert", "save", "write_onnx", "write_openvino"]
 
 # Version of the operators; tf2onnx 1.17 writes up to 18, and ONNX Runtime has read it since version 1.14.
 OPSET = 18
@@ -43,18 +44,37 @@ def write_onnx(trained: TrainedModel, folder: StrPath, *, tile: Size | None = No
     Raises:
         ExportError: When the model cannot be an ONNX file, or the extra `onnx` is not installed.
     """
-    folder = Path(folder)
+    artifact = trained.describe("onnx", "model.onnx", _OUTPUTS, tile)
+    model = convert(trained, trained.outputs, trained.input_spec(tile), _OUTPUTS)
+    save(model, Path(folder) / artifact.path, {MANIFEST_PROPERTY: trained.manifest_of(artifact)})
+    return artifact
+
+
+def convert(
+    trained: TrainedModel,
+    outputs: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+    signature: tf.TypeSpec,
+    names: Sequence[str],
+) -> Any:
+    """Returns the outputs of a model as an ONNX model of the standard's operators alone.
+
+    Args:
+        trained: The model, for messages and for what only TensorFlow runs.
+        outputs: From the input to the outputs by name, in a graph.
+        signature: The input.
+        names: Names of the outputs.
+
+    Raises:
+        ExportError: When the model cannot be an ONNX file, or the extra `onnx` is not installed.
+    """
     trained.refuse_unless_static("An ONNX file")
     onnx, tf2onnx = require("onnx", "onnx"), require("tf2onnx", "onnx")
-    artifact = trained.describe("onnx", "model.onnx", _OUTPUTS, tile)
-    manifest = trained.manifest_of(artifact)
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)  # it announces every step
     try:
         with converting(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tf2onnx about the NumPy and TensorFlow that it was written for
-            signature = [trained.input_spec(tile)]
-            function = tf.function(trained.outputs, input_signature=signature)
-            model, _ = tf2onnx.convert.from_function(function, signature, opset=OPSET)
+            function = tf.function(outputs, input_signature=[signature])
+            model, _ = tf2onnx.convert.from_function(function, [signature], opset=OPSET)
     except (ValueError, RuntimeError, KeyError) as error:
         said = str(error).strip().splitlines()
         raise ExportError(
@@ -63,18 +83,24 @@ def write_onnx(trained: TrainedModel, folder: StrPath, *, tile: Size | None = No
         ) from error
     foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
     found = [output.name for output in model.graph.output]
-    if foreign or sorted(found) != sorted(_OUTPUTS):
+    if foreign or sorted(found) != sorted(names):
         raise ExportError(
             f"tf2onnx wrote a graph with operators of {foreign or 'the standard'} and outputs {found}; the standard's "
-            f"alone and {', '.join(_OUTPUTS)} are expected. Export the model as savedmodel."
+            f"alone and {', '.join(names)} are expected. Export the model as savedmodel."
         )
     _state_paddings(model, onnx.helper)
     _spell_out_erfc(model, onnx.helper)
     _name_sizes(model)
-    model.metadata_props.add(key=MANIFEST_PROPERTY, value=manifest)
+    return model
+
+
+def save(model: Any, path: Path, properties: Mapping[str, str]) -> None:
+    """Writes an ONNX model with texts among its properties, checked by `onnx.checker`."""
+    onnx = require("onnx", "onnx")
+    for key, value in properties.items():
+        model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, str(folder / artifact.path))
-    return artifact
+    onnx.save(model, str(path))
 
 
 def write_openvino(trained: TrainedModel, folder: StrPath, onnx_file: StrPath, *, tile: Size | None = None) -> Artifact:

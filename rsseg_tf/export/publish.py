@@ -6,6 +6,7 @@ export/dubai/                    what TensorFlow Serving calls the base path of 
         model_float32.tflite, model_int8.tflite, ...
         model.onnx
         model_openvino.xml, model_openvino.bin
+        model_deepness.onnx
         web/                     a page that runs a TFLite file in the browser
         manifest.json            description of all of these
         config.yml               the resolved config of the training
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 from rsseg_tf.config import dump_config
 from rsseg_tf.errors import ExportError, RssegError, reason
 from rsseg_tf.export.accuracy import Accuracy, AccuracyLimit, measure_accuracy
+from rsseg_tf.export.deepness import check_deepness, write_deepness
 from rsseg_tf.export.onnx import write_onnx, write_openvino
 from rsseg_tf.export.savedmodel import write_savedmodel
 from rsseg_tf.export.tflite import write_tflite
@@ -217,10 +219,14 @@ def _write_artifacts(
         if options.page is None:
             raise ExportError("The format web needs LiteRT.js; pass a Page.")
         check_page(trained, options.page, options.quantizations[0])
+    if "deepness" in formats:
+        check_deepness(trained, tile)
     if "savedmodel" in formats:
         add(write_savedmodel(trained, stage))
     if "onnx" in formats:
         add(write_onnx(trained, stage, tile=tile))
+    if "deepness" in formats:
+        add(write_deepness(trained, stage, tile=tile))
     if "openvino" in formats:
         with tempfile.TemporaryDirectory() as temporary:
             onnx_file = Path(temporary) / write_onnx(trained, Path(temporary), tile=tile).path

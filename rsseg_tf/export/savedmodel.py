@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from rsseg_tf.export.trained import TrainedModel, WeightsHolder, class_and_confidence
+from rsseg_tf.export.trained import TrainedModel, WeightsHolder
 from rsseg_tf.files import StrPath
 from rsseg_tf.manifest import BYTES_INPUT, BYTES_OUTPUT, MANIFEST_FILE, PIXELS, Artifact
 from rsseg_tf.rasters.headers import JPEG_SIGNATURE, PNG_SIGNATURE
@@ -83,12 +83,12 @@ def _signatures(trained: TrainedModel) -> tuple[Any, dict[str, Any]]:
 
     @tf.function(input_signature=pixels)
     def serving_default(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        class_map, confidence = class_and_confidence(finite_logits(pixels))
+        class_map, confidence = trained.class_and_confidence(finite_logits(pixels))
         return {"class_map": class_map, "confidence": confidence}
 
     @tf.function(input_signature=pixels)
     def probabilities(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": tf.nn.softmax(finite_logits(pixels))}
+        return {"probabilities": tf.nn.softmax(trained.tempered(finite_logits(pixels)))}
 
     @tf.function(input_signature=pixels)
     def logits(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -101,7 +101,7 @@ def _signatures(trained: TrainedModel) -> tuple[Any, dict[str, Any]]:
             image_bytes,
             fn_output_signature=tf.TensorSpec((None, None, spec.bands), trained.dtype),
         )
-        class_map, _ = class_and_confidence(finite_logits(decoded))
+        class_map, _ = trained.class_and_confidence(finite_logits(decoded))
         encoded = tf.map_fn(tf.io.encode_png, class_map[..., tf.newaxis], fn_output_signature=tf.string)
         return {BYTES_OUTPUT: encoded}
 

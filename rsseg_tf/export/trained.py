@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import rsseg_tf
 from rsseg_tf.build import build_model
-from rsseg_tf.checkpoint import config_file, load_weights, read_state, read_weights
+from rsseg_tf.checkpoint import config_file, load_weights, read_state, read_temperature, read_weights
 from rsseg_tf.config import Config, dump_config, load_config
 from rsseg_tf.config.zoo import C2FNet
 from rsseg_tf.data.augment import normalise
@@ -29,7 +29,7 @@ from rsseg_tf.predict import Predict
 from rsseg_tf.predictors import keras_predictor
 from rsseg_tf.rasters.windows import Size
 
-__all__ = ["TrainedModel", "WeightsHolder", "class_and_confidence", "load_trained"]
+__all__ = ["TrainedModel", "WeightsHolder", "load_trained"]
 
 
 class WeightsHolder(tf.Module):
@@ -94,8 +94,22 @@ class TrainedModel:
     def outputs(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns class map, confidence and logits of `(B, H, W, bands)` pixels, in a graph."""
         logits = self.logits(pixels)
-        class_map, confidence = class_and_confidence(logits)
+        class_map, confidence = self.class_and_confidence(logits)
         return {"class_map": class_map, "confidence": confidence, "logits": tf.identity(logits)}
+
+    def class_and_confidence(self, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the class of the largest logit, (B, H, W) uint8, and its probability, (B, H, W) float32."""
+        class_map = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)
+        logits = self.tempered(logits)
+        # The largest probability of a softmax, without the others: exp(top - top) is 1 above the sum.
+        top = tf.reduce_max(logits, axis=-1, keepdims=True)
+        confidence = 1.0 / tf.reduce_sum(tf.exp(logits - top), axis=-1)
+        return class_map, confidence
+
+    def tempered(self, logits: tf.Tensor) -> tf.Tensor:
+        """Divides logits by the model's temperature, in a graph; their softmax are its probabilities."""
+        temperature = self.manifest.inference.temperature
+        return logits if temperature == 1 else logits / temperature
 
     def input_spec(self, tile: Size | None = None, *, batch: int | None = None, dtype: str = "") -> tf.TypeSpec:
         """Returns the signature of `pixels`; sizes that are not given are free."""
@@ -179,7 +193,7 @@ def load_trained(checkpoint: StrPath, config: Config | None = None) -> TrainedMo
         dataset=Classes.of(config.dataset.spec),
         crop_size=config.augment.crop,
         size_multiple=int(getattr(section.backbone, "output_stride", 32)),
-        inference=Inference(**config.eval.inference()),
+        inference=Inference(**config.eval.inference(), temperature=read_temperature(checkpoint)),
         origin=Origin(
             # The whole path would tell strangers about the machine, and the last part alone is often best_model.
             checkpoint="/".join(checkpoint.absolute().parts[-2:]),
@@ -191,12 +205,3 @@ def load_trained(checkpoint: StrPath, config: Config | None = None) -> TrainedMo
         ),
     )
     return TrainedModel(main, config, manifest)
-
-
-def class_and_confidence(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the class of the largest logit, (B, H, W) uint8, and its probability, (B, H, W) float32."""
-    class_map = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)
-    # The largest probability of a softmax, without the others: exp(top - top) is 1 above the sum.
-    top = tf.reduce_max(logits, axis=-1, keepdims=True)
-    confidence = 1.0 / tf.reduce_sum(tf.exp(logits - top), axis=-1)
-    return class_map, confidence

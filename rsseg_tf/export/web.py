@@ -134,5 +134,6 @@ def windowed(trained: TrainedModel, tile: Size) -> TrainedModel:
     options = trained.manifest.inference
     crop_size = tile.width_height
     asked = options.stride if options.is_slide and options.crop_size == crop_size else None
-    inference = Inference(is_slide=True, crop_size=crop_size, stride=asked or usual_stride(tile).width_height)
+    stride = asked or usual_stride(tile).width_height
+    inference = Inference(is_slide=True, crop_size=crop_size, stride=stride, temperature=options.temperature)
     return dataclasses.replace(trained, manifest=trained.manifest.model_copy(update={"inference": inference}))

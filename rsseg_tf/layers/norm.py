@@ -9,6 +9,8 @@ from keras import ops
 
 __all__ = ["BatchNorm", "LayerNorm"]
 
+_FUSED_DTYPES = ("float32", "float16", "bfloat16")
+
 
 @keras.saving.register_keras_serializable(package="rsseg_tf")
 class BatchNorm(keras.layers.BatchNormalization):
@@ -56,22 +58,53 @@ class BatchNorm(keras.layers.BatchNormalization):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Normalises (B, ..., C) floating point; the result has the dtype that the policy computes in."""
-        if self.splits > 1 and training and self.trainable:
-            return self._normalise_parts(inputs)
-        pooled = all(size == 1 for size in inputs.shape[1:-1])
-        if not (training and self.trainable and pooled) or self.synchronized:
+        if not (training and self.trainable):
             return super().call(inputs, training=training)
+        if self.splits > 1:
+            return self._normalise_parts(inputs)
+        if self.synchronized:
+            return super().call(inputs, training=training)
+        if all(size == 1 for size in inputs.shape[1:-1]):
+            return self._normalise_pooled(inputs)
+        if keras.config.backend() == "tensorflow" and len(inputs.shape) == 4 and inputs.dtype in _FUSED_DTYPES:
+            return self._normalise_fused(inputs)
+        return super().call(inputs, training=training)
+
+    def _normalise_pooled(self, inputs: Any) -> Any:
+        """Normalises pooled features, or passes those of one image on."""
         x = ops.cast(inputs, "float32")
         axes = tuple(range(len(x.shape) - 1))
         mean, variance = ops.moments(x, axes=axes)
         single = ops.equal(ops.size(x), x.shape[-1])
-        momentum = ops.where(single, 1.0, self.momentum)
-        self.moving_mean.assign(self.moving_mean * momentum + mean * (1.0 - momentum))
-        self.moving_variance.assign(self.moving_variance * momentum + variance * (1.0 - momentum))
+        self._move(mean, variance, ops.where(single, 1.0, self.momentum))
         y = ops.batch_normalization(
             x, mean, variance, axis=-1, offset=self.beta, scale=self.gamma, epsilon=self.epsilon
         )
         return ops.cast(ops.where(single, x, y), self.compute_dtype)
+
+    def _normalise_fused(self, inputs: Any) -> Any:
+        """Normalises by one operation of TensorFlow, which keeps less for the gradient than what Keras composes."""
+        import tensorflow as tf
+
+        channels = inputs.shape[-1]
+        none = tf.zeros((0,))
+        y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=ops.convert_to_tensor(self.gamma) if self.scale else tf.ones((channels,)),
+            offset=ops.convert_to_tensor(self.beta) if self.center else tf.zeros((channels,)),
+            mean=none,
+            variance=none,
+            epsilon=self.epsilon,
+            is_training=True,
+        )
+        count = ops.cast(ops.prod(ops.shape(inputs)[:-1]), "float32")
+        self._move(mean, variance * ((count - 1.0) / count), self.momentum)  # the operation's variance is unbiased
+        return ops.cast(y, self.compute_dtype)
+
+    def _move(self, mean: Any, variance: Any, momentum: Any) -> None:
+        """Moves the running statistics towards those of a batch, each (C,)."""
+        self.moving_mean.assign(self.moving_mean * momentum + mean * (1.0 - momentum))
+        self.moving_variance.assign(self.moving_variance * momentum + variance * (1.0 - momentum))
 
     def _normalise_parts(self, inputs: Any) -> Any:
         """Normalises each of the `splits` parts of the batch by itself."""
@@ -79,9 +112,8 @@ class BatchNorm(keras.layers.BatchNormalization):
         shape = ops.shape(x)
         parts = ops.reshape(x, (self.splits, shape[0] // self.splits, *shape[1:]))
         mean, variance = ops.moments(parts, axes=tuple(range(1, len(parts.shape) - 1)), keepdims=True)
-        for moving, values in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            value = ops.reshape(ops.mean(values, axis=0), (-1,))
-            moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
+        of_batch = (ops.reshape(ops.mean(values, axis=0), (-1,)) for values in (mean, variance))
+        self._move(*of_batch, self.momentum)
         y = (parts - mean) * ops.rsqrt(variance + self.epsilon)
         if self.scale:
             y = y * self.gamma + self.beta

@@ -57,17 +57,19 @@ def check_review_value(output: OutputOptions, spec: DatasetSpec) -> None:
 
 
 def decode(
-    logits: NDArray, wanted: NDArray[np.bool_], spec: DatasetSpec, output: OutputOptions
+    logits: NDArray, wanted: NDArray[np.bool_], spec: DatasetSpec, output: OutputOptions, temperature: float = 1.0
 ) -> dict[Product, NDArray[np.uint8]]:
     """Turns blended logits into what is stored.
 
-    Probabilities are the softmax of the blended logits, so that the class is always the most probable one.
+    Probabilities are the softmax of the blended logits, divided by the temperature, so that the class is always the
+    most probable one.
 
     Args:
         logits: `(H, W, classes)`.
         wanted: `(H, W)`, False where a pixel gets no class: no data, or outside of the area of interest.
         spec: The dataset, for the ignored id.
         output: Which products are asked for.
+        temperature: See `InferenceOptions`.
 
     Returns:
         `(bands, H, W)` uint8 for each of `products`: the class id of the largest logit, the lowest on a tie; its
@@ -76,7 +78,7 @@ def decode(
     logits = logits.astype(np.float32, copy=False)  # ids then agree with those of whole images, which are float32
     result: dict[Product, NDArray[np.uint8]] = {}
     if output.needs_probabilities:
-        labels, confidence, exponentials, total = _weighed(logits, output.doubt)
+        labels, confidence, exponentials, total = _weighed(logits, output.doubt(temperature))
         result["labels"] = labels[np.newaxis]
         if output.confidence or output.vector is not None:
             result["confidence"] = _stored(confidence)[np.newaxis]
@@ -96,7 +98,7 @@ def labels_and_confidence(logits: NDArray[np.float32], doubt: Doubt) -> NDArray[
 
     Args:
         logits: `(H, W, classes)`.
-        doubt: Which pixels get no class.
+        doubt: The temperature, and which pixels get no class.
 
     Returns:
         `(2, H, W)` uint8: class ids, and their probabilities in steps of 1/254.
@@ -112,7 +114,10 @@ def _weighed(
     labels = largest_class(logits)
     logits = np.ascontiguousarray(logits)  # NumPy sums the classes in another order where they lie in planes
     # Less the largest logit, which changes no probability, no exponential overflows.
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    exponentials = logits - logits.max(axis=-1, keepdims=True)
+    if doubt.temperature != 1:
+        exponentials *= doubt.sharpness
+    np.exp(exponentials, out=exponentials)
     total = exponentials.sum(axis=-1)
     confidence = 1 / total  # the largest exponential is 1
     labels[confidence < np.float32(doubt.below)] = doubt.value  # compared before rounding to steps of 1/254

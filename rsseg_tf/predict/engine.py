@@ -45,6 +45,7 @@ from rsseg_tf.rasters.windows import Size
 __all__ = [
     "WHOLE_PIXELS",
     "LabelBlock",
+    "LogitPart",
     "PixelRows",
     "Tiling",
     "augmented_logits",
@@ -56,6 +57,7 @@ __all__ = [
     "predict_logits",
     "predict_many_labels",
     "predict_many_logits",
+    "predict_parts",
     "slide_logits",
 ]
 
@@ -195,19 +197,62 @@ def predict_many_logits(
         DataError: As `predict_logits`.
         NotFiniteError: As `predict_logits`; `index` is the image.
     """
+    results = [np.empty((*pixels.shape[:2], spec.num_classes), np.float32) for pixels in images]
+    for part in predict_parts(model, images, spec, options):
+        part.of(results[part.index])[...] = part.logits
+    return results
+
+
+@dataclass(frozen=True)
+class LogitPart:
+    """Logits of a part of an image.
+
+    Attributes:
+        index: Which of the images.
+        top: First row in the image.
+        left: First column in the image.
+        logits: `(rows, columns, classes)` float32, valid until the next part is taken.
+    """
+
+    index: int
+    top: int
+    left: int
+    logits: NDArray[np.float32]
+
+    def of(self, whole: NDArray) -> NDArray:
+        """Returns the same part of an array `(H, W, ...)` of the image's size, as a view."""
+        return _part_of(whole, self.top, self.left, self.logits)
+
+
+def predict_parts(
+    model: Predict, images: Sequence[NDArray], spec: DatasetSpec, options: InferenceOptions
+) -> Iterator[LogitPart]:
+    """Predicts images of one size and type; the logits of a large one are never held in full.
+
+    Args:
+        model: See `Predict`.
+        images: `(H, W, bands)` each.
+        spec: As `predict_logits`.
+        options: As `predict_logits`.
+
+    Yields:
+        The logits of all images, part by part, see `predict_logits`.
+
+    Raises:
+        DataError: As `predict_logits`.
+        NotFiniteError: As `predict_logits`; `index` is the image.
+    """
     tiling = _tiling_in_memory(images, spec, options)
     checked = require_classes(model, spec)
     if _in_one_call(tiling):
-        logits = augmented_logits(functools.partial(call_model, checked), np.stack(images), options)
-        return list(logits.astype(np.float32))  # a copy: the model may hand out one buffer again and again
-    results = []
+        answers = augmented_logits(functools.partial(call_model, checked), np.stack(images), options)
+        for index, logits in enumerate(answers):
+            yield LogitPart(index, 0, 0, logits.astype(np.float32, copy=False))
+        return
     for index, pixels in enumerate(images):
-        result = np.empty((*pixels.shape[:2], spec.num_classes), np.float32)
         with _naming_image(index):
             for block, _ in predict_blocks(_Array(pixels), checked, spec.num_classes, options, tiling):
-                _part_of(result, block.top, block.left, block.logits)[...] = block.logits
-        results.append(result)
-    return results
+                yield LogitPart(index, block.top, block.left, block.logits.astype(np.float32, copy=False))
 
 
 def predict_many_labels(

@@ -20,7 +20,6 @@ from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, reason
 from rsseg_tf.files import SIDE_SUFFIX, atomic_path, hold, remove_file, remove_leftovers, short_stem
 from rsseg_tf.files.walking import JPEG_SUFFIXES
-from rsseg_tf.predict.area import area_of_interest
 from rsseg_tf.predict.decoding import Product, products
 from rsseg_tf.predict.engine import Tiling, make_tiling
 from rsseg_tf.predict.model import Predict
@@ -31,6 +30,7 @@ from rsseg_tf.predict.streaming import predict_scene, split_into_strips
 from rsseg_tf.predict.styling import REVIEW_COLOUR, class_entries, write_styles
 from rsseg_tf.predict.vectors import Legend, write_polygons
 from rsseg_tf.predict.writing import RasterFile, Rows, SceneWriter, partial_file, raster_file, stamp
+from rsseg_tf.rasters.area import area_of_interest
 from rsseg_tf.rasters.bands import SET_BANDS, BandCountError
 from rsseg_tf.rasters.gdal import Trust
 from rsseg_tf.rasters.ground import pixel_areas, pixel_size

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.predict.blending import Blend, Windows
 from rsseg_tf.rasters.windows import Size
@@ -22,6 +24,7 @@ __all__ = [
     "OutputOptions",
     "SceneOptions",
     "View",
+    "check_temperature",
     "check_window",
     "parse_memory",
     "usual_stride",
@@ -53,6 +56,8 @@ class InferenceOptions:
         batch_size: Windows given to the model in one call.
         tile: Size of windows where none are asked for, but needed.
         fixed_tile: Whether the model takes windows of just that size.
+        temperature: What logits are divided by before they become probabilities; the model's own, fitted by
+            `rsseg-tf eval --calibrate`. No label depends on it.
 
     Raises:
         ConfigError: When a value is out of range, or window sizes are missing or have no effect.
@@ -69,11 +74,17 @@ class InferenceOptions:
     batch_size: int = 1
     tile: Size = _TILE
     fixed_tile: bool = False
+    temperature: float = 1.0
 
     @classmethod
-    def of(cls, config: Config) -> InferenceOptions:
-        """Returns how a trained model predicts unless told otherwise."""
-        return cls.spelled(config.eval.inference(), tile=config.augment.crop)
+    def of(cls, config: Config, **more: Any) -> InferenceOptions:
+        """Returns how a trained model predicts unless told otherwise.
+
+        Args:
+            config: Its config.
+            **more: Fields that a config doesn't have.
+        """
+        return cls.spelled(config.eval.inference(), tile=config.augment.crop, **more)
 
     @classmethod
     def spelled(cls, values: Mapping[str, Any], **more: Any) -> InferenceOptions:
@@ -90,11 +101,15 @@ class InferenceOptions:
     def to_json(self) -> dict[str, Any]:
         """Returns the options for a report, spelled as in a config."""
         sizes = {name: size.width_height for name, size in vars(self).items() if isinstance(size, Size)}
-        return asdict(self) | sizes
+        values = asdict(self) | sizes
+        if self.temperature == 1:
+            del values["temperature"]  # as in reports on models that were never calibrated
+        return values
 
     def __post_init__(self) -> None:
         check_scales(self.scales)
         check_batch_size(self.batch_size)
+        check_temperature(self.temperature)
         if not self.is_slide:
             if self.crop_size is not None or self.stride is not None:
                 raise ConfigError(
@@ -190,15 +205,25 @@ class SceneOptions:
 
 @dataclass(frozen=True)
 class Doubt:
-    """Pixels that get no class, because none is probable enough.
+    """How probable classes are, and which pixels get none because none is probable enough.
 
     Attributes:
         below: The least probability that a class needs, 0..1.
         value: The id of pixels whose largest one is smaller.
+        temperature: See `InferenceOptions`.
     """
 
     below: float = 0.0
     value: int = 0
+    temperature: float = 1.0
+
+    @property
+    def sharpness(self) -> np.float32:
+        """What logits are multiplied by before they become probabilities.
+
+        A factor, because NumPy and every device give the same product to the bit.
+        """
+        return np.float32(1 / self.temperature)
 
 
 @dataclass(frozen=True)
@@ -267,10 +292,14 @@ class OutputOptions:
         """Whether of the probabilities only the largest one of each pixel is needed."""
         return self.needs_probabilities and not self.probabilities
 
-    @property
-    def doubt(self) -> Doubt:
-        """Which pixels get `review_value`."""
-        return Doubt() if self.min_confidence is None else Doubt(self.min_confidence, self.review_value)
+    def doubt(self, temperature: float = 1.0) -> Doubt:
+        """Returns which pixels get `review_value`.
+
+        Args:
+            temperature: See `InferenceOptions`.
+        """
+        below = (0.0, 0) if self.min_confidence is None else (self.min_confidence, self.review_value)
+        return Doubt(*below, temperature)
 
 
 def usual_stride(window: Size) -> Size:
@@ -304,6 +333,12 @@ def check_scales(scales: tuple[float, ...]) -> None:
         raise ConfigError(
             f"scales must be one or more numbers above 0; got {list(scales)}. Use 1.0 for the image's own size."
         )
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises `ConfigError` unless a temperature is finite and above 0."""
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ConfigError(f"a temperature must be finite and above 0; got {temperature}. 1.0 changes nothing.")
 
 
 def check_batch_size(batch_size: int) -> None:

@@ -20,13 +20,11 @@ from rsseg_tf.predict.model import Predict, require_classes
 from rsseg_tf.predict.options import OutputOptions
 from rsseg_tf.predict.settings import PredictionSettings
 from rsseg_tf.predict.writing import BLOCK, SceneWriter
+from rsseg_tf.rasters.area import Wanted
 from rsseg_tf.rasters.scenes import Scene
 from rsseg_tf.rasters.windows import Window
 
-__all__ = ["Wanted", "predict_scene", "split_into_strips"]
-
-Wanted = Callable[[Window], NDArray[np.bool_] | None]
-"""Tells which pixels of a part of the scene are to be predicted, `(H, W)`; None for all."""
+__all__ = ["predict_scene", "split_into_strips"]
 
 _QUEUE = 2
 """Batches that wait between two stages."""
@@ -101,10 +99,10 @@ def _blocks_to_store(
     how: dict[str, Any] = {"part": part, "stage": lambda batches: ahead(batches, _QUEUE)}
     confidence = output.needs_confidence_alone
     if not output.probabilities and label_model(model, spec, options, tiling, confidence=confidence) is not None:
-        how["doubt"] = output.doubt if confidence else None
+        how["doubt"] = output.doubt(options.temperature) if confidence else None
         return _labelled_blocks(predict_label_blocks(pixels, model, spec, options, tiling, **how), spec, output)
     checked = require_classes(model, spec)
-    return _decoded_blocks(predict_blocks(pixels, checked, spec.num_classes, options, tiling, **how), spec, output)
+    return _decoded_blocks(predict_blocks(pixels, checked, spec.num_classes, options, tiling, **how), settings)
 
 
 def _labelled_blocks(
@@ -123,20 +121,21 @@ def _labelled_blocks(
 
 
 def _decoded_blocks(
-    blocks: Generator[tuple[Block, NDArray[np.bool_]], None, None], spec: DatasetSpec, output: OutputOptions
+    blocks: Generator[tuple[Block, NDArray[np.bool_]], None, None], settings: PredictionSettings
 ) -> Generator[_DecodedBlock, None, None]:
     """Yields each block as it is stored; its logits are valid only until the next one is taken."""
     with contextlib.closing(blocks):
         for block, mask in blocks:
-            yield _DecodedBlock(block.top, block.left, _decoded(block.logits, mask, spec, output), block.ends_row)
+            yield _DecodedBlock(block.top, block.left, _decoded(block.logits, mask, settings), block.ends_row)
 
 
 def _decoded(
-    logits: NDArray, mask: NDArray[np.bool_], spec: DatasetSpec, output: OutputOptions
+    logits: NDArray, mask: NDArray[np.bool_], settings: PredictionSettings
 ) -> dict[Product, NDArray[np.uint8]]:
     """Decodes a block; nothing is computed where nothing is wanted."""
+    spec, output = settings.spec, settings.output
     if mask.any():
-        return decode(logits, mask, spec, output)
+        return decode(logits, mask, spec, output, settings.options.temperature)
     return {
         product: np.full((bands, *mask.shape), spec.ignore_index if product == "labels" else 255, np.uint8)
         for product, bands in products(output, spec.num_classes).items()

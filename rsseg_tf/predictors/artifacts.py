@@ -21,7 +21,7 @@ from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import DataError, ExportError, RssegError, reason
 from rsseg_tf.extras import require
 from rsseg_tf.files import StrPath
-from rsseg_tf.manifest import MANIFEST_FILE, MANIFEST_PROPERTY, Manifest, require_unchanged
+from rsseg_tf.manifest import DEEPNESS_SCALE, MANIFEST_FILE, MANIFEST_PROPERTY, Manifest, require_unchanged
 from rsseg_tf.predict import InferenceOptions, Predict, any_size, require_finite
 from rsseg_tf.predictors.operations import check_operations
 from rsseg_tf.predictors.tables import check_tables
@@ -167,13 +167,20 @@ def load_onnx(path: StrPath, *, threads: int | None = None) -> Predictor:
                 "it. Export the checkpoint with --format onnx."
             )
         manifest = _own_manifest(text, path, path)
-    dtype = manifest.artifacts[0].input.dtype
+    artifact = manifest.artifacts[0]
+    dtype = artifact.input.dtype
 
     def predict(pixels: NDArray) -> NDArray[np.float32]:
         (logits,) = session.run(["logits"], {"pixels": np.ascontiguousarray(as_input(pixels, dtype))})
         return np.asarray(logits, np.float32)
 
-    return _predictor("onnx", path, predict, manifest)
+    def predict_as_deepness(pixels: NDArray) -> NDArray[np.float32]:
+        scaled = (pixels / DEEPNESS_SCALE).astype(np.float32).transpose(0, 3, 1, 2)
+        (found,) = session.run(["probabilities"], {"pixels": np.ascontiguousarray(scaled)})
+        # Logits but for a number that is the same for all classes of a pixel. What rounding made 0 has no logarithm.
+        return np.log(np.maximum(np.asarray(found, np.float32), np.finfo(np.float32).tiny)).transpose(0, 2, 3, 1)
+
+    return _predictor("onnx", path, predict_as_deepness if artifact.format == "deepness" else predict, manifest)
 
 
 def load_openvino(path: StrPath, *, threads: int | None = None, precision: str = "fp32") -> Predictor:

@@ -40,8 +40,8 @@ class _Kind(NamedTuple):
 
     @property
     def options(self) -> list[tf.TensorSpec]:
-        """What the graph takes besides the pixels: how to search, and below which probability there is what class."""
-        types = [tf.bool, tf.float32, tf.uint8] if self.confidence else [tf.bool]
+        """What the graph takes besides the pixels: how to search, and the rest of `Search`'s arguments."""
+        types = [tf.bool, tf.float32, tf.uint8, tf.float32] if self.confidence else [tf.bool]
         return [] if self.views is None else [tf.TensorSpec((), dtype) for dtype in types]
 
 
@@ -112,9 +112,10 @@ class DevicePredictor:
         kind = _Kind(tuple(views), confidence=True)
         if not self._may_search(kind):
             return None
-        least, instead = tf.constant(doubt.below, tf.float32), tf.constant(doubt.value, tf.uint8)
+        values = (doubt.below, tf.float32), (doubt.value, tf.uint8), (doubt.sharpness, tf.float32)
+        options = [tf.constant(value, dtype) for value, dtype in values]
         answers = []
-        for planes, unsure, logits in self._run(pixels, kind, self._at_once(kind, pixels), least, instead):
+        for planes, unsure, logits in self._run(pixels, kind, self._at_once(kind, pixels), *options):
             if not np.isfinite(logits).all():
                 return None
             total = functools.reduce(operator.add, logits)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from rsseg_tf.checkpoint import config_file
+from rsseg_tf.checkpoint import config_file, read_temperature
 from rsseg_tf.config import Config, load_config
 from rsseg_tf.errors import ConfigError, ExportError, WeightsError, address_hint
 from rsseg_tf.files import StrPath
@@ -50,7 +50,7 @@ def open_predictor(
     if kind == "checkpoint":
         config = config or load_config(config_file(found))
         predict = checkpoint_predictor(found, config, precision=precision, strategy=strategy)
-        options = InferenceOptions.of(config)
+        options = InferenceOptions.of(config, temperature=read_temperature(found))
         return Predictor(kind, config.dataset.spec, predict, options)
     if precision != "fp32" and kind != "openvino":
         raise ConfigError(

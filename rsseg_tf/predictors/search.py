@@ -47,7 +47,7 @@ class Search:
         self._num_classes = num_classes
         self._types = (tf.uint8, tf.uint8, tf.bool) if confidence else (tf.uint8,)
         find = functools.partial(_most_probable if confidence else _largest, views)
-        doubt = [tf.TensorSpec((), tf.float32), tf.TensorSpec((), tf.uint8)] if confidence else []
+        doubt = [tf.TensorSpec((), dtype) for dtype in (tf.float32, tf.uint8, tf.float32)] if confidence else []
 
         def compiled(pixels: int | None) -> Any:
             signature = [tf.TensorSpec((pixels, num_classes), tf.float32)] * views + doubt
@@ -72,8 +72,8 @@ class Search:
         Args:
             logits: `(B, H, W, num_classes)` float32 of each view, turned back.
             at_once: Scalar bool: whether one call takes all pixels, see `is_frequent`.
-            doubt: With confidence: the least probability that a class needs, float32, and what stands for a class where
-                it is smaller, uint8.
+            doubt: With confidence: the least probability that a class needs, float32; what stands for a class where
+                it is smaller, uint8; what logits are multiplied by before they become probabilities, float32.
 
         Returns:
             For each pixel `(B * H * W,)`: the class, uint8, the lowest id on a tie. Without confidence `NOT_FINITE`
@@ -142,10 +142,10 @@ def _most_probable(views: int, *given: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor,
     Exponentials differ from NumPy's in their last bits, and so do sums of them in another order. Both come within 3 ulp
     and half an ulp for each addition; what this may change is unsure.
     """
-    *logits, least, instead = given
+    *logits, least, instead, sharpness = given
     values = _mean(views, logits)
     top, ids = _winners(values)
-    confidence = 1 / _in_pairs(operator.add, [tf.exp(value - top) for value in values])
+    confidence = 1 / _in_pairs(operator.add, [tf.exp((value - top) * sharpness) for value in values])
     scaled = confidence * PROBABILITY_STEPS
     error = (len(values) / 8 + 16) * 2.0**-23  # relative; the confidence is at most 1
     unsure = tf.abs(scaled - tf.floor(scaled) - 0.5) < PROBABILITY_STEPS * error

@@ -26,7 +26,7 @@ from rsseg_tf.rasters.images import write_image, write_png
 from rsseg_tf.rasters.pixel_rows import RowBands, RowReader, open_rows
 from rsseg_tf.rasters.windows import Window, windows
 
-__all__ = ["CutPlan", "SceneRecord", "cut_scene", "source_stamp"]
+__all__ = ["CutPlan", "SceneRecord", "cut_scene"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class SceneRecord:
         tiles: Names of each tile's image below `img_dir/{split}` and of its label below `ann_dir/{split}`.
         pixels: Number of source pixels by class id, 256 numbers; empty without a mask.
         off_palette: Pixels off the palette; they count as ignored, too.
+        scene: Stem of the scene that this is a part of; empty for a whole scene.
     """
 
     split: str
@@ -88,6 +89,7 @@ class SceneRecord:
     tiles: tuple[tuple[str, str | None], ...]
     pixels: tuple[int, ...] = ()
     off_palette: OffPalette = OffPalette()  # noqa: RUF009 (frozen)
+    scene: str = ""
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> SceneRecord:
@@ -99,11 +101,6 @@ class SceneRecord:
     def to_json(self) -> dict[str, Any]:
         """Returns plain values."""
         return dataclasses.asdict(self)
-
-
-def source_stamp(scene: SourceScene) -> str:
-    """Returns size and stamp of a scene's files."""
-    return " ".join(f"{member.size}:{member.stamp}" for member in (scene.image, scene.mask) if member is not None)
 
 
 def cut_scene(scene: SourceScene, plan: CutPlan, folder: Path, scratch: Path) -> SceneRecord:
@@ -246,7 +243,7 @@ def _copy_whole(scene: SourceScene, image: RowReader, path: Path, folder: Path) 
 
 def _record(scene: SourceScene, image: RowReader, tiles: Sequence[tuple[str, str | None]]) -> SceneRecord:
     return SceneRecord(
-        scene.split, scene.stem, scene.group, source_stamp(scene),
+        scene.split, scene.stem, scene.group, scene.source,
         image.height, image.width, image.bands, image.dtype, tuple(tiles),
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ train.txt, val.txt, test.txt  one line per tile, image and label (test: image)
 train_GROUP.txt               the tiles of a group of scenes, where the dataset has groups
 labels.txt                    class names, one per line, in the order of their ids
 dataset.json                  the spec and the counts of scenes, tiles and pixels
+NAME.yml                      where the data are the user's own: a config, with the name of the folder
 
 A dataset for pre-training has images and `train.txt` alone.
 """
@@ -120,7 +121,7 @@ class PreparedFolder:
         self._needed = needed_splits(spec, needed)
         self._samples: dict[str, list[Sample]] = {split: [] for split in self._needed}
         self._groups: dict[str, list[Sample]] = {}
-        self._scenes: Counter[str] = Counter()
+        self._scenes: dict[str, set[str]] = {}
         self._off_palette: Counter[str] = Counter()
         self._pixels: dict[str, np.ndarray] = {}
         for split in self._needed:
@@ -149,7 +150,8 @@ class PreparedFolder:
         if record.pixels:
             self._pixels[record.split] += np.array(record.pixels)
         self._off_palette[record.split] += record.off_palette.pixels
-        self._scenes[record.split] += 1
+        if record.tiles or not record.scene:
+            self._scenes.setdefault(record.split, set()).add(record.scene or record.stem)
 
     def count_scene(self, split: str, label: np.ndarray, name: str) -> None:
         """Counts a scene and the pixels of its `(H, W)` uint8 label.
@@ -166,7 +168,7 @@ class PreparedFolder:
                 f"{name} holds label {unknown[0]} ({counts[unknown[0]]} pixels); dataset '{self.spec.name}' allows "
                 f"0..{self.spec.num_classes - 1} and {self.spec.ignore_index}."
             )
-        self._scenes[split] += 1
+        self._scenes.setdefault(split, set()).add(name)
         self._pixels[split] += counts
 
     def sweep(self) -> None:
@@ -245,7 +247,7 @@ class PreparedFolder:
         counts = self._pixels[split]
         classes = () if isinstance(self.spec, str) or split not in SPLITS else self.spec.classes
         return SplitReport(
-            scenes=self._scenes[split],
+            scenes=len(self._scenes.get(split, ())),
             tiles=len(self._samples[split]),
             pixels={name: int(counts[position]) for position, name in enumerate(classes)},
             ignored_pixels=int(counts[self.spec.ignore_index]) if not isinstance(self.spec, str) else 0,
@@ -381,7 +383,8 @@ def check_replaceable(output: Path) -> None:
         groups = frozenset(f"{group}.txt" for group in read_description(output / "dataset.json").get("groups", {}))
     except DataError as error:
         unreadable = error
-    foreign = sorted(names - _OUR_NAMES - groups)
+    # The config that belongs to a user's own data has the folder's name.
+    foreign = sorted(names - _OUR_NAMES - groups - {f"{Path(os.path.abspath(output)).name}.yml"})
     if foreign:
         raise DataError(f"{output} holds '{foreign[0]}', which {_WRITER} did not write. Choose another output folder.")
     if unreadable is not None:

@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rsseg_tf
 from rsseg_tf.datasets.recipe import SourceScene
@@ -29,7 +29,7 @@ from rsseg_tf.files.lists import read_list
 from rsseg_tf.files.parallel import in_processes
 from rsseg_tf.files.walking import IMAGE_SUFFIXES, LeftOut
 from rsseg_tf.files.writing import partial_folder, replace_folder
-from rsseg_tf.prepare.cutting import CutPlan, SceneRecord, cut_scene, source_stamp
+from rsseg_tf.prepare.cutting import SceneRecord, cut_scene
 from rsseg_tf.prepare.output import (
     WORK,
     PreparedFolder,
@@ -41,11 +41,17 @@ from rsseg_tf.prepare.output import (
     read_description,
 )
 
-__all__ = ["Workspace", "workspace"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["Cut", "Workspace", "workspace"]
 
 _CHUNK_BYTES = 64 << 20
 _CHUNKS_PER_WORKER = 8
 _SHOWN_FAILURES = 20
+
+Cut = Callable[[Any, Any, Path, Path], SceneRecord]
+"""Cuts a scene by a plan into a folder, with a scratch folder at hand; see `cut_scene`."""
 
 Outcome = SceneRecord | DataError
 Records = dict[tuple[str, str], SceneRecord]
@@ -77,9 +83,10 @@ class Workspace:
     def prepare(
         self,
         scenes: Sequence[SourceScene],
-        plan: CutPlan,
+        plan: DataclassInstance,
         facts: Mapping[str, Any],
         *,
+        cut: Cut | None = None,
         splits: Sequence[str] | None = None,
         off_palette_fraction: float = 0.0,
         workers: int | None = 1,
@@ -88,9 +95,10 @@ class Workspace:
         """Cuts the scenes that are not yet cut and finishes the output.
 
         Args:
-            scenes: All scenes.
-            plan: How to cut.
+            scenes: All scenes, or parts of scenes.
+            plan: How to cut, a dataclass.
             facts: Entries for `dataset.json`.
+            cut: Function of a module that cuts one of them; `cut_scene` by default.
             splits: Those that the scenes must have; None for the usual ones, see `needed_splits`.
             off_palette_fraction: Share of the pixels of a mask, 0..1, that may be off the palette.
             workers: Number of processes; 1 works in this one, None takes one for each core.
@@ -117,7 +125,8 @@ class Workspace:
         prepared = PreparedFolder(self.folder, self.dataset, needed)
         for split in {scene.split for scene in scenes}:
             prepared.open_split(split)
-        records, failures = self._cut(scenes, plan, workers or os.cpu_count() or 1, progress)
+        work = functools.partial(_cut_chunk, cut=cut or cut_scene, plan=plan, folder=self.folder, scratch=self.scratch)
+        records, failures = self._cut(scenes, work, workers or os.cpu_count() or 1, progress)
         # Checked after cutting and against the records, so that a raised limit needs no scene to be cut again.
         failures += _off_palette(scenes, records, off_palette_fraction)
         if failures:
@@ -143,7 +152,7 @@ class Workspace:
     def _cut(
         self,
         scenes: Sequence[SourceScene],
-        plan: CutPlan,
+        work: Callable[[Sequence[SourceScene]], list[Outcome]],
         workers: int,
         progress: Callable[[int, int], None] | None,
     ) -> tuple[Records, list[str]]:
@@ -154,8 +163,7 @@ class Workspace:
         if progress is not None and done:
             progress(done, len(scenes))
         failures: list[str] = []
-        cut = functools.partial(_cut_chunk, plan=plan, folder=self.folder, scratch=self.scratch)
-        for outcomes in in_processes(cut, list(_chunks(todo, workers)), workers, kept="finished scenes are kept"):
+        for outcomes in in_processes(work, list(_chunks(todo, workers)), workers, kept="finished scenes are kept"):
             fresh = [outcome for outcome in outcomes if isinstance(outcome, SceneRecord)]
             self._journal.append(*(record.to_json() for record in fresh))
             records |= {(record.split, record.stem): record for record in fresh}
@@ -178,7 +186,7 @@ class Workspace:
 
     def _load(self, scenes: Sequence[SourceScene]) -> Records:
         """Returns the records in the journal whose sources have not changed."""
-        stamps = {(scene.split, scene.stem): source_stamp(scene) for scene in scenes}
+        stamps = {(scene.split, scene.stem): scene.source for scene in scenes}
         records: Records = {}
         for record in self._records():
             if stamps.get((record.split, record.stem)) == record.source:
@@ -269,7 +277,7 @@ def _check_complete(name: str, scenes: Sequence[SourceScene], needed: Sequence[s
 def _digest(settings: Mapping[str, Any], scenes: Sequence[SourceScene], off_palette_fraction: float) -> str:
     """Returns a digest of everything that the output depends on."""
     # The version counts, because another version may cut otherwise.
-    lines = sorted(f"{scene.split} {scene.stem} {scene.group} {source_stamp(scene)}" for scene in scenes)
+    lines = sorted(f"{scene.split} {scene.stem} {scene.group} {scene.source}" for scene in scenes)
     text = json.dumps([rsseg_tf.__version__, settings, off_palette_fraction, lines], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -321,12 +329,14 @@ def _chunks(scenes: Sequence[SourceScene], workers: int) -> Iterator[list[Source
         yield chunk
 
 
-def _cut_chunk(scenes: Iterable[SourceScene], plan: CutPlan, folder: Path, scratch: Path) -> list[Outcome]:
+def _cut_chunk(
+    scenes: Iterable[SourceScene], cut: Cut, plan: DataclassInstance, folder: Path, scratch: Path
+) -> list[Outcome]:
     """Cuts some scenes. The error of one scene is an outcome and does not stop the others."""
     outcomes: list[Outcome] = []
     for scene in scenes:
         try:
-            outcomes.append(cut_scene(scene, plan, folder, scratch))
+            outcomes.append(cut(scene, plan, folder, scratch))
         except DataError as error:
             outcomes.append(error)
     return outcomes

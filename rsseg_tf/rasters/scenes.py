@@ -184,21 +184,29 @@ class Scene:
         pixels = self.look(window, size)
         return pixels.values, pixels.nodata
 
+    def stored(self, window: Window | None = None) -> tuple[NDArray, NDArray[np.bool_] | None]:
+        """As `read`, with all values as they are stored, those that stand for no data too."""
+        values, masked, absent = self._part(window or Window(0, 0, *self.size), None)
+        return values, without_nodata(values.copy(), masked, absent, self._expected).nodata
+
     def look(self, window: Window | None = None, size: Size | None = None) -> Pixels:
         """As `read`, with counts and notes on the values."""
-        part = window or Window(0, 0, *self.size)
-        if isinstance(self._source, np.ndarray):
-            stored, masked = _part_of_array(self._source, part, self.bands, self._alpha, size)
-            absent: list[NDArray[np.bool_] | None] = [None] * len(self.bands)
-        else:
-            try:
-                stored, masked, absent = _part_of_raster(self._source, part, self, size)
-            except RASTER_ERRORS as error:
-                raise damaged(readable_name(self.path), self._driver, error) from error
+        stored, masked, absent = self._part(window or Window(0, 0, *self.size), size)
         pixels = without_nodata(stored, masked, absent, self._expected)
         if size is None:  # a preview holds averages, which are no values of the file
             self._suspects.add(pixels)
         return pixels
+
+    def _part(
+        self, part: Window, size: Size | None
+    ) -> tuple[NDArray, NDArray[np.bool_] | None, list[NDArray[np.bool_] | None]]:
+        """Returns the pixels of a part as stored, those masked for all bands, and those that each band declares."""
+        if isinstance(self._source, np.ndarray):
+            return *_part_of_array(self._source, part, self.bands, self._alpha, size), [None] * len(self.bands)
+        try:
+            return _part_of_raster(self._source, part, self, size)
+        except RASTER_ERRORS as error:
+            raise damaged(readable_name(self.path), self._driver, error) from error
 
 
 @contextlib.contextmanager

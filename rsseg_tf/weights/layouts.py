@@ -1,7 +1,7 @@
 """Brings the names of tensors in a file to those of the benchmark's files.
 
 Torch calls the statistics of a normalisation `running_mean` and `running_var`; files of self-supervised methods put a
-prefix before the names of their ResNet. The prefixes are those of MoCo, SimSiam, SwAV, DenseCL, PixPro and PASSL.
+prefix before the names of their ResNet. The prefixes are those of MoCo, SimSiam, SwAV, DINO, DenseCL, PixPro and PASSL.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ _PREFIXES = (
     "",
     "backbone.",
     "module.encoder_q.",
+    "module.base_encoder.",
     "module.encoder.",
     "module.backbone.",
     "module.",
     "encoder_q.0.",
     "encoder_q.",
+    "base_encoder.",
     "online_network.encoder.",
     "res_model.encoder.",
     "res_model.",

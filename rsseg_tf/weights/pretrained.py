@@ -25,7 +25,7 @@ from rsseg_tf.errors import WeightsError, did_you_mean
 from rsseg_tf.files.cache import Progress, cached, is_offline
 from rsseg_tf.weights.applications import read_application
 from rsseg_tf.weights.assign import assign_variables
-from rsseg_tf.weights.families import Family, Tensors, recognise, without_wrapper
+from rsseg_tf.weights.families import Family, Tensors, Translation, recognise, without_wrapper
 from rsseg_tf.weights.labels import class_order, palette_note
 from rsseg_tf.weights.layouts import inflate_bands, match_names
 from rsseg_tf.weights.named import read_named
@@ -275,7 +275,7 @@ def load_part(model: Any, part: Part, file: TensorFile) -> LoadReport:
         match = _translated(part, file)
     names, found, rest = match.names, match.found, match.rest
     _require_likeness(part, file, len(found), len(names))
-    found = _fit_bands(found, names, variables, channels_first=not file.by_path)
+    found = _fit_bands(found, names, variables, file, part.section)
     left_over = {name: array for name, array in rest.items() if part.whole and not name.endswith("num_batches_tracked")}
     what = f"{part.section} ({file.source})"
     assign_variables(variables, found | left_over, names, what, channels_first=not file.by_path)
@@ -334,9 +334,10 @@ def _require_variant_of_paddleseg(part: Part, file: TensorFile) -> None:
 
 
 def _of_family(part: Part, file: TensorFile, family: Family, tensors: Tensors) -> _Match:
-    notes = _normalisation_notes(part, family)
+    notes: list[str] = []
     try:
         translation = family.translate(tensors, part.row, part.paths)
+        notes += [*_normalisation_notes(part, family, translation), *translation.notes]
         if part.whole and translation.names:
             notes += family.agrees(part.row, file.training_config)
     except WeightsError as error:
@@ -364,10 +365,17 @@ def _of_family(part: Part, file: TensorFile, family: Family, tensors: Tensors) -
     return _Match(names, found, rest, translation.made, tuple(notes))
 
 
-def _normalisation_notes(part: Part, family: Family) -> list[str]:
-    """Returns a line if the dataset's images are not normalised as the family's weights want it as a rule."""
+def _normalisation_notes(part: Part, family: Family, translation: Translation) -> list[str]:
+    """Returns a line if the dataset's images are not normalised as the family's weights want it as a rule.
+
+    The rule is for weights of three bands, of which nothing more is known.
+    """
     spec = part.spec
-    if spec is None or family.normalisation is None:
+    if spec is None or family.normalisation is None or (part.source and find_weights(part.source) is not None):
+        return []
+    kernels = (translation.tensors.get(name) for name in translation.names)
+    stem = next((kernel for kernel in kernels if kernel is not None and kernel.ndim == 4), None)
+    if stem is None or stem.shape[1] != 3:
         return []
     usual = family.normalisation.for_bands(spec.bands)
     if np.allclose(spec.mean, usual.mean, atol=1e-3) and np.allclose(spec.std, usual.std, atol=1e-3):
@@ -405,23 +413,36 @@ def _require_likeness(part: Part, file: TensorFile, found: int, wanted: int) -> 
 
 
 def _fit_bands(
-    found: dict[str, np.ndarray], names: Mapping[str, str], variables: Mapping[str, Any], *, channels_first: bool
+    found: dict[str, np.ndarray], names: Mapping[str, str], variables: Mapping[str, Any], file: TensorFile, section: str
 ) -> dict[str, np.ndarray]:
-    """Inflates the first convolution where the dataset has another number of bands than three.
+    """Inflates the first convolution of weights for three bands where the dataset has another number.
 
     Args:
         found: Tensors by their names in the file.
         names: Names in the file, each with the path of the variable.
         variables: By path, the first convolution's kernel before all others.
-        channels_first: Whether kernels are (out, in, height, width), as in released files.
+        file: Where the tensors are from; its kernels are (out, in, height, width) unless it goes by paths.
+        section: Of the config.
+
+    Raises:
+        WeightsError: When they are for another number of bands than the dataset's, and not for three: nothing tells
+            which filter would be for which band.
     """
     stem = next((path for path, variable in variables.items() if len(variable.shape) == 4), None)
     name = next((name for name, path in names.items() if path == stem), None)
     if stem is None or name is None or name not in found or found[name].ndim != 4:
         return found
-    kernel, bands = found[name], variables[stem].shape[2]
-    kernel = kernel if channels_first else kernel.transpose(3, 2, 0, 1)
-    if kernel.shape[1] != 3 or bands == 3:
+    kernel, (height, width, bands, channels) = found[name], variables[stem].shape
+    kernel = kernel.transpose(3, 2, 0, 1) if file.by_path else kernel
+    if kernel.shape[1] == bands:
         return found
-    inflated = inflate_bands(kernel, bands)
-    return {**found, name: inflated if channels_first else inflated.transpose(2, 3, 1, 0)}
+    if kernel.shape[1] == 3:
+        inflated = inflate_bands(kernel, bands)
+        return {**found, name: inflated.transpose(2, 3, 1, 0) if file.by_path else inflated}
+    if (kernel.shape[0], *kernel.shape[2:]) == (channels, height, width):
+        raise WeightsError(
+            f"{file.source} does not fit {section}: its first convolution {name} is for {kernel.shape[1]} bands, and "
+            f"the dataset has {bands}. Use images with the bands that the weights are for, or weights for three bands, "
+            "which fit any number."
+        )
+    return found

@@ -29,8 +29,8 @@ _MOST_TIMES = 20
 _ANY_FILE = 256 * 2**20  # bytes that may be unpacked from any file, however small
 _PIECE = 1 << 20
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
-# Where files keep their weights among epochs, optimizers and the like.
-_CONTAINERS = ("state_dict", "model", "model_state_dict", "network")
+# Where files keep their weights among epochs, optimizers and the like; DINO's teacher is what it is judged by.
+_CONTAINERS = ("state_dict", "model", "model_state_dict", "network", "teacher")
 _WEIGHT_SUFFIXES = (".pdparams", ".pth", ".pt", ".pth.tar", ".safetensors")
 # Safetensors' names of types -> NumPy's; bfloat16, which NumPy lacks, becomes float32.
 _SAFETENSORS_TYPES = {

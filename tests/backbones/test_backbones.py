@@ -99,6 +99,10 @@ _NARROW: dict[str, tuple[Callable[..., keras.Model], dict[str, tuple[int, int]]]
         lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, variant="mmsegmentation", **options),
         {"c1": (2, 8), "c2": (4, 60)},
     ),
+    "hrnet_of_timm": (
+        lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, variant="timm", **options),
+        {"c1": (2, 8), "c2": (4, 60)},
+    ),
     "hrnet": (
         lambda **options: hrnet(4, stem_width=8, modules=(1, 1, 1), blocks=1, **options),
         {"c1": (2, 8), "c2": (4, 60)},

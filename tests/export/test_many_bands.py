@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rsseg_tf.export import TrainedModel, load_trained, write_onnx, write_savedmodel, write_tflite
+from rsseg_tf.export import TrainedModel, load_trained, write_deepness, write_onnx, write_savedmodel, write_tflite
 from rsseg_tf.export.tiles import random_tiles
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.rasters.windows import Size
@@ -44,6 +45,24 @@ def test_onnx_and_tflite_take_float32(deep: TrainedModel, tmp_path: Path) -> Non
         predictor = open_predictor(tmp_path / artifact.path)
         assert artifact.input.dtype == "float32" and predictor.spec.gsd == 3.0
         np.testing.assert_allclose(predictor.predict(image), expected, atol=1e-5)
+
+
+def test_a_file_for_deepness_takes_any_pixels_divided_by_255(deep: TrainedModel, tmp_path: Path) -> None:
+    pytest.importorskip("tf2onnx", reason="extra onnx is not installed")
+    import onnx
+    import onnxruntime
+
+    artifact = write_deepness(deep, tmp_path, tile=Size(32, 32))
+    assert artifact.input.shape == (None, 5, 32, 32) and artifact.outputs[0].shape == (None, 2, 32, 32)
+    image = random_tiles(deep.spec, Size(32, 32), 2, dtype="uint16")
+    scaled = (image * 1.0 / 255.0).astype(np.float32).transpose(0, 3, 1, 2)
+    (found,) = onnxruntime.InferenceSession(str(tmp_path / artifact.path)).run(None, {"pixels": scaled})
+    expected = deep.predict(image).argmax(-1)
+    np.testing.assert_array_equal(found.argmax(1), expected)
+    np.testing.assert_array_equal(open_predictor(tmp_path / artifact.path).predict(image).argmax(-1), expected)
+    properties = {entry.key: entry.value for entry in onnx.load(str(tmp_path / artifact.path)).metadata_props}
+    assert json.loads(properties["resolution"]) == 300, "centimetres"
+    assert json.loads(properties["standardization_std"]) == [1.0] * 5
 
 
 def test_an_integer_file_still_takes_float32(deep: TrainedModel, tmp_path: Path) -> None:

@@ -249,6 +249,23 @@ def test_batch_norm_gradients_equal_the_generic_layers() -> None:
         np.testing.assert_allclose(np.asarray(ours), np.asarray(generic), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_trains_by_one_operation(dtype: str, affine: bool) -> None:
+    layer, shape = BatchNorm(affine=affine, dtype=dtype), (3, 4, 5, 7)
+    generic = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, center=affine, scale=affine, dtype=dtype)
+    x = tf.cast(np.random.default_rng(0).normal(3.0, 2.0, shape), layer.compute_dtype)
+    layer.build(shape)
+    call = tf.function(lambda x: layer(x, training=True)).get_concrete_function(x)
+    assert [operation.type for operation in call.graph.get_operations()].count("FusedBatchNormV3") == 1
+    y, expected = call(x), generic(x, training=True)
+    assert y.dtype == expected.dtype
+    tolerance = {"float32": 1e-5, "mixed_float16": 2e-3, "mixed_bfloat16": 2e-2}[dtype]
+    np.testing.assert_allclose(tf.cast(y, "float32"), tf.cast(expected, "float32"), atol=tolerance)
+    np.testing.assert_allclose(np.asarray(layer.moving_mean), np.asarray(generic.moving_mean), rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(layer.moving_variance), np.asarray(generic.moving_variance), rtol=1e-5)
+
+
 @pytest.mark.parametrize(("training", "trainable"), [(False, True), (True, False)])
 def test_batch_norm_with_running_statistics(training: bool, trainable: bool) -> None:
     layer = BatchNorm(trainable=trainable)

@@ -10,11 +10,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import rasterio
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from rsseg_tf.datasets import custom_spec
-from rsseg_tf.predict import OutputOptions
+from rsseg_tf.errors import ConfigError
+from rsseg_tf.predict import OutputOptions, predict_logits
 from rsseg_tf.predict.decoding import labels_and_confidence
 from rsseg_tf.predict.engine import augmented_logits
 from rsseg_tf.predict.options import Doubt, InferenceOptions, View
@@ -46,7 +48,7 @@ def expected(logits: NDArray[np.float32], doubt: Doubt = NONE) -> NDArray[np.uin
 def test_bytes_are_those_of_numpy(monkeypatch: pytest.MonkeyPatch, classes: int, at_once: bool) -> None:
     monkeypatch.setattr(search.Search, "is_frequent", lambda *_: at_once)
     logits = random_logits(2, 300, 301, classes)
-    for doubt in (NONE, Doubt(0.6, 200), Doubt(1.0, 255)):
+    for doubt in (NONE, Doubt(0.6, 200), Doubt(1.0, 255), Doubt(0.6, 200, 1.7), Doubt(temperature=0.3)):
         found = echo(classes).labels_and_confidence(logits, [(False, False, False)], doubt)
         assert found is not None and found.dtype == np.uint8
         np.testing.assert_array_equal(found, expected(logits, doubt))
@@ -95,7 +97,7 @@ def test_the_error_that_is_allowed_for_is_more_than_what_occurs() -> None:
     planes, confidence, unsure = (
         x.numpy().reshape(1000, 1000)
         for x in search_of(16, 1, True)(
-            [tf.constant(logits)], tf.constant(True), tf.constant(0.0), tf.constant(0, tf.uint8)
+            [tf.constant(logits)], tf.constant(True), tf.constant(0.0), tf.constant(0, tf.uint8), tf.constant(1.0)
         )
     )
     labels, right = expected(logits)[0]
@@ -164,6 +166,7 @@ OUTPUTS = {
     "both": OutputOptions(confidence=True, min_confidence=0.9, pictures=False),
     "polygons": OutputOptions(vector="geojson", min_confidence=0.9, pictures=False),
 }
+TEMPERATURES = {"both": 0.6}  # of the model; 1 for other outputs
 
 
 def same_files(one: Path, other: Path) -> list[str]:
@@ -185,10 +188,36 @@ def test_files_are_the_same_and_logits_stay_where_none_is_blended(
             continue
         spy = ConfidentSpy(predictor)
         how: dict[str, Any] = {"output": output, "spec": SPEC}
-        predict_one(path, tmp_path / name, options, predict=spy, **how)
-        predict_one(path, tmp_path / "logits" / name, options, predict=by_logits(predictor), **how)
+        tempered = dataclasses.replace(options, temperature=TEMPERATURES.get(name, 1.0))
+        predict_one(path, tmp_path / name, tempered, predict=spy, **how)
+        predict_one(path, tmp_path / "logits" / name, tempered, predict=by_logits(predictor), **how)
         assert len(same_files(tmp_path / name, tmp_path / "logits" / name)) >= 1
         assert {kind for kind, _ in spy.asked} == {"confidence" if asked == "labels" else "logits"}
+
+
+@pytest.mark.parametrize("options", [OPTIONS["whole"][0], OPTIONS["overlap"][0]], ids=["whole", "overlap"])
+def test_a_temperature_changes_probabilities_as_stated_and_no_label(
+    tmp_path: Path, predictor: DevicePredictor, options: InferenceOptions
+) -> None:
+    path = write_scene(tmp_path / "a.tif", pictures(1, 24, 18)[0].transpose(2, 0, 1))
+    logits = predict_logits(predictor, pictures(1, 24, 18)[0], SPEC, options).astype(np.float64)
+    written = {}
+    for temperature in (1.0, 0.5, 3.0):
+        tempered = dataclasses.replace(options, temperature=temperature)
+        probabilities = np.exp(logits / temperature) / np.exp(logits / temperature).sum(axis=-1, keepdims=True)
+        for every in (False, True):  # one asks for the confidence alone, which the device may give
+            folder, output = tmp_path / f"{temperature}{every}", OutputOptions(confidence=True, probabilities=every)
+            predict_one(path, folder, tempered, predict=predictor, spec=SPEC, output=output)
+            files = {file.parent.name: file for file in folder.rglob("*.tif")}
+            with rasterio.open(files["confidence_prediction"]) as file:
+                assert np.abs(file.read(1) - 254 * probabilities.max(axis=-1)).max() < 0.51
+            with rasterio.open(files["geotiff_prediction"]) as file:
+                written[temperature, every] = file.read(1)
+        with rasterio.open(files["probability_prediction"]) as file:
+            assert np.abs(file.read().transpose(1, 2, 0) - 254 * probabilities).max() < 0.51
+    assert all((labels == written[1.0, False]).all() for labels in written.values())
+    with pytest.raises(ConfigError, match=r"a temperature must be finite and above 0; got 0\. 1\.0 changes nothing"):
+        InferenceOptions(temperature=0)
 
 
 def test_pictures_of_a_folder_and_probabilities(tmp_path: Path, predictor: DevicePredictor) -> None:

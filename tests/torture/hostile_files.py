@@ -387,7 +387,7 @@ def _area(suffix: str) -> Callable[[Path], list[Path]]:
 
 def _read_area(suffix: str) -> Callable[[Path], object]:
     def read(folder: Path) -> object:
-        from rsseg_tf.predict.area import area_of_interest
+        from rsseg_tf.rasters.area import area_of_interest
         from rsseg_tf.rasters.scenes import open_scene
         from rsseg_tf.rasters.windows import Window
 

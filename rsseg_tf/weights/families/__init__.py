@@ -1,8 +1,8 @@
 """Checkpoints of other projects, told apart by the names of their tensors, a file for each project.
 
 A new family is a file here with a `Family`, and its place in `FAMILIES`. The rules of names are those of
-`rsseg_tf.weights.names`. Files of the benchmark, and of projects that name a ResNet as torchvision does, are of no
-family: `rsseg_tf.weights.layouts.match_names` finds their tensors.
+`rsseg_tf.weights.names`. Files of the benchmark, and of self-supervised methods, whose ResNets have a prefix before
+torchvision's names, are of no family: `rsseg_tf.weights.layouts.match_names` finds their tensors.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from rsseg_tf.weights.families.family import Family, Tensors, Translation
 from rsseg_tf.weights.families.mmsegmentation import MMSEGMENTATION
 from rsseg_tf.weights.families.segformer import HUGGING_FACE, MMSEGMENTATION_SEGFORMER
 from rsseg_tf.weights.families.smp import SMP
+from rsseg_tf.weights.families.timm import TIMM
 
 __all__ = ["FAMILIES", "Family", "Tensors", "Translation", "recognise", "without_wrapper"]
 
-FAMILIES: tuple[Family, ...] = (HUGGING_FACE, MMSEGMENTATION_SEGFORMER, MMSEGMENTATION, SMP, CONVNEXT)
+FAMILIES: tuple[Family, ...] = (HUGGING_FACE, MMSEGMENTATION_SEGFORMER, MMSEGMENTATION, SMP, CONVNEXT, TIMM)
 """In the order in which they are asked: those with the more particular names first."""
 
 # Attributes in which training scripts and distributed training keep a whole model.

@@ -13,7 +13,7 @@ import numpy as np
 from rsseg_tf.config.named_weights import Normalisation
 from rsseg_tf.config.zoo import Row
 
-__all__ = ["Family", "Tensors", "Translation", "resnet_depth", "zero_biases"]
+__all__ = ["Family", "Tensors", "Translation", "efficientnet_size", "resnet_depth", "zero_biases"]
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -28,12 +28,14 @@ class Translation:
             (channels, 1, height, width); all others have the shape of their variable.
         made: Names in `tensors` that the file has not, such as those of biases that are zero.
         classifiers: Names of tensors whose first axis is the classes; some of them may be missing.
+        notes: Lines about what the tensors do not show and should be looked at.
     """
 
     names: Mapping[str, str]
     tensors: Tensors
     made: Collection[str] = ()
     classifiers: Collection[str] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,27 @@ def resnet_depth(tensors: Tensors, prefix: str = "") -> int | None:
     stage = f"{prefix}layer3."
     blocks = {name[len(stage) :].partition(".")[0] for name in tensors if name.startswith(stage)}
     return _DEPTHS.get((f"{prefix}layer1.0.conv3.weight" in tensors, len(blocks)))
+
+
+# Blocks, channels of the last one, whether they squeeze -> what an EfficientNet is called.
+_EFFICIENTNETS = {
+    (16, 320, True): "B0", (23, 320, True): "B1", (23, 352, True): "B2", (26, 384, True): "B3",
+    (32, 448, True): "B4", (39, 512, True): "B5", (45, 576, True): "B6", (55, 640, True): "B7",
+    (16, 320, False): "Lite0", (21, 320, False): "Lite1", (21, 352, False): "Lite2", (24, 384, False): "Lite3",
+    (30, 448, False): "Lite4",
+}  # fmt: skip
+
+
+def efficientnet_size(blocks: int, channels: int, *, squeezes: bool) -> str:
+    """Returns what an EfficientNet is called in messages, such as "EfficientNet-B0".
+
+    Args:
+        blocks: How many it has.
+        channels: Of the result of the last one.
+        squeezes: Whether its blocks have squeeze-and-excitation.
+    """
+    size = _EFFICIENTNETS.get((blocks, channels, squeezes))
+    return f"a network of EfficientNet's kind with {blocks} blocks" if size is None else f"EfficientNet-{size}"
 
 
 def zero_biases(tensors: Tensors, names: Mapping[str, str]) -> dict[str, np.ndarray]:

@@ -1,7 +1,8 @@
 """Checkpoints of mmsegmentation, 0.x and 1.x, and of the backbones that OpenMMLab releases for it.
 
 A segmentor has the tensors `backbone.*`, `decode_head.*` and, with an auxiliary head, `auxiliary_head.*`. A backbone
-has them without a prefix, or among those of a classifier (mmpretrain) with `backbone.`.
+has them without a prefix, or among those of a classifier (mmpretrain) with `backbone.`. HRNets of timm have the same
+names.
 
 Source: mmseg/models of mmsegmentation 1.2.2. Three things differ from our layers and are settled here: convolutions
 before a normalisation have no bias there, and both pyramids join their branches in another order.
@@ -121,7 +122,10 @@ def _backbone_in(tensors: Tensors) -> str:
     bare = _without_backbone(tensors)
     if (branch := bare.get("stage4.0.branches.0.0.conv1.weight")) is not None:
         small = "" if "stage4.0.branches.0.2.conv1.weight" in bare else "-small"
-        return f"HRNet-W{_channels(branch)}{small}"
+        # Timm's hrnet_w18_small is smaller still; its hrnet_w18_small_v2 is the one that is so called here.
+        first = bare.get("layer1.0.conv1.weight")
+        narrow = " with a narrow first stage" if small and first is not None and _channels(first) == 32 else ""
+        return f"HRNet-W{_channels(branch)}{small}{narrow}"
     if "layer1.0.conv1.weight" in bare:
         depth = resnet_depth(bare)
         return (f"ResNet-{depth}" if depth else "a ResNet") + ("-C" if "stem.0.weight" in bare else "")
@@ -145,7 +149,7 @@ def _translate(tensors: Tensors, row: Row, paths: Sequence[str]) -> Translation:
     backbone = row.backbone if isinstance(row, SegmentorSection) else row
     if not isinstance(backbone, ResNet | ResNetV1c | HRNet) or _backbone_in(tensors) != _in_words(backbone):
         return Translation({}, tensors)
-    if isinstance(backbone, HRNet):
+    if isinstance(backbone, HRNet) and (backbone.variant != "timm" or isinstance(row, SegmentorSection)):
         _require_variant(backbone.variant, "model.backbone.variant")
     prefix = "backbone." if any(name.startswith("backbone.") for name in tensors) else ""
     own = _hrnet_names(paths) if isinstance(backbone, HRNet) else resnet_names(paths, TORCH_VARIABLES)

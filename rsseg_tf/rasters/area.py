@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from rasterio.transform import Affine
 
 from rsseg_tf.errors import DataError, reason
 from rsseg_tf.extras import require
-from rsseg_tf.predict.area_files import Area, read_area
-from rsseg_tf.predict.streaming import Wanted
 from rsseg_tf.rasters.ground import move, transformed
+from rsseg_tf.rasters.polygon_files import Area, read_area
 from rsseg_tf.rasters.scenes import Scene
 from rsseg_tf.rasters.windows import Window
 
-__all__ = ["area_of_interest"]
+__all__ = ["Wanted", "area_of_interest", "polygons_in_pixels"]
+
+Wanted = Callable[[Window], NDArray[np.bool_] | None]
+"""Tells which pixels of a part of a scene are wanted, `(H, W)`; None for all."""
 
 _NODES = 33
 """Points along each side of a scene that are transformed to find its place in the polygons' CRS."""
@@ -47,17 +50,11 @@ def area_of_interest(path: Path, scene: Scene) -> Wanted | None:
     """
     shapely = require("shapely", "vector")
     area = read_area(path)
-    crs = scene.crs
-    if (area.crs is None) != (crs is None) or scene.gcps or (crs is not None and scene.transform == Affine.identity()):
-        lies = "control points" if scene.gcps else crs or "no CRS"
-        raise DataError(
-            f"{path} is in {area.crs or 'no CRS'} and {scene.path} in {lies}; polygons and scene must both say where "
-            "they lie, with a CRS and a transform."
-        )
     try:
-        placed = _in_pixels(path, area, scene)
-        if placed is None:
+        found = polygons_in_pixels(path, area.polygons, area.crs, scene)
+        if found is None:
             return _pixel_by_pixel(area, scene)
+        placed, _ = found
         tree = shapely.STRtree(placed)
     except shapely.errors.ShapelyError as error:  # such as for coordinates beyond all measure
         raise DataError(
@@ -78,11 +75,34 @@ def area_of_interest(path: Path, scene: Scene) -> Wanted | None:
     return wanted
 
 
-def _in_pixels(path: Path, area: Area, scene: Scene) -> NDArray[Any] | None:
-    """Returns the polygons near a scene in its pixels; None if parts of them have no place in its CRS."""
+def polygons_in_pixels(
+    path: Path, polygons: NDArray[Any], crs: CRS | None, scene: Scene
+) -> tuple[NDArray[Any], NDArray[np.int64]] | None:
+    """Brings the polygons near a scene to its pixels.
+
+    Args:
+        path: Their file, for errors.
+        polygons: `(N,)` polygons. Those that cross the edge of the scene's surroundings must be valid where their CRS
+            is not the scene's.
+        crs: Their reference system.
+        scene: The scene.
+
+    Returns:
+        `(M,)` polygons in columns and rows of the scene, and `(M,)` the position of each among those given, rising;
+        None if parts of them have no place in the CRS of the scene.
+
+    Raises:
+        DataError: When polygons or scene do not say where they lie, or no way leads from one CRS to the other.
+    """
     shapely = require("shapely", "vector")
+    if (crs is None) != (scene.crs is None) or scene.gcps or (crs is not None and scene.transform == Affine.identity()):
+        lies = "control points" if scene.gcps else scene.crs or "no CRS"
+        raise DataError(
+            f"{path} is in {crs or 'no CRS'} and {scene.path} in {lies}; polygons and scene must both say where "
+            "they lie, with a CRS and a transform."
+        )
     to_pixels = ~scene.transform
-    polygons, crs = area.polygons, area.crs
+    rows = np.arange(len(polygons))
     if crs is not None and scene.crs is not None and (crs != scene.crs or crs.is_geographic):
         box = _surroundings(crs, scene)
         if box is None:
@@ -90,7 +110,7 @@ def _in_pixels(path: Path, area: Area, scene: Scene) -> NDArray[Any] | None:
                 f"{path} is in {crs.to_string()[:80]}, from which no way leads to {scene.crs.to_string()[:80]} of "
                 f"{scene.path}. Save the area in the CRS of the scene."
             )
-        polygons = _cut_to(polygons, box, crs)
+        polygons, rows = _cut_to(polygons, box, crs)
         if crs != scene.crs:
             west, south, east, north = box
             polygons = shapely.segmentize(polygons, max(east - west, north - south) / _SEGMENTS)
@@ -102,7 +122,7 @@ def _in_pixels(path: Path, area: Area, scene: Scene) -> NDArray[Any] | None:
         if not np.isfinite(points).all():
             return None
     placed: NDArray[Any] = shapely.set_coordinates(polygons.copy(), move(points, to_pixels))
-    return placed
+    return placed, rows
 
 
 def _pixel_by_pixel(area: Area, scene: Scene) -> Wanted:
@@ -172,19 +192,29 @@ def _with_room(crs: CRS, scene: Scene, box: tuple[float, float, float, float]) -
     return result[0], result[1], result[2], result[3]
 
 
-def _cut_to(polygons: NDArray[Any], box: tuple[float, float, float, float], crs: CRS) -> NDArray[Any]:
-    """Returns the parts of polygons that lie in a box; on the globe, after up to two whole turns either way."""
+def _cut_to(
+    polygons: NDArray[Any], box: tuple[float, float, float, float], crs: CRS
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Returns the parts of polygons that lie in a box, and which polygon each is of; in the order of the polygons.
+
+    On the globe also those that do so after up to two whole turns either way.
+    """
     shapely = require("shapely", "vector")
     turn = 2 * np.pi / crs.units_factor[1] if crs.is_geographic else 0.0
     frame = shapely.box(*box)
-    found = []
+    found, rows = [], []
     for count in (-2, -1, 0, 1, 2) if turn else (0,):
         west, south, east, north = shapely.bounds(polygons).T
         by = count * turn
-        near = (west + by <= box[2]) & (east + by >= box[0]) & (south <= box[3]) & (north >= box[1])
-        turned = shapely.transform(polygons[near], lambda points, by=by: points + (by, 0.0))
+        near = np.flatnonzero((west + by <= box[2]) & (east + by >= box[0]) & (south <= box[3]) & (north >= box[1]))
+        turned = shapely.transform(polygons[near], lambda points, by=by: points + (by, 0.0)) if by else polygons[near]
         inside = shapely.covers(frame, turned)  # most polygons need no cut, and keep their vertices to the bit
         found.append(turned[inside])
-        parts = shapely.get_parts(shapely.get_parts(shapely.intersection(turned[~inside], frame)))
-        found.append(parts[shapely.get_type_id(parts) == 3])
-    return np.concatenate(found)
+        rows.append(near[inside])
+        parts, origin = shapely.get_parts(shapely.intersection(turned[~inside], frame), return_index=True)
+        parts, again = shapely.get_parts(parts, return_index=True)
+        kept = shapely.get_type_id(parts) == 3
+        found.append(parts[kept])
+        rows.append(near[~inside][origin][again][kept])
+    order = np.argsort(np.concatenate(rows), kind="stable")
+    return np.concatenate(found)[order], np.concatenate(rows)[order]

@@ -13,8 +13,8 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from rsseg_tf.errors import DataError
-from rsseg_tf.predict.area import area_of_interest
-from rsseg_tf.predict.area_files import read_area
+from rsseg_tf.rasters.area import area_of_interest
+from rsseg_tf.rasters.polygon_files import read_area
 from rsseg_tf.rasters.scenes import Scene
 from rsseg_tf.rasters.windows import Size, Window
 
