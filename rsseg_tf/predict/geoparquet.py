@@ -52,7 +52,8 @@ class GeoParquetWriter:
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
         self._file = path.open("wb")  # the library takes no names that are not UTF-8
         try:
-            self._writer = parquet.ParquetWriter(self._file, self._schema, compression="zstd")
+            # The library's own form of the schema would hide the metadata from its readers.
+            self._writer = parquet.ParquetWriter(self._file, self._schema, compression="zstd", store_schema=False)
         except BaseException:
             self._file.close()
             raise

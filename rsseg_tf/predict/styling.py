@@ -63,12 +63,18 @@ def add_class_table(raster: Path, entries: Sequence[PaletteEntry], *, whole: boo
         OSError: When it cannot be written.
         DataError: When the side file is damaged.
     """
-    side = side_file(raster)
-    if len(os.fsencode(side.name)) > _LONGEST_NAME:
+    side = _side_of(raster)
+    if side is None:
         return
     text = with_side_table(side.read_text("utf-8") if side.is_file() else "", entries)
     with atomic_path(side) if whole else contextlib.nullcontext(side) as target:
         target.write_text(text, "utf-8")
+
+
+def _side_of(raster: Path) -> Path | None:
+    """Returns the path of a raster's side file; None where it would be longer than names may be."""
+    side = side_file(raster)
+    return side if len(os.fsencode(side.name)) <= _LONGEST_NAME else None
 
 
 def layer_qml(entries: Sequence[PaletteEntry]) -> str:
@@ -99,7 +105,8 @@ def write_styles(
         if name not in makers or target in styles.values():
             continue
         try:
-            if name == "geotiff" and not side_file(path).is_file():  # removed since
+            side = _side_of(path) if name == "geotiff" else None
+            if side is not None and not side.is_file():  # removed since
                 add_class_table(path, entries)
             if write_qml(target, makers[name](entries)):
                 styles[name] = target
