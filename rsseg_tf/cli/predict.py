@@ -130,7 +130,8 @@ def command(
     Reads PNG, JPEG, TIFF and VRT. Writes to --save-dir: pseudo_color_prediction/ (class ids as PNG with the palette),
     added_prediction/ (the image with the classes laid over it), for TIFF, VRT and pictures with a world file
     geotiff_prediction/ (class ids with the scene's CRS and transform, colour table, class names and nodata), and what
-    the options below ask for.
+    the options below ask for. Beside maps and polygons are files (.qml, .tif.aux.xml) from which QGIS and GDAL take
+    names and colours; a GeoPackage has them in itself.
 
     Images of up to 2048 x 2048 pixels are predicted whole; with --is-slide they are scaled and then cut into windows.
     Larger images are cut first, and each window is scaled; without --is-slide their windows have the model's size and
