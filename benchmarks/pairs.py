@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "pairs.md"
 SIDE = 512  # of the image of a forward pass
 BATCH, CROP = 2, 256  # of a step
-ROUNDS, PATIENCE_S = 9, 6.0  # in which calls take turns: at most so many, and no further one after so long
+ROUNDS, PATIENCE_S = 7, 4.0  # in which calls take turns: at most so many, and no further one after so long
 LEAST_ROUNDS = 2
 ENGINES = ("Keras", "savedmodel", "onnx", "tflite float32", "tflite int8")
 
@@ -180,7 +180,7 @@ def _engines(trained: Any, folder: Path) -> dict[str, Any]:
     from rsseg_tf.rasters.windows import Size
 
     size, threads = Size(SIDE, SIDE), os.cpu_count()
-    pixels = random_tiles(trained.spec, size, 3)
+    pixels = random_tiles(trained.spec, size, 2)
     write: dict[str, Callable[..., Any]] = {
         "savedmodel": write_savedmodel,
         "onnx": partial(write_onnx, tile=size),
@@ -203,12 +203,18 @@ def measured(label: str, folder: Path) -> dict[str, Any]:
     """Returns the figures of a pair: those of an earlier run that was stopped, or new ones."""
 
     def anew() -> dict[str, Any]:
-        load, began = os.getloadavg()[0], time.perf_counter()
+        load, began, before = os.getloadavg()[0], time.perf_counter(), _cpu_of_children()
         figures = measured_apart("pairs", "--measure", label)
-        return {**figures, "load": load, "seconds": time.perf_counter() - began}
+        seconds, cpu = time.perf_counter() - began, _cpu_of_children() - before
+        return {**figures, "load": load, "seconds": seconds, "cpu_seconds": cpu}
 
     folder.mkdir(parents=True, exist_ok=True)
     return kept(folder / f"{label}.json", anew)
+
+
+def _cpu_of_children() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def cells(pair: Pair, found: Mapping[str, Any]) -> Iterator[str]:
@@ -248,8 +254,12 @@ def main() -> None:
     for label, found in rows.items():
         for engine, reason in found["refused"].items():
             figures.add(f"\n{label}, {engine}: {reason}")
-    loads, minutes = [found["load"] for found in rows.values()], sum(found["seconds"] for found in rows.values()) / 60
-    figures.add(f"\nLoad before a pair: {min(loads):.1f} to {max(loads):.1f}. All of it took {minutes:.0f} minutes.")
+    loads = [found["load"] for found in rows.values()]
+    minutes, cpu_minutes = (sum(found[name] for found in rows.values()) / 60 for name in ("seconds", "cpu_seconds"))
+    figures.add(
+        f"\nLoad before a pair: {min(loads):.1f} to {max(loads):.1f}. All pairs took {minutes:.0f} minutes, and "
+        f"{cpu_minutes:.0f} of CPU time."
+    )
     if arguments.write:
         figures.write()
         for label in rows:

@@ -122,7 +122,8 @@ logits ([parity](../benchmarks/parity.md)).
 - **Weights** are addresses: give them to `rsseg-tf convert`, or write them into `model.pretrained`.
 
 What each segmentor loses as SavedModel, ONNX and TFLite, and how fast these are:
-[the zoo, exported](../benchmarks/zoo_export.md).
+[the zoo, exported](../benchmarks/zoo_export.md). What other pairs of segmentor and backbone cost, in training and in
+each engine: [what goes with what](pairs.md#what-pairs-cost).
 """
 C2FNET_HEAD = """
 ## C2FNet on iSAID

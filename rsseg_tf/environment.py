@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["clean_environment", "muted_stderr"]
+__all__ = ["clean_environment", "has_nvidia_driver", "muted_stderr"]
 
 _PLUGINS = (".so", ".dll", ".dylib")
 # Settings of GDAL that change how files are read. They may be set on purpose, so they stay and are reported.
@@ -28,6 +28,11 @@ _CHANGE_READING = (
     "GTIFF_SRS_SOURCE",
     "OGR_SKIP",
 )
+
+
+def has_nvidia_driver() -> bool:
+    """Returns whether the driver of NVIDIA's GPUs is loaded, which is known without TensorFlow; on Linux alone."""
+    return Path("/proc/driver/nvidia").exists()
 
 
 @contextlib.contextmanager

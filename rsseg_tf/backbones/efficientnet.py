@@ -30,7 +30,7 @@ __all__ = [
     "efficientnet_lite2",
 ]
 
-FirstFeature = Literal["block", "stem"]
+FirstFeature = Literal["block", "stem", "stem_alone"]
 _STRIDES = (2, 4, 8, 16, 32)
 
 
@@ -87,7 +87,8 @@ def efficientnet(
         output_stride: Stride of the deepest features, 8, 16 or 32; below 32 dilation replaces the last strides.
         first_feature: Where `c1` is taken: behind the last block of stride 2, as timm does, or behind the stem, as
             segmentation_models_pytorch does. Of B0, that one takes `c4` behind the first block of its last stage, and
-            below stride 32 dilates the blocks behind that; so it is here with "stem".
+            below stride 32 dilates the blocks behind that; so it is here with "stem", and not with "stem_alone", which
+            its encoders `timm-*` want.
         padding: See `conv_bn`; of all convolutions with stride 2, or of those that reach the strides 2, 4, 8, 16 and 32
             one by one. Weights from TensorFlow want "same" (timm calls those `tf_*`), torchvision's and timm's own
             "symmetric". Networks that were made for images of one size want "symmetric" where a side is odd:

@@ -209,23 +209,29 @@ def choose_device(device: str, gpus: tuple[int, ...]) -> None:
     make_strategy(device, gpus or None, alone=True)
 
 
-def choose_devices(device: str, gpus: tuple[int, ...], kind: str) -> Any:
-    """Selects the devices that share the images of eval; see `make_strategy`.
+def choose_devices(device: str, gpus: tuple[int, ...], kind: str) -> tuple[Any, Any]:
+    """Selects the devices, and finds the other workers, that share the images of eval; see `make_strategy`.
 
     Args:
         device: Value of --device.
         gpus: Value of --gpus.
         kind: Kind of the model.
 
+    Returns:
+        The strategy of this process's devices, None for one device, and the `Workers`.
+
     Raises:
-        ConfigError: For a device that does not exist, or for several of a model that is no checkpoint.
+        ConfigError: For a device that does not exist, or for several of a model that is no checkpoint; when another
+            worker does not start.
     """
+    from rsseg_tf.cli.workers import join_workers
     from rsseg_tf.errors import ConfigError
-    from rsseg_tf.training import make_strategy
+    from rsseg_tf.training.strategy import own_devices
 
     if len(gpus) > 1 and kind != "checkpoint":
         raise ConfigError(
             f"several GPUs share the images of a checkpoint only; got --gpus {' '.join(map(str, gpus))} for an "
             "exported model. Name one of them, or evaluate the checkpoint."
         )
-    return make_strategy(device, gpus or None, alone=True)
+    strategy, workers = join_workers(device, gpus)
+    return own_devices(strategy), workers

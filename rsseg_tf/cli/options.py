@@ -34,6 +34,7 @@ __all__ = [
     "run_settings",
     "server_options",
     "set_option",
+    "trains_on_option",
     "trust_option",
     "vrt_option",
     "weights_options",
@@ -79,7 +80,7 @@ class Grouped(ManyValues):
         """Writes one section per heading, in the order of the options, after those without one."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}  # those without a heading come first
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
             if record is not None:
                 sections.setdefault(getattr(parameter, "heading", "Options"), []).append(record)
         for heading, records in sections.items():
@@ -347,6 +348,11 @@ def _assignments(settings: Mapping[str, Any]) -> list[str]:
 vrt_option = click.option("--allow-vrt-sources", is_flag=True,
                           help="Let a VRT name files outside its folder, servers, and formats that name further "
                                "files.")  # fmt: skip
+
+trains_on_option = click.option("--trains-on", type=click.Choice(["auto", "cpu", "gpu"]), default="auto",
+                                show_default=True,
+                                help="What the config to train with is written for; auto takes a GPU if the driver of "
+                                     "one is loaded.")  # fmt: skip
 
 reading_options = combined(
     click.option("--max-image-mb", type=click.IntRange(min=1), metavar="MIB",

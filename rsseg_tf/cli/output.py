@@ -16,6 +16,8 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from rsseg_tf.prepare.output import PrepareReport
+
 __all__ = [
     "load_tensorflow",
     "lost_output",
@@ -23,6 +25,7 @@ __all__ = [
     "narrow_table",
     "print_errors_alone",
     "print_note",
+    "print_prepared",
     "progress_line",
     "say",
     "write_json",
@@ -59,6 +62,22 @@ def narrow_table(title: str) -> Table:
     from rich.table import Table
 
     return Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+def print_prepared(report: PrepareReport) -> None:
+    """Prints the counts of a prepared dataset as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if report.left_out:
+        print_note(f"{report.left_out}.")
+    ending = " (already there, nothing to do)" if report.up_to_date else ""
+    table = Table(title=f"{report.name}: {report.output}{ending}")
+    for column in ("split", "scenes", "tiles", "off-palette pixels"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for name, split in report.splits.items():
+        table.add_row(name, str(split.scenes), str(split.tiles), f"{split.off_palette_pixels:,}")
+    Console().print(table)
 
 
 @contextlib.contextmanager
@@ -102,9 +121,9 @@ def load_tensorflow() -> None:
     Its C++ core prints several lines about a missing GPU before any log level applies. Where there is a driver nothing
     is hidden: there these lines may matter.
     """
-    from rsseg_tf.environment import muted_stderr
+    from rsseg_tf.environment import has_nvidia_driver, muted_stderr
 
-    if Path("/proc/driver/nvidia").exists() or sys.platform != "linux":
+    if has_nvidia_driver() or sys.platform != "linux":
         return
     with muted_stderr():
         import tensorflow as tf

@@ -80,6 +80,13 @@ _polygons = group(
     click.option("--simplify", type=click.FloatRange(min=0), default=0.0, metavar="PIXELS",
                  help="With --vector: tolerance of outlines; neighbours keep their common edge."),
 )  # fmt: skip
+_catalog = group(
+    "Catalog",
+    click.option("--stac", is_flag=True, help="Also write a STAC item that describes the other results."),
+    click.option("--stac-datetime", metavar="TIME[/TIME]",
+                 help="With --stac: when the image was taken, such as 2024-05-01T10:30:00Z, 2024-05-01, or two of "
+                      "these with a slash between.  [default: what the image states, or else now]"),
+)  # fmt: skip
 _cluster = group(
     "Cluster",
     click.option("--dask", metavar="ADDRESS|local",
@@ -110,6 +117,7 @@ _windows = group(
 @_scenes
 @_rasters
 @_polygons
+@_catalog
 @_cluster
 def command(
     model_path: str | None,
@@ -158,6 +166,7 @@ def command(
     changes = prediction_changes("aug_pred", values)
     output = OutputOptions(
         **picked(values, "cog", "confidence", "min_confidence", "probabilities", "vector", "min_area", "simplify"),
+        **picked(values, "stac", "stac_datetime"),
         review_value=254 if values["review_value"] is None else values["review_value"],
         pictures=not values["no_pictures"],
     )

@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from rsseg_tf.cli.options import ManyValues, NameOf, WithDefault
-from rsseg_tf.cli.output import print_note, progress_line
+from rsseg_tf.cli.output import print_prepared, progress_line
+from rsseg_tf.cli.prepare_annotations import annotated_images
+from rsseg_tf.cli.prepare_scenes import scenes
 
 # These imports take half a second at most, since they load no TensorFlow; the help names the datasets.
 from rsseg_tf.datasets.recipe import Recipe
@@ -41,7 +43,7 @@ class _WithDatasets(WithDefault):
 
 @click.group(name="prepare", cls=_WithDatasets, no_args_is_help=False)
 def command() -> None:
-    """Make tiles, id masks and lists from a downloaded dataset.
+    """Make tiles, id masks and lists from a downloaded dataset, or from your own scenes (`prepare scenes`).
 
     SOURCE is the downloaded folder or zip file, or several of them (synthetic scenes have none); zip files are not
     unpacked. Writes img_dir/ and ann_dir/ with train/ and val/, train.txt and val.txt (`image label` per line),
@@ -86,18 +88,11 @@ def prepare_named(
     dataset: str, sources: tuple[Path, ...], output: Path | None, splits: tuple[str, ...], **settings: Any
 ) -> None:
     """Prepares a dataset that the table of recipes names."""
-    from rich.console import Console
-    from rich.table import Table
-
     with progress_line(f"Preparing {dataset}") as progress:
         options = PrepareOptions(progress=progress, splits=splits or None, **settings)
         report = prepare_dataset(dataset, sources, output or RECIPES[dataset].output, options)
-    if report.left_out:
-        print_note(f"{report.left_out}.")
-    ending = " (already there, nothing to do)" if report.up_to_date else ""
-    table = Table(title=f"{report.name}: {report.output}{ending}")
-    for column in ("split", "scenes", "tiles", "off-palette pixels"):
-        table.add_column(column, justify="left" if column == "split" else "right")
-    for name, split in report.splits.items():
-        table.add_row(name, str(split.scenes), str(split.tiles), f"{split.off_palette_pixels:,}")
-    Console().print(table)
+    print_prepared(report)
+
+
+command.add_command(scenes)
+command.add_command(annotated_images)

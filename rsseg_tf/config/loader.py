@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -44,7 +45,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
             f"{path} is a config of `rsseg-tf pretrain` (it has a section 'method'); a config with a section 'model' "
             "is expected here. To go on from its checkpoint, set model.backbone.pretrained to the folder."
         )
-    return config_from_document(_with(document, _DEFAULT_KINDS, overrides), str(path))
+    return config_from_document(_rooted(_with(document, _DEFAULT_KINDS, overrides)), str(path))
 
 
 def load_pretrain_config(path: Path | str, overrides: Sequence[str] = ()) -> PretrainConfig:
@@ -79,6 +80,21 @@ def _with(document: Document, kinds: Document, overrides: Sequence[str]) -> Docu
     for text in overrides:
         document = document.merged_with(parse_assignment(text))
     return document
+
+
+def _rooted(document: Document) -> Document:
+    """Gives custom data without a root the folder of the file that names them: such a config lies beside its data.
+
+    A root that is written stays as it is, and counts from the working directory as ever.
+    """
+    dataset = document.values.get("dataset")
+    where = document.origin(("dataset", "name"))
+    if not isinstance(dataset, dict) or dataset.get("name") != "custom" or "root" in dataset:
+        return document
+    if where.startswith("--set"):  # no file names the data
+        return document
+    root = os.path.dirname(os.path.abspath(where.rpartition(":")[0]))
+    return document.merged_with(Document({"dataset": {"root": root}}, {("dataset", "root"): where}))
 
 
 def _checked(document: Document, source: str, kind: type[C]) -> C:

@@ -61,9 +61,9 @@ class Normalisation(NamedTuple):
         """Returns that of images with another number of bands.
 
         Each band gets the values of the filters that it gets in `rsseg_tf.weights.inflate_bands`: those of red, green
-        and blue in turn; a single band gets the mean of the three.
+        and blue in turn; a single band gets the mean of the three. Those of other than three bands stay as they are.
         """
-        if bands == len(self.mean):
+        if bands == len(self.mean) or len(self.mean) != 3:
             return self
 
         def shared(values: Sequence[float]) -> tuple[float, ...]:
@@ -128,10 +128,13 @@ class NamedWeights:
         data: What they were trained on.
         licence: Of the weights, as the file beside them states it (SPDX); empty where none lies beside them.
         origin: The page of their publisher.
-        sha256: Of the file; empty for presets, which keras-hub keeps.
+        sha256: Of the file, or its first eight digits where the publisher tells no more; empty for presets, which
+            keras-hub keeps.
         package: Name of the installed package that brings the file.
         file: The file, relative to the folder that packages are installed in.
         url: Where the file is downloaded from, without `#sha256=`.
+        options: Those of the backbone that tensors do not show and that these weights want.
+        max_value: Pixel value that was 1.0 in their training; None where images had bytes.
     """
 
     name: str
@@ -144,6 +147,12 @@ class NamedWeights:
     package: str = ""
     file: str = ""
     url: str = ""
+    options: tuple[tuple[str, object], ...] = ()
+    max_value: float | None = None
+
+    def options_in_words(self) -> str:
+        """Returns `options` as a config has them."""
+        return ", ".join(f"{option}: {value}" for option, value in self.options)
 
 
 def _lite(number: int, sha256: str) -> NamedWeights:
@@ -167,10 +176,79 @@ def _preset(name: str, backbone: str) -> NamedWeights:
     return NamedWeights(name, (backbone,), None, "ImageNet-1k", "", f"https://www.kaggle.com/models/keras/{page}")
 
 
+def _torchvision(name: str, file: str, *, torch_pads: bool = False) -> NamedWeights:
+    """Returns a row for a backbone of torchvision; the digits at the end of the file's name are its hash."""
+    return NamedWeights(
+        name=f"torchvision/{name}",
+        backbones=(name.removesuffix("_v1"),),
+        normalisation=IMAGENET,
+        data="ImageNet-1k",
+        licence="",
+        origin="https://github.com/pytorch/vision",
+        sha256=_digits(file),
+        url=f"https://download.pytorch.org/models/{file}",
+        options=(("padding", "symmetric"), ("epsilon", 1e-5)) if torch_pads else (),
+    )
+
+
+def _timm(name: str, tag: str, backbone: str, file: str) -> NamedWeights:
+    """Returns a row for a backbone that timm publishes."""
+    return NamedWeights(
+        name=f"timm/{name}",
+        backbones=(backbone,),
+        normalisation=IMAGENET,
+        data="ImageNet-1k",
+        licence="Apache-2.0",
+        origin=f"https://huggingface.co/timm/{name}.{tag}",
+        sha256=_digits(file),
+        url=f"https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights/{file}",
+    )
+
+
+def _torchgeo(name: str, revision: str, digits: str, bands: int) -> NamedWeights:
+    """Returns a row for a ResNet for Sentinel-2, whose reflectances are divided by 10000 and no more."""
+    return NamedWeights(
+        name=f"torchgeo/{name}",
+        backbones=(name.partition("_")[0],),
+        normalisation=Normalisation((0.0,) * bands, (1.0,) * bands),
+        data="SSL4EO-S12",
+        licence="",
+        origin=f"https://huggingface.co/torchgeo/{name}",
+        sha256=digits,
+        url=f"https://huggingface.co/torchgeo/{name}/resolve/{revision}/{name}-{digits}.pth",
+        max_value=10000.0,
+    )
+
+
+def _digits(file: str) -> str:
+    return file.rpartition("-")[2].partition(".")[0]
+
+
 _ROWS = (
     _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
     _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+    _torchvision("resnet18", "resnet18-f37072fd.pth"),
+    _torchvision("resnet34", "resnet34-b627a593.pth"),
+    _torchvision("resnet50", "resnet50-11ad3fa6.pth"),
+    _torchvision("resnet50_v1", "resnet50-0676ba61.pth"),
+    _torchvision("resnet101", "resnet101-cd907fc2.pth"),
+    _torchvision("resnet101_v1", "resnet101-63fe2227.pth"),
+    _torchvision("convnext_tiny", "convnext_tiny-983f1562.pth"),
+    _torchvision("mobilenet_v3_large", "mobilenet_v3_large-5c1a4163.pth"),
+    _torchvision("mobilenet_v3_large_v1", "mobilenet_v3_large-8738ca79.pth"),
+    _torchvision("mobilenet_v3_small", "mobilenet_v3_small-047dcff4.pth"),
+    _timm("tf_efficientnet_b0", "in1k", "efficientnet_b0", "tf_efficientnet_b0-0af12548.pth"),
+    _timm("tf_efficientnet_b1", "in1k", "efficientnet_b1", "tf_efficientnet_b1-5c1377c4.pth"),
+    _timm("tf_efficientnet_b2", "in1k", "efficientnet_b2", "tf_efficientnet_b2-e393ef04.pth"),
+    _timm("tf_efficientnet_b3", "in1k", "efficientnet_b3", "tf_efficientnet_b3-e3bd6955.pth"),
+    _timm("tf_efficientnet_b4", "in1k", "efficientnet_b4", "tf_efficientnet_b4-74ee3bed.pth"),
+    _torchvision("efficientnet_b0", "efficientnet_b0_rwightman-7f5810bc.pth", torch_pads=True),
+    _torchvision("efficientnet_b1", "efficientnet_b1-c27df63c.pth", torch_pads=True),
+    _torchvision("efficientnet_b1_v1", "efficientnet_b1_rwightman-bac287d4.pth", torch_pads=True),
+    _torchvision("efficientnet_b2", "efficientnet_b2_rwightman-c35c1473.pth", torch_pads=True),
+    _torchvision("efficientnet_b3", "efficientnet_b3_rwightman-b3899882.pth", torch_pads=True),
+    _torchvision("efficientnet_b4", "efficientnet_b4_rwightman-23ab8bcd.pth", torch_pads=True),
     _preset("resnet_18_imagenet", "resnet18"),
     _preset("resnet_50_imagenet", "resnet50"),
     _preset("resnet_101_imagenet", "resnet101"),
@@ -180,6 +258,14 @@ _ROWS = (
     _preset("resnet_vd_50_imagenet", "resnet50_vd"),
     _preset("resnet_vd_101_ssld_imagenet", "resnet101_vd"),
     _preset("resnet_vd_101_imagenet", "resnet101_vd"),
+    _timm("resnet18d", "ra2_in1k", "resnet18_vd", "resnet18d_ra2-48a79e06.pth"),
+    _timm("resnet50d", "ra2_in1k", "resnet50_vd", "resnet50d_ra2-464e36ba.pth"),
+    _timm("resnet101d", "ra2_in1k", "resnet101_vd", "resnet101d_ra2-2803ffab.pth"),
+    _torchgeo("resnet18_sentinel2_all_moco", "5b8cddc9a14f3844350b7f40b85bcd32aed75918", "59bfdff9", 13),
+    _torchgeo("resnet50_sentinel2_all_moco", "da4f3c9dbe09272eb902f3b37f46635fa4726879", "df8b932e", 13),
+    _torchgeo("resnet50_sentinel2_all_dino", "d7f14bf5530d70ac69d763e58e77e44dbecfec7c", "d6c330e9", 13),
+    _torchgeo("resnet18_sentinel2_rgb_moco", "e1c032e7785fd0625224cdb6699aa138bb304eec", "e3a335e3", 3),
+    _torchgeo("resnet50_sentinel2_rgb_moco", "efd9723b59a88e9dc1420dc1e96afb25b0630a3c", "2b57ba8b", 3),
 )
 
 NAMED_WEIGHTS = MappingProxyType({row.name: row for row in _ROWS})
@@ -221,8 +307,9 @@ def normalised_for(dataset: _D, normalisation: Normalisation | None) -> _D:
         dataset: The section.
         normalisation: See `BackboneSection.normalisation`; with None the section stays as it is.
     """
-    if normalisation is None:
-        return dataset
-    wanted = normalisation.for_bands(dataset.spec.bands)._asdict()
+    bands = dataset.spec.bands
+    if normalisation is None or len(normalisation.for_bands(bands).mean) != bands:
+        return dataset  # weights for other bands are refused when they are loaded
+    wanted = normalisation.for_bands(bands)._asdict()
     missing = {field: values for field, values in wanted.items() if getattr(dataset, field) is None}
     return dataset.model_copy(update=missing) if missing else dataset

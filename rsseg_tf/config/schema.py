@@ -62,6 +62,11 @@ else:  # pydantic wants the names themselves; a type checker cannot read them fr
     DatasetName = Literal[tuple(sorted(SPECS))]
 
 
+IgnoreNodata = Annotated[
+    bool, Field(description="whether pixels where the image has no data count neither in training nor in evaluation")
+]
+
+
 class PreparedDataset(Section):
     """A dataset whose classes, palette and statistics are known by name; `rsseg-tf prepare` writes them.
 
@@ -74,12 +79,13 @@ class PreparedDataset(Section):
     val_list: str = "val.txt"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    ignore_nodata: IgnoreNodata = True
 
     @property
     def spec(self) -> DatasetSpec:
         """The dataset's classes, palette, ignored id, bands and statistics."""
         given = {field: values for field in ("mean", "std") if (values := getattr(self, field)) is not None}
-        return replace(SPECS[self.name], **given)
+        return replace(SPECS[self.name], ignore_nodata=self.ignore_nodata, **given)
 
     @model_validator(mode="after")
     def _spec_is_sound(self) -> PreparedDataset:
@@ -92,6 +98,9 @@ class PreparedDataset(Section):
 
 class CustomDataset(Section):
     """A user's own data: a root folder, two list files and the class names.
+
+    A relative `root` counts from the working directory. A config without one lies beside its data: its folder is the
+    root.
 
     `mean` and `std` are those of pixels divided by `max_value`, one value per band. By default they are those that the
     backbone's named weights were trained with, and without such weights 0.5, as in PaddleSeg.
@@ -114,6 +123,7 @@ class CustomDataset(Section):
     band_names: tuple[str, ...] = Field((), description="meaning of each band, e.g. [red, green, blue]")
     gsd: AboveZero | None = Field(None, description="metres per pixel, if all images have the same")
     tile_names: str | None = Field(None, description="pattern of tile names that hold the place in a scene")
+    ignore_nodata: IgnoreNodata = True
 
     @field_validator("classes")
     @classmethod
@@ -138,7 +148,7 @@ class CustomDataset(Section):
         """The dataset's classes, palette, ignored id, bands and statistics."""
         # Of either system: a config written on Windows may be read elsewhere.
         folder = re.split(r"[/\\]", self.root.rstrip("/\\"))[-1]
-        return custom_spec(
+        spec = custom_spec(
             self.title if self.title is not None else ("custom" if folder in ("", ".", "..") else folder),
             self.classes,
             palette=self.palette,
@@ -153,6 +163,7 @@ class CustomDataset(Section):
             gsd=self.gsd,
             tile_names=self.tile_names,
         )
+        return replace(spec, ignore_nodata=self.ignore_nodata)
 
     @model_validator(mode="after")
     def _spec_is_sound(self) -> CustomDataset:

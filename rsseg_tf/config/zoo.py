@@ -206,6 +206,8 @@ class BackboneSection(Row):
                 f"pretrained is {weights.name}, which are weights of {' and '.join(weights.backbones)}; the backbone "
                 f"is {self.name}. There are for it: {own}."
             )
+        if any(getattr(self, option) != value for option, value in weights.options):
+            raise ValueError(f"the weights {weights.name} want {weights.options_in_words()} in the backbone's section.")
         return self
 
 
@@ -272,8 +274,9 @@ class EfficientNet(BackboneSection):
         "efficientnet_b4",
     ]
     output_stride: Literal[8, 16, 32] = 32
-    first_feature: Literal["block", "stem"] = Field(
-        "block", description="where c1 is taken: behind the last block of stride 2, or (smp) behind the stem"
+    first_feature: Literal["block", "stem", "stem_alone"] = Field(
+        "block",
+        description="where c1 is taken: behind the last block of stride 2, or the stem (smp; its timm-*: alone)",
     )
     padding: _Padding | tuple[_Padding, _Padding, _Padding, _Padding, _Padding] = Field(
         "same", description="of weights from TensorFlow; symmetric for torch's own; or a list for the strides 2 to 32"

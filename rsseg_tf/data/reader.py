@@ -95,7 +95,8 @@ class SampleReader(_Reader):
     def __call__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns image `(H, W, bands)` in its own type and label `(H, W)` uint8 of sample `index`.
 
-        Where the image has no data (see `Scene.read`), the label is the ignored id, as in predictions.
+        Where the image has no data (see `Scene.read`), the label is the ignored id, as in predictions; not so where
+        the spec's `ignore_nodata` is off.
 
         Raises:
             DataError: For a file that is missing, truncated, of another size, type or number of bands than it should
@@ -121,7 +122,7 @@ class SampleReader(_Reader):
         pixels, ids = self._pixels(sample.image), self._ids(sample)
         check_same_size(sample, pixels.values.shape[:2], ids.shape)
         # Padding at the border of a scene is often labelled as some class, which must not be learnt.
-        if pixels.nodata is not None:
+        if self.spec.ignore_nodata and pixels.nodata is not None:
             ids[pixels.nodata] = self.spec.ignore_index
         return pixels.values, ids
 

@@ -67,6 +67,7 @@ class DatasetSpec:
         gsd: Ground sampling distance in metres per pixel; None if unknown or not the same for all images.
         tile_names: Pattern by which the names of tiles tell their place in a scene, one of `TILE_NAME_PATTERNS`;
             None where they do not.
+        ignore_nodata: Whether pixels where an image has no data count neither in training nor in evaluation.
 
     Raises:
         DataError: When any of these contradict each other; see `_check_classes`, `_check_bands`.
@@ -86,6 +87,7 @@ class DatasetSpec:
     band_names: tuple[str, ...] = ()
     gsd: float | None = None
     tile_names: str | None = dataclasses.field(default=None, compare=False)  # no fact that a model depends on
+    ignore_nodata: bool = dataclasses.field(default=True, compare=False)  # neither, but how a config has it counted
 
     def __post_init__(self) -> None:
         if not self.name.strip():

@@ -19,8 +19,9 @@ from rsseg_tf.doctor.fingerprints import MAX_DISTANCE
 from rsseg_tf.doctor.report import FORMAT, ClassCount, Report, SplitSummary, check_data
 from rsseg_tf.doctor.samples import ImageFacts, LabelFacts, SampleFacts, inspect_sample
 from rsseg_tf.doctor.sheet import SHEET_SUFFIXES, write_sheet
-from rsseg_tf.doctor.statistics import Moments, inverse_log_weights, median_frequency_weights
+from rsseg_tf.doctor.statistics import inverse_log_weights, median_frequency_weights
 from rsseg_tf.moved import moved_name
+from rsseg_tf.rasters.statistics import Moments
 
 __all__ = [
     "FORMAT",

@@ -20,7 +20,7 @@ from rsseg_tf.doctor.dataset import Expectation
 from rsseg_tf.doctor.evidence import Evidence
 from rsseg_tf.doctor.findings import Finding, first_values, listing
 from rsseg_tf.doctor.samples import ImageFacts, LabelFacts
-from rsseg_tf.doctor.statistics import Moments
+from rsseg_tf.rasters.statistics import Moments
 from rsseg_tf.rasters.windows import Size
 
 __all__ = [

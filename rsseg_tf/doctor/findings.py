@@ -159,8 +159,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "label-on-nodata": Kind(
             "warning",
             "Labels give a class to pixels where the image has no data.",
-            "These pixels count neither in training nor in evaluation, as in prediction. Give them the ignored id, or "
-            "correct the images' nodata value or mask if they are data.",
+            "These pixels count neither in training nor in evaluation, as in prediction, unless dataset.ignore_nodata "
+            "is off. Give them the ignored id, or correct the images' nodata value or mask if they are data.",
         ),
         "label-out-of-range": Kind(
             "error",

@@ -15,9 +15,10 @@ from rsseg_tf.doctor.evidence import Evidence, distinct_samples
 from rsseg_tf.doctor.findings import KINDS, SEVERITIES, Finding, Severity
 from rsseg_tf.doctor.fingerprints import MAX_DISTANCE
 from rsseg_tf.doctor.samples import inspect_samples
-from rsseg_tf.doctor.statistics import Moments, inverse_log_weights, median_frequency_weights
+from rsseg_tf.doctor.statistics import inverse_log_weights, median_frequency_weights
 from rsseg_tf.errors import DataError, did_you_mean
 from rsseg_tf.files import readable_name
+from rsseg_tf.rasters.statistics import Moments
 
 __all__ = ["FORMAT", "ClassCount", "Report", "SplitSummary", "check_data"]
 

@@ -21,7 +21,6 @@ from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.doctor.findings import first_values, shortened
 from rsseg_tf.doctor.fingerprints import Fingerprint, fingerprint
 from rsseg_tf.doctor.places import Place, read_place
-from rsseg_tf.doctor.statistics import Moments, look_at_band
 from rsseg_tf.errors import DataError, reason
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.files.parallel import in_processes
@@ -30,6 +29,7 @@ from rsseg_tf.rasters.headers import image_kind
 from rsseg_tf.rasters.images import png_palette, read_label, tiff_losses
 from rsseg_tf.rasters.inspection import share_without_data
 from rsseg_tf.rasters.scenes import Pixels, read_pixels
+from rsseg_tf.rasters.statistics import Moments, look_at_band
 
 __all__ = ["ImageFacts", "LabelFacts", "Problem", "SampleFacts", "inspect_sample", "inspect_samples"]
 

@@ -78,7 +78,7 @@ def write_deepness(trained: TrainedModel, folder: StrPath, *, tile: Size | None 
         values = tf.transpose(scaled, (0, 2, 3, 1)) * DEEPNESS_SCALE
         if trained.dtype == "uint8":
             values = tf.round(values)  # the bytes themselves, so that logits are those of the other artifacts
-        probabilities = tf.nn.softmax(trained.logits(values), axis=-1)
+        probabilities = tf.nn.softmax(trained.tempered(trained.logits(values)), axis=-1)
         return {_OUTPUT: tf.transpose(probabilities, (0, 3, 1, 2))}
 
     model = convert(prepared, outputs, tf.TensorSpec(shape, tf.float32, name=PIXELS), (_OUTPUT,))

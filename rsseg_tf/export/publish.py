@@ -9,6 +9,7 @@ export/dubai/                    what TensorFlow Serving calls the base path of 
         model_deepness.onnx
         web/                     a page that runs a TFLite file in the browser
         manifest.json            description of all of these
+        stac/                    the same as STAC items, for catalogs of models
         config.yml               the resolved config of the training
         reference.npz            the Keras model's answers to made-up and a few real tiles
         accuracy.json            scores before and after, if they were measured
@@ -34,6 +35,7 @@ from rsseg_tf.export.accuracy import Accuracy, AccuracyLimit, measure_accuracy
 from rsseg_tf.export.deepness import check_deepness, write_deepness
 from rsseg_tf.export.onnx import write_onnx, write_openvino
 from rsseg_tf.export.savedmodel import write_savedmodel
+from rsseg_tf.export.stac import write_model_items
 from rsseg_tf.export.tflite import write_tflite
 from rsseg_tf.export.tiles import made_up_reference, middle_of, read_tiles, reference_size
 from rsseg_tf.export.trained import TrainedModel
@@ -199,6 +201,7 @@ def _write_version(
     (stage / _CONFIG_FILE).write_text(dump_config(trained.config), "utf-8")
     manifest = trained.manifest.model_copy(update={"artifacts": artifacts})
     (stage / MANIFEST_FILE).write_text(manifest.to_json(), "utf-8")
+    write_model_items(trained, stage, artifacts)
     return manifest
 
 

@@ -122,6 +122,8 @@ def _convert(
 
 def _typical(trained: TrainedModel, images: Sequence[NDArray], tile: Size | None) -> list[int]:
     """Returns which images to calibrate with, by a look at their middle: all activations are in memory at once."""
+    if len(images) == 1:  # there is nothing to choose
+        return [0]
     size = None if tile is None else Size(min(tile.height, _CHOOSING_SIDE), min(tile.width, _CHOOSING_SIDE))
     content = _convert(trained, "float32", size, "float32")
     inputs = []

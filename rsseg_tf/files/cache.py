@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import sys
 import urllib.error
 import urllib.parse
@@ -24,6 +25,9 @@ Progress = Callable[[int, int | None], None]
 
 _TIMEOUT = 60.0  # seconds without any data
 _CHUNK = 1 << 20
+_FEWEST_DIGITS = 8  # of a hash
+# Servers that name files by the first digits of their SHA-256: `resnet50-11ad3fa6.pth`.
+_NAMED_BY_HASH = ("download.pytorch.org", "download.openmmlab.com")
 
 
 def cache_dir() -> Path:
@@ -48,7 +52,9 @@ def cached(url: str, *, offline: bool = False, progress: Progress | None = None)
     """Returns the local copy of a file on the web, downloading it if there is none.
 
     Args:
-        url: An http or https address; the file must have the hash in a `#sha256=<hex>` at its end.
+        url: An http or https address; the file must have the hash in a `#sha256=<hex>` at its end, whose first digits,
+            eight or more, are enough. Torch's and OpenMMLab's servers put eight into the names of files, which are
+            compared, too.
         offline: Whether the network is forbidden; `$RSSEG_TF_OFFLINE` forbids it too.
         progress: Called while the file is received.
 
@@ -57,7 +63,7 @@ def cached(url: str, *, offline: bool = False, progress: Progress | None = None)
             half-written stays behind.
     """
     address, _, fragment = url.partition("#")
-    pinned = fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else None
+    pinned = fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else _digits_in(address)
     # The hash of the address keeps files of the same name from different places apart.
     name = Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name or "weights"
     target = cache_dir() / "weights" / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{name}"
@@ -72,12 +78,19 @@ def cached(url: str, *, offline: bool = False, progress: Progress | None = None)
     return target
 
 
+def _digits_in(address: str) -> str | None:
+    """Returns the digits of the hash that the name of a file has on some servers, or None."""
+    parts = urllib.parse.urlsplit(address)
+    found = re.search(rf"-([0-9a-f]{{{_FEWEST_DIGITS}}})\.pth$", parts.path)
+    return found[1] if found and parts.hostname in _NAMED_BY_HASH else None
+
+
 def _check(address: str, target: Path, pinned: str | None) -> None:
     """Compares the file with the hash in the URL and with the hash that was recorded at its download."""
     record = target.with_name(target.name + ".json")
     with target.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
-    if pinned is not None and actual != pinned.lower():
+    if pinned is not None and not (len(pinned) >= _FEWEST_DIGITS and actual.startswith(pinned.lower())):
         raise WeightsError(f"{address} hashes to {actual}, not to {pinned} as required; the file is {target}.")
     if not record.is_file():  # copied here by hand
         return

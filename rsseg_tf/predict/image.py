@@ -26,6 +26,7 @@ from rsseg_tf.predict.model import Predict
 from rsseg_tf.predict.options import OutputOptions
 from rsseg_tf.predict.pictures import as_rgb, colour_table, overlay
 from rsseg_tf.predict.settings import PredictionSettings
+from rsseg_tf.predict.stac import item_notes, write_result_item
 from rsseg_tf.predict.streaming import predict_scene, split_into_strips
 from rsseg_tf.predict.styling import REVIEW_COLOUR, class_entries, write_styles
 from rsseg_tf.predict.vectors import Legend, write_polygons
@@ -46,6 +47,7 @@ __all__ = [
     "PROBABILITY_FOLDER",
     "PSEUDO_COLOR_FOLDER",
     "RESULT_FOLDERS",
+    "STAC_FOLDER",
     "VECTOR_FOLDER",
     "Advance",
     "ImageJob",
@@ -62,13 +64,14 @@ GEOTIFF_FOLDER = "geotiff_prediction"
 CONFIDENCE_FOLDER = "confidence_prediction"
 PROBABILITY_FOLDER = "probability_prediction"
 VECTOR_FOLDER = "vector_prediction"
+STAC_FOLDER = "stac_prediction"
 
 _FOLDERS: dict[Product, str] = {
     "labels": GEOTIFF_FOLDER,
     "confidence": CONFIDENCE_FOLDER,
     "probabilities": PROBABILITY_FOLDER,
 }
-RESULT_FOLDERS = frozenset({*_FOLDERS.values(), PSEUDO_COLOR_FOLDER, OVERLAY_FOLDER, VECTOR_FOLDER})
+RESULT_FOLDERS = frozenset({*_FOLDERS.values(), PSEUDO_COLOR_FOLDER, OVERLAY_FOLDER, VECTOR_FOLDER, STAC_FOLDER})
 """Names of the folders that results go to."""
 
 _FILES: dict[Product, str] = {"labels": "geotiff", "confidence": "confidence", "probabilities": "probabilities"}
@@ -102,8 +105,8 @@ class PredictionResult:
     Attributes:
         image: The file that was predicted.
         files: The written files by what they hold: `geotiff` (the label map; not for a PNG or JPEG without a place),
-            `confidence`, `probabilities`, `vector`, `pseudo_color`, `overlay`. Results that failed or were not asked
-            for are missing.
+            `confidence`, `probabilities`, `vector`, `pseudo_color`, `overlay`, `stac`. Results that failed or were
+            not asked for are missing.
         note: Why nothing had to be done, or what a user of the results must know, in one line; None otherwise.
         error: Why the image failed, or which of its results did, in one line; None if all is well.
         styles: The styles (.qml) beside them, by the names of `files`.
@@ -179,6 +182,8 @@ def predict_image(
             writer.abandon(save=isinstance(error, INTERRUPTS))  # keep the rows that are done if the run was interrupted
             raise
     notes = [*scene.notes, *_place_notes(scene, settings.output)]
+    if settings.output.stac:
+        notes += item_notes(scene, settings)
     if failed and written:
         failed.append("its other results are written")
     return styled(PredictionResult(job.path, written, "; ".join(notes) or None, "; ".join(failed) or None), settings)
@@ -195,7 +200,7 @@ def styled(result: PredictionResult, settings: PredictionSettings) -> Prediction
 
 
 def _targets(job: ImageJob, scene: Scene, settings: PredictionSettings) -> dict[str, Path]:
-    """Returns the paths of the polygons and pictures that are asked for, in the order in which they are written."""
+    """Returns the paths of what is made from the rasters and asked for, in the order in which it is written."""
     output, save_dir = settings.output, settings.save_dir
     targets: dict[str, Path] = {}
     if output.vector is not None:
@@ -206,6 +211,8 @@ def _targets(job: ImageJob, scene: Scene, settings: PredictionSettings) -> dict[
         if suffix.lower() not in JPEG_SUFFIXES or max(scene.size) > _LONGEST_JPEG:
             suffix = ".png"
         targets["overlay"] = _named(save_dir / OVERLAY_FOLDER, job.name, suffix)
+    if output.stac:  # the last, because it names the others
+        targets["stac"] = _named(save_dir / STAC_FOLDER, job.name, ".json")
     return targets
 
 
@@ -237,6 +244,7 @@ def _write_products(
         "vector": lambda path: _write_vector(path, scene, settings, writer),
         "pseudo_color": lambda path: _write_pseudo_color(path, settings.spec, *shown()),
         "overlay": lambda path: _write_overlay(path, scene, settings.spec, *shown()),
+        "stac": lambda path: write_result_item(path, scene, settings, written, files["labels"].tags),
     }
     for name, path in targets.items():
         try:

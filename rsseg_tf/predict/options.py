@@ -13,6 +13,7 @@ import numpy as np
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.predict.blending import Blend, Windows
 from rsseg_tf.rasters.windows import Size
+from rsseg_tf.stac import moment_fields
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
@@ -240,6 +241,8 @@ class OutputOptions:
         min_area: Smallest polygon in square metres; in pixels for scenes without a CRS.
         simplify: Tolerance of outlines in pixels, see `write_polygons`; 0 keeps the pixels' edges.
         pictures: Write the class ids and the overlay as pictures.
+        stac: Write a STAC item that describes the other results.
+        stac_datetime: When the image was taken, see `rsseg_tf.stac.moment_fields`; None for what it states.
 
     Raises:
         ConfigError: When a value is out of range or has no effect.
@@ -254,8 +257,14 @@ class OutputOptions:
     min_area: float = 0.0
     simplify: float = 0.0
     pictures: bool = True
+    stac: bool = False
+    stac_datetime: str | None = None
 
     def __post_init__(self) -> None:
+        if self.stac_datetime is not None and not self.stac:
+            raise ConfigError("--stac_datetime has an effect with --stac only; add it or leave --stac_datetime out.")
+        if self.stac_datetime is not None:
+            moment_fields(self.stac_datetime)
         if self.min_confidence is not None and not 0 < self.min_confidence <= 1:
             raise ConfigError(f"min_confidence must be above 0 and at most 1; got {self.min_confidence}. 0.6 is usual.")
         if not 0 <= self.review_value <= 255:

@@ -67,6 +67,9 @@ class PredictionSettings:
         """Returns all that results depend on, as JSON can hold it. Memory and batch size change no result."""
         options, scenes = asdict(self.options), asdict(self.scenes)
         options.pop("batch_size")
+        output = asdict(self.output)
+        if not self.output.stac:  # runs that ask for no items are those of versions that knew none
+            del output["stac"], output["stac_datetime"]
         for name in ("max_memory", "resume", "allow_vrt_sources"):
             scenes.pop(name)
         scenes["aoi"] = None if self.scenes.aoi is None else [self.scenes.aoi.name, *stamp(self.scenes.aoi)]
@@ -78,5 +81,5 @@ class PredictionSettings:
             **options,
             **scenes,
             "model_gsd": self.model_gsd,
-            **asdict(self.output),
+            **output,
         }

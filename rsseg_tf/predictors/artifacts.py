@@ -178,7 +178,8 @@ def load_onnx(path: StrPath, *, threads: int | None = None) -> Predictor:
         scaled = (pixels / DEEPNESS_SCALE).astype(np.float32).transpose(0, 3, 1, 2)
         (found,) = session.run(["probabilities"], {"pixels": np.ascontiguousarray(scaled)})
         # Logits but for a number that is the same for all classes of a pixel. What rounding made 0 has no logarithm.
-        return np.log(np.maximum(np.asarray(found, np.float32), np.finfo(np.float32).tiny)).transpose(0, 2, 3, 1)
+        logarithms = np.log(np.maximum(np.asarray(found, np.float32), np.finfo(np.float32).tiny))
+        return (logarithms * np.float32(manifest.inference.temperature)).transpose(0, 2, 3, 1)
 
     return _predictor("onnx", path, predict_as_deepness if artifact.format == "deepness" else predict, manifest)
 

@@ -26,7 +26,7 @@ from rsseg_tf.rasters.images import write_image, write_png
 from rsseg_tf.rasters.pixel_rows import RowBands, RowReader, open_rows
 from rsseg_tf.rasters.windows import Window, windows
 
-__all__ = ["CutPlan", "SceneRecord", "cut_scene"]
+__all__ = ["CutPlan", "SceneRecord", "cut_scene", "moved"]
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _write_tiles(
                 picture[:, columns],
                 jpeg_quality=plan.jpeg_quality,
                 crs=image.crs,
-                transform=_moved(image.transform, place),
+                transform=moved(image.transform, place),
             )
             if label is not None:
                 label_name = f"{name}{plan.label_suffix}.png"
@@ -222,7 +222,7 @@ def _write_tiles(
     return tiles
 
 
-def _moved(transform: Affine | None, place: Window) -> Affine | None:
+def moved(transform: Affine | None, place: Window) -> Affine | None:
     """Returns the transform of a tile of a scene."""
     if transform is None:
         return None

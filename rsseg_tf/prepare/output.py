@@ -6,7 +6,7 @@ train.txt, val.txt, test.txt  one line per tile, image and label (test: image)
 train_GROUP.txt               the tiles of a group of scenes, where the dataset has groups
 labels.txt                    class names, one per line, in the order of their ids
 dataset.json                  the spec and the counts of scenes, tiles and pixels
-NAME.yml                      where the data are the user's own: a config, with the name of the folder
+*.yml                         configs; they stay when the dataset is prepared again
 
 A dataset for pre-training has images and `train.txt` alone.
 """
@@ -18,6 +18,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ __all__ = [
     "SplitReport",
     "check_replaceable",
     "held_output",
+    "keep_configs",
     "needed_splits",
     "read_dataset_json",
     "read_description",
@@ -53,6 +55,7 @@ SPLITS = ("train", "val")
 
 _WRITER = "rsseg_tf"
 _MARK = ".prepared"
+_CONFIGS = ".yml"
 WORK = ".work"
 """Subfolder of an unfinished run with its journal and its scratch files."""
 # Earlier versions wrote descriptions without these.
@@ -230,6 +233,7 @@ class PreparedFolder:
             content |= {"name": self.spec, "labelled": False}
         else:
             values = dataclasses.asdict(self.spec)
+            del values["ignore_nodata"]  # a config decides
             if self.spec.tile_names is None:  # whole scenes have no names of tiles
                 del values["tile_names"]
             content |= {**values, "labelled": True}
@@ -293,6 +297,7 @@ def staged_output(output: Path) -> Iterator[Path]:
             with atomic_folder(output) as folder:
                 yield folder
                 check_replaceable(output)  # once more: minutes may have gone by
+                keep_configs(output, folder)
     except OSError as error:
         raise DataError(f"Cannot write {output}: {reason(error)}. Check the permissions and the free space.") from error
 
@@ -317,6 +322,17 @@ def held_output(output: Path) -> Iterator[None]:
     with lock:
         recover_folder(output)
         yield
+
+
+def keep_configs(output: Path, folder: Path) -> None:
+    """Copies the configs in `output` to the folder that is about to take its place.
+
+    Raises:
+        OSError: When one cannot be copied.
+    """
+    for path in output.glob(f"*{_CONFIGS}"):
+        if not (folder / path.name).exists():
+            shutil.copy2(path, folder / path.name)
 
 
 def read_description(path: StrPath) -> dict[str, Any]:
@@ -357,7 +373,7 @@ def read_dataset_json(path: StrPath) -> tuple[DatasetSpec, dict[str, Any]]:
     """
     path = Path(path)
     content = read_description(path)
-    fields = [field.name for field in dataclasses.fields(DatasetSpec)]
+    fields = [field.name for field in dataclasses.fields(DatasetSpec) if field.name != "ignore_nodata"]
     names = [name for name in fields if name in content or name not in _LATER_FIELDS]
     absent = [name for name in names if name not in content]
     if absent:
@@ -369,7 +385,7 @@ def read_dataset_json(path: StrPath) -> tuple[DatasetSpec, dict[str, Any]]:
 
 
 def check_replaceable(output: Path) -> None:
-    """Raises DataError unless `output` is absent, an empty folder, or a prepared dataset with nothing else in it."""
+    """Raises DataError unless `output` is absent, an empty folder, or a prepared dataset with nothing but configs."""
     if not os.path.lexists(output):
         return
     if output.is_symlink() or not output.is_dir():
@@ -383,8 +399,7 @@ def check_replaceable(output: Path) -> None:
         groups = frozenset(f"{group}.txt" for group in read_description(output / "dataset.json").get("groups", {}))
     except DataError as error:
         unreadable = error
-    # The config that belongs to a user's own data has the folder's name.
-    foreign = sorted(names - _OUR_NAMES - groups - {f"{Path(os.path.abspath(output)).name}.yml"})
+    foreign = sorted(name for name in names - _OUR_NAMES - groups if not name.endswith(_CONFIGS))
     if foreign:
         raise DataError(f"{output} holds '{foreign[0]}', which {_WRITER} did not write. Choose another output folder.")
     if unreadable is not None:

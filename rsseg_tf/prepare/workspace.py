@@ -37,6 +37,7 @@ from rsseg_tf.prepare.output import (
     SplitReport,
     check_replaceable,
     held_output,
+    keep_configs,
     needed_splits,
     read_description,
 )
@@ -241,6 +242,7 @@ def workspace(output: Path, dataset: DatasetSpec | str) -> Iterator[Workspace]:
                 yield work
             if folder.exists():  # not so when the output was up to date
                 check_replaceable(output)  # once more: hours may have gone by
+                keep_configs(output, folder)
                 shutil.rmtree(folder / WORK)
                 replace_folder(folder, output)
     except OSError as error:

@@ -19,7 +19,7 @@ from rasterio.transform import Affine
 
 from rsseg_tf.datasets.spec import RGB
 from rsseg_tf.errors import DataError
-from rsseg_tf.files import StrPath, readable_name
+from rsseg_tf.files import SIDE_SUFFIX, StrPath, readable_name
 from rsseg_tf.files.reading import read_bytes
 from rsseg_tf.files.walking import JPEG_SUFFIXES, TIFF_SUFFIXES
 from rsseg_tf.files.writing import output_file
@@ -249,7 +249,7 @@ def require_end(path: Path) -> None:
             source.read(source.count, window=last)  # most writers put this block at the end of the file
 
 
-def write_png(path: StrPath, array: np.ndarray, palette: Sequence[RGB] | None = None) -> None:
+def write_png(path: StrPath, array: np.ndarray, palette: Sequence[RGB] | None = None, *, side: str = "") -> None:
     """Writes a PNG so that readers see the old file or the whole new one, never a part.
 
     The same array gives the same bytes.
@@ -259,12 +259,13 @@ def write_png(path: StrPath, array: np.ndarray, palette: Sequence[RGB] | None = 
         array: `(H, W)` uint8 ids when `palette` is given; otherwise `(H, W)`, `(H, W, 1)`, `(H, W, 3)` RGB or
             `(H, W, 4)` RGBA in uint8 or uint16.
         palette: RGB colours of the ids 0, 1, …; ids beyond the palette show as black, id 255 as white.
+        side: Text of the `.aux.xml` beside it, such as that of `side_text`; empty for none.
 
     Raises:
         DataError: When the array has another shape or type, or the file cannot be written.
     """
     path = Path(path)
-    _write_bytes(path, _encode_png(array) if palette is None else _encode_indexed_png(array, palette))
+    _write_bytes(path, _encode_png(array) if palette is None else _encode_indexed_png(array, palette), side)
 
 
 def write_image(
@@ -309,9 +310,11 @@ def write_image(
         raise DataError(f"{path} names no format that can be written; .png, .jpg or .tif are.")
 
 
-def _write_bytes(path: Path, data: bytes) -> None:
+def _write_bytes(path: Path, data: bytes, side: str = "") -> None:
     with output_file(path) as temporary:
         temporary.write_bytes(data)
+        if side:
+            temporary.with_name(temporary.name + SIDE_SUFFIX).write_text(side, encoding="utf-8")
 
 
 def _encoded(suffix: str, pixels: np.ndarray, kind: str, settings: Sequence[int] = ()) -> bytes:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from rsseg_tf.datasets.spec import DatasetSpec
 
-__all__ = ["Pixels", "SuspectValues", "ValueRange", "equals_nodata", "without_nodata"]
+__all__ = ["FILL_VALUES", "Pixels", "SuspectValues", "ValueRange", "equals_nodata", "without_nodata"]
 
 # Values that programs write where there is no data; each counts only far off the range of the data, see `sentinel`.
-_FILL_VALUES = (
+FILL_VALUES = (
     -999.0, -9999.0, -99999.0, -999999.0, -32767.0, -32768.0, -2147483647.0, -2147483648.0,
     9999.0, 99999.0, 999999.0, 32767.0, 65535.0, 2147483647.0, 4294967295.0,
 )  # fmt: skip
@@ -110,7 +110,7 @@ class ValueRange:
             found |= values < far_below
         if most > far_above:
             found |= values > far_above
-        for fill in _FILL_VALUES:
+        for fill in FILL_VALUES:
             if least <= fill <= most and (fill < low or fill > high + width):
                 found |= values == np.asarray(fill).astype(values.dtype)
         return found if found.any() else None
@@ -121,7 +121,7 @@ class ValueRange:
         if values.dtype.kind == "u" or (least >= 0 and most < _UNKNOWN_LIMIT):
             return None
         found = np.abs(values) >= _UNKNOWN_LIMIT if values.dtype.kind == "f" else np.zeros(values.shape, bool)
-        for fill in _FILL_VALUES:
+        for fill in FILL_VALUES:
             if least <= fill < 0:
                 found |= values == np.asarray(fill).astype(values.dtype)
         return found if found.any() else None

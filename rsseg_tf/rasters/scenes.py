@@ -89,6 +89,7 @@ class Scene:
         gcps_crs: Their coordinate reference system.
         rpcs: Rational polynomial coefficients, or None.
         tags: Metadata that also hold for a label map of the scene.
+        acquired: When the image was taken, in the file's own spelling; else when the file says it was made, or None.
         place_note: The description of the place that could not be used, and the reason, in one line; else None.
     """
 
@@ -105,6 +106,7 @@ class Scene:
     gcps_crs: CRS | None = None
     rpcs: RPC | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    acquired: str | None = None
     place_note: str | None = None
     _source: rasterio.DatasetReader | NDArray | None = field(default=None, repr=False)
     _driver: str = "GTiff"
@@ -362,6 +364,7 @@ def _describe(
         is_raster=True,
         descriptions=tuple(descriptions[band - 1] for band in chosen.bands),
         tags={key: tags[key] for key in _COPIED_TAGS if key in tags},
+        acquired=source.tags(ns="IMAGERY").get("ACQUISITIONDATETIME") or tags.get("TIFFTAG_DATETIME"),
         _source=source,
         _driver=driver,
         _alpha=chosen.alpha,

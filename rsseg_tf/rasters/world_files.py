@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import rasterio
 from rasterio.crs import CRS
@@ -14,7 +15,7 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.files import SIDE_SUFFIX
 from rsseg_tf.rasters.gdal import open_raster
 
-__all__ = ["ImagePlace", "image_place"]
+__all__ = ["ImagePlace", "image_place", "side_text"]
 
 _WORLD_SUFFIXES = {
     "PNG": (".pgw", ".pngw", ".wld"),
@@ -71,6 +72,21 @@ def image_place(path: Path, driver: str) -> ImagePlace:
         if crs is None:
             notes.append(f"the CRS in {beside['.prj'].name} beside it is not understood, and was not used")
     return ImagePlace(crs, transform, "; ".join(notes) or None)
+
+
+def side_text(crs: CRS | None, transform: Affine | None) -> str:
+    """Returns the text of the `.aux.xml` in which GDAL and QGIS find the place of an image beside it.
+
+    Args:
+        crs: Coordinate reference system.
+        transform: From (column, row) to coordinates.
+    """
+    srs = "" if crs is None else f"  <SRS>{escape(crs.to_wkt())}</SRS>\n"
+    numbers = ""
+    if transform is not None:
+        order = (transform.c, transform.a, transform.b, transform.f, transform.d, transform.e)
+        numbers = f"  <GeoTransform>{', '.join(map(repr, order))}</GeoTransform>\n"
+    return f"<PAMDataset>\n{srs}{numbers}</PAMDataset>\n"
 
 
 def _files_beside(path: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:

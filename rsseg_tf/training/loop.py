@@ -15,7 +15,6 @@ import math
 import signal
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +34,15 @@ from rsseg_tf.files.lists import Sample
 from rsseg_tf.moved import moved_name
 from rsseg_tf.training.folder import Notify, RunFolder, ignoring_write_errors, open_run
 from rsseg_tf.training.strategy import make_deterministic
-from rsseg_tf.training.workers import SpectatorFolder, WorkerLostError, Workers, end_when_stuck, is_lost, lost_worker
+from rsseg_tf.training.workers import (
+    SpectatorFolder,
+    WorkerLostError,
+    Workers,
+    config_digest,
+    end_when_stuck,
+    is_lost,
+    lost_worker,
+)
 
 __all__ = ["TrainResult", "TrainingPlan", "Validation", "run_training"]
 
@@ -148,7 +155,7 @@ def run_training(
             "equals to the bit only runs with as many. training.make_deterministic() before anything else fixes it."
         )
     workers = Workers(strategy)
-    workers.require_equal(number_of_devices=strategy.num_replicas_in_sync, config=_digest(config))
+    workers.require_equal(number_of_devices=strategy.num_replicas_in_sync, config=config_digest(config))
     run = open_run(Path(save_dir), resume=resume, overwrite=overwrite, iters=config.train.iters, notify=notify)
     with end_when_stuck(workers), contextlib.ExitStack() as stack:
         with workers.reporting():
@@ -174,12 +181,6 @@ def _begin(plan: TrainingPlan, folder: RunFolder | SpectatorFolder, workers: Wor
         state = folder.begin(plan.model, plan.optimizer, plan.config, plan.state, scored=scored, average=plan.average)
     workers.any(False, False)
     return TrainState(**json.loads(workers.from_chief(json.dumps(dataclasses.asdict(state)))))
-
-
-def _digest(config: AnyConfig) -> int:
-    """Returns a number that differs where workers would train differently; where the data lie may differ."""
-    values = config.model_dump(mode="json", exclude={"data": True, "dataset": {"root"}})
-    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
 
 class _Loop:

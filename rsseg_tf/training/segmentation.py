@@ -386,8 +386,7 @@ def _evaluate(
 
     def total(confusion: np.ndarray, ignored: int) -> tuple[np.ndarray, int]:
         leave_together()
-        *counts, ignored = workers.add(np.append(confusion, ignored)).tolist()
-        return np.array(counts, np.int64).reshape(confusion.shape), ignored
+        return workers.total(confusion, ignored)
 
     try:
         return run(observe=observe, total=total), pictures

@@ -16,7 +16,7 @@ from tensorflow.python.ops import gen_math_ops
 from rsseg_tf.errors import ConfigError, reason
 from rsseg_tf.training.cluster import Cluster, read_cluster
 
-__all__ = ["make_deterministic", "make_strategy"]
+__all__ = ["make_deterministic", "make_strategy", "own_devices"]
 
 _HEARTBEAT_S = 20.0
 """A worker that gives no sign of life for so long counts as dead."""
@@ -37,7 +37,7 @@ def make_strategy(
     Args:
         device: `auto` takes the GPUs if there are any, else the CPU; `gpu` insists on one; `cpu` hides all GPUs.
         gpus: Numbers of the GPUs to use, as in `nvidia-smi`; None takes all. With several workers, those of each one.
-        alone: Whether to leave other workers out of it, as commands must that these do not run too.
+        alone: Whether to leave other workers out of it, as commands must that share no work.
         start_timeout_s: How long to wait for other workers.
         notify: Called by the first of several workers with a line that names the ones to wait for.
 
@@ -84,6 +84,22 @@ def _visible_gpus(device: str, gpus: Sequence[int] | None) -> list[tf.config.Phy
 
 
 # === Several workers ===
+
+
+def own_devices(strategy: tf.distribute.Strategy) -> tf.distribute.Strategy | None:
+    """Returns the devices of this process alone, for a model of which each worker has one of its own.
+
+    Args:
+        strategy: From `make_strategy`.
+
+    Returns:
+        The same strategy where there are no other workers; else a MirroredStrategy of this worker's GPUs, or None where
+        it has one device.
+    """
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return strategy
+    devices = strategy.extended.worker_devices
+    return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else None
 
 
 def _join(cluster: Cluster, gpus: int, timeout_s: float) -> tf.distribute.Strategy:

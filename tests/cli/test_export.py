@@ -73,7 +73,7 @@ def exported(project: Path) -> Path:
 def test_a_version_holds_what_was_asked_for(exported: Path) -> None:
     assert sorted(path.name for path in exported.iterdir()) == [
         "accuracy.json", "assets", "assets.extra", "config.yml", "fingerprint.pb", "manifest.json", "model.onnx",
-        "model_float32.tflite", "model_int8.tflite", "reference.npz", "saved_model.pb", "variables",
+        "model_float32.tflite", "model_int8.tflite", "reference.npz", "saved_model.pb", "stac", "variables",
     ]  # fmt: skip
     with np.load(exported / "reference.npz") as reference:
         assert reference["pixels"].shape == (4, 24, 32, 3) and reference["made_up"] == 2, "both images of --eval"

@@ -18,6 +18,7 @@ from rsseg_tf.predictors import Predictor
 from rsseg_tf.rasters.windows import Size
 from tests.fixtures.configs import use_tiny_backbone, write_config, write_dataset
 from tests.fixtures.scenes import SPEC, noise, read_band, write_scene
+from tests.fixtures.stac import check_item
 
 SCENES = Path(__file__).resolve().parents[3] / "shared" / "data" / "scenes"
 
@@ -55,6 +56,7 @@ def test_everything_that_can_be_asked_for(checkpoint: Path, tmp_path: Path) -> N
         *("--bands", "3", "2", "1", "--blend", "cosine", "--batch_size", "3", "--max_memory", "64M", "--cog"),
         *("--confidence", "--probabilities", "--min_confidence", "0.51", "--review-value", "99"),
         *("--vector", "gpkg", "--min_area", "1", "--simplify", "1"),
+        *("--stac", "--stac_datetime", "2024-05-01"),
         *("--aug_pred", "--flip_horizontal", "--rotate90", "--match_gsd", "--model_gsd", "0.4"),
     )
     output = predict(checkpoint, scene, *options)
@@ -70,8 +72,11 @@ def test_everything_that_can_be_asked_for(checkpoint: Path, tmp_path: Path) -> N
         "geotiff_prediction/a.tif.aux.xml",
         "probability_prediction/a.tif",
         "pseudo_color_prediction/a.png",
+        "stac_prediction/a.json",
         "vector_prediction/a.gpkg",
     ]
+    item = check_item(tmp_path / "out" / "stac_prediction" / "a.json")
+    assert item["properties"]["end_datetime"] == "2024-05-01T23:59:59Z"
     with rasterio.open(tmp_path / "out" / "geotiff_prediction" / "a.tif") as labels:
         assert labels.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG" and labels.crs.to_epsg() == 32750
         assert labels.tags()["MODEL"].startswith("iter_2 fp32 ") and labels.tags()["WINDOWS"] == "32x32 cosine"
@@ -106,6 +111,8 @@ def test_a_large_image_is_cut_into_blended_windows_of_the_training_size(
         (("--match_gsd",), "dataset 'data' states none. Give it with --model_gsd"),
         (("--review_value", "3"), "--review_value has an effect with --min_confidence only"),
         (("--min_confidence", "0.5", "--review_value", "1"), "already stands for class 'bright'"),
+        (("--stac_datetime", "2024-05-01"), "--stac_datetime has an effect with --stac only"),
+        (("--stac", "--stac_datetime", "May"), "a time, a day, or two of them with a slash between; got 'May'"),
         (("--vector", "shp"), "vector must be gpkg, geojson, fgb or parquet"),
         (("--simplify", "2"), "--simplify has an effect with --vector only"),
         (("--max_memory", "much"), "max_memory must be a number"),
@@ -159,7 +166,7 @@ def test_windows_where_a_checkpoint_would_have_none_are_told() -> None:
 
 def test_help_groups_its_options() -> None:
     output = run("predict", "--help")
-    headings = ["Options:", "Windows and augmentation:", "Scenes:", "Rasters:", "Polygons:", "Cluster:"]
+    headings = ["Options:", "Windows and augmentation:", "Scenes:", "Rasters:", "Polygons:", "Catalog:", "Cluster:"]
     places = [output.index(heading) for heading in headings]
     assert places == sorted(places)
     assert output.index("--resume") > output.index("Scenes:") and output.index("--cog") > output.index("Rasters:")

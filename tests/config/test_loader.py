@@ -288,3 +288,41 @@ def test_tile_names_of_ones_own_data(tmp_path: Path) -> None:
     assert isinstance(config.dataset, CustomDataset) and config.dataset.tile_names == "{stem}_{y0}_{x0}"
     with pytest.raises(ConfigError, match=re.escape("tile_names is '{stem}'; it must be one of {stem}_{y0}_{x0}, {s")):
         load(tmp_path, "", "dataset.tile_names='{stem}'", base=custom)
+
+
+# === The root of custom data ===
+
+OWN = """\
+dataset: {name: custom, classes: [ground, roof]}
+model: {name: fcn, backbone: {name: hrnet_w18}}
+"""
+
+
+def test_custom_data_without_a_root_lie_beside_their_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "c.yml").write_text(OWN, "utf-8")
+    assert load_config(tmp_path / "mine" / "c.yml").dataset.root == str(tmp_path / "mine")
+    assert load_config(tmp_path / "mine" / "c.yml").dataset.spec.name == "mine"
+    monkeypatch.chdir(tmp_path / "mine")  # where the name of the config has no folder
+    config = load_config("c.yml")
+    assert config.dataset.root == str(tmp_path / "mine")
+    (tmp_path / "again.yml").write_text(dump_config(config), "utf-8")  # as a checkpoint keeps it
+    assert load_config(tmp_path / "again.yml").dataset.root == str(tmp_path / "mine")
+    # A config that only starts from it means the same data.
+    (tmp_path / "other.yml").write_text("base: mine/c.yml\ntrain: {iters: 7}\n", "utf-8")
+    assert load_config(tmp_path / "other.yml").dataset.root == str(tmp_path / "mine")
+
+
+def test_a_root_that_is_written_counts_from_the_working_directory(tmp_path: Path) -> None:
+    written = OWN.replace("custom,", "custom, root: data/mine,")
+    assert load(tmp_path, base=written).dataset.root == "data/mine"
+    assert load(tmp_path, "", "dataset.root=here", base=OWN).dataset.root == "here"
+    (tmp_path / "more.yml").write_text("base: c.yml\ndataset: {name: custom, root: there}\n", "utf-8")
+    assert load_config(tmp_path / "more.yml").dataset.root == "there"
+
+
+def test_data_that_no_file_names_need_a_root(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'dataset\.root' is missing"):
+        load(tmp_path, "", "dataset={name: custom, classes: [a, b]}")
+    with pytest.raises(ConfigError, match=r"'dataset\.root' is missing"):  # their folder is known by name
+        load(tmp_path, base=BASE.replace(", root: data/dubai", ""))

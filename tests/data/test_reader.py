@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 import rasterio
 
+from rsseg_tf.config import load_config
 from rsseg_tf.data import SampleReader
 from rsseg_tf.data import reader as reader_module
+from rsseg_tf.data.pipeline import train_batches
 from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.errors import DataError
-from rsseg_tf.files.lists import Sample
+from rsseg_tf.evaluate.evaluation import plan_evaluation
+from rsseg_tf.files.lists import Sample, read_list
+from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.rasters import inspection
 from rsseg_tf.rasters.images import read_image
 from rsseg_tf.rasters.inspection import Inspection
@@ -362,3 +366,56 @@ def test_the_check_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(DataError, match=r"s0_label\.png does not exist"):
         Inspection(samples, SPEC, workers=1).raise_first()
     assert len(looked) < 20
+
+
+# === No data in the image ===
+
+
+def write_without_data(path: Path, how: str) -> Path:
+    """Writes an image whose first two rows are marked as no data."""
+    image = np.clip(random_image(3), 1, 254)
+    inside = np.full(SIZE, 255, np.uint8)
+    inside[:2] = 0
+    bands = np.dstack([image, inside]) if how == "alpha" else image
+    if how == "nodata":
+        bands[:2] = 0
+    profile = {"driver": "GTiff", "height": SIZE[0], "width": SIZE[1], "count": bands.shape[2], "dtype": "uint8"}
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(path, "w", **profile, nodata=0 if how == "nodata" else None) as target,
+    ):
+        target.write(bands.transpose(2, 0, 1))
+        if how == "mask":
+            target.write_mask(inside)
+        if how == "alpha":
+            target.colorinterp = [*target.colorinterp[:3], rasterio.enums.ColorInterp.alpha]
+    return path
+
+
+@pytest.mark.parametrize("how", ["nodata", "mask", "alpha"])
+def test_labels_where_an_image_has_no_data_count_where_a_config_says_so(tmp_path: Path, how: str) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    write_without_data(root / "a.tif", how)
+    label = np.tile(np.arange(SIZE[1], dtype=np.uint8) % 2, (SIZE[0], 1))
+    write_png(root / "a.png", label)
+    (root / "train.txt").write_text("a.tif a.png\n")
+    (root / "val.txt").write_text("a.tif a.png\n")
+    (tmp_path / "mine.yml").write_text(
+        f"dataset: {{name: custom, root: {root}, classes: [ground, roof]}}\n"
+        "model: {name: fcn, backbone: {name: hrnet_w18}}\naugment: {crop_size: [6, 8], scale_range: [1.0, 1.0]}\n"
+    )
+    ignored = label.copy()
+    ignored[:2] = 255
+    for overrides, expected in (
+        ([], ignored), (["dataset.ignore_nodata=true"], ignored), (["dataset.ignore_nodata=false"], label),
+    ):  # fmt: skip
+        config = load_config(tmp_path / "mine.yml", overrides)
+        reader = SampleReader(read_list(root / "train.txt", root), config.dataset.spec)
+        np.testing.assert_array_equal(reader(0)[1], expected)
+        (batch,) = train_batches(reader, config.augment, batch_size=8, seed=0, workers=1).take(1)
+        assert (batch["label"].numpy() == 255).any() == (expected is ignored), "what training learns from"
+        evaluation = plan_evaluation(config, read_list(root / "val.txt", root))
+        scores = evaluation.run(lambda images: np.zeros((*images.shape[:3], 2), np.float32), InferenceOptions())
+        assert scores.ignored_pixels == (expected == 255).sum()
+        assert scores.confusion.sum() == (expected != 255).sum()

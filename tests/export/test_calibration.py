@@ -59,6 +59,14 @@ def test_images_may_have_any_sizes() -> None:
     assert typical_images(exponential, images) == [0, 1, 3]
 
 
+def test_one_image_is_taken_without_a_look(
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsseg_tf.export.tflite.typical_images", lambda *_: pytest.fail("it looks for the typical"))
+    written = write_tflite(trained, tmp_path, "int8", tile=Size(32, 32), calibration=list(pixels(32, 32)[:1]))
+    assert open_predictor(tmp_path / written.path).predict(pixels(32, 32)).shape == (2, 32, 32, 2)
+
+
 def test_int8_covers_the_range_of_the_images_that_stay(
     trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,23 @@ def test_probabilities_are_those_of_the_keras_model(trained: TrainedModel, file:
     assert_same_labels(found.argmax(1), logits)
 
 
+def test_probabilities_have_the_temperature(trained: TrainedModel, tmp_path: Path) -> None:
+    inference = trained.manifest.inference.model_copy(update={"temperature": 2.5})
+    manifest = trained.manifest.model_copy(update={"inference": inference})
+    calibrated = dataclasses.replace(trained, manifest=manifest)
+    path = tmp_path / write_deepness(calibrated, tmp_path, tile=TILE).path
+    image = pixels(*TILE)
+    (found,) = onnxruntime.InferenceSession(str(path)).run(None, {"pixels": as_the_plugin(image)})
+    logits = trained.predict(image)
+    powers = np.exp((logits - logits.max(-1, keepdims=True)) / 2.5)
+    np.testing.assert_allclose(found.transpose(0, 2, 3, 1), powers / powers.sum(-1, keepdims=True), atol=1e-5)
+    # What is opened gives logits, which prediction divides by the temperature itself.
+    opened = open_predictor(path)
+    assert opened.options.temperature == 2.5
+    difference = opened.predict(image) - logits
+    np.testing.assert_allclose(difference, difference[..., :1].repeat(2, -1), atol=1e-4)
+
+
 def test_it_is_verified_and_opened_like_the_others(trained: TrainedModel, tmp_path: Path) -> None:
     exported = export_model(trained, tmp_path / "out", ExportOptions(("deepness",), tile=TILE))
     assert exported.folder is not None

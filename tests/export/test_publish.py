@@ -49,7 +49,7 @@ def test_versions_count_up_and_hold_all_that_is_said(trained: TrainedModel, tmp_
     assert export_model(trained, out, version=7).folder == out / "7"
     assert export_model(trained, out).folder == out / "8"
     assert names(out) == ["1", "7", "8"], "nothing else is left"
-    assert names(out / "1") == ["config.yml", "manifest.json", "reference.npz", "saved_model.pb", "variables"]
+    assert names(out / "1") == ["config.yml", "manifest.json", "reference.npz", "saved_model.pb", "stac", "variables"]
     manifest = read_manifest(out / "1")
     assert manifest == first.manifest
     (artifact,) = manifest.artifacts

@@ -19,7 +19,7 @@ from rsseg_tf.errors import WeightsError
 from rsseg_tf.weights.families.family import Family, Tensors, Translation, efficientnet_size, resnet_depth
 from rsseg_tf.weights.names import TORCH_VARIABLES, renamed, resnet_names
 
-__all__ = ["TIMM", "timm_efficientnet_names", "timm_resnet_names"]
+__all__ = ["TIMM", "identity_shortcuts", "timm_efficientnet_names", "timm_in_words", "timm_resnet_names"]
 
 _NO_BLOCK, _LIST = ("", ""), (".0", ".1")
 # Padding of the strided convolutions and epsilon of the normalisations.
@@ -64,8 +64,8 @@ def _stem_kind(tensors: Tensors) -> str:
     return "-D" if any(".0.downsample.2." in name for name in tensors) else "-C"
 
 
-def _in_words(row: Row) -> str:
-    """Returns what `_describe` would say of a file for a backbone of the config."""
+def timm_in_words(row: Row) -> str:
+    """Returns what `TIMM.describe` would say of a file for a backbone of the config."""
     if isinstance(row, EfficientNet):
         return row.name.replace("efficientnet_", "EfficientNet-").replace("-b", "-B").replace("-lite", "-Lite")
     return row.name.replace("resnet", "ResNet-").replace("_v1c", "-C").replace("_vd", "-D")
@@ -79,7 +79,7 @@ def _translate(tensors: Tensors, row: Row, paths: Sequence[str]) -> Translation:
         )
     # A network of no published size is told by the tensors that are missing.
     if not isinstance(row, ResNet | ResNetV1c | ResNetVd | EfficientNet) or (
-        not found.startswith("a ") and found != _in_words(row)
+        not found.startswith("a ") and found != timm_in_words(row)
     ):
         return Translation({}, tensors)
     if isinstance(row, EfficientNet):
@@ -94,7 +94,7 @@ def _translate(tensors: Tensors, row: Row, paths: Sequence[str]) -> Translation:
     plain = isinstance(row, ResNet)
     names = resnet_names(paths, TORCH_VARIABLES) if plain else timm_resnet_names(paths, pools=pools)
     _require_all(tensors, names)
-    made = _identities(tensors, names) if pools else {}
+    made = identity_shortcuts(tensors, names) if pools else {}
     return Translation(names, {**tensors, **made}, made=tuple(made))
 
 
@@ -138,7 +138,7 @@ def _normalises_alike(row: EfficientNet, project: str) -> tuple[str, ...]:
     )
 
 
-def _identities(tensors: Tensors, names: dict[str, str]) -> dict[str, np.ndarray]:
+def identity_shortcuts(tensors: Tensors, names: Collection[str]) -> dict[str, np.ndarray]:
     """Returns shortcuts that change nothing, where ours has a convolution and timm none.
 
     That is in the first block of ResNet-18-D, whose input has as many channels as its output.

@@ -1,0 +1,169 @@
+"""The user's scenes: what their headers say, and whether they can be cut together."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rasterio.crs import CRS
+from rasterio.transform import Affine
+
+from rsseg_tf.errors import DataError, address_hint, reason
+from rsseg_tf.files import SIDE_SUFFIX, readable_name
+from rsseg_tf.files.walking import SCENE_SUFFIXES, find_images
+from rsseg_tf.rasters.gdal import Trust, opened_raster
+from rsseg_tf.rasters.ground import pixel_size
+from rsseg_tf.rasters.polygon_files import polygon_driver
+from rsseg_tf.rasters.scenes import Scene, open_scene, raster_driver
+from rsseg_tf.rasters.windows import Size
+
+__all__ = ["OwnScene", "file_stamp", "read_scenes"]
+
+
+@dataclass(frozen=True, eq=False)
+class OwnScene:
+    """A scene that is to be cut, by its header.
+
+    Attributes:
+        path: The file.
+        stem: What the names of its tiles begin with.
+        size: Height and width in pixels.
+        bands: Number of bands that are the image.
+        dtype: NumPy name of the pixels' type.
+        crs: Coordinate reference system.
+        transform: From (column, row) to coordinates.
+        nodata: The declared value that stands for no data; None where the bands have none or several.
+        descriptions: Names of the bands, "" where the file has none.
+        ground: Height and width of a pixel on the ground, in metres.
+        may_lack_data: Whether the file declares a nodata value, a mask or an alpha band.
+        stamp: Changes with the files that hold the scene.
+    """
+
+    path: Path
+    stem: str
+    size: Size
+    bands: int
+    dtype: str
+    crs: CRS
+    transform: Affine
+    nodata: float | None
+    descriptions: tuple[str, ...]
+    ground: tuple[float, float]
+    may_lack_data: bool
+    stamp: str
+
+
+def read_scenes(paths: Sequence[Path], labels: Sequence[Path], trust: Trust) -> tuple[OwnScene, ...]:
+    """Reads the headers of scenes.
+
+    Args:
+        paths: Files, and folders in which all images are scenes.
+        labels: The files of labels, for the error about scenes and labels that changed places.
+        trust: Limits for files and for the sources of a VRT.
+
+    Raises:
+        DataError: When a scene is missing, no image or without a place, or scenes differ in their bands or type.
+    """
+    files = _files(paths)
+    stems = _stems(files)
+    scenes: list[OwnScene] = []
+    for path, stem in zip(files, stems, strict=True):
+        if polygon_driver(path) is not None:
+            images = [label for label in labels if label.is_file() and raster_driver(label) is not None]
+            remedy = f"{images[0]}, given by --labels, is an image: swap the two" if images else "Give it by --labels"
+            raise DataError(f"{path} holds polygons where a scene, an image, is expected. {remedy}.")
+        with open_scene(path, trust=trust) as scene:
+            scenes.append(_described(path, stem, scene))
+        first = scenes[0]
+        if (scenes[-1].bands, scenes[-1].dtype) != (first.bands, first.dtype):
+            raise DataError(
+                f"{path} has {scenes[-1].bands} bands of {scenes[-1].dtype}, but {first.path} has {first.bands} of "
+                f"{first.dtype}; all scenes of a dataset need the same. Convert them, or prepare them apart."
+            )
+    return tuple(scenes)
+
+
+def file_stamp(files: Sequence[str | Path]) -> str:
+    """Returns a digest of names, sizes and times of change of files."""
+    facts = []
+    for file in sorted(map(str, files)):
+        try:
+            status = os.stat(file)
+        except OSError:  # such as what a VRT names within an archive
+            facts.append(file)
+        else:
+            facts.append(f"{os.path.basename(file)} {status.st_size} {status.st_mtime_ns}")
+    return hashlib.sha256("\n".join(facts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(find_images(path, SCENE_SUFFIXES))
+            if not inside:
+                raise DataError(f"{path} holds no image; {', '.join(SCENE_SUFFIXES)} are read. Check the path.")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise DataError(f"{path} does not exist; a scene is expected. Check the path.{address_hint(path)}")
+    if not found:
+        raise DataError("No scene was given; name at least one image before --labels.")
+    return list(dict.fromkeys(found))
+
+
+def _stems(files: Sequence[Path]) -> list[str]:
+    """Names scenes by their files; those of one name by their folders, too, and at last by numbers."""
+    stems = [readable_name(path.stem) for path in files]
+    for _ in range(2):
+        counts = Counter(stems)
+        longer = [f"{path.absolute().parent.name}_{path.stem}" for path in files]
+        stems = [stem if counts[stem] == 1 else name for stem, name in zip(stems, longer, strict=True)]
+    counts = Counter(stems)
+    return [stem if counts[stem] == 1 else f"{stem}_{number}" for number, stem in enumerate(stems)]
+
+
+def _described(path: Path, stem: str, scene: Scene) -> OwnScene:
+    name = readable_name(path)
+    if scene.gcps and scene.transform == Affine.identity():
+        raise DataError(f"{name} lies by control points; a scene needs a transform. Warp it first (gdalwarp).")
+    if scene.crs is None or scene.transform == Affine.identity():
+        lacks = "no CRS" if scene.crs is None else "a CRS but no transform"
+        note = f" ({scene.place_note})" if scene.place_note else ""
+        raise DataError(
+            f"{name} has {lacks}{note}, so no label can be placed in it; a scene says where it lies. Assign the CRS "
+            "(gdal_edit -a_srs, in QGIS: Assign Projection)."
+        )
+    ground = pixel_size(scene.size, scene.transform, scene.crs)
+    if ground is None:
+        raise DataError(f"{name} lies nowhere on the ground by its CRS and transform. Assign the true CRS.")
+    nodata, files = None, [path, path.with_name(path.name + SIDE_SUFFIX)]
+    driver = raster_driver(path)
+    if driver is not None:
+        with opened_raster(path, driver) as source:
+            values = {source.nodatavals[band - 1] for band in scene.bands}
+            nodata = values.pop() if len(values) == 1 else None
+            try:
+                files = [*files, *source.files]
+            except OSError as error:
+                raise DataError(f"{name} cannot be read: {reason(error)}.") from error
+    return OwnScene(
+        path=path,
+        stem=stem,
+        size=scene.size,
+        bands=len(scene.bands),
+        dtype=str(np.dtype(scene.dtype)),
+        crs=scene.crs,
+        transform=scene.transform,
+        nodata=nodata,
+        descriptions=scene.descriptions,
+        ground=ground,
+        may_lack_data=scene.may_lack_data or scene.has_alpha,
+        stamp=file_stamp(files),
+    )

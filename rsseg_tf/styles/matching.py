@@ -1,0 +1,41 @@
+"""Gives the classes of a dataset the colours that a style has for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rsseg_tf.datasets.spec import RGB, default_palette
+from rsseg_tf.styles.entries import PaletteEntry
+
+__all__ = ["class_palette"]
+
+
+def class_palette(
+    entries: Sequence[PaletteEntry], classes: Sequence[str], values: Mapping[str, str] | None = None
+) -> tuple[RGB, ...] | None:
+    """Returns one colour a class, all of them different.
+
+    A class has the colour of the entry with its name, in small or capital letters, or with one of its values. A class
+    without an entry, or with a colour that another class has, gets one of `default_palette` that no entry has.
+
+    Args:
+        entries: From `read_palette`.
+        classes: Names of the classes, by id.
+        values: The class of each value in the labels, where they have values besides their names.
+
+    Returns:
+        None when no entry is of any class.
+    """
+    known = {name.casefold(): name for name in classes}
+    known |= {value.casefold(): name for value, name in (values or {}).items() if name in classes}
+    found: dict[str, RGB] = {}
+    for key in ("name", "value"):  # names count before values
+        for entry in entries:
+            name = known.get(str(getattr(entry, key)).strip().casefold())
+            if name is not None and entry.colour not in found.values():
+                found.setdefault(name, entry.colour)
+    if not found:
+        return None
+    taken = {entry.colour for entry in entries}
+    spare = (colour for colour in default_palette(255) if colour not in taken)
+    return tuple(found[name] if name in found else next(spare) for name in classes)
