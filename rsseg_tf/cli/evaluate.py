@@ -87,13 +87,8 @@ def command(
     if report_path is not None:
         _check_report_path(report_path)
     source = locate_engine(model_path, engine, tolerance, precision)
-    from rsseg_tf.errors import ConfigError
-
-    if calibrate and source.kind != "checkpoint":
-        raise ConfigError(
-            f"--calibrate stores a temperature in a checkpoint; {source.path} was exported. Calibrate its checkpoint, "
-            "and export it again."
-        )
+    if calibrate:
+        _require_checkpoint(source, engine)
     settings = {"eval.protocol": protocol, "eval.batch_size": batch_size, "data.workers": num_workers}
     chosen = [f"{key}={value}" for key, value in settings.items() if value is not None]
     config = load_beside(source.path, config_path, (*overrides, *chosen))
@@ -147,6 +142,21 @@ def command(
         _write_page(report_path, scores, details, facts, calibration)
     beside = source.path if source.path.is_dir() else source.path.parent
     write_json((save_dir or beside) / "eval.json", report)
+
+
+def _require_checkpoint(source: ModelSource, engine: str | None) -> None:
+    """Raises ConfigError where --calibrate has no checkpoint to store a temperature in."""
+    from rsseg_tf.errors import ConfigError
+
+    if engine == "auto":
+        raise ConfigError(
+            "--calibrate fits a checkpoint, and --engine auto may run another file; leave one of them out."
+        )
+    if source.kind != "checkpoint":
+        raise ConfigError(
+            f"--calibrate stores a temperature in a checkpoint; {source.path} was exported. Calibrate its checkpoint, "
+            "and export it again."
+        )
 
 
 def _require_alone(option: str) -> None:

@@ -76,8 +76,8 @@ def boundary(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
         mask: `(H, W)`.
         width: The distance in pixels, at least 1, as a king moves on a chessboard: the code erodes by 3 x 3 as often.
     """
-    rows, columns = mask.shape
-    # The mask's border is outside; erosion by a square of all steps at once is that of the steps one by one.
-    framed = cv2.copyMakeBorder(mask.view(np.uint8), width, width, width, width, cv2.BORDER_CONSTANT, value=0)
-    inner = cv2.erode(framed, np.ones((2 * width + 1, 2 * width + 1), np.uint8))
-    return mask & (inner[width : width + rows, width : width + columns] == 0)
+    # What is beyond the image's border is outside. On a chessboard OpenCV's distances are exact, in time that does not
+    # grow with the width.
+    framed = cv2.copyMakeBorder(mask.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    distance = cv2.distanceTransform(framed, cv2.DIST_C, 3)[1:-1, 1:-1]
+    return mask & (distance <= width)

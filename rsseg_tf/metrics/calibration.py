@@ -12,6 +12,7 @@ squared difference between the confidence and 1 for a right pixel, 0 for a wrong
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ __all__ = [
     "LogitSample",
     "brier_score",
     "confidence_of",
+    "counted",
     "fit_temperature",
     "negative_log_likelihood",
 ]
@@ -206,27 +208,40 @@ class Calibration:
 
     @classmethod
     def fit(cls, sample: LogitSample) -> Calibration:
-        """Fits a temperature to a sample; it is 1 where no other one lowers the ECE of the sample.
+        """Fits a temperature to a sample; see `of`.
 
         Raises:
             DataError: When it is empty.
         """
-        logits, labels = sample.pixels
-        temperature, before = fit_temperature(logits, labels), _counted(logits, labels, 1.0)
-        after = _counted(logits, labels, temperature)
+        return dataclasses.replace(cls.of(*sample.pixels), seen=sample.seen)
+
+    @classmethod
+    def of(cls, logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> Calibration:
+        """Fits a temperature to pixels; it is 1 where no other one lowers their ECE.
+
+        Args:
+            logits: `(N, C)`.
+            labels: `(N,)` class ids.
+
+        Raises:
+            DataError: When there is no pixel.
+        """
+        temperature, before = fit_temperature(logits, labels), counted(logits, labels, 1.0)
+        after = counted(logits, labels, temperature)
         if after.ece >= before.ece:
             temperature, after = 1.0, before
         both = (1.0, temperature)
         brier, nll = (
             tuple(score(logits, labels, value) for value in both) for score in (brier_score, negative_log_likelihood)
         )
-        return cls(temperature, len(labels), sample.seen, (brier[0], brier[1]), (nll[0], nll[1]), before, after)
+        return cls(temperature, len(labels), len(labels), (brier[0], brier[1]), (nll[0], nll[1]), before, after)
 
 
 _WHEN = ((0, "before"), (1, "after"))
 
 
-def _counted(logits: NDArray[np.float32], labels: NDArray[np.uint8], temperature: float) -> ConfidenceCounts:
+def counted(logits: NDArray[np.float32], labels: NDArray[np.uint8], temperature: float) -> ConfidenceCounts:
+    """Returns the counts of pixels with a temperature; arguments as `brier_score`."""
     counts = ConfidenceCounts(logits.shape[1])
     for part, own in _parts(logits, labels):
         counts.add(own, part.argmax(axis=1).astype(np.uint8), confidence_of(part, temperature))

@@ -252,3 +252,10 @@ def test_an_export_is_not_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyP
     result = CliRunner().invoke(main, ["eval", "--model_path", str(path), "--calibrate"])
     assert result.exit_code == 2, result.output
     assert re.search(r"--calibrate stores a temperature in a checkpoint; .* was\s+exported", result.output)
+
+
+def test_a_chosen_engine_is_not_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiny_backbone(monkeypatch)
+    checkpoint, _ = write_checkpoint(tmp_path)
+    result = CliRunner().invoke(main, ["eval", "--model_path", str(checkpoint), "--calibrate", "--engine", "auto"])
+    assert result.exit_code == 2 and "--engine auto may run another file" in result.output

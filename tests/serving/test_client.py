@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rsseg_tf.errors import ConfigError, DataError, ExportError, NotFiniteError, ServingError
+from rsseg_tf.manifest import Inference
 from rsseg_tf.predict import InferenceOptions, predict_logits
 from rsseg_tf.rasters.windows import Size
 from tests.fixtures.http import Server
@@ -89,6 +90,10 @@ def test_a_model_without_the_signature_manifest_needs_the_file(tmp_path: Path, a
             remote_predictor(address_of(server, api), "tiny")
         predictor = remote_predictor(address_of(server, api), "tiny", manifest=path)
         assert predictor.spec == SPEC and predictor.predict(pixels(1)).shape == (1, 12, 9, 3)
+        assert predictor.options.temperature == 1.0
+        heated = manifest().model_copy(update={"inference": Inference(temperature=3.0)})
+        path.write_text(heated.to_json(), "utf-8")
+        assert remote_predictor(address_of(server, api), "tiny", manifest=path).options.temperature == 3.0
         with pytest.raises(ConfigError, match="cannot be read"):
             remote_predictor(address_of(server, api), "tiny", manifest=tmp_path / "none")
         path.write_text("{}", "utf-8")
