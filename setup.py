@@ -44,6 +44,7 @@ REQUIREMENTS = [
     "filelock>=3.16,<4",  # two runs of `prepare` must not fill one folder
     "safetensors>=0.8,<1",  # weights of Hugging Face and timm; reads bytes without torch
     "rasterio>=1.4,<2",  # 1.4 is the first built for numpy 2 and Python 3.13
+    "h5py>=3.11,<4",  # keras needs it too; finds links to other files in HDF5 and netCDF
     "tensorboard>=2.20,<2.22",  # follows TensorFlow's minor release
 ]
 # Extras serve what goes beyond train, eval and predict; their bounds are the releases tried beside TensorFlow 2.21.

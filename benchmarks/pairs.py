@@ -103,8 +103,6 @@ PAIRS = (
     Pair("fcn", "hrnet_w18"),
     Pair("ocrnet", "hrnet_w18"),
     Pair("pspnet", "resnet50_vd"),
-    Pair("upernet", "resnet18_vd", STRIDE_32),
-    Pair("upernet", "convnext_tiny"),
 )
 
 

@@ -14,6 +14,7 @@ from rsseg_tf.rasters.windows import Size
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config
+    from rsseg_tf.rasters.sources import Source
 
 __all__ = ["ModelSource", "choose_engine", "engine_options", "locate_engine"]
 
@@ -84,7 +85,7 @@ def locate_engine(model_path: str, engine: str | None, tolerance: float | None, 
     return ModelSource(kind, place, precision, available_threads(), limit)
 
 
-def choose_engine(located: ModelSource, config: Config | None, image: Path, window: Size | None) -> ModelSource:
+def choose_engine(located: ModelSource, config: Config | None, image: Source, window: Size | None) -> ModelSource:
     """Chooses for --engine auto and prints the choice; returns any other source as it is.
 
     Args:

@@ -96,7 +96,8 @@ def command(
     deepness    for Deepness, a plugin of QGIS: DIR/N/model_deepness.onnx
 
     They take pixels as they are in the file, and carry a manifest with classes, colours, bands and normalisation; eval
-    and predict take them as --model-path. A version appears whole or not at all, and none is ever overwritten. With
+    and predict take them as --model-path. DIR/N/stac describes each as a STAC item with the MLM extension, for catalogs
+    of models. A version appears whole or not at all, and none is ever overwritten. With
     --eval the IoU of each class is measured before and after; a worse model is not published (exit code 1), and its
     scores are left in DIR/refused.json.
     """  # noqa: D301  # click wants the character \b

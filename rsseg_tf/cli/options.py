@@ -43,13 +43,17 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_OF_FILES = ("FILE...", "PATH...")
+"""Metavars of options whose values are names of files, which may have commas."""
+
+
 class ManyValues(click.Command):
     """A command whose repeatable options also take several values at once: `--scales 0.75 1.0 1.25`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Spells such options out one value at a time."""
         repeatable = {
-            option
+            option: parameter.metavar
             for parameter in self.params
             if isinstance(parameter, click.Option) and parameter.multiple
             for option in parameter.opts
@@ -64,8 +68,9 @@ class ManyValues(click.Command):
                 if current is None:
                     spelled.append(argument)
             elif current is not None:
-                # `--scales 0.5,1.0` is two values; the value of `--set KEY=a,b` is one list.
-                values = argument.split(",") if "=" not in argument else [argument]
+                # `--scales 0.5,1.0` is two values; the value of `--set KEY=a,b` is one list, a,b.tif one file.
+                whole = "=" in argument or repeatable[current] in _OF_FILES
+                values = [argument] if whole else argument.split(",")
                 for value in values:
                     spelled += [current, value]
             else:

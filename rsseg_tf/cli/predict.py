@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rsseg_tf.config import Config
     from rsseg_tf.predict import ImageJob, Predict, PredictionPlan, PredictionResult
     from rsseg_tf.predictors import Predictor
+    from rsseg_tf.rasters.sources import Stack
 
 __all__ = ["command"]
 
@@ -44,6 +45,11 @@ _scenes = group(
     "Scenes",
     click.option("--bands", multiple=True, type=click.IntRange(min=1), metavar="N...",
                  help="Bands to read, in the model's order, from 1: --bands 3 2 1."),
+    click.option("--stack", multiple=True, metavar="FILE...",
+                 help="Instead of --image-path: read the bands of these files, variables or addresses, in this order, "
+                      "as one image. Its grid is that of the finest; bands on other grids are resampled to it."),
+    click.option("--stack-resampling", type=click.Choice(["bilinear", "nearest"]),
+                 help="With --stack: how.  [default: bilinear]"),
     click.option("--max-value", type=click.FloatRange(min=0, min_open=True), metavar="V",
                  help="Pixel value that corresponds to the model's max_value, if the scene is scaled differently."),
     click.option("--match-gsd", is_flag=True, help="Resample to the model's metres per pixel, and back."),
@@ -106,8 +112,9 @@ _windows = group(
 @_server
 @weights_options
 @engine_options
-@click.option("--image-path", required=True, type=Path,
-              help="An image, a scene, a folder of them, or a list file (.txt).")  # fmt: skip
+@click.option("--image-path",
+              help="An image, a scene, a folder of them, or a list file (.txt); an address (https://, s3://); a "
+                   "variable of a netCDF, HDF5 or Zarr file (FILE:VARIABLE).")  # fmt: skip
 @click.option("--save-dir", type=Path, default=Path("output/result"), show_default=True, help="Folder for results.")
 @click.option("--custom-color", multiple=True, type=click.IntRange(0, 255), metavar="R G B...",
               help="Colours of the classes in order, three numbers each, instead of the dataset's "
@@ -121,7 +128,7 @@ _windows = group(
 @_cluster
 def command(
     model_path: str | None,
-    image_path: Path,
+    image_path: str | None,
     save_dir: Path,
     config_path: str | None,
     overrides: tuple[str, ...],
@@ -135,10 +142,12 @@ def command(
 ) -> None:
     """Predict images and scenes of any size.
 
-    Reads PNG, JPEG, TIFF and VRT. Writes to --save-dir: pseudo_color_prediction/ (class ids as PNG with the palette),
-    added_prediction/ (the image with the classes laid over it), for TIFF, VRT and pictures with a world file
-    geotiff_prediction/ (class ids with the scene's CRS and transform, colour table, class names and nodata), and what
-    the options below ask for.
+    Reads PNG, JPEG, TIFF, VRT, JPEG 2000, netCDF, HDF5, Zarr, and other rasters that hold their own pixels; TIFF and
+    JPEG 2000 from servers too, of which only the parts that are needed are fetched.
+
+    Writes to --save-dir: pseudo_color_prediction/ (class ids as PNG with the palette), added_prediction/ (the image
+    with the classes laid over it), for all but pictures without a world file geotiff_prediction/ (class ids with the
+    scene's CRS and transform, colour table, class names and nodata), and what the options below ask for.
 
     Images of up to 2048 x 2048 pixels are predicted whole; with --is-slide they are scaled and then cut into windows.
     Larger images are cut first, and each window is scaled; without --is-slide their windows have the model's size and
@@ -153,7 +162,7 @@ def command(
         PredictionPlan,
         PredictionSettings,
         SceneOptions,
-        collect_images,
+        collect_sources,
         palette_with,
     )
     from rsseg_tf.predict.options import parse_memory
@@ -170,7 +179,7 @@ def command(
         pictures=not values["no_pictures"],
     )
     check_save_dir(save_dir)
-    paths, base = collect_images(image_path, exclude=save_dir, notify=print_note)
+    paths, base = collect_sources(_image(image_path, values), exclude=save_dir, notify=print_note)
     predictor = open_server(model_path, values)
     source, config = None, None
     if predictor is None:
@@ -216,6 +225,22 @@ def _check_combinations(values: dict[str, Any]) -> None:
             raise ConfigError(f"--{name} has an effect with --{needed} only; add it or leave --{name} out.")
     if values["workers"] is not None and values["dask"] != "local":
         raise ConfigError("--workers is for --dask local; the workers of a scheduler are started beside it.")
+
+
+def _image(image_path: str | None, values: dict[str, Any]) -> str | Stack:
+    """Returns what is to be predicted: a path or address, or the stack of several."""
+    from rsseg_tf.errors import ConfigError
+    from rsseg_tf.rasters.sources import stack_of
+
+    given, resampling = values["stack"], values["stack_resampling"]
+    if (image_path is None) == (not given):
+        which = "both" if given else "neither"
+        raise ConfigError(f"--image_path or --stack is needed, one of the two; got {which}.")
+    if image_path is not None:
+        if resampling is not None:
+            raise ConfigError("--stack_resampling has an effect with --stack only; add it or leave it out.")
+        return image_path
+    return stack_of(given, resampling or "bilinear")
 
 
 def _config_of(source: ModelSource, config_path: str | None, overrides: tuple[str, ...]) -> Config | None:

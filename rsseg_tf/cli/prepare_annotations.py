@@ -16,7 +16,7 @@ __all__ = ["annotated_images"]
 @click.command(name="annotations", cls=Grouped)
 @click.argument("images", metavar="IMAGES...", type=Path, nargs=-1, required=True)
 @click.option("--labels", multiple=True, type=Path, metavar="PATH...",
-              help="COCO files, or labelme's, or folders of them.  [default: the .json files beside the "
+              help="COCO files, or labelme's or ISAT's, or folders of them.  [default: the .json files beside the "
                    "images]")  # fmt: skip
 @click.option("-o", "--output", "--out-dir", required=True, type=Path, metavar="DIR",
               help="The folder to write, e.g. data/mine; its name becomes the dataset's.")  # fmt: skip
@@ -56,9 +56,9 @@ __all__ = ["annotated_images"]
 def annotated_images(images: tuple[Path, ...], labels: tuple[Path, ...], output: Path, **values: Any) -> None:
     """Make id masks and lists from image tiles with polygons.
 
-    IMAGES are folders of images, or zip files. Annotations are COCO's (polygons, run lengths, crowds), or labelme's and
-    files like them, one for each image. An object covers the pixels whose centre lies in it; where objects overlap, the
-    one that stands later in its file lies on top. Images are found by their names, whatever folder they were in.
+    IMAGES are folders of images, or zip files. Annotations are COCO's (polygons, run lengths, crowds), or labelme's or
+    ISAT's, one file for each image. An object covers the pixels whose centre lies in it; where objects overlap, the one
+    that stands later in its file lies on top. Images are found by their names, whatever folder they were in.
 
     Writes what other datasets have: images in img_dir/, labels in ann_dir/, train.txt and val.txt, labels.txt and
     dataset.json; and NAME.yml, a config to train with.

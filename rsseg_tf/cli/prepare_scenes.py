@@ -16,7 +16,12 @@ _METRES = click.FloatRange(min=0)
 
 
 @click.command(name="scenes", cls=Grouped)
-@click.argument("orthos", metavar="ORTHO...", type=Path, nargs=-1)
+@click.argument("orthos", metavar="ORTHO...", nargs=-1)
+@click.option("--stack", multiple=True, metavar="FILE...",
+              help="Bands of one more scene, in order, from several files, variables or addresses. Its grid is that of "
+                   "the finest; bands on other grids are resampled to it.")  # fmt: skip
+@click.option("--stack-resampling", type=click.Choice(["bilinear", "nearest"]),
+              help="With --stack: how.  [default: bilinear]")  # fmt: skip
 @click.option("--labels", multiple=True, required=True, type=Path, metavar="FILE...",
               help="Polygons (GeoPackage, GeoJSON, Shapefile, FlatGeobuf, GeoParquet, KML) or rasters of class values, "
                    "in any CRS and grid.")  # fmt: skip
@@ -63,10 +68,11 @@ _METRES = click.FloatRange(min=0)
     trains_on_option,
     reading_options,
 )  # fmt: skip
-def scenes(orthos: tuple[Path, ...], labels: tuple[Path, ...], output: Path, **values: Any) -> None:
+def scenes(orthos: tuple[str, ...], labels: tuple[Path, ...], output: Path, **values: Any) -> None:
     """Make tiles from your own scenes and labels.
 
-    ORTHO is an image with a place (GeoTIFF, VRT, or JPEG and PNG with a world file), several, or a folder of them.
+    ORTHO is an image with a place (GeoTIFF, VRT, JPEG 2000, netCDF, HDF5, Zarr, or JPEG and PNG with a world file),
+    several, or a folder of them; FILE:VARIABLE of a file with several rasters; an address (https://, s3://).
     Labels belong to the scenes on whose ground they lie. Where they overlap, later polygons and later files lie on top.
 
     Writes what other datasets have: tiles in img_dir/ and ann_dir/, train.txt and val.txt, labels.txt and dataset.json;
@@ -75,15 +81,23 @@ def scenes(orthos: tuple[Path, ...], labels: tuple[Path, ...], output: Path, **v
 
     After a kill the same command goes on where it stopped.
     """
+    from rsseg_tf.errors import ConfigError
     from rsseg_tf.prepare.scenes.run import ScenesOptions, prepare_scenes
     from rsseg_tf.rasters.gdal import MAX_IMAGE_BYTES, Trust
+    from rsseg_tf.rasters.sources import Source, named_source, stack_of
 
+    sources: list[Source] = [named_source(ortho) for ortho in orthos]
+    stacked, resampling = values.pop("stack"), values.pop("stack_resampling")
+    if stacked:
+        sources.append(stack_of(stacked, resampling or "bilinear"))
+    elif resampling is not None:
+        raise ConfigError("--stack_resampling has an effect with --stack only; add it or leave it out.")
     max_image_mb = values.pop("max_image_mb")
     max_bytes = MAX_IMAGE_BYTES if max_image_mb is None else max_image_mb * 2**20
     trust = Trust(max_bytes, values.pop("allow_vrt_sources"), "If it is sound, allow more with --max_image_mb.")
     with progress_line("Preparing scenes") as progress:
         options = ScenesOptions(trust=trust, progress=progress, **values)
-        result = prepare_scenes(orthos, labels, output, options)
+        result = prepare_scenes(sources, labels, output, options)
     for note in result.notes:
         print_note(note)
     print_prepared(result.report)

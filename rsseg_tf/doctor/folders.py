@@ -21,7 +21,7 @@ from pathlib import Path
 
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.lists import Sample
-from rsseg_tf.files.walking import IMAGE_SUFFIXES, LeftOut, find_images
+from rsseg_tf.files.walking import FOREIGN_SUFFIXES, IMAGE_SUFFIXES, RASTER_SUFFIXES, LeftOut, find_images
 
 __all__ = ["FolderSplit", "find_folders"]
 
@@ -92,13 +92,14 @@ def _outer_split(name: str, folder: Path, unlabelled: bool) -> FolderSplit:
     images, labels = _child(folder, _IMAGES), _child(folder, _LABELS)
     if images:
         return _split(name, images, labels, unlabelled)
-    left_out = LeftOut(IMAGE_SUFFIXES)
-    files = sorted(find_images(folder, IMAGE_SUFFIXES, left_out))
+    left_out = LeftOut(RASTER_SUFFIXES)
+    files = sorted(find_images(folder, RASTER_SUFFIXES, left_out))
     if not files:
         because = f" ({left_out})" if left_out else ""
         raise DataError(
-            f"{folder} holds no {', '.join(IMAGE_SUFFIXES)} files that could be checked{because}. Name a folder with "
-            "train.txt and val.txt, with images/ and labels/, or with img_dir/ and ann_dir/."
+            f"{folder} holds no {', '.join(IMAGE_SUFFIXES)} files and no other rasters "
+            f"({', '.join(FOREIGN_SUFFIXES)}) that could be checked{because}. Name a folder with train.txt "
+            "and val.txt, with images/ and labels/, or with img_dir/ and ann_dir/."
         )
     if unlabelled:
         return _alone(name, files, left_out)
@@ -114,8 +115,8 @@ def _outer_split(name: str, folder: Path, unlabelled: bool) -> FolderSplit:
 
 def _split(name: str, images: Path | None, labels: Path | None, unlabelled: bool) -> FolderSplit:
     """Returns a split with one folder of images and one of labels; only a test split may lack the latter."""
-    left_out = LeftOut(IMAGE_SUFFIXES)
-    files = sorted(find_images(images, IMAGE_SUFFIXES, left_out)) if images else []
+    left_out = LeftOut(RASTER_SUFFIXES)
+    files = sorted(find_images(images, RASTER_SUFFIXES, left_out)) if images else []
     if unlabelled or (labels is None and name == "test"):
         return _alone(name, files, left_out)
     if labels is None and name == _ONE_SPLIT:

@@ -12,8 +12,9 @@ from statistics import median
 from rasterio.transform import Affine
 
 from rsseg_tf.errors import DataError
-from rsseg_tf.rasters.gdal import open_raster
+from rsseg_tf.rasters.gdal import Trust, reading
 from rsseg_tf.rasters.images import image_header
+from rsseg_tf.rasters.opening import open_member
 from rsseg_tf.rasters.world_files import ImagePlace, image_place
 
 __all__ = ["Overlap", "Place", "overlaps", "read_place"]
@@ -91,7 +92,7 @@ def read_place(path: Path, driver: str = "GTiff") -> Place | None:
 
     Args:
         path: The image.
-        driver: GDAL's name of the file format: "GTiff", "VRT", "PNG" or "JPEG".
+        driver: GDAL's name of the file format: "GTiff", "VRT", "PNG", "JPEG" and so on.
     """
     try:
         if driver in ("PNG", "JPEG"):
@@ -100,7 +101,8 @@ def read_place(path: Path, driver: str = "GTiff") -> Place | None:
                 return None  # most images: their headers need not be read
             header = image_header(path)
             return _place(beside, header.width, header.height)
-        with open_raster(path, driver) as source:
+        # Trusted, because its pixels could be read a moment ago.
+        with reading(str(path), driver), open_member(path, driver, Trust(vrt_sources=True)).source as source:
             found = ImagePlace(source.crs, source.transform)
             if source.crs is None and driver == "GTiff":
                 beside = image_place(path, driver)

@@ -24,10 +24,12 @@ from rsseg_tf.doctor.places import Place, read_place
 from rsseg_tf.errors import DataError, reason
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.files.parallel import in_processes
+from rsseg_tf.files.walking import is_file
 from rsseg_tf.rasters.gdal import HEAD_BYTES, TRUSTING_NOBODY, PixelTypeError, Trust
 from rsseg_tf.rasters.headers import image_kind
 from rsseg_tf.rasters.images import png_palette, read_label, tiff_losses
 from rsseg_tf.rasters.inspection import share_without_data
+from rsseg_tf.rasters.opening import raster_driver
 from rsseg_tf.rasters.scenes import Pixels, read_pixels
 from rsseg_tf.rasters.statistics import Moments, look_at_band
 
@@ -206,7 +208,7 @@ def _whatever_is_wrong(path: Path, problems: list[Problem]) -> Iterator[None]:
 
 
 def _exists(path: Path, problems: list[Problem]) -> bool:
-    if os.path.isfile(path):  # unlike Path.is_file, it never raises
+    if is_file(path):
         return True
     problems.append(Problem("file-missing", path, "is a folder" if os.path.isdir(path) else "does not exist"))
     return False
@@ -354,8 +356,7 @@ def _kind_of(path: Path) -> str:
 
 
 def _place_of(path: Path) -> Place | None:
-    kind = _kind_of(path)
-    return read_place(path, "GTiff" if kind == "TIFF" else kind)
+    return read_place(path, raster_driver(path, Trust(vrt_sources=True)) or _kind_of(path))
 
 
 def _displacement(image: Place, label: Place) -> str:

@@ -25,6 +25,7 @@ import numpy as np
 
 from rsseg_tf.errors import DataError, address_hint, reason
 from rsseg_tf.files.paths import StrPath, readable_name
+from rsseg_tf.files.walking import is_file
 from rsseg_tf.files.writing import output_file
 
 __all__ = ["Sample", "Samples", "list_lines", "missing_files", "read_list", "write_list"]
@@ -160,7 +161,7 @@ def read_list(list_file: StrPath, root: StrPath, *, labels: bool = True, must_ex
             for start in range(0, len(samples), _AT_ONCE)
             for pair in samples.paths_of(start, min(start + _AT_ONCE, len(samples)))
             for path in pair
-            if path and not os.path.isfile(path)
+            if path and not is_file(path)
         ]
         if absent:
             raise missing_files(list_file, root, len(absent), absent[0])
@@ -304,7 +305,7 @@ def _is_undecoded(text: str) -> bool:
 
 
 def _names_file(folder: Path, column: str) -> bool:
-    return os.path.isfile(os.path.join(folder, column))
+    return is_file(os.path.join(folder, column))
 
 
 def _line(sample: Sample, root: Path) -> str:

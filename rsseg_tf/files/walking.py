@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 __all__ = [
+    "FOREIGN_SUFFIXES",
     "IMAGE_SUFFIXES",
     "JPEG_SUFFIXES",
+    "RASTER_SUFFIXES",
     "SCENE_SUFFIXES",
     "TIFF_SUFFIXES",
+    "ZARR_SUFFIX",
     "LeftOut",
     "find_images",
+    "is_file",
     "walk_files",
 ]
 
@@ -22,14 +26,24 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 IMAGE_SUFFIXES = (*JPEG_SUFFIXES, ".png", *TIFF_SUFFIXES)
 """Suffixes of the images that are read."""
 
-SCENE_SUFFIXES = (*IMAGE_SUFFIXES, ".vrt")
+ZARR_SUFFIX = ".zarr"
+"""Suffix of stores that are folders and are taken for one file."""
+FOREIGN_SUFFIXES = (
+    *(".jp2", ".j2k", ".j2c", ".jpx", ".nc", ".nc4", ".h5", ".hdf5", ".he5", ZARR_SUFFIX),
+    *(".img", ".ntf", ".nitf", ".bil", ".bip", ".bsq"),
+)
+"""Suffixes of rasters that GDAL alone reads; a file of another suffix is read where it is named itself."""
+
+RASTER_SUFFIXES = (*IMAGE_SUFFIXES, *FOREIGN_SUFFIXES)
+"""Suffixes of images of any format."""
+SCENE_SUFFIXES = (*IMAGE_SUFFIXES, ".vrt", *FOREIGN_SUFFIXES)
 """Suffixes of what is predicted: images, and mosaics of them."""
 
 OTHER_SUFFIXES = frozenset(
     ".avif .bil .bip .bmp .bsq .dng .ecw .gif .h5 .hdf .hdf4 .hdf5 .he5 .heic .img .j2c .j2k .jfif .jp2 "
     ".jpe .jpf .jpx .jxl .mrsid .nc .nc4 .ntf .nitf .pgm .pnm .ppm .sid .svs .tga .webp".split()
 )
-"""Suffixes of image files that are not read but could be converted."""
+"""Suffixes of image files that are not looked for everywhere, but could be converted."""
 
 
 class LeftOut:
@@ -68,7 +82,7 @@ class LeftOut:
         parts = []
         if self._formats:
             kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(self._formats.items()))
-            parts.append(f"files of formats that are not read ({kinds}; convert them to TIFF or PNG)")
+            parts.append(f"files of other formats ({kinds}; convert them to TIFF or PNG)")
         for why in dict.fromkeys(why for _, why in self._links):
             paths = [path for path, reason in self._links if reason == why]
             parts.append(f"{_some(paths)} ({why})")
@@ -81,10 +95,16 @@ def _some(paths: Sequence[Path]) -> str:
     return str(paths[0]) + (f" and {len(paths) - 1:,} more" if len(paths) > 1 else "")
 
 
+def is_file(path: str | Path) -> bool:
+    """Tells whether there is a file, or the folder of a Zarr store, which counts as one; never raises."""
+    return os.path.isfile(path) or (str(path).lower().endswith(ZARR_SUFFIX) and os.path.isdir(path))
+
+
 def walk_files(
     folder: Path,
     *,
     exclude: Path | None = None,
+    stores: bool = False,
     refuse: Callable[[Path], str] = lambda folder: "",
     skipped: Callable[[Path, str], object] = lambda path, why: None,
     hidden: Callable[[Path], object] = lambda path: None,
@@ -96,6 +116,7 @@ def walk_files(
     Args:
         folder: Where to begin.
         exclude: A folder to leave out.
+        stores: Yield Zarr stores, which are folders, instead of what is in them.
         refuse: Returns why a folder is to be left out; empty for one to walk through.
         skipped: Called with each other folder or link that is left out, and why.
         hidden: Called with each file and folder whose name begins with a dot.
@@ -120,6 +141,8 @@ def walk_files(
             path = directory / entry.name
             if entry.name.startswith("."):
                 hidden(path)
+            elif stores and entry.is_dir() and path.suffix.lower() == ZARR_SUFFIX:
+                yield path
             elif entry.is_dir():
                 if why := refuse(path):
                     skipped(path, why)
@@ -151,7 +174,10 @@ def find_images(
         refuse: Returns why a folder is to be left out; empty for one to walk through.
     """
     noted = LeftOut(suffixes) if left_out is None else left_out
-    for path in walk_files(folder, exclude=exclude, refuse=refuse, skipped=noted.link, hidden=noted.hidden):
+    stores = ZARR_SUFFIX in suffixes
+    for path in walk_files(
+        folder, exclude=exclude, stores=stores, refuse=refuse, skipped=noted.link, hidden=noted.hidden
+    ):
         if path.suffix.lower() in suffixes:
             yield path
         else:

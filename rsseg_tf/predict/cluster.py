@@ -27,6 +27,7 @@ from rsseg_tf.predict import (
     attempt,
     discard_partial,
 )
+from rsseg_tf.rasters.sources import absolute
 
 __all__ = ["predict_on_cluster"]
 
@@ -77,7 +78,7 @@ def predict_on_cluster(
     model = pickle.dumps(open_model)
     with _client(distributed, address, workers) as client:
         tasks = {
-            client.submit(_do, replace(job, path=Path(os.path.abspath(job.path))), settings, model, pure=False): job
+            client.submit(_do, replace(job, path=absolute(job.path)), settings, model, pure=False): job
             for job in waiting
         }
         for task in distributed.as_completed(tasks):

@@ -29,13 +29,15 @@ from rsseg_tf.predict.settings import PredictionSettings
 from rsseg_tf.predict.stac import item_notes, write_result_item
 from rsseg_tf.predict.streaming import predict_scene, split_into_strips
 from rsseg_tf.predict.vectors import Legend, write_polygons
-from rsseg_tf.predict.writing import RasterFile, Rows, SceneWriter, partial_file, raster_file, stamp
+from rsseg_tf.predict.writing import RasterFile, Rows, SceneWriter, partial_file, raster_file
 from rsseg_tf.rasters.area import area_of_interest
 from rsseg_tf.rasters.bands import SET_BANDS, BandCountError
 from rsseg_tf.rasters.gdal import Trust
 from rsseg_tf.rasters.ground import pixel_areas, pixel_size
 from rsseg_tf.rasters.images import write_png
 from rsseg_tf.rasters.scenes import Scene, open_scene
+from rsseg_tf.rasters.sources import Source, is_remote, local_files, names_of
+from rsseg_tf.rasters.stamps import source_stamp
 from rsseg_tf.rasters.windows import Size, Window
 
 __all__ = [
@@ -87,11 +89,11 @@ class ImageJob:
     """One image to predict.
 
     Attributes:
-        path: The file.
+        path: The file, or another source (see `rasters.sources`).
         name: Path of its results below their folders, without suffix.
     """
 
-    path: Path
+    path: Source
     name: Path
 
 
@@ -100,7 +102,7 @@ class PredictionResult:
     """The outcome of one image.
 
     Attributes:
-        image: The file that was predicted.
+        image: What was predicted.
         files: The written files by what they hold: `geotiff` (the label map; not for a PNG or JPEG without a place),
             `confidence`, `probabilities`, `vector`, `pseudo_color`, `overlay`, `stac`. Results that failed or were
             not asked for are missing.
@@ -108,7 +110,7 @@ class PredictionResult:
         error: Why the image failed, or which of its results did, in one line; None if all is well.
     """
 
-    image: Path
+    image: Source
     files: Mapping[str, Path] = field(default_factory=dict)
     note: str | None = None
     error: str | None = None
@@ -143,7 +145,7 @@ def predict_image(
     """
     # GDAL's cache of decoded blocks would take a twentieth of the machine's memory otherwise.
     with rasterio.Env(GDAL_CACHEMAX=settings.scenes.max_memory // 8), _opened(job, settings) as scene:
-        value_scale = _check_scene(scene, settings)
+        value_scale = _value_scale(scene, settings)
         zoom = _zoom(scene, settings)
         tiling = make_tiling(scene.size, settings.options, zoom=zoom, value_scale=value_scale)
         strips = split_into_strips(scene, settings, tiling)
@@ -152,10 +154,11 @@ def predict_image(
             wanted = area_of_interest(settings.scenes.aoi, scene)
             if wanted is None:
                 return PredictionResult(job.path, note=f"lies outside of {settings.scenes.aoi}")
+        _check_values(scene, settings, Window(0, 0, *scene.size) if wanted is None else wanted.bounds)
         files = _raster_files(job, scene, settings, tiling)
         targets = _targets(job, scene, settings)
         _check_input_stays(job, [*(file.path for file in files.values() if file.keep), *targets.values()])
-        identity = {**settings.identity(), "source": [job.path.name, *stamp(job.path)]}
+        identity = {**settings.identity(), "source": [job.path.name, *source_stamp(job.path)]}
         writer = SceneWriter(files, scene, strips, identity, resume=settings.scenes.resume)
         try:
             if writer.finished == Rows():
@@ -204,7 +207,7 @@ def _targets(job: ImageJob, scene: Scene, settings: PredictionSettings) -> dict[
 def _check_input_stays(job: ImageJob, results: list[Path]) -> None:
     """Raises `DataError` if a result would take the place of the image itself."""
     for path in results:
-        if path.exists() and path.samefile(job.path):
+        if path.exists() and any(path.samefile(file) for file in local_files(job.path) if file.exists()):
             raise DataError(f"the result of {job.path} would replace the image itself. Choose another --save_dir.")
 
 
@@ -334,25 +337,30 @@ def _opened(job: ImageJob, settings: PredictionSettings) -> Iterator[Scene]:
         raise DataError(str(error).replace(SET_BANDS, choose)) from None  # `reason` would add the other remedy
 
 
-def _check_scene(scene: Scene, settings: PredictionSettings) -> float:
-    """Checks that bands and values fit the model; returns the factor that brings values to the model's units."""
+def _value_scale(scene: Scene, settings: PredictionSettings) -> float:
+    """Checks that bands fit the model; returns the factor that brings values to the model's units."""
     spec, given = settings.spec, settings.scenes.max_value
     if len(scene.bands) != spec.bands:  # as --bands chose them
         raise DataError(
             f"the model for dataset '{spec.name}' needs {spec.bands} bands; --bands names {len(scene.bands)} for "
             f"{scene.path}. Name the bands that the model was trained with, in its order."
         )
-    if given is not None:
-        return spec.max_value / given
+    return 1.0 if given is None else spec.max_value / given
+
+
+def _check_values(scene: Scene, settings: PredictionSettings, part: Window) -> None:
+    """Checks that the values of the part of a scene that is predicted fit the model."""
+    spec = settings.spec
+    if settings.scenes.max_value is not None:
+        return
     # The range of an integer type is known; floats may be reflectances of 0..1 or of 0..10,000.
-    sample = _sampled(scene) if np.issubdtype(scene.dtype, np.floating) else np.zeros(0)
+    sample = _sampled(scene, part) if np.issubdtype(scene.dtype, np.floating) else np.zeros(0)
     largest, middle = (float(sample.max()), float(np.median(sample))) if sample.size else (0.0, 0.0)
     if values := misfit(scene.dtype, spec.max_value, largest, middle):
         raise DataError(
             f"the model for dataset '{spec.name}' was trained on values 0..{spec.max_value:g}; {scene.path} holds "
             f"{values}. Say with --max_value which value of the scene stands for the model's {spec.max_value:g}."
         )
-    return 1.0
 
 
 def _zoom(scene: Scene, settings: PredictionSettings) -> tuple[float, float]:
@@ -369,14 +377,16 @@ def _zoom(scene: Scene, settings: PredictionSettings) -> tuple[float, float]:
     return ground[0] / model_gsd, ground[1] / model_gsd
 
 
-def _sampled(scene: Scene) -> NDArray:
-    """Returns pixel values from sixteen places of a scene, without those where there is no data."""
-    height, width = scene.size
+def _sampled(scene: Scene, part: Window) -> NDArray:
+    """Returns pixel values from sixteen places of a part of a scene, without those where there is no data."""
+    height, width = part.y1 - part.y0, part.x1 - part.x0
     rows, columns = min(height, 64), min(width, 64)
     found = []
     for step in range(16):
         top, left = (height - rows) * (step // 4) // 3, (width - columns) * (step % 4) // 3
-        pixels, nodata = scene.read(Window(top, left, top + rows, left + columns))
+        pixels, nodata = scene.read(
+            Window(part.y0 + top, part.x0 + left, part.y0 + top + rows, part.x0 + left + columns)
+        )
         found.append(pixels.reshape(-1) if nodata is None else pixels[~nodata].reshape(-1))
     return np.concatenate(found)
 
@@ -386,7 +396,7 @@ def _raster_files(
 ) -> dict[Product, RasterFile]:
     """Describes the rasters of a scene, including those that only polygons or pictures need."""
     output = settings.output
-    provenance = {"SOURCE": job.path.name, "DATASET": settings.spec.name, "WINDOWS": tiling.summary}
+    provenance = {"SOURCE": names_of(job.path), "DATASET": settings.spec.name, "WINDOWS": tiling.summary}
     if settings.scenes.model:
         provenance["MODEL"] = settings.scenes.model
     files: dict[Product, RasterFile] = {}
@@ -455,9 +465,29 @@ def _write_pseudo_color(path: Path, spec: DatasetSpec, labels: NDArray[np.uint8]
 def _write_overlay(
     path: Path, scene: Scene, spec: DatasetSpec, labels: NDArray[np.uint8], palette: tuple[RGB, ...]
 ) -> None:
-    """Writes the image with the classes laid over it."""
-    pixels, nodata = scene.read(size=Size(*labels.shape))
+    """Writes the image with the classes laid over it; of a scene on a server, the part alone that was predicted."""
+    if is_remote(scene.path):
+        pixels, nodata = _labelled_part(scene, labels != spec.ignore_index)
+    else:
+        pixels, nodata = scene.read(size=Size(*labels.shape))
     _write_picture(path, overlay(as_rgb(pixels, spec, nodata), labels, palette, ignore_index=spec.ignore_index))
+
+
+def _labelled_part(scene: Scene, labelled: NDArray[np.bool_]) -> tuple[NDArray, NDArray[np.bool_] | None]:
+    """Reads, at the size of a preview, the box of a scene around all pixels that have a class; others have no data."""
+    size = Size(*labelled.shape)
+    rows, columns = np.flatnonzero(labelled.any(axis=1)), np.flatnonzero(labelled.any(axis=0))
+    pixels = np.zeros((*size, len(scene.bands)), scene.dtype)
+    nodata = np.ones(size, bool)
+    if not len(rows):
+        return pixels, nodata
+    y0, y1, x0, x1 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    down, right = scene.size.height / size.height, scene.size.width / size.width
+    part = Window(int(y0 * down), int(x0 * right), math.ceil(y1 * down), math.ceil(x1 * right))
+    found, missing = scene.read(part, Size(y1 - y0, x1 - x0))
+    pixels[y0:y1, x0:x1] = found
+    nodata[y0:y1, x0:x1] = False if missing is None else missing
+    return pixels, nodata
 
 
 def _named(folder: Path, name: Path, suffix: str) -> Path:

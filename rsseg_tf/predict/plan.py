@@ -11,8 +11,8 @@ from pathlib import Path
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, RssegError, address_hint, reason, show_traceback
 from rsseg_tf.files import StrPath
-from rsseg_tf.files.lists import read_list
-from rsseg_tf.files.walking import SCENE_SUFFIXES, LeftOut, find_images
+from rsseg_tf.files.lists import list_lines, missing_files, read_list
+from rsseg_tf.files.walking import FOREIGN_SUFFIXES, IMAGE_SUFFIXES, SCENE_SUFFIXES, LeftOut, find_images, is_file
 from rsseg_tf.predict.image import (
     RESULT_FOLDERS,
     Advance,
@@ -24,9 +24,9 @@ from rsseg_tf.predict.image import (
 from rsseg_tf.predict.model import Predict
 from rsseg_tf.predict.resuming import JOURNAL, FinishedJobs
 from rsseg_tf.predict.settings import PredictionSettings
-from rsseg_tf.rasters.gdal import open_raster
 from rsseg_tf.rasters.images import image_header
-from rsseg_tf.rasters.scenes import raster_driver
+from rsseg_tf.rasters.scenes import open_scene, raster_driver
+from rsseg_tf.rasters.sources import Address, Part, Source, Stack, named_source
 from rsseg_tf.rasters.vrt import vrt_size
 from rsseg_tf.rasters.windows import Size
 
@@ -34,6 +34,7 @@ __all__ = [
     "PredictionPlan",
     "attempt",
     "collect_images",
+    "collect_sources",
     "image_size",
     "palette_with",
     "pixel_count",
@@ -42,6 +43,43 @@ __all__ = [
 
 
 _LIST_SUFFIX = ".txt"
+
+
+def collect_sources(
+    path: StrPath | Source, exclude: StrPath | None = None, notify: Callable[[str], object] = lambda line: None
+) -> tuple[list[Source], Path]:
+    """Finds the images that a user means by one text: as `collect_images` does, and those that are no plain files.
+
+    Args:
+        path: As there; a variable of a file or an address, see `named_source`; a list file with addresses among its
+            paths; a stack, which is one image.
+        exclude: As there.
+        notify: As there.
+
+    Returns:
+        The images, and the folder that names of those that are files are relative to.
+
+    Raises:
+        DataError: As there.
+    """
+    source = _source(path)
+    if not isinstance(source, Path):
+        return [source], Path()
+    if not source.exists() and address_hint(path if isinstance(path, str) else source):
+        raise DataError(
+            f"{path} is an address of another kind than https://, http:// and s3://, which are read. Download the "
+            "file, and name it."
+        )
+    if source.suffix.lower() == _LIST_SUFFIX and source.is_file():
+        lines = list(dict.fromkeys(columns[0] for _, columns in list_lines(source)))
+        if any(isinstance(named_source(line), Address) for line in lines):
+            return _read_addresses(source, lines)
+    images, base = collect_images(source, exclude, notify)
+    return list(images), base
+
+
+def _source(path: StrPath | Source) -> Source:
+    return path if isinstance(path, Address | Part | Stack) else named_source(path)
 
 
 def collect_images(
@@ -65,7 +103,7 @@ def collect_images(
     """
     path = Path(path)
     exclude = None if exclude is None else Path(exclude)
-    if path.is_dir():
+    if path.is_dir() and raster_driver(path) is None:
         left_out = LeftOut(SCENE_SUFFIXES)
         # A run that writes into the folder that it reads has its results kept apart by the journal beside them.
         exclude = None if exclude is None or os.path.realpath(exclude) == os.path.realpath(path) else exclude
@@ -73,13 +111,13 @@ def collect_images(
         if not images:
             because = f" ({left_out})" if left_out else ""
             raise DataError(
-                f"{path} has no images{because}; files ending in {', '.join(SCENE_SUFFIXES)} are looked for, in "
-                "subfolders too. Check the folder."
+                f"{path} has no images{because}; files ending in {', '.join(IMAGE_SUFFIXES)}, .vrt are looked for, and "
+                f"other rasters ({', '.join(FOREIGN_SUFFIXES)}), in subfolders too. Check the folder."
             )
         if left_out:
             notify(f"{path}: {left_out}.")
         return images, path
-    if not path.is_file():
+    if not path.is_file() and not path.is_dir():
         raise DataError(
             f"{path} does not exist; an image, a list file (.txt) or a folder is needed. Check the path."
             f"{address_hint(path)}"
@@ -87,6 +125,8 @@ def collect_images(
     if path.suffix.lower() in SCENE_SUFFIXES:
         return [path], path.parent
     if path.suffix.lower() != _LIST_SUFFIX:
+        if raster_driver(path) is not None:
+            return [path], path.parent
         raise DataError(
             f"{path} is neither an image ({', '.join(SCENE_SUFFIXES)}) nor a list file (.txt). "
             "Convert it, or give the list the suffix .txt."
@@ -136,8 +176,10 @@ class PredictionPlan:
         DataError: When two images would give results of one name, or an image lies outside `base`.
     """
 
-    def __init__(self, paths: Sequence[StrPath], settings: PredictionSettings, *, base: StrPath | None = None) -> None:
-        images = [Path(path) for path in paths]
+    def __init__(
+        self, paths: Sequence[StrPath | Source], settings: PredictionSettings, *, base: StrPath | None = None
+    ) -> None:
+        images = [_source(path) for path in paths]
         output = settings.output
         if output.vector_file is not None and len(images) > 1:
             raise ConfigError(
@@ -185,7 +227,7 @@ class PredictionPlan:
 
 
 def predict_paths(
-    paths: Sequence[StrPath], model: Predict, settings: PredictionSettings, *, base: StrPath | None = None
+    paths: Sequence[StrPath | Source], model: Predict, settings: PredictionSettings, *, base: StrPath | None = None
 ) -> list[PredictionResult]:
     """Predicts images and writes their results, under the folder names that users of PaddleSeg know.
 
@@ -235,23 +277,23 @@ def attempt(
         return PredictionResult(job.path, error=reason(error))
 
 
-def image_size(path: StrPath) -> Size:
+def image_size(path: StrPath | Source) -> Size:
     """Returns the size in a file's header; zeros for a file without a sensible one, or that cannot be read."""
-    path = Path(path)
+    source = _source(path)
     try:
-        driver = raster_driver(path)
-        if driver is None:
-            header = image_header(path)
+        driver = raster_driver(source) if isinstance(source, Path) else None
+        if isinstance(source, Path) and driver is None:
+            header = image_header(source)
             return Size(header.height, header.width)
-        if driver == "VRT":
-            return vrt_size(path)
-        with open_raster(path, driver) as source:
-            return Size(source.height, source.width)
+        if isinstance(source, Path) and driver == "VRT":
+            return vrt_size(source)
+        with open_scene(source) as scene:
+            return scene.size
     except Exception:  # the job itself will say what is wrong with the file
         return Size(0, 0)
 
 
-def pixel_count(path: StrPath) -> int:
+def pixel_count(path: StrPath | Source) -> int:
     """Returns the number of pixels by a file's header; 0 for a file without a sensible one."""
     return image_size(path).pixels
 
@@ -272,6 +314,19 @@ def _read_list(path: Path) -> tuple[list[Path], Path]:
     return images, _common_folder(images)
 
 
+def _read_addresses(path: Path, lines: Sequence[str]) -> tuple[list[Source], Path]:
+    """Returns the images of a list that names addresses, and perhaps files too."""
+    images: list[Source] = []
+    for line in lines:
+        named = named_source(line)
+        file = path.parent / line
+        if not isinstance(named, Address) and not is_file(file):
+            raise missing_files(path, path.parent, 1, str(file))
+        images.append(named if isinstance(named, Address) else file)
+    files = [image for image in images if isinstance(image, Path)]
+    return images, _common_folder(files) if files else path.parent
+
+
 def _common_folder(paths: Sequence[Path]) -> Path:
     """Returns the deepest folder that all `paths` lie in."""
     try:
@@ -280,13 +335,15 @@ def _common_folder(paths: Sequence[Path]) -> Path:
         raise DataError(f"the images have no folder in common: {error}. Predict them one drive at a time.") from error
 
 
-def _result_names(paths: Sequence[Path], base: Path | None) -> list[Path]:
-    """Returns for each image its path relative to `base` without suffix; all different."""
-    if not paths:
-        return []
-    folder = Path(os.path.abspath(base)) if base is not None else _common_folder(paths)
+def _result_names(paths: Sequence[Source], base: Path | None) -> list[Path]:
+    """Returns for each image its path relative to `base` without suffix, of an address its name; all different."""
+    files = [path for path in paths if isinstance(path, Path)]
+    folder = _common_folder(files) if base is None and files else Path(os.path.abspath(base or Path()))
     names = []
     for path in paths:
+        if not isinstance(path, Path):
+            names.append(Path(path.stem))
+            continue
         absolute = Path(os.path.abspath(path))
         if not absolute.is_relative_to(folder):
             raise DataError(f"{path} does not lie in {folder}, which results are named after. Pass a folder above it.")

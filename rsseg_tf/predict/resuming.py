@@ -10,7 +10,8 @@ from rsseg_tf.errors import ConfigError
 from rsseg_tf.files.journal import Journal
 from rsseg_tf.predict.image import ImageJob, PredictionResult
 from rsseg_tf.predict.settings import PredictionSettings
-from rsseg_tf.predict.writing import stamp, unwritable
+from rsseg_tf.predict.writing import unwritable
+from rsseg_tf.rasters.stamps import source_stamp
 
 __all__ = ["JOURNAL", "FinishedJobs"]
 
@@ -78,4 +79,4 @@ class FinishedJobs:
 
 def _source(job: ImageJob) -> list[Any]:
     """Returns path, size and time of a job's image; another image under the same name is predicted again."""
-    return [str(job.path), *stamp(job.path)]
+    return [str(job.path), *source_stamp(job.path)]

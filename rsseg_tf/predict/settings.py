@@ -12,7 +12,7 @@ from rsseg_tf.errors import ConfigError
 from rsseg_tf.predict.decoding import check_review_value
 from rsseg_tf.predict.options import InferenceOptions, OutputOptions, SceneOptions
 from rsseg_tf.predict.vector_files import check_vector_file
-from rsseg_tf.predict.writing import stamp
+from rsseg_tf.rasters.stamps import stamp
 
 __all__ = ["PredictionSettings"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,8 @@ def predict_scene(
             continue
         rows = range(plan.rows.touching(done, height)[0], len(plan.rows.starts))
         columns = plan.columns.touching(left, right)
-        pixels = _RowBuffer(scene, plan.columns.starts[columns[0]], plan.columns.end(columns[-1]), wanted)
+        windows = [(plan.columns.starts[column], plan.columns.end(column)) for column in columns]
+        pixels = _RowBuffer(scene, windows, wanted)
         decoded = _blocks_to_store(pixels, model, settings, tiling, (rows, columns))
         with contextlib.closing(decoded), contextlib.closing(ahead(decoded, _QUEUE)) as ready:
             for block in ready:
@@ -143,31 +144,75 @@ def _decoded(
 
 
 class _RowBuffer:
-    """The rows of a strip that the current row of windows needs; what the last one had is not read again."""
+    """The rows of a strip that the current row of windows needs; what the last one had is not read again.
 
-    def __init__(self, scene: Scene, x0: int, x1: int, wanted: Wanted | None) -> None:
-        self._scene, self._x0, self._x1, self._wanted = scene, x0, x1, wanted
+    Args:
+        scene: What is read.
+        windows: First and last-plus-one column of each window in a row.
+        wanted: Which pixels are wanted; None for all.
+    """
+
+    def __init__(self, scene: Scene, windows: Sequence[tuple[int, int]], wanted: Wanted | None) -> None:
+        self._scene, self._windows, self._wanted = scene, windows, wanted
+        self._x0, self._x1 = windows[0][0], windows[-1][1]
         self._top = self._bottom = 0
-        self._pixels = np.empty((0, x1 - x0, len(scene.bands)), scene.dtype)
-        self._data = np.empty((0, x1 - x0), bool)
+        self._spans: list[tuple[int, int]] = []
+        self._pixels = np.empty((0, self._x1 - self._x0, len(scene.bands)), scene.dtype)
+        self._data = np.empty((0, self._x1 - self._x0), bool)
 
     def rows(self, top: int, bottom: int) -> tuple[NDArray | None, NDArray[np.bool_]]:
         """Returns pixels `(rows, columns, bands)` and where they are wanted `(rows, columns)`.
 
-        Pixels are None, and nothing is read, where none is wanted.
+        Pixels are None, and nothing is read, where none is wanted. Of other rows only the windows with a wanted pixel
+        are read; the pixels of others are 0.
         """
         asked = None if self._wanted is None else self._wanted(Window(top, self._x0, bottom, self._x1))
         if asked is not None and not asked.any():
             return None, asked
-        kept = self._bottom - top if self._top <= top < self._bottom else 0
-        pixels, nodata = self._scene.read(Window(top + kept, self._x0, bottom, self._x1))
-        data: NDArray[np.bool_] = np.ones(pixels.shape[:2], bool) if nodata is None else ~nodata
+        spans = self._needed(asked)
+        is_known = all(any(x0 <= left and right <= x1 for x0, x1 in self._spans) for left, right in spans)
+        kept = self._bottom - top if is_known and self._top <= top < self._bottom else 0
+        read = [self._scene.read(Window(top + kept, left, bottom, right)) for left, right in spans]
+        pixels, data = self._joined(spans, read, bottom - top - kept)
         if kept:
             start = top - self._top
             pixels = np.concatenate([self._pixels[start:], pixels])
             data = np.concatenate([self._data[start:], data])
-        self._top, self._bottom, self._pixels, self._data = top, bottom, pixels, data
+        self._top, self._bottom, self._spans, self._pixels, self._data = top, bottom, spans, pixels, data
         return pixels, data if asked is None else asked & data
+
+    def _needed(self, asked: NDArray[np.bool_] | None) -> list[tuple[int, int]]:
+        """Returns the columns of the windows with a wanted pixel, first and last-plus-one of each run."""
+        if asked is None:
+            return [(self._x0, self._x1)]
+        columns: NDArray[np.bool_] = np.logical_or.reduce(asked)
+        spans: list[tuple[int, int]] = []
+        for left, right in self._windows:
+            if not columns[left - self._x0 : right - self._x0].any():
+                continue
+            if spans and left <= spans[-1][1]:
+                spans[-1] = spans[-1][0], right
+            else:
+                spans.append((left, right))
+        return spans
+
+    def _joined(
+        self,
+        spans: Sequence[tuple[int, int]],
+        read: Sequence[tuple[NDArray, NDArray[np.bool_] | None]],
+        rows: int,
+    ) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Returns what was read of some columns in all columns of the strip."""
+        if spans == [(self._x0, self._x1)]:
+            pixels, nodata = read[0]
+            return pixels, np.ones(pixels.shape[:2], bool) if nodata is None else ~nodata
+        width = self._x1 - self._x0
+        everywhere = np.zeros((rows, width, len(self._scene.bands)), self._scene.dtype)
+        data = np.zeros((rows, width), bool)
+        for (left, right), (pixels, nodata) in zip(spans, read, strict=True):
+            everywhere[:, left - self._x0 : right - self._x0] = pixels
+            data[:, left - self._x0 : right - self._x0] = True if nodata is None else ~nodata
+        return everywhere, data
 
 
 def split_into_strips(scene: Scene, settings: PredictionSettings, tiling: Tiling) -> tuple[tuple[int, int], ...]:

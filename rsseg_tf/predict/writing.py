@@ -33,8 +33,17 @@ from rsseg_tf.files import SIDE_SUFFIX, atomic_path, hold, remove_file, replace_
 from rsseg_tf.files.journal import Journal
 from rsseg_tf.predict.decoding import PROBABILITY_NODATA, PROBABILITY_STEPS, Product
 from rsseg_tf.rasters.scenes import Scene
+from rsseg_tf.rasters.stamps import stamp
 
-__all__ = ["BLOCK", "RasterFile", "Rows", "SceneWriter", "partial_file", "raster_file", "stamp", "unwritable"]
+__all__ = [
+    "BLOCK",
+    "RasterFile",
+    "Rows",
+    "SceneWriter",
+    "partial_file",
+    "raster_file",
+    "unwritable",
+]
 
 BLOCK = 256
 """Side of the blocks that rasters are stored in; rows are written in whole blocks, so that none is packed twice."""
@@ -80,15 +89,6 @@ class RasterFile:
 def partial_file(folder: Path, stem: str) -> Path:
     """Returns the path under which the raster `stem` grows; journal and lock have that name with another suffix."""
     return folder / f".{short_stem(stem)}.partial.tif"
-
-
-def stamp(path: Path) -> list[int]:
-    """Returns size and time of a file, by which a change is seen; an empty list for a missing file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]
 
 
 def raster_file(

@@ -36,7 +36,6 @@ _CHUNK = 32  # tiles that a worker looks at in one go
 _SHARE_ABOVE = 0.001  # of a tile's values may lie above max_value
 _BYTES = 255.0
 _LEAST_OF_WORDS = 256.0  # whole numbers of more than 8 bits that reach no further would be bytes
-_NEARLY_TRUE = 0.0025  # part by which a map's plane may differ from the ground, as UTM does within its zone
 _SAME_GROUND = 0.02  # by which sizes of pixels on the ground may differ
 
 Result = TypeVar("Result")
@@ -266,24 +265,17 @@ def _whole_tile(sample: Sample, spec: DatasetSpec, first: tuple[Sample, str], tr
 
 
 def _ground(scene: Scene) -> float | None:
-    """Returns the side of a pixel in metres: that of the map's plane where it is nearly true, as in UTM."""
+    """Returns the side of a pixel on the ground, as prediction measures that of the scenes it gets."""
     sides = pixel_size(scene.size, scene.transform, scene.crs)
-    if sides is None or scene.crs is None:
-        return None
-    side = math.sqrt(sides[0] * sides[1])
-    if not scene.crs.is_projected:
-        return side
-    a, b, _, d, e, _ = scene.transform[:6]
-    plane = math.sqrt(abs(a * e - b * d)) * scene.crs.units_factor[1]
-    return plane if abs(side - plane) < _NEARLY_TRUE * plane else side
+    return None if sides is None else math.sqrt(sides[0] * sides[1])
 
 
 def _common(sides: Sequence[float | None]) -> float | None:
-    """Returns the median of the sizes on the ground, with four digits; None where one is unknown or they differ."""
+    """Returns the median of the sizes on the ground, with six digits; None where one is unknown or they differ."""
     known = [side for side in sides if side is not None]
     if not known or len(known) < len(sides):
         return None
     middle = median(known)
     if max(known) - min(known) > _SAME_GROUND * middle:
         return None
-    return float(f"{middle:.4g}")
+    return float(f"{middle:.6g}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from rsseg_tf.rasters.polygon_files import Area, read_area
 from rsseg_tf.rasters.scenes import Scene
 from rsseg_tf.rasters.windows import Window
 
-__all__ = ["Wanted", "area_of_interest", "polygons_in_pixels"]
+__all__ = ["AreaOfInterest", "Wanted", "area_of_interest", "polygons_in_pixels"]
 
 Wanted = Callable[[Window], NDArray[np.bool_] | None]
 """Tells which pixels of a part of a scene are wanted, `(H, W)`; None for all."""
@@ -30,7 +32,24 @@ _SEGMENTS = 64
 """Edges of polygons get at least this many points across a scene, because projected edges are not straight."""
 
 
-def area_of_interest(path: Path, scene: Scene) -> Wanted | None:
+@dataclass(frozen=True, eq=False)
+class AreaOfInterest:
+    """The pixels of a scene that lie inside of polygons; called with a window, it gives their mask, see `Wanted`.
+
+    Attributes:
+        bounds: The part of the scene outside of which there is none.
+        mask: What is called.
+    """
+
+    bounds: Window
+    mask: Wanted
+
+    def __call__(self, window: Window) -> NDArray[np.bool_] | None:
+        """Returns the mask of a part of the scene."""
+        return self.mask(window)
+
+
+def area_of_interest(path: Path, scene: Scene) -> AreaOfInterest | None:
     """Returns a function from a window to a mask of the pixels whose centre is inside of the polygons of a file.
 
     Polygons are cut to the surroundings of the scene before they are brought to its CRS, because few projections take
@@ -53,15 +72,23 @@ def area_of_interest(path: Path, scene: Scene) -> Wanted | None:
     try:
         found = polygons_in_pixels(path, area.polygons, area.crs, scene)
         if found is None:
-            return _pixel_by_pixel(area, scene)
+            return AreaOfInterest(Window(0, 0, *scene.size), _pixel_by_pixel(area, scene))
         placed, _ = found
         tree = shapely.STRtree(placed)
     except shapely.errors.ShapelyError as error:  # such as for coordinates beyond all measure
         raise DataError(
             f"the polygons of {path} cannot be brought to {scene.path}: {reason(error)}. Draw the area anew."
         ) from error
-    if not len(tree.query(shapely.box(0, 0, *scene.size.width_height), predicate="intersects")):
+    touching = tree.query(shapely.box(0, 0, *scene.size.width_height), predicate="intersects")
+    if not len(touching):
         return None
+    west, north, east, south = shapely.total_bounds(tree.geometries[touching])
+    bounds = Window(
+        max(math.floor(north), 0),
+        max(math.floor(west), 0),
+        min(math.ceil(south), scene.size.height),
+        min(math.ceil(east), scene.size.width),
+    )
 
     def wanted(window: Window) -> NDArray[np.bool_]:
         # Only polygons near the window are drawn: an area may have a million of them.
@@ -72,7 +99,7 @@ def area_of_interest(path: Path, scene: Scene) -> Wanted | None:
         moved = Affine.translation(window.x0, window.y0)
         return rasterize(near, out_shape=shape, transform=moved, fill=0, default_value=1, dtype="uint8").astype(bool)
 
-    return wanted
+    return AreaOfInterest(bounds, wanted)
 
 
 def polygons_in_pixels(

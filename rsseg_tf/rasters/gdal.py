@@ -54,7 +54,7 @@ MAX_IMAGE_BYTES = 2**30
 """Largest image that is decoded as a whole by default: 18,900 x 18,900 pixels of three bytes."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_KINDS = {"GTiff": "TIFF", "VRT": "VRT", "PNG": "PNG", "JPEG": "JPEG"}
+_KINDS = {"GTiff": "TIFF", "VRT": "VRT", "PNG": "PNG", "JPEG": "JPEG", "JP2OpenJPEG": "JPEG 2000"}
 # Compressions of GDAL's TIFF driver that change values: old and new JPEG, PixarLog and SGILog (of floats).
 _LOSSY = ("JPEG", "OJPEG", "JPEG2000", "PIXARLOG", "SGILOG", "SGILOG24", "THUNDERSCAN")
 
@@ -105,7 +105,7 @@ def damaged(name: str, driver: str, error: BaseException | str) -> DataError:
         error: The library's error, or the cause as text.
     """
     why = error if isinstance(error, str) else reason(error)
-    kind = _KINDS.get(driver, driver)
+    kind = _KINDS.get(driver, driver or "raster")
     remedy = "Mend its sources, or build it again." if kind == "VRT" else "Copy or download it again."
     return DataError(f"{name} is a damaged {kind} file: {why.rstrip('.')}. {remedy}")
 
@@ -116,7 +116,7 @@ def open_raster(path: Path, driver: str, name: str | None = None) -> Iterator[ra
 
     Args:
         path: The file.
-        driver: GDAL's name of the driver that fits the first bytes of the file.
+        driver: GDAL's name of the driver that fits the first bytes of the file; empty for any that GDAL has.
         name: Name of the file in errors; its path if None.
 
     Raises:
@@ -135,7 +135,7 @@ def opened_raster(path: Path, driver: str, name: str | None = None) -> rasterio.
         raise DataError(f"{readable_name(path)} has a name that is not UTF-8, which GDAL needs. Rename it.") from error
     with reading(name or readable_name(path), driver):
         # rasterio splits text into scheme, archive and member; a Path it does not.
-        return rasterio.open(Path(absolute), driver=driver)
+        return rasterio.open(Path(absolute), driver=driver or None)
 
 
 @contextlib.contextmanager

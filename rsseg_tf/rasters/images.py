@@ -23,6 +23,7 @@ from rsseg_tf.files import SIDE_SUFFIX, StrPath, readable_name
 from rsseg_tf.files.reading import read_bytes
 from rsseg_tf.files.walking import JPEG_SUFFIXES, TIFF_SUFFIXES
 from rsseg_tf.files.writing import output_file
+from rsseg_tf.rasters.formats import foreign_driver, is_foreign
 from rsseg_tf.rasters.gdal import (
     HEAD_BYTES,
     RASTER_ERRORS,
@@ -33,6 +34,7 @@ from rsseg_tf.rasters.gdal import (
     marks_of,
     open_raster,
     pixel_type,
+    reading,
     require_bytes,
     require_small_blocks,
 )
@@ -51,6 +53,7 @@ from rsseg_tf.rasters.headers import (
     png_chunks,
     png_header,
 )
+from rsseg_tf.rasters.opening import open_member
 
 __all__ = [
     "decode_image",
@@ -233,18 +236,23 @@ def require_end(path: Path) -> None:
     """Raises DataError when an image is cut short, judged by the end of the file; at most the last pixel is decoded.
 
     Args:
-        path: A PNG, JPEG or TIFF file; a VRT is not checked.
+        path: An image of any format; a VRT and a Zarr store, whose pixels are in other files, are not checked.
     """
+    if path.is_dir():
+        return
     name = readable_name(path)
     head = read_bytes(path, HEAD_BYTES)
-    kind = image_kind(head, name)
+    driver = foreign_driver(path, head) if is_foreign(head) else None
+    kind = driver or image_kind(head, name)
     if kind == "PNG":
         if read_bytes(path, len(PNG_END), at_end=True) != PNG_END:  # something may follow the end
             check_png(read_bytes(path), name)
     elif kind == "JPEG":
         check_jpeg(read_bytes(path), name)
-    elif kind == "TIFF":
-        with open_raster(path, "GTiff") as source:
+    elif kind != "VRT":
+        # What the file may lead to was looked at when its header was read.
+        opened = open_member(path, driver or "GTiff", Trust(vrt_sources=True))
+        with opened.source as source, reading(name, opened.driver):
             last = ((source.height - 1, source.height), (source.width - 1, source.width))
             source.read(source.count, window=last)  # most writers put this block at the end of the file
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from rsseg_tf.files import SIDE_SUFFIX, atomic_path, remove_leftovers
 from rsseg_tf.files.npz import read_npz
-from rsseg_tf.files.walking import TIFF_SUFFIXES
+from rsseg_tf.files.walking import FOREIGN_SUFFIXES, TIFF_SUFFIXES, ZARR_SUFFIX
 
 __all__ = ["Memory", "Stamps", "stamp_pairs"]
 
@@ -29,7 +29,7 @@ _FORMAT = 1
 _MOST_FILES = 64  # each takes 44 bytes a sample
 UNSETTLED_NS = 2_000_000_000
 """The coarsest clock of a file system in use: FAT and some shares count seconds in twos."""
-_WITH_OTHERS = (*TIFF_SUFFIXES, ".vrt")
+_WITH_OTHERS = (*TIFF_SUFFIXES, ".vrt", *FOREIGN_SUFFIXES)
 _BESIDE = (SIDE_SUFFIX, ".msk")
 _MASK = (1 << 64) - 1  # `hash` is signed, the arrays are not
 _MEANINGLESS = np.uint64(0)
@@ -76,7 +76,7 @@ def stamp_pairs(pairs: Sequence[tuple[str, str | None]], now_ns: int) -> Stamps:
                 continue
             try:
                 status = os.stat(path)
-                is_file = stat.S_ISREG(status.st_mode)
+                is_file = stat.S_ISREG(status.st_mode) or path.lower().endswith(ZARR_SUFFIX)
             except (OSError, ValueError):
                 is_file = False
             if not is_file:  # its place stands for the device below, so that missing images differ from each other
@@ -98,9 +98,10 @@ def stamp_pairs(pairs: Sequence[tuple[str, str | None]], now_ns: int) -> Stamps:
 def _stamp_others(path: str, facts: list[int], never: int) -> int:
     """Adds size, times and inode of the files beside a raster that GDAL reads with it; returns their latest time.
 
-    The pixels of a VRT are in other files, whose status is not read here; so a VRT is never remembered.
+    The pixels of a VRT and of a Zarr store are in other files, whose status is not read here; so these are never
+    remembered.
     """
-    if path.lower().endswith(".vrt"):
+    if path.lower().endswith((".vrt", ZARR_SUFFIX)):
         return never
     newest = 0
     for suffix in _BESIDE:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -20,24 +20,20 @@ import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
-from rasterio.enums import MaskFlags, Resampling
+from rasterio.enums import MaskFlags
 from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
 from rsseg_tf.datasets.spec import DatasetSpec
-from rsseg_tf.errors import DataError, reason
+from rsseg_tf.errors import DataError
 from rsseg_tf.files import readable_name
 from rsseg_tf.rasters.bands import choose_bands
 from rsseg_tf.rasters.gdal import (
-    HEAD_BYTES,
     RASTER_ERRORS,
     TRUSTING_NOBODY,
     Trust,
     damaged,
-    is_vrt,
     marks_of,
-    open_raster,
-    opened_raster,
     pixel_type,
     reading,
     require_bytes,
@@ -45,10 +41,14 @@ from rsseg_tf.rasters.gdal import (
 )
 from rsseg_tf.rasters.headers import ImageHeader, tiff_notes
 from rsseg_tf.rasters.images import plain_header, read_decoded
-from rsseg_tf.rasters.nodata import Pixels, SuspectValues, ValueRange, equals_nodata, without_nodata
-from rsseg_tf.rasters.vrt import require_near_sources, require_plain_sides
+from rsseg_tf.rasters.nodata import Pixels, SuspectValues, ValueRange, without_nodata
+from rsseg_tf.rasters.opening import open_member, raster_driver
+from rsseg_tf.rasters.part_reading import interleaved, read_part
+from rsseg_tf.rasters.remote import network, unreachable
+from rsseg_tf.rasters.sources import Address, Member, Source, Stack
+from rsseg_tf.rasters.stacks import StackReader, opened_stack
 from rsseg_tf.rasters.windows import Size, Window
-from rsseg_tf.rasters.world_files import ImagePlace, image_place
+from rsseg_tf.rasters.world_files import ImagePlace, image_place, raster_place
 
 __all__ = ["Pixels", "Scene", "SceneHeader", "open_scene", "raster_driver", "read_pixels", "scene_header"]
 
@@ -76,12 +76,12 @@ class Scene:
     """An image with its place; pixels are read on demand.
 
     Attributes:
-        path: The file.
+        path: The file, or another source (see `sources`).
         size: Height and width in pixels.
         dtype: Type of the pixels as stored.
         bands: The bands that are read, counted from 1 as GDAL counts them.
         has_alpha: Whether a band marked alpha is a mask, and no band of the image.
-        is_raster: Whether the file is a TIFF or VRT, georeferenced or not.
+        is_raster: Whether it is anything but a PNG or JPEG, georeferenced or not.
         descriptions: Names of `bands`, "" where the file has none.
         crs: Coordinate reference system, or None.
         transform: From (column, row) to coordinates of the CRS; the identity where there is none.
@@ -93,7 +93,7 @@ class Scene:
         place_note: The description of the place that could not be used, and the reason, in one line; else None.
     """
 
-    path: Path
+    path: Source
     size: Size
     dtype: np.dtype
     bands: tuple[int, ...]
@@ -108,7 +108,7 @@ class Scene:
     tags: dict[str, str] = field(default_factory=dict)
     acquired: str | None = None
     place_note: str | None = None
-    _source: rasterio.DatasetReader | NDArray | None = field(default=None, repr=False)
+    _source: rasterio.DatasetReader | StackReader | NDArray | None = field(default=None, repr=False)
     _driver: str = "GTiff"
     _alpha: int | None = None
     _range: ValueRange | None = None
@@ -123,26 +123,36 @@ class Scene:
     @property
     def may_lack_data(self) -> bool:
         """Whether the file declares a nodata value, a mask or an alpha band."""
-        if self._alpha is not None or not isinstance(self._source, rasterio.DatasetReader):
+        if self._alpha is not None or not isinstance(self._source, rasterio.DatasetReader | StackReader):
             return self._alpha is not None
         flags = [self._source.mask_flag_enums[band - 1] for band in self.bands]
         return any(found != [MaskFlags.all_valid] for found in flags)
 
     @property
+    def nodata_values(self) -> tuple[float | None, ...]:
+        """The value of each band that the file declares to stand for no data, None where it declares none."""
+        if not isinstance(self._source, rasterio.DatasetReader | StackReader):
+            return (None,) * len(self.bands)
+        return tuple(self._source.nodatavals[band - 1] for band in self.bands)
+
+    @property
     def dated_crs(self) -> str | None:
         """The CRS as GDAL's XML element, if its coordinates hold for an epoch (a year, with a fraction); else None."""
-        if self.crs is None or not isinstance(self._source, rasterio.DatasetReader):
+        if self.crs is None or not isinstance(self._source, rasterio.DatasetReader | StackReader):
             return None
+        grid = self._source.grid if isinstance(self._source, StackReader) else None
+        placed, driver = (self.path, self._driver) if grid is None else (grid.member, grid.driver)
         # rasterio knows no epochs, but GDAL writes them into a description of the file. It is opened once more, because
         # another thread may be reading from this handle, and GDAL's handles are not safe to share.
         description = f"/vsimem/{uuid.uuid4()}.vrt"
         try:
-            with open_raster(self.path, self._driver) as own:
+            # Trusted, because it was looked at when it was opened first.
+            with open_member(cast("Member", placed), driver, Trust(vrt_sources=True)).source as own:
                 rasterio.shutil.copy(own, description, driver="VRT")
                 with rasterio.open(description, driver="VRT") as source:
                     text = " ".join(source.tags(ns="xml:VRT").values())
                 rasterio.shutil.delete(description, driver="VRT")
-        except DataError:
+        except (DataError, *RASTER_ERRORS):
             return None
         # As text: the element goes into another XML file of GDAL's unchanged.
         found = re.search(r'<SRS[^>]*\scoordinateEpoch="[0-9.]+".*?</SRS>', text, re.DOTALL)
@@ -205,15 +215,29 @@ class Scene:
         """Returns the pixels of a part as stored, those masked for all bands, and those that each band declares."""
         if isinstance(self._source, np.ndarray):
             return *_part_of_array(self._source, part, self.bands, self._alpha, size), [None] * len(self.bands)
+        if isinstance(self._source, StackReader):
+            found = self._source.read_part(part, self.bands, self.dtype, size)
+        else:
+            with self._reading():
+                found = read_part(self._source, part, self.bands, alpha=self._alpha, dtype=self.dtype, size=size)
+        return interleaved(found.bands), found.masked, found.absent
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turns the errors of reading into `DataError`."""
+        remote = isinstance(self.path, Address)
         try:
-            return _part_of_raster(self._source, part, self, size)
+            with network() if remote else contextlib.nullcontext():
+                yield
         except RASTER_ERRORS as error:
-            raise damaged(readable_name(self.path), self._driver, error) from error
+            if isinstance(self.path, Address):
+                raise unreachable(self.path, error) from error
+            raise damaged(readable_name(str(self.path)), self._driver, error) from error
 
 
 @contextlib.contextmanager
 def open_scene(
-    path: Path,
+    path: Source,
     bands: Sequence[int] | None = None,
     spec: DatasetSpec | None = None,
     *,
@@ -222,13 +246,13 @@ def open_scene(
     repeat_grey: bool = False,
     placed: bool = True,
 ) -> Iterator[Scene]:
-    """Opens a PNG, JPEG, TIFF or VRT file.
+    """Opens a raster: a file, a variable of a file, an address, or a stack of these.
 
     See `choose_bands` for the bands that are the image. PNG and JPEG files are decoded at once; their place is read
-    from files beside them, see `image_place`.
+    from files beside them, see `image_place`. All other formats are read by GDAL part by part.
 
     Args:
-        path: The file; its first bytes decide its kind.
+        path: The source; the first bytes of a file decide its kind.
         bands: The bands to read and their order, from 1.
         spec: The dataset that the image is read for; by default all bands that are not alpha are read.
         max_value: Value of the file that stands for the spec's `max_value`, where it is another.
@@ -237,49 +261,69 @@ def open_scene(
         placed: Whether to find out where the image lies.
 
     Raises:
-        DataError: When the file is missing, damaged, of another kind, too large, of complex numbers, or lacks bands.
+        DataError: When the file is missing, damaged, of another kind, too large, of complex numbers, or lacks bands;
+            when a server cannot be reached; when a stack cannot be aligned.
     """
-    driver = raster_driver(path)
-    name = readable_name(path)
-    if driver is None:
-        stored, header, notes = read_decoded(path, trust)
-        chosen = choose_bands(name, header.marks, ("",) * len(header.marks), bands, spec, repeat_grey)
-        place = image_place(path, "JPEG" if header.is_jpeg else "PNG") if placed else ImagePlace()
-        yield Scene(
-            path,
-            Size(*stored.shape[:2]),
-            stored.dtype,
-            chosen.bands,
-            chosen.alpha is not None,
-            crs=place.crs,
-            transform=place.transform,
-            place_note=place.note,
-            _source=stored,
-            _alpha=chosen.alpha,
-            _range=ValueRange.of(spec, stored.dtype, len(chosen.bands), max_value),
-            _notes=(*chosen.notes, *notes),
-        )
+    wanted = _Wanted(bands, spec, max_value, repeat_grey)
+    if isinstance(path, Stack):
+        with opened_stack(path, trust) as stack:
+            scene = _describe(path, stack, stack.grid.driver, wanted)
+            yield replace(scene, _notes=(*scene._notes, *stack.notes()), **(stack.grid.place if placed else {}))
         return
-    if not trust.vrt_sources:  # before GDAL opens the file, since opening may already follow what it names
-        require_plain_sides(path)
-        if driver == "VRT":
-            require_near_sources(path)
-    with opened_raster(path, driver) as source:
-        with reading(name, driver):
-            scene = _describe(path, source, driver, bands, spec, max_value, repeat_grey)
+    driver = raster_driver(path, trust) if isinstance(path, Path) else None
+    if isinstance(path, Path) and driver is None:
+        yield _decoded_scene(path, wanted, trust, placed=placed)
+        return
+    opened = open_member(path, driver, trust)
+    with opened.source as source:
+        name = readable_name(str(path))
+        with reading(name, opened.driver):
+            scene = _describe(path, source, opened.driver, wanted)
             if placed:
-                scene = replace(scene, **_place_of(path, source, driver))
+                file = path if isinstance(path, Path) else None
+                scene = replace(scene, **raster_place(file, source, opened.driver))
             require_small_blocks(name, source, str(scene.dtype), trust)
         yield scene  # outside of `reading`: errors of the caller's block are the caller's
 
 
+class _Wanted(NamedTuple):
+    """What a scene is opened for; see `open_scene`."""
+
+    bands: Sequence[int] | None
+    spec: DatasetSpec | None
+    max_value: float | None
+    repeat_grey: bool
+
+
+def _decoded_scene(path: Path, wanted: _Wanted, trust: Trust, *, placed: bool) -> Scene:
+    """Decodes a PNG or JPEG."""
+    name, spec = readable_name(path), wanted.spec
+    stored, header, notes = read_decoded(path, trust)
+    chosen = choose_bands(name, header.marks, ("",) * len(header.marks), wanted.bands, spec, wanted.repeat_grey)
+    place = image_place(path, "JPEG" if header.is_jpeg else "PNG") if placed else ImagePlace()
+    return Scene(
+        path,
+        Size(*stored.shape[:2]),
+        stored.dtype,
+        chosen.bands,
+        chosen.alpha is not None,
+        crs=place.crs,
+        transform=place.transform,
+        place_note=place.note,
+        _source=stored,
+        _alpha=chosen.alpha,
+        _range=ValueRange.of(spec, stored.dtype, len(chosen.bands), wanted.max_value),
+        _notes=(*chosen.notes, *notes),
+    )
+
+
 def read_pixels(
-    path: Path, spec: DatasetSpec | None = None, *, trust: Trust = TRUSTING_NOBODY, repeat_grey: bool = False
+    path: Source, spec: DatasetSpec | None = None, *, trust: Trust = TRUSTING_NOBODY, repeat_grey: bool = False
 ) -> Pixels:
     """Reads a whole image by the rules of `open_scene` and `Scene.read`.
 
     Args:
-        path: A PNG, JPEG, TIFF or VRT file.
+        path: The source, see `open_scene`.
         spec: The dataset that it is read for.
         trust: Limits for files and for the sources of a VRT.
         repeat_grey: As in `open_scene`.
@@ -294,14 +338,14 @@ def read_pixels(
 
 
 def scene_header(
-    path: Path, spec: DatasetSpec | None = None, *, trust: Trust = TRUSTING_NOBODY, repeat_grey: bool = False
+    path: Source, spec: DatasetSpec | None = None, *, trust: Trust = TRUSTING_NOBODY, repeat_grey: bool = False
 ) -> SceneHeader:
     """Returns size, bands and type of an image as `read_pixels` would give it, and notes, without decoding pixels.
 
     Raises:
         DataError: As `read_pixels`, for what the header shows.
     """
-    if raster_driver(path) is None:
+    if isinstance(path, Path) and raster_driver(path, trust) is None:
         name, (header, notes) = readable_name(path), plain_header(path)
         # Of all bands in the file, since a PNG or JPEG is decoded before bands are chosen.
         require_bytes(name, (header.height, header.width, header.bands), header.dtype, trust)
@@ -314,46 +358,29 @@ def scene_header(
         return SceneHeader(read, scene.notes, scene.may_lack_data)
 
 
-def raster_driver(path: Path) -> str | None:
-    """Returns the GDAL driver of a TIFF (by its byte-order mark) or a VRT (by its first tag); None for others."""
-    try:
-        with path.open("rb") as handle:
-            head = handle.read(HEAD_BYTES)
-    except OSError:
-        return None
-    # Two bytes alone, so that a damaged TIFF gets GDAL's explanation and not "no image".
-    if head[:2] in (b"II", b"MM"):
-        return "GTiff"
-    return "VRT" if is_vrt(head) else None
-
-
 def _require_whole(scene: Scene, trust: Trust) -> None:
     """Raises `DataError` when a scene is too large to be read as a whole."""
     shape = (*scene.size, len(scene.bands))
-    require_bytes(readable_name(scene.path), shape, str(scene.dtype), trust)
+    require_bytes(readable_name(str(scene.path)), shape, str(scene.dtype), trust)
 
 
-def _describe(
-    path: Path,
-    source: rasterio.DatasetReader,
-    driver: str,
-    bands: Sequence[int] | None,
-    spec: DatasetSpec | None,
-    max_value: float | None,
-    repeat_grey: bool,
-) -> Scene:
+def _describe(path: Source, source: rasterio.DatasetReader | StackReader, driver: str, wanted: _Wanted) -> Scene:
     """Returns an open raster as a scene."""
-    name = readable_name(path)
+    name = readable_name(str(path))
     descriptions = tuple(text or "" for text in source.descriptions)
     # Subdatasets of a TIFF are its pages; GDAL opens the first one.
-    marks, pages = marks_of(source), len(source.subdatasets)
+    marks = source.marks if isinstance(source, StackReader) else marks_of(source)
+    pages = len(source.subdatasets) if driver == "GTiff" else 0
     notes = [f"has {pages} pages; the first is read"] if pages > 1 else []
+    spec = wanted.spec
     try:
-        chosen = choose_bands(name, marks, descriptions, bands, spec, repeat_grey)
+        chosen = choose_bands(name, marks, descriptions, wanted.bands, spec, wanted.repeat_grey)
     except DataError as error:
         raise (type(error)(f"{error} It {notes[0]}.") if notes else error) from error
     dtype = pixel_type(source, chosen.bands, name)
-    notes += [*chosen.notes, *tiff_notes(path)]
+    if driver not in ("GTiff", "VRT") and not isinstance(source, StackReader) and set(source.scales) != {1.0}:
+        notes.append(f"is read as stored: its scale of {source.scales[0]:g} is not applied")
+    notes += [*chosen.notes, *(tiff_notes(path) if isinstance(path, Path) and path.is_file() else ())]
     tags = source.tags()
     return Scene(
         path=path,
@@ -368,34 +395,9 @@ def _describe(
         _source=source,
         _driver=driver,
         _alpha=chosen.alpha,
-        _range=ValueRange.of(spec, dtype, len(chosen.bands), max_value),
+        _range=ValueRange.of(spec, dtype, len(chosen.bands), wanted.max_value),
         _notes=tuple(notes),
     )
-
-
-def _place_of(path: Path, source: rasterio.DatasetReader, driver: str) -> dict[str, Any]:
-    """Returns the fields of a scene that describe its place.
-
-    A place that cannot be read is left out and noted, since the pixels are sound without it.
-    """
-    try:
-        crs, transform, (gcps, gcps_crs), rpcs = source.crs, source.transform, source.gcps, source.rpcs
-    except (*RASTER_ERRORS, ValueError, LookupError) as error:  # rasterio parses tags of RPCs and GCPs itself
-        return {"place_note": f"its place on Earth cannot be read ({reason(error)}), so results have none"}
-    note = None
-    # GDAL itself looks for world files beside a TIFF, but not for the CRS in a .prj.
-    if crs is None and not gcps and driver == "GTiff":
-        beside = image_place(path, driver)
-        crs, transform = beside.crs, beside.transform if transform == Affine.identity() else transform
-        note = beside.note
-    return {
-        "crs": crs,
-        "transform": transform,
-        "gcps": tuple(gcps),
-        "gcps_crs": gcps_crs,
-        "rpcs": rpcs,
-        "place_note": note,
-    }
 
 
 # === Pixels ===
@@ -415,41 +417,3 @@ def _part_of_array(
     if masked is not None:  # nearest, because a mask has no values between
         masked = cv2.resize(masked.astype(np.uint8), size.width_height, interpolation=cv2.INTER_NEAREST).astype(bool)
     return reduced, masked
-
-
-def _part_of_raster(
-    source: rasterio.DatasetReader, part: Window, scene: Scene, size: Size | None
-) -> tuple[NDArray, NDArray[np.bool_] | None, list[NDArray[np.bool_] | None]]:
-    """Reads a part of an open raster: pixels, those masked for all bands, and those that each band declares absent."""
-    window = ((part.y0, part.y1), (part.x0, part.x1))
-    shape = size or (part.y1 - part.y0, part.x1 - part.x0)
-    bands = scene.bands
-    # Averages matter for previews alone: without `size` nothing is resampled.
-    how = {"window": window, "resampling": Resampling.average}
-    if len({source.dtypes[band - 1] for band in bands}) == 1:
-        stored = source.read(bands, out_shape=(len(bands), *shape), **how)
-    else:  # rasterio reads bands of one type at a time
-        stored = np.stack([source.read(band, out_shape=shape, **how).astype(scene.dtype) for band in bands])
-    flags = [source.mask_flag_enums[band - 1] for band in bands]
-    masked = None
-    if scene._alpha is not None:
-        masked = source.read(scene._alpha, window=window, out_shape=shape) == 0
-    # GDAL reports an alpha band as a mask of the dataset too, also one that is read as data.
-    elif any(MaskFlags.per_dataset in found and MaskFlags.alpha not in found for found in flags):
-        masked = source.dataset_mask(window=window, out_shape=shape) == 0
-    absent = []
-    for position, band in enumerate(bands):
-        # Compared by value: read_masks would read the pixels again, and warns of an alpha band beside a nodata value.
-        here = equals_nodata(stored[position], source.nodatavals[band - 1])
-        if not flags[position]:  # a mask of this band alone
-            own = source.read_masks(band, window=window, out_shape=shape) == 0
-            here = own if here is None else here | own
-        absent.append(here)
-    return _interleaved(stored), masked, absent
-
-
-def _interleaved(bands: NDArray) -> NDArray:
-    """Returns `(bands, H, W)` as `(H, W, bands)`, contiguous."""
-    if bands.shape[0] in (3, 4) and bands.dtype in (np.uint8, np.uint16, np.float32):
-        return cv2.merge(list(bands))  # several times as fast as NumPy
-    return np.ascontiguousarray(bands.transpose(1, 2, 0))

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 from xml.sax.saxutils import escape
 
 import rasterio
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
+from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
-from rsseg_tf.errors import DataError
+from rsseg_tf.errors import DataError, reason
 from rsseg_tf.files import SIDE_SUFFIX
-from rsseg_tf.rasters.gdal import open_raster
+from rsseg_tf.rasters.gdal import RASTER_ERRORS, open_raster
 
-__all__ = ["ImagePlace", "image_place", "side_text"]
+__all__ = ["ImagePlace", "RasterPlace", "image_place", "raster_place", "side_text"]
 
 _WORLD_SUFFIXES = {
     "PNG": (".pgw", ".pngw", ".wld"),
@@ -39,6 +42,47 @@ class ImagePlace:
     crs: CRS | None = None
     transform: Affine = field(default_factory=Affine.identity)
     note: str | None = None
+
+
+class RasterPlace(TypedDict, total=False):
+    """Where a raster lies, by the names of the fields of a scene."""
+
+    crs: CRS | None
+    transform: Affine
+    gcps: tuple[GroundControlPoint, ...]
+    gcps_crs: CRS | None
+    rpcs: RPC | None
+    place_note: str | None
+
+
+def raster_place(path: Path | None, source: rasterio.DatasetReader, driver: str) -> RasterPlace:
+    """Returns the place of an open raster.
+
+    A place that cannot be read is left out and noted, since the pixels are sound without it.
+
+    Args:
+        path: Its file, beside which a TIFF without a place may have one; None for a raster that is not a file.
+        source: The raster.
+        driver: GDAL's name of its kind.
+    """
+    try:
+        crs, transform, (gcps, gcps_crs), rpcs = source.crs, source.transform, source.gcps, source.rpcs
+    except (*RASTER_ERRORS, ValueError, LookupError) as error:  # rasterio parses tags of RPCs and GCPs itself
+        return {"place_note": f"its place on Earth cannot be read ({reason(error)}), so results have none"}
+    note = None
+    # GDAL itself looks for world files beside a TIFF, but not for the CRS in a .prj.
+    if crs is None and not gcps and driver == "GTiff" and path is not None:
+        beside = image_place(path, driver)
+        crs, transform = beside.crs, beside.transform if transform == Affine.identity() else transform
+        note = beside.note
+    return {
+        "crs": crs,
+        "transform": transform,
+        "gcps": tuple(gcps),
+        "gcps_crs": gcps_crs,
+        "rpcs": rpcs,
+        "place_note": note,
+    }
 
 
 def image_place(path: Path, driver: str) -> ImagePlace:

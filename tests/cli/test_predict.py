@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 from click.testing import CliRunner
+from rasterio.transform import Affine
 
 from rsseg_tf.cli import main
 from rsseg_tf.cli.models import windows_note
@@ -17,7 +18,7 @@ from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import Predictor
 from rsseg_tf.rasters.windows import Size
 from tests.fixtures.configs import use_tiny_backbone, write_config, write_dataset
-from tests.fixtures.scenes import SPEC, noise, read_band, write_scene
+from tests.fixtures.scenes import PLACE, SPEC, noise, read_band, write_scene
 from tests.fixtures.stac import check_item
 
 SCENES = Path(__file__).resolve().parents[3] / "shared" / "data" / "scenes"
@@ -122,6 +123,32 @@ def test_bad_options(checkpoint: Path, tmp_path: Path, arguments: tuple[str, ...
     output = predict(checkpoint, write_scene(tmp_path / "a.tif", noise(20, 30)), *arguments, code=2)
     assert message in output and "Traceback" not in output
     assert not (tmp_path / "out").exists()
+
+
+def test_bands_of_several_files_are_one_image(checkpoint: Path, tmp_path: Path) -> None:
+    bands = noise(60, 80)
+    predict(checkpoint, write_scene(tmp_path / "all.tif", bands))
+    expected = read_band(tmp_path / "out/geotiff_prediction/all.tif")
+    files = [write_scene(tmp_path / f"B0{band},x.tif", bands[[band]]) for band in range(3)]
+    common = ("predict", "--model_path", checkpoint, "--save_dir", tmp_path / "stacked")
+    output = run(*common, "--stack", *files)
+    assert "1 of 1 images predicted" in output
+    np.testing.assert_array_equal(read_band(tmp_path / "stacked/geotiff_prediction/B00,x_stack.tif"), expected)
+    assert "done by an earlier run" in run(*common, "--stack", *files, "--resume")
+    coarse = write_scene(tmp_path / "B2.tif", bands[[2]][:, ::2, ::2], transform=PLACE @ Affine.scale(2))
+    output = run(*common, "--stack", *files[:2], coarse, "--stack-resampling", "nearest")
+    assert "has the grid of B00,x.tif; B2.tif is resampled to it" in output
+    both = run(*common, "--stack", *files, "--image_path", files[0], code=2)
+    assert "--image_path or --stack is needed, one of the two; got both." in both
+    assert "got neither" in run(*common, code=2)
+    alone = run(*common, "--image_path", files[0], "--stack_resampling", "nearest", code=2)
+    assert "--stack_resampling has an effect with --stack only" in alone
+
+
+def test_an_address_that_is_not_there_is_one_line(checkpoint: Path, tmp_path: Path) -> None:
+    address = "http://127.0.0.1:9/a.tif"
+    output = run("predict", "--model_path", checkpoint, "--image_path", address, "--save_dir", tmp_path, code=1)
+    assert f"Error: {address} cannot be read over the network: " in output and "Traceback" not in output
 
 
 def test_scenes_that_do_not_fit_are_named_with_both_sides(checkpoint: Path, tmp_path: Path) -> None:

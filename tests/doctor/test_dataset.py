@@ -319,14 +319,14 @@ def test_linked_folders_are_looked_into(tmp_path: Path) -> None:
 def test_what_may_be_an_image_and_is_left_out_is_told_in_one_finding(tmp_path: Path) -> None:
     write_pairs(tmp_path, LAYOUTS["img_dir and ann_dir"])
     images = tmp_path / "img_dir/train"
-    for name in ("a.jp2", "b.jp2", "c.NC", ".d.tif"):
+    for name in ("a.ecw", "b.ecw", "c.SID", ".d.tif"):
         (images / name).write_bytes(b"x")
     (images / "gone.tif").symlink_to("nowhere.tif")
     (images / "loop").symlink_to("../train")
     (finding,) = check_folder(tmp_path).findings
     assert (finding.code, finding.splits) == ("left-out", ("train",))
     assert finding.message == (
-        "left out: files of formats that are not read (2 .jp2, 1 .nc; convert them to TIFF or PNG); "
+        "left out: files of other formats (2 .ecw, 1 .sid; convert them to TIFF or PNG); "
         "img_dir/train/gone.tif (the link leads nowhere); "
         "img_dir/train/loop (the link leads back to a folder that it lies in); img_dir/train/.d.tif (hidden)"
     )

@@ -209,4 +209,4 @@ def test_pre_training_hears_of_values_too(root: Path, capsys: pytest.CaptureFixt
         DataError, match=r"The images are uint16 \(0\.\.65535\); max_value is 255\. Set dataset\.max_value"
     ):
         checked_images(load_pretrain_config(str(config), []))
-    assert "left out: files of formats that are not read (1 .jp2;" in capsys.readouterr().err
+    assert "left out: files of other formats (1 .jp2;" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("tf2onnx", reason="extra onnx is not installed")
 pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 from rsseg_tf.export import ExportOptions, TrainedModel, export_model, verify
-from rsseg_tf.export.stac import model_item
+from rsseg_tf.export.stac import model_item, write_model_items
 from rsseg_tf.export.tiles import random_tiles
 from rsseg_tf.manifest import Format, Manifest, file_sha256, read_manifest
 from rsseg_tf.predictors import open_predictor
@@ -105,6 +105,32 @@ def test_files_and_checksums(version: Path) -> None:
     assert [one["href"] for one in check_item(version / "stac" / "onnx.json")["assets"].values()] == [
         "../model.onnx", "../manifest.json", "../config.yml",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "more", "framework", "assets"),
+    [
+        ("web", "web/model_float32.tflite", ["web/index.html"], "TensorFlow Lite", ["model", "page"]),
+        ("openvino", "model_openvino.xml", ["model_openvino.bin"], "OpenVINO", ["model", "weights"]),
+    ],
+)
+def test_pages_and_openvino(
+    trained: TrainedModel, version: Path, tmp_path: Path, kind: Format, path: str, more: list[str], framework: str,
+    assets: list[str],
+) -> None:  # fmt: skip
+    """What needs more than is installed everywhere, from files that are made up."""
+    for name in (path, *more, "manifest.json", "config.yml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name, "utf-8")
+    (tflite,) = (one for one in read_manifest(version).artifacts if one.name == "tflite float32")
+    sums = {name: file_sha256(tmp_path / name) for name in (path, *more)}
+    artifact = tflite.model_copy(update={"format": kind, "path": path, "sha256": sums})
+    model, _ = changed(trained, version)
+    write_model_items(model, tmp_path, [artifact])
+    item = check_item(tmp_path / "stac" / f"{kind}.json")
+    assert item["properties"]["mlm:framework"] == framework
+    assert list(item["assets"]) == [*assets, "manifest", "config"]
+    assert item["assets"][assets[1]]["file:checksum"] == "1220" + sums[more[0]]
 
 
 def changed(trained: TrainedModel, version: Path, **dataset: object) -> tuple[TrainedModel, Manifest]:

@@ -20,7 +20,7 @@ def test_links_are_followed_and_what_is_left_out_is_one_sentence(tmp_path: Path)
     assert found == [folder / "b.PNG", folder / "linked/a.tif"]
     assert left_out
     assert str(left_out) == (
-        "left out: files of formats that are not read (2 .jp2, 1 .nc; convert them to TIFF or PNG); "
+        "left out: files of other formats (2 .jp2, 1 .nc; convert them to TIFF or PNG); "
         f"{folder}/gone.tif (the link leads nowhere); "
         f"{folder}/loop (the link leads back to a folder that it lies in); {folder}/.c.tif (hidden)"
     )

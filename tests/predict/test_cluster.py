@@ -54,7 +54,7 @@ def test_a_worker_is_killed_and_another_goes_on_where_it_was(tmp_path: Path) -> 
     results = cluster.predict_on_cluster(run, model, None, workers=2, finish=lambda job: finished.append(job.path))
     assert (tmp_path / "killed").exists(), "a worker died in the middle of scene b"
     assert [result.image for result in results] == paths
-    assert sorted(finished) == sorted(paths)
+    assert sorted(map(str, finished)) == sorted(map(str, paths))
     assert [result.ok for result in results] == [True, True, True, False]
     assert "broken.tif" in (results[3].error or "")
     for one, other in zip(results[:3], expected, strict=False):

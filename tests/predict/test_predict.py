@@ -148,12 +148,12 @@ def test_links_are_followed_and_what_is_left_out_is_told(folder: Path, tmp_path:
     (folder / "tile.png").rename(tmp_path / "store/tile.png")
     (folder / "linked").symlink_to(tmp_path / "store")
     (folder / "loop").symlink_to(folder)
-    (folder / "scene.jp2").write_bytes(b"x")
+    (folder / "scene.ecw").write_bytes(b"x")
     told: list[Any] = []
     images, _ = collect_images(folder, notify=told.append)
     assert folder / "linked/tile.png" in images and len(images) == 5
     (line,) = told
-    assert "1 .jp2" in line and "loop (the link leads back" in line and ".hidden.png (hidden)" in line
+    assert "1 .ecw" in line and "loop (the link leads back" in line and ".hidden.png (hidden)" in line
 
 
 def test_a_list_is_read_as_training_reads_it(folder: Path, tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def test_a_place_and_nodata_stay(tmp_path: Path) -> None:
     labels = coco(tmp_path / "l.json", BOTH[:3], images=files)
     prepared(tmp_path, labels, folder=tmp_path / "images", tile_size=24)
     config = load_config(tmp_path / "mine" / "mine.yml")
-    assert config.dataset.spec.bands == 4 and config.dataset.spec.gsd == 0.5
+    assert config.dataset.spec.bands == 4 and config.dataset.spec.gsd == pytest.approx(0.5, rel=5e-4)
     label = label_of(tmp_path, "scene0_0_0_0")
     assert (label[:6, :6] == 255).all() and label[5, 8] == 1
     [image] = (tmp_path / "mine" / "img_dir").rglob("scene0_0_0_24.tif")
@@ -272,12 +272,13 @@ def test_images_in_a_zip_file(tmp_path: Path) -> None:
 def test_one_polygon_in_other_lists_and_classes_with_numbers(tmp_path: Path) -> None:
     """As solaris writes COCO: one list of numbers, and classes called 1.0."""
     pairs = np.array(SQUARE).reshape(-1, 2).tolist()
-    found = [
-        read_annotations([coco(tmp_path / "l.json", [{"category_id": 3, "segmentation": segmentation}], **numbers)])
-        for numbers in ({"categories": [{"id": 3, "name": 1.0}]},)
-        for segmentation in (SQUARE, pairs, [SQUARE], [pairs])
-    ]
-    for read in found:
+    for segmentation in (SQUARE, pairs, [SQUARE], [pairs]):
+        labels = coco(
+            tmp_path / "l.json",
+            [{"category_id": 3, "segmentation": segmentation}],
+            categories=[{"id": 3, "name": 1.0}],
+        )
+        read = read_annotations([labels])
         assert read.classes == ("1",)
         [shape] = read.images[0].shapes
         np.testing.assert_array_equal(shape.outlines[0], pairs)
@@ -295,7 +296,7 @@ def test_files_of_labelme_become_a_dataset(tmp_path: Path) -> None:
     shapes = [
         {"label": "roof", "points": pairs, "shape_type": "polygon"},
         {"label": "car", "points": [[30, 6], [34, 2]], "shape_type": "rectangle"},
-        {"label": "tree", "points": [[30, 30], [36, 30]], "shape_type": "circle"},
+        {"label": "Tree", "points": [[30, 30], [36, 30]], "shape_type": "circle"},
         {"label": "roof", "points": [[2, 30], [5, 34]], "shape_type": "mask", "mask": png},
         {"label": "__ignore__", "points": np.array(OVER).reshape(-1, 2).tolist()},
         {"label": "_background_", "points": np.array(box(4, 4, 6, 6)).reshape(-1, 2).tolist()},
@@ -305,15 +306,34 @@ def test_files_of_labelme_become_a_dataset(tmp_path: Path) -> None:
     labelme(folder / "scene0_1.json", shapes[:1])  # as files like labelme's: the image has the name of the file
     labelme(folder / "scene1_2.json", shapes[1:2], imagePath="scene1_2.png", imageHeight=None)
     report = prepared(tmp_path, None, folder=folder)
-    assert load_config(report.config).dataset.spec.classes == ("background", "car", "roof", "tree")
+    assert load_config(report.config).dataset.spec.classes == ("background", "Tree", "car", "roof")
     assert "points and lines, which have no area: 1 left out" in report.notes
     assert "images without annotations: 1 left out, such as images/scene1_3.png" in report.notes
     label = label_of(tmp_path, "scene0_0")
-    assert label[5, 8] == 2 and label[5, 12] == 255 and label[4, 4] == 0  # roof, ignored, background on top
-    assert (label[2:6, 30:34] == 1).all() and label[6, 30] == 0
-    assert abs(int((label == 3).sum()) - np.pi * 36) < 6
-    assert label[30, 2] == 0 and label[31, 3] == 2 and label[34, 5] == 2
-    assert (label_of(tmp_path, "scene0_1")[4:14, 4:14] == 2).all()
+    assert label[5, 8] == 3 and label[5, 12] == 255 and label[4, 4] == 0  # roof, ignored, background on top
+    assert (label[2:6, 30:34] == 2).all() and label[6, 30] == 0
+    assert abs(int((label == 1).sum()) - np.pi * 36) < 6
+    assert label[30, 2] == 0 and label[31, 3] == 3 and label[34, 5] == 3
+    assert (label_of(tmp_path, "scene0_1")[4:14, 4:14] == 3).all()
+
+
+def test_files_of_isat_become_a_dataset(tmp_path: Path) -> None:
+    folder = images(tmp_path / "images", 2)
+    low, high = ({"category": name, "segmentation": np.array(points).reshape(-1, 2).tolist(), "layer": layer}
+                 for name, points, layer in (("roof", SQUARE, 1.0), ("road", OVER, 2.0)))  # fmt: skip
+    hole = {"category": "__background__", "segmentation": [[4, 4], [6, 4], [6, 6], [4, 6]], "layer": 3}
+    for number in range(2):
+        info = {"name": f"scene0_{number}.png", "width": WIDTH, "height": HEIGHT, "description": "ISAT"}
+        content = {"info": info, "objects": [hole, high, low]}
+        (folder / f"scene0_{number}.json").write_text(json.dumps(content), "utf-8")
+    report = prepared(tmp_path, None, folder=folder)
+    assert load_config(report.config).dataset.spec.classes == ("background", "road", "roof")
+    label = label_of(tmp_path, "scene0_0")
+    assert label[8, 12] == 1 and label[8, 6] == 2 and label[5, 5] == 0
+    low["layer"] = "top"
+    (folder / "scene0_0.json").write_text(json.dumps({"objects": [low]}), "utf-8")
+    with pytest.raises(DataError, match=r"scene0_0\.json: object 1 has the layer 'top'; a number is expected"):
+        read_annotations([folder])
 
 
 # === Classes, colours ===

@@ -9,47 +9,15 @@ import cv2
 import numpy as np
 import pytest
 import rasterio
-from numpy.typing import DTypeLike
 from rasterio.enums import ColorInterp
-from rasterio.transform import Affine
 
 from rsseg_tf.errors import DataError
 from rsseg_tf.rasters.images import write_png
 from rsseg_tf.rasters.scenes import open_scene
 from rsseg_tf.rasters.windows import Size, Window
+from tests.fixtures.formats import PLACE, UTM, noise, write_tiff
 
 SCENES = Path(__file__).resolve().parents[3] / "shared" / "data" / "scenes"
-UTM = rasterio.crs.CRS.from_epsg(32650)
-PLACE = Affine(0.5, 0.0, 500000.25, 0.0, -0.5, 9050677.5)
-
-
-def write_tiff(path: Path, bands: np.ndarray, **profile: Any) -> Path:
-    """Writes a (C, H, W) array."""
-    settings = {"crs": UTM, "transform": PLACE} | profile
-    colours = settings.pop("colorinterp", None)
-    mask, tags = settings.pop("mask", None), settings.pop("tags", {})
-    gcps, rpcs = settings.pop("gcps", None), settings.pop("rpcs", None)
-    count, height, width = bands.shape
-    shape = {"count": count, "height": height, "width": width, "dtype": bands.dtype}
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(path, "w", driver="GTiff", **shape, **settings) as target,
-    ):
-        if colours:
-            target.colorinterp = colours
-        if gcps:
-            target.gcps = gcps
-        if rpcs:
-            target.rpcs = rpcs
-        target.update_tags(**tags)
-        target.write(bands)
-        if mask is not None:
-            target.write_mask(mask)
-    return path
-
-
-def noise(bands: int = 3, height: int = 20, width: int = 30, dtype: DTypeLike = np.uint8) -> np.ndarray:
-    return np.random.default_rng(0).integers(1, 255, (bands, height, width)).astype(dtype)
 
 
 def read_scene(path: Path, bands: tuple[int, ...] | None = None) -> tuple[Any, ...]:

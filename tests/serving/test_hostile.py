@@ -21,6 +21,7 @@ import psutil
 import pytest
 import tensorflow as tf
 
+from tests.fixtures.formats import foreign_files
 from tests.fixtures.gifs import gif
 from tests.fixtures.http import Server, ask, grpc, raw, read_all, request_of, rest
 from tests.fixtures.models import pixels
@@ -100,6 +101,15 @@ def test_a_format_that_only_the_decoder_knows_is_refused(server: Server) -> None
     webp = cv2.imencode(".webp", pixels(1)[0])[1].tobytes()
     status, answer = rest(server, PREDICT, encoded(webp))
     assert status == 400 and "must be one of PNG, JPEG, BMP, GIF and TIFF" in answer["error"]
+
+
+def test_formats_that_local_commands_read_are_refused(server: Server, tmp_path: Path) -> None:
+    for kind, data in foreign_files(tmp_path / "made").items():
+        status, answer = rest(server, PREDICT, encoded(data))
+        assert status == 400 and "must be one of PNG, JPEG, BMP, GIF and TIFF" in answer["error"], kind
+        disguised = b"II*\0" + data  # the bytes by which a TIFF is told
+        status, answer = rest(server, PREDICT, encoded(disguised))
+        assert status == 400, kind
 
 
 def test_requests_beyond_the_pixels_in_work_are_told_to_come_again(server: Server) -> None:

@@ -1,4 +1,4 @@
-"""Reads the annotations of images: COCO's file of a whole set, or labelme's files of one image each."""
+"""Reads the annotations of images: COCO's file of a whole set, or files of one image each, by labelme or ISAT."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from rsseg_tf.prepare.annotations.shapes import (
     rectangle,
     stamp,
 )
-from rsseg_tf.prepare.scenes.classes import value_text
+from rsseg_tf.prepare.scenes.classes import BACKGROUND, value_text
 from rsseg_tf.rasters.windows import Size
 
 __all__ = ["Annotations", "read_annotations"]
 
 _MOST_BYTES = 1 << 30
-_IGNORED, _BACKGROUND = "__ignore__", "_background_"  # labelme's own names
+# Names that labelme and ISAT give to what is no class.
+_IGNORED, _BACKGROUNDS = "__ignore__", ("_background_", "__background__")
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
-_KINDS = "a file of COCO ('images', 'annotations', 'categories') or of labelme ('shapes')"
+_KINDS = "a file of COCO ('images', 'annotations', 'categories'), labelme ('shapes') or ISAT ('objects')"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class Annotations:
 
     Attributes:
         images: The images with their objects, in the order of the files.
-        classes: Names of classes: COCO's in the order of their ids, labelme's in the order of the alphabet.
+        classes: Names of classes: COCO's in the order of their ids, others in the order of the alphabet.
         notes: Sentences for the user about objects that were left out.
     """
 
@@ -56,6 +57,7 @@ def read_annotations(paths: Sequence[Path]) -> Annotations:
 
     Objects are polygons, or COCO's run lengths, compressed or not. labelme's rectangles, circles and masks are areas
     too; its points and lines have none and are left out. `__ignore__` and `_background_` mean what they mean there.
+    Objects of ISAT lie on each other by their layers.
 
     Args:
         paths: Files, and folders in which every `.json` file is one of annotations.
@@ -70,18 +72,20 @@ def read_annotations(paths: Sequence[Path]) -> Annotations:
     kinds: dict[str, Path] = {}
     for path in files:
         content = _content(path)
-        kind = "labelme" if "shapes" in content else "COCO"
+        kind = "labelme" if "shapes" in content else "ISAT" if "objects" in content else "COCO"
         kinds.setdefault(kind, path)
         if len(kinds) > 1:
             one, other = (f"{readable_name(file)} is of {name}" for name, file in kinds.items())
             raise DataError(f"{one}, but {other}; all must be of one kind. Prepare them apart.")
         if kind == "labelme":
             found.append(_labelme_image(content, path, left_out))
+        elif kind == "ISAT":
+            found.append(_isat_image(content, path))
         else:
             categories = _categories(content, path)
             classes |= dict.fromkeys(categories.values())
             found += _coco_images(content, categories, path, left_out)
-    if "labelme" in kinds:
+    if "COCO" not in kinds:
         classes = dict.fromkeys(sorted({shape.name for image in found for shape in image.shapes if shape.name}))
     notes = [f"{what}: {count:,} left out" for what, count in sorted(left_out.items())]
     return Annotations(tuple(found), tuple(classes), tuple(notes))
@@ -98,7 +102,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """Returns the content of a file of either kind."""
+    """Returns the content of a file of any kind."""
     name = readable_name(path)
     try:
         content = read_json(path, _MOST_BYTES)
@@ -106,7 +110,7 @@ def _content(path: Path) -> dict[str, Any]:
         raise DataError(f"{name} does not exist; {_KINDS} is expected. Check the path.") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{name} cannot be read as JSON: {reason(error)}. Export the annotations again.") from error
-    if isinstance(content, dict) and ("shapes" in content or {"images", "annotations"} & content.keys()):
+    if isinstance(content, dict) and {"shapes", "objects", "images", "annotations"} & content.keys():
         return content
     raise DataError(f"{name} is not {_KINDS}. Export the annotations as one of them.")
 
@@ -225,7 +229,12 @@ def _outlines(segmentation: list[Any]) -> list[Any]:
     return [segmentation] if is_flat or is_pairs else segmentation
 
 
-# === labelme ===
+# === One file for each image ===
+
+
+def _named(name: str) -> str | None:
+    """Returns the class of a label; None for what is to be ignored."""
+    return None if name == _IGNORED else BACKGROUND if name in _BACKGROUNDS else name
 
 
 def _labelme_image(content: Mapping[str, Any], path: Path, left_out: Counter[str]) -> AnnotatedImage:
@@ -236,7 +245,7 @@ def _labelme_image(content: Mapping[str, Any], path: Path, left_out: Counter[str
         name = _class_name(entry, "label", what)
         kind = entry.get("shape_type") or "polygon"
         points = entry.get("points")
-        named = None if name == _IGNORED else "background" if name == _BACKGROUND else name
+        named = _named(name)
         if kind in _WITHOUT_AREA:
             left_out["points and lines, which have no area"] += 1
         elif kind == "polygon" or kind == "rotation":
@@ -257,3 +266,23 @@ def _labelme_image(content: Mapping[str, Any], path: Path, left_out: Counter[str
     image = content.get("imagePath")
     file = _plain(image) if isinstance(image, str) and image.strip() else path.stem
     return AnnotatedImage(file, path, _size(content, "imageHeight", "imageWidth", readable_name(path)), tuple(shapes))
+
+
+def _isat_image(content: Mapping[str, Any], path: Path) -> AnnotatedImage:
+    """Returns the image of a file of ISAT; its objects by their layers, the lowest first."""
+    found: list[tuple[float, Shape]] = []
+    for number, entry in enumerate(_entries(content, "objects", path), 1):
+        what = f"{readable_name(path)}: object {number}"
+        layer = entry.get("layer", 0)
+        if not isinstance(layer, int | float) or not math.isfinite(layer):
+            raise DataError(f"{what} has the layer {layer!r:.40}; a number is expected. Mend it.")
+        name = _named(_class_name(entry, "category", what))
+        points = outline(entry.get("segmentation"), what)
+        found.append((layer, Shape(name, (points,), is_crowd=bool(entry.get("iscrowd", False)))))
+    found.sort(key=lambda one: one[0])  # keeps the order of the file within a layer
+    information = content.get("info")
+    info = information if isinstance(information, dict) else {}
+    name = info.get("name")
+    file = _plain(name) if isinstance(name, str) and name.strip() else path.stem
+    size = _size(info, "height", "width", readable_name(path))
+    return AnnotatedImage(file, path, size, tuple(shape for _, shape in found))

@@ -20,7 +20,7 @@ from rsseg_tf.prepare.annotations.files import Annotations, read_annotations
 from rsseg_tf.prepare.annotations.shapes import AnnotatedImage
 from rsseg_tf.prepare.output import PrepareReport
 from rsseg_tf.prepare.own_config import TrainsOn, own_config_path, write_own_config
-from rsseg_tf.prepare.scenes.classes import IGNORED_ID, ClassRules, ClassTable, class_table
+from rsseg_tf.prepare.scenes.classes import BACKGROUND, IGNORED_ID, ClassRules, ClassTable, class_table
 from rsseg_tf.prepare.workspace import workspace
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.scenes import scene_header
@@ -185,7 +185,8 @@ def _classes(
     listed = list(dict.fromkeys(name for part in parts for name in part.classes))
     unused = [name for name in listed if name not in present]
     if not rules.names and rules.others is None:
-        rules = ClassRules(tuple((name, name) for name in listed if name in present))
+        first = [BACKGROUND] if BACKGROUND in present else []
+        rules = ClassRules(tuple((name, name) for name in dict.fromkeys(first + listed) if name in present))
     where = " and ".join(dict.fromkeys(readable_name(part.images[0].source) for part in parts if part.images))
     if not present:
         raise DataError(

@@ -19,6 +19,7 @@ from rsseg_tf.prepare.tile_names import tile_name
 from rsseg_tf.rasters.gdal import RASTER_ERRORS, TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.images import write_png
 from rsseg_tf.rasters.scenes import Scene, open_scene
+from rsseg_tf.rasters.sources import Source
 from rsseg_tf.rasters.windows import Window
 from rsseg_tf.rasters.world_files import side_text
 
@@ -58,6 +59,7 @@ class ScenePart(SourceScene):
     """Tiles of one scene and split.
 
     Attributes:
+        raster: The scene.
         scene: Stem of the scene; `stem` is that of the part.
         stamp: Changes with the scene, the labels and the area of interest.
         places: The tiles.
@@ -67,6 +69,7 @@ class ScenePart(SourceScene):
         background: Id of pixels that no label covers.
     """
 
+    raster: Source = Path()
     scene: str = ""
     stamp: str = ""
     places: tuple[Window, ...] = ()
@@ -102,7 +105,7 @@ def cut_part(part: ScenePart, plan: ScenesPlan, folder: Path, scratch: Path) -> 
     aoi = None if plan.aoi is None else Path(plan.aoi)
     with (
         rasterio.Env(GDAL_CACHEMAX=CACHE_MB),
-        open_scene(part.image.file, trust=plan.trust) as scene,
+        open_scene(part.raster, trust=plan.trust) as scene,
         open_labels(scene, part.layers, background=part.background, touching=plan.touching, aoi=aoi) as labels,
     ):
         for place, (down, right) in zip(part.places, part.own, strict=True):

@@ -47,6 +47,7 @@ from rsseg_tf.rasters.area import area_of_interest, polygons_in_pixels
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.polygon_files import read_area
 from rsseg_tf.rasters.scenes import Scene, open_scene
+from rsseg_tf.rasters.sources import Source
 from rsseg_tf.rasters.windows import Size, Window
 
 __all__ = ["ScenesOptions", "ScenesReport", "prepare_scenes"]
@@ -141,7 +142,7 @@ class _Labelled:
 
 
 def prepare_scenes(
-    scenes: Sequence[Path], labels: Sequence[Path], output: Path, options: ScenesOptions | None = None
+    scenes: Sequence[Source], labels: Sequence[Path], output: Path, options: ScenesOptions | None = None
 ) -> ScenesReport:
     """Cuts scenes and their labels into tiles for training and validation.
 
@@ -149,7 +150,7 @@ def prepare_scenes(
     the last one counts. Equal files and options give equal bytes.
 
     Args:
-        scenes: Images with a place, and folders of such.
+        scenes: Images with a place, and folders of such; a stack is one (see `rasters.sources`).
         labels: Files of polygons or rasters of class values.
         output: The folder to appear; see `rsseg_tf.prepare.output` for what it holds.
         options: What the user chose.
@@ -325,7 +326,7 @@ def _cover(scene: OwnScene) -> str:
     return f"{min(x):.7g}..{max(x):.7g}, {min(y):.7g}..{max(y):.7g} in {scene.crs.to_string()[:40]}"
 
 
-def _names(paths: Sequence[Path]) -> str:
+def _names(paths: Sequence[Source]) -> str:
     more = len(paths) - _SHOWN
     return ", ".join(map(str, paths[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
 
@@ -377,7 +378,7 @@ def _split(
                              tiles, margin)  # fmt: skip
     else:
         counts = [_survey(one, own, plan) for one, own in zip(labelled, tiles, strict=True)]
-        codes = assign(rule, scenes, tiles, counts, blocks=blocks, margin=margin, seed=options.seed)
+        codes = assign(rule, tiles, counts, blocks=blocks, margin=margin, seed=options.seed)
     _check_split(rule, codes, tile)
     return _Split(tiles, codes, blocks, buffer_m)
 
@@ -485,7 +486,8 @@ def _parts(
                     ScenePart(
                         split=name,
                         stem=f"{scene.stem} row {number}",
-                        image=Member(scene.path.name, scene.path, (), size, 0),
+                        image=Member(scene.path.name, Path(scene.path.name), (), size, 0),
+                        raster=scene.path,
                         mask=None,
                         scene=scene.stem,
                         stamp=stamp,

@@ -16,10 +16,13 @@ from rasterio.transform import Affine
 from rsseg_tf.errors import DataError, address_hint, reason
 from rsseg_tf.files import SIDE_SUFFIX, readable_name
 from rsseg_tf.files.walking import SCENE_SUFFIXES, find_images
-from rsseg_tf.rasters.gdal import Trust, opened_raster
+from rsseg_tf.rasters.gdal import Trust
 from rsseg_tf.rasters.ground import pixel_size
+from rsseg_tf.rasters.opening import open_member
 from rsseg_tf.rasters.polygon_files import polygon_driver
 from rsseg_tf.rasters.scenes import Scene, open_scene, raster_driver
+from rsseg_tf.rasters.sources import Source, local_files
+from rsseg_tf.rasters.stamps import source_stamp
 from rsseg_tf.rasters.windows import Size
 
 __all__ = ["OwnScene", "file_stamp", "read_scenes"]
@@ -30,7 +33,7 @@ class OwnScene:
     """A scene that is to be cut, by its header.
 
     Attributes:
-        path: The file.
+        path: The file, or another source of an image (see `rasters.sources`).
         stem: What the names of its tiles begin with.
         size: Height and width in pixels.
         bands: Number of bands that are the image.
@@ -44,7 +47,7 @@ class OwnScene:
         stamp: Changes with the files that hold the scene.
     """
 
-    path: Path
+    path: Source
     stem: str
     size: Size
     bands: int
@@ -58,11 +61,11 @@ class OwnScene:
     stamp: str
 
 
-def read_scenes(paths: Sequence[Path], labels: Sequence[Path], trust: Trust) -> tuple[OwnScene, ...]:
+def read_scenes(paths: Sequence[Source], labels: Sequence[Path], trust: Trust) -> tuple[OwnScene, ...]:
     """Reads the headers of scenes.
 
     Args:
-        paths: Files, and folders in which all images are scenes.
+        paths: Files, folders in which all images are scenes, and other sources.
         labels: The files of labels, for the error about scenes and labels that changed places.
         trust: Limits for files and for the sources of a VRT.
 
@@ -73,7 +76,7 @@ def read_scenes(paths: Sequence[Path], labels: Sequence[Path], trust: Trust) -> 
     stems = _stems(files)
     scenes: list[OwnScene] = []
     for path, stem in zip(files, stems, strict=True):
-        if polygon_driver(path) is not None:
+        if isinstance(path, Path) and path.is_file() and polygon_driver(path) is not None:
             images = [label for label in labels if label.is_file() and raster_driver(label) is not None]
             remedy = f"{images[0]}, given by --labels, is an image: swap the two" if images else "Give it by --labels"
             raise DataError(f"{path} holds polygons where a scene, an image, is expected. {remedy}.")
@@ -101,10 +104,12 @@ def file_stamp(files: Sequence[str | Path]) -> str:
     return hashlib.sha256("\n".join(facts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
-    found: list[Path] = []
+def _files(paths: Sequence[Source]) -> list[Source]:
+    found: list[Source] = []
     for path in paths:
-        if path.is_dir():
+        if not isinstance(path, Path):
+            found.append(path)
+        elif path.is_dir() and raster_driver(path) is None:
             inside = sorted(find_images(path, SCENE_SUFFIXES))
             if not inside:
                 raise DataError(f"{path} holds no image; {', '.join(SCENE_SUFFIXES)} are read. Check the path.")
@@ -118,19 +123,41 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _stems(files: Sequence[Path]) -> list[str]:
+def _stems(files: Sequence[Source]) -> list[str]:
     """Names scenes by their files; those of one name by their folders, too, and at last by numbers."""
     stems = [readable_name(path.stem) for path in files]
     for _ in range(2):
         counts = Counter(stems)
-        longer = [f"{path.absolute().parent.name}_{path.stem}" for path in files]
+        longer = [f"{_folder(path)}_{path.stem}" for path in files]
         stems = [stem if counts[stem] == 1 else name for stem, name in zip(stems, longer, strict=True)]
     counts = Counter(stems)
     return [stem if counts[stem] == 1 else f"{stem}_{number}" for number, stem in enumerate(stems)]
 
 
-def _described(path: Path, stem: str, scene: Scene) -> OwnScene:
-    name = readable_name(path)
+def _folder(source: Source) -> str:
+    """Returns the name of the folder of a source; that of a stack is its first file's."""
+    files = local_files(source)
+    return files[0].absolute().parent.name if files else "remote"
+
+
+def _stamp(source: Source) -> str:
+    """Returns a digest that changes with a source; of a VRT with the files that it names, too."""
+    driver = raster_driver(source) if isinstance(source, Path) and source.is_file() else None
+    if not isinstance(source, Path) or not source.is_file():
+        return hashlib.sha256(repr(source_stamp(source)).encode()).hexdigest()[:16]
+    files = [source, source.with_name(source.name + SIDE_SUFFIX)]
+    if driver is not None:
+        # Trusted, because it was looked at when the scene was opened.
+        with open_member(source, driver, Trust(vrt_sources=True)).source as opened:
+            try:
+                files = [*files, *opened.files]
+            except OSError as error:
+                raise DataError(f"{readable_name(source)} cannot be read: {reason(error)}.") from error
+    return file_stamp(files)
+
+
+def _described(path: Source, stem: str, scene: Scene) -> OwnScene:
+    name = readable_name(str(path))
     if scene.gcps and scene.transform == Affine.identity():
         raise DataError(f"{name} lies by control points; a scene needs a transform. Warp it first (gdalwarp).")
     if scene.crs is None or scene.transform == Affine.identity():
@@ -143,16 +170,7 @@ def _described(path: Path, stem: str, scene: Scene) -> OwnScene:
     ground = pixel_size(scene.size, scene.transform, scene.crs)
     if ground is None:
         raise DataError(f"{name} lies nowhere on the ground by its CRS and transform. Assign the true CRS.")
-    nodata, files = None, [path, path.with_name(path.name + SIDE_SUFFIX)]
-    driver = raster_driver(path)
-    if driver is not None:
-        with opened_raster(path, driver) as source:
-            values = {source.nodatavals[band - 1] for band in scene.bands}
-            nodata = values.pop() if len(values) == 1 else None
-            try:
-                files = [*files, *source.files]
-            except OSError as error:
-                raise DataError(f"{name} cannot be read: {reason(error)}.") from error
+    values = set(scene.nodata_values)
     return OwnScene(
         path=path,
         stem=stem,
@@ -161,9 +179,9 @@ def _described(path: Path, stem: str, scene: Scene) -> OwnScene:
         dtype=str(np.dtype(scene.dtype)),
         crs=scene.crs,
         transform=scene.transform,
-        nodata=nodata,
+        nodata=values.pop() if len(values) == 1 else None,
         descriptions=scene.descriptions,
         ground=ground,
         may_lack_data=scene.may_lack_data or scene.has_alpha,
-        stamp=file_stamp(files),
+        stamp=_stamp(path),
     )

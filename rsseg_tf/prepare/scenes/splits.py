@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_tf.disjoint_sets import DisjointSets
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.extras import require
 from rsseg_tf.prepare.scenes.labels import PolygonLayer
@@ -232,7 +233,6 @@ def _starts(size: int, tile: int, step: int, spans: list[tuple[int, int]] | None
 
 def assign(
     rule: SplitRule,
-    scenes: Sequence[OwnScene],
     tiles: Sequence[Tiles],
     counts: Sequence[NDArray[np.int64]],
     *,
@@ -246,7 +246,6 @@ def assign(
 
     Args:
         rule: The rule.
-        scenes: The scenes.
         tiles: The tiles of each scene.
         counts: `(N, C)` pixels of each class in each tile of a scene; tiles of zeros do not count.
         blocks: The blocks, for the rule `blocks`.
@@ -263,7 +262,7 @@ def assign(
         return [np.full(len(one.places), TRAIN) for one in tiles]
     if rule.kind == "blocks" and blocks is not None:
         return _by_blocks(rule.fraction, tiles, counts, blocks, seed)
-    return _by_scenes(rule.fraction, scenes, tiles, counts, margin, seed)
+    return _by_scenes(rule.fraction, tiles, counts, margin, seed)
 
 
 def _by_blocks(
@@ -299,28 +298,37 @@ def _by_blocks(
 
 
 def _by_scenes(
-    fraction: float,
-    scenes: Sequence[OwnScene],
-    tiles: Sequence[Tiles],
-    counts: Sequence[NDArray[np.int64]],
-    margin: float,
-    seed: int,
+    fraction: float, tiles: Sequence[Tiles], counts: Sequence[NDArray[np.int64]], margin: float, seed: int
 ) -> list[NDArray[np.int64]]:
-    content = {
-        scene.stem: np.append(count.sum(axis=0), (count.sum(axis=1) > 0).sum())
-        for scene, count in zip(scenes, counts, strict=True)
-    }
-    content = {stem: count for stem, count in content.items() if count[-1]}
+    places = _places(tiles, margin)
+    content: dict[int, NDArray[np.int64]] = {}
+    for place, count in zip(places, counts, strict=True):
+        if count.any():
+            entry = np.append(count.sum(axis=0), (count.sum(axis=1) > 0).sum())
+            content[place] = content[place] + entry if place in content else entry
     if len(content) < 2:
         raise DataError(
-            f"--split scene needs two labelled scenes at least; got {len(content)}. Take --split blocks:{fraction:g}."
+            "--split scene needs two places at least, and the labelled scenes share one. Take --split "
+            f"blocks:{fraction:g}."
         )
     chosen = _draw(content, fraction, seed)
-    codes = [
-        np.full(len(one.places), VAL if scene.stem in chosen else TRAIN)
-        for scene, one in zip(scenes, tiles, strict=True)
+    return [
+        np.full(len(one.places), VAL if place in chosen else TRAIN) for place, one in zip(places, tiles, strict=True)
     ]
-    return without_near(codes, tiles, margin)
+
+
+def _places(tiles: Sequence[Tiles], margin: float) -> list[int]:
+    """Returns the number of the place of each scene; scenes nearer than a distance have the same."""
+    sets = DisjointSets()
+    boxes = np.array([np.append(one.boxes[:, :2].min(axis=0), one.boxes[:, 2:].max(axis=0)) for one in tiles])
+    grounds = np.array([one.ground for one in tiles])
+    for number, box in enumerate(boxes):
+        left, top, right, bottom = box + (-margin, -margin, margin, margin)
+        near = (boxes[:, 0] < right) & (boxes[:, 2] > left) & (boxes[:, 1] < bottom) & (boxes[:, 3] > top)
+        for other in np.flatnonzero(near[:number] & (grounds[:number] == grounds[number])).tolist():
+            if sets.root(number) != sets.root(other):
+                sets.join(sets.root(number), sets.root(other))
+    return [sets.root(number) for number in range(len(tiles))]
 
 
 def _draw(content: Mapping[Key, NDArray[np.int64]], fraction: float, seed: int) -> frozenset[Key]:

@@ -27,6 +27,7 @@ from tests.fixtures.own_scenes import (
     moved,
     prepare,
     scene,
+    square,
     tiles,
     write_polygons,
 )
@@ -105,12 +106,6 @@ def test_the_touching_rule(tmp_path: Path, ortho: Path) -> None:
     assert (mosaic(tmp_path / "centre") == drawn(polygons)).all()
     assert (mosaic(tmp_path / "all") == drawn(polygons, all_touched=True)).all()
     assert (mosaic(tmp_path / "all") == 1).sum() > (mosaic(tmp_path / "centre") == 1).sum()
-
-
-def square(x: int, y: int, side: int) -> Any:
-    """A square of whole pixels from a column and a row."""
-    left, top = PLACE.c + x * PLACE.a, PLACE.f + y * PLACE.e
-    return shapely.box(left, top - side * PLACE.a, left + side * PLACE.a, top)
 
 
 def test_later_polygons_and_files_lie_on_top_and_polygons_without_a_class_are_ignored(
