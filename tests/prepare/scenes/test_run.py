@@ -238,12 +238,13 @@ def test_bands_of_several_files_are_one_scene(tmp_path: Path, labels: Path) -> N
     jpeg = tmp_path / "ortho.jp2"
     with rasterio.open(jpeg, "w", driver="JP2OpenJPEG", count=3, QUALITY="100", REVERSIBLE="YES", **profile) as target:
         target.write(bands)
-    common = ("--labels", labels, "--field", "kind", "--tile_size", 48, "--workers", 1)
-    for name, sources in (
-        ("whole", (tmp_path / "whole.tif",)),
-        ("stacked", ("--stack", *files)),
-        ("jpeg", (jpeg,)),
-    ):
+    common: tuple[str | Path | int, ...] = ("--labels", labels, "--field", "kind", "--tile_size", 48, "--workers", 1)
+    given: dict[str, tuple[str | Path, ...]] = {
+        "whole": (tmp_path / "whole.tif",),
+        "stacked": ("--stack", *files),
+        "jpeg": (jpeg,),
+    }
+    for name, sources in given.items():
         result = command(*sources, *common, "-o", tmp_path / name)
         assert result.exit_code == 0, result.output
     expected = sorted((tmp_path / "whole/img_dir").rglob("*.tif"))
