@@ -250,7 +250,7 @@ def _read_layers(
 
 def _read_parquet(path: Path, fields: Sequence[str]) -> _Layer:
     """Reads a GeoParquet file, which the vector library's own build does not know."""
-    parquet = require("pyarrow.parquet", "vector")
+    parquet = require("pyarrow.parquet", "parquet")
     with parquet.ParquetFile(path) as file:
         if file.metadata.num_rows > _MOST_FEATURES:
             raise DataError(f"{path} holds more than {_MOST_FEATURES} features. Merge or cut them to what is needed.")
