@@ -45,7 +45,7 @@ __all__ = [
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 RASTER_ERRORS = (RasterioError, CRSError, CPLE_BaseError, OSError, UnicodeDecodeError)
-"""Errors of reading with rasterio; it wraps neither all of GDAL's own (`CPLE_BaseError`) nor texts that are no UTF-8."""
+"""Errors of reading with rasterio; it wraps neither all of GDAL's (`CPLE_BaseError`) nor texts that are no UTF-8."""
 
 HEAD_BYTES = 1024
 """Bytes that are enough to tell the kind of a file; GDAL looks for a VRT's first tag in as many."""
