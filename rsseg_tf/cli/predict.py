@@ -153,7 +153,8 @@ def command(
 
     Images of up to 2048 x 2048 pixels are predicted whole; with --is-slide they are scaled and then cut into windows.
     Larger images are cut first, and each window is scaled; without --is-slide their windows have the model's size and
-    are blended. `rsseg-tf eval` counts the same labels. The memory does not depend on the height of a scene.
+    are blended. So are those of smaller images of which a small --aoi is asked for. `rsseg-tf eval` counts the same
+    labels. The memory does not depend on the height of a scene.
 
     Folders keep their structure. An image that cannot be predicted is named at the end, with exit code 1; the others
     are done. Pictures of huge scenes are reduced to previews.

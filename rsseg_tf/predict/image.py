@@ -152,14 +152,16 @@ def predict_image(
     with rasterio.Env(GDAL_CACHEMAX=settings.scenes.max_memory // 8), _opened(job, settings) as scene:
         value_scale = _value_scale(scene, settings)
         zoom = _zoom(scene, settings)
-        tiling = make_tiling(scene.size, settings.options, zoom=zoom, value_scale=value_scale)
-        strips = split_into_strips(scene, settings, tiling)
-        wanted = None
+        wanted, part = None, Window(0, 0, *scene.size)
         if settings.scenes.aoi is not None:
             wanted = area_of_interest(settings.scenes.aoi, scene)
             if wanted is None:
                 return PredictionResult(job.path, note=f"lies outside of {settings.scenes.aoi}")
-        _check_values(scene, settings, Window(0, 0, *scene.size) if wanted is None else wanted.bounds)
+            part = wanted.bounds
+        _check_values(scene, settings, part)
+        size = Size(part.y1 - part.y0, part.x1 - part.x0)
+        tiling = make_tiling(scene.size, settings.options, zoom=zoom, value_scale=value_scale, part=size)
+        strips = split_into_strips(scene, settings, tiling)
         files = _raster_files(job, scene, settings, tiling)
         targets = _targets(job, scene, settings)
         _check_input_stays(job, [*(file.path for file in files.values() if file.keep), *targets.values()])

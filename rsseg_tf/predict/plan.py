@@ -27,7 +27,7 @@ from rsseg_tf.predict.resuming import JOURNAL, FinishedJobs
 from rsseg_tf.predict.settings import PredictionSettings
 from rsseg_tf.rasters.images import image_header
 from rsseg_tf.rasters.scenes import open_scene, raster_driver
-from rsseg_tf.rasters.sources import Address, Part, Source, Stack, named_source
+from rsseg_tf.rasters.sources import Address, Part, Source, Stack, local_files, named_source
 from rsseg_tf.rasters.vrt import vrt_size
 from rsseg_tf.rasters.windows import Size
 
@@ -65,6 +65,8 @@ def collect_sources(
     """
     source = _source(path)
     if not isinstance(source, Path):
+        if missing := next((file for file in local_files(source) if not file.exists()), None):
+            raise DataError(f"{missing} does not exist. Check the path.{address_hint(missing)}")
         return [source], Path()
     if not source.exists() and address_hint(path if isinstance(path, str) else source):
         raise DataError(
