@@ -73,12 +73,13 @@ EXTRAS = {
         "shapely>=2.1,<3",  # 2.1 brings coverage_simplify
         "pyogrio>=0.11,<1",
     ],
+    "parquet": ["pyarrow>=20,<27"],  # polygons as GeoParquet, beside the extra `vector`
     "cluster": ["dask>=2026.1,<2027", "distributed>=2026.1,<2027"],
 }
 EXTRAS["all"] = sorted(
     {
         requirement
-        for name in ("onnx", "tflite", "serving", "hub", "pretrained", "openvino", "vector", "cluster")
+        for name in ("onnx", "tflite", "serving", "hub", "pretrained", "openvino", "vector", "parquet", "cluster")
         for requirement in EXTRAS[name]
     }
 )
@@ -88,6 +89,7 @@ EXTRAS["test"] = [
     *EXTRAS["tflite"],
     *EXTRAS["serving"],
     *EXTRAS["vector"],  # polygons are compared with rasters
+    *EXTRAS["parquet"],
     *EXTRAS["cluster"],  # a worker is killed
     *EXTRAS["pretrained"],
     "pytest>=8.3,<10",

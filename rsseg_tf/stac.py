@@ -52,7 +52,9 @@ EXTENSIONS = {
 }
 """The schemas of the extensions that are written, by their prefix."""
 
-_DECIMALS = 7  # of degrees, as RFC 7946 advises: about a centimetre
+_DECIMALS = 7  # of degrees, as RFC 7946 advises: about a centimetre; more for pixels that are finer than four of these
+_MOST_DECIMALS = 15
+_LEAST_DEGREES = 1e-6
 _PARTS = 64
 """Each side of a scene is brought to degrees at this many places, because it is not straight there."""
 _LONGEST_DEGREES = 90.0  # between two points of an outline
@@ -224,25 +226,32 @@ def footprint(size: Size, transform: Affine, crs: CRS | None) -> Footprint | Non
     if not np.isfinite(ring).all():
         return None
     ring[:, 0] = np.unwrap(ring[:, 0], period=_TURN)
+    pixel = float(np.ptp(ring, axis=0).max()) / max(size)
+    # Grids whose first pixels have their centre on a pole reach half a pixel beyond it.
+    if not pixel or np.abs(ring[:, 1]).max() > 90 + pixel:
+        return None
     ring[:, 1] = np.clip(ring[:, 1], -90, 90)
+    decimals = min(max(_DECIMALS, math.ceil(-math.log10(pixel / 4))), _MOST_DECIMALS)
     if abs(ring[-1, 0] - ring[0, 0]) > _TURN / 2:
-        return _around_a_pole(ring[:-1])
+        return _around_a_pole(ring[:-1], decimals)
     ring[:, 0] -= _TURN * math.floor((ring[:, 0].mean() + _TURN / 2) / _TURN)
-    ring = np.round(_thinned(ring, size), _DECIMALS)
+    ring = np.round(_thinned(ring, max(pixel / 4, 10.0**-decimals)), decimals)
+    if not np.ptp(ring, axis=0).all():  # a line, as of geocentric coordinates
+        return None
     (left, bottom), (right, top) = ring.min(axis=0).tolist(), ring.max(axis=0).tolist()
-    if right - left >= _TURN - 10.0 ** (1 - _DECIMALS):  # it begins and ends at one meridian, whichever that is
+    if right - left >= _TURN - _LEAST_DEGREES:  # it begins and ends at one meridian, whichever that is
         left, right = -_TURN / 2, _TURN / 2
         parts = [np.array([(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)])]
         return Footprint(_geometry(parts), (left, bottom, right, top))
-    parts = [part for turn in (-1, 0, 1) if (part := _within_turn(ring, turn)) is not None]
+    parts = [part for turn in (-1, 0, 1) if (part := _within_turn(ring, turn, decimals)) is not None]
     if len(parts) == 1:
         left, right = float(parts[0][:, 0].min()), float(parts[0][:, 0].max())
     else:
-        left, right = (round((x + _TURN / 2) % _TURN - _TURN / 2, _DECIMALS) for x in (left, right))
+        left, right = (round((x + _TURN / 2) % _TURN - _TURN / 2, decimals) for x in (left, right))
     return Footprint(_geometry(parts), (left, bottom, right, top))
 
 
-def _around_a_pole(curve: NDArray[np.float64]) -> Footprint:
+def _around_a_pole(curve: NDArray[np.float64], decimals: int) -> Footprint:
     """Returns the footprint between a pole and the curve of points around it."""
     pole = math.copysign(90.0, float(curve[:, 1].mean()))
     wrapped = (curve[:, 0] + _TURN / 2) % _TURN - _TURN / 2
@@ -253,15 +262,13 @@ def _around_a_pole(curve: NDArray[np.float64]) -> Footprint:
     ring = np.concatenate(
         [[(-half, latitude)], inner, [(half, latitude), (half, pole), (-half, pole), (-half, latitude)]]
     )
-    ring = np.round(ring, _DECIMALS)
+    ring = np.round(ring, decimals)
     bottom, top = float(ring[:, 1].min()), float(ring[:, 1].max())
     return Footprint(_geometry([ring]), (-half, bottom, half, top))
 
 
-def _thinned(ring: NDArray[np.float64], size: Size) -> NDArray[np.float64]:
+def _thinned(ring: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
     """Leaves out points of the four sides of a ring that lie close enough to the line between their neighbours."""
-    span = max(np.ptp(ring[:, 0]) / max(size.width, size.height), np.ptp(ring[:, 1]) / max(size.width, size.height))
-    tolerance = max(span / 4, 10.0**-_DECIMALS)
     kept = []
     for side in range(4):
         points = ring[side * _PARTS : (side + 1) * _PARTS + 1]
@@ -275,9 +282,9 @@ def _thinned(ring: NDArray[np.float64], size: Size) -> NDArray[np.float64]:
     return np.concatenate([*kept, ring[:1]])
 
 
-def _within_turn(ring: NDArray[np.float64], turn: int) -> NDArray[np.float64] | None:
+def _within_turn(ring: NDArray[np.float64], turn: int, decimals: int) -> NDArray[np.float64] | None:
     """Returns the part of a ring between the date lines of a turn, brought to -180..180; None if there is none."""
-    left = _TURN * turn - _TURN / 2
+    left, whole = _TURN * turn - _TURN / 2, ring
     for side, sign in ((left, 1.0), (left + _TURN, -1.0)):
         # Sutherland and Hodgman: points on the inner side stay, edges that cross the line get a point on it.
         inside = sign * (ring[:, 0] - side) >= 0
@@ -292,9 +299,9 @@ def _within_turn(ring: NDArray[np.float64], turn: int) -> NDArray[np.float64] | 
         if len(found) < 3:
             return None
         ring = np.array([*found, found[0]])
-    if np.ptp(ring[:, 0]) < 10.0 ** (1 - _DECIMALS):  # a sliver that rounding has left beyond the line
+    if np.ptp(ring[:, 0]) < min(_LEAST_DEGREES, np.ptp(whole[:, 0]) / 2):  # what rounding has left beyond the line
         return None
-    return np.round(ring - (_TURN * turn, 0), _DECIMALS)
+    return np.round(ring - (_TURN * turn, 0), decimals)
 
 
 def _geometry(parts: Sequence[NDArray[np.float64]]) -> dict[str, Any]:

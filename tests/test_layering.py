@@ -76,7 +76,12 @@ WITHOUT_KERAS = {
 WITH_TENSORFLOW = {"data", "export", "training", "predictors", "serving"}
 # Single places: the quiet first import for the command line, resizing to a size known only at run time, and dilated
 # convolutions as one operation.
-TENSORFLOW_MODULES = {"rsseg_tf.cli.output", "rsseg_tf.layers.conv", "rsseg_tf.layers.resize"}
+TENSORFLOW_MODULES = {
+    "rsseg_tf.cli.output",
+    "rsseg_tf.layers.conv",
+    "rsseg_tf.layers.norm",
+    "rsseg_tf.layers.resize",
+}
 
 
 def module_name(path: Path) -> str:

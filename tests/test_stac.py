@@ -85,6 +85,15 @@ def test_a_small_scene_has_four_corners() -> None:
     assert len(ring) == 5 and found.bbox == (min(x for x, _ in ring), ring[1][1], max(x for x, _ in ring), ring[0][1])
 
 
+def test_pixels_of_a_millimetre_and_pixels_on_a_pole() -> None:
+    tiny = footprint(SIZE, Affine(1e-3, 0, 500_000, 0, -1e-3, 5_000_000), CRS.from_epsg(32633))
+    assert tiny is not None and len(tiny.geometry["coordinates"][0]) == 5
+    check_geometry(tiny.geometry, list(tiny.bbox))
+    assert tiny.bbox[2] - tiny.bbox[0] == pytest.approx(0.4 / 78_800, rel=0.01)
+    registered = footprint(Size(181, 360), Affine(1, 0, -180, 0, -1, 90.5), CRS.from_epsg(4326))
+    assert registered is not None and registered.bbox == (-180, -90, 180, 90)
+
+
 def test_the_whole_world_and_poles_reach_from_date_line_to_date_line() -> None:
     for name in ("the whole world in degrees", "the whole world from Greenwich", "the whole world in Web Mercator"):
         found = footprint(SIZE, *PLACES[name])
@@ -100,9 +109,11 @@ def test_the_whole_world_and_poles_reach_from_date_line_to_date_line() -> None:
         (Affine(1, 0, 5, 0, -1, 7), None),
         (Affine.identity(), CRS.from_epsg(32636)),
         (Affine(1, 0, 0, 0, -1, 0), CRS.from_wkt('LOCAL_CS["a site",UNIT["metre",1]]')),
+        (Affine(1, 0, 500_000, 0, -1, 5_400_000), CRS.from_epsg(4978)),
+        (Affine(1, 0, 500, 0, -1, 200), CRS.from_epsg(4326)),
         (Affine(40_000, 0, -6e6, 0, -40_000, 6e6), CRS.from_proj4("+proj=geos +h=35785831 +lon_0=0")),
     ],
-    ids=["no CRS", "no transform", "a local CRS", "corners beyond the Earth"],
+    ids=["no CRS", "no transform", "a local CRS", "geocentric", "beyond the poles", "corners beyond the Earth"],
 )
 def test_scenes_without_a_place_on_the_globe(transform: Affine, crs: CRS | None) -> None:
     assert footprint(SIZE, transform, crs) is None

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from rsseg_tf.checkpoint import read_temperature, write_calibration
-from rsseg_tf.errors import WeightsError
+from rsseg_tf.errors import ExportError, WeightsError
 from rsseg_tf.export import ExportOptions, export_model, load_trained
 from rsseg_tf.manifest import Inference, read_manifest
 from rsseg_tf.predictors import open_predictor
@@ -68,6 +68,8 @@ def test_an_export_takes_it_along(checkpoint: Path, tmp_path: Path) -> None:
     found = module.signatures["probabilities"](pixels=images)["probabilities"].numpy()
     np.testing.assert_allclose(found, probabilities, atol=1e-4)
     assert not np.allclose(probabilities.max(axis=-1), open_predictor(version).predict(images).max(axis=-1), atol=1e-2)
+    with pytest.raises(ExportError, match="assets is a part of a SavedModel; name the SavedModel itself"):
+        open_predictor(version / "assets")
     for path in (version, version / "model.onnx"):
         predictor = open_predictor(path)
         assert predictor.options.temperature == TEMPERATURE

@@ -122,16 +122,7 @@ def command(
         return
     calibration = None if drawn is None else Calibration.fit(drawn)
     _show(scores, evaluation)
-    report = {
-        "model_path": model_path,
-        "dataset": config.dataset.spec.name,
-        "protocol": evaluation.to_json(),
-        "images": len(samples),
-        "inference": model.options.to_json(),
-        "precision": source.precision,
-        "engine": source.engine,
-        **scores.to_json(),
-    }
+    report = {"model_path": model_path, **_report(scores, evaluation, model, source)}
     if calibration is not None:
         report["calibration"] = calibration.to_json()
         _store(calibration, source.path, evaluation, len(samples))
@@ -142,6 +133,21 @@ def command(
         _write_page(report_path, scores, details, facts, calibration)
     beside = source.path if source.path.is_dir() else source.path.parent
     write_json((save_dir or beside) / "eval.json", report)
+
+
+def _report(
+    scores: SegmentationScores, evaluation: Evaluation, model: Predictor, source: ModelSource
+) -> dict[str, Any]:
+    """Returns what eval.json says of the scores and of how they came about."""
+    return {
+        "dataset": evaluation.spec.name,
+        "protocol": evaluation.to_json(),
+        "images": len(evaluation.samples),
+        "inference": model.options.to_json(),
+        "precision": source.precision,
+        "engine": source.engine,
+        **scores.to_json(),
+    }
 
 
 def _require_checkpoint(source: ModelSource, engine: str | None) -> None:

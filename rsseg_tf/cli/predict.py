@@ -79,8 +79,8 @@ _pictures = click.option(
 _polygons = group(
     "Polygons",
     click.option("--vector", metavar="FORMAT|FILE",
-                 help="Also write polygons: gpkg, geojson or fgb; or for one scene the name of such a file, whose "
-                      "other layers stay."),
+                 help="Also write polygons: gpkg, geojson, fgb or parquet; or for one scene the name of such a file, "
+                      "whose other layers stay."),
     click.option("--min-area", type=click.FloatRange(min=0), default=0.0, metavar="M2",
                  help="With --vector: leave out smaller polygons."),
     click.option("--simplify", type=click.FloatRange(min=0), default=0.0, metavar="PIXELS",
@@ -148,10 +148,13 @@ def command(
     Writes to --save-dir: pseudo_color_prediction/ (class ids as PNG with the palette), added_prediction/ (the image
     with the classes laid over it), for all but pictures without a world file geotiff_prediction/ (class ids with the
     scene's CRS and transform, colour table, class names and nodata), and what the options below ask for.
+    Beside maps and polygons are files (.qml, .tif.aux.xml) from which QGIS and GDAL take names and colours; a
+    GeoPackage has them in itself.
 
     Images of up to 2048 x 2048 pixels are predicted whole; with --is-slide they are scaled and then cut into windows.
     Larger images are cut first, and each window is scaled; without --is-slide their windows have the model's size and
-    are blended. `rsseg-tf eval` counts the same labels. The memory does not depend on the height of a scene.
+    are blended. So are those of smaller images of which a small --aoi is asked for. `rsseg-tf eval` counts the same
+    labels. The memory does not depend on the height of a scene.
 
     Folders keep their structure. An image that cannot be predicted is named at the end, with exit code 1; the others
     are done. Pictures of huge scenes are reduced to previews.

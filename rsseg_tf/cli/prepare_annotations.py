@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -70,4 +71,4 @@ def annotated_images(images: tuple[Path, ...], labels: tuple[Path, ...], output:
     for note in result.notes:
         print_note(f"{note[0].upper()}{note[1:]}.")
     print_prepared(result.report)
-    click.echo(f"Train with: rsseg-tf train --config {result.config} --do_eval")
+    click.echo(f"Train with: rsseg-tf train --config {shlex.quote(str(result.config))} --do_eval")

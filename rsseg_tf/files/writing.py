@@ -120,10 +120,11 @@ def replace_file(temporary: Path, path: Path) -> None:
     Raises:
         OSError: When a file cannot be flushed or renamed.
     """
-    with temporary.open("rb") as handle:
-        os.fsync(handle.fileno())
     side = _side(temporary)
     has_side = side.is_file()
+    for written in (temporary, side) if has_side else (temporary,):
+        with written.open("rb") as handle:
+            os.fsync(handle.fileno())
     if has_side:
         os.replace(side, _side(path))
     os.replace(temporary, path)

@@ -112,8 +112,8 @@ class BatchNorm(keras.layers.BatchNormalization):
         shape = ops.shape(x)
         parts = ops.reshape(x, (self.splits, shape[0] // self.splits, *shape[1:]))
         mean, variance = ops.moments(parts, axes=tuple(range(1, len(parts.shape) - 1)), keepdims=True)
-        of_batch = (ops.reshape(ops.mean(values, axis=0), (-1,)) for values in (mean, variance))
-        self._move(*of_batch, self.momentum)
+        means, variances = (ops.reshape(ops.mean(values, axis=0), (-1,)) for values in (mean, variance))
+        self._move(means, variances, self.momentum)
         y = (parts - mean) * ops.rsqrt(variance + self.epsilon)
         if self.scale:
             y = y * self.gamma + self.beta

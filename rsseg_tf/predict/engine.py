@@ -61,6 +61,8 @@ __all__ = [
     "slide_logits",
 ]
 
+_TILES_OF_A_PART = 9
+"""An image of more tiles, and of more pixels per wanted one, is not predicted whole for an area of interest."""
 WHOLE_PIXELS = 2048 * 2048
 """Images up to this size are scaled as a whole, and predicted in one piece where no windows are asked for."""
 
@@ -106,6 +108,7 @@ def make_tiling(
     *,
     zoom: tuple[float, float] = (1.0, 1.0),
     value_scale: float = 1.0,
+    part: Size | None = None,
 ) -> Tiling:
     """Decides how an image is predicted. Nothing but the arguments counts, so that all commands decide alike.
 
@@ -115,9 +118,13 @@ def make_tiling(
             predicted whole, and a larger one by blended windows of the tile's size.
         zoom: Pixels of the model per pixel of the image, downwards and to the right.
         value_scale: See `Tiling`.
+        part: Size of the part that is wanted, where not all is. For a small part of an image of many tiles, the image
+            is neither read nor predicted whole.
     """
     seen = size.scaled(*zoom)
     fits = max(seen.pixels, size.pixels) <= WHOLE_PIXELS
+    if part is not None and size.pixels > _TILES_OF_A_PART * max(part.pixels, options.tile.pixels):
+        fits = False
     windows = options.windows(fits=fits)
     if windows is None or (fits and options.is_augmented):
         return Tiling(make_plan(size, size, size, "mean"), seen, windows, value_scale)

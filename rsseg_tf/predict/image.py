@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from rasterio.transform import Affine
 from rsseg_tf.datasets.rules import misfit
 from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import INTERRUPTS, ConfigError, DataError, reason
-from rsseg_tf.files import atomic_path, hold, remove_file, remove_leftovers, short_stem
+from rsseg_tf.files import SIDE_SUFFIX, atomic_path, hold, remove_file, remove_leftovers, short_stem
 from rsseg_tf.files.walking import JPEG_SUFFIXES
 from rsseg_tf.predict.decoding import Product, products
 from rsseg_tf.predict.engine import Tiling, make_tiling
@@ -28,6 +28,7 @@ from rsseg_tf.predict.pictures import as_rgb, colour_table, overlay
 from rsseg_tf.predict.settings import PredictionSettings
 from rsseg_tf.predict.stac import item_notes, write_result_item
 from rsseg_tf.predict.streaming import predict_scene, split_into_strips
+from rsseg_tf.predict.styling import REVIEW_COLOUR, class_entries, write_styles
 from rsseg_tf.predict.vectors import Legend, write_polygons
 from rsseg_tf.predict.writing import RasterFile, Rows, SceneWriter, partial_file, raster_file
 from rsseg_tf.rasters.area import area_of_interest
@@ -39,6 +40,7 @@ from rsseg_tf.rasters.scenes import Scene, open_scene
 from rsseg_tf.rasters.sources import Source, is_remote, local_files, names_of
 from rsseg_tf.rasters.stamps import source_stamp
 from rsseg_tf.rasters.windows import Size, Window
+from rsseg_tf.styles import PaletteEntry
 
 __all__ = [
     "CONFIDENCE_FOLDER",
@@ -55,6 +57,7 @@ __all__ = [
     "clear_leftovers",
     "discard_partial",
     "predict_image",
+    "styled",
 ]
 
 PSEUDO_COLOR_FOLDER = "pseudo_color_prediction"
@@ -108,12 +111,14 @@ class PredictionResult:
             not asked for are missing.
         note: Why nothing had to be done, or what a user of the results must know, in one line; None otherwise.
         error: Why the image failed, or which of its results did, in one line; None if all is well.
+        styles: The styles (.qml) beside them, by the names of `files`.
     """
 
     image: Source
     files: Mapping[str, Path] = field(default_factory=dict)
     note: str | None = None
     error: str | None = None
+    styles: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -147,14 +152,16 @@ def predict_image(
     with rasterio.Env(GDAL_CACHEMAX=settings.scenes.max_memory // 8), _opened(job, settings) as scene:
         value_scale = _value_scale(scene, settings)
         zoom = _zoom(scene, settings)
-        tiling = make_tiling(scene.size, settings.options, zoom=zoom, value_scale=value_scale)
-        strips = split_into_strips(scene, settings, tiling)
-        wanted = None
+        wanted, part = None, Window(0, 0, *scene.size)
         if settings.scenes.aoi is not None:
             wanted = area_of_interest(settings.scenes.aoi, scene)
             if wanted is None:
                 return PredictionResult(job.path, note=f"lies outside of {settings.scenes.aoi}")
-        _check_values(scene, settings, Window(0, 0, *scene.size) if wanted is None else wanted.bounds)
+            part = wanted.bounds
+        _check_values(scene, settings, part)
+        size = Size(part.y1 - part.y0, part.x1 - part.x0)
+        tiling = make_tiling(scene.size, settings.options, zoom=zoom, value_scale=value_scale, part=size)
+        strips = split_into_strips(scene, settings, tiling)
         files = _raster_files(job, scene, settings, tiling)
         targets = _targets(job, scene, settings)
         _check_input_stays(job, [*(file.path for file in files.values() if file.keep), *targets.values()])
@@ -184,7 +191,17 @@ def predict_image(
         notes += item_notes(scene, settings)
     if failed and written:
         failed.append("its other results are written")
-    return PredictionResult(job.path, written, "; ".join(notes) or None, "; ".join(failed) or None)
+    return styled(PredictionResult(job.path, written, "; ".join(notes) or None, "; ".join(failed) or None), settings)
+
+
+def styled(result: PredictionResult, settings: PredictionSettings) -> PredictionResult:
+    """Writes the styles that belong beside results, anew or for the first time."""
+    styles, notes, failed = write_styles(result.files, _entries(settings))
+    note, error = (
+        "; ".join([*([] if first is None else [first]), *more]) or None
+        for first, more in ((result.note, notes), (result.error, failed))
+    )
+    return replace(result, styles=styles, note=note, error=error)
 
 
 def _targets(job: ImageJob, scene: Scene, settings: PredictionSettings) -> dict[str, Path]:
@@ -285,6 +302,7 @@ def clear_leftovers(jobs: Sequence[ImageJob], settings: PredictionSettings) -> N
             # A journal is named after its partial raster, so its leftover has the stem of that.
             for name in (stem, partial_file(Path(), stem).stem):
                 named[job.name.parent, short_stem(name)] = job
+                named[job.name.parent, short_stem(Path(f"{name}.tif{SIDE_SUFFIX}").stem)] = job
     for parent in {job.name.parent for job in jobs}:
         for folder in RESULT_FOLDERS:
 
@@ -424,18 +442,22 @@ def _raster_files(
 def _write_vector(path: Path, scene: Scene, settings: PredictionSettings, writer: SceneWriter) -> None:
     """Writes the polygons."""
     output, spec = settings.output, settings.spec
-    classes = dict(enumerate(spec.classes))
-    if output.min_confidence is not None:
-        classes[output.review_value] = "review"
     write_polygons(
         path,
         writer.readable("labels"),
         writer.readable("confidence"),
         scene,
-        Legend(classes, spec.ignore_index),
+        Legend(tuple(_entries(settings)), spec.ignore_index),
         min_area=output.min_area,
         simplify=output.simplify,
     )
+
+
+def _entries(settings: PredictionSettings) -> list[PaletteEntry]:
+    """Returns what the label maps hold."""
+    output = settings.output
+    review_value = None if output.min_confidence is None else output.review_value
+    return class_entries(settings.spec, settings.colours, review_value)
 
 
 def _labels_to_show(
@@ -453,7 +475,7 @@ def _labels_to_show(
     palette: tuple[RGB, ...] = settings.colours
     if output.min_confidence is not None:
         unused = output.review_value - len(palette)
-        palette = (*palette, *((0, 0, 0),) * unused, (128, 128, 128))
+        palette = (*palette, *((0, 0, 0),) * unused, REVIEW_COLOUR)
     return labels, palette
 
 

@@ -34,7 +34,7 @@ __all__ = [
 View = tuple[bool, bool, bool]
 """How an image is turned before it is predicted: (transposed, then mirrored top-bottom, then left-right)."""
 
-VECTOR_SUFFIXES = (".gpkg", ".geojson", ".fgb")
+VECTOR_SUFFIXES = (".gpkg", ".geojson", ".fgb", ".parquet")
 
 _TILE = Size(512, 512)
 _MIB = 2**20
@@ -237,7 +237,7 @@ class OutputOptions:
         min_confidence: Pixels with a smaller one get `review_value` instead of a class.
         review_value: See there; no class id and not the ignored id.
         probabilities: Write the probability of each class.
-        vector: A format (gpkg, geojson, fgb), or the file to write for one scene; None for no polygons.
+        vector: A format (gpkg, geojson, fgb, parquet), or the file to write for one scene; None for no polygons.
         min_area: Smallest polygon in square metres; in pixels for scenes without a CRS.
         simplify: Tolerance of outlines in pixels, see `write_polygons`; 0 keeps the pixels' edges.
         pictures: Write the class ids and the overlay as pictures.
@@ -271,7 +271,7 @@ class OutputOptions:
             raise ConfigError(f"review_value must be in 0..255; got {self.review_value}. 254 is usual.")
         if self.vector is not None and self.vector_suffix not in VECTOR_SUFFIXES:
             raise ConfigError(
-                f"vector must be gpkg, geojson or fgb, or a file of that kind; got '{self.vector}'. "
+                f"vector must be gpkg, geojson, fgb or parquet, or a file of that kind; got '{self.vector}'. "
                 "Give for instance --vector gpkg."
             )
         for name, value in (("min_area", self.min_area), ("simplify", self.simplify)):
@@ -282,7 +282,7 @@ class OutputOptions:
 
     @property
     def vector_suffix(self) -> str:
-        """The suffix of vector files: ".gpkg", ".geojson" or ".fgb"; of other texts, what stands there."""
+        """The suffix of vector files: ".gpkg", ".geojson", ".fgb" or ".parquet"; of other texts, what stands there."""
         text = self.vector or ""
         return (Path(text).suffix or f".{text}").lower()
 

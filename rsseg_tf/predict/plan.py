@@ -20,13 +20,14 @@ from rsseg_tf.predict.image import (
     PredictionResult,
     clear_leftovers,
     predict_image,
+    styled,
 )
 from rsseg_tf.predict.model import Predict
 from rsseg_tf.predict.resuming import JOURNAL, FinishedJobs
 from rsseg_tf.predict.settings import PredictionSettings
 from rsseg_tf.rasters.images import image_header
 from rsseg_tf.rasters.scenes import open_scene, raster_driver
-from rsseg_tf.rasters.sources import Address, Part, Source, Stack, named_source
+from rsseg_tf.rasters.sources import Address, Part, Source, Stack, local_files, named_source
 from rsseg_tf.rasters.vrt import vrt_size
 from rsseg_tf.rasters.windows import Size
 
@@ -64,6 +65,8 @@ def collect_sources(
     """
     source = _source(path)
     if not isinstance(source, Path):
+        if missing := next((file for file in local_files(source) if not file.exists()), None):
+            raise DataError(f"{missing} does not exist. Check the path.{address_hint(missing)}")
         return [source], Path()
     if not source.exists() and address_hint(path if isinstance(path, str) else source):
         raise DataError(
@@ -198,7 +201,8 @@ class PredictionPlan:
         """
         clear_leftovers(self.jobs, self.settings)
         for job in self.jobs:
-            yield job, self._finished.result(job)
+            result = self._finished.result(job)
+            yield job, None if result is None else styled(result, self.settings)
 
     def record(self, job: ImageJob, result: PredictionResult) -> PredictionResult:
         """Remembers a job that is done, for a later run that resumes.
@@ -237,7 +241,9 @@ def predict_paths(
     - `save_dir/added_prediction/<name>.<jpg|png>`: the picture with class colours over it; JPEG for a JPEG, else PNG;
     - `save_dir/geotiff_prediction/<name>.tif`: for a TIFF or VRT, or a picture with a world file, class ids with CRS
       and transform of the input;
-    - as `settings.output` asks: `confidence_prediction/`, `probability_prediction/`, `vector_prediction/`.
+    - as `settings.output` asks: `confidence_prediction/`, `probability_prediction/`, `vector_prediction/`;
+    - beside label maps, confidence and polygons, a style `<name>.qml`; beside label maps also `<name>.tif.aux.xml`
+      with names and colours of the classes.
 
     `<name>` is the path relative to `base` without suffix, so that subfolders are kept. Pixels without data get the
     ignored id. Files appear whole or not at all. An image that fails does not stop the others, and a result that

@@ -11,7 +11,7 @@ from rsseg_tf.datasets.spec import RGB, DatasetSpec
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.predict.decoding import check_review_value
 from rsseg_tf.predict.options import InferenceOptions, OutputOptions, SceneOptions
-from rsseg_tf.predict.vector_files import check_vector_file
+from rsseg_tf.predict.vector_files import check_vector_file, require_vector_libraries
 from rsseg_tf.rasters.stamps import stamp
 
 __all__ = ["PredictionSettings"]
@@ -48,6 +48,8 @@ class PredictionSettings:
                 f"--match_gsd needs the ground sampling distance that the model was trained on, and dataset "
                 f"'{self.spec.name}' states none. Give it with --model_gsd METRES."
             )
+        if self.output.vector is not None:
+            require_vector_libraries(self.output.vector_suffix)
         if self.output.vector_file is not None:
             check_vector_file(self.output.vector_file)
 

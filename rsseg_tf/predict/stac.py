@@ -12,6 +12,7 @@ An item has a geometry if the scene has a CRS and a transform that lead to WGS 8
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rasterio.crs import CRS
+from rasterio.errors import CRSError
 from rasterio.transform import Affine
 
 from rsseg_tf import __version__
@@ -133,7 +135,8 @@ def _projection(scene: Scene) -> dict[str, Any]:
         code = _code(scene.crs)
         fields["proj:code"] = code
         if code is None:
-            fields["proj:wkt2"] = scene.crs.to_wkt(version="WKT2_2019")
+            with contextlib.suppress(CRSError):  # not every CRS can be written so
+                fields["proj:wkt2"] = scene.crs.to_wkt(version="WKT2_2019")
     fields["proj:shape"] = list(scene.size)
     if scene.transform != Affine.identity():
         fields["proj:transform"] = list(scene.transform)[:6]
@@ -142,10 +145,11 @@ def _projection(scene: Scene) -> dict[str, Any]:
 
 def _code(crs: CRS) -> str | None:
     """Returns the code of a CRS, such as `EPSG:32636`, if the authority's system is the very same."""
-    found = crs.to_authority()
-    if found is None or CRS.from_authority(*found) != crs:
+    try:
+        found = crs.to_authority()
+        return ":".join(found) if found is not None and CRS.from_authority(*found) == crs else None
+    except CRSError:  # an authority that is not in PROJ's data
         return None
-    return ":".join(found)
 
 
 def _assets(

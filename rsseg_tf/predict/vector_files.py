@@ -7,7 +7,7 @@ import math
 import re
 import sqlite3
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,20 @@ from rsseg_tf.errors import DataError, reason
 from rsseg_tf.extras import require
 from rsseg_tf.files import atomic_path, hold, remove_leftovers, short_stem
 from rsseg_tf.files.paths import plain_path
+from rsseg_tf.predict.geoparquet import EXTRA, GeoParquetWriter, parquet_fields
 from rsseg_tf.predict.writing import unwritable
 from rsseg_tf.rasters.ground import move, own_degrees, pixel_size, transformed
 from rsseg_tf.rasters.windows import Size
+from rsseg_tf.styles import STYLE_TABLE, put_layer_style, users_styles
 
-__all__ = ["Feature", "VectorPlace", "check_vector_file", "layer_name", "write_features"]
+__all__ = ["Feature", "VectorPlace", "check_vector_file", "layer_name", "require_vector_libraries", "write_features"]
 
-_DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
+_DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf", ".parquet": "Parquet"}
 _BATCH = 5000
 """Polygons that are written at once."""
 _FIELDS = ("class_id", "class", "area_m2", "pixels", "confidence")
 _FIELDS_IN_PIXELS = ("class_id", "class", "area_px", "pixels", "confidence")
+_TYPES = (np.int32, object, np.float64, np.int64, np.float64)
 _LONGEST_LAYER = 120
 _DEGREES_BETWEEN_POINTS = 0.5
 """Longer edges get points in between before they become longitudes and latitudes, where they are no longer straight."""
@@ -83,9 +86,17 @@ class VectorPlace:
 def layer_name(stem: str) -> str:
     """Returns the name of a file's layer: the stem, changed where GeoPackage or SQLite refuse it as a name."""
     name = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff\"'`\\]", "_", stem)[:_LONGEST_LAYER].strip()
-    if not re.match(r"\w", name) or re.match(r"(gpkg|sqlite_|rtree_)", name, re.IGNORECASE):
+    if not re.match(r"\w", name) or re.match(r"(gpkg|sqlite_|rtree_|layer_styles$)", name, re.IGNORECASE):
         name = f"polygons {name}".strip()
     return name
+
+
+def require_vector_libraries(suffix: str) -> None:
+    """Raises `ExportError` unless all is installed that polygons in files of a suffix need."""
+    require("shapely", "vector")
+    require("pyogrio", "vector")
+    if suffix.lower() == ".parquet":
+        require("pyarrow.parquet", EXTRA)
 
 
 def check_vector_file(path: Path) -> None:
@@ -95,10 +106,10 @@ def check_vector_file(path: Path) -> None:
     layers, which stay; other formats have one layer.
 
     Raises:
-        ExportError: When the extra `vector` is not installed.
+        ExportError: When an extra is not installed.
         DataError: When the layer may not be replaced, or the file is open in another program.
     """
-    pyogrio = require("pyogrio", "vector")
+    require_vector_libraries(path.suffix)
     if not path.exists():
         return
     is_package = path.suffix.lower() == ".gpkg"
@@ -108,18 +119,16 @@ def check_vector_file(path: Path) -> None:
         raise DataError(f"{path} is open in another program, as {wal.name} beside it tells. Close it there first.")
     layer = layer_name(path.stem)
     try:
-        with plain_path(path) as plain:
-            if is_package and layer not in {str(name) for name, _ in pyogrio.list_layers(plain)}:
-                return
-            about = pyogrio.read_info(plain, layer=layer if is_package else None, force_feature_count=True)
+        found = parquet_fields(path) if path.suffix.lower() == ".parquet" else _layer_fields(path)
     except (RuntimeError, OSError, ValueError) as error:  # pyogrio's errors are RuntimeErrors
         raise DataError(
             f"{path} exists and cannot be read as {_DRIVERS[path.suffix.lower()]} ({reason(error)}), so it is not ours "
             "to replace. Give --vector another file, or remove this one."
         ) from error
-    # Some formats put a field with the feature's number in front.
-    fields = [str(name) for name in about["fields"] if str(name) not in ("fid", "ogc_fid")]
-    if about["features"] and fields not in (list(_FIELDS), list(_FIELDS_IN_PIXELS)):
+    if found is None:
+        return
+    fields, count = found
+    if count and fields not in (list(_FIELDS), list(_FIELDS_IN_PIXELS)):
         what = f"has a layer '{layer}'" if is_package else "exists and has polygons"
         raise DataError(
             f"{path} {what} with the fields {', '.join(fields) or '(none)'}, which predict did not write and will not "
@@ -127,21 +136,37 @@ def check_vector_file(path: Path) -> None:
         )
 
 
-def write_features(path: Path, features: Iterable[Feature], place: VectorPlace, *, in_metres: bool) -> None:
+def _layer_fields(path: Path) -> tuple[list[str], int] | None:
+    """Returns the fields of the layer to be replaced and its number of features; None where there is no such layer."""
+    pyogrio = require("pyogrio", "vector")
+    layer = None
+    with plain_path(path) as plain:
+        if path.suffix.lower() == ".gpkg":
+            layer = layer_name(path.stem)
+            if layer not in {str(name) for name, _ in pyogrio.list_layers(plain)}:
+                return None
+        about = pyogrio.read_info(plain, layer=layer, force_feature_count=True)
+    # Some formats put a field with the feature's number in front.
+    return [str(name) for name in about["fields"] if str(name) not in ("fid", "ogc_fid")], int(about["features"])
+
+
+def write_features(
+    path: Path, features: Iterable[Feature], place: VectorPlace, *, in_metres: bool, style: str | None = None
+) -> None:
     """Writes polygons as the layer that is named after `path`.
 
     Args:
-        path: .gpkg, .geojson or .fgb.
+        path: .gpkg, .geojson, .fgb or .parquet.
         features: The polygons; taken one by one.
         place: Where they lie; off the map they stay in pixels.
         in_metres: Whether areas are square metres.
+        style: Style (QML) that a GeoPackage stores for the layer; other formats have no place for it.
 
     Raises:
-        ExportError: When the extra `vector` is not installed.
+        ExportError: When the extra `vector`, or `parquet` for .parquet, is not installed.
         DataError: When the file cannot be written, holds what is not ours to replace, or is being written by another
             process.
     """
-    require("pyogrio", "vector")
     check_vector_file(path)
     lock_file = path.with_name(f".{short_stem(path.stem)}{path.suffix}.lock")
     try:
@@ -151,11 +176,15 @@ def write_features(path: Path, features: Iterable[Feature], place: VectorPlace, 
         with lock:
             remove_leftovers(path.parent, lambda stem: stem == short_stem(path.stem))
             with atomic_path(path) as temporary:
-                if path.suffix.lower() == ".gpkg":
+                is_package, layer = path.suffix.lower() == ".gpkg", layer_name(path.stem)
+                users = users_styles(path, layer) if is_package and path.exists() else []
+                if is_package:
                     _copy_other_layers(path, temporary)
                 with plain_path(temporary) as plain:
                     _Writer(plain, path, place, in_metres).write(features)
                     _check_whole(plain, path)
+                if is_package and style is not None:
+                    put_layer_style(temporary, layer, style, users)
     except (RuntimeError, sqlite3.Error, OSError) as error:  # pyogrio's errors are RuntimeErrors
         raise unwritable(path, error) from error
 
@@ -167,7 +196,7 @@ def _copy_other_layers(path: Path, temporary: Path) -> None:
     layer = layer_name(path.stem)
     with contextlib.closing(sqlite3.connect(f"file:{quote(bytes(path.absolute()))}?mode=ro", uri=True)) as source:
         query = "select name from sqlite_master where type in ('table', 'view')"
-        others = [name for (name,) in source.execute(query) if name != layer]
+        others = [name for (name,) in source.execute(query) if name not in (layer, STYLE_TABLE)]
         if any(not re.match(r"(gpkg|sqlite|rtree)_", name) for name in others):  # those belong to the format
             with contextlib.closing(sqlite3.connect(temporary)) as target:
                 source.backup(target)
@@ -186,21 +215,36 @@ class _Writer:
             self._crs = place.crs
         side = pixel_size(place.size, place.transform, place.crs)
         self._longest = math.inf if side is None else _DEGREES_BETWEEN_POINTS * _M_PER_DEGREE / max(side)
-        # Fifteen decimals, the driver's default, would only make the text longer.
-        self._options = {"COORDINATE_PRECISION": self._decimals(side)} if self._driver == "GeoJSON" else None
+        self._options: dict[str, Any] | None = None
+        if self._driver == "GeoJSON":
+            # Fifteen decimals, the driver's default, would only make the text longer.
+            self._options = {"COORDINATE_PRECISION": self._decimals(side)}
+            # The standard knows no other system, and no member that names one.
+            if self._crs is not None and self._crs.to_epsg() == 4326:
+                self._options["RFC7946"] = "YES"
+        self._fields = list(_FIELDS if in_metres else _FIELDS_IN_PIXELS)
 
     def write(self, features: Iterable[Feature]) -> None:
         """Writes all features."""
+        if self._driver != "Parquet":
+            self._write_batches(features, self._write_batch)
+            return
+        types = [np.dtype(kind) for kind in _TYPES]
+        fields = list(zip(self._fields, types, strict=True))
+        with GeoParquetWriter(Path(self._plain), fields, self._crs) as file:
+            self._write_batches(features, lambda batch, append: file.write(self._placed(batch), _columns(batch)))
+
+    def _write_batches(self, features: Iterable[Feature], write: Callable[[list[Feature], bool], None]) -> None:
         batch: list[Feature] = []
         written = False
         # The other drivers append, so that memory holds one batch. Without features an empty layer is written.
         for feature in features:
             batch.append(feature)
             if len(batch) == _BATCH and self._driver != "FlatGeobuf":
-                self._write_batch(batch, append=written)
+                write(batch, written)
                 batch, written = [], True
         if batch or not written:
-            self._write_batch(batch, append=written)
+            write(batch, written)
 
     def _decimals(self, side: tuple[float, float] | None) -> int:
         """Returns the decimals of coordinates: 7 of degrees, as the standard advises, or more for finer pixels."""
@@ -211,29 +255,28 @@ class _Writer:
         finest = min(math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e))
         return min(max(math.ceil(-math.log10(finest)) + 3, 3), 15)
 
-    def _write_batch(self, batch: list[Feature], *, append: bool) -> None:
-        shapely, pyogrio = require("shapely", "vector"), require("pyogrio", "vector")
+    def _placed(self, batch: list[Feature]) -> NDArray[Any]:
+        """Returns the polygons in the coordinates of the file."""
+        shapely = require("shapely", "vector")
         geometries = np.array([feature.polygon for feature in batch], object)
         if self._degrees is None:
-            geometries = shapely.transform(geometries, lambda points: move(points, self._place.transform))
-        elif len(batch):
-            geometries = self._in_degrees(geometries)
-        columns = [
-            np.array([feature.value for feature in batch], np.int32),
-            np.array([feature.name for feature in batch], object),
-            # Nine digits are more than the areas are known to, and keep text short.
-            np.array([float(f"{feature.area:.9g}") for feature in batch], np.float64),
-            np.array([feature.pixels for feature in batch], np.int64),
-            np.array([round(feature.confidence, 9) for feature in batch], np.float64),
-        ]
+            moved: NDArray[Any] = shapely.transform(geometries, lambda points: move(points, self._place.transform))
+            return moved
+        return self._in_degrees(geometries) if len(batch) else geometries
+
+    def _write_batch(self, batch: list[Feature], append: bool) -> None:
+        shapely, pyogrio = require("shapely", "vector"), require("pyogrio", "vector")
+        geometries = self._placed(batch)
+        if self._driver == "GeoJSON":  # the standard has outlines counterclockwise
+            geometries = shapely.orient_polygons(geometries)
         with warnings.catch_warnings():
             if self._crs is None:  # the note of the image's result tells the user already
                 warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
             pyogrio.raw.write(
                 self._plain,
                 geometry=shapely.to_wkb(geometries),
-                field_data=columns,
-                fields=list(_FIELDS if self._in_metres else _FIELDS_IN_PIXELS),
+                field_data=_columns(batch),
+                fields=self._fields,
                 layer=self._layer,
                 driver=self._driver,
                 # A polygon that the date line cuts is a multipolygon.
@@ -258,6 +301,16 @@ class _Writer:
         for index in np.flatnonzero((west < -180) | (east > 180) | (east - west > 180 if wraps else False)):
             moved[index] = _cut_at_date_line(_unwrapped(moved[index]) if wraps else moved[index])
         return moved
+
+
+def _columns(batch: list[Feature]) -> list[NDArray[Any]]:
+    """Returns the attributes of polygons, field by field."""
+    rows = [
+        # Nine digits are more than the areas are known to, and keep text short.
+        (one.value, one.name, float(f"{one.area:.9g}"), one.pixels, round(one.confidence, 9))
+        for one in batch
+    ]
+    return [np.array([row[index] for row in rows], kind) for index, kind in enumerate(_TYPES)]
 
 
 def _degrees_of(place: VectorPlace) -> CRS | None:
@@ -333,6 +386,8 @@ def _check_whole(plain: str, path: Path) -> None:
             handle.seek(max(handle.seek(0, 2) - 64, 0))
             if not handle.read().rstrip().endswith(b"}"):
                 raise OSError("its end is missing, probably for want of space")
+    elif suffix == ".parquet":
+        parquet_fields(Path(plain))  # its index is at the end
     else:
         layer = layer_name(path.stem) if suffix == ".gpkg" else None
         require("pyogrio", "vector").raw.read(plain, layer=layer, skip_features=0, max_features=1)

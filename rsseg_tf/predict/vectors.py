@@ -8,7 +8,7 @@ holds one tile and the regions that are still open.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from rasterio.features import shapes
 from rsseg_tf.disjoint_sets import DisjointSets
 from rsseg_tf.extras import require
 from rsseg_tf.predict.decoding import PROBABILITY_STEPS
+from rsseg_tf.predict.styling import layer_qml
 from rsseg_tf.predict.vector_files import Feature, VectorPlace, write_features
 from rsseg_tf.rasters.ground import PixelAreas, pixel_areas
 from rsseg_tf.rasters.scenes import Scene
 from rsseg_tf.rasters.windows import Window
+from rsseg_tf.styles import PaletteEntry
 
 __all__ = ["Legend", "Region", "regions", "write_polygons"]
 
@@ -40,11 +42,11 @@ class Legend:
     """The meaning of a label map's values.
 
     Attributes:
-        classes: Name of each id.
+        entries: Names and colours of the ids.
         ignored: Id of pixels without a class, which get no polygon.
     """
 
-    classes: Mapping[int, str]
+    entries: tuple[PaletteEntry, ...]
     ignored: int
 
 
@@ -97,7 +99,8 @@ def write_polygons(
     piece; a FlatGeobuf begins with its index and so is written when all polygons are known.
 
     Args:
-        path: .gpkg, .geojson or .fgb; appears whole or not. Other layers of a GeoPackage stay.
+        path: .gpkg, .geojson, .fgb or .parquet; appears whole or not. Other layers of a GeoPackage stay.
+            A GeoPackage stores colours of the classes for QGIS.
         labels_file: Raster of class ids.
         confidence_file: Raster of the same size, in steps of 1/254.
         scene: The scene, which tells where they lie.
@@ -114,7 +117,8 @@ def write_polygons(
     with rasterio.open(labels_file) as labels, rasterio.open(confidence_file) as confidence:
         found = regions(labels, confidence, legend.ignored, simplify=simplify, areas=areas)
         features = _features(found, legend, min_area)
-        write_features(path, features, VectorPlace(scene.size, scene.transform, scene.crs), in_metres=areas.in_metres)
+        place = VectorPlace(scene.size, scene.transform, scene.crs)
+        write_features(path, features, place, in_metres=areas.in_metres, style=layer_qml(legend.entries))
 
 
 def regions(
@@ -322,10 +326,11 @@ class _Groups:
 def _features(found: Iterable[Region], legend: Legend, min_area: float) -> Iterator[Feature]:
     """Turns regions into features, their outlines still in pixels; leaves out those that are too small."""
     shapely = require("shapely", "vector")
+    names = {entry.value: entry.name for entry in legend.entries}
     for region in found:
         for polygon in shapely.get_parts(region.geometry):
             # What simplifying has cut off or added counts at the mean area of the region's pixels.
             area = region.area * float(shapely.area(polygon)) / region.pixels
             if area >= min_area:
                 mean = region.confidence / region.pixels / PROBABILITY_STEPS
-                yield Feature(region.value, legend.classes[region.value], polygon, area, region.pixels, mean)
+                yield Feature(region.value, names[region.value], polygon, area, region.pixels, mean)

@@ -32,8 +32,10 @@ from rsseg_tf.errors import ConfigError, DataError, reason
 from rsseg_tf.files import SIDE_SUFFIX, atomic_path, hold, remove_file, replace_file, short_stem
 from rsseg_tf.files.journal import Journal
 from rsseg_tf.predict.decoding import PROBABILITY_NODATA, PROBABILITY_STEPS, Product
+from rsseg_tf.predict.styling import add_class_table, class_entries
 from rsseg_tf.rasters.scenes import Scene
 from rsseg_tf.rasters.stamps import stamp
+from rsseg_tf.styles import PaletteEntry
 
 __all__ = [
     "BLOCK",
@@ -67,6 +69,7 @@ class RasterFile:
         scale: What a stored step of 1 means.
         cog: Whether it becomes a Cloud Optimized GeoTIFF.
         keep: Whether it appears at all, or only serves what is made from it.
+        classes: What its values stand for; see `add_class_table`.
     """
 
     path: Path
@@ -79,6 +82,7 @@ class RasterFile:
     scale: float | None = None
     cog: bool = False
     keep: bool = True
+    classes: tuple[PaletteEntry, ...] = ()
 
     @property
     def partial(self) -> Path:
@@ -106,8 +110,9 @@ def raster_file(
     """Describes the raster of one product.
 
     Labels have the palette as colour table and `spec.ignore_index` as nodata value. GeoTIFF has no place for category
-    names outside a side file, so the class names stand in the band's tags: `CLASS_NAMES` (a JSON list) and `CLASS_0`,
-    `CLASS_1`, … Probabilities are in steps of 1/254, the scale of the bands, and 255 is nodata.
+    names outside a side file, which is easily lost, so the class names stand in the band's tags too: `CLASS_NAMES` (a
+    JSON list) and `CLASS_0`, `CLASS_1`, … Probabilities are in steps of 1/254, the scale of the bands, and 255 is
+    nodata.
 
     Args:
         product: What the raster holds.
@@ -125,14 +130,14 @@ def raster_file(
         names = tuple(spec.classes) if product == "probabilities" else ("confidence",)
         scale = 1 / PROBABILITY_STEPS
         return RasterFile(path, len(names), PROBABILITY_NODATA, tags, names=names, scale=scale, cog=cog, keep=keep)
-    colours = {index: (*colour, 255) for index, colour in enumerate(palette)}
+    classes = tuple(class_entries(spec, palette, review_value))
+    colours = {int(entry.value): (*entry.colour, 255) for entry in classes}
     band_tags = {"CLASS_NAMES": json.dumps(spec.classes, ensure_ascii=False)}
     band_tags |= {f"CLASS_{index}": name for index, name in enumerate(spec.classes)}
     if review_value is not None:
-        colours[review_value] = (128, 128, 128, 255)
         band_tags["REVIEW_VALUE"] = str(review_value)
     colours[spec.ignore_index] = (0, 0, 0, 0)
-    return RasterFile(path, 1, spec.ignore_index, tags, band_tags, colours=colours, cog=cog, keep=keep)
+    return RasterFile(path, 1, spec.ignore_index, tags, band_tags, colours=colours, cog=cog, keep=keep, classes=classes)
 
 
 @dataclass(frozen=True)
@@ -298,6 +303,8 @@ class SceneWriter:
                 if file.cog:
                     _make_cog(file, categorical=product == "labels")
                 else:
+                    if file.classes:
+                        add_class_table(file.partial, file.classes)
                     replace_file(file.partial, file.path)
             except Exception as error:  # GDAL has errors of its own, and none may cost the other rasters
                 failed[product] = unwritable(file.path, error)
@@ -506,6 +513,8 @@ def _make_cog(file: RasterFile, *, categorical: bool) -> None:
         )
         with rasterio.open(file.partial) as source:
             _check_written(temporary, _rows_of(source))
+        if file.classes:
+            add_class_table(temporary, file.classes, whole=False)
     remove_file(file.partial)
 
 

@@ -99,6 +99,8 @@ def find_model(path: StrPath) -> tuple[str, Path]:
             f"{folder} holds {len(artifacts)} exported files: {names or 'none'}. Name one of them, or choose with "
             "--engine."
         )
+    if artifacts[0].format == "savedmodel":  # its own copy of the manifest lies among its assets
+        raise ExportError(f"{folder} is a part of a SavedModel; name the SavedModel itself: {folder.parent}.")
     # A page is opened by its TFLite file.
     return _SUFFIXES[Path(artifacts[0].path).suffix], folder / artifacts[0].path
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -78,7 +79,7 @@ class _Recipe:
 
 def own_config_path(root: Path) -> Path:
     """Returns where the config of a prepared folder stands: `data/mine/mine.yml`."""
-    root = root.absolute()
+    root = Path(os.path.abspath(root))  # a name is needed, which ".." has not
     return root / f"{root.name}.yml"
 
 
@@ -135,7 +136,7 @@ def write_own_config(
             f"{readable_name(root)} has {len(classes)} class{'es' if not classes else ''}; a model tells at least 2 "
             "apart. Let the background be a class instead of ignoring it."
         )
-    root = root.absolute()
+    root = Path(os.path.abspath(root))
     described = _described(root)
     samples = read_list(root / "train.txt", root)
     if has_val := (root / "val.txt").exists():

@@ -7,7 +7,6 @@ AWS_NO_SIGN_REQUEST, AWS_S3_ENDPOINT, GDAL_HTTP_HEADERS, …), and proxies and c
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 import rasterio
-import rasterio.env
+from rasterio._env import get_gdal_config
 
 from rsseg_tf.errors import DataError, reason
 from rsseg_tf.rasters.gdal import RASTER_ERRORS
@@ -65,9 +64,8 @@ _LARGEST_OVERVIEW = 2**20
 @contextlib.contextmanager
 def network() -> Iterator[None]:
     """Applies the settings for reading by ranges; those of the environment and of an outer `rasterio.Env` win."""
-    outer = rasterio.env.getenv() if rasterio.env.hasenv() else {}
-    settings = {name: value for name, value in _SETTINGS.items() if name not in os.environ and name not in outer}
-    with rasterio.Env(**settings):
+    # GDAL itself is asked, because an outer Env may be another thread's.
+    with rasterio.Env(**{name: value for name, value in _SETTINGS.items() if get_gdal_config(name) is None}):
         yield
 
 

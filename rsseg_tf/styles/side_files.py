@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 from rsseg_tf.files import SIDE_SUFFIX, readable_name
 from rsseg_tf.files.reading import read_bytes
-from rsseg_tf.styles.documents import MOST_BYTES, parse_xml
+from rsseg_tf.styles.documents import MOST_BYTES, add_element, as_text, parse_xml
+from rsseg_tf.styles.entries import PaletteEntry
 
-__all__ = ["RGBA", "SideTable", "read_side_table", "side_file"]
+__all__ = ["RGBA", "SideTable", "read_side_table", "side_file", "with_side_table"]
 
 RGBA = tuple[int, int, int, int]
 
 # GDAL's `GDALRATFieldUsage` by number; newer versions write names beside them.
 _NAME, _MIN, _MAX, _MIN_MAX, _RED, _GREEN, _BLUE, _ALPHA = 2, 3, 4, 5, 6, 7, 8, 9
+
+
+# Names as QGIS gives them; numbers of GDAL's `GDALRATFieldType` (whole number 0, text 2) and usage.
+_COLUMNS = (
+    ("Value", 0, _MIN_MAX), ("Class", 2, _NAME), ("Red", 0, _RED), ("Green", 0, _GREEN), ("Blue", 0, _BLUE),
+    ("Alpha", 0, _ALPHA),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,3 +97,38 @@ def _whole(text: str | None) -> int | None:
     except ValueError:
         return None
     return int(number) if abs(number) < 2**31 and number == int(number) else None
+
+
+def with_side_table(text: str, entries: Sequence[PaletteEntry]) -> str:
+    """Returns a side file with an attribute table and category names of the first band; its other content stays.
+
+    Older programs know category names alone, one for each value from 0; newer ones take the table, which has rows for
+    the classes alone.
+
+    Args:
+        text: The side file so far; may be empty.
+        entries: The classes, their ids as values.
+
+    Raises:
+        DataError: When the side file is damaged.
+    """
+    root = parse_xml((text or "<PAMDataset/>").encode(), "a side file of GDAL")
+    band = next((band for band in root.findall("PAMRasterBand") if band.get("band") == "1"), None)
+    if band is None:
+        band = add_element(root, "PAMRasterBand", {"band": 1})
+    for element in [*band.findall("CategoryNames"), *band.findall("GDALRasterAttributeTable")]:
+        band.remove(element)
+    names = {int(entry.value): entry.name for entry in entries}
+    categories = add_element(band, "CategoryNames")
+    for value in range(max(names) + 1):
+        add_element(categories, "Category", text=names.get(value, ""))
+    table = add_element(band, "GDALRasterAttributeTable", {"tableType": "thematic"})
+    for index, (name, kind, usage) in enumerate(_COLUMNS):
+        column = add_element(table, "FieldDefn", {"index": index})
+        for tag, content in (("Name", name), ("Type", kind), ("Usage", usage)):
+            add_element(column, tag, text=content)
+    for index, entry in enumerate(entries):
+        row = add_element(table, "Row", {"index": index})
+        for cell in (entry.value, entry.name, *entry.colour, 255):
+            add_element(row, "F", text=cell)
+    return as_text(root)

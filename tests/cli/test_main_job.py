@@ -115,7 +115,9 @@ def test_the_quickstart_leaves_a_picture_and_a_report(tmp_path: Path) -> None:
     assert cv2.imread(str(picture)).shape[0] > 300
     text = (tmp_path / "quick" / "report" / "README.md").read_text("utf-8")
     assert "synthetic" in text and "rsseg-tf train" in text
-    assert sorted(p.suffix for p in (tmp_path / "quick" / "result" / "geotiff_prediction").iterdir()) == [".tif"] * 6
+    assert sorted(p.suffix for p in (tmp_path / "quick" / "result" / "geotiff_prediction").iterdir()) == (
+        [".qml"] * 6 + [".tif"] * 6 + [".xml"] * 6
+    )
 
 
 def test_quickstart_replaces_what_it_made_and_nothing_else(tmp_path: Path) -> None:

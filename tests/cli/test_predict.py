@@ -66,8 +66,11 @@ def test_everything_that_can_be_asked_for(checkpoint: Path, tmp_path: Path) -> N
     assert files == [
         ".predicted.jsonl",
         "added_prediction/a.png",
+        "confidence_prediction/a.qml",
         "confidence_prediction/a.tif",
+        "geotiff_prediction/a.qml",
         "geotiff_prediction/a.tif",
+        "geotiff_prediction/a.tif.aux.xml",
         "probability_prediction/a.tif",
         "pseudo_color_prediction/a.png",
         "stac_prediction/a.json",
@@ -109,9 +112,9 @@ def test_a_large_image_is_cut_into_blended_windows_of_the_training_size(
         (("--match_gsd",), "dataset 'data' states none. Give it with --model_gsd"),
         (("--review_value", "3"), "--review_value has an effect with --min_confidence only"),
         (("--min_confidence", "0.5", "--review_value", "1"), "already stands for class 'bright'"),
-        (("--vector", "shp"), "vector must be gpkg, geojson or fgb"),
         (("--stac_datetime", "2024-05-01"), "--stac_datetime has an effect with --stac only"),
         (("--stac", "--stac_datetime", "May"), "a time, a day, or two of them with a slash between; got 'May'"),
+        (("--vector", "shp"), "vector must be gpkg, geojson, fgb or parquet"),
         (("--simplify", "2"), "--simplify has an effect with --vector only"),
         (("--max_memory", "much"), "max_memory must be a number"),
         (("--rotate90",), "--rotate90 has an effect with --aug_pred only"),
@@ -226,7 +229,7 @@ def test_real_scenes_are_overlaid(checkpoint: Path, tmp_path: Path, name: str) -
     run(*arguments, "--is_slide", "--crop_size", "512", "512", "--stride", "384", "384", "--blend", "cosine")
     with (
         rasterio.open(SCENES / name) as scene,
-        rasterio.open(next((tmp_path / "geotiff_prediction").iterdir())) as made,
+        rasterio.open(next((tmp_path / "geotiff_prediction").glob("*.tif"))) as made,
     ):
         assert (made.crs, made.transform, made.bounds, made.shape) == (
             scene.crs,

@@ -125,7 +125,7 @@ def test_tie_points_are_kept_with_and_without_a_crs_and_polygons_are_in_pixels(t
     with rasterio.open(result.files["geotiff"]) as labels:
         assert len(labels.gcps[0]) == 3 and labels.gcps[1] == (None if crs is None else CRS.from_user_input(crs))
     assert "lies by control points alone, so polygons and areas are in pixels" in (result.note or "")
-    meta, _, _, columns = pyogrio.raw.read(result.files["vector"])
+    meta, _, _, columns = pyogrio.raw.read(result.files["vector"], layer="a")
     assert "area_px" in meta["fields"] and meta["crs"] is None
     assert columns[2].sum() == 600
 
@@ -163,7 +163,7 @@ def test_a_picture_with_a_world_file_is_a_scene(tmp_path: Path) -> None:
     result = predict_one(path, tmp_path / "out", COSINE, output=OutputOptions(vector="gpkg"))
     with rasterio.open(result.files["geotiff"]) as labels:
         assert labels.crs == CRS.from_epsg(32633) and labels.transform == METRES
-    meta, _, _, columns = pyogrio.raw.read(result.files["vector"])
+    meta, _, _, columns = pyogrio.raw.read(result.files["vector"], layer="ortho")
     assert meta["crs"] == "EPSG:32633" and columns[2].sum() == pytest.approx(150) and result.note is None
     (tmp_path / "ortho.pgw").write_text("damaged")
     assert "ortho.pgw beside it is no world file" in (predict_one(path, tmp_path / "out", COSINE).note or "")
@@ -237,7 +237,9 @@ def test_what_is_missing_of_a_large_scene_is_made_without_predicting_again(
         if file.suffix == ".tif":
             with rasterio.open(file) as one, rasterio.open(result.files[name]) as other:
                 np.testing.assert_array_equal(one.read(), other.read())
-    assert len(pyogrio.raw.read(result.files["vector"])[2]) == len(pyogrio.raw.read(whole.files["vector"])[2])
+    assert len(pyogrio.raw.read(result.files["vector"], layer="a")[2]) == len(
+        pyogrio.raw.read(whole.files["vector"], layer="a")[2]
+    )
     assert hidden_files(tmp_path / "out") == []
 
 

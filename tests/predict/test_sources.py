@@ -115,6 +115,26 @@ def test_areas_apart_are_predicted_as_if_all_were(folder: Path, tmp_path: Path) 
     np.testing.assert_array_equal(read_band(result.files["geotiff"]), expected)
 
 
+def test_a_small_area_of_an_image_that_would_be_predicted_whole(folder: Path, server: Served, tmp_path: Path) -> None:
+    options = InferenceOptions(tile=Size(128, 128))
+    scenes = SceneOptions(aoi=folder / "area.gpkg")
+    seen = []
+
+    def spy(batch: np.ndarray) -> np.ndarray:
+        seen.append(batch.shape[1:3])
+        return pointwise(batch)
+
+    local = predict_one(folder / "cog.tif", tmp_path / "local", options, predict=spy, scenes=scenes)
+    assert set(seen) == {(128, 128)}
+    server.bytes_sent()
+    remote = predict_one(Address(f"{server.url}/cog.tif"), tmp_path / "remote", options, predict=spy, scenes=scenes)
+    assert 0 < server.bytes_sent() < 0.2 * (folder / "cog.tif").stat().st_size
+    np.testing.assert_array_equal(read_band(remote.files["geotiff"]), read_band(local.files["geotiff"]))
+    seen.clear()
+    predict_one(folder / "cog.tif", tmp_path / "large", InferenceOptions(), predict=spy, scenes=scenes)
+    assert set(seen) == {(1024, 1024)}, "four tiles are an image that is predicted whole"
+
+
 def everything(folder: Path, server: Served) -> Stack:
     """Two bands from a server, one on another grid from a file."""
     return stack_of([f"{server.url}/two.tif", str(folder / "third.tif")])
@@ -219,6 +239,8 @@ def test_sources_by_their_texts(folder: Path, server: Served, tmp_path: Path) ->
         collect_sources(str(tmp_path / "list.txt"))
     with pytest.raises(DataError, match=r"gs://bucket/a\.tif is an address of another kind than https://, http:// and"):
         collect_sources("gs://bucket/a.tif")
+    with pytest.raises(DataError, match=r"none\.jp2 does not exist\. Check the path"):
+        collect_sources(stack_of([f"{server.url}/cog.tif", "none.jp2"]))
     with pytest.raises(DataError, match="would write results of one name, 'cog'"):
         plan_of([Address("https://a/cog.tif"), Address("https://b/cog.tif")], SPEC, tmp_path / "out", COSINE)
 

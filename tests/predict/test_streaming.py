@@ -9,6 +9,7 @@ import re
 import threading
 from pathlib import Path
 from typing import Any, NoReturn
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from rsseg_tf.predict.settings import PredictionSettings
 from rsseg_tf.predict.streaming import split_into_strips
 from rsseg_tf.rasters.scenes import open_scene
 from rsseg_tf.rasters.windows import Size
+from rsseg_tf.styles import side_file
 from tests.fixtures.scenes import (
     COSINE,
     PLACE,
@@ -208,7 +210,10 @@ def test_the_label_map_says_where_and_what_it_is(tmp_path: Path) -> None:
         assert tags["TIFFTAG_SOFTWARE"].startswith("rsseg_tf ") and tags["SOURCE"] == "a.tif" and tags["MODEL"] == "m1"
         assert tags["WINDOWS"] == "16x12 cosine"
     assert not [file for file in (tmp_path / "out").rglob(".*") if file.name != ".predicted.jsonl"]
-    assert not list((tmp_path / "out").rglob("*.xml"))
+    # All that says where it lies is in the map itself.
+    assert [element.tag for element in ElementTree.parse(side_file(result.files["geotiff"])).getroot()] == [
+        "PAMRasterBand"
+    ]
 
 
 @pytest.mark.parametrize("cog", [False, True])
@@ -250,7 +255,10 @@ def test_rpcs_are_kept(tmp_path: Path) -> None:
     with rasterio.open(result.files["geotiff"]) as labels:
         assert labels.rpcs is not None
         assert labels.rpcs.lat_off == 50.0 and labels.rpcs.line_num_coeff == rpcs.line_num_coeff
-    assert not list((tmp_path / "out").rglob("*.xml"))
+    # All that says where it lies is in the map itself.
+    assert [element.tag for element in ElementTree.parse(side_file(result.files["geotiff"])).getroot()] == [
+        "PAMRasterBand"
+    ]
 
 
 def test_a_cog_has_overviews_and_the_same_pixels(tmp_path: Path) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 from shapely import Polygon
 
-from rsseg_tf.errors import DataError
+from rsseg_tf.errors import DataError, ExportError
 from rsseg_tf.files.paths import plain_path
 from rsseg_tf.predict import OutputOptions
 from rsseg_tf.predict.vector_files import Feature, VectorPlace, check_vector_file, layer_name, write_features
@@ -26,6 +30,10 @@ pyogrio = pytest.importorskip("pyogrio", reason="the extra `vector` is not insta
 UTM = VectorPlace(Size(40, 60), PLACE, CRS.from_epsg(32750))
 
 
+NO_ARROW = find_spec("pyarrow") is None
+PARQUET = pytest.param(".parquet", marks=pytest.mark.skipif(NO_ARROW, reason="the extra `parquet` is not installed"))
+
+
 def feature(polygon: Polygon, area: float = 1.0) -> Feature:
     return Feature(1, "road", polygon, area, 1, 0.5)
 
@@ -36,9 +44,21 @@ def write(path: Path, *polygons: Polygon, place: VectorPlace = UTM, in_metres: b
     return path
 
 
-def read(path: Path | str, layer: str | None = None) -> tuple[dict[str, list[str] | np.ndarray | str], np.ndarray]:
+def read(path: Path | str, layer: str | None = None) -> tuple[dict[str, Any], np.ndarray]:
+    if Path(path).suffix == ".parquet":
+        table, column = read_parquet(Path(path))
+        fields = [name for name in table.column_names if name not in ("geometry", "bbox")]
+        crs = None if column["crs"] is None else CRS.from_user_input(json.dumps(column["crs"]))
+        return {"fields": fields, "crs": crs}, shapely.from_wkb(table["geometry"].to_pylist())
     meta, _, wkb, _ = pyogrio.raw.read(str(path), layer=layer)
     return meta, shapely.from_wkb(wkb)
+
+
+def read_parquet(path: Path) -> tuple[Any, dict[str, Any]]:
+    """Returns the table, and what the file says of its geometry."""
+    with path.open("rb") as file:
+        table = import_module("pyarrow.parquet").read_table(file)
+    return table, json.loads(table.schema.metadata[b"geo"])["columns"]["geometry"]
 
 
 NAMES = (
@@ -48,7 +68,7 @@ NAMES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb"])
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb", PARQUET])
 @pytest.mark.parametrize("name", NAMES)
 def test_any_name_has_a_layer(tmp_path: Path, suffix: str, name: str) -> None:
     path = write(tmp_path / f"{name}{suffix}")
@@ -65,7 +85,7 @@ def test_ordinary_names_stay_as_they_are() -> None:
     assert layer_name("") == "polygons"
 
 
-@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb"])
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb", PARQUET])
 def test_any_folder_will_do_and_nothing_stays_in_the_temporary_one(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +116,10 @@ def user_layer(
     path: Path, layer: str = "surveyed_fields", fields: tuple[str, ...] = ("owner",), count: int = 1
 ) -> Path:
     shapes = shapely.to_wkb(np.array([shapely.box(0, 0, 1, 1)] * count, object))
+    if path.suffix == ".parquet":
+        columns = {**{name: ["x"] * count for name in fields}, "geometry": list(shapes)}
+        import_module("pyarrow.parquet").write_table(import_module("pyarrow").table(columns), path)
+        return path
     pyogrio.raw.write(
         str(path), geometry=shapes, field_data=[np.array(["x"] * count, object) for _ in fields], fields=list(fields),
         layer=layer, geometry_type="Polygon", crs="EPSG:32633",
@@ -114,7 +138,7 @@ def test_other_layers_of_a_geopackage_stay(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["project.gpkg"]
 
 
-@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb"])
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb", PARQUET])
 def test_what_we_did_not_write_is_not_replaced(tmp_path: Path, suffix: str) -> None:
     path = user_layer(tmp_path / f"fields{suffix}", layer="fields")
     before = path.read_bytes()
@@ -167,6 +191,66 @@ def test_geojson_has_no_more_decimals_than_its_pixels_need(tmp_path: Path) -> No
     assert points.tolist()[0] == [0.0, 0.0] and decimals <= 3
 
 
+def test_geojson_keeps_to_its_standard(tmp_path: Path) -> None:
+    """RFC 7946: no member names a system (4), outlines are counterclockwise and holes clockwise (3.1.6)."""
+    ring = shapely.box(0, 0, 9, 9).difference(shapely.box(3, 3, 5, 5))
+    count = 5001  # the last ones are appended
+    path = tmp_path / "a.geojson"
+    write_features(path, (feature(ring) for _ in range(count)), UTM, in_metres=True)
+    document = json.loads(path.read_text("utf-8"))
+    assert "crs" not in document and len(document["features"]) == count
+    for one in (document["features"][0], document["features"][-1]):
+        polygon = shapely.geometry.shape(one["geometry"])
+        assert polygon.exterior.is_ccw and not polygon.interiors[0].is_ccw and polygon.bounds[0] == 117.0000023
+    local = VectorPlace(Size(40, 60), Affine.identity(), None)
+    assert shapely.box(0, 0, 10, 5).equals(read(write(path, place=local))[1][0]), "off the map it is in pixels"
+
+
+@pytest.mark.skipif(NO_ARROW, reason="the extra `parquet` is not installed")
+def test_geoparquet_says_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rsseg_tf.predict.vector_files._BATCH", 4)
+    ring = shapely.box(0, 0, 9, 9).difference(shapely.box(3, 3, 5, 5))
+    path = write(tmp_path / "a.parquet", *[shapely.transform(ring, lambda at, by=by: at + by) for by in range(10)])
+    table, column = read_parquet(path)
+    about = json.loads(table.schema.metadata[b"geo"])
+    assert about["version"] == "1.1.0" and about["primary_column"] == "geometry"
+    types = {field.name: str(field.type) for field in table.schema if field.name not in ("geometry", "bbox")}
+    assert types == {
+        "class_id": "int32", "class": "string", "area_m2": "double", "pixels": "int64", "confidence": "double"
+    }  # fmt: skip
+    polygons = shapely.from_wkb(table["geometry"].to_pylist())
+    assert column["encoding"] == "WKB" and column["geometry_types"] == ["Polygon"] and column["edges"] == "planar"
+    assert column["orientation"] == "counterclockwise" and all(one.exterior.is_ccw for one in polygons)
+    assert not any(one.interiors[0].is_ccw for one in polygons)
+    assert column["bbox"] == shapely.total_bounds(polygons).tolist()
+    assert column["covering"]["bbox"]["ymax"] == ["bbox", "ymax"]
+    boxes = [[box[side] for side in ("xmin", "ymin", "xmax", "ymax")] for box in table["bbox"].to_pylist()]
+    assert boxes == shapely.bounds(polygons).tolist()
+    assert column["crs"]["id"] == {"authority": "EPSG", "code": 32750}
+    _, whole = read(write(tmp_path / "b.gpkg", ring))
+    assert whole[0].equals(polygons[0])
+    # Parts are read without the others.
+    assert import_module("pyarrow.parquet").ParquetFile(path).num_row_groups == 3
+
+
+@pytest.mark.skipif(NO_ARROW, reason="the extra `parquet` is not installed")
+def test_geoparquet_without_place_and_without_polygons(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    meta, (found,) = read(write(path, place=VectorPlace(Size(40, 60), Affine.identity(), None), in_metres=False))
+    assert meta["crs"] is None and found.equals(shapely.box(0, 0, 10, 5)) and "area_px" in meta["fields"]
+    write_features(path, [], UTM, in_metres=True)
+    table, column = read_parquet(path)
+    assert table.num_rows == 0 and "bbox" not in column
+    write(path)  # over an empty one
+
+
+def test_geoparquet_needs_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ExportError, match=r'pip install "rsseg-tf\[parquet\]"'):
+        plan_of([tmp_path / "a.tif"], SPEC, tmp_path / "out", COSINE, output=OutputOptions(vector="parquet"))
+
+
 def test_polygons_across_the_date_line_are_cut_there(tmp_path: Path) -> None:
     place = VectorPlace(Size(100, 100), Affine(1000, 0, 780000, 0, -1000, 1000000), CRS.from_epsg(32660))
     _, (cut,) = read(write(tmp_path / "a.geojson", shapely.box(0, 0, 100, 100), place=place))
@@ -188,7 +272,7 @@ def test_polygons_around_a_pole_reach_up_to_it(tmp_path: Path) -> None:
 ROTATED = "+proj=ob_tran +o_proj=longlat +lon_0=-162 +o_lat_p=39.25 +o_lon_p=180 +R=6371229"
 
 
-@pytest.mark.parametrize("suffix", [".gpkg", ".fgb"])
+@pytest.mark.parametrize("suffix", [".gpkg", ".fgb", PARQUET])
 @pytest.mark.parametrize("crs", [ROTATED, "+proj=eqearth +datum=WGS84", "EPSG:7415", "EPSG:2263", "+proj=igh"])
 def test_a_crs_survives(tmp_path: Path, suffix: str, crs: str) -> None:
     crs = CRS.from_user_input(crs)

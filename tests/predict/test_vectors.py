@@ -16,12 +16,13 @@ from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 from shapely import Polygon
 
-from rsseg_tf.errors import ConfigError
+from rsseg_tf.errors import ConfigError, ExportError
 from rsseg_tf.predict import OutputOptions, SceneOptions
 from rsseg_tf.predict.vector_files import VectorPlace, write_features
 from rsseg_tf.predict.vectors import Legend, Region, _features, regions
 from rsseg_tf.rasters.ground import PixelAreas, pixel_areas
 from rsseg_tf.rasters.scenes import open_scene
+from rsseg_tf.styles import PaletteEntry
 from tests.fixtures.scenes import (
     COSINE,
     PLACE,
@@ -36,6 +37,10 @@ from tests.fixtures.scenes import (
 
 shapely = pytest.importorskip("shapely", reason="the extra `vector` is not installed")
 pyogrio = pytest.importorskip("pyogrio", reason="the extra `vector` is not installed")
+
+
+def entries(names: str) -> tuple[PaletteEntry, ...]:
+    return tuple(PaletteEntry(index, name, (index, 0, 0)) for index, name in enumerate(names))
 
 
 def region_list(
@@ -160,7 +165,7 @@ def test_areas_are_metres_on_the_ground(tmp_path: Path) -> None:
         path = write_scene(tmp_path / "scene.tif", labels[np.newaxis], crs=crs, transform=transform)
         with open_scene(path) as scene:
             found = region_list(tmp_path, labels, areas=pixel_areas(scene.size, scene.transform, scene.crs))
-            return [feature.area for feature in _features(found, Legend({0: "a", 1: "b"}, 255), 0.0)]
+            return [feature.area for feature in _features(found, Legend(entries("ab"), 255), 0.0)]
 
     assert areas("EPSG:32750", PLACE) == pytest.approx([50.0, 100.0])
     assert areas("EPSG:2263", Affine(10, 0, 1e6, 0, -10, 2e5)) == pytest.approx([200 * 9.2903412, 400 * 9.2903412])
@@ -186,7 +191,7 @@ def test_files_hold_classes_areas_and_confidence(tmp_path: Path, suffix: str) ->
     output = OutputOptions(vector=suffix, confidence=True)
     result = predict_one(path, tmp_path / "out", COSINE, predict=pointwise, output=output)
     assert result.files["vector"] == tmp_path / "out" / "vector_prediction" / f"a.{suffix}"
-    meta, _, wkb, columns = pyogrio.raw.read(result.files["vector"])
+    meta, _, wkb, columns = pyogrio.raw.read(result.files["vector"], layer="a")
     table = dict(zip(meta["fields"], columns, strict=True))
     assert list(table) == ["class_id", "class", "area_m2", "pixels", "confidence"]
     labels, confidence = read_band(result.files["geotiff"]), read_band(result.files["confidence"])
@@ -207,7 +212,8 @@ def test_files_hold_classes_areas_and_confidence(tmp_path: Path, suffix: str) ->
         )
         np.testing.assert_array_equal(burnt, labels)
     files = sorted(file.name for file in (tmp_path / "out").rglob("*") if file.is_file())
-    assert files == sorted([".predicted.jsonl", "a.png", "a.png", "a.tif", "a.tif", f"a.{suffix}"])
+    styles = ["a.qml", "a.qml", "a.tif.aux.xml"] + (["a.qml"] if suffix != "gpkg" else [])
+    assert files == sorted([".predicted.jsonl", "a.png", "a.png", "a.tif", "a.tif", f"a.{suffix}", *styles])
 
 
 def test_small_polygons_are_left_out_and_doubtful_ones_are_named(tmp_path: Path) -> None:
@@ -215,13 +221,13 @@ def test_small_polygons_are_left_out_and_doubtful_ones_are_named(tmp_path: Path)
     output = OutputOptions(vector="gpkg", min_area=5.0, min_confidence=0.8)
     result = predict_one(path, tmp_path / "out", COSINE, predict=pointwise, output=output)
     assert "confidence" not in result.files, "made for the polygons, and not asked for"
-    meta, _, _, columns = pyogrio.raw.read(result.files["vector"])
+    meta, _, _, columns = pyogrio.raw.read(result.files["vector"], layer="a")
     table = dict(zip(meta["fields"], columns, strict=True))
     assert table["area_m2"].min() >= 5.0
     everything = predict_one(
         path, tmp_path / "all", COSINE, predict=pointwise, output=OutputOptions(vector="gpkg", min_confidence=0.8)
     )
-    _, _, _, (_, names, areas, *_) = pyogrio.raw.read(everything.files["vector"])
+    _, _, _, (_, names, areas, *_) = pyogrio.raw.read(everything.files["vector"], layer="a")
     assert (areas < 5.0).any() and len(table["area_m2"]) == (areas >= 5.0).sum()
     assert set(names) == {*SPEC.classes, "review"}
 
@@ -232,7 +238,7 @@ def test_many_batches_and_none_at_all(tmp_path: Path, suffix: str, monkeypatch: 
     labels = random_labels(30, 30, 3, 1)
     found = region_list(tmp_path, labels)
     scene_path = write_scene(tmp_path / "scene.tif", labels[np.newaxis])
-    legend = Legend({0: "a", 1: "b", 2: "c"}, 255)
+    legend = Legend(entries("abc"), 255)
     with open_scene(scene_path) as scene:
         place = VectorPlace(scene.size, scene.transform, scene.crs)
         path = tmp_path / f"many.{suffix}"
@@ -251,7 +257,7 @@ def test_one_file_is_for_one_scene(tmp_path: Path) -> None:
     assert result.files["vector"] == target and target.is_file()
     with pytest.raises(ConfigError, match=r"is one file, but there are 2 images.*--vector gpkg"):
         predict_files([one, two], pointwise, SPEC, tmp_path / "out", COSINE, output=output)
-    with pytest.raises(ConfigError, match="must be gpkg, geojson or fgb"):
+    with pytest.raises(ConfigError, match="must be gpkg, geojson, fgb or parquet"):
         OutputOptions(vector="shp")
     with pytest.raises(ConfigError, match="--simplify has an effect with --vector only"):
         OutputOptions(simplify=1.0)
@@ -267,8 +273,9 @@ def test_without_the_libraries_the_remedy_is_named(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr("importlib.import_module", without)
     path = write_scene(tmp_path / "a.tif", noise(20, 20))
-    (failed,) = predict_files([path], pointwise, SPEC, tmp_path / "out", COSINE, output=OutputOptions(vector="gpkg"))
-    assert 'pip install "rsseg-tf[vector]"' in (failed.error or "")
+    with pytest.raises(ExportError, match=r'pip install "rsseg-tf\[vector\]"'):  # before anything is predicted
+        predict_files([path], pointwise, SPEC, tmp_path / "out", COSINE, output=OutputOptions(vector="gpkg"))
+    assert not (tmp_path / "out").exists()
 
 
 # --- area of interest ------------------------------------------------------------------------------------------

@@ -174,9 +174,17 @@ def test_it_is_done_once(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     again = prepared(tmp_path, labels, folder=folder)
     assert again.report.up_to_date and "batch_size: 2" in config.read_text("utf-8")
+    assert (
+        f"the config {config} describes these data and stays as it was; delete it to have it written anew"
+        in again.notes
+    )
     changed = prepared(tmp_path, coco(labels, BOTH[1:]), folder=folder)
     assert not changed.report.up_to_date and 1 not in label_of(tmp_path, "scene0_0")
     assert "batch_size: 2" in config.read_text("utf-8")  # it describes these data as well
+    config.unlink()  # as if killed before it was written
+    last = prepared(tmp_path, labels, folder=folder)
+    assert last.report.up_to_date and "batch_size: 4" in config.read_text("utf-8")
+    assert not any("stays as it was" in note for note in last.notes)
 
 
 @pytest.mark.parametrize(("crowd", "expected"), [("class", 1), ("ignore", 255)])

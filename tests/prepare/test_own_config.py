@@ -247,6 +247,10 @@ def test_it_works_from_anywhere_and_where_the_folder_moves(tmp_path: Path, monke
     path = write_own_config(Path("mine"), classes=CLASSES, workers=1)
     assert path == own_config_path(root) == root / "mine.yml"
     assert load_config("mine/mine.yml").dataset.root == str(root)
+    (root / "inside").mkdir()
+    monkeypatch.chdir(root / "inside")
+    assert own_config_path(Path("..")) == path
+    monkeypatch.chdir(tmp_path)
     shutil.move(root, tmp_path / "theirs")
     assert load_config(tmp_path / "theirs" / "mine.yml").dataset.root == str(tmp_path / "theirs")
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
+from rasterio._env import get_gdal_config
+from rasterio.env import getenv
 
 from rsseg_tf.errors import DataError
 from rsseg_tf.rasters.remote import fingerprint, network
@@ -123,13 +127,20 @@ def test_a_server_without_ranges_is_refused_or_read_right(folder: Path, server: 
 
 
 def test_settings_of_the_environment_win(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rasterio.env import getenv
-
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "9")
     with network():
         assert "GDAL_HTTP_MAX_RETRY" not in getenv() and getenv()["GDAL_DISABLE_READDIR_ON_OPEN"] == "EMPTY_DIR"
-    with rasterio.Env(GDAL_HTTP_RETRY_DELAY="5"), network():
-        assert getenv()["GDAL_HTTP_RETRY_DELAY"] == "5"
+    found: list[Any] = []
+
+    def look() -> None:
+        with network():
+            found.extend(map(get_gdal_config, ("GDAL_HTTP_RETRY_DELAY", "GDAL_DISABLE_READDIR_ON_OPEN")))
+
+    with rasterio.Env(GDAL_HTTP_RETRY_DELAY="5"):
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+    assert found == [5, "EMPTY_DIR"]
 
 
 def test_a_fingerprint_follows_the_pixels(folder: Path, server: Served) -> None:

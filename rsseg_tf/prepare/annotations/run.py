@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -105,6 +106,7 @@ def prepare_annotations(
         DataError: When files are missing, damaged or do not fit each other, or the output cannot be written.
     """
     options = options or AnnotationsOptions()
+    output = Path(os.path.abspath(output))  # a name is needed, which ".." has not
     rules = ClassRules.parse(options.classes)
     _check(options)
     train = read_annotations(labels or images)
@@ -118,7 +120,7 @@ def prepare_annotations(
         notes.append(f"images without annotations: {len(unused):,} left out, such as {unused[0]}")
     palette = _palette(table, options.style)
     spec = custom_spec(
-        output.absolute().name,
+        output.name,
         table.names,
         palette,
         bands=_usual_bands(scenes, options.trust),
@@ -136,11 +138,12 @@ def prepare_annotations(
         trust=options.trust,
     )
     facts = {"tile_size": options.tile_size, "overlap": options.overlap}
+    config = own_config_path(output)
+    before = config.read_bytes() if config.is_file() else None
     with workspace(output, spec) as work:
         report = work.prepare(
             scenes, plan, facts, cut=cut_annotated, workers=options.workers, progress=options.progress
         )
-    config = own_config_path(output)
     if not (report.up_to_date and config.exists()):
         write_own_config(
             output,
@@ -151,6 +154,8 @@ def prepare_annotations(
             trust=options.trust,
             workers=options.workers,
         )
+    if before is not None and config.read_bytes() == before:
+        notes.append(f"the config {config} describes these data and stays as it was; delete it to have it written anew")
     if left_out:
         notes.append(str(left_out))
     return AnnotationsReport(report, config, tuple(notes))

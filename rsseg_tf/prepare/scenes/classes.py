@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from rsseg_tf.datasets.spec import MAX_CLASSES
 from rsseg_tf.errors import ConfigError, DataError
 
 __all__ = ["BACKGROUND", "IGNORED", "IGNORED_ID", "ClassRules", "ClassTable", "class_table", "value_text"]
@@ -110,7 +111,7 @@ def class_table(
         where: The field or the files that hold the values, for errors.
 
     Raises:
-        DataError: When values have no name by the rules, or fewer than two classes remain.
+        DataError: When values have no name by the rules, or the classes are fewer than two or too many.
     """
     found = sorted(set(values), key=_order)
     listed = dict(rules.names)
@@ -126,6 +127,11 @@ def class_table(
     classes = list(dict.fromkeys(name for name in named.values() if name != IGNORED))
     if background and BACKGROUND not in classes:
         classes.insert(0, BACKGROUND)
+    if len(classes) > MAX_CLASSES:
+        raise DataError(
+            f"{where} gives {len(classes)} classes ({_shown(classes)}); {MAX_CLASSES} at most are possible. Choose "
+            "another field, or join values with --classes."
+        )
     if len(classes) < 2:
         raise DataError(
             f"{where} gives one class alone ({classes[0] if classes else 'none'}); a model needs two to tell apart. "

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,14 +26,14 @@ from rsseg_tf.files.walking import JPEG_SUFFIXES
 from rsseg_tf.prepare.scenes.classes import IGNORED_ID, ClassTable, value_text
 from rsseg_tf.prepare.scenes.sources import file_stamp
 from rsseg_tf.rasters.area import Wanted, area_of_interest, polygons_in_pixels
-from rsseg_tf.rasters.gdal import RASTER_ERRORS, Trust, damaged, opened_raster, reading
+from rsseg_tf.rasters.gdal import RASTER_ERRORS, Trust, damaged, lossy_compression, opened_raster, reading
 from rsseg_tf.rasters.polygon_files import PolygonFeatures, polygon_driver, read_polygons
 from rsseg_tf.rasters.scenes import Scene, raster_driver
 from rsseg_tf.rasters.vrt import require_near_sources, require_plain_sides
 from rsseg_tf.rasters.windows import Window
 from rsseg_tf.rasters.world_files import image_place
 
-__all__ = ["LabelFile", "Layer", "PolygonLayer", "RasterLayer", "open_labels", "place_labels", "read_labels"]
+__all__ = ["LabelFile", "Layer", "PolygonLayer", "RasterLayer", "ids_of", "open_labels", "place_labels", "read_labels"]
 
 Touching = Literal["centre", "all"]
 
@@ -194,6 +195,11 @@ def _read_raster(path: Path, trust: Trust) -> LabelFile:
                 f"{name} has {source.count} bands; labels hold class values in one. If it is the image, it belongs "
                 "before --labels, and the labels after it."
             )
+        if losses := lossy_compression(source):
+            raise DataError(
+                f"{name} is compressed with losses ({losses}), which change class values. Save the labels with "
+                "DEFLATE, LZW or no compression."
+            )
         crs, transform = source.crs, source.transform
         if crs is None and driver in ("GTiff", "PNG"):
             beside = image_place(path, driver)
@@ -246,19 +252,35 @@ def _distinct(source: Any, name: str) -> list[float]:
 # === Placing ===
 
 
-def place_labels(file: LabelFile, scene: Scene, table: ClassTable) -> Layer | None:
+def ids_of(file: LabelFile, table: ClassTable) -> NDArray[np.uint8]:
+    """Returns the class id of each feature of a file of polygons, or of each value of a raster."""
+    return np.array([table.id_of(value) for value in file.classes or file.numbers], np.uint8)
+
+
+def place_labels(file: LabelFile, ids: NDArray[np.uint8], scene: Scene) -> Layer | None:
     """Brings the labels of a file to a scene; None where they do not touch it.
+
+    Args:
+        file: The file.
+        ids: From `ids_of`.
+        scene: The scene.
 
     Raises:
         DataError: When polygons have no place in the CRS of the scene.
     """
     if file.features is None:
-        return _placed_raster(file, scene, table)
+        return _placed_raster(file, ids, scene)
     shapely = require("shapely", "vector")
-    polygons, rows = file.features.polygons, np.arange(len(file.features.polygons))
+    height, width = scene.size
     crs = file.features.crs
     if crs != scene.crs or (crs is not None and crs.is_geographic):
-        polygons, rows = _mended(file.path, polygons)  # they may be cut, for which they must be valid
+        polygons, rows = _mended(file)  # they may be cut, for which they must be valid
+    else:
+        # A file may hold a country, and the scenes may be many.
+        left, bottom, right, top = _bounds((height, width), scene.transform)
+        west, south, east, north = _extents(file)
+        near = np.flatnonzero((west <= right) & (east >= left) & (south <= top) & (north >= bottom))
+        polygons, rows = file.features.polygons[near], near
     found = polygons_in_pixels(file.path, polygons, crs, scene)
     if found is None:
         raise DataError(
@@ -267,24 +289,31 @@ def place_labels(file: LabelFile, scene: Scene, table: ClassTable) -> Layer | No
         )
     placed, positions = found
     rows = rows[positions]
-    owners = file.features.features[rows]
-    ids = np.array([table.id_of(value) for value in file.classes], np.uint8)[owners]
-    height, width = scene.size
-    layer = PolygonLayer(placed, ids, rows).near((0.0, 0.0, float(width), float(height)))
+    layer = PolygonLayer(placed, ids[file.features.features[rows]], rows).near((0.0, 0.0, float(width), float(height)))
     # A box may touch a scene that its polygon does not.
     frame = shapely.box(0, 0, width, height)
     shapely.prepare(frame)
     try:
         touching = shapely.intersects(frame, layer.polygons)
-    except shapely.errors.ShapelyError:
+    except shapely.errors.ShapelyError:  # of outlines that cross themselves
         touching = np.ones(len(layer.polygons), bool)
     layer = PolygonLayer(layer.polygons[touching], layer.ids[touching], layer.rows[touching])
     return layer if len(layer.polygons) else None
 
 
-def _mended(path: Path, polygons: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Returns valid polygons in their order, and which of those given each is a part of."""
+@lru_cache(maxsize=4)  # a file meets many scenes
+def _extents(file: LabelFile) -> NDArray[np.float64]:
+    """Returns left, bottom, right and top of the polygons of a file, `(4, N)`."""
     shapely = require("shapely", "vector")
+    extents: NDArray[np.float64] = shapely.bounds(file.features.polygons).T if file.features else np.zeros((4, 0))
+    return extents
+
+
+@lru_cache(maxsize=4)
+def _mended(file: LabelFile) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Returns the polygons of a file made valid, in their order, and which of those in the file each is a part of."""
+    shapely = require("shapely", "vector")
+    polygons = file.features.polygons if file.features else np.zeros(0, object)
     rows = np.arange(len(polygons))
     invalid = ~shapely.is_valid(polygons)
     if not invalid.any():
@@ -293,7 +322,7 @@ def _mended(path: Path, polygons: NDArray[Any]) -> tuple[NDArray[Any], NDArray[n
         mended = np.where(invalid, shapely.make_valid(polygons), polygons)
     except shapely.errors.ShapelyError as error:
         raise DataError(
-            f"{path} holds polygons that cannot be made valid: {reason(error)}. Draw the labels anew."
+            f"{file.path} holds polygons that cannot be made valid: {reason(error)}. Draw the labels anew."
         ) from error
     while (shapely.get_type_id(mended) > 3).any():
         mended, origin = shapely.get_parts(mended, return_index=True)
@@ -302,7 +331,7 @@ def _mended(path: Path, polygons: NDArray[Any]) -> tuple[NDArray[Any], NDArray[n
     return mended[kept], rows[kept]
 
 
-def _placed_raster(file: LabelFile, scene: Scene, table: ClassTable) -> RasterLayer | None:
+def _placed_raster(file: LabelFile, ids: NDArray[np.uint8], scene: Scene) -> RasterLayer | None:
     with opened_raster(file.path, file.driver) as source:
         size = source.height, source.width
     box = _bounds(size, file.transform)
@@ -315,8 +344,7 @@ def _placed_raster(file: LabelFile, scene: Scene, table: ClassTable) -> RasterLa
     own = _bounds((height, width), scene.transform)
     if not (box[0] < own[2] and box[2] > own[0] and box[1] < own[3] and box[3] > own[1]):
         return None
-    ids = tuple(table.id_of(number) for number in file.numbers)
-    return RasterLayer(file.path, file.driver, file.crs, file.transform, file.numbers, ids)
+    return RasterLayer(file.path, file.driver, file.crs, file.transform, file.numbers, tuple(ids.tolist()))
 
 
 def _bounds(size: tuple[int, int], transform: Affine | None) -> tuple[float, float, float, float]:

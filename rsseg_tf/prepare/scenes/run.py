@@ -22,6 +22,7 @@ from rsseg_tf.prepare.scenes.labels import (
     LabelFile,
     Layer,
     PolygonLayer,
+    ids_of,
     open_labels,
     place_labels,
     read_labels,
@@ -46,7 +47,7 @@ from rsseg_tf.prepare.workspace import workspace
 from rsseg_tf.rasters.area import area_of_interest, polygons_in_pixels
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.polygon_files import read_area
-from rsseg_tf.rasters.scenes import Scene, open_scene
+from rsseg_tf.rasters.scenes import Scene, open_scene, raster_driver
 from rsseg_tf.rasters.sources import Source
 from rsseg_tf.rasters.windows import Size, Window
 
@@ -282,9 +283,10 @@ def _pair(
 ) -> tuple[list[_Labelled], list[str]]:
     """Finds the labels of each scene; returns the scenes that have some, and notes on what is left out."""
     labelled, unlabelled, outside = [], [], []
+    ids = [ids_of(file, table) for file in files]
     for one in scenes:
         with open_scene(one.path, trust=options.trust) as scene:
-            layers = tuple(place_labels(file, scene, table) for file in files)
+            layers = tuple(place_labels(file, own, scene) for file, own in zip(files, ids, strict=True))
             if all(layer is None for layer in layers):
                 unlabelled.append(one)
             elif options.aoi is not None and area_of_interest(options.aoi, scene) is None:
@@ -472,8 +474,11 @@ def _parts(
         stamp = " ".join([scene.stamp, *beside])
         itemsize = np.dtype(scene.dtype).itemsize * scene.bands
         for code, name in ((TRAIN, "train"), (VAL, "val")):
-            for number, top in enumerate(np.unique(tiles.places[:, 0])):
-                rows = np.flatnonzero((codes == code) & (tiles.places[:, 0] == top))
+            # A PNG or JPEG is decoded as a whole, so that it is one part.
+            whole = isinstance(scene.path, Path) and raster_driver(scene.path) is None
+            tops = np.zeros(len(codes), np.int64) if whole else tiles.places[:, 0]
+            for number, top in enumerate(np.unique(tops)):
+                rows = np.flatnonzero((codes == code) & (tops == top))
                 if not len(rows):
                     continue
                 places = tiles.places[rows]

@@ -16,6 +16,7 @@ from rasterio.transform import Affine
 from rasterio.warp import reproject
 
 from rsseg_tf.errors import DataError
+from rsseg_tf.rasters.polygon_files import read_polygons
 from tests.fixtures.own_scenes import (
     CRS,
     OUTSIDE,
@@ -88,6 +89,8 @@ def test_the_solaris_sample_gives_its_reference(tmp_path: Path) -> None:
     if found is None or found.origin is None:
         pytest.skip("the package solaris, which brings SpaceNet's sample, is not installed")
     data = Path(found.origin).parent / "data"
+    labels = read_polygons(data / "geotiff_labels.geojson")
+    degrees = write_polygons(tmp_path / "degrees.gpkg", moved(labels.polygons, "EPSG:4326", "EPSG:32616"), "EPSG:4326")
     prepare(data / "sample_geotiff.tif", data / "geotiff_labels.geojson", tmp_path / "out", tile_size=None)
     with rasterio.open(data / "sample_geotiff.tif") as source:
         place = source.transform
@@ -96,6 +99,8 @@ def test_the_solaris_sample_gives_its_reference(tmp_path: Path) -> None:
     found_ids = mosaic(tmp_path / "out", (900, 900), place)
     there = found_ids != OUTSIDE
     assert there.mean() > 0.8 and (found_ids == reference)[there].all()
+    prepare(data / "sample_geotiff.tif", degrees, tmp_path / "degrees", tile_size=300, split="none")
+    assert (mosaic(tmp_path / "degrees", (900, 900), place) == reference).mean() > 0.999
 
 
 def test_the_touching_rule(tmp_path: Path, ortho: Path) -> None:

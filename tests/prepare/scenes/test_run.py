@@ -170,6 +170,8 @@ def test_input_that_does_not_fit_gives_one_line(tmp_path: Path, ortho: Path, lab
     (tmp_path / "zero.gpkg").touch()
     (tmp_path / "text.txt").write_text("text")
     small = scene(tmp_path / "small.tif", (300, 300), bands=1)
+    many = write_polygons(tmp_path / "many.gpkg", houses(300), id=range(300))
+    lossy = scene(tmp_path / "lossy.tif", bands=1, compress="JPEG")
     cases: list[tuple[list[str | Path], str]] = [
         ([ortho, "--labels", nowhere], "do not overlap: the scene covers 500000..500160, 9050580..9050700"),
         ([bare, "--labels", labels], "bare.tif has no CRS, so no label can be placed in it"),
@@ -190,6 +192,8 @@ def test_input_that_does_not_fit_gives_one_line(tmp_path: Path, ortho: Path, lab
         ([ortho, "--labels", labels, "--background", "ignore"], "gives one class alone (object)"),
         ([ortho, "--labels", labels, "--field", "kind", "--classes", "a"], "holds 'b', 'c', which --classes does not"),
         ([ortho, "--labels", labels, "--classes", "=a"], "--classes got '=a'; NAME, VALUE=NAME"),
+        ([ortho, "--labels", many, "--field", "id"], "gives 301 classes ('background', '0', '1', '2'"),
+        ([ortho, "--labels", lossy], "lossy.tif is compressed with losses (JPEG), which change class values"),
         ([ortho, "--labels", labels, "--style", tmp_path / "text.txt"], "text.txt holds no style with a colour"),
     ]
     for words, message in cases:
@@ -234,12 +238,13 @@ def test_bands_of_several_files_are_one_scene(tmp_path: Path, labels: Path) -> N
     jpeg = tmp_path / "ortho.jp2"
     with rasterio.open(jpeg, "w", driver="JP2OpenJPEG", count=3, QUALITY="100", REVERSIBLE="YES", **profile) as target:
         target.write(bands)
-    common = ("--labels", labels, "--field", "kind", "--tile_size", 48, "--workers", 1)
-    for name, sources in (
-        ("whole", (tmp_path / "whole.tif",)),
-        ("stacked", ("--stack", *files)),
-        ("jpeg", (jpeg,)),
-    ):
+    common: tuple[str | Path | int, ...] = ("--labels", labels, "--field", "kind", "--tile_size", 48, "--workers", 1)
+    given: dict[str, tuple[str | Path, ...]] = {
+        "whole": (tmp_path / "whole.tif",),
+        "stacked": ("--stack", *files),
+        "jpeg": (jpeg,),
+    }
+    for name, sources in given.items():
         result = command(*sources, *common, "-o", tmp_path / name)
         assert result.exit_code == 0, result.output
     expected = sorted((tmp_path / "whole/img_dir").rglob("*.tif"))
