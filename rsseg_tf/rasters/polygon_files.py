@@ -206,6 +206,9 @@ def _kind(path: Path, noun: str) -> tuple[str, str]:
     )
 
 
+_MAY_HOLD_POLYGONS = "unknown|polygon|surface|collection|tin"
+
+
 def _read_layers(
     path: Path, plain: str, driver: str, fields: Sequence[str], only: str | None, noun: str
 ) -> list[_Layer]:
@@ -225,7 +228,8 @@ def _read_layers(
         str(name)
         for name, kind in listed
         if (only is None or name == only)
-        and (kind is None or re.search("unknown|polygon|surface|collection|tin", str(kind), re.IGNORECASE))
+        # A GeoPackage says None of a table without geometry, such as its styles.
+        and ((kind is None and driver != "GPKG") or re.search(_MAY_HOLD_POLYGONS, str(kind), re.IGNORECASE))
     ]
     if fields and len(wanted) > 1 and driver != "KML":
         shown = ", ".join(f"'{name}'" for name in wanted[:5])
@@ -246,7 +250,7 @@ def _read_layers(
 
 def _read_parquet(path: Path, fields: Sequence[str]) -> _Layer:
     """Reads a GeoParquet file, which the vector library's own build does not know."""
-    parquet = require("pyarrow.parquet", "vector")
+    parquet = require("pyarrow.parquet", "parquet")
     with parquet.ParquetFile(path) as file:
         if file.metadata.num_rows > _MOST_FEATURES:
             raise DataError(f"{path} holds more than {_MOST_FEATURES} features. Merge or cut them to what is needed.")
