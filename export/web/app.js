@@ -122,10 +122,11 @@ function fillPart({ left, top, across, width: wholeWidth, height: wholeHeight },
   const isWhole = across === 1 && width === wholeWidth && height === wholeHeight;
   $("part").hidden = isWhole || !parts;
   const all = `${wholeWidth} × ${wholeHeight} pixels`;
+  const gsd = state.manifest.dataset.gsd_m;
+  const made = gsd ? ` The model was made for ${sizes.format(gsd)} m per pixel.` : "";
   $("part-text").textContent =
     across > 1
-      ? `The whole image, ${all}, at 1/${numbers.format(across)} of its size. Zoom in to read a part at full size; the ` +
-        "model was made for full size."
+      ? `The whole image, ${all}, at 1/${numbers.format(across)} of its size. Zoom in to read a part at full size.${made}`
       : `A part of ${all}, from column ${left} and row ${top}, at full size.`;
   $("read-part").hidden = !(across > 1);
   $("read-whole").hidden = across > 1;

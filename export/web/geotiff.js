@@ -142,7 +142,7 @@ async function plain(read) {
   } catch (error) {
     if (error instanceof Unreadable) throw error;
     if (failure instanceof Unreadable) throw failure;
-    if (error instanceof RangeError && /allocation|memory|array length/i.test(error.message)) throw error;
+    if (error instanceof RangeError && /allocation|memory/i.test(error.message)) throw error;
     throw damaged(error instanceof RangeError ? "it is cut short" : "its pixels cannot be unpacked");
   }
 }

@@ -34,7 +34,7 @@ pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 
 from rsseg_tf.cli import main
 from rsseg_tf.errors import ExportError
-from rsseg_tf.export import Page, TrainedModel, find_page_packages, write_web
+from rsseg_tf.export import Page, TrainedModel, find_page_packages, load_trained, write_web
 from rsseg_tf.predict import predict_labels
 from rsseg_tf.predict.pictures import as_rgb
 from rsseg_tf.predictors import open_predictor
@@ -42,6 +42,7 @@ from rsseg_tf.rasters.images import read_image, read_label, write_png
 from rsseg_tf.rasters.scenes import open_scene
 from rsseg_tf.rasters.windows import Size
 from tests.fixtures.browser import CHROMIUM, Browser, browser, open_page, save, segment, serving
+from tests.fixtures.checkpoints import write_checkpoint
 
 pytestmark = [
     pytest.mark.slow,
@@ -307,6 +308,27 @@ def test_16_bits_need_the_value_of_full_brightness(tab: Browser, site: Path, tmp
     assert nodata is not None
     expected = as_rgb(pixels, open_predictor(site).spec, nodata)
     assert np.abs(shown.astype(int) - expected)[~nodata].max() <= 1  # percentiles are rounded to float32 there
+
+
+def test_a_model_of_16_bits_takes_them_as_they_are(
+    empty_tab: Browser, litertjs: Path, serve: Callable[[Path], str], tmp_path: Path
+) -> None:
+    deep = "dataset={name: custom, root: data, classes: [dark, bright], max_value: 2000}"
+    checkpoint, _ = write_checkpoint(tmp_path, deep, "augment.saturation_range=0", "augment.hue_range=0")
+    write_web(load_trained(checkpoint), tmp_path / "site", Page(litertjs), tile=TILE)
+    site, image = tmp_path / "site" / "web", tmp_path / "deep.tif"
+    pixels = deep_scene(2000)
+    pixels[30:40, 20:30] = 65535  # stands for no data, though the file does not say it
+    write_tiff(image, pixels, dtype="uint16", nodata=0)
+    open_page(empty_tab, serve(site))
+    labels = segment(empty_tab, image)
+    assert empty_tab.run("document.getElementById('full-field').checkVisibility()") is False
+    with open_scene(image, spec=open_predictor(site).spec) as opened:
+        values, nodata = opened.read()
+    model = open_predictor(site)
+    expected = predict_labels(model.predict, values, model.spec, model.options)
+    assert nodata is not None and nodata[35, 25]
+    np.testing.assert_array_equal(labels, np.where(nodata, 255, expected))
 
 
 # --- the size of pixels on the ground ---

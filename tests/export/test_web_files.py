@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -94,6 +95,31 @@ def test_a_sample_must_be_what_the_page_reads(trained: TrainedModel, litertjs: P
         write_web(trained, tmp_path, Page(litertjs, sample=tmp_path / "none.png"))
 
 
+def policy(folder: Path) -> str:
+    html = (folder / "web" / "index.html").read_text("utf-8")
+    return re.findall(r"connect-src ([^;]*);", html)[0]
+
+
+def test_a_page_reads_from_its_own_folder_unless_servers_are_named(
+    trained: TrainedModel, litertjs: Path, tmp_path: Path
+) -> None:
+    write_web(trained, tmp_path / "strict", Page(litertjs))
+    assert policy(tmp_path / "strict") == "'self' data:"
+    urls = ("https://data.example.org", "http://localhost:8001")
+    write_web(trained, tmp_path / "open", Page(litertjs, urls=urls))
+    assert policy(tmp_path / "open") == "'self' data: https://data.example.org http://localhost:8001"
+    assert json.loads((tmp_path / "open" / "web" / "page.json").read_text("utf-8"))["urls"] is True
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "http:", "https://a.org/files", "https://a.org; script-src *", "a.org", "blob:"]
+)
+def test_only_origins_are_named(trained: TrainedModel, litertjs: Path, tmp_path: Path, origin: str) -> None:
+    with pytest.raises(ExportError, match="--web_urls takes origins"):
+        write_web(trained, tmp_path / "out", Page(litertjs, urls=(origin,)))
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_was_fetched_is_checked(litertjs: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=rf"has no {PACKAGES[0].file}.*npm pack .*geotiff@{PACKAGES[2].version}"):
         find_page_packages(tmp_path)
@@ -128,6 +154,7 @@ def test_without_npm_or_network_it_says_how_to_fetch_by_hand(tmp_path: Path, mon
     ("arguments", "words"),
     [
         (["--web_title", "Roofs"], "--web_title is for a page; add web to --format."),
+        (["--web_urls", "https:"], "--web_urls is for a page; add web to --format."),
         (["--format", "web", "--litertjs", "nowhere"], "nowhere has no litertjs-core"),
         (["--format", "web", "--quantize", "float32,dynamic"], "A page runs one model"),
     ],
