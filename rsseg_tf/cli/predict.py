@@ -182,7 +182,9 @@ def command(
         pictures=not values["no_pictures"],
     )
     check_save_dir(save_dir)
-    paths, base = collect_sources(_image(image_path, values), exclude=save_dir, notify=print_note)
+    paths, base = collect_sources(
+        _image(image_path, values), exclude=save_dir, notify=print_note, any_driver=values["allow_vrt_sources"]
+    )
     predictor = open_server(model_path, values)
     source, config = None, None
     if predictor is None:

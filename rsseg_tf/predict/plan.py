@@ -47,7 +47,11 @@ _LIST_SUFFIX = ".txt"
 
 
 def collect_sources(
-    path: StrPath | Source, exclude: StrPath | None = None, notify: Callable[[str], object] = lambda line: None
+    path: StrPath | Source,
+    exclude: StrPath | None = None,
+    notify: Callable[[str], object] = lambda line: None,
+    *,
+    any_driver: bool = False,
 ) -> tuple[list[Source], Path]:
     """Finds the images that a user means by one text: as `collect_images` does, and those that are no plain files.
 
@@ -56,6 +60,7 @@ def collect_sources(
             paths; a stack, which is one image.
         exclude: As there.
         notify: As there.
+        any_driver: Whether a file that is named itself may be of a format whose files lead to others.
 
     Returns:
         The images, and the folder that names of those that are files are relative to.
@@ -77,6 +82,8 @@ def collect_sources(
         lines = list(dict.fromkeys(columns[0] for _, columns in list_lines(source)))
         if any(isinstance(named_source(line), Address) for line in lines):
             return _read_addresses(source, lines)
+    if any_driver and source.is_file() and source.suffix.lower() != _LIST_SUFFIX:
+        return [source], source.parent
     images, base = collect_images(source, exclude, notify)
     return list(images), base
 
@@ -131,8 +138,8 @@ def collect_images(
         if raster_driver(path) is not None:
             return [path], path.parent
         raise DataError(
-            f"{path} is neither an image ({', '.join(SCENE_SUFFIXES)}) nor a list file (.txt). "
-            "Convert it, or give the list the suffix .txt."
+            f"{path} is neither an image ({', '.join(SCENE_SUFFIXES)}) nor a list file (.txt). Convert it, or give the "
+            "list the suffix .txt; a raster that leads to other files needs --allow_vrt_sources."
         )
     return _read_list(path)
 

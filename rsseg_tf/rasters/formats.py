@@ -110,7 +110,7 @@ def _hdf5_driver(path: Path) -> str:
     try:
         with h5py.File(path, "r") as file:
             return "netCDF" if "_NCProperties" in file.attrs else "HDF5"
-    except (OSError, RuntimeError, ValueError):  # the driver will say what is wrong with it
+    except (OSError, RuntimeError, ValueError, KeyError):  # the driver will say what is wrong with it
         return "HDF5"
 
 

@@ -44,8 +44,8 @@ __all__ = [
 # Tiles without a CRS are legitimate input. A filter set around each call would not be safe in threads.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
-RASTER_ERRORS = (RasterioError, CRSError, CPLE_BaseError, OSError)
-"""Errors of reading with rasterio; it does not wrap all of GDAL's own (`CPLE_BaseError`)."""
+RASTER_ERRORS = (RasterioError, CRSError, CPLE_BaseError, OSError, UnicodeDecodeError)
+"""Errors of reading with rasterio; it wraps neither all of GDAL's (`CPLE_BaseError`) nor texts that are no UTF-8."""
 
 HEAD_BYTES = 1024
 """Bytes that are enough to tell the kind of a file; GDAL looks for a VRT's first tag in as many."""

@@ -15,6 +15,7 @@ from rsseg_tf.errors import DataError
 from rsseg_tf.prepare.synthetic import generate_synthetic
 from tests.fixtures.datasets import check_folder, codes, ids, picture, write, write_config, write_sound, write_tiff
 from tests.fixtures.downloads import prepare
+from tests.fixtures.formats import write_as, write_zarr
 
 
 def write_pairs(root: Path, pairs: dict[str, str], first: int = 0) -> Path:
@@ -349,3 +350,18 @@ def test_folders_that_cannot_be_checked(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     with pytest.raises(DataError, match="has both images and imgs"):
         dataset_from_folder(tmp_path)
+
+
+def test_jpeg_2000_and_zarr_are_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    for number in range(4):
+        bands = rng.integers(1, 255, (3, 40, 50)).astype(np.uint8)
+        if number % 2:
+            write_zarr(tmp_path / f"images/{number}.zarr", {"image": bands})
+        else:
+            write_as(tmp_path / f"images/{number}.jp2", "JP2OpenJPEG", bands, QUALITY="100", REVERSIBLE="YES")
+        write(tmp_path / f"labels/{number}.png", rng.integers(0, 2, (40, 50)).astype(np.uint8))
+    report = check_folder(tmp_path)
+    assert codes(report) == ["no-validation"] and len(report.dataset.splits[0].samples) == 4

@@ -245,6 +245,20 @@ def test_sources_by_their_texts(folder: Path, server: Served, tmp_path: Path) ->
         plan_of([Address("https://a/cog.tif"), Address("https://b/cog.tif")], SPEC, tmp_path / "out", COSINE)
 
 
+def test_formats_that_lead_elsewhere_need_a_permission(tmp_path: Path) -> None:
+    pixels = noise(60, 80)
+    rasterio.shutil.copy(write_scene(tmp_path / "b.tif", pixels), tmp_path / "a.ers", driver="ERS")
+    with pytest.raises(DataError, match=r"a\.ers is neither an image .* needs --allow_vrt_sources"):
+        collect_sources(str(tmp_path / "a.ers"))
+    found, _ = collect_sources(str(tmp_path / "a.ers"), any_driver=True)
+    (tmp_path / "list.txt").write_text("b.tif\n")
+    assert collect_sources(str(tmp_path / "list.txt"), any_driver=True)[0] == [tmp_path / "b.tif"]
+    trusting = SceneOptions(allow_vrt_sources=True)
+    result = predict_one(found[0], tmp_path / "out", COSINE, scenes=trusting)
+    expected = predict_one(tmp_path / "b.tif", tmp_path / "out", COSINE)
+    np.testing.assert_array_equal(read_band(result.files["geotiff"]), read_band(expected.files["geotiff"]))
+
+
 def test_a_server_that_is_gone_fails_its_image_alone(folder: Path, server: Served, tmp_path: Path) -> None:
     sources = [named_source(f"{server.url}/none.tif"), named_source(str(folder / "third.tif"))]
     failed, _ = predict_files(sources, pointwise, SPEC, tmp_path / "out", COSINE, scenes=SceneOptions(resume=True))

@@ -112,6 +112,25 @@ def _vrt(folder: Path) -> list[Path]:
     return [folder / "x.vrt", folder / "x.tif"]
 
 
+def _jpeg_2000(folder: Path) -> list[Path]:
+    import rasterio
+
+    options = {"QUALITY": "100", "REVERSIBLE": "YES"}
+    with rasterio.open(
+        folder / "x.jp2", "w", driver="JP2OpenJPEG", width=24, height=24, count=3, dtype="uint8", **options
+    ) as file:
+        file.write(np.moveaxis(_pixels(), -1, 0))
+    return [folder / "x.jp2"]
+
+
+def _hdf5(folder: Path) -> list[Path]:
+    import h5py
+
+    with h5py.File(folder / "x.h5", "w") as file:
+        file.create_dataset("group/image", data=np.moveaxis(_pixels(), -1, 0), chunks=(1, 8, 8), compression="gzip")
+    return [folder / "x.h5"]
+
+
 def _read_image(name: str) -> Callable[[Path], object]:
     def read(folder: Path) -> object:
         from rsseg_tf.rasters.images import image_header, read_image, read_label
@@ -122,7 +141,7 @@ def _read_image(name: str) -> Callable[[Path], object]:
                 return opened.read()
 
         readers: tuple[Callable[[Path], object], ...] = (scene,)
-        if not name.endswith(".vrt"):
+        if not name.endswith((".vrt", ".jp2", ".h5")):
             readers = (image_header, read_image, scene, *((read_label,) if name.startswith("label") else ()))
         return _each(readers, folder / name)
 
@@ -568,6 +587,8 @@ READERS: dict[str, Reader] = {
     ),
     "TIFF, LZW": Reader(_tiff(compress="lzw"), _read_image("x.tif")),
     "VRT": Reader(_vrt, _read_image("x.vrt")),
+    "JPEG 2000": Reader(_jpeg_2000, _read_image("x.jp2")),
+    "HDF5": Reader(_hdf5, _read_image("x.h5")),
     "world file, .prj, .aux.xml": Reader(_placed, _read_image("x.jpg")),
     "zip archives": Reader(_archive, _read_archive),
     ".pdparams": Reader(_weights("pdparams"), _read_weights),

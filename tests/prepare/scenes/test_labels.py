@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
 import shapely
@@ -167,6 +168,16 @@ def test_a_layer_is_chosen_among_several(tmp_path: Path, ortho: Path) -> None:
     assert (mosaic(tmp_path / "out") == drawn(houses(), ids(40))).all()
     with pytest.raises(DataError, match=r"has no layer 'house'; its layers are sites, houses. Did you mean 'houses'"):
         prepare(ortho, labels, tmp_path / "out", layer="house")
+
+
+def test_styles_in_a_geopackage_are_no_layer_of_polygons(tmp_path: Path, ortho: Path) -> None:
+    labels = write_polygons(tmp_path / "a.gpkg", houses(), kind=kinds(40))
+    pyogrio.raw.write(
+        str(labels), geometry=None, field_data=[np.array(["mine"], object)], fields=["styleName"], layer="layer_styles",
+        geometry_type=None, crs=None,
+    )  # fmt: skip
+    prepare(ortho, labels, tmp_path / "out", field="kind", split="none")
+    assert (mosaic(tmp_path / "out") == drawn(houses(), ids(40))).all()
 
 
 def test_outlines_that_cross_themselves_do_not_stop_the_work(tmp_path: Path, ortho: Path) -> None:
