@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ class StackReader:
 
     layers: tuple[_Layer, ...]
     grid: _Layer
-    source_bands: tuple[tuple[_Layer, int], ...] = field(default=())
+    source_bands: tuple[tuple[_Layer, int], ...]
 
     subdatasets = ()
 
