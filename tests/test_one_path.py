@@ -19,7 +19,7 @@ pytest.importorskip("onnxruntime", reason="extra onnx is not installed")
 
 from rsseg_tf.cli import main
 from rsseg_tf.errors import ExportError
-from rsseg_tf.export import ExportOptions, Page, export_model, find_litertjs, load_trained
+from rsseg_tf.export import ExportOptions, Page, export_model, find_page_packages, load_trained
 from rsseg_tf.manifest import read_manifest
 from rsseg_tf.rasters.images import read_label, write_png
 from rsseg_tf.rasters.windows import Size
@@ -49,7 +49,7 @@ def scene() -> np.ndarray:
 @pytest.fixture(scope="module")
 def litertjs() -> Path | None:
     try:
-        return find_litertjs() if CHROMIUM else None
+        return find_page_packages() if CHROMIUM else None
     except ExportError:
         return None
 

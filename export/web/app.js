@@ -11,7 +11,7 @@ const base = new URL(".", document.baseURI);
 const state = {
   manifest: null,
   page: null,
-  file: null, // {name, width, height, step, ground: {across, down} in metres, or null where unknown}
+  file: null, // {name, width, height, step, ground: {across, down} in metres, or null where unknown, part, misfit}
   visible: [], // of each class
   counts: null,
   areas: null, // square metres of each class; null where unknown
@@ -65,7 +65,9 @@ function ready({ manifest, page, threads, checked, limit }) {
   $("engine-text").textContent = "Ready";
   $("engine-threads").textContent = threads > 1 ? `· ${threads} threads` : "";
   $("engine").title = threads > 1 ? "" : "One thread; a server that isolates pages, such as serve.py, allows more.";
-  $("accepted").textContent = `PNG, JPEG or GeoTIFF · ${bandText(dataset)} · 8 bits · up to ${limit} megapixels`;
+  $("accepted").textContent = `PNG, JPEG or GeoTIFF · ${bandText(dataset)} · up to ${limit} megapixels at once`;
+  $("address-form").hidden = !page.urls;
+  $("address").disabled = $("open-address").disabled = false;
   const checkText = checked ? "" : " The model file was not checked: this connection is not https.";
   const { step, exported } = manifest.origin;
   $("origin").textContent = `Model: ${manifest.model}, step ${step}, exported ${exported.slice(0, 10)}.${checkText}`;
@@ -93,8 +95,8 @@ function bandText({ band_names: names }) {
   return names.length === 3 ? names.join(", ") : "three bands";
 }
 
-function opened({ width, height, ground, step, shownWidth, shownHeight, rgba }) {
-  Object.assign(state.file, { width, height, step, ground });
+function opened({ width, height, ground, step, part, parts, misfit, saves, shownWidth, shownHeight, rgba }) {
+  Object.assign(state.file, { width, height, step, ground, part, misfit });
   $("stage").style.setProperty("--aspect", `${width} / ${height}`);
   viewer.open(shownWidth, shownHeight, rgba);
   $("empty").hidden = true;
@@ -104,11 +106,47 @@ function opened({ width, height, ground, step, shownWidth, shownHeight, rgba }) 
   const size = `${width} × ${height} pixels`;
   const reduced = step > 1 ? ` · shown at 1/${step} of its size` : "";
   $("file-facts").textContent = `${size} · ${groundText(ground)}${reduced}`;
+  fillPart(part, width, height, parts);
+  fillMisfit(misfit);
+  $("save-geotiff").hidden = !saves.geotiff;
+  $("save-geojson").hidden = !saves.geojson;
   $("gsd").value = "";
   $("gsd-field").hidden = ground !== null;
   $("view").setAttribute("aria-label", `${state.file.name}, ${size}. Arrow keys move, plus and minus zoom, 0 fits.`);
   setState("opened");
   moveFocus("segment");
+}
+
+/** Says which part of a large image is read, and how to get another. */
+function fillPart({ left, top, across, width: wholeWidth, height: wholeHeight }, width, height, parts) {
+  const isWhole = across === 1 && width === wholeWidth && height === wholeHeight;
+  $("part").hidden = isWhole || !parts;
+  const all = `${wholeWidth} × ${wholeHeight} pixels`;
+  const gsd = state.manifest.dataset.gsd_m;
+  const made = gsd ? ` The model was made for ${sizes.format(gsd)} m per pixel.` : "";
+  $("part-text").textContent =
+    across > 1
+      ? `The whole image, ${all}, at 1/${numbers.format(across)} of its size. Zoom in to read a part at full size.${made}`
+      : `A part of ${all}, from column ${left} and row ${top}, at full size.`;
+  $("read-part").hidden = !(across > 1);
+  $("read-whole").hidden = across > 1;
+}
+
+/** Asks which value is full brightness, where the file's type does not tell. */
+function fillMisfit(misfit) {
+  $("full-field").hidden = !misfit;
+  $("full").value = "";
+  if (misfit) {
+    const { bits, largest, maxValue } = misfit;
+    $("full-text").textContent =
+      `This file has ${bits} bits, with values up to ${largest}; the model was trained on 0 to ${maxValue}. Which value ` +
+      `stands for ${maxValue}? For instance 10000 for reflectances, 2047 for 11 bits, 65535 for 16 bits.`;
+  }
+  requireFull();
+}
+
+function requireFull() {
+  $("segment").disabled = Boolean(state.file?.misfit) && !(Number($("full").value) > 0);
 }
 
 function groundText(ground) {
@@ -154,7 +192,8 @@ function saved({ blob, name }) {
 function finish(note = "") {
   state.running = false;
   $("progress-card").hidden = true;
-  $("segment").disabled = $("choose").disabled = false;
+  $("choose").disabled = $("read-part").disabled = $("read-whole").disabled = false;
+  requireFull();
   if (note) {
     viewer.clear();
     $("file-facts").textContent = note;
@@ -165,7 +204,7 @@ function finish(note = "") {
 function fail(job, text) {
   const titles = {
     load: "The model could not be loaded", open: "This image cannot be used", segment: "The image was not segmented",
-    png: "The file was not saved",
+    save: "The file was not saved", part: "This part cannot be read", whole: "This image cannot be used",
   };
   $("error-title").textContent = titles[job] ?? "This did not work";
   $("error-text").textContent = text;
@@ -175,7 +214,7 @@ function fail(job, text) {
     setState("broken");
   } else if (job === "segment") {
     finish("Not segmented.");
-  } else if (job === "open") {
+  } else if (["open", "part", "whole"].includes(job)) {
     state.file = null;
     closeImage();
     invite();
@@ -201,6 +240,15 @@ function listen(send) {
   };
   $("save-labels").onclick = () => save(send, "labels");
   $("save-overlay").onclick = () => save(send, "overlay");
+  $("save-geotiff").onclick = () => save(send, "geotiff");
+  $("save-geojson").onclick = () => save(send, "geojson");
+  $("read-part").onclick = () => reread(send, { type: "part", window: seenWindow() });
+  $("read-whole").onclick = () => reread(send, { type: "whole" });
+  $("full").oninput = requireFull;
+  $("address-form").onsubmit = (event) => {
+    event.preventDefault();
+    openAddress(send, $("address").value.trim());
+  };
   $("opacity").oninput = setOpacity;
   $("gsd").oninput = () => state.counts && fillLegend();
   $("compare").onchange = $("split").oninput = setSplit;
@@ -234,13 +282,44 @@ function listenToDrops(send) {
 }
 
 function openFile(send, file) {
+  read(send, file.name, { type: "open", file });
+}
+
+function openAddress(send, address) {
+  let name = "";
+  try {
+    name = decodeURIComponent(new URL(address).pathname.split("/").pop()) || "image.tif";
+  } catch {
+    fail("open", "This is no address. Give one that begins with https:// and leads to a GeoTIFF file.");
+    return;
+  }
+  read(send, name, { type: "open", address });
+}
+
+/** Reads another part of the image that is open. */
+function reread(send, message) {
+  read(send, state.file.name, message);
+}
+
+function read(send, name, message) {
   if (state.running) return;
   $("error").hidden = true;
   closeImage();
-  state.file = { name: file.name };
-  $("invitation").textContent = `Reading ${file.name} …`;
+  state.file = { name };
+  $("invitation").textContent = `Reading ${name} …`;
   setState("opening");
-  send({ type: "open", file });
+  send(message);
+}
+
+/** What the screen shows of the image, in pixels of the whole file. */
+function seenWindow() {
+  const { step, part } = state.file;
+  const seen = viewer.seen();
+  const [across, down] = [step * part.across, step * part.down];
+  return {
+    left: part.left + seen.left * across, top: part.top + seen.top * down,
+    width: seen.width * across, height: seen.height * down,
+  };
 }
 
 /** Takes the image and its result off the page. */
@@ -266,7 +345,7 @@ function segment(send) {
   state.running = true;
   $("error").hidden = $("result-card").hidden = $("save-card").hidden = true;
   $("progress-card").hidden = false;
-  $("segment").disabled = $("choose").disabled = true;
+  $("segment").disabled = $("choose").disabled = $("read-part").disabled = $("read-whole").disabled = true;
   $("cancel").disabled = false;
   state.visible.fill(true);
   $("compare").checked = false;
@@ -275,12 +354,14 @@ function segment(send) {
   viewer.start(colours());
   setState("running");
   moveFocus("cancel");
-  send({ type: "segment" });
+  send({ type: "segment", full: state.file.misfit ? Number($("full").value) : null });
 }
 
 function save(send, what) {
   const stem = state.file.name.replace(/\.[^.]*$/, "");
-  send({ type: "png", what, name: `${stem}_${what}.png`, opacity: $("opacity").value / 100, visible: state.visible });
+  const names = { labels: "labels.png", overlay: "overlay.png", geotiff: "labels.tif", geojson: "polygons.geojson" };
+  const name = `${stem}_${names[what]}`;
+  send({ type: "save", what, name, opacity: $("opacity").value / 100, visible: state.visible });
 }
 
 function setOpacity() {
@@ -357,8 +438,9 @@ function showProbe(position) {
   probe.hidden = !known;
   if (!known) return;
   const id = viewer.labels[position.y * viewer.width + position.x];
-  const { step } = state.file;
-  probe.textContent = `${className(id)} · ${position.x * step}, ${position.y * step}`;
+  const { step, part } = state.file;
+  const place = [part.left + position.x * step * part.across, part.top + position.y * step * part.down].map(Math.floor);
+  probe.textContent = `${className(id)} · ${place.join(", ")}`;
   probe.style.transform = `translate(${position.screenX + 14}px, ${position.screenY + 14}px)`;
 }
 

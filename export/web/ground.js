@@ -1,9 +1,11 @@
-// The size of an image's pixels on the ground, from the keys of a GeoTIFF. What the file does not say stays unknown.
+// Where an image lies and how large its pixels are on the ground, from the tags of a GeoTIFF. What the file does not say
+// stays unknown.
 
-const MODEL = 1024, GEOGRAPHIC_CODE = 2048, ANGULAR_UNIT = 2054, PROJECTED_CODE = 3072; // keys of the directory
+const MODEL = 1024, RASTER_TYPE = 1025, GEOGRAPHIC_CODE = 2048, ANGULAR_UNIT = 2054; // keys of the directory
+const PROJECTED_CODE = 3072;
 const METHOD = 3075, LINEAR_UNIT = 3076, LINEAR_UNIT_SIZE = 3077, PARALLEL = 3078, ORIGIN_NORTH = 3081;
 const FALSE_NORTH = 3083, SCALE = 3092;
-const PROJECTED = 1, GEOGRAPHIC = 2, USER_DEFINED = 32767;
+const PROJECTED = 1, GEOGRAPHIC = 2, USER_DEFINED = 32767, POINT = 2;
 const DOUBLES = 34736; // the tag that holds the keys' numbers
 const METRES = { 9001: 1, 9002: 0.3048, 9003: 1200 / 3937, 9036: 1000 };
 const DEGREES = { 9101: 180 / Math.PI, 9102: 1, 9105: 0.9, 9122: 1 };
@@ -27,26 +29,52 @@ const DISTORTED = new Set([
 ]);
 
 /**
+ * Says where a TIFF file lies.
+ * @param {{pixelScale?: number[], tiePoints?: number[], transformation?: number[], geoKeys?: number[],
+ *     geoDoubles?: number[], geoAscii?: string}} tags of the file
+ * @returns {{transform: number[], keys: object, tags: object, exact: boolean} | null} from (column, row), counted from
+ *     the corner of the first pixel, to coordinates: x = a column + b row + c, y = d column + e row + f; the keys of
+ *     the GeoTIFF, and the tags that hold them; whether the transform is the file's own and not fitted to tie points
+ */
+export function placeOf(tags) {
+  const found = transformOf(tags);
+  if (!found) return null;
+  const keys = keysOf(tags);
+  let [a, b, c, d, e, f] = found;
+  if (keys[RASTER_TYPE] === POINT) [c, f] = [c - (a + b) / 2, f - (d + e) / 2]; // coordinates are those of middles
+  const own = Boolean(tags.transformation?.length >= 8 || tags.pixelScale?.length >= 2);
+  return { transform: [a, b, c, d, e, f], keys, tags, exact: own };
+}
+
+/** The place of a part: its first pixel is at (left, top), its pixels are `across` and `down` of the whole's. */
+export function within(place, { left, top, across, down }) {
+  const [a, b, c, d, e, f] = place.transform;
+  const transform = [a * across, b * down, a * left + b * top + c, d * across, e * down, d * left + e * top + f];
+  return { ...place, transform };
+}
+
+/**
  * Says how large pixels are on the ground.
- * @param {{width: number, height: number, pixelScale?: number[], tiePoints?: number[], transformation?: number[],
- *     geoKeys?: number[], geoDoubles?: number[]}} tags of a TIFF file
+ * @param {ReturnType<typeof placeOf>} place of the image
+ * @param {number} width columns of the image
+ * @param {number} height rows of the image
  * @returns {{across: number, down: number, rowArea: (row: number) => number} | null} metres across and down the pixel
  *     in the middle, and the square metres of a pixel in a row; null where the file does not say
  */
-export function groundOf(tags) {
-  const [a, b, c, d, e, f] = transformOf(tags) ?? [];
-  const metric = metricOf(keysOf(tags));
-  if (a === undefined || !metric) return null;
-  const column = tags.width / 2;
+export function groundOf(place, width, height) {
+  const metric = place && metricOf(place.keys);
+  if (!metric) return null;
+  const [a, b, c, d, e, f] = place.transform;
+  const column = width / 2;
   const at = (row) => metric(a * column + b * row + c, d * column + e * row + f);
   const rowArea = (row) => {
     const [east, north] = at(row + 0.5);
     return Math.abs(a * e - b * d) * east * north;
   };
-  const [east, north] = at(tags.height / 2);
+  const [east, north] = at(height / 2);
   const across = Math.hypot(a * east, d * north);
   const down = Math.hypot(b * east, e * north);
-  const known = [across, down, rowArea(0), rowArea(tags.height - 1)].every((size) => Number.isFinite(size) && size > 0);
+  const known = [across, down, rowArea(0), rowArea(height - 1)].every((size) => Number.isFinite(size) && size > 0);
   return known ? { across, down, rowArea } : null;
 }
 

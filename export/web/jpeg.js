@@ -51,6 +51,27 @@ export async function decodeJpeg(bytes) {
   if (bands !== 3) {
     throw new Unreadable(`It has ${bands} ${bands === 1 ? "band (grey)" : "bands (CMYK)"}; this model needs three.`);
   }
+  return { ...(await decoded(bytes, 3)), mask: null };
+}
+
+/**
+ * Decodes a block of a TIFF file.
+ * @param {Uint8Array} bytes the block
+ * @param {Uint8Array | null} tables a JPEG file of tables that all blocks share
+ * @param {boolean} ycc whether three bands are brightness and colour differences, not RGB
+ * @returns {Promise<Uint8Array>} one band, or RGB
+ */
+export async function decodeJpegBlock(bytes, tables, ycc) {
+  const shared = tables ? tables.subarray(2, tables.length - 2) : new Uint8Array(0); // without start and end
+  // The block does not say how its colours are stored; the segment of Adobe does: 1 for differences, 0 for RGB.
+  const adobe = [0xff, ADOBE, 0, 14, 0x41, 0x64, 0x6f, 0x62, 0x65, 0, 100, 0, 0, 0, 0, ycc ? 1 : 0];
+  const whole = new Uint8Array(await new Blob([bytes.subarray(0, 2), Uint8Array.from(adobe), shared, bytes.subarray(2)]).arrayBuffer());
+  const { bands } = jpegHeader(whole);
+  if (bands !== 1 && bands !== 3) throw damaged("its header is invalid");
+  return (await decoded(whole, bands)).pixels;
+}
+
+async function decoded(bytes, bands) {
   if (!hasEnd(bytes)) throw damaged("it is cut short");
   if (!canvasIsExact()) {
     throw new Unreadable(
@@ -65,7 +86,7 @@ export async function decodeJpeg(bytes) {
   } catch {
     throw damaged("its pixels cannot be decoded");
   }
-  const image = { width: bitmap.width, height: bitmap.height, pixels: readBack(bitmap), mask: null };
+  const image = { width: bitmap.width, height: bitmap.height, pixels: readBack(bitmap, bands) };
   bitmap.close();
   return image;
 }
@@ -90,26 +111,29 @@ function hasEnd(bytes) {
 }
 
 /** Reads the pixels of an opaque picture by strips, because a canvas may be smaller than an image. */
-function readBack(bitmap) {
+function readBack(bitmap, bands) {
   const { width, height } = bitmap;
-  const pixels = new Uint8Array(width * height * 3);
+  const pixels = new Uint8Array(width * height * bands);
   const rows = Math.max(1, Math.min(height, Math.floor(STRIP_PIXELS / width)));
   const context = context2d(width, rows);
   for (let top = 0; top < height; top += rows) {
     const count = Math.min(rows, height - top);
     context.drawImage(bitmap, 0, top, width, count, 0, 0, width, count);
     const { data } = context.getImageData(0, 0, width, count);
-    for (let i = 0, to = top * width * 3; i < data.length; i += 4) {
-      pixels[to++] = data[i];
-      pixels[to++] = data[i + 1];
-      pixels[to++] = data[i + 2];
+    for (let i = 0, to = top * width * bands; i < data.length; i += 4) {
+      for (let band = 0; band < bands; band++) pixels[to++] = data[i + band];
     }
   }
   return pixels;
 }
 
-/** Whether a canvas gives back what was put into it. */
+let exact = null; // whether a canvas gives back what was put into it
+
 function canvasIsExact() {
+  return (exact ??= triedCanvas());
+}
+
+function triedCanvas() {
   const sent = new ImageData(16, 16);
   for (let i = 0; i < sent.data.length; i++) sent.data[i] = i % 4 === 3 ? 255 : (i * 37 + (i >> 5)) & 0xff;
   const context = context2d(16, 16);

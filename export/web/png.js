@@ -74,8 +74,13 @@ function chunks(bytes) {
   return { palette, data };
 }
 
-/** Undoes deflate. More bytes than expected are refused while they come, so that no small file fills the memory. */
-export async function inflated(parts, expected) {
+/**
+ * Undoes deflate. More bytes than expected are refused while they come, so that no small file fills the memory.
+ * @param {BlobPart[]} parts the packed bytes
+ * @param {number} expected how many bytes they hold
+ * @param {{atMost?: boolean}} options whether fewer will do
+ */
+export async function inflated(parts, expected, { atMost = false } = {}) {
   const result = new Uint8Array(expected);
   let length = 0;
   try {
@@ -90,6 +95,7 @@ export async function inflated(parts, expected) {
     // Bytes after the end are an error for the browser and none for other readers.
     if (length < expected) throw damaged("its pixels cannot be unpacked");
   }
+  if (atMost) return result.subarray(0, length).slice();
   if (length < expected) throw damaged("it holds fewer pixels than it says");
   return result;
 }

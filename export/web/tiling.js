@@ -46,7 +46,7 @@ export function reflected(index, size) {
 
 /**
  * Copies one window into the input of the model, extended downwards and to the right by reflection.
- * @param {{width: number, pixels: Uint8Array}} image three bands, row by row
+ * @param {{width: number, pixels: Uint8Array | Uint16Array}} image three bands, row by row
  * @param {number} top first row of the window
  * @param {number} left first column of the window
  * @param {{height: number, width: number}} size of the window

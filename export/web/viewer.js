@@ -45,6 +45,15 @@ export class Viewer {
     this.draw();
   }
 
+  /** The part of the picture that is on the screen, in its pixels. */
+  seen() {
+    const { clientWidth, clientHeight } = this.canvas;
+    const [left, top] = [Math.max(0, -this.left / this.zoom), Math.max(0, -this.top / this.zoom)];
+    const right = Math.min(this.width, (clientWidth - this.left) / this.zoom);
+    const bottom = Math.min(this.height, (clientHeight - this.top) / this.zoom);
+    return { left, top, width: Math.max(1, right - left), height: Math.max(1, bottom - top) };
+  }
+
   /** Takes classes away again. */
   clear() {
     this.labels = null;

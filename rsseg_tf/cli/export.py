@@ -70,8 +70,12 @@ def _names(allowed: tuple[str, ...]) -> Callable[[click.Context, click.Parameter
 @click.option("--web-sample", type=Path, metavar="IMAGE",
               help="With web: an image that the page offers to try; it becomes public.")  # fmt: skip
 @click.option("--web-title", metavar="TEXT", help="With web: headline of the page.")
+@click.option("--web-urls", multiple=True, metavar="ORIGIN...",
+              help="With web: servers whose GeoTIFF files the page may read by address, such as "
+                   "https://data.example.org, or https: for all. [default: none]")  # fmt: skip
 @click.option("--litertjs", type=Path, metavar="FOLDER",
-              help="With web: LiteRT.js as npm pack writes it. [default: the cache, filled by npm]")  # fmt: skip
+              help="With web: the packages of the page as npm pack writes them. [default: the cache, filled by "
+                   "npm]")  # fmt: skip
 @click.option("--version", type=click.IntRange(min=1), metavar="N", help="Version number. [default: the next free one]")
 @config_option(required=False)
 def command(
@@ -109,14 +113,15 @@ def command(
 
     load_tensorflow()
     from rsseg_tf.checkpoint import config_file
-    from rsseg_tf.export import ExportOptions, Page, check_output, export_model, find_litertjs, load_trained
+    from rsseg_tf.export import ExportOptions, Page, check_output, export_model, find_page_packages, load_trained
 
     check_output(output, version)
     config = load(config_path or str(config_file(checkpoint)), overrides)
     page = None
     if "web" in formats:
         # Before the model is loaded: npm may be missing, which is better known at once.
-        page = Page(find_litertjs(values["litertjs"]), values["web_title"], values["web_sample"])
+        urls = tuple(values["web_urls"] or ())
+        page = Page(find_page_packages(values["litertjs"]), values["web_title"], values["web_sample"], urls)
     with _accuracy_limit(config, values["eval_list"], values["max_miou_drop"]) as limit:
         trained = load_trained(checkpoint, config)
         options = ExportOptions(
@@ -150,8 +155,8 @@ def _require_effect(
         raise ConfigError("--max_miou_drop has an effect with --eval only; add the list, or leave it out.")
     if values["real_tiles"] is not None and values["eval_list"] is None and not calibrated:
         raise ConfigError("--real_tiles takes tiles of the images of --eval or of calibration, and there are none.")
-    for name in ("web_sample", "web_title", "litertjs"):
-        if values[name] is not None and "web" not in formats:
+    for name in ("web_sample", "web_title", "web_urls", "litertjs"):
+        if values[name] not in (None, ()) and "web" not in formats:
             raise ConfigError(f"--{name} is for a page; add web to --format.")
 
 

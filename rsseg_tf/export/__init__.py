@@ -2,8 +2,8 @@
 
 from rsseg_tf.export.accuracy import Accuracy, AccuracyLimit
 from rsseg_tf.export.deepness import write_deepness
-from rsseg_tf.export.litertjs import find_litertjs
 from rsseg_tf.export.onnx import write_onnx, write_openvino
+from rsseg_tf.export.page_packages import find_page_packages
 from rsseg_tf.export.publish import ExportOptions, ExportResult, check_output, export_model
 from rsseg_tf.export.savedmodel import write_savedmodel
 from rsseg_tf.export.tflite import write_tflite
@@ -25,7 +25,7 @@ __all__ = [
     "check_output",
     "compare",
     "export_model",
-    "find_litertjs",
+    "find_page_packages",
     "load_trained",
     "verify",
     "version_folder",

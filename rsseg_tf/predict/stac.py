@@ -24,10 +24,10 @@ from rasterio.errors import CRSError
 from rasterio.transform import Affine
 
 from rsseg_tf import __version__
-from rsseg_tf.datasets.spec import RGB
 from rsseg_tf.errors import DataError
 from rsseg_tf.predict.decoding import PROBABILITY_NODATA, PROBABILITY_STEPS
 from rsseg_tf.predict.settings import PredictionSettings
+from rsseg_tf.predict.styling import class_entries
 from rsseg_tf.rasters.ground import pixel_size
 from rsseg_tf.rasters.images import image_header
 from rsseg_tf.rasters.scenes import Scene
@@ -43,7 +43,6 @@ _VECTORS = {
     ".parquet": "application/vnd.apache.parquet",
 }
 _PICTURES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
-_REVIEW: tuple[str, RGB] = ("review", (128, 128, 128))
 
 
 def _acquired(scene: Scene) -> str | None:
@@ -158,10 +157,9 @@ def _assets(
     """Returns the written files as assets, rasters first."""
     output, spec = settings.output, settings.spec
     geotiff = f"{_GEOTIFF}; profile=cloud-optimized" if output.cog else _GEOTIFF
-    classes, palette = dict(enumerate(spec.classes)), dict(enumerate(settings.colours))
-    if output.min_confidence is not None:
-        classes[output.review_value], palette[output.review_value] = _REVIEW
-    named = class_objects({**classes, spec.ignore_index: "no data"}, palette)
+    entries = class_entries(spec, settings.colours, None if output.min_confidence is None else output.review_value)
+    classes = {int(entry.value): entry.name for entry in entries} | {spec.ignore_index: "no data"}
+    named = class_objects(classes, {int(entry.value): entry.colour for entry in entries})
     labels = [one | ({"nodata": True} if one["value"] == spec.ignore_index else {}) for one in named]
     steps = {"data_type": "uint8", "nodata": PROBABILITY_NODATA, "raster__scale": 1 / PROBABILITY_STEPS}
     assets: dict[str, dict[str, Any]] = {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.server
+import json
 import math
 import os
 import re
@@ -18,19 +20,29 @@ import cv2
 import numpy as np
 import pytest
 import rasterio
+import rasterio.features
+import rasterio.shutil
+import rasterio.windows
+import shapely.geometry
+from click.testing import CliRunner
+from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.warp import transform as reproject
+from rasterio.warp import transform_geom
 
 pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 
+from rsseg_tf.cli import main
 from rsseg_tf.errors import ExportError
-from rsseg_tf.export import Page, TrainedModel, find_litertjs, write_web
+from rsseg_tf.export import Page, TrainedModel, find_page_packages, load_trained, write_web
 from rsseg_tf.predict import predict_labels
+from rsseg_tf.predict.pictures import as_rgb
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.rasters.images import read_image, read_label, write_png
 from rsseg_tf.rasters.scenes import open_scene
 from rsseg_tf.rasters.windows import Size
 from tests.fixtures.browser import CHROMIUM, Browser, browser, open_page, save, segment, serving
+from tests.fixtures.checkpoints import write_checkpoint
 
 pytestmark = [
     pytest.mark.slow,
@@ -50,7 +62,7 @@ def scene(height: int, width: int, bands: int = 3) -> np.ndarray:
 @pytest.fixture(scope="module")
 def litertjs() -> Path:
     try:
-        return find_litertjs()
+        return find_page_packages()
     except ExportError as error:
         pytest.skip(str(error))
 
@@ -215,6 +227,15 @@ IMAGES: dict[str, Callable[[Path], object]] = {
         interleave="pixel", **UTM,
     ),
     "planar.tif": lambda path: write_tiff(path, scene(150, 40), compress="lzw", interleave="band"),
+    "big.tif": lambda path: write_tiff(path, scene(80, 61), BIGTIFF="YES", compress="deflate", predictor=2),
+    "big_endian.tif": lambda path: write_tiff(
+        path, scene(150, 140), ENDIANNESS="BIG", tiled=True, blockxsize=16, blockysize=16, interleave="pixel"
+    ),
+    "zstd.tif": lambda path: write_tiff(path, scene(80, 61), compress="zstd"),
+    "packbits.tif": lambda path: write_tiff(path, scene(80, 61), compress="packbits"),
+    "alpha.tif": lambda path: write_tiff(path, alpha_scene(), alpha="yes", compress="deflate"),
+    "jpeg_rgb.tif": lambda path: write_tiff(path, scene(90, 80), compress="jpeg", interleave="pixel"),
+    "jpeg_planar.tif": lambda path: write_tiff(path, scene(90, 80), compress="jpeg", interleave="band"),
 }  # fmt: skip
 
 
@@ -227,9 +248,87 @@ def test_labels_are_those_of_python(tab: Browser, site: Path, tmp_path: Path, na
     np.testing.assert_array_equal(labels, expected)
     if labels.shape[0] > 60:
         assert np.unique(expected).size >= 2
-    # An overlay that cannot be seen is the image, as it was decoded.
+    np.testing.assert_array_equal(invisible(tab, image), python_pixels(image))
+
+
+def invisible(tab: Browser, image: Path) -> np.ndarray:
+    """Saves an overlay that cannot be seen: the image, as the page shows it."""
     tab.run("(() => { const e = document.getElementById('opacity'); e.value = 0; e.oninput(); })()")
-    np.testing.assert_array_equal(read_image(save(tab, image, "overlay")), python_pixels(image))
+    return read_image(save(tab, image, "overlay"))
+
+
+def test_jpeg_with_coarse_colours_and_a_mask_inside_of_a_cog(tab: Browser, tmp_path: Path) -> None:
+    """The browser and Pillow have one decoder; GDAL in rasterio's wheels spreads coarse colours in another way."""
+    plain, image = tmp_path / "plain.tif", tmp_path / "jpeg.tif"
+    mask = np.full((150, 140), 255, np.uint8)
+    mask[20:90, 30:80] = 0
+    write_tiff(plain, scene(150, 140), **UTM)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(plain, "r+") as file:
+        file.write_mask(mask)
+    rasterio.shutil.copy(plain, image, driver="COG", compress="JPEG")
+    with rasterio.open(image) as file:
+        assert file.profile["photometric"] == "ycbcr"
+    labels = segment(tab, image)
+    np.testing.assert_array_equal(labels == 255, mask == 0)
+    with Image.open(image) as opened:
+        np.testing.assert_array_equal(invisible(tab, image), np.array(opened.convert("RGB")))
+
+
+# --- 16 bits ---
+
+
+def deep_scene(top: int) -> np.ndarray:
+    """Values of 16 bits, up to about `top`, with a corner without data."""
+    pixels = (scene(90, 75).astype(np.float64) * top / 255).astype(np.uint16)
+    pixels[:20, :30] = 0
+    return pixels
+
+
+def test_16_bits_need_the_value_of_full_brightness(tab: Browser, site: Path, tmp_path: Path) -> None:
+    image = tmp_path / "deep.tif"
+    write_tiff(image, deep_scene(2000), dtype="uint16", nodata=0, compress="deflate", predictor=2)
+    tab.choose("#file", image)
+    tab.wait("document.body.dataset.state === 'opened'")
+    assert "16 bits" in text(tab, "full-text")
+    assert tab.run("document.getElementById('segment').disabled") is True
+    tab.run("(() => { const e = document.getElementById('full'); e.value = '2047'; e.oninput(); })()")
+    tab.click("#segment")
+    tab.wait("document.body.dataset.state === 'result'")
+    labels = read_label(save(tab, image, "labels"))
+    options = ["predict", "--model_path", str(site), "--image_path", str(image), "--save_dir", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, [*options, "--max_value", "2047"])
+    assert result.exit_code == 0, result.output
+    (written,) = (tmp_path / "out").rglob("deep.tif")
+    with rasterio.open(written) as file:
+        np.testing.assert_array_equal(labels, file.read(1))
+    assert (labels == 255).any()
+    with open_scene(image) as opened:
+        pixels, nodata = opened.read()
+    shown = invisible(tab, image)
+    assert nodata is not None
+    expected = as_rgb(pixels, open_predictor(site).spec, nodata)
+    assert np.abs(shown.astype(int) - expected)[~nodata].max() <= 1  # percentiles are rounded to float32 there
+
+
+def test_a_model_of_16_bits_takes_them_as_they_are(
+    empty_tab: Browser, litertjs: Path, serve: Callable[[Path], str], tmp_path: Path
+) -> None:
+    deep = "dataset={name: custom, root: data, classes: [dark, bright], max_value: 2000}"
+    checkpoint, _ = write_checkpoint(tmp_path, deep, "augment.saturation_range=0", "augment.hue_range=0")
+    write_web(load_trained(checkpoint), tmp_path / "site", Page(litertjs), tile=TILE)
+    site, image = tmp_path / "site" / "web", tmp_path / "deep.tif"
+    pixels = deep_scene(2000)
+    pixels[30:40, 20:30] = 65535  # stands for no data, though the file does not say it
+    write_tiff(image, pixels, dtype="uint16", nodata=0)
+    open_page(empty_tab, serve(site))
+    labels = segment(empty_tab, image)
+    assert empty_tab.run("document.getElementById('full-field').checkVisibility()") is False
+    with open_scene(image, spec=open_predictor(site).spec) as opened:
+        values, nodata = opened.read()
+    model = open_predictor(site)
+    expected = predict_labels(model.predict, values, model.spec, model.options)
+    assert nodata is not None and nodata[35, 25]
+    np.testing.assert_array_equal(labels, np.where(nodata, 255, expected))
 
 
 # --- the size of pixels on the ground ---
@@ -317,6 +416,162 @@ def test_areas_of_an_image_without_a_place(tab: Browser, tmp_path: Path) -> None
     assert [f"{rounded(count / 4):,.1f} m²".replace(".0 ", " ") in text(tab, "legend") for count in counts] == [
         True
     ] * 2
+
+
+# --- what is saved with its place ---
+
+
+def rasterized(path: Path, like: rasterio.DatasetReader) -> np.ndarray:
+    """Burns polygons into the grid of a raster; 255 where none lies."""
+    features = json.loads(path.read_text("utf-8"))["features"]
+    shapes = [
+        (transform_geom("EPSG:4326", like.crs, one["geometry"]), one["properties"]["class_id"]) for one in features
+    ]
+    grid = {"out_shape": like.shape, "transform": like.transform, "fill": 255, "dtype": "uint8"}
+    return rasterio.features.rasterize(shapes, **grid)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32640", "EPSG:3857", "EPSG:4326"])
+def test_maps_and_polygons_lie_where_the_image_lies(tab: Browser, site: Path, tmp_path: Path, crs: str) -> None:
+    image = tmp_path / "scene.tif"
+    step = 1e-5 if crs == "EPSG:4326" else 0.5
+    corner = (55.5, 24.5) if crs == "EPSG:4326" else (5e5, 2.7e6)
+    affine = rasterio.Affine(step, 0, corner[0], 0, -step, corner[1])
+    write_tiff(image, nodata_scene(), nodata=7, crs=crs, transform=affine)
+    labels = segment(tab, image)
+    spec = open_predictor(site).spec
+    with rasterio.open(save(tab, image, "geotiff")) as saved:
+        np.testing.assert_array_equal(saved.read(1), labels)
+        assert (saved.crs, saved.nodata, saved.dtypes) == (rasterio.CRS.from_string(crs), 255, ("uint8",))
+        assert saved.transform.almost_equals(affine, 1e-12)
+        assert [saved.colormap(1)[index][:3] for index in range(2)] == [tuple(one) for one in spec.palette]
+        assert json.loads(saved.tags(1)["CLASS_NAMES"]) == ["dark", "bright"]
+        polygons = save(tab, image, "geojson")
+        np.testing.assert_array_equal(rasterized(polygons, saved), labels)
+        features = json.loads(polygons.read_text("utf-8"))["features"]
+    counts = np.bincount(labels.ravel(), minlength=256)
+    for index, name in enumerate(spec.classes):
+        of_class = [one["properties"] for one in features if one["properties"]["class"] == name]
+        assert sum(one["pixels"] for one in of_class) == counts[index]
+        if crs == "EPSG:32640":
+            assert sum(one["area_m2"] for one in of_class) == pytest.approx(counts[index] / 4)
+    assert all(shapely.geometry.shape(one["geometry"]).is_valid for one in features)
+
+
+def test_an_image_without_a_place_is_saved_without_one(tab: Browser, tmp_path: Path) -> None:
+    write_png(tmp_path / "plain.png", scene(40, 60))
+    segment(tab, tmp_path / "plain.png")
+    for name in ("geotiff", "geojson"):
+        assert tab.run(f"document.getElementById('save-{name}').checkVisibility()") is False
+
+
+# --- large images, and images by address ---
+
+
+def cog(path: Path, size: int) -> np.ndarray:
+    pixels = scene(size, size)
+    write_tiff(path.with_suffix(".first.tif"), pixels, **UTM)
+    rasterio.shutil.copy(
+        path.with_suffix(".first.tif"),
+        path,
+        driver="COG",
+        compress="DEFLATE",
+        blocksize=128,
+        overview_resampling="average",
+    )
+    return pixels
+
+
+class Ranges(http.server.SimpleHTTPRequestHandler):
+    """Answers requests for ranges of files, to pages of any server; counts the bytes."""
+
+    sent = 0
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def do_OPTIONS(self) -> None:
+        self.send_response(204)
+        self.send_header("Access-Control-Allow-Origin", "*")
+        self.send_header("Access-Control-Allow-Headers", "*")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        content = Path(self.translate_path(self.path)).read_bytes()
+        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+        part = content[first : last + 1]
+        type(self).sent += len(part)
+        self.send_response(206)
+        self.send_header("Access-Control-Allow-Origin", "*")
+        self.send_header("Access-Control-Expose-Headers", "Content-Range")
+        self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+
+def small_limit(site: Path, folder: Path) -> Path:
+    """A copy of a page that takes 0.04 megapixels at once."""
+    shutil.copytree(site, folder)
+    script = (folder / "images.js").read_text("utf-8")
+    limit = "(navigator.deviceMemory ?? 8) <= 4 ? 36 : 100"
+    assert limit in script
+    (folder / "images.js").write_text(script.replace(limit, "0.04"), "utf-8")
+    return folder
+
+
+def test_a_cog_by_address_is_read_in_parts(
+    empty_tab: Browser, trained: TrainedModel, litertjs: Path, serve: Callable[[Path], str], tmp_path: Path
+) -> None:
+    image = tmp_path / "files" / "large.tif"
+    image.parent.mkdir()
+    pixels = cog(image, 700)
+    handler = functools.partial(Ranges, directory=str(image.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        origin = f"http://127.0.0.1:{server.server_port}"
+        write_web(trained, tmp_path / "site", Page(litertjs, urls=(origin,)), tile=TILE)
+        tab = empty_tab
+        open_page(tab, serve(small_limit(tmp_path / "site" / "web", tmp_path / "small")))
+        tab.run(f"document.getElementById('address').value = '{origin}/large.tif'")
+        tab.click("#open-address")
+        tab.wait("document.body.dataset.state === 'opened'")
+        assert text(tab, "file-facts").startswith("175 × 175 pixels · 2 m per pixel")
+        assert "700 × 700 pixels, at 1/4 of its size" in text(tab, "part-text")
+        overview_bytes, Ranges.sent = Ranges.sent, 0
+        tab.click("#segment")
+        tab.wait("document.body.dataset.state === 'result'")
+        with rasterio.open(image, overview_level=1) as level, rasterio.open(save(tab, image, "geotiff")) as saved:
+            assert saved.bounds == pytest.approx(level.bounds)
+            np.testing.assert_array_equal(invisible(tab, image), level.read().transpose(1, 2, 0))
+        tab.click("#read-part")
+        tab.wait("document.body.dataset.state === 'opened'")
+        assert "0.5 m per pixel" in text(tab, "file-facts")
+        tab.click("#segment")
+        tab.wait("document.body.dataset.state === 'result'")
+        with rasterio.open(save(tab, image, "geotiff")) as saved:
+            window = rasterio.windows.from_bounds(*saved.bounds, UTM["transform"]).round_offsets()
+            top, left = int(window.row_off), int(window.col_off)
+            height, width = saved.shape
+        assert 30000 < height * width <= 40000 and top > 0 and left > 0
+        np.testing.assert_array_equal(invisible(tab, image), pixels[top : top + height, left : left + width])
+        assert overview_bytes < 0.6 * image.stat().st_size
+        tab.click("#read-whole")
+        tab.wait("document.body.dataset.state === 'opened'")
+        assert "175 × 175" in text(tab, "file-facts")
+        server.shutdown()
+
+
+def test_a_large_file_without_overviews_is_shown_with_pixels_left_out(
+    empty_tab: Browser, site: Path, serve: Callable[[Path], str], tmp_path: Path
+) -> None:
+    open_page(empty_tab, serve(small_limit(site, tmp_path / "small")))
+    image = tmp_path / "large.tif"
+    pixels = scene(500, 450)
+    write_tiff(image, pixels, **UTM)
+    assert segment(empty_tab, image).shape == (167, 150)
+    np.testing.assert_array_equal(invisible(empty_tab, image), pixels[::3, ::3])
+    assert "1.5 m per pixel" in text(empty_tab, "file-facts")
 
 
 # --- the page ---
@@ -462,13 +717,17 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "huge.png": (huge_png, "1200 megapixels"),
     "cut.jpg": (cut_jpeg, "cut short"),
     "grey.jpg": (lambda path: cv2.imwrite(str(path), scene(9, 9)[:, :, 0]), "grey"),
+    "fractions.tif": (lambda path: write_tiff(path, scene(9, 9), dtype="float32"), "fractions of 32 bits"),
     "five.tif": (lambda path: write_tiff(path, scene(9, 9, 5), photometric="MINISBLACK"), "5 bands"),
-    "zstd.tif": (lambda path: write_tiff(path, scene(9, 9), compress="zstd"), "LZW or deflate"),
+    "lzma.tif": (lambda path: write_tiff(path, scene(9, 9), compress="lzma"), "LZW or deflate"),
     "cut.tif": (lambda path: path.write_bytes(b"II*\0\xff\xff\0\0"), "cut short"),
     "width 0.tif": (lambda path: path.write_bytes(hostile_tiff(0, 16, *STRIP)), "header is invalid"),
     "height 0.tif": (lambda path: path.write_bytes(hostile_tiff(16, 0, *STRIP)), "header is invalid"),
     "width of letters.tif": (lambda path: path.write_bytes(hostile_tiff(65, 16, *STRIP, kind=2)), "header is invalid"),
-    "huge.tif": (lambda path: path.write_bytes(hostile_tiff(4000000000, 4000000000, *STRIP)), "megapixels"),
+    "huge.tif": (
+        lambda path: path.write_bytes(hostile_tiff(4000000000, 4000000000, *STRIP)),
+        "blocks are invalid",
+    ),
     "no strips.tif": (lambda path: path.write_bytes(hostile_tiff()), "blocks of pixels are missing"),
     "strips of 0 rows.tif": (
         lambda path: path.write_bytes(hostile_tiff(16, 16, *STRIP[::2], (278, 4, 1, 0))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,8 +18,8 @@ pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 from rsseg_tf.assets import asset_dir
 from rsseg_tf.cli import main
 from rsseg_tf.errors import DataError, ExportError
-from rsseg_tf.export import Page, TrainedModel, find_litertjs, load_trained, verify, write_web
-from rsseg_tf.export.litertjs import PACKAGES, VERSION, write_litertjs
+from rsseg_tf.export import Page, TrainedModel, find_page_packages, load_trained, verify, write_web
+from rsseg_tf.export.page_packages import PACKAGES, write_page_packages
 from rsseg_tf.export.web import windowed
 from rsseg_tf.manifest import read_manifest
 from rsseg_tf.rasters.images import write_png
@@ -31,7 +32,7 @@ PNG = np.zeros((20, 30, 3), np.uint8)
 @pytest.fixture(scope="module")
 def litertjs() -> Path:
     try:
-        return find_litertjs()
+        return find_page_packages()
     except ExportError as error:
         pytest.skip(str(error))
 
@@ -50,8 +51,13 @@ def test_the_command_publishes_a_page_that_is_verified(checkpoint: Path, litertj
     files = {path.relative_to(folder).as_posix() for path in (folder / "web").rglob("*") if path.is_file()}
     assert set(artifact.sha256) == files
     needed = {"index.html", "app.js", "sample.png", "LICENSE", "vendor/NOTICE.txt", "vendor/litert.js", "serve.py"}
+    needed |= {"vendor/geotiff.js", "vendor/geotiff-LICENSE.txt"}
     assert {f"web/{name}" for name in needed} < files
-    assert json.loads((folder / "web" / "page.json").read_text("utf-8")) == {"title": "Roofs", "sample": "sample.png"}
+    assert json.loads((folder / "web" / "page.json").read_text("utf-8")) == {
+        "title": "Roofs",
+        "sample": "sample.png",
+        "urls": False,
+    }
     assert all(result.passed for result in verify(folder))
     (folder / "web" / "app.js").write_text("", "utf-8")
     with pytest.raises(ExportError, match=r"app\.js is missing or is not what was exported"):
@@ -68,10 +74,10 @@ def test_the_windows_of_the_config_are_kept_if_they_fit(trained: TrainedModel) -
         assert not found.flip_vertical  # the page has no augmentation
 
 
-def test_browsers_show_three_bands_of_eight_bits(litertjs: Path, tmp_path: Path) -> None:
+def test_a_page_shows_three_bands(litertjs: Path, tmp_path: Path) -> None:
     many = "dataset={name: custom, root: data, classes: [dark, bright], bands: 4}"
     checkpoint, _ = write_checkpoint(tmp_path, many, "augment.saturation_range=0", "augment.hue_range=0")
-    with pytest.raises(ExportError, match=r"3 bands of 8 bits\. This model takes 4 bands of 0\.\.255"):
+    with pytest.raises(ExportError, match=r"3 bands of 8 or 16 bits\. This model takes 4 bands of 0\.\.255"):
         write_web(load_trained(checkpoint), tmp_path / "out", Page(litertjs))
     assert not (tmp_path / "out").exists()
 
@@ -89,40 +95,66 @@ def test_a_sample_must_be_what_the_page_reads(trained: TrainedModel, litertjs: P
         write_web(trained, tmp_path, Page(litertjs, sample=tmp_path / "none.png"))
 
 
+def policy(folder: Path) -> str:
+    html = (folder / "web" / "index.html").read_text("utf-8")
+    return re.findall(r"connect-src ([^;]*);", html)[0]
+
+
+def test_a_page_reads_from_its_own_folder_unless_servers_are_named(
+    trained: TrainedModel, litertjs: Path, tmp_path: Path
+) -> None:
+    write_web(trained, tmp_path / "strict", Page(litertjs))
+    assert policy(tmp_path / "strict") == "'self' data:"
+    urls = ("https://data.example.org", "http://localhost:8001")
+    write_web(trained, tmp_path / "open", Page(litertjs, urls=urls))
+    assert policy(tmp_path / "open") == "'self' data: https://data.example.org http://localhost:8001"
+    assert json.loads((tmp_path / "open" / "web" / "page.json").read_text("utf-8"))["urls"] is True
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "http:", "https://a.org/files", "https://a.org; script-src *", "a.org", "blob:"]
+)
+def test_only_origins_are_named(trained: TrainedModel, litertjs: Path, tmp_path: Path, origin: str) -> None:
+    with pytest.raises(ExportError, match="--web_urls takes origins"):
+        write_web(trained, tmp_path / "out", Page(litertjs, urls=(origin,)))
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_was_fetched_is_checked(litertjs: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=rf"has no {PACKAGES[0].file}.*npm pack @litertjs/core@{VERSION}"):
-        find_litertjs(tmp_path)
+    with pytest.raises(ExportError, match=rf"has no {PACKAGES[0].file}.*npm pack .*geotiff@{PACKAGES[2].version}"):
+        find_page_packages(tmp_path)
     for package in PACKAGES:
         shutil.copy(litertjs / package.file, tmp_path)
-    assert find_litertjs(tmp_path) == tmp_path
+    assert find_page_packages(tmp_path) == tmp_path
     with (tmp_path / PACKAGES[1].file).open("ab") as file:
         file.write(b"?")
     with pytest.raises(ExportError, match=r"is not @litertjs/wasm-utils .* SHA-512 differs"):
-        find_litertjs(tmp_path)
+        find_page_packages(tmp_path)
     (tmp_path / PACKAGES[0].file).write_bytes(b"no archive")
     with pytest.raises(ExportError, match="cannot be used"):
-        write_litertjs(tmp_path, tmp_path / "vendor")
+        write_page_packages(tmp_path, tmp_path / "vendor")
 
 
 def test_without_npm_or_network_it_says_how_to_fetch_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RSSEG_TF_CACHE", str(tmp_path))
     monkeypatch.setenv("RSSEG_TF_OFFLINE", "1")
     with pytest.raises(ExportError, match=r"the network is off.*--litertjs FOLDER"):
-        find_litertjs()
+        find_page_packages()
     monkeypatch.setenv("RSSEG_TF_OFFLINE", "0")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ExportError, match="npm is not installed"):
-        find_litertjs()
+        find_page_packages()
     (tmp_path / "npm").write_text("#!/bin/sh\necho 'npm error code E404' >&2\nexit 1\n", "utf-8")
     (tmp_path / "npm").chmod(0o755)
     with pytest.raises(ExportError, match="npm could not fetch .* npm error code E404"):
-        find_litertjs()
+        find_page_packages()
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--web_title", "Roofs"], "--web_title is for a page; add web to --format."),
+        (["--web_urls", "https:"], "--web_urls is for a page; add web to --format."),
         (["--format", "web", "--litertjs", "nowhere"], "nowhere has no litertjs-core"),
         (["--format", "web", "--quantize", "float32,dynamic"], "A page runs one model"),
     ],

@@ -87,10 +87,13 @@ def test_classes_have_the_colours_of_the_run(tmp_path: Path) -> None:
         ("gpkg", "application/geopackage+sqlite3"),
         ("geojson", "application/geo+json"),
         ("fgb", "application/vnd.flatgeobuf"),
+        ("parquet", "application/vnd.apache.parquet"),
     ],
 )
 def test_polygons(tmp_path: Path, kind: str, media_type: str) -> None:
     pytest.importorskip("pyogrio", reason="the extra `vector` is not installed")
+    if kind == "parquet":
+        pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
     path = write_scene(tmp_path / "a.tif", noise(20, 30))
     output = OutputOptions(stac=True, pictures=False, vector=str(tmp_path / f"other place/polygons.{kind}"))
     item = item_of(predict_one(path, tmp_path / "out", COSINE, predict=pointwise, output=output))

@@ -40,6 +40,9 @@ Touching = Literal["centre", "all"]
 _MOST_VALUES = 1000
 _SIDE = 2048  # of the parts in which a raster is searched for its values
 _WARP_MEMORY_MB = 32
+_LARGE = 500  # corners from which a polygon is cut to what is drawn
+_FAR = 1e9  # pixels, beyond the sides of any scene
+_AROUND = 4.0  # pixels around it that are kept, so that the cut does not show
 _TOLERANCE = 0.01  # pixels, by which the warper may take a place to be elsewhere; it cannot do with 0
 
 
@@ -85,11 +88,28 @@ class PolygonLayer:
     rows: NDArray[np.int64]
 
     def near(self, box: tuple[float, float, float, float]) -> PolygonLayer:
-        """Returns those that may touch a box: left, top, right, bottom in pixels."""
+        """Returns those that may touch a box: left, top, right, bottom in pixels; of large ones the part around it.
+
+        Drawing takes time for each corner of a polygon, and the outline of a background has a million of them.
+        """
         shapely = require("shapely", "vector")
         left, top, right, bottom = shapely.bounds(self.polygons).T
-        kept = (left <= box[2]) & (right >= box[0]) & (top <= box[3]) & (bottom >= box[1])
-        return PolygonLayer(self.polygons[kept], self.ids[kept], self.rows[kept])
+        kept = np.flatnonzero((left <= box[2]) & (right >= box[0]) & (top <= box[3]) & (bottom >= box[1]))
+        polygons, rows = self.polygons[kept], kept
+        within = (left[kept] >= box[0]) & (right[kept] <= box[2]) & (top[kept] >= box[1]) & (bottom[kept] <= box[3])
+        large = np.flatnonzero(~within & (shapely.get_num_coordinates(polygons) > _LARGE))
+        if len(large):
+            frame = shapely.box(box[0] - _AROUND, box[1] - _AROUND, box[2] + _AROUND, box[3] + _AROUND)
+            polygons = polygons.copy()
+            for place in large:
+                with contextlib.suppress(shapely.errors.ShapelyError):  # of outlines that cross themselves
+                    polygons[place] = shapely.intersection(polygons[place], frame)
+            while (shapely.get_type_id(polygons) > 3).any():
+                polygons, origin = shapely.get_parts(polygons, return_index=True)
+                rows = rows[origin]
+            drawn = (shapely.get_type_id(polygons) == 3) & ~shapely.is_empty(polygons)
+            polygons, rows = polygons[drawn], rows[drawn]
+        return PolygonLayer(polygons, self.ids[rows], self.rows[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -409,13 +429,16 @@ def _drawer(layer: Layer, scene: Scene, touching: str, stack: ExitStack) -> Draw
 
 
 def _polygon_drawer(layer: PolygonLayer, *, all_touched: bool) -> Draw:
-    shapely = require("shapely", "vector")
-    tree = shapely.STRtree(layer.polygons)
+    rows: tuple[int, int, PolygonLayer] | None = None
 
     def draw(window: Window, ids: NDArray[np.uint8]) -> None:
-        near = np.sort(tree.query(shapely.box(window.x0 - 1, window.y0 - 1, window.x1 + 1, window.y1 + 1)))
-        if len(near):
-            shapes = [(layer.polygons[one], int(layer.ids[one])) for one in near]
+        nonlocal rows
+        # Windows come row by row, and all of a row share the polygons near it.
+        if rows is None or (window.y0, window.y1) != rows[:2]:
+            rows = window.y0, window.y1, layer.near((-_FAR, window.y0 - 1.0, _FAR, window.y1 + 1.0))
+        near = rows[2].near((window.x0 - 1.0, window.y0 - 1.0, window.x1 + 1.0, window.y1 + 1.0))
+        if len(near.polygons):
+            shapes = list(zip(near.polygons, near.ids.tolist(), strict=True))
             moved = Affine.translation(window.x0, window.y0)
             rasterize(shapes, out=ids, transform=moved, all_touched=all_touched)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rsseg_tf.datasets.spec import RGB, YX, DatasetSpec, custom_spec
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.files.archives import Member
-from rsseg_tf.prepare.output import SPLITS, PrepareReport
+from rsseg_tf.prepare.output import SPLITS, PrepareReport, check_replaceable
 from rsseg_tf.prepare.own_config import TrainsOn, own_config_path, write_own_config
 from rsseg_tf.prepare.scenes.classes import IGNORED_ID, ClassRules, ClassTable, class_table
 from rsseg_tf.prepare.scenes.colours import Style, names_of, palette_of, read_styles
@@ -163,6 +163,7 @@ def prepare_scenes(
     """
     options = options or ScenesOptions()
     rule, rules = SplitRule.parse(options.split), ClassRules.parse(options.classes)
+    check_replaceable(output)  # before minutes of work
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
         found = read_scenes(scenes, labels, options.trust)
         extra = (rule.name,) if rule.kind == "field" else ()

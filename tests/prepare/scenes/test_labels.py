@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
 import shapely
 from rasterio.enums import Resampling
+from rasterio.features import rasterize
 from rasterio.transform import Affine
 from rasterio.warp import reproject
 
@@ -166,6 +168,16 @@ def test_a_layer_is_chosen_among_several(tmp_path: Path, ortho: Path) -> None:
     assert (mosaic(tmp_path / "out") == drawn(houses(), ids(40))).all()
     with pytest.raises(DataError, match=r"has no layer 'house'; its layers are sites, houses. Did you mean 'houses'"):
         prepare(ortho, labels, tmp_path / "out", layer="house")
+
+
+def test_styles_in_a_geopackage_are_no_layer_of_polygons(tmp_path: Path, ortho: Path) -> None:
+    labels = write_polygons(tmp_path / "a.gpkg", houses(), kind=kinds(40))
+    pyogrio.raw.write(
+        str(labels), geometry=None, field_data=[np.array(["mine"], object)], fields=["styleName"], layer="layer_styles",
+        geometry_type=None, crs=None,
+    )  # fmt: skip
+    prepare(ortho, labels, tmp_path / "out", field="kind", split="none")
+    assert (mosaic(tmp_path / "out") == drawn(houses(), ids(40))).all()
 
 
 def test_outlines_that_cross_themselves_do_not_stop_the_work(tmp_path: Path, ortho: Path) -> None:
@@ -330,3 +342,24 @@ def test_tiles_with_background_alone_are_left_out_on_demand(tmp_path: Path, orth
     labels = write_polygons(tmp_path / "a.gpkg", [square(40, 40, 10), square(200, 100, 10)])
     prepare(ortho, labels, tmp_path / "out", skip_empty=True, split="none")
     assert len(tiles(tmp_path / "out")) == 2 and all((tile.label == 1).any() for tile in tiles(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("crs", [CRS, "EPSG:4326"])
+def test_outlines_of_thousands_of_corners_are_cut_where_it_does_not_show(
+    tmp_path: Path, ortho: Path, crs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the background of a prediction, which is one polygon with a hole for each object."""
+    holes = shapely.buffer(shapely.centroid(houses()), 3.0, quad_segs=30)
+    ground = np.array([shapely.difference(square(-50, -50, 500), shapely.union_all(holes))])
+    assert shapely.get_num_coordinates(ground)[0] > 3000
+    corners: list[int] = []
+
+    def counted(shapes: list[tuple[Any, int]], **how: Any) -> Any:
+        corners.extend(int(shapely.get_num_coordinates(shape)) for shape, _ in shapes)
+        return rasterize(shapes, **how)
+
+    monkeypatch.setattr("rsseg_tf.prepare.scenes.labels.rasterize", counted)
+    labels = write_polygons(tmp_path / "a.gpkg", ground if crs == CRS else moved(ground, crs), crs)
+    prepare(ortho, labels, tmp_path / "out", split="none", tile_size=60)
+    assert (mosaic(tmp_path / "out") == drawn(ground)).mean() > (0.9995 if crs != CRS else 0.9999999)
+    assert max(corners) < 1500
