@@ -45,7 +45,7 @@ def predict_on_cluster(
     Args:
         plan: The jobs.
         open_model: Opens the model; called once in each worker, so it must be possible to pickle it.
-        address: RemoteRaster of a running scheduler, such as tcp://10.0.0.5:8786; None for processes on this machine.
+        address: Address of a running scheduler, such as tcp://10.0.0.5:8786; None for processes on this machine.
         workers: Number of processes on this machine.
         finish: Called with each job that is done.
 

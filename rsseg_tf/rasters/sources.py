@@ -222,11 +222,8 @@ def _absolute_member(member: Member) -> Member:
 def local_files(source: Source) -> list[Path]:
     """Returns the files and folders on this machine that a source names itself."""
     members = source.members if isinstance(source, Stack) else (source,)
-    return [
-        member.path if isinstance(member, FileVariable) else member
-        for member in members
-        if not isinstance(member, RemoteRaster)
-    ]
+    local = (member for member in members if not isinstance(member, RemoteRaster))
+    return [member.path if isinstance(member, FileVariable) else member for member in local]
 
 
 def names_of(source: Source) -> str:
