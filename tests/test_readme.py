@@ -9,11 +9,13 @@ from pathlib import Path
 import click
 import keras
 import pytest
+import rasterio
 from click.testing import CliRunner
 
 from rsseg_tf.build import build_model
 from rsseg_tf.cli import main
 from rsseg_tf.config import load_any_config, load_config
+from tests.fixtures import own_scenes
 from tests.fixtures.configs import use_tiny_backbone, write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +61,7 @@ def test_every_command_parses_and_its_config_exists(line: str, tmp_path: Path, m
             assert inner is not None
             context = inner.make_context(name, arguments, parent=context)
     config = context.params.get("config_path")
-    if config and Path(config).name != "mine.yml":  # which preparing writes
+    if config and Path(config).name not in ("mine.yml", "pairs.yml"):  # which preparing writes
         load_any_config(config, context.params["overrides"])
 
 
@@ -89,22 +91,45 @@ def test_a_model_of_ones_own_is_built_as_written(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.slow
-def test_the_tour_of_ones_own_data_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_way_from_a_scene_to_a_map_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_tiny_backbone(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    mine = tmp_path / "data" / "mine"
-    write_dataset(mine)
-    for folder, files in (("labels", mine.glob("*_label.png")), ("images", mine.glob("*.png"))):
-        (mine / folder).mkdir()
+    own_scenes.scene(tmp_path / "ortho.tif", (480, 640))
+    polygons = own_scenes.houses(200, (480, 640))
+    own_scenes.write_polygons(tmp_path / "landuse.gpkg", polygons, **{"class": ["house", "road"] * 100})
+    first = README.index("## From your scene to a map in QGIS")
+    lines = commands_of(README[first : README.index("\n## ", first + 1)])
+    assert [shlex.split(line)[1] for line in lines] == ["prepare", "train", "eval", "predict"]
+    for line in lines:
+        name, *arguments = shlex.split(line)[1:]
+        if name == "train":
+            arguments += ["--iters", "1", "--batch_size", "1", "--set", "augment.crop_size=[32, 32]"]
+            arguments += ["model={name: fcn, backbone: {name: resnet18_vd}}"]
+        result = CliRunner().invoke(main, [name, *arguments])
+        assert result.exit_code == 0, result.output
+    assert "Boundary IoU" in (tmp_path / "report.html").read_text("utf-8")
+    with rasterio.open("result/geotiff_prediction/ortho.tif") as labels, rasterio.open("ortho.tif") as ortho:
+        assert labels.transform == ortho.transform and labels.crs == ortho.crs
+    assert (tmp_path / "result/vector_prediction/ortho.gpkg").is_file()
+
+
+@pytest.mark.slow
+def test_the_tour_of_ones_own_pairs_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiny_backbone(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    pairs_folder = tmp_path / "data" / "pairs"
+    write_dataset(pairs_folder)
+    for folder, files in (("labels", pairs_folder.glob("*_label.png")), ("images", pairs_folder.glob("*.png"))):
+        (pairs_folder / folder).mkdir()
         for file in list(files):
-            file.rename(mine / folder / file.name)
+            file.rename(pairs_folder / folder / file.name)
     for split in ("train", "val"):
-        pairs = (line.split() for line in (mine / f"{split}.txt").read_text("utf-8").splitlines())
+        pairs = (line.split() for line in (pairs_folder / f"{split}.txt").read_text("utf-8").splitlines())
         lines = "".join(f"images/{image} labels/{label}\n" for image, label in pairs)
-        (mine / f"{split}.txt").write_text(lines, "utf-8")
-    (tmp_path / "mine.yml").write_text(YAML[0], "utf-8")
+        (pairs_folder / f"{split}.txt").write_text(lines, "utf-8")
+    (tmp_path / "pairs.yml").write_text(YAML[0], "utf-8")
     for line in COMMANDS:
-        if "mine" not in line:
+        if "pairs" not in line:
             continue
         name, *arguments = shlex.split(line)[1:]
         if name == "train":  # the same command on a network and for a time that a test can afford
@@ -112,8 +137,8 @@ def test_the_tour_of_ones_own_data_runs_as_written(tmp_path: Path, monkeypatch: 
             arguments += ["model.backbone={name: resnet18_vd}"]
         result = CliRunner().invoke(main, [name, *arguments])
         assert result.exit_code == 0, result.output
-    assert (tmp_path / "output" / "mine" / "best_model" / "eval.json").is_file()
-    assert len(list((tmp_path / "output" / "mine" / "result" / "added_prediction").iterdir())) == 8
+    assert (tmp_path / "output" / "pairs" / "best_model" / "eval.json").is_file()
+    assert len(list((tmp_path / "output" / "pairs" / "result" / "added_prediction").iterdir())) == 8
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -206,9 +206,6 @@ def _kind(path: Path, noun: str) -> tuple[str, str]:
     )
 
 
-_MAY_HOLD_POLYGONS = "unknown|polygon|surface|collection|tin"
-
-
 def _read_layers(
     path: Path, plain: str, driver: str, fields: Sequence[str], only: str | None, noun: str
 ) -> list[_Layer]:
@@ -224,12 +221,14 @@ def _read_layers(
         raise DataError(
             f"{path} has no layer '{only}'; its layers are {', '.join(names[:10])}.{did_you_mean(only, names)}"
         )
+    # Tables of a GeoPackage without geometries hold styles, projects and the like.
+    kinds = {
+        str(name): "none" if kind is None and driver == "GPKG" else str(kind or "unknown") for name, kind in listed
+    }
     wanted = [
-        str(name)
-        for name, kind in listed
-        if (only is None or name == only)
-        # A GeoPackage says None of a table without geometry, such as its styles.
-        and ((kind is None and driver != "GPKG") or re.search(_MAY_HOLD_POLYGONS, str(kind), re.IGNORECASE))
+        name
+        for name, kind in kinds.items()
+        if (only is None or name == only) and re.search("unknown|polygon|surface|collection|tin", kind, re.IGNORECASE)
     ]
     if fields and len(wanted) > 1 and driver != "KML":
         shown = ", ".join(f"'{name}'" for name in wanted[:5])
@@ -254,7 +253,8 @@ def _read_parquet(path: Path, fields: Sequence[str]) -> _Layer:
     with parquet.ParquetFile(path) as file:
         if file.metadata.num_rows > _MOST_FEATURES:
             raise DataError(f"{path} holds more than {_MOST_FEATURES} features. Merge or cut them to what is needed.")
-        described = (file.schema_arrow.metadata or {}).get(b"geo")
+        # Not from the schema, which hides the metadata of some writers.
+        described = (file.metadata.metadata or {}).get(b"geo")
         if described is None:
             raise DataError(f"{path} is a Parquet file without the metadata 'geo'. Save it as GeoParquet.")
         geo = json.loads(described)

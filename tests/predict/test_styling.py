@@ -16,6 +16,7 @@ import rasterio
 from rsseg_tf.predict import InferenceOptions, OutputOptions, PredictionResult, SceneOptions
 from rsseg_tf.predict.styling import add_class_table, class_entries, write_styles
 from rsseg_tf.rasters.images import write_png
+from rsseg_tf.rasters.polygon_files import read_polygons
 from rsseg_tf.styles import read_palette
 from tests.fixtures.scenes import (
     COSINE,
@@ -178,6 +179,15 @@ def test_a_package_with_styles_is_an_area_of_interest(tmp_path: Path) -> None:
     result = predict_one(path, tmp_path / "out", COSINE, output=OutputOptions(vector="gpkg"))
     inside = predict_one(path, tmp_path / "inside", COSINE, scenes=SceneOptions(aoi=result.files["vector"]))
     np.testing.assert_array_equal(read_band(inside.files["geotiff"]), read_band(result.files["geotiff"]))
+    assert set(read_polygons(result.files["vector"], fields=("class",)).fields["class"]) <= set(SPEC.classes)
+
+
+def test_polygons_of_a_prediction_are_read_as_labels(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
+    path = write_scene(tmp_path / "a.tif", noise(20, 30))
+    result = predict_one(path, tmp_path / "out", COSINE, output=OutputOptions(vector="parquet"))
+    assert set(read_polygons(result.files["vector"], fields=("class",)).fields["class"]) <= set(SPEC.classes)
+    assert read_palette(result.files["vector"]) == [(name, name, colour) for _, name, colour in CLASSES]
 
 
 # --- QGIS -----------------------------------------------------------------------------------------------------
