@@ -36,14 +36,14 @@ const INVERSE = [
  * Gives the way from coordinates to degrees.
  * @param {Record<number, number>} keys of the GeoTIFF
  * @returns {((x: number, y: number) => [number, number]) | null} longitude and latitude; null where this page does not
- *     know the system
+ *     know the system. Longitudes run on across the date line
  */
 export function degreesOf(keys) {
   const code = keys[PROJECTED_CODE];
   const isMap = keys[MODEL] === undefined ? code !== undefined : keys[MODEL] !== GEOGRAPHIC;
   if (!isMap) {
     const plain = (keys[ANGULAR_UNIT] ?? DEGREE) === DEGREE || keys[ANGULAR_UNIT] === 9122;
-    return plain && isAligned(keys) ? (x, y) => [wrapped(x), y] : null;
+    return plain && isAligned(keys) ? (x, y) => [x, y] : null;
   }
   if (code === 3857 || code === 3785) return (x, y) => [inDegrees(x / SEMI_MAJOR), inDegrees(Math.atan(Math.sinh(y / SEMI_MAJOR)))];
   if (code === 3395) return mercator(0, 1, 0, 0);
@@ -72,7 +72,7 @@ function isAligned(keys) {
 function mercator(east, scale, x0, y0) {
   return (x, y) => {
     const isometric = (y - y0) / (SEMI_MAJOR * scale);
-    return [wrapped(east + inDegrees((x - x0) / (SEMI_MAJOR * scale))), inDegrees(geodetic(Math.sinh(isometric)))];
+    return [east + inDegrees((x - x0) / (SEMI_MAJOR * scale)), inDegrees(geodetic(Math.sinh(isometric)))];
   };
 }
 
@@ -87,7 +87,7 @@ function transverseMercator({ east, north, scale, x: x0, y: y0 }) {
       eta -= factor * Math.cos(j * up) * Math.sinh(j * right);
     });
     const tangent = Math.sin(xi) / Math.hypot(Math.sinh(eta), Math.cos(xi)); // of the conformal latitude
-    return [wrapped(east + inDegrees(Math.atan2(Math.sinh(eta), Math.cos(xi)))), inDegrees(geodetic(tangent))];
+    return [east + inDegrees(Math.atan2(Math.sinh(eta), Math.cos(xi))), inDegrees(geodetic(tangent))];
   };
 }
 
@@ -106,10 +106,6 @@ function geodetic(tangent) {
     latitude = Math.atan(Math.sinh(isometric + ECCENTRICITY * Math.atanh(ECCENTRICITY * Math.sin(latitude))));
   }
   return latitude;
-}
-
-function wrapped(longitude) {
-  return longitude > 180 ? longitude - 360 : longitude < -180 ? longitude + 360 : longitude;
 }
 
 function radians(degrees) {

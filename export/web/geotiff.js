@@ -3,6 +3,7 @@
 import { Unreadable } from "./errors.js";
 import { placeOf, within } from "./ground.js";
 import { decodeJpegBlock } from "./jpeg.js";
+import { unlzw } from "./lzw.js";
 import { inflated } from "./png.js";
 
 const COMPRESSIONS = { none: 1, lzw: 5, jpeg: 7, deflate: 8, oldDeflate: 32946, packBits: 32773, lerc: 34887, zstd: 50000 };
@@ -47,19 +48,21 @@ async function loaded() {
       tables: await value("JPEGTables"),
     };
   };
-  library.addDecoder([COMPRESSIONS.deflate, COMPRESSIONS.oldDeflate], async () => inflating(library.BaseDecoder), sizes);
-  library.addDecoder(COMPRESSIONS.jpeg, async () => browserJpeg(library.BaseDecoder), sizes);
+  const { BaseDecoder } = library;
+  const inflate = (stored, most) => inflated([stored], most, { atMost: true });
+  library.addDecoder([COMPRESSIONS.deflate, COMPRESSIONS.oldDeflate], async () => bounded(BaseDecoder, inflate), sizes);
+  library.addDecoder(COMPRESSIONS.lzw, async () => bounded(BaseDecoder, unlzw), sizes);
+  library.addDecoder(COMPRESSIONS.jpeg, async () => browserJpeg(BaseDecoder), sizes);
   return library;
 }
 
-/** Deflate by the browser, which stops where a block holds more than it may. */
-function inflating(BaseDecoder) {
+/** The decoders of this page stop where a block holds more than it may. */
+function bounded(BaseDecoder, unpacked) {
   return class extends BaseDecoder {
     async decodeBlock(stored) {
       const { tileWidth, tileHeight, planarConfiguration, bitsPerSample } = this.parameters;
       const bits = planarConfiguration === 2 ? bitsPerSample[0] : bitsPerSample.reduce((sum, one) => sum + one);
-      const most = Math.ceil((tileWidth * bits) / 8) * tileHeight;
-      return (await inflated([stored], most, { atMost: true })).buffer;
+      return (await unpacked(new Uint8Array(stored), Math.ceil((tileWidth * bits) / 8) * tileHeight)).buffer;
     }
   };
 }

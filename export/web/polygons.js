@@ -168,7 +168,8 @@ function turn(ring) {
 }
 
 /**
- * Writes regions as GeoJSON: WGS 84, seven decimals, outlines against the clock (RFC 7946).
+ * Writes regions as GeoJSON: WGS 84, seven decimals, outlines against the clock (RFC 7946). The first corner lies between
+ * 180 degrees west and east; what lies across the date line from it goes on beyond 180 degrees, and is not cut.
  * @param {Iterable<{id: number, pixels: number, area: number, rings: number[][]}>} found the regions
  * @param {string[]} classes names by id
  * @param {number[]} transform from (column, row) to coordinates
@@ -180,6 +181,12 @@ export function encodeGeoJson(found, classes, [a, b, c, d, e, f], degrees, unit)
   const parts = ['{"type":"FeatureCollection","features":[\n'];
   let lines = [];
   let first = true;
+  let turns = null; // of 360 degrees that are taken off
+  const corner = (x, y) => {
+    const [longitude, latitude] = degrees(a * x + b * y + c, d * x + e * y + f);
+    turns ??= Math.round(longitude / 360);
+    return [longitude - 360 * turns, latitude].map((angle) => Number(angle.toFixed(7)));
+  };
   const flush = () => {
     if (!lines.length) return;
     parts.push(new Blob([(first ? "" : ",\n") + lines.join(",\n")]));
@@ -189,10 +196,7 @@ export function encodeGeoJson(found, classes, [a, b, c, d, e, f], degrees, unit)
   for (const { id, pixels, area, rings } of found) {
     const coordinates = rings.map((ring, index) => {
       const points = [];
-      for (let i = 0; i < ring.length; i += 2) {
-        const [x, y] = [ring[i], ring[i + 1]];
-        points.push(degrees(a * x + b * y + c, d * x + e * y + f).map((angle) => Number(angle.toFixed(7))));
-      }
+      for (let i = 0; i < ring.length; i += 2) points.push(corner(ring[i], ring[i + 1]));
       return turn(points.flat()) > 0 === (index === 0) ? points : points.reverse(); // north is up here
     });
     const properties = { class_id: id, class: classes[id], [`area_${unit}`]: Number(area.toFixed(3)), pixels };

@@ -223,6 +223,23 @@ for (const [name, { path, full }] of Object.entries(input)) {
         assert none.any()
 
 
+def test_polygons_run_on_across_the_date_line(node: Callable[[str, Any], Any]) -> None:
+    program = """
+const { regions, encodeGeoJson } = await import("./polygons.js");
+const { degreesOf } = await import("./degrees.js");
+const utm = degreesOf({ 1024: 1, 3072: 32660 });
+const file = (transform, degrees) =>
+  encodeGeoJson(regions(2, 1, new Uint8Array(2), () => true, () => 1), ["a"], transform, degrees, "px").text();
+const output = [await file([1, 0, 200, 0, -1, 5], (x, y) => [x, y]), await file([2e5, 0, 7e5, 0, -1, 5], utm)];
+"""
+    east = [
+        [corner[0] for corner in json.loads(text)["features"][0]["geometry"]["coordinates"][0]]
+        for text in node(program, None)
+    ]
+    assert (min(east[0]), max(east[0])) == (-160, -158)
+    assert 178 < min(east[1]) < 180 < max(east[1]) < 183
+
+
 def test_polygons_cover_each_region_once(node: Callable[[str, Any], Any]) -> None:
     rng = np.random.default_rng(7)
     coarse = cv2.resize(rng.integers(0, 4, (9, 12)).astype(np.uint8), (48, 36), interpolation=cv2.INTER_NEAREST)
