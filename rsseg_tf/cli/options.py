@@ -14,6 +14,7 @@ from rsseg_tf.datasets.protocols import present_name
 
 if TYPE_CHECKING:
     from rsseg_tf.config import Config, PretrainConfig
+    from rsseg_tf.rasters.sources import Stack
 
 __all__ = [
     "Grouped",
@@ -34,6 +35,8 @@ __all__ = [
     "run_settings",
     "server_options",
     "set_option",
+    "stack_options",
+    "stacked",
     "trains_on_option",
     "trust_option",
     "vrt_option",
@@ -351,8 +354,35 @@ def _assignments(settings: Mapping[str, Any]) -> list[str]:
 
 
 vrt_option = click.option("--allow-vrt-sources", is_flag=True,
-                          help="Let a VRT name files outside its folder, servers, and formats that name further "
-                               "files.")  # fmt: skip
+                          help="Follow VRTs, HDF5 files and rasters of other formats to whatever they name: files "
+                               "outside of their folder, servers.")  # fmt: skip
+
+stack_options = combined(
+    click.option("--stack", multiple=True, metavar="FILE...",
+                 help="One image of the bands of several files, variables or addresses, in this order. Its grid is "
+                      "that of the finest; bands on other grids are resampled to it."),
+    click.option("--stack-resampling", type=click.Choice(["bilinear", "nearest"]),
+                 help="With --stack: how.  [default: bilinear]"),
+)  # fmt: skip
+"""Bands of several files as one image; see `stacked`."""
+
+
+def stacked(values: Mapping[str, Any]) -> Stack | None:
+    """Returns the stack that `stack_options` ask for, or None.
+
+    Raises:
+        ConfigError: When one of them has no effect.
+    """
+    from rsseg_tf.errors import ConfigError
+    from rsseg_tf.rasters.sources import stack_of
+
+    members, resampling = values["stack"], values["stack_resampling"]
+    if members:
+        return stack_of(members, resampling or "bilinear")
+    if resampling is not None:
+        raise ConfigError("--stack_resampling has an effect with --stack only; add it or leave it out.")
+    return None
+
 
 trains_on_option = click.option("--trains-on", type=click.Choice(["auto", "cpu", "gpu"]), default="auto",
                                 show_default=True,

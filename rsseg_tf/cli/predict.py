@@ -28,6 +28,8 @@ from rsseg_tf.cli.options import (
     picked,
     prediction_options,
     server_options,
+    stack_options,
+    stacked,
     vrt_option,
     weights_options,
 )
@@ -45,11 +47,7 @@ _scenes = group(
     "Scenes",
     click.option("--bands", multiple=True, type=click.IntRange(min=1), metavar="N...",
                  help="Bands to read, in the model's order, from 1: --bands 3 2 1."),
-    click.option("--stack", multiple=True, metavar="FILE...",
-                 help="Instead of --image-path: read the bands of these files, variables or addresses, in this order, "
-                      "as one image. Its grid is that of the finest; bands on other grids are resampled to it."),
-    click.option("--stack-resampling", type=click.Choice(["bilinear", "nearest"]),
-                 help="With --stack: how.  [default: bilinear]"),
+    stack_options,
     click.option("--max-value", type=click.FloatRange(min=0, min_open=True), metavar="V",
                  help="Pixel value that corresponds to the model's max_value, if the scene is scaled differently."),
     click.option("--match-gsd", is_flag=True, help="Resample to the model's metres per pixel, and back."),
@@ -235,17 +233,14 @@ def _check_combinations(values: dict[str, Any]) -> None:
 def _image(image_path: str | None, values: dict[str, Any]) -> str | Stack:
     """Returns what is to be predicted: a path or address, or the stack of several."""
     from rsseg_tf.errors import ConfigError
-    from rsseg_tf.rasters.sources import stack_of
 
-    given, resampling = values["stack"], values["stack_resampling"]
-    if (image_path is None) == (not given):
-        which = "both" if given else "neither"
-        raise ConfigError(f"--image_path or --stack is needed, one of the two; got {which}.")
-    if image_path is not None:
-        if resampling is not None:
-            raise ConfigError("--stack_resampling has an effect with --stack only; add it or leave it out.")
+    stack = stacked(values)
+    if image_path is not None and stack is None:
         return image_path
-    return stack_of(given, resampling or "bilinear")
+    if image_path is None and stack is not None:
+        return stack
+    which = "neither" if stack is None else "both"
+    raise ConfigError(f"--image_path or --stack is needed, one of the two; got {which}.")
 
 
 def _config_of(source: ModelSource, config_path: str | None, overrides: tuple[str, ...]) -> Config | None:

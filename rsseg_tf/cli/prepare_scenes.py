@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rsseg_tf.cli.options import Grouped, group, reading_options, trains_on_option
+from rsseg_tf.cli.options import Grouped, group, reading_options, stack_options, stacked, trains_on_option
 from rsseg_tf.cli.output import print_note, print_prepared, progress_line
 
 __all__ = ["scenes"]
@@ -17,11 +17,7 @@ _METRES = click.FloatRange(min=0)
 
 @click.command(name="scenes", cls=Grouped)
 @click.argument("orthos", metavar="ORTHO...", nargs=-1)
-@click.option("--stack", multiple=True, metavar="FILE...",
-              help="Bands of one more scene, in order, from several files, variables or addresses. Its grid is that of "
-                   "the finest; bands on other grids are resampled to it.")  # fmt: skip
-@click.option("--stack-resampling", type=click.Choice(["bilinear", "nearest"]),
-              help="With --stack: how.  [default: bilinear]")  # fmt: skip
+@stack_options
 @click.option("--labels", multiple=True, required=True, type=Path, metavar="FILE...",
               help="Polygons (GeoPackage, GeoJSON, Shapefile, FlatGeobuf, GeoParquet, KML) or rasters of class values, "
                    "in any CRS and grid.")  # fmt: skip
@@ -81,17 +77,15 @@ def scenes(orthos: tuple[str, ...], labels: tuple[Path, ...], output: Path, **va
 
     After a kill the same command goes on where it stopped.
     """
-    from rsseg_tf.errors import ConfigError
     from rsseg_tf.prepare.scenes.run import ScenesOptions, prepare_scenes
     from rsseg_tf.rasters.gdal import MAX_IMAGE_BYTES, Trust
-    from rsseg_tf.rasters.sources import Source, named_source, stack_of
+    from rsseg_tf.rasters.sources import Source, named_source
 
     sources: list[Source] = [named_source(ortho) for ortho in orthos]
-    stacked, resampling = values.pop("stack"), values.pop("stack_resampling")
-    if stacked:
-        sources.append(stack_of(stacked, resampling or "bilinear"))
-    elif resampling is not None:
-        raise ConfigError("--stack_resampling has an effect with --stack only; add it or leave it out.")
+    stack = stacked(values)
+    if stack is not None:
+        sources.append(stack)
+    del values["stack"], values["stack_resampling"]
     max_image_mb = values.pop("max_image_mb")
     max_bytes = MAX_IMAGE_BYTES if max_image_mb is None else max_image_mb * 2**20
     trust = Trust(max_bytes, values.pop("allow_vrt_sources"), "If it is sound, allow more with --max_image_mb.")

@@ -27,7 +27,7 @@ from rsseg_tf.predict.resuming import JOURNAL, FinishedJobs
 from rsseg_tf.predict.settings import PredictionSettings
 from rsseg_tf.rasters.images import image_header
 from rsseg_tf.rasters.scenes import open_scene, raster_driver
-from rsseg_tf.rasters.sources import Address, Part, Source, Stack, local_files, named_source
+from rsseg_tf.rasters.sources import FileVariable, RemoteRaster, Source, Stack, local_files, named_source
 from rsseg_tf.rasters.vrt import vrt_size
 from rsseg_tf.rasters.windows import Size
 
@@ -80,7 +80,7 @@ def collect_sources(
         )
     if source.suffix.lower() == _LIST_SUFFIX and source.is_file():
         lines = list(dict.fromkeys(columns[0] for _, columns in list_lines(source)))
-        if any(isinstance(named_source(line), Address) for line in lines):
+        if any(isinstance(named_source(line), RemoteRaster) for line in lines):
             return _read_addresses(source, lines)
     if any_driver and source.is_file() and source.suffix.lower() != _LIST_SUFFIX:
         return [source], source.parent
@@ -89,7 +89,7 @@ def collect_sources(
 
 
 def _source(path: StrPath | Source) -> Source:
-    return path if isinstance(path, Address | Part | Stack) else named_source(path)
+    return path if isinstance(path, RemoteRaster | FileVariable | Stack) else named_source(path)
 
 
 def collect_images(
@@ -333,9 +333,9 @@ def _read_addresses(path: Path, lines: Sequence[str]) -> tuple[list[Source], Pat
     for line in lines:
         named = named_source(line)
         file = path.parent / line
-        if not isinstance(named, Address) and not is_file(file):
+        if not isinstance(named, RemoteRaster) and not is_file(file):
             raise missing_files(path, path.parent, 1, str(file))
-        images.append(named if isinstance(named, Address) else file)
+        images.append(named if isinstance(named, RemoteRaster) else file)
     files = [image for image in images if isinstance(image, Path)]
     return images, _common_folder(files) if files else path.parent
 

@@ -20,7 +20,7 @@ from rsseg_tf.rasters.formats import (
 )
 from rsseg_tf.rasters.gdal import HEAD_BYTES, Trust, is_vrt, opened_raster
 from rsseg_tf.rasters.remote import open_address
-from rsseg_tf.rasters.sources import Address, Member, Part
+from rsseg_tf.rasters.sources import FileVariable, Member, RemoteRaster
 from rsseg_tf.rasters.vrt import require_near_sources, require_plain_sides
 
 __all__ = ["Opened", "open_member", "raster_driver"]
@@ -67,11 +67,11 @@ def open_member(member: Member, driver: str | None, trust: Trust) -> Opened:
         DataError: When it is missing, damaged, or leads to files that are not allowed, or holds several rasters and
             none is named.
     """
-    if isinstance(member, Address):
+    if isinstance(member, RemoteRaster):
         return Opened(*open_address(member))
-    path, variable = (member.path, member.variable) if isinstance(member, Part) else (member, None)
+    path, variable = (member.path, member.variable) if isinstance(member, FileVariable) else (member, None)
     name = readable_name(path)
-    if isinstance(member, Part):
+    if isinstance(member, FileVariable):
         driver = raster_driver(path, trust)
     if driver is None:
         kind = "does not exist" if not path.exists() else "is no file of GDAL's"

@@ -18,7 +18,7 @@ from rasterio._env import get_gdal_config
 
 from rsseg_tf.errors import DataError, reason
 from rsseg_tf.rasters.gdal import RASTER_ERRORS
-from rsseg_tf.rasters.sources import Address
+from rsseg_tf.rasters.sources import RemoteRaster
 
 __all__ = ["fingerprint", "network", "open_address", "unreachable"]
 
@@ -69,7 +69,7 @@ def network() -> Iterator[None]:
         yield
 
 
-def open_address(address: Address) -> tuple[rasterio.DatasetReader, str]:
+def open_address(address: RemoteRaster) -> tuple[rasterio.DatasetReader, str]:
     """Opens a raster on a server by its header; the caller closes it, and reads it within `network`.
 
     Returns:
@@ -86,7 +86,7 @@ def open_address(address: Address) -> tuple[rasterio.DatasetReader, str]:
             raise unreachable(address, error) from error
 
 
-def unreachable(address: Address | str, error: BaseException | str) -> DataError:
+def unreachable(address: RemoteRaster | str, error: BaseException | str) -> DataError:
     """Returns the error for a raster that cannot be read over the network, with the cause and a remedy.
 
     Args:
@@ -94,7 +94,7 @@ def unreachable(address: Address | str, error: BaseException | str) -> DataError
         error: The library's error, or the cause as text.
     """
     why = error if isinstance(error, str) else reason(error)
-    if isinstance(address, Address):
+    if isinstance(address, RemoteRaster):
         why = why.replace(address.gdal_path, str(address)).replace(address.url, str(address))
     why = re.sub(r"<[^>]*>|\s+", " ", why)  # servers answer with pages
     why = re.sub(r" {2,}", " ", why).strip(" .")
@@ -103,7 +103,7 @@ def unreachable(address: Address | str, error: BaseException | str) -> DataError
 
 
 @lru_cache(maxsize=256)
-def fingerprint(address: Address) -> int:
+def fingerprint(address: RemoteRaster) -> int:
     """Returns a number that changes with a raster on a server, from its header and its smallest overview.
 
     Servers need not tell sizes and times of files. The lengths of compressed blocks change with their pixels.

@@ -45,7 +45,7 @@ from rsseg_tf.rasters.nodata import Pixels, SuspectValues, ValueRange, without_n
 from rsseg_tf.rasters.opening import open_member, raster_driver
 from rsseg_tf.rasters.part_reading import interleaved, read_part
 from rsseg_tf.rasters.remote import network, unreachable
-from rsseg_tf.rasters.sources import Address, Member, Source, Stack
+from rsseg_tf.rasters.sources import Member, RemoteRaster, Source, Stack
 from rsseg_tf.rasters.stacks import StackReader, opened_stack
 from rsseg_tf.rasters.windows import Size, Window
 from rsseg_tf.rasters.world_files import ImagePlace, image_place, raster_place
@@ -225,12 +225,12 @@ class Scene:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
         """Turns the errors of reading into `DataError`."""
-        remote = isinstance(self.path, Address)
+        remote = isinstance(self.path, RemoteRaster)
         try:
             with network() if remote else contextlib.nullcontext():
                 yield
         except RASTER_ERRORS as error:
-            if isinstance(self.path, Address):
+            if isinstance(self.path, RemoteRaster):
                 raise unreachable(self.path, error) from error
             raise damaged(readable_name(str(self.path)), self._driver, error) from error
 

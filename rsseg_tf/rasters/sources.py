@@ -19,9 +19,9 @@ from rsseg_tf.files import StrPath
 
 __all__ = [
     "RESAMPLING",
-    "Address",
+    "FileVariable",
     "Member",
-    "Part",
+    "RemoteRaster",
     "Resampling",
     "Source",
     "Stack",
@@ -44,7 +44,7 @@ _SUBDATASET = re.compile(r'(?:NETCDF|HDF5|ZARR):(?:"(?P<quoted>[^"]+)"|(?P<plain
 
 
 @dataclass(frozen=True)
-class Address:
+class RemoteRaster:
     """A raster on a server, of which only the parts that are needed are fetched.
 
     Attributes:
@@ -81,7 +81,7 @@ class Address:
 
 
 @dataclass(frozen=True)
-class Part:
+class FileVariable:
     """A variable of a netCDF, HDF5 or Zarr file that holds several rasters.
 
     Attributes:
@@ -111,7 +111,7 @@ class Part:
         return f"{self.path}:{self.variable}"
 
 
-Member = Path | Address | Part
+Member = Path | RemoteRaster | FileVariable
 """What can be named alone, and stand in a stack."""
 
 
@@ -174,23 +174,23 @@ def named_source(text: StrPath) -> Member:
         return text
     text = str(text)
     if _ADDRESS.match(text):
-        return Address(text)
+        return RemoteRaster(text)
     if (virtual := _VIRTUAL.match(text)) is not None:
         rest = text[virtual.end() :]
         if virtual[1] == "s3":
-            return Address(f"s3://{rest}")
+            return RemoteRaster(f"s3://{rest}")
         if _ADDRESS.match(rest):
-            return Address(rest)
+            return RemoteRaster(rest)
     if os.path.exists(text):
         return Path(text)
     if (found := _SUBDATASET.match(text)) is not None:
-        return Part(Path(found["quoted"] or found["plain"]), found["variable"].strip("/"))
+        return FileVariable(Path(found["quoted"] or found["plain"]), found["variable"].strip("/"))
     file, _, variable = text.rpartition(":")
     while file and not os.path.exists(file) and ":" in file:  # names of variables may have colons too
         file, _, before = file.rpartition(":")
         variable = f"{before}:{variable}"
     if file and variable and os.path.exists(file):
-        return Part(Path(file), variable.strip("/"))
+        return FileVariable(Path(file), variable.strip("/"))
     return Path(text)
 
 
@@ -212,9 +212,9 @@ def absolute(source: Source) -> Source:
 
 
 def _absolute_member(member: Member) -> Member:
-    if isinstance(member, Address):
+    if isinstance(member, RemoteRaster):
         return member
-    if isinstance(member, Part):
+    if isinstance(member, FileVariable):
         return replace(member, path=Path(os.path.abspath(member.path)))
     return Path(os.path.abspath(member))
 
@@ -222,9 +222,8 @@ def _absolute_member(member: Member) -> Member:
 def local_files(source: Source) -> list[Path]:
     """Returns the files and folders on this machine that a source names itself."""
     members = source.members if isinstance(source, Stack) else (source,)
-    return [
-        member.path if isinstance(member, Part) else member for member in members if not isinstance(member, Address)
-    ]
+    local = (member for member in members if not isinstance(member, RemoteRaster))
+    return [member.path if isinstance(member, FileVariable) else member for member in local]
 
 
 def names_of(source: Source) -> str:
@@ -235,4 +234,4 @@ def names_of(source: Source) -> str:
 def is_remote(source: Source) -> bool:
     """Tells whether reading a source needs the network."""
     members = source.members if isinstance(source, Stack) else (source,)
-    return any(isinstance(member, Address) for member in members)
+    return any(isinstance(member, RemoteRaster) for member in members)

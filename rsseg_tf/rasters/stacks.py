@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from rsseg_tf.rasters.headers import check_jpeg, check_png, image_kind
 from rsseg_tf.rasters.opening import open_member, raster_driver
 from rsseg_tf.rasters.part_reading import RasterPart, read_part
 from rsseg_tf.rasters.remote import network, unreachable
-from rsseg_tf.rasters.sources import Address, Member, Stack
+from rsseg_tf.rasters.sources import Member, RemoteRaster, Stack
 from rsseg_tf.rasters.windows import Size, Window
 from rsseg_tf.rasters.world_files import RasterPlace, image_place, raster_place
 
@@ -115,7 +115,7 @@ class StackReader:
 
     layers: tuple[_Layer, ...]
     grid: _Layer
-    source_bands: tuple[tuple[_Layer, int], ...] = field(default=())
+    source_bands: tuple[tuple[_Layer, int], ...]
 
     subdatasets = ()
 
@@ -191,7 +191,7 @@ class StackReader:
             if not places:
                 continue
             try:
-                with network() if isinstance(layer.member, Address) else contextlib.nullcontext():
+                with network() if isinstance(layer.member, RemoteRaster) else contextlib.nullcontext():
                     found = layer.read(part, [self.source_bands[bands[place] - 1][1] for place in places], dtype, size)
             except RASTER_ERRORS as error:
                 raise _unreadable(layer.member, layer.driver, error) from error
@@ -357,6 +357,6 @@ def _outline(layer: _Layer, grid: _Layer) -> NDArray[np.float64] | None:
 
 def _unreadable(member: Member, driver: str, error: BaseException) -> DataError:
     """Returns the error for a member that cannot be read."""
-    if isinstance(member, Address):
+    if isinstance(member, RemoteRaster):
         return unreachable(member, error)
     return damaged(readable_name(str(member)), driver, error)

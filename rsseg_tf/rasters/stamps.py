@@ -8,7 +8,7 @@ from typing import Any
 from rsseg_tf.errors import DataError
 from rsseg_tf.files.walking import walk_files
 from rsseg_tf.rasters.remote import fingerprint
-from rsseg_tf.rasters.sources import Address, Part, Source, Stack
+from rsseg_tf.rasters.sources import FileVariable, RemoteRaster, Source, Stack
 
 __all__ = ["source_stamp", "stamp"]
 
@@ -30,12 +30,12 @@ def source_stamp(source: Source) -> list[Any]:
     """
     if isinstance(source, Stack):
         return [source.resampling, *([str(member), *source_stamp(member)] for member in source.members)]
-    if isinstance(source, Address):
+    if isinstance(source, RemoteRaster):
         try:
             return [fingerprint(source)]
         except DataError:
             return []
-    path, more = (source.path, [source.variable]) if isinstance(source, Part) else (source, [])
+    path, more = (source.path, [source.variable]) if isinstance(source, FileVariable) else (source, [])
     if path.is_dir():
         stamps = [found for found in map(stamp, walk_files(path)) if found]
         return [sum(size for size, _ in stamps), max((time for _, time in stamps), default=0), *more]

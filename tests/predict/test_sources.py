@@ -14,7 +14,7 @@ from rasterio.transform import Affine
 
 from rsseg_tf.errors import DataError
 from rsseg_tf.predict import InferenceOptions, OutputOptions, SceneOptions, collect_sources, image_size
-from rsseg_tf.rasters.sources import Address, Part, Source, Stack, named_source, stack_of
+from rsseg_tf.rasters.sources import FileVariable, RemoteRaster, Source, Stack, named_source, stack_of
 from rsseg_tf.rasters.windows import Size
 from tests.fixtures.ranges import Served, served
 from tests.fixtures.scenes import (
@@ -90,7 +90,12 @@ def test_a_small_area_of_a_cog_costs_a_part_of_its_bytes_and_gives_the_files_lab
     local = predict_one(folder / name, tmp_path / "local", WINDOWS, predict=pointwise, scenes=scenes, output=output)
     server.bytes_sent()
     remote = predict_one(
-        Address(f"{server.url}/{name}"), tmp_path / "remote", WINDOWS, predict=pointwise, scenes=scenes, output=output
+        RemoteRaster(f"{server.url}/{name}"),
+        tmp_path / "remote",
+        WINDOWS,
+        predict=pointwise,
+        scenes=scenes,
+        output=output,
     )
     assert 0 < server.bytes_sent() < 0.2 * (folder / name).stat().st_size
     assert set(local.files) == set(remote.files)
@@ -127,7 +132,9 @@ def test_a_small_area_of_an_image_that_would_be_predicted_whole(folder: Path, se
     local = predict_one(folder / "cog.tif", tmp_path / "local", options, predict=spy, scenes=scenes)
     assert set(seen) == {(128, 128)}
     server.bytes_sent()
-    remote = predict_one(Address(f"{server.url}/cog.tif"), tmp_path / "remote", options, predict=spy, scenes=scenes)
+    remote = predict_one(
+        RemoteRaster(f"{server.url}/cog.tif"), tmp_path / "remote", options, predict=spy, scenes=scenes
+    )
     assert 0 < server.bytes_sent() < 0.2 * (folder / "cog.tif").stat().st_size
     np.testing.assert_array_equal(read_band(remote.files["geotiff"]), read_band(local.files["geotiff"]))
     seen.clear()
@@ -162,14 +169,14 @@ def test_a_stack_an_address_and_an_area_are_resumed_to_the_same_bytes(
 def test_a_changed_raster_on_a_server_is_predicted_again(folder: Path, server: Served, tmp_path: Path) -> None:
     from rsseg_tf.rasters.remote import fingerprint
 
-    address = Address(f"{server.url}/changing.tif")
+    address = RemoteRaster(f"{server.url}/changing.tif")
     write_cog(folder / "changing.tif", noise(200, 300, seed=1))
     resume = SceneOptions(resume=True)
     predict_one(address, tmp_path / "out", WINDOWS)
     assert "done by an earlier run" in (predict_one(address, tmp_path / "out", WINDOWS, scenes=resume).note or "")
     write_cog(folder / "changing.tif", noise(200, 300, seed=2))
     fingerprint.cache_clear()  # as in a later run
-    result = predict_one(Address(f"{address.url}?again"), tmp_path / "out", WINDOWS, scenes=resume)
+    result = predict_one(RemoteRaster(f"{address.url}?again"), tmp_path / "out", WINDOWS, scenes=resume)
     assert "done by an earlier run" not in (result.note or "")
 
 
@@ -179,7 +186,7 @@ def test_a_stack_an_address_and_an_area_on_dask(folder: Path, server: Served, tm
     from rsseg_tf.predict import cluster
     from tests.fixtures.scenes import lopsided
 
-    sources: list[Source] = [everything(folder, server), Address(f"{server.url}/cog.tif")]
+    sources: list[Source] = [everything(folder, server), RemoteRaster(f"{server.url}/cog.tif")]
     scenes = SceneOptions(aoi=folder / "corners.gpkg")
     here = predict_files(sources, lopsided, SPEC, tmp_path / "here", WINDOWS, scenes=scenes)
     plan = plan_of(sources, SPEC, tmp_path / "there", WINDOWS, scenes=scenes)
@@ -226,12 +233,12 @@ def test_other_formats_are_found_and_predicted(tmp_path: Path) -> None:
 def test_sources_by_their_texts(folder: Path, server: Served, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["red"], file["green"] = noise(20, 30, 1)[0], noise(20, 30, 1)[0]
-    part = Part(tmp_path / "a.h5", "red")
+    part = FileVariable(tmp_path / "a.h5", "red")
     assert collect_sources(f"{tmp_path}/a.h5:red") == ([part], Path())
     assert image_size(part) == (20, 30) and image_size(tmp_path / "a.h5") == (0, 0)
     (tmp_path / "list.txt").write_text(f"{server.url}/cog.tif\na.h5\n{server.url}/cog.tif\n")
     found, base = collect_sources(str(tmp_path / "list.txt"))
-    assert found == [Address(f"{server.url}/cog.tif"), tmp_path / "a.h5"]
+    assert found == [RemoteRaster(f"{server.url}/cog.tif"), tmp_path / "a.h5"]
     names = [str(job.name) for job in plan_of(found, SPEC, tmp_path / "out", COSINE, base=base).jobs]
     assert names == ["cog", "a"]
     (tmp_path / "list.txt").write_text(f"{server.url}/cog.tif\nnone.tif\n")
@@ -242,7 +249,7 @@ def test_sources_by_their_texts(folder: Path, server: Served, tmp_path: Path) ->
     with pytest.raises(DataError, match=r"none\.jp2 does not exist\. Check the path"):
         collect_sources(stack_of([f"{server.url}/cog.tif", "none.jp2"]))
     with pytest.raises(DataError, match="would write results of one name, 'cog'"):
-        plan_of([Address("https://a/cog.tif"), Address("https://b/cog.tif")], SPEC, tmp_path / "out", COSINE)
+        plan_of([RemoteRaster("https://a/cog.tif"), RemoteRaster("https://b/cog.tif")], SPEC, tmp_path / "out", COSINE)
 
 
 def test_formats_that_lead_elsewhere_need_a_permission(tmp_path: Path) -> None:

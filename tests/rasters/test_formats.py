@@ -21,7 +21,7 @@ from rsseg_tf.rasters.images import decode_image, read_image, read_label, requir
 from rsseg_tf.rasters.inspection import Inspection
 from rsseg_tf.rasters.pixel_rows import open_rows
 from rsseg_tf.rasters.scenes import open_scene, raster_driver, read_pixels
-from rsseg_tf.rasters.sources import Part, named_source
+from rsseg_tf.rasters.sources import FileVariable, named_source
 from rsseg_tf.rasters.windows import Window
 from rsseg_tf.serving.tiffs import decode_tiff
 from tests.fixtures.formats import (
@@ -104,7 +104,7 @@ def test_one_raster_in_a_file_is_taken(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(pixels, BANDS[: pixels.shape[2]].transpose(1, 2, 0))
     assert (scene.crs, scene.transform) == place
     name = {"HDF5": "deep/image", "netCDF": "Band1", "Zarr": "image"}[kind]
-    np.testing.assert_array_equal(read_pixels(Part(path, name)).values, pixels)
+    np.testing.assert_array_equal(read_pixels(FileVariable(path, name)).values, pixels)
 
 
 def test_several_rasters_in_a_file_are_listed_with_how_to_name_one(tmp_path: Path) -> None:
@@ -119,16 +119,16 @@ def test_several_rasters_in_a_file_are_listed_with_how_to_name_one(tmp_path: Pat
         with pytest.raises(DataError, match=rf"{path.name} holds \d rasters: {listed}\. Name one as .*:{first}, or"):
             read_pixels(path)
         source = named_source(f"{path}:{variable}")
-        assert source == Part(path, variable)
+        assert source == FileVariable(path, variable)
         np.testing.assert_array_equal(read_pixels(source).values[..., 0], BANDS[band])
         with pytest.raises(DataError, match=r"has no raster 'blue'; it holds .*Correct the name"):
             read_pixels(named_source(f"{path}:blue"))
 
 
 def test_names_as_gdal_writes_them(tmp_path: Path) -> None:
-    assert named_source('NETCDF:"/data/a b.nc":red') == Part(Path("/data/a b.nc"), "red")
-    assert named_source("HDF5:a.h5://deep/red") == Part(Path("a.h5"), "deep/red")
-    assert named_source('ZARR:"/data/a.zarr":/red') == Part(Path("/data/a.zarr"), "red")
+    assert named_source('NETCDF:"/data/a b.nc":red') == FileVariable(Path("/data/a b.nc"), "red")
+    assert named_source("HDF5:a.h5://deep/red") == FileVariable(Path("a.h5"), "deep/red")
+    assert named_source('ZARR:"/data/a.zarr":/red') == FileVariable(Path("/data/a.zarr"), "red")
     (tmp_path / "with:colon.tif").write_bytes(b"")
     assert named_source(str(tmp_path / "with:colon.tif")) == tmp_path / "with:colon.tif"
     write_tiff(tmp_path / "a.tif", noise())

@@ -16,7 +16,7 @@ from rasterio.env import getenv
 from rsseg_tf.errors import DataError
 from rsseg_tf.rasters.remote import fingerprint, network
 from rsseg_tf.rasters.scenes import open_scene, read_pixels
-from rsseg_tf.rasters.sources import Address, is_remote, named_source, stack_of
+from rsseg_tf.rasters.sources import RemoteRaster, is_remote, named_source, stack_of
 from rsseg_tf.rasters.windows import Window
 from tests.fixtures.formats import PLACE, UTM, noise, write_tiff
 from tests.fixtures.ranges import Served, served
@@ -52,7 +52,7 @@ def test_a_part_of_a_cog_has_the_pixels_of_the_file_and_costs_a_part_of_its_byte
         expected, _ = scene.read(part)
         place = scene.crs, scene.transform, scene.size
     server.bytes_sent()
-    with open_scene(Address(f"{server.url}/cog.tif")) as scene:
+    with open_scene(RemoteRaster(f"{server.url}/cog.tif")) as scene:
         found, _ = scene.read(part)
         assert (scene.crs, scene.transform, scene.size) == place
     np.testing.assert_array_equal(found, expected)
@@ -62,7 +62,7 @@ def test_a_part_of_a_cog_has_the_pixels_of_the_file_and_costs_a_part_of_its_byte
 def test_no_side_files_and_no_folders_are_asked_for(folder: Path, server: Served) -> None:
     (folder / "alone.tif").write_bytes((folder / "cog.tif").read_bytes())
     server.paths()
-    with open_scene(Address(f"{server.url}/alone.tif")):
+    with open_scene(RemoteRaster(f"{server.url}/alone.tif")):
         pass
     assert set(server.paths()) == {"/alone.tif"}
 
@@ -90,7 +90,7 @@ def test_a_bucket_without_credentials_names_the_variables(monkeypatch: pytest.Mo
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("CPL_AWS_CREDENTIALS_FILE", str(tmp_path / "none"))
     with pytest.raises(DataError, match=r"cannot be read over the network: AWS_.*Set AWS_ACCESS_KEY_ID and .*REQUEST"):
-        read_pixels(Address("s3://elsewhere/key.tif"))
+        read_pixels(RemoteRaster("s3://elsewhere/key.tif"))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_errors_are_one_line_with_a_remedy(server: Served, address: str, message
 
 def test_a_server_that_fails_later_is_told_as_such(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
-    with open_scene(Address(f"{server.url}/cut/cog.tif")) as scene:
+    with open_scene(RemoteRaster(f"{server.url}/cut/cog.tif")) as scene:
         with pytest.raises(DataError, match=r"/cut/cog\.tif cannot be read over the network: .* --resume"):
             scene.read()
 
@@ -119,7 +119,7 @@ def test_a_server_that_fails_later_is_told_as_such(server: Served, monkeypatch: 
 def test_a_server_without_ranges_is_refused_or_read_right(folder: Path, server: Served) -> None:
     expected = read_pixels(folder / "cog.tif").values
     try:
-        found = read_pixels(Address(f"{server.url}/whole/cog.tif")).values
+        found = read_pixels(RemoteRaster(f"{server.url}/whole/cog.tif")).values
     except DataError as error:
         assert "cannot be read over the network" in str(error)
     else:
@@ -146,7 +146,7 @@ def test_settings_of_the_environment_win(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_fingerprint_follows_the_pixels(folder: Path, server: Served) -> None:
     for name, seed in (("one.tif", 5), ("same.tif", 5), ("other.tif", 6)):
         write_cog(folder / name, seed=seed, side=512)
-    one, same, other = (fingerprint(Address(f"{server.url}/{name}.tif")) for name in ("one", "same", "other"))
+    one, same, other = (fingerprint(RemoteRaster(f"{server.url}/{name}.tif")) for name in ("one", "same", "other"))
     assert one == same != other
 
 
@@ -158,11 +158,11 @@ def test_a_stack_of_addresses_and_files(folder: Path, server: Served) -> None:
 
 
 def test_addresses_are_shown_without_secrets() -> None:
-    address = Address("https://me:word@host/a/b%20c.tif?X-Amz-Signature=abc#x")
+    address = RemoteRaster("https://me:word@host/a/b%20c.tif?X-Amz-Signature=abc#x")
     assert str(address) == "https://host/a/b%20c.tif"
     assert (address.name, address.stem, address.suffix) == ("b c.tif", "b c", ".tif")
-    assert named_source("/vsicurl/https://host/a.tif") == Address("https://host/a.tif")
-    assert named_source("/vsis3/bucket/a.tif") == Address("s3://bucket/a.tif")
+    assert named_source("/vsicurl/https://host/a.tif") == RemoteRaster("https://host/a.tif")
+    assert named_source("/vsis3/bucket/a.tif") == RemoteRaster("s3://bucket/a.tif")
     assert isinstance(named_source("/vsizip/a.zip/a.tif"), Path)
 
 
@@ -176,4 +176,4 @@ def test_a_vrt_at_an_address_is_not_followed(folder: Path, server: Served) -> No
     (folder / "m.tif").write_bytes((folder / "m.vrt").read_bytes())
     for name in ("m.vrt", "m.tif"):
         with pytest.raises(DataError, match="not recognized"):
-            read_pixels(Address(f"{server.url}/{name}"))
+            read_pixels(RemoteRaster(f"{server.url}/{name}"))

@@ -25,6 +25,7 @@ LIMITS = {
     "predict": 8,
     "prepare": 12,
     "prepare over an earlier output": 8,
+    "prepare scenes": 6,
     "export": 2,
 }
 
@@ -349,6 +350,25 @@ class PrepareOver(Prepare):
         shutil.copytree(case.parent / "input" / "before", case / "out")
 
 
+class PrepareScenes(Prepare):
+    """A user's scene and polygons cut into tiles, with the config to train with."""
+
+    name = "prepare scenes"
+
+    def make_input(self, base: Path) -> None:
+        from tests.fixtures.own_scenes import houses, scene, write_polygons
+
+        base.mkdir(parents=True, exist_ok=True)
+        scene(base / "ortho.tif", (100, 120))
+        write_polygons(base / "labels.gpkg", houses(20, (100, 120)))
+
+    def _prepare(self, base: Path, output: Path, tile_size: int) -> None:
+        from rsseg_tf.prepare.scenes.run import ScenesOptions, prepare_scenes
+
+        options = ScenesOptions(tile_size=tile_size, workers=1, buffer_m=1.0)
+        prepare_scenes([base / "ortho.tif"], [base / "labels.gpkg"], output, options)
+
+
 # === Export ===
 
 
@@ -403,4 +423,4 @@ class Export(Command):
             raise WrongError("no version was published")
 
 
-COMMANDS = {one.name: one for one in (Train, TrainOver, Predict, Prepare, PrepareOver, Export)}
+COMMANDS = {one.name: one for one in (Train, TrainOver, Predict, Prepare, PrepareOver, PrepareScenes, Export)}

@@ -26,7 +26,15 @@ from rsseg_tf.files.walking import JPEG_SUFFIXES
 from rsseg_tf.prepare.scenes.classes import IGNORED_ID, ClassTable, value_text
 from rsseg_tf.prepare.scenes.sources import file_stamp
 from rsseg_tf.rasters.area import Wanted, area_of_interest, polygons_in_pixels
-from rsseg_tf.rasters.gdal import RASTER_ERRORS, Trust, damaged, lossy_compression, opened_raster, reading
+from rsseg_tf.rasters.gdal import (
+    RASTER_ERRORS,
+    Trust,
+    damaged,
+    lossy_compression,
+    opened_raster,
+    reading,
+    require_small_blocks,
+)
 from rsseg_tf.rasters.polygon_files import PolygonFeatures, polygon_driver, read_polygons
 from rsseg_tf.rasters.scenes import Scene, raster_driver
 from rsseg_tf.rasters.vrt import require_near_sources, require_plain_sides
@@ -215,6 +223,7 @@ def _read_raster(path: Path, trust: Trust) -> LabelFile:
                 f"{name} has {source.count} bands; labels hold class values in one. If it is the image, it belongs "
                 "before --labels, and the labels after it."
             )
+        require_small_blocks(name, source, source.dtypes[0], trust)
         if losses := lossy_compression(source):
             raise DataError(
                 f"{name} is compressed with losses ({losses}), which change class values. Save the labels with "

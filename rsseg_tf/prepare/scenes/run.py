@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rsseg_tf.datasets.spec import RGB, YX, DatasetSpec, custom_spec
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.files.archives import Member
-from rsseg_tf.prepare.output import SPLITS, PrepareReport, check_replaceable
+from rsseg_tf.prepare.output import SPLITS, PrepareReport, check_replaceable, read_description
 from rsseg_tf.prepare.own_config import TrainsOn, own_config_path, write_own_config
 from rsseg_tf.prepare.scenes.classes import IGNORED_ID, ClassRules, ClassTable, class_table
 from rsseg_tf.prepare.scenes.colours import Style, names_of, palette_of, read_styles
@@ -187,20 +187,22 @@ def prepare_scenes(
         report = work.prepare(
             parts, plan, facts, cut=cut_part, splits=splits, workers=options.workers, progress=options.progress
         )
-    config = _write_config(report, labelled, plan, options)
+    config = _write_config(report, spec, labelled, plan, options)
     if config is None:
         notes.append("No config is written, because training needs validation tiles; --split none leaves none.")
     return ScenesReport(report, (*unused, *notes), config)
 
 
 def _write_config(
-    report: PrepareReport, labelled: Sequence[_Labelled], plan: ScenesPlan, options: ScenesOptions
+    report: PrepareReport, spec: DatasetSpec, labelled: Sequence[_Labelled], plan: ScenesPlan, options: ScenesOptions
 ) -> Path | None:
     """Writes the config of the finished folder, unless nothing changed or there is nothing to validate on."""
     if "val" not in report.splits:
         return None
     there = own_config_path(report.output)
-    if report.up_to_date and there.is_file():
+    # The description gets the mean of the tiles with the config; a kill may have come before either.
+    described = read_description(report.output / "dataset.json")["mean"] != list(spec.mean)
+    if report.up_to_date and there.is_file() and described:
         return there
     return write_own_config(
         report.output,

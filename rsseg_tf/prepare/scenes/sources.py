@@ -170,7 +170,7 @@ def _described(path: Source, stem: str, scene: Scene) -> OwnScene:
     ground = pixel_size(scene.size, scene.transform, scene.crs)
     if ground is None:
         raise DataError(f"{name} lies nowhere on the ground by its CRS and transform. Assign the true CRS.")
-    values = set(scene.nodata_values)
+    values = {repr(value): value for value in scene.nodata_values}  # by its text, since NaN equals nothing
     return OwnScene(
         path=path,
         stem=stem,
@@ -179,7 +179,7 @@ def _described(path: Source, stem: str, scene: Scene) -> OwnScene:
         dtype=str(np.dtype(scene.dtype)),
         crs=scene.crs,
         transform=scene.transform,
-        nodata=values.pop() if len(values) == 1 else None,
+        nodata=next(iter(values.values())) if len(values) == 1 else None,
         descriptions=scene.descriptions,
         ground=ground,
         may_lack_data=scene.may_lack_data or scene.has_alpha,

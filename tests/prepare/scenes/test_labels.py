@@ -310,6 +310,18 @@ def test_pixels_without_data_are_ignored_and_tiles_without_any_left_out(tmp_path
     assert report["ignored_pixels"] + sum(report["pixels"].values()) == 240 * (320 - 80)
 
 
+def test_fractions_without_data_are_ignored_and_stay_what_they_are(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).random((2, 160, 160)).astype(np.float32)
+    pixels[:, :30, :30] = np.nan
+    path = write_scene(tmp_path / "ortho.tif", pixels, crs=CRS, transform=PLACE, nodata=np.nan)
+    prepare(path, write_polygons(tmp_path / "a.gpkg", houses(20, (160, 160))), tmp_path / "out", split="none")
+    first = next(tile for tile in tiles(tmp_path / "out") if tile.path.stem.endswith("_0_0"))
+    with rasterio.open(first.path) as source:
+        assert source.nodata is not None and np.isnan(source.nodata)
+    np.testing.assert_array_equal(first.image, pixels[:, :80, :80].transpose(1, 2, 0))
+    assert ((first.label == 255) == np.isnan(first.image[..., 0])).all()
+
+
 def test_tiles_keep_bands_type_names_nodata_and_place(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(1, 4000, (5, 100, 130)).astype(np.int16)
     pixels[:, :20, :20] = -9999
