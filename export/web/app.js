@@ -126,7 +126,8 @@ function fillPart({ left, top, across, width: wholeWidth, height: wholeHeight },
   const made = gsd ? ` The model was made for ${sizes.format(gsd)} m per pixel.` : "";
   $("part-text").textContent =
     across > 1
-      ? `The whole image, ${all}, at 1/${numbers.format(across)} of its size. Zoom in to read a part at full size.${made}`
+      ? `The whole image, ${all}, at 1/${numbers.format(across)} of its size. Zoom in to read a part at full ` +
+        `size.${made}`
       : `A part of ${all}, from column ${left} and row ${top}, at full size.`;
   $("read-part").hidden = !(across > 1);
   $("read-whole").hidden = across > 1;
@@ -139,8 +140,8 @@ function fillMisfit(misfit) {
   if (misfit) {
     const { bits, largest, maxValue } = misfit;
     $("full-text").textContent =
-      `This file has ${bits} bits, with values up to ${largest}; the model was trained on 0 to ${maxValue}. Which value ` +
-      `stands for ${maxValue}? For instance 10000 for reflectances, 2047 for 11 bits, 65535 for 16 bits.`;
+      `This file has ${bits} bits, with values up to ${largest}; the model was trained on 0 to ${maxValue}. Which ` +
+      `value stands for ${maxValue}? For instance 10000 for reflectances, 2047 for 11 bits, 65535 for 16 bits.`;
   }
   requireFull();
 }

@@ -1,5 +1,6 @@
-// From the coordinates of a GeoTIFF to longitude and latitude of WGS 84, for the systems whose datum lies within a metre
-// or so of it: degrees, Mercator, and transverse Mercator such as UTM. Others are left to programs that know all datums.
+// From the coordinates of a GeoTIFF to longitude and latitude of WGS 84, for the systems whose datum lies within a
+// metre or so of it: degrees, Mercator, and transverse Mercator such as UTM. Others are left to programs that know all
+// datums.
 
 const MODEL = 1024, GEOGRAPHIC_CODE = 2048, DATUM_CODE = 2050, ANGULAR_UNIT = 2054, PROJECTED_CODE = 3072;
 const METHOD = 3075, LINEAR_UNIT = 3076, PARALLEL = 3078, ORIGIN_EAST = 3080, ORIGIN_NORTH = 3081;
@@ -45,13 +46,16 @@ export function degreesOf(keys) {
     const plain = (keys[ANGULAR_UNIT] ?? DEGREE) === DEGREE || keys[ANGULAR_UNIT] === 9122;
     return plain && isAligned(keys) ? (x, y) => [x, y] : null;
   }
-  if (code === 3857 || code === 3785) return (x, y) => [inDegrees(x / SEMI_MAJOR), inDegrees(Math.atan(Math.sinh(y / SEMI_MAJOR)))];
+  if (code === 3857 || code === 3785) {
+    return (x, y) => [inDegrees(x / SEMI_MAJOR), inDegrees(Math.atan(Math.sinh(y / SEMI_MAJOR)))];
+  }
   if (code === 3395) return mercator(0, 1, 0, 0);
   if ((keys[LINEAR_UNIT] ?? METRE) !== METRE) return null;
   const utm = UTM.find(([first, last]) => code >= first && code <= last);
   if (utm) {
     const [first, , zone, south] = utm;
-    return transverseMercator({ east: 6 * (zone + code - first) - 183, north: 0, scale: 0.9996, x: 500000, y: south ? 1e7 : 0 });
+    const east = 6 * (zone + code - first) - 183;
+    return transverseMercator({ east, north: 0, scale: 0.9996, x: 500000, y: south ? 1e7 : 0 });
   }
   if ((code !== undefined && code !== USER_DEFINED) || !isAligned(keys)) return null;
   const origin = { east: keys[ORIGIN_EAST] ?? 0, north: keys[ORIGIN_NORTH] ?? 0, scale: keys[SCALE] ?? 1 };

@@ -6,7 +6,9 @@ import { decodeJpegBlock } from "./jpeg.js";
 import { unlzw } from "./lzw.js";
 import { inflated } from "./png.js";
 
-const COMPRESSIONS = { none: 1, lzw: 5, jpeg: 7, deflate: 8, oldDeflate: 32946, packBits: 32773, lerc: 34887, zstd: 50000 };
+const COMPRESSIONS = {
+  none: 1, lzw: 5, jpeg: 7, deflate: 8, oldDeflate: 32946, packBits: 32773, lerc: 34887, zstd: 50000,
+};
 const READ = new Set(Object.values(COMPRESSIONS));
 const YCBCR = 6;
 const BANDS = new Set([1, 2]); // how colours are stored: as brightness of each band, or as red, green and blue
@@ -30,7 +32,7 @@ async function loaded() {
   try {
     await import("./vendor/geotiff.js"); // defines GeoTIFF
   } catch {
-    throw new Unreadable("vendor/geotiff.js is missing on the server. Copy the folder again, or export the page again.");
+    throw new Unreadable("vendor/geotiff.js is missing on the server. Copy the folder again, or export it again.");
   }
   library = globalThis.GeoTIFF;
   const sizes = async (directory) => {
@@ -223,7 +225,8 @@ export class Tiff {
         if (bands === 4 && samples[from + 3] === 0) masked = mask[at] = 1;
       }
     });
-    const own = this.masks.find((image) => image.getWidth() === level.getWidth() && image.getHeight() === level.getHeight());
+    const sameSize = (image) => image.getWidth() === level.getWidth() && image.getHeight() === level.getHeight();
+    const own = this.masks.find(sameSize);
     if (own) {
       await checkBlocks(own, this.size);
       await eachRow(own, window, step, (samples, to) => {
@@ -298,7 +301,8 @@ async function checkBlocks(image, size) {
   const { fileDirectory: directory } = image;
   const tiled = directory.hasTag("TileWidth");
   const rows = directory.getValue("RowsPerStrip");
-  const [width, height] = [image.getTileWidth(), tiled ? image.getTileHeight() : Math.min(rows ?? Infinity, image.getHeight())];
+  const width = image.getTileWidth();
+  const height = tiled ? image.getTileHeight() : Math.min(rows ?? Infinity, image.getHeight());
   const invalid = tiled && [width, height].some((side) => !(side > 0) || side % TILE_STEP !== 0);
   if (invalid || !(height > 0) || width * height > LARGEST_BLOCK) throw damaged("its blocks are invalid");
   const predictor = (await directory.loadValue("Predictor")) ?? 1;
@@ -321,7 +325,7 @@ async function checkBlocks(image, size) {
   }
 }
 
-/** Gives the samples of each `step`-th row of a window, and the number of the row; reads a few rows of blocks at once. */
+/** Gives the samples of each `step`-th row of a window, and its number; reads a few rows of blocks at once. */
 async function eachRow(image, { left, top, width, height }, step, take) {
   const bands = image.getSamplesPerPixel();
   const block = image.getTileHeight();

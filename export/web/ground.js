@@ -1,5 +1,5 @@
-// Where an image lies and how large its pixels are on the ground, from the tags of a GeoTIFF. What the file does not say
-// stays unknown.
+// Where an image lies and how large its pixels are on the ground, from the tags of a GeoTIFF. What the file does not
+// say stays unknown.
 
 const MODEL = 1024, RASTER_TYPE = 1025, GEOGRAPHIC_CODE = 2048, ANGULAR_UNIT = 2054; // keys of the directory
 const PROJECTED_CODE = 3072;

@@ -21,10 +21,10 @@ export function limitMegapixels() {
  * @param {Blob | string} source a PNG, JPEG or TIFF file, or the address of a TIFF file
  * @param {number} limit megapixels that are read at once
  * @returns {Promise<{whole: () => Promise<Image>, part: ((window: {left: number, top: number, width: number,
- *     height: number}) => Promise<Image>) | null}>} what reads the image: all of it, made smaller where it is larger than
- *     the limit, or a part at full size. An image is {width, height, pixels, bits, signed, nodata, mask, place, part}:
- *     three bands row by row; 8 or 16 bits, 16 with a sign or not; the declared value for no data or NaN; 1 where a mask
- *     or an alpha band is 0, or null; its place (see ground.js) or null; which part of the whole it is
+ *     height: number}) => Promise<Image>) | null}>} what reads the image: all of it, made smaller where it is larger
+ *     than the limit, or a part at full size. An image is {width, height, pixels, bits, signed, nodata, mask, place,
+ *     part}: three bands row by row; 8 or 16 bits, 16 with a sign or not; the declared value for no data or NaN; 1
+ *     where a mask or an alpha band is 0, or null; its place (see ground.js) or null; which part of the whole it is
  */
 export async function openImage(source, limit) {
   if (typeof source === "string" || isTiff(new Uint8Array(await source.slice(0, HEAD).arrayBuffer()))) {
@@ -44,8 +44,8 @@ async function decodedWhole(file, limit) {
   const megapixels = (width * height) / 1e6;
   if (megapixels > limit) {
     throw new Unreadable(
-      `The image has ${width} × ${height} pixels, ${Math.round(megapixels)} megapixels; of a PNG or JPEG this page takes ` +
-        `up to ${limit} here. Save it as GeoTIFF, of which it reads parts, or use rsseg-tf predict.`,
+      `The image has ${width} × ${height} pixels, ${Math.round(megapixels)} megapixels; of a PNG or JPEG this page ` +
+        `takes up to ${limit} here. Save it as GeoTIFF, of which it reads parts, or use rsseg-tf predict.`,
     );
   }
   const part = { left: 0, top: 0, across: 1, down: 1, width, height };

@@ -65,7 +65,8 @@ export async function decodeJpegBlock(bytes, tables, ycc) {
   const shared = tables ? tables.subarray(2, tables.length - 2) : new Uint8Array(0); // without start and end
   // The block does not say how its colours are stored; the segment of Adobe does: 1 for differences, 0 for RGB.
   const adobe = [0xff, ADOBE, 0, 14, 0x41, 0x64, 0x6f, 0x62, 0x65, 0, 100, 0, 0, 0, 0, ycc ? 1 : 0];
-  const whole = new Uint8Array(await new Blob([bytes.subarray(0, 2), Uint8Array.from(adobe), shared, bytes.subarray(2)]).arrayBuffer());
+  const parts = [bytes.subarray(0, 2), Uint8Array.from(adobe), shared, bytes.subarray(2)];
+  const whole = new Uint8Array(await new Blob(parts).arrayBuffer());
   const { bands } = jpegHeader(whole);
   if (bands !== 1 && bands !== 3) throw damaged("its header is invalid");
   return (await decoded(whole, bands)).pixels;

@@ -34,7 +34,8 @@ export async function encodeLabels(width, height, labels, dataset, place) {
     [273, LONG, sizes], [277, SHORT, [1]], [278, LONG, [rows]], [279, LONG, sizes], [320, SHORT, colourMap(dataset)],
     ...placeTags(place), [42112, ASCII, text(names(dataset))], [42113, ASCII, text(String(dataset.ignore_index))],
   ];
-  const length = entries.reduce((sum, [, type, values]) => sum + outside(type, values), 8 + 2 + entries.length * 12 + 4);
+  const directory = 8 + 2 + entries.length * 12 + 4;
+  const length = entries.reduce((sum, [, type, values]) => sum + outside(type, values), directory);
   let offset = length;
   entries.find(([tag]) => tag === 273)[2] = sizes.map((size) => (offset += size) - size);
   return new Blob([header(entries, length), ...strips], { type: "image/tiff" });

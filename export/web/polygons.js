@@ -64,8 +64,8 @@ class Runs {
       const end = this.end(run, y);
       while (this.end(above, y - 1) <= this.starts[run]) above++;
       for (let other = above; other < this.rows[y] && this.starts[other] < end; other++) {
-        const same = this.labels[y * this.width + this.starts[run]] === this.labels[(y - 1) * this.width + this.starts[other]];
-        if (same) {
+        const id = this.labels[y * this.width + this.starts[run]];
+        if (this.labels[(y - 1) * this.width + this.starts[other]] === id) {
           const [one, two] = [this.root(run), this.root(other)];
           this.parents[Math.max(one, two)] = Math.min(one, two);
         }
@@ -81,8 +81,8 @@ class Runs {
  * @param {Uint8Array} labels class ids, row by row
  * @param {(id: number) => boolean} wanted which ids become polygons
  * @param {(row: number) => number} rowArea what a pixel of a row adds to a region's area
- * @returns {Generator<{id: number, pixels: number, area: number, rings: number[][]}>} the outline first, holes after it;
- *     a ring is [x, y, x, y, ...] of corners of pixels, closed, with a point wherever three regions meet
+ * @returns {Generator<{id: number, pixels: number, area: number, rings: number[][]}>} the outline first, holes after
+ *     it; a ring is [x, y, x, y, ...] of corners of pixels, closed, with a point wherever three regions meet
  */
 export function* regions(width, height, labels, wanted, rowArea) {
   const runs = new Runs(width, height, labels);
@@ -168,8 +168,8 @@ function turn(ring) {
 }
 
 /**
- * Writes regions as GeoJSON: WGS 84, seven decimals, outlines against the clock (RFC 7946). The first corner lies between
- * 180 degrees west and east; what lies across the date line from it goes on beyond 180 degrees, and is not cut.
+ * Writes regions as GeoJSON: WGS 84, seven decimals, outlines against the clock (RFC 7946). The first corner lies
+ * between 180 degrees west and east; what lies across the date line from it goes on beyond, and is not cut.
  * @param {Iterable<{id: number, pixels: number, area: number, rings: number[][]}>} found the regions
  * @param {string[]} classes names by id
  * @param {number[]} transform from (column, row) to coordinates

@@ -19,7 +19,8 @@ export function fits({ bits, signed }, maxValue) {
 
 /** The value that a stored number means: numbers with a sign lie in an array of those without. */
 function meanings({ bits, signed }) {
-  return Float64Array.from({ length: bits === 8 ? 256 : 65536 }, (_, value) => (signed && value > 32767 ? value - 65536 : value));
+  const length = bits === 8 ? 256 : 65536;
+  return Float64Array.from({ length }, (_, value) => (signed && value > 32767 ? value - 65536 : value));
 }
 
 /**
@@ -28,8 +29,8 @@ function meanings({ bits, signed }) {
  * @param {{max_value: number, mean: number[], std: number[]}} dataset of the model
  * @param {number | null} full value of the image that stands for the model's `max_value`; null for the same one
  * @param {boolean} bytes whether the model takes bytes
- * @returns {{inputs: Float32Array[] | null, absent: Uint8Array[]}} of each band: the model's value of each stored number,
- *     null where all are the same; and 1 where a stored number stands for no data
+ * @returns {{inputs: Float32Array[] | null, absent: Uint8Array[]}} of each band: the model's value of each stored
+ *     number, null where all are the same; and 1 where a stored number stands for no data
  */
 export function tablesOf(image, dataset, full, bytes) {
   const values = meanings(image);
@@ -115,6 +116,8 @@ function percentile(counts, order, values, share) {
 export function largestOf(image) {
   const values = meanings(image);
   let largest = -Infinity;
-  for (const stored of image.pixels) if (values[stored] > largest && values[stored] !== image.nodata) largest = values[stored];
+  for (const stored of image.pixels) {
+    if (values[stored] > largest && values[stored] !== image.nodata) largest = values[stored];
+  }
   return largest;
 }
