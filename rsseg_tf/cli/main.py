@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 # name -> (module, line in the list of commands), in the order of the work
 _COMMANDS = {
-    "prepare": ("rsseg_tf.cli.prepare", "Make tiles and lists from a downloaded dataset."),
+    "prepare": ("rsseg_tf.cli.prepare", "Make tiles and lists from a dataset, or your own scenes."),
     "check-data": ("rsseg_tf.cli.check_data", "Find problems in a dataset before training."),
     "config": ("rsseg_tf.cli.config", "Show, check, list and import configs."),
     "convert": ("rsseg_tf.cli.convert", "Turn released weights into a checkpoint."),
