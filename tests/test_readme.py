@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 import keras
@@ -57,9 +58,9 @@ def test_every_command_parses_and_its_config_exists(line: str, tmp_path: Path, m
         assert command is not None
         context = command.make_context(name, arguments, parent=parent)  # raises for a wrong option or value
         if isinstance(context.command, click.Group):  # whose subcommand the line names
-            name, inner, arguments = context.command.resolve_command(context, arguments)
+            _, inner, arguments = context.command.resolve_command(context, arguments)
             assert inner is not None
-            context = inner.make_context(name, arguments, parent=context)
+            context = inner.make_context(inner.name, arguments, parent=context)
     config = context.params.get("config_path")
     if config and Path(config).name not in ("mine.yml", "pairs.yml"):  # which preparing writes
         load_any_config(config, context.params["overrides"])
@@ -96,7 +97,8 @@ def test_the_way_from_a_scene_to_a_map_runs_as_written(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     own_scenes.scene(tmp_path / "ortho.tif", (480, 640))
     polygons = own_scenes.houses(200, (480, 640))
-    own_scenes.write_polygons(tmp_path / "landuse.gpkg", polygons, **{"class": ["house", "road"] * 100})
+    classes: dict[str, Any] = {"class": ["house", "road"] * 100}
+    own_scenes.write_polygons(tmp_path / "landuse.gpkg", polygons, **classes)
     first = README.index("## From your scene to a map in QGIS")
     lines = commands_of(README[first : README.index("\n## ", first + 1)])
     assert [shlex.split(line)[1] for line in lines] == ["prepare", "train", "eval", "predict"]

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.features import rasterize
 from rasterio.transform import Affine
@@ -52,7 +51,7 @@ _FINER = 0.98
 _SAME_PIXELS = 1e-3
 """Places that differ by a smaller part of a pixel are the same."""
 _TOLERANCE_PIXELS = 0.01  # of the transformation between two systems; rasterio takes no 0
-_SOME_PLANE = CRS.from_epsg(3857)
+_SOME_PLANE = "EPSG:3857"
 """Stands for the system that all members have in common where none names it."""
 _EDGE_POINTS = 33
 """Points along each side of a member, whose outline need not be straight on another grid."""
