@@ -108,6 +108,8 @@ function opened({ width, height, ground, step, part, parts, misfit, saves, shown
   $("file-facts").textContent = `${size} · ${groundText(ground)}${reduced}`;
   fillPart(part, width, height, parts);
   fillMisfit(misfit);
+  $("styles").hidden = !saves.geotiff;
+  for (const name of ["labels", "polygons"]) $(`style-${name}`).download = `${stemOf(state.file.name)}_${name}.qml`;
   $("save-geotiff").hidden = !saves.geotiff;
   $("save-geojson").hidden = !saves.geojson;
   $("gsd").value = "";
@@ -359,10 +361,15 @@ function segment(send) {
 }
 
 function save(send, what) {
-  const stem = state.file.name.replace(/\.[^.]*$/, "");
+  const stem = stemOf(state.file.name);
   const names = { labels: "labels.png", overlay: "overlay.png", geotiff: "labels.tif", geojson: "polygons.geojson" };
   const name = `${stem}_${names[what]}`;
   send({ type: "save", what, name, opacity: $("opacity").value / 100, visible: state.visible });
+}
+
+/** A file's name without its ending. */
+function stemOf(name) {
+  return name.replace(/\.[^.]*$/, "");
 }
 
 function setOpacity() {

@@ -4,6 +4,7 @@ web/
     index.html, *.js, style.css     the page, as it lies in `export/web`
     model_<quantization>.tflite     the model
     manifest.json                   the model's manifest; its `inference` are the windows that the page uses
+    labels.qml, polygons.qml        names and colours of the classes for QGIS, of what the page saves
     page.json                       title, sample, and whether images are read by address
     vendor/                         LiteRT.js and geotiff.js
     serve.py                        serves the folder so that browsers allow several threads
@@ -31,8 +32,10 @@ from rsseg_tf.export.trained import TrainedModel
 from rsseg_tf.files.walking import IMAGE_SUFFIXES
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Inference, Quantization, file_sha256
 from rsseg_tf.predict import usual_stride
+from rsseg_tf.predict.styling import class_entries, layer_qml
 from rsseg_tf.rasters.images import image_header
 from rsseg_tf.rasters.windows import Size
+from rsseg_tf.styles import labels_qml
 
 __all__ = ["WEB_FOLDER", "Page", "check_page", "windowed", "write_web"]
 
@@ -135,6 +138,9 @@ def write_web(
         sample = f"sample{page.sample.suffix.lower()}"
         shutil.copyfile(page.sample, target / sample)
     title = page.title or f"Segmentation: {trained.spec.name}"
+    entries = class_entries(trained.spec, trained.spec.palette)
+    (target / "labels.qml").write_text(labels_qml(entries), "utf-8")
+    (target / "polygons.qml").write_text(layer_qml(entries), "utf-8")
     about = {"title": title, "sample": sample, "urls": bool(page.urls)}
     (target / _PAGE_FILE).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
     _allow(target / "index.html", page.urls)

@@ -41,7 +41,8 @@ from rsseg_tf.predictors import open_predictor
 from rsseg_tf.rasters.images import read_image, read_label, write_png
 from rsseg_tf.rasters.scenes import open_scene
 from rsseg_tf.rasters.windows import Size
-from tests.fixtures.browser import CHROMIUM, Browser, browser, open_page, save, segment, serving
+from rsseg_tf.styles.palettes import read_palette
+from tests.fixtures.browser import CHROMIUM, Browser, browser, open_page, save, segment, serving, wait_for
 from tests.fixtures.checkpoints import write_checkpoint
 
 pytestmark = [
@@ -447,6 +448,12 @@ def test_maps_and_polygons_lie_where_the_image_lies(tab: Browser, site: Path, tm
         assert [saved.colormap(1)[index][:3] for index in range(2)] == [tuple(one) for one in spec.palette]
         assert json.loads(saved.tags(1)["CLASS_NAMES"]) == ["dark", "bright"]
         polygons = save(tab, image, "geojson")
+        for name in ("labels", "polygons"):
+            tab.click(f"#style-{name}")
+            style = wait_for(tab.folder / f"scene_{name}.qml")
+            assert [entry.name for entry in read_palette(style)] == ["dark", "bright"]
+            assert [entry.colour for entry in read_palette(style)] == list(spec.palette)
+            style.unlink()
         np.testing.assert_array_equal(rasterized(polygons, saved), labels)
         features = json.loads(polygons.read_text("utf-8"))["features"]
     counts = np.bincount(labels.ravel(), minlength=256)
