@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rsseg_tf.prepare.output import PrepareReport
+    from rsseg_tf.prepare.output import OwnDataReport, PrepareReport
 
 __all__ = [
     "load_tensorflow",
@@ -25,6 +26,7 @@ __all__ = [
     "narrow_table",
     "print_errors_alone",
     "print_note",
+    "print_own_data",
     "print_prepared",
     "progress_line",
     "say",
@@ -78,6 +80,15 @@ def print_prepared(report: PrepareReport) -> None:
     for name, split in report.splits.items():
         table.add_row(name, str(split.scenes), str(split.tiles), f"{split.off_palette_pixels:,}")
     Console().print(table)
+
+
+def print_own_data(result: OwnDataReport) -> None:
+    """Prints what became of a user's own data, and the command that trains on them."""
+    for note in result.notes:
+        print_note(note)
+    print_prepared(result.report)
+    if result.config is not None:
+        click.echo(f"Train with: rsseg-tf train --config {shlex.quote(str(result.config))} --do_eval")
 
 
 @contextlib.contextmanager

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
 from rsseg_tf.cli.options import Grouped, group, trains_on_option
-from rsseg_tf.cli.output import print_note, print_prepared, progress_line
+from rsseg_tf.cli.output import print_own_data, progress_line
 
 __all__ = ["annotated_images"]
 
@@ -68,7 +67,4 @@ def annotated_images(images: tuple[Path, ...], labels: tuple[Path, ...], output:
 
     with progress_line("Preparing annotated images") as progress:
         result = prepare_annotations(images, labels, output, AnnotationsOptions(progress=progress, **values))
-    for note in result.notes:
-        print_note(f"{note[0].upper()}{note[1:]}.")
-    print_prepared(result.report)
-    click.echo(f"Train with: rsseg-tf train --config {shlex.quote(str(result.config))} --do_eval")
+    print_own_data(result)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rsseg_tf.cli.options import Grouped, group, reading_options, stack_options, stacked, trains_on_option
-from rsseg_tf.cli.output import print_note, print_prepared, progress_line
+from rsseg_tf.cli.output import print_own_data, progress_line
 
 __all__ = ["scenes"]
 
@@ -92,8 +92,4 @@ def scenes(orthos: tuple[str, ...], labels: tuple[Path, ...], output: Path, **va
     with progress_line("Preparing scenes") as progress:
         options = ScenesOptions(trust=trust, progress=progress, **values)
         result = prepare_scenes(sources, labels, output, options)
-    for note in result.notes:
-        print_note(note)
-    print_prepared(result.report)
-    if result.config is not None:
-        click.echo(f"Train with: rsseg-tf train --config {result.config} --do_eval")
+    print_own_data(result)

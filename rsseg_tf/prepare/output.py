@@ -38,6 +38,7 @@ from rsseg_tf.prepare.cutting import SceneRecord
 __all__ = [
     "SPLITS",
     "WORK",
+    "OwnDataReport",
     "PrepareReport",
     "PreparedFolder",
     "SplitReport",
@@ -104,6 +105,21 @@ class PrepareReport:
     splits: Mapping[str, SplitReport]
     up_to_date: bool = False
     left_out: str = ""
+
+
+@dataclass(frozen=True)
+class OwnDataReport:
+    """The result of preparing a user's own scenes or annotated images.
+
+    Attributes:
+        report: What was written.
+        config: The config to train with; None without validation tiles.
+        notes: Sentences for the user.
+    """
+
+    report: PrepareReport
+    config: Path | None
+    notes: tuple[str, ...] = ()
 
 
 class PreparedFolder:

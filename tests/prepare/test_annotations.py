@@ -21,8 +21,9 @@ from rsseg_tf.doctor import check_data, dataset_from_config
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.files.lists import read_list
 from rsseg_tf.prepare.annotations.files import read_annotations
-from rsseg_tf.prepare.annotations.run import AnnotationsOptions, AnnotationsReport, prepare_annotations
+from rsseg_tf.prepare.annotations.run import AnnotationsOptions, prepare_annotations
 from rsseg_tf.prepare.annotations.shapes import Shape, decoded_runs, draw, outline
+from rsseg_tf.prepare.output import OwnDataReport
 from rsseg_tf.rasters.images import read_image, read_label, write_png
 from rsseg_tf.rasters.windows import Size
 from tests.fixtures.datasets import at, picture, write, write_tiff
@@ -67,7 +68,12 @@ ROAD = {"category_id": 7, "segmentation": [OVER]}
 BOTH = [BUILDING, ROAD, {**ROAD, "image_id": 1}, {**BUILDING, "image_id": 2}, {**BUILDING, "image_id": 4}]
 
 
-def prepared(tmp_path: Path, labels: Path | None, *, folder: Path | None = None, **options: Any) -> AnnotationsReport:
+def config_of(report: OwnDataReport) -> Path:
+    assert report.config is not None
+    return report.config
+
+
+def prepared(tmp_path: Path, labels: Path | None, *, folder: Path | None = None, **options: Any) -> OwnDataReport:
     folder = folder or images(tmp_path / "images")
     given = AnnotationsOptions(workers=1, trains_on="cpu", **options)
     return prepare_annotations([folder], [labels] if labels else [], tmp_path / "mine", given)
@@ -148,9 +154,9 @@ def test_a_mask_may_reach_beyond_the_image() -> None:
 
 def test_a_file_of_coco_becomes_a_dataset(tmp_path: Path) -> None:
     report = prepared(tmp_path, coco(tmp_path / "l.json", BOTH))
-    config = load_config(report.config)
+    config = load_config(config_of(report))
     assert config.dataset.spec.classes == ("background", "building", "road")  # by the ids of the categories
-    assert report.notes == ("no object is of unused, which become no classes",)
+    assert report.notes == ("No object is of unused, which become no classes.",)
     label = label_of(tmp_path, "scene0_0")
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
     expected[4:14, 4:14] = 1
@@ -175,7 +181,7 @@ def test_it_is_done_once(tmp_path: Path) -> None:
     again = prepared(tmp_path, labels, folder=folder)
     assert again.report.up_to_date and "batch_size: 2" in config.read_text("utf-8")
     assert (
-        f"the config {config} describes these data and stays as it was; delete it to have it written anew"
+        f"The config {config} describes these data and stays as it was; delete it to have it written anew."
         in again.notes
     )
     changed = prepared(tmp_path, coco(labels, BOTH[1:]), folder=folder)
@@ -314,9 +320,9 @@ def test_files_of_labelme_become_a_dataset(tmp_path: Path) -> None:
     labelme(folder / "scene0_1.json", shapes[:1])  # as files like labelme's: the image has the name of the file
     labelme(folder / "scene1_2.json", shapes[1:2], imagePath="scene1_2.png", imageHeight=None)
     report = prepared(tmp_path, None, folder=folder)
-    assert load_config(report.config).dataset.spec.classes == ("background", "Tree", "car", "roof")
-    assert "points and lines, which have no area: 1 left out" in report.notes
-    assert "images without annotations: 1 left out, such as images/scene1_3.png" in report.notes
+    assert load_config(config_of(report)).dataset.spec.classes == ("background", "Tree", "car", "roof")
+    assert "Points and lines, which have no area: 1 left out." in report.notes
+    assert "Images without annotations: 1 left out, such as images/scene1_3.png." in report.notes
     label = label_of(tmp_path, "scene0_0")
     assert label[5, 8] == 3 and label[5, 12] == 255 and label[4, 4] == 0  # roof, ignored, background on top
     assert (label[2:6, 30:34] == 2).all() and label[6, 30] == 0
@@ -335,7 +341,7 @@ def test_files_of_isat_become_a_dataset(tmp_path: Path) -> None:
         content = {"info": info, "objects": [hole, high, low]}
         (folder / f"scene0_{number}.json").write_text(json.dumps(content), "utf-8")
     report = prepared(tmp_path, None, folder=folder)
-    assert load_config(report.config).dataset.spec.classes == ("background", "road", "roof")
+    assert load_config(config_of(report)).dataset.spec.classes == ("background", "road", "roof")
     label = label_of(tmp_path, "scene0_0")
     assert label[8, 12] == 1 and label[8, 6] == 2 and label[5, 5] == 0
     low["layer"] = "top"
@@ -350,13 +356,13 @@ def test_files_of_isat_become_a_dataset(tmp_path: Path) -> None:
 def test_classes_are_named_and_ordered(tmp_path: Path) -> None:
     labels = coco(tmp_path / "l.json", BOTH)
     report = prepared(tmp_path, labels, classes=("road=ignore", "building=house"))
-    assert load_config(report.config).dataset.spec.classes == ("background", "house")
+    assert load_config(config_of(report)).dataset.spec.classes == ("background", "house")
     assert label_of(tmp_path, "scene0_0")[5, 15] == 255
     with pytest.raises(DataError, match="holds 'building', which --classes does not name; it names 'road'"):
         prepared(tmp_path, labels, classes=("road",))
     report = prepared(tmp_path, labels, background="ignore")
-    assert load_config(report.config).dataset.spec.classes == ("building", "road")
-    assert "no label covers" in report.config.read_text("utf-8")
+    assert load_config(config_of(report)).dataset.spec.classes == ("building", "road")
+    assert "no label covers" in config_of(report).read_text("utf-8")
     assert not list((tmp_path / "mine").rglob("scene1_3.png"))  # nothing to learn from
 
 
@@ -367,7 +373,7 @@ def test_colours_come_from_a_style(tmp_path: Path) -> None:
     (tmp_path / "s.qml").write_text(style + "</colorPalette></rasterrenderer></pipe></qgis>", "utf-8")
     labels = coco(tmp_path / "l.json", BOTH)
     report = prepared(tmp_path, labels, style=tmp_path / "s.qml")
-    spec = load_config(report.config).dataset.spec
+    spec = load_config(config_of(report)).dataset.spec
     assert spec.palette[1] == (255, 0, 0) and len({*spec.palette}) == 3 and (0, 255, 0) not in spec.palette
     (tmp_path / "s.qml").write_text((tmp_path / "s.qml").read_text("utf-8").replace("Building", "lake"), "utf-8")
     with pytest.raises(DataError, match=r"s\.qml has no colour for any of the classes background, building, road"):

@@ -19,7 +19,7 @@ from rsseg_tf.files.walking import IMAGE_SUFFIXES, LeftOut
 from rsseg_tf.prepare.annotations.cutting import AnnotatedScene, AnnotationsPlan, cut_annotated
 from rsseg_tf.prepare.annotations.files import Annotations, read_annotations
 from rsseg_tf.prepare.annotations.shapes import AnnotatedImage
-from rsseg_tf.prepare.output import PrepareReport
+from rsseg_tf.prepare.output import OwnDataReport
 from rsseg_tf.prepare.own_config import TrainsOn, own_config_path, write_own_config
 from rsseg_tf.prepare.scenes.classes import BACKGROUND, IGNORED_ID, ClassRules, ClassTable, class_table
 from rsseg_tf.prepare.workspace import workspace
@@ -27,7 +27,7 @@ from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.scenes import scene_header
 from rsseg_tf.styles import class_palette, read_palette
 
-__all__ = ["AnnotationsOptions", "AnnotationsReport", "prepare_annotations"]
+__all__ = ["AnnotationsOptions", "prepare_annotations"]
 
 _LOOKED_AT = 50  # images whose bands decide on those of all
 _SHOWN = 3
@@ -73,24 +73,9 @@ class AnnotationsOptions:
     progress: Callable[[int, int], None] | None = None
 
 
-@dataclass(frozen=True)
-class AnnotationsReport:
-    """The result of preparing annotated images.
-
-    Attributes:
-        report: What was written.
-        config: The config to train with.
-        notes: Sentences for the user.
-    """
-
-    report: PrepareReport
-    config: Path
-    notes: tuple[str, ...] = ()
-
-
 def prepare_annotations(
     images: Sequence[Path], labels: Sequence[Path], output: Path, options: AnnotationsOptions | None = None
-) -> AnnotationsReport:
+) -> OwnDataReport:
     """Draws the objects of images as labels, splits the images, and writes a config to train with.
 
     Equal files and options give equal bytes.
@@ -158,7 +143,7 @@ def prepare_annotations(
         notes.append(f"the config {config} describes these data and stays as it was; delete it to have it written anew")
     if left_out:
         notes.append(str(left_out))
-    return AnnotationsReport(report, config, tuple(notes))
+    return OwnDataReport(report, config, tuple(f"{note[0].upper()}{note[1:]}." for note in notes))
 
 
 def _check(options: AnnotationsOptions) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rsseg_tf.datasets.spec import RGB, YX, DatasetSpec, custom_spec
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.files.archives import Member
-from rsseg_tf.prepare.output import SPLITS, PrepareReport, check_replaceable, read_description
+from rsseg_tf.prepare.output import SPLITS, OwnDataReport, PrepareReport, check_replaceable, read_description
 from rsseg_tf.prepare.own_config import TrainsOn, own_config_path, write_own_config
 from rsseg_tf.prepare.scenes.classes import IGNORED_ID, ClassRules, ClassTable, class_table
 from rsseg_tf.prepare.scenes.colours import Style, names_of, palette_of, read_styles
@@ -51,7 +51,7 @@ from rsseg_tf.rasters.scenes import Scene, open_scene, raster_driver
 from rsseg_tf.rasters.sources import Source
 from rsseg_tf.rasters.windows import Size, Window
 
-__all__ = ["ScenesOptions", "ScenesReport", "prepare_scenes"]
+__all__ = ["ScenesOptions", "prepare_scenes"]
 
 _SIZES = (512, 256, 128)
 _ENOUGH_TILES = 40
@@ -108,21 +108,6 @@ class ScenesOptions:
     progress: Callable[[int, int], None] | None = None
 
 
-@dataclass(frozen=True)
-class ScenesReport:
-    """The result of preparing scenes.
-
-    Attributes:
-        report: What was written.
-        notes: Sentences for the user.
-        config: The config with which the tiles can be trained on; None without validation tiles.
-    """
-
-    report: PrepareReport
-    notes: tuple[str, ...] = ()
-    config: Path | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class _Labelled:
     """A scene with the labels that lie in it.
@@ -144,7 +129,7 @@ class _Labelled:
 
 def prepare_scenes(
     scenes: Sequence[Source], labels: Sequence[Path], output: Path, options: ScenesOptions | None = None
-) -> ScenesReport:
+) -> OwnDataReport:
     """Cuts scenes and their labels into tiles for training and validation.
 
     Labels belong to the scenes on whose ground they lie, whatever their files are called; where several cover a pixel,
@@ -190,7 +175,7 @@ def prepare_scenes(
     config = _write_config(report, spec, labelled, plan, options)
     if config is None:
         notes.append("No config is written, because training needs validation tiles; --split none leaves none.")
-    return ScenesReport(report, (*unused, *notes), config)
+    return OwnDataReport(report, config, (*unused, *notes))
 
 
 def _write_config(
