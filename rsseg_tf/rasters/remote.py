@@ -57,6 +57,8 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
     ),
 )
 _NETWORK = "Check the address and the network, and try again; with --resume what is done stays."
+_ASKED_BEFORE = "does not exist in the file system"
+"""What GDAL says of an address from the second time on, whatever was wrong the first time, which it remembers."""
 _BLOCKS = 64
 _LARGEST_OVERVIEW = 2**20
 
@@ -98,6 +100,8 @@ def unreachable(address: RemoteRaster | str, error: BaseException | str) -> Data
         why = why.replace(address.gdal_path, str(address)).replace(address.url, str(address))
     why = re.sub(r"<[^>]*>|\s+", " ", why)  # servers answer with pages
     why = re.sub(r" {2,}", " ", why).strip(" .")
+    if _ASKED_BEFORE in why:
+        why = "it could not be read when it was asked for before"
     found = next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, why, re.IGNORECASE)), _NETWORK)
     return DataError(f"{address} cannot be read over the network: {why[:300]}. {found}")
 

@@ -99,7 +99,7 @@ def test_a_bucket_without_credentials_names_the_variables(monkeypatch: pytest.Mo
         ("{}/none.tif?sig=secret", r"/none\.tif cannot be read over the network: HTTP response code: 404\. Check the"),
         ("{}/403/cog.tif", r"response code: 403\. The server wants other credentials"),
         ("{}/text.tif", r"not recognized .*Only Cloud Optimized GeoTIFFs, other TIFFs and JPEG 2000 are read"),
-        ("http://127.0.0.1:9/a.tif", r"Could not connect.*Check the address and the network"),
+        ("http://127.0.0.1:9/once.tif", r"Could not connect.*Check the address and the network"),
         ("https://nowhere.invalid/a.tif", r"Could not resolve.*Check the address and the network"),
     ],
 )
@@ -107,6 +107,15 @@ def test_errors_are_one_line_with_a_remedy(server: Served, address: str, message
     with pytest.raises(DataError, match=message) as caught:
         read_pixels(named_source(address.format(server.url)))
     assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_an_address_that_fails_again_is_not_called_missing() -> None:
+    for message in (
+        r"Could not connect",
+        r"could not be read when it was asked for before\. Check the address and the net",
+    ):
+        with pytest.raises(DataError, match=message):
+            read_pixels(named_source("http://127.0.0.1:9/twice.tif"))
 
 
 def test_a_server_that_fails_later_is_told_as_such(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:

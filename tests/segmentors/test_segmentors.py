@@ -296,7 +296,7 @@ def test_an_unknown_variant_is_refused() -> None:
             ConfigError, match=f"variant of {build.__name__} must be paddleseg or mmsegmentation.*; got mmseg"
         ):
             build(_resnet(), num_classes=_CLASSES, variant=unknown)
-    with pytest.raises(ConfigError, match="variant must be paddleseg or mmsegmentation; got mmseg"):
+    with pytest.raises(ConfigError, match="variant must be paddleseg or mmsegmentation or timm; got mmseg"):
         hrnet(2, variant=unknown)
 
 
