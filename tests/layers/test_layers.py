@@ -274,7 +274,7 @@ def test_batch_norm_of_unknown_sizes_moves_the_same_statistics() -> None:
         layer.build(x.shape)
         tf.function(lambda x, layer=layer: layer(x, training=True), input_signature=[tf.TensorSpec(shape)])(x)
         moved.append(np.asarray(layer.moving_variance))
-    np.testing.assert_allclose(*moved, rtol=1e-6)
+    np.testing.assert_allclose(moved[0], moved[1], rtol=1e-6)
     np.testing.assert_allclose(moved[0], 0.9 + 0.1 * np.var(x, axis=(0, 1, 2)), rtol=1e-5)
 
 
