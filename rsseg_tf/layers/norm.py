@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -97,8 +99,7 @@ class BatchNorm(keras.layers.BatchNormalization):
             epsilon=self.epsilon,
             is_training=True,
         )
-        count = ops.cast(ops.prod(ops.shape(inputs)[:-1]), "float32")
-        self._move(mean, variance * ((count - 1.0) / count), self.momentum)  # the operation's variance is unbiased
+        self._move(mean, variance * _biased(ops.shape(inputs)[:-1]), self.momentum)
         return ops.cast(y, self.compute_dtype)
 
     def _move(self, mean: Any, variance: Any, momentum: Any) -> None:
@@ -130,6 +131,15 @@ class BatchNorm(keras.layers.BatchNormalization):
             "affine": self.scale,
             "splits": self.splits,
         }
+
+
+def _biased(sizes: Sequence[Any]) -> Any:
+    """Returns what makes a biased variance of an unbiased one over so many values, which the fused operation gives."""
+    if all(isinstance(size, int) for size in sizes):  # a number costs a graph less than operations for it
+        count = math.prod(sizes)
+        return (count - 1) / count
+    number = ops.cast(ops.prod(sizes), "float32")
+    return (number - 1.0) / number
 
 
 @keras.saving.register_keras_serializable(package="rsseg_tf")

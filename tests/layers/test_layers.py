@@ -266,6 +266,18 @@ def test_batch_norm_trains_by_one_operation(dtype: str, affine: bool) -> None:
     np.testing.assert_allclose(np.asarray(layer.moving_variance), np.asarray(generic.moving_variance), rtol=1e-5)
 
 
+def test_batch_norm_of_unknown_sizes_moves_the_same_statistics() -> None:
+    x = tf.constant(np.random.default_rng(0).normal(3.0, 2.0, (2, 3, 2, 4)).astype("float32"))
+    moved = []
+    for shape in (x.shape, (None, None, None, 4)):
+        layer = BatchNorm()
+        layer.build(x.shape)
+        tf.function(lambda x, layer=layer: layer(x, training=True), input_signature=[tf.TensorSpec(shape)])(x)
+        moved.append(np.asarray(layer.moving_variance))
+    np.testing.assert_allclose(moved[0], moved[1], rtol=1e-6)
+    np.testing.assert_allclose(moved[0], 0.9 + 0.1 * np.var(x, axis=(0, 1, 2)), rtol=1e-5)
+
+
 @pytest.mark.parametrize(("training", "trainable"), [(False, True), (True, False)])
 def test_batch_norm_with_running_statistics(training: bool, trainable: bool) -> None:
     layer = BatchNorm(trainable=trainable)
