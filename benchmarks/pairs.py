@@ -102,7 +102,6 @@ PAIRS = (
     Pair("fcn", "hrnet_w18_small"),
     Pair("fcn", "hrnet_w18"),
     Pair("ocrnet", "hrnet_w18"),
-    Pair("pspnet", "resnet50_vd"),
 )
 
 
