@@ -54,7 +54,8 @@ _scenes = group(
     click.option("--model-gsd", type=click.FloatRange(min=0, min_open=True), metavar="METRES",
                  help="With --match-gsd: the model's metres per pixel, if the model does not store them."),
     click.option("--aoi", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
-                 help="Predict only inside these polygons (GeoJSON, GeoPackage, FlatGeobuf, Shapefile, KML)."),
+                 help="Predict only inside these polygons (GeoJSON, GeoPackage, FlatGeobuf, "
+                      "GeoParquet, Shapefile, KML)."),
     click.option("--max-memory", default="2G", show_default=True, metavar="SIZE",
                  help="Limit of buffers; wide scenes are cut into strips to stay below it."),
     click.option("--resume", is_flag=True, help="Go on where an earlier run with the same options was stopped."),
