@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 
 from rsseg_tf.errors import ExportError
 
-__all__ = ["require"]
+__all__ = ["require", "require_loggers"]
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -28,3 +29,14 @@ def require(module: str, extra: str) -> ModuleType:
             f"The package {package} is needed for this and is not installed: {error}. "
             f'Install it with: pip install "rsseg-tf[{extra}]"'
         ) from error
+
+
+def require_loggers(names: Sequence[str]) -> None:
+    """Imports the packages of `train.loggers`, so that a missing one is told before anything else is done.
+
+    Raises:
+        ExportError: When one is not installed.
+    """
+    for name in names:
+        if name in ("mlflow", "wandb"):  # the extras have their names
+            require(name, name)

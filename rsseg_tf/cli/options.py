@@ -119,6 +119,7 @@ _RUN_KEYS = {
     "learning_rate": "lr_schedule.learning_rate",
     "save_interval": "train.save_interval",
     "log_iters": "train.log_iters",
+    "loggers": "train.loggers",
     "keep_checkpoint_max": "train.keep_checkpoint_max",
     "early_stop_intervals": "train.early_stop_intervals",
     "seed": "train.seed",
@@ -142,6 +143,10 @@ checkpoint_options = combined(
     click.option("--keep-checkpoint-max", type=_COUNT, metavar="N",
                  help="How many iter_N/ to keep; the oldest are removed first."),
     click.option("--log-iters", type=_COUNT, metavar="N", help="Steps between log lines."),
+    click.option("--logger", "loggers", multiple=True, type=click.Choice(["tensorboard", "csv", "mlflow", "wandb"]),
+                 metavar="NAME...",
+                 help="Where losses and scores go beside the console: tensorboard, csv, mlflow, wandb.  [default: the "
+                      "config's train.loggers, tensorboard if it names none]"),
 )  # fmt: skip
 """What train and pretrain share: checkpoints and logs."""
 
@@ -160,7 +165,9 @@ offline_option = click.option("--offline", is_flag=True,
 
 def run_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the keys of the config that the options of train or pretrain set, with their values."""
-    return {_RUN_KEYS[name]: value for name, value in options.items()}
+    given = {name: value if value != () else None for name, value in options.items()}
+    # A list is written as YAML has it.
+    return {_RUN_KEYS[name]: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
 def _trust(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:

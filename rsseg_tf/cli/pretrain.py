@@ -47,11 +47,14 @@ def command(
 ) -> None:
     """Train a backbone on images without labels, by MoCo v2, DenseCL, SimSiam, SwAV, PixPro or MoCo-BYOL.
 
-    Checkpoints go to --output as iter_N/, TensorBoard events to its folder tensorboard/. To train a segmentation
+    Checkpoints go to --output as iter_N/, the logs of --logger beside them. To train a segmentation
     model from a checkpoint, set model.backbone.pretrained to its folder. After each epoch a line shows the monitors of
     collapse. Ctrl-C, SIGTERM and SIGHUP write a checkpoint before they end the run. Options override the config.
     """
     config = load_pretraining(config_path, overrides, run_settings(settings))
+    from rsseg_tf.extras import require_loggers
+
+    require_loggers(config.train.loggers)
     from rsseg_tf.cli.output import say
     from rsseg_tf.cli.sample_lists import checked_images
     from rsseg_tf.cli.workers import open_devices
@@ -63,7 +66,8 @@ def command(
     samples = checked_images(config)
 
     from rsseg_tf.training import pretrain
-    from rsseg_tf.training.callbacks import CollapseMonitor, ConsoleLog, TensorBoardLog
+    from rsseg_tf.training.callbacks import CollapseMonitor, ConsoleLog
+    from rsseg_tf.training.loggers import loggers_of
     from rsseg_tf.training.pretraining import steps_in_all
 
     iters = steps_in_all(config, len(samples))
@@ -80,7 +84,7 @@ def command(
         overwrite=overwrite,
         offline=offline,
         notify=say,
-        callbacks=[log, monitor, TensorBoardLog(save_dir / "tensorboard")] if is_chief else [],
+        callbacks=[log, monitor, *loggers_of(config, save_dir)] if is_chief else [],
     )
     if monitor.has_stopped_the_run:
         raise TrainingError(

@@ -60,10 +60,13 @@ def command(
 ) -> int | None:
     """Train a model.
 
-    Checkpoints go to --output as iter_N/ and, with --do-eval, best_model/; TensorBoard events to its folder
-    tensorboard/. Ctrl-C, SIGTERM and SIGHUP write a checkpoint before they end the run. Options override the config.
+    Checkpoints go to --output as iter_N/ and, with --do-eval, best_model/; the logs of --logger beside them. Ctrl-C,
+    SIGTERM and SIGHUP write a checkpoint before they end the run. Options override the config.
     """
     config = load(config_path, overrides, run_settings(settings))
+    from rsseg_tf.extras import require_loggers
+
+    require_loggers(config.train.loggers)
     from rsseg_tf.cli.output import say
     from rsseg_tf.cli.sample_lists import checked_samples
     from rsseg_tf.cli.workers import open_devices
@@ -78,7 +81,8 @@ def command(
     val_samples = others[0] if do_eval else ()
 
     from rsseg_tf.training import train
-    from rsseg_tf.training.callbacks import ConsoleLog, TensorBoardLog
+    from rsseg_tf.training.callbacks import ConsoleLog
+    from rsseg_tf.training.loggers import loggers_of
 
     result = train(
         config,
@@ -90,7 +94,7 @@ def command(
         overwrite=overwrite,
         offline=offline,
         notify=say,
-        callbacks=[ConsoleLog(config.train.iters), TensorBoardLog(save_dir / "tensorboard")] if is_chief else [],
+        callbacks=[ConsoleLog(config.train.iters), *loggers_of(config, save_dir)] if is_chief else [],
     )
     say(result.summary())
     if do_eval and result.state.best_step:

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from rsseg_tf.config.named_weights import normalised_for
-from rsseg_tf.config.section import AboveZero, ClipNorm, ClipValue, Fraction, Momentum, NotNegative, Positive, Section
+from rsseg_tf.config.section import (
+    AboveZero,
+    ClipNorm,
+    ClipValue,
+    Fraction,
+    Loggers,
+    Momentum,
+    NotNegative,
+    Positive,
+    Section,
+)
 from rsseg_tf.config.zoo import C2FNet, CrossEntropy, CustomLoss, Loss, Mixed, Model, PixelContrast
 from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.datasets.protocols import PROTOCOLS, ProtocolName, present_name
@@ -348,6 +358,7 @@ class Train(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     log_iters: Positive = 10
+    loggers: Loggers = ("tensorboard",)
     save_interval: Positive = 1000
     keep_checkpoint_max: Positive = 5
     early_stop_intervals: Positive | None = None
