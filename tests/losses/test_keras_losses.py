@@ -72,7 +72,7 @@ def test_an_object_gives_the_number_of_its_function(name: str) -> None:
 
 
 def test_pixel_contrast_gives_the_number_of_its_function_and_other_pixels_for_other_labels() -> None:
-    options = {"max_views": 20, "max_samples": 60}
+    options: dict[str, Any] = {"max_views": 20, "max_samples": 60}
     for seed in (0, 5):
         expected = float(losses.pixel_contrast(OUTPUTS, LABELS, ignore_index=255, seed=seed, **options))
         assert float(losses.PixelContrast(seed=seed, **options)(LABELS, OUTPUTS)) == pytest.approx(expected, rel=1e-6)
