@@ -17,6 +17,7 @@ __all__ = [
     "NotNegative",
     "Positive",
     "Section",
+    "plugin_path",
 ]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -35,6 +36,22 @@ Loggers = Annotated[
     Field(description="where losses and scores are logged: tensorboard, csv, mlflow, wandb; [] for the console alone"),
 ]
 ClassWeights = tuple[Annotated[float, Field(ge=0)], ...] | None
+
+
+def plugin_path(value: str, field: str) -> str:
+    """Returns the name of a function of a user's own as it is.
+
+    Args:
+        value: `module:function`.
+        field: The key in the config, for the message.
+
+    Raises:
+        ValueError: When it is not written so.
+    """
+    module, _, function = value.partition(":")
+    if not function.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(f"{field} must be module:function, such as my_models.nets:my_net; got {value!r:.80}.")
+    return value
 
 
 class Section(BaseModel):
