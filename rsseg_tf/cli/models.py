@@ -75,8 +75,8 @@ def open_model(
     predictor = open_predictor(path, config=config, precision=precision, threads=threads, strategy=strategy)
     if config is not None and config.dataset.spec.classes != predictor.spec.classes:
         raise ConfigError(
-            f"{path} has the classes {', '.join(predictor.spec.classes)}; the dataset '{config.dataset.name}' of the "
-            f"config has {', '.join(config.dataset.spec.classes)}. Name a config with the model's classes."
+            f"{path} has the classes {', '.join(predictor.spec.classes)}; the dataset '{config.dataset.spec.name}' of "
+            f"the config has {', '.join(config.dataset.spec.classes)}. Name a config with the model's classes."
         )
     return dataclasses.replace(predictor, options=changed_options(predictor.options, changes))
 

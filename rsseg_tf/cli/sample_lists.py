@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rsseg_tf.cli.output import print_note, progress_line
 from rsseg_tf.config import Config, PretrainConfig
+from rsseg_tf.config.loader import root_hint
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.datasets.unlabelled import list_images
 from rsseg_tf.errors import ConfigError, DataError
@@ -52,7 +53,7 @@ def checked_samples(config: Config, *splits: Split, crop_size: Size | None = Non
                 lists[split], root, dataset.spec, what=f"{split} samples", trust=config.data.trust
             )
     except DataError as error:
-        raise DataError(f"{error} {_REMEDY}") from error
+        raise DataError(f"{error}{root_hint(dataset.root) or f' {_REMEDY}'}") from error
     from rsseg_tf.doctor.first_look import known_leaks, start_findings
 
     findings = start_findings(parts, dataset.spec, root, crop_size=crop_size)
@@ -85,6 +86,8 @@ def checked_images(config: PretrainConfig) -> Sequence[Sample]:
     """
     dataset = config.dataset
     root = Path(dataset.root)
+    if hint := root_hint(dataset.root):
+        raise DataError(f"The folder of images {root} does not exist.{hint}")
     samples = None if dataset.train_list else list_images(root, notify=_note)
     list_file = root / (dataset.train_list or "*")
     summary = checked_list(
