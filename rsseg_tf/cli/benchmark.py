@@ -16,7 +16,6 @@ from rsseg_tf.cli.options import (
     config_option,
     device_options,
     load,
-    run_settings,
     trust_option,
 )
 from rsseg_tf.rasters.windows import Size
@@ -128,7 +127,9 @@ def measure(
     Weights begin at random, and nothing is kept. Files that the system has in its memory are read from there, as in
     later epochs of a training.
     """
-    config = load(config_path, overrides, run_settings(settings))
+    from rsseg_tf.library.training import settings_of
+
+    config = load(config_path, overrides, settings_of(settings))
     from rich.console import Console
 
     from rsseg_tf.cli.output import load_tensorflow, say, write_json
