@@ -152,8 +152,8 @@ sys.modules[__name__].__class__ = _Package
 
 
 def _register_layers() -> None:
-    """Imports the modules that define layers, which registers them with Keras."""
-    for name in ("rsseg_tf.layers", "rsseg_tf.segmentors"):
+    """Imports the modules that define layers, losses and metrics, which registers them with Keras."""
+    for name in ("rsseg_tf.layers", "rsseg_tf.segmentors", "rsseg_tf.losses", "rsseg_tf.metrics.keras_metrics"):
         try:
             importlib.import_module(name)
         except ImportError:  # this very module is the one that imports Keras; it registers its layers by itself

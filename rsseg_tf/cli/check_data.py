@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from rsseg_tf.cli.options import ManyValues, reading_options, set_option
-from rsseg_tf.cli.output import progress_line
+from rsseg_tf.assets import find_config
+from rsseg_tf.cli.commands import ManyValues, group
+from rsseg_tf.cli.options import reading_options, set_option
+from rsseg_tf.cli.output import progress_line, write_json
 
 # These imports take half a second at most, since they load no TensorFlow; the help names the limits.
 from rsseg_tf.doctor import MAX_DISTANCE, SEVERITIES
@@ -32,36 +34,46 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 @click.argument("source", metavar="[CONFIG|FOLDER]", required=False)
 @click.option("--config", "config_path", metavar="FILE", help="The same as CONFIG, for those who know it from train.")
 @set_option
-@click.option("--unlabelled", is_flag=True, help="FOLDER: check images without labels.")
-@click.option("--num-classes", type=click.IntRange(1, 255), metavar="N",
-              help="FOLDER: number of classes, if neither dataset.json nor labels.txt gives it.")  # fmt: skip
-@click.option("--ignore-index", type=click.IntRange(0, 255), metavar="ID",
-              help="FOLDER: label value of ignored pixels, if dataset.json does not give it  [default: "
-                   "255].")  # fmt: skip
-@click.option("--near", type=click.IntRange(0, MAX_DISTANCE), default=7, show_default=True, metavar="N",
-              help="Compare the pixels of images whose perceptual hashes differ in at most N of 63 bits; "
-                   "more than 7 takes longer.")  # fmt: skip
-@click.option("--ignore", "leave_out", multiple=True, metavar="CODE...",
-              help="Leave out findings of these kinds, e.g. --ignore small-image near-duplicate.")  # fmt: skip
-@reading_options
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings too.")
 @click.option("--show", type=click.IntRange(min=0), default=5, show_default=True, metavar="N",
-              help="Findings of each kind to print; --json has all.")  # fmt: skip
+              help="Findings of each kind to print; -o and --json have all.")  # fmt: skip
+@click.option("-o", "--output", type=Path, metavar="FILE", help="Also write the whole report as JSON there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON, and nothing else.")
-@click.option("--sheet", type=Path, metavar="FILE",
-              help="Write a contact sheet of some images with their labels: .png, or a self-contained "
-                   ".html.")  # fmt: skip
-@click.option("--sheet-count", type=click.IntRange(min=1), default=12, show_default=True, metavar="N",
-              help="With --sheet: pairs to show; every class is shown if there is room.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
-              help="With --sheet: seed of the choice of pairs.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes [default: one for each core].")
+@group(
+    "Folders",
+    click.option("--unlabelled", is_flag=True, help="FOLDER: check images without labels."),
+    click.option("--num-classes", type=click.IntRange(1, 255), metavar="N",
+                 help="FOLDER: number of classes, if neither dataset.json nor labels.txt gives it."),
+    click.option("--ignore-index", type=click.IntRange(0, 255), metavar="ID",
+                 help="FOLDER: label value of ignored pixels, if dataset.json does not give it  [default: 255]."),
+)  # fmt: skip
+@group(
+    "Contact sheet",
+    click.option("--sheet", type=Path, metavar="FILE",
+                 help="Write a contact sheet of some images with their labels: .png, or a self-contained .html."),
+    click.option("--sheet-count", type=click.IntRange(min=1), default=12, show_default=True, metavar="N",
+                 help="With --sheet: pairs to show; every class is shown if there is room."),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+                 help="With --sheet: seed of the choice of pairs."),
+)  # fmt: skip
+@group(
+    "Checks",
+    click.option("--ignore", "leave_out", multiple=True, metavar="CODE...",
+                 help="Leave out findings of these kinds, e.g. --ignore small-image near-duplicate."),
+    click.option("--near", type=click.IntRange(0, MAX_DISTANCE), default=7, show_default=True, metavar="N",
+                 help="Compare the pixels of images whose perceptual hashes differ in at most N of 63 bits; "
+                      "more than 7 takes longer."),
+    reading_options,
+    click.option("--workers", type=click.IntRange(min=1), metavar="N",
+                 help="Processes [default: one for each core]."),
+)  # fmt: skip
 def command(
     source: str | None,
     config_path: str | None,
     overrides: tuple[str, ...],
     leave_out: tuple[str, ...],
     as_json: bool,
+    output: Path | None,
     sheet: Path | None,
     **options: Any,
 ) -> None:
@@ -81,10 +93,13 @@ def command(
 
     _check_options(sheet, as_json)
     if (source is None) == (config_path is None):
-        raise ConfigError("Name one thing to check: a folder or a config, e.g. rsseg-tf check-data data/dubai.")
+        got = "both" if source else "neither"
+        raise ConfigError(
+            f"Name one thing to check, a folder or a config, e.g. rsseg-tf check-data data/dubai; got {got}."
+        )
     show, strict = options.pop("show"), options.pop("strict")
-    if config_path is not None and Path(config_path).is_dir():
-        raise ConfigError(f"A config must be a YAML file; {config_path} is a folder.")
+    if config_path is not None:
+        find_config(config_path)  # a folder of that name is not meant
     listener = _Later()
     report = check_data(
         source or config_path or "",
@@ -98,6 +113,8 @@ def command(
         click.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
     else:
         _print(report, show)
+    if output is not None:
+        write_json(output, report.to_json(), err=as_json)
     for line in listener.lines:
         click.echo(line, err=as_json or line.startswith("Not "))
     if report.count("error") or (strict and report.count("warning")):

@@ -6,13 +6,15 @@ from typing import Any
 
 import click
 
-from rsseg_tf.cli.options import combined
+from rsseg_tf.cli.commands import group
+from rsseg_tf.cli.options import trust_option
 
 __all__ = ["engine_options", "given_precision", "named_model"]
 
 _ENGINES = ("auto", "keras", "savedmodel", "tflite", "onnx", "openvino")  # as `rsseg_tf.library.opening.Engine`
 
-engine_options = combined(
+engine_options = group(
+    "Engine",
     click.option("--engine", type=click.Choice(_ENGINES),
                  help="What runs the model, of all that the folder of an export or a checkpoint offers. auto: the "
                       "fastest here within --tolerance; each is timed on a few images first. Default: what "
@@ -20,6 +22,9 @@ engine_options = combined(
     click.option("--tolerance", type=click.FloatRange(0, 100), metavar="POINTS",
                  help="With --engine auto: how many points of mIoU the engine may lose, where the export measured "
                       "it, or else how many of 100 pixels may get another class than in Keras.  [default: 0.05]"),
+    click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
+                 help="Type of activations; of checkpoints and OpenVINO models only."),
+    trust_option,
 )  # fmt: skip
 
 

@@ -110,8 +110,13 @@ def progress_line(description: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any], *, err: bool = False) -> None:
     """Writes JSON whole or not at all, and prints the file's name.
+
+    Args:
+        path: The file.
+        value: What to write.
+        err: Whether to print the name on standard error.
 
     Raises:
         ConfigError: When it cannot be written.
@@ -119,7 +124,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     from rsseg_tf.library.folders import write_report
 
     write_report(path, value)
-    say(f"Written: {path}")
+    click.echo(f"Written: {path}", err=err)
 
 
 class _Console(Listener):

@@ -40,4 +40,4 @@ def write_report(path: Path, value: Mapping[str, Any]) -> None:
         with atomic_path(path) as partial:
             partial.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}. Choose another --save_dir.") from error
+        raise ConfigError(f"{path} cannot be written: {error.strerror}. Choose another place: --output.") from error
