@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,19 +10,20 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from rsseg_tf.cli.options import ManyValues, load, picked, reading_options, set_option
-from rsseg_tf.cli.output import progress_line
+from rsseg_tf.assets import find_config
+from rsseg_tf.cli.commands import ManyValues, group
+from rsseg_tf.cli.options import reading_options, set_option
+from rsseg_tf.cli.output import progress_line, write_json
 
 # These imports take half a second at most, since they load no TensorFlow; the help names the limits.
-from rsseg_tf.doctor import KINDS, MAX_DISTANCE, SEVERITIES, SHEET_SUFFIXES, check_data, write_sheet
-from rsseg_tf.doctor.sheet import check_sheet_place, choose_samples
-from rsseg_tf.errors import ConfigError, did_you_mean
-from rsseg_tf.rasters.gdal import Trust
+from rsseg_tf.doctor import MAX_DISTANCE, SEVERITIES
+from rsseg_tf.errors import ConfigError
+from rsseg_tf.library.listening import Listener
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rsseg_tf.doctor import CheckedDataset, Finding, Report
+    from rsseg_tf.doctor import Finding, Report
 
 __all__ = ["command"]
 
@@ -35,36 +34,46 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 @click.argument("source", metavar="[CONFIG|FOLDER]", required=False)
 @click.option("--config", "config_path", metavar="FILE", help="The same as CONFIG, for those who know it from train.")
 @set_option
-@click.option("--unlabelled", is_flag=True, help="FOLDER: check images without labels.")
-@click.option("--num-classes", type=click.IntRange(1, 255), metavar="N",
-              help="FOLDER: number of classes, if neither dataset.json nor labels.txt gives it.")  # fmt: skip
-@click.option("--ignore-index", type=click.IntRange(0, 255), metavar="ID",
-              help="FOLDER: label value of ignored pixels, if dataset.json does not give it  [default: "
-                   "255].")  # fmt: skip
-@click.option("--near", type=click.IntRange(0, MAX_DISTANCE), default=7, show_default=True, metavar="N",
-              help="Compare the pixels of images whose perceptual hashes differ in at most N of 63 bits; "
-                   "more than 7 takes longer.")  # fmt: skip
-@click.option("--ignore", "leave_out", multiple=True, metavar="CODE...",
-              help="Leave out findings of these kinds, e.g. --ignore small-image near-duplicate.")  # fmt: skip
-@reading_options
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings too.")
 @click.option("--show", type=click.IntRange(min=0), default=5, show_default=True, metavar="N",
-              help="Findings of each kind to print; --json has all.")  # fmt: skip
+              help="Findings of each kind to print; -o and --json have all.")  # fmt: skip
+@click.option("-o", "--output", type=Path, metavar="FILE", help="Also write the whole report as JSON there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON, and nothing else.")
-@click.option("--sheet", type=Path, metavar="FILE",
-              help="Write a contact sheet of some images with their labels: .png, or a self-contained "
-                   ".html.")  # fmt: skip
-@click.option("--sheet-count", type=click.IntRange(min=1), default=12, show_default=True, metavar="N",
-              help="With --sheet: pairs to show; every class is shown if there is room.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
-              help="With --sheet: seed of the choice of pairs.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes [default: one for each core].")
+@group(
+    "Folders",
+    click.option("--unlabelled", is_flag=True, help="FOLDER: check images without labels."),
+    click.option("--num-classes", type=click.IntRange(1, 255), metavar="N",
+                 help="FOLDER: number of classes, if neither dataset.json nor labels.txt gives it."),
+    click.option("--ignore-index", type=click.IntRange(0, 255), metavar="ID",
+                 help="FOLDER: label value of ignored pixels, if dataset.json does not give it  [default: 255]."),
+)  # fmt: skip
+@group(
+    "Contact sheet",
+    click.option("--sheet", type=Path, metavar="FILE",
+                 help="Write a contact sheet of some images with their labels: .png, or a self-contained .html."),
+    click.option("--sheet-count", type=click.IntRange(min=1), default=12, show_default=True, metavar="N",
+                 help="With --sheet: pairs to show; every class is shown if there is room."),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+                 help="With --sheet: seed of the choice of pairs."),
+)  # fmt: skip
+@group(
+    "Checks",
+    click.option("--ignore", "leave_out", multiple=True, metavar="CODE...",
+                 help="Leave out findings of these kinds, e.g. --ignore small-image near-duplicate."),
+    click.option("--near", type=click.IntRange(0, MAX_DISTANCE), default=7, show_default=True, metavar="N",
+                 help="Compare the pixels of images whose perceptual hashes differ in at most N of 63 bits; "
+                      "more than 7 takes longer."),
+    reading_options,
+    click.option("--workers", type=click.IntRange(min=1), metavar="N",
+                 help="Processes [default: one for each core]."),
+)  # fmt: skip
 def command(
     source: str | None,
     config_path: str | None,
     overrides: tuple[str, ...],
     leave_out: tuple[str, ...],
     as_json: bool,
+    output: Path | None,
     sheet: Path | None,
     **options: Any,
 ) -> None:
@@ -80,34 +89,53 @@ def command(
 
     Exit code 1 if there are errors, 0 if not.
     """
-    _check_options(leave_out, sheet, as_json)
-    folder_options = picked(options, "num_classes", "ignore_index", "unlabelled")
-    dataset = _find_dataset(source, config_path, overrides, folder_options)
-    max_image_mb, near, seed = options["max_image_mb"], options["near"], options["seed"]
-    trust = Trust(
-        dataset.trust.max_bytes if max_image_mb is None else max_image_mb * 2**20,
-        options["allow_vrt_sources"] or dataset.trust.vrt_sources,
+    from rsseg_tf.library.checking import check_data
+
+    _check_options(sheet, as_json)
+    if (source is None) == (config_path is None):
+        got = "both" if source else "neither"
+        raise ConfigError(
+            f"Name one thing to check, a folder or a config, e.g. rsseg-tf check-data data/dubai; got {got}."
+        )
+    show, strict = options.pop("show"), options.pop("strict")
+    if config_path is not None:
+        find_config(config_path)  # a folder of that name is not meant
+    listener = _Later()
+    report = check_data(
+        source or config_path or "",
+        overrides=overrides,
+        ignore=leave_out,
+        sheet=sheet,
+        notify=listener,
+        **options,
     )
-    dataset = dataclasses.replace(dataset, trust=trust)
-    workers = options["workers"] or os.cpu_count() or 1
-    with progress_line(f"Checking {_printable(dataset.expected.name)}") as progress:
-        report = check_data(dataset, near=near, leave_out=leave_out, workers=workers, progress=progress)
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
     else:
-        _print(report, options["show"])
-    if sheet is not None:
-        if choose_samples(report.evidence, 1, seed):
-            write_sheet(sheet, report, count=options["sheet_count"], seed=seed)
-            click.echo(f"Written: {sheet}", err=as_json)
-        else:
-            click.echo(f"Not written: {sheet}, because no sample could be read.", err=True)
-    if report.count("error") or (options["strict"] and report.count("warning")):
+        _print(report, show)
+    if output is not None:
+        write_json(output, report.to_json(), err=as_json)
+    for line in listener.lines:
+        click.echo(line, err=as_json or line.startswith("Not "))
+    if report.count("error") or (strict and report.count("warning")):
         raise SystemExit(1)
 
 
-def _check_options(leave_out: Sequence[str], sheet: Path | None, as_json: bool) -> None:
-    """Refuses options without effect, and a sheet that cannot be written, before hours of work."""
+class _Later(Listener):
+    """Shows the progress, and keeps lines until the tables are printed."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def progress(self, description: str) -> Any:
+        return progress_line(description)
+
+
+def _check_options(sheet: Path | None, as_json: bool) -> None:
+    """Refuses options without effect."""
     for name, option, needed, has_effect in (
         ("sheet_count", "--sheet-count", "with --sheet", sheet is not None),
         ("seed", "--seed", "with --sheet", sheet is not None),
@@ -115,41 +143,6 @@ def _check_options(leave_out: Sequence[str], sheet: Path | None, as_json: bool) 
     ):
         if not has_effect and click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise ConfigError(f"{option} has an effect {needed} only; leave it out.")
-    for code in leave_out:
-        if code not in KINDS:
-            raise ConfigError(
-                f"--ignore {code}: there is no such kind of finding.{did_you_mean(code, KINDS)} Allowed: "
-                f"{', '.join(KINDS)}."
-            )
-    if sheet is None:
-        return
-    if sheet.suffix.lower() not in SHEET_SUFFIXES:
-        raise ConfigError(f"--sheet writes {' or '.join(SHEET_SUFFIXES)} files; got {sheet}. Change the suffix.")
-    check_sheet_place(sheet)
-    try:
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{sheet} cannot be written: {error.strerror or error}. Choose another place.") from error
-
-
-def _find_dataset(
-    source: str | None, config_path: str | None, overrides: tuple[str, ...], folder_options: dict[str, Any]
-) -> CheckedDataset:
-    """Returns the dataset to check."""
-    from rsseg_tf.doctor import dataset_from_config, dataset_from_folder
-
-    if (source is None) == (config_path is None):
-        raise ConfigError("Name one thing to check: a folder or a config, e.g. rsseg-tf check-data data/dubai.")
-    named = source or config_path or ""
-    if config_path is None and Path(named).is_dir():
-        if overrides:
-            raise ConfigError(f"--set changes a config; {named} is a folder. Leave it out.")
-        return dataset_from_folder(Path(named), **folder_options)
-    for name, value in folder_options.items():
-        if value is not None and value is not False:
-            option = name.replace("_", "-")
-            raise ConfigError(f"--{option} goes with a folder; {named} is a config, which describes its dataset.")
-    return dataset_from_config(load(named, overrides), named)
 
 
 # --- tables -------------------------------------------------------------------------------------------------------

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rsseg_tf.cli.options import ManyValues, config_option, load
-from rsseg_tf.cli.output import narrow_table
-from rsseg_tf.rasters.windows import Size
+from rsseg_tf.cli.commands import ManyValues, group, needed
+from rsseg_tf.cli.options import config_option
+from rsseg_tf.cli.output import CONSOLE, narrow_table
 
 if TYPE_CHECKING:
-    from rsseg_tf.config import Config
-    from rsseg_tf.export import Accuracy, AccuracyLimit, ExportResult, TrainedModel
+    from rsseg_tf.export import Accuracy, ExportResult
 
 __all__ = ["command"]
 
 # As in `rsseg_tf.manifest` and `rsseg_tf.export`, whose imports take seconds.
 _FORMATS = ("savedmodel", "tflite", "onnx", "openvino", "web", "deepness")
 _QUANTIZATIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
-_REAL_TILES = 4
 
 
 def _names(allowed: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], tuple[str, ...]]:
@@ -41,8 +38,14 @@ def _names(allowed: tuple[str, ...]) -> Callable[[click.Context, click.Parameter
 
 
 @click.command(name="export", cls=ManyValues)
-@click.argument("checkpoint", type=Path, metavar="CHECKPOINT")
-@click.option("-o", "--output", type=Path, required=True, metavar="DIR", help="Folder of the model's versions.")
+@needed(
+    "`rsseg-tf train --do_eval` writes one as output/best_model.",
+    click.argument("checkpoint", type=Path, metavar="CHECKPOINT"),
+)
+@needed(
+    "Name a folder for this model alone, e.g. -o exported/mine; it will hold a folder for each version.",
+    click.option("-o", "--output", type=Path, required=True, metavar="DIR", help="Folder of the model's versions."),
+)
 @click.option("--format", "formats", multiple=True, default=("savedmodel",), show_default=True,
               callback=_names(_FORMATS), metavar="NAME...",
               help=f"What to write: {', '.join(_FORMATS)}; several with commas.")  # fmt: skip
@@ -53,40 +56,46 @@ def _names(allowed: tuple[str, ...]) -> Callable[[click.Context, click.Parameter
               help="Fixed input size of TFLite, ONNX and OpenVINO files, height first: faster than any size, the "
                    "default. A page and a file for Deepness always have one; its default is the size of training "
                    "images.")  # fmt: skip
-@click.option("--calibration", type=Path, metavar="LIST",
-              help="Images that int8 and int16x8 measure activations on; int8 leaves out those that are nothing like "
-                   "the others. [default: the training list]")  # fmt: skip
-@click.option("--calibration-count", type=click.IntRange(min=1), metavar="N",
-              help="How many of them to draw. [default: 32]")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of that draw. [default: 0]")
-@click.option("--eval", "eval_list", type=Path, metavar="LIST",
-              help="Labelled images to score the checkpoint and each artifact on.")  # fmt: skip
-@click.option("--max-miou-drop", type=click.FloatRange(min=0), metavar="POINTS",
-              help="With --eval: publish nothing if an artifact loses more mIoU, in points of 100. "
-                   "[default: 1.0]")  # fmt: skip
-@click.option("--real-tiles", type=click.IntRange(min=0), metavar="N",
-              help="With --eval or calibration: tiles of these images to keep in reference.npz for verify. "
-                   "[default: 4]")  # fmt: skip
-@click.option("--web-sample", type=Path, metavar="IMAGE",
-              help="With web: an image that the page offers to try; it becomes public.")  # fmt: skip
-@click.option("--web-title", metavar="TEXT", help="With web: headline of the page.")
-@click.option("--web-urls", multiple=True, metavar="ORIGIN...",
-              help="With web: servers whose GeoTIFF files the page may read by address, such as "
-                   "https://data.example.org, or https: for all. [default: none]")  # fmt: skip
-@click.option("--litertjs", type=Path, metavar="FOLDER",
-              help="With web: the packages of the page as npm pack writes them. [default: the cache, filled by "
-                   "npm]")  # fmt: skip
 @click.option("--version", type=click.IntRange(min=1), metavar="N", help="Version number. [default: the next free one]")
 @config_option(required=False)
+@group(
+    "Accuracy",
+    click.option("--eval", "eval_list", type=Path, metavar="LIST",
+                 help="Labelled images to score the checkpoint and each artifact on."),
+    click.option("--max-miou-drop", type=click.FloatRange(min=0), metavar="POINTS",
+                 help="With --eval: publish nothing if an artifact loses more mIoU, in points of 100. "
+                      "[default: 1.0]"),
+    click.option("--real-tiles", type=click.IntRange(min=0), metavar="N",
+                 help="With --eval or calibration: tiles of these images to keep in reference.npz for verify. "
+                      "[default: 4]"),
+)  # fmt: skip
+@group(
+    "Calibration",
+    click.option("--calibration", type=Path, metavar="LIST",
+                 help="Images that int8 and int16x8 measure activations on; int8 leaves out those that are nothing "
+                      "like the others. [default: the training list]"),
+    click.option("--calibration-count", type=click.IntRange(min=1), metavar="N",
+                 help="How many of them to draw. [default: 32]"),
+    click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of that draw. [default: 0]"),
+)  # fmt: skip
+@group(
+    "Web page",
+    click.option("--web-sample", type=Path, metavar="IMAGE",
+                 help="With web: an image that the page offers to try; it becomes public."),
+    click.option("--web-title", metavar="TEXT", help="With web: headline of the page."),
+    click.option("--web-urls", multiple=True, metavar="ORIGIN...",
+                 help="With web: servers whose GeoTIFF files the page may read by address, such as "
+                      "https://data.example.org, or https: for all. [default: none]"),
+    click.option("--litertjs", type=Path, metavar="FOLDER",
+                 help="With web: the packages of the page as npm pack writes them. [default: the cache, filled by "
+                      "npm]"),
+)  # fmt: skip
 def command(
     checkpoint: Path,
     output: Path,
     formats: tuple[Any, ...],
     quantizations: tuple[Any, ...],
-    tile: tuple[int, int] | None,
-    version: int | None,
     config_path: str | None,
-    overrides: tuple[str, ...],
     **values: Any,
 ) -> None:
     """Export a checkpoint as a new version in DIR: files that run without this package and without Keras.
@@ -105,59 +114,21 @@ def command(
     --eval the IoU of each class is measured before and after; a worse model is not published (exit code 1), and its
     scores are left in DIR/refused.json.
     """  # noqa: D301  # click wants the character \b
-    from rsseg_tf.manifest import CALIBRATED
+    from rsseg_tf.library.exporting import export
 
-    calibrated = bool({"tflite", "web"} & set(formats) and set(CALIBRATED) & set(quantizations))
-    _require_effect(formats, quantizations, values, calibrated=calibrated)
-    from rsseg_tf.cli.output import load_tensorflow
-
-    load_tensorflow()
-    from rsseg_tf.checkpoint import config_file
-    from rsseg_tf.export import ExportOptions, Page, check_output, export_model, find_page_packages, load_trained
-
-    check_output(output, version)
-    config = load(config_path or str(config_file(checkpoint)), overrides)
-    page = None
-    if "web" in formats:
-        # Before the model is loaded: npm may be missing, which is better known at once.
-        urls = tuple(values["web_urls"] or ())
-        page = Page(find_page_packages(values["litertjs"]), values["web_title"], values["web_sample"], urls)
-    with _accuracy_limit(config, values["eval_list"], values["max_miou_drop"]) as limit:
-        trained = load_trained(checkpoint, config)
-        options = ExportOptions(
-            formats=formats,
-            quantizations=quantizations or ("float32",),
-            tile=Size(*tile) if tile else None,
-            calibration=_calibration(trained, tile, values) if calibrated else (),
-            real_tiles=_REAL_TILES if values["real_tiles"] is None else values["real_tiles"],
-            page=page,
-        )
-        exported = export_model(trained, output, options, version=version, limit=limit, notify=click.echo)
+    exported = export(
+        checkpoint,
+        output,
+        format=formats,
+        quantize=quantizations,
+        eval=values.pop("eval_list"),
+        config=config_path,
+        notify=CONSOLE,
+        **values,
+    )
     _report(exported)
-    if page and exported.folder:
+    if "web" in formats and exported.folder:
         click.echo(f"Open the page: python {exported.folder / 'web' / 'serve.py'}")
-
-
-def _require_effect(
-    formats: tuple[Any, ...], quantizations: tuple[Any, ...], values: dict[str, Any], *, calibrated: bool
-) -> None:
-    """Raises ConfigError for options that would have no effect on what is written."""
-    from rsseg_tf.errors import ConfigError
-
-    if quantizations and not {"tflite", "web"} & set(formats):
-        raise ConfigError("--quantize is for TFLite files; add tflite to --format, or web.")
-    if len(quantizations) > 1 and "tflite" not in formats:
-        raise ConfigError(f"A page runs one model; got --quantize {','.join(quantizations)}. Name one, or add tflite.")
-    for name in ("calibration", "calibration_count", "seed"):
-        if values[name] is not None and not calibrated:
-            raise ConfigError(f"--{name} has an effect with --quantize int8 or int16x8 only; leave it out.")
-    if values["max_miou_drop"] is not None and values["eval_list"] is None:
-        raise ConfigError("--max_miou_drop has an effect with --eval only; add the list, or leave it out.")
-    if values["real_tiles"] is not None and values["eval_list"] is None and not calibrated:
-        raise ConfigError("--real_tiles takes tiles of the images of --eval or of calibration, and there are none.")
-    for name in ("web_sample", "web_title", "web_urls", "litertjs"):
-        if values[name] not in (None, ()) and "web" not in formats:
-            raise ConfigError(f"--{name} is for a page; add web to --format.")
 
 
 def _report(exported: ExportResult) -> None:
@@ -176,47 +147,6 @@ def _report(exported: ExportResult) -> None:
         )
         raise SystemExit(1)
     click.echo(f"Published: {exported.folder}")
-
-
-def _calibration(trained: TrainedModel, tile: tuple[int, int] | None, values: dict[str, Any]) -> Any:
-    from rsseg_tf.export import calibration_images
-
-    dataset = trained.config.dataset
-    list_file = values["calibration"] or Path(dataset.root) / dataset.train_list
-    return calibration_images(
-        list_file,
-        trained.spec,
-        Size(*tile) if tile else trained.manifest.crop_size,
-        count=values["calibration_count"] or 32,
-        seed=values["seed"] or 0,
-        trust=trained.config.data.trust,
-    )
-
-
-@contextmanager
-def _accuracy_limit(
-    config: Config, eval_list: Path | None, max_miou_drop: float | None
-) -> Iterator[AccuracyLimit | None]:
-    """Yields what must be passed before publication, with a progress bar for each model."""
-    if eval_list is None:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TaskID
-
-    from rsseg_tf.cli.sample_lists import checked_eval_list
-    from rsseg_tf.export import AccuracyLimit
-
-    samples = checked_eval_list(eval_list, config.dataset.spec, trust=config.data.trust)
-    tasks: dict[str, TaskID] = {}
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
-
-        def advance(name: str) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(f"Evaluating {name}", total=len(samples))
-            progress.advance(tasks[name])
-
-        yield AccuracyLimit(samples, 1.0 if max_miou_drop is None else max_miou_drop, advance)
 
 
 _LONGEST_CLASS = 24  # characters of a line of a class's name
@@ -242,10 +172,10 @@ def accuracy_tables(accuracy: Accuracy, width: int) -> list[Any]:
             groups.append([])
         groups[-1].append(name)
     tables = []
-    for group in groups:
+    for names in groups:
         table = narrow_table(f"IoU on {accuracy.images} images, %")
         table.add_column("class", overflow="fold", min_width=first, max_width=first)
-        shown = [checkpoint, *group]
+        shown = [checkpoint, *names]
         for name in shown:
             table.add_column(heads[name], justify="right", no_wrap=True)
         scores = [accuracy.scores[name] for name in shown]
@@ -254,6 +184,6 @@ def accuracy_tables(accuracy: Accuracy, width: int) -> list[Any]:
         table.add_section()
         table.add_row("mIoU", *(f"{100 * one.miou:.2f}" for one in scores))
         # Adding 0.0 turns -0.0 into 0.0, which would be printed as "-0.00".
-        table.add_row("drop", "", *(f"{round(accuracy.drops[name], 2) + 0.0:+.2f}" for name in group))
+        table.add_row("drop", "", *(f"{round(accuracy.drops[name], 2) + 0.0:+.2f}" for name in names))
         tables.append(table)
     return tables

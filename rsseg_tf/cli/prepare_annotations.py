@@ -7,19 +7,26 @@ from typing import Any
 
 import click
 
-from rsseg_tf.cli.options import Grouped, group, trains_on_option
-from rsseg_tf.cli.output import print_own_data, progress_line
+from rsseg_tf.cli.commands import ManyValues, group, needed
+from rsseg_tf.cli.options import trains_on_option
+from rsseg_tf.cli.output import CONSOLE, print_own_data
 
 __all__ = ["annotated_images"]
 
 
-@click.command(name="annotations", cls=Grouped)
-@click.argument("images", metavar="IMAGES...", type=Path, nargs=-1, required=True)
+@click.command(name="annotations", cls=ManyValues)
+@needed(
+    "Name the folders or zip files with the image tiles.",
+    click.argument("images", metavar="IMAGES...", type=Path, nargs=-1, required=True),
+)
 @click.option("--labels", multiple=True, type=Path, metavar="PATH...",
               help="COCO files, or labelme's or ISAT's, or folders of them.  [default: the .json files beside the "
                    "images]")  # fmt: skip
-@click.option("-o", "--output", "--out-dir", required=True, type=Path, metavar="DIR",
-              help="The folder to write, e.g. data/mine; its name becomes the dataset's.")  # fmt: skip
+@needed(
+    "Name the folder to write, e.g. -o data/mine.",
+    click.option("-o", "--output", "--out-dir", required=True, type=Path, metavar="DIR",
+                 help="The folder to write, e.g. data/mine; its name becomes the dataset's."),
+)  # fmt: skip
 @group(
     "Classes",
     click.option("--classes", multiple=True, metavar="NAME[=CLASS]...",
@@ -63,8 +70,6 @@ def annotated_images(images: tuple[Path, ...], labels: tuple[Path, ...], output:
     Writes what other datasets have: images in img_dir/, labels in ann_dir/, train.txt and val.txt, labels.txt and
     dataset.json; and NAME.yml, a config to train with.
     """
-    from rsseg_tf.prepare.annotations.run import AnnotationsOptions, prepare_annotations
+    from rsseg_tf.library.preparing import prepare_annotations
 
-    with progress_line("Preparing annotated images") as progress:
-        result = prepare_annotations(images, labels, output, AnnotationsOptions(progress=progress, **values))
-    print_own_data(result)
+    print_own_data(prepare_annotations(images, output, labels=labels, notify=CONSOLE, **values))

@@ -7,22 +7,28 @@ from typing import Any
 
 import click
 
-from rsseg_tf.cli.options import Grouped, group, reading_options, stack_options, stacked, trains_on_option
-from rsseg_tf.cli.output import print_own_data, progress_line
+from rsseg_tf.cli.commands import ManyValues, group, needed
+from rsseg_tf.cli.options import reading_options, stack_options, trains_on_option
+from rsseg_tf.cli.output import CONSOLE, print_own_data
 
 __all__ = ["scenes"]
 
 _METRES = click.FloatRange(min=0)
 
 
-@click.command(name="scenes", cls=Grouped)
+@click.command(name="scenes", cls=ManyValues)
 @click.argument("orthos", metavar="ORTHO...", nargs=-1)
-@stack_options
-@click.option("--labels", multiple=True, required=True, type=Path, metavar="FILE...",
-              help="Polygons (GeoPackage, GeoJSON, Shapefile, FlatGeobuf, GeoParquet, KML) or rasters of class values, "
-                   "in any CRS and grid.")  # fmt: skip
-@click.option("-o", "--output", "--out-dir", required=True, type=Path, metavar="DIR",
-              help="The folder to write, e.g. data/mine; its name becomes the dataset's.")  # fmt: skip
+@needed(
+    "Name a file of polygons, or a raster of class values.",
+    click.option("--labels", multiple=True, required=True, type=Path, metavar="FILE...",
+                 help="Polygons (GeoPackage, GeoJSON, Shapefile, FlatGeobuf, GeoParquet, KML) or rasters of class "
+                      "values, in any CRS and grid."),
+)  # fmt: skip
+@needed(
+    "Name the folder to write, e.g. -o data/mine.",
+    click.option("-o", "--output", "--out-dir", required=True, type=Path, metavar="DIR",
+                 help="The folder to write, e.g. data/mine; its name becomes the dataset's."),
+)  # fmt: skip
 @group(
     "Classes",
     click.option("--field", metavar="NAME",
@@ -62,8 +68,8 @@ _METRES = click.FloatRange(min=0)
     click.option("--skip-empty", is_flag=True, help="Leave tiles out that hold background alone."),
     click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [default: one for each core]"),
     trains_on_option,
-    reading_options,
 )  # fmt: skip
+@group("Scenes", stack_options, reading_options)
 def scenes(orthos: tuple[str, ...], labels: tuple[Path, ...], output: Path, **values: Any) -> None:
     """Make tiles from your own scenes and labels.
 
@@ -77,19 +83,7 @@ def scenes(orthos: tuple[str, ...], labels: tuple[Path, ...], output: Path, **va
 
     After a kill the same command goes on where it stopped.
     """
-    from rsseg_tf.prepare.scenes.run import ScenesOptions, prepare_scenes
-    from rsseg_tf.rasters.gdal import MAX_IMAGE_BYTES, Trust
-    from rsseg_tf.rasters.sources import Source, named_source
+    from rsseg_tf.library.preparing import prepare_scenes
 
-    sources: list[Source] = [named_source(ortho) for ortho in orthos]
-    stack = stacked(values)
-    if stack is not None:
-        sources.append(stack)
-    del values["stack"], values["stack_resampling"]
-    max_image_mb = values.pop("max_image_mb")
-    max_bytes = MAX_IMAGE_BYTES if max_image_mb is None else max_image_mb * 2**20
-    trust = Trust(max_bytes, values.pop("allow_vrt_sources"), "If it is sound, allow more with --max_image_mb.")
-    with progress_line("Preparing scenes") as progress:
-        options = ScenesOptions(trust=trust, progress=progress, **values)
-        result = prepare_scenes(sources, labels, output, options)
-    print_own_data(result)
+    buffer, block = values.pop("buffer_m"), values.pop("block_m")
+    print_own_data(prepare_scenes(orthos, labels, output, buffer=buffer, block=block, notify=CONSOLE, **values))

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rsseg_tf.cli import main
-from rsseg_tf.cli.options import check_save_dir
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.library.folders import check_save_dir
 from tests.fixtures.configs import use_tiny_backbone, write_config, write_dataset
 
 
@@ -169,7 +169,8 @@ def test_bad_evaluation_options(project: Path, arguments: tuple[str, ...], messa
         (("dubai", "EMPTY", "-o", "OUT"), ""),
         (("dubai", "NOWHERE", "-o", "OUT"), "NOWHERE"),
         (("synthetic", "-o", "OUT", "--overlap", "3"), "has no option overlap"),
-        (("isiad", "x", "-o", "OUT"), "is not one of"),
+        (("isiad", "x", "-o", "OUT"), "Did you mean 'isaid'?"),
+        (("wrong", "x", "-o", "OUT"), "is not one of"),
         (("isaid", "NOWHERE", "-o", "OUT"), "NOWHERE does not exist"),
         (("isaid", "EMPTY", "-o", "OUT"), "holds no scene of iSAID"),
         (("potsdam", "EMPTY", "-o", "OUT", "--overlap", "3"), "choose cutting 'overlap'"),
