@@ -91,7 +91,7 @@ def _number_options(rows: tuple[tuple[str, click.ParamType, float, str], ...]) -
 @click.option("--metrics-path", default="/monitoring/prometheus/metrics", show_default=True,
               help="Where Prometheus reads, on the REST port.")  # fmt: skip
 @click.option("--cors-origin", "cors_origins", multiple=True, metavar="ORIGIN...",
-              help="Origin whose pages may ask over REST, e.g. https://example.org; * for every page. Default: none.")  # fmt: skip
+              help="Origin whose pages may ask over REST, e.g. https://example.org; * for all.")  # fmt: skip
 @trust_option
 def serve_model(export_dir: Path, model_name: str | None, **values: Any) -> None:
     """Answer requests about the model in EXPORT_DIR."""

@@ -75,8 +75,8 @@ class ServerOptions:
         for origin in self.cors_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ConfigError(
-                    f"An origin is http:// or https:// with a host in lower case and a port where it is not the usual "
-                    f"one, such as https://example.org or http://localhost:3000, or * for every page; got {origin!r:.200}."
+                    f"An origin is http:// or https://, a host in lower case and a port if it is not the usual one, "
+                    f"such as https://example.org or http://localhost:3000, or * for every page; got {origin!r:.200}."
                 )
 
 
