@@ -21,6 +21,7 @@ import keras
 
 from rsseg_tf.backbones.any_size import feature_name, of_any_size
 from rsseg_tf.errors import ConfigError, did_you_mean, reason
+from rsseg_tf.extras import install_command
 from rsseg_tf.layers import BatchNorm, JoinWindows, SplitWindows, automatic_name, numbered_from_the_start
 
 __all__ = ["NECK", "NOT_OPTIONS", "hub_backbone_names", "hub_input_shape", "hub_network", "keras_hub"]
@@ -116,7 +117,7 @@ def _models() -> Any:
     try:
         return importlib.import_module("keras_hub").models
     except ImportError as error:
-        raise ConfigError(f"A backbone of keras-hub needs keras-hub: pip install 'rsseg-tf[hub]' ({error}).") from error
+        raise ConfigError(f"A backbone of keras-hub needs keras-hub: {install_command('hub')} ({error}).") from error
 
 
 def _class_of(architecture: str) -> Any:
