@@ -21,7 +21,7 @@ import yaml
 
 import rsseg_tf
 from rsseg_tf.cli import main
-from rsseg_tf.cli.options import WithDefault
+from rsseg_tf.cli.commands import WithDefault
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
