@@ -6,7 +6,6 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
@@ -14,11 +13,20 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from rsseg_tf.assets import find_config
-from rsseg_tf.config.document import Document, Path_, load_document, parse_assignments, quoting_hint
+from rsseg_tf.config.document import (
+    Document,
+    Path_,
+    assignment,
+    document_of,
+    load_document,
+    parse_assignments,
+    quoting_hint,
+)
 from rsseg_tf.config.pretrain import PretrainConfig
 from rsseg_tf.config.schema import Config
 from rsseg_tf.datasets.table import UNLABELLED
 from rsseg_tf.errors import ConfigError, OldKeyWarning, did_you_mean
+from rsseg_tf.files import StrPath
 
 __all__ = [
     "AnyConfig",
@@ -39,39 +47,49 @@ _DEFAULT_KINDS = Document({"optimizer": {"name": "sgd"}, "lr_schedule": {"name":
 _PRETRAIN_KINDS = Document({"optimizer": {"name": "sgd"}, "lr_schedule": {"name": "cosine"}})
 
 
-def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    path: StrPath | Mapping[str, Any] | Config, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Config:
     """Reads and checks a config of a segmentation model.
 
     Args:
-        path: A YAML file, or the name of a shipped one (`rsseg_tf.assets.shipped_configs`); `base:` in it is followed.
-        overrides: Assignments `key.sub=value`, applied in order, under the same schema as the file.
+        path: A YAML file, or the name of a shipped one (`rsseg_tf.assets.shipped_configs`); or a plain mapping with the
+            same keys. `base` in either is followed. Or a config that was checked before.
+        overrides: Assignments `key.sub=value`, applied in order, under the same schema as the file; or a mapping of
+            such keys to values.
 
     Raises:
         ConfigError: One line per problem: where, what, received, allowed.
     """
-    document = load_document(find_config(str(path)))
+    if isinstance(path, Config) and not overrides:
+        return path
+    document, name = _document(path)
     if document.is_pretraining:
         raise ConfigError(
-            f"{path} is a config of `rsseg-tf pretrain` (it has a section 'method'); a config with a section 'model' "
+            f"{name} is a config of `rsseg-tf pretrain` (it has a section 'method'); a config with a section 'model' "
             "is expected here. To go on from its checkpoint, set model.backbone.pretrained to the folder."
         )
-    return config_from_document(_rooted(_with(document, _DEFAULT_KINDS, overrides)), str(path))
+    return config_from_document(_rooted(_with(document, _DEFAULT_KINDS, overrides)), name)
 
 
-def load_pretrain_config(path: Path | str, overrides: Sequence[str] = ()) -> PretrainConfig:
+def load_pretrain_config(
+    path: StrPath | Mapping[str, Any] | PretrainConfig, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> PretrainConfig:
     """Reads and checks a config of self-supervised pre-training; arguments and errors as `load_config`."""
-    document = load_document(find_config(str(path)))
+    if isinstance(path, PretrainConfig) and not overrides:
+        return path
+    document, name = _document(path)
     if "model" in document.values:
         raise ConfigError(
-            f"{path} is a config of `rsseg-tf train` (it has a section 'model'); `rsseg-tf pretrain` takes one with a "
+            f"{name} is a config of `rsseg-tf train` (it has a section 'model'); `rsseg-tf pretrain` takes one with a "
             "section 'method', such as ssl/pretrain/moco_v2_resnet50_million_aid.yml."
         )
-    return _checked(_rooted(_with(document, _PRETRAIN_KINDS, overrides)), str(path), PretrainConfig)
+    return _checked(_rooted(_with(document, _PRETRAIN_KINDS, overrides)), name, PretrainConfig)
 
 
-def load_any_config(path: Path | str, overrides: Sequence[str] = ()) -> AnyConfig:
+def load_any_config(path: StrPath | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> AnyConfig:
     """Reads and checks a config of either kind; arguments and errors as `load_config`."""
-    if load_document(find_config(str(path))).is_pretraining:
+    if _document(path)[0].is_pretraining:
         return load_pretrain_config(path, overrides)
     return load_config(path, overrides)
 
@@ -85,9 +103,26 @@ def config_from_document(document: Document, source: str) -> Config:
     return _checked(document, source, Config)
 
 
-def _with(document: Document, kinds: Document, overrides: Sequence[str]) -> Document:
+def _document(given: StrPath | Mapping[str, Any] | AnyConfig) -> tuple[Document, str]:
+    """Returns what a caller gives as a config, and its name in messages."""
+    if isinstance(given, BaseModel):
+        return Document(given.model_dump(mode="json")), "the config"
+    if isinstance(given, Mapping):
+        return document_of(given), "the mapping"
+    if not isinstance(given, str | os.PathLike):
+        raise ConfigError(
+            f"a config is a YAML file, the name of a shipped one, or a mapping; got {type(given).__name__}."
+        )
+    return load_document(find_config(os.fspath(given))), os.fspath(given)
+
+
+def _with(document: Document, kinds: Document, overrides: Sequence[str] | Mapping[str, Any]) -> Document:
     document = kinds.merged_with(document)
-    for changed in parse_assignments(overrides):
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            document = document.merged_with(assignment(key, value))
+        return document
+    for changed in parse_assignments([overrides] if isinstance(overrides, str) else overrides):
         document = document.merged_with(changed)
     return document
 
@@ -108,11 +143,11 @@ def _rooted(document: Document) -> Document:
         return document
     key = "root" if "root" in dataset else "name"
     where, named = document.origin(("dataset", key)), dataset.get("root", ".")
-    if where.startswith("--set") or not where or not isinstance(named, str) or os.path.isabs(named):
-        return document
+    file = os.path.abspath(where.rpartition(":")[0])
+    if not os.path.isfile(file) or not isinstance(named, str) or os.path.isabs(named):
+        return document  # --set or a mapping names the data, or a root in full
     if key == "name" and dataset.get("name") != "custom":
         return document
-    file = os.path.abspath(where.rpartition(":")[0])
     root = os.path.normpath(os.path.join(os.path.dirname(file), named))
     if key == "root":
         if not _holds_dataset(root, dataset) or (os.path.exists(named) and os.path.samefile(root, named)):

@@ -128,7 +128,7 @@ def test_a_resumed_training_logs_what_one_run_would(
     assert list((tmp_path / "straight" / "tensorboard").iterdir())
 
 
-class _StopAt(callbacks.keras.callbacks.Callback):  # type: ignore[misc, name-defined]
+class _StopAt(callbacks.keras.callbacks.Callback):  # type: ignore[name-defined]
     def __init__(self, step: int) -> None:
         super().__init__()
         self.step = step
