@@ -12,7 +12,7 @@ import click
 
 from rsseg_tf import __version__
 from rsseg_tf.cli.commands import Commands
-from rsseg_tf.cli.output import lost_output, make_output_safe
+from rsseg_tf.cli.streams import lost_output, make_output_safe
 from rsseg_tf.errors import OldKeyWarning, RssegError, reason, show_traceback
 
 __all__ = ["INTERRUPTED", "UNEXPECTED", "main"]
