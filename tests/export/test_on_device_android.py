@@ -99,7 +99,7 @@ def test_it_gives_the_labels_of_predict(
     program: Path, models: dict[str, Path], tmp_path: Path, quantization: str, size: tuple[int, int]
 ) -> None:
     path, image = models[quantization], pixels(*size)[0]
-    colours = (image.astype(np.uint32) << np.uint32([16, 8, 0])).sum(-1) + 0xFF000000
+    colours = (image.astype(np.uint32) << np.array([16, 8, 0], np.uint32)).sum(-1) + 0xFF000000
     head = struct.pack(">ii", size[1], size[0])
     (tmp_path / "image").write_bytes(head + colours.astype(">u4").tobytes())
     model = Model(path)
