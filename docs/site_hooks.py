@@ -10,6 +10,7 @@ A page stays one file, whose links lead where they should in the repository's ow
 
 from __future__ import annotations
 
+import ast
 import html
 import json
 import posixpath
@@ -104,7 +105,7 @@ def generated() -> Iterator[tuple[str, str]]:
         yield f"{COMMANDS}/{name}.md", command_page((name,))
     rows = ""
     for module in make_api.public_modules():
-        summary = make_api.summary(make_api.ast.get_docstring(make_api.tree(module)) or "")
+        summary = make_api.summary(ast.get_docstring(make_api.tree(module)) or "")
         rows += f"| [`{module}`]({module}.md) | {summary} |\n"
         names = sorted(make_api.exported(make_api.tree(module)), key=str.lower)
         parts = [f"::: {where(module, name)}\n" for name in names if make_api.definition(module, name) is not None]
