@@ -12,7 +12,9 @@ from typing import Any
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import LayerNorm, MultiHeadAttention, ReducingConv2D, StochasticDepth, kernel_initializer
 
 __all__ = ["mit", "mit_b0", "mit_b1", "mit_b2"]
@@ -82,17 +84,38 @@ def mit(
     return keras.Model(image, features, name=name)
 
 
-def mit_b0(*, in_channels: int = 3, drop_path: float = 0.1, norm_epsilon: float = 1e-5) -> keras.Model:
+@takes_weights
+def mit_b0(
+    *,
+    in_channels: int = 3,
+    drop_path: float = 0.1,
+    norm_epsilon: float = 1e-5,
+    weights: StrPath | None = None,
+) -> keras.Model:
     """MiT-B0, 32 to 256 channels. See `mit`."""
     return _named("mit_b0", (2, 2, 2, 2), (32, 64, 160, 256), in_channels, drop_path, norm_epsilon)
 
 
-def mit_b1(*, in_channels: int = 3, drop_path: float = 0.1, norm_epsilon: float = 1e-5) -> keras.Model:
+@takes_weights
+def mit_b1(
+    *,
+    in_channels: int = 3,
+    drop_path: float = 0.1,
+    norm_epsilon: float = 1e-5,
+    weights: StrPath | None = None,
+) -> keras.Model:
     """MiT-B1, 64 to 512 channels. See `mit`."""
     return _named("mit_b1", (2, 2, 2, 2), (64, 128, 320, 512), in_channels, drop_path, norm_epsilon)
 
 
-def mit_b2(*, in_channels: int = 3, drop_path: float = 0.1, norm_epsilon: float = 1e-5) -> keras.Model:
+@takes_weights
+def mit_b2(
+    *,
+    in_channels: int = 3,
+    drop_path: float = 0.1,
+    norm_epsilon: float = 1e-5,
+    weights: StrPath | None = None,
+) -> keras.Model:
     """MiT-B2, 64 to 512 channels. See `mit`."""
     return _named("mit_b2", (3, 4, 6, 3), (64, 128, 320, 512), in_channels, drop_path, norm_epsilon)
 

@@ -9,15 +9,24 @@ from __future__ import annotations
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import BatchNorm, ResizeLike, classifier, kernel_initializer
 from rsseg_tf.segmentors.requirements import require_backbone
 
 __all__ = ["segformer"]
 
 
+@takes_weights
 def segformer(
-    backbone: keras.Model, *, num_classes: int, channels: int = 256, dropout: float = 0.1, align_corners: bool = False
+    backbone: keras.Model,
+    *,
+    num_classes: int,
+    channels: int = 256,
+    dropout: float = 0.1,
+    align_corners: bool = False,
+    weights: StrPath | None = None,
 ) -> keras.Model:
     """Builds SegFormer's head on all features of a backbone.
 
@@ -32,6 +41,7 @@ def segformer(
             models.
         dropout: Share of the values that are dropped before the classifier in training.
         align_corners: How features and logits are resized, see `rsseg_tf.layers.ResizeLike`.
+        weights: Of the whole model, see `rsseg_tf.backbones`; None for random ones.
 
     Returns:
         A model from images (B, H, W, C) to `{"main": logits}`, (B, H, W, num_classes) float32.
