@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import keras
 
@@ -40,6 +40,7 @@ from rsseg_tf.segmentors.c2fnet import window_labels
 __all__ = [
     "POLICIES",
     "HeadLoss",
+    "as_segmentor",
     "build_backbone",
     "build_losses",
     "build_method",
@@ -186,28 +187,79 @@ def _build_segmentor(section: Model, spec: DatasetSpec, where: str) -> keras.Mod
 # === Models of a user's own ===
 
 
+def as_segmentor(model: Any, spec: DatasetSpec, *, from_logits: bool = True) -> keras.Model:
+    """Returns a user's own Keras model in the form of those of this package.
+
+    Args:
+        model: One image `(B, H, W, bands)` to `(B, H, W, classes)`, alone or as the output `main`. A subclass of
+            `keras.Model` without inputs gets some.
+        spec: Its bands and classes.
+        from_logits: Whether it gives logits; of probabilities the logarithm is taken, from which the same follow.
+
+    Returns:
+        A functional model with logits in float32 by head.
+
+    Raises:
+        ConfigError: When the model has other bands or classes, or gives probabilities against `from_logits`.
+    """
+    if not isinstance(model, keras.Model):
+        raise ConfigError(f"a keras.Model, or the path of a model, is needed; got {type(model).__name__}.")
+    if not getattr(model, "inputs", None):
+        image = keras.Input((None, None, spec.bands), name="image")
+        model = keras.Model(image, model(image), name=model.name)
+    remedy = "Pass from_logits=False, or leave activation='softmax' out."
+    told = _Told(f"the Keras model '{model.name}' must be", "", "", remedy)
+    model = _by_head(model, spec, told, from_logits=from_logits)
+    if from_logits:
+        return model
+    smallest = keras.config.epsilon()
+    logits = {head: keras.ops.log(keras.ops.maximum(x, smallest)) for head, x in model.output.items()}
+    return keras.Model(model.inputs, logits, name=model.name)
+
+
 def _as_segmentor(model: Any, section: CustomModel, spec: DatasetSpec, where: str) -> keras.Model:
-    """Returns a user's model with its outputs by head, in float32."""
-    what = f"{where}.builder {section.builder}"
+    """Returns the model of a config's builder with its outputs by head, in float32."""
     _require_named_layers(model, where, section.builder)
+    told = _Told(
+        f"{where}.builder {section.builder} must return",
+        " Take the argument in_channels.",
+        " Take the argument num_classes.",
+        "Leave activation='softmax' out.",
+    )
+    return _by_head(model, spec, told)
+
+
+class _Told(NamedTuple):
+    """What is said of a model that does not fit: who must do what, and the remedies, each a sentence or nothing."""
+
+    who: str
+    bands: str
+    classes: str
+    softmax: str
+
+
+def _by_head(model: keras.Model, spec: DatasetSpec, told: _Told, *, from_logits: bool = True) -> keras.Model:
+    """Returns a model with its outputs by head, in float32; see `as_segmentor`."""
     if len(model.inputs) != 1 or model.inputs[0].shape[-1] != spec.bands:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in model.inputs)
         raise ConfigError(
-            f"{what} must return a model of one image (B, H, W, {spec.bands}), the bands of the dataset '{spec.name}'; "
-            f"its inputs are {shapes}. Take the argument in_channels."
+            f"{told.who} a model of one image (B, H, W, {spec.bands}), the bands of the dataset '{spec.name}'; "
+            f"its inputs are {shapes}.{told.bands}"
         )
     outputs = model.output if isinstance(model.output, dict) else {"main": model.output}
     shape = getattr(outputs.get("main"), "shape", None)
     if shape is None or len(shape) != 4 or shape[-1] != spec.num_classes:
         raise ConfigError(
-            f"{what} must return a model with logits (B, H, W, {spec.num_classes}), one channel for each class of the "
+            f"{told.who} a model with logits (B, H, W, {spec.num_classes}), one channel for each class of the "
             f"dataset '{spec.name}', alone or as the output 'main'; got "
-            f"{tuple(shape) if shape is not None else ', '.join(outputs)}. Take the argument num_classes."
+            f"{tuple(shape) if shape is not None else ', '.join(outputs)}.{told.classes}"
         )
-    if getattr(model.layers[-1], "activation", None) is keras.activations.softmax:
+    last = model.layers[-1]
+    is_softmax = getattr(last, "activation", None) is keras.activations.softmax
+    if from_logits and (is_softmax or isinstance(last, keras.layers.Softmax)):
         raise ConfigError(
-            f"{what} must return a model that gives logits; its last layer '{model.layers[-1].name}' has a softmax, "
-            "which the losses bring themselves. Leave activation='softmax' out."
+            f"{told.who} a model that gives logits; its last layer '{last.name}' has a softmax, which the losses bring "
+            f"themselves. {told.softmax}"
         )
     if outputs is model.output and all(getattr(x, "dtype", "float32") == "float32" for x in outputs.values()):
         return model

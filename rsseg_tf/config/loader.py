@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 import yaml
@@ -13,10 +12,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from rsseg_tf.assets import find_config
-from rsseg_tf.config.document import Document, Path_, load_document, parse_assignment
+from rsseg_tf.config.document import Document, Path_, assignment, document_of, load_document, parse_assignment
 from rsseg_tf.config.pretrain import PretrainConfig
 from rsseg_tf.config.schema import Config
 from rsseg_tf.errors import ConfigError, did_you_mean
+from rsseg_tf.files import StrPath
 
 __all__ = ["AnyConfig", "config_from_document", "dump_config", "load_any_config", "load_config", "load_pretrain_config"]
 
@@ -29,39 +29,49 @@ _DEFAULT_KINDS = Document({"optimizer": {"name": "sgd"}, "lr_schedule": {"name":
 _PRETRAIN_KINDS = Document({"optimizer": {"name": "sgd"}, "lr_schedule": {"name": "cosine"}})
 
 
-def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    path: StrPath | Mapping[str, Any] | Config, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Config:
     """Reads and checks a config of a segmentation model.
 
     Args:
-        path: A YAML file, or the name of a shipped one (`rsseg_tf.assets.shipped_configs`); `base:` in it is followed.
-        overrides: Assignments `key.sub=value`, applied in order, under the same schema as the file.
+        path: A YAML file, or the name of a shipped one (`rsseg_tf.assets.shipped_configs`); or a plain mapping with the
+            same keys. `base` in either is followed. Or a config that was checked before.
+        overrides: Assignments `key.sub=value`, applied in order, under the same schema as the file; or a mapping of
+            such keys to values.
 
     Raises:
         ConfigError: One line per problem: where, what, received, allowed.
     """
-    document = load_document(find_config(str(path)))
+    if isinstance(path, Config) and not overrides:
+        return path
+    document, name = _document(path)
     if document.is_pretraining:
         raise ConfigError(
-            f"{path} is a config of `rsseg-tf pretrain` (it has a section 'method'); a config with a section 'model' "
+            f"{name} is a config of `rsseg-tf pretrain` (it has a section 'method'); a config with a section 'model' "
             "is expected here. To go on from its checkpoint, set model.backbone.pretrained to the folder."
         )
-    return config_from_document(_rooted(_with(document, _DEFAULT_KINDS, overrides)), str(path))
+    return config_from_document(_rooted(_with(document, _DEFAULT_KINDS, overrides)), name)
 
 
-def load_pretrain_config(path: Path | str, overrides: Sequence[str] = ()) -> PretrainConfig:
+def load_pretrain_config(
+    path: StrPath | Mapping[str, Any] | PretrainConfig, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> PretrainConfig:
     """Reads and checks a config of self-supervised pre-training; arguments and errors as `load_config`."""
-    document = load_document(find_config(str(path)))
+    if isinstance(path, PretrainConfig) and not overrides:
+        return path
+    document, name = _document(path)
     if "model" in document.values:
         raise ConfigError(
-            f"{path} is a config of `rsseg-tf train` (it has a section 'model'); `rsseg-tf pretrain` takes one with a "
+            f"{name} is a config of `rsseg-tf train` (it has a section 'model'); `rsseg-tf pretrain` takes one with a "
             "section 'method', such as ssl/pretrain/moco_v2_resnet50_million_aid.yml."
         )
-    return _checked(_with(document, _PRETRAIN_KINDS, overrides), str(path), PretrainConfig)
+    return _checked(_with(document, _PRETRAIN_KINDS, overrides), name, PretrainConfig)
 
 
-def load_any_config(path: Path | str, overrides: Sequence[str] = ()) -> AnyConfig:
+def load_any_config(path: StrPath | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> AnyConfig:
     """Reads and checks a config of either kind; arguments and errors as `load_config`."""
-    if load_document(find_config(str(path))).is_pretraining:
+    if _document(path)[0].is_pretraining:
         return load_pretrain_config(path, overrides)
     return load_config(path, overrides)
 
@@ -75,9 +85,26 @@ def config_from_document(document: Document, source: str) -> Config:
     return _checked(document, source, Config)
 
 
-def _with(document: Document, kinds: Document, overrides: Sequence[str]) -> Document:
+def _document(given: StrPath | Mapping[str, Any] | AnyConfig) -> tuple[Document, str]:
+    """Returns what a caller gives as a config, and its name in messages."""
+    if isinstance(given, BaseModel):
+        return Document(given.model_dump(mode="json")), "the config"
+    if isinstance(given, Mapping):
+        return document_of(given), "the mapping"
+    if not isinstance(given, str | os.PathLike):
+        raise ConfigError(
+            f"a config is a YAML file, the name of a shipped one, or a mapping; got {type(given).__name__}."
+        )
+    return load_document(find_config(os.fspath(given))), os.fspath(given)
+
+
+def _with(document: Document, kinds: Document, overrides: Sequence[str] | Mapping[str, Any]) -> Document:
     document = kinds.merged_with(document)
-    for text in overrides:
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            document = document.merged_with(assignment(key, value))
+        return document
+    for text in [overrides] if isinstance(overrides, str) else overrides:
         document = document.merged_with(parse_assignment(text))
     return document
 
@@ -91,9 +118,10 @@ def _rooted(document: Document) -> Document:
     where = document.origin(("dataset", "name"))
     if not isinstance(dataset, dict) or dataset.get("name") != "custom" or "root" in dataset:
         return document
-    if where.startswith("--set"):  # no file names the data
+    file = where.rpartition(":")[0]
+    if not os.path.isfile(file):  # --set or a mapping names the data
         return document
-    root = os.path.dirname(os.path.abspath(where.rpartition(":")[0]))
+    root = os.path.dirname(os.path.abspath(file))
     return document.merged_with(Document({"dataset": {"root": root}}, {("dataset", "root"): where}))
 
 

@@ -135,6 +135,18 @@ class CustomDataset(Section):
     tile_names: str | None = Field(None, description="pattern of tile names that hold the place in a scene")
     ignore_nodata: IgnoreNodata = True
 
+    @classmethod
+    def of(cls, spec: DatasetSpec, root: str, **more: Any) -> CustomDataset:
+        """Returns the section of a dataset whose facts are known.
+
+        Args:
+            spec: The facts.
+            root: The folder.
+            **more: Other fields.
+        """
+        fields = {name: getattr(spec, name) for name in cls.model_fields if hasattr(spec, name) and name != "name"}
+        return cls(name="custom", root=root, title=spec.name, **fields, **more)
+
     @field_validator("classes")
     @classmethod
     def _can_be_told_apart(cls, value: tuple[str, ...]) -> tuple[str, ...]:

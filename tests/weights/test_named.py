@@ -212,6 +212,7 @@ def test_a_run_from_named_weights_keeps_their_normalisation(tmp_path: Path, pack
     assert not any("random" in line or "not what the weights" in line for line in lines)
     assert result.checkpoint is not None
     trained = load_trained(result.checkpoint)
+    assert trained.config is not None
     assert (trained.config.dataset.mean, trained.config.dataset.std) == LITE
     assert (trained.manifest.dataset.mean, trained.manifest.dataset.std) == LITE
 
