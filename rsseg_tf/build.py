@@ -17,7 +17,7 @@ import keras
 
 from rsseg_tf import ssl
 from rsseg_tf.config import Config, PretrainConfig
-from rsseg_tf.config.zoo import Backbone, C2FNet, CustomModel, CustomRow, Loss, Mixed, Model, Row
+from rsseg_tf.config.zoo import Backbone, C2FNet, CustomModel, CustomRow, KerasModel, Loss, Mixed, Model, Row
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ConfigError, RssegError, reason
 from rsseg_tf.layers import automatic_name
@@ -35,7 +35,9 @@ from rsseg_tf.losses import (
 )
 from rsseg_tf.metrics.keras_metrics import Kappa, MeanDice, MeanIoU, PixelAccuracy
 from rsseg_tf.plugins import import_plugin
+from rsseg_tf.rasters.windows import Size
 from rsseg_tf.segmentors.c2fnet import window_labels
+from rsseg_tf.segmentors.keras_model import architecture_of_model, copy_weights, keras_model
 
 __all__ = [
     "POLICIES",
@@ -47,6 +49,7 @@ __all__ = [
     "build_model",
     "builder_of",
     "compile_options",
+    "own_model_section",
 ]
 
 # Name in the config -> the same loss for Keras; others are found by the place of their function.
@@ -155,6 +158,8 @@ def build_model(config: Config, *, precision: str = "fp32") -> keras.Model:
     """
     with _dtype_policy(POLICIES[precision]):
         model = _build_segmentor(config.model, config.dataset.spec, "model")
+    if isinstance(config.model, KerasModel):
+        _require_labels_size(model, config.augment.crop, config.dataset.spec.bands)
     # The coarse logits of c2fnet are its main output; they do not learn.
     heads = ["fine"] if isinstance(config.model, C2FNet) else sorted(model.output)
     with_loss = sorted(config.loss)
@@ -181,10 +186,57 @@ def _build_segmentor(section: Model, spec: DatasetSpec, where: str) -> keras.Mod
         sizes["in_channels"] = spec.bands
     on = () if section.backbone is None else (backbone,)
     model = _builder(section, where, *sizes, arguments=len(on))(*on, **sizes)
+    if isinstance(section, KerasModel):
+        return _own_as_segmentor(model, spec)
     return _as_segmentor(model, section, spec, where) if isinstance(section, CustomModel) else model
 
 
 # === Models of a user's own ===
+
+
+def own_model_section(model: keras.Model, spec: DatasetSpec) -> KerasModel:
+    """Returns the section `model` of a config for a Keras model of a user's own.
+
+    Args:
+        model: Normalised `(B, H, W, bands)` to logits `(B, H, W, classes)`, alone or in a dict as "main".
+        spec: The dataset that it is for.
+
+    Raises:
+        ConfigError: When Keras cannot write and read the model, or it does not fit the dataset.
+    """
+    section = KerasModel(name="keras_model", architecture=architecture_of_model(model))
+    copy_weights(model, _own_as_segmentor(keras_model(architecture=section.architecture), spec))
+    return section
+
+
+def _own_as_segmentor(model: keras.Model, spec: DatasetSpec) -> keras.Model:
+    """Returns a model of a user's own that is to be trained with its outputs by head, in float32."""
+    told = _Told(
+        f"the Keras model '{model.name}' must be",
+        f" Use keras.Input((None, None, {spec.bands})).",
+        f" End with keras.layers.Conv2D({spec.num_classes}, 1).",
+        "Leave activation='softmax' out.",
+    )
+    return _by_head(model, spec, told)
+
+
+def _require_labels_size(model: keras.Model, crop: Size, bands: int) -> None:
+    """Refuses a model of a user's own that does not take crops, or gives logits of another size."""
+    image = keras.KerasTensor((1, crop.height, crop.width, bands))
+    given = f"{crop.width}x{crop.height} pixels (augment.crop_size)"
+    try:
+        shape = model.compute_output_spec(image)["main"].shape
+    except ValueError as error:
+        fixed = model.input_shape[1:3]
+        raise ConfigError(
+            f"The model '{model.name}' does not take images of {given}: its input is {fixed[1]}x{fixed[0]}. Build it "
+            "on keras.Input((None, None, bands)), or set augment.crop_size to its size."
+        ) from error
+    if any(known is not None and known != wanted for known, wanted in zip(shape[1:3], crop, strict=True)):
+        raise ConfigError(
+            f"The model '{model.name}' gives logits of {shape[2]}x{shape[1]} for images of {given}; labels have the "
+            "images' size. Resize its logits, e.g. by keras.layers.UpSampling2D(4, interpolation='bilinear')."
+        )
 
 
 def as_segmentor(model: Any, spec: DatasetSpec, *, from_logits: bool = True) -> keras.Model:

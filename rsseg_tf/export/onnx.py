@@ -27,6 +27,9 @@ __all__ = ["OPSET", "convert", "save", "write_onnx", "write_openvino"]
 # Version of the operators; tf2onnx 1.17 writes up to 18, and ONNX Runtime has read it since version 1.14.
 OPSET = 18
 
+# Names of the sizes of input and outputs; a class map has the first three of the latter.
+_CHANNELS_FIRST = ("batch", "{channels}", "height", "width")
+_CHANNELS_LAST = ("batch", "height", "width", "{channels}")
 _OUTPUTS = ("class_map", "confidence", "logits")
 
 
@@ -34,7 +37,8 @@ def write_onnx(trained: TrainedModel, folder: StrPath, *, tile: Size | None = No
     """Writes `model.onnx` into `folder`, checked by `onnx.checker`.
 
     It takes `pixels` (B, H, W, bands) and gives `class_map` (B, H, W) uint8, `confidence` (B, H, W) float32, the
-    probability of that class, and `logits` (B, H, W, classes) float32. The manifest is among its properties.
+    probability of that class, and `logits` (B, H, W, classes) float32. Free sizes are called
+    `batch`, `height` and `width` in all of them. The manifest is among its properties.
 
     Args:
         trained: The model.
@@ -55,6 +59,8 @@ def convert(
     outputs: Callable[[tf.Tensor], dict[str, tf.Tensor]],
     signature: tf.TypeSpec,
     names: Sequence[str],
+    *,
+    channels_first: bool = False,
 ) -> Any:
     """Returns the outputs of a model as an ONNX model of the standard's operators alone.
 
@@ -63,6 +69,7 @@ def convert(
         outputs: From the input to the outputs by name, in a graph.
         signature: The input.
         names: Names of the outputs.
+        channels_first: Whether input and outputs are (B, channels, H, W) instead of (B, H, W, channels).
 
     Raises:
         ExportError: When the model cannot be an ONNX file, or the extra `onnx` is not installed.
@@ -90,7 +97,7 @@ def convert(
         )
     _state_paddings(model, onnx.helper)
     _spell_out_erfc(model, onnx.helper)
-    _name_sizes(model)
+    _name_sizes(model, _CHANNELS_FIRST if channels_first else _CHANNELS_LAST)
     return model
 
 
@@ -176,9 +183,10 @@ def _spell_out_erfc(model: Any, helper: Any) -> None:
     model.graph.node.extend(written)
 
 
-def _name_sizes(model: Any) -> None:
-    """Names the free sizes of inputs and outputs, which programs show; tf2onnx numbers them."""
-    for value in (*model.graph.input, *model.graph.output):
-        for size, name in zip(value.type.tensor_type.shape.dim, ("batch", "height", "width", "channels"), strict=False):
+def _name_sizes(model: Any, layout: Sequence[str]) -> None:
+    """Names the free sizes of inputs and outputs, which programs show and set by name; tf2onnx numbers them."""
+    graph = model.graph
+    for value, channels in [(one, "bands") for one in graph.input] + [(one, "classes") for one in graph.output]:
+        for size, name in zip(value.type.tensor_type.shape.dim, layout, strict=False):
             if not size.HasField("dim_value"):
-                size.dim_param = name
+                size.dim_param = name.format(channels=channels)

