@@ -194,11 +194,11 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     lines = str(error.value).splitlines()
     assert all(line.startswith(str(path)) for line in lines)
     for said in (
-        "model: the type UNet has no counterpart; allowed: FCN,",
-        "optimizer: the type lamb has no counterpart; allowed: sgd, adamw.",
+        "model: UNet has no counterpart: PaddleSeg's has an encoder of its own",
+        "optimizer: the type lamb has no counterpart; allowed: sgd, momentum, adamw, adam.",
         "theirs.yml: the key unheard_of has no counterpart here; remove it.",
         "lr_scheduler: the type StepDecay has no counterpart",
-        "loss of main: the type EdgeLoss has no counterpart",
+        "loss of head 1: the type EdgeLoss has no counterpart",
         "val_dataset.transforms: Resize has no counterpart",
     ):
         assert sum(said in line for line in lines) == 1, (said, lines)
@@ -375,9 +375,13 @@ def test_odd_values_never_end_in_a_traceback(tmp_path: Path) -> None:
         ("val_dataset: {ignore_index: 255}", "val_dataset: ignore_index is 255, that of train_dataset 254"),
         ("val_dataset: {ignore_index: null}", "val_dataset: ignore_index is 255, that of train_dataset 254"),
         ("val_dataset: {mode: train}", "val_dataset: mode is 'train'; it must be val"),
-        ("val_dataset: {type: Cityscapes}", "val_dataset: the type Cityscapes is not known"),
+        (
+            "val_dataset: {type: Cityscapes}",
+            "val_dataset: the type is Cityscapes, that of train_dataset Dataset; make them the same",
+        ),
         ("val_dataset: {separator: ','}", "val_dataset: separator is ','"),
         ("val_dataset: {transforms: [{type: Normalize}]}", r"val_dataset: Normalize has mean and std 0.5, in train_"),
+        ("val_dataset: {type: Mine}", "val_dataset: the type Mine is not known; allowed: Dataset with val_path"),
         ("val_dataset: {transforms: []}", "val_dataset: transforms: Normalize is needed"),
         ("train_dataset: {ignore_index: null}\nval_dataset: {ignore_index: null}", "loss of main.*ignore_index is 254"),
         ("model: {num_classes: 5}", "num_classes of model is 5, that of the dataset 3"),
