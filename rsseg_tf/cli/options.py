@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from rsseg_tf.cli.paddleseg import as_here
 from rsseg_tf.datasets.protocols import present_name
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class ManyValues(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Spells such options out one value at a time."""
+        args = as_here(self.name, args)
         repeatable = {
             option: parameter.metavar
             for parameter in self.params

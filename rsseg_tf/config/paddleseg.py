@@ -26,7 +26,7 @@ from rsseg_tf.datasets.table import SPECS
 from rsseg_tf.errors import ConfigError, address_hint, did_you_mean, reason
 from rsseg_tf.files import StrPath
 
-__all__ = ["ImportedConfig", "import_paddleseg"]
+__all__ = ["ImportedConfig", "import_paddleseg", "names_a_model"]
 
 _BACKBONES = {
     name: name.lower()
@@ -88,6 +88,14 @@ def import_paddleseg(path: StrPath) -> ImportedConfig:
     if report.problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in report.problems))
     return ImportedConfig(values, tuple(dict.fromkeys(report.notes)))
+
+
+def names_a_model(path: StrPath) -> bool:
+    """Returns whether a config of PaddleSeg or one of its bases has a section `model`; True if it cannot be read."""
+    try:
+        return "model" in _read(Path(path), ImportReport(), ())
+    except ConfigError:
+        return True
 
 
 # === Reading ===

@@ -19,6 +19,7 @@ from rsseg_tf.cli import main
 from rsseg_tf.config import Config, load_config
 from rsseg_tf.config.paddleseg import ImportedConfig, import_paddleseg
 from rsseg_tf.errors import ConfigError
+from tests.fixtures.paddleseg import WHOLE
 
 # The facts of the benchmark's base file, once for a large crop (its own) and once as most configs override it.
 TRANSFORMS = """\
@@ -245,66 +246,6 @@ def test_data_that_are_not_known_become_a_custom_dataset(tmp_path: Path) -> None
     }
     assert result.values["eval"]["scales"] == [0.75, 1.0] and result.values["eval"]["is_slide"] is True
     assert any("class_0 to class_2" in note for note in result.notes)
-
-
-# A whole file of a user's own data, one mapping in each place that has one.
-WHOLE = """\
-batch_size: 2
-iters: 1000
-to_static_training: false
-train_dataset:
-  type: Dataset
-  dataset_root: data/mine
-  train_path: data/mine/a.txt
-  num_classes: 3
-  img_channels: 3
-  mode: train
-  separator: ' '
-  ignore_index: 254
-  edge: false
-  transforms:
-    - {type: ResizeStepScaling, min_scale_factor: 0.5, max_scale_factor: 2.0, scale_step_size: 0.25}
-    - {type: RandomPaddingCrop, crop_size: [64, 64], im_padding_value: 127.5, label_padding_value: 254,
-       category_max_ratio: 1.0}
-    - {type: RandomHorizontalFlip, prob: 0.4}
-    - {type: RandomVerticalFlip, prob: 0.2}
-    - {type: RandomDistort, brightness_range: 0.4, brightness_prob: 0.3, contrast_range: 0.4, contrast_prob: 0.3,
-       saturation_range: 0.4, saturation_prob: 0.3, hue_range: 10, hue_prob: 0.3, sharpness_prob: 0}
-    - {type: Normalize, mean: [0.4, 0.4, 0.4], std: [0.2, 0.2, 0.2]}
-val_dataset:
-  type: Dataset
-  dataset_root: data/mine
-  val_path: data/mine/b.txt
-  num_classes: 3
-  img_channels: 3
-  mode: val
-  separator: ' '
-  ignore_index: 254
-  edge: false
-  transforms: [{type: Normalize, mean: [0.4, 0.4, 0.4], std: [0.2, 0.2, 0.2]}]
-optimizer: {type: sgd, momentum: 0.8, weight_decay: 0.0005, grad_clip_cfg: {name: ClipGradByGlobalNorm, clip_norm: 5},
-            custom_cfg: [{name: backbone, lr_mult: 0.1, weight_decay_mult: 1.0}]}
-lr_scheduler: {type: PolynomialDecay, learning_rate: 0.02, end_lr: 0.001, power: 0.8, decay_steps: 1000, cycle: false,
-               warmup_iters: 10, warmup_start_lr: 0.001}
-loss:
-  types:
-    - {type: MixedLoss, losses: [{type: DiceLoss, weight: [1, 2, 3], smooth: 0.5, ignore_index: 254},
-                                 {type: OhemCrossEntropyLoss, thresh: 0.6, min_kept: 100, ignore_index: 254}],
-       coef: [0.8, 0.2]}
-    - {type: CrossEntropyLoss, weight: [1, 2, 3], ignore_index: 254, avg_non_ignore: true, top_k_percent_pixels: 1.0}
-  coef: [1, 0.3]
-model:
-  type: OCRNet
-  backbone: {type: ResNet50_vd, output_stride: 16, multi_grid: [1, 2, 4], in_channels: 3, pretrained: a.pdparams}
-  num_classes: 3
-  backbone_indices: [2, 3]
-  ocr_mid_channels: 256
-  ocr_key_channels: 128
-  align_corners: true
-  pretrained: b.pdparams
-test_config: {aug_eval: true, scales: [1, 2], flip_horizontal: true, flip_vertical: true, is_slide: true,
-              crop_size: [32, 32], stride: [16, 16]}
-"""
 
 
 VALUES = yaml.safe_load(WHOLE)

@@ -16,31 +16,7 @@ from rsseg_tf.config.paddleseg import import_paddleseg
 from rsseg_tf.config.paddleseg_data import DATASETS
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.files.lists import read_list
-
-CITYSCAPES = """\
-batch_size: 2
-iters: 160000
-train_dataset:
-  type: Cityscapes
-  dataset_root: data/cityscapes
-  mode: train
-  transforms:
-    - {type: ResizeStepScaling, min_scale_factor: 0.5, max_scale_factor: 2.0, scale_step_size: 0.25}
-    - {type: RandomPaddingCrop, crop_size: [1024, 512]}
-    - {type: RandomHorizontalFlip}
-    - {type: RandomDistort, brightness_range: 0.4, contrast_range: 0.4, saturation_range: 0.4}
-    - {type: Normalize}
-val_dataset: {type: Cityscapes, dataset_root: data/cityscapes, mode: val, transforms: [{type: Normalize}]}
-optimizer: {type: AdamW, beta1: 0.9, beta2: 0.999, weight_decay: 0.01}
-lr_scheduler: {type: PolynomialDecay, learning_rate: 0.00006, power: 1}
-loss: {types: [{type: CrossEntropyLoss}], coef: [1]}
-model:
-  type: SegFormer
-  backbone: {type: MixVisionTransformer_B1, pretrained: https://bj.bcebos.com/mix_vision_transformer_b1.tar.gz}
-  embedding_dim: 768
-  num_classes: 19
-test_config: {is_slide: true, crop_size: [1024, 1024], stride: [768, 768]}
-"""
+from tests.fixtures.paddleseg import CITYSCAPES
 
 
 def imported(folder: Path, changes: dict[str, Any] | None = None) -> tuple[Config, tuple[str, ...]]:
