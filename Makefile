@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: quickstart test check coverage dist api version-check setup parity-env clean
+.PHONY: quickstart test check coverage dist api docs version-check setup parity-env clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/rsseg-tf quickstart -o quickstart
@@ -38,6 +38,11 @@ dist: $(VENV)/.installed-test
 api: $(VENV)/.installed-test
 	$(BIN)/python docs/make_api.py
 
+# The documentation as a site, in site/; a link that leads nowhere is an error.
+docs: $(VENV)/.installed-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "Look at it: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site, then http://127.0.0.1:8000"
+
 # The version of the package, the changelog, CITATION.cff and, with TAG=vX.Y.Z, the tag.
 version-check:
 	$(PYTHON) scripts/release.py check $(TAG)
@@ -64,4 +69,4 @@ parity-env:
 	test -d .parity/PaddleSeg || git clone --quiet --depth 1 --branch develop $(PADDLESEG_URL) .parity/PaddleSeg
 
 clean:
-	rm -rf $(VENV) .parity build dist *.egg-info quickstart .coverage .coverage.*
+	rm -rf $(VENV) .parity build dist site *.egg-info quickstart .coverage .coverage.*

@@ -83,6 +83,14 @@ EXTRAS["all"] = sorted(
         for requirement in EXTRAS[name]
     }
 )
+# The site of `make docs`, and the notebooks that it shows.
+EXTRAS["docs"] = [
+    "mkdocs>=1.6,<2",  # 2 drops plugins
+    "mkdocs-material>=9.6,<10",  # 9.7 is the last line with new features; it gets security fixes until May 2027
+    "mkdocstrings[python]>=1.0,<2",
+    "nbclient>=0.10,<1",
+    "ipykernel>=6.29,<8",
+]
 EXTRAS["test"] = [
     *EXTRAS["onnx"],  # exported files are run and compared
     *EXTRAS["hub"],  # its networks as backbones
@@ -92,6 +100,7 @@ EXTRAS["test"] = [
     *EXTRAS["parquet"],
     *EXTRAS["cluster"],  # a worker is killed
     *EXTRAS["pretrained"],
+    *EXTRAS["docs"],  # the site is built, and the notebooks run
     "pytest>=8.3,<10",
     "pytest-xdist>=3.6,<4",
     "pytest-cov>=7,<8",

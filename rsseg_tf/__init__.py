@@ -53,8 +53,8 @@ def __dir__() -> list[str]:
 
 
 def _register_layers() -> None:
-    """Imports the modules that define layers, which registers them with Keras."""
-    for name in ("rsseg_tf.layers", "rsseg_tf.segmentors"):
+    """Imports the modules that define layers, losses and metrics, which registers them with Keras."""
+    for name in ("rsseg_tf.layers", "rsseg_tf.segmentors", "rsseg_tf.losses", "rsseg_tf.metrics.keras_metrics"):
         try:
             importlib.import_module(name)
         except ImportError:  # this very module is the one that imports Keras; it registers its layers by itself

@@ -21,6 +21,19 @@ from rsseg_tf.config.zoo import Backbone, C2FNet, CustomModel, CustomRow, Loss, 
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ConfigError, RssegError, reason
 from rsseg_tf.layers import automatic_name
+from rsseg_tf.losses import (
+    CrossEntropy,
+    Dice,
+    Focal,
+    FunctionLoss,
+    KerasLoss,
+    LovaszSoftmax,
+    MixedLoss,
+    OhemCrossEntropy,
+    PixelContrast,
+    WindowLoss,
+)
+from rsseg_tf.metrics.keras_metrics import Kappa, MeanDice, MeanIoU, PixelAccuracy
 from rsseg_tf.plugins import import_plugin
 from rsseg_tf.segmentors.c2fnet import window_labels
 
@@ -32,7 +45,19 @@ __all__ = [
     "build_method",
     "build_model",
     "builder_of",
+    "compile_options",
 ]
+
+# Name in the config -> the same loss for Keras; others are found by the place of their function.
+_LOSS_OBJECTS: dict[str, Callable[..., KerasLoss]] = {
+    "cross_entropy": CrossEntropy,
+    "ohem_cross_entropy": OhemCrossEntropy,
+    "dice": Dice,
+    "focal": Focal,
+    "lovasz_softmax": LovaszSoftmax,
+    "pixel_contrast": PixelContrast,
+}
+_SCORES = (MeanIoU, PixelAccuracy, Kappa, MeanDice)
 
 POLICIES = {"fp32": "float32", "fp16": "mixed_float16", "bf16": "mixed_bfloat16"}
 
@@ -278,6 +303,53 @@ def build_losses(config: Config) -> dict[str, tuple[HeadLoss, float]]:
     if isinstance(config.model, C2FNet):
         by_head = {head: _on_windows(loss, config.model, spec) for head, loss in by_head.items()}
     return {head: (loss, config.loss[head].weight) for head, loss in by_head.items()}
+
+
+def compile_options(config: Config) -> dict[str, Any]:
+    """Returns the losses, their weights and the scores of a config as Keras's `compile` takes them.
+
+        model.compile(optimizer="adamw", **compile_options(config))
+
+    The loss that `fit` then reports is the training loop's. The metrics are `miou`, `acc`, `kappa` and `dice` of the
+    main head. For other heads that give several tensors, names and structures are those of `rsseg_tf.data.heads_of`.
+
+    Args:
+        config: A checked config.
+
+    Returns:
+        `loss` and `loss_weights` by head, and `metrics`.
+
+    Raises:
+        ConfigError: For a loss of one's own that is not allowed or not there.
+    """
+    spec = config.dataset.spec
+    losses = {head: _keras_loss(section, spec.ignore_index, head) for head, section in config.loss.items()}
+    if isinstance(config.model, C2FNet):
+        size, small = config.model.window_size, spec.small_class_ids
+        losses = {
+            head: WindowLoss(loss, window_size=size, small_classes=small, ignore_index=spec.ignore_index, name=head)
+            for head, loss in losses.items()
+        }
+    scores = [score(spec.num_classes, ignore_index=spec.ignore_index) for score in _SCORES]
+    metrics: dict[str, Any] = {
+        head: dict.fromkeys(config.model.parts_of_heads[head]) if head in config.model.parts_of_heads else None
+        for head in config.loss
+    }
+    return {
+        "loss": losses,
+        "loss_weights": {head: section.weight for head, section in config.loss.items()},
+        "metrics": {**metrics, "main": scores},
+    }
+
+
+def _keras_loss(section: Loss, ignore_index: int, head: str) -> KerasLoss:
+    if isinstance(section, Mixed):
+        parts = [_keras_loss(part, ignore_index, head) for part in section.losses]
+        return MixedLoss(parts, [part.weight for part in section.losses])
+    options = section.builder_options()
+    if (kind := _LOSS_OBJECTS.get(section.name)) is not None:
+        return kind(ignore_index=ignore_index, **options)
+    return FunctionLoss(section.builder_path, ignore_index=ignore_index, options=options, name=section.label)
 
 
 def _build_loss(section: Loss, ignore_index: int, head: str) -> HeadLoss:

@@ -66,9 +66,11 @@ DEEPNESS_SCALE = 255.0
 TRUST_VARIABLE = "RSSEG_TF_TRUST"
 """Name of the environment variable that, set to 1, allows SavedModels that could read or write files."""
 
-BYTES_INPUT, BYTES_OUTPUT = "image_bytes", "class_map_png_bytes"
-"""Input and output of a SavedModel's signature `predict_bytes`. TensorFlow Serving's REST interface encodes strings as
-base64 where the name ends in `_bytes`."""
+BYTES_INPUT = "image_bytes"
+"""Input of a SavedModel's signature `predict_bytes`. TensorFlow Serving's REST interface encodes strings as base64 where
+the name ends in `_bytes`."""
+BYTES_OUTPUT = "class_map_png_bytes"
+"""Output of a SavedModel's signature `predict_bytes`."""
 
 Format = Literal["savedmodel", "tflite", "onnx", "openvino", "web", "deepness"]
 Quantization = Literal["float32", "float16", "dynamic", "int8", "int16x8"]

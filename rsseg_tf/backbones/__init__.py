@@ -1,4 +1,10 @@
-"""Backbones: functions from an image to features named by their stride, `c1` (2) to `c5` (up to 32)."""
+"""Backbones: functions from an image to features named by their stride, `c1` (2) to `c5` (up to 32).
+
+Those that a config can name take `weights`, as the segmentors do: what `pretrained` of a config takes, which is a name
+of docs/licences.md such as "efficientnet_lite0", a file (.pdparams, .pth, .safetensors), its URL, a preset of
+keras-hub, or the folder of a checkpoint. Errors are those of a config. Images of other than three bands get the first
+kernel's filters in turn.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import LayerNorm, LayerScale, StochasticDepth, kernel_initializer
 
 __all__ = ["convnext", "convnext_tiny"]
@@ -66,7 +68,13 @@ def convnext(
     return keras.Model(image, features, name=name)
 
 
-def convnext_tiny(*, in_channels: int = 3, drop_path: float = 0.1) -> keras.Model:
+@takes_weights
+def convnext_tiny(
+    *,
+    in_channels: int = 3,
+    drop_path: float = 0.1,
+    weights: StrPath | None = None,
+) -> keras.Model:
     """ConvNeXt-Tiny, 96 to 768 channels. See `convnext`."""
     return convnext(
         (3, 3, 9, 3), (96, 192, 384, 768), in_channels=in_channels, drop_path=drop_path, name="convnext_tiny"

@@ -14,7 +14,9 @@ from typing import Any, Literal, NamedTuple
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import conv_bn_activation, multiple_of_8, squeeze_and_excite
 from rsseg_tf.layers.conv import Padding
 
@@ -153,6 +155,7 @@ def _named(name: str, width: float, depth: float, size: str, *, lite: bool = Fal
         first_feature: FirstFeature = "block",
         padding: Padding | Sequence[Padding] = "same",
         epsilon: float = 1e-3,
+        weights: StrPath | None = None,
     ) -> keras.Model:
         return efficientnet(
             width,
@@ -168,7 +171,7 @@ def _named(name: str, width: float, depth: float, size: str, *, lite: bool = Fal
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = f"EfficientNet-{name.partition('_')[2].title()}: {size}. See `efficientnet`."
-    return build
+    return takes_weights(build)
 
 
 efficientnet_lite0 = _named("efficientnet_lite0", 1.0, 1.0, "16 to 320 channels, 3.0 million weights", lite=True)

@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import ResizeLike, conv_bn, conv_bn_relu
 from rsseg_tf.layers.conv import Padding
 from rsseg_tf.layers.resize import Interpolation
@@ -90,17 +92,35 @@ def hrnet(
     return keras.Model(image, {"c1": c1, "c2": features}, name=name)
 
 
-def hrnet_w18(*, in_channels: int = 3, variant: Variant = "paddleseg") -> keras.Model:
+@takes_weights
+def hrnet_w18(
+    *,
+    in_channels: int = 3,
+    variant: Variant = "paddleseg",
+    weights: StrPath | None = None,
+) -> keras.Model:
     """HRNet-W18, 270 channels. See `hrnet`."""
     return hrnet(18, in_channels=in_channels, variant=variant, name="hrnet_w18")
 
 
-def hrnet_w18_small(*, in_channels: int = 3, variant: Variant = "paddleseg") -> keras.Model:
+@takes_weights
+def hrnet_w18_small(
+    *,
+    in_channels: int = 3,
+    variant: Variant = "paddleseg",
+    weights: StrPath | None = None,
+) -> keras.Model:
     """HRNet-W18 with fewer modules and blocks, 270 channels: HRNetV2p-W18-Small-v1. See `hrnet`."""
     return hrnet(18, modules=(1, 3, 2), blocks=2, in_channels=in_channels, variant=variant, name="hrnet_w18_small")
 
 
-def hrnet_w48(*, in_channels: int = 3, variant: Variant = "paddleseg") -> keras.Model:
+@takes_weights
+def hrnet_w48(
+    *,
+    in_channels: int = 3,
+    variant: Variant = "paddleseg",
+    weights: StrPath | None = None,
+) -> keras.Model:
     """HRNet-W48, 720 channels. See `hrnet`."""
     return hrnet(48, in_channels=in_channels, variant=variant, name="hrnet_w48")
 

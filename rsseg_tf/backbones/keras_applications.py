@@ -19,7 +19,9 @@ import keras
 import numpy as np
 
 from rsseg_tf.backbones.any_size import feature_name, of_any_size
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError, did_you_mean, reason
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import LayerScale, automatic_name, numbered_from_the_start
 
 __all__ = ["application_names", "keras_applications", "released_network", "tensors_of"]
@@ -38,13 +40,21 @@ def application_names() -> list[str]:
     return sorted(name for name, value in found if name[:1].isupper() and inspect.isfunction(value))
 
 
-def keras_applications(*, model: str, options: Mapping[str, Any] = _NO_OPTIONS, in_channels: int = 3) -> keras.Model:
+@takes_weights
+def keras_applications(
+    *,
+    model: str,
+    options: Mapping[str, Any] = _NO_OPTIONS,
+    in_channels: int = 3,
+    weights: StrPath | None = None,
+) -> keras.Model:
     """Builds a model of keras.applications as a backbone.
 
     Args:
         model: Its name there, e.g. "MobileNetV2"; case counts.
         options: Keyword arguments of that function, such as `{"alpha": 0.5}`.
         in_channels: Channels of the input image.
+        weights: Of the backbone, see `rsseg_tf.backbones`; None for random ones.
 
     Returns:
         A model from images (B, H, W, in_channels) to features by stride, "c1" (2) to "c5" (32), those that the network

@@ -20,7 +20,9 @@ from typing import Any
 import keras
 
 from rsseg_tf.backbones.any_size import feature_name, of_any_size
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError, did_you_mean, reason
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import BatchNorm, JoinWindows, SplitWindows, automatic_name, numbered_from_the_start
 
 __all__ = ["NECK", "NOT_OPTIONS", "hub_backbone_names", "hub_input_shape", "hub_network", "keras_hub"]
@@ -35,12 +37,14 @@ NOT_OPTIONS = frozenset({"name", "trainable", "dtype", "image_shape", "input_sha
 _STRIDE = 16  # of the features of a vision transformer, whose image is scaled where its patches have another side
 
 
+@takes_weights
 def keras_hub(
     *,
     architecture: str | None = None,
     options: Mapping[str, Any] = MappingProxyType({}),
     image_size: int = 512,
     in_channels: int = 3,
+    weights: StrPath | None = None,
 ) -> keras.Model:
     """Builds a backbone of keras-hub.
 
@@ -50,6 +54,7 @@ def keras_hub(
         options: Keyword arguments of that class, but for the image's shape.
         image_size: Side of the windows that a network of one size sees, a multiple of 32. Others do not use it.
         in_channels: Channels of the input image.
+        weights: Of the backbone, see `rsseg_tf.backbones`; None for random ones.
 
     Returns:
         A model from images (B, H, W, in_channels) to features by stride, "c1" (2) to "c5" (32), those that the network

@@ -12,7 +12,9 @@ from typing import Any
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import LayerNorm, MultiHeadAttention, ReducingConv2D, StochasticDepth, kernel_initializer
 
 __all__ = ["mit", "mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
@@ -87,43 +89,79 @@ def mit(
     return keras.Model(image, features, name=name)
 
 
+@takes_weights
 def mit_b0(
-    *, in_channels: int = 3, drop_path: float = 0.1, norm_epsilon: float = 1e-5, embed_epsilon: float | None = None
+    *,
+    in_channels: int = 3,
+    drop_path: float = 0.1,
+    norm_epsilon: float = 1e-5,
+    embed_epsilon: float | None = None,
+    weights: StrPath | None = None,
 ) -> keras.Model:
     """MiT-B0, 8 blocks, 32 to 256 channels. See `mit`."""
     return _named("mit_b0", (2, 2, 2, 2), _B0_WIDTHS, in_channels, drop_path, (norm_epsilon, embed_epsilon))
 
 
+@takes_weights
 def mit_b1(
-    *, in_channels: int = 3, drop_path: float = 0.1, norm_epsilon: float = 1e-5, embed_epsilon: float | None = None
+    *,
+    in_channels: int = 3,
+    drop_path: float = 0.1,
+    norm_epsilon: float = 1e-5,
+    embed_epsilon: float | None = None,
+    weights: StrPath | None = None,
 ) -> keras.Model:
     """MiT-B1, 8 blocks, 64 to 512 channels. See `mit`."""
     return _named("mit_b1", (2, 2, 2, 2), _WIDTHS, in_channels, drop_path, (norm_epsilon, embed_epsilon))
 
 
+@takes_weights
 def mit_b2(
-    *, in_channels: int = 3, drop_path: float = 0.1, norm_epsilon: float = 1e-5, embed_epsilon: float | None = None
+    *,
+    in_channels: int = 3,
+    drop_path: float = 0.1,
+    norm_epsilon: float = 1e-5,
+    embed_epsilon: float | None = None,
+    weights: StrPath | None = None,
 ) -> keras.Model:
     """MiT-B2, 16 blocks, 64 to 512 channels. See `mit`."""
     return _named("mit_b2", (3, 4, 6, 3), _WIDTHS, in_channels, drop_path, (norm_epsilon, embed_epsilon))
 
 
+@takes_weights
 def mit_b3(
-    *, in_channels: int = 3, drop_path: float = 0.1, norm_epsilon: float = 1e-5, embed_epsilon: float | None = None
+    *,
+    in_channels: int = 3,
+    drop_path: float = 0.1,
+    norm_epsilon: float = 1e-5,
+    embed_epsilon: float | None = None,
+    weights: StrPath | None = None,
 ) -> keras.Model:
     """MiT-B3, 28 blocks, 64 to 512 channels. See `mit`."""
     return _named("mit_b3", (3, 4, 18, 3), _WIDTHS, in_channels, drop_path, (norm_epsilon, embed_epsilon))
 
 
+@takes_weights
 def mit_b4(
-    *, in_channels: int = 3, drop_path: float = 0.1, norm_epsilon: float = 1e-5, embed_epsilon: float | None = None
+    *,
+    in_channels: int = 3,
+    drop_path: float = 0.1,
+    norm_epsilon: float = 1e-5,
+    embed_epsilon: float | None = None,
+    weights: StrPath | None = None,
 ) -> keras.Model:
     """MiT-B4, 41 blocks, 64 to 512 channels. See `mit`."""
     return _named("mit_b4", (3, 8, 27, 3), _WIDTHS, in_channels, drop_path, (norm_epsilon, embed_epsilon))
 
 
+@takes_weights
 def mit_b5(
-    *, in_channels: int = 3, drop_path: float = 0.1, norm_epsilon: float = 1e-5, embed_epsilon: float | None = None
+    *,
+    in_channels: int = 3,
+    drop_path: float = 0.1,
+    norm_epsilon: float = 1e-5,
+    embed_epsilon: float | None = None,
+    weights: StrPath | None = None,
 ) -> keras.Model:
     """MiT-B5, 52 blocks, 64 to 512 channels. See `mit`."""
     return _named("mit_b5", (3, 6, 40, 3), _WIDTHS, in_channels, drop_path, (norm_epsilon, embed_epsilon))

@@ -11,7 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import conv_bn_activation, multiple_of_8, squeeze_and_excite
 
 __all__ = ["InvertedResidual", "mobilenet_v3", "mobilenet_v3_large", "mobilenet_v3_small"]
@@ -123,7 +125,14 @@ def mobilenet_v3(
     return keras.Model(image, features, name=name)
 
 
-def mobilenet_v3_large(*, in_channels: int = 3, output_stride: int = 16, reduced_tail: bool = False) -> keras.Model:
+@takes_weights
+def mobilenet_v3_large(
+    *,
+    in_channels: int = 3,
+    output_stride: int = 16,
+    reduced_tail: bool = False,
+    weights: StrPath | None = None,
+) -> keras.Model:
     """MobileNetV3-Large, 24 to 960 channels. See `mobilenet_v3`."""
     return mobilenet_v3(
         _LARGE,
@@ -134,7 +143,14 @@ def mobilenet_v3_large(*, in_channels: int = 3, output_stride: int = 16, reduced
     )
 
 
-def mobilenet_v3_small(*, in_channels: int = 3, output_stride: int = 16, reduced_tail: bool = False) -> keras.Model:
+@takes_weights
+def mobilenet_v3_small(
+    *,
+    in_channels: int = 3,
+    output_stride: int = 16,
+    reduced_tail: bool = False,
+    weights: StrPath | None = None,
+) -> keras.Model:
     """MobileNetV3-Small, 16 to 576 channels. See `mobilenet_v3`."""
     return mobilenet_v3(
         _SMALL,

@@ -13,7 +13,9 @@ from typing import Any
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import conv_bn, conv_bn_relu, max_pool_3x3
 
 __all__ = [
@@ -93,22 +95,46 @@ def resnet(
     return keras.Model(image, features, name=name)
 
 
-def resnet18(*, in_channels: int = 3, output_stride: int = 32) -> keras.Model:
+@takes_weights
+def resnet18(
+    *,
+    in_channels: int = 3,
+    output_stride: int = 32,
+    weights: StrPath | None = None,
+) -> keras.Model:
     """ResNet-18, 64 to 512 channels. See `resnet`."""
     return _plain((2, 2, 2, 2), bottleneck=False, in_channels=in_channels, output_stride=output_stride, name="resnet18")
 
 
-def resnet34(*, in_channels: int = 3, output_stride: int = 32) -> keras.Model:
+@takes_weights
+def resnet34(
+    *,
+    in_channels: int = 3,
+    output_stride: int = 32,
+    weights: StrPath | None = None,
+) -> keras.Model:
     """ResNet-34, 64 to 512 channels. See `resnet`."""
     return _plain((3, 4, 6, 3), bottleneck=False, in_channels=in_channels, output_stride=output_stride, name="resnet34")
 
 
-def resnet50(*, in_channels: int = 3, output_stride: int = 32) -> keras.Model:
+@takes_weights
+def resnet50(
+    *,
+    in_channels: int = 3,
+    output_stride: int = 32,
+    weights: StrPath | None = None,
+) -> keras.Model:
     """ResNet-50, 256 to 2048 channels. See `resnet`."""
     return _plain((3, 4, 6, 3), bottleneck=True, in_channels=in_channels, output_stride=output_stride, name="resnet50")
 
 
-def resnet101(*, in_channels: int = 3, output_stride: int = 32) -> keras.Model:
+@takes_weights
+def resnet101(
+    *,
+    in_channels: int = 3,
+    output_stride: int = 32,
+    weights: StrPath | None = None,
+) -> keras.Model:
     """ResNet-101, 256 to 2048 channels. See `resnet`."""
     return _plain(
         (3, 4, 23, 3), bottleneck=True, in_channels=in_channels, output_stride=output_stride, name="resnet101"
@@ -126,17 +152,35 @@ def _plain(depths: Sequence[int], *, bottleneck: bool, in_channels: int, output_
     )
 
 
-def resnet18_v1c(*, in_channels: int = 3, output_stride: int = 8) -> keras.Model:
+@takes_weights
+def resnet18_v1c(
+    *,
+    in_channels: int = 3,
+    output_stride: int = 8,
+    weights: StrPath | None = None,
+) -> keras.Model:
     """ResNet-18-C, 64 to 512 channels. See `resnet`."""
     return _v1c((2, 2, 2, 2), bottleneck=False, in_channels=in_channels, output_stride=output_stride, name="18")
 
 
-def resnet50_v1c(*, in_channels: int = 3, output_stride: int = 8) -> keras.Model:
+@takes_weights
+def resnet50_v1c(
+    *,
+    in_channels: int = 3,
+    output_stride: int = 8,
+    weights: StrPath | None = None,
+) -> keras.Model:
     """ResNet-50-C, 256 to 2048 channels. See `resnet`."""
     return _v1c((3, 4, 6, 3), bottleneck=True, in_channels=in_channels, output_stride=output_stride, name="50")
 
 
-def resnet101_v1c(*, in_channels: int = 3, output_stride: int = 8) -> keras.Model:
+@takes_weights
+def resnet101_v1c(
+    *,
+    in_channels: int = 3,
+    output_stride: int = 8,
+    weights: StrPath | None = None,
+) -> keras.Model:
     """ResNet-101-C, 256 to 2048 channels. See `resnet`."""
     return _v1c((3, 4, 23, 3), bottleneck=True, in_channels=in_channels, output_stride=output_stride, name="101")
 

@@ -15,7 +15,9 @@ from typing import Any
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import average_pool_ceil, conv_bn, conv_bn_relu, max_pool_3x3
 
 __all__ = ["resnet18_vd", "resnet50_vd", "resnet101_vd", "resnet_vd"]
@@ -77,7 +79,14 @@ def resnet_vd(
     return keras.Model(image, features, name=name)
 
 
-def resnet18_vd(*, in_channels: int = 3, output_stride: int = 8, multi_grid: Sequence[int] = (1, 1, 1)) -> keras.Model:
+@takes_weights
+def resnet18_vd(
+    *,
+    in_channels: int = 3,
+    output_stride: int = 8,
+    multi_grid: Sequence[int] = (1, 1, 1),
+    weights: StrPath | None = None,
+) -> keras.Model:
     """ResNet-18-D, 64 to 512 channels. See `resnet_vd`."""
     return resnet_vd(
         (2, 2, 2, 2),
@@ -89,7 +98,14 @@ def resnet18_vd(*, in_channels: int = 3, output_stride: int = 8, multi_grid: Seq
     )
 
 
-def resnet50_vd(*, in_channels: int = 3, output_stride: int = 8, multi_grid: Sequence[int] = (1, 1, 1)) -> keras.Model:
+@takes_weights
+def resnet50_vd(
+    *,
+    in_channels: int = 3,
+    output_stride: int = 8,
+    multi_grid: Sequence[int] = (1, 1, 1),
+    weights: StrPath | None = None,
+) -> keras.Model:
     """ResNet-50-D, 256 to 2048 channels. See `resnet_vd`."""
     return resnet_vd(
         (3, 4, 6, 3),
@@ -101,7 +117,14 @@ def resnet50_vd(*, in_channels: int = 3, output_stride: int = 8, multi_grid: Seq
     )
 
 
-def resnet101_vd(*, in_channels: int = 3, output_stride: int = 8, multi_grid: Sequence[int] = (1, 1, 1)) -> keras.Model:
+@takes_weights
+def resnet101_vd(
+    *,
+    in_channels: int = 3,
+    output_stride: int = 8,
+    multi_grid: Sequence[int] = (1, 1, 1),
+    weights: StrPath | None = None,
+) -> keras.Model:
     """ResNet-101-D, 256 to 2048 channels. See `resnet_vd`."""
     return resnet_vd(
         (3, 4, 23, 3),

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rsseg_tf.cli.commands import ManyValues, WithDefault, group, needed
 from rsseg_tf.cli.options import (
-    ManyValues,
-    WithDefault,
+    EXPORT_STEP,
     config_option,
     device_options,
+    json_file_option,
     load,
     run_settings,
     trust_option,
@@ -40,16 +41,17 @@ def command() -> None:
 
 
 @command.command(name=WithDefault.default, cls=ManyValues)
-@click.argument("folder", type=Path, metavar="DIR")
+@needed(EXPORT_STEP, click.argument("folder", type=Path, metavar="DIR"))
 @click.option("--checkpoint", type=Path, metavar="DIR", help="A checkpoint to time too, in Keras.")
 @click.option("--size", nargs=2, type=click.IntRange(min=1), metavar="H W",
               help="Size of the image, height first. [default: that of the files of one size, else that of the "
                    "training]")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), metavar="N",
               help="That one operation may use. [default: all processors]")  # fmt: skip
-@click.option("--runs", type=click.IntRange(min=1), default=20, show_default=True, help="Images to time.")
+@click.option("--runs", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",
+              help="Images to time.")  # fmt: skip
+@json_file_option("Write all numbers there, as JSON.")
 @trust_option
-@click.option("--json", "json_path", type=Path, metavar="FILE", help="Write all numbers there.")
 def time_exports(
     folder: Path,
     checkpoint: Path | None,
@@ -104,14 +106,17 @@ def timing_table(names: Sequence[str], timings: Sequence[Timing], size: Size) ->
 
 @command.command(name="train", cls=ManyValues)
 @config_option(required=True)
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=40.0, show_default=True,
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=40.0, show_default=True, metavar="S",
               help="For how long to measure; building and compiling the model comes on top.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Samples per step on each device.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Type of activations.")
-@click.option("--num-workers", type=click.IntRange(min=1), metavar="N",
-              help="Images prepared in parallel.  [default: chosen while measuring]")  # fmt: skip
+@json_file_option("Write all numbers there, as JSON.")
 @device_options
-@click.option("--json", "json_path", type=Path, metavar="FILE", help="Write all numbers there.")
+@group(
+    "What to train with",
+    click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Samples per step on each device."),
+    click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Type of activations."),
+    click.option("--num-workers", type=click.IntRange(min=1), metavar="N",
+                 help="Images prepared in parallel.  [default: chosen while measuring]"),
+)  # fmt: skip
 def measure(
     config_path: str,
     overrides: tuple[str, ...],

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from rsseg_tf.cli.options import ManyValues, load, picked, reading_options, set_option
-from rsseg_tf.cli.output import progress_line
+from rsseg_tf.cli.commands import ManyValues, group
+from rsseg_tf.cli.options import load, picked, reading_options, set_option
+from rsseg_tf.cli.output import progress_line, write_json
 
 # These imports take half a second at most, since they load no TensorFlow; the help names the limits.
 from rsseg_tf.doctor import KINDS, MAX_DISTANCE, SEVERITIES, SHEET_SUFFIXES, check_data, write_sheet
 from rsseg_tf.doctor.sheet import check_sheet_place, choose_samples
-from rsseg_tf.errors import ConfigError, did_you_mean
+from rsseg_tf.errors import ConfigError, DataError, address_hint, did_you_mean
 from rsseg_tf.rasters.gdal import Trust
 
 if TYPE_CHECKING:
@@ -35,36 +36,46 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 @click.argument("source", metavar="[CONFIG|FOLDER]", required=False)
 @click.option("--config", "config_path", metavar="FILE", help="The same as CONFIG, for those who know it from train.")
 @set_option
-@click.option("--unlabelled", is_flag=True, help="FOLDER: check images without labels.")
-@click.option("--num-classes", type=click.IntRange(1, 255), metavar="N",
-              help="FOLDER: number of classes, if neither dataset.json nor labels.txt gives it.")  # fmt: skip
-@click.option("--ignore-index", type=click.IntRange(0, 255), metavar="ID",
-              help="FOLDER: label value of ignored pixels, if dataset.json does not give it  [default: "
-                   "255].")  # fmt: skip
-@click.option("--near", type=click.IntRange(0, MAX_DISTANCE), default=7, show_default=True, metavar="N",
-              help="Compare the pixels of images whose perceptual hashes differ in at most N of 63 bits; "
-                   "more than 7 takes longer.")  # fmt: skip
-@click.option("--ignore", "leave_out", multiple=True, metavar="CODE...",
-              help="Leave out findings of these kinds, e.g. --ignore small-image near-duplicate.")  # fmt: skip
-@reading_options
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings too.")
 @click.option("--show", type=click.IntRange(min=0), default=5, show_default=True, metavar="N",
-              help="Findings of each kind to print; --json has all.")  # fmt: skip
+              help="Findings of each kind to print; -o and --json have all.")  # fmt: skip
+@click.option("-o", "--output", type=Path, metavar="FILE", help="Also write the whole report as JSON there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON, and nothing else.")
-@click.option("--sheet", type=Path, metavar="FILE",
-              help="Write a contact sheet of some images with their labels: .png, or a self-contained "
-                   ".html.")  # fmt: skip
-@click.option("--sheet-count", type=click.IntRange(min=1), default=12, show_default=True, metavar="N",
-              help="With --sheet: pairs to show; every class is shown if there is room.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
-              help="With --sheet: seed of the choice of pairs.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes [default: one for each core].")
+@group(
+    "Folders",
+    click.option("--unlabelled", is_flag=True, help="FOLDER: check images without labels."),
+    click.option("--num-classes", type=click.IntRange(1, 255), metavar="N",
+                 help="FOLDER: number of classes, if neither dataset.json nor labels.txt gives it."),
+    click.option("--ignore-index", type=click.IntRange(0, 255), metavar="ID",
+                 help="FOLDER: label value of ignored pixels, if dataset.json does not give it  [default: 255]."),
+)  # fmt: skip
+@group(
+    "Contact sheet",
+    click.option("--sheet", type=Path, metavar="FILE",
+                 help="Write a contact sheet of some images with their labels: .png, or a self-contained .html."),
+    click.option("--sheet-count", type=click.IntRange(min=1), default=12, show_default=True, metavar="N",
+                 help="With --sheet: pairs to show; every class is shown if there is room."),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+                 help="With --sheet: seed of the choice of pairs."),
+)  # fmt: skip
+@group(
+    "Checks",
+    click.option("--ignore", "leave_out", multiple=True, metavar="CODE...",
+                 help="Leave out findings of these kinds, e.g. --ignore small-image near-duplicate."),
+    click.option("--near", type=click.IntRange(0, MAX_DISTANCE), default=7, show_default=True, metavar="N",
+                 help="Compare the pixels of images whose perceptual hashes differ in at most N of 63 bits; "
+                      "more than 7 takes longer."),
+    reading_options,
+    click.option("--workers", type=click.IntRange(min=1), metavar="N",
+                 help="Processes [default: one for each core]."),
+)  # fmt: skip
 def command(
     source: str | None,
     config_path: str | None,
     overrides: tuple[str, ...],
     leave_out: tuple[str, ...],
     as_json: bool,
+    output: Path | None,
     sheet: Path | None,
     **options: Any,
 ) -> None:
@@ -96,6 +107,8 @@ def command(
         click.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
     else:
         _print(report, options["show"])
+    if output is not None:
+        write_json(output, report.to_json(), err=as_json)
     if sheet is not None:
         if choose_samples(report.evidence, 1, seed):
             write_sheet(sheet, report, count=options["sheet_count"], seed=seed)
@@ -139,12 +152,20 @@ def _find_dataset(
     from rsseg_tf.doctor import dataset_from_config, dataset_from_folder
 
     if (source is None) == (config_path is None):
-        raise ConfigError("Name one thing to check: a folder or a config, e.g. rsseg-tf check-data data/dubai.")
+        got = "both" if source else "neither"
+        raise ConfigError(
+            f"Name one thing to check, a folder or a config, e.g. rsseg-tf check-data data/dubai; got {got}."
+        )
     named = source or config_path or ""
     if config_path is None and Path(named).is_dir():
         if overrides:
             raise ConfigError(f"--set changes a config; {named} is a folder. Leave it out.")
         return dataset_from_folder(Path(named), **folder_options)
+    if config_path is None and not named.endswith((".yml", ".yaml")) and not os.path.lexists(named):
+        raise DataError(
+            f"There is no folder {named}, and no config of that name either.{address_hint(named)} Name a prepared "
+            "folder, such as data/dubai, or a config; `rsseg-tf config list` names the shipped ones."
+        )
     for name, value in folder_options.items():
         if value is not None and value is not False:
             option = name.replace("_", "-")

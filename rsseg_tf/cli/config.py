@@ -6,18 +6,22 @@ from pathlib import Path
 
 import click
 
-from rsseg_tf.cli.options import ManyValues, set_option
+from rsseg_tf.cli.commands import Commands, ManyValues, needed
+from rsseg_tf.cli.options import set_option
 
 __all__ = ["command"]
 
 
-@click.group(name="config")
+_SHIPPED = "`rsseg-tf config list` names the shipped ones."
+
+
+@click.group(name="config", cls=Commands)
 def command() -> None:
     """Show, check, list and import configs."""
 
 
 @command.command(cls=ManyValues)
-@click.argument("config", metavar="CONFIG")
+@needed(_SHIPPED, click.argument("config", metavar="CONFIG"))
 @set_option
 def show(config: str, overrides: tuple[str, ...]) -> None:
     """Print the whole config of a run: bases merged, defaults filled in, overrides applied."""
@@ -26,8 +30,8 @@ def show(config: str, overrides: tuple[str, ...]) -> None:
     click.echo(dump_config(load_any_config(config, overrides)), nl=False)
 
 
-@command.command()
-@click.argument("configs", nargs=-1, required=True, metavar="CONFIG...")
+@command.command(cls=ManyValues)
+@needed(_SHIPPED, click.argument("configs", nargs=-1, required=True, metavar="CONFIG..."))
 def check(configs: tuple[str, ...]) -> None:
     """Check configs without running anything; exit code 2 if one is wrong."""
     from rsseg_tf.config import load_any_config
@@ -54,7 +58,7 @@ def list_() -> None:
         click.echo(name)
 
 
-@command.command(name="import")
+@command.command(name="import", cls=ManyValues)
 @click.argument("source", type=Path, metavar="FILE|DIR")
 @click.option("-o", "--output", type=Path, metavar="FILE|DIR", help="File to write; without it, print. For a folder: "
               "the folder to write to; without it, say what would become of each file.")  # fmt: skip

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rsseg_tf.cli.options import ManyValues, config_option, load
+from rsseg_tf.cli.commands import ManyValues, group, needed
+from rsseg_tf.cli.options import config_option, load
 
 if TYPE_CHECKING:
     import keras
@@ -25,17 +26,26 @@ _TOLERANCE = 1e-3
 
 
 @click.command(name="convert", cls=ManyValues)
-@click.argument("source", metavar="SRC")
+@needed(
+    "Name a file or URL of released weights; docs/model_zoo.md lists those of the benchmark.",
+    click.argument("source", metavar="SRC"),
+)
 @config_option(required=True)
-@click.option("-o", "--output", type=Path, required=True, metavar="DIR", help="The checkpoint to write.")
+@needed(
+    "Name a folder for the checkpoint, e.g. -o weights/fcn.",
+    click.option("-o", "--output", type=Path, required=True, metavar="DIR", help="The checkpoint to write."),
+)
+@click.option("--overwrite", is_flag=True, help="Replace DIR if it exists.")
 @click.option("--part", type=click.Choice(["model", "backbone"]), default="model", show_default=True,
               help="The part of the model that SRC holds and DIR will hold.")  # fmt: skip
-@click.option("--coarse-model", metavar="SRC", help="Weights of the coarse model, for a config of c2fnet.")
 @click.option("--verify", is_flag=True,
               help="Compare logits with the checksum in DIR, or if there is no DIR, write it and compare "
                    "then.")  # fmt: skip
-@click.option("--offline", is_flag=True, help="Never use the network; take downloads from the cache.")
-@click.option("--overwrite", is_flag=True, help="Replace DIR if it exists.")
+@group(
+    "Weights",
+    click.option("--coarse-model", metavar="SRC", help="Weights of the coarse model, for a config of c2fnet."),
+    click.option("--offline", is_flag=True, help="Never use the network; take downloads from the cache."),
+)  # fmt: skip
 def command(
     source: str,
     config_path: str,

@@ -1,4 +1,4 @@
-"""--engine and --tolerance of eval and predict: what runs the model."""
+"""--engine and its kin of eval and predict: what runs the model."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rsseg_tf.cli.commands import group
 from rsseg_tf.cli.models import locate_model
-from rsseg_tf.cli.options import combined
+from rsseg_tf.cli.options import trust_option
 from rsseg_tf.rasters.windows import Size
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class ModelSource:
     engine: str | None = None
 
 
-engine_options = combined(
+engine_options = group(
+    "Engine",
     click.option("--engine", type=click.Choice(["auto", *_ENGINES]),
                  help="What runs the model, of all that the folder of an export or a checkpoint offers. auto: the "
                       "fastest here within --tolerance; each is timed on a few images first. Default: what "
@@ -51,6 +53,9 @@ engine_options = combined(
     click.option("--tolerance", type=click.FloatRange(0, 100), metavar="POINTS",
                  help="With --engine auto: how many points of mIoU the engine may lose, where the export measured "
                       "it, or else how many of 100 pixels may get another class than in Keras.  [default: 0.05]"),
+    click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
+                 help="Type of activations; of checkpoints and OpenVINO models only."),
+    trust_option,
 )  # fmt: skip
 
 

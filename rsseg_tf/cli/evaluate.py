@@ -12,9 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rsseg_tf.cli.commands import ManyValues, group
 from rsseg_tf.cli.engine import ModelSource, choose_engine, engine_options, locate_engine
 from rsseg_tf.cli.models import choose_devices, load_beside, open_model, prediction_changes, windows_note
-from rsseg_tf.cli.options import ManyValues, NameOf, check_save_dir, prediction_options, weights_options
+from rsseg_tf.cli.options import (
+    NameOf,
+    check_save_dir,
+    config_option,
+    device_options,
+    model_option,
+    prediction_options,
+    save_dir_option,
+)
 from rsseg_tf.cli.output import print_note, progress_line, write_json
 from rsseg_tf.cli.workers import expect_workers
 from rsseg_tf.datasets.protocols import PROTOCOLS
@@ -34,25 +43,30 @@ _WEIGHTS = ("weights.npz", "saved_model.pb", "variables/*")
 
 
 @click.command(name="eval", cls=ManyValues)
-@weights_options
-@engine_options
+@model_option(required=True)
+@save_dir_option("Folder for eval.json.  [default: beside the model]")
+@config_option(required=False)
 @click.option("--protocol", type=NameOf(list(PROTOCOLS)),
               help="Pixels that count. benchmark: every pixel of every image. stitched: tiles put back "
                    "into their scenes, each pixel once. isprs5: the same on eroded labels of potsdam or "
                    "vaihingen, means without clutter.  [default: the config's eval.protocol]")  # fmt: skip
-@prediction_options("aug-eval")
-@click.option("--batch-size", type=click.IntRange(min=1), metavar="N",
-              help="Images of one size, or windows, that each device predicts at a time.  [default: the config's "
-                   "eval.batch_size]")  # fmt: skip
-@click.option("--num-workers", type=click.IntRange(min=1), metavar="N",
-              help="Images read in parallel.  [default: the config's data.workers, or 4]")  # fmt: skip
-@click.option("--save-dir", type=Path, help="Folder for eval.json.  [default: beside the model]")
 @click.option("--report", "report_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.html",
               help="Also write a page that shows where the model fails: confusion, outlines, objects by size, "
                    "confidence, worst and best tiles.")  # fmt: skip
 @click.option("--calibrate", is_flag=True,
               help="Fit a temperature to the validation list, so that confidence is as often right as it says, and "
                    "store it in the checkpoint. No label changes. Exports take it along.")  # fmt: skip
+@device_options
+@group(
+    "Windows and augmentation",
+    prediction_options("aug-eval"),
+    click.option("--batch-size", type=click.IntRange(min=1), metavar="N",
+                 help="Images of one size, or windows, that each device predicts at a time.  [default: the config's "
+                      "eval.batch_size]"),
+    click.option("--num-workers", type=click.IntRange(min=1), metavar="N",
+                 help="Images read in parallel.  [default: the config's data.workers, or 4]"),
+)  # fmt: skip
+@engine_options
 def command(
     model_path: str,
     config_path: str | None,

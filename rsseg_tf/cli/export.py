@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rsseg_tf.cli.options import ManyValues, config_option, load
+from rsseg_tf.cli.commands import ManyValues, group, needed
+from rsseg_tf.cli.options import config_option, load
 from rsseg_tf.cli.output import narrow_table
 from rsseg_tf.rasters.windows import Size
 
@@ -41,8 +42,14 @@ def _names(allowed: tuple[str, ...]) -> Callable[[click.Context, click.Parameter
 
 
 @click.command(name="export", cls=ManyValues)
-@click.argument("checkpoint", type=Path, metavar="CHECKPOINT")
-@click.option("-o", "--output", type=Path, required=True, metavar="DIR", help="Folder of the model's versions.")
+@needed(
+    "`rsseg-tf train --do_eval` writes one as output/best_model.",
+    click.argument("checkpoint", type=Path, metavar="CHECKPOINT"),
+)
+@needed(
+    "Name a folder for this model alone, e.g. -o exported/mine; it will hold a folder for each version.",
+    click.option("-o", "--output", type=Path, required=True, metavar="DIR", help="Folder of the model's versions."),
+)
 @click.option("--format", "formats", multiple=True, default=("savedmodel",), show_default=True,
               callback=_names(_FORMATS), metavar="NAME...",
               help=f"What to write: {', '.join(_FORMATS)}; several with commas.")  # fmt: skip
@@ -53,31 +60,40 @@ def _names(allowed: tuple[str, ...]) -> Callable[[click.Context, click.Parameter
               help="Fixed input size of TFLite, ONNX and OpenVINO files, height first: faster than any size, the "
                    "default. A page and a file for Deepness always have one; its default is the size of training "
                    "images.")  # fmt: skip
-@click.option("--calibration", type=Path, metavar="LIST",
-              help="Images that int8 and int16x8 measure activations on; int8 leaves out those that are nothing like "
-                   "the others. [default: the training list]")  # fmt: skip
-@click.option("--calibration-count", type=click.IntRange(min=1), metavar="N",
-              help="How many of them to draw. [default: 32]")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of that draw. [default: 0]")
-@click.option("--eval", "eval_list", type=Path, metavar="LIST",
-              help="Labelled images to score the checkpoint and each artifact on.")  # fmt: skip
-@click.option("--max-miou-drop", type=click.FloatRange(min=0), metavar="POINTS",
-              help="With --eval: publish nothing if an artifact loses more mIoU, in points of 100. "
-                   "[default: 1.0]")  # fmt: skip
-@click.option("--real-tiles", type=click.IntRange(min=0), metavar="N",
-              help="With --eval or calibration: tiles of these images to keep in reference.npz for verify. "
-                   "[default: 4]")  # fmt: skip
-@click.option("--web-sample", type=Path, metavar="IMAGE",
-              help="With web: an image that the page offers to try; it becomes public.")  # fmt: skip
-@click.option("--web-title", metavar="TEXT", help="With web: headline of the page.")
-@click.option("--web-urls", multiple=True, metavar="ORIGIN...",
-              help="With web: servers whose GeoTIFF files the page may read by address, such as "
-                   "https://data.example.org, or https: for all. [default: none]")  # fmt: skip
-@click.option("--litertjs", type=Path, metavar="FOLDER",
-              help="With web: the packages of the page as npm pack writes them. [default: the cache, filled by "
-                   "npm]")  # fmt: skip
 @click.option("--version", type=click.IntRange(min=1), metavar="N", help="Version number. [default: the next free one]")
 @config_option(required=False)
+@group(
+    "Accuracy",
+    click.option("--eval", "eval_list", type=Path, metavar="LIST",
+                 help="Labelled images to score the checkpoint and each artifact on."),
+    click.option("--max-miou-drop", type=click.FloatRange(min=0), metavar="POINTS",
+                 help="With --eval: publish nothing if an artifact loses more mIoU, in points of 100. "
+                      "[default: 1.0]"),
+    click.option("--real-tiles", type=click.IntRange(min=0), metavar="N",
+                 help="With --eval or calibration: tiles of these images to keep in reference.npz for verify. "
+                      "[default: 4]"),
+)  # fmt: skip
+@group(
+    "Calibration",
+    click.option("--calibration", type=Path, metavar="LIST",
+                 help="Images that int8 and int16x8 measure activations on; int8 leaves out those that are nothing "
+                      "like the others. [default: the training list]"),
+    click.option("--calibration-count", type=click.IntRange(min=1), metavar="N",
+                 help="How many of them to draw. [default: 32]"),
+    click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of that draw. [default: 0]"),
+)  # fmt: skip
+@group(
+    "Web page",
+    click.option("--web-sample", type=Path, metavar="IMAGE",
+                 help="With web: an image that the page offers to try; it becomes public."),
+    click.option("--web-title", metavar="TEXT", help="With web: headline of the page."),
+    click.option("--web-urls", multiple=True, metavar="ORIGIN...",
+                 help="With web: servers whose GeoTIFF files the page may read by address, such as "
+                      "https://data.example.org, or https: for all. [default: none]"),
+    click.option("--litertjs", type=Path, metavar="FOLDER",
+                 help="With web: the packages of the page as npm pack writes them. [default: the cache, filled by "
+                      "npm]"),
+)  # fmt: skip
 def command(
     checkpoint: Path,
     output: Path,
@@ -242,10 +258,10 @@ def accuracy_tables(accuracy: Accuracy, width: int) -> list[Any]:
             groups.append([])
         groups[-1].append(name)
     tables = []
-    for group in groups:
+    for names in groups:
         table = narrow_table(f"IoU on {accuracy.images} images, %")
         table.add_column("class", overflow="fold", min_width=first, max_width=first)
-        shown = [checkpoint, *group]
+        shown = [checkpoint, *names]
         for name in shown:
             table.add_column(heads[name], justify="right", no_wrap=True)
         scores = [accuracy.scores[name] for name in shown]
@@ -254,6 +270,6 @@ def accuracy_tables(accuracy: Accuracy, width: int) -> list[Any]:
         table.add_section()
         table.add_row("mIoU", *(f"{100 * one.miou:.2f}" for one in scores))
         # Adding 0.0 turns -0.0 into 0.0, which would be printed as "-0.00".
-        table.add_row("drop", "", *(f"{round(accuracy.drops[name], 2) + 0.0:+.2f}" for name in group))
+        table.add_row("drop", "", *(f"{round(accuracy.drops[name], 2) + 0.0:+.2f}" for name in names))
         tables.append(table)
     return tables

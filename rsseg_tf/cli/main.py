@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from rsseg_tf import __version__
+from rsseg_tf.cli.commands import Commands
 from rsseg_tf.cli.output import lost_output, make_output_safe
 from rsseg_tf.errors import OldKeyWarning, RssegError, reason, show_traceback
 
@@ -47,7 +48,7 @@ _COMMANDS = {
 _LIBRARY_PATHS = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH", "PYTHONHOME")
 
 
-class _Commands(click.Group):
+class _Commands(Commands):
     """A group whose commands are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

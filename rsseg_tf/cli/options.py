@@ -1,4 +1,4 @@
-"""Options that several commands share, and commands whose options take several values, which click lacks."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from rsseg_tf.cli.paddleseg import as_here
+from rsseg_tf.cli.commands import combined, needed
 from rsseg_tf.datasets.protocols import present_name
 
 if TYPE_CHECKING:
@@ -18,136 +18,34 @@ if TYPE_CHECKING:
     from rsseg_tf.rasters.sources import Stack
 
 __all__ = [
-    "Grouped",
-    "ManyValues",
+    "EXPORT_STEP",
     "NameOf",
-    "WithDefault",
     "check_save_dir",
-    "combined",
+    "checkpoint_options",
     "config_option",
     "device_options",
-    "group",
+    "json_file_option",
     "load",
     "load_pretraining",
+    "model_option",
+    "offline_option",
     "picked",
     "prediction_options",
     "reading_options",
     "run_options",
     "run_settings",
+    "save_dir_option",
     "server_options",
     "set_option",
+    "speed_options",
     "stack_options",
     "stacked",
     "trains_on_option",
     "trust_option",
     "vrt_option",
-    "weights_options",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-_OF_FILES = ("FILE...", "PATH...")
-"""Metavars of options whose values are names of files, which may have commas."""
-
-
-class ManyValues(click.Command):
-    """A command whose repeatable options also take several values at once: `--scales 0.75 1.0 1.25`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Spells such options out one value at a time."""
-        args = as_here(self.name, args)
-        repeatable = {
-            option: parameter.metavar
-            for parameter in self.params
-            if isinstance(parameter, click.Option) and parameter.multiple
-            for option in parameter.opts
-        }
-        spelled: list[str] = []
-        current: str | None = None
-        for argument in args:
-            # `--scales -0.5` gives a value that begins with a dash, not another option.
-            if argument.startswith("-") and not _is_number(argument):
-                name = argument.partition("=")[0].replace("_", "-")
-                current = name if name in repeatable and "=" not in argument else None
-                if current is None:
-                    spelled.append(argument)
-            elif current is not None:
-                # `--scales 0.5,1.0` is two values; the value of `--set KEY=a,b` is one list, a,b.tif one file.
-                whole = "=" in argument or repeatable[current] in _OF_FILES
-                values = [argument] if whole else argument.split(",")
-                for value in values:
-                    spelled += [current, value]
-            else:
-                spelled.append(argument)
-        return super().parse_args(ctx, spelled)
-
-
-class Grouped(ManyValues):
-    """A `ManyValues` command whose help lists options under the headings of `group`."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes one section per heading, in the order of the options, after those without one."""
-        sections: dict[str, list[tuple[str, str]]] = {"Options": []}  # those without a heading come first
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
-            if record is not None:
-                sections.setdefault(getattr(parameter, "heading", "Options"), []).append(record)
-        for heading, records in sections.items():
-            with formatter.section(heading):
-                formatter.write_dl(records)
-
-
-def group(heading: str, *decorators: Callable[[F], F]) -> Callable[[F], F]:
-    """Returns a decorator that adds options under a heading in the help of a `Grouped` command."""
-
-    def add(function: F) -> F:
-        # Options that the function has already are told by identity: click's options compare by nothing else.
-        known = {id(option) for option in getattr(function, "__click_params__", ())}
-        function = combined(*decorators)(function)
-        for option in getattr(function, "__click_params__", ()):
-            if id(option) not in known:
-                option.heading = heading
-        return function
-
-    return add
-
-
-class WithDefault(click.Group):
-    """Takes `serve EXPORT_DIR` beside `serve init`: arguments that begin with no subcommand go to a default command.
-
-    Attributes:
-        default: The default command's name, which nobody types.
-    """
-
-    default = "model"
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        """Returns the default command's context, under the group's own name, for arguments that name no other one."""
-        names_help = bool(args) and parent is not None and args[0] in parent.help_option_names
-        if names_help or (args and args[0] in self._others()) or (not args and self.no_args_is_help):
-            return super().make_context(info_name, args, parent, **extra)
-        return self.commands[self.default].make_context(info_name, args, parent, **extra)
-
-    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes a line for each command."""
-        for name in (self.default, *self._others()):
-            with click.Context(self.commands[name], parent=ctx) as inner:
-                pieces = self.commands[name].collect_usage_pieces(inner)
-            formatter.write_usage(ctx.command_path, " ".join([*([name] if name != self.default else []), *pieces]))
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the default command's options, and the other commands."""
-        with click.Context(self.commands[self.default], parent=ctx) as inner:
-            self.commands[self.default].format_options(inner, formatter)
-        if others := self._others():
-            with formatter.section("Commands"):
-                formatter.write_dl([(name, self.commands[name].get_short_help_str(limit=80)) for name in others])
-
-    def _others(self) -> list[str]:
-        return [name for name in self.commands if name != self.default]
 
 
 class NameOf(click.Choice[str]):
@@ -158,28 +56,9 @@ class NameOf(click.Choice[str]):
         return super().convert(present_name(value), param, ctx)
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def combined(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    """Returns one decorator that adds all these options, in this order."""
-
-    def add(function: F) -> F:
-        # click lists in its help the decorator first that is applied last.
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return add
-
-
-set_option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-                          help="Change any value of the config, e.g. --set dataset.root=data/mine.")  # fmt: skip
+set_option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE...",
+                          help="Change any value of the config, e.g. --set dataset.root=data/mine. Lists and mappings "
+                               "in quotes: --set 'augment.crop_size=[256, 256]'.")  # fmt: skip
 
 
 def picked(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -187,14 +66,38 @@ def picked(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: values[name] for name in names}
 
 
-def config_option(*, required: bool) -> Callable[[F], F]:
-    """Adds --config and --set."""
+_CONFIG_STEP = "`rsseg-tf config list` names the shipped ones; `rsseg-tf prepare scenes` writes one for your images."
+EXPORT_STEP = "`rsseg-tf export` writes such a folder."
+"""What to do without an exported model."""
+
+
+def config_option(*, required: bool, next_step: str = _CONFIG_STEP) -> Callable[[F], F]:
+    """Adds --config and --set.
+
+    Args:
+        required: Whether --config must be given.
+        next_step: Where a user gets one.
+    """
     default = "" if required else "  [default: the one beside the weights]"
     text = f"YAML config: a file, or the name of a shipped one.{default}"
-    return combined(
-        click.option("--config", "config_path", required=required, metavar="FILE", help=text),
-        set_option,
-    )
+    option = click.option("--config", "config_path", required=required, metavar="FILE", help=text)
+    return combined(needed(next_step, option), set_option)
+
+
+def save_dir_option(text: str, default: Path | None = None) -> Callable[[F], F]:
+    """Adds -o, which is also called --save-dir.
+
+    Args:
+        text: What goes there.
+        default: The folder without it; None where `text` says what happens then.
+    """
+    return click.option("-o", "--output", "--save-dir", "save_dir", type=Path, metavar="DIR", default=default,
+                        show_default=default is not None, help=text)  # fmt: skip
+
+
+def json_file_option(text: str) -> Callable[[F], F]:
+    """Adds -o, which is also called --json, for a file with all numbers."""
+    return click.option("-o", "--output", "--json", "json_path", type=Path, metavar="FILE", help=text)
 
 
 device_options = combined(
@@ -227,23 +130,32 @@ _RUN_KEYS = {
 
 
 run_options = combined(
-    click.option("--save-dir", type=Path, default=Path("output"), show_default=True,
-                 help="Folder for checkpoints and logs."),
-    click.option("--save-interval", type=_COUNT, metavar="N", help="Steps between checkpoints."),
-    click.option("--log-iters", type=_COUNT, metavar="N", help="Steps between log lines."),
+    save_dir_option("Folder for checkpoints and logs.", Path("output")),
     click.option("--resume-model", type=Path, metavar="DIR", help="Go on from a checkpoint, e.g. output/iter_1000."),
+    click.option("--overwrite", is_flag=True, help="Replace the checkpoints of an earlier run in the folder."),
+    device_options,
+)
+"""What train and pretrain share: where results go, and where the run begins and takes place."""
+
+checkpoint_options = combined(
+    click.option("--save-interval", type=_COUNT, metavar="N", help="Steps between checkpoints."),
     click.option("--keep-checkpoint-max", type=_COUNT, metavar="N",
                  help="How many iter_N/ to keep; the oldest are removed first."),
-    click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of weights, order and random changes."),
+    click.option("--log-iters", type=_COUNT, metavar="N", help="Steps between log lines."),
+)  # fmt: skip
+"""What train and pretrain share: checkpoints and logs."""
+
+speed_options = combined(
     click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Type of activations."),
-    click.option("--deterministic", is_flag=True, default=None, help="Equal runs give equal weights, to the bit."),
     click.option("--num-workers", type=_COUNT, metavar="N",
                  help="Images prepared in parallel.  [default: chosen while training]"),
-    click.option("--offline", is_flag=True, help="Never use the network; pre-trained weights must be in the cache."),
-    click.option("--overwrite", is_flag=True, help="Replace the checkpoints of an earlier run in --save-dir."),
-    device_options,
+    click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of weights, order and random changes."),
+    click.option("--deterministic", is_flag=True, default=None, help="Equal runs give equal weights, to the bit."),
 )  # fmt: skip
-"""What train and pretrain share: checkpoints, logs, precision, devices."""
+"""What train and pretrain share: speed and repetition."""
+
+offline_option = click.option("--offline", is_flag=True,
+                              help="Never use the network; pre-trained weights must be in the cache.")  # fmt: skip
 
 
 def run_settings(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,38 +174,31 @@ trust_option = click.option("--trust", is_flag=True, expose_value=False, callbac
                             help="Open SavedModels that could read or write files, too. Only if you trust their "
                                  "author.")  # fmt: skip
 
-weights_options = combined(
-    click.option("--model-path", required=True, metavar="PATH",
-                 help="A checkpoint such as output/best_model, or an exported model: a folder, .tflite, .onnx or "
-                      ".xml."),
-    config_option(required=False),
-    click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
-                 help="Type of activations; of checkpoints and OpenVINO models only."),
-    trust_option,
-    device_options,
+
+def model_option(*, required: bool) -> Callable[[F], F]:
+    """Adds --model-path: which model eval and predict run."""
+    text = "A checkpoint such as output/best_model, or an exported model: a folder, .tflite, .onnx or .xml."
+    return needed(
+        "`rsseg-tf train --do_eval` writes output/best_model; exported models do as well.",
+        click.option("--model-path", required=required, metavar="PATH", help=text),
+    )
+
+
+server_options = combined(
+    click.option("--server", metavar="ADDRESS",
+                 help="Instead of --model-path: a model server; HOST:PORT for gRPC, http://HOST:PORT for REST."),
+    click.option("--model-name", metavar="NAME", help="With --server: the model's name there."),
+    click.option("--in-flight", type=click.IntRange(min=1), metavar="N",
+                 help="With --server: most requests in flight at the same time.  [default: 4]"),
+    click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+                 help="With --server: wait this long for an answer before the request is sent again.  "
+                      "[default: 60]"),
+    click.option("--patience", type=click.FloatRange(min=0), metavar="SECONDS",
+                 help="With --server: give up when it is busy or unreachable for this long.  [default: 120]"),
+    click.option("--manifest", type=Path, metavar="FILE",
+                 help="With --server: manifest.json of the export, for servers that do not offer it."),
 )  # fmt: skip
-"""Which model eval and predict run, and on what."""
-
-
-def server_options(function: F) -> F:
-    """Adds --server and its options, and makes --model-path, which `weights_options` added, optional."""
-    function = combined(
-        click.option("--server", metavar="ADDRESS",
-                     help="Instead of --model-path: a model server; HOST:PORT for gRPC, http://HOST:PORT for REST."),
-        click.option("--model-name", metavar="NAME", help="With --server: the model's name there."),
-        click.option("--in-flight", type=click.IntRange(min=1), metavar="N",
-                     help="With --server: most requests in flight at the same time.  [default: 4]"),
-        click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-                     help="With --server: wait this long for an answer before the request is sent again.  "
-                          "[default: 60]"),
-        click.option("--patience", type=click.FloatRange(min=0), metavar="SECONDS",
-                     help="With --server: give up when it is busy or unreachable for this long.  [default: 120]"),
-        click.option("--manifest", type=Path, metavar="FILE",
-                     help="With --server: manifest.json of the export, for servers that do not offer it."),
-    )(function)  # fmt: skip
-    parameters = function.__click_params__  # type: ignore[attr-defined]
-    next(option for option in parameters if option.name == "model_path").required = False
-    return function
+"""A server instead of a model."""
 
 
 def prediction_options(switch: str) -> Callable[[F], F]:

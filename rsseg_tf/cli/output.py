@@ -108,8 +108,13 @@ def progress_line(description: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any], *, err: bool = False) -> None:
     """Writes JSON whole or not at all, and prints the file's name.
+
+    Args:
+        path: The file.
+        value: What to write.
+        err: Whether to print the name on standard error.
 
     Raises:
         ConfigError: When it cannot be written.
@@ -122,8 +127,8 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
         with atomic_path(path) as partial:
             partial.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}. Choose another --save_dir.") from error
-    click.echo(f"Written: {path}")
+        raise ConfigError(f"{path} cannot be written: {error.strerror}. Choose another place: --output.") from error
+    click.echo(f"Written: {path}", err=err)
 
 
 def load_tensorflow() -> None:

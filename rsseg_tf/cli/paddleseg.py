@@ -342,7 +342,7 @@ def _check_weights(command: str, words: list[str]) -> None:
 
 def _after(words: list[str], option: str) -> str | None:
     """Returns the value of an option."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         name, sign, value = word.partition("=")
         if name.replace("_", "-") == option:
             return value if sign else following

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rsseg_tf.cli.commands import ManyValues, group
 from rsseg_tf.cli.engine import ModelSource, choose_engine, engine_options, locate_engine
 from rsseg_tf.cli.models import (
     changed_options,
@@ -22,16 +23,17 @@ from rsseg_tf.cli.models import (
     windows_note,
 )
 from rsseg_tf.cli.options import (
-    Grouped,
     check_save_dir,
-    group,
+    config_option,
+    device_options,
+    model_option,
     picked,
     prediction_options,
+    save_dir_option,
     server_options,
     stack_options,
     stacked,
     vrt_option,
-    weights_options,
 )
 from rsseg_tf.cli.output import print_note
 
@@ -72,9 +74,12 @@ _rasters = group(
     click.option("--probabilities", is_flag=True, help="Also write the probability of each class."),
 )  # fmt: skip
 _server = group("Server", server_options)
-_pictures = click.option(
-    "--no-pictures", is_flag=True, help="Leave out pseudo_color_prediction/ and added_prediction/."
-)
+_pictures = group(
+    "Pictures",
+    click.option("--no-pictures", is_flag=True, help="Leave out pseudo_color_prediction/ and added_prediction/."),
+    click.option("--custom-color", multiple=True, type=click.IntRange(0, 255), metavar="R G B...",
+                 help="Colours of the classes in order, three numbers each, instead of the dataset's palette."),
+)  # fmt: skip
 _polygons = group(
     "Polygons",
     click.option("--vector", metavar="FORMAT|FILE",
@@ -107,22 +112,21 @@ _windows = group(
 )  # fmt: skip
 
 
-@click.command(name="predict", cls=Grouped)
-@_server
-@weights_options
-@engine_options
-@click.option("--image-path",
+@click.command(name="predict", cls=ManyValues)
+@model_option(required=False)
+@click.option("--image-path", metavar="PATH",
               help="An image, a scene, a folder of them, or a list file (.txt); an address (https://, s3://); a "
                    "variable of a netCDF, HDF5 or Zarr file (FILE:VARIABLE).")  # fmt: skip
-@click.option("--save-dir", type=Path, default=Path("output/result"), show_default=True, help="Folder for results.")
-@click.option("--custom-color", multiple=True, type=click.IntRange(0, 255), metavar="R G B...",
-              help="Colours of the classes in order, three numbers each, instead of the dataset's "
-                   "palette.")  # fmt: skip
-@_pictures
-@_windows
-@_scenes
+@save_dir_option("Folder for results.", Path("output/result"))
+@config_option(required=False)
+@device_options
 @_rasters
 @_polygons
+@_pictures
+@_scenes
+@_windows
+@engine_options
+@_server
 @_catalog
 @_cluster
 def command(
@@ -144,7 +148,7 @@ def command(
     Reads PNG, JPEG, TIFF, VRT, JPEG 2000, netCDF, HDF5, Zarr, and other rasters that hold their own pixels; TIFF and
     JPEG 2000 from servers too, of which only the parts that are needed are fetched.
 
-    Writes to --save-dir: pseudo_color_prediction/ (class ids as PNG with the palette), added_prediction/ (the image
+    Writes to --output: pseudo_color_prediction/ (class ids as PNG with the palette), added_prediction/ (the image
     with the classes laid over it), for all but pictures without a world file geotiff_prediction/ (class ids with the
     scene's CRS and transform, colour table, class names and nodata), and what the options below ask for.
     Beside maps and polygons are files (.qml, .tif.aux.xml) from which QGIS and GDAL take names and colours; a

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from rsseg_tf.cli.options import ManyValues, NameOf, WithDefault
+from rsseg_tf.cli.commands import ManyValues, WithDefault, group, needed
+from rsseg_tf.cli.options import NameOf
 from rsseg_tf.cli.output import print_prepared, progress_line
 from rsseg_tf.cli.prepare_annotations import annotated_images
 from rsseg_tf.cli.prepare_scenes import scenes
@@ -40,10 +41,16 @@ class _WithDatasets(WithDefault):
 
     default = "dataset"
 
+    def _known(self) -> list[str]:
+        return [*RECIPES, *self._others()]
 
-@click.group(name="prepare", cls=_WithDatasets, no_args_is_help=False)
-def command() -> None:
-    """Make tiles, id masks and lists from a downloaded dataset, or from your own scenes (`prepare scenes`).
+    def _is_of_default(self, argument: str) -> bool:
+        return argument.startswith("-") or argument.replace("-", "_") in RECIPES
+
+
+_HELP = f"""Make tiles, id masks and lists from a downloaded dataset, or from your own scenes (`prepare scenes`).
+
+    DATASET is {", ".join(RECIPES)}.
 
     SOURCE is the downloaded folder or zip file, or several of them (synthetic scenes have none); zip files are not
     unpacked. Writes img_dir/ and ann_dir/ with train/ and val/, train.txt and val.txt (`image label` per line),
@@ -54,36 +61,49 @@ def command() -> None:
     """
 
 
-@command.command(name=_WithDatasets.default, cls=ManyValues, help=command.help)
-@click.argument("dataset", type=click.Choice(sorted(RECIPES)))
+@click.group(name="prepare", cls=_WithDatasets, no_args_is_help=False, help=_HELP)
+def command() -> None:
+    """Make tiles from a downloaded dataset, or from a user's own data."""
+
+
+@command.command(name=_WithDatasets.default, cls=ManyValues, help=_HELP)
+@needed(
+    "Bring your own data instead: `rsseg-tf prepare scenes`, or `rsseg-tf prepare annotations`.",
+    click.argument("dataset", type=click.Choice(sorted(RECIPES)), metavar="DATASET"),
+)
 @click.argument("sources", metavar="[SOURCE]...", type=Path, nargs=-1)
-@click.option("-o", "--output", "--out-dir", type=Path,
+@click.option("-o", "--output", "--out-dir", type=Path, metavar="DIR",
               help="The folder to write [default: the configs' dataset.root, such as data/Potsdam].")  # fmt: skip
-@click.option("--tile-size", "--clip-size", type=click.IntRange(min=1), metavar="N",
-              help=f"Side of a tile in pixels [default: {_defaults('tile_size')}].")  # fmt: skip
-@click.option("--overlap", "--overlap-area", type=click.IntRange(min=0), metavar="N",
-              help=f"Pixels that neighbouring tiles share [default: {_defaults('overlap')}].")  # fmt: skip
-@click.option("--cutting", "--protocol", type=NameOf(["benchmark", "overlap"]),
-              help=f"{_names('cutting')}: windows as the benchmark cut them, or with --overlap, half a "
-                   "tile if not given [default: benchmark].")  # fmt: skip
-@click.option("--labels", type=click.Choice(["eroded", "full"]),
-              help=f"{_names('labels')}: masks without or with the boundaries of objects [default: "
-                   "eroded].")  # fmt: skip
 @click.option("--splits", multiple=True, type=click.Choice(["train", "val", "test"]), metavar="NAME...",
               help="Parts of a labelled dataset, e.g. --splits val [default: all; train and val must "
                    "exist].")  # fmt: skip
-@click.option("--off-palette-fraction", type=click.FloatRange(0, 1), metavar="F",
-              help="Share of a mask that may have unknown colours; they become ignored [default: "
-                   f"{_defaults('off_palette_fraction')}].")  # fmt: skip
-@click.option("--image-format", type=click.Choice(["jpg", "png", "tif"]),
-              help=f"{_names('image_format')}: file format of the crops [default: jpg].")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes [default: one for each core].")
-@click.option("--scenes-train", type=click.IntRange(min=1), metavar="N",
-              help=f"{_names('scenes_train')}: training scenes to make [default: 18].")  # fmt: skip
-@click.option("--scenes-val", type=click.IntRange(min=1), metavar="N",
-              help=f"{_names('scenes_val')}: validation scenes to make [default: 6].")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), metavar="N",
-              help=f"{_names('seed')}: seed of the scenes [default: 0].")  # fmt: skip
+@group(
+    "Tiles and labels",
+    click.option("--tile-size", "--clip-size", type=click.IntRange(min=1), metavar="N",
+                 help=f"Side of a tile in pixels [default: {_defaults('tile_size')}]."),
+    click.option("--overlap", "--overlap-area", type=click.IntRange(min=0), metavar="N",
+                 help=f"Pixels that neighbouring tiles share [default: {_defaults('overlap')}]."),
+    click.option("--cutting", "--protocol", type=NameOf(["benchmark", "overlap"]),
+                 help=f"{_names('cutting')}: windows as the benchmark cut them, or with --overlap, half a tile if not "
+                      "given [default: benchmark]."),
+    click.option("--labels", type=click.Choice(["eroded", "full"]),
+                 help=f"{_names('labels')}: masks without or with the boundaries of objects [default: eroded]."),
+    click.option("--off-palette-fraction", type=click.FloatRange(0, 1), metavar="F",
+                 help="Share of a mask that may have unknown colours; they become ignored [default: "
+                      f"{_defaults('off_palette_fraction')}]."),
+    click.option("--image-format", type=click.Choice(["jpg", "png", "tif"]),
+                 help=f"{_names('image_format')}: file format of the crops [default: jpg]."),
+)  # fmt: skip
+@group(
+    "Synthetic scenes",
+    click.option("--scenes-train", type=click.IntRange(min=1), metavar="N",
+                 help=f"{_names('scenes_train')}: training scenes to make [default: 18]."),
+    click.option("--scenes-val", type=click.IntRange(min=1), metavar="N",
+                 help=f"{_names('scenes_val')}: validation scenes to make [default: 6]."),
+    click.option("--seed", type=click.IntRange(min=0), metavar="N",
+                 help=f"{_names('seed')}: seed of the scenes [default: 0]."),
+)  # fmt: skip
 def prepare_named(
     dataset: str, sources: tuple[Path, ...], output: Path | None, splits: tuple[str, ...], **settings: Any
 ) -> None:

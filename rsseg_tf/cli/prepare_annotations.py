@@ -7,19 +7,26 @@ from typing import Any
 
 import click
 
-from rsseg_tf.cli.options import Grouped, group, trains_on_option
+from rsseg_tf.cli.commands import ManyValues, group, needed
+from rsseg_tf.cli.options import trains_on_option
 from rsseg_tf.cli.output import print_own_data, progress_line
 
 __all__ = ["annotated_images"]
 
 
-@click.command(name="annotations", cls=Grouped)
-@click.argument("images", metavar="IMAGES...", type=Path, nargs=-1, required=True)
+@click.command(name="annotations", cls=ManyValues)
+@needed(
+    "Name the folders or zip files with the image tiles.",
+    click.argument("images", metavar="IMAGES...", type=Path, nargs=-1, required=True),
+)
 @click.option("--labels", multiple=True, type=Path, metavar="PATH...",
               help="COCO files, or labelme's or ISAT's, or folders of them.  [default: the .json files beside the "
                    "images]")  # fmt: skip
-@click.option("-o", "--output", "--out-dir", required=True, type=Path, metavar="DIR",
-              help="The folder to write, e.g. data/mine; its name becomes the dataset's.")  # fmt: skip
+@needed(
+    "Name the folder to write, e.g. -o data/mine.",
+    click.option("-o", "--output", "--out-dir", required=True, type=Path, metavar="DIR",
+                 help="The folder to write, e.g. data/mine; its name becomes the dataset's."),
+)  # fmt: skip
 @group(
     "Classes",
     click.option("--classes", multiple=True, metavar="NAME[=CLASS]...",

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from rsseg_tf.cli.options import Grouped, group, reading_options, stack_options, stacked, trains_on_option
+from rsseg_tf.cli.commands import ManyValues, group, needed
+from rsseg_tf.cli.options import reading_options, stack_options, stacked, trains_on_option
 from rsseg_tf.cli.output import print_own_data, progress_line
 
 __all__ = ["scenes"]
@@ -15,14 +16,19 @@ __all__ = ["scenes"]
 _METRES = click.FloatRange(min=0)
 
 
-@click.command(name="scenes", cls=Grouped)
+@click.command(name="scenes", cls=ManyValues)
 @click.argument("orthos", metavar="ORTHO...", nargs=-1)
-@stack_options
-@click.option("--labels", multiple=True, required=True, type=Path, metavar="FILE...",
-              help="Polygons (GeoPackage, GeoJSON, Shapefile, FlatGeobuf, GeoParquet, KML) or rasters of class values, "
-                   "in any CRS and grid.")  # fmt: skip
-@click.option("-o", "--output", "--out-dir", required=True, type=Path, metavar="DIR",
-              help="The folder to write, e.g. data/mine; its name becomes the dataset's.")  # fmt: skip
+@needed(
+    "Name a file of polygons, or a raster of class values.",
+    click.option("--labels", multiple=True, required=True, type=Path, metavar="FILE...",
+                 help="Polygons (GeoPackage, GeoJSON, Shapefile, FlatGeobuf, GeoParquet, KML) or rasters of class "
+                      "values, in any CRS and grid."),
+)  # fmt: skip
+@needed(
+    "Name the folder to write, e.g. -o data/mine.",
+    click.option("-o", "--output", "--out-dir", required=True, type=Path, metavar="DIR",
+                 help="The folder to write, e.g. data/mine; its name becomes the dataset's."),
+)  # fmt: skip
 @group(
     "Classes",
     click.option("--field", metavar="NAME",
@@ -62,8 +68,8 @@ _METRES = click.FloatRange(min=0)
     click.option("--skip-empty", is_flag=True, help="Leave tiles out that hold background alone."),
     click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [default: one for each core]"),
     trains_on_option,
-    reading_options,
 )  # fmt: skip
+@group("Scenes", stack_options, reading_options)
 def scenes(orthos: tuple[str, ...], labels: tuple[Path, ...], output: Path, **values: Any) -> None:
     """Make tiles from your own scenes and labels.
 

@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from rsseg_tf.cli.options import ManyValues, config_option, load_pretraining, run_options, run_settings
+from rsseg_tf.cli.commands import ManyValues, group
+from rsseg_tf.cli.options import (
+    checkpoint_options,
+    config_option,
+    load_pretraining,
+    offline_option,
+    run_options,
+    run_settings,
+    speed_options,
+)
 
 __all__ = ["command"]
 
@@ -15,7 +24,7 @@ _COUNT = click.IntRange(min=1)
 
 
 @click.command(name="pretrain", cls=ManyValues)
-@config_option(required=True)
+@config_option(required=True, next_step="`rsseg-tf config list pretrain` names the shipped ones.")
 @click.option("--epochs", type=_COUNT, metavar="N", help="Times that every image is seen.")
 @click.option("--iters", type=_COUNT, metavar="N", help="Optimizer steps in all, instead of epochs.")
 @click.option("--total-batch-size", type=_COUNT, metavar="N", help="Images per step, over all devices.")
@@ -23,6 +32,8 @@ _COUNT = click.IntRange(min=1)
 @click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), metavar="LR",
               help="Highest learning rate.")  # fmt: skip
 @run_options
+@group("Checkpoints and logs", checkpoint_options)
+@group("Speed and repetition", speed_options, offline_option)
 def command(
     config_path: str,
     overrides: tuple[str, ...],
@@ -36,7 +47,7 @@ def command(
 ) -> None:
     """Train a backbone on images without labels, by MoCo v2, DenseCL, SimSiam, SwAV, PixPro or MoCo-BYOL.
 
-    Checkpoints go to --save-dir as iter_N/, TensorBoard events to its folder tensorboard/. To train a segmentation
+    Checkpoints go to --output as iter_N/, TensorBoard events to its folder tensorboard/. To train a segmentation
     model from a checkpoint, set model.backbone.pretrained to its folder. After each epoch a line shows the monitors of
     collapse. Ctrl-C, SIGTERM and SIGHUP write a checkpoint before they end the run. Options override the config.
     """

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rsseg_tf.cli.commands import ManyValues, group
 from rsseg_tf.cli.models import choose_device
-from rsseg_tf.cli.options import ManyValues, config_option, device_options, load
+from rsseg_tf.cli.options import config_option, device_options, json_file_option, load, offline_option
 from rsseg_tf.cli.output import narrow_table, write_json
 
 if TYPE_CHECKING:
@@ -23,21 +24,26 @@ __all__ = ["command"]
 @click.option("--backbone", "sources", multiple=True, metavar="SRC...",
               help="Weights of the config's backbone: a checkpoint (of pretrain or train), file, URL or "
                    "preset.")  # fmt: skip
-@click.option("--patch-size", type=click.IntRange(min=8), default=64, show_default=True, help="Side of a patch.")
-@click.option("--patches", type=click.IntRange(min=10), default=2000, show_default=True,
-              help="Most patches of each split.")  # fmt: skip
-@click.option("--labels", multiple=True, type=click.IntRange(min=2), metavar="N...",
-              help="Numbers of labelled patches for the linear probe; all patches come last.  [default: "
-                   "40 200]")  # fmt: skip
-@click.option("--neighbours", type=click.IntRange(min=1), default=20, show_default=True, help="Neighbours that vote.")
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True,
-              help="Draws of labelled patches and of random weights.")  # fmt: skip
-@click.option("--normalisation", type=click.Choice(["auto", "dataset", "imagenet"]), default="auto", show_default=True,
-              help="Mean and std of pixels. auto: those that the weights were trained with, ImageNet's "
-                   "for released weights.")  # fmt: skip
-@click.option("--json", "json_path", type=Path, metavar="FILE", help="Also write all scores here.")
-@click.option("--offline", is_flag=True, help="Never use the network; weights must be in the cache.")
+@json_file_option("Also write all scores here, as JSON.")
+@offline_option
 @device_options
+@group(
+    "Patches and classifiers",
+    click.option("--patch-size", type=click.IntRange(min=8), default=64, show_default=True, metavar="N",
+                 help="Side of a patch."),
+    click.option("--patches", type=click.IntRange(min=10), default=2000, show_default=True, metavar="N",
+                 help="Most patches of each split."),
+    click.option("--labels", multiple=True, type=click.IntRange(min=2), metavar="N...",
+                 help="Numbers of labelled patches for the linear probe; all patches come last.  [default: 40 200]"),
+    click.option("--neighbours", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",
+                 help="Neighbours that vote."),
+    click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, metavar="N",
+                 help="Draws of labelled patches and of random weights."),
+    click.option("--normalisation", type=click.Choice(["auto", "dataset", "imagenet"]), default="auto",
+                 show_default=True,
+                 help="Mean and std of pixels. auto: those that the weights were trained with, ImageNet's for "
+                      "released weights."),
+)  # fmt: skip
 def command(
     config_path: str,
     overrides: tuple[str, ...],

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from rsseg_tf.cli.options import ManyValues, WithDefault, combined, picked, trust_option
+from rsseg_tf.cli.commands import ManyValues, WithDefault, combined, group, needed
+from rsseg_tf.cli.options import EXPORT_STEP, picked, trust_option
 
 __all__ = ["command"]
 
@@ -48,7 +49,10 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
 _PORTS = (
     ("--rest-port", _PORT, 8501, "REST; 0 for any free port."),
     ("--grpc-port", _PORT, 8500, "gRPC; 0 for any free port."),
+)
+_VERSIONS = (
     ("--keep", _NONE_OR_MORE, 1, "How many of the newest versions answer; 0 for all."),
+    ("--poll", click.FloatRange(min=0.05), 2.0, "Seconds between looks for new versions."),
 )
 _BATCHING = (
     ("--max-batch-size", _COUNT, 8, "Images computed together; 1 turns batching off."),
@@ -71,31 +75,39 @@ def _number_options(rows: tuple[tuple[str, click.ParamType, float, str], ...]) -
     """Returns a decorator that adds options which take a number and show their default."""
     return combined(
         *(
-            click.option(flag, type=kind, default=default, show_default=True, help=text)
+            click.option(flag, type=kind, default=default, show_default=True, metavar="N", help=text)
             for flag, kind, default, text in rows
         )
     )
 
 
 @command.command(name=WithDefault.default, cls=ManyValues)
-@click.argument("export_dir", type=Path)
+@needed(EXPORT_STEP, click.argument("export_dir", type=Path))
 @click.option("--model-name", metavar="NAME", help="Name in requests. Default: the folder's.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS",
+              help="Address to listen on; 0.0.0.0 for all.")  # fmt: skip
 @_number_options(_PORTS)
-@click.option("--label", "labels", multiple=True, callback=_labels, metavar="LABEL=VERSION...",
-              help="Names for versions, which then answer too, e.g. stable=1 canary=2.")  # fmt: skip
-@_number_options((("--poll", click.FloatRange(min=0.05), 2.0, "Seconds between looks for new versions."),))
-@click.option("--threads", type=_COUNT, help="How many one operation uses. Default: all cores.")
-@_number_options(_BATCHING)
-@_number_options(_LIMITS)
-@click.option("--metrics-path", default="/monitoring/prometheus/metrics", show_default=True,
+@click.option("--threads", type=_COUNT, metavar="N", help="How many one operation uses. Default: all cores.")
+@click.option("--metrics-path", default="/monitoring/prometheus/metrics", show_default=True, metavar="PATH",
               help="Where Prometheus reads, on the REST port.")  # fmt: skip
 @trust_option
+@group(
+    "Versions",
+    _number_options(_VERSIONS),
+    click.option("--label", "labels", multiple=True, callback=_labels, metavar="LABEL=VERSION...",
+                 help="Names for versions, which then answer too, e.g. stable=1 canary=2."),
+)  # fmt: skip
+@group("Batching", _number_options(_BATCHING))
+@group("Limits", _number_options(_LIMITS))
 def serve_model(export_dir: Path, model_name: str | None, **values: Any) -> None:
     """Answer requests about the model in EXPORT_DIR."""
     from rsseg_tf.cli.output import load_tensorflow
+    from rsseg_tf.errors import ServingError
     from rsseg_tf.extras import require
 
+    if not export_dir.is_dir():  # first of all, and not a missing package
+        why = "is a file" if export_dir.exists() else "does not exist"
+        raise ServingError(f"{export_dir} {why}; a folder of a SavedModel export is needed. {EXPORT_STEP}")
     # Before TensorFlow, so that a missing extra is told at once.
     for module in ("tensorflow_serving", "uvicorn", "starlette", "prometheus_client", "grpc_health", "orjson"):
         require(module, "serving")
@@ -130,10 +142,13 @@ def serve_model(export_dir: Path, model_name: str | None, **values: Any) -> None
     click.echo("The server has stopped.")
 
 
-@command.command(name="init")
+@command.command(name="init", cls=ManyValues)
 @click.argument("directory", metavar="DIR", type=Path)
-@click.option("--export", "export_dir", type=Path, required=True, metavar="EXPORT_DIR",
-              help="The model: a folder of `rsseg-tf export --format savedmodel`.")  # fmt: skip
+@needed(
+    EXPORT_STEP,
+    click.option("--export", "export_dir", type=Path, required=True, metavar="EXPORT_DIR",
+                 help="The model: a folder of `rsseg-tf export --format savedmodel`."),
+)  # fmt: skip
 @click.option("--model-name", metavar="NAME", help="Name in requests. Default: the folder's.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 def initialise(directory: Path, export_dir: Path, model_name: str | None, overwrite: bool) -> None:

@@ -8,7 +8,16 @@ from typing import Any
 
 import click
 
-from rsseg_tf.cli.options import ManyValues, config_option, load, run_options, run_settings
+from rsseg_tf.cli.commands import ManyValues, group
+from rsseg_tf.cli.options import (
+    checkpoint_options,
+    config_option,
+    load,
+    offline_option,
+    run_options,
+    run_settings,
+    speed_options,
+)
 
 __all__ = ["command"]
 
@@ -17,16 +26,26 @@ _COUNT = click.IntRange(min=1)
 
 @click.command(name="train", cls=ManyValues)
 @config_option(required=True)
+@click.option("--do-eval", is_flag=True,
+              help="Evaluate at each checkpoint, by eval.protocol, and keep the best as best_model/.")  # fmt: skip
 @click.option("--iters", type=_COUNT, metavar="N", help="Optimizer steps in all.")
 @click.option("--batch-size", type=_COUNT, metavar="N", help="Samples per step on each device, as in PaddleSeg.")
 @click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), metavar="LR",
               help="Initial learning rate.")  # fmt: skip
-@click.option("--do-eval", is_flag=True,
-              help="Evaluate at each checkpoint, by eval.protocol, and keep the best as best_model/.")  # fmt: skip
-@click.option("--early-stop-intervals", type=_COUNT, metavar="N",
-              help="Stop after this many evaluations without a better mIoU.")  # fmt: skip
-@click.option("--coarse-model", metavar="SRC", help="Weights of the coarse model of c2fnet: checkpoint, file or URL.")
 @run_options
+@group(
+    "Checkpoints and logs",
+    checkpoint_options,
+    click.option("--early-stop-intervals", type=_COUNT, metavar="N",
+                 help="Stop after this many evaluations without a better mIoU."),
+)  # fmt: skip
+@group("Speed and repetition", speed_options)
+@group(
+    "Weights",
+    click.option("--coarse-model", metavar="SRC",
+                 help="Weights of the coarse model of c2fnet: checkpoint, file or URL."),
+    offline_option,
+)  # fmt: skip
 def command(
     config_path: str,
     overrides: tuple[str, ...],
@@ -41,7 +60,7 @@ def command(
 ) -> int | None:
     """Train a model.
 
-    Checkpoints go to --save-dir as iter_N/ and, with --do-eval, best_model/; TensorBoard events to its folder
+    Checkpoints go to --output as iter_N/ and, with --do-eval, best_model/; TensorBoard events to its folder
     tensorboard/. Ctrl-C, SIGTERM and SIGHUP write a checkpoint before they end the run. Options override the config.
     """
     config = load(config_path, overrides, run_settings(settings))

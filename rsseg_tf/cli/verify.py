@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rsseg_tf.cli.options import ManyValues, trust_option
+from rsseg_tf.cli.commands import ManyValues, group, needed
+from rsseg_tf.cli.options import EXPORT_STEP, json_file_option, trust_option
 from rsseg_tf.cli.output import narrow_table, print_note
 
 if TYPE_CHECKING:
@@ -19,19 +20,25 @@ __all__ = ["command"]
 
 
 @click.command(name="verify", cls=ManyValues)
-@click.argument("folder", type=Path, metavar="DIR")
+@needed(EXPORT_STEP, click.argument("folder", type=Path, metavar="DIR"))
+@click.option("--images", type=Path, metavar="PATH",
+              help="With --checkpoint: an image, a folder or a list (.txt) to compare on too.")  # fmt: skip
 @click.option("--checkpoint", type=Path, metavar="DIR",
               help="The exported checkpoint, to run again. [default: compare with its answers at the time of the "
                    "export]")  # fmt: skip
-@click.option("--images", type=Path, metavar="PATH",
-              help="With --checkpoint: an image, a folder or a list (.txt) to compare on too.")  # fmt: skip
-@click.option("--server", metavar="ADDRESS",
-              help="A server of this export to compare too; HOST:PORT for gRPC, http://HOST:PORT for "
-                   "REST.")  # fmt: skip
-@click.option("--model-name", metavar="NAME", help="With --server: the model's name there.  [default: that of DIR]")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="For TFLite, ONNX and OpenVINO.")
-@trust_option
-@click.option("--json", "json_path", type=Path, metavar="FILE", help="Write all numbers there.")
+@json_file_option("Write all numbers there, as JSON.")
+@group(
+    "Server",
+    click.option("--server", metavar="ADDRESS",
+                 help="A server of this export to compare too; HOST:PORT for gRPC, http://HOST:PORT for REST."),
+    click.option("--model-name", metavar="NAME",
+                 help="With --server: the model's name there.  [default: that of DIR]"),
+)  # fmt: skip
+@group(
+    "Engine",
+    click.option("--threads", type=click.IntRange(min=1), metavar="N", help="For TFLite, ONNX and OpenVINO."),
+    trust_option,
+)
 def command(
     folder: Path,
     checkpoint: Path | None,

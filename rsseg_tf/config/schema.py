@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from rsseg_tf.config.named_weights import normalised_for
-from rsseg_tf.config.section import AboveZero, ClipNorm, ClipValue, Fraction, Momentum, NotNegative, Positive, Section
+from rsseg_tf.config.section import (
+    AboveZero,
+    ClipNorm,
+    ClipValue,
+    Fraction,
+    Momentum,
+    NotNegative,
+    Positive,
+    Section,
+    plugin_path,
+)
 from rsseg_tf.config.zoo import C2FNet, CrossEntropy, CustomLoss, Loss, Mixed, Model, PixelContrast
 from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.datasets.protocols import PROTOCOLS, ProtocolName, present_name
@@ -181,7 +191,7 @@ Dataset = Annotated[PreparedDataset | CustomDataset, Field(discriminator="name")
 
 
 class Augment(Section):
-    """Random changes to training samples, in this order: scale, crop, flips, rotations, colours.
+    """Random changes to training samples, in this order: scale, crop, flips, rotations, colours, `custom`.
 
     Ranges and order are PaddleSeg's in the benchmark; vertical flips and rotations, which it lacks, are off by default.
     """
@@ -202,6 +212,16 @@ class Augment(Section):
     saturation_range: Annotated[float, Field(ge=0, le=1)] = 0.4
     hue_range: Annotated[float, Field(ge=0, le=127)] = 18.0
     distort_probability: Fraction = 0.5
+    custom: str | None = Field(
+        None,
+        description="a change of yours, module:function of (image, label, seed), the last one; its module must be in "
+        "RSSEG_TF_PLUGINS",
+    )
+
+    @field_validator("custom")
+    @classmethod
+    def _names_a_function(cls, value: str | None) -> str | None:
+        return None if value is None else plugin_path(value, "augment.custom")
 
     @property
     def crop(self) -> Size:

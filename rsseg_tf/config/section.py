@@ -16,6 +16,7 @@ __all__ = [
     "NotNegative",
     "Positive",
     "Section",
+    "plugin_path",
 ]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -30,6 +31,22 @@ ClipValue = Annotated[
     AboveZero | None, Field(description="largest size of each number of a gradient, before clip_norm; null: no limit")
 ]
 ClassWeights = tuple[Annotated[float, Field(ge=0)], ...] | None
+
+
+def plugin_path(value: str, field: str) -> str:
+    """Returns the name of a function of a user's own as it is.
+
+    Args:
+        value: `module:function`.
+        field: The key in the config, for the message.
+
+    Raises:
+        ValueError: When it is not written so.
+    """
+    module, _, function = value.partition(":")
+    if not function.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(f"{field} must be module:function, such as my_models.nets:my_net; got {value!r:.80}.")
+    return value
 
 
 class Section(BaseModel):

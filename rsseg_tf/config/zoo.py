@@ -15,6 +15,8 @@ The unions (`Backbone`, `Model`, …) hold every row of their kind that stands a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Field, JsonValue, field_validator, model_validator
@@ -26,7 +28,16 @@ from rsseg_tf.config.named_weights import (
     find_weights,
     weights_for,
 )
-from rsseg_tf.config.section import AboveZero, ClassWeights, Fraction, Momentum, NotNegative, Positive, Section
+from rsseg_tf.config.section import (
+    AboveZero,
+    ClassWeights,
+    Fraction,
+    Momentum,
+    NotNegative,
+    Positive,
+    Section,
+    plugin_path,
+)
 from rsseg_tf.errors import ConfigError
 
 __all__ = [
@@ -124,10 +135,7 @@ class CustomRow(Section):
     @field_validator("builder")
     @classmethod
     def _names_a_function(cls, value: str) -> str:
-        module, _, function = value.partition(":")
-        if not function.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
-            raise ValueError(f"builder must be module:function, such as my_models.nets:my_net; got {value!r:.80}.")
-        return value
+        return plugin_path(value, "builder")
 
     @property
     def builder_path(self) -> str:
@@ -372,9 +380,14 @@ else:
 
 
 class ModelSection(Row):
-    """What all models have. The backbone may be missing from a model of one's own alone."""
+    """What all models have. The backbone may be missing from a model of one's own alone.
+
+    Attributes:
+        parts_of_heads: Names of the tensors of the heads that give several; the others give logits.
+    """
 
     own = Row.own | {"backbone", "pretrained", "num_classes", "freeze_backbone"}
+    parts_of_heads: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
     backbone: Backbone | None = None
     pretrained: str | None = Field(
         None, description="weights of the whole model (file or URL) or one of our checkpoints; null for random"
@@ -483,6 +496,7 @@ class HRNetContrast(SegmentorSection):
 
     built_by = "rsseg_tf.segmentors.hrnet_contrast:hrnet_contrast"
     weight_names = "rsseg_tf.weights.names:hrnet_contrast_names"
+    parts_of_heads = MappingProxyType({"contrast": ("logits", "embedding")})
     name: Literal["hrnet_contrast"]
     projection_channels: Positive = 256
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -543,6 +557,7 @@ class C2FNet(SegmentorSection):
     built_by = "rsseg_tf.segmentors.c2fnet:c2fnet"
     weight_names = "rsseg_tf.weights.names:c2fnet_names"
     own = ModelSection.own | {"coarse"}
+    parts_of_heads = MappingProxyType({"fine": ("logits", "windows")})
     name: Literal["c2fnet"]
     coarse: CoarseModel
     channels: Positive | None = None

@@ -14,10 +14,12 @@ import tensorflow as tf
 
 from rsseg_tf.config.schema import Augment, Sampling
 from rsseg_tf.data.augment import Augmentation
+from rsseg_tf.data.own_changes import Change, OwnChange, own_change, own_seed
 from rsseg_tf.data.reader import SampleReader
 from rsseg_tf.data.sampling import Crops, CropSampler, look_for_classes
+from rsseg_tf.errors import DataError
 
-__all__ = ["ALL", "Share", "endless_batches", "sample_order", "shuffled", "train_batches"]
+__all__ = ["ALL", "Share", "endless_batches", "first_sample", "sample_order", "shuffled", "train_batches"]
 
 Element = dict[str, tf.Tensor]
 _ANYWHERE = Sampling()
@@ -40,6 +42,7 @@ def train_batches(
     start: int = 0,
     workers: int | None = None,
     sampling: Sampling = _ANYWHERE,
+    augmentation: Change | None = None,
     notify: Callable[[str], object] = lambda line: None,
     share: Share = ALL,
 ) -> tf.data.Dataset:
@@ -53,6 +56,8 @@ def train_batches(
         start: How many samples were consumed before (a resumed run).
         workers: Threads that prepare samples; None lets TensorFlow choose.
         sampling: Which crops are drawn. With classes, all labels are read before the first batch.
+        augmentation: A change of one's own, which comes last; see `rsseg_tf.data.own_changes`. A config names it by
+            `augment.custom`.
         notify: Called with a line about the classes that were found.
         share: Which part of each batch to prepare, see `endless_batches`.
 
@@ -60,11 +65,38 @@ def train_batches(
         Elements `{"image": (B, H, W, bands), "label": (B, H, W) int32, "index": (B,) int64}`. Images are in the unit of
         the files and of the type of `Augmentation.dtype`, uint8 for 8-bit images with colour changes; `normalise` makes
         of them what a model takes. `index` holds the samples' places in the list.
+
+    Raises:
+        ConfigError: When `augment.custom` is not allowed or not there, or is given beside `augmentation`.
     """
+    change = own_change(augment, augmentation, reader.spec)
     crops = Crops(Augmentation(augment, reader.spec, reader.dtype), sampling)
     sampler = look_for_classes(reader, crops, seed, workers=workers, notify=notify)
-    load = _Loader(reader, crops, sampler, seed)
+    load = _Loader(reader, crops, sampler, seed, change)
     return endless_batches(load, batch_size=batch_size, start=start, workers=workers, share=share)
+
+
+def first_sample(
+    reader: SampleReader, augment: Augment, seed: int, start: int, change: OwnChange | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns image and label of the first sample of `train_batches`, where crops lie anywhere.
+
+    Args:
+        reader: The samples.
+        augment: Crop size and random changes.
+        seed: Seed of order and changes.
+        start: How many samples were consumed before.
+        change: A change of a user's own.
+
+    Raises:
+        DataError: When it cannot be read, or the change fails on it.
+    """
+    count = len(reader.samples)
+    crops = Crops(Augmentation(augment, reader.spec, reader.dtype), _ANYWHERE)
+    position = tf.constant(start, tf.int64)
+    index = int(shuffled(position % count, position // count, count, seed))
+    image, label, _ = _Loader(reader, crops, None, seed, change).make(start, index)
+    return image, label
 
 
 def endless_batches(
@@ -126,8 +158,10 @@ def shuffled(position: tf.Tensor, epoch: tf.Tensor, count: int, seed: int) -> tf
 class _Loader:
     """Maps a position in the endless stream to a training sample."""
 
-    def __init__(self, reader: SampleReader, crops: Crops, sampler: CropSampler | None, seed: int) -> None:
-        self.reader, self.crops, self.sampler, self.seed = reader, crops, sampler, seed
+    def __init__(
+        self, reader: SampleReader, crops: Crops, sampler: CropSampler | None, seed: int, change: OwnChange | None
+    ) -> None:
+        self.reader, self.crops, self.sampler, self.seed, self.change = reader, crops, sampler, seed, change
 
     def __call__(self, position: tf.Tensor) -> Element:
         changes, spec, count = self.crops.changes, self.reader.spec, len(self.reader.samples)
@@ -146,4 +180,12 @@ class _Loader:
             index, target = self.sampler.choose(self.seed, position, index)
         image, label = self.reader(index)
         draw, ids = self.crops.draw(label, self.seed, position, target)
-        return self.crops.changes.image(image, draw), ids, np.int64(index)
+        image = self.crops.changes.image(image, draw)
+        if self.change is not None:
+            try:
+                image, ids = self.change(image, ids, own_seed(self.seed, position), self.reader.samples[index])
+            except DataError as error:
+                # As for a sample that cannot be read: `tf.data` raises an error of its own in its place.
+                self.reader.failure = self.reader.failure or error
+                raise
+        return image, ids, np.int64(index)

@@ -37,6 +37,7 @@ thead th {{ background: #f4f4f4; }}
 .cards b {{ display: block; font-size: 1.25rem; }}
 .charts {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
 .tiles {{ display: grid; gap: 1.2rem; }}
+.tiles figure {{ min-width: 0; }}
 .tiles img {{ flex: 0 1 288px; }}
 .facts td {{ text-align: left; overflow-wrap: anywhere; }}
 svg text {{ font: 11px system-ui, sans-serif; fill: #333; }}

@@ -18,7 +18,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.segmentors.fcn import fcn
 from rsseg_tf.segmentors.requirements import require_backbone
 
@@ -28,6 +30,7 @@ __all__ = ["FrozenSegmentor", "RefineSmallObjects", "c2fnet", "window_labels"]
 _SPARSE_DIVISOR = 8
 
 
+@takes_weights
 def c2fnet(
     backbone: keras.Model,
     *,
@@ -39,6 +42,7 @@ def c2fnet(
     training_stride: int = 32,
     windows_per_image: int = 32,
     align_corners: bool = False,
+    weights: StrPath | None = None,
 ) -> keras.Model:
     """Builds a coarse-to-fine model.
 
@@ -66,6 +70,7 @@ def c2fnet(
         training_stride: Step from one window to the next in training.
         windows_per_image: Windows taken in a training step for each image of the batch.
         align_corners: How the fine model's logits are resized, see `rsseg_tf.layers.ResizeLike`.
+        weights: Of the whole model, see `rsseg_tf.backbones`; None for random ones.
 
     Returns:
         A model from images (B, H, W, C) to `{"main": logits, "fine": {"logits", "windows"}}`. `main` is

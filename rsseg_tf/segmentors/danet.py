@@ -10,6 +10,8 @@ from typing import Any
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import (
     ChannelAttention,
     PositionAttention,
@@ -25,7 +27,14 @@ __all__ = ["danet"]
 _DROPOUT = 0.1
 
 
-def danet(backbone: keras.Model, *, num_classes: int, align_corners: bool = False) -> keras.Model:
+@takes_weights
+def danet(
+    backbone: keras.Model,
+    *,
+    num_classes: int,
+    align_corners: bool = False,
+    weights: StrPath | None = None,
+) -> keras.Model:
     """Builds a DANet on the deepest features of a backbone.
 
     The model shares the backbone's layers and variables. Three quirks of PaddleSeg are kept:
@@ -39,6 +48,7 @@ def danet(backbone: keras.Model, *, num_classes: int, align_corners: bool = Fals
         backbone: Model from an image to features `"c2"`…; the last name in order of depth is used.
         num_classes: Channels of the logits.
         align_corners: How the logits are resized, see `rsseg_tf.layers.ResizeLike`.
+        weights: Of the whole model, see `rsseg_tf.backbones`; None for random ones.
 
     Returns:
         A model from images (B, H, W, C) to logits (B, H, W, num_classes) float32: `"main"` and, for training only,

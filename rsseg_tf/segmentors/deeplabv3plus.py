@@ -15,7 +15,9 @@ from typing import Any
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import (
     AdaptiveAveragePooling,
     ResizeLike,
@@ -29,6 +31,7 @@ from rsseg_tf.segmentors.requirements import VariantOrSmp, require_backbone, req
 __all__ = ["deeplabv3plus"]
 
 
+@takes_weights
 def deeplabv3plus(
     backbone: keras.Model,
     *,
@@ -40,6 +43,7 @@ def deeplabv3plus(
     aux_head: bool = False,
     variant: VariantOrSmp = "paddleseg",
     align_corners: bool = False,
+    weights: StrPath | None = None,
 ) -> keras.Model:
     """Builds a DeepLabV3+ on the stride-4 and the deepest features of a backbone.
 
@@ -62,6 +66,7 @@ def deeplabv3plus(
             the pyramid and one less in the decoder; in training it drops half of the pyramid's values. It is used at
             output stride 16 with the rates 1, 12, 24 and 36 and aligned corners, without an auxiliary head.
         align_corners: How features and logits are resized, see `rsseg_tf.layers.ResizeLike`.
+        weights: Of the whole model, see `rsseg_tf.backbones`; None for random ones.
 
     Returns:
         A model from images (B, H, W, C) to `{"main": logits}`, and `"aux"` with `aux_head`, (B, H, W, num_classes)

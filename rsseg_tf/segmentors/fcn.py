@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import ResizeLike, classifier, conv_bn_relu
 from rsseg_tf.segmentors.requirements import deepest_feature
 
@@ -17,8 +19,14 @@ __all__ = ["fcn"]
 _STDDEV = 0.001
 
 
+@takes_weights
 def fcn(
-    backbone: keras.Model, *, num_classes: int, channels: int | None = None, align_corners: bool = False
+    backbone: keras.Model,
+    *,
+    num_classes: int,
+    channels: int | None = None,
+    align_corners: bool = False,
+    weights: StrPath | None = None,
 ) -> keras.Model:
     """Builds an FCN on the deepest features of a backbone.
 
@@ -29,6 +37,7 @@ def fcn(
         num_classes: Channels of the logits.
         channels: Channels of the hidden convolution; by default as many as the features have.
         align_corners: How the logits are resized, see `rsseg_tf.layers.ResizeLike`.
+        weights: Of the whole model, see `rsseg_tf.backbones`; None for random ones.
 
     Returns:
         A model from images (B, H, W, C) to `{"main": logits}`, (B, H, W, num_classes) float32.

@@ -11,7 +11,9 @@ from typing import Any
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import ResizeLike, classifier, kernel_initializer
 from rsseg_tf.segmentors.requirements import require_backbone
 
@@ -21,6 +23,7 @@ _FEATURES = ("c2", "c3", "c4", "c5")
 _GROUPS = 32
 
 
+@takes_weights
 def fpn(
     backbone: keras.Model,
     *,
@@ -29,6 +32,7 @@ def fpn(
     segmentation_channels: int = 128,
     dropout: float = 0.2,
     align_corners: bool = True,
+    weights: StrPath | None = None,
 ) -> keras.Model:
     """Builds an FPN on the features of strides 4 to 32.
 
@@ -42,6 +46,7 @@ def fpn(
             many as divide both numbers.
         dropout: Share of whole channels that are dropped before the classifier.
         align_corners: How levels and logits are resized, see `rsseg_tf.layers.ResizeLike`.
+        weights: Of the whole model, see `rsseg_tf.backbones`; None for random ones.
 
     Returns:
         A model from images (B, H, W, C) to `{"main": logits}`, (B, H, W, num_classes) float32.

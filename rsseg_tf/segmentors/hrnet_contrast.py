@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import ResizeLike, classifier, conv_bn_relu
 from rsseg_tf.segmentors.requirements import deepest_feature
 
 __all__ = ["hrnet_contrast"]
 
 
+@takes_weights
 def hrnet_contrast(
     backbone: keras.Model,
     *,
@@ -21,6 +24,7 @@ def hrnet_contrast(
     projection_channels: int = 256,
     dropout: float = 0.1,
     align_corners: bool = False,
+    weights: StrPath | None = None,
 ) -> keras.Model:
     """Builds a segmentor with an embedding of every pixel, on the deepest features of a backbone.
 
@@ -33,6 +37,7 @@ def hrnet_contrast(
         projection_channels: Channels D of the embedding.
         dropout: Share of channels that are dropped before the classifier.
         align_corners: How the logits are resized, see `rsseg_tf.layers.ResizeLike`.
+        weights: Of the whole model, see `rsseg_tf.backbones`; None for random ones.
 
     Returns:
         A model from images (B, H, W, C) to `{"main": logits, "contrast": {"logits", "embedding"}}`. `main` is

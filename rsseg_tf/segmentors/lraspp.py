@@ -9,14 +9,24 @@ from __future__ import annotations
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import AdaptiveAveragePooling, ResizeLike, classifier, conv_bn_relu
 from rsseg_tf.segmentors.requirements import require_backbone
 
 __all__ = ["lraspp"]
 
 
-def lraspp(backbone: keras.Model, *, num_classes: int, channels: int = 128, align_corners: bool = False) -> keras.Model:
+@takes_weights
+def lraspp(
+    backbone: keras.Model,
+    *,
+    num_classes: int,
+    channels: int = 128,
+    align_corners: bool = False,
+    weights: StrPath | None = None,
+) -> keras.Model:
     """Builds an LR-ASPP on the features `"c3"` and the deepest ones of a backbone.
 
     The model shares the backbone's layers and variables.
@@ -26,6 +36,7 @@ def lraspp(backbone: keras.Model, *, num_classes: int, channels: int = 128, alig
         num_classes: Channels of the logits.
         channels: Channels to which the deepest features are reduced.
         align_corners: How logits are resized, see `rsseg_tf.layers.ResizeLike`.
+        weights: Of the whole model, see `rsseg_tf.backbones`; None for random ones.
 
     Returns:
         A model from images (B, H, W, C) to `{"main": logits}`, (B, H, W, num_classes) float32.

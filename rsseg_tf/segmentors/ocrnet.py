@@ -11,7 +11,9 @@ from typing import Any
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import AttendRegions, GatherRegions, ResizeLike, UnusedWeights, classifier, conv_bn_relu
 from rsseg_tf.segmentors.requirements import require_backbone
 
@@ -21,6 +23,7 @@ __all__ = ["ocrnet"]
 _STDDEV = 0.001
 
 
+@takes_weights
 def ocrnet(
     backbone: keras.Model,
     *,
@@ -29,6 +32,7 @@ def ocrnet(
     ocr_channels: int = 512,
     key_channels: int = 256,
     align_corners: bool = False,
+    weights: StrPath | None = None,
 ) -> keras.Model:
     """Builds an OCRNet on one or two features of a backbone.
 
@@ -44,6 +48,7 @@ def ocrnet(
         ocr_channels: Channels of the pixel and object representations.
         key_channels: Channels in which pixels and objects are compared.
         align_corners: How the logits are resized, see `rsseg_tf.layers.ResizeLike`.
+        weights: Of the whole model, see `rsseg_tf.backbones`; None for random ones.
 
     Returns:
         A model from images (B, H, W, C) to `{"main": logits, "aux": logits}`, (B, H, W, num_classes) float32;

@@ -11,13 +11,16 @@ from collections.abc import Sequence
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import ResizeLike, auxiliary_head, classifier, pyramid_pooling
 from rsseg_tf.segmentors.requirements import VariantOrSmp, require_backbone, require_variant
 
 __all__ = ["pspnet"]
 
 
+@takes_weights
 def pspnet(
     backbone: keras.Model,
     *,
@@ -28,6 +31,7 @@ def pspnet(
     feature: str | None = None,
     variant: VariantOrSmp = "paddleseg",
     align_corners: bool = False,
+    weights: StrPath | None = None,
 ) -> keras.Model:
     """Builds a PSPNet on the deepest features of a backbone, with an auxiliary head on those before.
 
@@ -46,6 +50,7 @@ def pspnet(
             drops them too; it joins the pyramid by a 1x1 convolution, normalises no grid of one cell, and classifies by
             a 3x3 convolution. It has no auxiliary head, 512 `pyramid_channels` and aligned corners.
         align_corners: How means and logits are resized, see `rsseg_tf.layers.ResizeLike`.
+        weights: Of the whole model, see `rsseg_tf.backbones`; None for random ones.
 
     Returns:
         A model from images (B, H, W, C) to `{"main": logits, "aux": logits}`, (B, H, W, num_classes) float32.

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import BatchNorm, ResizeLike, classifier, kernel_initializer
 from rsseg_tf.segmentors.requirements import require_backbone
 
 __all__ = ["segformer"]
 
 
+@takes_weights
 def segformer(
     backbone: keras.Model,
     *,
@@ -24,6 +27,7 @@ def segformer(
     dropout: float = 0.1,
     channel_dropout: bool = False,
     align_corners: bool = False,
+    weights: StrPath | None = None,
 ) -> keras.Model:
     """Builds SegFormer's head on all features of a backbone.
 
@@ -39,6 +43,7 @@ def segformer(
         dropout: Share of the values that are dropped before the classifier in training.
         channel_dropout: Whether dropout takes away whole channels, as in PaddleSeg, or single values.
         align_corners: How features and logits are resized, see `rsseg_tf.layers.ResizeLike`.
+        weights: Of the whole model, see `rsseg_tf.backbones`; None for random ones.
 
     Returns:
         A model from images (B, H, W, C) to `{"main": logits}`, (B, H, W, num_classes) float32.

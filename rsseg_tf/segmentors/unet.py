@@ -10,19 +10,23 @@ from collections.abc import Sequence
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import ResizeLike, average_pool_ceil, conv_bn_relu, kernel_initializer
 from rsseg_tf.segmentors.requirements import require_backbone
 
 __all__ = ["unet"]
 
 
+@takes_weights
 def unet(
     backbone: keras.Model,
     *,
     num_classes: int,
     decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
     align_corners: bool = False,
+    weights: StrPath | None = None,
 ) -> keras.Model:
     """Builds a U-Net on all features of a backbone.
 
@@ -37,6 +41,7 @@ def unet(
             the strides is also allowed: then the first belongs to the step from the deepest features, and the logits
             are resized bilinearly from where the steps end.
         align_corners: How logits are resized where the steps end early, see `rsseg_tf.layers.ResizeLike`.
+        weights: Of the whole model, see `rsseg_tf.backbones`; None for random ones.
 
     Returns:
         A model from images (B, H, W, C) to `{"main": logits}`, (B, H, W, num_classes) float32.

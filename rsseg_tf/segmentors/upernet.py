@@ -11,7 +11,9 @@ from typing import Any
 
 import keras
 
+from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import StrPath
 from rsseg_tf.layers import (
     BatchNorm,
     ResizeLike,
@@ -30,6 +32,7 @@ _FEATURES = ("c2", "c3", "c4", "c5")
 _BIN_SIZES = (1, 2, 3, 6)
 
 
+@takes_weights
 def upernet(
     backbone: keras.Model,
     *,
@@ -40,6 +43,7 @@ def upernet(
     aux_channels: int | None = None,
     variant: Variant = "paddleseg",
     align_corners: bool = False,
+    weights: StrPath | None = None,
 ) -> keras.Model:
     """Builds a UPerNet on the features of all four strides, with an auxiliary head on the third.
 
@@ -59,6 +63,7 @@ def upernet(
         variant: Whose computation it is. mmsegmentation's has `channels` channels for each mean of the pyramid, no
             second classifier, and resizes between the levels as `align_corners` says.
         align_corners: How the logits are resized, see `rsseg_tf.layers.ResizeLike`.
+        weights: Of the whole model, see `rsseg_tf.backbones`; None for random ones.
 
     Returns:
         A model from images (B, H, W, C) to `{"main": logits, "aux": logits}`, (B, H, W, num_classes) float32.

@@ -2,7 +2,7 @@
 
 from rsseg_tf.styles.entries import PaletteEntry
 from rsseg_tf.styles.layer_styles import STYLE_TABLE, put_layer_style, users_styles
-from rsseg_tf.styles.matching import class_palette
+from rsseg_tf.styles.matching import class_palette, plain_palette
 from rsseg_tf.styles.palettes import read_palette
 from rsseg_tf.styles.qml import confidence_qml, labels_qml, polygons_qml, write_qml
 from rsseg_tf.styles.side_files import side_file, with_side_table
@@ -13,6 +13,7 @@ __all__ = [
     "class_palette",
     "confidence_qml",
     "labels_qml",
+    "plain_palette",
     "polygons_qml",
     "put_layer_style",
     "read_palette",

@@ -7,7 +7,19 @@ from collections.abc import Mapping, Sequence
 from rsseg_tf.datasets.spec import RGB, default_palette
 from rsseg_tf.styles.entries import PaletteEntry
 
-__all__ = ["class_palette"]
+__all__ = ["class_palette", "plain_palette"]
+
+BACKGROUND: RGB = (128, 128, 128)
+"""The colour of a class called background for which nothing names one: on a map it covers most of the ground."""
+
+
+def plain_palette(classes: Sequence[str]) -> tuple[RGB, ...]:
+    """Returns one colour a class where no style has any: grey for background, those of `default_palette` for others.
+
+    Args:
+        classes: Names of the classes, by id.
+    """
+    return _filled({}, set(), classes)
 
 
 def class_palette(
@@ -16,7 +28,7 @@ def class_palette(
     """Returns one colour a class, all of them different.
 
     A class has the colour of the entry with its name, in small or capital letters, or with one of its values. A class
-    without an entry, or with a colour that another class has, gets one of `default_palette` that no entry has.
+    without an entry, or with a colour that another class has, gets one of `plain_palette` that no entry has.
 
     Args:
         entries: From `read_palette`.
@@ -36,6 +48,15 @@ def class_palette(
                 found.setdefault(name, entry.colour)
     if not found:
         return None
-    taken = {entry.colour for entry in entries}
+    return _filled(found, {entry.colour for entry in entries}, classes)
+
+
+def _filled(found: Mapping[str, RGB], taken: set[RGB], classes: Sequence[str]) -> tuple[RGB, ...]:
+    """Returns the colours of the classes; those that were not found get colours that are not taken."""
     spare = (colour for colour in default_palette(255) if colour not in taken)
-    return tuple(found[name] if name in found else next(spare) for name in classes)
+    colours = dict(found)
+    for name in classes:
+        if name not in colours:
+            grey = name.casefold() == "background" and BACKGROUND not in taken
+            colours[name] = BACKGROUND if grey else next(spare)
+    return tuple(colours[name] for name in classes)

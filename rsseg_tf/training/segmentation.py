@@ -19,6 +19,7 @@ from rsseg_tf.checkpoint import TrainState, load_weights, read_state, restore_tr
 from rsseg_tf.config import Config
 from rsseg_tf.config.zoo import C2FNet
 from rsseg_tf.data import SampleReader, train_batches
+from rsseg_tf.data.own_changes import Change
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ConfigError, reason
 from rsseg_tf.evaluate.evaluation import Evaluation, plan_evaluation
@@ -55,6 +56,7 @@ def train(
     resume: StrPath | None = None,
     overwrite: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    augmentation: Change | None = None,
     offline: bool = False,
     notify: Notify = lambda line: None,
 ) -> TrainResult:
@@ -74,6 +76,8 @@ def train(
             checkpoint is written.
         callbacks: Keras callbacks; `training.callbacks` describes the calls. What one raises ends the run, after the
             steps so far were saved.
+        augmentation: A change of one's own to training samples, see `rsseg_tf.data.own_changes`. Checkpoints do not
+            hold it: give it again where a run is resumed, or name it by `augment.custom` of the config.
         offline: Whether pre-trained weights must be in the cache already.
         notify: Called with a line for everything about the run that its log does not show: each file of pre-trained
             weights that was loaded, what became of the best score of the run to resume, what could not be removed.
@@ -122,6 +126,7 @@ def train(
                 start=state.samples_seen,
                 workers=config.data.workers,
                 sampling=config.sampling,
+                augmentation=augmentation,
                 notify=notify,
                 share=workers.share,
             ),

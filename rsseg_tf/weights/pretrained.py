@@ -42,6 +42,7 @@ __all__ = [
     "load_part",
     "load_pretrained",
     "open_source",
+    "opened",
     "parts",
     "weight_names",
 ]
@@ -205,12 +206,12 @@ def load_pretrained(
     reports = []
     for part in parts(config, model):
         if part.source is not None:
-            file = _opened(part.row, part.source, offline=offline, progress=progress)
+            file = opened(part.row, part.source, offline=offline, progress=progress)
             reports.append(load_part(model, part, file))
     return reports
 
 
-def _opened(row: Model | Backbone, source: str, *, offline: bool, progress: Progress | None = None) -> TensorFile:
+def opened(row: Model | Backbone, source: str, *, offline: bool, progress: Progress | None = None) -> TensorFile:
     """Reads the tensors of a source; networks of keras-hub and keras.applications bring their own."""
     offline = offline or is_offline()
     if isinstance(row, KerasHub) and is_hub_preset(source):
@@ -227,7 +228,7 @@ def load_backbone(model: Any, section: Backbone, source: str, *, offline: bool =
         WeightsError: When the source cannot be had or read, or does not fit.
     """
     part = backbone_part(section, [variable.path for variable in model.weights])
-    return load_part(model, part, _opened(section, source, offline=offline))
+    return load_part(model, part, opened(section, source, offline=offline))
 
 
 def open_source(source: str, *, offline: bool = False, progress: Progress | None = None) -> TensorFile:

@@ -152,7 +152,7 @@ def test_a_checkpoint_of_another_architecture_and_of_other_classes(project: Path
         (("--model_path", "MISSING"), "is not a checkpoint"),
         (("--gpus", "0", "1"), "A GPU was asked for, but TensorFlow sees none"),
         (("--batch_size", "0"), "Invalid value for '--batch-size'"),
-        (("--num_workers", "0"), "Invalid value for '--num-workers'"),
+        (("--num_workers", "-1"), "Invalid value for '--num-workers'"),
     ],
 )
 def test_bad_evaluation_options(project: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -169,7 +169,8 @@ def test_bad_evaluation_options(project: Path, arguments: tuple[str, ...], messa
         (("dubai", "EMPTY", "-o", "OUT"), ""),
         (("dubai", "NOWHERE", "-o", "OUT"), "NOWHERE"),
         (("synthetic", "-o", "OUT", "--overlap", "3"), "has no option overlap"),
-        (("isiad", "x", "-o", "OUT"), "is not one of"),
+        (("isiad", "x", "-o", "OUT"), "Did you mean 'isaid'?"),
+        (("wrong", "x", "-o", "OUT"), "is not one of"),
         (("isaid", "NOWHERE", "-o", "OUT"), "NOWHERE does not exist"),
         (("isaid", "EMPTY", "-o", "OUT"), "holds no scene of iSAID"),
         (("potsdam", "EMPTY", "-o", "OUT", "--overlap", "3"), "choose cutting 'overlap'"),

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from rsseg_tf import __version__
 from rsseg_tf.cli import main
+from rsseg_tf.cli.commands import ManyValues
 from rsseg_tf.cli.main import _COMMANDS
-from rsseg_tf.cli.options import ManyValues
 
 HEAVY = ("tensorflow", "keras", "numpy", "cv2", "rasterio", "pydantic", "rich")
 

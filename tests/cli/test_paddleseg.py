@@ -121,6 +121,7 @@ def test_keys_of_opts_are_ours(words: list[str], expected: Sequence[str] | None)
 def test_other_words_stay_as_they_are() -> None:
     words = ["--config", "a.yml", "--set", "a=1", "-o", "out", "--", "--use_vdl"]
     assert as_here("train", words) == words
+    assert as_here("eval", []) == []
     assert as_here("check-data", ["--opts", "1"]) == ["--opts", "1"]
 
 

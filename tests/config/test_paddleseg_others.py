@@ -90,10 +90,10 @@ def lists_note(folder: Path, kind: str, mode: str) -> tuple[Config, str]:
     return config, notes[0]
 
 
-def pairs(config: Config, root: Path, split: str) -> list[tuple[str, str | None]]:
+def pairs(config: Config, root: Path, split: str) -> list[tuple[str, str]]:
     name = getattr(config.dataset, f"{split}_list")
     found = read_list(root / name, root)
-    return [(str(s.image.relative_to(root)), s.label and str(s.label.relative_to(root))) for s in found]
+    return [(str(s.image.relative_to(root)), str(s.label and s.label.relative_to(root))) for s in found]
 
 
 def test_the_lists_of_cityscapes_are_written_by_the_line_of_the_note(tmp_path: Path) -> None:

@@ -125,7 +125,12 @@ def test_what_does_not_fit_is_said(tensors: dict[str, np.ndarray]) -> None:
 def test_the_large_ones_have_as_many_parameters(name: Any, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     module = importlib.import_module("rsseg_tf.backbones.mit")  # the package has a function of that name
-    monkeypatch.setattr(module, "mit", lambda depths, widths, **_: built.append((depths, widths)))
+
+    def record(depths: tuple[int, ...], widths: tuple[int, ...], **_: Any) -> keras.Model:
+        built.append((depths, widths))
+        return keras.Sequential()
+
+    monkeypatch.setattr(module, "mit", record)
     getattr(module, name)()
     [(depths, widths)] = built
     total, before = 0, 3

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from rsseg_tf.datasets.spec import default_palette
-from rsseg_tf.styles import PaletteEntry, class_palette
+from rsseg_tf.styles import PaletteEntry, class_palette, plain_palette
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -23,3 +23,12 @@ def test_other_classes_get_other_colours() -> None:
 def test_names_count_before_values() -> None:
     entries = [PaletteEntry("road", "roof", RED), PaletteEntry("x", "road", GREEN)]
     assert class_palette(entries, ["road", "roof"]) == (GREEN, RED)
+
+
+def test_background_is_grey_unless_a_style_has_it() -> None:
+    grey, *others = plain_palette(["background", "road", "roof"])
+    assert grey == (128, 128, 128) and tuple(others) == default_palette(2)
+    entries = [PaletteEntry("1", "roof", RED)]
+    assert class_palette(entries, ["Background", "roof"]) == ((128, 128, 128), RED)
+    assert class_palette([*entries, PaletteEntry("0", "background", BLUE)], ["background", "roof"]) == (BLUE, RED)
+    assert class_palette([PaletteEntry("1", "roof", grey)], ["background", "roof"]) == (default_palette(1)[0], grey)

@@ -25,7 +25,7 @@ from rsseg_tf.prepare.scenes.classes import BACKGROUND, IGNORED_ID, ClassRules, 
 from rsseg_tf.prepare.workspace import workspace
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.scenes import scene_header
-from rsseg_tf.styles import class_palette, read_palette
+from rsseg_tf.styles import class_palette, plain_palette, read_palette
 
 __all__ = ["AnnotationsOptions", "prepare_annotations"]
 
@@ -195,9 +195,9 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def _palette(table: ClassTable, style: Path | None) -> tuple[RGB, ...] | None:
+def _palette(table: ClassTable, style: Path | None) -> tuple[RGB, ...]:
     if style is None:
-        return None
+        return plain_palette(table.names)
     values = {value: table.names[number] for value, number in table.ids.items() if number != IGNORED_ID}
     palette = class_palette(read_palette(style), table.names, values)
     if palette is None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rsseg_tf.datasets.spec import RGB, default_palette
+from rsseg_tf.datasets.spec import RGB
 from rsseg_tf.errors import DataError
 from rsseg_tf.prepare.scenes.classes import IGNORED_ID, ClassTable, value_text
-from rsseg_tf.styles import PaletteEntry, class_palette, read_palette
+from rsseg_tf.styles import PaletteEntry, class_palette, plain_palette, read_palette
 
 __all__ = ["Style", "names_of", "palette_of", "read_styles"]
 
@@ -61,4 +61,4 @@ def palette_of(style: Style, table: ClassTable) -> tuple[RGB, ...]:
     """Returns the colours of the classes: those of the style, others where it has none or one twice."""
     values = {value: table.names[number] for value, number in table.ids.items() if number != IGNORED_ID}
     entries = [PaletteEntry(value, name, colour) for value, (name, colour) in style.items()]
-    return class_palette(entries, table.names, values) or default_palette(len(table.names))
+    return class_palette(entries, table.names, values) or plain_palette(table.names)
