@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from rsseg_tf.cli.output import print_note
 
-__all__ = ["as_here"]
+__all__ = ["as_here", "command_here"]
 
 
 def as_here(command: str | None, arguments: Sequence[str]) -> list[str]:
@@ -54,11 +54,27 @@ def as_here(command: str | None, arguments: Sequence[str]) -> list[str]:
     return words
 
 
+_COMMANDS = {
+    "val": "PaddleSeg's val.py is `rsseg-tf eval`.",
+    "analyse": "PaddleSeg's analyse.py is `rsseg-tf eval --report FILE.html`.",
+    "infer": "PaddleSeg's infer.py is `rsseg-tf predict`, which takes exported files too.",
+}
+
+
+def command_here(name: str) -> str:
+    """Returns a sentence, after a blank, for a name that is a program of PaddleSeg; empty for others."""
+    found = _COMMANDS.get(name.removesuffix(".py"))
+    return "" if found is None else f" {found}"
+
+
 def _is_option(word: str) -> bool:
     return word.startswith("-") and not word[1:2].isdigit()
 
 
 # === Flags ===
+
+
+_ALL_CHECKPOINTS = "1000000"
 
 
 class _Given(NamedTuple):
@@ -118,6 +134,11 @@ def _needless(line: str, most: int = 0, allowed: tuple[str, ...] = ()) -> _Flag:
 def _readers(given: _Given) -> list[str]:
     """PaddleSeg's 0 reads in the main process, which is one reader here."""
     return ["--num-workers", *("1" if value == "0" else value for value in given.values)]
+
+
+def _kept(given: _Given) -> list[str]:
+    """PaddleSeg's 0 keeps all checkpoints."""
+    return ["--keep-checkpoint-max", *(_ALL_CHECKPOINTS if value == "0" else value for value in given.values)]
 
 
 def _device(given: _Given) -> list[str]:
@@ -262,6 +283,7 @@ _OF_EXPORT = "it belongs to `rsseg-tf export`, which takes it; leave it out of a
 _READING = {"num_workers": _Flag(1, _readers), "device": _Flag(1, _device)}
 _TRAIN = {
     **_READING,
+    "keep_checkpoint_max": _Flag(1, _kept),
     "use_vdl": _needless("curves are written as TensorBoard events, to tensorboard/ in the folder of the run."),
     "use_ema": _Flag(0, lambda given: ["--set", "train.ema=0.999"]),  # PaddleSeg's decay
     "amp_level": _Flag(1, _amp_level),

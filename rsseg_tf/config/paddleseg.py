@@ -375,8 +375,8 @@ def _augment(train: ForeignSection, ignored: int) -> tuple[dict[str, Any], dict[
         return augment, None
     statistics: dict[str, Any] | None = None
     # Flips and changes of colour of a crop give the same in any order.
-    order = {"ResizeStepScaling": 0, "RandomPaddingCrop": 1, "RandomHorizontalFlip": 2, "RandomVerticalFlip": 2,
-             "RandomDistort": 2, "Normalize": 3}  # fmt: skip
+    order = {"ResizeStepScaling": 0, "RandomRotation": 1, "RandomPaddingCrop": 2, "RandomHorizontalFlip": 3,
+             "RandomVerticalFlip": 3, "RandomDistort": 3, "Normalize": 4}  # fmt: skip
     seen: list[str] = []
     for section in train.sections("transforms", "train_dataset.transforms"):
         kind = str(section.take("type"))
@@ -386,8 +386,6 @@ def _augment(train: ForeignSection, ignored: int) -> tuple[dict[str, Any], dict[
                 f"it brings images to {_SIZED[kind]}; here they keep theirs, and RandomPaddingCrop makes batches of "
                 "one size. Use that instead."
             )
-        elif kind == "RandomRotation":
-            _refuse_rotation(section)
         elif kind not in order:
             section.give_up(f"it has no counterpart here; allowed: {', '.join(order)}.{did_you_mean(kind, order)}")
         else:
@@ -395,11 +393,21 @@ def _augment(train: ForeignSection, ignored: int) -> tuple[dict[str, Any], dict[
             if kind == "Normalize":
                 statistics = _statistics(section)
             elif kind == "RandomPaddingCrop":
+                turned = augment.get("image_padding", 127.5)
                 augment |= _crop(section, ignored)
+                if "rotate_degrees" in augment and turned != augment.get("image_padding", 127.5):
+                    section.problem(
+                        f"im_padding_value is {augment.get('image_padding', 127.5)}, that of RandomRotation {turned}; "
+                        "there is one here."
+                    )
+            elif kind == "RandomRotation":
+                augment |= _rotation(section, ignored)
             else:
                 augment |= _TRANSFORMS[kind](section)
     if seen != sorted(seen, key=order.__getitem__) or len(set(seen)) != len(seen):
         train.problem(f"transforms: the order here is {', '.join(order)}, each once; got {', '.join(seen)}.")
+    if augment.get("image_padding") == 127.5:  # the default of bytes, as PaddleSeg's
+        del augment["image_padding"]
     if "RandomPaddingCrop" not in seen:
         train.problem("transforms: RandomPaddingCrop is needed: batches have one size.")
     if "Normalize" not in seen:
@@ -442,18 +450,25 @@ def _crop(section: ForeignSection, ignored: int) -> dict[str, Any]:
     section.unused("ignore_index", "loop_times", because="it counts with category_max_ratio alone")
     if len(set(padding)) != 1:
         section.problem(f"im_padding_value must be one value here; got {padding}.")
-    return {"crop_size": size} | ({} if padding[0] == 127.5 else {"image_padding": float(padding[0])})
+    return {"crop_size": size, "image_padding": float(padding[0])}
 
 
-def _refuse_rotation(section: ForeignSection) -> None:
-    if section.number("max_rotation", 15) <= 0:
+def _rotation(section: ForeignSection, ignored: int) -> dict[str, Any]:
+    """PaddleSeg turns every image by an angle of -max_rotation to max_rotation, and lets it grow."""
+    degrees = section.real("max_rotation", 15)
+    if degrees <= 0:
         section.unused("im_padding_value", "label_padding_value", because="nothing is turned with max_rotation 0")
-        return
-    section.give_up(
-        "it has no counterpart here: PaddleSeg turns the whole image and lets it grow, which must come before the "
-        "crop; augment.rotate_degrees turns the crop and pads its corners. Remove it, and set rotate_degrees in the "
-        "written file if that will do."
-    )
+        return {}
+    if degrees > 180:
+        section.problem(f"max_rotation is {degrees:g}; 180 turns everywhere.")
+    section.only("label_padding_value", 255, ignored, because="what is padded is ignored here.")
+    padding = section.numbers("im_padding_value", [127.5], single=True)
+    return {
+        "rotate_degrees": degrees,
+        "rotate_probability": 1.0,
+        "rotate_whole": True,
+        "image_padding": float(padding[0]),
+    }
 
 
 def _distort(section: ForeignSection) -> dict[str, Any]:

@@ -70,6 +70,17 @@ def test_every_flag_of_train_is_taken(capsys: pytest.CaptureFixture[str]) -> Non
     assert "TensorBoard" in notes[0]
 
 
+def test_names_of_programs() -> None:
+    assert "PaddleSeg's val.py is `rsseg-tf eval`." in run("val", "--config", "a").output
+    assert "is `rsseg-tf eval --report FILE.html`." in run("analyse").output
+    assert "Did you mean 'train'?" in run("trian").output
+
+
+def test_zero_keeps_all_checkpoints() -> None:
+    assert parsed("train", "--config c.yml --keep_checkpoint_max 0")["keep_checkpoint_max"] > 10**5
+    assert parsed("train", "--config c.yml --keep_checkpoint_max 3")["keep_checkpoint_max"] == 3
+
+
 def test_every_flag_of_val_is_taken() -> None:
     values = parsed("eval", FLAGS["eval"])
     assert values["num_workers"] == 1 and values["augmented"] and values["scales"] == (0.5, 1.0)

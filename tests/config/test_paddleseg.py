@@ -347,13 +347,40 @@ def test_the_ignored_id_of_evaluation_is_ours(tmp_path: Path) -> None:
     assert isinstance(result, ImportedConfig) and result.values["dataset"]["ignore_index"] == 254
 
 
-def test_a_rotation_says_how_paddleseg_turns(tmp_path: Path) -> None:
+def test_a_rotation_turns_the_whole_image(tmp_path: Path) -> None:
+    plain = outcome(whole(), tmp_path)
+    assert isinstance(plain, ImportedConfig)
     for at in range(6):
         values = whole()
-        values["train_dataset"]["transforms"].insert(at, {"type": "RandomRotation", "max_rotation": 20})
-        assert "RandomRotation: it has no counterpart here: PaddleSeg turns" in str(outcome(values, tmp_path))
+        values["train_dataset"]["transforms"].insert(
+            at, {"type": "RandomRotation", "max_rotation": 20, "label_padding_value": 254}
+        )
+        result = outcome(values, tmp_path)
+        if at == 1:  # between scale and crop
+            assert isinstance(result, ImportedConfig)
+            turning = {"rotate_degrees": 20.0, "rotate_probability": 1.0, "rotate_whole": True}
+            assert result.values["augment"] == {**plain.values["augment"], **turning}
+        else:
+            assert "the order here is ResizeStepScaling, RandomRotation, RandomPaddingCrop" in str(result)
     values["train_dataset"]["transforms"][5]["max_rotation"] = 0  # which turns nothing
-    assert isinstance(outcome(values, tmp_path), ImportedConfig)
+    del values["train_dataset"]["transforms"][5]["label_padding_value"]
+    values["train_dataset"]["transforms"].insert(1, values["train_dataset"]["transforms"].pop(5))
+    assert outcome(values, tmp_path) == plain
+
+
+@pytest.mark.parametrize(
+    ("rotation", "message"),
+    [
+        ({"im_padding_value": 0}, "im_padding_value is 127.5, that of RandomRotation 0.0; there is one here"),
+        ({"label_padding_value": 3}, "label_padding_value is 3; what is padded is ignored here"),
+        ({"max_rotation": 200}, "max_rotation is 200; 180 turns everywhere"),
+        ({"prob": 1}, "the key prob has no counterpart here"),
+    ],
+)
+def test_what_a_rotation_must_be(rotation: dict[str, Any], message: str, tmp_path: Path) -> None:
+    values = whole()
+    values["train_dataset"]["transforms"].insert(1, {"type": "RandomRotation", **rotation})
+    assert message in str(outcome(values, tmp_path))
 
 
 def test_what_paddleseg_does_not_read_either_is_noted(tmp_path: Path) -> None:
