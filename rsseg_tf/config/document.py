@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from rsseg_tf.assets import asset_dir
+from rsseg_tf.config.paddleseg_hint import paddleseg_hint
 from rsseg_tf.config.yaml_text import compose, explain_yaml, read_text
 from rsseg_tf.errors import ConfigError, OldKeyWarning, reason
 
@@ -169,6 +170,8 @@ def load_document(path: Path, _from: tuple[Path, ...] = (), _known: dict[Path, D
         raise ConfigError(f"The config {path}{by} does not exist.") from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise ConfigError(f"The config {path} cannot be read: {reason(error)}.") from error
+    if (hint := paddleseg_hint(path, text)) is not None:
+        raise ConfigError(hint)
     own = _parse(text, str(path))
     known[resolved] = _on_bases(own, str(path), path.parent, (*_from, resolved), known)
     return known[resolved]

@@ -213,6 +213,7 @@ class Augment(Section):
     """Random changes to training samples, in this order: scale, crop, flips, rotations, colours, `custom`.
 
     Ranges and order are PaddleSeg's in the benchmark; vertical flips and rotations, which it lacks, are off by default.
+    With `rotate_whole` the rotation by `rotate_degrees` stands between scale and crop.
     """
 
     crop_size: tuple[Positive, Positive] = Field((512, 512), description="width, height in pixels")
@@ -226,6 +227,9 @@ class Augment(Section):
     rotate90: Fraction = 0.0
     rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
     rotate_probability: Fraction = 0.5
+    rotate_whole: bool = Field(
+        False, description="whether rotate_degrees turns the whole image, which grows, before the crop, as in PaddleSeg"
+    )
     brightness_range: Annotated[float, Field(ge=0, le=1)] = 0.4
     contrast_range: Annotated[float, Field(ge=0, le=1)] = 0.4
     saturation_range: Annotated[float, Field(ge=0, le=1)] = 0.4
@@ -252,6 +256,8 @@ class Augment(Section):
         low, high = self.scale_range
         if low > high:
             raise ValueError(f"scale_range is smallest, largest; got {low}, {high}. Swap them.")
+        if self.rotate_whole and not self.rotate_degrees:
+            raise ValueError("rotate_whole has a meaning with rotate_degrees above 0 only; set it or remove both.")
         return self
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rsseg_tf.errors import ConfigError, TrainingError
+from rsseg_tf.errors import ConfigError, RssegError, TrainingError, reason
 from rsseg_tf.extras import require_loggers
 from rsseg_tf.files import StrPath
 from rsseg_tf.library.devices import open_devices
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import keras
 
     from rsseg_tf.config import Config, PretrainConfig
+    from rsseg_tf.data.own_changes import Change
     from rsseg_tf.library.models import Model
     from rsseg_tf.training import TrainResult
 
@@ -128,6 +130,8 @@ def train(
     overwrite: bool = False,
     device: Literal["auto", "cpu", "gpu"] = "auto",
     gpus: Sequence[int] = (),
+    model: keras.Model | Callable[..., keras.Model] | None = None,
+    augmentation: Change | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     notify: Notify | None = None,
 ) -> Run:
@@ -160,6 +164,12 @@ def train(
         overwrite: Replace the checkpoints of an earlier run in `save_dir`.
         device: `auto` takes GPUs if there are any, else the CPU.
         gpus: Which GPUs.
+        model: A Keras model of your own in place of the config's section `model`, which may then be missing: normalised
+            `(B, H, W, bands)` to logits `(B, H, W, classes)`, alone or in a dict as "main". Or a function that returns
+            one, called with those of `in_channels` and `num_classes` that it takes. A model is trained from the weights
+            that it has and has the last ones afterwards; checkpoints hold what is needed to build it.
+        augmentation: A change to training samples of your own, the last one, as a function of (image, label, seed); see
+            `rsseg_tf.data.own_changes`. Give it again where a run is resumed, or name it by `augment.custom`.
         callbacks: More Keras callbacks; `rsseg_tf.training.callbacks` says what they hear.
         notify: Called with each line of the log, such as `print`.
 
@@ -172,11 +182,13 @@ def train(
         TrainingError: When a loss is NaN or infinite.
         WeightsError: When a checkpoint cannot be read or written.
     """
-    settings = {name: value for name, value in locals().items() if name in _RUN_KEYS}
+    settings = settings_of({name: value for name, value in locals().items() if name in _RUN_KEYS})
     from rsseg_tf.config import load_config
 
     listener, folder = listener_of(notify), Path(save_dir)
-    checked = load_config(config, with_settings(overrides, settings_of(settings)))
+    if model is not None:  # a section that fits any dataset stands for it until it is built
+        settings["model"] = {"name": "keras_model", "architecture": ""}
+    checked = load_config(config, with_settings(overrides, settings))
     if checked.train.early_stop_intervals is not None and not do_eval:
         raise ConfigError("--early_stop_intervals counts evaluations; add --do_eval.")
     require_loggers(checked.train.loggers)
@@ -204,6 +216,8 @@ def train(
         strategy=strategy,
         resume=resume_model,
         overwrite=overwrite,
+        augmentation=augmentation,
+        model=None if model is None else _built(model, checked),
         offline=offline,
         notify=listener.say,
         callbacks=[*logs, *callbacks],
@@ -213,6 +227,35 @@ def train(
     if run.best_model is not None:
         listener.say(f"The best model (mIoU {run.best_miou:.4f}) is {run.best_model}")
     return run
+
+
+def _built(model: keras.Model | Callable[..., keras.Model], config: Config) -> keras.Model:
+    """Returns a user's model, built now if it is a function that was given."""
+    import keras
+
+    if isinstance(model, keras.Model):
+        return model
+    if not callable(model):
+        raise ConfigError(f"model must be a keras.Model or a function that returns one; got {type(model).__name__}.")
+    spec = config.dataset.spec
+    known = {"in_channels": spec.bands, "num_classes": spec.num_classes}
+    wanted = inspect.signature(model).parameters
+    keras.utils.set_random_seed(config.train.seed)
+    try:
+        built = model(**{name: value for name, value in known.items() if name in wanted})
+    except RssegError:
+        raise
+    except Exception as error:  # a user's code may raise anything
+        raise ConfigError(
+            f"The model's function {getattr(model, '__name__', model)} failed: {reason(error)}. It is called with "
+            f"those of {' and '.join(known)} that it takes."
+        ) from error
+    if not isinstance(built, keras.Model):
+        raise ConfigError(
+            f"The model's function {getattr(model, '__name__', model)} must return a keras.Model; it returned "
+            f"{type(built).__name__}."
+        )
+    return built
 
 
 def pretrain(
