@@ -125,7 +125,9 @@ def table(rows: list[ProbeRow], title: str, neighbours: int) -> Any:
     result.add_column("levels")
     result.add_column("dim", justify="right", no_wrap=True)
     for score in rows[0].scores:
-        name = f"linear\n{score.labels}\nlabels" if score.probe == "linear" else f"{neighbours}\nnearest"
+        between = " " if score.labels < 10_000 else "\n"  # so that four columns fit 80 characters
+        linear = f"linear\n{score.labels}{between}labels"
+        name = linear if score.probe == "linear" else f"{neighbours}\nnearest"
         result.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         cells = []
