@@ -204,7 +204,8 @@ def load_weights(model: keras.Model, folder: StrPath) -> None:
     if problems:
         raise WeightsError(
             f"The checkpoint {folder} does not fit the model '{model.name}': {problems}. "
-            f"Use the config that lies beside it: {folder / _CONFIG}."
+            f"Use the config that lies beside it: {folder / _CONFIG}.",
+            code="mismatch",
         )
 
 
@@ -285,7 +286,9 @@ def read_state(folder: StrPath) -> TrainState:
                 raise TypeError(f"{field.name} is {value!r}")
         return dataclasses.replace(state, protocol=present_name(state.protocol))
     except (OSError, ValueError, TypeError) as error:
-        raise WeightsError(f"{folder / _STATE} is damaged: {error}. Use an earlier checkpoint.") from error
+        raise WeightsError(
+            f"{folder / _STATE} is damaged: {error}. Use an earlier checkpoint.", code="damaged"
+        ) from error
 
 
 def read_temperature(folder: StrPath) -> float:
@@ -402,7 +405,9 @@ def _require(folder: Path, name: str) -> None:
     hint = f" Did you mean {inside[0]}?" if inside else " A checkpoint is a folder such as output/best_model."
     keras_file = " A .keras file is read by keras.saving.load_model." if folder.suffix == ".keras" else ""
     what = f"has no {name}" if folder.is_dir() else "is a file" if folder.is_file() else "does not exist"
-    raise WeightsError(f"{folder} is not a checkpoint: it {what}.{keras_file}{hint}{address_hint(folder)}")
+    raise WeightsError(
+        f"{folder} is not a checkpoint: it {what}.{keras_file}{hint}{address_hint(folder)}", code="not-found"
+    )
 
 
 def _read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
@@ -410,7 +415,9 @@ def _read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
     try:
         return read_npz(folder / name)
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder / name} is damaged or truncated: {error}. Use an earlier checkpoint.") from error
+        raise WeightsError(
+            f"{folder / name} is damaged or truncated: {error}. Use an earlier checkpoint.", code="damaged"
+        ) from error
     except MemoryError as error:
         raise WeightsError(f"{folder / name} does not fit into the memory that is left. Close something.") from error
 

@@ -300,7 +300,8 @@ def read_manifest(folder: StrPath) -> Manifest:
     except OSError as error:
         raise ExportError(
             f"{folder} has no readable {MANIFEST_FILE}: {error.strerror}. Name a folder that `rsseg-tf export` wrote, "
-            f"such as export/dubai or export/dubai/1.{address_hint(folder)}"
+            f"such as export/dubai or export/dubai/1.{address_hint(folder)}",
+            code="not-found",
         ) from error
     return Manifest.from_json(text, str(path))
 

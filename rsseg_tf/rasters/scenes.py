@@ -376,7 +376,7 @@ def _describe(path: Source, source: rasterio.DatasetReader | StackReader, driver
     try:
         chosen = choose_bands(name, marks, descriptions, wanted.bands, spec, wanted.repeat_grey)
     except DataError as error:
-        raise (type(error)(f"{error} It {notes[0]}.") if notes else error) from error
+        raise (type(error)(f"{error} It {notes[0]}.", code=error.code) if notes else error) from error
     dtype = pixel_type(source, chosen.bands, name)
     if driver not in ("GTiff", "VRT") and not isinstance(source, StackReader) and set(source.scales) != {1.0}:
         notes.append(f"is read as stored: its scale of {source.scales[0]:g} is not applied")
