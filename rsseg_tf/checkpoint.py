@@ -134,24 +134,27 @@ def save_checkpoint(
         before_rename()
 
 
-def copy_weights(source: Path, folder: Path) -> None:
+def copy_weights(source: StrPath, folder: StrPath) -> None:
     """Copies a checkpoint's weights, state and config; `best_model` holds no more than these.
 
     Raises:
         WeightsError: When it cannot be read or written; what was there before is unchanged.
     """
+    source = Path(source)
+    folder = Path(folder)
     with _writing(folder) as partial:
         for name in (_WEIGHTS, _STATE, _CONFIG):
             with (source / name).open("rb") as file:
                 _write(partial / name, functools.partial(shutil.copyfileobj, file))
 
 
-def write_state(folder: Path, state: TrainState) -> None:
+def write_state(folder: StrPath, state: TrainState) -> None:
     """Replaces the state in a checkpoint, whole or not at all.
 
     Raises:
         WeightsError: When it cannot be written.
     """
+    folder = Path(folder)
     try:
         with atomic_path(folder / _STATE) as temporary:
             temporary.write_bytes(_to_json(state))
@@ -159,12 +162,13 @@ def write_state(folder: Path, state: TrainState) -> None:
         raise _unwritten(folder, error) from error
 
 
-def recover_checkpoints(folder: Path) -> None:
+def recover_checkpoints(folder: StrPath) -> None:
     """Repairs a folder after a kill: renames retired checkpoints back, and removes incomplete ones.
 
     Raises:
         OSError: When something cannot be renamed or removed.
     """
+    folder = Path(folder)
     for retired in folder.glob(f".*{RETIRED}"):
         recover_folder(folder / retired.name.removeprefix(".").removesuffix(RETIRED))
     for pattern in (f".iter_*{PARTIAL}", f".best_model{PARTIAL}"):
