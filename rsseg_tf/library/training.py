@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rsseg_tf.errors import ConfigError, RssegError, TrainingError, reason
+from rsseg_tf.extras import require_loggers
 from rsseg_tf.files import StrPath
 from rsseg_tf.library.devices import open_devices
 from rsseg_tf.library.listening import Notify, listener_of
@@ -35,6 +36,7 @@ _RUN_KEYS = {
     "learning_rate": "lr_schedule.learning_rate",
     "save_interval": "train.save_interval",
     "log_iters": "train.log_iters",
+    "loggers": "train.loggers",
     "keep_checkpoint_max": "train.keep_checkpoint_max",
     "early_stop_intervals": "train.early_stop_intervals",
     "seed": "train.seed",
@@ -88,6 +90,8 @@ class Run:
 def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the keys of the config that the options of `train` or `pretrain` set, with their values."""
     found = {_RUN_KEYS[name]: value for name, value in options.items() if value is not None}
+    if "train.loggers" in found:
+        found["train.loggers"] = list(found["train.loggers"])  # as YAML writes it
     if "train.precision" in found:
         found["train.precision"] = precision_of(found["train.precision"])
     return found
@@ -115,6 +119,7 @@ def train(
     coarse_model: str | None = None,
     save_interval: int | None = None,
     log_iters: int | None = None,
+    loggers: Sequence[str] | None = None,
     resume_model: StrPath | None = None,
     keep_checkpoint_max: int | None = None,
     seed: int | None = None,
@@ -132,8 +137,8 @@ def train(
 ) -> Run:
     """Trains a model, as `rsseg-tf train` does, by the same names; None leaves a value to the config.
 
-    Checkpoints go to `save_dir` as iter_N/ and, with `do_eval`, best_model/; TensorBoard events to its folder
-    tensorboard/. Ctrl-C, SIGTERM and SIGHUP write a checkpoint before they end the run.
+    Checkpoints go to `save_dir` as iter_N/ and, with `do_eval`, best_model/; the logs beside them. Ctrl-C, SIGTERM and
+    SIGHUP write a checkpoint before they end the run.
 
     Args:
         config: A YAML file, the name of a shipped one, or a plain mapping with the same keys.
@@ -147,6 +152,8 @@ def train(
         coarse_model: Weights of the coarse model of c2fnet.
         save_interval: Steps between checkpoints.
         log_iters: Steps between log lines.
+        loggers: Where losses and scores are logged: `tensorboard`, `csv`, `mlflow`, `wandb`; see
+            `rsseg_tf.training.loggers`.
         resume_model: A checkpoint to go on from, such as `output/iter_1000`.
         keep_checkpoint_max: How many iter_N/ to keep; the oldest are removed first.
         seed: Seed of weights, order and random changes.
@@ -184,6 +191,7 @@ def train(
     checked = load_config(config, with_settings(overrides, settings))
     if checked.train.early_stop_intervals is not None and not do_eval:
         raise ConfigError("--early_stop_intervals counts evaluations; add --do_eval.")
+    require_loggers(checked.train.loggers)
     strategy, is_chief = open_devices(device, gpus, deterministic=checked.train.deterministic, listener=listener)
     from rsseg_tf.library.samples import checked_samples
 
@@ -193,12 +201,13 @@ def train(
     val_samples = others[0] if do_eval else ()
 
     from rsseg_tf import training
-    from rsseg_tf.training.callbacks import History, TensorBoardLog
+    from rsseg_tf.training.callbacks import History
+    from rsseg_tf.training.loggers import loggers_of
 
     history = History()
     logs = []
     if is_chief:
-        logs = [history, listener.training_log(checked.train.iters), TensorBoardLog(folder / "tensorboard")]
+        logs = [history, listener.training_log(checked.train.iters), *loggers_of(checked, folder)]
     result = training.train(
         checked,
         folder,
@@ -260,6 +269,7 @@ def pretrain(
     learning_rate: float | None = None,
     save_interval: int | None = None,
     log_iters: int | None = None,
+    loggers: Sequence[str] | None = None,
     resume_model: StrPath | None = None,
     keep_checkpoint_max: int | None = None,
     seed: int | None = None,
@@ -285,6 +295,7 @@ def pretrain(
         learning_rate: Highest learning rate.
         save_interval: As `train` takes it, and all that follow too.
         log_iters: As there.
+        loggers: As there.
         resume_model: As there.
         keep_checkpoint_max: As there.
         seed: As there.
@@ -314,18 +325,20 @@ def pretrain(
     checked = load_pretrain_config(config, with_settings(overrides, settings_of(settings)))
     if epochs and iters:
         raise ConfigError("--epochs and --iters both set the length of the run; give one of them.")
+    require_loggers(checked.train.loggers)
     strategy, is_chief = open_devices(device, gpus, deterministic=checked.train.deterministic, listener=listener)
     from rsseg_tf.library.samples import checked_images
 
     samples = checked_images(checked, listener)
     from rsseg_tf import training
-    from rsseg_tf.training.callbacks import CollapseMonitor, History, TensorBoardLog
+    from rsseg_tf.training.callbacks import CollapseMonitor, History
+    from rsseg_tf.training.loggers import loggers_of
     from rsseg_tf.training.pretraining import steps_in_all
 
     history, limits = History(), checked.train
     log = listener.training_log(steps_in_all(checked, len(samples)), title="pretrain", scored=False)
     monitor = CollapseMonitor(limits.collapse_spread, stop_after=limits.stop_after_collapsed, write=log.write)
-    logs = [history, log, monitor, TensorBoardLog(folder / "tensorboard")] if is_chief else []
+    logs = [history, log, monitor, *loggers_of(checked, folder)] if is_chief else []
     result = training.pretrain(
         checked,
         folder,
