@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: quickstart test check coverage dist api docs version-check setup parity-env clean
+.PHONY: quickstart test check coverage dist api docs version-check docker-lint setup parity-env clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/rsseg-tf quickstart -o quickstart
@@ -33,6 +33,7 @@ coverage: $(VENV)/.installed-test
 dist: $(VENV)/.installed-test
 	rm -rf dist
 	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 # docs/api.md, from the docstrings.
 api: $(VENV)/.installed-test
@@ -46,6 +47,10 @@ docs: $(VENV)/.installed-test
 # The version of the package, the changelog, CITATION.cff and, with TAG=vX.Y.Z, the tag.
 version-check:
 	$(PYTHON) scripts/release.py check $(TAG)
+
+# What hadolint finds in the Dockerfiles.
+docker-lint: $(VENV)/.installed-test
+	$(BIN)/hadolint --config .hadolint.yaml docker/*.Dockerfile
 
 setup: $(VENV)/.installed-test
 

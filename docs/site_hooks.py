@@ -10,6 +10,7 @@ A page stays one file, whose links lead where they should in the repository's ow
 
 from __future__ import annotations
 
+import ast
 import html
 import json
 import posixpath
@@ -46,10 +47,13 @@ BESIDE = {
 }
 SOURCES = "source"
 """Folder of the site for files of the repository that pages link to."""
+WITH_REFERENCES = ("how_to.md", "library.md", "keras.md", "index.md")
+"""Pages on which names of functions and commands become links to the reference."""
 COMMANDS, MODULES = "commands", "python"
 """Folders of the site for the generated pages."""
 
 _CODE = re.compile(r"(^(`{3,})[^\n]*\n.*?^\2\s*?$|`[^`\n]+`)", re.M | re.S)
+_LINKED_OR_CODE = re.compile(r"(\[[^\]\n]*\]\([^)\n]*\)|`[^`\n]+`)")
 _LINK = re.compile(r'(\]\(|src=")([^)\s"]+)')
 
 
@@ -104,7 +108,7 @@ def generated() -> Iterator[tuple[str, str]]:
         yield f"{COMMANDS}/{name}.md", command_page((name,))
     rows = ""
     for module in make_api.public_modules():
-        summary = make_api.summary(make_api.ast.get_docstring(make_api.tree(module)) or "")
+        summary = make_api.summary(ast.get_docstring(make_api.tree(module)) or "")
         rows += f"| [`{module}`]({module}.md) | {summary} |\n"
         names = sorted(make_api.exported(make_api.tree(module)), key=str.lower)
         parts = [f"::: {where(module, name)}\n" for name in names if make_api.definition(module, name) is not None]
@@ -113,9 +117,30 @@ def generated() -> Iterator[tuple[str, str]]:
 
 
 def where(module: str, name: str) -> str:
-    """Returns the path of a public name; a function that its own module hides, such as `hrnet`, is found below that."""
-    hidden = (ROOT / module.replace(".", "/") / f"{name}.py").is_file()
-    return f"{module}.{name}.{name}" if hidden else f"{module}.{name}"
+    """Returns under which path the reference has a public name: its own, unless a module of that name hides it."""
+    path = ROOT / module.replace(".", "/") / name
+    if not path.is_dir() and not path.with_suffix(".py").is_file():
+        return f"{module}.{name}"
+    while source := _imported_from(module, name):
+        module = source
+    return f"{module}.{name}"
+
+
+def _imported_from(module: str, name: str) -> str | None:
+    for node in ast.walk(make_api.tree(module)):
+        if isinstance(node, ast.ImportFrom) and node.module and any(alias.name == name for alias in node.names):
+            return node.module if node.module.startswith("rsseg_tf.") else None
+    return None
+
+
+def known_names() -> dict[str, str]:
+    """Returns for each public name, such as `rsseg_tf.train`, under which path the reference has it."""
+    names = {}
+    for module in make_api.public_modules():
+        for name in make_api.exported(make_api.tree(module)):
+            if make_api.definition(module, name) is not None:
+                names[f"{module}.{name}"] = where(module, name)
+    return names
 
 
 PYTHON_HEAD = """\
@@ -169,7 +194,23 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
             place = posixpath.relpath(place_of(name), posixpath.dirname(page.file.dest_uri) or ".")
         return f"{link[1]}{place}{mark}{anchor}"
 
+    names, ours = known_names(), commands()
+
+    def named(code: str) -> str:
+        path = names.get(code.strip("`"))
+        command = re.fullmatch(r"`rsseg-tf ([\w-]+)[^`]*`", code)
+        if path:
+            return f"[{code}][{path}]"
+        if command and command[1] in ours:
+            there = posixpath.relpath(f"{COMMANDS}/{command[1]}.md", posixpath.dirname(here) or ".")
+            return f"[{code}]({there})"
+        return code
+
     pieces = _CODE.split(markdown)  # text, code, its fence, text, …
+    text = "".join(piece for index, piece in enumerate(pieces) if index % 3 != 2 and piece is not None)
+    parts = _LINKED_OR_CODE.split(text) if here in WITH_REFERENCES else [text]
+    text = "".join(named(part) if index % 2 and part.startswith("`") else part for index, part in enumerate(parts))
+    pieces = _CODE.split(text)
     return "".join(
         _LINK.sub(change, piece) if index % 3 == 0 else piece
         for index, piece in enumerate(pieces)

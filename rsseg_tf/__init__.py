@@ -1,44 +1,112 @@
 """Semantic segmentation of remote sensing images with TensorFlow and Keras.
 
-Everything that a program or a notebook starts from can be had from here:
+    import rsseg_tf
 
-    from rsseg_tf import backbones, build_model, load_config, segmentors
+    rsseg_tf.prepare("synthetic", output="data")
+    run = rsseg_tf.train("unet/unet_efficientnet_lite0_synthetic_256x256_quick.yml", "output", do_eval=True)
+    labels = rsseg_tf.load_model("output/best_model").predict(image)
 
-It is loaded at its first use, so that ``import rsseg_tf`` takes no time. Layers are known to Keras as soon as both are
-imported, in whatever order, so that ``keras.saving.load_model`` reads a model that was saved with them.
+Everything that a program or a notebook starts from can be had from here. It is loaded at its first use, so that
+``import rsseg_tf`` takes no time. Layers are known to Keras as soon as both are imported, in whatever order, so that
+``keras.saving.load_model`` reads a model that was saved with them.
+
+``predict``, ``evaluate``, ``export`` and ``prepare`` are functions and packages at the same time:
+``rsseg_tf.predict(...)`` predicts, and ``rsseg_tf.predict.engine`` is a module of that package.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rsseg_tf.environment import clean_environment
 from rsseg_tf.moved import redirect_imports
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from importlib.machinery import ModuleSpec
-    from types import ModuleType
 
-    from rsseg_tf import backbones, losses, segmentors
-    from rsseg_tf.build import build_model
+    from rsseg_tf import backbones, errors, losses, metrics, segmentors
+    from rsseg_tf.build import build_model, compile_options
     from rsseg_tf.config import load_config
+    from rsseg_tf.data import training_dataset, validation_dataset
+    from rsseg_tf.datasets import custom_spec
+    from rsseg_tf.library import (
+        Model,
+        check_data,
+        evaluate,
+        export,
+        load_model,
+        load_remote_model,
+        predict,
+        prepare,
+        prepare_annotations,
+        prepare_scenes,
+        pretrain,
+        train,
+    )
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "backbones", "build_model", "load_config", "losses", "segmentors"]
+__all__ = [
+    "Model",
+    "__version__",
+    "backbones",
+    "build_model",
+    "check_data",
+    "compile_options",
+    "custom_spec",
+    "errors",
+    "evaluate",
+    "export",
+    "load_config",
+    "load_model",
+    "load_remote_model",
+    "losses",
+    "metrics",
+    "predict",
+    "prepare",
+    "prepare_annotations",
+    "prepare_scenes",
+    "pretrain",
+    "segmentors",
+    "train",
+    "training_dataset",
+    "validation_dataset",
+]
 
 # Name -> module that defines it; a package stands for itself.
 _LAZY = {
+    "Model": "rsseg_tf.library",
     "backbones": "rsseg_tf.backbones",
     "build_model": "rsseg_tf.build",
+    "check_data": "rsseg_tf.library",
+    "compile_options": "rsseg_tf.build",
+    "custom_spec": "rsseg_tf.datasets",
+    "errors": "rsseg_tf.errors",
+    "evaluate": "rsseg_tf.evaluate",
+    "export": "rsseg_tf.export",
     "load_config": "rsseg_tf.config",
+    "load_model": "rsseg_tf.library",
+    "load_remote_model": "rsseg_tf.library",
     "losses": "rsseg_tf.losses",
+    "metrics": "rsseg_tf.metrics",
+    "predict": "rsseg_tf.predict",
+    "prepare": "rsseg_tf.prepare",
+    "prepare_annotations": "rsseg_tf.library",
+    "prepare_scenes": "rsseg_tf.library",
+    "pretrain": "rsseg_tf.library",
     "segmentors": "rsseg_tf.segmentors",
+    "train": "rsseg_tf.library",
+    "training_dataset": "rsseg_tf.data",
+    "validation_dataset": "rsseg_tf.data",
 }
+# Packages that are also called.
+_CALLABLE = frozenset({"evaluate", "export", "predict", "prepare"})
 
 
 def __getattr__(name: str) -> Any:
@@ -50,6 +118,46 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+# === Packages that are also functions ===
+
+
+class _CallablePackage(ModuleType):
+    """A package of this one that calls the library's function of its name."""
+
+    @property
+    def _function(self) -> Callable[..., Any]:
+        function: Callable[..., Any] = getattr(
+            importlib.import_module("rsseg_tf.library"), self.__name__.rpartition(".")[2]
+        )
+        return function
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self._function(*args, **options)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self._function)
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self._function.__doc__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, (self.__name__,)
+
+
+class _Package(ModuleType):
+    """This package: makes the packages callable as they become its attributes, which they do not know of."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _CALLABLE and type(value) is ModuleType:
+            value.__class__ = _CallablePackage
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def _register_layers() -> None:

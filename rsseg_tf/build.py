@@ -11,13 +11,13 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import keras
 
 from rsseg_tf import ssl
 from rsseg_tf.config import Config, PretrainConfig
-from rsseg_tf.config.zoo import Backbone, C2FNet, CustomModel, CustomRow, Loss, Mixed, Model, Row
+from rsseg_tf.config.zoo import Backbone, C2FNet, CustomModel, CustomRow, KerasModel, Loss, Mixed, Model, Row
 from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ConfigError, RssegError, reason
 from rsseg_tf.layers import automatic_name
@@ -35,17 +35,21 @@ from rsseg_tf.losses import (
 )
 from rsseg_tf.metrics.keras_metrics import Kappa, MeanDice, MeanIoU, PixelAccuracy
 from rsseg_tf.plugins import import_plugin
+from rsseg_tf.rasters.windows import Size
 from rsseg_tf.segmentors.c2fnet import window_labels
+from rsseg_tf.segmentors.keras_model import architecture_of_model, copy_weights, keras_model
 
 __all__ = [
     "POLICIES",
     "HeadLoss",
+    "as_segmentor",
     "build_backbone",
     "build_losses",
     "build_method",
     "build_model",
     "builder_of",
     "compile_options",
+    "own_model_section",
 ]
 
 # Name in the config -> the same loss for Keras; others are found by the place of their function.
@@ -154,6 +158,8 @@ def build_model(config: Config, *, precision: str = "fp32") -> keras.Model:
     """
     with _dtype_policy(POLICIES[precision]):
         model = _build_segmentor(config.model, config.dataset.spec, "model")
+    if isinstance(config.model, KerasModel):
+        _require_labels_size(model, config.augment.crop, config.dataset.spec.bands)
     # The coarse logits of c2fnet are its main output; they do not learn.
     heads = ["fine"] if isinstance(config.model, C2FNet) else sorted(model.output)
     with_loss = sorted(config.loss)
@@ -180,34 +186,132 @@ def _build_segmentor(section: Model, spec: DatasetSpec, where: str) -> keras.Mod
         sizes["in_channels"] = spec.bands
     on = () if section.backbone is None else (backbone,)
     model = _builder(section, where, *sizes, arguments=len(on))(*on, **sizes)
+    if isinstance(section, KerasModel):
+        return _own_as_segmentor(model, spec)
     return _as_segmentor(model, section, spec, where) if isinstance(section, CustomModel) else model
 
 
 # === Models of a user's own ===
 
 
+def own_model_section(model: keras.Model, spec: DatasetSpec) -> KerasModel:
+    """Returns the section `model` of a config for a Keras model of a user's own.
+
+    Args:
+        model: Normalised `(B, H, W, bands)` to logits `(B, H, W, classes)`, alone or in a dict as "main".
+        spec: The dataset that it is for.
+
+    Raises:
+        ConfigError: When Keras cannot write and read the model, or it does not fit the dataset.
+    """
+    section = KerasModel(name="keras_model", architecture=architecture_of_model(model))
+    copy_weights(model, _own_as_segmentor(keras_model(architecture=section.architecture), spec))
+    return section
+
+
+def _own_as_segmentor(model: keras.Model, spec: DatasetSpec) -> keras.Model:
+    """Returns a model of a user's own that is to be trained with its outputs by head, in float32."""
+    told = _Told(
+        f"the Keras model '{model.name}' must be",
+        f" Use keras.Input((None, None, {spec.bands})).",
+        f" End with keras.layers.Conv2D({spec.num_classes}, 1).",
+        "Leave activation='softmax' out.",
+    )
+    return _by_head(model, spec, told)
+
+
+def _require_labels_size(model: keras.Model, crop: Size, bands: int) -> None:
+    """Refuses a model of a user's own that does not take crops, or gives logits of another size."""
+    image = keras.KerasTensor((1, crop.height, crop.width, bands))
+    given = f"{crop.width}x{crop.height} pixels (augment.crop_size)"
+    try:
+        shape = model.compute_output_spec(image)["main"].shape
+    except ValueError as error:
+        fixed = model.input_shape[1:3]
+        raise ConfigError(
+            f"The model '{model.name}' does not take images of {given}: its input is {fixed[1]}x{fixed[0]}. Build it "
+            "on keras.Input((None, None, bands)), or set augment.crop_size to its size."
+        ) from error
+    if any(known is not None and known != wanted for known, wanted in zip(shape[1:3], crop, strict=True)):
+        raise ConfigError(
+            f"The model '{model.name}' gives logits of {shape[2]}x{shape[1]} for images of {given}; labels have the "
+            "images' size. Resize its logits, e.g. by keras.layers.UpSampling2D(4, interpolation='bilinear')."
+        )
+
+
+def as_segmentor(model: Any, spec: DatasetSpec, *, from_logits: bool = True) -> keras.Model:
+    """Returns a user's own Keras model in the form of those of this package.
+
+    Args:
+        model: One image `(B, H, W, bands)` to `(B, H, W, classes)`, alone or as the output `main`. A subclass of
+            `keras.Model` without inputs gets some.
+        spec: Its bands and classes.
+        from_logits: Whether it gives logits; of probabilities the logarithm is taken, from which the same follow.
+
+    Returns:
+        A functional model with logits in float32 by head.
+
+    Raises:
+        ConfigError: When the model has other bands or classes, or gives probabilities against `from_logits`.
+    """
+    if not isinstance(model, keras.Model):
+        raise ConfigError(f"a keras.Model, or the path of a model, is needed; got {type(model).__name__}.")
+    if not getattr(model, "inputs", None):
+        image = keras.Input((None, None, spec.bands), name="image")
+        model = keras.Model(image, model(image), name=model.name)
+    remedy = "Pass from_logits=False, or leave activation='softmax' out."
+    told = _Told(f"the Keras model '{model.name}' must be", "", "", remedy)
+    model = _by_head(model, spec, told, from_logits=from_logits)
+    if from_logits:
+        return model
+    smallest = keras.config.epsilon()
+    logits = {head: keras.ops.log(keras.ops.maximum(x, smallest)) for head, x in model.output.items()}
+    return keras.Model(model.inputs, logits, name=model.name)
+
+
 def _as_segmentor(model: Any, section: CustomModel, spec: DatasetSpec, where: str) -> keras.Model:
-    """Returns a user's model with its outputs by head, in float32."""
-    what = f"{where}.builder {section.builder}"
+    """Returns the model of a config's builder with its outputs by head, in float32."""
     _require_named_layers(model, where, section.builder)
+    told = _Told(
+        f"{where}.builder {section.builder} must return",
+        " Take the argument in_channels.",
+        " Take the argument num_classes.",
+        "Leave activation='softmax' out.",
+    )
+    return _by_head(model, spec, told)
+
+
+class _Told(NamedTuple):
+    """What is said of a model that does not fit: who must do what, and the remedies, each a sentence or nothing."""
+
+    who: str
+    bands: str
+    classes: str
+    softmax: str
+
+
+def _by_head(model: keras.Model, spec: DatasetSpec, told: _Told, *, from_logits: bool = True) -> keras.Model:
+    """Returns a model with its outputs by head, in float32; see `as_segmentor`."""
     if len(model.inputs) != 1 or model.inputs[0].shape[-1] != spec.bands:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in model.inputs)
         raise ConfigError(
-            f"{what} must return a model of one image (B, H, W, {spec.bands}), the bands of the dataset '{spec.name}'; "
-            f"its inputs are {shapes}. Take the argument in_channels."
+            f"{told.who} a model of one image (B, H, W, {spec.bands}), the bands of the dataset '{spec.name}'; "
+            f"its inputs are {shapes}.{told.bands}"
         )
     outputs = model.output if isinstance(model.output, dict) else {"main": model.output}
     shape = getattr(outputs.get("main"), "shape", None)
     if shape is None or len(shape) != 4 or shape[-1] != spec.num_classes:
         raise ConfigError(
-            f"{what} must return a model with logits (B, H, W, {spec.num_classes}), one channel for each class of the "
+            f"{told.who} a model with logits (B, H, W, {spec.num_classes}), one channel for each class of the "
             f"dataset '{spec.name}', alone or as the output 'main'; got "
-            f"{tuple(shape) if shape is not None else ', '.join(outputs)}. Take the argument num_classes."
+            f"{tuple(shape) if shape is not None else ', '.join(outputs)}.{told.classes}"
         )
-    if getattr(model.layers[-1], "activation", None) is keras.activations.softmax:
+    last = model.layers[-1]
+    is_softmax = getattr(last, "activation", None) is keras.activations.softmax
+    if from_logits and (is_softmax or isinstance(last, keras.layers.Softmax)):
         raise ConfigError(
-            f"{what} must return a model that gives logits; its last layer '{model.layers[-1].name}' has a softmax, "
-            "which the losses bring themselves. Leave activation='softmax' out."
+            f"{told.who} a model that gives logits; its last layer '{last.name}' has a softmax, which the losses bring "
+            f"themselves. {told.softmax}"
         )
     if outputs is model.output and all(getattr(x, "dtype", "float32") == "float32" for x in outputs.values()):
         return model

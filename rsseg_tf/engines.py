@@ -17,6 +17,7 @@ from rsseg_tf.errors import ExportError, NotFiniteError
 from rsseg_tf.export.publish import ACCURACY_FILE
 from rsseg_tf.export.tiles import Reference, made_up_reference, random_tiles, read_reference, reference_size
 from rsseg_tf.export.timing import time_runs
+from rsseg_tf.extras import install_command
 from rsseg_tf.files import read_json
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Format, read_manifest
 from rsseg_tf.predict import Predict, require_finite
@@ -71,7 +72,7 @@ class Candidate:
         """Why it is not worth a try on this machine, in a clause; empty otherwise."""
         module = _EXTRAS.get(self.engine)
         if module and importlib.util.find_spec(module) is None:
-            return f'not installed (pip install "rsseg-tf[{self.engine}]")'
+            return f"not installed ({install_command(self.engine)})"
         if self.artifact and self.artifact.quantization == "int16x8":
             return "has no fast kernels on a CPU"
         return ""

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import importlib
+import re
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 
 from rsseg_tf.errors import ExportError
 
-__all__ = ["require"]
+__all__ = ["install_command", "require", "require_loggers"]
+
+_CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def install_command(extra: str) -> str:
+    """Returns the command that installs one of the package's extras.
+
+    The package is on no index, so `rsseg-tf[extra]` would not be found. In a checkout it is installed from there; what
+    was installed from a wheel knows what its extras require, and the command names that.
+
+    Args:
+        extra: Such as `onnx`.
+
+    Returns:
+        Such as `pip install ".[onnx]"`, or `pip install "tf2onnx<1.18,>=1.17" …`.
+    """
+    wanted = [] if (_CHECKOUT / "setup.py").is_file() else _requirements(extra)
+    return " ".join(["pip install", *(f'"{one}"' for one in wanted or [f".[{extra}]"])])
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -26,5 +48,26 @@ def require(module: str, extra: str) -> ModuleType:
         package = module.partition(".")[0]
         raise ExportError(
             f"The package {package} is needed for this and is not installed: {error}. "
-            f'Install it with: pip install "rsseg-tf[{extra}]"'
+            f"Install it with: {install_command(extra)}"
         ) from error
+
+
+def require_loggers(names: Sequence[str]) -> None:
+    """Imports the packages of `train.loggers`, so that a missing one is told before anything else is done.
+
+    Raises:
+        ExportError: When one is not installed.
+    """
+    for name in names:
+        if name in ("mlflow", "wandb"):  # the extras have their names
+            require(name, name)
+
+
+def _requirements(extra: str) -> list[str]:
+    """Returns what an extra of the installed package requires; nothing where the package is not installed."""
+    try:
+        found = metadata.requires("rsseg-tf") or []
+    except metadata.PackageNotFoundError:
+        return []
+    of_extra = re.compile(rf"""(.+?)\s*;\s*extra\s*==\s*["']{re.escape(extra)}["']""")
+    return [match[1] for match in map(of_extra.fullmatch, found) if match]

@@ -67,8 +67,8 @@ TRUST_VARIABLE = "RSSEG_TF_TRUST"
 """Name of the environment variable that, set to 1, allows SavedModels that could read or write files."""
 
 BYTES_INPUT = "image_bytes"
-"""Input of a SavedModel's signature `predict_bytes`. TensorFlow Serving's REST interface encodes strings as base64 where
-the name ends in `_bytes`."""
+"""Input of a SavedModel's signature `predict_bytes`. TensorFlow Serving's REST interface encodes strings as base64
+where the name ends in `_bytes`."""
 BYTES_OUTPUT = "class_map_png_bytes"
 """Output of a SavedModel's signature `predict_bytes`."""
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from rsseg_tf.errors import ConfigError, did_you_mean, reason
 
-__all__ = ["PLUGINS_VARIABLE", "import_plugin"]
+__all__ = ["PLUGINS_VARIABLE", "import_allowed", "import_plugin"]
 
 PLUGINS_VARIABLE = "RSSEG_TF_PLUGINS"
 
@@ -34,9 +34,7 @@ def import_plugin(path: str, where: str) -> Callable[..., Any]:
         ConfigError: When the module is not allowed or cannot be imported, or has no such function.
     """
     name, _, function = path.partition(":")
-    allowed = os.environ.get(PLUGINS_VARIABLE, "")
-    entries = [entry for entry in allowed.split(os.pathsep) if entry]
-    entry = next((entry for entry in entries if _covers(entry, name)), None)
+    allowed, entry = _allowed(name)
     if entry is None:
         raise ConfigError(
             f"{where} is {path}, code that is not part of rsseg_tf; it runs only if you allow it, and "
@@ -44,7 +42,7 @@ def import_plugin(path: str, where: str) -> Callable[..., Any]:
             f"{PLUGINS_VARIABLE}={name}, or to the path of its .py file."
         )
     try:
-        module = _import_file(Path(entry), name) if entry.endswith(".py") else importlib.import_module(name)
+        module = _import(name, entry)
     except Exception as error:  # a module may raise anything while it is imported
         raise ConfigError(
             f"{where} is {path}, but {name} cannot be imported: {reason(error)}. Install its package, put its folder "
@@ -58,6 +56,39 @@ def import_plugin(path: str, where: str) -> Callable[..., Any]:
             f"{', '.join(public) or 'none'}."
         )
     return found
+
+
+def import_allowed(name: str) -> bool:
+    """Imports a module if the user allows it, for what the module registers with Keras.
+
+    Returns:
+        Whether it is allowed.
+
+    Raises:
+        ConfigError: When it is allowed and cannot be imported.
+    """
+    _, entry = _allowed(name)
+    if entry is None:
+        return False
+    try:
+        _import(name, entry)
+    except Exception as error:  # a module may raise anything while it is imported
+        raise ConfigError(
+            f"The module {name}, which {PLUGINS_VARIABLE} allows, cannot be imported: {reason(error)}. Install its "
+            f"package, put its folder on PYTHONPATH, or name the path of its .py file in {PLUGINS_VARIABLE}."
+        ) from error
+    return True
+
+
+def _allowed(name: str) -> tuple[str, str | None]:
+    """Returns the variable's value, and its entry that allows a module."""
+    allowed = os.environ.get(PLUGINS_VARIABLE, "")
+    entries = [entry for entry in allowed.split(os.pathsep) if entry]
+    return allowed, next((entry for entry in entries if _covers(entry, name)), None)
+
+
+def _import(name: str, entry: str) -> ModuleType:
+    return _import_file(Path(entry), name) if entry.endswith(".py") else importlib.import_module(name)
 
 
 def _covers(entry: str, module: str) -> bool:

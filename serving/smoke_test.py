@@ -4,8 +4,9 @@ Exit code 1 where an answer is wrong.
 
     python smoke_test.py [--host 127.0.0.1] [--rest-port 8501] [--grpc-port 8500] [--model-name example_model]
 
-The part over REST needs Python alone, and prints the curl command for each step. The part over gRPC needs
-tensorflow-serving-api; --no-grpc leaves it out.
+The part over REST needs Python alone, and prints the curl command for each step; --bodies DIR writes what is too long
+for a command to files, which the commands name. The part over gRPC needs tensorflow-serving-api;
+--no-grpc leaves it out.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 SIDE = 64
@@ -33,22 +35,34 @@ class Failure(Exception):
 class Smoke:
     """The steps; each raises Failure."""
 
-    def __init__(self, host: str, rest_port: int, grpc_port: int, model: str) -> None:
+    def __init__(self, host: str, rest_port: int, grpc_port: int, model: str, bodies: Path | None = None) -> None:
         self.base = f"http://{host}:{rest_port}/v1/models/{model}"
         self.grpc = f"{host}:{grpc_port}"
         self.model = model
+        self.bodies = bodies
+        self.written = 0
         self.dtype, self.bands = "DT_UINT8", 3
 
     def ask(self, url: str, body: Any = None) -> tuple[int, Any]:
         """Returns HTTP status and JSON of a request, and prints how curl makes it."""
         data = None if body is None else json.dumps(body).encode()
-        shown = "" if data is None else f" -d '{data.decode() if len(data) < 200 else '{...}'}'"
-        print(f"  curl{shown} {url}")
+        print(f"  curl{'' if data is None else self.shown(data)} {url}")
         try:
             with urllib.request.urlopen(urllib.request.Request(url, data), timeout=120) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
+
+    def shown(self, data: bytes) -> str:
+        """Returns how curl sends a body: as an argument, or from a file, since an argument may have 128 kB at most."""
+        if len(data) < 200:
+            return f" -d '{data.decode()}'"
+        if self.bodies is None:
+            return f" -d @- < BODY ({len(data)} bytes, see --bodies)"
+        self.written += 1
+        path = self.bodies / f"body_{self.written}.json"
+        path.write_bytes(data)
+        return f" -d @{path}"
 
     def wait(self) -> None:
         """The model becomes available."""
@@ -161,9 +175,12 @@ def main() -> None:
     parser.add_argument("--rest-port", type=int, default=8501)
     parser.add_argument("--grpc-port", type=int, default=8500)
     parser.add_argument("--model-name", default="example_model")
+    parser.add_argument("--bodies", type=Path, metavar="DIR", help="write long bodies of requests here, for curl")
     parser.add_argument("--no-grpc", action="store_true", help="leave out the step that needs tensorflow-serving-api")
     arguments = parser.parse_args()
-    smoke = Smoke(arguments.host, arguments.rest_port, arguments.grpc_port, arguments.model_name)
+    if arguments.bodies:
+        arguments.bodies.mkdir(parents=True, exist_ok=True)
+    smoke = Smoke(arguments.host, arguments.rest_port, arguments.grpc_port, arguments.model_name, arguments.bodies)
     steps: list[Callable[[], None]] = [smoke.wait, smoke.metadata, smoke.predict_rest, smoke.predict_encoded]
     steps += [smoke.refuse, smoke.metrics]
     if not arguments.no_grpc:

@@ -198,7 +198,7 @@ def test_what_cannot_run_is_left_out_with_its_reason(
     choice = choose(folder, size=Size(60, 80))
     assert choice.candidate.name == "openvino"
     for part in (
-        'onnx not installed (pip install "rsseg-tf[onnx]")',
+        'onnx not installed (pip install ".[onnx]")',
         "tflite int16x8 has no fast kernels on a CPU",
         f"tflite float32 cannot be opened ({folder / 'float32.tflite'} is damaged)",
         "openvino bf16 ",

@@ -47,6 +47,7 @@ ORDER = (
     "engines",
     "training",
     "serving",
+    "library",
     "cli",
 )
 # What a process may do without loading a network library: describe data, read configs, count, cut and blend.
@@ -79,7 +80,7 @@ WITH_TENSORFLOW = {"data", "export", "training", "predictors", "serving"}
 # Single places: the quiet first import for the command line, resizing to a size known only at run time, dilated
 # convolutions as one operation, and losses that devices share in `fit`.
 TENSORFLOW_MODULES = {
-    "rsseg_tf.cli.output",
+    "rsseg_tf.library.startup",
     "rsseg_tf.layers.conv",
     "rsseg_tf.layers.norm",
     "rsseg_tf.layers.resize",
@@ -265,6 +266,8 @@ def undocumented(body: list[ast.stmt], prefix: str) -> Iterator[str]:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or node.name.startswith("_"):
             continue
         name = f"{prefix}.{node.name}"
+        if any(isinstance(mark, ast.Name) and mark.id == "overload" for mark in node.decorator_list):
+            continue  # the function itself, which follows, says it
         if not ast.get_docstring(node):
             yield name
         if isinstance(node, ast.ClassDef):

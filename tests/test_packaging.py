@@ -118,6 +118,31 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path, packaged: dic
     assert "rsseg_tf/py.typed" in modules
 
 
+def test_an_index_takes_the_wheel(wheel: Path) -> None:
+    told = run([sys.executable, "-m", "twine", "check", "--strict", str(wheel)], wheel.parent)
+    assert "PASSED" in told and "warning" not in told.lower()
+
+
+def test_an_image_builds_the_same_wheel_from_what_docker_is_given(
+    source: Path, packaged: dict[str, bytes], wheel: Path, tmp_path: Path
+) -> None:
+    """`.dockerignore` leaves out all but what the wheel needs; `source` itself holds what a build left."""
+    lines = packaged[".dockerignore"].decode().splitlines()
+    kept = tuple(line[1:] for line in lines if line.startswith("!"))
+    assert "*" in lines and kept
+    for name, content in packaged.items():
+        if name.split("/")[0] in kept:
+            (tmp_path / "context" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "context" / name).write_bytes(content)
+    options = ["--no-deps", "--no-build-isolation", "--no-cache-dir", "--wheel-dir", str(tmp_path)]
+    run([sys.executable, "-m", "pip", "wheel", ".", *options], tmp_path / "context")
+    (built,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(built) as other:
+        assert {info.filename: info.CRC for info in one.infolist()} == {
+            info.filename: info.CRC for info in other.infolist()
+        }
+
+
 def test_the_command_is_declared(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt"))
@@ -178,7 +203,48 @@ def test_the_version_is_the_newest_one_of_the_changelog(metadata: Message, packa
 
 def test_the_readme_is_the_description(metadata: Message, packaged: dict[str, bytes]) -> None:
     assert metadata["Description-Content-Type"] == "text/markdown"
-    assert metadata.get_payload() == packaged["README.md"].decode()
+    if "repository-code" not in packaged["CITATION.cff"].decode():
+        assert metadata.get_payload() == packaged["README.md"].decode()
+
+
+def test_the_metadata_say_who_what_and_under_which_licence(metadata: Message) -> None:
+    assert metadata["Author"] and metadata["Summary"] and metadata["License-Expression"] == "Apache-2.0"
+    assert {"remote sensing", "semantic segmentation", "tensorflow"} <= set(metadata["Keywords"].split(","))
+
+
+def test_the_address_comes_from_the_citation_and_leads_links_home(
+    packaged: dict[str, bytes], tmp_path: Path, metadata: Message
+) -> None:
+    """An index shows the README where relative links lead nowhere; without an address there are no URLs."""
+    if b"repository-code" not in packaged["CITATION.cff"]:
+        assert metadata.get_all("Project-URL") is None
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "CITATION.cff", "rsseg_tf/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(packaged[name])
+    readme = (
+        "[docs](docs/a.md) ![map](docs/a.jpg) [up](#top) [out](https://example.com) ![x](https://example.com/x.png)"
+    )
+    (tmp_path / "README.md").write_text(readme, "utf-8")
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts/release.py").write_bytes(packaged["scripts/release.py"])
+    home = "https://example.org/remote/seg"
+    run([sys.executable, "scripts/release.py", "address", home], tmp_path)
+    run([sys.executable, "setup.py", "--quiet", "egg_info"], tmp_path)
+    (found,) = tmp_path.glob("*.egg-info/PKG-INFO")
+    told = email.message_from_string(found.read_text("utf-8"))
+    urls = dict(line.split(", ") for line in told.get_all("Project-URL") or [])
+    version = f"v{rsseg_tf.__version__}"
+    assert urls == {
+        "Source": home,
+        "Documentation": f"{home}/tree/{version}/docs",
+        "Changelog": f"{home}/blob/{version}/CHANGELOG.md",
+        "Issues": f"{home}/issues",
+        "Security": f"{home}/security",
+    }
+    assert str(told.get_payload()).strip() == (
+        f"[docs]({home}/blob/{version}/docs/a.md) ![map]({home}/raw/{version}/docs/a.jpg) [up](#top) "
+        "[out](https://example.com) ![x](https://example.com/x.png)"
+    )
 
 
 # === It works from anywhere ===

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
+import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import click
 import pytest
 import yaml
 
 import rsseg_tf
+from rsseg_tf.cli import main
+from rsseg_tf.cli.commands import WithDefault
 
 ROOT = Path(__file__).resolve().parents[1]
+TEMPLATES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 
@@ -75,9 +83,28 @@ def test_a_release_is_built_from_a_tag_whose_version_was_checked() -> None:
     path = ROOT / ".github/workflows/release.yml"
     assert 'make version-check TAG="$GITHUB_REF_NAME"' in commands(path)
     assert yaml.safe_load(path.read_text("utf-8"))[True] == {"push": {"tags": ["v*"]}}  # YAML 1.1 reads "on" as true
+    steps = commands(path)
+    assert steps.index('python scripts/release.py address "$GITHUB_SERVER_URL/$GITHUB_REPOSITORY"') < steps.index(
+        "make dist"
+    )
+    assert "twine check --strict dist/*" in read("Makefile").partition("\ndist:")[2].partition("\n\n")[0]
 
 
-@pytest.mark.parametrize("name", ["bug_report", "feature_request"])
+def command_called(name: str) -> click.Command:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None, name
+    return command
+
+
+def test_templates_are_all_tried() -> None:
+    names = {path.stem for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")}
+    assert names == {"bug_report", "feature_request", "question", "config"}
+    for command in re.findall(r"`rsseg-tf ([a-z]+(?: [a-z]+)?)", "".join(map(read, TEMPLATES))):
+        group = command_called(command.split()[0])
+        assert not isinstance(group, click.Group) or command.split()[1] in group.commands
+
+
+@pytest.mark.parametrize("name", ["bug_report", "feature_request", "question"])
 def test_issue_forms_are_forms(name: str) -> None:
     form = yaml.safe_load(read(f".github/ISSUE_TEMPLATE/{name}.yml"))
     assert form["name"] and form["description"]
@@ -126,12 +153,56 @@ def test_a_release_writes_the_version_everywhere(project: Path) -> None:
     assert changelog.index("## [Unreleased]\n\n## [97.1.0] – 2030-05-06\n") > 0
     citation = yaml.safe_load((project / "CITATION.cff").read_text("utf-8"))
     assert citation["version"] == "97.1.0" and citation["date-released"] == datetime.date(2030, 5, 6)
+    with pytest.raises(SystemExit, match="has no entry under"):
+        release.prepare(project, "97.2.0rc1", datetime.date(2030, 6, 7))
+    (project / "CHANGELOG.md").write_text(changelog.replace("[Unreleased]\n", "[Unreleased]\n\n- More.\n"), "utf-8")
     release.prepare(project, "97.2.0rc1", datetime.date(2030, 6, 7))
+    assert release.notes(project, "97.2.0rc1") == "- More.\n"
     assert (project / "CITATION.cff").read_text("utf-8").count("date-released") == 1
     with pytest.raises(SystemExit, match="has a section for 97.1.0 already"):
         release.prepare(project, "97.1.0", datetime.date(2030, 7, 8))
+    for lower in ("97.2.0b9", "97.1.9", "9.9.9"):
+        with pytest.raises(SystemExit, match="must be above 97.2.0rc1"):
+            release.prepare(project, lower, datetime.date(2030, 7, 8))
+    with pytest.raises(SystemExit, match="has no section for 98.0.0"):
+        release.notes(project, "98.0.0")
     with pytest.raises(SystemExit, match=r"a version is X.Y.Z"):
         release.prepare(project, "v1", datetime.date(2030, 7, 8))
+
+
+def test_the_present_tree_can_be_released_by_the_program_itself(project: Path) -> None:
+    """As a person does it: the next version, from the changelog as it is."""
+    (project / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts/release.py", project / "scripts")
+    major, minor, _ = rsseg_tf.__version__.split(".")
+    version = f"{major}.{int(minor) + 1}.0"
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "scripts/release.py", *arguments]
+        return subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
+
+    if "\n- " not in read("CHANGELOG.md").partition("## [Unreleased]")[2].partition("\n## ")[0]:
+        changelog = read("CHANGELOG.md").replace("## [Unreleased]\n", "## [Unreleased]\n\n- An entry.\n")
+        (project / "CHANGELOG.md").write_text(changelog, "utf-8")  # a release was made a moment ago
+    before = (project / "CHANGELOG.md").read_text("utf-8")
+    assert f"push the tag v{version}" in run("prepare", version)
+    assert run("check", f"v{version}") == "The versions agree.\n"
+    after = (project / "CHANGELOG.md").read_text("utf-8")
+    heading = f"\n## [{version}] – {datetime.date.today():%Y-%m-%d}\n"
+    assert after.replace(heading, "", 1) == before
+    assert run("notes", version).strip() == after.partition(heading)[2].partition("\n## ")[0].strip() != ""
+
+
+def test_the_address_stands_in_one_place(project: Path) -> None:
+    release = program("scripts/release.py")
+    for url in ("https://example.org/remote/sensing.git", "https://example.org/remote/seg/"):
+        release.set_address(project, url)
+    citation = (project / "CITATION.cff").read_text("utf-8")
+    assert yaml.safe_load(citation)["repository-code"] == "https://example.org/remote/seg"
+    assert citation.count("repository-code") == 1 and release.check(project) == []
+    for url in ("http://example.org/a/b", "example.org/a/b", "https://example.org", "git@example.org:a/b"):
+        with pytest.raises(SystemExit, match="the address of a repository"):
+            release.set_address(project, url)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +230,72 @@ def test_a_tag_of_another_version_is_told() -> None:
 def test_the_lowest_bounds_are_those_of_setup_py() -> None:
     bounds = program("scripts/lowest_bounds.py").lowest_bounds(read("setup.py"))
     assert bounds["tensorflow"] == "2.21" and bounds["numpy"] == "2.0" and bounds["pytest"] == "8.3"
-    assert bounds.keys() == set(re.findall(r'"([\w.-]+)(?:\[[\w-]+\])?>=[\d.]+,<', read("setup.py")))
+    assert bounds.keys() == set(re.findall(r'["\']([\w.-]+)(?:\[[\w-]+\])?>=[\d.]+,<', read("setup.py")))
+
+
+# === Images ===
+
+DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
+HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+
+def instructions(path: Path) -> list[tuple[str, str]]:
+    """The instructions of a Dockerfile and what follows them, lines joined."""
+    text = re.sub(r"^#.*\n", "", path.read_text("utf-8"), flags=re.M).replace("\\\n", " ")
+    found = (line.split(None, 1) for line in text.splitlines() if line.strip())
+    return [(name, " ".join(rest.split())) for name, rest in found]
+
+
+def test_there_is_an_image_for_processors_and_one_for_gpus() -> None:
+    assert [path.stem for path in DOCKERFILES] == ["cpu", "gpu"]
+
+
+@pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed")
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_hadolint_finds_nothing(path: Path) -> None:
+    assert HADOLINT is not None
+    command = [HADOLINT, "--config", str(ROOT / ".hadolint.yaml"), str(path)]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 0 and not found.stdout, found.stdout + found.stderr
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_an_image_needs_no_root_and_runs_the_command(path: Path) -> None:
+    steps = instructions(path)
+    bases = [rest for name, rest in steps if name == "FROM"]
+    assert bases == ["python:${PYTHON} AS wheel", "python:${PYTHON}"]
+    (python,) = (rest.removeprefix("PYTHON=") for name, rest in steps if name == "ARG" and rest.startswith("PYTHON="))
+    assert f'"Programming Language :: Python :: {python.partition("-")[0]}"' in read("setup.py")
+    last = dict(steps)  # an instruction that comes again counts
+    assert json.loads(last["ENTRYPOINT"]) == ["rsseg-tf"] and json.loads(last["CMD"]) == ["--help"]
+    user, _, group = last["USER"].partition(":")
+    assert 0 < int(user) == int(group) and [name for name, _ in steps].index("USER") > len(steps) - 6
+    for name, rest in steps:
+        assert name != "ADD" and "sudo" not in rest and "curl" not in rest
+        if "pip install" in rest:
+            assert "--no-cache-dir" in rest
+        if "apt-get install" in rest:
+            assert "--no-install-recommends" in rest and "rm -rf /var/lib/apt/lists/*" in rest
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_an_image_installs_extras_that_there_are(path: Path) -> None:
+    (extras,) = (rest.removeprefix("EXTRAS=") for _, rest in instructions(path) if rest.startswith("EXTRAS="))
+    assert ("gpu" in extras.split(",")) == (path.stem == "gpu")
+    for extra in extras.split(","):
+        assert re.search(rf'^    "{extra}": \[', read("setup.py"), re.M), extra
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_the_comments_of_a_dockerfile_name_options_that_there_are(path: Path) -> None:
+    lines = re.findall(r"^# +docker run .* rsseg-tf(?::gpu)? (\w.*)$", path.read_text("utf-8"), re.M)
+    assert lines
+    for line in lines:
+        command = command_called(line.split()[0])
+        if isinstance(command, WithDefault):
+            command = command.commands[command.default]
+        known = {option.replace("_", "-") for parameter in command.params for option in parameter.opts}
+        assert {word.replace("_", "-") for word in line.split() if word.startswith("--")} <= known, line
 
 
 # === Citation and public names ===
@@ -170,7 +306,7 @@ def test_the_citation_has_what_the_format_requires() -> None:
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert citation["cff-version"] == "1.2.0" and citation["type"] == "software"
     assert all({"name"} <= author.keys() or {"family-names"} <= author.keys() for author in citation["authors"])
-    assert f'license="{citation["license"]}"' in read("setup.py")
+    assert f'license_expression="{citation["license"]}"' in read("setup.py")
 
 
 def test_the_page_of_public_names_is_up_to_date() -> None:

@@ -22,6 +22,7 @@ import keras
 from rsseg_tf.backbones.any_size import feature_name, of_any_size
 from rsseg_tf.backbones.released import takes_weights
 from rsseg_tf.errors import ConfigError, did_you_mean, reason
+from rsseg_tf.extras import install_command
 from rsseg_tf.files import StrPath
 from rsseg_tf.layers import BatchNorm, JoinWindows, SplitWindows, automatic_name, numbered_from_the_start
 
@@ -121,7 +122,7 @@ def _models() -> Any:
     try:
         return importlib.import_module("keras_hub").models
     except ImportError as error:
-        raise ConfigError(f"A backbone of keras-hub needs keras-hub: pip install 'rsseg-tf[hub]' ({error}).") from error
+        raise ConfigError(f"A backbone of keras-hub needs keras-hub: {install_command('hub')} ({error}).") from error
 
 
 def _class_of(architecture: str) -> Any:

@@ -17,7 +17,6 @@ from rsseg_tf.cli.options import (
     device_options,
     json_file_option,
     load,
-    run_settings,
     trust_option,
 )
 from rsseg_tf.rasters.windows import Size
@@ -133,7 +132,9 @@ def measure(
     Weights begin at random, and nothing is kept. Files that the system has in its memory are read from there, as in
     later epochs of a training.
     """
-    config = load(config_path, overrides, run_settings(settings))
+    from rsseg_tf.library.training import settings_of
+
+    config = load(config_path, overrides, settings_of(settings))
     from rich.console import Console
 
     from rsseg_tf.cli.output import load_tensorflow, say, write_json

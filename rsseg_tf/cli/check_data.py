@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from rsseg_tf.assets import find_config
 from rsseg_tf.cli.commands import ManyValues, group
-from rsseg_tf.cli.options import load, picked, reading_options, set_option
+from rsseg_tf.cli.options import reading_options, set_option
 from rsseg_tf.cli.output import progress_line, write_json
 
 # These imports take half a second at most, since they load no TensorFlow; the help names the limits.
-from rsseg_tf.doctor import KINDS, MAX_DISTANCE, SEVERITIES, SHEET_SUFFIXES, check_data, write_sheet
-from rsseg_tf.doctor.sheet import check_sheet_place, choose_samples
-from rsseg_tf.errors import ConfigError, DataError, address_hint, did_you_mean
-from rsseg_tf.rasters.gdal import Trust
+from rsseg_tf.doctor import MAX_DISTANCE, SEVERITIES
+from rsseg_tf.errors import ConfigError
+from rsseg_tf.library.listening import Listener
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rsseg_tf.doctor import CheckedDataset, Finding, Report
+    from rsseg_tf.doctor import Finding, Report
 
 __all__ = ["command"]
 
@@ -91,36 +89,53 @@ def command(
 
     Exit code 1 if there are errors, 0 if not.
     """
-    _check_options(leave_out, sheet, as_json)
-    folder_options = picked(options, "num_classes", "ignore_index", "unlabelled")
-    dataset = _find_dataset(source, config_path, overrides, folder_options)
-    max_image_mb, near, seed = options["max_image_mb"], options["near"], options["seed"]
-    trust = Trust(
-        dataset.trust.max_bytes if max_image_mb is None else max_image_mb * 2**20,
-        options["allow_vrt_sources"] or dataset.trust.vrt_sources,
+    from rsseg_tf.library.checking import check_data
+
+    _check_options(sheet, as_json)
+    if (source is None) == (config_path is None):
+        got = "both" if source else "neither"
+        raise ConfigError(
+            f"Name one thing to check, a folder or a config, e.g. rsseg-tf check-data data/dubai; got {got}."
+        )
+    show, strict = options.pop("show"), options.pop("strict")
+    if config_path is not None:
+        find_config(config_path)  # a folder of that name is not meant
+    listener = _Later()
+    report = check_data(
+        source or config_path or "",
+        overrides=overrides,
+        ignore=leave_out,
+        sheet=sheet,
+        notify=listener,
+        **options,
     )
-    dataset = dataclasses.replace(dataset, trust=trust)
-    workers = options["workers"] or os.cpu_count() or 1
-    with progress_line(f"Checking {_printable(dataset.expected.name)}") as progress:
-        report = check_data(dataset, near=near, leave_out=leave_out, workers=workers, progress=progress)
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
     else:
-        _print(report, options["show"])
+        _print(report, show)
     if output is not None:
         write_json(output, report.to_json(), err=as_json)
-    if sheet is not None:
-        if choose_samples(report.evidence, 1, seed):
-            write_sheet(sheet, report, count=options["sheet_count"], seed=seed)
-            click.echo(f"Written: {sheet}", err=as_json)
-        else:
-            click.echo(f"Not written: {sheet}, because no sample could be read.", err=True)
-    if report.count("error") or (options["strict"] and report.count("warning")):
+    for line in listener.lines:
+        click.echo(line, err=as_json or line.startswith("Not "))
+    if report.count("error") or (strict and report.count("warning")):
         raise SystemExit(1)
 
 
-def _check_options(leave_out: Sequence[str], sheet: Path | None, as_json: bool) -> None:
-    """Refuses options without effect, and a sheet that cannot be written, before hours of work."""
+class _Later(Listener):
+    """Shows the progress, and keeps lines until the tables are printed."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def progress(self, description: str) -> Any:
+        return progress_line(description)
+
+
+def _check_options(sheet: Path | None, as_json: bool) -> None:
+    """Refuses options without effect."""
     for name, option, needed, has_effect in (
         ("sheet_count", "--sheet-count", "with --sheet", sheet is not None),
         ("seed", "--seed", "with --sheet", sheet is not None),
@@ -128,49 +143,6 @@ def _check_options(leave_out: Sequence[str], sheet: Path | None, as_json: bool) 
     ):
         if not has_effect and click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise ConfigError(f"{option} has an effect {needed} only; leave it out.")
-    for code in leave_out:
-        if code not in KINDS:
-            raise ConfigError(
-                f"--ignore {code}: there is no such kind of finding.{did_you_mean(code, KINDS)} Allowed: "
-                f"{', '.join(KINDS)}."
-            )
-    if sheet is None:
-        return
-    if sheet.suffix.lower() not in SHEET_SUFFIXES:
-        raise ConfigError(f"--sheet writes {' or '.join(SHEET_SUFFIXES)} files; got {sheet}. Change the suffix.")
-    check_sheet_place(sheet)
-    try:
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{sheet} cannot be written: {error.strerror or error}. Choose another place.") from error
-
-
-def _find_dataset(
-    source: str | None, config_path: str | None, overrides: tuple[str, ...], folder_options: dict[str, Any]
-) -> CheckedDataset:
-    """Returns the dataset to check."""
-    from rsseg_tf.doctor import dataset_from_config, dataset_from_folder
-
-    if (source is None) == (config_path is None):
-        got = "both" if source else "neither"
-        raise ConfigError(
-            f"Name one thing to check, a folder or a config, e.g. rsseg-tf check-data data/dubai; got {got}."
-        )
-    named = source or config_path or ""
-    if config_path is None and Path(named).is_dir():
-        if overrides:
-            raise ConfigError(f"--set changes a config; {named} is a folder. Leave it out.")
-        return dataset_from_folder(Path(named), **folder_options)
-    if config_path is None and not named.endswith((".yml", ".yaml")) and not os.path.lexists(named):
-        raise DataError(
-            f"There is no folder {named}, and no config of that name either.{address_hint(named)} Name a prepared "
-            "folder, such as data/dubai, or a config; `rsseg-tf config list` names the shipped ones."
-        )
-    for name, value in folder_options.items():
-        if value is not None and value is not False:
-            option = name.replace("_", "-")
-            raise ConfigError(f"--{option} goes with a folder; {named} is a config, which describes its dataset.")
-    return dataset_from_config(load(named, overrides), named)
 
 
 # --- tables -------------------------------------------------------------------------------------------------------

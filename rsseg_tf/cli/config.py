@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from rsseg_tf.cli.commands import Commands, ManyValues, needed
+from rsseg_tf.cli.config_list import list_configs
 from rsseg_tf.cli.options import set_option
 
 __all__ = ["command"]
@@ -49,13 +50,7 @@ def check(configs: tuple[str, ...]) -> None:
         raise ConfigError("\n".join(wrong))
 
 
-@command.command(name="list")
-def list_() -> None:
-    """List the configs that ship with the package; --config takes these names."""
-    from rsseg_tf.assets import shipped_configs
-
-    for name in shipped_configs():
-        click.echo(name)
+command.add_command(list_configs)
 
 
 @command.command(name="import", cls=ManyValues)

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rsseg_tf.cli.commands import ManyValues, group, needed
-from rsseg_tf.cli.options import config_option, load
-from rsseg_tf.cli.output import narrow_table
-from rsseg_tf.rasters.windows import Size
+from rsseg_tf.cli.options import config_option
+from rsseg_tf.cli.output import CONSOLE, narrow_table
 
 if TYPE_CHECKING:
-    from rsseg_tf.config import Config
-    from rsseg_tf.export import Accuracy, AccuracyLimit, ExportResult, TrainedModel
+    from rsseg_tf.export import Accuracy, ExportResult
 
 __all__ = ["command"]
 
 # As in `rsseg_tf.manifest` and `rsseg_tf.export`, whose imports take seconds.
 _FORMATS = ("savedmodel", "tflite", "onnx", "openvino", "web", "deepness")
 _QUANTIZATIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
-_REAL_TILES = 4
 
 
 def _names(allowed: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], tuple[str, ...]]:
@@ -99,10 +95,7 @@ def command(
     output: Path,
     formats: tuple[Any, ...],
     quantizations: tuple[Any, ...],
-    tile: tuple[int, int] | None,
-    version: int | None,
     config_path: str | None,
-    overrides: tuple[str, ...],
     **values: Any,
 ) -> None:
     """Export a checkpoint as a new version in DIR: files that run without this package and without Keras.
@@ -121,59 +114,21 @@ def command(
     --eval the IoU of each class is measured before and after; a worse model is not published (exit code 1), and its
     scores are left in DIR/refused.json.
     """  # noqa: D301  # click wants the character \b
-    from rsseg_tf.manifest import CALIBRATED
+    from rsseg_tf.library.exporting import export
 
-    calibrated = bool({"tflite", "web"} & set(formats) and set(CALIBRATED) & set(quantizations))
-    _require_effect(formats, quantizations, values, calibrated=calibrated)
-    from rsseg_tf.cli.output import load_tensorflow
-
-    load_tensorflow()
-    from rsseg_tf.checkpoint import config_file
-    from rsseg_tf.export import ExportOptions, Page, check_output, export_model, find_page_packages, load_trained
-
-    check_output(output, version)
-    config = load(config_path or str(config_file(checkpoint)), overrides)
-    page = None
-    if "web" in formats:
-        # Before the model is loaded: npm may be missing, which is better known at once.
-        urls = tuple(values["web_urls"] or ())
-        page = Page(find_page_packages(values["litertjs"]), values["web_title"], values["web_sample"], urls)
-    with _accuracy_limit(config, values["eval_list"], values["max_miou_drop"]) as limit:
-        trained = load_trained(checkpoint, config)
-        options = ExportOptions(
-            formats=formats,
-            quantizations=quantizations or ("float32",),
-            tile=Size(*tile) if tile else None,
-            calibration=_calibration(trained, tile, values) if calibrated else (),
-            real_tiles=_REAL_TILES if values["real_tiles"] is None else values["real_tiles"],
-            page=page,
-        )
-        exported = export_model(trained, output, options, version=version, limit=limit, notify=click.echo)
+    exported = export(
+        checkpoint,
+        output,
+        format=formats,
+        quantize=quantizations,
+        eval=values.pop("eval_list"),
+        config=config_path,
+        notify=CONSOLE,
+        **values,
+    )
     _report(exported)
-    if page and exported.folder:
+    if "web" in formats and exported.folder:
         click.echo(f"Open the page: python {exported.folder / 'web' / 'serve.py'}")
-
-
-def _require_effect(
-    formats: tuple[Any, ...], quantizations: tuple[Any, ...], values: dict[str, Any], *, calibrated: bool
-) -> None:
-    """Raises ConfigError for options that would have no effect on what is written."""
-    from rsseg_tf.errors import ConfigError
-
-    if quantizations and not {"tflite", "web"} & set(formats):
-        raise ConfigError("--quantize is for TFLite files; add tflite to --format, or web.")
-    if len(quantizations) > 1 and "tflite" not in formats:
-        raise ConfigError(f"A page runs one model; got --quantize {','.join(quantizations)}. Name one, or add tflite.")
-    for name in ("calibration", "calibration_count", "seed"):
-        if values[name] is not None and not calibrated:
-            raise ConfigError(f"--{name} has an effect with --quantize int8 or int16x8 only; leave it out.")
-    if values["max_miou_drop"] is not None and values["eval_list"] is None:
-        raise ConfigError("--max_miou_drop has an effect with --eval only; add the list, or leave it out.")
-    if values["real_tiles"] is not None and values["eval_list"] is None and not calibrated:
-        raise ConfigError("--real_tiles takes tiles of the images of --eval or of calibration, and there are none.")
-    for name in ("web_sample", "web_title", "web_urls", "litertjs"):
-        if values[name] not in (None, ()) and "web" not in formats:
-            raise ConfigError(f"--{name} is for a page; add web to --format.")
 
 
 def _report(exported: ExportResult) -> None:
@@ -192,47 +147,6 @@ def _report(exported: ExportResult) -> None:
         )
         raise SystemExit(1)
     click.echo(f"Published: {exported.folder}")
-
-
-def _calibration(trained: TrainedModel, tile: tuple[int, int] | None, values: dict[str, Any]) -> Any:
-    from rsseg_tf.export import calibration_images
-
-    dataset = trained.config.dataset
-    list_file = values["calibration"] or Path(dataset.root) / dataset.train_list
-    return calibration_images(
-        list_file,
-        trained.spec,
-        Size(*tile) if tile else trained.manifest.crop_size,
-        count=values["calibration_count"] or 32,
-        seed=values["seed"] or 0,
-        trust=trained.config.data.trust,
-    )
-
-
-@contextmanager
-def _accuracy_limit(
-    config: Config, eval_list: Path | None, max_miou_drop: float | None
-) -> Iterator[AccuracyLimit | None]:
-    """Yields what must be passed before publication, with a progress bar for each model."""
-    if eval_list is None:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TaskID
-
-    from rsseg_tf.cli.sample_lists import checked_eval_list
-    from rsseg_tf.export import AccuracyLimit
-
-    samples = checked_eval_list(eval_list, config.dataset.spec, trust=config.data.trust)
-    tasks: dict[str, TaskID] = {}
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
-
-        def advance(name: str) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(f"Evaluating {name}", total=len(samples))
-            progress.advance(tasks[name])
-
-        yield AccuracyLimit(samples, 1.0 if max_miou_drop is None else max_miou_drop, advance)
 
 
 _LONGEST_CLASS = 24  # characters of a line of a class's name

@@ -14,32 +14,27 @@ from rsseg_tf.cli.commands import combined, needed
 from rsseg_tf.datasets.protocols import present_name
 
 if TYPE_CHECKING:
-    from rsseg_tf.config import Config, PretrainConfig
-    from rsseg_tf.rasters.sources import Stack
+    from rsseg_tf.config import Config
 
 __all__ = [
     "EXPORT_STEP",
     "NameOf",
-    "check_save_dir",
     "checkpoint_options",
     "config_option",
     "device_options",
     "json_file_option",
     "load",
-    "load_pretraining",
     "model_option",
     "offline_option",
     "picked",
     "prediction_options",
     "reading_options",
     "run_options",
-    "run_settings",
     "save_dir_option",
     "server_options",
     "set_option",
     "speed_options",
     "stack_options",
-    "stacked",
     "trains_on_option",
     "trust_option",
     "vrt_option",
@@ -110,25 +105,6 @@ device_options = combined(
 
 _COUNT = click.IntRange(min=1)
 
-# Option of train or pretrain -> the key of the config that it sets.
-_RUN_KEYS = {
-    "iters": "train.iters",
-    "epochs": "train.epochs",
-    "batch_size": "train.batch_size",
-    "total_batch_size": "train.total_batch_size",
-    "learning_rate": "lr_schedule.learning_rate",
-    "save_interval": "train.save_interval",
-    "log_iters": "train.log_iters",
-    "keep_checkpoint_max": "train.keep_checkpoint_max",
-    "early_stop_intervals": "train.early_stop_intervals",
-    "seed": "train.seed",
-    "precision": "train.precision",
-    "deterministic": "train.deterministic",
-    "num_workers": "data.workers",
-    "coarse_model": "model.coarse.pretrained",
-}
-
-
 run_options = combined(
     save_dir_option("Folder for checkpoints and logs.", Path("output")),
     click.option("--resume-model", type=Path, metavar="DIR", help="Go on from a checkpoint, e.g. output/iter_1000."),
@@ -142,6 +118,10 @@ checkpoint_options = combined(
     click.option("--keep-checkpoint-max", type=_COUNT, metavar="N",
                  help="How many iter_N/ to keep; the oldest are removed first."),
     click.option("--log-iters", type=_COUNT, metavar="N", help="Steps between log lines."),
+    click.option("--logger", "loggers", multiple=True, type=click.Choice(["tensorboard", "csv", "mlflow", "wandb"]),
+                 metavar="NAME...", callback=lambda context, option, names: names or None,
+                 help="Where losses and scores go beside the console: tensorboard, csv, mlflow, wandb.  [default: the "
+                      "config's train.loggers, tensorboard if it names none]"),
 )  # fmt: skip
 """What train and pretrain share: checkpoints and logs."""
 
@@ -156,11 +136,6 @@ speed_options = combined(
 
 offline_option = click.option("--offline", is_flag=True,
                               help="Never use the network; pre-trained weights must be in the cache.")  # fmt: skip
-
-
-def run_settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the keys of the config that the options of train or pretrain set, with their values."""
-    return {_RUN_KEYS[name]: value for name, value in options.items()}
 
 
 def _trust(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -219,23 +194,6 @@ def prediction_options(switch: str) -> Callable[[F], F]:
     )  # fmt: skip
 
 
-def check_save_dir(folder: Path) -> None:
-    """Checks before the work that results can be written to a folder; the folder is not made.
-
-    Raises:
-        ConfigError: When a file has its name or that of a folder above it, or nothing may be written there.
-    """
-    from rsseg_tf.errors import ConfigError
-
-    place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    why = "it is a file" if place == folder else f"{place} is a file"
-    if place.is_dir():
-        if os.access(place, os.W_OK):
-            return
-        why = f"nothing may be written in {place}"
-    raise ConfigError(f"--save_dir {folder} cannot be written: {why}. Choose another folder.")
-
-
 def load(config_path: str, overrides: tuple[str, ...], settings: Mapping[str, Any] = MappingProxyType({})) -> Config:
     """Reads a config file, or a shipped one of that name, with overrides.
 
@@ -247,13 +205,6 @@ def load(config_path: str, overrides: tuple[str, ...], settings: Mapping[str, An
     from rsseg_tf.config import load_config
 
     return load_config(config_path, [*overrides, *_assignments(settings)])
-
-
-def load_pretraining(config_path: str, overrides: tuple[str, ...], settings: Mapping[str, Any]) -> PretrainConfig:
-    """Reads a config of pre-training; arguments as of `load`."""
-    from rsseg_tf.config import load_pretrain_config
-
-    return load_pretrain_config(config_path, [*overrides, *_assignments(settings)])
 
 
 def _assignments(settings: Mapping[str, Any]) -> list[str]:
@@ -271,24 +222,7 @@ stack_options = combined(
     click.option("--stack-resampling", type=click.Choice(["bilinear", "nearest"]),
                  help="With --stack: how.  [default: bilinear]"),
 )  # fmt: skip
-"""Bands of several files as one image; see `stacked`."""
-
-
-def stacked(values: Mapping[str, Any]) -> Stack | None:
-    """Returns the stack that `stack_options` ask for, or None.
-
-    Raises:
-        ConfigError: When one of them has no effect.
-    """
-    from rsseg_tf.errors import ConfigError
-    from rsseg_tf.rasters.sources import stack_of
-
-    members, resampling = values["stack"], values["stack_resampling"]
-    if members:
-        return stack_of(members, resampling or "bilinear")
-    if resampling is not None:
-        raise ConfigError("--stack_resampling has an effect with --stack only; add it or leave it out.")
-    return None
+"""Bands of several files as one image."""
 
 
 trains_on_option = click.option("--trains-on", type=click.Choice(["auto", "cpu", "gpu"]), default="auto",

@@ -1,28 +1,29 @@
-"""What commands print and write: output that outlives closed pipes and full disks, notes, tables, JSON reports."""
+"""What commands print and write: lines, notes, tables, progress, JSON reports."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import json
-import os
 import shlex
-import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from rsseg_tf.library.listening import Listener
+from rsseg_tf.library.startup import load_tensorflow
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from rsseg_tf.library.evaluating import EvalResult
+    from rsseg_tf.predict import ImageJob, PredictionPlan
     from rsseg_tf.prepare.output import OwnDataReport, PrepareReport
 
 __all__ = [
+    "CONSOLE",
     "load_tensorflow",
-    "lost_output",
-    "make_output_safe",
     "narrow_table",
     "print_errors_alone",
     "print_note",
@@ -33,9 +34,6 @@ __all__ = [
     "write_json",
 ]
 
-_MIN_COLUMNS = 80  # tables lose text in fewer
-
-_write_errors: list[OSError] = []
 _errors_alone = False
 
 
@@ -71,8 +69,6 @@ def print_prepared(report: PrepareReport) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    if report.left_out:
-        print_note(f"{report.left_out}.")
     ending = " (already there, nothing to do)" if report.up_to_date else ""
     table = Table(title=f"{report.name}: {report.output}{ending}")
     for column in ("split", "scenes", "tiles", "off-palette pixels"):
@@ -84,8 +80,6 @@ def print_prepared(report: PrepareReport) -> None:
 
 def print_own_data(result: OwnDataReport) -> None:
     """Prints what became of a user's own data, and the command that trains on them."""
-    for note in result.notes:
-        print_note(note)
     print_prepared(result.report)
     if result.config is not None:
         click.echo(f"Train with: rsseg-tf train --config {shlex.quote(str(result.config))} --do_eval")
@@ -119,110 +113,93 @@ def write_json(path: Path, value: dict[str, Any], *, err: bool = False) -> None:
     Raises:
         ConfigError: When it cannot be written.
     """
-    from rsseg_tf.errors import ConfigError
-    from rsseg_tf.files import atomic_path
+    from rsseg_tf.library.folders import write_report
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as partial:
-            partial.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}. Choose another place: --output.") from error
+    write_report(path, value)
     click.echo(f"Written: {path}", err=err)
 
 
-def load_tensorflow() -> None:
-    """Imports TensorFlow and lets it look for devices, without its complaints on a machine without an NVIDIA driver.
+class _Console(Listener):
+    """Prints lines, and shows bars on standard error."""
 
-    Its C++ core prints several lines about a missing GPU before any log level applies. Where there is a driver nothing
-    is hidden: there these lines may matter.
-    """
-    from rsseg_tf.environment import has_nvidia_driver, muted_stderr
+    def say(self, line: str) -> None:
+        say(line)
 
-    if has_nvidia_driver() or sys.platform != "linux":
-        return
-    with muted_stderr():
-        import tensorflow as tf
+    def note(self, line: str) -> None:
+        print_note(line)
 
-        tf.config.list_physical_devices()
+    def mute(self) -> None:
+        print_errors_alone()
+
+    def progress(self, description: str) -> contextlib.AbstractContextManager[Callable[[int, int], None]]:
+        return progress_line(description)
+
+    @contextlib.contextmanager
+    def bars(self, total: int) -> Iterator[Callable[[str], None]]:
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, TaskID
+
+        tasks: dict[str, TaskID] = {}
+        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
+
+            def advance(name: str) -> None:
+                if name not in tasks:
+                    tasks[name] = progress.add_task(f"Evaluating {name}", total=total)
+                progress.advance(tasks[name])
+
+            yield advance
+
+    @contextlib.contextmanager
+    def pixels(
+        self, plan: PredictionPlan
+    ) -> Iterator[tuple[Callable[[ImageJob, int], None], Callable[[ImageJob], None]]]:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        from rsseg_tf.predict import pixel_count
+
+        sizes = {job: pixel_count(job.path) for job in plan.jobs}
+        seen = dict.fromkeys(plan.jobs, 0)
+        columns = (
+            TextColumn("{task.description}", markup=False),  # names of files may have brackets
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[images]}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        started = time.monotonic()
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("Predicting", total=sum(sizes.values()), images=f"0/{len(plan.jobs)} images", rate="")
+            finished = 0
+
+            def advance(job: ImageJob, pixels: int) -> None:
+                seen[job] += pixels
+                rate = sum(seen.values()) / 1e6 / max(time.monotonic() - started, 1e-3)
+                bar.update(task, advance=pixels, description=job.path.name, rate=f"{rate:.2f} Mpx/s")
+
+            def finish(job: ImageJob) -> None:
+                nonlocal finished
+                finished += 1
+                # Pixels that a job did not report, such as after an error, count as done now.
+                bar.update(task, advance=sizes[job] - seen[job], images=f"{finished}/{len(plan.jobs)} images")
+
+            yield advance, finish
+
+    def scores(self, result: EvalResult) -> None:
+        from rich.console import Console
+
+        from rsseg_tf.cli.evaluate import scores_table
+
+        console = Console()
+        console.print(result.summary(), soft_wrap=True, markup=False, highlight=False)
+        console.print(scores_table(result.scores, result.protocol))
+
+    def training_log(self, iters: int, **how: Any) -> Any:
+        from rsseg_tf.training.callbacks import ConsoleLog
+
+        return ConsoleLog(iters, **how)
 
 
-# === Standard output and error ===
-
-
-def make_output_safe() -> None:
-    """Lets a command finish whatever happens to standard output and error, and print any text.
-
-    With `rsseg-tf export ... | head -1` the pipe closes early, and with `> log` the disk may be full. An error in a
-    line of output would then end an export in the middle of its files. So output that cannot be written is dropped;
-    `lost_output` returns the reason at the end.
-
-    Letters that the locale's encoding lacks, and bytes of file names that are no text, become backslash sequences.
-    `COLUMNS` may be 0 or too small where there is no terminal; it becomes wide enough for tables.
-    """
-    _open_closed_descriptors()
-    sys.stdout = _dropping_unwritable(sys.stdout, 1)
-    sys.stderr = _dropping_unwritable(sys.stderr, 2)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    columns = os.environ.get("COLUMNS", "")
-    if columns and not (columns.isdigit() and int(columns) > 0):
-        del os.environ["COLUMNS"]
-    elif columns and int(columns) < _MIN_COLUMNS:
-        os.environ["COLUMNS"] = str(_MIN_COLUMNS)
-
-
-def lost_output() -> str:
-    """Returns why standard output could not be written in full; empty if it was, or if its reader closed the pipe."""
-    errors = (error for error in _write_errors if not isinstance(error, BrokenPipeError))
-    return next((error.strerror or str(error) for error in errors), "")
-
-
-def _open_closed_descriptors() -> None:
-    """Opens the standard descriptors that the caller closed (`2>&-`) on the null device.
-
-    Otherwise the next file to be opened would get such a number, and with it what libraries print there.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            null = os.open(os.devnull, os.O_RDWR)
-            if null != number:
-                os.dup2(null, number)
-                os.close(null)
-
-
-class _DroppingFile(io.FileIO):
-    """A descriptor that goes to the null device after its first failed write, which is remembered."""
-
-    def write(self, data: Any, /) -> int:
-        try:
-            return super().write(data)
-        except BlockingIOError:  # a pipe that has no room for now is not lost
-            raise
-        except OSError as error:
-            if self.fileno() == 1:
-                _write_errors.append(error)
-            # In place of the descriptor, so that what C libraries and child processes print is dropped too.
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self.fileno())
-            os.close(null)
-            return memoryview(data).nbytes
-
-
-def _dropping_unwritable(stream: TextIO | None, number: int) -> TextIO:
-    """Returns the stream on top of `_DroppingFile`; one that is not the process's own, as in tests, stays as it is."""
-    encoding, errors = "utf-8", "backslashreplace"
-    if stream is not None:
-        try:
-            if stream.fileno() != number or isinstance(getattr(stream.buffer, "raw", None), _DroppingFile):
-                return stream
-        except (OSError, ValueError, AttributeError):
-            return stream
-        encoding, errors = stream.encoding, stream.errors or "strict"
-        with contextlib.suppress(OSError):
-            stream.flush()
-    raw = _DroppingFile(number, "w", closefd=False)  # the descriptor stays open for C libraries
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=True)
+CONSOLE = _Console()
+"""What commands give to the functions of `rsseg_tf.library` as `notify`."""

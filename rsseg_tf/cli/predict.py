@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rsseg_tf.cli.commands import ManyValues, group
-from rsseg_tf.cli.engine import ModelSource, choose_engine, engine_options, locate_engine
-from rsseg_tf.cli.models import (
-    changed_options,
-    choose_device,
-    load_beside,
-    open_server,
-    prediction_changes,
-    windows_note,
-)
+from rsseg_tf.cli.engine import engine_options, given_precision, named_model
 from rsseg_tf.cli.options import (
-    check_save_dir,
     config_option,
     device_options,
     model_option,
-    picked,
     prediction_options,
     save_dir_option,
     server_options,
     stack_options,
-    stacked,
     vrt_option,
 )
-from rsseg_tf.cli.output import print_note
+from rsseg_tf.cli.output import CONSOLE
 
 if TYPE_CHECKING:
-    from rsseg_tf.config import Config
-    from rsseg_tf.predict import ImageJob, Predict, PredictionPlan, PredictionResult
-    from rsseg_tf.predictors import Predictor
-    from rsseg_tf.rasters.sources import Stack
+    from rsseg_tf.library.predicting import Predictions
 
 __all__ = ["command"]
 
@@ -135,12 +116,7 @@ def command(
     save_dir: Path,
     config_path: str | None,
     overrides: tuple[str, ...],
-    custom_color: tuple[int, ...],
     precision: str,
-    engine: str | None,
-    tolerance: float | None,
-    device: str,
-    gpus: tuple[int, ...],
     **values: Any,
 ) -> None:
     """Predict images and scenes of any size.
@@ -162,210 +138,35 @@ def command(
     Folders keep their structure. An image that cannot be predicted is named at the end, with exit code 1; the others
     are done. Pictures of huge scenes are reduced to previews.
     """
-    from rsseg_tf.errors import ConfigError
-    from rsseg_tf.predict import (
-        OutputOptions,
-        PredictionPlan,
-        PredictionSettings,
-        SceneOptions,
-        collect_sources,
-        palette_with,
-    )
-    from rsseg_tf.predict.options import parse_memory
-    from rsseg_tf.rasters.polygon_files import read_area
+    from rsseg_tf.library.predicting import predict
 
-    _check_combinations(values)
-    if values["aoi"] is not None:
-        read_area(values["aoi"])  # so that an error in it comes before a model is loaded, and once
-    changes = prediction_changes("aug_pred", values)
-    output = OutputOptions(
-        **picked(values, "cog", "confidence", "min_confidence", "probabilities", "vector", "min_area", "simplify"),
-        **picked(values, "stac", "stac_datetime"),
-        review_value=254 if values["review_value"] is None else values["review_value"],
-        pictures=not values["no_pictures"],
+    model = named_model(model_path, values)
+    augmented, no_pictures = values.pop("augmented"), values.pop("no_pictures")
+    results = predict(
+        model,
+        image_path,
+        save_dir,
+        config=config_path,
+        overrides=overrides,
+        precision=given_precision(precision),
+        aug_pred=augmented,
+        pictures=not no_pictures,
+        notify=CONSOLE,
+        **values,
     )
-    check_save_dir(save_dir)
-    paths, base = collect_sources(
-        _image(image_path, values), exclude=save_dir, notify=print_note, any_driver=values["allow_vrt_sources"]
-    )
-    predictor = open_server(model_path, values)
-    source, config = None, None
-    if predictor is None:
-        source = locate_engine(str(model_path), engine, tolerance, precision)
-        config = _config_of(source, config_path, overrides)
-        choose_device(device, gpus)
-        source = choose_engine(source, config, paths[0], changes.get("crop_size"))
-        predictor = _open(source, config)
-    elif values["dask"] is not None:
-        raise ConfigError("--dask has no effect with --server, which does the work; use --in_flight, or leave it out.")
-    if line := windows_note(predictor, changes):
-        print_note(line)
-    options = changed_options(predictor.options, changes)
-    # A server takes as many windows as may be on their way.
-    options = dataclasses.replace(options, batch_size=max(values["batch_size"], options.batch_size))
-    scenes = SceneOptions(
-        bands=values["bands"] or None,
-        max_memory=parse_memory(values["max_memory"]),
-        model=_identity(predictor, source),
-        **picked(values, "max_value", "match_gsd", "model_gsd", "aoi", "resume", "allow_vrt_sources"),
-    )
-    palette = palette_with(custom_color or None, predictor.spec)
-    plan = PredictionPlan(
-        paths, PredictionSettings(predictor.spec, save_dir, options, scenes, output, palette), base=base
-    )
-    if values["dask"] is None or source is None:
-        results = _predict_here(plan, predictor.predict)
-    else:
-        # A worker has another working directory, and shares the processors with other workers.
-        remote = dataclasses.replace(source, path=source.path.absolute(), threads=None)
-        open_model = partial(_open_in_worker, remote, config, device, gpus)
-        results = _predict_on_cluster(plan, open_model, values)
     _report(results, save_dir)
 
 
-def _check_combinations(values: dict[str, Any]) -> None:
-    """Refuses options without effect."""
-    from rsseg_tf.errors import ConfigError
-
-    pairs = (("workers", "dask"), ("model_gsd", "match_gsd"), ("review_value", "min_confidence"))
-    for name, needed in pairs:
-        if values[name] is not None and not values[needed]:
-            raise ConfigError(f"--{name} has an effect with --{needed} only; add it or leave --{name} out.")
-    if values["workers"] is not None and values["dask"] != "local":
-        raise ConfigError("--workers is for --dask local; the workers of a scheduler are started beside it.")
-
-
-def _image(image_path: str | None, values: dict[str, Any]) -> str | Stack:
-    """Returns what is to be predicted: a path or address, or the stack of several."""
-    from rsseg_tf.errors import ConfigError
-
-    stack = stacked(values)
-    if image_path is not None and stack is None:
-        return image_path
-    if image_path is None and stack is not None:
-        return stack
-    which = "neither" if stack is None else "both"
-    raise ConfigError(f"--image_path or --stack is needed, one of the two; got {which}.")
-
-
-def _config_of(source: ModelSource, config_path: str | None, overrides: tuple[str, ...]) -> Config | None:
-    """Returns the config of a checkpoint; None for an export."""
-    from rsseg_tf.errors import ConfigError
-
-    if source.kind == "checkpoint":
-        return load_beside(source.path, config_path, overrides)
-    if config_path or overrides:
-        raise ConfigError(
-            f"{source.path} is an exported model and has a manifest instead of a config; --config and --set have no "
-            "effect. Leave them out."
-        )
-    return None
-
-
-def _open(source: ModelSource, config: Config | None) -> Predictor:
-    """Opens the model on the chosen device."""
-    from rsseg_tf.predictors import open_predictor
-
-    return open_predictor(source.path, config=config, precision=source.precision, threads=source.threads)
-
-
-def _open_in_worker(source: ModelSource, config: Config | None, device: str, gpus: tuple[int, ...]) -> Predict:
-    """Opens the model in a worker."""
-    from rsseg_tf.cli.output import load_tensorflow
-
-    load_tensorflow()
-    choose_device(device, gpus)
-    return _open(source, config).predict
-
-
-def _identity(predictor: Predictor, source: ModelSource | None) -> str:
-    """Returns a text that identifies a model: name, kind, checksum of the weights.
-
-    Rasters carry it as a tag, so its form must not change.
-    """
-    from rsseg_tf.checkpoint import read_weights
-
-    manifest = predictor.manifest
-    precision = "fp32" if source is None else source.precision
-    if manifest is not None:
-        stored = manifest.artifacts[0].quantization if manifest.artifacts else ""
-        kind = predictor.kind if precision == "fp32" else f"{predictor.kind} {precision}"
-        return f"{manifest.model} {kind} {stored} {manifest.origin.weights_sha256[:12]}"
-    checkpoint = Path() if source is None else source.path
-    return f"{checkpoint.name} {precision} {read_weights(checkpoint)[1][:12]}"
-
-
-def _predict_here(plan: PredictionPlan, predict: Predict) -> list[PredictionResult]:
-    """Predicts in this process."""
-    results: list[PredictionResult] = []
-    with _progress(plan) as (advance, finish):
-        for job, result in plan.run(predict, advance):
-            finish(job)
-            results.append(result)
-    return results
-
-
-def _predict_on_cluster(
-    plan: PredictionPlan, open_model: Callable[[], Predict], values: dict[str, Any]
-) -> list[PredictionResult]:
-    """Predicts on Dask workers."""
-    from rsseg_tf.predict.cluster import predict_on_cluster
-
-    address = None if values["dask"] == "local" else values["dask"]
-    with _progress(plan) as (_, finish):
-        return predict_on_cluster(plan, open_model, address, workers=values["workers"] or 2, finish=finish)
-
-
-@contextlib.contextmanager
-def _progress(plan: PredictionPlan) -> Iterator[tuple[Callable[[ImageJob, int], None], Callable[[ImageJob], None]]]:
-    """Shows a bar over all pixels with megapixels per second and the time left.
-
-    Yields:
-        What to call with finished pixels of a job, and what to call when a job is done.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    from rsseg_tf.predict import pixel_count
-
-    sizes = {job: pixel_count(job.path) for job in plan.jobs}
-    seen = dict.fromkeys(plan.jobs, 0)
-    columns = (
-        TextColumn("{task.description}", markup=False),  # names of files may have brackets
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[images]}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    started = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("Predicting", total=sum(sizes.values()), images=f"0/{len(plan.jobs)} images", rate="")
-        finished = 0
-
-        def advance(job: ImageJob, pixels: int) -> None:
-            seen[job] += pixels
-            rate = sum(seen.values()) / 1e6 / max(time.monotonic() - started, 1e-3)
-            bar.update(task, advance=pixels, description=job.path.name, rate=f"{rate:.2f} Mpx/s")
-
-        def finish(job: ImageJob) -> None:
-            nonlocal finished
-            finished += 1
-            # Pixels that a job did not report, such as after an error, count as done now.
-            bar.update(task, advance=sizes[job] - seen[job], images=f"{finished}/{len(plan.jobs)} images")
-
-        yield advance, finish
-
-
-def _report(results: list[PredictionResult], save_dir: Path) -> None:
+def _report(results: Predictions, save_dir: Path) -> None:
     """Prints the outcome; exit code 1 if images failed."""
-    failed = [result for result in results if not result.ok]
+    from rsseg_tf.library.predicting import failure
+
+    failed = results.failed
     click.echo(f"{len(results) - len(failed)} of {len(results)} images predicted: {save_dir}")
     for result in results:
         if result.note is not None:
             click.echo(f"Note: {result.image}: {result.note}")
     for result in failed:
-        is_named = str(result.image) in str(result.error)
-        click.echo(f"Error: {result.error}" if is_named else f"Error: {result.image}: {result.error}", err=True)
+        click.echo(f"Error: {failure(result)}", err=True)
     if failed:
         raise SystemExit(1)

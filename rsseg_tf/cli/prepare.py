@@ -9,14 +9,13 @@ import click
 
 from rsseg_tf.cli.commands import ManyValues, WithDefault, group, needed
 from rsseg_tf.cli.options import NameOf
-from rsseg_tf.cli.output import print_prepared, progress_line
+from rsseg_tf.cli.output import CONSOLE, print_prepared
 from rsseg_tf.cli.prepare_annotations import annotated_images
 from rsseg_tf.cli.prepare_scenes import scenes
 
 # These imports take half a second at most, since they load no TensorFlow; the help names the datasets.
 from rsseg_tf.datasets.recipe import Recipe
 from rsseg_tf.datasets.table import RECIPES
-from rsseg_tf.prepare.run import PrepareOptions, prepare_dataset
 
 __all__ = ["command"]
 
@@ -104,14 +103,11 @@ def command() -> None:
     click.option("--seed", type=click.IntRange(min=0), metavar="N",
                  help=f"{_names('seed')}: seed of the scenes [default: 0]."),
 )  # fmt: skip
-def prepare_named(
-    dataset: str, sources: tuple[Path, ...], output: Path | None, splits: tuple[str, ...], **settings: Any
-) -> None:
+def prepare_named(dataset: str, sources: tuple[Path, ...], output: Path | None, **settings: Any) -> None:
     """Prepares a dataset that the table of recipes names."""
-    with progress_line(f"Preparing {dataset}") as progress:
-        options = PrepareOptions(progress=progress, splits=splits or None, **settings)
-        report = prepare_dataset(dataset, sources, output or RECIPES[dataset].output, options)
-    print_prepared(report)
+    from rsseg_tf.library.preparing import prepare
+
+    print_prepared(prepare(dataset, sources, output, notify=CONSOLE, **settings))
 
 
 command.add_command(scenes)

@@ -9,7 +9,7 @@ import click
 
 from rsseg_tf.cli.commands import ManyValues, group, needed
 from rsseg_tf.cli.options import trains_on_option
-from rsseg_tf.cli.output import print_own_data, progress_line
+from rsseg_tf.cli.output import CONSOLE, print_own_data
 
 __all__ = ["annotated_images"]
 
@@ -70,8 +70,6 @@ def annotated_images(images: tuple[Path, ...], labels: tuple[Path, ...], output:
     Writes what other datasets have: images in img_dir/, labels in ann_dir/, train.txt and val.txt, labels.txt and
     dataset.json; and NAME.yml, a config to train with.
     """
-    from rsseg_tf.prepare.annotations.run import AnnotationsOptions, prepare_annotations
+    from rsseg_tf.library.preparing import prepare_annotations
 
-    with progress_line("Preparing annotated images") as progress:
-        result = prepare_annotations(images, labels, output, AnnotationsOptions(progress=progress, **values))
-    print_own_data(result)
+    print_own_data(prepare_annotations(images, output, labels=labels, notify=CONSOLE, **values))

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from rsseg_tf.cli.commands import ManyValues, group, needed
-from rsseg_tf.cli.options import reading_options, stack_options, stacked, trains_on_option
-from rsseg_tf.cli.output import print_own_data, progress_line
+from rsseg_tf.cli.options import reading_options, stack_options, trains_on_option
+from rsseg_tf.cli.output import CONSOLE, print_own_data
 
 __all__ = ["scenes"]
 
@@ -83,19 +83,7 @@ def scenes(orthos: tuple[str, ...], labels: tuple[Path, ...], output: Path, **va
 
     After a kill the same command goes on where it stopped.
     """
-    from rsseg_tf.prepare.scenes.run import ScenesOptions, prepare_scenes
-    from rsseg_tf.rasters.gdal import MAX_IMAGE_BYTES, Trust
-    from rsseg_tf.rasters.sources import Source, named_source
+    from rsseg_tf.library.preparing import prepare_scenes
 
-    sources: list[Source] = [named_source(ortho) for ortho in orthos]
-    stack = stacked(values)
-    if stack is not None:
-        sources.append(stack)
-    del values["stack"], values["stack_resampling"]
-    max_image_mb = values.pop("max_image_mb")
-    max_bytes = MAX_IMAGE_BYTES if max_image_mb is None else max_image_mb * 2**20
-    trust = Trust(max_bytes, values.pop("allow_vrt_sources"), "If it is sound, allow more with --max_image_mb.")
-    with progress_line("Preparing scenes") as progress:
-        options = ScenesOptions(trust=trust, progress=progress, **values)
-        result = prepare_scenes(sources, labels, output, options)
-    print_own_data(result)
+    buffer, block = values.pop("buffer_m"), values.pop("block_m")
+    print_own_data(prepare_scenes(orthos, labels, output, buffer=buffer, block=block, notify=CONSOLE, **values))

@@ -8,15 +8,8 @@ from typing import Any
 import click
 
 from rsseg_tf.cli.commands import ManyValues, group
-from rsseg_tf.cli.options import (
-    checkpoint_options,
-    config_option,
-    load_pretraining,
-    offline_option,
-    run_options,
-    run_settings,
-    speed_options,
-)
+from rsseg_tf.cli.options import checkpoint_options, config_option, offline_option, run_options, speed_options
+from rsseg_tf.cli.output import CONSOLE
 
 __all__ = ["command"]
 
@@ -38,56 +31,17 @@ def command(
     config_path: str,
     overrides: tuple[str, ...],
     save_dir: Path,
-    resume_model: Path | None,
-    offline: bool,
-    overwrite: bool,
-    device: str,
-    gpus: tuple[int, ...],
-    **settings: Any,
+    batch_size: int | None,
+    **options: Any,
 ) -> None:
     """Train a backbone on images without labels, by MoCo v2, DenseCL, SimSiam, SwAV, PixPro or MoCo-BYOL.
 
-    Checkpoints go to --output as iter_N/, TensorBoard events to its folder tensorboard/. To train a segmentation
+    Checkpoints go to --output as iter_N/, the logs of --logger beside them. To train a segmentation
     model from a checkpoint, set model.backbone.pretrained to its folder. After each epoch a line shows the monitors of
     collapse. Ctrl-C, SIGTERM and SIGHUP write a checkpoint before they end the run. Options override the config.
     """
-    config = load_pretraining(config_path, overrides, run_settings(settings))
-    from rsseg_tf.cli.output import say
-    from rsseg_tf.cli.sample_lists import checked_images
-    from rsseg_tf.cli.workers import open_devices
-    from rsseg_tf.errors import ConfigError, TrainingError
+    from rsseg_tf.library.training import pretrain
 
-    if settings["epochs"] and settings["iters"]:
-        raise ConfigError("--epochs and --iters both set the length of the run; give one of them.")
-    strategy, is_chief = open_devices(device, gpus, deterministic=config.train.deterministic)
-    samples = checked_images(config)
-
-    from rsseg_tf.training import pretrain
-    from rsseg_tf.training.callbacks import CollapseMonitor, ConsoleLog, TensorBoardLog
-    from rsseg_tf.training.pretraining import steps_in_all
-
-    iters = steps_in_all(config, len(samples))
-    log = ConsoleLog(iters, title="pretrain", scored=False)
-    monitor = CollapseMonitor(
-        config.train.collapse_spread, stop_after=config.train.stop_after_collapsed, console=log.console
-    )
-    result = pretrain(
-        config,
-        save_dir,
-        samples,
-        strategy=strategy,
-        resume=resume_model,
-        overwrite=overwrite,
-        offline=offline,
-        notify=say,
-        callbacks=[log, monitor, TensorBoardLog(save_dir / "tensorboard")] if is_chief else [],
-    )
-    if monitor.has_stopped_the_run:
-        raise TrainingError(
-            f"The run collapsed: train.stop_after_collapsed={config.train.stop_after_collapsed} epochs in a row had a "
-            f"spread below {config.train.collapse_spread:g}. The last checkpoint is {result.checkpoint}; earlier ones "
-            f"are in {save_dir}."
-        )
-    say(result.summary())
-    if result.stopped != "signal":
-        say(f"To train a model from it: rsseg-tf train --set model.backbone.pretrained={result.checkpoint}")
+    if batch_size is not None:
+        overrides = (*overrides, f"train.batch_size={batch_size}")
+    pretrain(config_path, save_dir, overrides=overrides, notify=CONSOLE, **options)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rsseg_tf.cli.commands import ManyValues, group
-from rsseg_tf.cli.models import choose_device
 from rsseg_tf.cli.options import config_option, device_options, json_file_option, load, offline_option
-from rsseg_tf.cli.output import narrow_table, write_json
+from rsseg_tf.cli.output import CONSOLE, narrow_table, write_json
+from rsseg_tf.library.devices import choose_device
 
 if TYPE_CHECKING:
     from rsseg_tf.evaluate.probe import ProbeRow
@@ -69,14 +69,14 @@ def command(
     """
     config = load(config_path, overrides)
     from rsseg_tf.cli.output import load_tensorflow
-    from rsseg_tf.cli.sample_lists import checked_samples
     from rsseg_tf.errors import ConfigError
+    from rsseg_tf.library.samples import checked_samples
 
     load_tensorflow()
     from rsseg_tf.weights.presets import with_preset
 
     config = with_preset(config, offline=offline)
-    splits = checked_samples(config, "train", "val")
+    splits = checked_samples(config, "train", "val", listener=CONSOLE)
     from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD
     from rsseg_tf.evaluate.probe import ProbeSettings, cut_patches, probe
 

@@ -90,6 +90,8 @@ def _number_options(rows: tuple[tuple[str, click.ParamType, float, str], ...]) -
 @click.option("--threads", type=_COUNT, metavar="N", help="How many one operation uses. Default: all cores.")
 @click.option("--metrics-path", default="/monitoring/prometheus/metrics", show_default=True, metavar="PATH",
               help="Where Prometheus reads, on the REST port.")  # fmt: skip
+@click.option("--cors-origin", "cors_origins", multiple=True, metavar="ORIGIN...",
+              help="Origin whose pages may ask over REST, e.g. https://example.org; * for all.")  # fmt: skip
 @trust_option
 @group(
     "Versions",
@@ -126,7 +128,7 @@ def serve_model(export_dir: Path, model_name: str | None, **values: Any) -> None
         **picked(values, "max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
     )
     options = ServerOptions(
-        **picked(values, "host", "rest_port", "grpc_port", "keep", "labels", "threads", "metrics_path"),
+        **picked(values, "host", "rest_port", "grpc_port", "keep", "labels", "threads", "metrics_path", "cors_origins"),
         poll_s=values["poll"],
         limits=limits,
         batching=batching,

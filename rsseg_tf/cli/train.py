@@ -9,15 +9,8 @@ from typing import Any
 import click
 
 from rsseg_tf.cli.commands import ManyValues, group
-from rsseg_tf.cli.options import (
-    checkpoint_options,
-    config_option,
-    load,
-    offline_option,
-    run_options,
-    run_settings,
-    speed_options,
-)
+from rsseg_tf.cli.options import checkpoint_options, config_option, offline_option, run_options, speed_options
+from rsseg_tf.cli.output import CONSOLE
 
 __all__ = ["command"]
 
@@ -50,51 +43,16 @@ def command(
     config_path: str,
     overrides: tuple[str, ...],
     save_dir: Path,
-    do_eval: bool,
-    resume_model: Path | None,
-    offline: bool,
-    overwrite: bool,
-    device: str,
-    gpus: tuple[int, ...],
-    **settings: Any,
+    **options: Any,
 ) -> int | None:
     """Train a model.
 
-    Checkpoints go to --output as iter_N/ and, with --do-eval, best_model/; TensorBoard events to its folder
-    tensorboard/. Ctrl-C, SIGTERM and SIGHUP write a checkpoint before they end the run. Options override the config.
+    Checkpoints go to --output as iter_N/ and, with --do-eval, best_model/; the logs of --logger beside them. Ctrl-C,
+    SIGTERM and SIGHUP write a checkpoint before they end the run. Options override the config.
     """
-    config = load(config_path, overrides, run_settings(settings))
-    from rsseg_tf.cli.output import say
-    from rsseg_tf.cli.sample_lists import checked_samples
-    from rsseg_tf.cli.workers import open_devices
-    from rsseg_tf.errors import ConfigError
+    from rsseg_tf.library.training import train
 
-    if config.train.early_stop_intervals is not None and not do_eval:
-        raise ConfigError("--early_stop_intervals counts evaluations; add --do_eval.")
-    strategy, is_chief = open_devices(device, gpus, deterministic=config.train.deterministic)
-    train_samples, *others = checked_samples(
-        config, "train", *(("val",) if do_eval else ()), crop_size=config.augment.crop
-    )
-    val_samples = others[0] if do_eval else ()
-
-    from rsseg_tf.training import train
-    from rsseg_tf.training.callbacks import ConsoleLog, TensorBoardLog
-
-    result = train(
-        config,
-        save_dir,
-        train_samples,
-        val_samples,
-        strategy=strategy,
-        resume=resume_model,
-        overwrite=overwrite,
-        offline=offline,
-        notify=say,
-        callbacks=[ConsoleLog(config.train.iters), TensorBoardLog(save_dir / "tensorboard")] if is_chief else [],
-    )
-    say(result.summary())
-    if do_eval and result.state.best_step:
-        say(f"The best model (mIoU {result.state.best_miou:.4f}) is {save_dir / 'best_model'}")
+    run = train(config_path, save_dir, overrides=overrides, notify=CONSOLE, **options)
     # quickstart goes on after this command, and stops at this value. The process itself exits with 0: a run that was
     # saved has not failed.
-    return 128 + signal.SIGTERM if result.stopped == "signal" else None
+    return 128 + signal.SIGTERM if run.stopped == "signal" else None

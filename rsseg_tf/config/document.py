@@ -11,9 +11,12 @@ Differences from plain PyYAML, whose rules have spoilt training runs:
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
+import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,15 @@ from rsseg_tf.config.paddleseg_hint import paddleseg_hint
 from rsseg_tf.config.yaml_text import compose, explain_yaml, read_text
 from rsseg_tf.errors import ConfigError, OldKeyWarning, reason
 
-__all__ = ["Document", "load_document", "parse_assignment"]
+__all__ = [
+    "Document",
+    "assignment",
+    "document_of",
+    "load_document",
+    "parse_assignment",
+    "parse_assignments",
+    "quoting_hint",
+]
 
 Path_ = tuple[str | int, ...]
 
@@ -162,19 +173,61 @@ def load_document(path: Path, _from: tuple[Path, ...] = (), _known: dict[Path, D
     if (hint := paddleseg_hint(path, text)) is not None:
         raise ConfigError(hint)
     own = _parse(text, str(path))
+    known[resolved] = _on_bases(own, str(path), path.parent, (*_from, resolved), known)
+    return known[resolved]
+
+
+def document_of(values: Mapping[str, Any]) -> Document:
+    """Returns the document of a plain mapping, whose `base` counts from the working directory.
+
+    Raises:
+        ConfigError: For values that YAML could not hold, or a base that cannot be read.
+    """
+    return _on_bases(Document(_plain(values, ())), "the mapping", Path(), (), {})
+
+
+def _plain(value: Any, path: Path_) -> Any:
+    """Returns mappings as dicts, sequences as lists, paths as texts; a copy, so that the caller's stay as they are."""
+    where = ".".join(map(str, path)) or "the config"
+    if isinstance(value, Mapping):
+        if odd := [key for key in value if not isinstance(key, str)]:
+            raise ConfigError(f"{where}: keys of a config are texts; got {odd[0]!r:.60}.")
+        return {key: _plain(one, (*path, key)) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one, (*path, place)) for place, one in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a number of NumPy
+        return value.item()
+    if value is not None and not isinstance(value, str | int | float):
+        raise ConfigError(f"{where}: a value is text, a number, true, false or null; got {type(value).__name__}.")
+    return value
+
+
+def _on_bases(
+    own: Document, source: str, folder: Path, above: tuple[Path, ...], known: dict[Path, Document]
+) -> Document:
+    """Returns a document merged with the bases that it names.
+
+    Args:
+        own: What was written; `base` is taken out of it.
+        source: Name of the place, for messages.
+        folder: What relative names of bases count from.
+        above: Files that this one is a base of.
+        known: Documents that were read before.
+    """
     bases = own.values.pop("base", [])
-    where = own.origins.pop(("base",), str(path))
+    where = own.origins.pop(("base",), source)
     names = [bases] if isinstance(bases, str) else bases
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{where}: base must be a file name or a list of them; got {bases!r:.100}.")
     document = Document({})
     for name in names:
-        base = path.parent / name  # counts before a shipped config of this name
+        base = folder / name  # counts before a shipped config of this name
         if not base.is_file() and (shipped := asset_dir("configs") / name).is_file():
             base = shipped
-        document = document.merged_with(load_document(base, (*_from, resolved), known))
-    known[resolved] = document.merged_with(own)
-    return known[resolved]
+        document = document.merged_with(load_document(base, above, known))
+    return document.merged_with(own)
 
 
 def parse_assignment(text: str) -> Document:
@@ -186,13 +239,73 @@ def parse_assignment(text: str) -> Document:
     key, sign, value = text.partition("=")
     parts = key.strip().split(".")
     if not sign or not all(parts):
-        raise ConfigError(f"--set takes key=value, for example --set train.iters=100; got '{text}'.")
-    parsed = _parse(f"value: {value}" if value.strip() else "value: null", f"--set {text}")
-    path: Path_ = tuple(parts)
-    values: Any = parsed.values["value"]
-    for part in reversed(parts):
-        values = {part: values}
-    return Document(values, {path[: i + 1]: f"--set {text}" for i in range(len(path))})
+        raise ConfigError(
+            f"--set takes KEY=VALUE, for example --set train.iters=100; got '{text}'.{quoting_hint(text)}"
+        )
+    try:
+        parsed = _parse(f"value: {value}" if value.strip() else "value: null", f"--set {text}")
+    except ConfigError as error:
+        raise ConfigError(f"{error}{quoting_hint(text)}") from error
+    return _nested(tuple(parts), parsed.values["value"], f"--set {text}")
+
+
+def assignment(key: str, value: Any) -> Document:
+    """Returns the document of one value.
+
+    Args:
+        key: Where it belongs, such as `train.iters`.
+        value: What `document_of` takes.
+
+    Raises:
+        ConfigError: For an empty part of the key, or another value.
+    """
+    parts = tuple(key.split("."))
+    if not all(parts):
+        raise ConfigError(f"a key is names with dots between them, such as train.iters; got '{key}'.")
+    return _nested(parts, _plain(value, parts), f"{key}={value!r:.60}")
+
+
+def _nested(path: tuple[str, ...], value: Any, origin: str) -> Document:
+    for part in reversed(path):
+        value = {part: value}
+    return Document(value, {path[: i + 1]: origin for i in range(len(path))})
+
+
+def parse_assignments(texts: Sequence[str]) -> list[Document]:
+    """Returns what `parse_assignment` gives for each; a list or mapping that a shell took apart is told as such.
+
+    Raises:
+        ConfigError: As `parse_assignment`; with the command to write where words without `=` follow.
+    """
+    documents = []
+    for i, text in enumerate(texts):
+        rest = list(itertools.takewhile(lambda word: "=" not in word, texts[i + 1 :]))
+        if "=" not in text or text.startswith("="):
+            found = " ".join(texts[i:])
+            example = re.sub(r"\s*=\s*", "=", found) if "=" in found else found.replace(" ", "=", 1)
+            hint = f" Write it without spaces: --set {shlex.quote(example)}" if " " in found else quoting_hint(text)
+            raise ConfigError(f"--set takes KEY=VALUE, for example --set train.iters=100; got '{found}'.{hint}")
+        if rest:
+            whole = " ".join([text, *rest])
+            raise ConfigError(
+                f"--set takes KEY=VALUE; got '{text}' and then '{' '.join(rest)}' without a key. If this is one value, "
+                f"quote it: --set {shlex.quote(whole)}"
+            )
+        documents.append(parse_assignment(text))
+    return documents
+
+
+def quoting_hint(text: str) -> str:
+    """Returns how to write an assignment that a shell may have changed, or an empty string.
+
+    Shells split at spaces, take quotes away, and make several words of `{a,b}`.
+    """
+    if re.search(r"[][{}, :'\"]", text):
+        return (
+            " If the shell took spaces, quotes or braces apart, quote the whole: "
+            "--set 'augment.crop_size=[256, 256]', --set 'loss.main={name: dice}'."
+        )
+    return ""
 
 
 def _parse(text: str, file: str) -> Document:

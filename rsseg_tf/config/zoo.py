@@ -15,6 +15,7 @@ The unions (`Backbone`, `Model`, …) hold every row of their kind that stands a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
@@ -65,6 +66,7 @@ __all__ = [
     "HRNetContrast",
     "KerasApplications",
     "KerasHub",
+    "KerasModel",
     "Loss",
     "LossSection",
     "LovaszSoftmax",
@@ -587,6 +589,22 @@ class CustomModel(CustomRow, ModelSection):
         """The builder's name, and the backbone."""
         function = self.builder.partition(":")[2]
         return function if self.backbone is None else f"{function}_{self.backbone.label}"
+
+
+class KerasModel(ModelSection):
+    """A Keras model that a program gave to `rsseg_tf.train`; checkpoints hold it here."""
+
+    built_by = "rsseg_tf.segmentors.keras_model:keras_model"
+    name: Literal["keras_model"]
+    architecture: str = Field(description="the model as Keras writes it, without weights")
+
+    @property
+    def label(self) -> str:
+        """The model's own name."""
+        try:
+            return str(json.loads(self.architecture)["config"]["name"])
+        except (ValueError, LookupError, TypeError):
+            return self.name
 
 
 if TYPE_CHECKING:

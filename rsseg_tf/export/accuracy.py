@@ -11,7 +11,6 @@ from rsseg_tf.evaluate.evaluation import evaluate
 from rsseg_tf.export.trained import TrainedModel
 from rsseg_tf.files.lists import Sample
 from rsseg_tf.metrics import SegmentationScores
-from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import Predictor
 
 __all__ = ["CHECKPOINT", "Accuracy", "AccuracyLimit", "measure_accuracy"]
@@ -81,8 +80,7 @@ def measure_accuracy(trained: TrainedModel, artifacts: Mapping[str, Predictor], 
     Raises:
         DataError: As `rsseg_tf.evaluate.evaluation.evaluate`.
     """
-    options = InferenceOptions.of(trained.config)
-    trust = trained.config.data.trust
+    options, trust = trained.options, trained.trust
     scores = {}
     candidates = {CHECKPOINT: (trained.predict, options)}
     for name, predictor in artifacts.items():

@@ -81,7 +81,7 @@ def write_deepness(trained: TrainedModel, folder: StrPath, *, tile: Size | None 
         probabilities = tf.nn.softmax(trained.tempered(trained.logits(values)), axis=-1)
         return {_OUTPUT: tf.transpose(probabilities, (0, 3, 1, 2))}
 
-    model = convert(prepared, outputs, tf.TensorSpec(shape, tf.float32, name=PIXELS), (_OUTPUT,))
+    model = convert(prepared, outputs, tf.TensorSpec(shape, tf.float32, name=PIXELS), (_OUTPUT,), channels_first=True)
     properties = deepness_properties(spec, size, _overlap(prepared, size))
     save(model, Path(folder) / DEEPNESS_FILE, {**properties, MANIFEST_PROPERTY: prepared.manifest_of(artifact)})
     return artifact

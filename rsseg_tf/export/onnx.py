@@ -6,9 +6,12 @@ and outputs could not be part of the file.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,9 @@ __all__ = ["OPSET", "convert", "save", "write_onnx", "write_openvino"]
 # Version of the operators; tf2onnx 1.17 writes up to 18, and ONNX Runtime has read it since version 1.14.
 OPSET = 18
 
+# Names of the sizes of input and outputs; a class map has the first three of the latter.
+_CHANNELS_FIRST = ("batch", "{channels}", "height", "width")
+_CHANNELS_LAST = ("batch", "height", "width", "{channels}")
 _OUTPUTS = ("class_map", "confidence", "logits")
 
 
@@ -34,7 +40,8 @@ def write_onnx(trained: TrainedModel, folder: StrPath, *, tile: Size | None = No
     """Writes `model.onnx` into `folder`, checked by `onnx.checker`.
 
     It takes `pixels` (B, H, W, bands) and gives `class_map` (B, H, W) uint8, `confidence` (B, H, W) float32, the
-    probability of that class, and `logits` (B, H, W, classes) float32. The manifest is among its properties.
+    probability of that class, and `logits` (B, H, W, classes) float32. Free sizes are called
+    `batch`, `height` and `width` in all of them. The manifest is among its properties.
 
     Args:
         trained: The model.
@@ -55,6 +62,8 @@ def convert(
     outputs: Callable[[tf.Tensor], dict[str, tf.Tensor]],
     signature: tf.TypeSpec,
     names: Sequence[str],
+    *,
+    channels_first: bool = False,
 ) -> Any:
     """Returns the outputs of a model as an ONNX model of the standard's operators alone.
 
@@ -63,6 +72,7 @@ def convert(
         outputs: From the input to the outputs by name, in a graph.
         signature: The input.
         names: Names of the outputs.
+        channels_first: Whether input and outputs are (B, channels, H, W) instead of (B, H, W, channels).
 
     Raises:
         ExportError: When the model cannot be an ONNX file, or the extra `onnx` is not installed.
@@ -73,8 +83,8 @@ def convert(
     try:
         with converting(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tf2onnx about the NumPy and TensorFlow that it was written for
-            function = tf.function(outputs, input_signature=[signature])
-            model, _ = tf2onnx.convert.from_function(function, [signature], opset=OPSET)
+            function = tf.function(outputs, input_signature=[signature]).get_concrete_function()
+            model = _translated(tf2onnx, function)
     except (ValueError, RuntimeError, KeyError) as error:
         said = str(error).strip().splitlines()
         raise ExportError(
@@ -90,8 +100,68 @@ def convert(
         )
     _state_paddings(model, onnx.helper)
     _spell_out_erfc(model, onnx.helper)
-    _name_sizes(model)
+    _name_sizes(model, _CHANNELS_FIRST if channels_first else _CHANNELS_LAST)
     return model
+
+
+def _translated(tf2onnx: Any, function: Any) -> Any:
+    """Returns a concrete function as an ONNX model.
+
+    These are the steps of `tf2onnx.convert.from_function`, which holds the weights of each until the last one is over,
+    and leaves to chance when Python drops the copies that its optimisers make: dozens, with weights and all.
+    """
+
+    def after_dropping(factory: Callable[[], Any]) -> Any:
+        drop()  # what optimisers before have made anew
+        return factory()
+
+    optimizer = require("tf2onnx.optimizer", "onnx")
+    made = optimizer._get_optimizers()
+    optimizers = {name: functools.partial(after_dropping, factory) for name, factory in made.items()}
+    with _garbage_dropped() as drop, tf.device("/cpu:0"):
+        # No name holds the graph that comes in.
+        graph = optimizer.optimize_graph(_as_operators(tf2onnx, function, drop), optimizers=optimizers)
+        return graph.make_model(f"converted from {function.name}")
+
+
+def _as_operators(tf2onnx: Any, function: Any, drop: Callable[[], object]) -> Any:
+    """Returns a concrete function as tf2onnx's graph of ONNX operators, as it is before the optimisers."""
+    inputs = [tensor.name for tensor in function.inputs if tensor.dtype != tf.resource]
+    outputs = [tensor.name for tensor in function.outputs]
+    graph_def = _frozen(function)
+    drop()
+    with tf.Graph().as_default():  # an empty one, without which TensorFlow refuses
+        graph_def = tf2onnx.tf_loader.tf_optimize(inputs, outputs, graph_def)
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+        del graph_def
+        return tf2onnx.tfonnx.process_tf_graph(
+            graph,
+            continue_on_error=True,
+            opset=OPSET,
+            input_names=inputs,
+            output_names=outputs,
+            tensors_to_rename=tf2onnx.convert.tensor_names_from_structed(function, inputs, outputs),
+        )
+
+
+def _frozen(function: Any) -> Any:
+    """Returns the graph of a concrete function with its weights inside."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    frozen = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
+    return frozen.graph.as_graph_def(add_shapes=True)
+
+
+@contextlib.contextmanager
+def _garbage_dropped() -> Iterator[Callable[[], object]]:
+    """Yields a function that drops objects made since that hold each other, without a look at older ones."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield gc.collect
+    finally:
+        gc.unfreeze()
 
 
 def save(model: Any, path: Path, properties: Mapping[str, str]) -> None:
@@ -176,9 +246,10 @@ def _spell_out_erfc(model: Any, helper: Any) -> None:
     model.graph.node.extend(written)
 
 
-def _name_sizes(model: Any) -> None:
-    """Names the free sizes of inputs and outputs, which programs show; tf2onnx numbers them."""
-    for value in (*model.graph.input, *model.graph.output):
-        for size, name in zip(value.type.tensor_type.shape.dim, ("batch", "height", "width", "channels"), strict=False):
+def _name_sizes(model: Any, layout: Sequence[str]) -> None:
+    """Names the free sizes of inputs and outputs, which programs show and set by name; tf2onnx numbers them."""
+    graph = model.graph
+    for value, channels in [(one, "bands") for one in graph.input] + [(one, "classes") for one in graph.output]:
+        for size, name in zip(value.type.tensor_type.shape.dim, layout, strict=False):
             if not size.HasField("dim_value"):
-                size.dim_param = name
+                size.dim_param = name.format(channels=channels)

@@ -198,7 +198,8 @@ def _write_version(
         artifacts = _write_artifacts(trained, stage, options, notify)
     size = reference_size(trained.manifest.crop_size, options.tile)
     made_up_reference(trained.predict, trained.spec, size).with_real(trained.predict, real).write(stage)
-    (stage / _CONFIG_FILE).write_text(dump_config(trained.config), "utf-8")
+    if trained.config is not None:
+        (stage / _CONFIG_FILE).write_text(dump_config(trained.config), "utf-8")
     manifest = trained.manifest.model_copy(update={"artifacts": artifacts})
     (stage / MANIFEST_FILE).write_text(manifest.to_json(), "utf-8")
     write_model_items(trained, stage, artifacts)
@@ -250,7 +251,7 @@ def _real_tiles(trained: TrainedModel, options: ExportOptions, limit: AccuracyLi
     size = reference_size(trained.manifest.crop_size, options.tile)
     if limit:
         images = [limit.samples[index].image for index in chosen]
-        return read_tiles(images, trained.spec, size, trained.config.data.trust)
+        return read_tiles(images, trained.spec, size, trained.trust)
     return [middle_of(options.calibration[index], size) for index in chosen]
 
 

@@ -81,7 +81,7 @@ def model_item(trained: TrainedModel, folder: Path, artifact: Artifact) -> dict[
     kind = _KINDS[artifact.format]
     version = _version_of(kind.package)
     exported = manifest.origin.exported.replace("+00:00", "Z")
-    pretrained = _pretrained(trained.config)
+    pretrained = None if trained.config is None else _pretrained(trained.config)
     name = _name(f"{manifest.model} {spec.name} {artifact.name}")
     properties: dict[str, Any] = {
         "title": f"{manifest.model} for {spec.name}, as {artifact.name}",
@@ -188,10 +188,23 @@ def _bands(spec: DatasetSpec) -> tuple[str, ...]:
 
 def _hyperparameters(trained: TrainedModel, artifact: Artifact) -> dict[str, Any]:
     """Returns what the model was trained with and how it sees pixels; the config has all of it."""
-    config, spec = trained.config, trained.spec
-    temperature = trained.manifest.inference.temperature
+    spec, temperature = trained.spec, trained.manifest.inference.temperature
     return {
-        "iterations": trained.manifest.origin.step,
+        **_training(trained.config, trained.manifest.origin.step),
+        "quantization": artifact.quantization,
+        **({} if temperature == 1 else {"temperature": temperature}),
+        "normalisation_max_value": spec.max_value,
+        "normalisation_mean": list(spec.mean),
+        "normalisation_std": list(spec.std),
+    }
+
+
+def _training(config: Config | None, step: int) -> dict[str, Any]:
+    """Returns what a model was trained with; nothing is known of one that was made without a config."""
+    if config is None:
+        return {}
+    return {
+        "iterations": step,
         "batch_size": config.train.batch_size,
         "crop_size": list(config.augment.crop),
         "optimizer": config.optimizer.name,
@@ -200,11 +213,6 @@ def _hyperparameters(trained: TrainedModel, artifact: Artifact) -> dict[str, Any
         "losses": {head: loss.name for head, loss in config.loss.items()},
         "precision": config.train.precision,
         "seed": config.train.seed,
-        "quantization": artifact.quantization,
-        **({} if temperature == 1 else {"temperature": temperature}),
-        "normalisation_max_value": spec.max_value,
-        "normalisation_mean": list(spec.mean),
-        "normalisation_std": list(spec.std),
     }
 
 

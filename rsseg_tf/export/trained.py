@@ -25,8 +25,9 @@ from rsseg_tf.export.tiles import pixel_dtype
 from rsseg_tf.files import StrPath
 from rsseg_tf.layers import converting
 from rsseg_tf.manifest import PIXELS, Artifact, Classes, Format, Inference, Manifest, Origin, Tensor
-from rsseg_tf.predict import Predict
+from rsseg_tf.predict import InferenceOptions, Predict
 from rsseg_tf.predictors import keras_predictor
+from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.windows import Size
 
 __all__ = ["TrainedModel", "WeightsHolder", "load_trained"]
@@ -50,18 +51,30 @@ class TrainedModel:
 
     Attributes:
         model: Normalised `(B, H, W, bands)` float32 to `{"main": logits (B, H, W, classes)}`, without other heads.
-        config: The resolved config.
+        config: The resolved config; None for a model that was made without one.
         manifest: Without artifacts.
     """
 
     model: keras.Model
-    config: Config
+    config: Config | None
     manifest: Manifest
 
     @property
     def spec(self) -> DatasetSpec:
         """Classes, bands and statistics."""
-        return self.config.dataset.spec
+        return self.manifest.spec if self.config is None else self.config.dataset.spec
+
+    @property
+    def trust(self) -> Trust:
+        """How large images may be, and what a VRT may name."""
+        return TRUSTING_NOBODY if self.config is None else self.config.data.trust
+
+    @property
+    def options(self) -> InferenceOptions:
+        """How it predicts unless told otherwise."""
+        if self.config is not None:
+            return InferenceOptions.of(self.config)
+        return InferenceOptions.spelled(self.manifest.inference.model_dump(), tile=self.manifest.crop_size)
 
     @property
     def dtype(self) -> str:
@@ -162,7 +175,7 @@ class TrainedModel:
 
     def refuse_unless_static(self, what: str) -> None:
         """Raises ExportError for a model whose shapes follow from the pixels, which only TensorFlow runs."""
-        if isinstance(self.config.model, C2FNet):
+        if self.config is not None and isinstance(self.config.model, C2FNet):
             raise ExportError(
                 f"{what} cannot hold c2fnet: it cuts out as many windows as the image shows small objects, and shapes "
                 "that follow from pixels run in TensorFlow alone. Export it with --format savedmodel; its coarse model "

@@ -134,7 +134,7 @@ def verify(
             [Path(image) for image in images],
             manifest.spec,
             Size(*reference.pixels.shape[1:3]),
-            trained.config.data.trust,
+            trained.trust,
         )
         reference = reference.with_real(trained.predict, tiles)
     elif images:

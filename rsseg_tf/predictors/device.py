@@ -50,6 +50,7 @@ class DevicePredictor:
 
     Attributes:
         devices: Devices that share the images of a batch.
+        keras_model: The model whose tensors these are; None where it is no Keras model.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class DevicePredictor:
         bands: int,
         name: str = "the model",
         strategy: tf.distribute.Strategy | None = None,
+        keras_model: Any = None,
     ) -> None:
         """Takes the model; it is traced at the first call for each type of pixels.
 
@@ -67,7 +69,9 @@ class DevicePredictor:
             bands: Number of bands.
             name: What to call the model in errors.
             strategy: The devices that hold the model's weights; None for one device.
+            keras_model: See above.
         """
+        self.keras_model = keras_model
         self.devices = 1
         if strategy is not None and strategy.num_replicas_in_sync > 1:
             self.devices = len(strategy.extended.worker_devices)  # of this worker

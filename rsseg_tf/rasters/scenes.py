@@ -125,8 +125,8 @@ class Scene:
         """Whether the file declares a nodata value, a mask or an alpha band."""
         if self._alpha is not None or not isinstance(self._source, rasterio.DatasetReader | StackReader):
             return self._alpha is not None
-        flags = [self._source.mask_flag_enums[band - 1] for band in self.bands]
-        return any(found != [MaskFlags.all_valid] for found in flags)
+        flags = self._source.mask_flag_enums
+        return any(flags[band - 1] != [MaskFlags.all_valid] for band in self.bands)
 
     @property
     def nodata_values(self) -> tuple[float | None, ...]:

@@ -19,7 +19,7 @@ __all__ = ["FILES", "write_deployment"]
 
 FILES = (
     *("README.md", "compose.yml", "kubernetes.yml", "kustomization.yml", "model_loader.yml"),
-    *("models.config", "batching.config", "monitoring.config", "client.py", "smoke_test.py"),
+    *("models.config", "batching.config", "monitoring.config", "client.py", "client_requests.py", "smoke_test.py"),
 )
 
 _EXAMPLE = "example_model"

@@ -7,6 +7,8 @@
     GET  /readyz                                               200 while a version answers and new ones would be seen
     GET  /monitoring/prometheus/metrics
 
+Pages of other origins may ask too, where their origins are named (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol).
+
 Errors are `{"error": "…"}` with the HTTP status that TensorFlow Serving gives.
 """
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -47,8 +50,14 @@ _PIECE_BYTES = 256 * 2**10  # of an answer, which go to the connection's buffer 
 _OF_MODEL = ("", "/versions/{version}", "/labels/{label}")
 
 
-def rest_app(service: Service, metrics_path: str = METRICS_PATH) -> Starlette:
-    """Returns the ASGI application."""
+def rest_app(service: Service, metrics_path: str = METRICS_PATH, cors_origins: Collection[str] = ()) -> Starlette:
+    """Returns the ASGI application.
+
+    Args:
+        service: What answers.
+        metrics_path: Path of the metrics.
+        cors_origins: Origins such as `https://example.org` whose pages may read answers; `*` for every page.
+    """
     rest = _Rest(service)
     routes = []
     for place in _OF_MODEL:
@@ -63,9 +72,20 @@ def rest_app(service: Service, metrics_path: str = METRICS_PATH) -> Starlette:
         Route("/readyz", rest.readyz, methods=["GET"]),
         Route(metrics_path, rest.metrics, methods=["GET"]),
     ]
+    middleware = [Middleware(WholeRequests, timeout_s=service.limits.client_timeout_s)]
+    if cors_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["Content-Type"],
+                allow_private_network=True,  # who names a page on the web wants it to reach a server on a desk
+            )
+        )
     return Starlette(
         routes=routes,
-        middleware=[Middleware(WholeRequests, timeout_s=service.limits.client_timeout_s)],
+        middleware=middleware,
         exception_handlers={
             RequestError: _answer_request_error,
             HTTPException: _answer_http_error,

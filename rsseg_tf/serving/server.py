@@ -30,6 +30,8 @@ _GC_THRESHOLDS = (50_000, 20, 20)  # Python's own are (700, 10, 10), see `Server
 _STOP_S = 10.0  # for requests that run; orchestrators kill after 30 seconds
 _BACKLOG = 128  # connections that the system keeps until they are accepted
 _MOST_HEADER_BYTES = 16 * 2**10
+# As browsers write it: no path, not even a slash. They leave out ports 80 and 443.
+_ORIGIN = re.compile(r"(?!http://.*:80$|https://.*:443$)https?://(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[1-9]\d{0,4})?")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class ServerOptions:
         poll_s: Seconds between looks at the folder.
         threads: How many one operation of the model may use; None leaves it to TensorFlow.
         metrics_path: Path that Prometheus reads.
+        cors_origins: Origins whose pages may ask over REST, such as `https://example.org`; `*` for every page.
         limits: What is accepted.
         batching: How requests are grouped.
 
@@ -60,6 +63,7 @@ class ServerOptions:
     poll_s: float = 2.0
     threads: int | None = None
     metrics_path: str = METRICS_PATH
+    cors_origins: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     batching: BatchOptions = field(default_factory=BatchOptions)
 
@@ -68,6 +72,12 @@ class ServerOptions:
             raise ConfigError(f"metrics_path must look like {METRICS_PATH}; got {self.metrics_path!r:.100}.")
         for label in self.labels:
             check_model_name(label)
+        for origin in self.cors_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    f"An origin is http:// or https://, a host in lower case and a port if it is not the usual one, "
+                    f"such as https://example.org or http://localhost:3000, or * for every page; got {origin!r:.200}."
+                )
 
 
 class Server:
@@ -137,7 +147,7 @@ class Server:
         self._rpc.start()
         self._rest = uvicorn.Server(
             uvicorn.Config(
-                rest_app(self._service, options.metrics_path),
+                rest_app(self._service, options.metrics_path, options.cors_origins),
                 http=connection_factory(options.limits.client_timeout_s, options.limits.max_connections),  # type: ignore[arg-type]
                 # Everything that the interface does not have is off.
                 ws="none",

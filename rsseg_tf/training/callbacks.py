@@ -19,7 +19,7 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,17 @@ from rsseg_tf.errors import reason
 from rsseg_tf.files.writing import replace_file
 from rsseg_tf.ssl.monitors import MONITORS
 
-__all__ = ["CollapseMonitor", "ConsoleLog", "TensorBoardLog", "format_duration"]
+__all__ = [
+    "CollapseMonitor",
+    "ConsoleLog",
+    "History",
+    "LineLog",
+    "TensorBoardLog",
+    "evaluated_scalars",
+    "format_duration",
+    "trained_scalars",
+    "warn_once",
+]
 
 Logs = dict[str, Any]
 
@@ -44,7 +54,44 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 3600:02d}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 
 
-class ConsoleLog(keras.callbacks.Callback):
+class LineLog(keras.callbacks.Callback):
+    """PaddleSeg's log lines, each given to a function.
+
+    Attributes:
+        iters: Steps in all.
+        write: What takes the lines.
+    """
+
+    def __init__(self, iters: int, write: Callable[[str], object]) -> None:
+        """Takes the number of steps in all, and what to call with each line."""
+        super().__init__()
+        self.iters = iters
+        self.write = write
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Writes one [TRAIN] line."""
+        values = logs or {}
+        eta = format_duration((self.iters - batch) * values["batch_cost"])
+        self.write(
+            f"[TRAIN] epoch: {values['epoch']:.0f}, iter: {batch}/{self.iters}, loss: {values['loss']:.4f}, "
+            f"lr: {values['lr']:.6f}, batch_cost: {values['batch_cost']:.4f}, "
+            f"reader_cost: {values['reader_cost']:.5f}, ips: {values['ips']:.4f} samples/sec | ETA {eta}"
+        )
+
+    def on_test_end(self, logs: Logs | None = None) -> None:
+        """Writes the [EVAL] lines."""
+        values = logs or {}
+        self.write(
+            f"[EVAL] #Images: {values['images']:.0f} mIoU: {values['miou']:.4f} Acc: {values['acc']:.4f} "
+            f"Kappa: {values['kappa']:.4f} Dice: {values['dice']:.4f} Protocol: {values['protocol']}"
+        )
+        self.write(
+            f"[EVAL] The model with the best validation mIoU ({values['best_miou']:.4f}) was saved at iter "
+            f"{values['best_step']:.0f}."
+        )
+
+
+class ConsoleLog(LineLog):
     """PaddleSeg's log lines, above one progress line."""
 
     def __init__(
@@ -59,9 +106,9 @@ class ConsoleLog(keras.callbacks.Callback):
             title: Begins the progress line.
             scored: Whether the progress line has a place for the mIoU.
         """
-        super().__init__()
+        super().__init__(iters, self._line)
         self.console = console or Console()
-        self.iters, self.start = iters, start
+        self.start = start
         self._progress = Progress(
             TextColumn(f"[bold]{title}"),
             BarColumn(bar_width=None),
@@ -85,27 +132,15 @@ class ConsoleLog(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Prints one [TRAIN] line."""
+        super().on_train_batch_end(batch, logs)
         values = logs or {}
         eta = format_duration((self.iters - batch) * values["batch_cost"])
-        self._line(
-            f"[TRAIN] epoch: {values['epoch']:.0f}, iter: {batch}/{self.iters}, loss: {values['loss']:.4f}, "
-            f"lr: {values['lr']:.6f}, batch_cost: {values['batch_cost']:.4f}, "
-            f"reader_cost: {values['reader_cost']:.5f}, ips: {values['ips']:.4f} samples/sec | ETA {eta}"
-        )
         self._progress.update(self._task, completed=batch, loss=f"{values['loss']:.4f}", eta=eta)
 
     def on_test_end(self, logs: Logs | None = None) -> None:
         """Prints the [EVAL] lines."""
-        values = logs or {}
-        self._line(
-            f"[EVAL] #Images: {values['images']:.0f} mIoU: {values['miou']:.4f} Acc: {values['acc']:.4f} "
-            f"Kappa: {values['kappa']:.4f} Dice: {values['dice']:.4f} Protocol: {values['protocol']}"
-        )
-        self._line(
-            f"[EVAL] The model with the best validation mIoU ({values['best_miou']:.4f}) was saved at iter "
-            f"{values['best_step']:.0f}."
-        )
-        self._progress.update(self._task, miou=f"{values['miou']:.4f}")
+        super().on_test_end(logs)
+        self._progress.update(self._task, miou=f"{(logs or {})['miou']:.4f}")
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Takes the progress line away."""
@@ -116,6 +151,29 @@ class ConsoleLog(keras.callbacks.Callback):
         _print(self.console, text)
 
 
+class History(keras.callbacks.Callback):
+    """Keeps what a run logged.
+
+    Attributes:
+        entries: A mapping for each report of the training and each evaluation, in order: `step` and numbers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: list[Logs] = []
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Keeps one report."""
+        self._keep({"step": batch, **(logs or {})})
+
+    def on_test_end(self, logs: Logs | None = None) -> None:
+        """Keeps the scores of one evaluation."""
+        self._keep({**(logs or {}), "step": int((logs or {})["step"])})
+
+    def _keep(self, entry: Logs) -> None:
+        self.entries.append({name: value for name, value in entry.items() if isinstance(value, int | float | str)})
+
+
 class CollapseMonitor(keras.callbacks.Callback):
     """One line for each epoch of pre-training with the means of its monitors; a warning where they show collapse.
 
@@ -124,18 +182,21 @@ class CollapseMonitor(keras.callbacks.Callback):
 
     Attributes:
         collapsed: Collapsed epochs in a row so far.
+        write: What takes the lines.
     """
 
-    def __init__(self, spread: float, *, stop_after: int | None = None, console: Console | None = None) -> None:
+    def __init__(
+        self, spread: float, *, stop_after: int | None = None, write: Callable[[str], object] | None = None
+    ) -> None:
         """Sets the limits.
 
         Args:
             spread: An epoch with a smaller mean spread counts as collapsed.
             stop_after: Collapsed epochs in a row that end the run; None for never.
-            console: Where to print; None for standard output.
+            write: Takes the lines; None for standard output.
         """
         super().__init__()
-        self.console = console or Console()
+        self.write = write or functools.partial(_print, Console())
         self.collapsed = 0
         self._min_spread, self._stop_after = spread, stop_after
         self._epoch = 0
@@ -164,13 +225,12 @@ class CollapseMonitor(keras.callbacks.Callback):
         means = {name: float(np.mean([row[name] for row in self._rows])) for name in self._rows[0]}
         self._rows.clear()
         values = ", ".join(f"{name}: {value:.4f}" for name, value in means.items())
-        _print(self.console, f"[MONITOR] epoch: {self._epoch}, {values}")
+        self.write(f"[MONITOR] epoch: {self._epoch}, {values}")
         if means["spread"] >= self._min_spread:
             self.collapsed = 0
             return
         self.collapsed += 1
-        _print(
-            self.console,
+        self.write(
             f"[WARNING] epoch {self._epoch} looks collapsed: the spread of the projections is {means['spread']:.4f}, "
             f"below {self._min_spread:g}; 1 is healthy; at 0 all images look the same to the network. Lower the "
             "learning rate, raise the batch or the momentum, or go back to an earlier checkpoint.",
@@ -193,13 +253,25 @@ def _warning_if_unwritable() -> Iterator[None]:
         yield
     except (OSError, SystemExit) as error:  # rich raises SystemExit where a pipe is closed
         why = "the pipe is closed" if isinstance(error, SystemExit) else reason(error)
-        _warn_once(f"The log cannot be written: {why}; training goes on.")
+        warn_once(f"The log cannot be written: {why}; training goes on.")
 
 
 @functools.cache
-def _warn_once(text: str) -> None:
+def warn_once(text: str) -> None:
+    """Prints a warning on standard error, the first time that it comes."""
     with contextlib.suppress(OSError):
         print(f"[WARNING] {text}", file=sys.stderr, flush=True)
+
+
+def trained_scalars(logs: Logs) -> dict[str, float]:
+    """Returns the numbers of a log line that loggers store: losses, rate, costs."""
+    return {name: value for name, value in logs.items() if name not in ("epoch", "samples_seen")}
+
+
+def evaluated_scalars(logs: Logs) -> dict[str, float]:
+    """Returns the numbers of an evaluation that loggers store, by PaddleSeg's names: the scores, the IoU of classes."""
+    scores = {tag: logs[name] for name, tag in (("miou", "mIoU"), ("acc", "Acc"), ("kappa", "Kappa"), ("dice", "Dice"))}
+    return scores | {f"IoU/{name[4:]}": value for name, value in logs.items() if name.startswith("iou/")}
 
 
 class TensorBoardLog(keras.callbacks.Callback):
@@ -238,7 +310,7 @@ class TensorBoardLog(keras.callbacks.Callback):
             self._step = step
         except (OSError, tf.errors.OpError) as error:
             self.__dict__.pop("_writer", None)
-            _warn_once(f"{self._folder} cannot be written: {reason(error)}; training goes on.")
+            warn_once(f"{self._folder} cannot be written: {reason(error)}; training goes on.")
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Notes where the run begins."""
@@ -247,20 +319,16 @@ class TensorBoardLog(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Writes loss, rates and costs."""
         with self._writing(batch), self._writer.as_default(step=batch):
-            for name, value in (logs or {}).items():
-                if name not in ("epoch", "samples_seen"):
-                    tf.summary.scalar(f"Train/{name}", value)
+            for name, value in trained_scalars(logs or {}).items():
+                tf.summary.scalar(f"Train/{name}", value)
 
     def on_test_end(self, logs: Logs | None = None) -> None:
         """Writes scores and pictures."""
         values = logs or {}
         step = int(values["step"])
         with self._writing(step), self._writer.as_default(step=step):
-            for name, tag in (("miou", "mIoU"), ("acc", "Acc"), ("kappa", "Kappa"), ("dice", "Dice")):
-                tf.summary.scalar(f"Evaluate/{tag}", values[name])
-            for name in values:
-                if name.startswith("iou/"):
-                    tf.summary.scalar(f"Evaluate/IoU/{name[4:]}", values[name])
+            for name, value in evaluated_scalars(values).items():
+                tf.summary.scalar(f"Evaluate/{name}", value)
             for i, picture in enumerate(values["pictures"]):
                 tf.summary.image(f"Evaluate/sample_{i}", np.asarray(picture)[None])
             self._writer.flush()

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from rsseg_tf.build import build_losses, build_model
+from rsseg_tf.build import build_losses, build_model, own_model_section
 from rsseg_tf.checkpoint import TrainState, load_weights, read_state, restore_training
 from rsseg_tf.config import Config
 from rsseg_tf.config.zoo import C2FNet
@@ -29,6 +29,7 @@ from rsseg_tf.layers import StochasticDepth
 from rsseg_tf.metrics import SegmentationScores
 from rsseg_tf.predict import InferenceOptions, as_rgb, overlay
 from rsseg_tf.predictors import keras_predictor
+from rsseg_tf.segmentors.keras_model import copy_weights
 from rsseg_tf.training.average import WeightAverage
 from rsseg_tf.training.folder import Notify
 from rsseg_tf.training.loop import TrainingPlan, TrainResult, Validation, run_training
@@ -41,7 +42,7 @@ from rsseg_tf.weights.named import normalisation_note, random_note
 from rsseg_tf.weights.presets import with_preset
 from rsseg_tf.weights.pretrained import backbone_paths, load_pretrained
 
-__all__ = ["Learner", "build_learner", "train"]
+__all__ = ["Learner", "build_learner", "train", "with_own_model"]
 
 _PICTURES = 4  # validation overlays for TensorBoard at each evaluation
 
@@ -57,6 +58,7 @@ def train(
     overwrite: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     augmentation: Change | None = None,
+    model: keras.Model | None = None,
     offline: bool = False,
     notify: Notify = lambda line: None,
 ) -> TrainResult:
@@ -78,6 +80,9 @@ def train(
             steps so far were saved.
         augmentation: A change of one's own to training samples, see `rsseg_tf.data.own_changes`. Checkpoints do not
             hold it: give it again where a run is resumed, or name it by `augment.custom` of the config.
+        model: A Keras model of one's own, normalised `(B, H, W, bands)` to logits `(B, H, W, classes)`, alone or in a
+            dict as "main"; it takes the place of the config's. Training begins with its weights and leaves those of the
+            last step in it (with `train.ema` the averaged ones). Checkpoints hold all that is needed to build it.
         offline: Whether pre-trained weights must be in the cache already.
         notify: Called with a line for everything about the run that its log does not show: each file of pre-trained
             weights that was loaded, what became of the best score of the run to resume, what could not be removed.
@@ -92,7 +97,8 @@ def train(
             before is saved.
         WeightsError: When a checkpoint cannot be read or written.
     """
-    config = with_preset(config, offline=offline)
+    config = with_preset(config, offline=offline) if model is None else with_own_model(config, model)
+    learners: list[Learner] = []
 
     def make_plan(strategy: tf.distribute.Strategy, resume: Path | None, notify: Notify) -> TrainingPlan:
         workers = Workers(strategy)
@@ -101,7 +107,8 @@ def train(
         evaluation = plan_evaluation(config, val_samples) if val_samples else None
         if evaluation is not None:
             evaluation.share(*workers.share).read_once()
-        learner = build_learner(config, strategy, resume, offline=offline, notify=notify)
+        learner = build_learner(config, strategy, resume, initial=model, offline=offline, notify=notify)
+        learners.append(learner)
         if resume is None:
             state = TrainState(protocol=config.eval.protocol, validation=_validation(config, val_samples))
         else:
@@ -136,7 +143,7 @@ def train(
             validate=None if evaluation is None else _Validator(config, learner.evaluated, evaluation, workers, notify),
         )
 
-    return run_training(
+    result = run_training(
         config,
         save_dir,
         make_plan,
@@ -146,6 +153,18 @@ def train(
         callbacks=callbacks,
         notify=notify,
     )
+    if model is not None:
+        copy_weights(model, learners[0].evaluated, back=True)
+    return result
+
+
+def with_own_model(config: Config, model: keras.Model) -> Config:
+    """Returns a config with a Keras model of one's own in the place of its section `model`.
+
+    Raises:
+        ConfigError: When Keras cannot write and read the model, or it does not fit the dataset.
+    """
+    return config.model_copy(update={"model": own_model_section(model, config.dataset.spec)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +197,7 @@ def build_learner(
     resume: Path | None = None,
     *,
     pretrained: bool = True,
+    initial: keras.Model | None = None,
     offline: bool = False,
     notify: Notify = lambda line: None,
 ) -> Learner:
@@ -188,6 +208,7 @@ def build_learner(
         strategy: The devices.
         resume: The checkpoint whose weights and optimizer are loaded.
         pretrained: Whether a model that resumes nothing begins with the config's pre-trained weights, or at random.
+        initial: A model of one's own, the config's, whose weights it begins with.
         offline: Whether pre-trained weights must be in the cache already.
         notify: Called with a line for each file of weights that was loaded.
 
@@ -195,7 +216,9 @@ def build_learner(
         ConfigError: When the model needs pre-trained weights and the config names none.
         WeightsError: When weights cannot be read or do not fit.
     """
-    model, optimizer, average = _build(config, strategy, resume, pretrained=pretrained, offline=offline, notify=notify)
+    model, optimizer, average = _build(
+        config, strategy, resume, pretrained=pretrained, initial=initial, offline=offline, notify=notify
+    )
     # Per device in the config, as in PaddleSeg, so that the learning rate of a recipe fits its number of GPUs.
     parts = config.optimizer.accumulate_steps
     learner = (model, optimizer, build_losses(config), strategy, config.dataset.spec)
@@ -215,6 +238,7 @@ def _build(
     *,
     offline: bool,
     notify: Notify,
+    initial: keras.Model | None = None,
     pretrained: bool = True,
 ) -> tuple[keras.Model, keras.optimizers.Optimizer, WeightAverage | None]:
     """Builds all on the devices, with pre-trained weights or those of the checkpoint to resume."""
@@ -245,6 +269,8 @@ def _build(
         optimizer.build(model.trainable_variables)
         if resume is not None:
             load_weights(model, resume)
+        elif initial is not None:
+            copy_weights(initial, model)
         elif pretrained:
             reports = load_pretrained(model, config, offline=offline)
             for report in reports:

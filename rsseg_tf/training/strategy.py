@@ -14,6 +14,7 @@ from tensorflow.python.eager import context
 from tensorflow.python.ops import gen_math_ops
 
 from rsseg_tf.errors import ConfigError, reason
+from rsseg_tf.extras import install_command
 from rsseg_tf.training.cluster import Cluster, read_cluster
 
 __all__ = ["make_deterministic", "make_strategy", "own_devices"]
@@ -68,7 +69,7 @@ def _visible_gpus(device: str, gpus: Sequence[int] | None) -> list[tf.config.Phy
     if not found:
         if device == "gpu" or gpus:
             raise ConfigError(
-                "A GPU was asked for, but TensorFlow sees none. Install rsseg-tf[gpu] and check `nvidia-smi`, "
+                f"A GPU was asked for, but TensorFlow sees none. Run {install_command('gpu')} and check `nvidia-smi`, "
                 "or train with --device cpu."
             )
         return []

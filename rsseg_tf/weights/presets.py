@@ -16,6 +16,7 @@ from rsseg_tf.backbones.keras_hub import NOT_OPTIONS, hub_input_shape, hub_netwo
 from rsseg_tf.config.named_weights import Normalisation, normalised_for
 from rsseg_tf.config.zoo import KerasHub
 from rsseg_tf.errors import WeightsError
+from rsseg_tf.extras import install_command
 from rsseg_tf.files.cache import is_offline
 from rsseg_tf.layers import numbered_from_the_start
 from rsseg_tf.weights.tensors import TensorFile
@@ -145,7 +146,7 @@ def _hub(name: str, *, offline: bool) -> Any:
         import keras_hub
     except ImportError as error:
         raise WeightsError(
-            f"{name} is a preset of keras-hub, which is not installed: pip install 'rsseg-tf[hub]'."
+            f"{name} is a preset of keras-hub, which is not installed: {install_command('hub')}."
         ) from error
     return keras_hub
 

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rsseg_tf.cli import main
-from rsseg_tf.cli.options import check_save_dir
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.library.folders import check_save_dir
 from tests.fixtures.configs import use_tiny_backbone, write_config, write_dataset
 
 

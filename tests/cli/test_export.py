@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -207,9 +207,10 @@ def spoiled(measure: Callable[..., Any]) -> Callable[..., Any]:
 def test_the_choices_are_those_of_the_package() -> None:
     from rsseg_tf.cli import engine, export
     from rsseg_tf.engines import ENGINES
+    from rsseg_tf.library.opening import Engine
 
     assert export._FORMATS == FORMATS and export._QUANTIZATIONS == QUANTIZATIONS
-    assert engine._ENGINES == ENGINES
+    assert engine._ENGINES == get_args(Engine) == ("auto", *ENGINES)
 
 
 BAD: dict[str, tuple[tuple[str, ...], str]] = {
@@ -271,7 +272,7 @@ def test_a_missing_extra(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
     output = run("export", project / "best_model", "-o", tmp_path / "out", "--format", format, code=2)
-    assert f'pip install "rsseg-tf[{extra}]"' in output and not (tmp_path / "out").exists()
+    assert f'pip install ".[{extra}]"' in output and not (tmp_path / "out").exists()
 
 
 def test_verify_and_benchmark_need_something_exported(project: Path) -> None:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from rasterio.transform import Affine
 
 from rsseg_tf.cli import main
-from rsseg_tf.cli.models import windows_note
+from rsseg_tf.library.windowing import windows_note
 from rsseg_tf.manifest import Classes, Inference, Manifest, Origin
 from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import Predictor

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rsseg_tf.cli import main
-from rsseg_tf.cli.sample_lists import checked_images
 from rsseg_tf.config import load_pretrain_config
 from rsseg_tf.errors import OldKeyWarning
+from rsseg_tf.library.samples import checked_images
 from tests.fixtures.configs import write_config, write_dataset
 from tests.fixtures.pretraining import tiny_pretraining, use_tiny_resnet
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsseg_tf.cli.sample_lists import checked_images, checked_samples
 from rsseg_tf.config import Config, load_config, load_pretrain_config
 from rsseg_tf.doctor import KINDS
 from rsseg_tf.errors import ConfigError, DataError
+from rsseg_tf.library.samples import checked_images, checked_samples
 from rsseg_tf.rasters.windows import Size
 from tests.fixtures.datasets import SIZE, check_config, ids, picture, write, write_config, write_sound, write_tiff
 

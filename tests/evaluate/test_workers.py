@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from rsseg_tf.cli.evaluate import weights_digest
 from rsseg_tf.cli.main import main
 from rsseg_tf.evaluate.evaluation import plan_evaluation
 from rsseg_tf.export import load_trained
+from rsseg_tf.library.evaluating import weights_digest
 from rsseg_tf.predict import InferenceOptions
 from tests.fixtures.checkpoints import write_checkpoint
 from tests.fixtures.configs import samples, use_tiny_backbone, write_dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import onnxruntime
 
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export import TrainedModel, load_trained, write_onnx, write_openvino
+from rsseg_tf.export.deepness import write_deepness
+from rsseg_tf.export.onnx import _CHANNELS_FIRST, _CHANNELS_LAST, _name_sizes
 from rsseg_tf.manifest import Manifest
 from rsseg_tf.predictors import load_onnx, open_predictor
 from rsseg_tf.rasters.windows import Size
@@ -44,14 +47,75 @@ def test_all_outputs_are_those_of_the_keras_model(trained: TrainedModel, file: P
     np.testing.assert_allclose(answer["confidence"], (powers / powers.sum(-1, keepdims=True)).max(-1), atol=1e-5)
 
 
-def test_free_sizes_have_names(file: Path) -> None:
-    graph = onnx.load(str(file)).graph
-    sizes = {
+def test_few_copies_of_the_weights_are_held_at_once(
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tf2onnx copies the graph before each of dozens of optimisations, and the copies hold themselves.
+
+    They have the weights inside, and PSPNet's export took 24 GiB.
+    """
+    from tf2onnx.graph import Graph
+    from tf2onnx.optimizer.optimizer_base import GraphOptimizerBase
+
+    held = []
+    optimize = GraphOptimizerBase.optimize
+
+    def counted(self: GraphOptimizerBase, graph: Graph, iteration: int) -> Graph:
+        held.append(sum(isinstance(one, Graph) for one in gc.get_objects()))
+        return optimize(self, graph, iteration)
+
+    monkeypatch.setattr(GraphOptimizerBase, "optimize", counted)
+    write_onnx(trained, tmp_path, tile=Size(32, 32))
+    assert len(held) > 20  # times that the graph was copied
+    assert max(held) <= 2  # what an optimiser works on, and what it was copied from
+    assert gc.get_freeze_count() == 0
+
+
+def sizes_in(path: Path) -> dict[str, list[str | int]]:
+    """Sizes of inputs and outputs by name, as the file has them and as ONNX Runtime tells them."""
+    graph = onnx.load(str(path)).graph
+    written = {
         value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
         for value in (*graph.input, *graph.output)
     }
-    free = ["batch", "height", "width"]
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert written == {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+    return written
+
+
+@pytest.mark.parametrize("tile", [None, Size(32, 48)], ids=["any size", "one size"])
+def test_free_sizes_have_names(trained: TrainedModel, tmp_path: Path, tile: Size | None) -> None:
+    sizes = sizes_in(tmp_path / write_onnx(trained, tmp_path, tile=tile).path)
+    free = ["batch", *(tile or ("height", "width"))]
     assert sizes == {"pixels": [*free, 3], "class_map": free, "confidence": free, "logits": [*free, 2]}
+
+
+def test_free_sizes_can_be_set_by_name(trained: TrainedModel, file: Path) -> None:
+    """What runtimes for devices ask for: `onnxruntime.tools.make_dynamic_shape_fixed` does the same."""
+    options = onnxruntime.SessionOptions()
+    for name, size in (("batch", 2), ("height", 40), ("width", 24)):
+        options.add_free_dimension_override_by_name(name, size)
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == [2, 40, 24, 3]
+    logits = session.run(["logits"], {"pixels": pixels(40, 24)})[0]
+    np.testing.assert_allclose(logits, trained.predict(pixels(40, 24)), atol=1e-5)
+
+
+def test_a_file_for_deepness_names_its_batch(trained: TrainedModel, tmp_path: Path) -> None:
+    sizes = sizes_in(tmp_path / write_deepness(trained, tmp_path, tile=Size(32, 32)).path)
+    assert sizes == {"pixels": ["batch", 3, 32, 32], "probabilities": ["batch", 2, 32, 32]}
+
+
+def test_sizes_of_channels_are_named_by_what_they_count() -> None:
+    """Ours are known; a model of someone's own may leave them free."""
+    values = [onnx.helper.make_tensor_value_info(name, 1, ["a", "b", "c", "d"]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:])
+    model = onnx.helper.make_model(graph)
+    for layout, place in ((_CHANNELS_LAST, 3), (_CHANNELS_FIRST, 1)):
+        _name_sizes(model, layout)
+        for value, name in ((model.graph.input[0], "bands"), (model.graph.output[0], "classes")):
+            names = [size.dim_param for size in value.type.tensor_type.shape.dim]
+            assert names.pop(place) == name and names == ["batch", "height", "width"]
 
 
 def test_the_manifest_is_among_the_properties(trained: TrainedModel, file: Path) -> None:

@@ -60,6 +60,7 @@ def test_versions_count_up_and_hold_all_that_is_said(trained: TrainedModel, tmp_
     assert changed_files(out / "1", artifact) == []
     (out / "1" / "variables" / "data").write_bytes(b"other")
     assert changed_files(out / "1", artifact) == ["variables/data"]
+    assert trained.config is not None
     assert (out / "1" / "config.yml").read_text("utf-8") == dump_config(trained.config)
     assert file_sha256(out / "1" / "config.yml") == manifest.origin.config_sha256
     assert manifest.origin.step == 7 and manifest.origin.checkpoint.endswith("/best_model")
@@ -186,6 +187,7 @@ def test_a_folder_without_permission(trained: TrainedModel, tmp_path: Path) -> N
 
 def accuracy_limit(trained: TrainedModel, **limits: float) -> tuple[AccuracyLimit, list[str]]:
     seen: list[str] = []
+    assert trained.config is not None
     return AccuracyLimit(samples(trained.config, "val"), progress=seen.append, **limits), seen
 
 

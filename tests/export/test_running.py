@@ -83,6 +83,7 @@ def test_every_engine_refuses_values_that_are_not_finite(broken: TrainedModel, t
 
 def test_so_does_a_checkpoint_and_its_export_is_refused(broken: TrainedModel, tmp_path: Path, checkpoint: Path) -> None:
     folder = shutil.copytree(checkpoint, tmp_path / "best_model")
+    assert broken.config is not None
     save_checkpoint(folder, broken.model, None, read_state(folder), broken.config)
     with pytest.raises(NotFiniteError, match=f"the checkpoint {folder} gives values that are not finite"):
         open_predictor(folder).predict(pixels(16, 16))

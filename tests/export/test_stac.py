@@ -136,6 +136,7 @@ def test_pages_and_openvino(
 def changed(trained: TrainedModel, version: Path, **dataset: object) -> tuple[TrainedModel, Manifest]:
     manifest = read_manifest(version)
     config = trained.config
+    assert config is not None
     if dataset:
         section = config.dataset.model_copy(update=dataset)
         config = config.model_copy(update={"dataset": section})
@@ -172,7 +173,7 @@ def test_pretrained_weights_are_named_without_the_machine(
     trained: TrainedModel, version: Path, given: str, said: str
 ) -> None:
     model, manifest = changed(trained, version)
-    assert model.config.model.backbone is not None
+    assert model.config is not None and model.config.model.backbone is not None
     backbone = model.config.model.backbone.model_copy(update={"pretrained": given})
     section = model.config.model.model_copy(update={"backbone": backbone})
     model = dataclasses.replace(model, config=model.config.model_copy(update={"model": section}))

@@ -14,7 +14,6 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from rsseg_tf.cli.models import choose_device, choose_devices
 from rsseg_tf.data import SampleReader
 from rsseg_tf.datasets import custom_spec
 from rsseg_tf.errors import ConfigError, DataError, NotFiniteError
@@ -22,6 +21,7 @@ from rsseg_tf.evaluate import evaluation
 from rsseg_tf.evaluate.evaluation import evaluate, evaluate_stitched
 from rsseg_tf.evaluate.stitching import find_scenes
 from rsseg_tf.files.lists import Sample
+from rsseg_tf.library.devices import choose_device, choose_devices
 from rsseg_tf.predict import InferenceOptions, predict_labels
 from rsseg_tf.predict.decoding import largest_class
 from rsseg_tf.predict.engine import label_model, make_tiling, predict_many_labels

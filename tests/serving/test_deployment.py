@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +134,47 @@ def test_compose_mounts_the_model_and_names_existing_flags(deployment: Path, exp
     assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory"}
 
 
+def test_nothing_in_compose_needs_root(deployment: Path) -> None:
+    (service,) = yaml.safe_load((deployment / "compose.yml").read_text("utf-8"))["services"].values()
+    user = re.fullmatch(r"\$\{TF_SERVING_USER:-(\d+):(\d+)\}", service["user"])
+    assert user is not None and 0 not in map(int, user.groups())
+    assert service["read_only"] is True and service["tmpfs"] == ["/tmp"]
+    assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"]
+    assert not {"privileged", "cap_add", "devices", "network_mode", "pid", "ipc", "userns_mode"} & service.keys()
+    for port in service["ports"]:
+        assert all(int(number) >= 1024 for number in port.split(":")[1:]), port
+    assert not [one for one in service["volumes"] if "docker.sock" in one["source"]]
+    # The same holds on Kubernetes.
+    pod = documents(deployment / "kubernetes.yml")["Deployment"]["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == int(user[1])
+    assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
+
+
+COMPOSE = next(
+    (
+        command
+        for command in (["docker", "compose"], ["docker-compose"])
+        if shutil.which(command[0]) and subprocess.run([*command, "version"], capture_output=True).returncode == 0
+    ),
+    None,
+)
+
+
+@pytest.mark.skipif(COMPOSE is None, reason="neither docker compose nor docker-compose is installed")
+@pytest.mark.parametrize("user", [None, "1000:1001"])
+def test_compose_itself_reads_its_file(deployment: Path, tmp_path: Path, user: str | None) -> None:
+    assert COMPOSE is not None
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | ({"TF_SERVING_USER": user} if user else {})
+    command = [*COMPOSE, "-f", str(deployment / "compose.yml"), "config"]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0, told.stderr
+    (service,) = yaml.safe_load(told.stdout)["services"].values()
+    assert service["user"] == (user or "10001:10001") and service["read_only"] is True
+    assert service["image"].startswith("tensorflow/serving:")
+    (model,) = (one for one in service["volumes"] if one["target"].startswith("/models/"))
+    assert model["read_only"] is True and Path(model["source"]).name == model_of(deployment)
+
+
 def test_the_health_check_tells_a_server_that_answers(server: Any, deployment: Path) -> None:
     (service,) = yaml.safe_load((deployment / "compose.yml").read_text("utf-8"))["services"].values()
     script = service["healthcheck"]["test"][3].replace("/8501", f"/{server.rest_port}")
@@ -225,6 +268,21 @@ def test_files_are_not_replaced_unasked_and_errors_say_what_to_do(tmp_path: Path
     with pytest.raises(ConfigError, match="A model's name"):
         write_deployment(tmp_path / "deploy2", export_dir, "a/b", overwrite=False)
     assert not (tmp_path / "deploy2").exists()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_curl_commands_of_the_smoke_test_work(server: Any, tmp_path: Path) -> None:
+    script = [sys.executable, "-I", str(SHIPPED / "smoke_test.py"), "--rest-port", str(server.rest_port), "--no-grpc"]
+    told = subprocess.run(
+        [*script, "--model-name", "tiny", "--bodies", str(tmp_path)], capture_output=True, text=True, timeout=120
+    ).stdout
+    commands = [line.strip() for line in told.splitlines() if line.startswith("  curl ")]
+    assert len([line for line in commands if f"-d @{tmp_path}" in line]) == 2 and len(commands) >= 8
+    for line in commands:
+        command = line.replace("curl ", "curl --silent --noproxy '*' --write-out '%{http_code}' --output /dev/null ")
+        asked = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+        wrong = "nonsense" in line or "none" in line or "[[[[1, 2]]]]" in line
+        assert asked.stdout == ("404" if "no_such_model" in line else "400" if wrong else "200"), line
 
 
 def test_the_smoke_test_succeeds_on_a_server_that_is_right_and_fails_on_others(server: Any) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -178,16 +180,29 @@ def test_the_documented_line_sends_an_image_of_any_size(server: Server, tmp_path
     image = np.random.default_rng(0).integers(0, 256, (440, 440, 3), np.uint8)
     (tmp_path / "tile.png").write_bytes(png(image))
     assert (tmp_path / "tile.png").stat().st_size > 500_000
-    readme = (asset_dir("serving") / "README.md").read_text("utf-8")
-    (line,) = (line for line in readme.splitlines() if "base64" in line and "curl" in line)
-    line = line.replace("http://127.0.0.1:8501", f"http://127.0.0.1:{server.rest_port}").replace(
-        "example_model", "tiny"
-    )
-    line = line.replace("curl ", "curl --silent --noproxy '*' ")
-    result = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
-    (answer,) = json.loads(result.stdout)["predictions"]
-    found = cv2.imdecode(np.frombuffer(base64.b64decode(answer["b64"]), np.uint8), -1)
+    run_documented("base64 < tile.png", server, tmp_path)
+    found = cv2.imread(str(tmp_path / "labels.png"), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(found, reference(image[np.newaxis])[0].argmax(-1))
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_documented_line_sends_the_pixels_of_a_whole_tile(exported: Path, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
+    (tmp_path / "tile.png").write_bytes(png(image))
+    with Server(exported, options=ServerOptions(rest_port=0, grpc_port=0)) as usual:  # with the usual limits
+        run_documented("json.dumps", usual, tmp_path)
+    (answer,) = json.loads((tmp_path / "answer.json").read_bytes())["predictions"]
+    assert np.array_equal(answer["class_map"], reference(image[np.newaxis])[0].argmax(-1))
+
+
+def run_documented(words: str, server: Server, folder: Path) -> None:
+    """Runs the command of the README that has these words, with the server's port and model."""
+    blocks = (asset_dir("serving") / "README.md").read_text("utf-8").split("```")[1::2]
+    (command,) = (block for block in blocks if words in block)
+    command = command.replace("http://127.0.0.1:8501", f"http://127.0.0.1:{server.rest_port}")
+    command = command.replace("example_model", "tiny").replace("curl ", "curl --silent --fail --noproxy '*' ")
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(["sh", "-ec", command], cwd=folder, env=environment, capture_output=True, timeout=60, check=True)
 
 
 @pytest.mark.parametrize("change", [lambda text: text.rstrip("="), lambda text: "\n".join(re.findall(".{1,76}", text))])

