@@ -89,7 +89,7 @@ def test_the_lines_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "optimizer": {"type": "sgd", "momentum": 0.9},
         "lr_scheduler": {"type": "PolynomialDecay", "learning_rate": 0.01},
         "loss": {"types": [{"type": "CrossEntropyLoss"}], "coef": [1]},
-        "model": {"type": "FCN", "backbone": {"type": "HRNet_W18"}},
+        "model": {"type": "FCN", "backbone": {"type": "ResNet18_vd"}},
     }  # fmt: skip
     for path in (Path("theirs.yml"), Path("configs/fcn.yml")):
         path.parent.mkdir(exist_ok=True)
