@@ -286,9 +286,9 @@ def test_an_image_installs_extras_that_there_are(path: Path) -> None:
         assert re.search(rf'^    "{extra}": \[', read("setup.py"), re.M), extra
 
 
-@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
-def test_the_comments_of_a_dockerfile_name_options_that_there_are(path: Path) -> None:
-    lines = re.findall(r"^# +docker run .* rsseg-tf(?::gpu)? (\w.*)$", path.read_text("utf-8"), re.M)
+@pytest.mark.parametrize("path", [*DOCKERFILES, ROOT / "docker/README.md"], ids=lambda path: path.stem)
+def test_what_is_run_in_a_container_has_options_that_there_are(path: Path) -> None:
+    lines = re.findall(r"^(?:# +)?docker run .* rsseg-tf(?::gpu)? (\w.*)$", path.read_text("utf-8"), re.M)
     assert lines
     for line in lines:
         command = command_called(line.split()[0])
