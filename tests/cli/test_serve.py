@@ -77,7 +77,7 @@ def _ids(picture: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["serve", "none"], "none cannot be read"),
+        (["serve", "none"], "none does not exist; a folder of a SavedModel export is needed"),
         (["serve", "."], "has no version of a model"),
         (["serve", ".", "--label", "stable"], "must be LABEL=VERSION"),
         (["serve", ".", "--max_batch_size", "0"], "x>=1"),
