@@ -165,6 +165,7 @@ def test_the_wheel_can_be_built_from_the_source_archive(
     with tarfile.open(archive) as files:
         names = {name.partition("/")[2] for name in files.getnames()}
     assert {"tests/conftest.py", "docs/api.md", "benchmarks/README.md", "CITATION.cff", "Makefile"} <= names
+    assert {"mkdocs.yml", "docker/cpu.Dockerfile", ".github/workflows/ci.yml", ".ci/run"} <= names
 
 
 # === What it says of itself ===

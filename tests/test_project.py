@@ -79,6 +79,16 @@ def test_the_tests_run_on_every_python_and_on_both_bounds() -> None:
     assert matrix["bounds"] == ["newest"] and [entry["bounds"] for entry in matrix["include"]] == ["lowest"]
 
 
+def test_ci_builds_the_site_and_the_image_and_looks_over_the_dockerfiles() -> None:
+    path = ROOT / ".github/workflows/ci.yml"
+    assert {"make check", "make version-check", "make docs", "make docker-lint", "make dist"} <= set(commands(path))
+    assert "docker build -f docker/cpu.Dockerfile -t rsseg-tf ." in commands(path)
+    for workflow in WORKFLOWS:
+        for step in (step for job in jobs(workflow).values() for step in job["steps"]):
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"] == {"persist-credentials": False}
+
+
 def test_a_release_is_built_from_a_tag_whose_version_was_checked() -> None:
     path = ROOT / ".github/workflows/release.yml"
     assert 'make version-check TAG="$GITHUB_REF_NAME"' in commands(path)
