@@ -29,8 +29,8 @@ def test_a_model_is_served_and_predicts_images_by_its_address(tmp_path: Path) ->
     image = pixels(1, 60, 70)[0]
     cv2.imwrite(str(tmp_path / "scene.png"), image[..., ::-1])
     origins = ("https://maps.example.org", "http://localhost:3000")
-    options = ("--label", "stable=1", "--cors-origin", origins[0], "--cors_origin", origins[1])
-    served = Process(tmp_path / "tiny", "--rest_port", "0", "--grpc_port", "0", *options)
+    more = ("--label", "stable=1", "--cors-origin", origins[0], "--cors_origin", origins[1])
+    served = Process(tmp_path / "tiny", "--rest_port", "0", "--grpc_port", "0", *more)
     try:
         assert rest(served, "/v1/models/tiny/labels/stable")[0] == 200  # type: ignore[arg-type]
         for origin in (*origins, "https://example.org"):
