@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rsseg_tf.library.checking import check_data
     from rsseg_tf.library.evaluating import EvalResult, evaluate
-    from rsseg_tf.library.exporting import export
+    from rsseg_tf.library.exporting import export, export_model
     from rsseg_tf.library.models import Model, Prediction, load_model, load_remote_model
     from rsseg_tf.library.predicting import Predictions, predict
     from rsseg_tf.library.preparing import prepare, prepare_annotations, prepare_scenes
@@ -27,6 +27,7 @@ __all__ = [
     "check_data",
     "evaluate",
     "export",
+    "export_model",
     "load_model",
     "load_remote_model",
     "predict",
@@ -41,7 +42,7 @@ __all__ = [
 _WHERE = {
     "checking": ("check_data",),
     "evaluating": ("EvalResult", "evaluate"),
-    "exporting": ("export",),
+    "exporting": ("export", "export_model"),
     "models": ("Model", "Prediction", "load_model", "load_remote_model"),
     "predicting": ("Predictions", "predict"),
     "preparing": ("prepare", "prepare_annotations", "prepare_scenes"),
