@@ -22,15 +22,15 @@ from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ConfigError, RssegError, reason
 from rsseg_tf.layers import automatic_name
 from rsseg_tf.losses import (
-    CrossEntropy,
-    Dice,
-    Focal,
+    CrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
     FunctionLoss,
     KerasLoss,
-    LovaszSoftmax,
+    LovaszSoftmaxLoss,
     MixedLoss,
-    OhemCrossEntropy,
-    PixelContrast,
+    OhemCrossEntropyLoss,
+    PixelContrastLoss,
     WindowLoss,
 )
 from rsseg_tf.metrics.keras_metrics import Kappa, MeanDice, MeanIoU, PixelAccuracy
@@ -54,12 +54,12 @@ __all__ = [
 
 # Name in the config -> the same loss for Keras; others are found by the place of their function.
 _LOSS_OBJECTS: dict[str, Callable[..., KerasLoss]] = {
-    "cross_entropy": CrossEntropy,
-    "ohem_cross_entropy": OhemCrossEntropy,
-    "dice": Dice,
-    "focal": Focal,
-    "lovasz_softmax": LovaszSoftmax,
-    "pixel_contrast": PixelContrast,
+    "cross_entropy": CrossEntropyLoss,
+    "ohem_cross_entropy": OhemCrossEntropyLoss,
+    "dice": DiceLoss,
+    "focal": FocalLoss,
+    "lovasz_softmax": LovaszSoftmaxLoss,
+    "pixel_contrast": PixelContrastLoss,
 }
 _SCORES = (MeanIoU, PixelAccuracy, Kappa, MeanDice)
 
