@@ -39,7 +39,21 @@ PYTHON = [page for page in DOCUMENTS if any(block.kind == "python" and not block
 TOURS = [page for page in DOCUMENTS if data_of(page)]
 WRITTEN = ("mine.yml", "pairs.yml", "theirs.yml")
 """Configs that commands of the pages write, or readers."""
-EXTERNAL = {"cp", "curl", "git", "docker", "kubectl", "npm", "sbatch", "cd", "tensorboard", "adb", "./gradlew", "cmake"}
+EXTERNAL = {
+    "cp",
+    "curl",
+    "git",
+    "docker",
+    "kubectl",
+    "npm",
+    "sbatch",
+    "cd",
+    "tensorboard",
+    "adb",
+    "./gradlew",
+    "cmake",
+    "segment",
+}
 """Programs of others, whose lines are not run: they need a server, a network or a phone."""
 
 
@@ -86,6 +100,8 @@ def test_every_line_of_a_shell_names_what_is_there(line: str, monkeypatch: pytes
             _parse(module, arguments, monkeypatch)
         case ["python" | "python3", "-m", module, *_]:
             assert module in ("pytest", "http.server", "venv", "pip", "tests.recorded.record")
+        case ["python" | "python3", "-c", code, *_]:
+            compile(code, "<line>", "exec")
         case ["python" | "python3", script, *_]:
             known = [script, f"export/on_device/{script}", f"serving/{script}"]
             generated = script.endswith("web/serve.py")

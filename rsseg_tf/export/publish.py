@@ -91,6 +91,13 @@ class ExportResult:
     accuracy: Accuracy | None = None
     report: Path | None = None
 
+    def __repr__(self) -> str:
+        names = ", ".join(artifact.name for artifact in self.manifest.artifacts)
+        if self.folder is not None:
+            return f"<{self.manifest.model} as {names} in {self.folder}>"
+        refused = ", ".join(self.accuracy.refused) if self.accuracy else ""
+        return f"<{self.manifest.model} not published; {refused} lost too much mIoU: {self.report}>"
+
 
 def check_output(output: StrPath, version: int | None) -> None:
     """Raises ExportError unless a version can be published in `output`; ask it before a model is loaded."""
@@ -104,12 +111,14 @@ def check_output(output: StrPath, version: int | None) -> None:
         if foreign:
             raise ExportError(
                 f"{output} holds {', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}; only versions of one "
-                "exported model may lie there, because servers watch the folder. Name a new folder."
+                "exported model may lie there, because servers watch the folder. Name a new folder.",
+                code="exists",
             )
     if version is not None and (output / str(version)).exists():
         raise ExportError(
             f"{output / str(version)} exists, and a published version is never overwritten. Leave --version out for "
-            "the next free number, or name another."
+            "the next free number, or name another.",
+            code="exists",
         )
 
 

@@ -106,6 +106,10 @@ class PrepareReport:
     up_to_date: bool = False
     left_out: str = ""
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name}: {split.scenes} scenes, {split.tiles} tiles" for name, split in self.splits.items())
+        return f"<{self.name} in {self.output}; {counts}>"
+
 
 @dataclass(frozen=True)
 class OwnDataReport:
@@ -120,6 +124,9 @@ class OwnDataReport:
     report: PrepareReport
     config: Path | None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"{repr(self.report)[:-1]}; config: {self.config}>"
 
 
 class PreparedFolder:
@@ -405,7 +412,9 @@ def check_replaceable(output: Path) -> None:
     if not os.path.lexists(output):
         return
     if output.is_symlink() or not output.is_dir():
-        raise DataError(f"{output} exists and is not a folder; a new folder is expected. Choose another output.")
+        raise DataError(
+            f"{output} exists and is not a folder; a new folder is expected. Choose another output.", code="exists"
+        )
     names = {path.name for path in output.iterdir()}
     if not names:
         return
@@ -417,8 +426,12 @@ def check_replaceable(output: Path) -> None:
         unreadable = error
     foreign = sorted(name for name in names - _OUR_NAMES - groups if not name.endswith(_CONFIGS))
     if foreign:
-        raise DataError(f"{output} holds '{foreign[0]}', which {_WRITER} did not write. Choose another output folder.")
+        raise DataError(
+            f"{output} holds '{foreign[0]}', which {_WRITER} did not write. Choose another output folder.",
+            code="exists",
+        )
     if unreadable is not None:
         raise DataError(
-            f"{output} exists, and nothing shows that {_WRITER} wrote it ({unreadable}) Choose another output folder."
+            f"{output} exists, and nothing shows that {_WRITER} wrote it ({unreadable}) Choose another output folder.",
+            code="exists",
         ) from unreadable
