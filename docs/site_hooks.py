@@ -11,6 +11,7 @@ A page stays one file, whose links lead where they should in the repository's ow
 from __future__ import annotations
 
 import ast
+import functools
 import html
 import json
 import posixpath
@@ -133,6 +134,7 @@ def _imported_from(module: str, name: str) -> str | None:
     return None
 
 
+@functools.cache  # hundreds of files are parsed
 def known_names() -> dict[str, str]:
     """Returns for each public name, such as `rsseg_tf.train`, under which path the reference has it."""
     names = {}
