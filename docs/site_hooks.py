@@ -261,7 +261,9 @@ class Recorder(click.HelpFormatter):
 
 def prose(text: str) -> str:
     """Returns text of a help as Markdown that shows it as it is."""
-    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", html.escape(text, quote=False))
+    parts = re.split(r"(`[^`]+`)", text)
+    parts[::2] = [re.sub(r"([\\`*_\[\]|#])", r"\\\1", html.escape(part, quote=False)) for part in parts[::2]]
+    return "".join(parts)
 
 
 def commands() -> list[str]:
