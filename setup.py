@@ -96,15 +96,12 @@ EXTRAS = {
         "pyogrio>=0.11,<1",
     ],
     "parquet": ["pyarrow>=20,<27"],  # polygons as GeoParquet, beside the extra `vector`
+    # Logs of training, by the names that train.loggers has.
+    "mlflow": ["mlflow-skinny>=3.17,<4"],  # the client; `mlflow ui` and servers are the whole mlflow
+    "wandb": ["wandb>=0.31,<1"],
     "cluster": ["dask>=2026.1,<2027", "distributed>=2026.1,<2027"],
 }
-EXTRAS["all"] = sorted(
-    {
-        requirement
-        for name in ("onnx", "tflite", "serving", "hub", "pretrained", "openvino", "vector", "parquet", "cluster")
-        for requirement in EXTRAS[name]
-    }
-)
+EXTRAS["all"] = sorted({requirement for name in EXTRAS if name != "gpu" for requirement in EXTRAS[name]})
 # The site of `make docs`, and the notebooks that it shows.
 EXTRAS["docs"] = [
     "mkdocs>=1.6,<2",  # 2 drops plugins
@@ -122,6 +119,8 @@ EXTRAS["test"] = [
     *EXTRAS["parquet"],
     *EXTRAS["cluster"],  # a worker is killed
     *EXTRAS["pretrained"],
+    *EXTRAS["mlflow"],
+    *EXTRAS["wandb"],
     *EXTRAS["docs"],  # the site is built, and the notebooks run
     "pytest>=8.3,<10",
     "pytest-xdist>=3.6,<4",

@@ -1,6 +1,6 @@
-"""Makes docs/model_zoo.md.
+"""Makes docs/model_zoo.md, and configs/figures.json for `rsseg-tf config list`.
 
-    python docs/make_model_zoo.py            # the page, from docs/model_zoo.json
+    python docs/make_model_zoo.py            # both, from docs/model_zoo.json
     python docs/make_model_zoo.py --measure  # parameters and operations first, which builds every model
 
 The tables of the benchmark (config, published score, address of the weights) are written down here; parameters and
@@ -17,6 +17,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 NUMBERS, PAGE = HERE / "model_zoo.json", HERE / "model_zoo.md"
+FIGURES = HERE.parent / "configs" / "figures.json"
 SIDE = 512
 WEIGHTS = "https://paddleseg.bj.bcebos.com/dygraph"
 
@@ -107,6 +108,14 @@ SMALL_MODELS = tuple(
     for model in ("unet_efficientnet_lite0", "segformer_mit_b0")
     for dataset in ("isaid", "potsdam", "vaihingen", "loveda", "dubai")
 )
+# mIoU in percent that training by the config gave, as benchmarks/README.md tells it: on the validation tiles of Dubai,
+# and on the synthetic scenes of the quickstart.
+MEASURED = {
+    "unet/unet_efficientnet_lite0_dubai_256x256_cpu": 57.5,
+    "fcn/fcn_hrnet_w18_dubai_256x256_cpu": 38.2,
+    "unet/unet_efficientnet_lite0_synthetic_256x256_quick": 77.2,
+    "deeplabv3plus/deeplabv3plus_resnet18_vd_synthetic_256x256_quick": 61.1,
+}
 
 HEAD = f"""\
 # Model zoo
@@ -161,6 +170,45 @@ def every_config() -> list[str]:
     names += [f"ssl/{name}" for rows in SELF_SUPERVISED.values() for name in rows]
     names += [f"c2fnet/c2fnet_{name}_isaid_512x512_80k" for name in C2FNET]
     return [*names, *WITHOUT_SCORE, *FOR_DEVICES, *SMALL_MODELS]
+
+
+def other_configs() -> list[str]:
+    """Returns the names of all other shipped configs, without `.yml`."""
+    from rsseg_tf.assets import shipped_configs
+
+    on_the_page = set(every_config())
+    return [name for name in (one.removesuffix(".yml") for one in shipped_configs()) if name not in on_the_page]
+
+
+def measure_parameters(name: str) -> dict[str, float]:
+    """Returns trainable parameters alone; of a config of pre-training those of the backbone."""
+    import keras
+
+    from rsseg_tf.build import build_backbone, build_model
+    from rsseg_tf.config import PretrainConfig, load_any_config
+
+    config = load_any_config(f"{name}.yml")
+    if isinstance(config, PretrainConfig):
+        model = build_backbone(config.backbone, in_channels=config.dataset.spec.bands)
+    else:
+        model = build_model(config)
+    parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    keras.backend.clear_session()
+    return {"parameters": parameters}
+
+
+def figures(numbers: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]:
+    """Returns what `rsseg-tf config list` shows of each config."""
+    published = {name: score for rows in BASELINES.values() for name, score in rows.items()}
+    published |= {f"ssl/{name}": score for rows in SELF_SUPERVISED.values() for name, score in rows.items()}
+    found = {}
+    for name, row in sorted(numbers.items()):
+        figure: dict[str, Any] = {"parameters": row["parameters"]}
+        for scores, source in ((published, "published"), (MEASURED, "measured")):
+            if name in scores:
+                figure |= {"miou": scores[name], "miou_source": source}
+        found[f"{name}.yml"] = figure
+    return found
 
 
 def measure(name: str) -> dict[str, float]:
@@ -255,8 +303,13 @@ def main() -> None:
         for name in every_config():
             numbers[name] = measure(name)
             print(name, numbers[name], flush=True)
+        for name in other_configs():
+            numbers[name] = measure_parameters(name)
+            print(name, numbers[name], flush=True)
         NUMBERS.write_text(json.dumps(numbers, indent=1) + "\n", "utf-8")
-    PAGE.write_text(page(json.loads(NUMBERS.read_text("utf-8"))), "utf-8")
+    numbers = json.loads(NUMBERS.read_text("utf-8"))
+    PAGE.write_text(page(numbers), "utf-8")
+    FIGURES.write_text(json.dumps(figures(numbers), indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from importlib.machinery import ModuleSpec
 
-    from rsseg_tf import backbones, errors, losses, segmentors
-    from rsseg_tf.build import build_model
+    from rsseg_tf import backbones, errors, losses, metrics, segmentors
+    from rsseg_tf.build import build_model, compile_options
     from rsseg_tf.config import load_config
+    from rsseg_tf.data import training_dataset, validation_dataset
     from rsseg_tf.datasets import custom_spec
     from rsseg_tf.library import (
         Model,
@@ -57,6 +58,7 @@ __all__ = [
     "backbones",
     "build_model",
     "check_data",
+    "compile_options",
     "custom_spec",
     "errors",
     "evaluate",
@@ -65,6 +67,7 @@ __all__ = [
     "load_model",
     "load_remote_model",
     "losses",
+    "metrics",
     "predict",
     "prepare",
     "prepare_annotations",
@@ -72,6 +75,8 @@ __all__ = [
     "pretrain",
     "segmentors",
     "train",
+    "training_dataset",
+    "validation_dataset",
 ]
 
 # Name -> module that defines it; a package stands for itself.
@@ -80,6 +85,7 @@ _LAZY = {
     "backbones": "rsseg_tf.backbones",
     "build_model": "rsseg_tf.build",
     "check_data": "rsseg_tf.library",
+    "compile_options": "rsseg_tf.build",
     "custom_spec": "rsseg_tf.datasets",
     "errors": "rsseg_tf.errors",
     "evaluate": "rsseg_tf.evaluate",
@@ -88,6 +94,7 @@ _LAZY = {
     "load_model": "rsseg_tf.library",
     "load_remote_model": "rsseg_tf.library",
     "losses": "rsseg_tf.losses",
+    "metrics": "rsseg_tf.metrics",
     "predict": "rsseg_tf.predict",
     "prepare": "rsseg_tf.prepare",
     "prepare_annotations": "rsseg_tf.library",
@@ -95,6 +102,8 @@ _LAZY = {
     "pretrain": "rsseg_tf.library",
     "segmentors": "rsseg_tf.segmentors",
     "train": "rsseg_tf.library",
+    "training_dataset": "rsseg_tf.data",
+    "validation_dataset": "rsseg_tf.data",
 }
 # Packages that are also called.
 _CALLABLE = frozenset({"evaluate", "export", "predict", "prepare"})

@@ -38,7 +38,7 @@ def find_config(name: str) -> Path:
     """Returns the path of a config: the file of that path, or else the shipped config of that name.
 
     Args:
-        name: A path, or a shipped name with or without the leading `configs/`.
+        name: A path, or a shipped name, with or without the leading `configs/` and the final `.yml`.
 
     Raises:
         ConfigError: When there is neither.
@@ -47,8 +47,9 @@ def find_config(name: str) -> Path:
     if path.is_file():
         return path
     shipped = name.removeprefix("./").removeprefix("configs/")
-    if shipped and (candidate := asset_dir("configs") / shipped).is_file():
-        return candidate
+    for candidate in (asset_dir("configs") / shipped, asset_dir("configs") / f"{shipped}.yml"):
+        if shipped and candidate.is_file():
+            return candidate
     if path.is_dir():
         raise ConfigError(f"A config must be a YAML file; {name} is a folder.")
     hint = did_you_mean(shipped, shipped_configs())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
 from rsseg_tf.errors import ExportError
 
-__all__ = ["install_command", "require"]
+__all__ = ["install_command", "require", "require_loggers"]
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -49,6 +50,17 @@ def require(module: str, extra: str) -> ModuleType:
             f"The package {package} is needed for this and is not installed: {error}. "
             f"Install it with: {install_command(extra)}"
         ) from error
+
+
+def require_loggers(names: Sequence[str]) -> None:
+    """Imports the packages of `train.loggers`, so that a missing one is told before anything else is done.
+
+    Raises:
+        ExportError: When one is not installed.
+    """
+    for name in names:
+        if name in ("mlflow", "wandb"):  # the extras have their names
+            require(name, name)
 
 
 def _requirements(extra: str) -> list[str]:

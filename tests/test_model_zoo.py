@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,31 @@ def zoo() -> Any:
 def test_the_page_is_up_to_date(zoo: Any) -> None:
     numbers = json.loads((DOCS / "model_zoo.json").read_text("utf-8"))
     assert (DOCS / "model_zoo.md").read_text("utf-8") == zoo.page(numbers)
+
+
+def test_the_list_of_configs_shows_the_same_figures(zoo: Any) -> None:
+    numbers = json.loads((DOCS / "model_zoo.json").read_text("utf-8"))
+    assert json.loads(zoo.FIGURES.read_text("utf-8")) == zoo.figures(numbers)
+    assert sorted(zoo.figures(numbers)) == shipped_configs(), "python docs/make_model_zoo.py --measure counts new ones"
+
+
+def test_measured_scores_are_those_of_the_benchmarks(zoo: Any) -> None:
+    text = (DOCS.parent / "benchmarks" / "README.md").read_text("utf-8")
+    found = {
+        "unet/unet_efficientnet_lite0_dubai_256x256_cpu": r"config \(seed 0\) \| 500 \| \d+ \| 1 \| ([\d.]+)",
+        "fcn/fcn_hrnet_w18_dubai_256x256_cpu": r"\| FCN-HRNet_W18, 500 steps \| ([\d.]+)",
+        "unet/unet_efficientnet_lite0_synthetic_256x256_quick": r"\nmIoU ([\d.]+): ground",
+        "deeplabv3plus/deeplabv3plus_resnet18_vd_synthetic_256x256_quick": r"CPU time for ([\d.]+), with cars",
+    }
+    assert zoo.MEASURED.keys() == found.keys()
+    for name, pattern in found.items():
+        (score,) = re.findall(pattern, text)
+        assert float(score) == zoo.MEASURED[name], name
+
+
+def test_parameters_of_a_config_that_is_not_on_the_page(zoo: Any) -> None:
+    name = "lraspp/lraspp_mobilenet_v3_small_dubai_256x256_cpu"
+    assert zoo.measure_parameters(name) == json.loads((DOCS / "model_zoo.json").read_text("utf-8"))[name]
 
 
 def test_every_config_of_80k_iterations_is_on_it(zoo: Any) -> None:

@@ -23,7 +23,7 @@ from rsseg_tf.backbones.efficientnet import (
 from rsseg_tf.backbones.hrnet import hrnet, hrnet_w18, hrnet_w18_small, hrnet_w48
 from rsseg_tf.backbones.keras_applications import keras_applications
 from rsseg_tf.backbones.keras_hub import keras_hub
-from rsseg_tf.backbones.mit import mit, mit_b0, mit_b1, mit_b2
+from rsseg_tf.backbones.mit import mit, mit_b0, mit_b1, mit_b2, mit_b3, mit_b4, mit_b5
 from rsseg_tf.backbones.mobilenet_v3 import InvertedResidual, mobilenet_v3, mobilenet_v3_large, mobilenet_v3_small
 from rsseg_tf.backbones.resnet import (
     resnet,
@@ -60,6 +60,9 @@ __all__ = [
     "mit_b0",
     "mit_b1",
     "mit_b2",
+    "mit_b3",
+    "mit_b4",
+    "mit_b5",
     "mobilenet_v3",
     "mobilenet_v3_large",
     "mobilenet_v3_small",

@@ -17,12 +17,13 @@ from rsseg_tf.errors import ConfigError
 from rsseg_tf.files import StrPath
 from rsseg_tf.layers import LayerNorm, MultiHeadAttention, ReducingConv2D, StochasticDepth, kernel_initializer
 
-__all__ = ["mit", "mit_b0", "mit_b1", "mit_b2"]
+__all__ = ["mit", "mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
 
 # By stage: width of a head's channels is the same in all, and keys are of maps that are all about as coarse (1/32).
 _HEADS = (1, 2, 5, 8)
 _REDUCTIONS = (8, 4, 2, 1)
 _EXPANSION = 4
+_B0_WIDTHS, _WIDTHS = (32, 64, 160, 256), (64, 128, 320, 512)
 
 
 def mit(
@@ -33,6 +34,7 @@ def mit(
     in_channels: int = 3,
     drop_path: float = 0.1,
     norm_epsilon: float = 1e-5,
+    embed_epsilon: float | None = None,
     name: str = "mit",
 ) -> keras.Model:
     """Builds a Mix Transformer from its numbers of blocks.
@@ -48,7 +50,9 @@ def mit(
         in_channels: Channels of the input image.
         drop_path: Probability, in training, that the last block's branches are left out; it rises from 0 at the first.
         norm_epsilon: What the normalisations add to the variance: 1e-5 in Hugging Face's models, 1e-6 in
-            mmsegmentation's. Files of weights do not say.
+            mmsegmentation's and PaddleSeg's. Files of weights do not say.
+        embed_epsilon: The same of the normalisations behind patches and behind the coarser maps of keys and values;
+            None for `norm_epsilon`. 1e-5 in PaddleSeg's models.
         name: Name of the model.
 
     Returns:
@@ -65,17 +69,18 @@ def mit(
     if any(width % parts for width, parts in zip(widths, heads, strict=True)):
         raise ConfigError(f"widths must be multiples of heads {tuple(heads)}, stage by stage; got {tuple(widths)}.")
     last = max(sum(depths) - 1, 1)
+    embed_epsilon = norm_epsilon if embed_epsilon is None else embed_epsilon
     image = keras.Input((None, None, in_channels), name="image")
     x, features, done = image, {}, 0
     for stage, (depth, width) in enumerate(zip(depths, widths, strict=True), start=1):
         prefix = f"stage{stage}"
         x = _embed(x, width, patch=7 if stage == 1 else 3, strides=4 if stage == 1 else 2, name=f"{prefix}_embed")
-        x = LayerNorm(epsilon=norm_epsilon, name=f"{prefix}_embed_norm")(x)
+        x = LayerNorm(epsilon=embed_epsilon, name=f"{prefix}_embed_norm")(x)
         for block in range(1, depth + 1):
             rate, done = drop_path * done / last, done + 1
             name_of_block = f"{prefix}_block{block}"
             y = LayerNorm(epsilon=norm_epsilon, name=f"{name_of_block}_attention_norm")(x)
-            y = _attend(y, heads[stage - 1], _REDUCTIONS[stage - 1], norm_epsilon, name=f"{name_of_block}_attention")
+            y = _attend(y, heads[stage - 1], _REDUCTIONS[stage - 1], embed_epsilon, name=f"{name_of_block}_attention")
             x = _add(x, y, rate, name=f"{name_of_block}_attention")
             y = LayerNorm(epsilon=norm_epsilon, name=f"{name_of_block}_mlp_norm")(x)
             x = _add(x, _mix(y, name=f"{name_of_block}_mlp"), rate, name=f"{name_of_block}_mlp")
@@ -90,10 +95,11 @@ def mit_b0(
     in_channels: int = 3,
     drop_path: float = 0.1,
     norm_epsilon: float = 1e-5,
+    embed_epsilon: float | None = None,
     weights: StrPath | None = None,
 ) -> keras.Model:
-    """MiT-B0, 32 to 256 channels. See `mit`."""
-    return _named("mit_b0", (2, 2, 2, 2), (32, 64, 160, 256), in_channels, drop_path, norm_epsilon)
+    """MiT-B0, 8 blocks, 32 to 256 channels. See `mit`."""
+    return _named("mit_b0", (2, 2, 2, 2), _B0_WIDTHS, in_channels, drop_path, (norm_epsilon, embed_epsilon))
 
 
 @takes_weights
@@ -102,10 +108,11 @@ def mit_b1(
     in_channels: int = 3,
     drop_path: float = 0.1,
     norm_epsilon: float = 1e-5,
+    embed_epsilon: float | None = None,
     weights: StrPath | None = None,
 ) -> keras.Model:
-    """MiT-B1, 64 to 512 channels. See `mit`."""
-    return _named("mit_b1", (2, 2, 2, 2), (64, 128, 320, 512), in_channels, drop_path, norm_epsilon)
+    """MiT-B1, 8 blocks, 64 to 512 channels. See `mit`."""
+    return _named("mit_b1", (2, 2, 2, 2), _WIDTHS, in_channels, drop_path, (norm_epsilon, embed_epsilon))
 
 
 @takes_weights
@@ -114,16 +121,69 @@ def mit_b2(
     in_channels: int = 3,
     drop_path: float = 0.1,
     norm_epsilon: float = 1e-5,
+    embed_epsilon: float | None = None,
     weights: StrPath | None = None,
 ) -> keras.Model:
-    """MiT-B2, 64 to 512 channels. See `mit`."""
-    return _named("mit_b2", (3, 4, 6, 3), (64, 128, 320, 512), in_channels, drop_path, norm_epsilon)
+    """MiT-B2, 16 blocks, 64 to 512 channels. See `mit`."""
+    return _named("mit_b2", (3, 4, 6, 3), _WIDTHS, in_channels, drop_path, (norm_epsilon, embed_epsilon))
+
+
+@takes_weights
+def mit_b3(
+    *,
+    in_channels: int = 3,
+    drop_path: float = 0.1,
+    norm_epsilon: float = 1e-5,
+    embed_epsilon: float | None = None,
+    weights: StrPath | None = None,
+) -> keras.Model:
+    """MiT-B3, 28 blocks, 64 to 512 channels. See `mit`."""
+    return _named("mit_b3", (3, 4, 18, 3), _WIDTHS, in_channels, drop_path, (norm_epsilon, embed_epsilon))
+
+
+@takes_weights
+def mit_b4(
+    *,
+    in_channels: int = 3,
+    drop_path: float = 0.1,
+    norm_epsilon: float = 1e-5,
+    embed_epsilon: float | None = None,
+    weights: StrPath | None = None,
+) -> keras.Model:
+    """MiT-B4, 41 blocks, 64 to 512 channels. See `mit`."""
+    return _named("mit_b4", (3, 8, 27, 3), _WIDTHS, in_channels, drop_path, (norm_epsilon, embed_epsilon))
+
+
+@takes_weights
+def mit_b5(
+    *,
+    in_channels: int = 3,
+    drop_path: float = 0.1,
+    norm_epsilon: float = 1e-5,
+    embed_epsilon: float | None = None,
+    weights: StrPath | None = None,
+) -> keras.Model:
+    """MiT-B5, 52 blocks, 64 to 512 channels. See `mit`."""
+    return _named("mit_b5", (3, 6, 40, 3), _WIDTHS, in_channels, drop_path, (norm_epsilon, embed_epsilon))
 
 
 def _named(
-    name: str, depths: Sequence[int], widths: Sequence[int], in_channels: int, drop_path: float, norm_epsilon: float
+    name: str,
+    depths: Sequence[int],
+    widths: Sequence[int],
+    in_channels: int,
+    drop_path: float,
+    epsilons: tuple[float, float | None],
 ) -> keras.Model:
-    return mit(depths, widths, in_channels=in_channels, drop_path=drop_path, norm_epsilon=norm_epsilon, name=name)
+    return mit(
+        depths,
+        widths,
+        in_channels=in_channels,
+        drop_path=drop_path,
+        norm_epsilon=epsilons[0],
+        embed_epsilon=epsilons[1],
+        name=name,
+    )
 
 
 def _embed(x: Any, width: int, *, patch: int, strides: int, name: str) -> Any:

@@ -19,7 +19,7 @@ from typing import Any, ParamSpec
 
 import keras
 
-__all__ = ["Built", "built_by", "takes_weights"]
+__all__ = ["Built", "built_by", "is_model", "takes_weights"]
 
 P = ParamSpec("P")
 
@@ -45,6 +45,11 @@ _BUILT: MutableMapping[keras.Model, Built] = weakref.WeakKeyDictionary()
 def built_by(model: keras.Model) -> Built | None:
     """Returns how one of our named builders built a model; None for other models."""
     return _BUILT.get(model)
+
+
+def is_model(value: object) -> bool:
+    """Tells whether a value is a Keras model, for rooms without Keras."""
+    return isinstance(value, keras.Model)
 
 
 def takes_weights(build: Callable[P, keras.Model]) -> Callable[P, keras.Model]:

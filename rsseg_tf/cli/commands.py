@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from rsseg_tf.cli.paddleseg import as_here, command_here
 from rsseg_tf.errors import did_you_mean
 
 __all__ = ["Commands", "ManyValues", "WithDefault", "combined", "group", "needed"]
@@ -29,6 +30,7 @@ class ManyValues(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Spells repeatable options out one value at a time, and adds the next step to errors about what is missing."""
+        args = as_here(self.name, args)
         repeatable = {
             option: parameter.metavar
             for parameter in self.params
@@ -114,9 +116,8 @@ class Commands(click.Group):
         """Returns the command that the arguments name; click before 8.4 suggests none for a mistyped name."""
         names = self.list_commands(ctx)
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0].replace("_", "-")) is None:
-            raise click.UsageError(
-                f"No such command '{args[0]}'.{did_you_mean(args[0], names)} Commands: {', '.join(names)}.", ctx
-            )
+            hint = command_here(args[0]) or did_you_mean(args[0], names)
+            raise click.UsageError(f"No such command '{args[0]}'.{hint} Commands: {', '.join(names)}.", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

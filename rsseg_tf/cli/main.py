@@ -12,7 +12,7 @@ import click
 
 from rsseg_tf import __version__
 from rsseg_tf.cli.commands import Commands
-from rsseg_tf.cli.output import lost_output, make_output_safe
+from rsseg_tf.cli.streams import lost_output, make_output_safe
 from rsseg_tf.errors import OldKeyWarning, RssegError, reason, show_traceback
 
 __all__ = ["INTERRUPTED", "UNEXPECTED", "main"]
@@ -96,7 +96,9 @@ _format_warning = warnings.formatwarning  # Python's own, before `_Commands.main
 
 def _format_note(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> str:
     """Returns a warning about an old key as a note, which names no line of the program."""
-    return f"Note: {message}\n" if category is OldKeyWarning else _format_warning(message, category, *place, **options)
+    if issubclass(category, OldKeyWarning):
+        return f"Note: {message}\n"
+    return _format_warning(message, category, *place, **options)
 
 
 def _unexpected(error: Exception) -> tuple[int, str]:

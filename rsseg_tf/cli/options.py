@@ -118,6 +118,10 @@ checkpoint_options = combined(
     click.option("--keep-checkpoint-max", type=_COUNT, metavar="N",
                  help="How many iter_N/ to keep; the oldest are removed first."),
     click.option("--log-iters", type=_COUNT, metavar="N", help="Steps between log lines."),
+    click.option("--logger", "loggers", multiple=True, type=click.Choice(["tensorboard", "csv", "mlflow", "wandb"]),
+                 metavar="NAME...", callback=lambda context, option, names: names or None,
+                 help="Where losses and scores go beside the console: tensorboard, csv, mlflow, wandb.  [default: the "
+                      "config's train.loggers, tensorboard if it names none]"),
 )  # fmt: skip
 """What train and pretrain share: checkpoints and logs."""
 

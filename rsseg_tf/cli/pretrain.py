@@ -36,7 +36,7 @@ def command(
 ) -> None:
     """Train a backbone on images without labels, by MoCo v2, DenseCL, SimSiam, SwAV, PixPro or MoCo-BYOL.
 
-    Checkpoints go to --output as iter_N/, TensorBoard events to its folder tensorboard/. To train a segmentation
+    Checkpoints go to --output as iter_N/, the logs of --logger beside them. To train a segmentation
     model from a checkpoint, set model.backbone.pretrained to its folder. After each epoch a line shows the monitors of
     collapse. Ctrl-C, SIGTERM and SIGHUP write a checkpoint before they end the run. Options override the config.
     """

@@ -47,8 +47,8 @@ def command(
 ) -> int | None:
     """Train a model.
 
-    Checkpoints go to --output as iter_N/ and, with --do-eval, best_model/; TensorBoard events to its folder
-    tensorboard/. Ctrl-C, SIGTERM and SIGHUP write a checkpoint before they end the run. Options override the config.
+    Checkpoints go to --output as iter_N/ and, with --do-eval, best_model/; the logs of --logger beside them. Ctrl-C,
+    SIGTERM and SIGHUP write a checkpoint before they end the run. Options override the config.
     """
     from rsseg_tf.library.training import train
 

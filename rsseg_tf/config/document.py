@@ -11,10 +11,12 @@ Differences from plain PyYAML, whose rules have spoilt training runs:
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,19 @@ from typing import Any
 import yaml
 
 from rsseg_tf.assets import asset_dir
+from rsseg_tf.config.paddleseg_hint import paddleseg_hint
 from rsseg_tf.config.yaml_text import compose, explain_yaml, read_text
 from rsseg_tf.errors import ConfigError, OldKeyWarning, reason
 
-__all__ = ["Document", "assignment", "document_of", "load_document", "parse_assignment"]
+__all__ = [
+    "Document",
+    "assignment",
+    "document_of",
+    "load_document",
+    "parse_assignment",
+    "parse_assignments",
+    "quoting_hint",
+]
 
 Path_ = tuple[str | int, ...]
 
@@ -159,6 +170,8 @@ def load_document(path: Path, _from: tuple[Path, ...] = (), _known: dict[Path, D
         raise ConfigError(f"The config {path}{by} does not exist.") from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise ConfigError(f"The config {path} cannot be read: {reason(error)}.") from error
+    if (hint := paddleseg_hint(path, text)) is not None:
+        raise ConfigError(hint)
     own = _parse(text, str(path))
     known[resolved] = _on_bases(own, str(path), path.parent, (*_from, resolved), known)
     return known[resolved]
@@ -226,8 +239,13 @@ def parse_assignment(text: str) -> Document:
     key, sign, value = text.partition("=")
     parts = key.strip().split(".")
     if not sign or not all(parts):
-        raise ConfigError(f"--set takes key=value, for example --set train.iters=100; got '{text}'.")
-    parsed = _parse(f"value: {value}" if value.strip() else "value: null", f"--set {text}")
+        raise ConfigError(
+            f"--set takes KEY=VALUE, for example --set train.iters=100; got '{text}'.{quoting_hint(text)}"
+        )
+    try:
+        parsed = _parse(f"value: {value}" if value.strip() else "value: null", f"--set {text}")
+    except ConfigError as error:
+        raise ConfigError(f"{error}{quoting_hint(text)}") from error
     return _nested(tuple(parts), parsed.values["value"], f"--set {text}")
 
 
@@ -251,6 +269,43 @@ def _nested(path: tuple[str, ...], value: Any, origin: str) -> Document:
     for part in reversed(path):
         value = {part: value}
     return Document(value, {path[: i + 1]: origin for i in range(len(path))})
+
+
+def parse_assignments(texts: Sequence[str]) -> list[Document]:
+    """Returns what `parse_assignment` gives for each; a list or mapping that a shell took apart is told as such.
+
+    Raises:
+        ConfigError: As `parse_assignment`; with the command to write where words without `=` follow.
+    """
+    documents = []
+    for i, text in enumerate(texts):
+        rest = list(itertools.takewhile(lambda word: "=" not in word, texts[i + 1 :]))
+        if "=" not in text or text.startswith("="):
+            found = " ".join(texts[i:])
+            example = re.sub(r"\s*=\s*", "=", found) if "=" in found else found.replace(" ", "=", 1)
+            hint = f" Write it without spaces: --set {shlex.quote(example)}" if " " in found else quoting_hint(text)
+            raise ConfigError(f"--set takes KEY=VALUE, for example --set train.iters=100; got '{found}'.{hint}")
+        if rest:
+            whole = " ".join([text, *rest])
+            raise ConfigError(
+                f"--set takes KEY=VALUE; got '{text}' and then '{' '.join(rest)}' without a key. If this is one value, "
+                f"quote it: --set {shlex.quote(whole)}"
+            )
+        documents.append(parse_assignment(text))
+    return documents
+
+
+def quoting_hint(text: str) -> str:
+    """Returns how to write an assignment that a shell may have changed, or an empty string.
+
+    Shells split at spaces, take quotes away, and make several words of `{a,b}`.
+    """
+    if re.search(r"[][{}, :'\"]", text):
+        return (
+            " If the shell took spaces, quotes or braces apart, quote the whole: "
+            "--set 'augment.crop_size=[256, 256]', --set 'loss.main={name: dice}'."
+        )
+    return ""
 
 
 def _parse(text: str, file: str) -> Document:

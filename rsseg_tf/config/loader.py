@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 import yaml
@@ -12,13 +13,30 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from rsseg_tf.assets import find_config
-from rsseg_tf.config.document import Document, Path_, assignment, document_of, load_document, parse_assignment
+from rsseg_tf.config.document import (
+    Document,
+    Path_,
+    assignment,
+    document_of,
+    load_document,
+    parse_assignments,
+    quoting_hint,
+)
 from rsseg_tf.config.pretrain import PretrainConfig
 from rsseg_tf.config.schema import Config
-from rsseg_tf.errors import ConfigError, did_you_mean
+from rsseg_tf.datasets.table import UNLABELLED
+from rsseg_tf.errors import ConfigError, OldKeyWarning, did_you_mean
 from rsseg_tf.files import StrPath
 
-__all__ = ["AnyConfig", "config_from_document", "dump_config", "load_any_config", "load_config", "load_pretrain_config"]
+__all__ = [
+    "AnyConfig",
+    "config_from_document",
+    "dump_config",
+    "load_any_config",
+    "load_config",
+    "load_pretrain_config",
+    "root_hint",
+]
 
 AnyConfig = Config | PretrainConfig
 
@@ -66,7 +84,7 @@ def load_pretrain_config(
             f"{name} is a config of `rsseg-tf train` (it has a section 'model'); `rsseg-tf pretrain` takes one with a "
             "section 'method', such as ssl/pretrain/moco_v2_resnet50_million_aid.yml."
         )
-    return _checked(_with(document, _PRETRAIN_KINDS, overrides), name, PretrainConfig)
+    return _checked(_rooted(_with(document, _PRETRAIN_KINDS, overrides)), name, PretrainConfig)
 
 
 def load_any_config(path: StrPath | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> AnyConfig:
@@ -104,25 +122,63 @@ def _with(document: Document, kinds: Document, overrides: Sequence[str] | Mappin
         for key, value in overrides.items():
             document = document.merged_with(assignment(key, value))
         return document
-    for text in [overrides] if isinstance(overrides, str) else overrides:
-        document = document.merged_with(parse_assignment(text))
+    for changed in parse_assignments([overrides] if isinstance(overrides, str) else overrides):
+        document = document.merged_with(changed)
     return document
 
 
-def _rooted(document: Document) -> Document:
-    """Gives custom data without a root the folder of the file that names them: such a config lies beside its data.
+class TwoRootsWarning(OldKeyWarning):
+    """A relative dataset.root is beside the config, and in the working directory, where earlier versions looked."""
 
-    A root that is written stays as it is, and counts from the working directory as ever.
+
+def _rooted(document: Document) -> Document:
+    """Gives the dataset the folder that a file means.
+
+    A relative root counts from the folder of the file that names it, if the dataset lies there, and else from the
+    working directory, as it always has. Custom data without a root lie beside the file that names them. On the command
+    line a root counts from the working directory, like all paths there.
     """
     dataset = document.values.get("dataset")
-    where = document.origin(("dataset", "name"))
-    if not isinstance(dataset, dict) or dataset.get("name") != "custom" or "root" in dataset:
+    if not isinstance(dataset, dict):
         return document
-    file = where.rpartition(":")[0]
-    if not os.path.isfile(file):  # --set or a mapping names the data
+    key = "root" if "root" in dataset else "name"
+    where, named = document.origin(("dataset", key)), dataset.get("root", ".")
+    file = os.path.abspath(where.rpartition(":")[0])
+    if not os.path.isfile(file) or not isinstance(named, str) or os.path.isabs(named):
+        return document  # --set or a mapping names the data, or a root in full
+    if key == "name" and dataset.get("name") != "custom":
         return document
-    root = os.path.dirname(os.path.abspath(file))
+    root = os.path.normpath(os.path.join(os.path.dirname(file), named))
+    if key == "root":
+        if not _holds_dataset(root, dataset) or (os.path.exists(named) and os.path.samefile(root, named)):
+            return document
+        if _holds_dataset(named, dataset):
+            warnings.warn(
+                f"{where}: dataset.root {named} is taken from beside the config, {root}; there is also "
+                f"{os.path.abspath(named)}. Write the one that you mean in full.",
+                TwoRootsWarning,
+                stacklevel=2,
+            )
     return document.merged_with(Document({"dataset": {"root": root}}, {("dataset", "root"): where}))
+
+
+def _holds_dataset(folder: str, dataset: Mapping[str, Any]) -> bool:
+    """Returns whether one of a dataset's lists lies in a folder; images without a list need the folder alone."""
+    own = [dataset[name] for name in ("train_list", "val_list") if isinstance(dataset.get(name), str)]
+    if not own and dataset.get("name") in UNLABELLED:
+        return os.path.isdir(folder)
+    lists = own or ["train.txt", "val.txt"]
+    return any(os.path.isfile(os.path.join(folder, name)) for name in lists)
+
+
+def root_hint(root: str) -> str:
+    """Returns where a relative dataset.root was looked for, for errors about missing data; empty if that is clear."""
+    if os.path.isabs(root) or os.path.isdir(root):
+        return ""
+    return (
+        f" dataset.root {root} is relative: the data are neither beside the config that names it nor in the working "
+        f"directory, {os.getcwd()}. Give the folder: --set dataset.root=FOLDER."
+    )
 
 
 def _checked(document: Document, source: str, kind: type[C]) -> C:
@@ -152,10 +208,8 @@ def _explain(problem: ErrorDetails, document: Document, source: str, kind: type[
     match problem["type"]:
         case "extra_forbidden":
             allowed = _fields_at(problem["loc"][:-1], kind)
-            return (
-                f"{where}: unknown key '{name}'.{did_you_mean(str(path[-1]), allowed)} "
-                f"Allowed here: {', '.join(allowed)}."
-            )
+            hint = _colon_hint(path[-1:]) or did_you_mean(str(path[-1]), allowed)
+            return f"{where}: unknown key '{name}'.{hint} Allowed here: {', '.join(allowed)}."
         case "missing":
             return f"{where}: '{name}' is missing; it has no default."
         case "union_tag_invalid":
@@ -166,14 +220,28 @@ def _explain(problem: ErrorDetails, document: Document, source: str, kind: type[
                 f"{where}: {name}.name is '{value}'.{did_you_mean(str(value), allowed)} Allowed: {', '.join(allowed)}."
             )
         case "union_tag_not_found":
-            return f"{where}: '{name}' needs a 'name' for its kind; got {received}."
+            hint = _colon_hint(problem["input"]) if isinstance(problem["input"], dict) else ""
+            return f"{where}: '{name}' needs a 'name' for its kind; got {received}.{hint}"
         case "value_error":
             return f"{where}: {context['error']}"
-    # pydantic's words for a reader of YAML.
-    rule = (
-        problem["msg"].replace("Input should be", "must be").replace("JSON", "YAML").replace("a valid array", "a list")
-    )
-    return f"{where}: {name} {rule[0].lower()}{rule[1:]}; got {received}."
+    rule = problem["msg"]
+    for words, ours in _WORDS.items():
+        rule = rule.replace(words, ours)
+    # `--set 'loss.main={name: dice}'` without the quotes arrives as text, or as several assignments.
+    wants_more = isinstance(problem["input"], str) and problem["type"] in ("tuple_type", "list_type", *_MAPPING_TYPES)
+    hint = quoting_hint(problem["input"]) if where.startswith("--set") and wants_more else ""
+    return f"{where}: {name} {rule[0].lower()}{rule[1:]}; got {received}.{hint}"
+
+
+_WORDS = {"Input should be": "must be", "JSON": "YAML", "a valid array": "a list", "an object": "a mapping"}
+"""Words of pydantic, and those for a reader of YAML."""
+_MAPPING_TYPES = ("dict_type", "model_type", "model_attributes_type", "dataclass_type")
+
+
+def _colon_hint(keys: Iterable[Any]) -> str:
+    """Returns what is wrong with a key such as `name:dice`, which YAML takes as one word; empty for others."""
+    word = next((str(key) for key in keys if ":" in str(key)), "")
+    return f" YAML wants a space after a colon: {{{word.replace(':', ': ')}}}." if word else ""
 
 
 def _key_path(loc: Sequence[str | int], values: Any) -> Path_:

@@ -8,6 +8,7 @@ counterparts. The defaults are those of PaddleSeg's paddleseg/{cvlibs, transform
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,17 +20,20 @@ import yaml
 from rsseg_tf.config.document import Document
 from rsseg_tf.config.foreign import ForeignSection, ImportReport, KeyRule, KindRule
 from rsseg_tf.config.loader import config_from_document
+from rsseg_tf.config.paddleseg_data import DATASETS, KnownDataset
 from rsseg_tf.config.yaml_text import compose, read_text
 from rsseg_tf.datasets.table import SPECS
 from rsseg_tf.errors import ConfigError, address_hint, did_you_mean, reason
 from rsseg_tf.files import StrPath
 
-__all__ = ["ImportedConfig", "import_paddleseg"]
+__all__ = ["ImportedConfig", "import_paddleseg", "names_a_model"]
 
 _BACKBONES = {
     name: name.lower()
     for name in ("ResNet50", "ResNet101", "ResNet18_vd", "ResNet50_vd", "ResNet101_vd", "HRNet_W18", "HRNet_W48")
-}
+} | {f"MixVisionTransformer_B{size}": f"mit_b{size}" for size in range(6)}
+# What PaddleSeg's normalisations of a MiT add to the variance.
+_MIT_EPSILONS = {"norm_epsilon": 1e-6, "embed_epsilon": 1e-5}
 # Of all branches together: 18 + 36 + 72 + 144, and 48 + 96 + 192 + 384.
 _HRNET_CHANNELS = {"hrnet_w18": 270, "hrnet_w48": 720}
 _MOST_FILES = 50  # real configs read two or three; two bases in each of ten files would be a thousand
@@ -84,6 +88,14 @@ def import_paddleseg(path: StrPath) -> ImportedConfig:
     if report.problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in report.problems))
     return ImportedConfig(values, tuple(dict.fromkeys(report.notes)))
+
+
+def names_a_model(path: StrPath) -> bool:
+    """Returns whether a config of PaddleSeg or one of its bases has a section `model`; True if it cannot be read."""
+    try:
+        return "model" in _read(Path(path), ImportReport(), ())
+    except ConfigError:
+        return True
 
 
 # === Reading ===
@@ -190,28 +202,15 @@ def _datasets(
 ) -> tuple[dict[str, Any], int, Any]:
     """Returns the sections `dataset` and `augment`, the ignored id, and the number of classes."""
     parts = [part for part in (train, val) if part is not None]
-    known = [_check_dataset(part, mode) for part, mode in ((train, "train"), (val, "val")) if part is not None]
-    root, classes, ignored = _common_facts(parts)
-    # PaddleSeg does not name datasets; the folder does, if the number of classes agrees.
-    folder = Path(root).name.lower()
-    is_known = folder in SPECS and SPECS[folder].num_classes == classes
-    dataset: dict[str, Any] = {"name": folder if is_known else "custom", "root": root}
-    lists = (("train_list", train, "train_path"), ("val_list", val, "val_path"))
-    # Lists relative to the root; those with their default names are not written.
-    for key, path in ((key, part.text(name)) for key, part, name in lists if part is not None):
-        if path is not None and (relative := os.path.relpath(path, root)) != key.replace("_list", ".txt"):
-            dataset[key] = relative
-    if dataset["name"] == "custom":
-        sound = isinstance(classes, int) and not isinstance(classes, bool) and 0 < classes <= 256
-        if not sound and all(known):
-            parts[0].problem(f"num_classes must be a number of classes, up to 256; got {classes!r}.")
-        count = classes if sound else 1
-        dataset["classes"] = [f"class_{i}" for i in range(count)]
-        report.notes.append(f"{root} is no dataset known here: its classes are called class_0 to class_{count - 1}.")
-        if ignored != 255:
-            dataset["ignore_index"] = ignored
-    elif ignored != (expected := SPECS[dataset["name"]].ignore_index):
-        parts[0].problem(f"ignore_index is {ignored!r}; that of {dataset['name']} is {expected} here.")
+    kinds = [_check_dataset(part, mode) for part, mode in ((train, "train"), (val, "val")) if part is not None]
+    if kinds[-1] != kinds[0]:
+        parts[1].problem(f"the type is {kinds[1]}, that of train_dataset {kinds[0]}; make them the same.")
+    root = _common_root(parts)
+    known = DATASETS.get(str(kinds[0]))
+    if known is not None:
+        dataset, classes, ignored = _known_dataset(known, train, val, root), len(known.classes) or None, 255
+    else:
+        dataset, classes, ignored = _listed_dataset(train, val, root)
     augment, normalizations = _all_transforms(train, val, ignored)
     if len(normalizations) == 2 and normalizations[0] != normalizations[1]:
         parts[1].problem(
@@ -224,23 +223,27 @@ def _datasets(
     return {"dataset": {**dataset, **statistics}} | ({"augment": augment} if train else {}), ignored, classes
 
 
-def _check_dataset(part: ForeignSection, mode: str) -> bool:
-    """Reads settings with one allowed value and those that PaddleSeg ignores; returns whether the type is known."""
+def _check_dataset(part: ForeignSection, mode: str) -> Any:
+    """Reads settings with one allowed value and those that PaddleSeg ignores; returns the type."""
     kind = part.take("type", "Dataset")
-    known = bool(kind == "Dataset")
-    if not known:
-        part.problem(f"the type {kind} is not known; allowed: Dataset with {mode}_path and dataset_root.")
-    part.only("mode", mode, because=f"it must be {mode}.")
-    part.only("separator", " ", because="lists here separate image and label by a space.")
-    part.only("img_channels", 3, because="the importer takes images of 3 bands.")
     part.only("edge", False, because="there are no labels of edges here.")
+    if isinstance(kind, str) and kind in DATASETS:
+        return kind  # its mode may be another one
+    if kind != "Dataset":
+        part.problem(
+            f"the type {kind} is not known; allowed: Dataset with {mode}_path and dataset_root, "
+            f"{', '.join(name for name, known in DATASETS.items() if known.refused is None)}."
+        )
+    part.only("mode", mode, because=f"it must be {mode}.")
+    part.only("separator", " ", "\t", because="lists here separate image and label by a space or a tab.")
+    part.only("img_channels", 3, because="the importer takes images of 3 bands.")
     others = [f"{name}_path" for name in ("train", "val", "test") if name != mode]
     part.unused(*others, because=f"PaddleSeg reads only {mode}_path in this section")
-    return known
+    return kind
 
 
-def _common_facts(parts: list[ForeignSection]) -> tuple[str, Any, Any]:
-    """Returns the root, the number of classes and the ignored id, which train and val share here."""
+def _common_root(parts: list[ForeignSection]) -> str:
+    """Returns the root, which train and val share here."""
     roots = [part.text("dataset_root") for part in parts]
     for part, root in zip(parts[1:], roots[1:], strict=True):
         if os.path.normpath(root or "data") != os.path.normpath(roots[0] or "data"):
@@ -248,6 +251,76 @@ def _common_facts(parts: list[ForeignSection]) -> tuple[str, Any, Any]:
                 f"dataset_root is {root!r}, that of train_dataset {roots[0]!r}; there is one root here. Move the data "
                 "under one folder, and write the paths in both lists relative to it."
             )
+    return roots[0] or "data"
+
+
+def _known_dataset(
+    known: KnownDataset, train: ForeignSection | None, val: ForeignSection | None, root: str
+) -> dict[str, Any]:
+    """Returns the section `dataset` for one whose classes PaddleSeg knows."""
+    dataset: dict[str, Any] = {"name": "custom", "root": root}
+    commands = []
+    for part, mode in ((train, "train"), (val, "val")):
+        if part is None:
+            continue
+        given = part.take("mode", mode)
+        if known.refused is not None:
+            part.give_up(f"{known.title} cannot be taken: {known.refused}.")
+            continue
+        allowed = [name for name in (known.commands or known.lists) if (name == "val") == (mode == "val")]
+        if given not in allowed:
+            part.problem(f"mode is {given!r}; it must be {' or '.join(allowed)}.")
+            continue
+        if (name := known.lists.get(given, f"{mode}.txt")) != f"{mode}.txt":
+            dataset[f"{mode}_list"] = name
+        commands += [known.commands[given]] if given in known.commands else []
+    report = next(part for part in (train, val) if part is not None).report
+    if commands:
+        report.notes.append(
+            f"{known.title} brings no lists that are read here. {known.needs}{' ' if known.needs else ''}Write them "
+            f"once: (cd {shlex.quote(root)} && {{ {'; '.join(commands)}; }})"
+        )
+    elif known.refused is None:
+        report.notes.append(f"PaddleSeg downloads {known.title} by itself; here its files must lie in {root}.")
+    dataset["classes"] = list(known.classes) or ["class_0", "class_1"]
+    if known.palette:
+        dataset["palette"] = [list(colour) for colour in known.palette]
+    return {**dataset, "title": known.title}
+
+
+def _listed_dataset(
+    train: ForeignSection | None, val: ForeignSection | None, root: str
+) -> tuple[dict[str, Any], Any, int]:
+    """Returns the section `dataset` for one that is given by two lists, the number of classes and the ignored id."""
+    parts = [part for part in (train, val) if part is not None]
+    classes, ignored = _common_facts(parts)
+    # PaddleSeg does not name datasets; the folder does, if the number of classes agrees.
+    folder = Path(root).name.lower()
+    is_known = folder in SPECS and SPECS[folder].num_classes == classes
+    dataset: dict[str, Any] = {"name": folder if is_known else "custom", "root": root}
+    lists = (("train_list", train, "train_path"), ("val_list", val, "val_path"))
+    # Lists relative to the root; those with their default names are not written.
+    for key, path in ((key, part.text(name)) for key, part, name in lists if part is not None):
+        if path is not None and (relative := os.path.relpath(path, root)) != key.replace("_list", ".txt"):
+            dataset[key] = relative
+    if dataset["name"] == "custom":
+        sound = isinstance(classes, int) and not isinstance(classes, bool) and 0 < classes <= 256
+        if not sound:
+            parts[0].problem(f"num_classes must be a number of classes, up to 256; got {classes!r}.")
+        count = classes if sound else 1
+        dataset["classes"] = [f"class_{i}" for i in range(count)]
+        parts[0].report.notes.append(
+            f"{root} is no dataset known here: its classes are called class_0 to class_{count - 1}."
+        )
+        if ignored != 255:
+            dataset["ignore_index"] = ignored
+    elif ignored != (expected := SPECS[dataset["name"]].ignore_index):
+        parts[0].problem(f"ignore_index is {ignored!r}; that of {dataset['name']} is {expected} here.")
+    return dataset, classes, ignored
+
+
+def _common_facts(parts: list[ForeignSection]) -> tuple[Any, Any]:
+    """Returns the number of classes and the ignored id, which train and val share here."""
     counts = [part.take("num_classes") for part in parts]
     if len(counts) == 2 and counts[0] != counts[1]:
         parts[1].problem(f"num_classes is {counts[1]!r}, that of train_dataset {counts[0]!r}; make them the same.")
@@ -260,7 +333,7 @@ def _common_facts(parts: list[ForeignSection]) -> tuple[str, Any, Any]:
             f"ignore_index is {255 if stated[1] is None else stated[1]!r}, that of train_dataset {stated[0]!r}; there "
             "is one ignored id here. Make them the same."
         )
-    return roots[0] or "data", counts[0], ignored
+    return counts[0], ignored
 
 
 def _all_transforms(
@@ -272,11 +345,18 @@ def _all_transforms(
     if train is not None:
         augment, normalization = _augment(train, ignored)
         normalizations += [] if normalization is None else [normalization]
-    if val is not None and "transforms" in val.unread:
+    if val is not None and ("transforms" in val.unread or augment.get("crop_size")):
         normalization = None
         for section in val.sections("transforms", "val_dataset.transforms"):
             if (kind := section.take("type")) == "Normalize":
                 normalization = _statistics(section)
+            elif kind == "Padding":
+                size = section.take("target_size")
+                section.unused("im_padding_value", "label_padding_value", because="nothing is padded here")
+                section.report.notes.append(
+                    f"PaddleSeg pads validation images to {size} before it predicts them, at the bottom and right; "
+                    "here they are predicted at their own size, so that scores differ a little."
+                )
             else:
                 section.give_up(f"{kind} has no counterpart: images are evaluated at their own size. Remove it.")
         if normalization is None:
@@ -294,31 +374,53 @@ def _augment(train: ForeignSection, ignored: int) -> tuple[dict[str, Any], dict[
     if "transforms" not in train.unread:
         return augment, None
     statistics: dict[str, Any] | None = None
-    order = ("ResizeStepScaling", "RandomPaddingCrop", "RandomHorizontalFlip", "RandomVerticalFlip", "RandomDistort",
-             "Normalize")  # fmt: skip
+    # Flips and changes of colour of a crop give the same in any order.
+    order = {"ResizeStepScaling": 0, "RandomRotation": 1, "RandomPaddingCrop": 2, "RandomHorizontalFlip": 3,
+             "RandomVerticalFlip": 3, "RandomDistort": 3, "Normalize": 4}  # fmt: skip
     seen: list[str] = []
     for section in train.sections("transforms", "train_dataset.transforms"):
-        kind = section.take("type")
+        kind = str(section.take("type"))
         section.where += f".{kind}"  # so that problems name the transform
-        if kind == "RandomRotation":
-            _refuse_rotation(section)
+        if kind in _SIZED:
+            section.give_up(
+                f"it brings images to {_SIZED[kind]}; here they keep theirs, and RandomPaddingCrop makes batches of "
+                "one size. Use that instead."
+            )
         elif kind not in order:
-            section.give_up(f"it has no counterpart here; allowed: {', '.join(order)}.{did_you_mean(str(kind), order)}")
+            section.give_up(f"it has no counterpart here; allowed: {', '.join(order)}.{did_you_mean(kind, order)}")
         else:
             seen.append(kind)
             if kind == "Normalize":
                 statistics = _statistics(section)
             elif kind == "RandomPaddingCrop":
+                turned = augment.get("image_padding", 127.5)
                 augment |= _crop(section, ignored)
+                if "rotate_degrees" in augment and turned != augment.get("image_padding", 127.5):
+                    section.problem(
+                        f"im_padding_value is {augment.get('image_padding', 127.5)}, that of RandomRotation {turned}; "
+                        "there is one here."
+                    )
+            elif kind == "RandomRotation":
+                augment |= _rotation(section, ignored)
             else:
                 augment |= _TRANSFORMS[kind](section)
-    if seen != sorted(seen, key=order.index) or len(set(seen)) != len(seen):
+    if seen != sorted(seen, key=order.__getitem__) or len(set(seen)) != len(seen):
         train.problem(f"transforms: the order here is {', '.join(order)}, each once; got {', '.join(seen)}.")
+    if augment.get("image_padding") == 127.5:  # the default of bytes, as PaddleSeg's
+        del augment["image_padding"]
     if "RandomPaddingCrop" not in seen:
         train.problem("transforms: RandomPaddingCrop is needed: batches have one size.")
     if "Normalize" not in seen:
         train.problem(_NO_NORMALIZE)
     return augment, statistics
+
+
+_SIZED = {
+    "Resize": "a size that is not their own", "ResizeByShort": "a length of the short side",
+    "ResizeByLong": "a length of the long side", "ResizeRangeScaling": "a random length of the long side",
+    "ScalePadding": "a square of one size",
+}  # fmt: skip
+"""Transforms that scale images to a size, and which."""
 
 
 def _statistics(section: ForeignSection) -> dict[str, Any]:
@@ -348,18 +450,25 @@ def _crop(section: ForeignSection, ignored: int) -> dict[str, Any]:
     section.unused("ignore_index", "loop_times", because="it counts with category_max_ratio alone")
     if len(set(padding)) != 1:
         section.problem(f"im_padding_value must be one value here; got {padding}.")
-    return {"crop_size": size} | ({} if padding[0] == 127.5 else {"image_padding": float(padding[0])})
+    return {"crop_size": size, "image_padding": float(padding[0])}
 
 
-def _refuse_rotation(section: ForeignSection) -> None:
-    if section.number("max_rotation", 15) <= 0:
+def _rotation(section: ForeignSection, ignored: int) -> dict[str, Any]:
+    """PaddleSeg turns every image by an angle of -max_rotation to max_rotation, and lets it grow."""
+    degrees = section.real("max_rotation", 15)
+    if degrees <= 0:
         section.unused("im_padding_value", "label_padding_value", because="nothing is turned with max_rotation 0")
-        return
-    section.give_up(
-        "it has no counterpart here: PaddleSeg turns the whole image and lets it grow, which must come before the "
-        "crop; augment.rotate_degrees turns the crop and pads its corners. Remove it, and set rotate_degrees in the "
-        "written file if that will do."
-    )
+        return {}
+    if degrees > 180:
+        section.problem(f"max_rotation is {degrees:g}; 180 turns everywhere.")
+    section.only("label_padding_value", 255, ignored, because="what is padded is ignored here.")
+    padding = section.numbers("im_padding_value", [127.5], single=True)
+    return {
+        "rotate_degrees": degrees,
+        "rotate_probability": 1.0,
+        "rotate_whole": True,
+        "image_padding": float(padding[0]),
+    }
 
 
 def _distort(section: ForeignSection) -> dict[str, Any]:
@@ -388,13 +497,19 @@ _TRANSFORMS: dict[str, Callable[[ForeignSection], dict[str, Any]]] = {
 
 
 _REAL = ForeignSection.real
+_DECAY = KeyRule("weight_decay", 0.0, _REAL)
+_BETAS = {"beta1": KeyRule("beta_1", 0.9, _REAL), "beta2": KeyRule("beta_2", 0.999, _REAL)}
+_ADAM = {"lazy_mode": ((False,), "all weights take part in each step here."),
+         "epsilon": ((1e-8,), "the number that Adam divides by is fixed here.")}  # fmt: skip
 _OPTIMIZERS = {
-    "sgd": KindRule("sgd", {
-        "momentum": KeyRule("momentum", 0.9, _REAL), "weight_decay": KeyRule("weight_decay", 0.0, _REAL),
+    # PaddleSeg's SGD is plain without the key momentum, and its Momentum with it.
+    "sgd": KindRule("sgd", {"momentum": KeyRule("momentum", 0.0, _REAL), "weight_decay": _DECAY}),
+    "momentum": KindRule("sgd", {"momentum": KeyRule("momentum", 0.9, _REAL), "weight_decay": _DECAY}, only={
+        "use_nesterov": ((False,), "there is no Nesterov momentum here."),
     }),
-    "adamw": KindRule("adamw", {
-        "beta1": KeyRule("beta_1", 0.9, _REAL), "beta2": KeyRule("beta_2", 0.999, _REAL),
-        "weight_decay": KeyRule("weight_decay", 0.01, _REAL),
+    "adamw": KindRule("adamw", {**_BETAS, "weight_decay": KeyRule("weight_decay", 0.01, _REAL)}, only=_ADAM),
+    "adam": KindRule("adamw", {**_BETAS}, only={
+        **_ADAM, "weight_decay": ((None, 0, 0.0), "Adam's decay goes through its moments; here AdamW's does not."),
     }),
 }  # fmt: skip
 _RATE = KeyRule("learning_rate", 0.01, _REAL)
@@ -407,8 +522,12 @@ _SCHEDULES = {
 
 
 def _optimizer(section: ForeignSection) -> dict[str, Any]:
+    plain_adam = str(section.unread.get("type")).lower() == "adam"
     kind = section.kind(_OPTIMIZERS, default="sgd", lower=True)
-    return {"name": "sgd"} if kind is None else kind.values(section) | _limits(section) | _rates(section)
+    if kind is None:
+        return {"name": "sgd"}
+    values = kind.values(section) | ({"weight_decay": 0.0} if plain_adam else {})
+    return values | _limits(section) | _rates(section)
 
 
 def _limits(section: ForeignSection) -> dict[str, Any]:
@@ -468,6 +587,9 @@ def _evaluation(section: ForeignSection) -> dict[str, Any]:
     if section.switch("is_slide"):
         values |= {"is_slide": True, "crop_size": section.take("crop_size"), "stride": section.take("stride")}
     section.unused("crop_size", "stride", because="it counts with is_slide alone")
+    section.only("use_multilabel", False, because="a pixel has one label here.")
+    if section.switch("auc_roc"):
+        section.report.notes.append("test_config.auc_roc is left out: no area under a curve is counted here.")
     return values
 
 
@@ -507,6 +629,7 @@ def _common(section: ForeignSection) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if section.switch("align_corners"):
         values["align_corners"] = True
+    section.only("data_format", "NCHW", "NHWC", because="it must be NCHW or NHWC, which are the same here.")
     if (pretrained := section.text("pretrained")) is not None:
         values["pretrained"] = pretrained
     return values
@@ -522,6 +645,9 @@ def _backbone(parent: ForeignSection) -> dict[str, Any]:
         values["output_stride"] = section.take("output_stride", 8)
         if (grid := section.take("multi_grid", [1, 1, 1])) != [1, 1, 1]:
             values["multi_grid"] = grid
+    if name.startswith("mit_"):
+        values |= _MIT_EPSILONS
+    section.only("data_format", "NCHW", "NHWC", because="it must be NCHW or NHWC, which are the same here.")
     section.only("align_corners", False, because="HRNet resizes with half pixels here.")
     section.only("in_channels", 3, because="the number of bands follows from the dataset here.")
     # rsseg-tf recognises the layouts of weight files by itself.
@@ -553,6 +679,7 @@ _SEGMENTORS = {
         "ocr_mid_channels": KeyRule("ocr_channels", 512, here=512),
         "ocr_key_channels": KeyRule("key_channels", 256, here=256),
     }),
+    "SegFormer": KindRule("segformer", {"embedding_dim": KeyRule("channels", None, here=256)}),
     "HRNetW48Contrast": KindRule("hrnet_contrast", {
         "proj_dim": KeyRule("projection_channels", 256, here=256), "drop_prob": KeyRule("dropout", 0.1, here=0.1),
     }, indices=([0], [-1])),
@@ -568,10 +695,30 @@ _HEADS = {
 }
 
 
+# Models with a name that is also one of ours, or nearly, which compute something else.
+_NOT_OURS = {
+    "UNet": "PaddleSeg's has an encoder of its own, of plain pairs of convolutions, and here unet is a decoder on a "
+            "backbone; choose one, such as unet/unet_efficientnet_lite0_dubai_256x256_cpu.yml",
+    "LRASPP": "PaddleSeg's joins three features in a head of its own, and here lraspp is torchvision's, with two",
+    "DeepLabV3": "here is DeepLabV3P alone, which has a decoder",
+    "FastFCN": "here is FCN, whose features are not upsampled together",
+    "MscaleOCRNet": "here is OCRNet at one scale",
+    "UPerNetCAE": "here is UPerNet, without that backbone",
+    "UPerNetViTAdapter": "here is UPerNet, without that backbone",
+    "UNetPlusPlus": "here is unet, without nested paths", "UNet3Plus": "here is unet, without nested paths",
+    "AttentionUNet": "here is unet, without attention",
+}  # fmt: skip
+# Stands for a model that could not be read.
+_UNKNOWN_MODEL: dict[str, Any] = {"name": "fcn", "backbone": {"name": "hrnet_w18"}}
+
+
 def _segmentor(section: ForeignSection) -> dict[str, Any]:
+    if (why := _NOT_OURS.get(str(section.unread.get("type")))) is not None:
+        section.give_up(f"{section.unread['type']} has no counterpart: {why}.")
+        return _UNKNOWN_MODEL
     kind = section.kind(_SEGMENTORS, "C2FNet")
     if kind is None:
-        return {"name": "fcn", "backbone": {"name": "hrnet_w18"}}
+        return _UNKNOWN_MODEL
     backbone = _backbone(section)
     values = {"name": kind.name, "backbone": backbone, **kind.values(section)}
     indices = section.take("backbone_indices")
@@ -580,6 +727,8 @@ def _segmentor(section: ForeignSection) -> dict[str, Any]:
     elif indices is not None and indices not in kind.indices:
         allowed = " or ".join(map(str, kind.indices))
         section.problem(f"backbone_indices is {indices}; the features are fixed here, as with {allowed}.")
+    if kind.name == "segformer":
+        values["channel_dropout"] = True
     if kind.name == "hrnet_contrast":
         channels = _HRNET_CHANNELS.get(backbone["name"])
         for key in ("in_channels", "bb_channels"):
@@ -597,8 +746,10 @@ def _ocrnet_features(section: ForeignSection, indices: Any) -> dict[str, Any]:
 # === Losses ===
 
 
-def _heads(model: dict[str, Any] | None) -> tuple[str, ...]:
-    """Returns the heads in the order of PaddleSeg's list of losses."""
+def _heads(model: dict[str, Any] | None) -> tuple[str, ...] | None:
+    """Returns the heads in the order of PaddleSeg's list of losses; None for those of a model that is not known."""
+    if model is _UNKNOWN_MODEL:
+        return None
     if not model or not model.get("aux_head", True):
         return ("main",)
     return _HEADS.get(model["name"], ("main",))
@@ -628,13 +779,16 @@ _LOSSES = {
 }  # fmt: skip
 
 
-def _losses(section: ForeignSection, heads: tuple[str, ...], ignored: int) -> dict[str, Any]:
+def _losses(section: ForeignSection, heads: tuple[str, ...] | None, ignored: int) -> dict[str, Any]:
     types, weights = section.take("types", []), section.numbers("coef", [1])
     if not isinstance(types, list):
         section.problem(f"types must be a list of mappings; got {types!r}.")
         return {"main": {"name": "cross_entropy"}}
     if len(types) == 1:  # one for all heads, as in PaddleSeg
         types = types * len(weights)
+    if heads is None:  # the losses are read all the same, for what has no counterpart in them
+        heads = tuple(f"head {number}" for number in range(1, len(types) + 1))
+        weights = (weights * len(types))[: len(types)]
     if not len(types) == len(weights) == len(heads):
         section.problem(
             f"the model has the heads {', '.join(heads)}, one loss each; got {len(types)} types and "

@@ -8,7 +8,17 @@ from pydantic import Field, model_validator
 
 from rsseg_tf.config.named_weights import IMAGENET, normalised_for
 from rsseg_tf.config.schema import Data, PlainAdamW, PlainSGD
-from rsseg_tf.config.section import AboveZero, ClipNorm, ClipValue, Fraction, Momentum, NotNegative, Positive, Section
+from rsseg_tf.config.section import (
+    AboveZero,
+    ClipNorm,
+    ClipValue,
+    Fraction,
+    Loggers,
+    Momentum,
+    NotNegative,
+    Positive,
+    Section,
+)
 from rsseg_tf.config.zoo import Backbone, Method
 from rsseg_tf.datasets import DatasetSpec, custom_spec
 from rsseg_tf.datasets.table import UNLABELLED
@@ -160,6 +170,7 @@ class PretrainTrain(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     log_iters: Positive = 10
+    loggers: Loggers = ("tensorboard",)
     save_interval: Positive = 1000
     keep_checkpoint_max: Positive = 5
     collapse_spread: Fraction = Field(0.05, description="an epoch with a smaller mean spread counts as collapsed")

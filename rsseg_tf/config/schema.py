@@ -19,6 +19,7 @@ from rsseg_tf.config.section import (
     ClipNorm,
     ClipValue,
     Fraction,
+    Loggers,
     Momentum,
     NotNegative,
     Positive,
@@ -72,6 +73,10 @@ else:  # pydantic wants the names themselves; a type checker cannot read them fr
     DatasetName = Literal[tuple(sorted(SPECS))]
 
 
+DatasetTitle = Annotated[
+    Annotated[str, Field(min_length=1)] | None,
+    Field(description="your name of it, in reports, eval.json, manifests; null: its name, or a custom one's folder"),
+]
 IgnoreNodata = Annotated[
     bool, Field(description="whether pixels where the image has no data count neither in training nor in evaluation")
 ]
@@ -84,6 +89,7 @@ class PreparedDataset(Section):
     """
 
     name: DatasetName
+    title: DatasetTitle = None
     root: str
     train_list: str = "train.txt"
     val_list: str = "val.txt"
@@ -95,7 +101,8 @@ class PreparedDataset(Section):
     def spec(self) -> DatasetSpec:
         """The dataset's classes, palette, ignored id, bands and statistics."""
         given = {field: values for field in ("mean", "std") if (values := getattr(self, field)) is not None}
-        return replace(SPECS[self.name], ignore_nodata=self.ignore_nodata, **given)
+        title = self.name if self.title is None else self.title
+        return replace(SPECS[self.name], name=title, ignore_nodata=self.ignore_nodata, **given)
 
     @model_validator(mode="after")
     def _spec_is_sound(self) -> PreparedDataset:
@@ -109,8 +116,8 @@ class PreparedDataset(Section):
 class CustomDataset(Section):
     """A user's own data: a root folder, two list files and the class names.
 
-    A relative `root` counts from the working directory. A config without one lies beside its data: its folder is the
-    root.
+    A relative `root` in a file counts from the file's folder if the dataset lies there, else from the working
+    directory. A config without one lies beside its data: its folder is the root.
 
     `mean` and `std` are those of pixels divided by `max_value`, one value per band. By default they are those that the
     backbone's named weights were trained with, and without such weights 0.5, as in PaddleSeg.
@@ -129,7 +136,7 @@ class CustomDataset(Section):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     small_classes: tuple[str, ...] = Field((), description="names of the classes that c2fnet refines")
-    title: str | None = Field(None, description="name of the dataset in manifests; null: the folder's name")
+    title: DatasetTitle = None
     band_names: tuple[str, ...] = Field((), description="meaning of each band, e.g. [red, green, blue]")
     gsd: AboveZero | None = Field(None, description="metres per pixel, if all images have the same")
     tile_names: str | None = Field(None, description="pattern of tile names that hold the place in a scene")
@@ -206,6 +213,7 @@ class Augment(Section):
     """Random changes to training samples, in this order: scale, crop, flips, rotations, colours, `custom`.
 
     Ranges and order are PaddleSeg's in the benchmark; vertical flips and rotations, which it lacks, are off by default.
+    With `rotate_whole` the rotation by `rotate_degrees` stands between scale and crop.
     """
 
     crop_size: tuple[Positive, Positive] = Field((512, 512), description="width, height in pixels")
@@ -219,6 +227,9 @@ class Augment(Section):
     rotate90: Fraction = 0.0
     rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
     rotate_probability: Fraction = 0.5
+    rotate_whole: bool = Field(
+        False, description="whether rotate_degrees turns the whole image, which grows, before the crop, as in PaddleSeg"
+    )
     brightness_range: Annotated[float, Field(ge=0, le=1)] = 0.4
     contrast_range: Annotated[float, Field(ge=0, le=1)] = 0.4
     saturation_range: Annotated[float, Field(ge=0, le=1)] = 0.4
@@ -245,6 +256,8 @@ class Augment(Section):
         low, high = self.scale_range
         if low > high:
             raise ValueError(f"scale_range is smallest, largest; got {low}, {high}. Swap them.")
+        if self.rotate_whole and not self.rotate_degrees:
+            raise ValueError("rotate_whole has a meaning with rotate_degrees above 0 only; set it or remove both.")
         return self
 
 
@@ -380,6 +393,7 @@ class Train(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     log_iters: Positive = 10
+    loggers: Loggers = ("tensorboard",)
     save_interval: Positive = 1000
     keep_checkpoint_max: Positive = 5
     early_stop_intervals: Positive | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,7 @@ __all__ = [
     "ClipNorm",
     "ClipValue",
     "Fraction",
+    "Loggers",
     "Momentum",
     "NotNegative",
     "Positive",
@@ -29,6 +30,10 @@ ClipNorm = Annotated[
 ]
 ClipValue = Annotated[
     AboveZero | None, Field(description="largest size of each number of a gradient, before clip_norm; null: no limit")
+]
+Loggers = Annotated[
+    tuple[Literal["tensorboard", "csv", "mlflow", "wandb"], ...],
+    Field(description="where losses and scores are logged: tensorboard, csv, mlflow, wandb; [] for the console alone"),
 ]
 ClassWeights = tuple[Annotated[float, Field(ge=0)], ...] | None
 

@@ -295,12 +295,18 @@ class EfficientNet(BackboneSection):
 
 
 class MiT(BackboneSection):
-    """Mix Transformer, SegFormer's encoder: attention at four strides; mmsegmentation's `norm_epsilon` is 1e-6."""
+    """Mix Transformer, SegFormer's encoder: attention at four strides.
+
+    mmsegmentation's `norm_epsilon` is 1e-6, PaddleSeg's too, with an `embed_epsilon` of 1e-5.
+    """
 
     built_by = "rsseg_tf.backbones.mit:{name}"
-    name: Literal["mit_b0", "mit_b1", "mit_b2"]
+    name: Literal["mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
     norm_epsilon: AboveZero = 1e-5
+    embed_epsilon: AboveZero | None = Field(
+        None, description="of the normalisations behind patches and reduced maps; null: norm_epsilon"
+    )
 
 
 class ConvNeXt(BackboneSection):
@@ -535,6 +541,7 @@ class SegFormer(SegmentorSection):
     name: Literal["segformer"]
     channels: Positive = 256
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    channel_dropout: bool = Field(False, description="whether dropout takes away whole channels, as in PaddleSeg")
 
 
 if TYPE_CHECKING:

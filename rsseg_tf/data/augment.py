@@ -31,6 +31,8 @@ from rsseg_tf.data.geometry import (
     scaled_label,
     scaled_part,
     scaled_size,
+    turned,
+    turned_label,
 )
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.rasters.windows import Size, Window
@@ -101,7 +103,7 @@ class Draw:
         flip_horizontal: Whether to mirror left and right.
         flip_vertical: Whether to mirror up and down.
         quarter_turns: How often to turn by 90 degrees, against the clock.
-        degrees: By how much to rotate, against the clock; None for not at all.
+        degrees: By how much to rotate, against the clock; None for not at all. With `rotate_whole` before the crop.
         colours: Changes of colour in their order, see `rsseg_tf.data.colours.change_colours`.
     """
 
@@ -210,23 +212,38 @@ class Augmentation:
     def image(self, image: NDArray[Any], draw: Draw) -> NDArray[Any]:
         """Returns the changed image `(crop height, crop width, bands)`, an array of its own."""
         size = scaled_size(image.shape[:2], draw.factor)
-        part = self._part(size, draw)
-        if size == image.shape[:2]:
-            pixels = image[part.y0 : part.y1, part.x0 : part.x1]
+        later = None if self.augment.rotate_whole else draw.degrees
+        if later == draw.degrees:
+            part = self._part(size, draw)
+            if size == image.shape[:2]:
+                pixels = image[part.y0 : part.y1, part.x0 : part.x1]
+            else:
+                pixels = scaled_part(image, size, part)
         else:
-            pixels = scaled_part(image, size, part)
-        pixels = pixels.astype(self.dtype if draw.degrees is None else np.float32, copy=False)
+            whole = image if size == image.shape[:2] else scaled_part(image, size, Window(0, 0, *size))
+            pixels = self._cropped(turned(whole.astype(np.float32, copy=False), draw.degrees, self.padding), draw)
+        pixels = pixels.astype(self.dtype if later is None else np.float32, copy=False)
         pixels = self._moved(padded(pixels, self.augment.crop, self.padding), draw)
-        if draw.degrees is not None:
-            pixels = rotated(pixels, draw.degrees, self.padding).astype(self.dtype)
+        if later is not None:
+            pixels = rotated(pixels, later, self.padding).astype(self.dtype)
         return change_colours(pixels, draw.colours, self.limits)
 
     def label(self, label: NDArray[Any], draw: Draw) -> NDArray[Any]:
         """Returns the changed label `(crop height, crop width)` of the same type, an array of its own."""
         size = scaled_size(label.shape, draw.factor)
-        pixels = scaled_label(label, size, self._part(size, draw))
+        later = None if self.augment.rotate_whole else draw.degrees
+        if later == draw.degrees:
+            pixels = scaled_label(label, size, self._part(size, draw))
+        else:
+            whole = scaled_label(label, size, Window(0, 0, *size))
+            pixels = self._cropped(turned_label(whole, draw.degrees, self.ignore_index), draw)
         pixels = self._moved(padded(pixels, self.augment.crop, self.ignore_index), draw)
-        return pixels if draw.degrees is None else rotated_label(pixels, draw.degrees, self.ignore_index)
+        return pixels if later is None else rotated_label(pixels, later, self.ignore_index)
+
+    def _cropped(self, pixels: NDArray[Any], draw: Draw) -> NDArray[Any]:
+        """Cuts a whole image or label, as far as it reaches."""
+        part = self._part(Size(*pixels.shape[:2]), draw)
+        return pixels[part.y0 : part.y1, part.x0 : part.x1]
 
     def _part(self, size: Size, draw: Draw) -> Window:
         """Returns the part of a scaled image that lies in the crop."""

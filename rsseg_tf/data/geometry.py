@@ -26,6 +26,9 @@ __all__ = [
     "scaled_label",
     "scaled_part",
     "scaled_size",
+    "turn_of",
+    "turned",
+    "turned_label",
 ]
 
 Padding = float | tuple[float, ...]
@@ -129,6 +132,38 @@ def mirrored(pixels: NDArray[Any], axis: int) -> NDArray[Any]:
     return cv2.flip(pixels, axis).reshape(pixels.shape)
 
 
+def turn_of(size: Size, degrees: float) -> tuple[NDArray[np.float64], Size]:
+    """Returns how PaddleSeg's RandomRotation turns an image, which grows until nothing of it is lost.
+
+    Args:
+        size: Of the image.
+        degrees: Against the clock where positive.
+
+    Returns:
+        The matrix `(2, 3)` from a place (x, y, 1) in the image to its place (x, y) in the turned one, and the size of
+        that.
+    """
+    height, width = size
+    centre = (width // 2, height // 2)
+    matrix = np.asarray(cv2.getRotationMatrix2D(centre, degrees, 1.0))
+    cos, sin = abs(matrix[0, 0]), abs(matrix[0, 1])
+    grown = Size(int(height * cos + width * sin), int(height * sin + width * cos))
+    matrix[0, 2] += grown.width / 2 - centre[0]
+    matrix[1, 2] += grown.height / 2 - centre[1]
+    return matrix, grown
+
+
+def turned(image: NDArray[np.float32], degrees: float, padding: Padding) -> NDArray[np.float32]:
+    """Turns a whole image `(H, W, bands)` float32 as `turn_of` says, bilinearly; what it does not cover is padded."""
+    turn = turn_of(Size(*image.shape[:2]), degrees)
+    return _band_by_band(image, turn, padding)
+
+
+def turned_label(label: NDArray[Any], degrees: float, padding: int) -> NDArray[Any]:
+    """Turns a label as `turned` does its image, by nearest pixels."""
+    return _warped(label, turn_of(Size(*label.shape), degrees), cv2.INTER_NEAREST, [padding])
+
+
 def rotated(image: NDArray[np.float32], degrees: float, padding: Padding) -> NDArray[np.float32]:
     """Rotates about the centre, bilinearly; uncovered pixels get the padding, and pixels at the border a share of it.
 
@@ -137,31 +172,43 @@ def rotated(image: NDArray[np.float32], degrees: float, padding: Padding) -> NDA
         degrees: Against the clock where positive.
         padding: The value outside.
     """
+    return _band_by_band(image, _turn_in_place(image.shape, degrees), padding)
+
+
+def rotated_label(label: NDArray[Any], degrees: float, padding: int) -> NDArray[Any]:
+    """Rotates a label as `rotated` does its image, by nearest pixels."""
+    return _warped(label, _turn_in_place(label.shape, degrees), cv2.INTER_NEAREST, [padding])
+
+
+_Turn = tuple[NDArray[np.float64], Size]
+"""A matrix and a size, see `turn_of`."""
+
+
+def _turn_in_place(shape: tuple[int, ...], degrees: float) -> _Turn:
+    centre = ((shape[1] - 1) / 2, (shape[0] - 1) / 2)
+    return np.asarray(cv2.getRotationMatrix2D(centre, degrees, 1.0)), Size(shape[0], shape[1])
+
+
+def _band_by_band(image: NDArray[np.float32], turn: _Turn, padding: Padding) -> NDArray[np.float32]:
     fills = np.broadcast_to(np.asarray(padding, np.float64), image.shape[2])
     pieces = [
-        _warped(bands, degrees, cv2.INTER_LINEAR, fills[start : start + _MOST_FILLED].tolist())
+        _warped(bands, turn, cv2.INTER_LINEAR, fills[start : start + _MOST_FILLED].tolist())
         for start, bands in zip(range(0, image.shape[2], _MOST_FILLED), _band_groups(image, _MOST_FILLED), strict=True)
     ]
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=2)
 
 
-def rotated_label(label: NDArray[Any], degrees: float, padding: int) -> NDArray[Any]:
-    """Rotates a label as `rotated` does its image, by nearest pixels."""
-    return _warped(label, degrees, cv2.INTER_NEAREST, [padding])
-
-
-def _warped(pixels: NDArray[Any], degrees: float, interpolation: int, fill: list[float]) -> NDArray[Any]:
-    height, width = pixels.shape[:2]
-    centre = ((width - 1) / 2, (height - 1) / 2)
-    turned = cv2.warpAffine(
+def _warped(pixels: NDArray[Any], turn: _Turn, interpolation: int, fill: list[float]) -> NDArray[Any]:
+    matrix, size = turn
+    found = cv2.warpAffine(
         np.ascontiguousarray(pixels),
-        cv2.getRotationMatrix2D(centre, degrees, 1.0),
-        (width, height),
+        matrix,
+        (size.width, size.height),
         flags=interpolation,
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=fill,
     )
-    return turned.reshape(pixels.shape)
+    return found.reshape((*size, *pixels.shape[2:]))
 
 
 def _band_groups(image: NDArray[Any], most: int) -> list[NDArray[Any]]:

@@ -99,11 +99,11 @@ class OwnChange:
             raise DataError(f"{what} failed on {sample.image}: {reason(error)}. Correct it.") from error
         if not isinstance(result, tuple | list) or len(result) != 2:
             raise DataError(f"{what} must return (image, label); it returned {_short(result)} on {sample.image}.")
-        for part, value, (shape, dtype) in zip(("image", "label"), result, expected, strict=True):
+        for part, value, (shape, dtype) in zip(("an image", "a label"), result, expected, strict=True):
             if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype != dtype:
                 raise DataError(
-                    f"{what} must return an {part} {shape} of {dtype}, as it was given; it returned {_short(value)} on "
-                    f"{sample.image}. Keep the size, and end with .astype({part}.dtype)."
+                    f"{what} must return {part} {shape} of {dtype}, as it was given; it returned {_short(value)} on "
+                    f"{sample.image}. Keep the size, and end with .astype({part.split()[1]}.dtype)."
                 )
         if wrong := unknown_ids(ids_of(result[1]), self.spec.num_classes, self.spec.ignore_index):
             raise DataError(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rsseg_tf.config.schema import RARE, Sampling
 from rsseg_tf.data.augment import Augmentation, Draw, draw_changes, uniform_numbers
-from rsseg_tf.data.geometry import scaled_size
+from rsseg_tf.data.geometry import scaled_size, turn_of
 from rsseg_tf.data.reader import SampleReader
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import DataError
@@ -95,11 +95,16 @@ class Crops:
     def _place_with(self, pixel: tuple[int, int], size: tuple[int, ...], draw: Draw) -> tuple[float, float]:
         """Returns a place of the crop that holds a pixel: the drawn one, of all that do."""
         places = []
-        scaled = scaled_size((size[0], size[1]), draw.factor)
-        for at, stored, whole, side, drawn in zip(
-            pixel, size, scaled, self.changes.augment.crop, draw.place, strict=True
-        ):
-            there = min(int((at + 0.5) * whole / stored), whole - 1)
+        whole_size = scaled_size((size[0], size[1]), draw.factor)
+        found = [
+            min(int((at + 0.5) * whole / stored), whole - 1)
+            for at, stored, whole in zip(pixel, size, whole_size, strict=True)
+        ]
+        if self.changes.augment.rotate_whole and draw.degrees is not None:
+            matrix, whole_size = turn_of(whole_size, draw.degrees)
+            x, y = matrix @ (found[1], found[0], 1.0)
+            found = [min(max(round(at), 0), whole - 1) for at, whole in zip((y, x), whole_size, strict=True)]
+        for there, whole, side, drawn in zip(found, whole_size, self.changes.augment.crop, draw.place, strict=True):
             last = max(whole - side, 0)
             low, high = max(there - side + 1, 0), min(there, last)
             places.append((low + int(drawn * (high - low + 1)) + 0.5) / (last + 1))

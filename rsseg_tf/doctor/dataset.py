@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rsseg_tf.config import Config
+from rsseg_tf.config.loader import root_hint
 from rsseg_tf.datasets.spec import MAX_CLASSES, RGB, DatasetSpec, default_palette
 from rsseg_tf.doctor.findings import Finding, first_values, listing, shortened
 from rsseg_tf.doctor.folders import FolderSplit, find_folders
@@ -117,7 +118,7 @@ def dataset_from_config(config: Config, source: str) -> CheckedDataset:
         raise DataError(
             f"The folder {root} (dataset.root of {source}) does not exist. Set dataset.root, or write the data: "
             + (f"rsseg-tf prepare {dataset.name}." if dataset.name != "custom" else "images, labels and two lists.")
-            + address_hint(root)
+            + (address_hint(root) or root_hint(dataset.root))
         )
     lists = _Lists(root)
     splits = (

@@ -6,9 +6,12 @@ and outputs could not be part of the file.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +83,8 @@ def convert(
     try:
         with converting(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tf2onnx about the NumPy and TensorFlow that it was written for
-            function = tf.function(outputs, input_signature=[signature])
-            model, _ = tf2onnx.convert.from_function(function, [signature], opset=OPSET)
+            function = tf.function(outputs, input_signature=[signature]).get_concrete_function()
+            model = _translated(tf2onnx, function)
     except (ValueError, RuntimeError, KeyError) as error:
         said = str(error).strip().splitlines()
         raise ExportError(
@@ -99,6 +102,66 @@ def convert(
     _spell_out_erfc(model, onnx.helper)
     _name_sizes(model, _CHANNELS_FIRST if channels_first else _CHANNELS_LAST)
     return model
+
+
+def _translated(tf2onnx: Any, function: Any) -> Any:
+    """Returns a concrete function as an ONNX model.
+
+    These are the steps of `tf2onnx.convert.from_function`, which holds the weights of each until the last one is over,
+    and leaves to chance when Python drops the copies that its optimisers make: dozens, with weights and all.
+    """
+
+    def after_dropping(factory: Callable[[], Any]) -> Any:
+        drop()  # what optimisers before have made anew
+        return factory()
+
+    optimizer = require("tf2onnx.optimizer", "onnx")
+    made = optimizer._get_optimizers()
+    optimizers = {name: functools.partial(after_dropping, factory) for name, factory in made.items()}
+    with _garbage_dropped() as drop, tf.device("/cpu:0"):
+        # No name holds the graph that comes in.
+        graph = optimizer.optimize_graph(_as_operators(tf2onnx, function, drop), optimizers=optimizers)
+        return graph.make_model(f"converted from {function.name}")
+
+
+def _as_operators(tf2onnx: Any, function: Any, drop: Callable[[], object]) -> Any:
+    """Returns a concrete function as tf2onnx's graph of ONNX operators, as it is before the optimisers."""
+    inputs = [tensor.name for tensor in function.inputs if tensor.dtype != tf.resource]
+    outputs = [tensor.name for tensor in function.outputs]
+    graph_def = _frozen(function)
+    drop()
+    with tf.Graph().as_default():  # an empty one, without which TensorFlow refuses
+        graph_def = tf2onnx.tf_loader.tf_optimize(inputs, outputs, graph_def)
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+        del graph_def
+        return tf2onnx.tfonnx.process_tf_graph(
+            graph,
+            continue_on_error=True,
+            opset=OPSET,
+            input_names=inputs,
+            output_names=outputs,
+            tensors_to_rename=tf2onnx.convert.tensor_names_from_structed(function, inputs, outputs),
+        )
+
+
+def _frozen(function: Any) -> Any:
+    """Returns the graph of a concrete function with its weights inside."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    frozen = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
+    return frozen.graph.as_graph_def(add_shapes=True)
+
+
+@contextlib.contextmanager
+def _garbage_dropped() -> Iterator[Callable[[], object]]:
+    """Yields a function that drops objects made since that hold each other, without a look at older ones."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield gc.collect
+    finally:
+        gc.unfreeze()
 
 
 def save(model: Any, path: Path, properties: Mapping[str, str]) -> None:

@@ -240,6 +240,6 @@ def require_classes_of(classes: Sequence[str], config: Config, what: str) -> Non
     wanted = config.dataset.spec.classes
     if wanted != tuple(classes):
         raise ConfigError(
-            f"{what} has the classes {', '.join(classes)}; the dataset '{config.dataset.name}' of the config has "
+            f"{what} has the classes {', '.join(classes)}; the dataset '{config.dataset.spec.name}' of the config has "
             f"{', '.join(wanted)}. Name a config with the model's classes."
         )

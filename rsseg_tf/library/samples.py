@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rsseg_tf.config import Config, PretrainConfig
+from rsseg_tf.config.loader import root_hint
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.datasets.unlabelled import list_images
 from rsseg_tf.errors import ConfigError, DataError
@@ -57,7 +58,7 @@ def checked_samples(
                 lists[split], root, dataset.spec, what=f"{split} samples", trust=config.data.trust, listener=listener
             )
     except DataError as error:
-        raise DataError(f"{error} {_REMEDY}") from error
+        raise DataError(f"{error}{root_hint(dataset.root) or f' {_REMEDY}'}") from error
     from rsseg_tf.doctor.first_look import known_leaks, start_findings
 
     findings = start_findings(parts, dataset.spec, root, crop_size=crop_size)
@@ -92,6 +93,8 @@ def checked_images(config: PretrainConfig, listener: Listener = _NOBODY) -> Sequ
     """
     dataset = config.dataset
     root = Path(dataset.root)
+    if hint := root_hint(dataset.root):
+        raise DataError(f"The folder of images {root} does not exist.{hint}")
     samples = None if dataset.train_list else list_images(root, notify=lambda line: _note(line, listener))
     list_file = root / (dataset.train_list or "*")
     summary = checked_list(

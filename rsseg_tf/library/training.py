@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rsseg_tf.errors import ConfigError, TrainingError
+from rsseg_tf.errors import ConfigError, RssegError, TrainingError, reason
+from rsseg_tf.extras import require_loggers
 from rsseg_tf.files import StrPath
 from rsseg_tf.library.devices import open_devices
 from rsseg_tf.library.listening import Notify, listener_of
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import keras
 
     from rsseg_tf.config import Config, PretrainConfig
+    from rsseg_tf.data.own_changes import Change
     from rsseg_tf.library.models import Model
     from rsseg_tf.training import TrainResult
 
@@ -33,6 +36,7 @@ _RUN_KEYS = {
     "learning_rate": "lr_schedule.learning_rate",
     "save_interval": "train.save_interval",
     "log_iters": "train.log_iters",
+    "loggers": "train.loggers",
     "keep_checkpoint_max": "train.keep_checkpoint_max",
     "early_stop_intervals": "train.early_stop_intervals",
     "seed": "train.seed",
@@ -86,6 +90,8 @@ class Run:
 def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the keys of the config that the options of `train` or `pretrain` set, with their values."""
     found = {_RUN_KEYS[name]: value for name, value in options.items() if value is not None}
+    if "train.loggers" in found:
+        found["train.loggers"] = list(found["train.loggers"])  # as YAML writes it
     if "train.precision" in found:
         found["train.precision"] = precision_of(found["train.precision"])
     return found
@@ -113,6 +119,7 @@ def train(
     coarse_model: str | None = None,
     save_interval: int | None = None,
     log_iters: int | None = None,
+    loggers: Sequence[str] | None = None,
     resume_model: StrPath | None = None,
     keep_checkpoint_max: int | None = None,
     seed: int | None = None,
@@ -123,13 +130,15 @@ def train(
     overwrite: bool = False,
     device: Literal["auto", "cpu", "gpu"] = "auto",
     gpus: Sequence[int] = (),
+    model: keras.Model | Callable[..., keras.Model] | None = None,
+    augmentation: Change | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     notify: Notify | None = None,
 ) -> Run:
     """Trains a model, as `rsseg-tf train` does, by the same names; None leaves a value to the config.
 
-    Checkpoints go to `save_dir` as iter_N/ and, with `do_eval`, best_model/; TensorBoard events to its folder
-    tensorboard/. Ctrl-C, SIGTERM and SIGHUP write a checkpoint before they end the run.
+    Checkpoints go to `save_dir` as iter_N/ and, with `do_eval`, best_model/; the logs beside them. Ctrl-C, SIGTERM and
+    SIGHUP write a checkpoint before they end the run.
 
     Args:
         config: A YAML file, the name of a shipped one, or a plain mapping with the same keys.
@@ -143,6 +152,8 @@ def train(
         coarse_model: Weights of the coarse model of c2fnet.
         save_interval: Steps between checkpoints.
         log_iters: Steps between log lines.
+        loggers: Where losses and scores are logged: `tensorboard`, `csv`, `mlflow`, `wandb`; see
+            `rsseg_tf.training.loggers`.
         resume_model: A checkpoint to go on from, such as `output/iter_1000`.
         keep_checkpoint_max: How many iter_N/ to keep; the oldest are removed first.
         seed: Seed of weights, order and random changes.
@@ -153,6 +164,12 @@ def train(
         overwrite: Replace the checkpoints of an earlier run in `save_dir`.
         device: `auto` takes GPUs if there are any, else the CPU.
         gpus: Which GPUs.
+        model: A Keras model of your own in place of the config's section `model`, which may then be missing: normalised
+            `(B, H, W, bands)` to logits `(B, H, W, classes)`, alone or in a dict as "main". Or a function that returns
+            one, called with those of `in_channels` and `num_classes` that it takes. A model is trained from the weights
+            that it has and has the last ones afterwards; checkpoints hold what is needed to build it.
+        augmentation: A change to training samples of your own, the last one, as a function of (image, label, seed); see
+            `rsseg_tf.data.own_changes`. Give it again where a run is resumed, or name it by `augment.custom`.
         callbacks: More Keras callbacks; `rsseg_tf.training.callbacks` says what they hear.
         notify: Called with each line of the log, such as `print`.
 
@@ -165,13 +182,16 @@ def train(
         TrainingError: When a loss is NaN or infinite.
         WeightsError: When a checkpoint cannot be read or written.
     """
-    settings = {name: value for name, value in locals().items() if name in _RUN_KEYS}
+    settings = settings_of({name: value for name, value in locals().items() if name in _RUN_KEYS})
     from rsseg_tf.config import load_config
 
     listener, folder = listener_of(notify), Path(save_dir)
-    checked = load_config(config, with_settings(overrides, settings_of(settings)))
+    if model is not None:  # a section that fits any dataset stands for it until it is built
+        settings["model"] = {"name": "keras_model", "architecture": ""}
+    checked = load_config(config, with_settings(overrides, settings))
     if checked.train.early_stop_intervals is not None and not do_eval:
         raise ConfigError("--early_stop_intervals counts evaluations; add --do_eval.")
+    require_loggers(checked.train.loggers)
     strategy, is_chief = open_devices(device, gpus, deterministic=checked.train.deterministic, listener=listener)
     from rsseg_tf.library.samples import checked_samples
 
@@ -181,12 +201,13 @@ def train(
     val_samples = others[0] if do_eval else ()
 
     from rsseg_tf import training
-    from rsseg_tf.training.callbacks import History, TensorBoardLog
+    from rsseg_tf.training.callbacks import History
+    from rsseg_tf.training.loggers import loggers_of
 
     history = History()
     logs = []
     if is_chief:
-        logs = [history, listener.training_log(checked.train.iters), TensorBoardLog(folder / "tensorboard")]
+        logs = [history, listener.training_log(checked.train.iters), *loggers_of(checked, folder)]
     result = training.train(
         checked,
         folder,
@@ -195,6 +216,8 @@ def train(
         strategy=strategy,
         resume=resume_model,
         overwrite=overwrite,
+        augmentation=augmentation,
+        model=None if model is None else _built(model, checked),
         offline=offline,
         notify=listener.say,
         callbacks=[*logs, *callbacks],
@@ -204,6 +227,35 @@ def train(
     if run.best_model is not None:
         listener.say(f"The best model (mIoU {run.best_miou:.4f}) is {run.best_model}")
     return run
+
+
+def _built(model: keras.Model | Callable[..., keras.Model], config: Config) -> keras.Model:
+    """Returns a user's model, built now if it is a function that was given."""
+    import keras
+
+    if isinstance(model, keras.Model):
+        return model
+    if not callable(model):
+        raise ConfigError(f"model must be a keras.Model or a function that returns one; got {type(model).__name__}.")
+    spec = config.dataset.spec
+    known = {"in_channels": spec.bands, "num_classes": spec.num_classes}
+    wanted = inspect.signature(model).parameters
+    keras.utils.set_random_seed(config.train.seed)
+    try:
+        built = model(**{name: value for name, value in known.items() if name in wanted})
+    except RssegError:
+        raise
+    except Exception as error:  # a user's code may raise anything
+        raise ConfigError(
+            f"The model's function {getattr(model, '__name__', model)} failed: {reason(error)}. It is called with "
+            f"those of {' and '.join(known)} that it takes."
+        ) from error
+    if not isinstance(built, keras.Model):
+        raise ConfigError(
+            f"The model's function {getattr(model, '__name__', model)} must return a keras.Model; it returned "
+            f"{type(built).__name__}."
+        )
+    return built
 
 
 def pretrain(
@@ -217,6 +269,7 @@ def pretrain(
     learning_rate: float | None = None,
     save_interval: int | None = None,
     log_iters: int | None = None,
+    loggers: Sequence[str] | None = None,
     resume_model: StrPath | None = None,
     keep_checkpoint_max: int | None = None,
     seed: int | None = None,
@@ -242,6 +295,7 @@ def pretrain(
         learning_rate: Highest learning rate.
         save_interval: As `train` takes it, and all that follow too.
         log_iters: As there.
+        loggers: As there.
         resume_model: As there.
         keep_checkpoint_max: As there.
         seed: As there.
@@ -271,18 +325,20 @@ def pretrain(
     checked = load_pretrain_config(config, with_settings(overrides, settings_of(settings)))
     if epochs and iters:
         raise ConfigError("--epochs and --iters both set the length of the run; give one of them.")
+    require_loggers(checked.train.loggers)
     strategy, is_chief = open_devices(device, gpus, deterministic=checked.train.deterministic, listener=listener)
     from rsseg_tf.library.samples import checked_images
 
     samples = checked_images(checked, listener)
     from rsseg_tf import training
-    from rsseg_tf.training.callbacks import CollapseMonitor, History, TensorBoardLog
+    from rsseg_tf.training.callbacks import CollapseMonitor, History
+    from rsseg_tf.training.loggers import loggers_of
     from rsseg_tf.training.pretraining import steps_in_all
 
     history, limits = History(), checked.train
     log = listener.training_log(steps_in_all(checked, len(samples)), title="pretrain", scored=False)
     monitor = CollapseMonitor(limits.collapse_spread, stop_after=limits.stop_after_collapsed, write=log.write)
-    logs = [history, log, monitor, TensorBoardLog(folder / "tensorboard")] if is_chief else []
+    logs = [history, log, monitor, *loggers_of(checked, folder)] if is_chief else []
     result = training.pretrain(
         checked,
         folder,

@@ -276,7 +276,8 @@ def _text(
     """Returns the config as YAML with comments."""
     gpu = has_nvidia_driver() if trains_on == "auto" else trains_on == "gpu"
     recipe = _recipe(tiles, spec, gpu)
-    weights = next(iter(weights_for(recipe.backbone)), None)
+    # Those of a package alone: the extra `pretrained` installs them, and training needs no network then.
+    weights = next((row for row in weights_for(recipe.backbone) if row.package), None)
     installed = weights is not None and _is_installed(weights)
     total = sum(tiles.pixels)
     shares = [f"{name} {count / total:.1%}" for name, count in zip(spec.classes, tiles.pixels, strict=True)]
@@ -305,7 +306,9 @@ def _as_weights(spec: DatasetSpec, tiles: TileStatistics, installed: bool) -> bo
 
 
 def _is_installed(weights: NamedWeights) -> bool:
-    """Returns whether the package that brings the weights is there."""
+    """Returns whether a package brings the weights and is there; others have to be downloaded first."""
+    if not weights.package:
+        return False
     try:
         metadata.distribution(weights.package)
     except metadata.PackageNotFoundError:
@@ -372,14 +375,15 @@ def _model_lines(recipe: _Recipe, weights: NamedWeights | None, installed: bool,
         lines.append(f"  backbone: {{name: {recipe.backbone}, pretrained: {weights.name}}}")
         if bands != 3:
             lines[-1] += "  # their filters for red, green and blue are spread over the bands"
-    elif weights is not None:
-        lines += [
-            f"  # Weights of {weights.data}: {install_command('pretrained')}, then write",
-            f"  #   backbone: {{name: {recipe.backbone}, pretrained: {weights.name}}}",
-            f"  # and learning_rate: {_value(recipe.learning_rate)} below"
-            + (", and leave out mean and std above." if bands == 3 else "."),
-            f"  backbone: {{name: {recipe.backbone}}}",
-        ]
+    else:
+        if weights is not None:
+            lines += [
+                f"  # Weights of {weights.data}: {install_command('pretrained')}, then write",
+                f"  #   backbone: {{name: {recipe.backbone}, pretrained: {weights.name}}}",
+                f"  # and learning_rate: {_value(recipe.learning_rate)} below"
+                + (", and leave out mean and std above." if bands == 3 else "."),
+            ]
+        lines.append(f"  backbone: {{name: {recipe.backbone}}}")
     if recipe.decoder_channels is not None:
         lines.append(f"  decoder_channels: {_value(recipe.decoder_channels)}  # up to stride 4; finer ones cost more")
     return lines

@@ -74,6 +74,7 @@ def keras_model(*, architecture: str) -> keras.Model:
         ConfigError: When a layer of a user's own is unknown, or the text is none of a model. Code inside of the text
             (Lambda layers) does not run.
     """
+    modules: list[str] = []
     try:
         values = json.loads(architecture)
         modules = sorted({name for name in _modules(values) if name.partition(".")[0] not in _KNOWN})

@@ -25,6 +25,7 @@ def segformer(
     num_classes: int,
     channels: int = 256,
     dropout: float = 0.1,
+    channel_dropout: bool = False,
     align_corners: bool = False,
     weights: StrPath | None = None,
 ) -> keras.Model:
@@ -40,6 +41,7 @@ def segformer(
         channels: Channels to which features are brought; 256 for MiT-B0 and B1 and 768 for larger ones in released
             models.
         dropout: Share of the values that are dropped before the classifier in training.
+        channel_dropout: Whether dropout takes away whole channels, as in PaddleSeg, or single values.
         align_corners: How features and logits are resized, see `rsseg_tf.layers.ResizeLike`.
         weights: Of the whole model, see `rsseg_tf.backbones`; None for random ones.
 
@@ -62,7 +64,8 @@ def segformer(
         parts.append(x)
     x = keras.layers.Add(name="head_add")(parts) if len(parts) > 1 else parts[0]
     x = keras.layers.ReLU(name="head_relu")(BatchNorm(name="head_norm")(x))
-    x = keras.layers.Dropout(dropout, name="head_dropout")(x)
+    kind = keras.layers.SpatialDropout2D if channel_dropout else keras.layers.Dropout
+    x = kind(dropout, name="head_dropout")(x)
     x = classifier(x, num_classes, name="head_classifier")
     logits = ResizeLike(align_corners=align_corners, dtype="float32", name="main")(x, backbone.input)
     return keras.Model(backbone.input, {"main": logits}, name="segformer")

@@ -33,7 +33,17 @@ from rsseg_tf.errors import reason
 from rsseg_tf.files.writing import replace_file
 from rsseg_tf.ssl.monitors import MONITORS
 
-__all__ = ["CollapseMonitor", "ConsoleLog", "History", "LineLog", "TensorBoardLog", "format_duration"]
+__all__ = [
+    "CollapseMonitor",
+    "ConsoleLog",
+    "History",
+    "LineLog",
+    "TensorBoardLog",
+    "evaluated_scalars",
+    "format_duration",
+    "trained_scalars",
+    "warn_once",
+]
 
 Logs = dict[str, Any]
 
@@ -243,13 +253,25 @@ def _warning_if_unwritable() -> Iterator[None]:
         yield
     except (OSError, SystemExit) as error:  # rich raises SystemExit where a pipe is closed
         why = "the pipe is closed" if isinstance(error, SystemExit) else reason(error)
-        _warn_once(f"The log cannot be written: {why}; training goes on.")
+        warn_once(f"The log cannot be written: {why}; training goes on.")
 
 
 @functools.cache
-def _warn_once(text: str) -> None:
+def warn_once(text: str) -> None:
+    """Prints a warning on standard error, the first time that it comes."""
     with contextlib.suppress(OSError):
         print(f"[WARNING] {text}", file=sys.stderr, flush=True)
+
+
+def trained_scalars(logs: Logs) -> dict[str, float]:
+    """Returns the numbers of a log line that loggers store: losses, rate, costs."""
+    return {name: value for name, value in logs.items() if name not in ("epoch", "samples_seen")}
+
+
+def evaluated_scalars(logs: Logs) -> dict[str, float]:
+    """Returns the numbers of an evaluation that loggers store, by PaddleSeg's names: the scores, the IoU of classes."""
+    scores = {tag: logs[name] for name, tag in (("miou", "mIoU"), ("acc", "Acc"), ("kappa", "Kappa"), ("dice", "Dice"))}
+    return scores | {f"IoU/{name[4:]}": value for name, value in logs.items() if name.startswith("iou/")}
 
 
 class TensorBoardLog(keras.callbacks.Callback):
@@ -288,7 +310,7 @@ class TensorBoardLog(keras.callbacks.Callback):
             self._step = step
         except (OSError, tf.errors.OpError) as error:
             self.__dict__.pop("_writer", None)
-            _warn_once(f"{self._folder} cannot be written: {reason(error)}; training goes on.")
+            warn_once(f"{self._folder} cannot be written: {reason(error)}; training goes on.")
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Notes where the run begins."""
@@ -297,20 +319,16 @@ class TensorBoardLog(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Writes loss, rates and costs."""
         with self._writing(batch), self._writer.as_default(step=batch):
-            for name, value in (logs or {}).items():
-                if name not in ("epoch", "samples_seen"):
-                    tf.summary.scalar(f"Train/{name}", value)
+            for name, value in trained_scalars(logs or {}).items():
+                tf.summary.scalar(f"Train/{name}", value)
 
     def on_test_end(self, logs: Logs | None = None) -> None:
         """Writes scores and pictures."""
         values = logs or {}
         step = int(values["step"])
         with self._writing(step), self._writer.as_default(step=step):
-            for name, tag in (("miou", "mIoU"), ("acc", "Acc"), ("kappa", "Kappa"), ("dice", "Dice")):
-                tf.summary.scalar(f"Evaluate/{tag}", values[name])
-            for name in values:
-                if name.startswith("iou/"):
-                    tf.summary.scalar(f"Evaluate/IoU/{name[4:]}", values[name])
+            for name, value in evaluated_scalars(values).items():
+                tf.summary.scalar(f"Evaluate/{name}", value)
             for i, picture in enumerate(values["pictures"]):
                 tf.summary.image(f"Evaluate/sample_{i}", np.asarray(picture)[None])
             self._writer.flush()

@@ -11,10 +11,9 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import keras
 from pydantic import ValidationError
 
-from rsseg_tf.backbones.released import Built, built_by
+from rsseg_tf.backbones.released import Built, built_by, is_model
 from rsseg_tf.config.zoo import BackboneSection, C2FNet, ModelSection, Row
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.files import StrPath
@@ -44,13 +43,13 @@ def completed(name: str, arguments: Mapping[str, Any], source: StrPath) -> dict[
     return {"architecture": architecture, "options": {**options, **arguments.get("options", {})}}
 
 
-def load_argument(model: keras.Model, source: StrPath) -> LoadReport:
+def load_argument(model: Any, source: StrPath) -> LoadReport:
     """Loads weights into a model that one of our builders has just built.
 
     What was loaded is logged as `rsseg_tf.weights`, level INFO, in the lines that a training prints.
 
     Args:
-        model: From a builder with the argument `weights`.
+        model: The `keras.Model` from a builder with the argument `weights`.
         source: What `pretrained` of a config takes.
 
     Returns:
@@ -74,11 +73,11 @@ def load_argument(model: keras.Model, source: StrPath) -> LoadReport:
     return report
 
 
-def section_of(model: keras.Model, source: StrPath | None = None) -> Row:
+def section_of(model: Any, source: StrPath | None = None) -> Row:
     """Returns the section of a config that describes a model of one of our builders.
 
     Args:
-        model: From a builder with the argument `weights`; its backbone may be somebody else's.
+        model: The `keras.Model` from such a builder; its backbone may be somebody else's.
         source: What `pretrained` of the section names.
 
     Raises:
@@ -100,7 +99,7 @@ def _values(built: Built, row: type[Row]) -> dict[str, Any]:
     """Returns a model as plain values for a section."""
     values: dict[str, Any] = {"name": built.name}
     for key, value in built.arguments.items():
-        if isinstance(value, keras.Model):
+        if is_model(value):
             inner = built_by(value)
             # Files with names of layers cannot be translated for what nobody here knows; checkpoints of ours fit.
             custom = {"name": "custom", "builder": "own:model"}

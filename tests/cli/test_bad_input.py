@@ -152,7 +152,7 @@ def test_a_checkpoint_of_another_architecture_and_of_other_classes(project: Path
         (("--model_path", "MISSING"), "is not a checkpoint"),
         (("--gpus", "0", "1"), "A GPU was asked for, but TensorFlow sees none"),
         (("--batch_size", "0"), "Invalid value for '--batch-size'"),
-        (("--num_workers", "0"), "Invalid value for '--num-workers'"),
+        (("--num_workers", "-1"), "Invalid value for '--num-workers'"),
     ],
 )
 def test_bad_evaluation_options(project: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
 import yaml
 from click.testing import CliRunner, Result
 
@@ -19,6 +21,61 @@ def test_list_and_check_all_shipped_configs() -> None:
     result = run("check", *listed)
     assert result.exit_code == 0
     assert result.output.splitlines() == [f"{name}: ok" for name in listed]
+
+
+def test_a_table_of_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run("list", "--table").output.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = {words[0]: words[1:] for line in lines if "/" in line and (words := line.split())}
+    assert sorted(f"{name}.yml" for name in rows) == shipped_configs()
+    assert rows["fcn/fcn_hrnet_w18_isaid_512x512_80k"] == ["9.6", "64.7", "GPU"]
+    assert rows["unet/unet_efficientnet_lite0_dubai_256x256_cpu"][1:] == ["57.5*", "CPU"]
+    headings = [line.split("  ")[0] for line in lines if line.endswith(" for")]
+    assert headings == sorted(headings) and {"isaid", "potsdam", "dubai", "dota, pre-training"} <= set(headings)
+    assert lines[-1].startswith("* measured here")
+
+
+def test_what_is_known_as_json() -> None:
+    rows = {row["name"]: row for row in json.loads(run("list", "--json").output)}
+    assert sorted(rows) == shipped_configs()
+    assert rows["upernet/upernet_resnet50_potsdam_512x512_80k.yml"] == {
+        "name": "upernet/upernet_resnet50_potsdam_512x512_80k.yml", "task": "train", "dataset": "potsdam",
+        "model": "upernet", "backbone": "resnet50", "parameters": 82916946, "miou": 77.59,
+        "miou_source": "published", "trains_on": "gpu",
+    }  # fmt: skip
+    assert rows["ssl/pretrain/swav_resnet50_dota.yml"]["model"] == "swav"
+    assert rows["ssl/pretrain/swav_resnet50_dota.yml"]["task"] == "pretrain"
+    on_cpu = {name for name, row in rows.items() if row["trains_on"] == "cpu"}
+    assert on_cpu == {name for name in rows if name.endswith(("_cpu.yml", "_quick.yml"))}
+    assert all(row["parameters"] > 100_000 for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("unet", "dubai", "--device", "cpu"), ["unet/unet_efficientnet_lite0_dubai_256x256_cpu.yml"]),
+        (("--dataset", "loveda", "--names", "Segformer"), ["segformer/segformer_mit_b0_loveda_512x512_80k.yml"]),
+        (("swav", "--dataset", "dota", "million_aid"),
+         ["ssl/pretrain/swav_resnet50_dota.yml", "ssl/pretrain/swav_resnet50_million_aid.yml"]),
+    ],
+)  # fmt: skip
+def test_filters(arguments: tuple[str, ...], names: list[str]) -> None:
+    assert run("list", *arguments).output.splitlines() == names
+    rows = json.loads(run("list", *arguments, "--json").output)
+    assert [row["name"] for row in rows] == names
+
+
+def test_names_without_their_ending() -> None:
+    name = "fcn/fcn_hrnet_w18_dubai_256x256_cpu"
+    assert run("show", name).output == run("show", f"{name}.yml").output
+
+
+def test_filters_that_find_nothing() -> None:
+    result = run("list", "--dataset", "isiad")
+    assert result.exit_code == 2 and "--dataset isiad: no shipped config has it. Did you mean 'isaid'?" in result.output
+    result = run("list", "unet", "million", "--device", "cpu")
+    assert result.exit_code == 2 and "No shipped config fits unet million --device cpu;" in result.output
 
 
 def test_show_prints_the_resolved_config() -> None:

@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from rsseg_tf.assets import find_config, shipped_configs
-from rsseg_tf.config import Config, dump_config, load_config
+from rsseg_tf.config import Config, dump_config, load_config, load_pretrain_config
+from rsseg_tf.config.loader import root_hint
 from rsseg_tf.config.schema import CustomDataset
 from rsseg_tf.config.zoo import C2FNet, SegmentorSection
 from rsseg_tf.datasets.table import RECIPES, SPECS
@@ -319,6 +320,118 @@ def test_a_root_that_is_written_counts_from_the_working_directory(tmp_path: Path
     assert load(tmp_path, "", "dataset.root=here", base=OWN).dataset.root == "here"
     (tmp_path / "more.yml").write_text("base: c.yml\ndataset: {name: custom, root: there}\n", "utf-8")
     assert load_config(tmp_path / "more.yml").dataset.root == "there"
+
+
+LISTS = ("train.txt", "val.txt")
+
+
+def write_lists(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize("lists", [("train.txt",), ("val.txt",), LISTS])
+def test_a_relative_root_counts_from_the_config_if_the_data_lie_there(
+    lists: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    data = write_lists(project / "data" / "mine", *lists)
+    (project / "c.yml").write_text(OWN.replace("custom,", "custom, root: data/mine,"), "utf-8")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config = load_config("../project/c.yml")
+    assert config.dataset.root == str(data) and config.dataset.spec.name == "mine"
+    # The folder of the file that names the root counts, not of the one that starts from it.
+    (tmp_path / "elsewhere" / "more.yml").write_text("base: ../project/c.yml\ntrain: {iters: 7}\n", "utf-8")
+    assert load_config("more.yml").dataset.root == str(data)
+    # As a checkpoint keeps it, it means the same data from anywhere.
+    (tmp_path / "kept.yml").write_text(dump_config(config), "utf-8")
+    assert load_config(tmp_path / "kept.yml").dataset.root == str(data)
+    # On the command line paths count from the working directory, as ever.
+    assert load_config("../project/c.yml", ["dataset.root=data/mine"]).dataset.root == "data/mine"
+    monkeypatch.chdir(project)  # where both are the same folder it stays as it is written
+    assert load_config("c.yml").dataset.root == "data/mine"
+
+
+def test_a_relative_root_in_the_working_directory_alone_works_as_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lists(tmp_path / "data", *LISTS)
+    (tmp_path / "configs" / "data").mkdir(parents=True)  # a folder of that name without the dataset
+    (tmp_path / "configs" / "c.yml").write_text(OWN.replace("custom,", "custom, root: data,"), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert load_config("configs/c.yml").dataset.root == "data"
+    assert load_config("fcn/fcn_hrnet_w18_dubai_512x512_80k.yml").dataset.root.startswith("data/")
+
+
+def test_two_folders_of_a_relative_root_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lists(tmp_path / "data", *LISTS)
+    beside = write_lists(tmp_path / "configs" / "data", *LISTS)
+    (tmp_path / "configs" / "c.yml").write_text(OWN.replace("custom,", "custom, root: data,"), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    told = rf"c\.yml:1: dataset\.root data is taken from beside the config, {beside}; there is also {tmp_path / 'data'}"
+    with pytest.warns(OldKeyWarning, match=told):
+        assert load_config("configs/c.yml").dataset.root == str(beside)
+
+
+def test_images_of_a_pretraining_beside_their_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "project" / "pictures").mkdir(parents=True)
+    (tmp_path / "project" / "c.yml").write_text(
+        "base: ssl/pretrain/moco_v2_resnet50_dota.yml\ndataset: {name: images, root: pictures}\n", "utf-8"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert load_pretrain_config("project/c.yml").dataset.root == str(tmp_path / "project" / "pictures")
+
+
+def test_a_hint_names_both_places_of_a_relative_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert f"neither beside the config that names it nor in the working directory, {tmp_path}" in root_hint("data/x")
+    (tmp_path / "there").mkdir()
+    assert root_hint("there") == root_hint(str(tmp_path / "nowhere")) == ""
+
+
+# === The name of a dataset ===
+
+
+def test_a_prepared_dataset_carries_its_users_name(tmp_path: Path) -> None:
+    config = load(tmp_path, "", "dataset.title=Dubai, spring", base=BASE)
+    assert config.dataset.name == "dubai" and config.dataset.spec.name == "Dubai, spring"
+    assert load(tmp_path, base=BASE).dataset.spec.name == "dubai"
+    with pytest.raises(ConfigError, match="dataset.title"):
+        load(tmp_path, "", "dataset.title=''", base=BASE)
+
+
+# === --set and the shell ===
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["augment.crop_size=[256,", "256]"], "quote it: --set 'augment.crop_size=[256, 256]'"),
+        (["dataset.root=my", "data", "folder"], "quote it: --set 'dataset.root=my data folder'"),
+        (["loss.main={name:", "dice,", "weight:", "1}"], "quote it: --set 'loss.main={name: dice, weight: 1}'"),
+        (["train.iters", "100"], "Write it without spaces: --set train.iters=100"),
+        (["train.iters", "=", "100"], "Write it without spaces: --set train.iters=100"),
+        (["augment.crop_size=[256,"], "If the shell took spaces, quotes or braces apart, quote the whole: --set '"),
+        (["loss.main=name:dice", "loss.main=weight:1"], "must be a mapping; got 'weight:1'. If the shell took spaces"),
+        (["augment.crop_size=256,256"], "must be a list; got '256,256'. If the shell took"),
+        (["loss.main={name:dice}"], "YAML wants a space after a colon: {name: dice}"),
+        (["256]"], "--set takes KEY=VALUE, for example --set train.iters=100; got '256]'."),
+    ],
+)
+def test_an_override_that_a_shell_took_apart(tmp_path: Path, words: list[str], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, "", *words, base=BASE)
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_other_mistakes_say_nothing_of_quotes(tmp_path: Path) -> None:
+    for wrong in ("train.iters=five", "train.itters=5", "train.iters"):
+        with pytest.raises(ConfigError) as caught:
+            load(tmp_path, "", wrong, base=BASE)
+        assert "shell" not in str(caught.value)
 
 
 def test_data_that_no_file_names_need_a_root(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from rsseg_tf.cli import main
 from rsseg_tf.config import Config, load_config
 from rsseg_tf.config.paddleseg import ImportedConfig, import_paddleseg
 from rsseg_tf.errors import ConfigError
+from tests.fixtures.paddleseg import WHOLE
 
 # The facts of the benchmark's base file, once for a large crop (its own) and once as most configs override it.
 TRANSFORMS = """\
@@ -194,11 +195,11 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     lines = str(error.value).splitlines()
     assert all(line.startswith(str(path)) for line in lines)
     for said in (
-        "model: the type UNet has no counterpart; allowed: FCN,",
-        "optimizer: the type lamb has no counterpart; allowed: sgd, adamw.",
+        "model: UNet has no counterpart: PaddleSeg's has an encoder of its own",
+        "optimizer: the type lamb has no counterpart; allowed: sgd, momentum, adamw, adam.",
         "theirs.yml: the key unheard_of has no counterpart here; remove it.",
         "lr_scheduler: the type StepDecay has no counterpart",
-        "loss of main: the type EdgeLoss has no counterpart",
+        "loss of head 1: the type EdgeLoss has no counterpart",
         "val_dataset.transforms: Resize has no counterpart",
     ):
         assert sum(said in line for line in lines) == 1, (said, lines)
@@ -245,66 +246,6 @@ def test_data_that_are_not_known_become_a_custom_dataset(tmp_path: Path) -> None
     }
     assert result.values["eval"]["scales"] == [0.75, 1.0] and result.values["eval"]["is_slide"] is True
     assert any("class_0 to class_2" in note for note in result.notes)
-
-
-# A whole file of a user's own data, one mapping in each place that has one.
-WHOLE = """\
-batch_size: 2
-iters: 1000
-to_static_training: false
-train_dataset:
-  type: Dataset
-  dataset_root: data/mine
-  train_path: data/mine/a.txt
-  num_classes: 3
-  img_channels: 3
-  mode: train
-  separator: ' '
-  ignore_index: 254
-  edge: false
-  transforms:
-    - {type: ResizeStepScaling, min_scale_factor: 0.5, max_scale_factor: 2.0, scale_step_size: 0.25}
-    - {type: RandomPaddingCrop, crop_size: [64, 64], im_padding_value: 127.5, label_padding_value: 254,
-       category_max_ratio: 1.0}
-    - {type: RandomHorizontalFlip, prob: 0.4}
-    - {type: RandomVerticalFlip, prob: 0.2}
-    - {type: RandomDistort, brightness_range: 0.4, brightness_prob: 0.3, contrast_range: 0.4, contrast_prob: 0.3,
-       saturation_range: 0.4, saturation_prob: 0.3, hue_range: 10, hue_prob: 0.3, sharpness_prob: 0}
-    - {type: Normalize, mean: [0.4, 0.4, 0.4], std: [0.2, 0.2, 0.2]}
-val_dataset:
-  type: Dataset
-  dataset_root: data/mine
-  val_path: data/mine/b.txt
-  num_classes: 3
-  img_channels: 3
-  mode: val
-  separator: ' '
-  ignore_index: 254
-  edge: false
-  transforms: [{type: Normalize, mean: [0.4, 0.4, 0.4], std: [0.2, 0.2, 0.2]}]
-optimizer: {type: sgd, momentum: 0.8, weight_decay: 0.0005, grad_clip_cfg: {name: ClipGradByGlobalNorm, clip_norm: 5},
-            custom_cfg: [{name: backbone, lr_mult: 0.1, weight_decay_mult: 1.0}]}
-lr_scheduler: {type: PolynomialDecay, learning_rate: 0.02, end_lr: 0.001, power: 0.8, decay_steps: 1000, cycle: false,
-               warmup_iters: 10, warmup_start_lr: 0.001}
-loss:
-  types:
-    - {type: MixedLoss, losses: [{type: DiceLoss, weight: [1, 2, 3], smooth: 0.5, ignore_index: 254},
-                                 {type: OhemCrossEntropyLoss, thresh: 0.6, min_kept: 100, ignore_index: 254}],
-       coef: [0.8, 0.2]}
-    - {type: CrossEntropyLoss, weight: [1, 2, 3], ignore_index: 254, avg_non_ignore: true, top_k_percent_pixels: 1.0}
-  coef: [1, 0.3]
-model:
-  type: OCRNet
-  backbone: {type: ResNet50_vd, output_stride: 16, multi_grid: [1, 2, 4], in_channels: 3, pretrained: a.pdparams}
-  num_classes: 3
-  backbone_indices: [2, 3]
-  ocr_mid_channels: 256
-  ocr_key_channels: 128
-  align_corners: true
-  pretrained: b.pdparams
-test_config: {aug_eval: true, scales: [1, 2], flip_horizontal: true, flip_vertical: true, is_slide: true,
-              crop_size: [32, 32], stride: [16, 16]}
-"""
 
 
 VALUES = yaml.safe_load(WHOLE)
@@ -375,9 +316,13 @@ def test_odd_values_never_end_in_a_traceback(tmp_path: Path) -> None:
         ("val_dataset: {ignore_index: 255}", "val_dataset: ignore_index is 255, that of train_dataset 254"),
         ("val_dataset: {ignore_index: null}", "val_dataset: ignore_index is 255, that of train_dataset 254"),
         ("val_dataset: {mode: train}", "val_dataset: mode is 'train'; it must be val"),
-        ("val_dataset: {type: Cityscapes}", "val_dataset: the type Cityscapes is not known"),
+        (
+            "val_dataset: {type: Cityscapes}",
+            "val_dataset: the type is Cityscapes, that of train_dataset Dataset; make them the same",
+        ),
         ("val_dataset: {separator: ','}", "val_dataset: separator is ','"),
         ("val_dataset: {transforms: [{type: Normalize}]}", r"val_dataset: Normalize has mean and std 0.5, in train_"),
+        ("val_dataset: {type: Mine}", "val_dataset: the type Mine is not known; allowed: Dataset with val_path"),
         ("val_dataset: {transforms: []}", "val_dataset: transforms: Normalize is needed"),
         ("train_dataset: {ignore_index: null}\nval_dataset: {ignore_index: null}", "loss of main.*ignore_index is 254"),
         ("model: {num_classes: 5}", "num_classes of model is 5, that of the dataset 3"),
@@ -402,13 +347,40 @@ def test_the_ignored_id_of_evaluation_is_ours(tmp_path: Path) -> None:
     assert isinstance(result, ImportedConfig) and result.values["dataset"]["ignore_index"] == 254
 
 
-def test_a_rotation_says_how_paddleseg_turns(tmp_path: Path) -> None:
+def test_a_rotation_turns_the_whole_image(tmp_path: Path) -> None:
+    plain = outcome(whole(), tmp_path)
+    assert isinstance(plain, ImportedConfig)
     for at in range(6):
         values = whole()
-        values["train_dataset"]["transforms"].insert(at, {"type": "RandomRotation", "max_rotation": 20})
-        assert "RandomRotation: it has no counterpart here: PaddleSeg turns" in str(outcome(values, tmp_path))
+        values["train_dataset"]["transforms"].insert(
+            at, {"type": "RandomRotation", "max_rotation": 20, "label_padding_value": 254}
+        )
+        result = outcome(values, tmp_path)
+        if at == 1:  # between scale and crop
+            assert isinstance(result, ImportedConfig)
+            turning = {"rotate_degrees": 20.0, "rotate_probability": 1.0, "rotate_whole": True}
+            assert result.values["augment"] == {**plain.values["augment"], **turning}
+        else:
+            assert "the order here is ResizeStepScaling, RandomRotation, RandomPaddingCrop" in str(result)
     values["train_dataset"]["transforms"][5]["max_rotation"] = 0  # which turns nothing
-    assert isinstance(outcome(values, tmp_path), ImportedConfig)
+    del values["train_dataset"]["transforms"][5]["label_padding_value"]
+    values["train_dataset"]["transforms"].insert(1, values["train_dataset"]["transforms"].pop(5))
+    assert outcome(values, tmp_path) == plain
+
+
+@pytest.mark.parametrize(
+    ("rotation", "message"),
+    [
+        ({"im_padding_value": 0}, "im_padding_value is 127.5, that of RandomRotation 0.0; there is one here"),
+        ({"label_padding_value": 3}, "label_padding_value is 3; what is padded is ignored here"),
+        ({"max_rotation": 200}, "max_rotation is 200; 180 turns everywhere"),
+        ({"prob": 1}, "the key prob has no counterpart here"),
+    ],
+)
+def test_what_a_rotation_must_be(rotation: dict[str, Any], message: str, tmp_path: Path) -> None:
+    values = whole()
+    values["train_dataset"]["transforms"].insert(1, {"type": "RandomRotation", **rotation})
+    assert message in str(outcome(values, tmp_path))
 
 
 def test_what_paddleseg_does_not_read_either_is_noted(tmp_path: Path) -> None:

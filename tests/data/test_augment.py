@@ -291,3 +291,70 @@ def test_image_and_label_stay_in_register() -> None:
         inside = ids != IGNORE
         exact = np.isclose(got[..., 0] / 40, ids, atol=1e-3)
         assert exact[inside].mean() > 0.5, "pixels away from the block borders carry their class"
+
+
+# === Turning the whole image ===
+
+
+def turned_by_paddleseg(
+    image: NDArray[np.float32], label: NDArray[np.uint8], degrees: float
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """What PaddleSeg's RandomRotation does, with the same calls of OpenCV."""
+    h, w = image.shape[:2]
+    pc = (w // 2, h // 2)
+    r = cv2.getRotationMatrix2D(pc, degrees, 1.0)
+    cos, sin = np.abs(r[0, 0]), np.abs(r[0, 1])
+    nw, nh = int((h * sin) + (w * cos)), int((h * cos) + (w * sin))
+    r[0, 2] += (nw / 2) - pc[0]
+    r[1, 2] += (nh / 2) - pc[1]
+    border = cv2.BORDER_CONSTANT
+    turned = cv2.warpAffine(
+        image, r, dsize=(nw, nh), flags=cv2.INTER_LINEAR, borderMode=border, borderValue=(127.5, 127.5, 127.5)
+    )
+    ids = cv2.warpAffine(label, r, dsize=(nw, nh), flags=cv2.INTER_NEAREST, borderMode=border, borderValue=IGNORE)
+    return turned, ids
+
+
+@pytest.mark.parametrize("crop", [(40, 56), (150, 150)])
+@pytest.mark.parametrize("factor", [1.0, 0.75])
+def test_the_whole_image_turns_as_in_paddleseg_to_the_bit(crop: tuple[int, int], factor: float) -> None:
+    image, label = sample(61, 84)
+    augment = Augment(crop_size=crop, rotate_degrees=30.0, rotate_probability=1.0, rotate_whole=True, **PLAIN)
+    augment = augment.model_copy(update={"scale_range": (factor, factor)})
+    for position in range(8):
+        draw = draw_changes(augment, next(uniform_numbers(1, position)))
+        assert draw.degrees is not None
+        size = (round(factor * 84), round(factor * 61))
+        pixels = cv2.resize(image.astype("float32"), size, interpolation=cv2.INTER_LINEAR)
+        ids = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)
+        pixels, ids = turned_by_paddleseg(pixels, ids, draw.degrees)
+        height, width = crop[1], crop[0]
+        down, across = max(height - ids.shape[0], 0), max(width - ids.shape[1], 0)
+        pixels = cv2.copyMakeBorder(pixels, 0, down, 0, across, cv2.BORDER_CONSTANT, value=(127.5, 127.5, 127.5))
+        ids = cv2.copyMakeBorder(ids, 0, down, 0, across, cv2.BORDER_CONSTANT, value=IGNORE)
+        y, x = (
+            int(at * (whole - side + 1)) for at, whole, side in zip(draw.place, ids.shape, (height, width), strict=True)
+        )
+        ours, our_ids = changed(image, label, augment, draw)
+        np.testing.assert_array_equal(ours, pixels[y : y + height, x : x + width])
+        np.testing.assert_array_equal(our_ids, ids[y : y + height, x : x + width])
+
+
+def test_turning_the_whole_image_or_the_crop_differs() -> None:
+    image, label = sample(61, 84)
+    options = {"crop_size": (40, 40), "rotate_degrees": 30.0, "rotate_probability": 1.0, **PLAIN}
+    [draw] = draws(Augment(**options), 1)
+    ours = [changed(image, label, Augment(**options, rotate_whole=whole), draw)[1] for whole in (False, True)]
+    assert (ours[0] != ours[1]).any()
+    # The corners of a crop from the middle have no padding where the whole image was turned.
+    middle = Draw(degrees=30.0, place=(0.5, 0.5))
+    padded = [
+        (changed(image * 0, label * 0, Augment(**options, rotate_whole=whole), middle)[1] == IGNORE).sum()
+        for whole in (False, True)
+    ]
+    assert padded[1] < padded[0]
+
+
+def test_turning_the_whole_image_needs_degrees() -> None:
+    with pytest.raises(ValueError, match="rotate_whole has a meaning with rotate_degrees above 0 only"):
+        Augment(rotate_whole=True)

@@ -226,3 +226,17 @@ def test_a_damaged_label_is_named(samples: list[Sample], tmp_path: Path) -> None
     cv2.imwrite(str(broken.label), np.full((96, 128), 77, np.uint8))
     with pytest.raises(DataError, match=r"broken\.png holds the ids 77"):
         take([*samples, broken], 1, Sampling(classes="rare"))
+
+
+def test_crops_hold_their_class_where_whole_images_are_turned(samples: list[Sample]) -> None:
+    turning = {"rotate_degrees": 60.0, "rotate_probability": 1.0, "rotate_whole": True, "scale_range": (1.0, 1.0)}
+    crops = crops_of(Sampling(classes=("pool",)), Augment(crop_size=(32, 32), **turning, **COLOURS))
+    label = cv2.imread(str(samples[0].label), cv2.IMREAD_GRAYSCALE)
+    assert label is not None
+    pool = np.flatnonzero(label == 2).astype(np.uint32)
+    held, first = 0, 0
+    for position in range(60):
+        draw, ids = crops.draw(label, 3, position, (2, pool))
+        held += bool((ids == 2).any())
+        first += bool((crops.changes.label(label, dataclasses.replace(draw, place=(0.0, 0.0))) == 2).any())
+    assert held == 60 and first < 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,30 @@ def test_all_outputs_are_those_of_the_keras_model(trained: TrainedModel, file: P
     assert answer["class_map"].dtype == np.uint8
     powers = np.exp(expected - expected.max(-1, keepdims=True))
     np.testing.assert_allclose(answer["confidence"], (powers / powers.sum(-1, keepdims=True)).max(-1), atol=1e-5)
+
+
+def test_few_copies_of_the_weights_are_held_at_once(
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tf2onnx copies the graph before each of dozens of optimisations, and the copies hold themselves.
+
+    They have the weights inside, and PSPNet's export took 24 GiB.
+    """
+    from tf2onnx.graph import Graph
+    from tf2onnx.optimizer.optimizer_base import GraphOptimizerBase
+
+    held = []
+    optimize = GraphOptimizerBase.optimize
+
+    def counted(self: GraphOptimizerBase, graph: Graph, iteration: int) -> Graph:
+        held.append(sum(isinstance(one, Graph) for one in gc.get_objects()))
+        return optimize(self, graph, iteration)
+
+    monkeypatch.setattr(GraphOptimizerBase, "optimize", counted)
+    write_onnx(trained, tmp_path, tile=Size(32, 32))
+    assert len(held) > 20  # times that the graph was copied
+    assert max(held) <= 2  # what an optimiser works on, and what it was copied from
+    assert gc.get_freeze_count() == 0
 
 
 def sizes_in(path: Path) -> dict[str, list[str | int]]:

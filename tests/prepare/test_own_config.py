@@ -30,6 +30,12 @@ def without_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_config, "_is_installed", lambda weights: False)
 
 
+def test_weights_that_no_package_brings_are_not_installed() -> None:
+    rows = [row for row in weights_for("resnet50") if not row.package]
+    assert len(rows) > 1  # from addresses, and presets
+    assert not any(own_config._is_installed(row) for row in rows)
+
+
 def statistics(**changes: object) -> TileStatistics:
     """Those of the tiles of Dubai, nearly."""
     usual = {
@@ -46,6 +52,16 @@ def config_text(tmp_path: Path, tiles: TileStatistics, trains_on: own_config.Tra
         gsd=tiles.ground_resolution,
     )  # fmt: skip
     return own_config._text(spec, tiles, trains_on, False)
+
+
+def test_weights_that_no_package_brings_are_not_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = config_text(tmp_path, statistics())
+    monkeypatch.setattr(own_config, "weights_for", lambda backbone: [*weights_for("resnet50"), *weights_for(backbone)])
+    assert config_text(tmp_path, statistics()) == there
+    monkeypatch.setattr(own_config, "weights_for", lambda backbone: weights_for("resnet50"))
+    text = config_text(tmp_path, statistics())
+    assert "backbone: {name: efficientnet_lite0}" in text
+    assert "pretrained" not in text
 
 
 def config_of(tmp_path: Path, tiles: TileStatistics, trains_on: own_config.TrainsOn = "cpu") -> Config:

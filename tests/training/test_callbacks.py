@@ -79,7 +79,7 @@ def test_tensorboard_gets_scalars_and_pictures_under_the_known_names(tmp_path: P
 
 def test_a_console_that_cannot_be_written_costs_no_training(capsys: pytest.CaptureFixture[str]) -> None:
     """A full disk under a log file; then it has room again."""
-    callbacks._warn_once.cache_clear()
+    callbacks.warn_once.cache_clear()
 
     class Disk(io.StringIO):
         full = True
@@ -105,7 +105,7 @@ def test_a_console_that_cannot_be_written_costs_no_training(capsys: pytest.Captu
 
 def test_a_closed_pipe_costs_no_training(capsys: pytest.CaptureFixture[str]) -> None:
     """Rich would end the process."""
-    callbacks._warn_once.cache_clear()
+    callbacks.warn_once.cache_clear()
 
     class Pipe(io.StringIO):
         def write(self, text: str) -> int:
@@ -123,7 +123,7 @@ def test_a_closed_pipe_costs_no_training(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_tensorboard_folder_that_cannot_be_written_costs_no_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    callbacks._warn_once.cache_clear()
+    callbacks.warn_once.cache_clear()
     (tmp_path / "tb").write_text("a file")
     log = TensorBoardLog(tmp_path / "tb")
     log.on_train_begin({"step": 0})

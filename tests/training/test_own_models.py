@@ -261,3 +261,45 @@ def test_lists_of_files_are_all_that_is_needed(tmp_path: Path) -> None:
     )  # fmt: skip
     result = train(config, tmp_path / "out", read_list(root / "train.txt", root), model=model)
     assert result.state.step == 1 and tf.io.gfile.exists(str(result.checkpoint))
+
+
+# === By the library ===
+
+
+def test_train_of_the_library_takes_a_model_in_place_of_the_section(tmp_path: Path) -> None:
+    import rsseg_tf
+
+    tiny_config(tmp_path)
+    config = {
+        "dataset": {"name": "custom", "root": str(tmp_path / "data"), "classes": ["dark", "bright"]},
+        "augment": {"crop_size": [32, 32], "scale_range": [0.75, 1.25]},
+        "lr_schedule": {"learning_rate": 0.2},
+    }
+
+    def build(*, in_channels: int, num_classes: int) -> keras.Model:
+        return net(num_classes, in_channels)
+
+    run = rsseg_tf.train(config, tmp_path / "out", model=build, iters=30, save_interval=30, do_eval=True)
+    assert run.best_miou > 0.6
+    assert rsseg_tf.evaluate(tmp_path / "out" / "best_model").miou == pytest.approx(run.best_miou, abs=1e-6)
+    image = read_image(tmp_path / "data" / "val_0.png")
+    model = net()
+    again = rsseg_tf.train(
+        tmp_path / "tiny.yml", tmp_path / "again", model=model, iters=1, overrides=["train.log_iters=1"]
+    )
+    np.testing.assert_array_equal(
+        again.load().predict(image), rsseg_tf.load_model(model, spec=again.load().spec).predict(image)
+    )
+
+
+def test_what_is_no_model_is_refused_by_the_library(tmp_path: Path) -> None:
+    import rsseg_tf
+
+    tiny_config(tmp_path)
+    for model, message in (
+        (3, "model must be a keras.Model or a function that returns one; got int"),
+        (lambda: 1 / 0, "The model's function <lambda> failed: ZeroDivisionError"),
+        (lambda: None, "The model's function <lambda> must return a keras.Model; it returned NoneType"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            rsseg_tf.train(tmp_path / "tiny.yml", tmp_path / "out", model=model)

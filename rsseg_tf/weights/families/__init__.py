@@ -10,13 +10,21 @@ from __future__ import annotations
 from rsseg_tf.weights.families.convnext import CONVNEXT
 from rsseg_tf.weights.families.family import Family, Tensors, Translation
 from rsseg_tf.weights.families.mmsegmentation import MMSEGMENTATION
-from rsseg_tf.weights.families.segformer import HUGGING_FACE, MMSEGMENTATION_SEGFORMER
+from rsseg_tf.weights.families.segformer import HUGGING_FACE, MMSEGMENTATION_SEGFORMER, PADDLESEG_SEGFORMER
 from rsseg_tf.weights.families.smp import SMP
 from rsseg_tf.weights.families.timm import TIMM
 
 __all__ = ["FAMILIES", "Family", "Tensors", "Translation", "recognise", "without_wrapper"]
 
-FAMILIES: tuple[Family, ...] = (HUGGING_FACE, MMSEGMENTATION_SEGFORMER, MMSEGMENTATION, SMP, CONVNEXT, TIMM)
+FAMILIES: tuple[Family, ...] = (
+    HUGGING_FACE,
+    MMSEGMENTATION_SEGFORMER,
+    PADDLESEG_SEGFORMER,
+    MMSEGMENTATION,
+    SMP,
+    CONVNEXT,
+    TIMM,
+)
 """In the order in which they are asked: those with the more particular names first."""
 
 # Attributes in which training scripts and distributed training keep a whole model.

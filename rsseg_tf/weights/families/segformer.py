@@ -1,7 +1,8 @@
-"""Checkpoints of SegFormer and of its encoder MiT, as Hugging Face's transformers and mmsegmentation name them.
+"""Checkpoints of SegFormer and of its encoder MiT, as transformers, mmsegmentation and PaddleSeg name them.
 
 Source: models/segformer of transformers 5.24, whose files have the names of its earlier releases while its modules have
-newer ones (both are read); mmseg/models/backbones/mit.py of mmsegmentation 1.2.2.
+newer ones (both are read); mmseg/models/backbones/mit.py of mmsegmentation 1.2.2; paddleseg/models/segformer.py and
+paddleseg/models/backbones/mix_transformer.py of PaddleSeg.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rsseg_tf.errors import WeightsError
 from rsseg_tf.weights.families.family import Family, Tensors, Translation
 from rsseg_tf.weights.names import TORCH_VARIABLES, renamed
 
-__all__ = ["HUGGING_FACE", "MMSEGMENTATION_SEGFORMER"]
+__all__ = ["HUGGING_FACE", "MMSEGMENTATION_SEGFORMER", "PADDLESEG_SEGFORMER"]
 
 _B1_WIDTHS = (64, 128, 320, 512)
 # Channels and blocks by stage.
@@ -74,6 +75,30 @@ _MM_ENCODER = {
     "stage{s}_block{b}_mlp_project": f"{_MM_BLOCK}.ffn.layers.4",
     "stage{s}_norm": "backbone.layers.{s0}.2",
 }
+_PD_BLOCK = "backbone.block{s}.{b0}"
+_PD_ENCODER = {
+    _EMBED: "backbone.patch_embed{s}.proj",
+    "stage{s}_embed_norm": "backbone.patch_embed{s}.norm",
+    _BLOCK: f"{_PD_BLOCK}.norm1",
+    "stage{s}_block{b}_attention_query": f"{_PD_BLOCK}.attn.q",
+    "stage{s}_block{b}_attention_key": f"{_PD_BLOCK}.attn.key",
+    "stage{s}_block{b}_attention_value": f"{_PD_BLOCK}.attn.value",
+    "stage{s}_block{b}_attention_reduce": f"{_PD_BLOCK}.attn.sr",
+    "stage{s}_block{b}_attention_reduce_norm": f"{_PD_BLOCK}.attn.norm",
+    "stage{s}_block{b}_attention_project": f"{_PD_BLOCK}.attn.proj",
+    "stage{s}_block{b}_mlp_norm": f"{_PD_BLOCK}.norm2",
+    "stage{s}_block{b}_mlp_expand": f"{_PD_BLOCK}.mlp.fc1",
+    "stage{s}_block{b}_mlp_depthwise": f"{_PD_BLOCK}.mlp.dwconv.dwconv",
+    "stage{s}_block{b}_mlp_project": f"{_PD_BLOCK}.mlp.fc2",
+    "stage{s}_norm": "backbone.norm{s}",
+}
+_PD_HEAD = {
+    "head_linear{i}": "linear_c{i}.proj",
+    "head_fuse{i}": "linear_fuse._conv.{i}",
+    "head_norm": "linear_fuse._batch_norm",
+    "head_classifier": "linear_pred",
+}
+_PD_FUSE = "linear_fuse._conv.weight"
 # Modules of transformers 5 -> names in its files.
 _NEW_NAMES = (
     (r"stages\.(\d+)\.patch_embeddings", r"encoder.patch_embeddings.\1"),
@@ -99,16 +124,22 @@ def _encoder_in(tensors: Tensors, rules: Mapping[str, str]) -> str:
     """Returns the name of the encoder that a file holds."""
     widths, depths = [], []
     for stage in range(4):
-        kernel = tensors.get(rules[_EMBED].format(s0=stage) + ".weight", np.empty(0))
-        widths.append(kernel.shape[0])
-        block = re.escape(rules[_BLOCK].format(s0=stage, b0="#")).replace(r"\#", r"\d+")
+        kernel = tensors.get(rules[_EMBED].format(s0=stage, s=stage + 1) + ".weight", np.empty(0))
+        widths.append(kernel.shape[0] if kernel.ndim else 0)
+        block = re.escape(rules[_BLOCK].format(s0=stage, s=stage + 1, b0="#")).replace(r"\#", r"\d+")
         depths.append(sum(re.fullmatch(block + r"\.weight", name) is not None for name in tensors))
     blocks = f"a MiT with {', '.join(map(str, widths))} channels and {', '.join(map(str, depths))} blocks"
     return _MITS.get((tuple(widths), tuple(depths)), blocks)
 
 
-def _is_for(encoder: str, row: Row, epsilon: float) -> bool:
+def _is_for(encoder: str, row: Row, epsilon: float, embed_epsilon: float | None = None) -> bool:
     """Whether an encoder may be that of a config; those of unknown sizes are compared tensor by tensor.
+
+    Args:
+        encoder: The name of the file's.
+        row: The section of the config.
+        epsilon: What the project adds to the variances.
+        embed_epsilon: The same behind patches and reduced maps; None for `epsilon`.
 
     Raises:
         WeightsError: If the config adds another number to the variances than the project does.
@@ -118,11 +149,14 @@ def _is_for(encoder: str, row: Row, epsilon: float) -> bool:
         return False
     if encoder in _MITS.values() and encoder != backbone.name.replace("mit_b", "MiT-B"):
         return False
-    if backbone.norm_epsilon != epsilon:
-        raise WeightsError(
-            f"norm_epsilon of {backbone.name} is {backbone.norm_epsilon:g}, and the project that the file comes from "
-            f"takes {epsilon:g}. Write norm_epsilon: {epsilon:g} into the section of the backbone"
-        )
+    given = {"norm_epsilon": backbone.norm_epsilon, "embed_epsilon": backbone.embed_epsilon or backbone.norm_epsilon}
+    wanted = {"norm_epsilon": epsilon, "embed_epsilon": embed_epsilon or epsilon}
+    for name, value in wanted.items():
+        if given[name] != value:
+            raise WeightsError(
+                f"{name} of {backbone.name} is {given[name]:g}, and the project that the file comes from "
+                f"takes {value:g}. Write {name}: {value:g} into the section of the backbone"
+            )
     return True
 
 
@@ -166,17 +200,17 @@ def _translate_hugging_face(tensors: Tensors, row: Row, paths: Sequence[str]) ->
         if not isinstance(row, SegFormer) or _HF_FUSE not in tensors:
             return Translation({}, tensors)
         names |= renamed(paths, _HF_HEAD, variables=TORCH_VARIABLES)
-    return Translation(names, _by_feature(_as_convolutions(tensors)), classifiers=_HF_CLASSIFIER)
+    return Translation(names, _by_feature(_as_convolutions(tensors), _HF_FUSE), classifiers=_HF_CLASSIFIER)
 
 
-def _by_feature(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Cuts the layer of all features, the deepest first, into one for each."""
-    kernel = tensors.get(_HF_FUSE)
+def _by_feature(tensors: dict[str, np.ndarray], fuse: str) -> dict[str, np.ndarray]:
+    """Cuts the layer of all features, the deepest first, whose kernel is called `fuse`, into one for each."""
+    kernel = tensors.get(fuse)
     if kernel is None or kernel.ndim != 4 or kernel.shape[1] % 4:
         return tensors
     parts = enumerate(reversed(np.split(kernel, 4, axis=1)), start=1)
-    rest = {name: array for name, array in tensors.items() if name != _HF_FUSE}
-    return rest | {_HF_FUSE.replace(".weight", f".{i}.weight"): part for i, part in parts}
+    rest = {name: array for name, array in tensors.items() if name != fuse}
+    return rest | {fuse.replace(".weight", f".{i}.weight"): part for i, part in parts}
 
 
 HUGGING_FACE = Family(
@@ -232,3 +266,45 @@ MMSEGMENTATION_SEGFORMER = Family(
     "mmsegmentation", _is_mmsegmentation, _describe_mmsegmentation, _translate_mmsegmentation, normalisation=IMAGENET
 )
 """The encoders of its SegFormers; their head has a ReLU that Hugging Face's has not."""
+
+
+# === PaddleSeg ===
+
+
+def _is_paddleseg(tensors: Tensors) -> bool:
+    tensors = _with_backbone(tensors)
+    return {f"backbone.{layer}.weight" for layer in ("patch_embed1.proj", "block1.0.attn.kv")} <= tensors.keys()
+
+
+def _describe_paddleseg(tensors: Tensors) -> str:
+    tensors = _with_backbone(tensors)
+    encoder = _encoder_in(tensors, _PD_ENCODER)
+    if (classes := tensors.get("linear_pred.weight")) is not None and classes.ndim:
+        return f"SegFormer on {encoder}, {classes.shape[0]} classes"
+    return encoder
+
+
+def _translate_paddleseg(tensors: Tensors, row: Row, paths: Sequence[str]) -> Translation:
+    tensors = _with_backbone(tensors)
+    if not _is_for(_encoder_in(tensors, _PD_ENCODER), row, 1e-6, 1e-5):
+        return Translation({}, tensors)
+    names = renamed(paths, _PD_ENCODER)
+    if isinstance(row, SegmentorSection):
+        if not isinstance(row, SegFormer) or _PD_FUSE not in tensors:
+            return Translation({}, tensors)
+        names |= renamed(paths, _PD_HEAD)
+    unpacked: dict[str, np.ndarray] = {}
+    for name, array in tensors.items():
+        array = array.T if array.ndim == 2 else array  # Paddle's linear layers are (in, out)
+        head, packed, last = name.rpartition(".kv.")
+        if packed and array.ndim and array.shape[0] % 2 == 0:
+            parts = zip(("key", "value"), np.split(array, 2), strict=True)
+            unpacked |= {f"{head}.{part}.{last}": values for part, values in parts}
+        else:
+            unpacked[name] = array
+    classifiers = ("linear_pred.weight", "linear_pred.bias")
+    return Translation(names, _by_feature(_as_convolutions(unpacked), _PD_FUSE), classifiers=classifiers)
+
+
+PADDLESEG_SEGFORMER = Family("PaddleSeg", _is_paddleseg, _describe_paddleseg, _translate_paddleseg)
+"""SegFormer and MiT; its configs normalise by 0.5, others by the statistics of ImageNet, so there is no rule."""
