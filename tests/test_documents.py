@@ -39,7 +39,7 @@ PYTHON = [page for page in DOCUMENTS if any(block.kind == "python" and not block
 TOURS = [page for page in DOCUMENTS if data_of(page)]
 WRITTEN = ("mine.yml", "pairs.yml", "theirs.yml")
 """Configs that readers write; those under data/ are written by commands."""
-EXTERNAL = {"cp", "curl", "git", "docker", "kubectl", "npm", "sbatch", "cd", "tensorboard", "adb", "./gradlew", "cmake"}
+EXTERNAL = {"cp", "curl", "git", "docker", "kubectl", "npm", "sbatch", "cd", "tensorboard", "adb", "./gradlew", "cmake", "segment"}
 """Programs of others, whose lines are not run: they need a server, a network or a phone."""
 
 
