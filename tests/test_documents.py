@@ -39,7 +39,21 @@ PYTHON = [page for page in DOCUMENTS if any(block.kind == "python" and not block
 TOURS = [page for page in DOCUMENTS if data_of(page)]
 WRITTEN = ("mine.yml", "pairs.yml", "theirs.yml")
 """Configs that readers write; those under data/ are written by commands."""
-EXTERNAL = {"cp", "curl", "git", "docker", "kubectl", "npm", "sbatch", "cd", "tensorboard", "adb", "./gradlew", "cmake", "segment"}
+EXTERNAL = {
+    "cp",
+    "curl",
+    "git",
+    "docker",
+    "kubectl",
+    "npm",
+    "sbatch",
+    "cd",
+    "tensorboard",
+    "adb",
+    "./gradlew",
+    "cmake",
+    "segment",
+}
 """Programs of others, whose lines are not run: they need a server, a network or a phone."""
 
 
@@ -68,6 +82,43 @@ def test_every_command_parses_and_its_config_exists(line: str, tmp_path: Path, m
     config = context.params.get("config_path")
     if config and Path(config).name not in WRITTEN and not config.startswith("data/"):
         load_any_config(config, context.params["overrides"])
+
+
+INLINE = sorted(
+    {
+        (str(page.relative_to(ROOT)), " ".join(code.split()))
+        for page in DOCUMENTS
+        if page.name != "CHANGELOG.md"  # which tells of what was
+        for code in re.findall(r"(?<!`)`(rsseg-tf [a-z][^`]*)`(?!`)", page.read_text("utf-8"))
+    }
+)
+
+
+@pytest.mark.parametrize(("page", "code"), INLINE)
+def test_commands_within_sentences_exist_and_have_their_options(page: str, code: str) -> None:
+    _, name, *words = re.sub(r"['\"…]", " ", code).split()
+    if not re.fullmatch(r"[a-z][a-z-]+", name):
+        return
+    context = click.Context(main)
+    command: click.Command | None = main.get_command(context, name)
+    assert command is not None, f"{page}: there is no command {name}"
+    known = [command]
+    if isinstance(command, click.Group):
+        inner = words[0] if words and words[0] in command.list_commands(context) else getattr(command, "default", "")
+        known += [command.get_command(context, inner)] if inner and command.get_command(context, inner) else []
+        first = [param.type for param in known[-1].params if isinstance(param, click.Argument)]
+        if (
+            inner not in words
+            and words
+            and re.fullmatch(r"[a-z][\w-]+", words[0])
+            and isinstance(first[0], click.Choice)
+        ):
+            assert words[0].replace("_", "-") in {str(name).replace("_", "-") for name in first[0].choices}, page
+    options = {option.replace("_", "-") for one in known for param in one.params for option in param.opts}
+    for word in words:
+        if word.startswith("--"):
+            option = word.partition("=")[0].rstrip(".,;:").replace("_", "-")
+            assert option in options | {"--help"}, f"{page}: {name} has no {word}"
 
 
 class _ParsedError(Exception):

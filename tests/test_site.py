@@ -67,7 +67,7 @@ def test_pages_beside_docs_and_pictures_are_there_and_can_be_searched(site: Path
     ).read_text("utf-8")
     index = json.loads((site / "search" / "search_index.json").read_text("utf-8"))
     found = {entry["location"].partition("#")[0] for entry in index["docs"] if "reliability diagram" in entry["text"]}
-    assert found == {"evaluation/"}
+    assert "evaluation/" in found
 
 
 def test_tasks_name_functions_that_are_public() -> None:
