@@ -105,15 +105,11 @@ def test_commands_within_sentences_exist_and_have_their_options(page: str, code:
     known = [command]
     if isinstance(command, click.Group):
         inner = words[0] if words and words[0] in command.list_commands(context) else getattr(command, "default", "")
-        known += [command.get_command(context, inner)] if inner and command.get_command(context, inner) else []
-        first = [param.type for param in known[-1].params if isinstance(param, click.Argument)]
-        if (
-            inner not in words
-            and words
-            and re.fullmatch(r"[a-z][\w-]+", words[0])
-            and isinstance(first[0], click.Choice)
-        ):
-            assert words[0].replace("_", "-") in {str(name).replace("_", "-") for name in first[0].choices}, page
+        if found := command.get_command(context, inner):
+            known.append(found)
+        first = next((param.type for param in known[-1].params if isinstance(param, click.Argument)), None)
+        if inner not in words and re.match(r"[a-z]", " ".join(words)) and isinstance(first, click.Choice):
+            assert words[0].replace("_", "-") in {str(name).replace("_", "-") for name in first.choices}, page
     options = {option.replace("_", "-") for one in known for param in one.params for option in param.opts}
     for word in words:
         if word.startswith("--"):

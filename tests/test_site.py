@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 from html import unescape
 from pathlib import Path
 
@@ -16,8 +19,18 @@ from mkdocs.utils.yaml import get_yaml_loader, yaml_load
 
 from docs import make_api, site_hooks
 from rsseg_tf.cli import main
+from tests.fixtures.browser import CHROMIUM, browser
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder without a line for each request."""
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
 TASKS = re.findall(r"`(rsseg_tf\.[\w.]+)`", (ROOT / "docs" / "how_to.md").read_text("utf-8"))
 
 
@@ -68,6 +81,22 @@ def test_pages_beside_docs_and_pictures_are_there_and_can_be_searched(site: Path
     index = json.loads((site / "search" / "search_index.json").read_text("utf-8"))
     found = {entry["location"].partition("#")[0] for entry in index["docs"] if "reliability diagram" in entry["text"]}
     assert "evaluation/" in found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to look with")
+def test_the_search_finds_a_page_and_no_script_complains(site: Path, tmp_path: Path) -> None:
+    handler = functools.partial(QuietHandler, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with browser(tmp_path) as tab:
+                tab.open(f"http://127.0.0.1:{server.server_port}/?q=temperature")
+                tab.wait("document.querySelectorAll('.md-search-result__item').length > 0", timeout=60)
+                titles = tab.run("document.querySelector('.md-search-result__list').textContent")
+                assert "A temperature" in titles and tab.complaints() == []
+        finally:
+            server.shutdown()
 
 
 def test_tasks_name_functions_that_are_public() -> None:
