@@ -55,5 +55,6 @@ def find_config(name: str) -> Path:
     hint = did_you_mean(shipped, shipped_configs())
     raise ConfigError(
         f"The config {name} does not exist, neither as a file nor among the shipped ones.{hint} "
-        f"`rsseg-tf config list` names all shipped configs.{address_hint(name)}"
+        f"`rsseg-tf config list` names all shipped configs.{address_hint(name)}",
+        code="not-found",
     )

@@ -22,15 +22,15 @@ from rsseg_tf.datasets import DatasetSpec
 from rsseg_tf.errors import ConfigError, RssegError, reason
 from rsseg_tf.layers import automatic_name
 from rsseg_tf.losses import (
-    CrossEntropy,
-    Dice,
-    Focal,
+    CrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
     FunctionLoss,
     KerasLoss,
-    LovaszSoftmax,
+    LovaszSoftmaxLoss,
     MixedLoss,
-    OhemCrossEntropy,
-    PixelContrast,
+    OhemCrossEntropyLoss,
+    PixelContrastLoss,
     WindowLoss,
 )
 from rsseg_tf.metrics.keras_metrics import Kappa, MeanDice, MeanIoU, PixelAccuracy
@@ -54,12 +54,12 @@ __all__ = [
 
 # Name in the config -> the same loss for Keras; others are found by the place of their function.
 _LOSS_OBJECTS: dict[str, Callable[..., KerasLoss]] = {
-    "cross_entropy": CrossEntropy,
-    "ohem_cross_entropy": OhemCrossEntropy,
-    "dice": Dice,
-    "focal": Focal,
-    "lovasz_softmax": LovaszSoftmax,
-    "pixel_contrast": PixelContrast,
+    "cross_entropy": CrossEntropyLoss,
+    "ohem_cross_entropy": OhemCrossEntropyLoss,
+    "dice": DiceLoss,
+    "focal": FocalLoss,
+    "lovasz_softmax": LovaszSoftmaxLoss,
+    "pixel_contrast": PixelContrastLoss,
 }
 _SCORES = (MeanIoU, PixelAccuracy, Kappa, MeanDice)
 
@@ -266,7 +266,7 @@ def as_segmentor(model: Any, spec: DatasetSpec, *, from_logits: bool = True) -> 
         return model
     smallest = keras.config.epsilon()
     logits = {head: keras.ops.log(keras.ops.maximum(x, smallest)) for head, x in model.output.items()}
-    return keras.Model(model.inputs, logits, name=model.name)
+    return keras.Model(model.inputs[0], logits, name=model.name)
 
 
 def _as_segmentor(model: Any, section: CustomModel, spec: DatasetSpec, where: str) -> keras.Model:
@@ -298,7 +298,9 @@ def _by_head(model: keras.Model, spec: DatasetSpec, told: _Told, *, from_logits:
             f"{told.who} a model of one image (B, H, W, {spec.bands}), the bands of the dataset '{spec.name}'; "
             f"its inputs are {shapes}.{told.bands}"
         )
-    outputs = model.output if isinstance(model.output, dict) else {"main": model.output}
+    # A Sequential model that was never called has no `output`, and never several.
+    output = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
+    outputs = output if isinstance(output, dict) else {"main": output}
     shape = getattr(outputs.get("main"), "shape", None)
     if shape is None or len(shape) != 4 or shape[-1] != spec.num_classes:
         raise ConfigError(
@@ -313,7 +315,7 @@ def _by_head(model: keras.Model, spec: DatasetSpec, told: _Told, *, from_logits:
             f"{told.who} a model that gives logits; its last layer '{last.name}' has a softmax, which the losses bring "
             f"themselves. {told.softmax}"
         )
-    if outputs is model.output and all(getattr(x, "dtype", "float32") == "float32" for x in outputs.values()):
+    if outputs is output and all(getattr(x, "dtype", "float32") == "float32" for x in outputs.values()):
         return model
     outputs = {
         head: keras.layers.Activation("linear", dtype="float32", name=f"{head}_logits")(x)
@@ -321,7 +323,7 @@ def _by_head(model: keras.Model, spec: DatasetSpec, told: _Told, *, from_logits:
         else x
         for head, x in outputs.items()
     }
-    return keras.Model(model.input, outputs, name=model.name)
+    return keras.Model(model.inputs[0], outputs, name=model.name)
 
 
 def _require_named_layers(model: Any, where: str, builder: str) -> None:

@@ -134,24 +134,27 @@ def save_checkpoint(
         before_rename()
 
 
-def copy_weights(source: Path, folder: Path) -> None:
+def copy_weights(source: StrPath, folder: StrPath) -> None:
     """Copies a checkpoint's weights, state and config; `best_model` holds no more than these.
 
     Raises:
         WeightsError: When it cannot be read or written; what was there before is unchanged.
     """
+    source = Path(source)
+    folder = Path(folder)
     with _writing(folder) as partial:
         for name in (_WEIGHTS, _STATE, _CONFIG):
             with (source / name).open("rb") as file:
                 _write(partial / name, functools.partial(shutil.copyfileobj, file))
 
 
-def write_state(folder: Path, state: TrainState) -> None:
+def write_state(folder: StrPath, state: TrainState) -> None:
     """Replaces the state in a checkpoint, whole or not at all.
 
     Raises:
         WeightsError: When it cannot be written.
     """
+    folder = Path(folder)
     try:
         with atomic_path(folder / _STATE) as temporary:
             temporary.write_bytes(_to_json(state))
@@ -159,12 +162,13 @@ def write_state(folder: Path, state: TrainState) -> None:
         raise _unwritten(folder, error) from error
 
 
-def recover_checkpoints(folder: Path) -> None:
+def recover_checkpoints(folder: StrPath) -> None:
     """Repairs a folder after a kill: renames retired checkpoints back, and removes incomplete ones.
 
     Raises:
         OSError: When something cannot be renamed or removed.
     """
+    folder = Path(folder)
     for retired in folder.glob(f".*{RETIRED}"):
         recover_folder(folder / retired.name.removeprefix(".").removesuffix(RETIRED))
     for pattern in (f".iter_*{PARTIAL}", f".best_model{PARTIAL}"):
@@ -204,7 +208,8 @@ def load_weights(model: keras.Model, folder: StrPath) -> None:
     if problems:
         raise WeightsError(
             f"The checkpoint {folder} does not fit the model '{model.name}': {problems}. "
-            f"Use the config that lies beside it: {folder / _CONFIG}."
+            f"Use the config that lies beside it: {folder / _CONFIG}.",
+            code="mismatch",
         )
 
 
@@ -285,7 +290,9 @@ def read_state(folder: StrPath) -> TrainState:
                 raise TypeError(f"{field.name} is {value!r}")
         return dataclasses.replace(state, protocol=present_name(state.protocol))
     except (OSError, ValueError, TypeError) as error:
-        raise WeightsError(f"{folder / _STATE} is damaged: {error}. Use an earlier checkpoint.") from error
+        raise WeightsError(
+            f"{folder / _STATE} is damaged: {error}. Use an earlier checkpoint.", code="damaged"
+        ) from error
 
 
 def read_temperature(folder: StrPath) -> float:
@@ -402,7 +409,9 @@ def _require(folder: Path, name: str) -> None:
     hint = f" Did you mean {inside[0]}?" if inside else " A checkpoint is a folder such as output/best_model."
     keras_file = " A .keras file is read by keras.saving.load_model." if folder.suffix == ".keras" else ""
     what = f"has no {name}" if folder.is_dir() else "is a file" if folder.is_file() else "does not exist"
-    raise WeightsError(f"{folder} is not a checkpoint: it {what}.{keras_file}{hint}{address_hint(folder)}")
+    raise WeightsError(
+        f"{folder} is not a checkpoint: it {what}.{keras_file}{hint}{address_hint(folder)}", code="not-found"
+    )
 
 
 def _read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
@@ -410,7 +419,9 @@ def _read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
     try:
         return read_npz(folder / name)
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder / name} is damaged or truncated: {error}. Use an earlier checkpoint.") from error
+        raise WeightsError(
+            f"{folder / name} is damaged or truncated: {error}. Use an earlier checkpoint.", code="damaged"
+        ) from error
     except MemoryError as error:
         raise WeightsError(f"{folder / name} does not fit into the memory that is left. Close something.") from error
 

@@ -18,7 +18,7 @@ from rsseg_tf.export.publish import ACCURACY_FILE
 from rsseg_tf.export.tiles import Reference, made_up_reference, random_tiles, read_reference, reference_size
 from rsseg_tf.export.timing import time_runs
 from rsseg_tf.extras import install_command
-from rsseg_tf.files import read_json
+from rsseg_tf.files import StrPath, read_json
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Format, read_manifest
 from rsseg_tf.predict import Predict, require_finite
 from rsseg_tf.predictors import find_model, open_predictor
@@ -133,7 +133,7 @@ class Choice:
         return f"{text} Others: {'; '.join(lines)}."
 
 
-def find_candidates(path: Path) -> tuple[Path, tuple[Candidate, ...]]:
+def find_candidates(path: StrPath) -> tuple[Path, tuple[Candidate, ...]]:
     """Returns what may run the model that a path means.
 
     A checkpoint runs in Keras, also with activations of bfloat16, as OpenVINO models do. A page is run by its TFLite
@@ -149,6 +149,7 @@ def find_candidates(path: Path) -> tuple[Path, tuple[Candidate, ...]]:
         WeightsError: When `path` is neither a checkpoint nor anything exported.
         ExportError: When it is damaged.
     """
+    path = Path(path)
     folder = newest_version(path) or path
     if not (folder / MANIFEST_FILE).is_file():
         kind, place = find_model(path)
@@ -167,13 +168,14 @@ def find_candidates(path: Path) -> tuple[Path, tuple[Candidate, ...]]:
     return folder, tuple(found)
 
 
-def named_candidate(path: Path, engine: str) -> Candidate:
+def named_candidate(path: StrPath, engine: str) -> Candidate:
     """Returns what runs a model by an engine that the user names.
 
     Raises:
         WeightsError: As `find_candidates`.
         ExportError: When there is nothing for this engine, or more than one file.
     """
+    path = Path(path)
     place, candidates = find_candidates(path)
     own = [one for one in candidates if one.engine == engine and one.precision == "fp32"]
     if len(own) == 1:
@@ -195,7 +197,7 @@ def available_threads() -> int:
     return os.cpu_count() or 1
 
 
-def choose(path: Path, *, config: Config | None = None, size: Size, tolerance: float = DEFAULT_TOLERANCE) -> Choice:
+def choose(path: StrPath, *, config: Config | None = None, size: Size, tolerance: float = DEFAULT_TOLERANCE) -> Choice:
     """Chooses the fastest engine for a model on this machine.
 
     All candidates are timed on an image of the size, at most 512x512 or the largest tile among them, and compared with
@@ -212,6 +214,7 @@ def choose(path: Path, *, config: Config | None = None, size: Size, tolerance: f
         WeightsError: When `path` is neither a checkpoint nor anything exported, or does not fit `config`.
         ExportError: When it is one file, or nothing that it holds can be run within the tolerance.
     """
+    path = Path(path)
     place, candidates = find_candidates(path)
     if place.is_file():
         raise ExportError(f"{place} is one file, and --engine auto chooses among several. Name the folder it was in.")

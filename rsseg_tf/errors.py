@@ -11,6 +11,9 @@ the message alone and exits with code 2; a traceback means a bug in this package
     ├── ExportError    SavedModel, TFLite and ONNX artifacts
     ├── ServingError   requests to a model server
     └── NotFiniteError a model that answers with NaN or infinity
+
+Each error has a `code` for programs, which stays the same when a message is worded anew: that of its class, or a finer
+one of `CODES`.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 __all__ = [
+    "CODES",
     "INTERRUPTS",
     "ConfigError",
     "DataError",
@@ -41,32 +45,79 @@ __all__ = [
 ]
 
 
+CODES = {
+    "error": "anything else",
+    "config": "a config or an option is wrong",
+    "data": "an image, a label, a list or a dataset is wrong",
+    "training": "a training run cannot go on",
+    "weights": "a checkpoint or a file of weights cannot be used",
+    "export": "an exported model cannot be written or used",
+    "serving": "a model server refused a request or gave a wrong answer",
+    "not-finite": "a model gave values that are NaN or infinite",
+    "not-found": "a file, a folder or a shipped config does not exist",
+    "exists": "results would replace what is there",
+    "in-use": "another run writes to the folder",
+    "finished": "the run to resume has reached its last step",
+    "damaged": "a file is cut off or was changed",
+    "mismatch": "weights belong to another model",
+    "missing-extra": "an optional package is not installed",
+    "no-gpu": "a GPU was asked for and there is none",
+    "diverged": "the loss of a training became NaN or infinite",
+    "collapsed": "the features of a pre-training became all the same",
+    "unreachable": "a server does not answer",
+}
+"""Meaning of each code that an error may have."""
+
+
 class RssegError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose.
+
+    Attributes:
+        code: What is wrong, for programs: one of `CODES`.
+    """
+
+    code = "error"
+
+    def __init__(self, message: str = "", *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code  # in the instance's dict, which pickling keeps
 
 
 class ConfigError(RssegError):
     """A config file or a command-line option is wrong."""
 
+    code = "config"
+
 
 class DataError(RssegError):
     """An image, a label, a list file or a dataset is wrong."""
+
+    code = "data"
 
 
 class TrainingError(RssegError):
     """A training run cannot go on."""
 
+    code = "training"
+
 
 class WeightsError(RssegError):
     """A checkpoint or a file of weights cannot be used."""
+
+    code = "weights"
 
 
 class ExportError(RssegError):
     """An exported artifact cannot be written or used."""
 
+    code = "export"
+
 
 class ServingError(RssegError):
     """A model server refused a request or gave a wrong answer."""
+
+    code = "serving"
 
 
 class NotFiniteError(RssegError):
@@ -75,6 +126,8 @@ class NotFiniteError(RssegError):
     Attributes:
         index: Index of the image in the batch.
     """
+
+    code = "not-finite"
 
     def __init__(self, message: str, index: int = 0) -> None:
         super().__init__(message)
@@ -109,7 +162,9 @@ def naming(*files: object) -> Iterator[None]:
     except RssegError as error:
         if any(str(file) in str(error) for file in files if file is not None):
             raise
-        raise type(error)(f"{files[0]}: {error}") from error
+        reworded = type(error)(f"{files[0]}: {error}")
+        reworded.code = error.code
+        raise reworded from error
     except INTERRUPTS:
         raise
     except BaseException as error:  # extension modules may raise what is no Exception

@@ -48,7 +48,8 @@ def require(module: str, extra: str) -> ModuleType:
         package = module.partition(".")[0]
         raise ExportError(
             f"The package {package} is needed for this and is not installed: {error}. "
-            f"Install it with: {install_command(extra)}"
+            f"Install it with: {install_command(extra)}",
+            code="missing-extra",
         ) from error
 
 

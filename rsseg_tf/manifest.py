@@ -300,7 +300,8 @@ def read_manifest(folder: StrPath) -> Manifest:
     except OSError as error:
         raise ExportError(
             f"{folder} has no readable {MANIFEST_FILE}: {error.strerror}. Name a folder that `rsseg-tf export` wrote, "
-            f"such as export/dubai or export/dubai/1.{address_hint(folder)}"
+            f"such as export/dubai or export/dubai/1.{address_hint(folder)}",
+            code="not-found",
         ) from error
     return Manifest.from_json(text, str(path))
 
@@ -312,11 +313,12 @@ def file_sha256(path: StrPath) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def changed_files(folder: Path, artifact: Artifact) -> list[str]:
+def changed_files(folder: StrPath, artifact: Artifact) -> list[str]:
     """Returns the files of an artifact that are missing or differ from what was exported.
 
     A file is read again only when its size or time has changed.
     """
+    folder = Path(folder)
     return [name for name, digest in artifact.sha256.items() if _cached_sha256(folder / name) != digest]
 
 
@@ -340,8 +342,9 @@ def require_unchanged(path: StrPath) -> None:
             require_files(folder, artifact)
 
 
-def require_files(folder: Path, artifact: Artifact) -> None:
+def require_files(folder: StrPath, artifact: Artifact) -> None:
     """Raises ExportError for an artifact with missing or changed files; see `changed_files`."""
+    folder = Path(folder)
     changed = changed_files(folder, artifact)
     if changed:
         raise ExportError(

@@ -24,7 +24,7 @@ from rasterio.transform import Affine
 
 from rsseg_tf.datasets.spec import RGB
 from rsseg_tf.errors import ConfigError
-from rsseg_tf.files import atomic_path
+from rsseg_tf.files import StrPath, atomic_path
 from rsseg_tf.rasters.ground import move, transformed
 from rsseg_tf.rasters.windows import Size
 
@@ -105,7 +105,9 @@ def item(
     }
 
 
-def asset(path: Path, folder: Path, title: str, media_type: str, roles: Sequence[str], **fields: Any) -> dict[str, Any]:
+def asset(
+    path: StrPath, folder: StrPath, title: str, media_type: str, roles: Sequence[str], **fields: Any
+) -> dict[str, Any]:
     """Returns an asset.
 
     Args:
@@ -116,6 +118,8 @@ def asset(path: Path, folder: Path, title: str, media_type: str, roles: Sequence
         roles: What it is for.
         fields: More fields; a prefix is written with two underscores: `file__size`.
     """
+    path = Path(path)
+    folder = Path(folder)
     relative = Path(os.path.relpath(path, folder)).as_posix()
     # An address has no spaces and reserves a few characters; letters of all languages are allowed in it.
     address = re.sub(r"[\s%#?\"<>\\^`{|}\x00-\x1f]", lambda found: quote(found[0], safe=""), relative)
@@ -124,8 +128,9 @@ def asset(path: Path, folder: Path, title: str, media_type: str, roles: Sequence
     return found | {name.replace("__", ":"): value for name, value in fields.items()}
 
 
-def write_item(path: Path, content: Mapping[str, Any]) -> None:
+def write_item(path: StrPath, content: Mapping[str, Any]) -> None:
     """Writes an item, whole or not at all."""
+    path = Path(path)
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 

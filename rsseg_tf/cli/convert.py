@@ -74,7 +74,9 @@ def command(
 
     stored = _stored_checksum(output) if verify and output.exists() else None
     if output.exists() and not (verify or overwrite):
-        raise ConfigError(f"{output} exists; choose another folder, replace it with --overwrite, or compare: --verify.")
+        raise ConfigError(
+            f"{output} exists; choose another folder, replace it with --overwrite, or compare: --verify.", code="exists"
+        )
     load_tensorflow()
     from rsseg_tf.checkpoint import TrainState, load_weights, save_checkpoint
     from rsseg_tf.weights.presets import with_preset

@@ -167,7 +167,7 @@ def load_document(path: Path, _from: tuple[Path, ...] = (), _known: dict[Path, D
         text = read_text(path)
     except FileNotFoundError:
         by = f", which {_from[-1]} names as its base," if _from else ""
-        raise ConfigError(f"The config {path}{by} does not exist.") from None
+        raise ConfigError(f"The config {path}{by} does not exist.", code="not-found") from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise ConfigError(f"The config {path} cannot be read: {reason(error)}.") from error
     if (hint := paddleseg_hint(path, text)) is not None:

@@ -19,7 +19,7 @@ from rsseg_tf.datasets.spec import MAX_CLASSES, RGB, DatasetSpec, default_palett
 from rsseg_tf.doctor.findings import Finding, first_values, listing, shortened
 from rsseg_tf.doctor.folders import FolderSplit, find_folders
 from rsseg_tf.errors import DataError, address_hint
-from rsseg_tf.files import readable_name
+from rsseg_tf.files import StrPath, readable_name
 from rsseg_tf.files.lists import Sample, list_lines
 from rsseg_tf.prepare.output import read_dataset_json, read_description
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
@@ -132,7 +132,7 @@ def dataset_from_config(config: Config, source: str) -> CheckedDataset:
 
 
 def dataset_from_folder(
-    folder: Path, *, num_classes: int | None = None, ignore_index: int | None = None, unlabelled: bool = False
+    folder: StrPath, *, num_classes: int | None = None, ignore_index: int | None = None, unlabelled: bool = False
 ) -> CheckedDataset:
     """Returns the dataset in a folder.
 
@@ -145,6 +145,7 @@ def dataset_from_folder(
     Raises:
         DataError: When there is nothing to check, or an argument contradicts the folder.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"The folder {folder} does not exist. Check the path.{address_hint(folder)}")
     if unlabelled and (num_classes is not None or ignore_index is not None):

@@ -19,6 +19,7 @@ from rsseg_tf.datasets.spec import MAX_CLASSES, RGB, custom_spec, default_palett
 from rsseg_tf.doctor.evidence import Evidence
 from rsseg_tf.doctor.report import Report
 from rsseg_tf.errors import DataError
+from rsseg_tf.files import StrPath
 from rsseg_tf.files.writing import output_file
 from rsseg_tf.predict.pages import check_page_place, image_tag, page, swatches
 from rsseg_tf.predict.pictures import IGNORED_COLOUR, as_rgb, legend, resized, titled
@@ -50,7 +51,7 @@ class _Panel:
     shares: tuple[tuple[str, float], ...]
 
 
-def write_sheet(path: Path, report: Report, *, count: int = 12, seed: int = 0) -> None:
+def write_sheet(path: StrPath, report: Report, *, count: int = 12, seed: int = 0) -> None:
     """Writes a contact sheet, whole or not at all.
 
     Args:
@@ -63,6 +64,7 @@ def write_sheet(path: Path, report: Report, *, count: int = 12, seed: int = 0) -
         DataError: When the suffix is another one, no sample can be shown, the path is a file that is no sheet, or the
             file cannot be written.
     """
+    path = Path(path)
     check_sheet_place(path)
     suffix = path.suffix.lower()
     if suffix not in SHEET_SUFFIXES or count < 1:

@@ -8,7 +8,7 @@ from rsseg_tf.export.publish import ExportOptions, ExportResult, check_output, e
 from rsseg_tf.export.savedmodel import write_savedmodel
 from rsseg_tf.export.tflite import write_tflite
 from rsseg_tf.export.tiles import calibration_images
-from rsseg_tf.export.trained import TrainedModel, load_trained
+from rsseg_tf.export.trained import TrainedModel, load_trained, own_trained
 from rsseg_tf.export.verify import TOLERANCES, Comparison, compare, verify, version_folder
 from rsseg_tf.export.web import Page, write_web
 
@@ -27,6 +27,7 @@ __all__ = [
     "export_model",
     "find_page_packages",
     "load_trained",
+    "own_trained",
     "verify",
     "version_folder",
     "write_deepness",

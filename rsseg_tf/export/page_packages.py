@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rsseg_tf.errors import ExportError
 from rsseg_tf.export.npm import NpmPackage, find_npm_packages, package_members, without_map
+from rsseg_tf.files import StrPath
 
 __all__ = ["PACKAGES", "find_page_packages", "write_page_packages"]
 
@@ -49,7 +50,7 @@ geotiff.js      dist-browser/geotiff.js, unchanged but for the line that names i
 """
 
 
-def find_page_packages(folder: Path | None = None) -> Path:
+def find_page_packages(folder: StrPath | None = None) -> Path:
     """Returns a folder with the archives of the packages of a page, fetching them into the cache if need be.
 
     Args:
@@ -58,6 +59,7 @@ def find_page_packages(folder: Path | None = None) -> Path:
     Raises:
         ExportError: When they are missing or are not the pinned ones, or npm is missing or fails.
     """
+    folder = None if folder is None else Path(folder)
     return find_npm_packages(PACKAGES, folder)
 
 

@@ -104,12 +104,14 @@ def check_output(output: StrPath, version: int | None) -> None:
         if foreign:
             raise ExportError(
                 f"{output} holds {', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}; only versions of one "
-                "exported model may lie there, because servers watch the folder. Name a new folder."
+                "exported model may lie there, because servers watch the folder. Name a new folder.",
+                code="exists",
             )
     if version is not None and (output / str(version)).exists():
         raise ExportError(
             f"{output / str(version)} exists, and a published version is never overwritten. Leave --version out for "
-            "the next free number, or name another."
+            "the next free number, or name another.",
+            code="exists",
         )
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import rsseg_tf
-from rsseg_tf.build import build_model
+from rsseg_tf.build import as_segmentor, build_model
 from rsseg_tf.checkpoint import config_file, load_weights, read_state, read_temperature, read_weights
 from rsseg_tf.config import Config, dump_config, load_config
 from rsseg_tf.config.zoo import C2FNet
@@ -30,7 +31,7 @@ from rsseg_tf.predictors import keras_predictor
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.windows import Size
 
-__all__ = ["TrainedModel", "WeightsHolder", "load_trained"]
+__all__ = ["TrainedModel", "WeightsHolder", "load_trained", "own_trained"]
 
 
 class WeightsHolder(tf.Module):
@@ -197,7 +198,7 @@ def load_trained(checkpoint: StrPath, config: Config | None = None) -> TrainedMo
     config = config or load_config(config_file(checkpoint))
     model = build_model(config)
     load_weights(model, checkpoint)
-    _, weights_sha256 = read_weights(checkpoint)
+    weights_sha256 = read_weights(checkpoint)[1]
     # Auxiliary heads serve training alone.
     main = keras.Model(model.inputs, {"main": model.output["main"]}, name=model.name)
     section = config.model
@@ -214,7 +215,56 @@ def load_trained(checkpoint: StrPath, config: Config | None = None) -> TrainedMo
             weights_sha256=weights_sha256,
             config_sha256=hashlib.sha256(dump_config(config).encode()).hexdigest(),
             exported=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            versions={"rsseg_tf": rsseg_tf.__version__, "keras": keras.__version__, "tensorflow": tf.__version__},
+            versions=_versions(),
         ),
     )
     return TrainedModel(main, config, manifest)
+
+
+def _versions() -> dict[str, str]:
+    return {"rsseg_tf": rsseg_tf.__version__, "keras": keras.__version__, "tensorflow": tf.__version__}
+
+
+def own_trained(
+    model: keras.Model,
+    spec: DatasetSpec,
+    *,
+    crop_size: Size,
+    size_multiple: int = 32,
+    temperature: float = 1.0,
+    from_logits: bool = True,
+) -> TrainedModel:
+    """Makes a user's own Keras model ready for export.
+
+    Args:
+        model: Normalised `(B, H, W, bands)` to `(B, H, W, classes)`, alone or as the output `main`.
+        spec: Its classes, and how pixels are normalised.
+        crop_size: Size of images that it was trained on.
+        size_multiple: No layer has to round the size of an image whose height and width are multiples of this.
+        temperature: What logits are divided by before they become probabilities.
+        from_logits: Whether it gives logits; False for probabilities.
+
+    Raises:
+        ConfigError: When the model does not fit the spec.
+    """
+    segmentor = as_segmentor(model, spec, from_logits=from_logits)
+    main = keras.Model(segmentor.inputs[0], {"main": segmentor.output["main"]}, name=model.name)
+    digest = hashlib.sha256()
+    for variable in main.weights:
+        digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value)).tobytes())
+    manifest = Manifest(
+        model=model.name,
+        dataset=Classes.of(spec),
+        crop_size=crop_size,
+        size_multiple=size_multiple,
+        inference=Inference(temperature=temperature),
+        origin=Origin(
+            checkpoint=f"the Keras model {model.name}",
+            step=0,
+            weights_sha256=digest.hexdigest(),
+            config_sha256="",
+            exported=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            versions=_versions(),
+        ),
+    )
+    return TrainedModel(main, None, manifest)

@@ -29,6 +29,7 @@ from rsseg_tf.errors import ExportError
 from rsseg_tf.export.page_packages import write_page_packages
 from rsseg_tf.export.tflite import write_tflite
 from rsseg_tf.export.trained import TrainedModel
+from rsseg_tf.files import StrPath
 from rsseg_tf.files.walking import IMAGE_SUFFIXES
 from rsseg_tf.manifest import MANIFEST_FILE, Artifact, Inference, Quantization, file_sha256
 from rsseg_tf.predict import usual_stride
@@ -100,7 +101,7 @@ def check_page(trained: TrainedModel, page: Page, quantization: Quantization) ->
 
 def write_web(
     trained: TrainedModel,
-    folder: Path,
+    folder: StrPath,
     page: Page,
     quantization: Quantization = "float32",
     *,
@@ -123,6 +124,7 @@ def write_web(
         ExportError: As `check_page` and `write_tflite`.
         DataError: When the sample is no image.
     """
+    folder = Path(folder)
     check_page(trained, page, quantization)
     target = folder / WEB_FOLDER
     shutil.copytree(asset_dir("export") / WEB_FOLDER, target, ignore=shutil.ignore_patterns("__pycache__"))

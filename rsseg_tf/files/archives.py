@@ -100,7 +100,8 @@ def list_members(
         else:
             raise DataError(
                 f"{source} does not exist; the folder or zip file of the dataset is expected. Check the path."
-                f"{address_hint(source)}"
+                f"{address_hint(source)}",
+                code="not-found",
             )
     return tuple(sorted(members))
 

@@ -188,7 +188,8 @@ def missing_files(list_file: Path, root: Path, count: int, first: str) -> DataEr
     return DataError(
         f"{list_file} names {count} missing file{'s' if count != 1 else ''}; the first is {readable_name(first)} (line "
         f"{number}). Paths are relative to the root {root}; check it."
-        f"{address_hint(first.removeprefix(os.path.join(root, '')))}"
+        f"{address_hint(first.removeprefix(os.path.join(root, '')))}",
+        code="not-found",
     )
 
 
@@ -236,7 +237,7 @@ def _text_lines(list_file: Path) -> Iterator[str]:
             yield from lines
     except FileNotFoundError as error:
         hint = address_hint(list_file) or " Check the path or prepare the dataset first."
-        raise DataError(f"List file {list_file} does not exist.{hint}") from error
+        raise DataError(f"List file {list_file} does not exist.{hint}", code="not-found") from error
     except UnicodeError as error:
         raise DataError(f"List file {list_file} is not UTF-8 text ({reason(error)}). Save it as UTF-8.") from error
     except OSError as error:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import errno
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+if TYPE_CHECKING:
+    from rsseg_tf.files.paths import StrPath  # which locks by this module
 
 __all__ = ["Held", "hold"]
 
@@ -35,7 +39,7 @@ class Held:
         self.release()
 
 
-def hold(path: Path) -> Held | None:
+def hold(path: StrPath) -> Held | None:
     """Takes a lock without waiting.
 
     Where the file system has no locks, a file `NAME.soft` is the lock while it exists. Its content names the process; a
@@ -50,6 +54,7 @@ def hold(path: Path) -> Held | None:
     Raises:
         OSError: When the lock file cannot be written.
     """
+    path = Path(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # filelock warns of its fallback to a soft lock, which is handled below

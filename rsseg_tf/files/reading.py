@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rsseg_tf.errors import DataError
-from rsseg_tf.files.paths import readable_name
+from rsseg_tf.files.paths import StrPath, readable_name
 
 __all__ = ["read_bytes", "read_json"]
 
@@ -30,7 +30,7 @@ def read_bytes(path: Path, count: int = -1, *, at_end: bool = False) -> bytes:
         raise DataError(f"{readable_name(path)} cannot be read: {error.strerror or error}.") from error
 
 
-def read_json(path: Path, most_bytes: int = 2**28) -> Any:
+def read_json(path: StrPath, most_bytes: int = 2**28) -> Any:
     """Reads a JSON file.
 
     Args:
@@ -41,6 +41,7 @@ def read_json(path: Path, most_bytes: int = 2**28) -> Any:
         OSError: When it cannot be read.
         ValueError: When it is not JSON, too large, or nested deeper than Python follows.
     """
+    path = Path(path)
     with path.open("rb") as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from rsseg_tf.files.paths import StrPath
+
 __all__ = [
     "FOREIGN_SUFFIXES",
     "IMAGE_SUFFIXES",
@@ -101,9 +103,9 @@ def is_file(path: str | Path) -> bool:
 
 
 def walk_files(
-    folder: Path,
+    folder: StrPath,
     *,
-    exclude: Path | None = None,
+    exclude: StrPath | None = None,
     stores: bool = False,
     refuse: Callable[[Path], str] = lambda folder: "",
     skipped: Callable[[Path, str], object] = lambda path, why: None,
@@ -121,6 +123,8 @@ def walk_files(
         skipped: Called with each other folder or link that is left out, and why.
         hidden: Called with each file and folder whose name begins with a dot.
     """
+    folder = Path(folder)
+    exclude = None if exclude is None else Path(exclude)
     left_out = None if exclude is None else os.path.realpath(exclude)
 
     # Only the folders above are compared: one folder under two links is walked through twice, which is no loop.

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from rsseg_tf.errors import DataError, reason
 from rsseg_tf.files.locks import Held, hold
+from rsseg_tf.files.paths import StrPath
 
 __all__ = [
     "PARTIAL",
@@ -55,7 +56,7 @@ _BESIDE = (SIDE_SUFFIX, "-journal", "-wal", "-shm")
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: StrPath) -> Iterator[Path]:
     """Gives a temporary path beside `path` that becomes `path` when the block ends well.
 
     The temporary name keeps the suffix, by which some writers choose the format. On success the file is flushed to the
@@ -71,6 +72,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OSError: When the file cannot be flushed or renamed, or the block did not create it.
     """
+    path = Path(path)
     temporary = path.with_name(f".{short_stem(path.stem)}.{secrets.token_hex(6)}.tmp{path.suffix}")
     try:
         yield temporary
@@ -110,7 +112,7 @@ def short_stem(stem: str) -> str:
     return f"{data[:_LONGEST_STEM].decode('utf-8', 'ignore')}~{hashlib.sha256(data).hexdigest()[:8]}"
 
 
-def replace_file(temporary: Path, path: Path) -> None:
+def replace_file(temporary: StrPath, path: StrPath) -> None:
     """Flushes a file to the disk and gives it its name, replacing what has it.
 
     GDAL keeps in `NAME.aux.xml` what a format cannot hold, such as a CRS beyond GeoTIFF's keys. That side file is
@@ -120,6 +122,8 @@ def replace_file(temporary: Path, path: Path) -> None:
     Raises:
         OSError: When a file cannot be flushed or renamed.
     """
+    temporary = Path(temporary)
+    path = Path(path)
     side = _side(temporary)
     has_side = side.is_file()
     for written in (temporary, side) if has_side else (temporary,):
@@ -137,17 +141,18 @@ def _side(path: Path) -> Path:
     return path.with_name(path.name + SIDE_SUFFIX)
 
 
-def remove_file(path: Path) -> None:
+def remove_file(path: StrPath) -> None:
     """Removes a file, if it is there, and the side file that GDAL may have given it.
 
     Raises:
         OSError: When one of them cannot be removed.
     """
+    path = Path(path)
     path.unlink(missing_ok=True)
     _side(path).unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path, removable: Callable[[str], bool] = lambda stem: True) -> None:
+def remove_leftovers(folder: StrPath, removable: Callable[[str], bool] = lambda stem: True) -> None:
     """Removes from a folder what killed processes left of `atomic_path`; subfolders are not searched.
 
     Args:
@@ -155,6 +160,7 @@ def remove_leftovers(folder: Path, removable: Callable[[str], bool] = lambda ste
         removable: Whether a leftover may go, by the `short_stem` of the file that was to appear; no other process may
             be writing that file. By default all leftovers go, for which the folder's lock must be held.
     """
+    folder = Path(folder)
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             match = _LEFTOVER.match(path.name)
@@ -174,7 +180,7 @@ def retired_folder(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: StrPath) -> Iterator[Path]:
     """Gives an empty folder beside `folder` that takes its place when the block ends well.
 
     On any error it is removed and `folder` stays as it was. Hold a lock: what an earlier process began is removed.
@@ -188,6 +194,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: When it cannot be made or renamed.
     """
+    folder = Path(folder)
     partial = partial_folder(folder)
     try:
         shutil.rmtree(partial, ignore_errors=True)

@@ -6,7 +6,7 @@ print nothing: who wants the lines that a command prints passes `notify=print`. 
 
 from rsseg_tf.library.checking import check_data
 from rsseg_tf.library.evaluating import EvalResult, evaluate
-from rsseg_tf.library.exporting import export
+from rsseg_tf.library.exporting import export, export_model
 from rsseg_tf.library.models import Model, Prediction, load_model, load_remote_model
 from rsseg_tf.library.predicting import Predictions, predict
 from rsseg_tf.library.preparing import prepare, prepare_annotations, prepare_scenes
@@ -21,6 +21,7 @@ __all__ = [
     "check_data",
     "evaluate",
     "export",
+    "export_model",
     "load_model",
     "load_remote_model",
     "predict",

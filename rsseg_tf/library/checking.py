@@ -122,7 +122,8 @@ def _find_dataset(source: Any, overrides: Any, options: Mapping[str, Any]) -> Ch
     if is_named and not name.endswith((".yml", ".yaml")) and not os.path.lexists(name):
         raise DataError(
             f"There is no folder {name}, and no config of that name either.{address_hint(name)} Name a prepared "
-            "folder, such as data/dubai, or a config; `rsseg-tf config list` names the shipped ones."
+            "folder, such as data/dubai, or a config; `rsseg-tf config list` names the shipped ones.",
+            code="not-found",
         )
     for option, value in options.items():
         if value is not None and value is not False:

@@ -18,6 +18,7 @@ from rsseg_tf.manifest import CALIBRATED, FORMATS, QUANTIZATIONS, Format, Quanti
 from rsseg_tf.rasters.windows import Size
 
 if TYPE_CHECKING:
+    import keras
     from numpy.typing import NDArray
 
     from rsseg_tf.config import Config
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from rsseg_tf.export import AccuracyLimit, ExportResult, Page, TrainedModel
     from rsseg_tf.rasters.gdal import Trust
 
-__all__ = ["export"]
+__all__ = ["export", "export_model"]
 
 _REAL_TILES = 4
 _COUNT = 32  # of images for calibration
@@ -113,6 +114,78 @@ def _checkpoint_of(model: AnyModel) -> Path:
     )
 
 
+def export_model(
+    model: keras.Model,
+    spec: DatasetSpec,
+    output: StrPath,
+    *,
+    format: Format | Sequence[Format] = "savedmodel",
+    quantize: Quantization | Sequence[Quantization] = (),
+    tile: tuple[int, int] | None = None,
+    calibration: StrPath | Sequence[NDArray[Any]] | None = None,
+    calibration_count: int | None = None,
+    seed: int | None = None,
+    eval: StrPath | None = None,
+    max_miou_drop: float | None = None,
+    real_tiles: int | None = None,
+    web_sample: StrPath | None = None,
+    web_title: str | None = None,
+    web_urls: Sequence[str] = (),
+    litertjs: StrPath | None = None,
+    version: int | None = None,
+    crop_size: tuple[int, int] = (512, 512),
+    temperature: float = 1.0,
+    from_logits: bool = True,
+    notify: Notify | None = None,
+) -> ExportResult:
+    """Exports a Keras model of your own as a new version in `output`; no config is needed.
+
+    Args:
+        model: Takes normalised `(B, H, W, bands)`, gives `(B, H, W, classes)`, alone or as the output `main`, for
+            images of any size.
+        spec: Its classes, bands and normalisation, from `rsseg_tf.custom_spec`. The files take pixels as they are in
+            the images and normalise them inside.
+        output: As `export` takes it, and all up to `version` too.
+        format: As there.
+        quantize: As there.
+        tile: As there.
+        calibration: As there, but needed for int8 and int16x8.
+        calibration_count: As there.
+        seed: As there.
+        eval: As there.
+        max_miou_drop: As there.
+        real_tiles: As there.
+        web_sample: As there.
+        web_title: As there.
+        web_urls: As there.
+        litertjs: As there.
+        version: As there.
+        crop_size: Size of images that it was trained on, width first: that of windows of large images.
+        temperature: What logits are divided by before they become probabilities.
+        from_logits: Whether it gives logits; False for probabilities.
+        notify: Called with a line for each file that was written.
+
+    Returns:
+        As `export`.
+
+    Raises:
+        ConfigError: When the model does not fit the spec, and for options that are wrong or have no effect.
+        ExportError: When something cannot be exported, or the version exists.
+    """
+    given = dict(locals())
+    plan = _Plan(given)
+    load_tensorflow()
+    from rsseg_tf.export import check_output, own_trained
+    from rsseg_tf.rasters.gdal import TRUSTING_NOBODY
+
+    check_output(output, version)
+    plan.take_size_of(model)
+    trained = own_trained(
+        model, spec, crop_size=Size.from_width_height(crop_size), temperature=temperature, from_logits=from_logits
+    )
+    return plan.publish(lambda: trained, spec, TRUSTING_NOBODY)
+
+
 # === What export and export_model share ===
 
 
@@ -166,6 +239,24 @@ class _Plan:
         for name in ("web_sample", "web_title", "web_urls", "litertjs"):
             if given[name] not in (None, ()) and "web" not in formats:
                 raise ConfigError(f"--{name} is for a page; add web to --format.")
+
+    def take_size_of(self, model: keras.Model) -> None:
+        """Makes the only size of a model's input that of its files.
+
+        Raises:
+            ConfigError: When a file of another size, or of any size, is asked for.
+        """
+        shape = getattr(model, "input_shape", None)
+        if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:3]:
+            return
+        fixed = Size(*shape[1:3])
+        if "savedmodel" in self.formats or self.tile not in (None, fixed):
+            raise ConfigError(
+                f"The model '{model.name}' takes images of {fixed} pixels alone; a SavedModel takes any size. Name "
+                "another --format and leave --tile out, or build the model on keras.Input((None, None, bands)) and set "
+                "its weights."
+            )
+        self.tile = fixed
 
     def page(self) -> Page | None:
         """Returns what the format web needs; None without it."""

@@ -448,8 +448,12 @@ def _refuse_for_keras(given: Mapping[str, Any]) -> None:
 def _own_model(model: Any, spec: DatasetSpec | None, tile: tuple[int, int] | None, *, from_logits: bool) -> Model:
     """Returns a user's own Keras model."""
     load_tensorflow()
+    import keras
+
     from rsseg_tf.predictors.models import own_predictor
 
+    if not isinstance(model, keras.Model):
+        raise ConfigError(f"a keras.Model, or the path of a model, is needed; got {type(model).__name__}.")
     if spec is None:
         raise ConfigError(
             "A Keras model does not know its classes, bands and normalisation: pass spec, such as "

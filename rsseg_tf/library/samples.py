@@ -58,7 +58,7 @@ def checked_samples(
                 lists[split], root, dataset.spec, what=f"{split} samples", trust=config.data.trust, listener=listener
             )
     except DataError as error:
-        raise DataError(f"{error}{root_hint(dataset.root) or f' {_REMEDY}'}") from error
+        raise DataError(f"{error}{root_hint(dataset.root) or f' {_REMEDY}'}", code=error.code) from error
     from rsseg_tf.doctor.first_look import known_leaks, start_findings
 
     findings = start_findings(parts, dataset.spec, root, crop_size=crop_size)

@@ -354,7 +354,8 @@ def pretrain(
         raise TrainingError(
             f"The run collapsed: train.stop_after_collapsed={limits.stop_after_collapsed} epochs in a row had a spread "
             f"below {limits.collapse_spread:g}. The last checkpoint is {result.checkpoint}; earlier ones are in "
-            f"{folder}."
+            f"{folder}.",
+            code="collapsed",
         )
     listener.say(result.summary())
     if result.stopped != "signal":

@@ -6,15 +6,15 @@ from rsseg_tf.losses.cross_entropy import cross_entropy
 from rsseg_tf.losses.dice import dice
 from rsseg_tf.losses.focal import focal
 from rsseg_tf.losses.keras_losses import (
-    CrossEntropy,
-    Dice,
-    Focal,
+    CrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
     FunctionLoss,
     KerasLoss,
-    LovaszSoftmax,
+    LovaszSoftmaxLoss,
     MixedLoss,
-    OhemCrossEntropy,
-    PixelContrast,
+    OhemCrossEntropyLoss,
+    PixelContrastLoss,
     WindowLoss,
 )
 from rsseg_tf.losses.lovasz import lovasz_softmax
@@ -22,15 +22,15 @@ from rsseg_tf.losses.ohem import ohem_cross_entropy
 from rsseg_tf.losses.pixel_contrast import pixel_contrast
 
 __all__ = [
-    "CrossEntropy",
-    "Dice",
-    "Focal",
+    "CrossEntropyLoss",
+    "DiceLoss",
+    "FocalLoss",
     "FunctionLoss",
     "KerasLoss",
-    "LovaszSoftmax",
+    "LovaszSoftmaxLoss",
     "MixedLoss",
-    "OhemCrossEntropy",
-    "PixelContrast",
+    "OhemCrossEntropyLoss",
+    "PixelContrastLoss",
     "WindowLoss",
     "cross_entropy",
     "dice",

@@ -1,6 +1,6 @@
 """The losses as objects for Keras's `compile` and `fit`: `(y_true, y_pred)`, written into and read from model files.
 
-    model.compile(optimizer, loss={"main": CrossEntropy(), "aux": Dice()}, loss_weights={"main": 1.0, "aux": 0.4})
+    model.compile("adam", loss={"main": CrossEntropyLoss(), "aux": DiceLoss()}, loss_weights={"main": 1.0, "aux": 0.4})
 
 Their numbers are those of the functions, which the training loop uses. Over several devices of a
 `tf.distribute.Strategy` they are normalised by the labelled pixels of the whole batch, as in the loop.
@@ -27,15 +27,15 @@ from rsseg_tf.plugins import import_plugin
 from rsseg_tf.segmentors.c2fnet import window_labels
 
 __all__ = [
-    "CrossEntropy",
-    "Dice",
-    "Focal",
+    "CrossEntropyLoss",
+    "DiceLoss",
+    "FocalLoss",
     "FunctionLoss",
     "KerasLoss",
-    "LovaszSoftmax",
+    "LovaszSoftmaxLoss",
     "MixedLoss",
-    "OhemCrossEntropy",
-    "PixelContrast",
+    "OhemCrossEntropyLoss",
+    "PixelContrastLoss",
     "WindowLoss",
 ]
 
@@ -118,7 +118,7 @@ def mean_over_devices(values: Any) -> Any:
 
 
 @_registered
-class CrossEntropy(KerasLoss):
+class CrossEntropyLoss(KerasLoss):
     """Cross entropy of the pixels that have a label; see `rsseg_tf.losses.cross_entropy`."""
 
     def __init__(
@@ -139,7 +139,7 @@ class CrossEntropy(KerasLoss):
 
 
 @_registered
-class OhemCrossEntropy(KerasLoss):
+class OhemCrossEntropyLoss(KerasLoss):
     """Cross entropy of the hard pixels; see `rsseg_tf.losses.ohem_cross_entropy`."""
 
     def __init__(
@@ -164,8 +164,8 @@ class OhemCrossEntropy(KerasLoss):
 
 
 @_registered
-class Dice(KerasLoss):
-    """Soft Dice loss; see `rsseg_tf.losses.dice`."""
+class DiceLoss(KerasLoss):
+    """Soft DiceLoss loss; see `rsseg_tf.losses.dice`."""
 
     def __init__(
         self,
@@ -188,8 +188,8 @@ class Dice(KerasLoss):
 
 
 @_registered
-class Focal(KerasLoss):
-    """Focal loss; see `rsseg_tf.losses.focal`."""
+class FocalLoss(KerasLoss):
+    """FocalLoss loss; see `rsseg_tf.losses.focal`."""
 
     def __init__(self, *, ignore_index: int = 255, alpha: float = 1.0, gamma: float = 2.0, name: str = "focal") -> None:
         """Prepares the loss.
@@ -204,7 +204,7 @@ class Focal(KerasLoss):
 
 
 @_registered
-class LovaszSoftmax(KerasLoss):
+class LovaszSoftmaxLoss(KerasLoss):
     """Lovász-softmax; see `rsseg_tf.losses.lovasz_softmax`."""
 
     def __init__(self, *, ignore_index: int = 255, name: str = "lovasz_softmax") -> None:
@@ -218,7 +218,7 @@ class LovaszSoftmax(KerasLoss):
 
 
 @_registered
-class PixelContrast(KerasLoss):
+class PixelContrastLoss(KerasLoss):
     """Contrast of embeddings between classes; see `rsseg_tf.losses.pixel_contrast`."""
 
     def __init__(

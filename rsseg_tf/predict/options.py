@@ -194,6 +194,8 @@ class SceneOptions:
     allow_vrt_sources: bool = False
 
     def __post_init__(self) -> None:
+        if self.aoi is not None:  # a text does as well
+            object.__setattr__(self, "aoi", Path(self.aoi))
         if self.bands is not None and (not self.bands or min(self.bands) < 1):
             raise ConfigError(f"bands are counted from 1; got {list(self.bands)}. Give for instance 3 2 1.")
         if self.max_value is not None and not (math.isfinite(self.max_value) and self.max_value > 0):

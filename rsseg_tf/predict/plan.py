@@ -71,7 +71,7 @@ def collect_sources(
     source = _source(path)
     if not isinstance(source, Path):
         if missing := next((file for file in local_files(source) if not file.exists()), None):
-            raise DataError(f"{missing} does not exist. Check the path.{address_hint(missing)}")
+            raise DataError(f"{missing} does not exist. Check the path.{address_hint(missing)}", code="not-found")
         return [source], Path()
     if not source.exists() and address_hint(path if isinstance(path, str) else source):
         raise DataError(
@@ -130,7 +130,8 @@ def collect_images(
     if not path.is_file() and not path.is_dir():
         raise DataError(
             f"{path} does not exist; an image, a list file (.txt) or a folder is needed. Check the path."
-            f"{address_hint(path)}"
+            f"{address_hint(path)}",
+            code="not-found",
         )
     if path.suffix.lower() in SCENE_SUFFIXES:
         return [path], path.parent

@@ -42,6 +42,7 @@ class PredictionSettings:
     palette: tuple[RGB, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "save_dir", Path(self.save_dir))  # a text does as well
         check_review_value(self.output, self.spec)
         if self.scenes.match_gsd and self.model_gsd is None:
             raise ConfigError(

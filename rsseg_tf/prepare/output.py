@@ -405,7 +405,9 @@ def check_replaceable(output: Path) -> None:
     if not os.path.lexists(output):
         return
     if output.is_symlink() or not output.is_dir():
-        raise DataError(f"{output} exists and is not a folder; a new folder is expected. Choose another output.")
+        raise DataError(
+            f"{output} exists and is not a folder; a new folder is expected. Choose another output.", code="exists"
+        )
     names = {path.name for path in output.iterdir()}
     if not names:
         return
@@ -417,8 +419,12 @@ def check_replaceable(output: Path) -> None:
         unreadable = error
     foreign = sorted(name for name in names - _OUR_NAMES - groups if not name.endswith(_CONFIGS))
     if foreign:
-        raise DataError(f"{output} holds '{foreign[0]}', which {_WRITER} did not write. Choose another output folder.")
+        raise DataError(
+            f"{output} holds '{foreign[0]}', which {_WRITER} did not write. Choose another output folder.",
+            code="exists",
+        )
     if unreadable is not None:
         raise DataError(
-            f"{output} exists, and nothing shows that {_WRITER} wrote it ({unreadable}) Choose another output folder."
+            f"{output} exists, and nothing shows that {_WRITER} wrote it ({unreadable}) Choose another output folder.",
+            code="exists",
         ) from unreadable

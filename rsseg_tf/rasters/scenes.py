@@ -26,7 +26,7 @@ from rasterio.transform import Affine
 
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import DataError
-from rsseg_tf.files import readable_name
+from rsseg_tf.files import StrPath, readable_name
 from rsseg_tf.rasters.bands import choose_bands
 from rsseg_tf.rasters.gdal import (
     RASTER_ERRORS,
@@ -45,7 +45,7 @@ from rsseg_tf.rasters.nodata import Pixels, SuspectValues, ValueRange, without_n
 from rsseg_tf.rasters.opening import open_member, raster_driver
 from rsseg_tf.rasters.part_reading import interleaved, read_part
 from rsseg_tf.rasters.remote import network, unreachable
-from rsseg_tf.rasters.sources import Member, RemoteRaster, Source, Stack
+from rsseg_tf.rasters.sources import FileVariable, Member, RemoteRaster, Source, Stack, named_source
 from rsseg_tf.rasters.stacks import StackReader, opened_stack
 from rsseg_tf.rasters.windows import Size, Window
 from rsseg_tf.rasters.world_files import ImagePlace, image_place, raster_place
@@ -237,7 +237,7 @@ class Scene:
 
 @contextlib.contextmanager
 def open_scene(
-    path: Source,
+    path: StrPath | Source,
     bands: Sequence[int] | None = None,
     spec: DatasetSpec | None = None,
     *,
@@ -252,7 +252,8 @@ def open_scene(
     from files beside them, see `image_place`. All other formats are read by GDAL part by part.
 
     Args:
-        path: The source; the first bytes of a file decide its kind.
+        path: The source, or a text that names it (see `rsseg_tf.rasters.sources.named_source`); the first bytes of a
+            file decide its kind.
         bands: The bands to read and their order, from 1.
         spec: The dataset that the image is read for; by default all bands that are not alpha are read.
         max_value: Value of the file that stands for the spec's `max_value`, where it is another.
@@ -265,6 +266,8 @@ def open_scene(
             when a server cannot be reached; when a stack cannot be aligned.
     """
     wanted = _Wanted(bands, spec, max_value, repeat_grey)
+    if not isinstance(path, Path | FileVariable | RemoteRaster | Stack):
+        path = named_source(path)
     if isinstance(path, Stack):
         with opened_stack(path, trust) as stack:
             scene = _describe(path, stack, stack.grid.driver, wanted)
@@ -376,7 +379,7 @@ def _describe(path: Source, source: rasterio.DatasetReader | StackReader, driver
     try:
         chosen = choose_bands(name, marks, descriptions, wanted.bands, spec, wanted.repeat_grey)
     except DataError as error:
-        raise (type(error)(f"{error} It {notes[0]}.") if notes else error) from error
+        raise (type(error)(f"{error} It {notes[0]}.", code=error.code) if notes else error) from error
     dtype = pixel_type(source, chosen.bands, name)
     if driver not in ("GTiff", "VRT") and not isinstance(source, StackReader) and set(source.scales) != {1.0}:
         notes.append(f"is read as stored: its scale of {source.scales[0]:g} is not applied")

@@ -81,7 +81,8 @@ class Retry:
                 if waited >= self.patience_s:
                     raise ServingError(
                         f"The server did not answer in {tries} {'try' if tries == 1 else 'tries'} over {waited:.0f} "
-                        f"seconds: {error}. Is it running, and is the address right?"
+                        f"seconds: {error}. Is it running, and is the address right?",
+                        code="unreachable",
                     ) from error
             time.sleep(random.uniform(0, min(pause, self.patience_s)))
             pause = min(2 * pause, _LONGEST_PAUSE_S)

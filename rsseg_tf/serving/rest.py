@@ -248,7 +248,7 @@ def _as_dict(message: Any) -> dict[str, Any]:
 
 
 async def _answer_request_error(request: Request, error: Exception) -> Response:
-    code = error.code.http if isinstance(error, RequestError) else Code.INTERNAL.http
+    code = error.status.http if isinstance(error, RequestError) else Code.INTERNAL.http
     return json_response({"error": str(error)}, code)
 
 

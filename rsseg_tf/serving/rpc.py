@@ -84,7 +84,7 @@ def _errors_as_status(context: grpc.ServicerContext) -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        context.abort(getattr(grpc.StatusCode, error.code.grpc), str(error)[:_LONGEST_DETAILS])
+        context.abort(getattr(grpc.StatusCode, error.status.grpc), str(error)[:_LONGEST_DETAILS])
     except Exception as error:
         if not context.is_active():  # the client went away, and the error follows from that
             raise

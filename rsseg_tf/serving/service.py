@@ -103,7 +103,7 @@ class Service:
                 self._slots.release()
             status = "OK"
         except RequestError as error:
-            status = error.code.grpc
+            status = error.status.grpc
             raise
         except Exception:
             status = Code.INTERNAL.grpc

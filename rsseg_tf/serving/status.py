@@ -34,8 +34,12 @@ class Code(Enum):
 
 
 class RequestError(ServingError):
-    """A request that cannot be answered, with the status that its sender gets."""
+    """A request that cannot be answered.
 
-    def __init__(self, code: Code, message: str) -> None:
+    Attributes:
+        status: What its sender gets.
+    """
+
+    def __init__(self, status: Code, message: str) -> None:
         super().__init__(message)
-        self.code = code
+        self.status = status

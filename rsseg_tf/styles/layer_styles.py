@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from rsseg_tf.errors import DataError, reason
-from rsseg_tf.files import readable_name
+from rsseg_tf.files import StrPath, readable_name
 from rsseg_tf.styles.documents import MOST_BYTES
 from rsseg_tf.styles.entries import PaletteEntry
 from rsseg_tf.styles.qml import is_ours, read_qml
@@ -82,7 +82,7 @@ def read_layer_styles(path: Path, layer: str | None = None) -> list[PaletteEntry
     return read_qml(style.encode("utf-8", "replace"), f"the style in {name}")
 
 
-def users_styles(path: Path, layer: str) -> list[Row]:
+def users_styles(path: StrPath, layer: str) -> list[Row]:
     """Returns the rows of a layer's styles that a user has saved, as `put_layer_style` takes them.
 
     Args:
@@ -92,6 +92,7 @@ def users_styles(path: Path, layer: str) -> list[Row]:
     Raises:
         sqlite3.Error: When they cannot be read.
     """
+    path = Path(path)
     with contextlib.closing(_opened(path)) as database:
         if not _has_table(database):
             return []
@@ -99,7 +100,7 @@ def users_styles(path: Path, layer: str) -> list[Row]:
         return [row for row in database.execute(query, (layer,)) if not is_ours(str(row[_COLUMNS.index("styleQML")]))]
 
 
-def put_layer_style(path: Path, layer: str, qml: str, users: Sequence[Row] = ()) -> None:
+def put_layer_style(path: StrPath, layer: str, qml: str, users: Sequence[Row] = ()) -> None:
     """Gives a layer of a GeoPackage its style, and those that a user has saved for it.
 
     Ours is the default unless one of the user's is. Styles of other layers stay.
@@ -113,6 +114,7 @@ def put_layer_style(path: Path, layer: str, qml: str, users: Sequence[Row] = ())
     Raises:
         sqlite3.Error: When it cannot be written.
     """
+    path = Path(path)
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         if not _has_table(database):
             database.execute(_CREATE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rsseg_tf.files import readable_name
+from rsseg_tf.files import StrPath, readable_name
 from rsseg_tf.files.reading import read_bytes
 from rsseg_tf.rasters.gdal import HEAD_BYTES, open_raster
 from rsseg_tf.rasters.headers import PNG_SIGNATURE
@@ -23,7 +23,7 @@ __all__ = ["read_palette"]
 _PACKAGE_START = b"SQLite format 3\0"
 
 
-def read_palette(path: Path, layer: str | None = None) -> list[PaletteEntry]:
+def read_palette(path: StrPath, layer: str | None = None) -> list[PaletteEntry]:
     """Reads classes with names and colours.
 
     Sources, the first that has entries counts, in the order in which QGIS looks for the style of a layer:
@@ -46,6 +46,7 @@ def read_palette(path: Path, layer: str | None = None) -> list[PaletteEntry]:
     Raises:
         DataError: When the file is missing, or its style is damaged, hostile, or ambiguous.
     """
+    path = Path(path)
     head = read_bytes(path, HEAD_BYTES)
     if path.suffix.lower() == ".qml":
         return read_qml(read_bytes(path, MOST_BYTES + 1), readable_name(path))

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from rsseg_tf import __version__
 from rsseg_tf.datasets.spec import RGB
-from rsseg_tf.files import atomic_path
+from rsseg_tf.files import StrPath, atomic_path
 from rsseg_tf.styles.documents import add_element, as_text, parse_xml
 from rsseg_tf.styles.entries import PaletteEntry
 
@@ -183,7 +183,7 @@ def polygons_qml(entries: Sequence[PaletteEntry], field: str) -> str:
     return _text_of(root)
 
 
-def write_qml(path: Path, text: str) -> bool:
+def write_qml(path: StrPath, text: str) -> bool:
     """Writes a style, whole or not at all, unless a user's stands there.
 
     Returns:
@@ -192,6 +192,7 @@ def write_qml(path: Path, text: str) -> bool:
     Raises:
         OSError: When it cannot be written.
     """
+    path = Path(path)
     if path.exists() and not is_ours(_start_of(path)):
         return False
     with atomic_path(path) as temporary:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from rsseg_tf.files import SIDE_SUFFIX, readable_name
+from rsseg_tf.files import SIDE_SUFFIX, StrPath, readable_name
 from rsseg_tf.files.reading import read_bytes
 from rsseg_tf.styles.documents import MOST_BYTES, add_element, as_text, parse_xml
 from rsseg_tf.styles.entries import PaletteEntry
@@ -40,8 +40,9 @@ class SideTable:
     colours: dict[int, RGBA]
 
 
-def side_file(path: Path) -> Path:
+def side_file(path: StrPath) -> Path:
     """Returns the path of a raster's side file."""
+    path = Path(path)
     return path.with_name(path.name + SIDE_SUFFIX)
 
 

@@ -94,7 +94,8 @@ def open_run(
     if lock is None:
         raise ConfigError(
             f"Another run writes to --save_dir {save_dir} (its lock is {save_dir / _LOCK}). Wait for it, or choose "
-            "another folder."
+            "another folder.",
+            code="in-use",
         )
     try:
         try:
@@ -134,7 +135,7 @@ def _in_use(save_dir: Path, earlier: list[Path], iters: int | None) -> ConfigErr
         whence = "it" if number == 0 else f"{folder.name}, the last that is whole,"
         choose = f"Go on from {whence} with --resume_model {folder}{more}, choose"
         break
-    return ConfigError(f"{what}. {choose} another folder, or replace it with --overwrite.")
+    return ConfigError(f"{what}. {choose} another folder, or replace it with --overwrite.", code="exists")
 
 
 def _recover(save_dir: Path) -> None:

@@ -411,7 +411,8 @@ class _LogInterval:
                 raise TrainingError(
                     f"The loss is {losses[bad[0]]} at step {step} ({bad[0]}); the files in the batch: "
                     f"{', '.join(names)}. Look at these images, lower the learning rate, or train with "
-                    "--precision fp32 or bf16. No checkpoint was written from this step on."
+                    "--precision fp32 or bf16. No checkpoint was written from this step on.",
+                    code="diverged",
                 )
             self.losses.append(losses)
         self.unchecked.clear()

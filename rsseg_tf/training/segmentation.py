@@ -345,7 +345,8 @@ def _state_to_resume(config: Config, resume: Path, validation: str, *, notify: N
     if state.step >= config.train.iters and not state.to_evaluate:
         raise ConfigError(
             f"{resume} is at step {state.step}, and train.iters is {config.train.iters}: nothing is left to do. "
-            "Raise --iters."
+            "Raise --iters.",
+            code="finished",
         )
     return state
 

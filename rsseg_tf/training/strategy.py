@@ -70,7 +70,8 @@ def _visible_gpus(device: str, gpus: Sequence[int] | None) -> list[tf.config.Phy
         if device == "gpu" or gpus:
             raise ConfigError(
                 f"A GPU was asked for, but TensorFlow sees none. Run {install_command('gpu')} and check `nvidia-smi`, "
-                "or train with --device cpu."
+                "or train with --device cpu.",
+                code="no-gpu",
             )
         return []
     chosen = list(range(len(found))) if gpus is None else list(gpus)

@@ -18,6 +18,7 @@ import numpy as np
 import safetensors
 
 from rsseg_tf.errors import WeightsError, reason
+from rsseg_tf.files import StrPath
 from rsseg_tf.weights.labels import Labels, find_labels, find_training_config
 from rsseg_tf.weights.unpickle import StoredTensor, unpickle
 
@@ -71,7 +72,7 @@ class TensorFile:
     training_config: str | None = field(default=None, repr=False)
 
 
-def read_tensors(path: Path, source: str | None = None) -> TensorFile:
+def read_tensors(path: StrPath, source: str | None = None) -> TensorFile:
     """Reads a file of weights. Nothing in it is executed.
 
     Args:
@@ -82,6 +83,7 @@ def read_tensors(path: Path, source: str | None = None) -> TensorFile:
     Raises:
         WeightsError: When it cannot be read, is damaged, is something else, or names functions to call.
     """
+    path = Path(path)
     name = source or str(path)
     try:
         with path.open("rb") as file:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from rsseg_tf.cli import check_data as command_module
+from rsseg_tf import doctor
 from rsseg_tf.cli import main
 from rsseg_tf.doctor import FORMAT, KINDS, SEVERITIES
 from rsseg_tf.files import readable_name
@@ -90,9 +90,9 @@ def test_findings_that_are_left_out_change_the_exit_code(root: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Name one thing to check: a folder or a config"),
+        ((), "Name one thing to check, a folder or a config"),
         (("ROOT", "--config", "x.yml"), "Name one thing to check"),
-        (("nowhere",), "The config nowhere does not exist"),
+        (("nowhere",), "There is no folder nowhere, and no config of that name"),
         (("ROOT", "--ignore", "near-duplicates"), "no such kind of finding. Did you mean 'near-duplicate'?"),
         (("ROOT", "--set", "dataset.root=x"), "--set changes a config"),
         (("ROOT", "--sheet", "x.gif"), "--sheet writes .png or .html files; got x.gif"),
@@ -121,7 +121,7 @@ def test_stopping_gives_130(root: Path, monkeypatch: pytest.MonkeyPatch) -> None
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command_module, "check_data", interrupted)
+    monkeypatch.setattr(doctor, "check_data", interrupted)
     result = run(root)
     assert result.exit_code == 130 and result.stderr.strip() == "Stopped." and result.stdout == ""
 
@@ -131,13 +131,14 @@ def test_ctrl_c_stops_all_processes_without_a_traceback(tmp_path: Path) -> None:
     write_sound(tmp_path / "data", train=60)
     code = (
         "import os, signal, sys\n"
-        "from rsseg_tf.cli import check_data, main\n"
-        "real = check_data.check_data\n"
+        "from rsseg_tf import doctor\n"
+        "from rsseg_tf.cli import main\n"
+        "real = doctor.check_data\n"
         "def stopped(*a, progress, **k):\n"
         "    return real(*a, progress=lambda done, total: os.killpg(0, signal.SIGINT), **k)\n"
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # jobs in the background start without
-        "    check_data.check_data = stopped\n"
+        "    doctor.check_data = stopped\n"
         "    main(['check-data', sys.argv[1], '--workers', '2'])\n"
     )
     script = tmp_path / "script.py"

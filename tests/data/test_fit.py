@@ -16,7 +16,7 @@ from rsseg_tf.data import SampleReader, heads_of, train_batches, training_datase
 from rsseg_tf.data.augment import normalise
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.evaluate.evaluation import plan_evaluation
-from rsseg_tf.losses import CrossEntropy
+from rsseg_tf.losses import CrossEntropyLoss
 from rsseg_tf.metrics import MeanIoU
 from rsseg_tf.predict import InferenceOptions
 from rsseg_tf.predictors import keras_predictor
@@ -170,7 +170,7 @@ def test_a_model_of_ones_own_is_fitted(tmp_path: Path) -> None:
     image = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(image)
     model = keras.Model(image, keras.layers.Conv2D(2, 1)(x))
-    model.compile(keras.optimizers.Adam(0.02), loss=CrossEntropy(), metrics=[MeanIoU(2)])
+    model.compile(keras.optimizers.Adam(0.02), loss=CrossEntropyLoss(), metrics=[MeanIoU(2)])
     lists = [samples(config, split) for split in ("train", "val")]
     history = model.fit(
         training_dataset(lists[0], spec, augment=config.augment), steps_per_epoch=10, epochs=3, verbose=0,
@@ -186,7 +186,7 @@ def test_the_networks_of_the_package_are_fitted_alone(tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     backbone = resnet_vd((1, 1, 1, 1), (4, 4, 8, 8), bottleneck=False, output_stride=16)
     model = fcn(backbone, num_classes=2, channels=4)
-    model.compile("sgd", loss={"main": CrossEntropy()}, metrics={"main": [MeanIoU(2)]})
+    model.compile("sgd", loss={"main": CrossEntropyLoss()}, metrics={"main": [MeanIoU(2)]})
     train_set = training_dataset(samples(config, "train"), config.dataset.spec, augment=config.augment, heads=("main",))
     history = model.fit(train_set, steps_per_epoch=1, verbose=0, shuffle=False).history
     assert np.isfinite(history["loss"]).all()

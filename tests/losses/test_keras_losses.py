@@ -32,24 +32,24 @@ WEIGHTS = (1.0, 0.5, 2.0, 0.0)
 
 PAIRS: dict[str, tuple[losses.KerasLoss, Callable[[], Any]]] = {
     "cross_entropy": (
-        losses.CrossEntropy(class_weights=WEIGHTS),
+        losses.CrossEntropyLoss(class_weights=WEIGHTS),
         lambda: losses.cross_entropy(LOGITS, LABELS, ignore_index=255, class_weights=WEIGHTS),
     ),
     "ohem_cross_entropy": (
-        losses.OhemCrossEntropy(threshold=0.4, min_kept=50),
+        losses.OhemCrossEntropyLoss(threshold=0.4, min_kept=50),
         lambda: losses.ohem_cross_entropy(LOGITS, LABELS, ignore_index=255, threshold=0.4, min_kept=50),
     ),
     "dice": (
-        losses.Dice(ignore_index=0, class_weights=WEIGHTS, smooth=0.5),
+        losses.DiceLoss(ignore_index=0, class_weights=WEIGHTS, smooth=0.5),
         lambda: losses.dice(LOGITS, LABELS, ignore_index=0, class_weights=WEIGHTS, smooth=0.5),
     ),
     "focal": (
-        losses.Focal(alpha=0.5, gamma=1.5),
+        losses.FocalLoss(alpha=0.5, gamma=1.5),
         lambda: losses.focal(LOGITS, LABELS, ignore_index=255, alpha=0.5, gamma=1.5),
     ),
-    "lovasz_softmax": (losses.LovaszSoftmax(), lambda: losses.lovasz_softmax(LOGITS, LABELS, ignore_index=255)),
+    "lovasz_softmax": (losses.LovaszSoftmaxLoss(), lambda: losses.lovasz_softmax(LOGITS, LABELS, ignore_index=255)),
     "mixed": (
-        losses.MixedLoss([losses.CrossEntropy(), losses.Dice()], [0.25, 2.0]),
+        losses.MixedLoss([losses.CrossEntropyLoss(), losses.DiceLoss()], [0.25, 2.0]),
         lambda: (
             0.25 * losses.cross_entropy(LOGITS, LABELS, ignore_index=255)
             + 2.0 * losses.dice(LOGITS, LABELS, ignore_index=255)
@@ -75,8 +75,10 @@ def test_pixel_contrast_gives_the_number_of_its_function_and_other_pixels_for_ot
     options: dict[str, Any] = {"max_views": 20, "max_samples": 60}
     for seed in (0, 5):
         expected = float(losses.pixel_contrast(OUTPUTS, LABELS, ignore_index=255, seed=seed, **options))
-        assert float(losses.PixelContrast(seed=seed, **options)(LABELS, OUTPUTS)) == pytest.approx(expected, rel=1e-6)
-    by_itself = losses.PixelContrast(**options)
+        assert float(losses.PixelContrastLoss(seed=seed, **options)(LABELS, OUTPUTS)) == pytest.approx(
+            expected, rel=1e-6
+        )
+    by_itself = losses.PixelContrastLoss(**options)
     both = {"logits": LABELS, "embedding": LABELS}
     assert float(by_itself(both, OUTPUTS)) == float(by_itself(LABELS, OUTPUTS))
     seed = int(LABELS.astype("int64").sum())
@@ -88,8 +90,8 @@ def test_pixel_contrast_gives_the_number_of_its_function_and_other_pixels_for_ot
     "loss",
     [
         *(loss for loss, _ in PAIRS.values()),
-        losses.PixelContrast(max_views=20, seed=3),
-        losses.WindowLoss(losses.Dice(), window_size=8, small_classes=(1,)),
+        losses.PixelContrastLoss(max_views=20, seed=3),
+        losses.WindowLoss(losses.DiceLoss(), window_size=8, small_classes=(1,)),
     ],
     ids=lambda loss: type(loss).__name__,
 )
@@ -97,7 +99,7 @@ def test_keras_writes_and_reads_an_object(loss: losses.KerasLoss) -> None:
     stored = json.loads(json.dumps(keras.saving.serialize_keras_object(loss)))
     again = keras.saving.deserialize_keras_object(stored)
     assert type(again) is type(loss) and again.get_config() == loss.get_config()
-    if not isinstance(loss, losses.WindowLoss | losses.PixelContrast):
+    if not isinstance(loss, losses.WindowLoss | losses.PixelContrastLoss):
         assert float(again(LABELS, LOGITS)) == float(loss(LABELS, LOGITS))
 
 
@@ -114,12 +116,12 @@ def test_every_loss_of_the_configs_has_an_object_with_its_options_and_defaults()
 
 def test_weights_of_samples_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"The loss 'dice' takes no sample_weight: .* Weigh classes by class_weights"):
-        losses.Dice()(LABELS, LOGITS, sample_weight=np.ones(2))
+        losses.DiceLoss()(LABELS, LOGITS, sample_weight=np.ones(2))
 
 
 def test_a_sum_of_no_losses_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"got 1 losses and 2 weights"):
-        losses.MixedLoss([losses.Dice()], [1.0, 2.0])
+        losses.MixedLoss([losses.DiceLoss()], [1.0, 2.0])
 
 
 # === Of a config ===
@@ -193,7 +195,7 @@ def test_fit_takes_a_loss_for_each_head_and_a_model_file_holds_them(tmp_path: Pa
     }
     model.compile(
         keras.optimizers.SGD(0.1),
-        loss={"main": losses.CrossEntropy(), "aux": losses.Dice()},
+        loss={"main": losses.CrossEntropyLoss(), "aux": losses.DiceLoss()},
         loss_weights={"main": 1.0, "aux": 0.4},
     )
     history = model.fit(LOGITS, {"main": LABELS, "aux": LABELS}, batch_size=2, verbose=0).history
@@ -218,7 +220,7 @@ def test_two_devices_take_the_step_of_one() -> None:
         with strategy.scope():
             model = _model(heads=False)
             model.set_weights(first)
-            model.compile(keras.optimizers.SGD(0.5), loss=losses.CrossEntropy(class_weights=WEIGHTS))
+            model.compile(keras.optimizers.SGD(0.5), loss=losses.CrossEntropyLoss(class_weights=WEIGHTS))
         batches = tf.data.Dataset.from_tensors((LOGITS, labels))
         history = model.fit(batches, verbose=0, shuffle=False).history
         weights.append([*model.get_weights(), np.array(history["loss"])])

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from rsseg_tf import metrics
 from rsseg_tf.errors import ConfigError
-from rsseg_tf.losses import CrossEntropy
+from rsseg_tf.losses import CrossEntropyLoss
 from rsseg_tf.metrics import Kappa, MeanDice, MeanIoU, PixelAccuracy, SegmentationScores, confusion_matrix
 from tests.fixtures.devices import two_devices
 
@@ -107,7 +107,7 @@ def test_evaluate_counts_every_pixel_once(devices: int) -> None:
     with strategy.scope():
         image = keras.Input((None, None, CLASSES))
         model = keras.Model(image, keras.layers.Activation("linear")(image))
-        model.compile(loss=CrossEntropy(), metrics=[kind(CLASSES) for kind in KINDS.values()])
+        model.compile(loss=CrossEntropyLoss(), metrics=[kind(CLASSES) for kind in KINDS.values()])
     found = model.evaluate(tf.data.Dataset.from_tensor_slices((logits, labels)).batch(2), verbose=0, return_dict=True)
     expected = scores(parts, 255)
     assert {name: found[name] for name in KINDS} == pytest.approx(

@@ -83,7 +83,7 @@ def test_a_full_queue_refuses_and_recovers() -> None:
     assert batcher.waiting == 2
     with pytest.raises(RequestError, match="the queue is full") as caught:
         batcher.submit("a", rows(0), 1, gate, 10)
-    assert caught.value.code is Code.UNAVAILABLE
+    assert caught.value.status is Code.UNAVAILABLE
     gate.open.set()
     for answer in (running, *waiting):
         assert answer.result(10)

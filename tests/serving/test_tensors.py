@@ -89,7 +89,7 @@ def test_bytes_come_as_base64() -> None:
 def test_wrong_json_is_refused_with_its_reason(body: bytes, inputs: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message) as caught:
         from_json(body, Limits()).arrays(inputs)
-    assert caught.value.code is Code.INVALID_ARGUMENT
+    assert caught.value.status is Code.INVALID_ARGUMENT
 
 
 def test_messages_are_read_in_all_their_forms() -> None:
@@ -244,4 +244,4 @@ def test_odd_tensors_are_refused_as_the_requests_fault() -> None:
     for proto in (axes, too_large, half, variant):
         with pytest.raises(RequestError) as caught:
             from_proto("x" * 10_000, proto)
-        assert caught.value.code is Code.INVALID_ARGUMENT and len(str(caught.value)) < 500
+        assert caught.value.status is Code.INVALID_ARGUMENT and len(str(caught.value)) < 500

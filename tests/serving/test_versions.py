@@ -154,7 +154,7 @@ def test_several_versions_and_labels(tmp_path: Path) -> None:
     for asked, code in (({"number": 2}, Code.NOT_FOUND), ({"label": "new"}, Code.INVALID_ARGUMENT)):
         with pytest.raises(RequestError) as caught:
             versions.acquire(**asked)
-        assert caught.value.code is code
+        assert caught.value.status is code
     versions.close()
     assert versions.available == [] and {status.state for status in versions.statuses()} == {"END"}
 

@@ -12,7 +12,7 @@ def test_the_sum_of_what_is_in_work_is_bounded_and_one_request_alone_is_taken() 
     work.take(40)
     with pytest.raises(RequestError, match="have 100 pixels, and with this one's 1 there would be more than 100") as it:
         work.take(1)
-    assert it.value.code is Code.OUT_OF_MEMORY
+    assert it.value.status is Code.OUT_OF_MEMORY
     work.give_back(60)
     work.take(1)
     work.give_back(40)
