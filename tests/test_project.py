@@ -79,6 +79,16 @@ def test_the_tests_run_on_every_python_and_on_both_bounds() -> None:
     assert matrix["bounds"] == ["newest"] and [entry["bounds"] for entry in matrix["include"]] == ["lowest"]
 
 
+def test_ci_builds_the_site_and_the_image_and_looks_over_the_dockerfiles() -> None:
+    path = ROOT / ".github/workflows/ci.yml"
+    assert {"make check", "make version-check", "make docs", "make docker-lint", "make dist"} <= set(commands(path))
+    assert "docker build -f docker/cpu.Dockerfile -t rsseg-tf ." in commands(path)
+    for workflow in WORKFLOWS:
+        for step in (step for job in jobs(workflow).values() for step in job["steps"]):
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"] == {"persist-credentials": False}
+
+
 def test_a_release_is_built_from_a_tag_whose_version_was_checked() -> None:
     path = ROOT / ".github/workflows/release.yml"
     assert 'make version-check TAG="$GITHUB_REF_NAME"' in commands(path)
@@ -286,9 +296,9 @@ def test_an_image_installs_extras_that_there_are(path: Path) -> None:
         assert re.search(rf'^    "{extra}": \[', read("setup.py"), re.M), extra
 
 
-@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
-def test_the_comments_of_a_dockerfile_name_options_that_there_are(path: Path) -> None:
-    lines = re.findall(r"^# +docker run .* rsseg-tf(?::gpu)? (\w.*)$", path.read_text("utf-8"), re.M)
+@pytest.mark.parametrize("path", [*DOCKERFILES, ROOT / "docker/README.md"], ids=lambda path: path.stem)
+def test_what_is_run_in_a_container_has_options_that_there_are(path: Path) -> None:
+    lines = re.findall(r"^(?:# +)?docker run .* rsseg-tf(?::gpu)? (\w.*)$", path.read_text("utf-8"), re.M)
     assert lines
     for line in lines:
         command = command_called(line.split()[0])

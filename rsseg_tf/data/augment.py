@@ -212,8 +212,8 @@ class Augmentation:
     def image(self, image: NDArray[Any], draw: Draw) -> NDArray[Any]:
         """Returns the changed image `(crop height, crop width, bands)`, an array of its own."""
         size = scaled_size(image.shape[:2], draw.factor)
-        later = None if self.augment.rotate_whole else draw.degrees
-        if later == draw.degrees:
+        first, later = (draw.degrees, None) if self.augment.rotate_whole else (None, draw.degrees)
+        if first is None:
             part = self._part(size, draw)
             if size == image.shape[:2]:
                 pixels = image[part.y0 : part.y1, part.x0 : part.x1]
@@ -221,7 +221,7 @@ class Augmentation:
                 pixels = scaled_part(image, size, part)
         else:
             whole = image if size == image.shape[:2] else scaled_part(image, size, Window(0, 0, *size))
-            pixels = self._cropped(turned(whole.astype(np.float32, copy=False), draw.degrees, self.padding), draw)
+            pixels = self._cropped(turned(whole.astype(np.float32, copy=False), first, self.padding), draw)
         pixels = pixels.astype(self.dtype if later is None else np.float32, copy=False)
         pixels = self._moved(padded(pixels, self.augment.crop, self.padding), draw)
         if later is not None:
@@ -231,12 +231,12 @@ class Augmentation:
     def label(self, label: NDArray[Any], draw: Draw) -> NDArray[Any]:
         """Returns the changed label `(crop height, crop width)` of the same type, an array of its own."""
         size = scaled_size(label.shape, draw.factor)
-        later = None if self.augment.rotate_whole else draw.degrees
-        if later == draw.degrees:
+        first, later = (draw.degrees, None) if self.augment.rotate_whole else (None, draw.degrees)
+        if first is None:
             pixels = scaled_label(label, size, self._part(size, draw))
         else:
             whole = scaled_label(label, size, Window(0, 0, *size))
-            pixels = self._cropped(turned_label(whole, draw.degrees, self.ignore_index), draw)
+            pixels = self._cropped(turned_label(whole, first, self.ignore_index), draw)
         pixels = self._moved(padded(pixels, self.augment.crop, self.ignore_index), draw)
         return pixels if later is None else rotated_label(pixels, later, self.ignore_index)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ FORMAT = 1
 
 Value = TypeVar("Value", int, str)
 
+_SHOWN_FINDINGS = 20
+"""Findings that a notebook shows."""
 _NEAR_CODES = {"near-duplicate", "leak-near-duplicate"}
 
 
@@ -107,6 +110,20 @@ class Report:
     max_value: float
     class_names: tuple[str, ...]
     class_weights: Mapping[str, tuple[float, ...]]
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{self.count(severity)} {severity}s" for severity in SEVERITIES)
+        return f"<Report on {self.dataset.expected.name}: {counts}>"
+
+    def _repr_html_(self) -> str:
+        """Returns the findings as a table for a notebook."""
+        rows = "".join(
+            f"<tr><td>{finding.severity}</td><td>{finding.code}</td><td>{html.escape(finding.message)}</td></tr>"
+            for finding in self.findings[:_SHOWN_FINDINGS]
+        )
+        more = len(self.findings) - _SHOWN_FINDINGS
+        rows += f"<tr><td></td><td></td><td>… and {more:,} more</td></tr>" if more > 0 else ""
+        return f"<table><caption>{html.escape(repr(self)[1:-1])}</caption><tbody>{rows}</tbody></table>"
 
     @property
     def dataset(self) -> CheckedDataset:

@@ -91,6 +91,13 @@ class ExportResult:
     accuracy: Accuracy | None = None
     report: Path | None = None
 
+    def __repr__(self) -> str:
+        names = ", ".join(artifact.name for artifact in self.manifest.artifacts)
+        if self.folder is not None:
+            return f"<{self.manifest.model} as {names} in {self.folder}>"
+        refused = ", ".join(self.accuracy.refused) if self.accuracy else ""
+        return f"<{self.manifest.model} not published; {refused} lost too much mIoU: {self.report}>"
+
 
 def check_output(output: StrPath, version: int | None) -> None:
     """Raises ExportError unless a version can be published in `output`; ask it before a model is loaded."""

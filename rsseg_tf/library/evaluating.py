@@ -290,7 +290,8 @@ def _config(model: Model | None, source: ModelSource | None, given: Mapping[str,
                 "The labelled images are unknown: name their list (samples), or a config with the dataset."
             )
         config = _config_around(model.spec)
-    changes = with_settings(given["overrides"], settings)
+    # As texts, paths would have to be written as YAML wants them.
+    changes = with_settings(given["overrides"] or {}, settings)
     if source is None:
         from rsseg_tf.config import load_config
 
@@ -303,12 +304,11 @@ def _config(model: Model | None, source: ModelSource | None, given: Mapping[str,
 
 
 def _config_around(spec: DatasetSpec) -> dict[str, Any]:
-    """Returns a config that tells a dataset's facts; its model stands for one that needs no config."""
+    """Returns a config that tells a dataset's facts; a section that fits any dataset stands for the model."""
     from rsseg_tf.config.schema import CustomDataset
 
     dataset = CustomDataset.of(spec, root=".").model_dump(mode="json")
-    backbone = {"name": "mobilenet_v3_small"}
-    return {"dataset": dataset, "model": {"name": "lraspp", "backbone": backbone}, "train": {"iters": 1}}
+    return {"dataset": dataset, "model": {"name": "keras_model", "architecture": ""}, "train": {"iters": 1}}
 
 
 @dataclass(frozen=True)

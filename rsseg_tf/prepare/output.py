@@ -106,6 +106,10 @@ class PrepareReport:
     up_to_date: bool = False
     left_out: str = ""
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name}: {split.scenes} scenes, {split.tiles} tiles" for name, split in self.splits.items())
+        return f"<{self.name} in {self.output}; {counts}>"
+
 
 @dataclass(frozen=True)
 class OwnDataReport:
@@ -120,6 +124,9 @@ class OwnDataReport:
     report: PrepareReport
     config: Path | None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"{repr(self.report)[:-1]}; config: {self.config}>"
 
 
 class PreparedFolder:

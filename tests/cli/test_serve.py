@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import click
@@ -27,9 +28,15 @@ def test_a_model_is_served_and_predicts_images_by_its_address(tmp_path: Path) ->
     write_model(tmp_path / "tiny" / "1")
     image = pixels(1, 60, 70)[0]
     cv2.imwrite(str(tmp_path / "scene.png"), image[..., ::-1])
-    served = Process(tmp_path / "tiny", "--rest_port", "0", "--grpc_port", "0", "--label", "stable=1")
+    origins = ("https://maps.example.org", "http://localhost:3000")
+    more = ("--label", "stable=1", "--cors-origin", origins[0], "--cors_origin", origins[1])
+    served = Process(tmp_path / "tiny", "--rest_port", "0", "--grpc_port", "0", *more)
     try:
         assert rest(served, "/v1/models/tiny/labels/stable")[0] == 200  # type: ignore[arg-type]
+        for origin in (*origins, "https://example.org"):
+            address = f"http://127.0.0.1:{served.rest_port}/v1/models/tiny"
+            with urllib.request.urlopen(urllib.request.Request(address, headers={"Origin": origin})) as answer:
+                assert answer.headers["Access-Control-Allow-Origin"] == (origin if origin in origins else None)
         script = Path(__file__).parents[2] / "serving" / "smoke_test.py"
         ports = ["--rest-port", str(served.rest_port), "--grpc-port", str(served.grpc_port)]
         smoke = subprocess.run(
@@ -70,11 +77,12 @@ def _ids(picture: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["serve", "none"], "none cannot be read"),
+        (["serve", "none"], "none does not exist; a folder of a SavedModel export is needed"),
         (["serve", "."], "has no version of a model"),
         (["serve", ".", "--label", "stable"], "must be LABEL=VERSION"),
         (["serve", ".", "--max_batch_size", "0"], "x>=1"),
         (["serve", ".", "--metrics_path", "x"], "metrics_path must look like"),
+        (["serve", ".", "--cors-origin", "https://example.org/map"], "An origin is http:// or https://"),
         (["serve", "init", "x"], "Missing option '--export'"),
         (["serve", "init", "x", "--export", "none"], "none cannot be read"),
         (["predict", "--image_path", "a.png"], "--model_path is missing"),

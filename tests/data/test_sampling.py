@@ -229,7 +229,12 @@ def test_a_damaged_label_is_named(samples: list[Sample], tmp_path: Path) -> None
 
 
 def test_crops_hold_their_class_where_whole_images_are_turned(samples: list[Sample]) -> None:
-    turning = {"rotate_degrees": 60.0, "rotate_probability": 1.0, "rotate_whole": True, "scale_range": (1.0, 1.0)}
+    turning: dict[str, Any] = {
+        "rotate_degrees": 60.0,
+        "rotate_probability": 1.0,
+        "rotate_whole": True,
+        "scale_range": (1.0, 1.0),
+    }
     crops = crops_of(Sampling(classes=("pool",)), Augment(crop_size=(32, 32), **turning, **COLOURS))
     label = cv2.imread(str(samples[0].label), cv2.IMREAD_GRAYSCALE)
     assert label is not None

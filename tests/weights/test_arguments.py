@@ -155,11 +155,11 @@ def test_the_section_of_a_model_holds_its_options() -> None:
 
 def _builders() -> dict[str, Any]:
     """The builders that a config can name."""
-    from rsseg_tf.config.zoo import BackboneSection, CustomRow, ModelSection
+    from rsseg_tf.config.zoo import BackboneSection, CustomRow, KerasModel, ModelSection
     from rsseg_tf.weights.arguments import _below, _names
 
     rows = [row for kind in (BackboneSection, ModelSection) for row in _below(kind)]
-    names = [name for row in rows if not issubclass(row, CustomRow) for name in _names(row)]
+    names = [name for row in rows if not issubclass(row, CustomRow | KerasModel) for name in _names(row)]
     found = {name: getattr(backbones, name, getattr(segmentors, name, None)) for name in names}
     return {name: builder for name, builder in found.items() if builder is not None}
 
