@@ -43,6 +43,7 @@ BESIDE = {
     "benchmarks/parity.md": "benchmarks/parity.md",
     "benchmarks/reliability.md": "benchmarks/reliability.md",
     "benchmarks/zoo_export.md": "benchmarks/zoo_export.md",
+    "docker/README.md": "docker/README.md",
     "export/README.md": "export/README.md",
     "serving/README.md": "serving/README.md",
 }

@@ -37,7 +37,7 @@ LINES = sorted({line for block in BLOCKS for line in block.lines()})
 OWN = sorted({shlex.join(words) for line in LINES for words in commands_of(line)})
 PYTHON = [page for page in DOCUMENTS if any(block.kind == "python" and not block.not_run for block in blocks_of(page))]
 TOURS = [page for page in DOCUMENTS if data_of(page)]
-WRITTEN = ("mine.yml", "pairs.yml", "theirs.yml")
+WRITTEN = ("mine.yml", "pairs.yml", "theirs.yml", "config.yml")
 """Configs that readers write; those under data/ are written by commands."""
 EXTERNAL = {
     "cp",
