@@ -92,9 +92,9 @@ def timing_table(names: Sequence[str], timings: Sequence[Timing], size: Size) ->
     from rich.table import Table
 
     table = Table(title=f"{size.height}x{size.width} pixels, {timings[0].threads} threads, {timings[0].runs} runs")
-    table.add_column("model", no_wrap=True)
-    for column in ("p50 ms", "p90 ms", "p99 ms", "first ms", "load s", "memory MiB"):
-        table.add_column(column, justify="right")
+    table.add_column("model", overflow="fold", min_width=18)
+    for column in ("p50 ms", "p90 ms", "p99 ms", "first ms", "load s", "memory\nMiB"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, timing in zip(names, timings, strict=True):
         milliseconds = (timing.p50_ms, timing.p90_ms, timing.p99_ms, timing.first_ms)
         table.add_row(

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from rsseg_tf.assets import find_config
 from rsseg_tf.cli.commands import ManyValues, group
 from rsseg_tf.cli.options import reading_options, set_option
-from rsseg_tf.cli.output import progress_line, write_json
+from rsseg_tf.cli.output import fitting, progress_line, write_json
 
 # These imports take half a second at most, since they load no TensorFlow; the help names the limits.
 from rsseg_tf.doctor import MAX_DISTANCE, SEVERITIES
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rsseg_tf.doctor import Finding, Report
+    from rsseg_tf.doctor.report import SplitSummary
 
 __all__ = ["command"]
 
@@ -95,7 +96,7 @@ def command(
     if (source is None) == (config_path is None):
         got = "both" if source else "neither"
         raise ConfigError(
-            f"Name one thing to check, a folder or a config, e.g. rsseg-tf check-data data/dubai; got {got}."
+            f"Name one thing to check: a folder or a config, e.g. rsseg-tf check-data data/dubai; got {got}."
         )
     show, strict = options.pop("show"), options.pop("strict")
     if config_path is not None:
@@ -154,7 +155,7 @@ def _print(report: Report, show: int) -> None:
     console = Console()
     console.print(_splits_table(report))
     if report.class_weights or any(split.classes for split in report.splits):
-        console.print(_classes_table(report))
+        console.print(*_classes_tables(report, console.width), sep="\n")
     _print_suggestions(console, report)
     if report.findings:
         console.print(_findings_table(report))
@@ -185,16 +186,36 @@ def _kinds(values: Any) -> str:
     return ", ".join(shown) + (f", {len(values) - 3} more" if len(values) > 3 else "")
 
 
-def _classes_table(report: Report) -> Any:
+_CLASS_WIDTH = 24  # characters of a line of a class's name
+
+
+def _classes_tables(report: Report, width: int) -> list[Any]:
+    """Returns a table of the classes; several, if the splits need more than `width` characters beside each other."""
+    splits = {split.name: split for split in report.splits if split.labels}
+    if not splits:
+        return []
+    names = [_printable(entry.name) for entry in next(iter(splits.values())).classes]
+    others = "unknown ids" if any(split.unknown_pixels for split in splits.values()) else "ignored"
+    first = min(_CLASS_WIDTH, max(map(len, [*names, others])))
+    room = {}
+    for name, split in splits.items():
+        pixels = [entry.pixels for entry in split.classes] + [split.ignored_pixels, split.unknown_pixels]
+        images = [entry.images for entry in split.classes]
+        wanted = max(len(name), len("pixels"), *(len(f"{count:,}") for count in pixels)) + len("100.00") + 9  # borders
+        room[name] = wanted + max(len("images"), *(len(f"{count:,}") for count in images))
+    groups = fitting(list(splits), room, width - first - 9)  # of the ids, and borders
+    return [_classes_table([splits[name] for name in group], first) for group in groups]
+
+
+def _classes_table(splits: Sequence[SplitSummary], class_width: int) -> Any:
     from rich.table import Table
 
-    splits = [split for split in report.splits if split.labels]
     table = Table(title="Pixels of each class, and images that hold it")
-    table.add_column("\nid", justify="right")
-    table.add_column("\nclass")
+    table.add_column("\nid", justify="right", no_wrap=True)
+    table.add_column("\nclass", overflow="fold", min_width=class_width)
     for split in splits:
         for column in (f"{split.name}\npixels", "\n%", "\nimages"):
-            table.add_column(column, justify="right")
+            table.add_column(column, justify="right", no_wrap=True)
     for row in zip(*(split.classes for split in splits), strict=True):
         cells = [str(row[0].id), _printable(row[0].name)]
         for split, entry in zip(splits, row, strict=True):

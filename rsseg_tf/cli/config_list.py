@@ -137,7 +137,7 @@ def list_configs(
 ) -> None:
     """List the configs that ship with the package; --config takes these names, with .yml or without.
 
-    With WORDs only those in whose name, dataset, model or backbone all of them occur, e.g. `config list unet dubai`.
+    With WORD, only those in whose name, dataset, model or backbone all words occur, e.g. `config list unet dubai`.
 
     The table has a part for each dataset. Params are trainable parameters in millions. mIoU is in percent: what the
     original publishes for its weights, or with * what training by the config gave here. Recipes for a CPU take

@@ -97,9 +97,9 @@ def scores_table(scores: SegmentationScores, protocol: str) -> Any:
     from rich.table import Table
 
     table = Table(title=f"Scores of each class, %; protocol {protocol}")
-    table.add_column("class")
+    table.add_column("class", overflow="fold", min_width=12)  # a name on several lines is whole, numbers are on one
     for column in ("IoU", "precision", "recall", "Dice", "pixels"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     rows = zip(
         scores.classes, scores.in_means, scores.class_iou, scores.class_precision, scores.class_recall,
         scores.class_dice, scores.label_pixels, strict=True,

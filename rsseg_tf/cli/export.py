@@ -10,7 +10,7 @@ import click
 
 from rsseg_tf.cli.commands import ManyValues, group, needed
 from rsseg_tf.cli.options import config_option
-from rsseg_tf.cli.output import CONSOLE, narrow_table
+from rsseg_tf.cli.output import CONSOLE, fitting, narrow_table
 
 if TYPE_CHECKING:
     from rsseg_tf.export import Accuracy, ExportResult
@@ -166,13 +166,8 @@ def accuracy_tables(accuracy: Accuracy, width: int) -> list[Any]:
     classes = next(iter(accuracy.scores.values())).classes
     first = min(_LONGEST_CLASS, max(len("class"), *map(len, classes)))
     left = width - first - 3 - room[checkpoint]
-    groups: list[list[str]] = [[]]
-    for name in artifacts:
-        if groups[-1] and sum(room[one] for one in groups[-1]) + room[name] > left:
-            groups.append([])
-        groups[-1].append(name)
     tables = []
-    for names in groups:
+    for names in fitting(artifacts, room, left):
         table = narrow_table(f"IoU on {accuracy.images} images, %")
         table.add_column("class", overflow="fold", min_width=first, max_width=first)
         shown = [checkpoint, *names]

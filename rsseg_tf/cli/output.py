@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONSOLE",
+    "fitting",
     "load_tensorflow",
     "narrow_table",
     "print_errors_alone",
@@ -62,6 +63,22 @@ def narrow_table(title: str) -> Table:
     from rich.table import Table
 
     return Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+def fitting(names: Sequence[str], room: Mapping[str, int], left: int) -> list[list[str]]:
+    """Deals columns out to as many tables as they need.
+
+    Args:
+        names: Of the columns, in order.
+        room: Characters that each takes.
+        left: Characters that a table has for them; a column that is wider has a table of its own.
+    """
+    groups: list[list[str]] = [[]]
+    for name in names:
+        if groups[-1] and sum(room[one] for one in groups[-1]) + room[name] > left:
+            groups.append([])
+        groups[-1].append(name)
+    return groups
 
 
 def print_prepared(report: PrepareReport) -> None:

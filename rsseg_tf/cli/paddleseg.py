@@ -285,7 +285,7 @@ _TRAIN = {
     **_READING,
     "keep_checkpoint_max": _Flag(1, _kept),
     "use_vdl": _needless(
-        "curves are TensorBoard's, in the folder tensorboard/ of the run, unless --logger names others."
+        "curves are written as TensorBoard events, to tensorboard/ of the run, unless --logger names others."
     ),
     "use_ema": _Flag(0, lambda given: ["--set", "train.ema=0.999"]),  # PaddleSeg's decay
     "amp_level": _Flag(1, _amp_level),

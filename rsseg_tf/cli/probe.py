@@ -121,11 +121,13 @@ def table(rows: list[ProbeRow], title: str, neighbours: int) -> Any:
     import numpy as np
 
     result = narrow_table(title)
-    result.add_column("features", overflow="fold", min_width=18)
-    result.add_column("levels", no_wrap=True)
+    result.add_column("features", overflow="fold", min_width=10)
+    result.add_column("levels")
     result.add_column("dim", justify="right", no_wrap=True)
     for score in rows[0].scores:
-        name = f"linear\n{score.labels} labels" if score.probe == "linear" else f"{neighbours}\nnearest"
+        between = " " if score.labels < 10_000 else "\n"  # so that four columns fit 80 characters
+        linear = f"linear\n{score.labels}{between}labels"
+        name = linear if score.probe == "linear" else f"{neighbours}\nnearest"
         result.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         cells = []

@@ -106,9 +106,9 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Any:
     table = narrow_table(f"Differences from the Keras model on {tiles}")
     if any(one.made_up_tiles != first.made_up_tiles for one in comparisons):
         table.caption = "Files that were calibrated are compared on the real tiles alone."
-    table.add_column("model", no_wrap=True)
+    table.add_column("model", overflow="fold", min_width=18)
     for column in ("MiB", "ms", "max\n|Δlogit|", "max\n|Δp|", "mean\n|Δp|", "same\nclass, %", "passed"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for one in comparisons:
         table.add_row(
             one.name,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rsseg_tf.assets import find_config
 from rsseg_tf.errors import ConfigError, DataError, address_hint, did_you_mean
 from rsseg_tf.files import StrPath, readable_name
 from rsseg_tf.library.listening import Notify, listener_of
@@ -120,11 +121,14 @@ def _find_dataset(source: Any, overrides: Any, options: Mapping[str, Any]) -> Ch
         return dataset_from_folder(Path(source), **options)
     name = os.fspath(source) if is_named else "the config"
     if is_named and not name.endswith((".yml", ".yaml")) and not os.path.lexists(name):
-        raise DataError(
-            f"There is no folder {name}, and no config of that name either.{address_hint(name)} Name a prepared "
-            "folder, such as data/dubai, or a config; `rsseg-tf config list` names the shipped ones.",
-            code="not-found",
-        )
+        try:
+            find_config(name)
+        except ConfigError as error:
+            raise DataError(
+                f"There is no folder {name}, and no config of that name either.{address_hint(name)} Name a prepared "
+                "folder, such as data/dubai, or a config; `rsseg-tf config list` names the shipped ones.",
+                code="not-found",
+            ) from error
     for option, value in options.items():
         if value is not None and value is not False:
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import threading
@@ -64,7 +65,7 @@ def _visible_gpus(device: str, gpus: Sequence[int] | None) -> list[tf.config.Phy
     if device == "cpu":
         if gpus:
             raise ConfigError("--gpus goes with --device gpu or auto, not with cpu; leave one of them out.")
-        tf.config.set_visible_devices([], "GPU")
+        _show([])
         return []
     if not found:
         if device == "gpu" or gpus:
@@ -79,10 +80,26 @@ def _visible_gpus(device: str, gpus: Sequence[int] | None) -> list[tf.config.Phy
     if unknown or not chosen or len(set(chosen)) != len(chosen):
         raise ConfigError(f"--gpus must name different GPUs out of 0..{len(found) - 1}; got {list(gpus or [])}.")
     visible = [found[i] for i in chosen]
-    tf.config.set_visible_devices(visible, "GPU")
+    _show(visible)
     for gpu in visible:  # otherwise TensorFlow takes all memory of a GPU that others may share
-        tf.config.experimental.set_memory_growth(gpu, True)
+        with contextlib.suppress(RuntimeError):  # a program has run TensorFlow before, which has its memory
+            tf.config.experimental.set_memory_growth(gpu, True)
     return visible
+
+
+def _show(gpus: list[tf.config.PhysicalDevice]) -> None:
+    """Hides all GPUs but these.
+
+    Raises:
+        ConfigError: When TensorFlow has run something on others, in a program or a notebook.
+    """
+    try:
+        tf.config.set_visible_devices(gpus, "GPU")
+    except RuntimeError as error:
+        raise ConfigError(
+            "The devices of a process are chosen before TensorFlow runs anything in it, and here it has run on others. "
+            "Leave the choice out (device, gpus), or begin with it in a new process."
+        ) from error
 
 
 # === Several workers ===

@@ -90,7 +90,7 @@ def test_findings_that_are_left_out_change_the_exit_code(root: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Name one thing to check, a folder or a config"),
+        ((), "Name one thing to check: a folder or a config"),
         (("ROOT", "--config", "x.yml"), "Name one thing to check"),
         (("nowhere",), "There is no folder nowhere, and no config of that name"),
         (("ROOT", "--ignore", "near-duplicates"), "no such kind of finding. Did you mean 'near-duplicate'?"),

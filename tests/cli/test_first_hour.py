@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 from rsseg_tf.cli import main
 from rsseg_tf.cli.commands import ManyValues
 from rsseg_tf.cli.main import _COMMANDS
+from tests.fixtures.configs import use_tiny_backbone, write_config, write_dataset
 
 
 def every_command() -> Iterator[tuple[str, click.Command]]:
@@ -65,7 +67,7 @@ def test_a_mistyped_word_gets_a_suggestion(typed: str, told: str) -> None:
         ("config show", "Missing argument 'CONFIG'. `rsseg-tf config list`"),
         ("config check", "Missing argument 'CONFIG...'. `rsseg-tf config list`"),
         ("eval", "Missing option '--model-path'. `rsseg-tf train --do_eval` writes output/best_model"),
-        ("predict", "--image_path or --stack is needed"),
+        ("predict", "--model_path is missing: a checkpoint or an exported model; or --server"),
         ("export", "Missing argument 'CHECKPOINT'. `rsseg-tf train"),
         ("export x", "Missing option '-o' / '--output'. Name a folder"),
         ("verify", "Missing argument 'DIR'. `rsseg-tf export` writes"),
@@ -79,7 +81,7 @@ def test_a_mistyped_word_gets_a_suggestion(typed: str, told: str) -> None:
         ("serve init x", "Missing option '--export'. `rsseg-tf export` writes"),
         (
             "check-data",
-            "Name one thing to check, a folder or a config, e.g. rsseg-tf check-data data/dubai; got",
+            "Name one thing to check: a folder or a config, e.g. rsseg-tf check-data data/dubai; got",
         ),
     ],
 )
@@ -102,6 +104,7 @@ def test_every_required_option_and_argument_has_a_next_step() -> None:
 
 @pytest.mark.parametrize("typed", ["check-data {}", "check-data {} --num-classes 3"])
 def test_check_data_speaks_of_a_folder_where_a_folder_was_named(typed: str, tmp_path: Path) -> None:
+    assert "dataset.root" in CliRunner().invoke(main, ["check-data", "fcn/fcn_hrnet_w18_dubai_512x512_80k"]).output
     result = CliRunner().invoke(main, typed.format(tmp_path / "nofolder").split())
     assert result.exit_code == 2
     assert f"Error: There is no folder {tmp_path / 'nofolder'}, and no config of that name" in result.output
@@ -118,6 +121,28 @@ def test_serve_names_the_path_before_a_package(tmp_path: Path, monkeypatch: pyte
     for name, why in (("nothing", "does not exist"), ("file", "is a file")):
         result = CliRunner().invoke(main, ["serve", str(tmp_path / name)])
         assert result.exit_code == 2 and f"Error: {tmp_path / name} {why}; a folder of a SavedModel" in result.output
+
+
+# === The name of a dataset ===
+
+
+def test_reports_carry_the_users_name_of_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiny_backbone(monkeypatch)
+    config = write_config(tmp_path / "tiny.yml", write_dataset(tmp_path / "data"))
+    config.write_text(config.read_text("utf-8").replace("classes:", "title: My fields 2024, classes:"), "utf-8")
+    out = tmp_path / "out"
+
+    def run(*words: object) -> str:
+        result = CliRunner().invoke(main, [str(word) for word in words])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    run("train", "--config", config, "-o", out, "--iters", 1)
+    run("eval", "--model_path", out / "iter_1", "-o", out, "--report", out / "page.html")
+    assert json.loads((out / "eval.json").read_text("utf-8"))["dataset"] == "My fields 2024"
+    assert "Evaluation: My fields 2024" in (out / "page.html").read_text("utf-8")
+    assert "My fields 2024: " in run("check-data", config, "-o", out / "data.json")
+    assert json.loads((out / "data.json").read_text("utf-8"))["dataset"]["name"] == "My fields 2024"
 
 
 # === Help ===

@@ -193,7 +193,8 @@ def test_windows_where_a_checkpoint_would_have_none_are_told() -> None:
 
 def test_help_groups_its_options() -> None:
     output = run("predict", "--help")
-    headings = ["Options:", "Windows and augmentation:", "Scenes:", "Rasters:", "Polygons:", "Catalog:", "Cluster:"]
+    headings = ["Options:", "Rasters:", "Polygons:", "Pictures:", "Scenes:", "Windows and augmentation:", "Engine:"]
+    headings += ["Server:", "Catalog:", "Cluster:"]
     places = [output.index(heading) for heading in headings]
     assert places == sorted(places)
     assert output.index("--resume") > output.index("Scenes:") and output.index("--cog") > output.index("Rasters:")

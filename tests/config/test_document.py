@@ -92,7 +92,7 @@ def test_assignments_are_yaml() -> None:
 
 @pytest.mark.parametrize("text", ["novalue", "=1", "a..b=1"])
 def test_bad_assignments(text: str) -> None:
-    with pytest.raises(ConfigError, match="--set takes key=value"):
+    with pytest.raises(ConfigError, match="--set takes KEY=VALUE"):
         parse_assignment(text)
 
 

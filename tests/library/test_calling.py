@@ -104,6 +104,24 @@ def test_public_functions_take_any_path() -> None:
     assert not found, "write StrPath, and make a Path of it"
 
 
+def test_devices_after_tensorflow_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a notebook on a machine with a GPU."""
+    import tensorflow as tf
+
+    from rsseg_tf.library.devices import choose_device
+
+    def too_late(*_: object) -> None:
+        raise RuntimeError("cannot be modified after being initialized")
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", too_late)
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *_: None)
+    choose_device("auto", ())  # the same devices as before
+    monkeypatch.setattr(tf.config, "set_visible_devices", too_late)
+    with pytest.raises(errors.ConfigError, match="chosen before TensorFlow runs anything"):
+        choose_device("cpu", ())
+
+
 # === Errors ===
 
 
