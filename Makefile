@@ -41,7 +41,7 @@ api: $(VENV)/.installed-test
 
 # The documentation as a site, in site/; a link that leads nowhere is an error.
 docs: $(VENV)/.installed-test
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 	@echo "Look at it: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site, then http://127.0.0.1:8000"
 
 # The version of the package, the changelog, CITATION.cff and, with TAG=vX.Y.Z, the tag.

@@ -2,8 +2,8 @@
 
     python docs/make_pictures.py FOLDER
 
-runs `rsseg-tf quickstart` and the commands and Python of docs/tutorial_scene.md in the folder, unless an earlier call has
-done so, and draws what they wrote. All scenes are synthetic: no picture of somebody's data is kept in the project.
+runs `rsseg-tf quickstart` and the commands and Python of docs/tutorial_scene.md in the folder, unless an earlier call
+has done so, and draws what they wrote. All scenes are synthetic: no picture of somebody's data is kept in the project.
 """
 
 from __future__ import annotations

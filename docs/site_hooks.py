@@ -11,6 +11,7 @@ A page stays one file, whose links lead where they should in the repository's ow
 from __future__ import annotations
 
 import ast
+import functools
 import html
 import json
 import posixpath
@@ -42,6 +43,7 @@ BESIDE = {
     "benchmarks/parity.md": "benchmarks/parity.md",
     "benchmarks/reliability.md": "benchmarks/reliability.md",
     "benchmarks/zoo_export.md": "benchmarks/zoo_export.md",
+    "docker/README.md": "docker/README.md",
     "export/README.md": "export/README.md",
     "serving/README.md": "serving/README.md",
 }
@@ -133,6 +135,7 @@ def _imported_from(module: str, name: str) -> str | None:
     return None
 
 
+@functools.cache  # hundreds of files are parsed
 def known_names() -> dict[str, str]:
     """Returns for each public name, such as `rsseg_tf.train`, under which path the reference has it."""
     names = {}
@@ -259,7 +262,9 @@ class Recorder(click.HelpFormatter):
 
 def prose(text: str) -> str:
     """Returns text of a help as Markdown that shows it as it is."""
-    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", html.escape(text, quote=False))
+    parts = re.split(r"(`[^`]+`)", text)
+    parts[::2] = [re.sub(r"([\\`*_\[\]|#])", r"\\\1", html.escape(part, quote=False)) for part in parts[::2]]
+    return "".join(parts)
 
 
 def commands() -> list[str]:

@@ -37,8 +37,8 @@ LINES = sorted({line for block in BLOCKS for line in block.lines()})
 OWN = sorted({shlex.join(words) for line in LINES for words in commands_of(line)})
 PYTHON = [page for page in DOCUMENTS if any(block.kind == "python" and not block.not_run for block in blocks_of(page))]
 TOURS = [page for page in DOCUMENTS if data_of(page)]
-WRITTEN = ("mine.yml", "pairs.yml", "theirs.yml")
-"""Configs that commands of the pages write, or readers."""
+WRITTEN = ("mine.yml", "pairs.yml", "theirs.yml", "config.yml")
+"""Configs that readers write; those under data/ are written by commands."""
 EXTERNAL = {
     "cp",
     "curl",
@@ -80,8 +80,41 @@ def test_every_command_parses_and_its_config_exists(line: str, tmp_path: Path, m
             assert inner is not None
             context = inner.make_context(inner.name, arguments, parent=context)
     config = context.params.get("config_path")
-    if config and Path(config).name not in WRITTEN:
+    if config and Path(config).name not in WRITTEN and not config.startswith("data/"):
         load_any_config(config, context.params["overrides"])
+
+
+INLINE = sorted(
+    {
+        (str(page.relative_to(ROOT)), " ".join(code.split()))
+        for page in DOCUMENTS
+        if page.name != "CHANGELOG.md"  # which tells of what was
+        for code in re.findall(r"(?<!`)`(rsseg-tf [a-z][^`]*)`(?!`)", page.read_text("utf-8"))
+    }
+)
+
+
+@pytest.mark.parametrize(("page", "code"), INLINE)
+def test_commands_within_sentences_exist_and_have_their_options(page: str, code: str) -> None:
+    _, name, *words = re.sub(r"['\"…]", " ", code).split()
+    if not re.fullmatch(r"[a-z][a-z-]+", name):
+        return
+    context = click.Context(main)
+    command: click.Command | None = main.get_command(context, name)
+    assert command is not None, f"{page}: there is no command {name}"
+    known = [command]
+    if isinstance(command, click.Group):
+        inner = words[0] if words and words[0] in command.list_commands(context) else getattr(command, "default", "")
+        if found := command.get_command(context, inner):
+            known.append(found)
+        first = next((param.type for param in known[-1].params if isinstance(param, click.Argument)), None)
+        if inner not in words and re.match(r"[a-z]", " ".join(words)) and isinstance(first, click.Choice):
+            assert words[0].replace("_", "-") in {str(name).replace("_", "-") for name in first.choices}, page
+    options = {option.replace("_", "-") for one in known for param in one.params for option in param.opts}
+    for word in words:
+        if word.startswith("--"):
+            option = word.partition("=")[0].rstrip(".,;:").replace("_", "-")
+            assert option in options | {"--help"}, f"{page}: {name} has no {word}"
 
 
 class _ParsedError(Exception):
@@ -101,7 +134,7 @@ def test_every_line_of_a_shell_names_what_is_there(line: str, monkeypatch: pytes
         case ["python" | "python3", "-m", module, *_]:
             assert module in ("pytest", "http.server", "venv", "pip", "tests.recorded.record")
         case ["python" | "python3", "-c", code, *_]:
-            compile(code, "<line>", "exec")
+            compile(code, line, "exec")
         case ["python" | "python3", script, *_]:
             known = [script, f"export/on_device/{script}", f"serving/{script}"]
             generated = script.endswith("web/serve.py")
