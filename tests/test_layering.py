@@ -78,6 +78,7 @@ WITH_TENSORFLOW = {"data", "export", "training", "predictors", "serving"}
 # convolutions as one operation.
 TENSORFLOW_MODULES = {
     "rsseg_tf.cli.output",
+    "rsseg_tf.layers.constants",
     "rsseg_tf.layers.conv",
     "rsseg_tf.layers.norm",
     "rsseg_tf.layers.resize",
