@@ -81,6 +81,7 @@ WITH_TENSORFLOW = {"data", "export", "training", "predictors", "serving"}
 # convolutions as one operation, and losses that devices share in `fit`.
 TENSORFLOW_MODULES = {
     "rsseg_tf.library.startup",
+    "rsseg_tf.layers.constants",
     "rsseg_tf.layers.conv",
     "rsseg_tf.layers.norm",
     "rsseg_tf.layers.resize",

@@ -9,6 +9,7 @@ from rsseg_tf.layers.attention import (
     MultiHeadAttention,
     PositionAttention,
 )
+from rsseg_tf.layers.constants import shared_constant
 from rsseg_tf.layers.conv import (
     DilatedConv2D,
     DilatedDepthwiseConv2D,
@@ -65,5 +66,6 @@ __all__ = [
     "numbered_from_the_start",
     "pyramid_pooling",
     "separable_conv_bn_relu",
+    "shared_constant",
     "squeeze_and_excite",
 ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
+
+from rsseg_tf.layers.constants import shared_constant
 
 __all__ = ["BatchNorm", "LayerNorm"]
 
@@ -78,7 +79,8 @@ class BatchNorm(keras.layers.BatchNormalization):
         axes = tuple(range(len(x.shape) - 1))
         mean, variance = ops.moments(x, axes=axes)
         single = ops.equal(ops.size(x), x.shape[-1])
-        self._move(mean, variance, ops.where(single, 1.0, self.momentum))
+        momentum = ops.where(single, 1.0, self.momentum)
+        self._move(mean, variance, momentum, 1.0 - momentum)
         y = ops.batch_normalization(
             x, mean, variance, axis=-1, offset=self.beta, scale=self.gamma, epsilon=self.epsilon
         )
@@ -89,7 +91,7 @@ class BatchNorm(keras.layers.BatchNormalization):
         import tensorflow as tf
 
         channels = inputs.shape[-1]
-        none = tf.zeros((0,))
+        none = shared_constant(())
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=ops.convert_to_tensor(self.gamma) if self.scale else tf.ones((channels,)),
@@ -99,13 +101,14 @@ class BatchNorm(keras.layers.BatchNormalization):
             epsilon=self.epsilon,
             is_training=True,
         )
-        self._move(mean, variance * _biased(ops.shape(inputs)[:-1]), self.momentum)
+        momentum, rest = shared_constant(self.momentum), shared_constant(1.0 - self.momentum)
+        self._move(mean, variance * _biased(inputs), momentum, rest)
         return ops.cast(y, self.compute_dtype)
 
-    def _move(self, mean: Any, variance: Any, momentum: Any) -> None:
-        """Moves the running statistics towards those of a batch, each (C,)."""
-        self.moving_mean.assign(self.moving_mean * momentum + mean * (1.0 - momentum))
-        self.moving_variance.assign(self.moving_variance * momentum + variance * (1.0 - momentum))
+    def _move(self, mean: Any, variance: Any, momentum: Any, rest: Any) -> None:
+        """Moves the running statistics towards those of a batch, each (C,); `rest` is 1 - momentum."""
+        self.moving_mean.assign(self.moving_mean * momentum + mean * rest)
+        self.moving_variance.assign(self.moving_variance * momentum + variance * rest)
 
     def _normalise_parts(self, inputs: Any) -> Any:
         """Normalises each of the `splits` parts of the batch by itself."""
@@ -114,7 +117,7 @@ class BatchNorm(keras.layers.BatchNormalization):
         parts = ops.reshape(x, (self.splits, shape[0] // self.splits, *shape[1:]))
         mean, variance = ops.moments(parts, axes=tuple(range(1, len(parts.shape) - 1)), keepdims=True)
         means, variances = (ops.reshape(ops.mean(values, axis=0), (-1,)) for values in (mean, variance))
-        self._move(means, variances, self.momentum)
+        self._move(means, variances, self.momentum, 1.0 - self.momentum)
         y = (parts - mean) * ops.rsqrt(variance + self.epsilon)
         if self.scale:
             y = y * self.gamma + self.beta
@@ -133,12 +136,13 @@ class BatchNorm(keras.layers.BatchNormalization):
         }
 
 
-def _biased(sizes: Sequence[Any]) -> Any:
-    """Returns what makes a biased variance of an unbiased one over so many values, which the fused operation gives."""
-    if all(isinstance(size, int) for size in sizes):  # a number costs a graph less than operations for it
+def _biased(inputs: Any) -> Any:
+    """Returns what makes a biased variance over all axes but the last of an unbiased one, which TensorFlow gives."""
+    sizes = inputs.shape[:-1]
+    if None not in sizes:  # a number costs a graph less than operations for it
         count = math.prod(sizes)
-        return (count - 1) / count
-    number = ops.cast(ops.prod(sizes), "float32")
+        return shared_constant((count - 1) / count)
+    number = ops.cast(ops.prod(ops.shape(inputs)[:-1]), "float32")
     return (number - 1.0) / number
 
 

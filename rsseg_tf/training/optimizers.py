@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from rsseg_tf.config import schema
 from rsseg_tf.config.pretrain import LARSSection
+from rsseg_tf.layers import shared_constant
 
 __all__ = ["LARS", "DecoupledAdam", "MomentumSGD", "build_optimizer"]
 
@@ -116,7 +117,9 @@ class _Optimizer(keras.optimizers.Optimizer):
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> list[tuple[Any, Any]]:
         """Adds up the gradients of the devices (Keras's part) and limits the sums."""
-        pairs = super()._all_reduce_sum_gradients(grads_and_vars)
+        pairs = grads_and_vars
+        if self._distribution_strategy.num_replicas_in_sync > 1:  # Keras copies the gradients of one device
+            pairs = super()._all_reduce_sum_gradients(pairs)
         if self.clip_value is not None:
             pairs = [(keras.ops.clip(g, -self.clip_value, self.clip_value), v) for g, v in pairs]
         if self.clip_norm is not None:
@@ -126,6 +129,10 @@ class _Optimizer(keras.optimizers.Optimizer):
             factor = self.clip_norm / keras.ops.maximum(norm, self.clip_norm)
             pairs = [(g * keras.ops.cast(factor, g.dtype), v) for g, v in pairs]
         return list(pairs)
+
+    def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
+        """Updates all variables; the learning rate is read once, where Keras reads it again for each of them."""
+        super()._backend_update_step(grads, trainable_variables, tf.convert_to_tensor(learning_rate))
 
     def get_config(self) -> dict[str, Any]:
         """Returns what the constructor takes."""
@@ -211,14 +218,14 @@ class MomentumSGD(_Momentum):
         velocity = self._velocities[self._get_variable_index(variable)]
         gradient = keras.ops.cast(gradient, variable.dtype)
         if self.l2 and not self._excluded(variable):
-            gradient = gradient + self.l2 * variable
+            gradient = gradient + shared_constant(self.l2, gradient.dtype) * variable
         # The rate stays outside of the velocity, see the class. One operation needs no arrays for what is in between.
         tf.raw_ops.ResourceApplyMomentum(
             var=_handle(variable),
             accum=_handle(velocity),
             lr=self._rate(variable, learning_rate),
             grad=gradient,
-            momentum=tf.constant(self.momentum, gradient.dtype),
+            momentum=shared_constant(self.momentum, gradient.dtype),
         )
 
 

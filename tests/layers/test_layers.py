@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import gc
 import json
+import weakref
+from collections import Counter
 from typing import Any
 
 import keras
@@ -17,6 +20,7 @@ from rsseg_tf.layers import (
     kernel_initializer,
     max_pool_3x3,
     separable_conv_bn_relu,
+    shared_constant,
 )
 from rsseg_tf.layers.resize import _interpolation_weights
 from tests.fixtures.golden import GOLDEN
@@ -264,6 +268,46 @@ def test_batch_norm_trains_by_one_operation(dtype: str, affine: bool) -> None:
     np.testing.assert_allclose(tf.cast(y, "float32"), tf.cast(expected, "float32"), atol=tolerance)
     np.testing.assert_allclose(np.asarray(layer.moving_mean), np.asarray(generic.moving_mean), rtol=1e-5)
     np.testing.assert_allclose(np.asarray(layer.moving_variance), np.asarray(generic.moving_variance), rtol=1e-5)
+
+
+def test_layers_of_a_graph_share_their_constants() -> None:
+    x = tf.ones((2, 4, 4, 3))
+
+    def operations(count: int) -> Counter[str]:
+        layers = [BatchNorm() for _ in range(count)]
+        for layer in layers:
+            layer.build(x.shape)
+
+        @tf.function(autograph=False)
+        def call(x: tf.Tensor) -> tf.Tensor:
+            for layer in layers:
+                x = layer(x, training=True)
+            return x
+
+        graph = call.get_concrete_function(x).graph
+        return Counter(operation.type for operation in graph.get_operations())
+
+    each = operations(3) - operations(2)
+    assert each == {
+        "Placeholder": 4, "ReadVariableOp": 4, "AssignVariableOp": 2, "Mul": 5, "AddV2": 2, "FusedBatchNormV3": 1
+    }  # fmt: skip
+
+
+def test_shared_constants_belong_to_one_graph() -> None:
+    @tf.function
+    def call(x: tf.Tensor) -> tf.Tensor:
+        with tf.control_dependencies([tf.negative(x)]):
+            first = shared_constant(2.0)
+        assert first is shared_constant(2.0) and not first.op.control_inputs
+        assert shared_constant(2.0, "float16") is not first and shared_constant((2.0, 3.0)).shape == (2,)
+        return tf.cond(x > 0, lambda: x * shared_constant(2.0), lambda: first)
+
+    assert [float(call(tf.constant(x))) for x in (3.0, -1.0)] == [6.0, 2.0]
+    assert float(shared_constant(2.0)) == 2.0
+    graph = weakref.ref(call.get_concrete_function(tf.constant(1.0)).graph)
+    del call
+    gc.collect()
+    assert graph() is None
 
 
 def test_batch_norm_of_unknown_sizes_moves_the_same_statistics() -> None:

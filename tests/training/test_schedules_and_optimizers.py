@@ -76,6 +76,22 @@ def test_momentum_sgd_moves_a_variable_by_one_operation_as_several_would() -> No
     assert {operation.type for operation in large} <= {"Placeholder", "Identity", "IdentityN", "ReadVariableOp"}
 
 
+@pytest.mark.parametrize(("l2", "most"), [(0.0, 3), (5e-4, 6)])
+def test_momentum_sgd_adds_few_operations_for_a_variable(l2: float, most: int) -> None:
+    """A large network has a thousand variables, and each operation takes kilobytes beside what it computes."""
+
+    def operations(count: int) -> int:
+        variables = [keras.Variable([[1.0, 2.0]], name=f"w{index}") for index in range(count)]
+        optimizer = MomentumSGD(0.05, momentum=0.9, l2=l2)
+        optimizer.build(variables)
+        gradient = tf.ones((1, 2))
+        step = tf.function(lambda gradient: optimizer.apply([gradient] * count, variables), autograph=False)
+        return len(step.get_concrete_function(gradient).graph.get_operations())
+
+    # The variable and its velocity come in, the update, and for decay a look at the variable, a product and a sum.
+    assert operations(5) - operations(4) == most
+
+
 def test_momentum_sgd_can_be_saved_with_a_model() -> None:
     config = MomentumSGD(0.1, momentum=0.8, l2=0.3).get_config()
     again = MomentumSGD.from_config(config)
