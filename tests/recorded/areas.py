@@ -379,6 +379,7 @@ def _listing(folder: Path) -> Entries:
             tiles[name] = compare.rounded(read_raster(path))
         elif path.suffix == ".json":
             others[name] = json.loads(path.read_text("utf-8"))
+            others[name].pop("version", None)  # of the package, which a release changes
         else:
             others[name] = path.read_text("utf-8")
     lossless = {name: value for name, value in tiles.items() if isinstance(value, str)}
