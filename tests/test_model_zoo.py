@@ -39,7 +39,7 @@ def test_the_list_of_configs_shows_the_same_figures(zoo: Any) -> None:
 def test_measured_scores_are_those_of_the_benchmarks(zoo: Any) -> None:
     text = (DOCS.parent / "benchmarks" / "README.md").read_text("utf-8")
     found = {
-        "unet/unet_efficientnet_lite0_dubai_256x256_cpu": r"config \(seed 0\) \| 500 \| \d+ \| 1 \| ([\d.]+)",
+        "unet/unet_efficientnet_lite0_dubai_256x256_cpu": r"the shipped config \| 500 \| \d+ \| 3 \| ([\d.]+)",
         "fcn/fcn_hrnet_w18_dubai_256x256_cpu": r"\| FCN-HRNet_W18, 500 steps \| ([\d.]+)",
         "unet/unet_efficientnet_lite0_synthetic_256x256_quick": r"\nmIoU ([\d.]+): ground",
         "deeplabv3plus/deeplabv3plus_resnet18_vd_synthetic_256x256_quick": r"CPU time for ([\d.]+), with cars",
