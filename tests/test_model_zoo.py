@@ -41,8 +41,8 @@ def test_measured_scores_are_those_of_the_benchmarks(zoo: Any) -> None:
     found = {
         "unet/unet_efficientnet_lite0_dubai_256x256_cpu": r"the shipped config \| 500 \| \d+ \| 3 \| ([\d.]+)",
         "fcn/fcn_hrnet_w18_dubai_256x256_cpu": r"\| FCN-HRNet_W18, 500 steps \| ([\d.]+)",
-        "unet/unet_efficientnet_lite0_synthetic_256x256_quick": r"\nmIoU ([\d.]+): ground",
-        "deeplabv3plus/deeplabv3plus_resnet18_vd_synthetic_256x256_quick": r"CPU time for ([\d.]+), with cars",
+        "unet/unet_efficientnet_lite0_synthetic_256x256_quick": r"\| `rsseg-tf quickstart` \| \d+ \| ([\d.]+)",
+        "deeplabv3plus/deeplabv3plus_resnet18_vd_synthetic_256x256_quick": r"time for ([\d.]+), with cars",
     }
     assert zoo.MEASURED.keys() == found.keys()
     for name, pattern in found.items():
