@@ -145,7 +145,7 @@ def test_eval_of_a_file_that_was_moved_needs_a_config(project: Path, exported: P
     assert f"Written: {tmp_path / 'eval.json'}" in output
     other = "dataset.classes=[dark, light]"
     output = run("eval", "--model_path", moved, "--config", project / "tiny.yml", "--set", other, code=2)
-    assert "has the classes dark, bright; the dataset 'custom' of the config has dark, light" in output
+    assert "has the classes dark, bright; the dataset 'data' of the config has dark, light" in output
 
 
 def test_what_has_no_effect_on_an_exported_model_is_refused(project: Path, exported: Path, tmp_path: Path) -> None:
