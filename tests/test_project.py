@@ -148,6 +148,10 @@ def project(tmp_path: Path) -> Path:
     for name in ("rsseg_tf/__init__.py", "CHANGELOG.md", "CITATION.cff"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
+    changelog = read("CHANGELOG.md")
+    if "\n- " not in changelog.partition("## [Unreleased]")[2].partition("\n## ")[0]:  # a release was made a moment ago
+        changelog = changelog.replace("## [Unreleased]\n", "## [Unreleased]\n\n- An entry.\n")
+        (tmp_path / "CHANGELOG.md").write_text(changelog, "utf-8")
     return tmp_path
 
 
@@ -191,9 +195,6 @@ def test_the_present_tree_can_be_released_by_the_program_itself(project: Path) -
         command = [sys.executable, "scripts/release.py", *arguments]
         return subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
 
-    if "\n- " not in read("CHANGELOG.md").partition("## [Unreleased]")[2].partition("\n## ")[0]:
-        changelog = read("CHANGELOG.md").replace("## [Unreleased]\n", "## [Unreleased]\n\n- An entry.\n")
-        (project / "CHANGELOG.md").write_text(changelog, "utf-8")  # a release was made a moment ago
     before = (project / "CHANGELOG.md").read_text("utf-8")
     assert f"push the tag v{version}" in run("prepare", version)
     assert run("check", f"v{version}") == "The versions agree.\n"

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rsseg_tf.cli.output import CONSOLE
 from rsseg_tf.config import Config, load_config, load_pretrain_config
 from rsseg_tf.doctor import KINDS
 from rsseg_tf.errors import ConfigError, DataError
-from rsseg_tf.library.samples import checked_images, checked_samples
+from rsseg_tf.library import samples as library
 from rsseg_tf.rasters.windows import Size
 from tests.fixtures.datasets import SIZE, check_config, ids, picture, write, write_config, write_sound, write_tiff
+
+checked_samples = partial(library.checked_samples, listener=CONSOLE)  # as the commands call them
+checked_images = partial(library.checked_images, listener=CONSOLE)
 
 
 @pytest.fixture(autouse=True)

@@ -247,7 +247,7 @@ def test_geoparquet_without_place_and_without_polygons(tmp_path: Path) -> None:
 def test_geoparquet_needs_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(ExportError, match=r'pip install "rsseg-tf\[parquet\]"'):
+    with pytest.raises(ExportError, match=r'pip install "\.\[parquet\]"'):
         plan_of([tmp_path / "a.tif"], SPEC, tmp_path / "out", COSINE, output=OutputOptions(vector="parquet"))
 
 

@@ -273,7 +273,7 @@ def test_without_the_libraries_the_remedy_is_named(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr("importlib.import_module", without)
     path = write_scene(tmp_path / "a.tif", noise(20, 20))
-    with pytest.raises(ExportError, match=r'pip install "rsseg-tf\[vector\]"'):  # before anything is predicted
+    with pytest.raises(ExportError, match=r'pip install "\.\[vector\]"'):  # before anything is predicted
         predict_files([path], pointwise, SPEC, tmp_path / "out", COSINE, output=OutputOptions(vector="gpkg"))
     assert not (tmp_path / "out").exists()
 

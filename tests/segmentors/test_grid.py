@@ -34,7 +34,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "pairs.md"
 ALL = os.environ.get("RSSEG_TF_GRID") == "all"
 _BANDS, _CLASSES, _SIZE = 5, 3, (67, 93)
 # They are built from a model or code of one's own, or on other packages.
-_NOT_WALKED = ("c2fnet", "custom", "keras_applications", "keras_hub")
+_NOT_WALKED = ("c2fnet", "custom", "keras_applications", "keras_hub", "keras_model")
 # Beginnings of the paths of weights that no output depends on, as in the original.
 _UNUSED = {"upernet": ("conv_last",), "danet": ("pam_classifier",)}
 _EXPORTED = (

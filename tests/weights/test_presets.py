@@ -61,7 +61,7 @@ def test_what_counts_as_a_preset() -> None:
 
 def test_without_keras_hub_or_network_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "keras_hub", None)
-    with pytest.raises(WeightsError, match=r"not installed: pip install 'rsseg-tf\[hub\]'"):
+    with pytest.raises(WeightsError, match=r'not installed: pip install "\.\[hub\]"'):
         read_preset("resnet_50_imagenet", offline=False)
     with pytest.raises(WeightsError, match="may use the network. Leave --offline out, once"):
         read_preset("resnet_50_imagenet", offline=True)
