@@ -135,6 +135,7 @@ def test_input_channels(narrow: Any) -> None:
 
 def test_every_variable_gets_a_gradient(narrow: Any) -> None:
     build, _ = narrow
+    keras.utils.set_random_seed(0)  # stochastic depth may leave a whole branch out
     model = build()
     # At initialisation the kernels of HRNet are so small that gradients nearly vanish; ordinary ones show more.
     for variable in model.trainable_variables:
