@@ -1,10 +1,10 @@
 # The command rsseg-tf on a processor. Build it from the top of the project:
 #
 #     docker build -f docker/cpu.Dockerfile -t rsseg-tf .
-#     docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" rsseg-tf predict --model_path model --image_path scene.tif --save_dir result
+#     docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/data" rsseg-tf predict --model_path model --image_path scene.tif --save_dir result
 #     docker run --rm -p 127.0.0.1:8501:8501 -v "$PWD/export/dubai:/model:ro" rsseg-tf serve /model --host 0.0.0.0
 #
-# Files lie in /work, the folder that is mounted there. The container needs no root and no file system that it can write
+# Files lie in /data, the folder that is mounted there. The container needs no root and no file system that it can write
 # to: `docker run --read-only --tmpfs /tmp --cap-drop ALL` works too.
 ARG PYTHON=3.13-slim-bookworm
 
@@ -35,7 +35,7 @@ ENV HOME=/tmp \
     PYTHONUNBUFFERED=1 \
     TF_CPP_MIN_LOG_LEVEL=2
 USER 10001:10001
-WORKDIR /work
+WORKDIR /data
 EXPOSE 8500 8501
 ENTRYPOINT ["rsseg-tf"]
 CMD ["--help"]

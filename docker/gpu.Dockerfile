@@ -1,10 +1,10 @@
 # The command rsseg-tf on NVIDIA GPUs. Build it from the top of the project:
 #
 #     docker build -f docker/gpu.Dockerfile -t rsseg-tf:gpu .
-#     docker run --rm --gpus all --shm-size 2g --user "$(id -u):$(id -g)" -v "$PWD:/work" rsseg-tf:gpu train --config config.yml --save_dir run
+#     docker run --rm --gpus all --shm-size 2g --user "$(id -u):$(id -g)" -v "$PWD:/data" rsseg-tf:gpu train --config config.yml --save_dir run
 #
 # CUDA and cuDNN come with TensorFlow's own packages; the machine needs NVIDIA's driver and its container toolkit. Files
-# lie in /work, the folder that is mounted there. The container needs no root.
+# lie in /data, the folder that is mounted there. The container needs no root.
 ARG PYTHON=3.13-slim-bookworm
 
 FROM python:${PYTHON} AS wheel
@@ -36,7 +36,7 @@ ENV HOME=/tmp \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001
-WORKDIR /work
+WORKDIR /data
 EXPOSE 8500 8501
 ENTRYPOINT ["rsseg-tf"]
 CMD ["--help"]

@@ -8,7 +8,7 @@ classes that do not occur.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -23,20 +23,22 @@ _registered = keras.saving.register_keras_serializable(package="rsseg_tf")
 class _Score(keras.metrics.Metric):
     """Base of these metrics: a confusion matrix, row = label, column = prediction."""
 
-    def __init__(self, num_classes: int, *, ignore_index: int = 255, name: str) -> None:
+    usual_name: ClassVar[str]
+
+    def __init__(self, num_classes: int, *, ignore_index: int = 255, name: str | None = None) -> None:
         """Prepares an empty matrix.
 
         Args:
             num_classes: Number of classes C, at least 1.
             ignore_index: Label of pixels that do not count; any integer, inside or outside of [0, C).
-            name: Name in logs.
+            name: Name in logs; None for the usual one, such as `miou`.
 
         Raises:
             ConfigError: If `num_classes` is below 1.
         """
         if num_classes < 1:
             raise ConfigError(f"num_classes must be at least 1; got {num_classes}. Give the number of classes.")
-        super().__init__(name=name)
+        super().__init__(name=name or self.usual_name)
         self.num_classes, self.ignore_index = num_classes, ignore_index
         # The last place counts pixels whose label is neither a class nor the ignored value.
         self.counts = self.add_variable((num_classes**2 + 1,), "zeros", dtype="int64", name="counts")
@@ -95,7 +97,11 @@ class _Score(keras.metrics.Metric):
 class MeanIoU(_Score):
     """Mean over the classes of intersection over union; a class that is nowhere has 1, as in PaddleSeg."""
 
-    def __init__(self, num_classes: int, *, ignore_index: int = 255, present: bool = False, name: str = "miou") -> None:
+    usual_name = "miou"
+
+    def __init__(
+        self, num_classes: int, *, ignore_index: int = 255, present: bool = False, name: str | None = None
+    ) -> None:
         """Prepares the metric.
 
         Args:
@@ -103,7 +109,7 @@ class MeanIoU(_Score):
             ignore_index: Label of pixels that do not count.
             present: Whether classes that occur in neither label nor prediction are left out of the mean, as in
                 `SegmentationScores.miou_present`.
-            name: Name in logs.
+            name: Name in logs; None for `miou`.
         """
         super().__init__(num_classes, ignore_index=ignore_index, name=name)
         self.present = present
@@ -123,17 +129,12 @@ class MeanIoU(_Score):
 
 @_registered
 class PixelAccuracy(_Score):
-    """Share of correct pixels."""
+    """Share of correct pixels.
 
-    def __init__(self, num_classes: int, *, ignore_index: int = 255, name: str = "acc") -> None:
-        """Prepares the metric.
+    Its arguments are those of `MeanIoU`, without `present`.
+    """
 
-        Args:
-            num_classes: Number of classes C.
-            ignore_index: Label of pixels that do not count.
-            name: Name in logs.
-        """
-        super().__init__(num_classes, ignore_index=ignore_index, name=name)
+    usual_name = "acc"
 
     def _score(self, hits: Any, labelled: Any, predicted: Any, total: Any) -> Any:
         return ops.sum(hits) / total
@@ -141,17 +142,12 @@ class PixelAccuracy(_Score):
 
 @_registered
 class Kappa(_Score):
-    """Cohen's kappa; NaN where label and prediction are wholly one class, as in PaddleSeg."""
+    """Cohen's kappa; NaN where label and prediction are wholly one class, as in PaddleSeg.
 
-    def __init__(self, num_classes: int, *, ignore_index: int = 255, name: str = "kappa") -> None:
-        """Prepares the metric.
+    Its arguments are those of `MeanIoU`, without `present`.
+    """
 
-        Args:
-            num_classes: Number of classes C.
-            ignore_index: Label of pixels that do not count.
-            name: Name in logs.
-        """
-        super().__init__(num_classes, ignore_index=ignore_index, name=name)
+    usual_name = "kappa"
 
     def _score(self, hits: Any, labelled: Any, predicted: Any, total: Any) -> Any:
         observed = ops.sum(hits) / total
@@ -162,17 +158,12 @@ class Kappa(_Score):
 
 @_registered
 class MeanDice(_Score):
-    """Mean over the classes of twice the intersection over the sum of both areas; a class that is nowhere has 0."""
+    """Mean over the classes of twice the intersection over the sum of both areas; a class that is nowhere has 0.
 
-    def __init__(self, num_classes: int, *, ignore_index: int = 255, name: str = "dice") -> None:
-        """Prepares the metric.
+    Its arguments are those of `MeanIoU`, without `present`.
+    """
 
-        Args:
-            num_classes: Number of classes C.
-            ignore_index: Label of pixels that do not count.
-            name: Name in logs.
-        """
-        super().__init__(num_classes, ignore_index=ignore_index, name=name)
+    usual_name = "dice"
 
     def _score(self, hits: Any, labelled: Any, predicted: Any, total: Any) -> Any:
         return ops.mean(2.0 * hits / ops.maximum(labelled + predicted, 1.0))
