@@ -183,12 +183,18 @@ def _is_hugging_face(tensors: Tensors) -> bool:
     return _HF_ENCODER[_EMBED].format(s0=0) + ".weight" in _hugging_face_names(tensors)
 
 
+def _described(encoder: str, classifier: np.ndarray | None) -> str:
+    """Returns what a file holds, from its encoder and the weights of the last layer of a segmentor."""
+    if classifier is None or not classifier.ndim:
+        return encoder
+    return f"SegFormer on {encoder}, {classifier.shape[0]} classes"
+
+
 def _describe_hugging_face(tensors: Tensors) -> str:
     tensors = _hugging_face_names(tensors)
-    encoder = _encoder_in(tensors, _HF_ENCODER)
-    if (classes := tensors.get("decode_head.classifier.weight")) is not None and classes.ndim:
-        return f"SegFormer on {encoder}, {classes.shape[0]} classes"
-    return f"{encoder} with a classifier of images" if "classifier.weight" in tensors else encoder
+    told = _described(_encoder_in(tensors, _HF_ENCODER), tensors.get("decode_head.classifier.weight"))
+    of_images = "classifier.weight" in tensors and not told.startswith("SegFormer")
+    return f"{told} with a classifier of images" if of_images else told
 
 
 def _translate_hugging_face(tensors: Tensors, row: Row, paths: Sequence[str]) -> Translation:
@@ -235,10 +241,7 @@ def _is_mmsegmentation(tensors: Tensors) -> bool:
 
 def _describe_mmsegmentation(tensors: Tensors) -> str:
     tensors = _with_backbone(tensors)
-    encoder = _encoder_in(tensors, _MM_ENCODER)
-    if (classes := tensors.get("decode_head.conv_seg.weight")) is not None and classes.ndim:
-        return f"SegFormer on {encoder}, {classes.shape[0]} classes"
-    return encoder
+    return _described(_encoder_in(tensors, _MM_ENCODER), tensors.get("decode_head.conv_seg.weight"))
 
 
 def _translate_mmsegmentation(tensors: Tensors, row: Row, paths: Sequence[str]) -> Translation:
@@ -278,10 +281,7 @@ def _is_paddleseg(tensors: Tensors) -> bool:
 
 def _describe_paddleseg(tensors: Tensors) -> str:
     tensors = _with_backbone(tensors)
-    encoder = _encoder_in(tensors, _PD_ENCODER)
-    if (classes := tensors.get("linear_pred.weight")) is not None and classes.ndim:
-        return f"SegFormer on {encoder}, {classes.shape[0]} classes"
-    return encoder
+    return _described(_encoder_in(tensors, _PD_ENCODER), tensors.get("linear_pred.weight"))
 
 
 def _translate_paddleseg(tensors: Tensors, row: Row, paths: Sequence[str]) -> Translation:
