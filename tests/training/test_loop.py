@@ -106,7 +106,7 @@ def test_two_devices_equal_one(tmp_path: Path) -> None:
     strategy = two_devices()
     two = run(tmp_path, "two", "train.batch_size=2", strategy=strategy)
     assert two.state == one.state
-    assert_equal_weights(one.checkpoint, two.checkpoint, atol=2e-5)
+    assert_equal_weights(one.checkpoint, two.checkpoint, tol=2e-5)
 
 
 def test_bfloat16_activations_keep_float32_weights_and_a_finite_loss(tmp_path: Path) -> None:

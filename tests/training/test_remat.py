@@ -125,7 +125,7 @@ def test_a_run_equals_one_without_and_is_resumed_exactly(tmp_path: Path, extra: 
     plain = run(tmp_path, "plain", *extra, "train.iters=1")
     first = run(tmp_path, "first", *extra, "train.iters=1", "train.remat=true")
     # Half-precision gradients of a step are rounded to about three digits.
-    assert_equal_weights(plain.checkpoint, first.checkpoint, atol=1e-3 if "train.precision=fp16" in extra else 2e-6)
+    assert_equal_weights(plain.checkpoint, first.checkpoint, tol=1e-3 if "train.precision=fp16" in extra else 2e-6)
     straight = run(tmp_path, "straight", *extra, "train.remat=true", "train.log_iters=1")
     run(tmp_path, "halves", *extra, "train.remat=true", "train.log_iters=1", callbacks=[StopAt(3)])
     resumed = run(tmp_path, "halves", *extra, "train.remat=true", resume=tmp_path / "halves" / "iter_3")
@@ -138,7 +138,7 @@ def test_two_devices_equal_one(tmp_path: Path) -> None:
     common = ("train.remat=true", "train.iters=2", "lr_schedule.learning_rate=0.01")
     one = run(tmp_path, "one", *common, "train.batch_size=4")
     two = run(tmp_path, "two", *common, "train.batch_size=2", strategy=two_devices())
-    assert_equal_weights(one.checkpoint, two.checkpoint, atol=2e-5)
+    assert_equal_weights(one.checkpoint, two.checkpoint, tol=2e-5)
 
 
 def test_the_fine_model_of_c2fnet_is_cut(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_the_fine_model_of_c2fnet_is_cut(tmp_path: Path) -> None:
     extra = (section, "loss={fine: {name: cross_entropy}}", "dataset.small_classes=[bright]", "train.iters=1")
     plain = run(tmp_path, "plain", *extra)
     remat = run(tmp_path, "remat", *extra, "train.remat=true")
-    assert_equal_weights(plain.checkpoint, remat.checkpoint, atol=2e-6)
+    assert_equal_weights(plain.checkpoint, remat.checkpoint, tol=2e-6)
     start = weights(coarse)
     assert any(not np.array_equal(v, start[k.removeprefix("fine/")]) for k, v in weights(remat.checkpoint).items()
                if k.removeprefix("fine/") in start)  # fmt: skip

@@ -31,4 +31,4 @@ def test_a_resumed_run_draws_the_crops_of_a_straight_one(
     half = tmp_path / "halves" / "iter_3"
     resumed = train(config, tmp_path / "halves", files, strategy=strategy, resume=half)
     assert resumed.state == straight.state
-    assert_equal_weights(straight.checkpoint, resumed.checkpoint, atol=1e-6)
+    assert_equal_weights(straight.checkpoint, resumed.checkpoint, tol=1e-6)

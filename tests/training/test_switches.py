@@ -91,7 +91,7 @@ def test_two_devices_equal_one(tmp_path: Path) -> None:
     )  # fmt: skip
     one = run(tmp_path, "one", *switches, "train.batch_size=4")
     two = run(tmp_path, "two", *switches, "train.batch_size=2", strategy=two_devices())
-    assert_equal_weights(one.checkpoint, two.checkpoint, atol=2e-5)
+    assert_equal_weights(one.checkpoint, two.checkpoint, tol=2e-5)
     assert_equal_arrays(trained(one.checkpoint), trained(two.checkpoint), atol=2e-5)
 
 
@@ -191,7 +191,7 @@ def test_four_batches_of_two_equal_one_of_eight(
     shared = run(tmp_path, "shared", *common, *small, strategy=two_devices(), callbacks=[records[2]])
     for result, record in ((parts, records[1]), (shared, records[2])):
         assert result.state == whole.state and result.state.samples_seen == 32
-        assert_equal_weights(whole.checkpoint, result.checkpoint, atol=1e-6)
+        assert_equal_weights(whole.checkpoint, result.checkpoint, tol=1e-6)
         assert_equal_arrays(trained(whole.checkpoint), trained(result.checkpoint), atol=1e-6)
         for step, row in records[0].steps.items():
             for name in ("lr", "loss", "loss_main", "epoch"):

@@ -54,7 +54,7 @@ def test_two_workers_equal_one_and_survive_a_kill(tmp_path: Path) -> None:
     # As two devices of one process, each of which has a worker's rows of each part of a batch.
     record, switched = Record(), tiny_config(tmp_path, *OFTEN, *SWITCHES, "train.batch_size=2")
     train(switched, tmp_path / "switched", *data, strategy=two_devices(), callbacks=[record, StopAt(6)])
-    assert_equal_weights(out / "iter_6", tmp_path / "switched" / "iter_6", atol=1e-6)
+    assert_equal_weights(out / "iter_6", tmp_path / "switched" / "iter_6", tol=1e-6)
     left, right = training(out / "iter_6"), training(tmp_path / "switched" / "iter_6")
     assert left.keys() == right.keys() and any(name.startswith("weights/") for name in left)
     for name, value in left.items():
@@ -80,9 +80,9 @@ def test_two_workers_equal_one_and_survive_a_kill(tmp_path: Path) -> None:
     assert f"Stopped by a signal at iter {read_state(stopped).step}" in pair.said(0)
 
     # One goes on with what two have done, to the same step.
-    assert_equal_weights(both / "iter_6", tmp_path / "one" / "iter_6", atol=1e-6)
+    assert_equal_weights(both / "iter_6", tmp_path / "one" / "iter_6", tol=1e-6)
     train(config, tmp_path / "alone", data[0], resume=both / "iter_6", callbacks=[StopAt(read_state(stopped).step)])
-    assert_equal_weights(stopped, tmp_path / "alone" / stopped.name, atol=1e-6)
+    assert_equal_weights(stopped, tmp_path / "alone" / stopped.name, tol=1e-6)
 
 
 @pytest.mark.slow
@@ -95,5 +95,6 @@ def test_two_workers_pretrain_as_one(tmp_path: Path) -> None:
     with Pair(tmp_path, *command, "--save_dir", str(tmp_path / "two"), name="pretrain") as pair:
         assert pair.wait_for_both() == [0, 0], pair.said(0) + pair.said(1)
         assert pair.said(1) == "" and "[MONITOR] epoch: 1" in pair.said(0)
-    assert_equal_weights(tmp_path / "one" / "iter_1", tmp_path / "two" / "iter_1", atol=1e-6)
-    assert_equal_weights(tmp_path / "one" / "iter_3", tmp_path / "two" / "iter_3", atol=1e-5)
+    # The queues hold the network's outputs, which batch normalisation of few images moves further than the weights.
+    for step in ("iter_1", "iter_3"):
+        assert_equal_weights(tmp_path / "one" / step, tmp_path / "two" / step, tol=1e-5)
