@@ -102,6 +102,8 @@ PAIRS = (
     Pair("fcn", "hrnet_w18_small"),
     Pair("fcn", "hrnet_w18"),
     Pair("ocrnet", "hrnet_w18"),
+    Pair("pspnet", "resnet50_vd"),
+    Pair("upernet", "convnext_tiny"),
 )
 
 
