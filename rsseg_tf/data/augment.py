@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
 from rsseg_tf.config.schema import Augment
@@ -116,6 +117,16 @@ class Draw:
     colours: tuple[tuple[str, float], ...] = ()
 
 
+class _Key(ISeedSequence):
+    """The key of a generator as its seed: given as `key`, NumPy asks the system for a seed as well, at thrice the cost."""
+
+    def __init__(self, words: tuple[int, int]) -> None:
+        self.words = words
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
+        return np.array(self.words, dtype)
+
+
 def uniform_numbers(seed: int, position: int) -> Iterator[NDArray[np.float64]]:
     """Yields the random numbers of a position in the stream of samples, an array of 32 for each draw.
 
@@ -124,7 +135,7 @@ def uniform_numbers(seed: int, position: int) -> Iterator[NDArray[np.float64]]:
     Returns:
         Arrays of numbers from 0 to below 1, without end.
     """
-    generator = np.random.Philox(key=np.array([seed, position], np.uint64))
+    generator = np.random.Philox(_Key((seed, position)))
     while True:
         # As raw bits, which NumPy keeps from version to version; the distributions of its generators may change.
         yield np.asarray(generator.random_raw(_NUMBERS) >> np.uint64(11), np.float64) * np.float64(2.0**-53)

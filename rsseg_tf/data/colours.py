@@ -154,28 +154,15 @@ def _hue_saturation_value(image: Bytes) -> tuple[Bytes, NDArray[np.float32], Byt
 
 def _rgb(hue: Bytes, saturation: NDArray[np.float32], value: Bytes) -> Bytes:
     """Returns `(H, W, 3)` from hue, saturation and value as `_hue_saturation_value` gives them."""
-    sextants, shares = _circle()
-    sextant = cv2.LUT(hue, sextants)
-    masks = [cv2.compare(sextant, number, cv2.CMP_EQ) for number in range(6)]
-    least = _darkened(value, saturation)
-    middle = _darkened(value, cv2.LUT(hue, shares) * saturation)
     bands = []
-    # The sextants of the circle, from red to magenta, in which a band is the largest and in which it is the middle one.
-    for largest, between in (((0, 5), (1, 4)), ((1, 2), (0, 3)), ((3, 4), (2, 5))):
-        band = least.copy()
-        for source, numbers in ((value, largest), (middle, between)):
-            for number in numbers:
-                cv2.copyTo(source, masks[number], band)
-        bands.append(band)
+    for depths in _circle():  # each band is `value * (1 - depth * saturation)`, rounded half up
+        band = np.asarray(cv2.LUT(hue, depths))
+        band *= saturation
+        np.subtract(np.float32(1), band, out=band)
+        band *= value
+        band += np.float32(0.5)
+        bands.append(band.astype(np.uint8))
     return cv2.merge(bands)
-
-
-def _darkened(value: Bytes, share: NDArray[np.float32]) -> Bytes:
-    """Returns `value * (1 - share)`, rounded half up."""
-    result = np.subtract(np.float32(1), share)
-    result *= value
-    result += np.float32(0.5)
-    return result.astype(np.uint8)
 
 
 # Bits of an order of the bands: which is at least as large as which.
@@ -215,13 +202,19 @@ def _whole_hue(sextants: NDArray[np.float64]) -> Bytes:
 
 
 @functools.cache
-def _circle() -> tuple[Bytes, NDArray[np.float32]]:
-    """Returns for each hue its sextant 0..5 and, as a share of the span, how far its middle band is below the top."""
+def _circle() -> NDArray[np.float32]:
+    """Returns `(3, 256)`: how far red, green and blue of each hue lie below the largest band, as a share of the span."""
     places = np.arange(256) * 6.0 / 255.0
     whole = np.floor(places)
-    fraction = (places - whole).astype(np.float32).astype(np.float64)
     sextants = whole.astype(np.uint8) % 6
-    return sextants, np.where(sextants % 2, fraction, 1.0 - fraction).astype(np.float32)
+    fraction = (places - whole).astype(np.float32).astype(np.float64)
+    middle = np.where(sextants % 2, fraction, 1.0 - fraction).astype(np.float32)
+    depths = np.ones((3, 256), np.float32)
+    # The sextants, from red to magenta, in which a band is the largest, and in which it is the middle one.
+    for depth, largest, between in zip(depths, ((0, 5), (1, 2), (3, 4)), ((1, 4), (0, 3), (2, 5)), strict=True):
+        depth[np.isin(sextants, largest)] = 0
+        np.copyto(depth, middle, where=np.isin(sextants, between))
+    return depths
 
 
 # === Real numbers ===

@@ -129,12 +129,12 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     """
     kind = image_kind(data, name)
     if kind == "PNG":
-        data = _plain_png(data, name)
+        image = _decode_png(data, name)
     elif kind == "JPEG":
         check_jpeg_end(data, name)
+        image = _decode(data, kind, name)
     else:
         raise DataError(f"{name} is a {kind} file; PNG or JPEG is expected here. Convert it to PNG.")
-    image = _decode(data, kind, name)
     if image.ndim == 2:
         return image[:, :, np.newaxis]
     order = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
@@ -346,12 +346,22 @@ def _decode(data: bytes, kind: str, name: str) -> np.ndarray:
 # === PNG ===
 
 
+def _decode_png(data: bytes, name: str, *, as_grey: bool = False) -> np.ndarray:
+    """Decodes a PNG by the rules of `_plain_png`."""
+    plain = _plain_png(data, name, as_grey=as_grey)
+    try:
+        return _decode(plain, "PNG", name)
+    except DataError:
+        check_png(data, name)  # says where a checksum fails, which OpenCV compares and does not tell
+        raise
+
+
 def _png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def _plain_png(data: bytes, name: str, *, as_grey: bool = False) -> bytes:
-    """Checks a PNG and rebuilds it from the chunks that hold pixels.
+    """Checks a PNG but for its pixels, and rebuilds it from the chunks that hold them.
 
     Without tRNS, gAMA and eXIf every decoder gives the stored values.
 
@@ -364,7 +374,7 @@ def _plain_png(data: bytes, name: str, *, as_grey: bool = False) -> bytes:
     kept = {b"IHDR", b"IDAT", b"IEND"} | (set() if as_grey else {b"PLTE"})
     # Runs of chunks that stay, with their own lengths and checksums: a file may have hundreds.
     runs = [[0, len(PNG_SIGNATURE)]]
-    for kind, start, end in png_chunks(data, name):
+    for kind, start, end in png_chunks(data, name, check_pixels=False):
         if kind in kept:
             if runs[-1][1] != start - 8:
                 runs.append([start - 8, start - 8])
@@ -382,7 +392,7 @@ def _decode_png_label(data: bytes, name: str) -> np.ndarray:
     """Decodes palette indices or grey values: `(H, W)` uint8 or uint16."""
     _, _, depth, colour = png_header(data, name)
     _check_single_band(1 if colour == PNG_PALETTE else header_of(data, name).bands, name)
-    label = _decode(_plain_png(data, name, as_grey=colour == PNG_PALETTE), "PNG", name)
+    label = _decode_png(data, name, as_grey=colour == PNG_PALETTE)
     if depth < 8:  # the decoder stretches 0..2**depth-1 to 0..255; this division is exact
         label //= 255 // (2**depth - 1)
     return label
