@@ -27,6 +27,7 @@ _ANYWHERE = Sampling()
 # are done wait for the slowest. Two threads lose nothing by that; sixteen would be a third slower, by a simulation with
 # measured costs (benchmarks/README.md).
 _UNDER_WAY = 3
+_ALIGNMENT = 64  # bytes, of TensorFlow's tensors
 
 Share = tuple[int, int]
 """(index, count): the part of each batch that one of several processes prepares; `count` divides the batch."""
@@ -188,4 +189,15 @@ class _Loader:
                 # As for a sample that cannot be read: `tf.data` raises an error of its own in its place.
                 self.reader.failure = self.reader.failure or error
                 raise
-        return image, ids, np.int64(index)
+        return _aligned(image), _aligned(ids), np.int64(index)
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """Returns an array whose memory TensorFlow takes over; any other it copies itself, while it holds Python's lock."""
+    if array.ctypes.data % _ALIGNMENT == 0 and array.flags.c_contiguous:
+        return array
+    memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    result = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    result[...] = array
+    return result
