@@ -78,12 +78,12 @@ def draw_tutorial(folder: Path) -> None:
     laid_over[edges] = colours[label][edges]
     write("scene_labels", np.hstack([half(image), np.full((512, 12, 3), 255, np.uint8), half(laid_over)]))
     with rasterio.open(folder / "result/geotiff_prediction/ortho.tif") as result:
-        found = result.read(1)
+        found, colour_of = result.read(1), result.colormap(1)
     own = [line.strip() for line in (folder / "data/mine/labels.txt").read_text("utf-8").splitlines()]
-    known = {"background": 0, **{name: SYNTHETIC.classes.index(name) for name in own if name in SYNTHETIC.classes}}
-    table = np.array([known[name] for name in own], np.uint8)
-    classes = tuple("background" if name == "ground" else name for name in SYNTHETIC.classes)
-    write("scene_map", montage(image, label, table[found], classes, SYNTHETIC.palette, panel_side=400))
+    known = ["background" if name == "ground" else name for name in SYNTHETIC.classes]
+    palette = [colour_of[own.index(name)][:3] for name in known]
+    table = np.array([known.index(name) for name in own], np.uint8)
+    write("scene_map", montage(image, label, table[found], known, palette, panel_side=400))
 
 
 def half(image: np.ndarray) -> np.ndarray:

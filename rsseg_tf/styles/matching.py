@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 
 from rsseg_tf.datasets.spec import RGB, default_palette
@@ -9,12 +11,26 @@ from rsseg_tf.styles.entries import PaletteEntry
 
 __all__ = ["class_palette", "plain_palette"]
 
-BACKGROUND: RGB = (128, 128, 128)
-"""The colour of a class called background for which nothing names one: on a map it covers most of the ground."""
+_USUAL: dict[str, RGB] = {
+    "background": (128, 128, 128),  # on a map it covers most of the ground
+    "water river lake pond sea ocean canal": (58, 120, 206),
+    "tree forest wood woodland": (38, 135, 62),
+    "vegetation grass grassland meadow pasture rangeland shrub": (134, 190, 84),
+    "building house roof rooftop": (206, 66, 54),
+    "road street highway": (84, 84, 96),
+    "car vehicle truck": (250, 217, 46),
+    "crop cropland farmland agriculture agricultural field": (214, 140, 70),
+    "ground soil bare barren sand land": (189, 168, 122),
+}
+"""Colours in which maps show what classes are often called, by words of the names; earlier ones count first."""
+_NEAR = 60  # of two colours: less than this apart, they would be confused on a map
 
 
 def plain_palette(classes: Sequence[str]) -> tuple[RGB, ...]:
-    """Returns one colour a class where no style has any: grey for background, those of `default_palette` for others.
+    """Returns one colour a class where no style has any.
+
+    Water is blue, a tree green and background grey: what a class is called by an English word has the colour in which
+    maps show it. Others, and a second class of the kind, have colours of `default_palette` that are not like these.
 
     Args:
         classes: Names of the classes, by id.
@@ -53,10 +69,19 @@ def class_palette(
 
 def _filled(found: Mapping[str, RGB], taken: set[RGB], classes: Sequence[str]) -> tuple[RGB, ...]:
     """Returns the colours of the classes; those that were not found get colours that are not taken."""
-    spare = (colour for colour in default_palette(255) if colour not in taken)
     colours = dict(found)
     for name in classes:
-        if name not in colours:
-            grey = name.casefold() == "background" and BACKGROUND not in taken
-            colours[name] = BACKGROUND if grey else next(spare)
-    return tuple(colours[name] for name in classes)
+        usual = _usual(name)
+        if name not in colours and usual is not None and usual not in taken | set(colours.values()):
+            colours[name] = usual
+    plain = [colour for colour in default_palette(255) if colour not in taken]
+    # Those that are like a colour on the map come last: there may be more classes than colours unlike any.
+    spare = iter(sorted(plain, key=lambda colour: any(math.dist(colour, other) < _NEAR for other in colours.values())))
+    return tuple(colours[name] if name in colours else next(spare) for name in classes)
+
+
+def _usual(name: str) -> RGB | None:
+    """Returns the colour of `_USUAL` for a name with one of its words, in the singular or with an s."""
+    own = set(re.split(r"[\W\d_]+", name.casefold()))
+    own |= {word.removesuffix("s") for word in own}
+    return next((colour for words, colour in _USUAL.items() if own & set(words.split())), None)
