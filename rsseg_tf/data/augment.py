@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -118,7 +118,7 @@ class Draw:
 
 
 class _Key(ISeedSequence):
-    """The key of a generator as its seed: given as `key`, NumPy asks the system for a seed as well, at thrice the cost."""
+    """A key in the place of a seed: beside a `key` NumPy asks the system for a seed as well, at thrice the cost."""
 
     def __init__(self, words: tuple[int, int]) -> None:
         self.words = words
@@ -135,7 +135,7 @@ def uniform_numbers(seed: int, position: int) -> Iterator[NDArray[np.float64]]:
     Returns:
         Arrays of numbers from 0 to below 1, without end.
     """
-    generator = np.random.Philox(_Key((seed, position)))
+    generator = np.random.Philox(cast(Any, _Key((seed, position))))  # NumPy's annotation names no interface
     while True:
         # As raw bits, which NumPy keeps from version to version; the distributions of its generators may change.
         yield np.asarray(generator.random_raw(_NUMBERS) >> np.uint64(11), np.float64) * np.float64(2.0**-53)

@@ -203,7 +203,7 @@ def _whole_hue(sextants: NDArray[np.float64]) -> Bytes:
 
 @functools.cache
 def _circle() -> NDArray[np.float32]:
-    """Returns `(3, 256)`: how far red, green and blue of each hue lie below the largest band, as a share of the span."""
+    """Returns `(3, 256)`: how far each band of a hue lies below the largest one, as a share of the span."""
     places = np.arange(256) * 6.0 / 255.0
     whole = np.floor(places)
     sextants = whole.astype(np.uint8) % 6
