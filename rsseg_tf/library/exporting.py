@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from rsseg_tf.errors import ConfigError, did_you_mean
 from rsseg_tf.files import StrPath
 from rsseg_tf.library.listening import Notify, listener_of
-from rsseg_tf.library.models import AnyModel, Model, is_path
+from rsseg_tf.library.models import AnyModel, Model, image_array, is_path
 from rsseg_tf.library.startup import load_tensorflow
+from rsseg_tf.library.windowing import size_of
 from rsseg_tf.manifest import CALIBRATED, FORMATS, QUANTIZATIONS, Format, Quantization
 from rsseg_tf.rasters.windows import Size
 
@@ -183,7 +182,11 @@ def export_model(
     check_output(output, version)
     plan.take_size_of(model)
     trained = own_trained(
-        model, spec, crop_size=Size.from_width_height(crop_size), temperature=temperature, from_logits=from_logits
+        model,
+        spec,
+        crop_size=size_of("crop_size", crop_size, width_first=True),
+        temperature=temperature,
+        from_logits=from_logits,
     )
     return plan.publish(lambda: trained, spec, TRUSTING_NOBODY)
 
@@ -278,7 +281,7 @@ class _Plan:
         self.listener = listener_of(given["notify"])
         self.formats: tuple[Format, ...] = _named("format", given["format"], FORMATS)
         self.quantizations: tuple[Quantization, ...] = _named("quantize", given["quantize"], QUANTIZATIONS)
-        self.tile = Size(*given["tile"]) if given["tile"] else None
+        self.tile = size_of("tile", given["tile"]) if given["tile"] else None
         self.calibrated = bool({"tflite", "web"} & set(self.formats) and set(CALIBRATED) & set(self.quantizations))
         self._require_effect()
 
@@ -362,7 +365,7 @@ class _Plan:
             for name in ("calibration_count", "seed"):
                 if given[name] is not None:
                     raise ConfigError(f"--{name} draws from a list; calibration holds the images. Leave it out.")
-            return [np.asarray(image) for image in images]
+            return [image_array(image, trained.spec) for image in images]
         if images is None:
             if trained.config is None:
                 raise ConfigError("int8 and int16x8 measure activations on images: name a list of some (calibration).")
