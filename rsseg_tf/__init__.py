@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from rsseg_tf.library import (
         Model,
         check_data,
+        convert,
         evaluate,
         export,
         export_model,
@@ -48,7 +49,9 @@ if TYPE_CHECKING:
         prepare_annotations,
         prepare_scenes,
         pretrain,
+        probe,
         train,
+        verify,
     )
 
 __version__ = "0.2.0"
@@ -60,6 +63,7 @@ __all__ = [
     "build_model",
     "check_data",
     "compile_options",
+    "convert",
     "custom_spec",
     "errors",
     "evaluate",
@@ -75,10 +79,12 @@ __all__ = [
     "prepare_annotations",
     "prepare_scenes",
     "pretrain",
+    "probe",
     "segmentors",
     "train",
     "training_dataset",
     "validation_dataset",
+    "verify",
 ]
 
 # Name -> module that defines it; a package stands for itself.
@@ -88,6 +94,7 @@ _LAZY = {
     "build_model": "rsseg_tf.build",
     "check_data": "rsseg_tf.library",
     "compile_options": "rsseg_tf.build",
+    "convert": "rsseg_tf.library",
     "custom_spec": "rsseg_tf.datasets",
     "errors": "rsseg_tf.errors",
     "evaluate": "rsseg_tf.evaluate",
@@ -103,10 +110,12 @@ _LAZY = {
     "prepare_annotations": "rsseg_tf.library",
     "prepare_scenes": "rsseg_tf.library",
     "pretrain": "rsseg_tf.library",
+    "probe": "rsseg_tf.library",
     "segmentors": "rsseg_tf.segmentors",
     "train": "rsseg_tf.library",
     "training_dataset": "rsseg_tf.data",
     "validation_dataset": "rsseg_tf.data",
+    "verify": "rsseg_tf.library",
 }
 # Packages that are also called.
 _CALLABLE = frozenset({"evaluate", "export", "predict", "prepare"})

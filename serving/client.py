@@ -13,10 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rsseg_tf.errors import RssegError
-from rsseg_tf.predict import predict_labels
-from rsseg_tf.rasters.scenes import open_scene
-from rsseg_tf.serving.client import remote_predictor
+import rsseg_tf
+from rsseg_tf.predict import open_scene
 
 
 def main() -> None:
@@ -27,13 +25,13 @@ def main() -> None:
     parser.add_argument("--model-name", default="example_model")
     arguments = parser.parse_args()
     try:
-        predictor = remote_predictor(arguments.server, arguments.model_name)
+        model = rsseg_tf.load_remote_model(arguments.server, arguments.model_name)
         with open_scene(arguments.image) as scene:
             pixels, _ = scene.read()
-        labels = predict_labels(predictor.predict, pixels, predictor.spec, predictor.options)
-    except RssegError as error:
+        labels = model.predict(pixels)
+    except rsseg_tf.errors.RssegError as error:
         sys.exit(f"Error: {error}")
-    for index, name in enumerate(predictor.spec.classes):
+    for index, name in enumerate(model.spec.classes):
         print(f"{name:24s} {np.mean(labels == index):7.2%}")
 
 

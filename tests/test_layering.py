@@ -49,6 +49,7 @@ ORDER = (
     "serving",
     "library",
     "cli",
+    "__main__",
 )
 # What a process may do without loading a network library: describe data, read configs, count, cut and blend.
 WITHOUT_KERAS = {

@@ -4,7 +4,8 @@
     python segment.py model_dynamic.tflite image.png -o labels.png
 
 The model file says itself what it needs: its manifest lies in a zip archive at the end of it. Images are 8-bit PNG or
-JPEG files of three bands, of any size; labels are class ids in a grey PNG. They equal those of `rsseg-tf predict`.
+JPEG files of three bands, of any size; labels are class ids in a grey PNG. With the same file they equal those of
+`rsseg-tf predict --blend mean`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ def main() -> None:
     parser.add_argument("-o", "--output", default="labels.png", help="PNG of class ids (default: labels.png)")
     parser.add_argument("--threads", type=int, help="threads of LiteRT (default: its own choice)")
     options = parser.parse_args()
-    with zipfile.ZipFile(options.model) as archive:
-        manifest = json.loads(archive.read("manifest.json"))
+    try:
+        with zipfile.ZipFile(options.model) as archive:
+            manifest = json.loads(archive.read("manifest.json"))
+    except (OSError, zipfile.BadZipFile, KeyError) as error:
+        sys.exit(f"{options.model} is no TFLite file of rsseg-tf export: {error}")
     if manifest["dataset"]["bands"] != 3 or manifest["dataset"]["max_value"] != 255:
         sys.exit("This example reads images of three bands of 8 bits; the model was made for others.")
     picture = cv2.imread(options.image, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -36,7 +40,8 @@ def main() -> None:
         sys.exit(f"{options.image} is no image that OpenCV reads.")
     model = Model(options.model, manifest, options.threads)
     labels = segment(model, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
-    cv2.imwrite(options.output, labels)
+    if not cv2.imwrite(options.output, labels):
+        sys.exit(f"{options.output} cannot be written.")
     for class_id, name in enumerate(manifest["dataset"]["classes"]):
         print(f"{100 * np.mean(labels == class_id):5.1f} %  {name}")
 

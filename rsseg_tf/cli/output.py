@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -145,11 +146,21 @@ class _Console(Listener):
     def note(self, line: str) -> None:
         print_note(line)
 
+    def fail(self, line: str) -> None:
+        click.echo(line, err=True)
+
     def mute(self) -> None:
         print_errors_alone()
 
     def progress(self, description: str) -> contextlib.AbstractContextManager[Callable[[int, int], None]]:
         return progress_line(description)
+
+    def download(self) -> Callable[[int, int | None], None] | None:
+        if not sys.stderr.isatty():
+            return None
+        return lambda received, expected: click.echo(
+            f"\r{received / 2**20:.1f} MiB" + (f" of {expected / 2**20:.1f}" if expected else ""), err=True, nl=False
+        )
 
     @contextlib.contextmanager
     def bars(self, total: int) -> Iterator[Callable[[str], None]]:

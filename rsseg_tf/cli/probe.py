@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from rsseg_tf.cli.commands import ManyValues, group
-from rsseg_tf.cli.options import config_option, device_options, json_file_option, load, offline_option
+from rsseg_tf.cli.options import config_option, device_options, json_file_option, offline_option
 from rsseg_tf.cli.output import CONSOLE, narrow_table, write_json
-from rsseg_tf.library.devices import choose_device
 
 if TYPE_CHECKING:
     from rsseg_tf.evaluate.probe import ProbeRow
@@ -53,10 +52,10 @@ def command(
     labels: tuple[int, ...],
     neighbours: int,
     seeds: int,
-    normalisation: str,
+    normalisation: Literal["auto", "dataset", "imagenet"],
     json_path: Path | None,
     offline: bool,
-    device: str,
+    device: Literal["auto", "cpu", "gpu"],
     gpus: tuple[int, ...],
 ) -> None:
     """Measure how well simple classifiers learn the classes from a frozen backbone's features.
@@ -67,56 +66,34 @@ def command(
     deepest feature and once for those of strides 8 to 32 together. Features that do not beat colours and random weights
     are worth nothing.
     """
-    config = load(config_path, overrides)
-    from rsseg_tf.cli.output import load_tensorflow
-    from rsseg_tf.errors import ConfigError
-    from rsseg_tf.library.samples import checked_samples
-
-    load_tensorflow()
-    from rsseg_tf.weights.presets import with_preset
-
-    config = with_preset(config, offline=offline)
-    splits = checked_samples(config, "train", "val", listener=CONSOLE)
-    from rsseg_tf.config.pretrain import IMAGENET_MEAN, IMAGENET_STD
-    from rsseg_tf.evaluate.probe import ProbeSettings, cut_patches, probe
-
-    spec, backbone = config.dataset.spec, config.model.backbone
-    if backbone is None:
-        raise ConfigError(f"The model of --config, {config.model.label}, has no backbone of its own.")
-    choose_device(device, gpus)
-    if normalisation == "imagenet" and spec.bands != 3:
-        raise ConfigError(f"--normalisation imagenet is for 3 bands; the dataset '{spec.name}' has {spec.bands}.")
-    fixed = {"dataset": (spec.mean, spec.std), "imagenet": (IMAGENET_MEAN, IMAGENET_STD), "auto": None}[normalisation]
-    train, val = (
-        cut_patches(samples, spec, size=patch_size, max_count=patches, trust=config.data.trust) for samples in splits
-    )
-    asked = labels or tuple(count for count in (40, 200) if count < len(train.labels))
-    if asked and max(asked) > len(train.labels):
-        raise ConfigError(
-            f"--labels asks for {max(asked)} labelled patches, but the training tiles give {len(train.labels)}. "
-            "Ask for fewer, raise --patches, or choose a smaller --patch_size."
-        )
-    counts = sorted({*asked, len(train.labels)})
-    settings = ProbeSettings(counts, range(seeds), neighbours, fixed)
-    rows = probe(backbone, sources, spec, train, val, settings, offline=offline, notify=click.echo)
     from rich.console import Console
 
-    title = f"Mean recall of {len(spec.classes)} classes, %; {len(val.labels)} patches of {patch_size}x{patch_size}"
-    Console().print(table(rows, f"{title}, {seeds} seed{'s' if seeds > 1 else ''}", neighbours))
+    from rsseg_tf.library.probing import probe
+
+    result = probe(
+        config_path,
+        backbone=sources,
+        overrides=overrides,
+        patch_size=patch_size,
+        patches=patches,
+        labels=labels,
+        neighbours=neighbours,
+        seeds=seeds,
+        normalisation=normalisation,
+        offline=offline,
+        device=device,
+        gpus=gpus,
+        notify=CONSOLE,
+    )
+    title = (
+        f"Mean recall of {len(result.classes)} classes, %; {result.val_patches} patches of {patch_size}x{patch_size}"
+    )
+    Console().print(table(result.rows, f"{title}, {seeds} seed{'s' if seeds > 1 else ''}", neighbours))
     if json_path is not None:
-        report = {
-            "dataset": spec.name,
-            "backbone": backbone.name,
-            "patch_size": patch_size,
-            "train_patches": len(train.labels),
-            "val_patches": len(val.labels),
-            "neighbours": neighbours,
-            "rows": [dataclasses.asdict(row) for row in rows],
-        }
-        write_json(json_path, report)
+        write_json(json_path, result.to_json())
 
 
-def table(rows: list[ProbeRow], title: str, neighbours: int) -> Any:
+def table(rows: Sequence[ProbeRow], title: str, neighbours: int) -> Any:
     """Returns a rich table: a row for each kind of features, a column for each probe; mean ± deviation over seeds."""
     import numpy as np
 

@@ -10,11 +10,10 @@ import click
 
 from rsseg_tf.cli.commands import ManyValues, group, needed
 from rsseg_tf.cli.options import EXPORT_STEP, json_file_option, trust_option
-from rsseg_tf.cli.output import narrow_table, print_note
+from rsseg_tf.cli.output import CONSOLE, narrow_table, write_json
 
 if TYPE_CHECKING:
     from rsseg_tf.export import Comparison
-    from rsseg_tf.predictors import Predictor
 
 __all__ = ["command"]
 
@@ -64,21 +63,19 @@ def command(
 
     The checksums of all files are checked first, and that the server's model has the weights of DIR.
     """  # noqa: D301  # click wants the character \b
-    from rsseg_tf.cli.output import load_tensorflow
-    from rsseg_tf.errors import ConfigError
-
-    if model_name is not None and server is None:
-        raise ConfigError("--model_name has an effect with --server only; add it or leave --model_name out.")
-    load_tensorflow()
     from rich.console import Console
 
-    from rsseg_tf.cli.output import write_json
-    from rsseg_tf.export import verify
-    from rsseg_tf.predict import collect_images
+    from rsseg_tf.library.exporting import verify
 
-    paths = collect_images(images, notify=print_note)[0] if images else []
-    others = {f"server {server}": _served(server, model_name, folder)} if server else {}
-    comparisons = verify(folder, images=paths, checkpoint=checkpoint, others=others, threads=threads)
+    comparisons = verify(
+        folder,
+        images=images or (),
+        checkpoint=checkpoint,
+        server=server,
+        model_name=model_name,
+        threads=threads,
+        notify=CONSOLE,
+    )
     Console().print(comparison_table(comparisons))
     if json_path:
         write_json(json_path, {"folder": str(folder), "models": [one.to_json() for one in comparisons]})
@@ -86,17 +83,6 @@ def command(
     if failed:
         click.echo(f"Beyond the tolerance: {', '.join(failed)}.", err=True)
         raise SystemExit(1)
-
-
-def _served(server: str, model_name: str | None, folder: Path) -> Predictor:
-    """Opens the model on a server; by default by the name of the folder of versions, as `rsseg-tf serve` calls it."""
-    from rsseg_tf.extras import require
-
-    require("tensorflow_serving", "serving")
-    from rsseg_tf.export import version_folder
-    from rsseg_tf.serving.client import remote_predictor
-
-    return remote_predictor(server, model_name or version_folder(folder).resolve().parent.name, in_flight=1)
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Any:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice, repeat
-from typing import TypeVar
+from types import ModuleType
+from typing import Any, TypeVar
 
 from rsseg_tf.errors import DataError
 
@@ -20,6 +23,8 @@ __all__ = ["ahead", "in_processes", "in_threads"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_starting = threading.Lock()
 
 
 def in_processes(
@@ -30,6 +35,9 @@ def in_processes(
     No more than two items for each process are under way, so that results do not pile up. With one process, or one
     item, all is done in this one, in order. When the consumer stops early, or is interrupted, what is under way is
     finished and the rest left.
+
+    The processes do not run the program's own script again, so that it needs no `if __name__ == "__main__":`, unless
+    what they work with is defined there.
 
     Args:
         work: A function of a module, or a `functools.partial` of one: other processes import it.
@@ -45,17 +53,25 @@ def in_processes(
         return
     context = multiprocessing.get_context("spawn")  # a forked copy of threads in OpenCV and GDAL would hang
     pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_start_worker)
+    needs_script = _is_of_script((work, items[0]))
+    start = contextlib.nullcontext if needs_script else _script_held_back
     try:
         waiting = iter(items)
-        with _interrupts_held_back():  # processes start here
+        with _interrupts_held_back(), start():  # processes start here
             running: set[Future[Result]] = {pool.submit(work, item) for item in islice(waiting, 2 * workers)}
         while running:
             ready, running = wait(running, return_when=FIRST_COMPLETED)
             for future in ready:
-                with _interrupts_held_back():
+                with _interrupts_held_back(), start():
                     running |= {pool.submit(work, item) for item in islice(waiting, 1)}
                 yield future.result()
     except BrokenProcessPool as error:
+        if needs_script:
+            raise DataError(
+                "A worker process ended. Each runs the program's script again, because what it works with is defined "
+                'there. Put all else of the script under `if __name__ == "__main__":`, move the definition to a '
+                "module, or set workers to 1."
+            ) from error
         raise DataError(
             "A worker process was killed, most likely for want of memory. Run the same command again with fewer "
             f"--workers (now {workers}){f'; {kept}' if kept else ''}."
@@ -125,6 +141,29 @@ def _interrupts_held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _is_of_script(value: Any) -> bool:
+    """Whether a value cannot be sent to another process without what the program's script defines."""
+    try:
+        return b"__main__" in pickle.dumps(value)
+    except Exception:  # it cannot be sent at all, which the pool tells
+        return True
+
+
+@contextlib.contextmanager
+def _script_held_back() -> Iterator[None]:
+    """Keeps processes that start meanwhile from running the program's script, as `spawn` has them do.
+
+    A script without `if __name__ == "__main__":` would start all over in each of them.
+    """
+    with _starting:
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = script
 
 
 def _start_worker() -> None:

@@ -11,20 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rsseg_tf.library.checking import check_data
+    from rsseg_tf.library.converting import Conversion, convert
     from rsseg_tf.library.evaluating import EvalResult, evaluate
-    from rsseg_tf.library.exporting import export, export_model
+    from rsseg_tf.library.exporting import export, export_model, verify
     from rsseg_tf.library.models import Model, Prediction, load_model, load_remote_model
     from rsseg_tf.library.predicting import Predictions, predict
     from rsseg_tf.library.preparing import prepare, prepare_annotations, prepare_scenes
+    from rsseg_tf.library.probing import ProbeResult, probe
     from rsseg_tf.library.training import Run, pretrain, train
 
 __all__ = [
+    "Conversion",
     "EvalResult",
     "Model",
     "Prediction",
     "Predictions",
+    "ProbeResult",
     "Run",
     "check_data",
+    "convert",
     "evaluate",
     "export",
     "export_model",
@@ -35,17 +40,21 @@ __all__ = [
     "prepare_annotations",
     "prepare_scenes",
     "pretrain",
+    "probe",
     "train",
+    "verify",
 ]
 
 # Imported when they are asked for: `rsseg-tf --help` needs none of them.
 _WHERE = {
     "checking": ("check_data",),
+    "converting": ("Conversion", "convert"),
     "evaluating": ("EvalResult", "evaluate"),
-    "exporting": ("export", "export_model"),
+    "exporting": ("export", "export_model", "verify"),
     "models": ("Model", "Prediction", "load_model", "load_remote_model"),
     "predicting": ("Predictions", "predict"),
     "preparing": ("prepare", "prepare_annotations", "prepare_scenes"),
+    "probing": ("ProbeResult", "probe"),
     "training": ("Run", "pretrain", "train"),
 }
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from rsseg_tf.errors import ConfigError, did_you_mean
 from rsseg_tf.files import StrPath
 from rsseg_tf.library.listening import Notify, listener_of
-from rsseg_tf.library.models import AnyModel, Model, is_path
+from rsseg_tf.library.models import AnyModel, Model, image_array, is_path
 from rsseg_tf.library.startup import load_tensorflow
+from rsseg_tf.library.windowing import size_of
 from rsseg_tf.manifest import CALIBRATED, FORMATS, QUANTIZATIONS, Format, Quantization
 from rsseg_tf.rasters.windows import Size
 
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
     from rsseg_tf.config import Config
     from rsseg_tf.datasets.spec import DatasetSpec
-    from rsseg_tf.export import AccuracyLimit, ExportResult, Page, TrainedModel
+    from rsseg_tf.export import AccuracyLimit, Comparison, ExportResult, Page, TrainedModel
+    from rsseg_tf.predictors import Predictor
     from rsseg_tf.rasters.gdal import Trust
 
-__all__ = ["export", "export_model"]
+__all__ = ["export", "export_model", "verify"]
 
 _REAL_TILES = 4
 _COUNT = 32  # of images for calibration
@@ -181,9 +182,72 @@ def export_model(
     check_output(output, version)
     plan.take_size_of(model)
     trained = own_trained(
-        model, spec, crop_size=Size.from_width_height(crop_size), temperature=temperature, from_logits=from_logits
+        model,
+        spec,
+        crop_size=size_of("crop_size", crop_size, width_first=True),
+        temperature=temperature,
+        from_logits=from_logits,
     )
     return plan.publish(lambda: trained, spec, TRUSTING_NOBODY)
+
+
+def verify(
+    folder: StrPath,
+    *,
+    images: StrPath | Sequence[StrPath] = (),
+    checkpoint: StrPath | None = None,
+    server: str | None = None,
+    model_name: str | None = None,
+    threads: int | None = None,
+    notify: Notify | None = None,
+) -> list[Comparison]:
+    """Compares everything in an exported version with the Keras model, as `rsseg-tf verify` does, by the same names.
+
+    Args:
+        folder: A version, or the folder of all versions, of which the newest is taken.
+        images: With `checkpoint`: an image, a folder or a list file (.txt) to compare on too, or several images; the
+            middle of each.
+        checkpoint: The exported checkpoint, to run again; None compares with its answers at the time of the export.
+        server: A server of this export to compare too: `HOST:PORT` for gRPC, `http://HOST:PORT` for REST.
+        model_name: With `server`: the model's name there; None for that of the folder of versions.
+        threads: For TFLite, ONNX and OpenVINO.
+        notify: Called with a line for each note about the images.
+
+    Returns:
+        For each model how far it is from the Keras model; `.passed` tells whether that is within its tolerance.
+
+    Raises:
+        ConfigError: For options without effect.
+        ExportError: When files are missing or were changed since the export, or `checkpoint` or the server's model has
+            other weights.
+        DataError: When an image cannot be read or does not fit.
+        ServingError: When the server does not answer.
+    """
+    if model_name is not None and server is None:
+        raise ConfigError("--model_name has an effect with --server only; add it or leave --model_name out.")
+    listener = listener_of(notify)
+    load_tensorflow()
+    from rsseg_tf.export.verify import verify as compared
+    from rsseg_tf.predict import collect_images
+
+    paths: Sequence[StrPath]
+    if isinstance(images, str | os.PathLike):
+        paths = collect_images(images, notify=listener.note)[0]
+    else:
+        paths = images
+    others = {} if server is None else {f"server {server}": _served(server, model_name, folder)}
+    return compared(folder, images=paths, checkpoint=checkpoint, others=others, threads=threads)
+
+
+def _served(server: str, model_name: str | None, folder: StrPath) -> Predictor:
+    """Opens the model on a server; by default by the name of the folder of versions, as `rsseg-tf serve` calls it."""
+    from rsseg_tf.extras import require
+
+    require("tensorflow_serving", "serving")
+    from rsseg_tf.export import version_folder
+    from rsseg_tf.serving.client import remote_predictor
+
+    return remote_predictor(server, model_name or version_folder(Path(folder)).resolve().parent.name, in_flight=1)
 
 
 # === What export and export_model share ===
@@ -217,7 +281,7 @@ class _Plan:
         self.listener = listener_of(given["notify"])
         self.formats: tuple[Format, ...] = _named("format", given["format"], FORMATS)
         self.quantizations: tuple[Quantization, ...] = _named("quantize", given["quantize"], QUANTIZATIONS)
-        self.tile = Size(*given["tile"]) if given["tile"] else None
+        self.tile = size_of("tile", given["tile"]) if given["tile"] else None
         self.calibrated = bool({"tflite", "web"} & set(self.formats) and set(CALIBRATED) & set(self.quantizations))
         self._require_effect()
 
@@ -301,7 +365,7 @@ class _Plan:
             for name in ("calibration_count", "seed"):
                 if given[name] is not None:
                     raise ConfigError(f"--{name} draws from a list; calibration holds the images. Leave it out.")
-            return [np.asarray(image) for image in images]
+            return [image_array(image, trained.spec) for image in images]
         if images is None:
             if trained.config is None:
                 raise ConfigError("int8 and int16x8 measure activations on images: name a list of some (calibration).")

@@ -35,6 +35,10 @@ class Listener:
     def note(self, line: str) -> None:
         """Takes a line about what a user should know and may not expect."""
 
+    def fail(self, line: str) -> None:
+        """Takes a line about a check that was not passed, which the function's result tells too."""
+        self.say(line)
+
     def mute(self) -> None:
         """Is called where another process of the same run says the same."""
 
@@ -45,6 +49,10 @@ class Listener:
             description: What is done, such as `Checking 20 samples`.
         """
         return contextlib.nullcontext(lambda done, total: None)
+
+    def download(self) -> Callable[[int, int | None], None] | None:
+        """Returns what to call with the bytes of a download that are there, and of all; None shows nothing."""
+        return None
 
     def bars(self, total: int) -> AbstractContextManager[Callable[[str], None]]:
         """Shows how far several pieces of work of one length are.

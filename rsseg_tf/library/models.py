@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_tf.datasets.rules import misfit
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.files import StrPath
@@ -27,8 +28,7 @@ from rsseg_tf.library.opening import (
     open_source,
 )
 from rsseg_tf.library.startup import load_tensorflow
-from rsseg_tf.library.windowing import changed_options, prediction_changes
-from rsseg_tf.rasters.windows import Size
+from rsseg_tf.library.windowing import changed_options, prediction_changes, size_of
 
 if TYPE_CHECKING:
     import keras
@@ -37,10 +37,13 @@ if TYPE_CHECKING:
     from rsseg_tf.predict import PredictionResult
     from rsseg_tf.predictors import Predictor
 
-__all__ = ["AnyModel", "Model", "Prediction", "Served", "as_model", "load_model", "load_remote_model"]
+__all__ = ["AnyModel", "Model", "Prediction", "Served", "as_model", "image_array", "load_model", "load_remote_model"]
 
 AnyModel = Any
 """What functions take as a model: a `Model`, a path, or a Keras model together with a spec."""
+
+
+_FILES = "Files are read by rsseg_tf.predict and .predict_scene."
 
 
 class Prediction(tuple[NDArray[np.uint8], NDArray[np.float32]]):
@@ -187,7 +190,7 @@ class Model:
 
         Args:
             images: `(H, W, bands)` in the units and the type of the files, not normalised; `(H, W)` for one band. Or
-                several, of any sizes: a list of these, or an array `(B, H, W, bands)`.
+                several, of any sizes: a list of these, or an array `(B, H, W, bands)`. Tensors are arrays, too.
             confidence: Whether to return the probabilities, too.
             aug_pred: Average over scales and flips.
             scales: With `aug_pred`: resize factors.
@@ -224,8 +227,13 @@ class Model:
         if batch_size is not None:
             options = dataclasses.replace(options, batch_size=batch_size)
         one = partial(self._predict_one, options=options, confidence=confidence)
-        if isinstance(images, np.ndarray) and images.ndim < 4:
-            return one(images)
+        if _is_array(images):
+            array = np.asarray(images)
+            return one(array) if array.ndim < 4 else [one(image) for image in array]
+        if is_path(images) or not isinstance(images, Iterable):
+            raise DataError(
+                f"an image must be an array (height, width, bands) of numbers; got {_named(images)}. {_FILES}"
+            )
         return [one(image) for image in images]
 
     def _predict_one(self, image: Any, *, options: Any, confidence: bool) -> Any:
@@ -233,7 +241,7 @@ class Model:
         from rsseg_tf.predict.decoding import largest_class
         from rsseg_tf.predict.engine import predict_parts
 
-        pixels = _pixels(image, self.spec)
+        pixels = image_array(image, self.spec)
         if not confidence:
             return predict_labels(self.predictor.predict, pixels, self.spec, options)
         labels = np.empty(pixels.shape[:2], np.uint8)
@@ -460,26 +468,63 @@ def _own_model(model: Any, spec: DatasetSpec | None, tile: tuple[int, int] | Non
             "rsseg_tf.datasets.custom_spec('mine', ['field', 'road'])."
         )
     return Model(
-        own_predictor(model, spec, tile=None if tile is None else Size(*tile), from_logits=from_logits),
+        own_predictor(model, spec, tile=None if tile is None else size_of("tile", tile), from_logits=from_logits),
         str(getattr(model, "name", "model")),
     )
 
 
-def _pixels(image: Any, spec: DatasetSpec) -> NDArray[Any]:
+def image_array(image: Any, spec: DatasetSpec) -> NDArray[Any]:
     """Returns an image as `(H, W, bands)`.
 
+    Args:
+        image: A NumPy array, or what NumPy makes one of: a tensor, a picture of Pillow.
+        spec: Of the model that it is for.
+
     Raises:
-        DataError: For what is no array of numbers of two or three axes, or has the bands first.
+        DataError: For what is no array of numbers of two or three axes, has the bands first, or holds other values than
+            the model was trained on.
     """
+    if not _is_array(image):
+        remedy = _FILES if is_path(image) else "Make an array of it: numpy.asarray(image)."
+        raise DataError(f"an image must be an array (height, width, bands) of numbers; got {_named(image)}. {remedy}")
     pixels = np.asarray(image)
     if pixels.dtype.kind not in "uif" or pixels.ndim not in (2, 3):
         raise DataError(
             f"an image must be an array (height, width, bands) of numbers; got {pixels.dtype} of shape "
-            f"{pixels.shape}. Files are read by rsseg_tf.predict."
+            f"{pixels.shape}. {_FILES}"
         )
     if pixels.ndim == 3 and pixels.shape[-1] != spec.bands == pixels.shape[0]:
         raise DataError(
             f"an image must be (height, width, {spec.bands}), the bands last; got shape {pixels.shape}. Move the axis: "
             "numpy.moveaxis(image, 0, -1)."
         )
+    if values := _misfit(pixels, spec.max_value):
+        raise DataError(
+            f"the model for dataset '{spec.name}' was trained on values 0..{spec.max_value:g}; the image holds "
+            f"{values}. Give the pixels as they are in the files, not normalised, or multiply them into that range."
+        )
     return pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") or hasattr(value, "__array_interface__")
+
+
+def _named(value: Any) -> str:
+    """Returns how a message calls what is no image."""
+    return f"the path {os.fspath(value)!s}" if is_path(value) else f"{type(value).__name__}"
+
+
+def _misfit(pixels: NDArray[Any], max_value: float) -> str:
+    """Returns what contradicts the model's largest value, as for files; an empty text for nothing.
+
+    Arrays of types that are not those of files, such as int64, come from somebody's arithmetic: their values decide.
+    """
+    if pixels.dtype in (np.uint8, np.uint16):
+        return misfit(pixels.dtype, max_value, 0, 0)
+    steps = [max(1, side // 64) for side in pixels.shape[:2]]
+    sample = pixels[:: steps[0], :: steps[1]].astype(np.float64)
+    sample = sample[np.isfinite(sample)]
+    largest, middle = (float(sample.max()), float(np.median(sample))) if sample.size else (0.0, 0.0)
+    found = misfit(sample.dtype, max_value, largest, middle)
+    return found.replace(str(sample.dtype), str(pixels.dtype))

@@ -239,6 +239,11 @@ def _collected(given: Mapping[str, Any], folder: Path, listener: Listener) -> tu
     named = list(images) if isinstance(images, list | tuple) else [images if stack is None else stack]
     if not named:
         raise DataError("image_path is an empty list; name at least one image.")
+    for one in named:
+        if hasattr(one, "__array__"):
+            raise DataError(
+                "rsseg_tf.predict takes files; got an array. Arrays are predicted by load_model(…).predict."
+            )
     found = [
         collect_sources(one, exclude=folder, notify=listener.note, any_driver=given["allow_vrt_sources"])
         for one in named

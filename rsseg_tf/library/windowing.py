@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
+import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +15,30 @@ if TYPE_CHECKING:
     from rsseg_tf.predict import InferenceOptions
     from rsseg_tf.predictors import Predictor
 
-__all__ = ["changed_options", "prediction_changes", "windows_note"]
+__all__ = ["changed_options", "prediction_changes", "size_of", "windows_note"]
 
 _AUGMENTATION = ("scales", "flip_horizontal", "flip_vertical", "rotate90")
+
+
+def size_of(name: str, sides: Any, *, width_first: bool = False) -> Size:
+    """Returns a size that a caller gave as two numbers.
+
+    Args:
+        name: Name of the option, for messages.
+        sides: Two whole numbers of pixels, at least 1.
+        width_first: Whether the width comes first, as in PaddleSeg's options.
+
+    Raises:
+        ConfigError: For anything else.
+    """
+    order = "(width, height)" if width_first else "(height, width)"
+    try:
+        first, second = (operator.index(side) for side in sides)
+    except (TypeError, ValueError):
+        first = second = 0
+    if min(first, second) < 1:
+        raise ConfigError(f"--{name} takes two whole numbers of at least 1, {order}; got {sides!r}.")
+    return Size(second, first) if width_first else Size(first, second)
 
 
 def prediction_changes(switch: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,12 +57,16 @@ def prediction_changes(switch: str, values: Mapping[str, Any]) -> dict[str, Any]
     changes: dict[str, Any] = {}
     augmentation = {name: values[name] for name in _AUGMENTATION}
     if values["augmented"]:
-        changes |= augmentation | {"scales": tuple(values["scales"] or (1.0,))}
+        scales = tuple(values["scales"] or (1.0,))
+        if not all(isinstance(scale, numbers.Real) for scale in scales):
+            raise ConfigError(f"--scales takes one or more numbers above 0; got {values['scales']!r}.")
+        changes |= augmentation | {"scales": scales}
     elif any(augmentation.values()):
         given = next(name for name, value in augmentation.items() if value)
         raise ConfigError(f"--{given} has an effect with --{switch} only; add --{switch} or leave it out.")
     if values["is_slide"]:
-        sizes = {name: Size.from_width_height(values[name]) for name in ("crop_size", "stride") if values[name]}
+        named = [name for name in ("crop_size", "stride") if values[name]]
+        sizes = {name: size_of(name, values[name], width_first=True) for name in named}
         changes |= {"is_slide": True, **sizes}
     elif values["crop_size"] or values["stride"]:
         raise ConfigError("--crop_size and --stride have an effect with --is_slide only; add it or leave them out.")

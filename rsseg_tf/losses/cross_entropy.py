@@ -24,11 +24,12 @@ def cross_entropy(
     *,
     ignore_index: int,
     class_weights: Sequence[float] | None = None,
+    pixel_weights: Any = None,
     mean: Callable[[Any], Any] = ops.mean,
 ) -> Any:
     """Mean cross entropy of the pixels whose label is not `ignore_index`.
 
-    With w the weight of a pixel's class (1 without `class_weights`, 0 where ignored) the loss is
+    With w the weight of a pixel's class times its own (each 1 where not given, 0 where ignored) the loss is
     mean(w * -log p) / (mean(w) + 1e-8). A batch without any label gives exactly 0 and gradients of 0.
 
     Args:
@@ -36,6 +37,8 @@ def cross_entropy(
         labels: (B, H, W) integers in [0, C) or `ignore_index`; the data pipeline refuses others.
         ignore_index: Label of pixels that do not count; any integer, inside or outside of [0, C).
         class_weights: C weights, or None for 1 everywhere.
+        pixel_weights: (B, H, W) factors of the pixels, at least 0, or None for 1 everywhere: a pixel of weight 2 counts
+            as two, one of weight 0 as one that is ignored.
         mean: Averages the pixel weights (B, H, W) to a scalar. In training over several replicas it averages over all
             of them, so that the mean of the replicas' losses is the loss of the whole batch although the replicas
             have different numbers of labelled pixels.
@@ -56,6 +59,8 @@ def cross_entropy(
     if class_weights is not None:
         of_labels = ops.where(counted, ops.cast(labels, "int32"), 0)
         weights = weights * ops.take(ops.convert_to_tensor(class_weights, dtype="float32"), of_labels)
+    if pixel_weights is not None:
+        weights = weights * pixel_weights
     return ops.mean(losses * weights) / (mean(weights) + _EPSILON)
 
 

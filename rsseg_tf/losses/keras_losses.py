@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import keras
 from keras import ops
@@ -45,8 +45,10 @@ _registered = keras.saving.register_keras_serializable(package="rsseg_tf")
 class KerasLoss(keras.losses.Loss):
     """Base of these objects: a function of what a head gives and of labels.
 
-    A loss is one number for a batch, normalised by the pixels that count, so there is no `sample_weight`: weigh classes
-    by `class_weights`, and leave pixels out by `ignore_index`.
+    A loss is one number for a batch, normalised by the pixels that count. Those that are a mean over pixels (cross
+    entropy, OHEM, focal, and mixtures of them) take a `sample_weight`, of images or of pixels. The mean is then a
+    weighted one: a pixel of weight 2 counts as two, one of weight 0 as ignored, and equal weights change nothing. All
+    others take none: weigh classes by `class_weights`, and leave pixels out by `ignore_index`.
     """
 
     def __init__(self, function: Callable[..., Any], name: str, **options: Any) -> None:
@@ -67,17 +69,25 @@ class KerasLoss(keras.losses.Loss):
             y_true: Labels (B, H, W) or (B, H, W, 1), class ids or `ignore_index`; any number type.
             y_pred: What the head gives: logits (B, H, W, C), or a dict of tensors for heads that have several; the
                 labels may then be a dict of the same labels under the same keys.
-            sample_weight: None; there is no such weight.
+            sample_weight: Weights of images (B,) or (B, 1), or of pixels (B, H, W) or (B, H, W, 1), at least 0; None
+                for 1 everywhere.
 
         Raises:
-            ConfigError: For a `sample_weight`.
+            ConfigError: For a `sample_weight` of another shape, or of a loss that is no mean over pixels.
         """
-        if sample_weight is not None:
+        if sample_weight is None:
+            return super().__call__(y_true, y_pred)
+        if not self.weighs_pixels:
             raise ConfigError(
-                f"The loss '{self.name}' takes no sample_weight: it is one number for a batch, normalised by the "
-                "pixels that count. Weigh classes by class_weights of the loss, and leave pixels out by ignore_index."
+                f"The loss '{self.name}' takes no sample_weight: it is no mean over pixels. Weigh classes by "
+                "class_weights of the loss, and leave pixels out by ignore_index."
             )
-        return super().__call__(y_true, y_pred)
+        return super().__call__(_Weighted(y_true, sample_weight), y_pred)
+
+    @property
+    def weighs_pixels(self) -> bool:
+        """Whether it takes a `sample_weight`: its function has an argument `pixel_weights`."""
+        return "pixel_weights" in inspect.signature(self._function).parameters
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns the loss of a batch, (1,) float32; see `__call__`."""
@@ -86,11 +96,46 @@ class KerasLoss(keras.losses.Loss):
 
     def value(self, y_true: Any, y_pred: Any) -> Any:
         """Returns the loss of a batch, a float32 scalar; see `__call__`."""
-        return self._function(y_pred, _labels(y_true), mean=mean_over_devices, **self._options)
+        given = dict(self._options)
+        if isinstance(y_true, _Weighted):
+            y_true, sample_weight = y_true
+            given["pixel_weights"] = _pixel_weights(sample_weight, _labels(y_true))
+        return self._function(y_pred, _labels(y_true), mean=mean_over_devices, **given)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {"name": self.name, **self._options}
+
+
+class _Weighted(NamedTuple):
+    """Labels and weights on their way through Keras's loss, which turns both into tensors."""
+
+    y_true: Any
+    sample_weight: Any
+
+
+def _pixel_weights(sample_weight: Any, labels: Any) -> Any:
+    """Returns weights (B, H, W) float32 of weights as Keras takes them.
+
+    Raises:
+        ConfigError: For weights that are neither those of images nor of pixels.
+    """
+    weights = ops.cast(sample_weight, "float32")
+    # TensorFlow knows no rank after a `fit` with weights of images and one with weights of pixels.
+    if getattr(weights.shape, "rank", 1) is None:
+        batch, *sides = ops.shape(labels)
+        of_images = ops.equal(ops.size(weights), batch)
+        weights = ops.reshape(weights, (batch, *(ops.where(of_images, 1, side) for side in sides)))
+    elif weights.shape[3:] == (1,):
+        weights = ops.squeeze(weights, axis=-1)
+    elif len(weights.shape) == 1 or weights.shape[1:] == (1,):
+        weights = ops.reshape(weights, (-1, 1, 1))
+    elif len(weights.shape) != 3:
+        raise ConfigError(
+            f"A sample_weight has the shape (B,) for images or (B, H, W) for pixels; got {tuple(weights.shape)} for "
+            f"labels {tuple(labels.shape)}."
+        )
+    return weights * ops.ones_like(labels, dtype="float32")
 
 
 def _labels(y_true: Any) -> Any:
@@ -165,7 +210,7 @@ class OhemCrossEntropyLoss(KerasLoss):
 
 @_registered
 class DiceLoss(KerasLoss):
-    """Soft DiceLoss loss; see `rsseg_tf.losses.dice`."""
+    """Soft Dice loss; see `rsseg_tf.losses.dice`."""
 
     def __init__(
         self,
@@ -189,7 +234,7 @@ class DiceLoss(KerasLoss):
 
 @_registered
 class FocalLoss(KerasLoss):
-    """FocalLoss loss; see `rsseg_tf.losses.focal`."""
+    """Focal loss; see `rsseg_tf.losses.focal`."""
 
     def __init__(self, *, ignore_index: int = 255, alpha: float = 1.0, gamma: float = 2.0, name: str = "focal") -> None:
         """Prepares the loss.
@@ -281,8 +326,14 @@ class MixedLoss(KerasLoss):
         self.losses, self.weights = tuple(losses), tuple(factors)
         super().__init__(self._sum, name)
 
-    def _sum(self, output: Any, labels: Any, *, mean: Callable[[Any], Any]) -> Any:
-        return sum(weight * loss.value(labels, output) for loss, weight in zip(self.losses, self.weights, strict=True))
+    @property
+    def weighs_pixels(self) -> bool:
+        """Whether all of its losses take a `sample_weight`."""
+        return all(loss.weighs_pixels for loss in self.losses)
+
+    def _sum(self, output: Any, labels: Any, *, mean: Callable[[Any], Any], pixel_weights: Any = None) -> Any:
+        y_true = labels if pixel_weights is None else _Weighted(labels, pixel_weights)
+        return sum(weight * loss.value(y_true, output) for loss, weight in zip(self.losses, self.weights, strict=True))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -331,6 +382,11 @@ class FunctionLoss(KerasLoss):
         self._wanted = ("mean", "seed") if takes_all else tuple(parameter.name for parameter in parameters)
         self.builder, self.options, self._found = builder, dict(options or {}), found
         super().__init__(self._call_found, name, ignore_index=ignore_index, **self.options)
+
+    @property
+    def weighs_pixels(self) -> bool:
+        """Whether the function has an argument `pixel_weights`, (B, H, W) float32."""
+        return "pixel_weights" in inspect.signature(self._found).parameters
 
     def _call_found(self, output: Any, labels: Any, *, mean: Callable[[Any], Any], **options: Any) -> Any:
         offered = {"mean": mean, "seed": ops.sum(labels)}

@@ -27,6 +27,7 @@ def ohem_cross_entropy(
     ignore_index: int,
     threshold: float = 0.7,
     min_kept: int = 10000,
+    pixel_weights: Any = None,
     mean: Callable[[Any], Any] = ops.mean,
 ) -> Any:
     """Mean cross entropy of the pixels whose own class has a probability below a threshold.
@@ -41,12 +42,16 @@ def ohem_cross_entropy(
         ignore_index: Label of pixels that do not count.
         threshold: Probability of the true class below which a pixel is hard, in (0, 1).
         min_kept: Pixels of the batch that are kept at least, but for the one at the threshold.
+        pixel_weights: (B, H, W) factors of the pixels, at least 0, or None for 1 everywhere: a pixel of weight 2 that
+            is kept counts as two, one of weight 0 is ignored.
         mean: Averages the kept pixels (B, H, W) to a scalar, see `rsseg_tf.losses.cross_entropy`.
 
     Returns:
         A float32 scalar >= 0.
     """
     losses, counted = pixel_losses(logits, labels, ignore_index=ignore_index)
+    if pixel_weights is not None:
+        counted = ops.logical_and(counted, pixel_weights > 0)
     # Ignored pixels are the easiest of all, so that they are never among the hardest.
     probability = ops.stop_gradient(ops.where(counted, ops.exp(-losses), 2.0))
     ordered = ops.sort(ops.reshape(probability, (-1,)))
@@ -54,4 +59,6 @@ def ohem_cross_entropy(
     all_are_few = ops.sum(ops.cast(counted, "int32")) <= min_kept
     kept = ops.logical_or(all_are_few, probability < ops.maximum(hardest, threshold))
     weights = ops.cast(ops.logical_and(counted, kept), "float32")
+    if pixel_weights is not None:
+        weights = weights * pixel_weights
     return ops.mean(losses * weights) / (mean(weights) + _EPSILON)

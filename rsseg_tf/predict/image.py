@@ -352,6 +352,8 @@ def _opened(job: ImageJob, settings: PredictionSettings) -> Iterator[Scene]:
             yield scene
     except BandCountError as error:
         choose = f"Choose {settings.spec.bands} of its bands with --bands, in the model's order."
+        if error.available < settings.spec.bands:
+            choose = "Name an image with all of them; --stack takes bands that lie in several files."
         raise DataError(str(error).replace(SET_BANDS, choose)) from None  # `reason` would add the other remedy
 
 

@@ -15,7 +15,13 @@ SET_BANDS = "Set dataset.bands (name: custom), or write images with those bands 
 
 
 class BandCountError(DataError):
-    """A file has another number of bands than its dataset. `predict`, which can choose, replaces `SET_BANDS` in it."""
+    """A file has another number of bands than its dataset. `predict`, which can choose, replaces `SET_BANDS` in it.
+
+    Attributes:
+        available: All bands of the file, alpha too.
+    """
+
+    available: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,9 @@ def _wrong_count(name: str, marks: Sequence[str], data: int, spec: DatasetSpec) 
     if "palette" in marks:
         found += ", which holds indices into a colour table (palette)"
         return DataError(f"{found}, {expected} Expand it to colours first (gdal_translate -expand rgb).")
-    return BandCountError(f"{found}, {expected} {SET_BANDS}")
+    error = BandCountError(f"{found}, {expected} {SET_BANDS}")
+    error.available = len(marks)
+    return error
 
 
 def _numbers(bands: Sequence[int]) -> str:

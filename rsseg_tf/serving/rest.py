@@ -64,6 +64,7 @@ def rest_app(service: Service, metrics_path: str = METRICS_PATH, cors_origins: C
         base = f"/v1/models/{{name}}{place}"
         routes += [
             Route(f"{base}:predict", rest.predict, methods=["POST"]),
+            Route(f"{base}:predict", rest.not_predicted, methods=["GET"]),
             Route(f"{base}/metadata", rest.metadata, methods=["GET"]),
             Route(base, rest.status, methods=["GET"]),
         ]
@@ -138,6 +139,12 @@ class _Rest:
                         raise  # the server is stopping
                     raise deadline_error(timeout_s) from error
                 return await loop.run_in_executor(self._json, to_json, outputs, layout, service.limits)
+
+    async def not_predicted(self, request: Request) -> Response:
+        line = (
+            f"Malformed request: GET {request.url.path!a:.200}; it takes POST with a body of JSON, as curl -d sends it"
+        )
+        return json_response({"error": line}, 405)
 
     async def status(self, request: Request) -> Response:
         return json_response(_as_dict(self._service.status(_address(request))))

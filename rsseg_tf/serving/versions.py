@@ -41,6 +41,7 @@ State = Literal["LOADING", "AVAILABLE", "UNLOADING", "END"]
 _MOST_ENDED = 16  # statuses that are kept of versions that ended
 _MOST_DIGITS = 18  # of a version, which is a 64-bit number
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_ASSERTION = "assertion failed: "
 _PREDICT = "tensorflow/serving/predict"
 _BYTES_SIGNATURE = "predict_bytes"
 _WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -475,4 +476,7 @@ def _without_advice() -> Iterator[None]:
 
 def _message(error: Exception) -> str:
     """Returns an error of TensorFlow without the names of nodes and the stack of the graph."""
-    return reason(error).removeprefix(f"{type(error).__name__}: ")
+    text = reason(error).removeprefix(f"{type(error).__name__}: ")
+    if text.startswith(_ASSERTION):  # texts and values of the export's own sentence, each in brackets
+        return " ".join(re.findall(r"\[([^\]]*)\]", text.removeprefix(_ASSERTION))) or text
+    return text

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+import rsseg_tf
 from rsseg_tf.build import build_model
 from rsseg_tf.checkpoint import read_weights
 from rsseg_tf.cli import main
 from rsseg_tf.config import load_config
+from rsseg_tf.errors import ConfigError
 from rsseg_tf.weights import fcn_names, resnet_vd_names
 from tests.fixtures.configs import tiny_config, use_tiny_backbone, write_dataset
 from tests.fixtures.weight_files import released, write_pdparams
@@ -75,6 +77,26 @@ def test_verify_compares_with_what_was_converted_before(tiny: dict[str, Any], tm
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     (out / "verify.json").write_text("{", "utf-8")
     assert run("convert", tiny["file"], *arguments, "--verify").exit_code == 2
+
+
+def test_the_function_does_what_the_command_does(tiny: dict[str, Any], tmp_path: Path) -> None:
+    by_command, lines = tmp_path / "command", list[str]()
+    assert run("convert", tiny["file"], "--config", tiny["config"], "-o", by_command).exit_code == 0
+    made = rsseg_tf.convert(str(tiny["file"]), tiny["config"], tmp_path / "made", verify=True, notify=lines.append)
+    for path in by_command.iterdir():
+        assert (made.checkpoint / path.name).read_bytes() == path.read_bytes(), path.name
+    assert made.passed and made.difference == 0.0 and lines[-1].startswith("verified: the logits differ")
+    assert [report.tensors for report in made.reports] == [len(tiny["tensors"])]
+    assert rsseg_tf.load_model(made.checkpoint).kind == "checkpoint"
+
+    changed = {**tiny["tensors"], "head.cls.weight": tiny["tensors"]["head.cls.weight"] * 1.1}
+    other = rsseg_tf.convert(write_pdparams(tmp_path / "o", changed), tiny["config"], by_command, verify=True)
+    assert not other.passed and other.difference is not None and 0.01 < other.difference < 1
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (({}, "exists"), ({"part": "head"}, "config"))
+    for options, code in wrong:
+        with pytest.raises(ConfigError) as caught:
+            rsseg_tf.convert(tiny["file"], tiny["config"], by_command, **options)
+        assert caught.value.code == code
 
 
 def test_a_backbone_becomes_a_start_for_training(tiny: dict[str, Any], tmp_path: Path) -> None:

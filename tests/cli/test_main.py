@@ -54,7 +54,13 @@ def test_every_option_is_explained() -> None:
 
 
 def test_version() -> None:
-    assert CliRunner().invoke(main, ["--version"]).output == f"rsseg-tf, version {__version__}\n"
+    version = f"rsseg-tf, version {__version__}\n"
+    assert CliRunner().invoke(main, ["--version"]).output == version
+    for module in ("rsseg_tf", "rsseg_tf.cli"):
+        assert (
+            subprocess.run([sys.executable, "-m", module, "--version"], stdout=subprocess.PIPE, text=True).stdout
+            == version
+        )
 
 
 def test_an_unknown_command_or_option_is_a_usage_error() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import rsseg_tf
 from rsseg_tf.cli import main
 from rsseg_tf.config import load_pretrain_config
-from rsseg_tf.errors import OldKeyWarning
+from rsseg_tf.errors import ConfigError, OldKeyWarning
 from rsseg_tf.library.samples import checked_images
 from tests.fixtures.configs import write_config, write_dataset
 from tests.fixtures.pretraining import tiny_pretraining, use_tiny_resnet
@@ -155,3 +156,17 @@ def test_bad_input_of_probe(project: Path, arguments: tuple[str, ...], message: 
     model = ("--set", "model.backbone={name: resnet18}")
     result = invoke("probe", "--config", project / "tiny.yml", *model, *arguments, "--seeds", "1")
     assert result.exit_code == 2 and message in result.output
+
+
+def test_probe_as_a_function(project: Path) -> None:
+    config, small = project / "tiny.yml", {"model.backbone": {"name": "resnet18"}}
+    for wrong, message in (
+        ({"patch_size": 4}, "--patch_size must be at least 8; got 4"),
+        ({"patch_size": 10, "normalisation": "mine"}, "--normalisation is 'mine'. Allowed: auto, dataset, imagenet"),
+        ({"patch_size": 10, "labels": [1]}, "--labels must be at least 2; got 1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            rsseg_tf.probe(config, overrides=small, **wrong)
+    result = rsseg_tf.probe(config, patch_size=10, labels=[12], seeds=1, overrides=small)
+    assert [row.features for row in result.rows] == ["colour statistics", "random, calibrated", "random, calibrated"]
+    assert [score.labels for score in result.rows[0].scores] == [12, result.train_patches, result.train_patches]

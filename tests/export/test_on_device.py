@@ -50,6 +50,16 @@ def test_it_gives_the_labels_of_predict_with_windows_alike(
     np.testing.assert_array_equal(read_label(tmp_path / "labels.png"), expected)
 
 
+def test_a_wrong_file_is_one_line(tmp_path: Path) -> None:
+    script = str(asset_dir("export") / "on_device" / "segment.py")
+    (tmp_path / "text.tflite").write_text("no model")
+    for name in ("nowhere.tflite", "text.tflite"):
+        command = [sys.executable, "-c", WITHOUT.format(script), str(tmp_path / name), "image.png"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert result.returncode == 1 and "is no TFLite file of rsseg-tf export" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
 @pytest.fixture(scope="module")
 def models(trained: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[object, Path]:
     folder = tmp_path_factory.mktemp("models")

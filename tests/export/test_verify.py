@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 pytest.importorskip("ai_edge_litert", reason="extra tflite is not installed")
 
+import rsseg_tf
 from rsseg_tf.cli import main
-from rsseg_tf.errors import ExportError
+from rsseg_tf.errors import ConfigError, DataError, ExportError
 from rsseg_tf.export import TOLERANCES, ExportOptions, TrainedModel, compare, export_model, verify
 from rsseg_tf.export.tiles import read_reference
 from rsseg_tf.export.timing import time_in_process
@@ -51,6 +52,18 @@ def test_with_the_checkpoint_real_images_are_compared_too(folder: Path, checkpoi
     assert all(one.passed and (one.made_up_tiles, one.real_tiles) == (2, 2) for one in found)
     with pytest.raises(ExportError, match="name the exported checkpoint: --checkpoint"):
         verify(folder, images=[tmp_path / "small.png"])
+
+
+def test_the_function_of_the_library_takes_images_as_the_command_does(folder: Path, tmp_path: Path) -> None:
+    assert [one.passed for one in rsseg_tf.verify(str(folder))] == [True, True, True]
+    lines: list[str] = []
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DataError, match="images has no images"):
+        rsseg_tf.verify(folder, images=str(tmp_path / "images"), notify=lines.append)
+    with pytest.raises(ExportError, match="name the exported checkpoint: --checkpoint"):
+        rsseg_tf.verify(folder, images=[str(tmp_path / "one.png")])
+    with pytest.raises(ConfigError, match="--model_name has an effect with --server only"):
+        rsseg_tf.verify(folder, model_name="m")
 
 
 def test_an_export_keeps_real_tiles_and_int8_is_judged_by_them_alone(trained: TrainedModel, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -54,6 +56,33 @@ def test_an_error_comes_through() -> None:
 def test_a_killed_process_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(DataError, match=r"was killed.*fewer --workers \(now 2\); all else is kept\.$"):
         list(in_processes(kill_on_3, range(6), 2, kept="all else is kept"))
+
+
+SCRIPT = """
+import os
+from rsseg_tf.files.parallel import in_processes
+print("begins", flush=True)
+{definition}
+print(sorted(in_processes({work}, [-1, 2], 2)), __import__("sys").modules["__main__"].__file__ == __file__)
+"""
+
+
+def run_script(path: Path, **parts: str) -> subprocess.CompletedProcess[str]:
+    path.write_text(SCRIPT.format(**parts))
+    root = Path(__file__).resolve().parents[2]
+    environ = {**os.environ, "PYTHONPATH": str(root)}
+    return subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=environ, timeout=60)
+
+
+def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
+    result = run_script(tmp_path / "script.py", definition="", work="abs")
+    assert (result.stdout, result.stderr) == ("begins\n[1, 2] True\n", "")
+
+
+def test_a_script_whose_function_works_is_told_to_have_a_guard(tmp_path: Path) -> None:
+    result = run_script(tmp_path / "script.py", definition="def double(x): return 2 * x", work="double")
+    assert result.returncode == 1
+    assert 'Put all else of the script under `if __name__ == "__main__":`' in result.stderr
 
 
 def test_no_more_than_needed_is_under_way(tmp_path: Path) -> None:

@@ -58,6 +58,9 @@ COMMANDS: dict[str, tuple[str, dict[str, str], set[str]]] = {
         {"trust", "server", "model_name", "in_flight", "timeout", "patience", "manifest"},
     ),
     "export": ("export", {"set": "overrides"}, set()),
+    "convert": ("convert", {"set": "overrides"}, set()),
+    "verify": ("verify", {}, {"trust", "json", "output"}),
+    "probe": ("probe", {"set": "overrides"}, {"json", "output"}),
     "check-data": ("check_data", {"set": "overrides", "config": "source"}, {"strict", "show", "json", "output"}),
 }
 

@@ -78,6 +78,15 @@ def test_several_images_and_confidence(checkpoint: Path) -> None:
     assert (turned[:, ::-1] == model.predict(images[0][:, ::-1], aug_pred=True, flip_horizontal=True)).mean() > 0.99
 
 
+def test_what_numpy_makes_an_array_of_is_an_image(checkpoint: Path) -> None:
+    model, pixels = rsseg_tf.load_model(checkpoint), image(12, 18)
+    labels = model.predict(pixels)
+    for other in (keras.ops.convert_to_tensor(pixels), pixels.astype(np.int64), pixels.astype(np.float32)):
+        assert (model.predict(other) == labels).all()
+    assert [one.shape for one in model.predict(keras.ops.stack([pixels, pixels]))] == [(12, 18)] * 2
+    assert model.predict(np.zeros((5, 6, 3), np.float32)).shape == (5, 6)  # black is no normalised image
+
+
 def test_a_scene_and_what_goes_wrong(checkpoint: Path, tmp_path: Path) -> None:
     model = rsseg_tf.load_model(checkpoint)
     result = model.predict_scene(str(tmp_path / "data" / "val_0.png"), tmp_path / "out", pictures=False, vector="gpkg")
@@ -184,6 +193,17 @@ def test_wrong_models_and_images(checkpoint: Path, tmp_path: Path) -> None:
         (lambda: model.predict("tile.png"), DataError, "data", "Files are read by rsseg_tf.predict"),  # type: ignore[arg-type]
         (lambda: model.predict(image(20, 20, bands=4)), DataError, "data", "needs 3 bands; the image has 4"),
         (lambda: model.predict(image(20, 20), scales=(0.5,)), ConfigError, "config", "--scales has an effect with"),
+        (lambda: model.predict(tmp_path / "x.png"), DataError, "data", "got the path "),  # type: ignore[call-overload]
+        (lambda: model.predict([tmp_path / "x.png"]), DataError, "data", "and .predict_scene"),  # type: ignore[list-item]
+        (lambda: model.predict(None), DataError, "data", "got NoneType"),  # type: ignore[call-overload]
+        (lambda: model.predict(image(20, 20).tolist()), DataError, "data", "numpy.asarray(image)"),
+        (lambda: model.predict(image(9, 9).astype("uint16")), DataError, "data", "the image holds uint16 (0..65535)"),
+        (lambda: model.predict(image(9, 9) / 255), DataError, "data", "as they are in the files, not normalised"),
+        (lambda: model.predict(image(9, 9).astype(int) * 99), DataError, "data", "the image holds int64 with values"),
+        (lambda: model.predict(image(9, 9), is_slide=True, crop_size=8), ConfigError, "config", "height); got 8"),
+        (lambda: model.predict(image(9, 9), aug_pred=True, scales="1.0"), ConfigError, "config", "--scales takes"),
+        (lambda: model.predict_scene(image(9, 9), tmp_path), DataError, "data", "takes files; got an array"),
+        (lambda: rsseg_tf.export(model, tmp_path / "e", format="tflite", tile=(0, 8)), ConfigError, "config", "--tile"),
     ]  # fmt: skip
     for call, kind, code, message in cases:
         with pytest.raises(kind) as caught:

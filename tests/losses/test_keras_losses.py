@@ -109,14 +109,70 @@ def test_every_loss_of_the_configs_has_an_object_with_its_options_and_defaults()
     for name, kind in _LOSS_OBJECTS.items():
         of_function = inspect.signature(getattr(losses, name)).parameters
         own = {key: value.default for key, value in inspect.signature(kind).parameters.items() if key != "name"}
-        assert own.keys() == of_function.keys() - {"logits", "outputs", "labels", "mean"}
+        assert own.keys() == of_function.keys() - {"logits", "outputs", "labels", "mean", "pixel_weights"}
         same = own.keys() - {"ignore_index", "seed"}
         assert {key: own[key] for key in same} == {key: of_function[key].default for key in same}
 
 
-def test_weights_of_samples_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"The loss 'dice' takes no sample_weight: .* Weigh classes by class_weights"):
-        losses.DiceLoss()(LABELS, LOGITS, sample_weight=np.ones(2))
+WEIGHED: dict[str, losses.KerasLoss] = {
+    "cross_entropy": losses.CrossEntropyLoss(class_weights=WEIGHTS),
+    "focal": losses.FocalLoss(gamma=1.5),
+    "ohem": losses.OhemCrossEntropyLoss(threshold=0.999, min_kept=5),  # nearly all are kept
+    "mixed": losses.MixedLoss([losses.CrossEntropyLoss(), losses.FocalLoss()], [0.25, 2.0]),
+    "function": losses.FunctionLoss("rsseg_tf.losses.focal:focal", options={"gamma": 3.0}),
+}
+PIXELS = RNG.integers(0, 4, LABELS.shape).astype("float32")  # weights
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+def test_a_weight_counts_a_pixel_as_often(name: str) -> None:
+    loss = WEIGHED[name]
+    plain = float(loss(LABELS, LOGITS))
+    for ones in (np.ones(2), np.full((2, 1), 3.0), np.full((*LABELS.shape, 1), 0.5)):
+        assert float(loss(LABELS, LOGITS, sample_weight=ones)) == pytest.approx(plain, rel=1e-4)
+    # Of weight 0: as ignored.
+    without = np.where(PIXELS == 0, 255, LABELS)
+    masked = float(loss(LABELS, LOGITS, sample_weight=PIXELS > 0))
+    assert masked == pytest.approx(float(loss(without, LOGITS)), rel=1e-5) and masked != pytest.approx(plain, rel=5e-4)
+    # Of whole numbers: as a batch that has each pixel so many times.
+    count = PIXELS.astype(int).ravel()
+    repeated = (
+        np.repeat(LABELS.ravel(), count)[None, None],
+        np.repeat(LOGITS.reshape(-1, CLASSES), count, 0)[None, None],
+    )
+    weighed = float(loss(LABELS, LOGITS, sample_weight=PIXELS))
+    assert weighed == pytest.approx(float(loss(*repeated)), rel=1e-5)
+    # Of images.
+    twice = float(loss(np.concatenate([LABELS, LABELS[1:]]), np.concatenate([LOGITS, LOGITS[1:]])))
+    assert float(loss(LABELS, LOGITS, sample_weight=np.array([1, 2]))) == pytest.approx(twice, rel=1e-5)
+
+
+def test_weights_of_classes_can_be_those_of_pixels() -> None:
+    by_pixel = np.where(LABELS == 255, 1, np.array(WEIGHTS)[np.minimum(LABELS, 3)])
+    expected = float(losses.CrossEntropyLoss(class_weights=WEIGHTS)(LABELS, LOGITS))
+    assert float(losses.CrossEntropyLoss()(LABELS, LOGITS, by_pixel)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_fit_takes_weights() -> None:
+    same = keras.layers.Dense(CLASSES, kernel_initializer="identity")
+    model = keras.Sequential([keras.Input((24, 20, CLASSES)), same])
+    model.compile(keras.optimizers.SGD(1e-9), loss=losses.CrossEntropyLoss())
+    for weights in (np.array([1.0, 3.0]), PIXELS):
+        expected = float(losses.CrossEntropyLoss()(LABELS, LOGITS, weights))
+        history = model.fit(LOGITS, LABELS, sample_weight=weights, batch_size=2, verbose=0).history
+        assert history["loss"][0] == pytest.approx(expected, rel=1e-5)
+        found = model.evaluate(tf.data.Dataset.from_tensors((LOGITS, LABELS, weights)), verbose=0)
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_other_weights_of_samples_are_refused() -> None:
+    mixed = losses.MixedLoss([losses.CrossEntropyLoss(), losses.DiceLoss()])
+    for loss in (losses.DiceLoss(), losses.LovaszSoftmaxLoss(), losses.PixelContrastLoss(), mixed):
+        message = rf"The loss '{loss.name}' takes no sample_weight: .* Weigh classes by class_weights"
+        with pytest.raises(ConfigError, match=message):
+            loss(LABELS, LOGITS, sample_weight=np.ones(2))
+    with pytest.raises(ConfigError, match=r"\(B, H, W\) for pixels; got \(2, 4\) for labels \(2, 24, 20\)"):
+        losses.CrossEntropyLoss()(LABELS, LOGITS, sample_weight=np.ones((2, 4)))
 
 
 def test_a_sum_of_no_losses_is_refused() -> None:

@@ -339,6 +339,8 @@ def test_bands_are_chosen_and_ordered(tmp_path: Path) -> None:
     (failed,) = predict_files([path], lopsided, SPEC, tmp_path / "no", COSINE)
     assert "has 5 bands, but the dataset 'toy' has 3. Choose 3 of its bands with --bands" in (failed.error or "")
     assert "dataset.bands" not in (failed.error or ""), "the remedy of training"
+    (failed,) = predict_files([write_scene(tmp_path / "c.tif", bands[:2])], lopsided, SPEC, tmp_path / "no", COSINE)
+    assert "has 2 bands, but the dataset 'toy' has 3. Name an image with all of them" in (failed.error or "")
     (failed,) = predict_files([path], lopsided, SPEC, tmp_path / "no", COSINE, scenes=SceneOptions(bands=(1, 2, 9)))
     assert "no band 9 to read; its bands are 1, 2, 3, 4, 5" in (failed.error or "")
     with pytest.raises(ConfigError, match="counted from 1"):

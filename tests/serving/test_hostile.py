@@ -197,6 +197,12 @@ def test_wrong_places_are_refused(server: Server, path: str, status: int, messag
     assert found in (status, 404) and message in answer["error"]
 
 
+def test_a_browser_is_told_what_predict_takes(server: Server) -> None:
+    for place in ("", "/versions/1"):
+        status, answer = rest(server, f"/v1/models/tiny{place}:predict")
+        assert status == 405 and "it takes POST with a body of JSON" in answer["error"]
+
+
 def test_wrong_grpc_requests_are_refused(server: Server) -> None:
     good = {"pixels": pixels(1)}
     status = grpc.StatusCode
