@@ -348,21 +348,22 @@ def _split(
     options: ScenesOptions,
 ) -> _Split:
     scenes = [one.scene for one in labelled]
-    metres = min(scenes[0].ground)
-    buffer_m = tile / 8 * metres if options.buffer_m is None else options.buffer_m
-    margin = 2 * math.ceil(buffer_m / metres / 2 - 1e-9)
+    ground = Ground(scenes)
+    least = ground.least_side(scenes)
+    buffer_m = tile / 8 * least if options.buffer_m is None else options.buffer_m
+    margin = 2 * math.ceil(buffer_m / least / 2 - 1e-9)
     blocks = None
     if rule.kind == "blocks":
-        blocks = _blocks(scenes, tile, margin, metres, options)
+        blocks = _blocks(scenes, tile, margin, min(scenes[0].ground), options)
     elif options.block_m is not None:
         raise ConfigError(f"--block has no use with --split {options.split}. Leave it out.")
-    ground = Ground(scenes)
     tiles = [tiles_of(scene, ground, tile, options.overlap, blocks) for scene in scenes]
     if rule.kind == "polygons":
         codes = [
             by_polygons(one.scene, own, _areas(Path(rule.name), one.scene, options), buffer_m)
             for one, own in zip(labelled, tiles, strict=True)
         ]
+        codes = without_near(codes, tiles, margin)  # of the other scenes, too
     elif rule.kind == "field":
         codes = without_near([_field_codes(one, files, own, rule) for one, own in zip(labelled, tiles, strict=True)],
                              tiles, margin)  # fmt: skip
