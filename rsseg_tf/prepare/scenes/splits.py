@@ -300,7 +300,7 @@ def _by_blocks(
     if len(content) < 2:
         raise DataError(
             f"The labelled ground holds {len(content)} block{'s' if len(content) != 1 else ''} of tiles, and a split "
-            "needs two at least. Choose smaller tiles (--tile_size), smaller blocks (--block) or another --split."
+            "needs two at least. Choose smaller tiles (--tile_size), a smaller --buffer or --block, or another --split."
         )
     chosen = _draw(content, fraction, seed)
     result = []

@@ -68,7 +68,7 @@ def header(stem: str, size: tuple[int, int], place: Affine = PLACE, crs: str = C
     system = rasterio.crs.CRS.from_string(crs)
     ground = pixel_size(Size(*size), place, system)
     assert ground is not None
-    return OwnScene(Path(stem), stem, Size(*size), 3, "uint8", system, place, None, (), ground, False, "")
+    return OwnScene(Path(stem), stem, Size(*size), (1, 2, 3), "uint8", system, place, None, (), ground, False, "")
 
 
 def split(
