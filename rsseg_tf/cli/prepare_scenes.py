@@ -69,7 +69,14 @@ _METRES = click.FloatRange(min=0)
     click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [default: one for each core]"),
     trains_on_option,
 )  # fmt: skip
-@group("Scenes", stack_options, reading_options)
+@group(
+    "Scenes",
+    stack_options,
+    click.option("--bands", multiple=True, type=click.IntRange(min=1), metavar="N...",
+                 help="Bands to read and their order, from 1: --bands 1 2 3 4.  [default: all but one marked alpha, "
+                      "which is a mask]"),
+    reading_options,
+)  # fmt: skip
 def scenes(orthos: tuple[str, ...], labels: tuple[Path, ...], output: Path, **values: Any) -> None:
     """Make tiles from your own scenes and labels.
 

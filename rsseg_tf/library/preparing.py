@@ -90,6 +90,7 @@ def prepare_scenes(
     *,
     stack: Sequence[str] = (),
     stack_resampling: Literal["bilinear", "nearest"] | None = None,
+    bands: Sequence[int] = (),
     field: str | None = None,
     layer: str | None = None,
     classes: Sequence[str] = (),
@@ -118,6 +119,7 @@ def prepare_scenes(
         output: The folder to write; its name becomes the dataset's.
         stack: One image of the bands of several files.
         stack_resampling: With `stack`: how bands on other grids are resampled; None for bilinear.
+        bands: The bands to read and their order, from 1; empty for all that are not marked alpha.
         field: The field with the class of a polygon; None makes all polygons one class.
         layer: The layer to read, in a file of several.
         classes: Order and names of the classes: `["1=water", "2=road", "*=ignore"]`; empty for every value.
@@ -164,8 +166,9 @@ def prepare_scenes(
     listener = listener_of(notify)
     with listener.progress("Preparing scenes") as progress:
         options = ScenesOptions(
-            trust=trust, progress=progress, classes=tuple(classes), buffer_m=buffer, block_m=block, **chosen
-        )
+            trust=trust, progress=progress, classes=tuple(classes), bands=tuple(bands), buffer_m=buffer, block_m=block,
+            **chosen,
+        )  # fmt: skip
         result = cut(found, _paths(labels), Path(output), options)
     return _noted(result, listener)
 

@@ -18,7 +18,7 @@ from rasterio.warp import transform as reproject
 
 from rsseg_tf.rasters.windows import Size, Window
 
-__all__ = ["PixelAreas", "move", "own_degrees", "pixel_areas", "pixel_size", "transformed"]
+__all__ = ["PixelAreas", "least_sides", "move", "own_degrees", "pixel_areas", "pixel_size", "transformed"]
 
 # Areas are those of a projection's plane where it differs by less than this part from the ground everywhere in a
 # scene, and then agree with those that a GIS measures in the map. Within its zone, UTM differs by up to 0.2 %.
@@ -65,6 +65,22 @@ def pixel_size(size: Size, transform: Affine, crs: CRS | None) -> tuple[float, f
     down, right = _sides(middle, transform, crs)
     sides = float(np.linalg.norm(down)), float(np.linalg.norm(right))
     return sides if all(np.isfinite(side) and side > 0 for side in sides) else None
+
+
+def least_sides(places: NDArray[np.float64], transform: Affine, crs: CRS) -> tuple[float, float]:
+    """Returns the least (height, width) on the ground that a pixel has at some of `(n, 2)` places, in metres.
+
+    In degrees and in Mercator's projections the same pixels are half as large at 60 degrees as at the equator. Places
+    that lie nowhere on Earth do not count; where all do, both are infinite.
+
+    Args:
+        places: Columns and rows.
+        transform: From (column, row) to coordinates.
+        crs: Their reference system.
+    """
+    lengths = [np.linalg.norm(side, axis=1) for side in _sides(places, transform, crs)]
+    down, right = (float(np.min(some[np.isfinite(some) & (some > 0)], initial=np.inf)) for some in lengths)
+    return down, right
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ __all__ = ["Pixels", "Scene", "SceneHeader", "open_scene", "raster_driver", "rea
 # AREA_OR_POINT decides whether coordinates mean corners or centres of pixels; the date is the only other tag that
 # stays true of a label map.
 _COPIED_TAGS = ("AREA_OR_POINT", "TIFFTAG_DATETIME")
+_LOOKED_AT = 512  # side of the part in the middle of a scene by which its alpha band is judged
 
 
 class SceneHeader(NamedTuple):
@@ -127,6 +128,22 @@ class Scene:
             return self._alpha is not None
         flags = self._source.mask_flag_enums
         return any(flags[band - 1] != [MaskFlags.all_valid] for band in self.bands)
+
+    @property
+    def doubtful_alpha(self) -> int | None:
+        """The band that is taken for a mask because it is marked alpha, but varies as an image does; else None.
+
+        Writers mark the fourth of four bands alpha by default, near infrared as well. A mask is empty or full nearly
+        everywhere. Judged by the middle of the scene.
+        """
+        if self._alpha is None or not isinstance(self._source, rasterio.DatasetReader):
+            return None
+        y0, x0 = (max(0, (length - _LOOKED_AT) // 2) for length in self.size)
+        y1, x1 = min(y0 + _LOOKED_AT, self.size.height), min(x0 + _LOOKED_AT, self.size.width)
+        with self._reading():
+            values = self._source.read(self._alpha, window=((y0, y1), (x0, x1)))
+        between = float(((values > values.min()) & (values < values.max())).mean())
+        return self._alpha if between > 0.5 else None
 
     @property
     def nodata_values(self) -> tuple[float | None, ...]:

@@ -60,6 +60,7 @@ class ScenePart(SourceScene):
 
     Attributes:
         raster: The scene.
+        bands: The bands that are read, from 1.
         scene: Stem of the scene; `stem` is that of the part.
         stamp: Changes with the scene, the labels and the area of interest.
         places: The tiles.
@@ -70,6 +71,7 @@ class ScenePart(SourceScene):
     """
 
     raster: Source = Path()
+    bands: tuple[int, ...] = ()
     scene: str = ""
     stamp: str = ""
     places: tuple[Window, ...] = ()
@@ -105,7 +107,7 @@ def cut_part(part: ScenePart, plan: ScenesPlan, folder: Path, scratch: Path) -> 
     aoi = None if plan.aoi is None else Path(plan.aoi)
     with (
         rasterio.Env(GDAL_CACHEMAX=CACHE_MB),
-        open_scene(part.raster, trust=plan.trust) as scene,
+        open_scene(part.raster, part.bands, trust=plan.trust) as scene,
         open_labels(scene, part.layers, background=part.background, touching=plan.touching, aoi=aoi) as labels,
     ):
         for place, (down, right) in zip(part.places, part.own, strict=True):

@@ -74,6 +74,7 @@ class ScenesOptions:
         touching: Which pixels a polygon covers: `"centre"`, those whose centre lies in it, or `"all"` that it touches.
         background: `"class"` makes pixels without a label a class, `"ignore"` leaves them out of training. None takes
             the class for polygons, and ignores what a raster of labels does not cover.
+        bands: The bands to read and their order, from 1; empty for all that are not alpha.
         aoi: File of polygons outside of which all is ignored.
         split: See `SplitRule.parse`.
         buffer_m: Least distance of training and validation tiles in metres; None takes an eighth of a tile.
@@ -94,6 +95,7 @@ class ScenesOptions:
     style: Path | None = None
     touching: str = "centre"
     background: str | None = None
+    bands: tuple[int, ...] = ()
     aoi: Path | None = None
     split: str = "blocks:0.2"
     buffer_m: float | None = None
@@ -150,7 +152,7 @@ def prepare_scenes(
     rule, rules = SplitRule.parse(options.split), ClassRules.parse(options.classes)
     check_replaceable(output)  # before minutes of work
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
-        found = read_scenes(scenes, labels, options.trust)
+        found = read_scenes(scenes, labels, options.trust, options.bands)
         extra = (rule.name,) if rule.kind == "field" else ()
         files = read_labels(
             labels, field=options.field, layer=options.layer, single=_single(rules, options), trust=options.trust,
@@ -231,12 +233,12 @@ def _table(files: Sequence[LabelFile], rules: ClassRules, style: Style, options:
 def _spec(output: Path, labelled: Sequence[_Labelled], plan: ScenesPlan) -> DatasetSpec:
     first = labelled[0].scene
     dtype = np.dtype(first.dtype)
-    names = first.descriptions if all(first.descriptions) and len(set(first.descriptions)) == first.bands else ()
+    names = first.descriptions if all(first.descriptions) and len(set(first.descriptions)) == len(first.bands) else ()
     return custom_spec(
         output.absolute().name,
         plan.classes,
         plan.palette,
-        bands=first.bands,
+        bands=len(first.bands),
         max_value=float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0,
         band_names=names,
         gsd=_ground_resolution(labelled),
@@ -273,7 +275,7 @@ def _pair(
     labelled, unlabelled, outside = [], [], []
     ids = [ids_of(file, table) for file in files]
     for one in scenes:
-        with open_scene(one.path, trust=options.trust) as scene:
+        with open_scene(one.path, one.bands, trust=options.trust) as scene:
             layers = tuple(place_labels(file, own, scene) for file, own in zip(files, ids, strict=True))
             if all(layer is None for layer in layers):
                 unlabelled.append(one)
@@ -295,7 +297,7 @@ def _pair(
             f"{_cover(outside[0])}. Check the CRS of both."
         )
     unused = [file for number, file in enumerate(files) if all(one.layers[number] is None for one in labelled)]
-    notes = []
+    notes = _reading_notes([one.scene for one in labelled])
     if unlabelled:
         notes.append(f"Left out, because no label lies there: {_names([one.path for one in unlabelled])}.")
     if outside:
@@ -306,6 +308,15 @@ def _pair(
     if lines:
         notes.append(f"{lines} feature{'s' if lines > 1 else ''} without a polygon (points or lines) left out.")
     return labelled, notes
+
+
+def _reading_notes(scenes: Sequence[OwnScene]) -> list[str]:
+    """Returns a sentence for each note on how scenes are read, with those that share it."""
+    found: dict[str, list[Source]] = {}
+    for one in scenes:
+        for note in one.notes:
+            found.setdefault(note, []).append(one.path)
+    return [f"{_names(paths)}: {note}." for note, paths in found.items()]
 
 
 def _cover(scene: OwnScene) -> str:
@@ -348,21 +359,22 @@ def _split(
     options: ScenesOptions,
 ) -> _Split:
     scenes = [one.scene for one in labelled]
-    metres = min(scenes[0].ground)
-    buffer_m = tile / 8 * metres if options.buffer_m is None else options.buffer_m
-    margin = 2 * math.ceil(buffer_m / metres / 2 - 1e-9)
+    ground = Ground(scenes)
+    least = ground.least_side(scenes)
+    buffer_m = tile / 8 * least if options.buffer_m is None else options.buffer_m
+    margin = 2 * math.ceil(buffer_m / least / 2 - 1e-9)
     blocks = None
     if rule.kind == "blocks":
-        blocks = _blocks(scenes, tile, margin, metres, options)
+        blocks = _blocks(scenes, tile, margin, min(scenes[0].ground), options)
     elif options.block_m is not None:
         raise ConfigError(f"--block has no use with --split {options.split}. Leave it out.")
-    ground = Ground(scenes)
     tiles = [tiles_of(scene, ground, tile, options.overlap, blocks) for scene in scenes]
     if rule.kind == "polygons":
         codes = [
             by_polygons(one.scene, own, _areas(Path(rule.name), one.scene, options), buffer_m)
             for one, own in zip(labelled, tiles, strict=True)
         ]
+        codes = without_near(codes, tiles, margin)  # of the other scenes, too
     elif rule.kind == "field":
         codes = without_near([_field_codes(one, files, own, rule) for one, own in zip(labelled, tiles, strict=True)],
                              tiles, margin)  # fmt: skip
@@ -390,7 +402,7 @@ def _blocks(scenes: Sequence[OwnScene], tile: int, margin: int, metres: float, o
 
 def _areas(path: Path, own: OwnScene, options: ScenesOptions) -> NDArray[np.object_] | None:
     area = read_area(path)
-    with open_scene(own.path, trust=options.trust) as scene:
+    with open_scene(own.path, own.bands, trust=options.trust) as scene:
         found = polygons_in_pixels(path, area.polygons, area.crs, scene)
     if found is None:
         raise DataError(f"{path} holds polygons near {own.path} that have no place in its CRS. Cut them first.")
@@ -423,7 +435,7 @@ def _survey(one: _Labelled, tiles: Tiles, plan: ScenesPlan) -> NDArray[np.int64]
     counts = np.zeros((len(tiles.places), len(plan.classes)), np.int64)
     aoi = None if plan.aoi is None else Path(plan.aoi)
     with (
-        open_scene(one.scene.path, trust=plan.trust) as scene,
+        open_scene(one.scene.path, one.scene.bands, trust=plan.trust) as scene,
         open_labels(scene, one.there, background=one.background, touching=plan.touching, aoi=aoi) as labels,
     ):
         absent, scale = _preview(scene, one.scene)
@@ -459,8 +471,8 @@ def _parts(
     parts = []
     for one, tiles, codes in zip(labelled, split.tiles, split.codes, strict=True):
         scene = one.scene
-        stamp = " ".join([scene.stamp, *beside])
-        itemsize = np.dtype(scene.dtype).itemsize * scene.bands
+        stamp = " ".join([scene.stamp, *beside, *map(str, options.bands)])
+        itemsize = np.dtype(scene.dtype).itemsize * len(scene.bands)
         for code, name in ((TRAIN, "train"), (VAL, "val")):
             # A PNG or JPEG is decoded as a whole, so that it is one part.
             whole = isinstance(scene.path, Path) and raster_driver(scene.path) is None
@@ -481,6 +493,7 @@ def _parts(
                         stem=f"{scene.stem} row {number}",
                         image=Member(scene.path.name, Path(scene.path.name), (), size, 0),
                         raster=scene.path,
+                        bands=scene.bands,
                         mask=None,
                         scene=scene.stem,
                         stamp=stamp,

@@ -36,7 +36,7 @@ class OwnScene:
         path: The file, or another source of an image (see `rasters.sources`).
         stem: What the names of its tiles begin with.
         size: Height and width in pixels.
-        bands: Number of bands that are the image.
+        bands: The bands that are the image, counted from 1.
         dtype: NumPy name of the pixels' type.
         crs: Coordinate reference system.
         transform: From (column, row) to coordinates.
@@ -45,12 +45,13 @@ class OwnScene:
         ground: Height and width of a pixel on the ground, in metres.
         may_lack_data: Whether the file declares a nodata value, a mask or an alpha band.
         stamp: Changes with the files that hold the scene.
+        notes: Notes for the user on how it is read, phrases that follow its name.
     """
 
     path: Source
     stem: str
     size: Size
-    bands: int
+    bands: tuple[int, ...]
     dtype: str
     crs: CRS
     transform: Affine
@@ -59,15 +60,19 @@ class OwnScene:
     ground: tuple[float, float]
     may_lack_data: bool
     stamp: str
+    notes: tuple[str, ...] = ()
 
 
-def read_scenes(paths: Sequence[Source], labels: Sequence[Path], trust: Trust) -> tuple[OwnScene, ...]:
+def read_scenes(
+    paths: Sequence[Source], labels: Sequence[Path], trust: Trust, bands: Sequence[int] = ()
+) -> tuple[OwnScene, ...]:
     """Reads the headers of scenes.
 
     Args:
         paths: Files, folders in which all images are scenes, and other sources.
         labels: The files of labels, for the error about scenes and labels that changed places.
         trust: Limits for files and for the sources of a VRT.
+        bands: The bands to read and their order, from 1; empty for all that are not alpha.
 
     Raises:
         DataError: When a scene is missing, no image or without a place, or scenes differ in their bands or type.
@@ -80,12 +85,13 @@ def read_scenes(paths: Sequence[Source], labels: Sequence[Path], trust: Trust) -
             images = [label for label in labels if label.is_file() and raster_driver(label) is not None]
             remedy = f"{images[0]}, given by --labels, is an image: swap the two" if images else "Give it by --labels"
             raise DataError(f"{path} holds polygons where a scene, an image, is expected. {remedy}.")
-        with open_scene(path, trust=trust) as scene:
+        with open_scene(path, bands or None, trust=trust) as scene:
             scenes.append(_described(path, stem, scene))
         first = scenes[0]
-        if (scenes[-1].bands, scenes[-1].dtype) != (first.bands, first.dtype):
+        count, usual = len(scenes[-1].bands), len(first.bands)
+        if (count, scenes[-1].dtype) != (usual, first.dtype):
             raise DataError(
-                f"{path} has {scenes[-1].bands} bands of {scenes[-1].dtype}, but {first.path} has {first.bands} of "
+                f"{path} has {count} bands of {scenes[-1].dtype}, but {first.path} has {usual} of "
                 f"{first.dtype}; all scenes of a dataset need the same. Convert them, or prepare them apart."
             )
     return tuple(scenes)
@@ -170,12 +176,19 @@ def _described(path: Source, stem: str, scene: Scene) -> OwnScene:
     ground = pixel_size(scene.size, scene.transform, scene.crs)
     if ground is None:
         raise DataError(f"{name} lies nowhere on the ground by its CRS and transform. Assign the true CRS.")
+    notes = list(scene.notes)
+    if (alpha := scene.doubtful_alpha) is not None:
+        every = " ".join(map(str, sorted((*scene.bands, alpha))))
+        notes.append(
+            f"band {alpha} is marked alpha and so taken for a mask, but its values vary as those of an image do; "
+            f"--bands {every} reads it"
+        )
     values = {repr(value): value for value in scene.nodata_values}  # by its text, since NaN equals nothing
     return OwnScene(
         path=path,
         stem=stem,
         size=scene.size,
-        bands=len(scene.bands),
+        bands=scene.bands,
         dtype=str(np.dtype(scene.dtype)),
         crs=scene.crs,
         transform=scene.transform,
@@ -184,4 +197,5 @@ def _described(path: Source, stem: str, scene: Scene) -> OwnScene:
         ground=ground,
         may_lack_data=scene.may_lack_data or scene.has_alpha,
         stamp=_stamp(path),
+        notes=tuple(notes),
     )

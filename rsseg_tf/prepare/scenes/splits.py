@@ -22,7 +22,7 @@ from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.extras import require
 from rsseg_tf.prepare.scenes.labels import PolygonLayer
 from rsseg_tf.prepare.scenes.sources import OwnScene
-from rsseg_tf.rasters.ground import move, transformed
+from rsseg_tf.rasters.ground import least_sides, move, transformed
 
 __all__ = [
     "DROPPED",
@@ -148,6 +148,17 @@ class Ground:
         """Returns `(n, 2)` points in pixels of a scene as points of its ground."""
         return _between(points, scene, self._anchors[self.number(scene)])
 
+    def least_side(self, scenes: Sequence[OwnScene]) -> float:
+        """Returns the shortest side in metres that a pixel of the ground has in any of the scenes.
+
+        A distance in pixels of this length is nowhere shorter than it should be, however far apart scenes lie.
+        """
+        sides = [math.inf]
+        for scene in scenes:
+            anchor = self._anchors[self.number(scene)]
+            sides += least_sides(self.points(_spread(scene), scene), anchor.transform, anchor.crs)
+        return min(sides)
+
     def boxes(self, places: NDArray[np.int64], scene: OwnScene) -> NDArray[np.float64]:
         """Returns the boxes on the ground around `(n, 4)` windows of a scene."""
         y0, x0, y1, x1 = np.minimum(places, [*scene.size, *scene.size]).astype(np.float64).T
@@ -156,6 +167,12 @@ class Ground:
         moved = self.points(np.concatenate([np.stack(pair, axis=1) for pair in rim]), scene)
         moved = moved.reshape(len(rim), len(places), 2)
         return np.concatenate([moved.min(axis=0), moved.max(axis=0)], axis=1)
+
+
+def _spread(scene: OwnScene) -> NDArray[np.float64]:
+    """Returns the corners of a scene, the middles of its sides, and its middle, in its pixels."""
+    columns, rows = np.meshgrid(np.linspace(0, scene.size.width, 3), np.linspace(0, scene.size.height, 3))
+    return np.stack([columns.ravel(), rows.ravel()], axis=1)
 
 
 def _between(points: NDArray[np.float64], scene: OwnScene, anchor: OwnScene) -> NDArray[np.float64]:
@@ -283,7 +300,7 @@ def _by_blocks(
     if len(content) < 2:
         raise DataError(
             f"The labelled ground holds {len(content)} block{'s' if len(content) != 1 else ''} of tiles, and a split "
-            "needs two at least. Choose smaller tiles (--tile_size), smaller blocks (--block) or another --split."
+            "needs two at least. Choose smaller tiles (--tile_size), a smaller --buffer or --block, or another --split."
         )
     chosen = _draw(content, fraction, seed)
     result = []
@@ -372,7 +389,7 @@ def by_polygons(scene: OwnScene, tiles: Tiles, areas: NDArray[np.object_] | None
     shapely = require("shapely", "vector")
     area = shapely.union_all(shapely.make_valid(areas))
     shapely.prepare(area)
-    down, right = (margin_m / side / 2 for side in scene.ground)
+    down, right = (margin_m / side / 2 for side in least_sides(_spread(scene), scene.transform, scene.crs))
     y0, x0, y1, x1 = np.minimum(tiles.places, [*scene.size, *scene.size]).astype(np.float64).T
     grown = shapely.box(x0 - right + _NEAR, y0 - down + _NEAR, x1 + right - _NEAR, y1 + down - _NEAR)
     near = shapely.intersects(area, grown)

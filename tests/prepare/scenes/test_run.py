@@ -259,3 +259,20 @@ def test_bands_of_several_files_are_one_scene(tmp_path: Path, labels: Path) -> N
     assert again.exit_code == 0, again.output
     refused = command(jpeg, *common, "--stack_resampling", "nearest", "-o", tmp_path / "none")
     assert refused.exit_code == 2 and "--stack_resampling has an effect with --stack only" in refused.output
+
+
+def test_a_fourth_band_that_is_marked_alpha_by_default_can_be_read(tmp_path: Path, labels: Path) -> None:
+    # As writers mark four bands unless told otherwise.
+    ortho = scene(tmp_path / "ortho.tif", bands=4, photometric="RGB", alpha="YES")
+    notes = prepare(ortho, labels, tmp_path / "three", field="kind").notes
+    assert len(notes) == 1 and "band 4 is marked alpha" in notes[0] and notes[0].endswith("--bands 1 2 3 4 reads it.")
+    assert {tile.image.shape[2] for tile in tiles(tmp_path / "three")} == {3}
+    assert not prepare(ortho, labels, tmp_path / "four", field="kind", bands=(4, 1, 2, 3)).notes
+    with rasterio.open(ortho) as source:
+        left, top, infrared = source.transform.c, source.transform.f, source.read(4)
+    for tile in tiles(tmp_path / "four"):
+        x, y = round((tile.box[0] - left) / PLACE.a), round((tile.box[3] - top) / PLACE.e)
+        assert (tile.image[:, :, 0] == infrared[y : y + 80, x : x + 80]).all() and tile.image.shape[2] == 4
+    with rasterio.open(ortho, "r+") as target:
+        target.write((infrared > 40).astype("uint8") * 255, 4)
+    assert not prepare(ortho, labels, tmp_path / "mask", field="kind").notes  # a mask it is

@@ -17,7 +17,18 @@ from rasterio.warp import transform as reproject
 
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.prepare.scenes.sources import OwnScene
-from rsseg_tf.prepare.scenes.splits import DROPPED, TRAIN, VAL, Blocks, Ground, SplitRule, Tiles, assign, tiles_of
+from rsseg_tf.prepare.scenes.splits import (
+    DROPPED,
+    TRAIN,
+    VAL,
+    Blocks,
+    Ground,
+    SplitRule,
+    Tiles,
+    assign,
+    by_polygons,
+    tiles_of,
+)
 from rsseg_tf.rasters.ground import pixel_size
 from rsseg_tf.rasters.windows import Size
 from tests.fixtures.own_scenes import (
@@ -57,7 +68,7 @@ def header(stem: str, size: tuple[int, int], place: Affine = PLACE, crs: str = C
     system = rasterio.crs.CRS.from_string(crs)
     ground = pixel_size(Size(*size), place, system)
     assert ground is not None
-    return OwnScene(Path(stem), stem, Size(*size), 3, "uint8", system, place, None, (), ground, False, "")
+    return OwnScene(Path(stem), stem, Size(*size), (1, 2, 3), "uint8", system, place, None, (), ground, False, "")
 
 
 def split(
@@ -209,6 +220,31 @@ def test_written_tiles_keep_their_distance(tmp_path: Path, labels: Path) -> None
     description = json.loads((tmp_path / "out/dataset.json").read_text())
     assert description["buffer_m"] == 3.0 and description["split"] == "blocks:0.2"
     assert all(count > 0 for one in description["splits"].values() for count in one["pixels"].values())
+
+
+def test_a_metre_is_one_on_the_ground_wherever_a_scene_lies(tmp_path: Path) -> None:
+    """At 60 degrees a metre of Web Mercator is half a metre, and the first scene lies at the equator."""
+    tops = {"south": 0.0, "north": 8_399_738.0}
+    scenes, polygons = [], []
+    for name, top in tops.items():
+        place = Affine(1.0, 0.0, 1.5e6, 0.0, -1.0, top)
+        scenes.append(scene(tmp_path / f"{name}.tif", (120, 160), crs="EPSG:3857", transform=place))
+        polygons += [shapely.box(1.5e6 + x, top - 110, 1.5e6 + x + 5, top - 5) for x in range(3, 160, 20)]
+    labels = write_polygons(tmp_path / "a.gpkg", polygons, "EPSG:3857")
+    prepare(scenes, labels, tmp_path / "out", split="blocks:0.3", tile_size=20, buffer_m=9.0)
+    here = [tile for tile in tiles(tmp_path / "out") if tile.box[3] > 1e6]
+    train, val = (shapely.box(*np.array([t.box for t in here if t.split == which]).T) for which in ("train", "val"))
+    assert shapely.distance(train[:, None], val[None]).min() / 2 >= 9.0 * 0.99
+
+
+def test_areas_keep_their_distance_at_both_ends_of_a_tall_scene() -> None:
+    tall = header("tall", (3000, 120), Affine(2000.0, 0.0, 0.0, 0.0, -2000.0, 11e6), "EPSG:3857")  # 41 to 70 degrees
+    laid = tiles_of(tall, Ground([tall]), 10, 0, None)
+    codes = by_polygons(tall, laid, np.array([shapely.box(50, -200, 200, 3200)]), 35_000.0)
+    top = laid.places[:, 0] == 0
+    train, val = (laid.places[top & (codes == code)] for code in (TRAIN, VAL))
+    apart = val[:, 1].min() - train[:, 3].max()
+    assert apart * 2000 * np.cos(np.radians(69.9)) >= 35_000
 
 
 def test_polygons_say_what_validates(tmp_path: Path, labels: Path) -> None:
