@@ -3,12 +3,14 @@
     python docs/make_api.py
 
 Public is what a package of `rsseg_tf` names in `__all__` of its `__init__.py`, or a module at the top in its own. The
-sources are parsed, not imported.
+sources are parsed; imported is only what is called and has no `def`.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +19,12 @@ PAGE = Path(__file__).with_name("api.md")
 HEAD = """\
 # What programs may import
 
-Made by `make api` from the docstrings, which say more. A name that moves stays importable for one release, with a
-warning that says where it went. Commands are told by `rsseg-tf COMMAND --help`.
+Made by `make api` from the first lines of the docstrings. What arguments are, with shapes and units, what is returned
+and which errors there are, is told by Python's `help(rsseg_tf.train)` and by the site of `make docs`. A name that moves
+stays importable for one release, with a warning that says where it went. For commands see `rsseg-tf COMMAND --help`.
 """
-WIDEST = 100  # of a call in one line
+# Methods that Keras calls, and not its users.
+OF_KERAS = {"build", "call", "compute_output_shape", "compute_output_spec", "from_config", "get_config"}
 
 
 def tree(module: str) -> ast.Module:
@@ -68,15 +72,62 @@ def definition(module: str, name: str) -> tuple[ast.stmt, str] | None:
     raise LookupError(f"{module} does not define {name}, which it exports")
 
 
-def call(node: ast.stmt, name: str) -> str:
-    """Returns how a name is used: a function with its arguments, without their types."""
-    if not isinstance(node, ast.FunctionDef):
-        return f"class {name}" if isinstance(node, ast.ClassDef) else name
-    for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]:
+def call(node: ast.stmt, module: str, name: str) -> str:
+    """Returns how a name is used: a function or a class with its arguments, without their types."""
+    if isinstance(node, ast.FunctionDef):
+        return f"{name}({arguments(node.args)})"
+    if isinstance(node, ast.ClassDef):
+        return f"class {name}{constructor(node)}"
+    found = getattr(importlib.import_module(module), name)
+    if not inspect.isfunction(found) or found.__name__ != name:
+        return name
+    parameters = [x.replace(annotation=inspect.Parameter.empty) for x in inspect.signature(found).parameters.values()]
+    return f"{name}{inspect.Signature(parameters)}"
+
+
+def arguments(args: ast.arguments, *, bound: bool = False) -> str:
+    """Returns arguments without their types; `bound` leaves out the first, `self`."""
+    for argument in [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]:
         if argument:
             argument.annotation = None
-    arguments = ast.unparse(node.args)
-    return f"{name}({arguments})" if len(arguments) + len(name) <= WIDEST else f"{name}(…)"
+    text = ast.unparse(args)
+    return text.partition(",")[2].strip() if bound else text
+
+
+def constructor(node: ast.ClassDef) -> str:
+    """Returns the arguments that make an object: of `__init__`, or the fields of a dataclass or a named tuple."""
+    for method in methods(node):
+        if method.name == "__init__":
+            return f"({arguments(method.args, bound=True)})"
+    told = {
+        found.id for part in [*node.decorator_list, *node.bases] for found in ast.walk(part) if hasattr(found, "id")
+    }
+    if not told & {"dataclass", "NamedTuple"}:
+        return ""
+    fields = [x for x in node.body if isinstance(x, ast.AnnAssign) and isinstance(x.target, ast.Name)]
+    return f"({', '.join(ast.unparse(x.target) + (f'={ast.unparse(x.value)}' if x.value else '') for x in fields)})"
+
+
+def methods(node: ast.stmt) -> list[ast.FunctionDef]:
+    """Returns the methods and properties of a class; nothing else has any."""
+    return [x for x in node.body if isinstance(x, ast.FunctionDef)] if isinstance(node, ast.ClassDef) else []
+
+
+def rows_of(module: str, name: str, node: ast.stmt, text: str) -> Iterator[str]:
+    """Yields the lines of a name: its own, and those of the methods and properties of a class."""
+    if isinstance(node, ast.Assign) and inspect.isfunction(found := getattr(importlib.import_module(module), name)):
+        text = found.__doc__ or ""
+    yield f"| `{call(node, module, name)}` | {summary(text)} |"
+    for method in methods(node):
+        told = ast.get_docstring(method)
+        if not told or method.name.startswith("_") or method.name in OF_KERAS:
+            continue
+        is_property = any(
+            isinstance(x, ast.Name) and x.id in ("property", "cached_property") for x in method.decorator_list
+        )
+        is_static = any(isinstance(x, ast.Name) and x.id == "staticmethod" for x in method.decorator_list)
+        use = "" if is_property else f"({arguments(method.args, bound=not is_static)})"
+        yield f"| `{name}.{method.name}{use}` | {summary(told)} |"
 
 
 def summary(text: str) -> str:
@@ -87,13 +138,14 @@ def summary(text: str) -> str:
 def sections() -> Iterator[str]:
     """Yields the page's sections."""
     for module in public_modules():
-        rows, subpackages = [], []
+        rows: list[str] = []
+        subpackages = []
         for name in sorted(exported(tree(module)), key=lambda name: (name.lower(), name)):
             found = definition(module, name)
             if found is None:
                 subpackages.append(name)
             else:
-                rows.append(f"| `{call(found[0], name)}` | {summary(found[1])} |")
+                rows.extend(rows_of(module, name, *found))
         yield f"\n## {module}\n\n{summary(ast.get_docstring(tree(module)) or '')}\n"
         if subpackages:
             yield f"\nIts packages {', '.join(f'`{name}`' for name in subpackages)} have sections of their own.\n"

@@ -31,13 +31,14 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
     from rsseg_tf import backbones, errors, losses, metrics, segmentors
-    from rsseg_tf.build import build_model, compile_options
     from rsseg_tf.config import load_config
     from rsseg_tf.data import training_dataset, validation_dataset
     from rsseg_tf.datasets import custom_spec
     from rsseg_tf.library import (
         Model,
+        build_model,
         check_data,
+        compile_options,
         convert,
         evaluate,
         export,
@@ -91,9 +92,9 @@ __all__ = [
 _LAZY = {
     "Model": "rsseg_tf.library",
     "backbones": "rsseg_tf.backbones",
-    "build_model": "rsseg_tf.build",
+    "build_model": "rsseg_tf.library",
     "check_data": "rsseg_tf.library",
-    "compile_options": "rsseg_tf.build",
+    "compile_options": "rsseg_tf.library",
     "convert": "rsseg_tf.library",
     "custom_spec": "rsseg_tf.datasets",
     "errors": "rsseg_tf.errors",

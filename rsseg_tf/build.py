@@ -412,22 +412,7 @@ def build_losses(config: Config) -> dict[str, tuple[HeadLoss, float]]:
 
 
 def compile_options(config: Config) -> dict[str, Any]:
-    """Returns the losses, their weights and the scores of a config as Keras's `compile` takes them.
-
-        model.compile(optimizer="adamw", **compile_options(config))
-
-    The loss that `fit` then reports is the training loop's. The metrics are `miou`, `acc`, `kappa` and `dice` of the
-    main head. For other heads that give several tensors, names and structures are those of `rsseg_tf.data.heads_of`.
-
-    Args:
-        config: A checked config.
-
-    Returns:
-        `loss` and `loss_weights` by head, and `metrics`.
-
-    Raises:
-        ConfigError: For a loss of one's own that is not allowed or not there.
-    """
+    """Returns what `rsseg_tf.library.compile_options` tells of, for a checked config."""
     spec = config.dataset.spec
     losses = {head: _keras_loss(section, spec.ignore_index, head) for head, section in config.loss.items()}
     if isinstance(config.model, C2FNet):

@@ -24,7 +24,7 @@ def test_everything_that_is_offered_is_there() -> None:
     for name in rsseg_tf.__all__:
         assert name in dir(rsseg_tf)
         assert getattr(rsseg_tf, name) is not None
-    assert rsseg_tf.build_model.__module__ == "rsseg_tf.build"
+    assert rsseg_tf.build_model.__module__ == "rsseg_tf.library.building"
     assert rsseg_tf.segmentors is segmentors and rsseg_tf.backbones is backbones
     with pytest.raises(AttributeError, match="has no attribute 'segmentor'; it has Model, __version__, backbones"):
         rsseg_tf.segmentor  # noqa: B018

@@ -9,6 +9,7 @@ head for one that gives a dict.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from rsseg_tf.config import Config
+from rsseg_tf.config import Config, load_config
 from rsseg_tf.config.schema import Augment, Data, Sampling
 from rsseg_tf.data.augment import normalise
 from rsseg_tf.data.own_changes import Change, own_change
@@ -25,10 +26,12 @@ from rsseg_tf.data.pipeline import first_sample, train_batches
 from rsseg_tf.data.reader import SampleReader
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError
+from rsseg_tf.files import StrPath
 from rsseg_tf.files.lists import Sample, read_list
 
 __all__ = ["Heads", "heads_of", "training_dataset", "validation_dataset"]
 
+Source = StrPath | Mapping[str, Any] | Config | Sequence[Sample]
 Heads = Sequence[str] | Mapping[str, Sequence[str]]
 """Names of a model's outputs; a mapping tells of each the names of its tensors, none where it is one tensor."""
 
@@ -43,7 +46,7 @@ def heads_of(config: Config) -> dict[str, tuple[str, ...]]:
 
 
 def training_dataset(
-    source: Config | Sequence[Sample],
+    source: Source,
     spec: DatasetSpec | None = None,
     *,
     augment: Augment | None = None,
@@ -62,7 +65,8 @@ def training_dataset(
     devices the batch is what all of them share.
 
     Args:
-        source: A config, whose training list is read; or samples, see `rsseg_tf.files.lists.read_list`.
+        source: A config, whose training list is read (a file, the name of a shipped one, a mapping of the same keys, or
+            a checked one); or samples, see `rsseg_tf.files.lists.read_list`.
         spec: Classes and statistics of the samples; None with a config.
         augment: Crop size and random changes; None for the config's, or the defaults.
         sampling: Which crops are drawn; None for the config's, or any.
@@ -79,6 +83,7 @@ def training_dataset(
             `rsseg_tf.data.train_batches`.
         DataError: When a list or the first sample cannot be read, or the augmentation fails on it.
     """
+    source = _checked(source)
     plan = _plan(source, spec, "train", heads=heads, data=data)
     recipe = source if isinstance(source, Config) else None
     augment = augment or (recipe.augment if recipe else Augment())
@@ -105,7 +110,7 @@ def training_dataset(
 
 
 def validation_dataset(
-    source: Config | Sequence[Sample],
+    source: Source,
     spec: DatasetSpec | None = None,
     *,
     data: Data | None = None,
@@ -115,7 +120,7 @@ def validation_dataset(
     """Returns batches of (x, y) with all samples once, whole and in order, for `validation_data` and `evaluate`.
 
     Args:
-        source: A config, whose validation list is read; or samples.
+        source: A config, whose validation list is read; or samples; as in `training_dataset`.
         spec: Classes and statistics of the samples; None with a config.
         data: How samples are read; None for the config's, or the defaults.
         batch_size: Samples per batch, all of one size if it is above 1; the last batch may have fewer.
@@ -125,7 +130,7 @@ def validation_dataset(
         ConfigError: When samples come without a spec, or a config with one.
         DataError: When a list or the first sample cannot be read.
     """
-    plan = _plan(source, spec, "val", heads=heads, data=data)
+    plan = _plan(_checked(source), spec, "val", heads=heads, data=data)
     spec, samples = plan.spec, plan.samples
     reader = SampleReader(samples, spec, trust=plan.data.trust)
     size = reader(0)[1].shape if batch_size > 1 else None
@@ -159,6 +164,11 @@ class _Plan:
     spec: DatasetSpec
     data: Data
     heads: Mapping[str, Sequence[str]]
+
+
+def _checked(source: Source) -> Config | Sequence[Sample]:
+    """Reads a config that is not read yet."""
+    return load_config(source) if isinstance(source, str | os.PathLike | Mapping) else source
 
 
 def _plan(

@@ -138,7 +138,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "label-bands": Kind(
             "error",
             "Labels have several bands, as masks in colours do; one band of class ids is needed.",
-            "Convert them with rsseg_tf.datasets.rgb_to_ids and save them with write_png.",
+            "Convert them with rsseg_tf.datasets.label_codings.rgb_to_ids, and save them as PNG.",
         ),
         "label-colours": Kind(
             "note",

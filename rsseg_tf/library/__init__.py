@@ -10,10 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rsseg_tf.library.building import build_model, compile_options
     from rsseg_tf.library.checking import check_data
     from rsseg_tf.library.converting import Conversion, convert
     from rsseg_tf.library.evaluating import EvalResult, evaluate
     from rsseg_tf.library.exporting import export, export_model, verify
+    from rsseg_tf.library.listening import Listener
     from rsseg_tf.library.models import Model, Prediction, load_model, load_remote_model
     from rsseg_tf.library.predicting import Predictions, predict
     from rsseg_tf.library.preparing import prepare, prepare_annotations, prepare_scenes
@@ -23,12 +25,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Conversion",
     "EvalResult",
+    "Listener",
     "Model",
     "Prediction",
     "Predictions",
     "ProbeResult",
     "Run",
+    "build_model",
     "check_data",
+    "compile_options",
     "convert",
     "evaluate",
     "export",
@@ -47,10 +52,12 @@ __all__ = [
 
 # Imported when they are asked for: `rsseg-tf --help` needs none of them.
 _WHERE = {
+    "building": ("build_model", "compile_options"),
     "checking": ("check_data",),
     "converting": ("Conversion", "convert"),
     "evaluating": ("EvalResult", "evaluate"),
     "exporting": ("export", "export_model", "verify"),
+    "listening": ("Listener",),
     "models": ("Model", "Prediction", "load_model", "load_remote_model"),
     "predicting": ("Predictions", "predict"),
     "preparing": ("prepare", "prepare_annotations", "prepare_scenes"),

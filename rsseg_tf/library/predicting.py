@@ -169,7 +169,7 @@ def predict(
         stac_datetime: With `stac`: when the image was taken.
         dask: Predict on the workers of a Dask scheduler at this address, or of a `local` cluster.
         workers: With `dask="local"`: number of processes; None for 2.
-        notify: Called with a line for each note; see `rsseg_tf.library.listening.Listener` for bars.
+        notify: Called with a line for each note; see `rsseg_tf.library.Listener` for how far it is.
 
     Returns:
         What became of each image. One that cannot be predicted does not stop the others: `.failed` has it with the

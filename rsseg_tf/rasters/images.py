@@ -475,7 +475,7 @@ def _check_single_band(bands: int, name: str) -> None:
     kind = "an RGB mask (H,W,3)" if bands == 3 else f"a label of {bands} bands"
     raise DataError(
         f"{name} is {kind}; class ids in one band are expected. "
-        "Convert it with rsseg_tf.datasets.rgb_to_ids and save it with write_png."
+        "Convert it with rsseg_tf.datasets.label_codings.rgb_to_ids, and save it as PNG."
     )
 
 
