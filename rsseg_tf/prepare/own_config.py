@@ -27,7 +27,7 @@ from rsseg_tf.prepare.output import read_description
 from rsseg_tf.prepare.tile_statistics import TileStatistics, measure_tiles
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 
-__all__ = ["TrainsOn", "own_config_path", "write_own_config"]
+__all__ = ["TrainsOn", "kept_note", "own_config_path", "write_own_config"]
 
 TrainsOn = Literal["auto", "cpu", "gpu"]
 """What a config is written for; auto takes the GPU if the driver of one is loaded."""
@@ -82,6 +82,18 @@ def own_config_path(root: Path) -> Path:
     """Returns where the config of a prepared folder stands: `data/mine/mine.yml`."""
     root = Path(os.path.abspath(root))  # a name is needed, which ".." has not
     return root / f"{root.name}.yml"
+
+
+def kept_note(config: Path, before: bytes | None) -> str:
+    """Returns a sentence, without its full stop, about a config that was there and was not written anew; else nothing.
+
+    Args:
+        config: The config, which is there.
+        before: Its content before the data were prepared; None where it was not there.
+    """
+    if before is None or config.read_bytes() != before:
+        return ""
+    return f"The config {config} describes these data and stays as it was; delete it to have it written anew"
 
 
 def write_own_config(
