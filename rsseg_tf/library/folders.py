@@ -11,7 +11,7 @@ from typing import Any
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.files import atomic_path
 
-__all__ = ["check_file_place", "check_save_dir", "write_report"]
+__all__ = ["check_file_place", "check_save_dir", "make_file_place", "write_report"]
 
 
 def check_save_dir(folder: Path) -> None:
@@ -33,6 +33,19 @@ def check_file_place(path: Path) -> None:
     """
     if why := "it is a folder" if path.is_dir() else _obstacle(path.absolute().parent):
         raise ConfigError(f"{path} cannot be written: {why}. Choose another place.")
+
+
+def make_file_place(path: Path) -> None:
+    """Makes the folder of a file before the work whose result it is, after the checks of `check_file_place`.
+
+    Raises:
+        ConfigError: When the file cannot be written there.
+    """
+    check_file_place(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}. Choose another place.") from error
 
 
 def _obstacle(folder: Path) -> str | None:

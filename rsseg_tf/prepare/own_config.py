@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from rsseg_tf.config.named_weights import NamedWeights, weights_for
 from rsseg_tf.datasets.spec import RGB, DatasetSpec, custom_spec
 from rsseg_tf.environment import has_nvidia_driver
 from rsseg_tf.errors import ConfigError, DataError, reason
-from rsseg_tf.extras import install_command
+from rsseg_tf.extras import install_command, is_installed
 from rsseg_tf.files import atomic_path, readable_name
 from rsseg_tf.files.lists import read_list
 from rsseg_tf.files.writing import output_file
@@ -319,13 +318,7 @@ def _as_weights(spec: DatasetSpec, tiles: TileStatistics, installed: bool) -> bo
 
 def _is_installed(weights: NamedWeights) -> bool:
     """Returns whether a package brings the weights and is there; others have to be downloaded first."""
-    if not weights.package:
-        return False
-    try:
-        metadata.distribution(weights.package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+    return bool(weights.package) and is_installed(weights.package)
 
 
 def _value(value: Any) -> str:
