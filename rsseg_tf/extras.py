@@ -11,7 +11,7 @@ from types import ModuleType
 
 from rsseg_tf.errors import ExportError
 
-__all__ = ["install_command", "require", "require_loggers"]
+__all__ = ["install_command", "is_installed", "require", "require_loggers"]
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -30,6 +30,15 @@ def install_command(extra: str) -> str:
     """
     wanted = [] if (_CHECKOUT / "setup.py").is_file() else _requirements(extra)
     return " ".join(["pip install", *(f'"{one}"' for one in wanted or [f".[{extra}]"])])
+
+
+def is_installed(package: str) -> bool:
+    """Returns whether a package is installed, by its metadata: nothing of it is imported."""
+    try:
+        metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def require(module: str, extra: str) -> ModuleType:

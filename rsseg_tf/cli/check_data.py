@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from rsseg_tf.assets import find_config
 from rsseg_tf.cli.commands import ManyValues, group
-from rsseg_tf.cli.options import reading_options, set_option
+from rsseg_tf.cli.options import json_file_option, reading_options, set_option
 from rsseg_tf.cli.output import fitting, progress_line, write_json
 
 # These imports take half a second at most, since they load no TensorFlow; the help names the limits.
@@ -38,7 +38,7 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings too.")
 @click.option("--show", type=click.IntRange(min=0), default=5, show_default=True, metavar="N",
               help="Findings of each kind to print; -o and --json have all.")  # fmt: skip
-@click.option("-o", "--output", type=Path, metavar="FILE", help="Also write the whole report as JSON there.")
+@json_file_option("Also write the whole report as JSON there.", "-o", "--output")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON, and nothing else.")
 @group(
     "Folders",

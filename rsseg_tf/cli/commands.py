@@ -58,11 +58,18 @@ class ManyValues(click.Command):
             return super().parse_args(ctx, spelled)
         except click.MissingParameter as error:
             step = getattr(error.param, "next_step", "")
+            if isinstance(error.param, click.Option) and self._takes_no(args):
+                step = f"Write {max(error.param.opts, key=len)} {args[0]}."
             if not step:
                 raise
             # The choices of an argument stand below each other in click's message.
             what = " ".join(error.format_message().split()).rstrip(".")
             raise click.UsageError(f"{what}. {step}", ctx) from error
+
+    def _takes_no(self, args: list[str]) -> bool:
+        """Returns whether a value comes first, as in `train mine.yml`, where this command has options alone."""
+        has_arguments = any(isinstance(parameter, click.Argument) for parameter in self.params)
+        return bool(args) and not args[0].startswith("-") and not has_arguments
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes one section per heading, in the order of the options, after those without one."""

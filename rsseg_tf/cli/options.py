@@ -90,9 +90,24 @@ def save_dir_option(text: str, default: Path | None = None) -> Callable[[F], F]:
                         show_default=default is not None, help=text)  # fmt: skip
 
 
-def json_file_option(text: str) -> Callable[[F], F]:
-    """Adds -o, which is also called --json, for a file with all numbers."""
-    return click.option("-o", "--output", "--json", "json_path", type=Path, metavar="FILE", help=text)
+def _writable(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    """Refuses a file that cannot be written before the work whose results it is for."""
+    if value is not None:
+        from rsseg_tf.library.folders import check_file_place
+
+        check_file_place(value)
+    return value
+
+
+def json_file_option(text: str, *names: str) -> Callable[[F], F]:
+    """Adds an option for a file with all numbers.
+
+    Args:
+        text: What goes there.
+        names: Of the option; by default -o, which is also called --json.
+    """
+    names = names or ("-o", "--output", "--json", "json_path")
+    return click.option(*names, type=Path, metavar="FILE", callback=_writable, help=text)
 
 
 device_options = combined(

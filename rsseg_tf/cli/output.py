@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rsseg_tf.library.evaluating import EvalResult
     from rsseg_tf.predict import ImageJob, PredictionPlan
-    from rsseg_tf.prepare.output import OwnDataReport, PrepareReport
+    from rsseg_tf.prepare.output import OwnDataReport, PrepareReport, SplitReport
 
 __all__ = [
     "CONSOLE",
@@ -89,18 +89,31 @@ def print_prepared(report: PrepareReport) -> None:
 
     ending = " (already there, nothing to do)" if report.up_to_date else ""
     table = Table(title=f"{report.name}: {report.output}{ending}")
-    for column in ("split", "scenes", "tiles", "off-palette pixels"):
+    # Own polygons have no palette, and few archives a mask that leaves theirs.
+    off_palette = any(split.off_palette_pixels for split in report.splits.values())
+    for column in ("split", "scenes", "tiles", *(["off-palette pixels"] if off_palette else [])):
         table.add_column(column, justify="left" if column == "split" else "right")
     for name, split in report.splits.items():
-        table.add_row(name, str(split.scenes), str(split.tiles), f"{split.off_palette_pixels:,}")
+        more = [f"{split.off_palette_pixels:,}"] if off_palette else []
+        table.add_row(name, str(split.scenes), str(split.tiles), *more)
     Console().print(table)
 
 
 def print_own_data(result: OwnDataReport) -> None:
     """Prints what became of a user's own data, and the command that trains on them."""
     print_prepared(result.report)
+    for name, split in result.report.splits.items():
+        click.echo(f"{name}: {_shares(split)}")
     if result.config is not None:
         click.echo(f"Train with: rsseg-tf train --config {shlex.quote(str(result.config))} --do_eval")
+
+
+def _shares(split: SplitReport) -> str:
+    """Returns the share of each class in the pixels of a split that have one, and what is ignored of all of them."""
+    counted = sum(split.pixels.values())
+    everything = max(counted + split.ignored_pixels, 1)
+    parts = [f"{name} {100 * count / max(counted, 1):.1f} %" for name, count in split.pixels.items()]
+    return "; ".join([", ".join(parts), f"{100 * split.ignored_pixels / everything:.1f} % of all pixels ignored"])
 
 
 @contextlib.contextmanager
@@ -115,7 +128,8 @@ def progress_line(description: str) -> Iterator[Callable[[int, int], None]]:
 
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     console = Console(stderr=True, quiet=_errors_alone)
-    with Progress(*columns, console=console, transient=True) as progress:
+    # In a log file the bar would leave an empty line.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task(description, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

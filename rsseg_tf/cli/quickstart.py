@@ -22,9 +22,9 @@ _SHOWN = 3  # validation scenes in the overview
 
 
 @click.command(name="quickstart")
-@click.option("-o", "--output", type=Path, default=Path("quickstart"), show_default=True,
+@click.option("-o", "--output", type=Path, default=Path("quickstart"), show_default=True, metavar="DIR",
               help="Folder for data, model and report.")  # fmt: skip
-@click.option("--iters", type=click.IntRange(min=1), help="Training steps instead of the config's.")
+@click.option("--iters", type=click.IntRange(min=1), metavar="N", help="Training steps instead of the config's.")
 @click.pass_context
 def command(ctx: click.Context, output: Path, iters: int | None) -> None:
     """Make synthetic aerial scenes, train a small model on the CPU, evaluate it, predict, and write a report.
@@ -40,7 +40,8 @@ def command(ctx: click.Context, output: Path, iters: int | None) -> None:
         ["prepare", "synthetic", "-o", str(data)],
         ["train", "--config", _CONFIG, "--set", setting, "--save_dir", str(model), "--do_eval", "--overwrite",
          "--device", "cpu", *more],
-        ["eval", "--model_path", best, "--save_dir", str(report), "--device", "cpu"],
+        ["eval", "--model_path", best, "--save_dir", str(report), "--report", str(report / "report.html"),
+         "--device", "cpu"],
         ["predict", "--model_path", best, "--image_path", str(data / "img_dir" / "val"),
          "--save_dir", str(output / "result"), "--device", "cpu"],
     ]  # fmt: skip
@@ -52,7 +53,8 @@ def command(ctx: click.Context, output: Path, iters: int | None) -> None:
         if code:  # an error, or a signal that ended the training after it was saved
             ctx.exit(code)
     picture = _write_report(output, steps)
-    click.secho(f"\nPicture: {picture}\nReport:  {report}", bold=True)
+    click.secho(f"\nPicture: {picture}\nReport:  {report / 'report.html'}", bold=True)
+    click.echo("With your own image and polygons: rsseg-tf prepare scenes --help")
 
 
 def _take_folder(output: Path) -> None:
@@ -117,7 +119,7 @@ def _write_report(output: Path, steps: list[list[str]]) -> Path:
         "",
         "![scene, label and prediction](overview.png)",
         "",
-        f"- mIoU on {scores['images']} validation scenes: {scores['macro']['miou']:.4f}",
+        f"- mIoU on {scores['images']} validation scenes: {scores['macro']['miou']:.4f}; where it fails: `report.html`",
         "- every class: `eval.json`; the whole config: `config.yml`; training curves: `tensorboard --logdir "
         f"{output / 'model' / 'tensorboard'}`",
         f"- predictions, as pictures and as GeoTIFF: `{output / 'result'}`",

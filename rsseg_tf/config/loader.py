@@ -208,7 +208,7 @@ def _explain(problem: ErrorDetails, document: Document, source: str, kind: type[
     match problem["type"]:
         case "extra_forbidden":
             allowed = _fields_at(problem["loc"][:-1], kind)
-            hint = _colon_hint(path[-1:]) or did_you_mean(str(path[-1]), allowed)
+            hint = _colon_hint(path[-1:]) or _elsewhere(path, kind) or did_you_mean(str(path[-1]), allowed)
             return f"{where}: unknown key '{name}'.{hint} Allowed here: {', '.join(allowed)}."
         case "missing":
             return f"{where}: '{name}' is missing; it has no default."
@@ -274,6 +274,16 @@ def _fields_at(loc: Sequence[str | int], kind: type[BaseModel]) -> list[str]:
         members = [m for m in _models_in(annotation) if _matches_tag(m, part)] or _models_in(annotation)
         model = members[0] if members else None
     return list(model.model_fields) if model else []
+
+
+def _elsewhere(path: Sequence[str | int], kind: type[BaseModel]) -> str:
+    """Returns a hint for a key that another section has, or an empty string: `iters` stands in `train`."""
+    places = [
+        f"'{name}.{path[-1]}'"
+        for name, field in kind.model_fields.items()
+        if name != path[0] and any(path[-1] in model.model_fields for model in _models_in(field.annotation))
+    ]
+    return f" Did you mean {' or '.join(places)}?" if places else ""
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

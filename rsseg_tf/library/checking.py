@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rsseg_tf.assets import find_config
 from rsseg_tf.errors import ConfigError, DataError, address_hint, did_you_mean
 from rsseg_tf.files import StrPath, readable_name
+from rsseg_tf.library.folders import make_file_place
 from rsseg_tf.library.listening import Notify, listener_of
 
 if TYPE_CHECKING:
@@ -103,10 +104,7 @@ def _check_options(ignore: Sequence[str], sheet: Path | None) -> None:
     if sheet.suffix.lower() not in SHEET_SUFFIXES:
         raise ConfigError(f"--sheet writes {' or '.join(SHEET_SUFFIXES)} files; got {sheet}. Change the suffix.")
     check_sheet_place(sheet)
-    try:
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{sheet} cannot be written: {error.strerror or error}. Choose another place.") from error
+    make_file_place(sheet)
 
 
 def _find_dataset(source: Any, overrides: Any, options: Mapping[str, Any]) -> CheckedDataset:

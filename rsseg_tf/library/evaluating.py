@@ -16,7 +16,7 @@ from rsseg_tf.datasets.protocols import PROTOCOLS, present_name
 from rsseg_tf.errors import ConfigError, did_you_mean
 from rsseg_tf.files import StrPath
 from rsseg_tf.library.devices import choose_devices, expect_workers
-from rsseg_tf.library.folders import check_save_dir, write_report
+from rsseg_tf.library.folders import check_save_dir, make_file_place, write_report
 from rsseg_tf.library.listening import Listener, Notify, listener_of
 from rsseg_tf.library.models import AnyModel, Model, as_model, is_path, loading_options
 from rsseg_tf.library.opening import (
@@ -241,9 +241,8 @@ def _check_places(save_dir: StrPath | None, report: StrPath | None) -> None:
     path = Path(report)
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--report writes an HTML page; got {path}. Name a file such as report.html.")
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"--report {path}: there is no folder {path.parent}. Make it first.")
     check_report_place(path)
+    make_file_place(path)
 
 
 def _require_checkpoint(source: ModelSource | None, engine: str | None) -> None:

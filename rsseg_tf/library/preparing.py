@@ -78,8 +78,7 @@ def prepare(
         options = PrepareOptions(progress=progress, splits=tuple(splits) or None, **chosen)
         folder = recipe.output if output is None else Path(output)
         report = prepare_dataset(recipe, _paths(sources), folder, options)
-    if report.left_out:
-        listener.note(f"{report.left_out}.")
+    _tell(report, listener)
     return report
 
 
@@ -253,6 +252,12 @@ def _noted(result: OwnDataReport, listener: Listener) -> OwnDataReport:
     """Tells the notes of a result, and returns it."""
     for note in result.notes:
         listener.note(note)
-    if result.report.left_out:
-        listener.note(f"{result.report.left_out}.")
+    _tell(result.report, listener)
     return result
+
+
+def _tell(report: PrepareReport, listener: Listener) -> None:
+    """Tells what was left out and what was replaced."""
+    for line in (report.left_out, report.replaced):
+        if line:
+            listener.note(f"{line}.")

@@ -48,6 +48,7 @@ __all__ = [
     "needed_splits",
     "read_dataset_json",
     "read_description",
+    "replaced_dataset",
     "staged_output",
 ]
 
@@ -66,6 +67,9 @@ _EARLIER_ENTRIES = {
     ("protocol", "seed"): ("cutting", "benchmark"),
     ("protocol", "overlap"): ("cutting", "overlap"),
 }
+# Entries that say what a user chose, and not what came of it.
+_CHOSEN = ("classes", "tile_size", "overlap", "cutting", "labels", "image_format", "split", "seed", "touching",
+           "background", "skip_empty")  # fmt: skip
 _OUR_NAMES = frozenset({"img_dir", "ann_dir", "labels.txt", "dataset.json", _MARK, "train.txt", "val.txt", "test.txt"})
 
 
@@ -98,6 +102,7 @@ class PrepareReport:
         splits: The counts of each split.
         up_to_date: Whether everything existed before.
         left_out: A sentence about possible images in the sources that were left out; empty for none.
+        replaced: A sentence about another dataset that stood in the folder before; empty for none.
     """
 
     name: str
@@ -105,6 +110,7 @@ class PrepareReport:
     splits: Mapping[str, SplitReport]
     up_to_date: bool = False
     left_out: str = ""
+    replaced: str = ""
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name}: {split.scenes} scenes, {split.tiles} tiles" for name, split in self.splits.items())
@@ -345,6 +351,30 @@ def held_output(output: Path) -> Iterator[None]:
     with lock:
         recover_folder(output)
         yield
+
+
+def replaced_dataset(output: Path, name: str, facts: Mapping[str, Any]) -> str:
+    """Returns a sentence, without its full stop, about the dataset in a folder that another one is about to replace.
+
+    Args:
+        output: The folder.
+        name: The name of the dataset to come.
+        facts: Entries of its `dataset.json`.
+
+    Returns:
+        The sentence; nothing where no dataset is there, or one of the same name and choices.
+    """
+    try:
+        earlier = read_description(output / "dataset.json")
+    except DataError:
+        return ""
+    if earlier.get("name") != name:
+        return f"{output} held the dataset '{earlier.get('name')}', which this one has replaced"
+    now = json.loads(json.dumps(facts))
+    changed = next((key for key in _CHOSEN if key in earlier and key in now and earlier[key] != now[key]), None)
+    if changed is None:
+        return ""
+    return f"The tiles of {output} were made anew: {changed} {now[changed]}, not {earlier[changed]} as before"
 
 
 def keep_configs(output: Path, folder: Path) -> None:

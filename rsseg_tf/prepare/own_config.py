@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from rsseg_tf.config.named_weights import NamedWeights, weights_for
 from rsseg_tf.datasets.spec import RGB, DatasetSpec, custom_spec
 from rsseg_tf.environment import has_nvidia_driver
 from rsseg_tf.errors import ConfigError, DataError, reason
-from rsseg_tf.extras import install_command
+from rsseg_tf.extras import install_command, is_installed
 from rsseg_tf.files import atomic_path, readable_name
 from rsseg_tf.files.lists import read_list
 from rsseg_tf.files.writing import output_file
@@ -27,7 +26,7 @@ from rsseg_tf.prepare.output import read_description
 from rsseg_tf.prepare.tile_statistics import TileStatistics, measure_tiles
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 
-__all__ = ["TrainsOn", "own_config_path", "write_own_config"]
+__all__ = ["TrainsOn", "kept_note", "own_config_path", "write_own_config"]
 
 TrainsOn = Literal["auto", "cpu", "gpu"]
 """What a config is written for; auto takes the GPU if the driver of one is loaded."""
@@ -82,6 +81,18 @@ def own_config_path(root: Path) -> Path:
     """Returns where the config of a prepared folder stands: `data/mine/mine.yml`."""
     root = Path(os.path.abspath(root))  # a name is needed, which ".." has not
     return root / f"{root.name}.yml"
+
+
+def kept_note(config: Path, before: bytes | None) -> str:
+    """Returns a sentence, without its full stop, about a config that was there and was not written anew; else nothing.
+
+    Args:
+        config: The config, which is there.
+        before: Its content before the data were prepared; None where it was not there.
+    """
+    if before is None or config.read_bytes() != before:
+        return ""
+    return f"The config {config} describes these data and stays as it was; delete it to have it written anew"
 
 
 def write_own_config(
@@ -307,13 +318,7 @@ def _as_weights(spec: DatasetSpec, tiles: TileStatistics, installed: bool) -> bo
 
 def _is_installed(weights: NamedWeights) -> bool:
     """Returns whether a package brings the weights and is there; others have to be downloaded first."""
-    if not weights.package:
-        return False
-    try:
-        metadata.distribution(weights.package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+    return bool(weights.package) and is_installed(weights.package)
 
 
 def _value(value: Any) -> str:

@@ -14,7 +14,7 @@ from rsseg_tf.datasets.spec import RGB
 from rsseg_tf.datasets.synthetic import SYNTHETIC_RECIPE
 from rsseg_tf.datasets.synthetic_scene import MIN_SIZE
 from rsseg_tf.errors import DataError
-from rsseg_tf.prepare.output import PreparedFolder, PrepareReport, staged_output
+from rsseg_tf.prepare.output import PreparedFolder, PrepareReport, replaced_dataset, staged_output
 
 __all__ = ["CRS", "generate_synthetic"]
 
@@ -69,6 +69,8 @@ def generate_synthetic(
         raise DataError(f"The scenes of '{recipe.name}' are not made up; give prepare_dataset its download.")
     gsd_m = recipe.dataset.gsd or 1.0
     places = [("train", number) for number in range(scenes_train)] + [("val", number) for number in range(scenes_val)]
+    facts = {"tile_size": size, "overlap": 0, "seed": seed, "gsd_m": gsd_m, "crs": CRS}
+    replaced = replaced_dataset(output, recipe.name, facts)
     with staged_output(output) as folder:
         prepared = PreparedFolder(folder, recipe.dataset)
         for done, (split, number) in enumerate(places):
@@ -84,8 +86,8 @@ def generate_synthetic(
             prepared.count_scene(split, label, name)
             if progress is not None:
                 progress(done + 1, len(places))
-        splits = prepared.finish({"tile_size": size, "overlap": 0, "seed": seed, "gsd_m": gsd_m, "crs": CRS})
-    return PrepareReport(recipe.name, output, splits)
+        splits = prepared.finish(facts)
+    return PrepareReport(recipe.name, output, splits, replaced=replaced)
 
 
 def _write_geotiff(path: Path, array: np.ndarray, transform: Affine, palette: tuple[RGB, ...] = ()) -> None:

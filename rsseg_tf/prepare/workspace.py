@@ -40,6 +40,7 @@ from rsseg_tf.prepare.output import (
     keep_configs,
     needed_splits,
     read_description,
+    replaced_dataset,
 )
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ class Workspace:
         finished = self._finished(digest)
         if finished is not None:
             return dataclasses.replace(finished, left_out=str(self._left_out))
+        classes = {} if isinstance(self.dataset, str) else {"classes": self.dataset.classes}
+        replaced = replaced_dataset(self.output, name, classes | dict(facts))
         PreparedFolder.unmark(self.folder)  # from here on the folder is unfinished
         self._check_settings(settings)
         prepared = PreparedFolder(self.folder, self.dataset, needed)
@@ -138,7 +141,7 @@ class Workspace:
         prepared.sweep()
         reports = prepared.finish(facts)
         prepared.mark(digest)
-        return PrepareReport(name, self.output, reports, left_out=str(self._left_out))
+        return PrepareReport(name, self.output, reports, left_out=str(self._left_out), replaced=replaced)
 
     def _finished(self, digest: str) -> PrepareReport | None:
         """Returns the report of an earlier run that finished the very same work; None if there is none."""

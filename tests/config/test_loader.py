@@ -104,13 +104,19 @@ def test_overrides_obey_the_schema(tmp_path: Path) -> None:
     ("more", "message"),
     [
         ("trian: {iters: 1}\n", r"c\.yml:5: unknown key 'trian'\. Did you mean 'train'\? Allowed here: dataset, model"),
+        ("iters: 5\n", r"c\.yml:5: unknown key 'iters'\. Did you mean 'train\.iters'\? Allowed here: dataset, model"),
+        ("batch_size: 5\n", r"'batch_size'\. Did you mean 'train\.batch_size' or 'eval\.batch_size'\? Allowed"),
+        (
+            "train: {end_lr: 0.1}\n",
+            r"unknown key 'train\.end_lr'\. Did you mean 'lr_schedule\.end_lr'\? Allowed here: it",
+        ),
         ("train:\n  iters: '5'\n", r"c\.yml:6: train\.iters must be a valid integer; got '5'"),
         ("train:\n  iters: 0\n", r"c\.yml:6: train\.iters must be greater than 0; got 0"),
         ("train: {seed: 1.5}\n", r"c\.yml:5: train\.seed must be a valid integer"),
         ("train: {precision: fp8}\n", r"train\.precision must be 'fp32', 'fp16' or 'bf16'; got 'fp8'"),
         ("optimizer: {name: sdg}\n", r"optimizer\.name is 'sdg'\. Did you mean 'sgd'\? Allowed: sgd, adamw"),
         ("loss: {main: {name: mse}}\n", r"loss\.main\.name is 'mse'\. Allowed: cross_entropy, ohem_cross_entropy"),
-        ("optimizer: {name: sgd, beta_1: 0.9}\n", r"unknown key 'optimizer\.beta_1'.* Allowed here: name, momentum"),
+        ("optimizer: {name: sgd, beta_1: 0.9}\n", r"unknown key 'optimizer\.beta_1'\. Allowed here: name, momentum"),
         ("optimizer: {name: sgd, accumulate_steps: 0}\n", r"optimizer\.accumulate_steps must be greater than 0; got 0"),
         ("optimizer: {name: adamw, clip_norm: 0.0}\n", r"optimizer\.clip_norm must be greater than 0"),
         ("optimizer: {name: sgd, backbone_lr_factor: 0.0}\n", r"optimizer\.backbone_lr_factor must be greater than 0"),
@@ -245,6 +251,26 @@ def test_a_config_that_does_not_exist() -> None:
     with pytest.raises(ConfigError, match=r"Did you mean 'fcn/fcn_hrnet_w18_dubai_512x512_80k\.yml'"):
         find_config("fcn/fcn_hrnet_w18_dubay_512x512_80k.yml")
     assert find_config("configs/fcn/fcn_hrnet_w18_dubai_512x512_80k.yml").is_file()
+
+
+def test_a_config_beside_the_one_that_was_named(tmp_path: Path) -> None:
+    (folder := tmp_path / "mine").mkdir()
+    (folder / "other.yaml").touch()
+    for typed, meant in (
+        ("mine/othr.yml", "mine/other.yaml"),
+        ("mine/other.yml", "mine/other.yaml"),
+        ("mine", "mine/other.yaml"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            find_config(str(tmp_path / typed))
+        assert f" Did you mean '{tmp_path / meant}'?" in str(caught.value)
+    (folder / "mine.yml").touch()
+    with pytest.raises(ConfigError, match=r"mine is a folder\. Did you mean '.*mine/mine\.yml'\?"):
+        find_config(str(folder))
+    for typed in ("mine/x.yml", "nothing/mine.yml", "mine/othr"):
+        with pytest.raises(ConfigError, match="neither as a file nor among the shipped ones") as caught:
+            find_config(str(tmp_path / typed))
+        assert str(tmp_path) + "/mine/o" not in str(caught.value).replace(str(tmp_path / typed), "")
 
 
 def test_protocols_fit_the_dataset(tmp_path: Path) -> None:

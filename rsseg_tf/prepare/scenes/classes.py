@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
 from rsseg_tf.datasets.spec import MAX_CLASSES
 from rsseg_tf.errors import ConfigError, DataError
 
-__all__ = ["BACKGROUND", "IGNORED", "IGNORED_ID", "ClassRules", "ClassTable", "class_table", "value_text"]
+__all__ = [
+    "BACKGROUND",
+    "IGNORED",
+    "IGNORED_ID",
+    "ClassRules",
+    "ClassTable",
+    "class_table",
+    "nearly_alike",
+    "value_text",
+]
 
 BACKGROUND = "background"
 """Name of the class of pixels that no label covers."""
@@ -23,6 +34,7 @@ IGNORED_ID = 255
 
 _OTHERS = "*"
 _SHOWN = 8
+_SHORTEST_TYPO = 4  # letters of a word; shorter ones are alike by chance
 
 
 @dataclass(frozen=True)
@@ -120,7 +132,7 @@ def class_table(
         if unknown:
             raise DataError(
                 f"{where} holds {_shown(unknown)}, which --classes does not name; it names {_shown(list(listed))}. "
-                f"Add the value, or '{_OTHERS}={IGNORED}' for all others."
+                f"Add the value, or '{_OTHERS}={IGNORED}' for all others.{_slips(unknown, listed.keys() - found)}"
             )
     others = rules.others if rules.names or rules.others is not None else None
     named = {**listed, **{value: others or names.get(value, value) for value in found if value not in listed}}
@@ -139,6 +151,59 @@ def class_table(
         )
     ids = {value: IGNORED_ID if name == IGNORED else classes.index(name) for value, name in named.items()}
     return ClassTable(tuple(classes), ids, classes.index(BACKGROUND) if background else IGNORED_ID)
+
+
+def nearly_alike(names: Sequence[str]) -> list[str]:
+    """Returns a sentence, without its full stop, for each pair of classes that may be one, typed in two ways.
+
+    Such are names that differ in case, spaces and punctuation alone, and names in which one word of four letters or
+    more lacks a letter, as in `bulding` and `building`, or has two neighbours swapped. Other letters in the place of
+    some are more often meant: `track a`, `track b`.
+    """
+    found = []
+    for place, later in enumerate(names):
+        for earlier in names[:place]:
+            if _is_typo(_words(earlier), _words(later)):
+                found.append(
+                    f"The classes '{earlier}' and '{later}' are nearly alike; if they are one, join them: --classes "
+                    f"'{later}={earlier}' and the others"
+                )
+    return found
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"\w+", name.casefold().replace("_", " "))
+
+
+def _is_typo(one: list[str], other: list[str]) -> bool:
+    if "".join(one) == "".join(other):
+        return True
+    if len(one) != len(other):
+        return False
+    differing = [(a, b) for a, b in zip(one, other, strict=True) if a != b]
+    return len(differing) == 1 and _has_slip(*sorted(differing[0], key=len))
+
+
+def _has_slip(short: str, long: str) -> bool:
+    """Returns whether a word lacks one letter of another, or has two neighbouring letters swapped."""
+    if not (short.isalpha() and long.isalpha()) or len(short) < _SHORTEST_TYPO:
+        return False
+    if len(long) == len(short) + 1:
+        return any(long[:place] + long[place + 1 :] == short for place in range(len(long)))
+    if len(long) != len(short):
+        return False
+    places = [place for place, (a, b) in enumerate(zip(short, long, strict=True)) if a != b]
+    return (
+        len(places) == 2
+        and places[1] == places[0] + 1
+        and short[places[0]] + short[places[1]] == (long[places[1]] + long[places[0]])
+    )
+
+
+def _slips(unknown: Sequence[str], unused: Iterable[str]) -> str:
+    """Returns which of the user's words that stand for no value may be meant for one, or an empty string."""
+    near = {value: get_close_matches(value, sorted(unused), n=1) for value in unknown}
+    return "".join(f" '{words[0]}' may be a slip for '{value}'." for value, words in near.items() if words)
 
 
 def _order(value: str) -> tuple[int, float, str]:

@@ -15,8 +15,8 @@ from rsseg_tf.datasets.spec import RGB, YX, DatasetSpec, custom_spec
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.files.archives import Member
 from rsseg_tf.prepare.output import SPLITS, OwnDataReport, PrepareReport, check_replaceable, read_description
-from rsseg_tf.prepare.own_config import TrainsOn, own_config_path, write_own_config
-from rsseg_tf.prepare.scenes.classes import IGNORED_ID, ClassRules, ClassTable, class_table
+from rsseg_tf.prepare.own_config import TrainsOn, kept_note, own_config_path, write_own_config
+from rsseg_tf.prepare.scenes.classes import IGNORED_ID, ClassRules, ClassTable, class_table, nearly_alike
 from rsseg_tf.prepare.scenes.colours import Style, names_of, palette_of, read_styles
 from rsseg_tf.prepare.scenes.labels import (
     LabelFile,
@@ -160,7 +160,8 @@ def prepare_scenes(
         )  # fmt: skip
         style, unused = read_styles([file.path for file in files], options.layer, options.style)
         table = _table(files, rules, style, options)
-        labelled, notes = _pair(found, files, table, options)
+        labelled, left_out = _pair(found, files, table, options)
+        notes = [*unused, *_notes_on_classes(table, files, rules, options), *left_out]
         tile = options.tile_size or _usual_tile([one.scene.size for one in labelled])
         if not 0 <= options.overlap < tile:
             raise ConfigError(f"--overlap is {options.overlap} for tiles of {tile}; it must lie in 0..{tile - 1}.")
@@ -170,6 +171,8 @@ def prepare_scenes(
     spec = _spec(output, labelled, plan)
     facts = _facts(tile, split, rule, plan, options)
     splits = ("train",) if rule.kind == "none" else SPLITS
+    there = own_config_path(output)
+    before = there.read_bytes() if there.is_file() else None
     with workspace(output, spec) as work:
         report = work.prepare(
             parts, plan, facts, cut=cut_part, splits=splits, workers=options.workers, progress=options.progress
@@ -177,7 +180,9 @@ def prepare_scenes(
     config = _write_config(report, spec, labelled, plan, options)
     if config is None:
         notes.append("No config is written, because training needs validation tiles; --split none leaves none.")
-    return OwnDataReport(report, config, (*unused, *notes))
+    elif not report.up_to_date and (kept := kept_note(config, before)):
+        notes.append(f"{kept}.")
+    return OwnDataReport(report, config, tuple(notes))
 
 
 def _write_config(
@@ -216,6 +221,11 @@ def _single(rules: ClassRules, options: ScenesOptions) -> str:
 
 def _table(files: Sequence[LabelFile], rules: ClassRules, style: Style, options: ScenesOptions) -> ClassTable:
     drawn = [file for file in files if file.features is not None]
+    if options.field is None and len(rules.names) > 1 and len(drawn) == len(files):
+        raise ConfigError(
+            f"--classes names {', '.join(name for _, name in rules.names)}, and without --field all polygons are one "
+            "class. Name the field that tells classes apart, e.g. --field class, or one class alone."
+        )
     if options.field is not None and not drawn:
         raise ConfigError(f"--field {options.field} has no use: the labels are rasters. Leave it out.")
     background = options.background == "class" or (options.background is None and bool(drawn))
@@ -228,6 +238,19 @@ def _table(files: Sequence[LabelFile], rules: ClassRules, style: Style, options:
         where = f"the field '{options.field}' of {where}"
     values = sorted({value for file in files for value in file.values})
     return class_table(values, rules, background=background, where=where, names=names_of(style, values))
+
+
+def _notes_on_classes(
+    table: ClassTable, files: Sequence[LabelFile], rules: ClassRules, options: ScenesOptions
+) -> list[str]:
+    """Returns notes on what a user may not have meant."""
+    notes = [f"{note}." for note in nearly_alike(table.names)]
+    if options.field is None and not rules.names and any(file.features is not None for file in files):
+        notes.append("All polygons are one class, 'object'. --field tells classes apart; --classes NAME names the one.")
+    empty = sum(value is None for file in files if file.features is not None for value in file.classes)
+    if empty:
+        notes.append(f"{empty} feature{'s' if empty > 1 else ''} without a class; their pixels are ignored.")
+    return notes
 
 
 def _spec(output: Path, labelled: Sequence[_Labelled], plan: ScenesPlan) -> DatasetSpec:

@@ -71,6 +71,56 @@ def test_a_config_that_a_user_changed_is_kept(tmp_path: Path, ortho: Path, label
     assert config.read_text("utf-8").endswith("# mine\n")
 
 
+def test_what_a_user_may_not_have_meant_is_told(tmp_path: Path, ortho: Path) -> None:
+    kinds = ["building", "bulding", "road", "Road", None, "track a", "track b", "car", "cars", "tree", "trees", "roof"]
+    labels = write_polygons(tmp_path / "a.gpkg", houses(60), kind=kinds * 5)
+    result = command(ortho, "--labels", labels, "--field", "kind", "-o", tmp_path / "mine", "--workers", 1)
+    assert result.exit_code == 0, result.output
+    told = [line for line in result.stderr.splitlines() if line.startswith("Note: ")]
+    assert [line.partition(" are nearly alike")[0] for line in told[:3]] == [
+        "Note: The classes 'building' and 'bulding'",
+        "Note: The classes 'road' and 'Road'",
+        "Note: The classes 'tree' and 'trees'",
+    ], result.output
+    assert "join them: --classes 'bulding=building' and the others." in told[0]
+    assert told[3:] == ["Note: 5 features without a class; their pixels are ignored."]
+    shares = result.stdout.splitlines()[-3]
+    pixels = json.loads((tmp_path / "mine/dataset.json").read_text("utf-8"))["splits"]["train"]["pixels"]
+    assert shares.startswith(f"train: background {100 * pixels['background'] / sum(pixels.values()):.1f} %, ")
+    assert "off-palette" not in result.output
+    one = command(ortho, "--labels", labels, "-o", tmp_path / "one", "--workers", 1)
+    assert "Note: All polygons are one class, 'object'. --field tells classes apart; --classes NAME" in one.stderr
+    named = command(ortho, "--labels", labels, "--classes", "house", "-o", tmp_path / "two", "--workers", 1)
+    assert named.exit_code == 0 and "Note: " not in named.output
+
+
+def test_what_a_folder_held_before_is_told(tmp_path: Path, ortho: Path, labels: Path) -> None:
+    words = (ortho, "--labels", labels, "--field", "kind", "--workers", 1, "-o")
+    made = ["prepare", "synthetic", "--tile-size", "64", "--scenes-train", "1", "--scenes-val", "1", "-o"]
+    assert CliRunner().invoke(main, [*made, str(tmp_path / "mine")]).exit_code == 0
+    first = command(*words, tmp_path / "mine", "--tile_size", 48)
+    assert f"Note: {tmp_path / 'mine'} held the dataset 'synthetic', which this one has replaced." in first.stderr
+    again = command(*words, tmp_path / "mine", "--tile_size", 48)
+    assert again.exit_code == 0 and again.stderr == ""
+    other = command(*words, tmp_path / "mine", "--tile_size", 40)
+    assert other.stderr.splitlines() == [
+        f"Note: The config {tmp_path / 'mine/mine.yml'} describes these data and stays as it was; delete it to have it "
+        "written anew.",
+        f"Note: The tiles of {tmp_path / 'mine'} were made anew: tile_size 40, not 48 as before.",
+    ]
+    back = CliRunner().invoke(main, [*made, str(tmp_path / "mine")])
+    assert f"Note: {tmp_path / 'mine'} held the dataset 'mine', which this one has replaced." in back.stderr
+    assert CliRunner().invoke(main, [*made, str(tmp_path / "mine")]).stderr == ""
+    seeded = CliRunner().invoke(main, [*made, str(tmp_path / "mine"), "--seed", "3"])
+    assert f"Note: The tiles of {tmp_path / 'mine'} were made anew: seed 3, not 0 as before.\n" == seeded.stderr
+
+
+def test_a_mistyped_name_of_a_class_is_told(tmp_path: Path, ortho: Path, labels: Path) -> None:
+    named = write_polygons(tmp_path / "b.gpkg", houses(60), kind=["building", "road", "water"] * 20)
+    result = command(ortho, "--labels", named, "--field", "kind", "--classes", "building", "rood", "-o", tmp_path / "x")
+    assert result.exit_code == 2 and "for all others. 'rood' may be a slip for 'road'.\n" in result.stderr
+
+
 def test_without_validation_tiles_no_config_is_written(tmp_path: Path, ortho: Path, labels: Path) -> None:
     result = prepare(ortho, labels, tmp_path / "mine", field="kind", split="none")
     assert result.config is None and not (tmp_path / "mine/mine.yml").exists()
@@ -191,6 +241,10 @@ def test_input_that_does_not_fit_gives_one_line(tmp_path: Path, ortho: Path, lab
         ([ortho, small, "--labels", labels], "small.tif has 1 bands of uint8, but"),
         ([ortho, "--labels", labels, "--background", "ignore"], "gives one class alone (object)"),
         ([ortho, "--labels", labels, "--field", "kind", "--classes", "a"], "holds 'b', 'c', which --classes does not"),
+        (
+            [ortho, "--labels", labels, "--classes", "road", "house"],
+            "--classes names road, house, and without --field all polygons are one class. Name the field",
+        ),
         ([ortho, "--labels", labels, "--classes", "=a"], "--classes got '=a'; NAME, VALUE=NAME"),
         ([ortho, "--labels", many, "--field", "id"], "gives 301 classes ('background', '0', '1', '2'"),
         ([ortho, "--labels", lossy], "lossy.tif is compressed with losses (JPEG), which change class values"),
