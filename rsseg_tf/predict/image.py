@@ -80,6 +80,7 @@ _FILES: dict[Product, str] = {"labels": "geotiff", "confidence": "confidence", "
 """What `PredictionResult.files` calls the rasters."""
 _STREAMED = "Convert it to a tiled GeoTIFF, which is read part by part, or raise --max_memory if it is sound."
 _LONGEST_JPEG = 65_500
+_ALIKE = 1.5  # ratio of pixels' sides on the ground up to which a model knows the sizes of objects
 """Pixels along the longer side, which the encoder can take."""
 _PICTURE_BYTES = 24
 """Bytes per pixel while a picture is made: image, labels, colours, their mixture and the encoded file."""
@@ -186,7 +187,7 @@ def predict_image(
         except BaseException as error:
             writer.abandon(save=isinstance(error, INTERRUPTS))  # keep the rows that are done if the run was interrupted
             raise
-    notes = [*scene.notes, *_place_notes(scene, settings.output)]
+    notes = [*scene.notes, *_scale_notes(scene, settings), *_place_notes(scene, settings.output)]
     if settings.output.stac:
         notes += item_notes(scene, settings)
     if failed and written:
@@ -260,6 +261,21 @@ def _write_products(
             text = reason(error)
             failed.append(text if str(path) in text else f"cannot write {path}: {text}")
     return written, failed
+
+
+def _scale_notes(scene: Scene, settings: PredictionSettings) -> list[str]:
+    """Returns a note on pixels whose size on the ground is another one than in training."""
+    model_gsd = settings.model_gsd
+    ground = pixel_size(scene.size, scene.transform, scene.crs)
+    if model_gsd is None or ground is None or settings.scenes.match_gsd:
+        return []
+    side = math.sqrt(ground[0] * ground[1])
+    if 1 / _ALIKE <= side / model_gsd <= _ALIKE:
+        return []
+    return [
+        f"its pixels have {side:.3g} m on the ground, and those of the training had {model_gsd:.3g} m, so its objects "
+        "have other sizes than the model knows; --match_gsd resamples it"
+    ]
 
 
 def _place_notes(scene: Scene, output: OutputOptions) -> list[str]:

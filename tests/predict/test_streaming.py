@@ -410,6 +410,19 @@ def test_the_models_sampling_distance_is_matched_on_the_scenes_own_grid(tmp_path
     assert seen[-1] == (round(96 * zoom), round(120 * zoom)) and read_band(whole.files["geotiff"]).shape == size
 
 
+def test_pixels_of_another_size_than_in_training_are_told(tmp_path: Path) -> None:
+    place = Affine(0.4, 0.0, 500000.0, 0.0, -0.4, 9000000.0)
+    path = write_scene(tmp_path / "a.tif", noise(20, 30), transform=place)
+    options = InferenceOptions()
+    for model_gsd, told in ((1.6, True), (0.1, True), (0.5, False), (0.3, False)):
+        scenes = SceneOptions(model_gsd=model_gsd)
+        note = predict_one(path, tmp_path / f"{model_gsd}", options, predict=pointwise, scenes=scenes).note or ""
+        expected = f"its pixels have 0.4 m on the ground, and those of the training had {model_gsd} m, so its objects"
+        assert note.startswith(expected) if told else note == ""
+    scenes = SceneOptions(match_gsd=True, model_gsd=1.6)
+    assert predict_one(path, tmp_path / "matched", options, predict=pointwise, scenes=scenes).note is None
+
+
 def test_a_sampling_distance_that_nobody_knows_is_an_error(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", noise(20, 30), crs=None, transform=None)
     with pytest.raises(ConfigError, match=r"dataset 'toy' states none. Give it with --model_gsd"):
