@@ -59,6 +59,8 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
 _NETWORK = "Check the address and the network, and try again; with --resume what is done stays."
 _ASKED_BEFORE = "does not exist in the file system"
 """What GDAL says of an address from the second time on, whatever was wrong the first time, which it remembers."""
+_first_causes: dict[str, str] = {}
+"""By address, why it could not be read the first time."""
 _BLOCKS = 64
 _LARGEST_OVERVIEW = 2**20
 
@@ -85,7 +87,8 @@ def open_address(address: RemoteRaster) -> tuple[rasterio.DatasetReader, str]:
         try:
             return rasterio.open(address.gdal_path, driver=driver), driver
         except RASTER_ERRORS as error:
-            raise unreachable(address, error) from error
+            # What GDAL remembers of an earlier try is no cause.
+            raise unreachable(address, error) from (None if _ASKED_BEFORE in str(error) else error)
 
 
 def unreachable(address: RemoteRaster | str, error: BaseException | str) -> DataError:
@@ -101,7 +104,9 @@ def unreachable(address: RemoteRaster | str, error: BaseException | str) -> Data
     why = re.sub(r"<[^>]*>|\s+", " ", why)  # servers answer with pages
     why = re.sub(r" {2,}", " ", why).strip(" .")
     if _ASKED_BEFORE in why:
-        why = "it could not be read when it was asked for before"
+        why = _first_causes.get(str(address), "it could not be read when it was asked for before")
+    else:
+        _first_causes[str(address)] = why
     found = next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, why, re.IGNORECASE)), _NETWORK)
     return DataError(f"{address} cannot be read over the network: {why[:300]}. {found}")
 
