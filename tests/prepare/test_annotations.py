@@ -266,6 +266,20 @@ def test_a_place_and_nodata_stay(tmp_path: Path) -> None:
         assert file.transform.c == 500_000 + 24 * 0.5 and file.crs.to_epsg() == 32640
 
 
+@pytest.mark.parametrize("is_mask", [False, True])
+def test_a_band_that_is_marked_alpha_and_is_no_mask_is_told(tmp_path: Path, is_mask: bool) -> None:
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(1, 255, (HEIGHT, WIDTH, 4), dtype=np.uint8)
+        if is_mask:
+            pixels[..., 3] = 255
+        write_tiff(tmp_path / "four" / f"{number}.tif", pixels, photometric="RGB", alpha="YES")
+    named = [{"id": n, "file_name": f"{n}.tif", "height": HEIGHT, "width": WIDTH} for n in range(2)]
+    labels = coco(tmp_path / "labels.json", [BUILDING, {**ROAD, "image_id": 1}], images=named)
+    told = [note for note in prepared(tmp_path, labels, folder=tmp_path / "four").notes if "marked alpha" in note]
+    assert len(told) == (0 if is_mask else 1)
+    assert all(note.startswith("Band 4 of ") and "-colorinterp_4 undefined" in note for note in told)
+
+
 def test_grey_images_among_coloured_ones_are_repeated(tmp_path: Path) -> None:
     folder = images(tmp_path / "images")
     write_png(folder / "scene0_1.png", picture(1, HEIGHT, WIDTH)[..., 0])

@@ -24,7 +24,7 @@ from rsseg_tf.prepare.own_config import TrainsOn, kept_note, own_config_path, wr
 from rsseg_tf.prepare.scenes.classes import BACKGROUND, IGNORED_ID, ClassRules, ClassTable, class_table, nearly_alike
 from rsseg_tf.prepare.workspace import workspace
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
-from rsseg_tf.rasters.scenes import scene_header
+from rsseg_tf.rasters.scenes import open_scene, scene_header
 from rsseg_tf.styles import class_palette, plain_palette, read_palette
 
 __all__ = ["AnnotationsOptions", "prepare_annotations"]
@@ -104,6 +104,7 @@ def prepare_annotations(
     if unused:
         notes.append(f"images without annotations: {len(unused):,} left out, such as {unused[0]}")
     palette = _palette(table, options.style)
+    notes += _mask_notes(scenes[0], options.trust)
     spec = custom_spec(
         output.name,
         table.names,
@@ -331,3 +332,14 @@ def _usual_bands(scenes: Sequence[AnnotatedScene], trust: Trust) -> int:
         with naming(scene.image), local_copy(scene.image) as path:
             counts[scene_header(path, trust=trust).read.bands] += 1
     return counts.most_common(1)[0][0]
+
+
+def _mask_notes(scene: AnnotatedScene, trust: Trust) -> list[str]:
+    """Returns a note where a band of an image is taken for a mask, and may be one of its bands."""
+    with naming(scene.image), local_copy(scene.image) as path, open_scene(path, trust=trust, placed=False) as opened:
+        if (alpha := opened.doubtful_alpha) is None:
+            return []
+    return [
+        f"band {alpha} of {scene.image} is marked alpha and so taken for a mask, but its values vary as those of an "
+        f"image do; to have it read, take the mark away: gdal_edit.py -colorinterp_{alpha} undefined"
+    ]
