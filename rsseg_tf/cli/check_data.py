@@ -153,6 +153,8 @@ def _print(report: Report, show: int) -> None:
     from rich.console import Console
 
     console = Console()
+    # No title, which the table would wrap in the middle of a path.
+    _line(console, _printable(f"{report.dataset.expected.name}: {report.dataset.root}"))
     console.print(_splits_table(report))
     if report.class_weights or any(split.classes for split in report.splits):
         console.print(*_classes_tables(report, console.width), sep="\n")
@@ -169,7 +171,7 @@ def _print(report: Report, show: int) -> None:
 def _splits_table(report: Report) -> Any:
     from rich.table import Table
 
-    table = Table(title=_printable(f"{report.dataset.expected.name}: {report.dataset.root}"))
+    table = Table()
     for column in ("split", "samples", "sizes", "bands", "type"):
         table.add_column(column, justify="right" if column == "samples" else "left")
     for split in report.splits:

@@ -71,7 +71,11 @@ def command(
     machines those of any model (docs/several_machines.md).
     """
     from rsseg_tf.library.evaluating import evaluate
+    from rsseg_tf.library.folders import check_save_dir
 
+    place = Path(model_path)
+    if save_dir is None and place.exists():  # eval.json goes beside the model
+        check_save_dir(place if place.is_dir() else place.parent)
     result = evaluate(
         model_path,
         config=config_path,

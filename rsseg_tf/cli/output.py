@@ -88,7 +88,10 @@ def print_prepared(report: PrepareReport) -> None:
     from rich.table import Table
 
     ending = " (already there, nothing to do)" if report.up_to_date else ""
-    table = Table(title=f"{report.name}: {report.output}{ending}")
+    click.echo(
+        f"{report.name}: {report.output}{ending}"
+    )  # no title, which the table would wrap in the middle of a path
+    table = Table()
     # Own polygons have no palette, and few archives a mask that leaves theirs.
     off_palette = any(split.off_palette_pixels for split in report.splits.values())
     for column in ("split", "scenes", "tiles", *(["off-palette pixels"] if off_palette else [])):
@@ -112,8 +115,9 @@ def _shares(split: SplitReport) -> str:
     """Returns the share of each class in the pixels of a split that have one, and what is ignored of all of them."""
     counted = sum(split.pixels.values())
     everything = max(counted + split.ignored_pixels, 1)
-    parts = [f"{name} {100 * count / max(counted, 1):.1f} %" for name, count in split.pixels.items()]
-    return "; ".join([", ".join(parts), f"{100 * split.ignored_pixels / everything:.1f} % of all pixels ignored"])
+    shares = ", ".join(f"{name} {100 * count / max(counted, 1):.1f} %" for name, count in split.pixels.items())
+    ignored = f"; {100 * split.ignored_pixels / everything:.1f} % of all pixels ignored"
+    return shares + (ignored if split.ignored_pixels else "")
 
 
 @contextlib.contextmanager

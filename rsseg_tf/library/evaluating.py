@@ -16,7 +16,7 @@ from rsseg_tf.datasets.protocols import PROTOCOLS, present_name
 from rsseg_tf.errors import ConfigError, did_you_mean
 from rsseg_tf.files import StrPath
 from rsseg_tf.library.devices import choose_devices, expect_workers
-from rsseg_tf.library.folders import check_save_dir, make_file_place, write_report
+from rsseg_tf.library.folders import check_file_place, check_save_dir, make_file_place, write_report
 from rsseg_tf.library.listening import Listener, Notify, listener_of
 from rsseg_tf.library.models import AnyModel, Model, as_model, is_path, loading_options
 from rsseg_tf.library.opening import (
@@ -242,7 +242,7 @@ def _check_places(save_dir: StrPath | None, report: StrPath | None) -> None:
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--report writes an HTML page; got {path}. Name a file such as report.html.")
     check_report_place(path)
-    make_file_place(path)
+    check_file_place(path)
 
 
 def _require_checkpoint(source: ModelSource | None, engine: str | None) -> None:
@@ -438,6 +438,7 @@ class _Work:
             "precision": "fp32" if source is None else source.precision,
             "pixels": f"{int(scores.confusion.sum()):,} counted, {scores.ignored_pixels:,} ignored",
         }
+        make_file_place(path)
         write_page(path, scores, details, facts, result.calibration)
         self.listener.say(f"Written: {path}")
 

@@ -233,3 +233,6 @@ def test_a_report_that_cannot_be_written_is_told_before_the_work(
     last = Path(words[-1])
     assert f"{last} cannot be written: nothing may be written in {place}. Choose another place." in result.output
     assert list(place.iterdir()) == []
+    beside = CliRunner().invoke(main, ["eval", "--model-path", str(place)])
+    assert beside.exit_code == 2
+    assert f"--save_dir {place} cannot be written: nothing may be written in {place}. Choose another" in beside.output

@@ -128,7 +128,9 @@ def test_prepared_counts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         name="mine", output="/home/user/" + "x" * 90, up_to_date=True, splits={"train": split}
     )
     print_prepared(report)
-    assert_fits(capsys.readouterr().out, "1,000,000,000", "10000000", "off-palette pixels")
+    title, table = capsys.readouterr().out.split("\n", 1)
+    assert title == f"mine: {report.output} (already there, nothing to do)", "a path is not broken"
+    assert_fits(table, "1,000,000,000", "10000000", "off-palette pixels")
 
 
 def test_columns_are_dealt_out_in_order() -> None:

@@ -196,9 +196,14 @@ def test_another_file_is_not_overwritten(tmp_path: Path, written: tuple[str, Det
     (tmp_path / "mine.html").write_text("<html>mine")
     result = CliRunner().invoke(main, ["eval", "--model_path", str(tmp_path), "--report", str(tmp_path / "mine.html")])
     assert result.exit_code == 2 and "exists and is no page of rsseg-tf eval" in result.output
-    for path, said in ((tmp_path / "a.pdf", "writes an HTML page"), (tmp_path / "no" / "a.html", "there is no folder")):
+    for path, said in (
+        (tmp_path / "a.pdf", "writes an HTML page"),
+        (tmp_path / "mine.html" / "a.html", "mine.html is a file. Choose another place"),
+        (tmp_path / "no" / "a.html", "is not a checkpoint"),
+    ):
         result = CliRunner().invoke(main, ["eval", "--model_path", str(tmp_path), "--report", str(path)])
         assert result.exit_code == 2 and said in result.output
+    assert not (tmp_path / "no").exists(), "a folder is made when there is a page for it"
 
 
 def test_a_chart_is_sound_xml_with_gaps() -> None:

@@ -161,7 +161,7 @@ def prepare_scenes(
         style, unused = read_styles([file.path for file in files], options.layer, options.style)
         table = _table(files, rules, style, options)
         labelled, left_out = _pair(found, files, table, options)
-        notes = [*unused, *_notes_on_classes(table, files, rules, options), *left_out]
+        notes = [*unused, *left_out, *_notes_on_classes(table, files, rules, options)]
         tile = options.tile_size or _usual_tile([one.scene.size for one in labelled])
         if not 0 <= options.overlap < tile:
             raise ConfigError(f"--overlap is {options.overlap} for tiles of {tile}; it must lie in 0..{tile - 1}.")

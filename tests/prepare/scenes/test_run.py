@@ -87,11 +87,11 @@ def test_what_a_user_may_not_have_meant_is_told(tmp_path: Path, ortho: Path) -> 
     shares = result.stdout.splitlines()[-3]
     pixels = json.loads((tmp_path / "mine/dataset.json").read_text("utf-8"))["splits"]["train"]["pixels"]
     assert shares.startswith(f"train: background {100 * pixels['background'] / sum(pixels.values()):.1f} %, ")
-    assert "off-palette" not in result.output
+    assert "off-palette" not in result.output and shares.endswith(" % of all pixels ignored")
     one = command(ortho, "--labels", labels, "-o", tmp_path / "one", "--workers", 1)
     assert "Note: All polygons are one class, 'object'. --field tells classes apart; --classes NAME" in one.stderr
     named = command(ortho, "--labels", labels, "--classes", "house", "-o", tmp_path / "two", "--workers", 1)
-    assert named.exit_code == 0 and "Note: " not in named.output
+    assert named.exit_code == 0 and "Note: " not in named.output and "ignored" not in named.output
 
 
 def test_what_a_folder_held_before_is_told(tmp_path: Path, ortho: Path, labels: Path) -> None:
