@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import tensorflow as tf
 from hypothesis import settings
 
@@ -11,9 +9,6 @@ tf.config.set_visible_devices([], "GPU")
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
-
-# Tracing makes objects by the million, nearly all of which stay: looking through them often finds nothing.
-gc.set_threshold(50_000, 10, 10)
 
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
