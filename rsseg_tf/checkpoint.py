@@ -189,7 +189,8 @@ def _writing(folder: Path) -> Iterator[Path]:
 def _unwritten(folder: Path, error: OSError) -> WeightsError:
     return WeightsError(
         f"The checkpoint {folder} could not be written: {reason(error)}. Earlier checkpoints are unharmed; make room "
-        "or correct the permissions, then go on with --resume_model."
+        "or correct the permissions, then go on with --resume_model.",
+        code="not-written",
     )
 
 

@@ -56,6 +56,8 @@ CODES = {
     "not-finite": "a model gave values that are NaN or infinite",
     "not-found": "a file, a folder or a shipped config does not exist",
     "exists": "results would replace what is there",
+    "not-written": "a file or a folder cannot be written: the disk is full, or nothing may be written there",
+    "label-values": "labels hold ids that are neither a class nor ignored",
     "in-use": "another run writes to the folder",
     "finished": "the run to resume has reached its last step",
     "damaged": "a file is cut off or was changed",

@@ -458,8 +458,9 @@ def test_leftovers_of_a_killed_save_are_replaced(config: Config, saved: Path) ->
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, config: Config) -> None:
     (tmp_path / "file").write_text("x")
     model, optimizer = small()
-    with pytest.raises(WeightsError, match=r"The checkpoint .*iter_1 could not be written: Not a directory"):
+    with pytest.raises(WeightsError, match=r"The checkpoint .*iter_1 could not be written: Not a directory") as caught:
         save_checkpoint(tmp_path / "file" / "iter_1", model, optimizer, STATE, config)
+    assert caught.value.code == "not-written"
 
 
 @pytest.mark.parametrize("renames", [0, 1, 2])

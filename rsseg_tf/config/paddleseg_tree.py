@@ -115,5 +115,7 @@ def write_tree(entries: Sequence[TreeEntry], output: StrPath, *, overwrite: bool
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / path).write_text(config.text(path.as_posix()), "utf-8")
     except OSError as error:
-        raise ConfigError(f"{output} cannot be written: {reason(error)}. Choose another place.") from error
+        raise ConfigError(
+            f"{output} cannot be written: {reason(error)}. Choose another place.", code="not-written"
+        ) from error
     return counts

@@ -104,7 +104,8 @@ def check_label_ids(present: Sequence[int], path: Path, spec: DatasetSpec) -> No
         )
         raise DataError(
             f"{path} holds the ids {shown}; the dataset '{spec.name}' allows 0..{spec.num_classes - 1} and "
-            f"{spec.ignore_index} (ignored). {remedy}"
+            f"{spec.ignore_index} (ignored). {remedy}",
+            code="label-values",
         )
 
 

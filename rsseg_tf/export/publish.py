@@ -170,7 +170,8 @@ def export_model(
             raise
         raise ExportError(
             f"The export to {output} could not be written: {reason(error)}. Nothing was published; make room "
-            "or correct the permissions."
+            "or correct the permissions.",
+            code="not-written",
         ) from error
     return ExportResult(folder, manifest, accuracy, folder / ACCURACY_FILE if accuracy else None)
 

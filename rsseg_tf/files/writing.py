@@ -98,7 +98,9 @@ def output_file(path: Path, errors: tuple[type[Exception], ...] = (OSError,)) ->
         with atomic_path(path) as temporary:
             yield temporary
     except errors as error:
-        raise DataError(f"Cannot write {path}: {reason(error)}. Check the folder and the free space.") from error
+        raise DataError(
+            f"Cannot write {path}: {reason(error)}. Check the folder and the free space.", code="not-written"
+        ) from error
 
 
 def short_stem(stem: str) -> str:

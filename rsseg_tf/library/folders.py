@@ -22,7 +22,7 @@ def check_save_dir(folder: Path) -> None:
     """
     is_file = os.path.lexists(folder) and not folder.is_dir()
     if why := "it is a file" if is_file else _obstacle(folder):
-        raise ConfigError(f"--save_dir {folder} cannot be written: {why}. Choose another folder.")
+        raise ConfigError(f"--save_dir {folder} cannot be written: {why}. Choose another folder.", code="not-written")
 
 
 def check_file_place(path: Path) -> None:
@@ -32,7 +32,7 @@ def check_file_place(path: Path) -> None:
         ConfigError: When it is a folder, a file has the name of a folder above it, or nothing may be written there.
     """
     if why := "it is a folder" if path.is_dir() else _obstacle(path.absolute().parent):
-        raise ConfigError(f"{path} cannot be written: {why}. Choose another place.")
+        raise ConfigError(f"{path} cannot be written: {why}. Choose another place.", code="not-written")
 
 
 def make_file_place(path: Path) -> None:
@@ -45,7 +45,9 @@ def make_file_place(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}. Choose another place.") from error
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror or error}. Choose another place.", code="not-written"
+        ) from error
 
 
 def _obstacle(folder: Path) -> str | None:
@@ -67,4 +69,6 @@ def write_report(path: Path, value: Mapping[str, Any]) -> None:
         with atomic_path(path) as partial:
             partial.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}. Choose another place: --output.") from error
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}. Choose another place: --output.", code="not-written"
+        ) from error

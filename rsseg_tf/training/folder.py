@@ -118,7 +118,9 @@ def _existing(path: Path) -> list[Path]:
 
 
 def _unwritable(save_dir: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"--save_dir {save_dir} cannot be written: {reason(error)}. Choose another folder.")
+    return ConfigError(
+        f"--save_dir {save_dir} cannot be written: {reason(error)}. Choose another folder.", code="not-written"
+    )
 
 
 def _in_use(save_dir: Path, earlier: list[Path], iters: int | None) -> ConfigError:

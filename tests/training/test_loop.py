@@ -153,8 +153,9 @@ def test_a_wrong_label_found_while_training_keeps_its_message(tmp_path: Path) ->
     cv2.imwrite(str(train_samples[2].label), label)
     with pytest.raises(
         DataError, match=r"train_2_label\.png holds the ids 7; the dataset 'data' allows 0\.\.1 and 255"
-    ):
+    ) as caught:
         train(config, tmp_path / "out", train_samples)
+    assert caught.value.code == "label-values"
 
 
 def test_resuming_needs_steps_to_go_and_a_fitting_checkpoint(tmp_path: Path) -> None:
