@@ -314,7 +314,9 @@ def test_rgb_mask_is_refused_with_a_remedy(tmp_path: Path, suffix: str) -> None:
         write_png(tmp_path / "m.png", mask)
     else:
         write_tiff(tmp_path / "m.tif", mask.transpose(2, 0, 1))
-    with pytest.raises(DataError, match=r"is an RGB mask \(H,W,3\).*Convert it with rsseg_tf\.datasets\.label_codings\.rgb_to_ids"):
+    with pytest.raises(
+        DataError, match=r"is an RGB mask \(H,W,3\).*Convert it with rsseg_tf\.datasets\.label_codings\.rgb_to_ids"
+    ):
         read_label(tmp_path / f"m.{suffix}")
 
 
