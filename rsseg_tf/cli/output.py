@@ -88,9 +88,8 @@ def print_prepared(report: PrepareReport) -> None:
     from rich.table import Table
 
     ending = " (already there, nothing to do)" if report.up_to_date else ""
-    click.echo(
-        f"{report.name}: {report.output}{ending}"
-    )  # no title, which the table would wrap in the middle of a path
+    # No title, which the table would wrap in the middle of a path.
+    click.echo(f"{report.name}: {report.output}{ending}")
     table = Table()
     # Own polygons have no palette, and few archives a mask that leaves theirs.
     off_palette = any(split.off_palette_pixels for split in report.splits.values())

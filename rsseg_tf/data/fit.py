@@ -32,6 +32,7 @@ from rsseg_tf.files.lists import Sample, read_list
 __all__ = ["Heads", "heads_of", "training_dataset", "validation_dataset"]
 
 Source = StrPath | Mapping[str, Any] | Config | Sequence[Sample]
+"""A config as `rsseg_tf.config.load_config` takes it, or samples."""
 Heads = Sequence[str] | Mapping[str, Sequence[str]]
 """Names of a model's outputs; a mapping tells of each the names of its tensors, none where it is one tensor."""
 

@@ -37,7 +37,17 @@ if TYPE_CHECKING:
     from rsseg_tf.predict import PredictionResult
     from rsseg_tf.predictors import Predictor
 
-__all__ = ["AnyModel", "Model", "Prediction", "Served", "as_model", "image_array", "load_model", "load_remote_model"]
+__all__ = [
+    "AnyModel",
+    "Model",
+    "Prediction",
+    "Served",
+    "as_model",
+    "image_array",
+    "is_array",
+    "load_model",
+    "load_remote_model",
+]
 
 AnyModel = Any
 """What functions take as a model: a `Model`, a path, or a Keras model together with a spec."""
@@ -227,7 +237,7 @@ class Model:
         if batch_size is not None:
             options = dataclasses.replace(options, batch_size=batch_size)
         one = partial(self._predict_one, options=options, confidence=confidence)
-        if _is_array(images):
+        if is_array(images):
             array = np.asarray(images)
             return one(array) if array.ndim < 4 else [one(image) for image in array]
         if is_path(images) or not isinstance(images, Iterable):
@@ -484,7 +494,7 @@ def image_array(image: Any, spec: DatasetSpec) -> NDArray[Any]:
         DataError: For what is no array of numbers of two or three axes, has the bands first, or holds other values than
             the model was trained on.
     """
-    if not _is_array(image):
+    if not is_array(image):
         remedy = _FILES if is_path(image) else "Make an array of it: numpy.asarray(image)."
         raise DataError(f"an image must be an array (height, width, bands) of numbers; got {_named(image)}. {remedy}")
     pixels = np.asarray(image)
@@ -506,7 +516,8 @@ def image_array(image: Any, spec: DatasetSpec) -> NDArray[Any]:
     return pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
+    """Whether NumPy makes an array of a value as it is: an array, a tensor, a picture of Pillow."""
     return hasattr(value, "__array__") or hasattr(value, "__array_interface__")
 
 

@@ -12,7 +12,7 @@ from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.files import StrPath
 from rsseg_tf.library.folders import check_save_dir
 from rsseg_tf.library.listening import Listener, Notify, listener_of
-from rsseg_tf.library.models import AnyModel, Model, as_model, is_path, loading_options, opened
+from rsseg_tf.library.models import AnyModel, Model, as_model, is_array, is_path, loading_options, opened
 from rsseg_tf.library.opening import (
     Engine,
     ModelSource,
@@ -240,7 +240,7 @@ def _collected(given: Mapping[str, Any], folder: Path, listener: Listener) -> tu
     if not named:
         raise DataError("image_path is an empty list; name at least one image.")
     for one in named:
-        if hasattr(one, "__array__"):
+        if is_array(one):
             raise DataError(
                 "rsseg_tf.predict takes files; got an array. Arrays are predicted by load_model(…).predict."
             )

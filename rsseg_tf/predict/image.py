@@ -80,8 +80,9 @@ _FILES: dict[Product, str] = {"labels": "geotiff", "confidence": "confidence", "
 """What `PredictionResult.files` calls the rasters."""
 _STREAMED = "Convert it to a tiled GeoTIFF, which is read part by part, or raise --max_memory if it is sound."
 _LONGEST_JPEG = 65_500
-_ALIKE = 1.5  # ratio of pixels' sides on the ground up to which a model knows the sizes of objects
 """Pixels along the longer side, which the encoder can take."""
+_ALIKE = 1.5
+"""Ratio of pixels' sides on the ground up to which a model knows the sizes of objects."""
 _PICTURE_BYTES = 24
 """Bytes per pixel while a picture is made: image, labels, colours, their mixture and the encoded file."""
 _PREVIEW_PIXELS = 4096 * 4096

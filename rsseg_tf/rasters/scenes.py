@@ -50,11 +50,22 @@ from rsseg_tf.rasters.stacks import StackReader, opened_stack
 from rsseg_tf.rasters.windows import Size, Window
 from rsseg_tf.rasters.world_files import ImagePlace, image_place, raster_place
 
-__all__ = ["Pixels", "Scene", "SceneHeader", "open_scene", "raster_driver", "read_pixels", "scene_header"]
+__all__ = [
+    "DOUBTFUL_ALPHA",
+    "Pixels",
+    "Scene",
+    "SceneHeader",
+    "open_scene",
+    "raster_driver",
+    "read_pixels",
+    "scene_header",
+]
 
 # AREA_OR_POINT decides whether coordinates mean corners or centres of pixels; the date is the only other tag that
 # stays true of a label map.
 _COPIED_TAGS = ("AREA_OR_POINT", "TIFFTAG_DATETIME")
+DOUBTFUL_ALPHA = "marked alpha and so taken for a mask, but its values vary as those of an image do"
+"""What is said of a band that is `Scene.doubtful_alpha`."""
 _LOOKED_AT = 512  # side of the part in the middle of a scene by which its alpha band is judged
 
 

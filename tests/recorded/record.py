@@ -125,7 +125,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     if before not in (None, environment()) and set(AREAS) != set(options.only):
         raise SystemExit(
-            f"The recording was made on another machine; record all areas, or {' and '.join(_TEXTS)} alone."
+            f"The recording was made on another machine; record all areas, or {' and '.join(sorted(_TEXTS))} alone."
         )
     write_recording(recording | {"environment": environment()} | results)
 

@@ -24,7 +24,7 @@ from rsseg_tf.prepare.own_config import TrainsOn, kept_note, own_config_path, wr
 from rsseg_tf.prepare.scenes.classes import BACKGROUND, IGNORED_ID, ClassRules, ClassTable, class_table, nearly_alike
 from rsseg_tf.prepare.workspace import workspace
 from rsseg_tf.rasters.gdal import TRUSTING_NOBODY, Trust
-from rsseg_tf.rasters.scenes import open_scene, scene_header
+from rsseg_tf.rasters.scenes import DOUBTFUL_ALPHA, open_scene, scene_header
 from rsseg_tf.styles import class_palette, plain_palette, read_palette
 
 __all__ = ["AnnotationsOptions", "prepare_annotations"]
@@ -340,6 +340,6 @@ def _mask_notes(scene: AnnotatedScene, trust: Trust) -> list[str]:
         if (alpha := opened.doubtful_alpha) is None:
             return []
     return [
-        f"band {alpha} of {scene.image} is marked alpha and so taken for a mask, but its values vary as those of an "
-        f"image do; to have it read, take the mark away: gdal_edit.py -colorinterp_{alpha} undefined"
+        f"band {alpha} of {scene.image} is {DOUBTFUL_ALPHA}; to have it read, take the mark away: gdal_edit.py "
+        f"-colorinterp_{alpha} undefined"
     ]

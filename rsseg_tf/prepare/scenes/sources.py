@@ -20,7 +20,7 @@ from rsseg_tf.rasters.gdal import Trust
 from rsseg_tf.rasters.ground import pixel_size
 from rsseg_tf.rasters.opening import open_member
 from rsseg_tf.rasters.polygon_files import polygon_driver
-from rsseg_tf.rasters.scenes import Scene, open_scene, raster_driver
+from rsseg_tf.rasters.scenes import DOUBTFUL_ALPHA, Scene, open_scene, raster_driver
 from rsseg_tf.rasters.sources import Source, local_files
 from rsseg_tf.rasters.stamps import source_stamp
 from rsseg_tf.rasters.windows import Size
@@ -179,10 +179,7 @@ def _described(path: Source, stem: str, scene: Scene) -> OwnScene:
     notes = list(scene.notes)
     if (alpha := scene.doubtful_alpha) is not None:
         every = " ".join(map(str, sorted((*scene.bands, alpha))))
-        notes.append(
-            f"band {alpha} is marked alpha and so taken for a mask, but its values vary as those of an image do; "
-            f"--bands {every} reads it"
-        )
+        notes.append(f"band {alpha} is {DOUBTFUL_ALPHA}; --bands {every} reads it")
     values = {repr(value): value for value in scene.nodata_values}  # by its text, since NaN equals nothing
     return OwnScene(
         path=path,
