@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ def value_text(value: Any) -> str | None:
         return None
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) and value == int(value):
+    if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip() or None
 
@@ -206,11 +207,14 @@ def _slips(unknown: Sequence[str], unused: Iterable[str]) -> str:
     return "".join(f" '{words[0]}' may be a slip for '{value}'." for value, words in near.items() if words)
 
 
-def _order(value: str) -> tuple[int, float, str]:
+def _order(value: str) -> tuple[bool, float, str, str]:
+    """Numbers by size, then text by the alphabet; no two values are equal, so ids do not depend on a set's order."""
     try:
-        return 0, float(value), value
+        number = float(value)
     except ValueError:
-        return 1, 0.0, value.casefold()
+        number = math.nan
+    is_number = math.isfinite(number)
+    return not is_number, number if is_number else 0.0, value.casefold(), value
 
 
 def _shown(values: Sequence[str]) -> str:
