@@ -26,7 +26,7 @@ from rsseg_tf.config.pretrain import PretrainConfig
 from rsseg_tf.config.schema import Config
 from rsseg_tf.datasets.table import UNLABELLED
 from rsseg_tf.errors import ConfigError, OldKeyWarning, did_you_mean
-from rsseg_tf.files import StrPath
+from rsseg_tf.files import StrPath, several
 
 __all__ = [
     "AnyConfig",
@@ -122,7 +122,7 @@ def _with(document: Document, kinds: Document, overrides: Sequence[str] | Mappin
         for key, value in overrides.items():
             document = document.merged_with(assignment(key, value))
         return document
-    for changed in parse_assignments([overrides] if isinstance(overrides, str) else overrides):
+    for changed in parse_assignments(several(overrides)):
         document = document.merged_with(changed)
     return document
 

@@ -21,12 +21,13 @@ import tensorflow as tf
 from rsseg_tf.config import Config, load_config
 from rsseg_tf.config.schema import Augment, Data, Sampling
 from rsseg_tf.data.augment import normalise
+from rsseg_tf.data.calls import call_python
 from rsseg_tf.data.own_changes import Change, own_change
 from rsseg_tf.data.pipeline import first_sample, train_batches
 from rsseg_tf.data.reader import SampleReader
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError
-from rsseg_tf.files import StrPath
+from rsseg_tf.files import StrPath, several
 from rsseg_tf.files.lists import Sample, read_list
 
 __all__ = ["Heads", "heads_of", "training_dataset", "validation_dataset"]
@@ -146,7 +147,7 @@ def validation_dataset(
         return image, label
 
     def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image, label = tf.numpy_function(read, [index], [tf.as_dtype(reader.dtype), tf.uint8], stateful=False)
+        image, label = call_python(read, [index], [tf.as_dtype(reader.dtype), tf.uint8])
         image.set_shape((*(size or (None, None)), spec.bands))
         label.set_shape(size or (None, None))
         return normalise(image, spec), tf.cast(label, tf.int32)
@@ -175,7 +176,7 @@ def _checked(source: Source) -> Config | Sequence[Sample]:
 def _plan(
     source: Config | Sequence[Sample], spec: DatasetSpec | None, split: str, *, heads: Heads | None, data: Data | None
 ) -> _Plan:
-    known = heads if isinstance(heads, Mapping) else dict.fromkeys(heads or (), ())
+    known = heads if isinstance(heads, Mapping) else dict.fromkeys(several(heads or ()), ())
     if isinstance(source, Config):
         if spec is not None:
             raise ConfigError("A config has a dataset of its own; leave spec out, or give samples in its place.")

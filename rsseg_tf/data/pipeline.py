@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from rsseg_tf.config.schema import Augment, Sampling
 from rsseg_tf.data.augment import Augmentation
+from rsseg_tf.data.calls import call_python
 from rsseg_tf.data.own_changes import Change, OwnChange, own_change, own_seed
 from rsseg_tf.data.reader import SampleReader
 from rsseg_tf.data.sampling import Crops, CropSampler, look_for_classes
@@ -168,7 +169,7 @@ class _Loader:
         changes, spec, count = self.crops.changes, self.reader.spec, len(self.reader.samples)
         index = shuffled(position % count, position // count, count, self.seed)
         types = [tf.as_dtype(changes.dtype), tf.uint8, tf.int64]
-        image, label, index = tf.numpy_function(self.make, [position, index], types, stateful=False)
+        image, label, index = call_python(self.make, [position, index], types)
         image.set_shape((*changes.augment.crop, spec.bands))
         label.set_shape(changes.augment.crop)
         index.set_shape(())

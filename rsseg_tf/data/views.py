@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from rsseg_tf.config.pretrain import Views
 from rsseg_tf.data.augment import normalise, value_limits
+from rsseg_tf.data.calls import call_python
 from rsseg_tf.data.colours import BYTES, Limits
 from rsseg_tf.data.pipeline import ALL, Share, endless_batches, shuffled
 from rsseg_tf.data.reader import ImageReader
@@ -60,7 +61,7 @@ def view_batches(
 
     def cut(position: tf.Tensor) -> dict[str, tf.Tensor]:
         index = shuffled(position % count, position // count, count, seed)
-        (image,) = tf.numpy_function(lambda i: [reader(i)], [index], [tf.as_dtype(reader.dtype)], stateful=False)
+        (image,) = call_python(lambda i: [reader(i)], [index], [tf.as_dtype(reader.dtype)])
         image.set_shape((None, None, spec.bands))
         image = tf.cast(image, tf.float32) * (255.0 / spec.max_value)
         image_seed = tf.cast(tf.stack([tf.constant(seed, tf.int64), position]), tf.int32)

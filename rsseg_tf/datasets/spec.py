@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rsseg_tf.errors import DataError, did_you_mean
+from rsseg_tf.files import several
 
 __all__ = [
     "MAX_CLASSES",
@@ -249,7 +250,7 @@ def custom_spec(
 
     Args:
         name: Short name of the data.
-        classes: Class names in the order of their ids.
+        classes: Class names in the order of their ids. Here and below a text alone is one name.
         palette: One RGB colour per class; `default_palette` when left out.
         ignore_index: Label value of ignored pixels.
         bands: Number of image bands.
@@ -266,11 +267,12 @@ def custom_spec(
     Raises:
         DataError: As `DatasetSpec`.
     """
-    colours = default_palette(min(len(classes), MAX_CLASSES)) if palette is None else palette
+    names = several(classes)
+    colours = default_palette(min(len(names), MAX_CLASSES)) if palette is None else palette
     shown = tuple(rgb_bands) if rgb_bands is not None else ((0, 1, 2) if bands >= 3 else (0,))
     return DatasetSpec(
         name=name,
-        classes=tuple(classes),
+        classes=names,
         palette=tuple(tuple(colour) for colour in colours),  # type: ignore[misc]  # checked by DatasetSpec
         ignore_index=ignore_index,
         bands=bands,
@@ -278,9 +280,9 @@ def custom_spec(
         max_value=max_value,
         mean=tuple(mean) if mean is not None else (0.5,) * bands,
         std=tuple(std) if std is not None else (0.5,) * bands,
-        small_classes=tuple(small_classes),
+        small_classes=several(small_classes),
         source=source,
-        band_names=tuple(band_names),
+        band_names=several(band_names),
         gsd=gsd,
         tile_names=tile_names,
     )

@@ -12,15 +12,26 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import overload
 
 from rsseg_tf.files.locks import hold
 
-__all__ = ["StrPath", "plain_path", "readable_name"]
+__all__ = ["StrPath", "plain_path", "readable_name", "several"]
 
 StrPath = str | os.PathLike[str]
 """Type of every argument of the package that is a file or a folder."""
+
+
+@overload
+def several(given: str | Iterable[str]) -> tuple[str, ...]: ...
+@overload
+def several(given: StrPath | Iterable[StrPath]) -> tuple[StrPath, ...]: ...
+def several(given: StrPath | Iterable[StrPath]) -> tuple[StrPath, ...]:
+    """Returns one or several names or paths as several; a text alone is one, and no sequence of letters."""
+    return (given,) if isinstance(given, str | os.PathLike) else tuple(given)
+
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
 """For `str.translate`: characters that break lines or steer terminals, with their escapes."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsseg_tf.assets import find_config
 from rsseg_tf.errors import ConfigError, DataError, address_hint, did_you_mean
-from rsseg_tf.files import StrPath, readable_name
+from rsseg_tf.files import StrPath, readable_name, several
 from rsseg_tf.library.folders import make_file_place
 from rsseg_tf.library.listening import Notify, listener_of
 
@@ -69,7 +69,8 @@ def check_data(
 
     listener = listener_of(notify)
     place = None if sheet is None else Path(sheet)
-    _check_options(ignore, place)
+    left_out = several(ignore)
+    _check_options(left_out, place)
     options = {"num_classes": num_classes, "ignore_index": ignore_index, "unlabelled": unlabelled}
     dataset = _find_dataset(source, overrides, options)
     max_bytes = dataset.trust.max_bytes if max_image_mb is None else max_image_mb * 2**20
@@ -77,7 +78,7 @@ def check_data(
     dataset = dataclasses.replace(dataset, trust=trust)
     with listener.progress(f"Checking {readable_name(dataset.expected.name)}") as progress:
         report = doctor.check_data(
-            dataset, near=near, leave_out=tuple(ignore), workers=workers or os.cpu_count() or 1, progress=progress
+            dataset, near=near, leave_out=left_out, workers=workers or os.cpu_count() or 1, progress=progress
         )
     if place is not None:
         if choose_samples(report.evidence, 1, seed):

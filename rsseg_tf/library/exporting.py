@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsseg_tf.errors import ConfigError, did_you_mean
-from rsseg_tf.files import StrPath
+from rsseg_tf.files import StrPath, several
 from rsseg_tf.library.listening import Notify, listener_of
 from rsseg_tf.library.models import AnyModel, Model, image_array, is_path
 from rsseg_tf.library.startup import load_tensorflow
@@ -259,7 +259,7 @@ def _named(what: str, value: Any, allowed: tuple[str, ...]) -> tuple[Any, ...]:
     Raises:
         ConfigError: For an unknown name.
     """
-    names = [value] if isinstance(value, str) else list(value)
+    names = several(value)
     for name in names:
         if name not in allowed:
             raise ConfigError(f"--{what}: '{name}' is not one of {', '.join(allowed)}.{did_you_mean(name, allowed)}")
@@ -330,7 +330,7 @@ class _Plan:
 
         given = self.given
         packages = find_page_packages(_path(given["litertjs"]))
-        return Page(packages, given["web_title"], _path(given["web_sample"]), tuple(given["web_urls"]))
+        return Page(packages, given["web_title"], _path(given["web_sample"]), several(given["web_urls"]))
 
     def publish(self, load: Callable[[], TrainedModel], spec: DatasetSpec, trust: Trust) -> ExportResult:
         """Exports a model.

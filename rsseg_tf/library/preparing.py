@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rsseg_tf.files import StrPath
+from rsseg_tf.files import StrPath, several
 from rsseg_tf.library.listening import Listener, Notify, listener_of
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ def prepare_scenes(
     from rsseg_tf.rasters.gdal import MAX_IMAGE_BYTES, Trust
     from rsseg_tf.rasters.sources import named_source
 
-    found: list[Source] = [named_source(ortho) for ortho in _texts(orthos)]
+    found: list[Source] = [named_source(ortho) for ortho in several(orthos)]
     if (one := stacked(stack, stack_resampling)) is not None:
         found.append(one)
     max_bytes = MAX_IMAGE_BYTES if max_image_mb is None else max_image_mb * 2**20
@@ -165,8 +164,8 @@ def prepare_scenes(
     listener = listener_of(notify)
     with listener.progress("Preparing scenes") as progress:
         options = ScenesOptions(
-            trust=trust, progress=progress, classes=tuple(classes), bands=tuple(bands), buffer_m=buffer, block_m=block,
-            **chosen,
+            trust=trust, progress=progress, classes=several(classes), bands=tuple(bands), buffer_m=buffer,
+            block_m=block, **chosen,
         )  # fmt: skip
         result = cut(found, _paths(labels), Path(output), options)
     return _noted(result, listener)
@@ -230,7 +229,7 @@ def prepare_annotations(
     with listener.progress("Preparing annotated images") as progress:
         options = AnnotationsOptions(
             progress=progress,
-            classes=tuple(classes),
+            classes=several(classes),
             style=None if style is None else Path(style),
             val_labels=_paths(val_labels),
             **chosen,
@@ -239,13 +238,8 @@ def prepare_annotations(
     return _noted(result, listener)
 
 
-def _texts(given: StrPath | Sequence[StrPath]) -> tuple[StrPath, ...]:
-    """Returns one or several paths as several."""
-    return (given,) if isinstance(given, str | os.PathLike) else tuple(given)
-
-
 def _paths(given: StrPath | Sequence[StrPath]) -> tuple[Path, ...]:
-    return tuple(Path(one) for one in _texts(given))
+    return tuple(Path(one) for one in several(given))
 
 
 def _noted(result: OwnDataReport, listener: Listener) -> OwnDataReport:

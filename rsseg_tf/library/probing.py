@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from rsseg_tf.errors import ConfigError
-from rsseg_tf.files import StrPath
+from rsseg_tf.files import StrPath, several
 from rsseg_tf.library.devices import choose_device
 from rsseg_tf.library.listening import Notify, listener_of
 from rsseg_tf.library.startup import load_tensorflow
@@ -134,7 +133,7 @@ def probe(
         )
     if asked and min(asked) < 2:
         raise ConfigError(f"--labels must be at least 2; got {min(asked)}.")
-    sources = [str(one) for one in ([backbone] if isinstance(backbone, str | os.PathLike) else backbone)]
+    sources = [str(one) for one in several(backbone)]
     settings = engine.ProbeSettings(sorted({*asked, count}), range(seeds), neighbours, statistics[normalisation])
     rows = engine.probe(section, sources, spec, train, val, settings, offline=offline, notify=listener.say)
     return ProbeResult(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rsseg_tf.errors import ConfigError
+from rsseg_tf.files import several
 
 if TYPE_CHECKING:
     from rsseg_tf.rasters.sources import Stack
@@ -26,7 +27,7 @@ def stacked(members: Sequence[str], resampling: str | None) -> Stack | None:
     from rsseg_tf.rasters.sources import stack_of
 
     if members:
-        return stack_of(members, resampling or "bilinear")  # type: ignore[arg-type]
+        return stack_of(several(members), resampling or "bilinear")  # type: ignore[arg-type]
     if resampling is not None:
         raise ConfigError("--stack_resampling has an effect with --stack only; add it or leave it out.")
     return None

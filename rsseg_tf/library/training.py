@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rsseg_tf.errors import ConfigError, RssegError, TrainingError, reason
 from rsseg_tf.extras import require_loggers
-from rsseg_tf.files import StrPath
+from rsseg_tf.files import StrPath, several
 from rsseg_tf.library.devices import open_devices
 from rsseg_tf.library.listening import Notify, listener_of
 from rsseg_tf.library.opening import Precision, precision_of
@@ -91,7 +91,7 @@ def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the keys of the config that the options of `train` or `pretrain` set, with their values."""
     found = {_RUN_KEYS[name]: value for name, value in options.items() if value is not None}
     if "train.loggers" in found:
-        found["train.loggers"] = list(found["train.loggers"])  # as YAML writes it
+        found["train.loggers"] = list(several(found["train.loggers"]))  # as YAML writes it
     if "train.precision" in found:
         found["train.precision"] = precision_of(found["train.precision"])
     return found
@@ -103,7 +103,7 @@ def with_settings(
     """Returns overrides of a config with those of options, which win."""
     if isinstance(overrides, Mapping):
         return {**overrides, **settings}
-    return [*([overrides] if isinstance(overrides, str) else overrides), *(f"{k}={v}" for k, v in settings.items())]
+    return [*several(overrides), *(f"{k}={v}" for k, v in settings.items())]
 
 
 def train(

@@ -224,7 +224,7 @@ def test_the_type_of_results_holds_what_changes_give(dtype: str, options: dict[s
 
 def test_16_bits_keep_their_own_range() -> None:
     """A value above `max_value` is the same number for the network in training, evaluation and export."""
-    spec = custom_spec("s2", "ab", bands=2, max_value=10_000.0, mean=(0.1, 0.3), std=(0.05, 0.1))
+    spec = custom_spec("s2", ["a", "b"], bands=2, max_value=10_000.0, mean=(0.1, 0.3), std=(0.05, 0.1))
     image = np.full((8, 8, 2), 12_000, np.uint16)
     augment = Augment(crop_size=(8, 8), **(PLAIN | {"scale_range": (0.5, 2.0)}))
     for draw in draws(augment, 10):
@@ -254,9 +254,11 @@ def test_limits_on_a_common_scale(dtype: str, max_value: float, limits: tuple[fl
 
 
 def test_padding_is_the_mean_where_bytes_do_not_say_otherwise() -> None:
-    spec = custom_spec("s2", "ab", bands=2, max_value=10_000.0, mean=(0.1, 0.3), std=(0.05, 0.1))
+    spec = custom_spec("s2", ["a", "b"], bands=2, max_value=10_000.0, mean=(0.1, 0.3), std=(0.05, 0.1))
     assert ops.padding_of(Augment(), SPEC, BYTES) == 127.5
-    assert ops.padding_of(Augment(), custom_spec("x", "ab"), np.dtype("float32")) == 127.5, "the default mean is 0.5"
+    assert ops.padding_of(Augment(), custom_spec("x", ["a", "b"]), np.dtype("float32")) == 127.5, (
+        "the default mean is 0.5"
+    )
     assert ops.padding_of(Augment(image_padding=51.0), spec, np.dtype("uint16")) == 2000.0
     means = ops.padding_of(Augment(), spec, np.dtype("uint16"))
     assert means == pytest.approx((1000, 3000))

@@ -185,6 +185,6 @@ def test_the_networks_of_the_package_are_fitted_alone(tmp_path: Path) -> None:
     backbone = resnet_vd((1, 1, 1, 1), (4, 4, 8, 8), bottleneck=False, output_stride=16)
     model = fcn(backbone, num_classes=2, channels=4)
     model.compile("sgd", loss={"main": CrossEntropyLoss()}, metrics={"main": [MeanIoU(2)]})
-    train_set = training_dataset(samples(config, "train"), config.dataset.spec, augment=config.augment, heads=("main",))
+    train_set = training_dataset(samples(config, "train"), config.dataset.spec, augment=config.augment, heads="main")
     history = model.fit(train_set, steps_per_epoch=1, verbose=0, shuffle=False).history
     assert np.isfinite(history["loss"]).all()

@@ -93,7 +93,7 @@ def test_a_16_bit_png_keeps_its_16_bits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "float64"])
 def test_a_tiff_of_five_bands_is_read_in_its_own_type_and_order(tmp_path: Path, dtype: str) -> None:
     stored = (random_image(3, bands=5, dtype="uint16") // 3).astype(dtype)
-    reader = SampleReader([make(tmp_path, "a", image=stored, suffix=".tif")], custom_spec("s2", "ab", bands=5))
+    reader = SampleReader([make(tmp_path, "a", image=stored, suffix=".tif")], custom_spec("s2", ["a", "b"], bands=5))
     image, _ = reader(0)
     assert reader.dtype == image.dtype == np.dtype(dtype)
     np.testing.assert_array_equal(image, stored)

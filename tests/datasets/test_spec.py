@@ -98,6 +98,12 @@ def test_custom_spec_takes_lists() -> None:
     hash(spec)
 
 
+def test_a_text_is_one_name_and_no_letters() -> None:
+    spec = custom_spec("mine", ["car", "road"], small_classes="car", band_names="grey", bands=1)
+    assert (spec.small_classes, spec.band_names) == (("car",), ("grey",))
+    assert custom_spec("mine", "car").classes == ("car",)
+
+
 def test_unknown_ids_are_neither_classes_nor_ignored() -> None:
     assert unknown_ids([-1, 0, 2, 3, 254, 255, 300], 3, 255) == [-1, 3, 254, 300]
     assert unknown_ids([0, 1], 1, 1) == []

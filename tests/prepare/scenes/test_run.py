@@ -79,7 +79,7 @@ def test_what_a_user_may_not_have_meant_is_told(tmp_path: Path, ortho: Path) -> 
     told = [line for line in result.stderr.splitlines() if line.startswith("Note: ")]
     assert [line.partition(" are nearly alike")[0] for line in told[:3]] == [
         "Note: The classes 'building' and 'bulding'",
-        "Note: The classes 'road' and 'Road'",
+        "Note: The classes 'Road' and 'road'",
         "Note: The classes 'tree' and 'trees'",
     ], result.output
     assert "join them: --classes 'bulding=building' and the others." in told[0]
