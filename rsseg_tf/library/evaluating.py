@@ -18,7 +18,7 @@ from rsseg_tf.files import StrPath
 from rsseg_tf.library.devices import choose_devices, expect_workers
 from rsseg_tf.library.folders import check_file_place, check_save_dir, make_file_place, write_report
 from rsseg_tf.library.listening import Listener, Notify, listener_of
-from rsseg_tf.library.models import AnyModel, Model, as_model, is_path, loading_options
+from rsseg_tf.library.models import AnyModel, Model, as_model, is_path, load_model, loading_options
 from rsseg_tf.library.opening import (
     Engine,
     ModelSource,
@@ -220,7 +220,7 @@ def evaluate(
         raise ConfigError(
             f"--protocol is '{protocol}'.{did_you_mean(protocol, PROTOCOLS)} Allowed: {', '.join(PROTOCOLS)}."
         )
-    model = None if is_path(model_path) else as_model(model_path, **loading_options(given))
+    model = None if is_path(model_path) else as_model(model_path, listener, **loading_options(given))
     source = locate_engine(model_path, engine, tolerance, precision) if model is None else model.source
     if calibrate:
         _require_checkpoint(source, engine)
@@ -297,7 +297,7 @@ def _config(model: Model | None, source: ModelSource | None, given: Mapping[str,
         return load_config(config, changes)
     beside = source.path if source.path.is_dir() else source.path.parent
     if config is None and given["samples"] is not None and not (beside / "config.yml").is_file():
-        opened_model = model or as_model(given["model_path"], **loading_options(given))
+        opened_model = model or load_model(given["model_path"], **loading_options(given))
         config = _config_around(opened_model.spec)
     return load_beside(source.path, config, changes)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsseg_tf.errors import ConfigError, did_you_mean
 from rsseg_tf.files import StrPath, several
-from rsseg_tf.library.listening import Notify, listener_of
+from rsseg_tf.library.listening import Listener, Notify, listener_of
 from rsseg_tf.library.models import AnyModel, Model, image_array, is_path
 from rsseg_tf.library.startup import load_tensorflow
 from rsseg_tf.library.windowing import size_of
@@ -235,11 +235,11 @@ def verify(
         paths = collect_images(images, notify=listener.note)[0]
     else:
         paths = images
-    others = {} if server is None else {f"server {server}": _served(server, model_name, folder)}
+    others = {} if server is None else {f"server {server}": _served(server, model_name, folder, listener)}
     return compared(folder, images=paths, checkpoint=checkpoint, others=others, threads=threads)
 
 
-def _served(server: str, model_name: str | None, folder: StrPath) -> Predictor:
+def _served(server: str, model_name: str | None, folder: StrPath, listener: Listener) -> Predictor:
     """Opens the model on a server; by default by the name of the folder of versions, as `rsseg-tf serve` calls it."""
     from rsseg_tf.extras import require
 
@@ -247,7 +247,8 @@ def _served(server: str, model_name: str | None, folder: StrPath) -> Predictor:
     from rsseg_tf.export import version_folder
     from rsseg_tf.serving.client import remote_predictor
 
-    return remote_predictor(server, model_name or version_folder(Path(folder)).resolve().parent.name, in_flight=1)
+    name = model_name or version_folder(Path(folder)).resolve().parent.name
+    return remote_predictor(server, name, in_flight=1, notify=listener.note)
 
 
 # === What export and export_model share ===

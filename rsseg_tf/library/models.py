@@ -17,7 +17,7 @@ from rsseg_tf.datasets.rules import misfit
 from rsseg_tf.datasets.spec import DatasetSpec
 from rsseg_tf.errors import ConfigError, DataError
 from rsseg_tf.files import StrPath
-from rsseg_tf.library.listening import Notify, listener_of
+from rsseg_tf.library.listening import Listener, Notify, listener_of
 from rsseg_tf.library.opening import (
     Engine,
     ModelSource,
@@ -365,6 +365,7 @@ def load_remote_model(
     timeout: float | None = None,
     patience: float | None = None,
     manifest: StrPath | None = None,
+    notify: Notify | None = None,
 ) -> Model:
     """Opens a model on a server, which then does the work.
 
@@ -375,12 +376,13 @@ def load_remote_model(
         timeout: Seconds to wait for an answer before the request is sent again; None for 60.
         patience: Seconds after which to give up a server that is busy or unreachable; None for 120.
         manifest: `manifest.json` of the export, for servers that do not offer it.
+        notify: Called with a line when the server does not answer at once.
 
     Raises:
         ConfigError: When the address or a number is wrong.
         ServingError: When the server does not answer, or has no such model.
     """
-    return Served(server, model_name, in_flight, timeout, patience, manifest).open()
+    return Served(server, model_name, in_flight, timeout, patience, manifest).open(listener_of(notify))
 
 
 @dataclass(frozen=True)
@@ -394,7 +396,7 @@ class Served:
     patience: float | None = None
     manifest: StrPath | None = None
 
-    def open(self) -> Model:
+    def open(self, listener: Listener) -> Model:
         """Asks the server for the model; see `load_remote_model`."""
         from rsseg_tf.extras import require
 
@@ -411,6 +413,7 @@ class Served:
             manifest=self.manifest,
             in_flight=self.in_flight,
             retry=Retry(timeout, patience),
+            notify=listener.note,
         )
         return Model(predictor, f"{self.model_name} on {self.server}")
 
@@ -433,14 +436,14 @@ def loading_options(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in names}
 
 
-def as_model(model: AnyModel, **options: Any) -> Model:
+def as_model(model: AnyModel, listener: Listener, **options: Any) -> Model:
     """Returns the model that a function was given, with `options` of `load_model` for what is no `Model` yet.
 
     Raises:
         ConfigError: When options of loading are given for a model that was loaded.
     """
     if isinstance(model, Served):
-        model = model.open()
+        model = model.open(listener)
     if not isinstance(model, Model):
         return load_model(model, **options)
     if given := [name for name, value in options.items() if not _is_default(name, value)]:

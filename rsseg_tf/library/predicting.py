@@ -255,7 +255,7 @@ def _opened(model: AnyModel, given: Mapping[str, Any], image: Any, window: Any, 
     """Returns the model; for the engine `auto` the image that comes first decides."""
     if not is_path(model):
         given_config = {"config": given["config"], "overrides": given["overrides"]}
-        return as_model(model, **loading_options(given), **given_config)
+        return as_model(model, listener, **loading_options(given), **given_config)
     if given["spec"] is not None:
         raise ConfigError(f"spec describes a Keras model; {model} has one itself. Leave it out.")
     source = locate_engine(model, given["engine"], given["tolerance"], given["precision"])

@@ -58,7 +58,7 @@ class Retry:
                 f"A timeout must be above 0 seconds, patience at least 0; got {self.timeout_s} and {self.patience_s}."
             )
 
-    def call(self, request: Callable[[float], Answer]) -> Answer:
+    def call(self, request: Callable[[float], Answer], notify: Callable[[str], object] = lambda line: None) -> Answer:
         """Makes a request until it succeeds, is refused, or patience ends.
 
         Pauses double from a tenth of a second to five, each a random part of that, so that clients which were cut off
@@ -66,6 +66,7 @@ class Retry:
 
         Args:
             request: One try; takes its timeout in seconds.
+            notify: Called with a line when the first try fails and others follow.
 
         Raises:
             ServingError: When the server refuses the request, or patience ends.
@@ -84,6 +85,8 @@ class Retry:
                         f"seconds: {error}. Is it running, and is the address right?",
                         code="unreachable",
                     ) from error
+                if tries == 1:
+                    notify(f"No answer yet: {error}. It is asked again for {self.patience_s:g} seconds.")
             time.sleep(random.uniform(0, min(pause, self.patience_s)))
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
@@ -173,6 +176,7 @@ def remote_predictor(
     manifest: StrPath | None = None,
     in_flight: int = 4,
     retry: Retry | None = None,
+    notify: Callable[[str], object] = lambda line: None,
 ) -> Predictor:
     """Opens a model on a server.
 
@@ -182,6 +186,7 @@ def remote_predictor(
         manifest: `manifest.json` of the export, for models whose server does not give it.
         in_flight: Requests on their way at the same time; also how many windows of a scene are predicted in one call.
         retry: How long to wait.
+        notify: Called with a line when the server does not answer at once.
 
     Returns:
         A predictor whose options cut scenes into windows of the size that the model was trained with, unless the
@@ -197,7 +202,7 @@ def remote_predictor(
     retry = retry or Retry()
     transport = open_transport(address, model)
     try:
-        dtype = retry.call(lambda timeout_s: transport.input_dtype("logits", "pixels", timeout_s))
+        dtype = retry.call(lambda timeout_s: transport.input_dtype("logits", "pixels", timeout_s), notify)
         if manifest is None:
             known = read_remote_manifest(transport, retry)
         else:

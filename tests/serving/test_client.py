@@ -173,7 +173,8 @@ def test_values_that_are_not_finite_are_refused() -> None:
 
 
 def test_patience_ends_and_refusals_are_not_tried_again() -> None:
-    tries = []
+    tries: list[float] = []
+    told: list[str] = []
 
     def busy(timeout_s: float) -> None:
         tries.append(timeout_s)
@@ -181,8 +182,9 @@ def test_patience_ends_and_refusals_are_not_tried_again() -> None:
 
     began = time.monotonic()
     with pytest.raises(ServingError, match=r"did not answer in \d+ tries over \d+ seconds: busy"):
-        Retry(timeout_s=7, patience_s=0.5).call(busy)
+        Retry(timeout_s=7, patience_s=0.5).call(busy, told.append)
     assert 0.4 < time.monotonic() - began < 10 and len(tries) > 2 and set(tries) == {7}
+    assert told == ["No answer yet: busy. It is asked again for 0.5 seconds."]
 
     tries.clear()
 
