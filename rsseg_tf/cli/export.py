@@ -139,6 +139,12 @@ def _report(exported: ExportResult) -> None:
 
         console = Console()
         console.print(*accuracy_tables(accuracy, console.width), sep="\n")
+        for tile in dict.fromkeys(accuracy.windows.values()):
+            names = ", ".join(name for name, size in accuracy.windows.items() if size == tile)
+            CONSOLE.note(
+                f"Files of one size see images by windows of {tile.width}x{tile.height} pixels, unlike the checkpoint "
+                f"({names}). A part of their drop may be that; --tile sets the size."
+            )
     if exported.folder is None and accuracy:
         click.echo(
             f"Not published: {', '.join(accuracy.refused)} loses more than {accuracy.max_miou_drop:g} points of mIoU. "

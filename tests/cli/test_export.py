@@ -67,6 +67,8 @@ def exported(project: Path) -> Path:
         )
     assert f"Published: {project / 'out' / '1'}" in output
     assert "mIoU" in output and "drop" in output and "bright" in output
+    told = " ".join(output.split())
+    assert "by windows of 32x24 pixels, unlike the checkpoint (onnx, tflite float32, tflite int8)." in told
     return project / "out" / "1"
 
 
@@ -79,6 +81,7 @@ def test_a_version_holds_what_was_asked_for(exported: Path) -> None:
         assert reference["pixels"].shape == (4, 24, 32, 3) and reference["made_up"] == 2, "both images of --eval"
     report = json.loads((exported / "accuracy.json").read_text("utf-8"))
     assert list(report["scores"]) == ["checkpoint", "savedmodel", "onnx", "tflite float32", "tflite int8"]
+    assert report["windows"] == {name: [24, 32] for name in ("onnx", "tflite float32", "tflite int8")}
 
 
 @pytest.mark.parametrize("name", [".", "..", "model.onnx", "model_float32.tflite", "model_int8.tflite"])
