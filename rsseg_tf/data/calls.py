@@ -46,6 +46,7 @@ class _Exit:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.under_way = 0
+        self.was_called = False
         self.has_begun = False
 
     def wait(self) -> None:
@@ -53,7 +54,7 @@ class _Exit:
         end = time.monotonic() + _LONGEST_S
         with self.changed:
             self.has_begun = True
-            while (self.under_way or self.changed.wait(_QUIET_S)) and time.monotonic() < end:
+            while self.was_called and (self.under_way or self.changed.wait(_QUIET_S)) and time.monotonic() < end:
                 self.changed.wait_for(lambda: not self.under_way, _LONGEST_S)
 
 
@@ -71,6 +72,7 @@ class _Call:
     def __call__(self, *arguments: Any) -> Sequence[Any]:
         with _EXIT.changed:
             _EXIT.under_way += 1
+            _EXIT.was_called = True
             _EXIT.changed.notify_all()
         try:
             if _EXIT.has_begun and self._forms:
