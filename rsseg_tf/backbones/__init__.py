@@ -1,4 +1,4 @@
-"""Backbones: functions from an image to features named by their stride, `c1` (2) to `c5` (up to 32).
+"""Backbones: functions from an image to features named by their stride, `c0` (1) or `c1` (2) to `c5` (up to 32).
 
 Those that a config can name take `weights`, as the segmentors do: what `pretrained` of a config takes, which is a name
 of docs/licences.md such as "efficientnet_lite0", a file (.pdparams, .pth, .safetensors), its URL, a preset of
@@ -36,6 +36,7 @@ from rsseg_tf.backbones.resnet import (
     resnet101_v1c,
 )
 from rsseg_tf.backbones.resnet_vd import resnet18_vd, resnet50_vd, resnet101_vd, resnet_vd
+from rsseg_tf.backbones.unet_encoder import unet_encoder
 
 __all__ = [
     "InvertedResidual",
@@ -78,4 +79,5 @@ __all__ = [
     "resnet101_v1c",
     "resnet101_vd",
     "resnet_vd",
+    "unet_encoder",
 ]

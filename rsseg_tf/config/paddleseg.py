@@ -679,6 +679,7 @@ _SEGMENTORS = {
         "ocr_mid_channels": KeyRule("ocr_channels", 512, here=512),
         "ocr_key_channels": KeyRule("key_channels", 256, here=256),
     }),
+    "UNet": KindRule("unet"),
     "SegFormer": KindRule("segformer", {"embedding_dim": KeyRule("channels", None, here=256)}),
     "HRNetW48Contrast": KindRule("hrnet_contrast", {
         "proj_dim": KeyRule("projection_channels", 256, here=256), "drop_prob": KeyRule("dropout", 0.1, here=0.1),
@@ -695,10 +696,16 @@ _HEADS = {
 }
 
 
+_PADDLESEG_UNET = {
+    "name": "unet",
+    "variant": "paddleseg",
+    "decoder_channels": [256, 128, 64, 64],
+    "backbone": {"name": "unet_encoder"},
+}
+
+
 # Models with a name that is also one of ours, or nearly, which compute something else.
 _NOT_OURS = {
-    "UNet": "PaddleSeg's has an encoder of its own, of plain pairs of convolutions, and here unet is a decoder on a "
-            "backbone; choose one, such as unet/unet_efficientnet_lite0_dubai_256x256_cpu.yml",
     "LRASPP": "PaddleSeg's joins three features in a head of its own, and here lraspp is torchvision's, with two",
     "DeepLabV3": "here is DeepLabV3P alone, which has a decoder",
     "FastFCN": "here is FCN, whose features are not upsampled together",
@@ -719,6 +726,10 @@ def _segmentor(section: ForeignSection) -> dict[str, Any]:
     kind = section.kind(_SEGMENTORS, "C2FNet")
     if kind is None:
         return _UNKNOWN_MODEL
+    if kind.name == "unet":
+        section.only("in_channels", 3, because="the number of bands follows from the dataset here.")
+        section.only("use_deconv", False, because="features are resized bilinearly here.")
+        return _PADDLESEG_UNET | kind.values(section) | _common(section)
     backbone = _backbone(section)
     values = {"name": kind.name, "backbone": backbone, **kind.values(section)}
     indices = section.take("backbone_indices")

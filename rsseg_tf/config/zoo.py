@@ -94,6 +94,7 @@ __all__ = [
     "SimSiamSection",
     "SwAVSection",
     "UNet",
+    "UNetEncoder",
     "UPerNet",
     "check_queue",
 ]
@@ -317,6 +318,14 @@ class ConvNeXt(BackboneSection):
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
+class UNetEncoder(BackboneSection):
+    """The encoder of PaddleSeg's U-Net: pairs of convolutions from the image's own size to stride 16."""
+
+    built_by = "rsseg_tf.backbones.unet_encoder:unet_encoder"
+    weight_names = "rsseg_tf.weights.names:unet_encoder_names"
+    name: Literal["unet_encoder"]
+
+
 class KerasApplications(BackboneSection):
     """Any model of keras.applications, such as MobileNetV2; `pretrained: imagenet` loads its weights."""
 
@@ -517,7 +526,12 @@ class UNet(SegmentorSection):
     """Features doubled in size step by step, and joined with the backbone's of each stride."""
 
     built_by = "rsseg_tf.segmentors.unet:unet"
+    weight_names = "rsseg_tf.weights.names:unet_names"
     name: Literal["unet"]
+    variant: Annotated[
+        Literal["smp", "paddleseg"],
+        Field(description="smp repeats pixels; paddleseg resizes bilinearly, and its convolutions have a bias"),
+    ] = "smp"
     decoder_channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
         (256, 128, 64, 32, 16), description="of the steps; fewer than five end at a stride above 1"
     )

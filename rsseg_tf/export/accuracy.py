@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -51,7 +51,7 @@ class Accuracy:
     scores: Mapping[str, SegmentationScores]
     max_miou_drop: float
     images: int
-    windows: Mapping[str, Size] = field(default_factory=dict)
+    windows: Mapping[str, Size]
 
     @property
     def drops(self) -> dict[str, float]:

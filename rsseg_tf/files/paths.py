@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import overload
+from typing import TypeVar, cast
 
 from rsseg_tf.files.locks import hold
 
@@ -23,14 +23,16 @@ __all__ = ["StrPath", "plain_path", "readable_name", "several"]
 StrPath = str | os.PathLike[str]
 """Type of every argument of the package that is a file or a folder."""
 
+Name = TypeVar("Name", bound=StrPath)
 
-@overload
-def several(given: str | Iterable[str]) -> tuple[str, ...]: ...
-@overload
-def several(given: StrPath | Iterable[StrPath]) -> tuple[StrPath, ...]: ...
-def several(given: StrPath | Iterable[StrPath]) -> tuple[StrPath, ...]:
-    """Returns one or several names or paths as several; a text alone is one, and no sequence of letters."""
-    return (given,) if isinstance(given, str | os.PathLike) else tuple(given)
+
+def several(given: Name | Iterable[Name]) -> tuple[Name, ...]:
+    """Returns one or several names or paths as several.
+
+    Args:
+        given: A text or a path alone, which is one and no sequence of letters; or any number of them.
+    """
+    return (cast("Name", given),) if isinstance(given, str | os.PathLike) else tuple(given)
 
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}

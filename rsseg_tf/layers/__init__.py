@@ -25,7 +25,7 @@ from rsseg_tf.layers.mobile import conv_bn_activation, multiple_of_8, squeeze_an
 from rsseg_tf.layers.naming import automatic_name, numbered_from_the_start
 from rsseg_tf.layers.norm import BatchNorm, LayerNorm
 from rsseg_tf.layers.padding import CropToStride, PadToMultiple
-from rsseg_tf.layers.pooling import AdaptiveAveragePooling, average_pool_ceil, max_pool_3x3
+from rsseg_tf.layers.pooling import AdaptiveAveragePooling, HalvingMaxPool, average_pool_ceil, max_pool_3x3
 from rsseg_tf.layers.pyramid import auxiliary_head, pyramid_pooling
 from rsseg_tf.layers.residual import LayerScale, StochasticDepth
 from rsseg_tf.layers.resize import ResizeLike
@@ -41,6 +41,7 @@ __all__ = [
     "DilatedConv2D",
     "DilatedDepthwiseConv2D",
     "GatherRegions",
+    "HalvingMaxPool",
     "JoinWindows",
     "LayerNorm",
     "LayerScale",

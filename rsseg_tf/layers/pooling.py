@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-__all__ = ["AdaptiveAveragePooling", "average_pool_ceil", "max_pool_3x3"]
+__all__ = ["AdaptiveAveragePooling", "HalvingMaxPool", "average_pool_ceil", "max_pool_3x3"]
 
 
 def average_pool_ceil(x: Any, *, name: str) -> Any:
@@ -24,6 +24,36 @@ def average_pool_ceil(x: Any, *, name: str) -> Any:
         (B, ceil(H / 2), ceil(W / 2), C).
     """
     return keras.layers.AveragePooling2D(2, strides=2, padding="same", name=name)(x)
+
+
+@keras.saving.register_keras_serializable(package="rsseg_tf")
+class HalvingMaxPool(keras.layers.Layer):
+    """Maximum of 2x2 windows with stride 2; a last row or column without a partner is left out, but for the only one.
+
+    Equals paddle's `MaxPool2D(2, 2)`, which takes no image of one pixel.
+
+    Args:
+        name: Name of the layer.
+        trainable: Has no effect; part of every Keras layer's config.
+        dtype: Name of a dtype or a `keras.DTypePolicy`.
+    """
+
+    def __init__(self, *, name: str | None = None, trainable: bool = True, dtype: Any = None) -> None:
+        super().__init__(name=name, trainable=trainable, dtype=dtype)
+
+    def call(self, x: Any) -> Any:
+        """Returns (B, max(H // 2, 1), max(W // 2, 1), C) of (B, H, W, C)."""
+        _, height, width, _ = ops.shape(x)
+        pooled = ops.max_pool(x, 2, strides=2, padding="same", data_format="channels_last")
+        return pooled[:, : self._half(height), : self._half(width)]
+
+    def _half(self, side: Any) -> Any:
+        return max(side // 2, 1) if isinstance(side, int) else ops.maximum(side // 2, 1)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
+        """Returns (B, max(H // 2, 1), max(W // 2, 1), C)."""
+        sides = (None if side is None else self._half(side) for side in input_shape[1:3])
+        return (input_shape[0], *sides, input_shape[3])
 
 
 def max_pool_3x3(x: Any, *, name: str) -> Any:

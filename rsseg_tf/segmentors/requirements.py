@@ -25,8 +25,8 @@ def require_backbone(backbone: Any, segmentor: str) -> list[str]:
         segmentor: Name of the segmentor, for messages.
 
     Returns:
-        The names of the features, "c2" to "c5" or some of them, from the finest to the deepest. "c1" is among them only
-        if it is the only one: those of stride 2 are there to refine others.
+        The names of the features, "c2" to "c5" or some of them, from the finest to the deepest. Those of stride 1 and 2
+        are there to refine others; the deeper of them is given where there is nothing else.
 
     Raises:
         ConfigError: If it is none.
@@ -51,7 +51,7 @@ def require_backbone(backbone: Any, segmentor: str) -> list[str]:
             f"{type(image).__name__ if shape is None else shape}."
         )
     names = sorted(name for name in outputs if name.startswith("c"))
-    return names[1:] if names[0:1] == ["c1"] and len(names) > 1 else names
+    return [name for name in names if name > "c1"] or names[-1:]
 
 
 def deepest_feature(backbone: Any, segmentor: str) -> Any:

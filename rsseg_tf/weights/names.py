@@ -31,6 +31,8 @@ __all__ = [
     "renamed",
     "resnet_names",
     "resnet_vd_names",
+    "unet_encoder_names",
+    "unet_names",
     "upernet_names",
 ]
 
@@ -51,6 +53,7 @@ TORCH_VARIABLES = {**VARIABLES, "moving_mean": "running_mean", "moving_variance"
 _PADDLE_BLOCK = ("._conv", "._batch_norm")
 _TORCH_BLOCK = (".0", ".1")
 _NO_BLOCK = ("", "")
+_UNET_ENCODER = "encode."
 _STAGE_BLOCK = re.compile(r"stage(\d+)_block(\d+)(?=_)")
 
 
@@ -130,6 +133,15 @@ def efficientnet_names(paths: Iterable[str], variables: Mapping[str, str] = VARI
             }
         rules |= {f"{block}_squeeze_conv1": f"{theirs}._se_reduce", f"{block}_squeeze_conv2": f"{theirs}._se_expand"}
     return renamed(paths, rules, _NO_BLOCK, variables)
+
+
+def unet_encoder_names(paths: Iterable[str]) -> dict[str, str]:
+    """Names of `rsseg_tf.backbones.unet_encoder`, which has no file of its own."""
+    rules = {f"stage1_conv{c}": f"{_UNET_ENCODER}double_conv.{c - 1}" for c in (1, 2)}
+    for stage in range(2, 6):
+        block = f"{_UNET_ENCODER}down_sample_list.{stage - 2}"
+        rules |= {f"stage{stage}_conv{c}": f"{block}.{c}" for c in (1, 2)}
+    return renamed(paths, rules)
 
 
 # === Segmentors ===
@@ -226,6 +238,18 @@ def ocrnet_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str,
         "aux_classifier": "head.aux_head.1",
     }
     return _prefixed(backbone) | renamed(paths, rules)
+
+
+def unet_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:
+    """Names of `rsseg_tf.segmentors.unet`, in PaddleSeg's files with an encoder that is no part of its own.
+
+    The classifier stands there twice, under two names.
+    """
+    paths = list(paths)
+    rules = {"decoder_block{i}_conv{c}": "decode.up_sample_list.{i0}.double_conv.{c0}"}
+    encoder = backbone if all(name.startswith(_UNET_ENCODER) for name in backbone) else _prefixed(backbone)
+    classifiers = [renamed(paths, {"head_classifier": name}) for name in ("cls", "conv")]
+    return {**encoder, **renamed(paths, rules), **classifiers[0], **classifiers[1]}
 
 
 def hrnet_contrast_names(paths: Iterable[str], backbone: Mapping[str, str]) -> dict[str, str]:

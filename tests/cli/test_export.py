@@ -294,7 +294,7 @@ def test_every_number_and_class_is_seen_in_80_columns() -> None:
         for number, name in enumerate(names, 1)
     }
     console = Console(width=80, record=True, file=io.StringIO())
-    tables = accuracy_tables(Accuracy(scores, 1.0, 4), console.width)
+    tables = accuracy_tables(Accuracy(scores, 1.0, 4, {}), console.width)
     console.print(*tables, sep="\n")
     text = console.export_text()
     assert len(tables) == 2

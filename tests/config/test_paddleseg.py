@@ -186,7 +186,7 @@ def test_limits_and_rates_without_counterparts(tmp_path: Path, more: str, messag
 def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     path = write(
         tmp_path, "iSAID", 512,
-        "model: {type: UNet, backbone: {type: ResNet34}}\noptimizer: {type: lamb}\nunheard_of: 1\n"
+        "model: {type: AttentionUNet, backbone: {type: ResNet34}}\noptimizer: {type: lamb}\nunheard_of: 1\n"
         "lr_scheduler: {type: StepDecay}\nloss: {types: [{type: EdgeLoss}]}\n"
         "val_dataset: {transforms: [{type: Resize}]}\n",
     )  # fmt: skip
@@ -195,7 +195,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     lines = str(error.value).splitlines()
     assert all(line.startswith(str(path)) for line in lines)
     for said in (
-        "model: UNet has no counterpart: PaddleSeg's has an encoder of its own",
+        "model: AttentionUNet has no counterpart: here is unet, without attention.",
         "optimizer: the type lamb has no counterpart; allowed: sgd, momentum, adamw, adam.",
         "theirs.yml: the key unheard_of has no counterpart here; remove it.",
         "lr_scheduler: the type StepDecay has no counterpart",
@@ -220,11 +220,26 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         ),
         ("train_dataset: {transforms: [{type: RandomBlur}]}", "RandomBlur: it has no counterpart here"),
         ("batch_size: many", "train.batch_size must be"),
+        ("model: {type: UNet, use_deconv: True}", "use_deconv is True; features are resized bilinearly here"),
     ],
 )
 def test_what_has_no_counterpart_is_refused(more: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         import_paddleseg(write(tmp_path, "iSAID", 512, more + "\n"))
+
+
+def test_their_unet_brings_its_encoder(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "iSAID", 512, "model: {type: UNet, use_deconv: False, align_corners: True, pretrained: a.zip}"
+    )
+    assert import_paddleseg(path).values["model"] == {
+        "name": "unet",
+        "variant": "paddleseg",
+        "decoder_channels": [256, 128, 64, 64],
+        "backbone": {"name": "unet_encoder"},
+        "align_corners": True,
+        "pretrained": "a.zip",
+    }
 
 
 def test_data_that_are_not_known_become_a_custom_dataset(tmp_path: Path) -> None:

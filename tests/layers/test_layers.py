@@ -14,6 +14,7 @@ import tensorflow as tf
 from rsseg_tf.layers import (
     AdaptiveAveragePooling,
     BatchNorm,
+    HalvingMaxPool,
     ResizeLike,
     average_pool_ceil,
     conv_bn,
@@ -388,3 +389,17 @@ def test_sizes_may_be_unknown_in_a_graph() -> None:
     for shape in [(1, 5, 8, 2), (2, 16, 3, 2)]:
         x = np.random.default_rng(0).normal(size=shape).astype("float32")
         np.testing.assert_allclose(np.asarray(call(x)), np.asarray(resize(pool(x), x)), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7), (1, 5), (1, 1)])
+@pytest.mark.parametrize("fixed", [False, True], ids=["any size", "fixed"])
+def test_halving_keeps_the_only_row(size: tuple[int, int], fixed: bool) -> None:
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32) - 5.0  # padding with 0 would show
+    image = keras.Input((*size, 3) if fixed else (None, None, 3))
+    model = keras.Model(image, HalvingMaxPool()(image))
+    assert (
+        keras.layers.deserialize(keras.layers.serialize(model.layers[1])).get_config() == model.layers[1].get_config()
+    )
+    height, width = (max(side // 2, 1) for side in size)
+    expected = [[x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].max((1, 2)) for j in range(width)] for i in range(height)]
+    np.testing.assert_array_equal(model(x), np.stack([np.stack(row, 1) for row in expected], 1))

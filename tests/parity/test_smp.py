@@ -145,6 +145,7 @@ def test_a_file_of_another_network_is_one_line(tmp_path: Path) -> None:
     ("network", "encoder", "change", "message"),
     [
         ("pspnet", "resnet18", ("variant: smp", "variant: paddleseg"), "model.variant paddleseg does. Write model.var"),
+        ("unet", "resnet18", ("name: unet", "name: unet, variant: paddleseg"), "does. Write model.variant: smp"),
         ("pspnet", "resnet18", ("align_corners: true", "align_corners: false"), "align_corners false does. .*: true"),
         (
             "deeplabv3plus",

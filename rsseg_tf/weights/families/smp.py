@@ -174,6 +174,8 @@ def _require_options(row: SegmentorSection, tensors: Tensors) -> None:
     wanted: dict[str, object] = {}
     if isinstance(row, DeepLabV3Plus | PSPNet):
         wanted |= {"variant": "smp", "align_corners": True}
+    if isinstance(row, UNet):
+        wanted["variant"] = "smp"
     if isinstance(row, FPN):
         wanted["align_corners"] = True
     if isinstance(row, PSPNet):

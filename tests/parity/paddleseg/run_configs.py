@@ -40,7 +40,9 @@ def main() -> None:
         number, _, path = word.partition("=")
         config = Config(path)
         section: dict[str, Any] = config.dic["model"]
-        section["pretrained"] = section["backbone"]["pretrained"] = None
+        section["pretrained"] = None
+        if "backbone" in section:  # U-Net has none
+            section["backbone"]["pretrained"] = None
         model = SegBuilder(config).model
         transformer = section["type"] == "SegFormer"
         state = model.state_dict()
