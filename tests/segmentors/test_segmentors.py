@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rsseg_tf.backbones import hrnet, mit, resnet, resnet_vd
+from rsseg_tf.backbones import hrnet, mit, resnet, resnet_vd, unet_encoder
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.losses import cross_entropy
 from rsseg_tf.segmentors import (
@@ -90,7 +90,6 @@ _SEGMENTORS: dict[str, tuple[Callable[[], keras.Model], tuple[str, ...]]] = {
         ("main",),
     ),
     "danet_resnet": (lambda: danet(_resnet(), num_classes=_CLASSES), ("main", "cam", "pam", "aux")),
-    "danet_hrnet": (lambda: danet(_hrnet(), num_classes=_CLASSES), ("main", "cam", "pam", "aux")),
     "ocrnet_resnet": (
         lambda: ocrnet(_resnet(), num_classes=_CLASSES, ocr_channels=8, key_channels=4),
         ("main", "aux"),
@@ -112,6 +111,15 @@ _SEGMENTORS: dict[str, tuple[Callable[[], keras.Model], tuple[str, ...]]] = {
     "unet_mit": (lambda: unet(_mit(), num_classes=_CLASSES, decoder_channels=(16, 8, 8, 4, 4)), ("main",)),
     "unet_hrnet": (lambda: unet(_hrnet(), num_classes=_CLASSES, decoder_channels=(16, 8, 8, 4)), ("main",)),
     "unet_to_stride_4": (lambda: unet(_resnet(), num_classes=_CLASSES, decoder_channels=(16, 8, 8)), ("main",)),
+    "unet_of_paddleseg": (
+        lambda: unet(
+            unet_encoder(channels=(4, 4, 8, 8, 8)),
+            num_classes=_CLASSES,
+            variant="paddleseg",
+            decoder_channels=(8, 8, 4, 4),
+        ),
+        ("main",),
+    ),
     "fpn_resnet": (
         lambda: fpn(_resnet(), num_classes=_CLASSES, pyramid_channels=8, segmentation_channels=8),
         ("main",),
@@ -128,7 +136,6 @@ _SEGMENTORS: dict[str, tuple[Callable[[], keras.Model], tuple[str, ...]]] = {
 _UNUSED = {
     "upernet_resnet": ("conv_last",),
     "danet_resnet": ("pam_classifier",),
-    "danet_hrnet": ("pam_classifier",),
     "ocrnet_of_c2": ("stage2", "stage3", "stage4"),
 }
 
