@@ -99,7 +99,7 @@ def test_a_builder_is_named_as_in_the_config(section: type[Row], name: str, kind
 # Files of these are of a family (`rsseg_tf.weights.families`), or come with the library that the network is from.
 WITHOUT_NAMES = {
     *("mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5", "convnext_tiny", "keras_applications", "keras_hub"),
-    *("unet", "fpn", "segformer", "keras_model"),
+    *("fpn", "segformer", "keras_model"),
 }
 
 
