@@ -45,7 +45,7 @@ def unet(
             2, and so on, so that a backbone that is less deep uses the last of them. A number of steps below that of
             the strides is also allowed: then the first belongs to the step from the deepest features, and the logits
             are resized bilinearly from where the steps end.
-        align_corners: How is resized bilinearly, see `rsseg_tf.layers.ResizeLike`.
+        align_corners: How bilinear resizing places pixels, see `rsseg_tf.layers.ResizeLike`.
         weights: Of the whole model, see `rsseg_tf.backbones`; None for random ones.
 
     Returns:

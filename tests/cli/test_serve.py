@@ -117,6 +117,17 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert message in result.output and "Traceback" not in result.output
 
 
+def test_a_server_that_does_not_answer_at_once_is_told(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), pixels(1)[0])
+    arguments = ["predict", "--image_path", str(tmp_path / "a.png"), "--save_dir", str(tmp_path / "out")]
+    result = CliRunner().invoke(
+        main, [*arguments, "--server", "127.0.0.1:9", "--model_name", "y", "--patience", "0.3", "--timeout", "5"]
+    )
+    told, error = result.stderr.splitlines()
+    assert told.startswith("Note: No answer yet: 127.0.0.1:9: ") and "asked again for 0.3 seconds" in told
+    assert result.exit_code == 2 and error.startswith("Error: The server did not answer in ")
+
+
 def test_help_says_what_production_is() -> None:
     text = CliRunner().invoke(main, ["serve", "--help"]).output
     assert "For production use TensorFlow Serving" in " ".join(text.split())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,6 +17,7 @@ from rsseg_tf.segmentors import segformer
 from rsseg_tf.weights.pretrained import LoadReport, Part, backbone_part, load_part
 from rsseg_tf.weights.tensors import TensorFile
 from tests.parity import detinit
+from tests.parity.paddleseg import shapes_of, stored
 
 pytestmark = pytest.mark.parity
 
@@ -35,14 +35,12 @@ def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, np.ndarray]:
-    with np.load(Path(__file__).parent / "paddleseg" / "segformer_b0.npz") as file:
-        return dict(file)
+    return stored("segformer_b0")
 
 
 @pytest.fixture(scope="module")
 def tensors(expected: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    shapes = {name: tuple(map(int, sizes.split(","))) for name, sizes in map(str.split, expected["tensors"])}
-    return {name: value(name, shape) for name, shape in shapes.items()}
+    return {name: value(name, shape) for name, shape in shapes_of(expected).items()}
 
 
 def load(model: keras.Model, row: Any, tensors: dict[str, np.ndarray]) -> LoadReport:

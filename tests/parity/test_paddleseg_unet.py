@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -17,6 +16,7 @@ from rsseg_tf.segmentors import unet
 from rsseg_tf.weights.pretrained import LoadReport, Part, load_part
 from rsseg_tf.weights.tensors import TensorFile
 from tests.parity import detinit
+from tests.parity.paddleseg import shapes_of, stored
 
 pytestmark = pytest.mark.parity
 
@@ -26,13 +26,12 @@ ROW = UNet(name="unet", variant="paddleseg", backbone=UNetEncoder(name="unet_enc
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, np.ndarray]:
-    with np.load(Path(__file__).parent / "paddleseg" / "unet.npz") as file:
-        return dict(file)
+    return stored("unet")
 
 
 @pytest.fixture(scope="module")
 def tensors(expected: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    shapes = {name: tuple(map(int, sizes.split(","))) for name, sizes in map(str.split, expected["tensors"])}
+    shapes = shapes_of(expected)
     named = {name: "cls." + name[5:] if name.startswith("conv.") else name for name in shapes}
     return {name: detinit.weight(named[name], shape) for name, shape in shapes.items()}
 
