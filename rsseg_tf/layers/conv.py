@@ -8,7 +8,7 @@ Source: paddleseg/models/layers/layer_libs.py of PaddleSeg.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
@@ -50,6 +50,29 @@ def kernel_initializer(stddev: float | None = None) -> keras.initializers.Initia
     return keras.initializers.RandomNormal(stddev=stddev)
 
 
+def _keeping_its_arguments(convolve: Callable[[Any, Any], Any], inputs: Any, kernel: Any) -> Any:
+    """Returns `convolve(inputs, kernel)`, which keeps nothing but the two for the backward pass.
+
+    Where a dilated convolution moves the pixels apart, it would keep them so, and padded: of 64 x 64 features at rate
+    36 that is a copy with five times their pixels.
+    """
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def convolved(inputs: Any, kernel: Any) -> tuple[Any, Any]:
+        def gradients(upstream: Any) -> Any:
+            with tf.control_dependencies([upstream]), tf.GradientTape() as tape:
+                # Other operations than those of the forward pass, or TensorFlow takes the copy that is there.
+                arguments = [tf.identity(inputs), tf.identity(kernel)]
+                tape.watch(arguments)
+                again = convolve(*arguments)
+            return tape.gradient(again, arguments, upstream)
+
+        return convolve(inputs, kernel), gradients
+
+    return convolved(inputs, tf.convert_to_tensor(kernel))
+
+
 @keras.saving.register_keras_serializable(package="rsseg_tf")
 class DilatedConv2D(keras.layers.Conv2D):
     """A convolution with dilation that stays one operation in inference on TensorFlow.
@@ -60,11 +83,14 @@ class DilatedConv2D(keras.layers.Conv2D):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """(B, H, W, C) to (B, H, W, filters)."""
-        if training or keras.config.backend() != "tensorflow":
+        if keras.config.backend() != "tensorflow":
             return super().call(inputs)
-        import tensorflow as tf
+        if training:
+            y = _keeping_its_arguments(self.convolution_op, inputs, self.kernel)
+        else:
+            import tensorflow as tf
 
-        y = tf.nn.conv2d(inputs, self.kernel, strides=1, padding="SAME", dilations=self.dilation_rate)
+            y = tf.nn.conv2d(inputs, self.kernel, strides=1, padding="SAME", dilations=self.dilation_rate)
         return y if self.bias is None else y + self.bias
 
 
@@ -91,8 +117,11 @@ class DilatedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
     padding is "same".
     """
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """(B, H, W, C) to (B, H, W, C * depth_multiplier)."""
+        if training and keras.config.backend() == "tensorflow":
+            y = _keeping_its_arguments(self._convolve, inputs, self.kernel)
+            return y if self.bias is None else y + self.bias
         if not _CONVERTING.get():
             return super().call(inputs)
         import tensorflow as tf
@@ -105,6 +134,9 @@ class DilatedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
             dilations=[1, *self.dilation_rate, 1],
         )
         return y if self.bias is None else y + self.bias
+
+    def _convolve(self, inputs: Any, kernel: Any) -> Any:
+        return ops.depthwise_conv(inputs, kernel, padding="same", dilation_rate=self.dilation_rate)
 
 
 @keras.saving.register_keras_serializable(package="rsseg_tf")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -32,6 +33,39 @@ def test_in_inference_it_is_one_operation_for_any_size() -> None:
         call = tf.function(lambda x, training=training: model(x, training=training))
         kinds = {operation.type for operation in call.get_concrete_function(spec).graph.get_operations()}
         assert ("SpaceToBatchND" in kinds) is moves
+
+
+@pytest.mark.parametrize(
+    ("kind", "of_keras", "sizes"),
+    [(DilatedConv2D, keras.layers.Conv2D, (4, 3)), (DilatedDepthwiseConv2D, keras.layers.DepthwiseConv2D, (3,))],
+)
+def test_training_keeps_no_pixels_moved_apart(kind: Any, of_keras: Any, sizes: tuple[int, ...]) -> None:
+    """The backward pass moves them again; results and gradients are Keras's to the bit."""
+    ours, theirs = (one(*sizes, dilation_rate=6, padding="same", bias_initializer="ones") for one in (kind, of_keras))
+    x = tf.constant(np.random.default_rng(0).normal(size=(2, 20, 17, 3)), tf.float32)
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+    theirs.set_weights(ours.get_weights())
+
+    def passes(layer: keras.layers.Layer) -> Any:
+        variables = [variable.value for variable in layer.trainable_variables]
+
+        @tf.function(autograph=False)
+        def both(x: tf.Tensor) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = layer(x, training=True) if layer is ours else layer(x)
+                loss = tf.reduce_sum(y**2)
+            return y, tape.gradient(loss, [x, *variables])
+
+        return both.get_concrete_function(x)
+
+    graphs = [passes(layer) for layer in (ours, theirs)]
+    for mine, others in zip(*(tf.nest.flatten(graph(x)) for graph in graphs), strict=True):
+        np.testing.assert_array_equal(mine, others)
+    moved = [next(one for one in graph.graph.get_operations() if one.type == "SpaceToBatchND") for graph in graphs]
+    readers = [{one.type for one in operation.outputs[0].consumers()} for operation in moved]
+    assert len(readers[0]) == 1 and "BackpropFilter" in " ".join(readers[1])
 
 
 def test_it_is_saved_and_learns(tmp_path: Path) -> None:
