@@ -152,7 +152,7 @@ def test_the_options_of_a_segmentor_reach_its_builder(tmp_path: Path, monkeypatc
 
     replace_builder(monkeypatch, "rsseg_tf.segmentors.fcn:fcn", builder)
     build_model(tiny_config(tmp_path, "model.channels=5", "model.align_corners=true"))
-    assert kept == {"backbone": "resnet_vd", "num_classes": 2, "channels": 5, "align_corners": True}
+    assert kept == {"backbone": "plain", "num_classes": 2, "channels": 5, "align_corners": True}
 
 
 # === The model ===

@@ -54,7 +54,7 @@ def test_pretrain_resume_fine_tune_and_probe(project: Path) -> None:
         *("train", "--config", project / "tiny.yml", *settings, "--iters", "1", "--batch_size", "2"),
         *("--save_dir", project / "fine"),
     )
-    assert f"model.backbone: 60 tensors from {source} (checkpoint)" in output
+    assert f"model.backbone: 25 tensors from {source} (checkpoint)" in output
 
     output = run(
         *("probe", "--config", project / "tiny.yml", "--set", model, "--backbone", source, project / "fine" / "iter_1"),

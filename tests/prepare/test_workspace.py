@@ -142,7 +142,7 @@ import sys
 from pathlib import Path
 from rsseg_tf.prepare.run import PrepareOptions, prepare_dataset
 if __name__ == "__main__":
-    options = PrepareOptions(tile_size=16, workers=2, progress=lambda done, total: print(done, flush=True))
+    options = PrepareOptions(tile_size=32, workers=2, progress=lambda done, total: print(done, flush=True))
     prepare_dataset("potsdam", Path(sys.argv[1]), Path(sys.argv[2]), options)
 """
 
@@ -181,9 +181,9 @@ def test_taken_up_after_a_kill(tmp_path: Path) -> None:
     assert not alive(process.pid), "the workers follow their parent"
     (tmp_path / ".out.partial/img_dir/train/.half.0123.tmp.png").write_bytes(b"half")  # as a kill may leave
     calls = []
-    prepare(tmp_path / "download", tmp_path / "out", tile_size=16, progress=lambda done, _: calls.append(done))
+    prepare(tmp_path / "download", tmp_path / "out", tile_size=32, progress=lambda done, _: calls.append(done))
     assert 2 <= calls[0] < 11 and calls[-1] == 11
-    prepare(tmp_path / "download", tmp_path / "fresh", tile_size=16)
+    prepare(tmp_path / "download", tmp_path / "fresh", tile_size=32)
     assert content(tmp_path / "out") == content(tmp_path / "fresh")
 
 

@@ -13,15 +13,18 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 RECORDING = Path(__file__).with_name("recorded.json")
 HELP = Path(__file__).with_name("help.txt")
 _RULE = "=" * 8
 _TEXTS = frozenset({"configs", "help"})  # areas that are the same on any machine
+_PREDICTING = frozenset({"eval", "protocols", "predict", "products"})  # areas that open a model again and again
 # Before TensorFlow is imported: the CPU alone, and as few of its lines as possible.
 _SETTINGS = {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "COLUMNS": "100"}
 
@@ -71,13 +74,31 @@ class Work:
         return folder if folder.exists() else write_checkpoint(folder, name, self.pairs)
 
 
+@contextmanager
+def _models_stay_open() -> Iterator[None]:
+    """A checkpoint that commands open again and again is built and traced once."""
+    from rsseg_tf.predictors import checkpoint_predictor
+
+    opened: dict[tuple[str, ...], Any] = {}
+
+    def open_once(folder: Path, config: Any, *, precision: str, strategy: Any) -> Any:
+        key = (str(folder), config.model_dump_json(include={"model", "dataset"}), precision)
+        if strategy is not None or key not in opened:
+            opened[key] = checkpoint_predictor(folder, config, precision=precision, strategy=strategy)
+        return opened[key]
+
+    with mock.patch("rsseg_tf.predictors.opening.checkpoint_predictor", open_once):
+        yield
+
+
 def computed(area: str, folder: Path) -> dict[str, Any]:
     """Returns the present results of an area, as they stand in the recording."""
     from tests.recorded.areas import AREAS
 
     os.environ.update(_SETTINGS)
     folder.joinpath(area).mkdir()
-    entries = AREAS[area](Work(folder / area))
+    with _models_stay_open() if area in _PREDICTING else nullcontext():
+        entries = AREAS[area](Work(folder / area))
     return dict(json.loads(json.dumps(entries), parse_float=lambda text: round(float(text), 9)))
 
 

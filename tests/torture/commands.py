@@ -182,7 +182,7 @@ class Train(Command):
         from rsseg_tf.training import train
         from tests.fixtures.configs import samples
 
-        _use_smallest_backbone()
+        _use_plain_backbone()
         config = load_config(
             base / "tiny.yml",
             [f"train.seed={seed}", f"train.iters={iters}", "train.save_interval=2", "train.keep_checkpoint_max=1",
@@ -226,22 +226,12 @@ class TrainOver(Train):
         _require_equal(base / "before" / "out", case / "out")
 
 
-def _use_smallest_backbone() -> None:
-    """Makes `resnet18_vd` four convolutions, which are built and traced in a second."""
-    import keras
-
+def _use_plain_backbone() -> None:
+    """Makes `resnet18_vd` five convolutions, which are built and traced in half a second."""
     from rsseg_tf.backbones.resnet_vd import resnet18_vd
+    from tests.fixtures.backbones import plain_resnet_vd
 
-    def smallest(*, in_channels: int = 3, **_: object) -> keras.Model:
-        x = image = keras.Input((None, None, in_channels), name="image")
-        features = {}
-        for depth, strides in ((2, 4), (3, 2), (4, 2), (5, 1)):
-            x = keras.layers.Conv2D(4, 3, strides=strides, padding="same", name=f"conv{depth}")(x)
-            x = keras.layers.BatchNormalization(name=f"bn{depth}")(x)
-            x = features[f"c{depth}"] = keras.layers.ReLU(name=f"relu{depth}")(x)
-        return keras.Model(image, features, name="resnet18_vd")
-
-    sys.modules[resnet18_vd.__module__].resnet18_vd = smallest  # type: ignore[attr-defined]
+    sys.modules[resnet18_vd.__module__].resnet18_vd = plain_resnet_vd  # type: ignore[attr-defined]
 
 
 # === Prediction ===
@@ -388,7 +378,7 @@ class Export(Command):
         from tests.fixtures.checkpoints import lively
         from tests.fixtures.configs import tiny_config
 
-        _use_smallest_backbone()
+        _use_plain_backbone()
         config = tiny_config(base)
         save_checkpoint(base / "best_model", lively(build_model(config)), None, TrainState(step=7), config)
         self.run(base, base / "before")
@@ -397,7 +387,7 @@ class Export(Command):
         from rsseg_tf.export import ExportOptions, export_model, load_trained
         from rsseg_tf.rasters.windows import Size
 
-        _use_smallest_backbone()
+        _use_plain_backbone()
         options = ExportOptions(("savedmodel", "tflite"), tile=Size(32, 32))
         export_model(load_trained(base / "best_model"), case / "out", options)
 

@@ -253,7 +253,7 @@ def test_a_frozen_backbone_stays_equal_to_the_bit(tmp_path: Path) -> None:
     assert len(lines) == 1 and " tensors from " in lines[0]
     backbone = paths_of_backbone(tiny_config(tmp_path))
     before, after = weights(first.checkpoint), weights(result.checkpoint)
-    assert len(backbone) > 30 and backbone < after.keys()
+    assert len(backbone) > 20 and backbone < after.keys()
     for name in backbone:
         np.testing.assert_array_equal(before[name], after[name], err_msg=name)
     for name in after.keys() - backbone:
@@ -275,7 +275,7 @@ def test_a_frozen_backbone_has_no_backward_pass(tmp_path: Path, frozen: bool) ->
     batch = {"image": tf.zeros((2, 32, 32, 3)), "label": tf.zeros((2, 32, 32), tf.int32)}
     operations = [operation.type for operation in step._run.get_concrete_function(batch).graph.get_operations()]
     convolutions = sum(variable.name == "kernel" for variable in model.weights)
-    assert operations.count("Conv2DBackpropFilter") == (2 if frozen else convolutions) and convolutions > 10
+    assert operations.count("Conv2DBackpropFilter") == (2 if frozen else convolutions) and convolutions > 5
     assert operations.count("FusedBatchNormGradV3") <= (1 if frozen else convolutions)
 
 
@@ -285,7 +285,7 @@ MIT = "model={name: fcn, channels: 8, backbone: {name: mit_b0, drop_path: 0.5}}"
 @pytest.fixture
 def narrow_mit(monkeypatch: pytest.MonkeyPatch) -> None:
     """`mit_b0` of a few thousand weights."""
-    narrow = partial(mit, (1, 2, 1, 1), (4, 4, 4, 4), heads=(1, 1, 2, 2))
+    narrow = partial(mit, (1, 1, 1, 1), (4, 4, 4, 4), heads=(1, 1, 2, 2))
     replace_builder(monkeypatch, "rsseg_tf.backbones.mit:mit_b0", narrow)
 
 
