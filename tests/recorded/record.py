@@ -82,8 +82,9 @@ def _models_stay_open() -> Iterator[None]:
     opened: dict[tuple[str, ...], Any] = {}
 
     def open_once(folder: Path, config: Any, *, precision: str, strategy: Any) -> Any:
-        key = (str(folder), config.model_dump_json(include={"model", "dataset"}), precision)
-        if strategy is not None or key not in opened:
+        devices = "" if strategy is None else strategy.extended.worker_devices
+        key = (str(folder), config.model_dump_json(include={"model", "dataset"}), precision, str(devices))
+        if key not in opened:
             opened[key] = checkpoint_predictor(folder, config, precision=precision, strategy=strategy)
         return opened[key]
 
