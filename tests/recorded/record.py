@@ -82,7 +82,7 @@ def _models_stay_open() -> Iterator[None]:
     opened: dict[tuple[str, ...], Any] = {}
 
     def open_once(folder: Path, config: Any, *, precision: str, strategy: Any) -> Any:
-        devices = "" if strategy is None else strategy.extended.worker_devices
+        devices = 0 if strategy is None else strategy.num_replicas_in_sync
         key = (str(folder), config.model_dump_json(include={"model", "dataset"}), precision, str(devices))
         if key not in opened:
             opened[key] = checkpoint_predictor(folder, config, precision=precision, strategy=strategy)
