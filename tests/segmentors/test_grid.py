@@ -247,6 +247,8 @@ def _settled(model: keras.Model) -> keras.Model:
     for layer in norms:
         layer.momentum = 0.0
     model(pixels(64, 64)[..., : model.input_shape[-1]].astype("float32") / 127.5 - 1, training=True)
+    for layer in norms:  # a channel that is all but constant would blow up rounding
+        layer.moving_variance.assign(np.maximum(layer.moving_variance.numpy(), 0.01))
     return model
 
 
