@@ -10,11 +10,11 @@ import abc
 import hashlib
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 
 __all__ = ["COMMANDS", "LIMITS", "Command", "WrongError"]
 
@@ -180,9 +180,9 @@ class Train(Command):
     def _train(self, base: Path, case: Path, *, seed: int = 3, iters: int = 4, **options: Any) -> None:
         from rsseg_tf.config import load_config
         from rsseg_tf.training import train
-        from tests.fixtures.configs import samples
+        from tests.fixtures.configs import samples, use_tiny_backbone
 
-        _use_plain_backbone()
+        use_tiny_backbone(pytest.MonkeyPatch())  # for the rest of this process
         config = load_config(
             base / "tiny.yml",
             [f"train.seed={seed}", f"train.iters={iters}", "train.save_interval=2", "train.keep_checkpoint_max=1",
@@ -224,14 +224,6 @@ class TrainOver(Train):
         with open_run(case / "out", resume=case / "out" / "iter_3", overwrite=False):
             pass  # it brings back what was set aside
         _require_equal(base / "before" / "out", case / "out")
-
-
-def _use_plain_backbone() -> None:
-    """Makes `resnet18_vd` five convolutions, which are built and traced in half a second."""
-    from rsseg_tf.backbones.resnet_vd import resnet18_vd
-    from tests.fixtures.backbones import plain_resnet_vd
-
-    sys.modules[resnet18_vd.__module__].resnet18_vd = plain_resnet_vd  # type: ignore[attr-defined]
 
 
 # === Prediction ===
@@ -376,9 +368,9 @@ class Export(Command):
         from rsseg_tf import build_model
         from rsseg_tf.checkpoint import TrainState, save_checkpoint
         from tests.fixtures.checkpoints import lively
-        from tests.fixtures.configs import tiny_config
+        from tests.fixtures.configs import tiny_config, use_tiny_backbone
 
-        _use_plain_backbone()
+        use_tiny_backbone(pytest.MonkeyPatch())  # for the rest of this process
         config = tiny_config(base)
         save_checkpoint(base / "best_model", lively(build_model(config)), None, TrainState(step=7), config)
         self.run(base, base / "before")
@@ -386,8 +378,9 @@ class Export(Command):
     def run(self, base: Path, case: Path) -> None:
         from rsseg_tf.export import ExportOptions, export_model, load_trained
         from rsseg_tf.rasters.windows import Size
+        from tests.fixtures.configs import use_tiny_backbone
 
-        _use_plain_backbone()
+        use_tiny_backbone(pytest.MonkeyPatch())  # for the rest of this process
         options = ExportOptions(("savedmodel", "tflite"), tile=Size(32, 32))
         export_model(load_trained(base / "best_model"), case / "out", options)
 
