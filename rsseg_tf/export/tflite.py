@@ -103,7 +103,7 @@ def _convert(
     images: Sequence[NDArray] = (),
 ) -> bytes:
     """Returns the content of a TFLite file whose input has a size and type, calibrated on images."""
-    function = trained.convertible(tile, dtype)
+    function = trained.convertible(tile, dtype, eight_bits=quantization == "int8")
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], WeightsHolder(trained.model))
     _configure(converter, quantization, images, as_bytes=trained.dtype == "uint8")
     try:

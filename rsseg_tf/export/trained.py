@@ -87,10 +87,10 @@ class TrainedModel:
         """The Keras model itself, for comparisons; traced once."""
         return keras_predictor(self.model, self.spec, name=f"the checkpoint {self.manifest.origin.checkpoint}")
 
-    def convertible(self, tile: Size | None, dtype: str) -> Any:
+    def convertible(self, tile: Size | None, dtype: str, *, eight_bits: bool = False) -> Any:
         """Returns the class map and logits of one image as a concrete function for TensorFlow Lite's converter.
 
-        Its graph need not run in TensorFlow.
+        Its graph need not run in TensorFlow. `eight_bits`: see `rsseg_tf.layers.converting`.
         """
 
         def outputs(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -98,7 +98,7 @@ class TrainedModel:
             return {"class_map": tf.cast(tf.argmax(logits, -1, output_type=tf.int32), tf.uint8), "logits": logits}
 
         signature = self.input_spec(tile, batch=1, dtype=dtype)
-        with converting():
+        with converting(eight_bits=eight_bits):
             return tf.function(outputs, input_signature=[signature]).get_concrete_function()
 
     def logits(self, pixels: tf.Tensor) -> tf.Tensor:

@@ -17,7 +17,6 @@ from rsseg_tf.layers.conv import (
     classifier,
     conv_bn,
     conv_bn_relu,
-    converting,
     kernel_initializer,
     separable_conv_bn_relu,
 )
@@ -29,6 +28,7 @@ from rsseg_tf.layers.pooling import AdaptiveAveragePooling, HalvingMaxPool, aver
 from rsseg_tf.layers.pyramid import auxiliary_head, pyramid_pooling
 from rsseg_tf.layers.residual import LayerScale, StochasticDepth
 from rsseg_tf.layers.resize import ResizeLike
+from rsseg_tf.layers.tracing import converting
 from rsseg_tf.layers.unused import UnusedWeights
 from rsseg_tf.layers.windows import JoinWindows, SplitWindows
 

@@ -1,6 +1,9 @@
 """Attention between pixels, between channels, and between pixels and classes.
 
 All of them compute similarities and their softmax in float32, whatever the features' dtype.
+
+In 8 bits a softmax is a multiple of 1/256: over thousands of pixels it is all zeros. A graph for such files divides by
+the sum of the exponentials in other places, see `_mixture`.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from typing import Any
 
 import keras
 from keras import ops
+
+from rsseg_tf.layers.tracing import is_in_eight_bits
 
 __all__ = ["AttendRegions", "ChannelAttention", "GatherRegions", "MultiHeadAttention", "PositionAttention"]
 
@@ -38,8 +43,7 @@ class PositionAttention(keras.layers.Layer):
             (B, H, W, C): x + gamma * mixture.
         """
         query, key, value = (_flat(tensor) for tensor in (query, key, value))
-        similarity = _softmax(ops.cast(ops.einsum("bqk,bpk->bqp", query, key), "float32"), axis=-1)
-        mixed = ops.einsum("bqp,bpc->bqc", ops.cast(similarity, value.dtype), value)
+        mixed = _mixture(ops.einsum("bqk,bpk->bqp", query, key), value)
         return x + ops.cast(self.gamma, x.dtype) * ops.reshape(mixed, ops.shape(x))
 
     def compute_output_shape(self, x_shape: Any, query_shape: Any, key_shape: Any, value_shape: Any) -> Any:
@@ -64,8 +68,8 @@ class ChannelAttention(keras.layers.Layer):
         flat = ops.cast(_flat(x), "float32")
         similarity = ops.einsum("bpc,bpd->bcd", flat, flat)
         # Turned around: the most alike get the least weight. The difference to the maximum also keeps gradients small.
-        weights = _softmax(ops.max(similarity, axis=-1, keepdims=True) - similarity, axis=-1)
-        mixed = ops.einsum("bcd,bpd->bpc", weights, flat)
+        unlike = ops.max(similarity, axis=-1, keepdims=True) - similarity
+        mixed = ops.swapaxes(_mixture(unlike, ops.swapaxes(flat, 1, 2)), 1, 2)
         return x + ops.cast(self.gamma * ops.reshape(mixed, ops.shape(x)), x.dtype)
 
     def compute_output_shape(self, x_shape: Any) -> Any:
@@ -91,8 +95,12 @@ class GatherRegions(keras.layers.Layer):
         Returns:
             (B, K, 1, C): the softmax is taken over the pixels of a class.
         """
-        weights = _softmax(ops.cast(_flat(regions), "float32"), axis=1)
-        return ops.einsum("bpk,bpc->bkc", ops.cast(weights, pixels.dtype), _flat(pixels))[:, :, None, :]
+        if is_in_eight_bits():
+            # Rows by themselves, then the rows: so no sum counts more pixels than a row or a column has.
+            rows, sizes = _means(ops.transpose(regions, (0, 1, 3, 2)), pixels)  # (B, H, K, C), (B, H, K)
+            mixed, _ = _means(ops.transpose(sizes, (0, 2, 1))[:, :, None, :], ops.transpose(rows, (0, 2, 1, 3)))
+            return mixed
+        return _mixture(ops.swapaxes(_flat(regions), 1, 2), _flat(pixels))[:, :, None, :]
 
     def compute_output_shape(self, pixels_shape: Any, regions_shape: Any) -> tuple[Any, ...]:
         """Returns (B, K, 1, C)."""
@@ -118,9 +126,8 @@ class AttendRegions(keras.layers.Layer):
             (B, H, W, D).
         """
         channels = query.shape[-1]
-        similarity = ops.einsum("bpc,bkc->bpk", _flat(query), _flat(key))
-        weights = _softmax(channels**-0.5 * ops.cast(similarity, "float32"), axis=-1)
-        mixed = ops.einsum("bpk,bkd->bpd", ops.cast(weights, value.dtype), _flat(value))
+        similarity = ops.cast(ops.einsum("bpc,bkc->bpk", _flat(query), _flat(key)), "float32")
+        mixed = _mixture(channels**-0.5 * similarity, _flat(value))
         batch, height, width, _ = ops.shape(query)
         return ops.reshape(mixed, (batch, height, width, value.shape[-1]))
 
@@ -163,8 +170,7 @@ class MultiHeadAttention(keras.layers.Layer):
         # Scaled before the product: queries are fewer numbers than similarities, and half precision overflows later.
         query = query * ops.cast((query.shape[-1] // self.heads) ** -0.5, query.dtype)
         queries, keys, values = (self._split(tensor) for tensor in (query, key, value))
-        similarity = ops.cast(ops.matmul(queries, ops.transpose(keys, (0, 1, 3, 2))), "float32")
-        mixed = ops.matmul(ops.cast(_softmax(similarity, axis=-1), values.dtype), values)
+        mixed = _mixture(ops.matmul(queries, ops.transpose(keys, (0, 1, 3, 2))), values)
         return ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), ops.shape(query))
 
     def _split(self, x: Any) -> Any:
@@ -182,9 +188,27 @@ class MultiHeadAttention(keras.layers.Layer):
         return {**super().get_config(), "heads": self.heads}
 
 
-def _softmax(x: Any, axis: int) -> Any:
+def _mixture(logits: Any, values: Any) -> Any:
+    """Mixes values (..., N, C) with the softmax of logits (..., M, N) as weights: (..., M, C)."""
+    logits = ops.cast(logits, "float32")
+    if is_in_eight_bits():
+        return _means(logits, values)[0]
     # An image may be so small that there is one pixel to choose from. Keras warns of that.
-    return ops.ones_like(x) if x.shape[axis] == 1 else ops.softmax(x, axis=axis)
+    weights = ops.ones_like(logits) if logits.shape[-1] == 1 else ops.softmax(logits, axis=-1)
+    return ops.matmul(ops.cast(weights, values.dtype), values)
+
+
+def _means(logits: Any, values: Any) -> tuple[Any, Any]:
+    """Returns what `_mixture` does, (..., M, C), and the logarithm of the sum of all exponentials, (..., M).
+
+    Every number on the way keeps its size in 8 bits.
+    """
+    largest = ops.max(logits, axis=-1, keepdims=True)
+    weights = ops.exp(logits - largest)
+    size = ops.log(ops.sum(weights, axis=-1, keepdims=True))
+    # Half of the division before the product and half behind it: neither a few pixels nor many are lost.
+    half = ops.exp(-0.5 * size)
+    return ops.matmul(weights * half, values) * half, (largest + size)[..., 0]
 
 
 def _flat(x: Any) -> Any:

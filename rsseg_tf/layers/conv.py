@@ -8,15 +8,14 @@ Source: paddleseg/models/layers/layer_libs.py of PaddleSeg.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any, Literal
 
 import keras
 from keras import ops
 
 from rsseg_tf.layers.norm import BatchNorm
+from rsseg_tf.layers.tracing import is_converting
 
 __all__ = [
     "DilatedConv2D",
@@ -26,7 +25,6 @@ __all__ = [
     "classifier",
     "conv_bn",
     "conv_bn_relu",
-    "converting",
     "kernel_initializer",
     "separable_conv_bn_relu",
 ]
@@ -94,19 +92,6 @@ class DilatedConv2D(keras.layers.Conv2D):
         return y if self.bias is None else y + self.bias
 
 
-_CONVERTING: ContextVar[bool] = ContextVar("converting", default=False)
-
-
-@contextmanager
-def converting() -> Iterator[None]:
-    """Traces graphs for converters to TFLite and ONNX; TensorFlow may not run them. See `DilatedDepthwiseConv2D`."""
-    token = _CONVERTING.set(True)
-    try:
-        yield
-    finally:
-        _CONVERTING.reset(token)
-
-
 @keras.saving.register_keras_serializable(package="rsseg_tf")
 class DilatedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
     """A depthwise convolution with dilation that is one operation for converters.
@@ -122,7 +107,7 @@ class DilatedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
         if training and keras.config.backend() == "tensorflow":
             y = _keeping_its_arguments(self._convolve, inputs, self.kernel)
             return y if self.bias is None else y + self.bias
-        if not _CONVERTING.get():
+        if not is_converting():
             return super().call(inputs)
         import tensorflow as tf
 

@@ -10,7 +10,7 @@ import json
 import os
 import random
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,11 +24,12 @@ from rsseg_tf.build import build_backbone, build_model, builder_of
 from rsseg_tf.config import zoo
 from rsseg_tf.errors import ConfigError
 from rsseg_tf.export import ExportOptions, export_model, load_trained
+from rsseg_tf.export.tiles import random_tiles
 from rsseg_tf.manifest import Quantization
 from rsseg_tf.predictors import open_predictor
 from rsseg_tf.rasters.windows import Size
 from tests.fixtures.backbones import narrow
-from tests.fixtures.checkpoints import lively, pixels, saved
+from tests.fixtures.checkpoints import lively, saved
 from tests.fixtures.configs import replace_builder, tiny_config
 
 PAGE = Path(__file__).parents[2] / "docs" / "pairs.md"
@@ -241,12 +242,12 @@ def _check_gradients(model: keras.Model, image: np.ndarray, unused: tuple[str, .
 # === What comes out of the formats ===
 
 
-def _settled(model: keras.Model) -> keras.Model:
-    """Makes running statistics those of a picture; without, values of weights of noise die away with depth."""
+def _settled(model: keras.Model, pixels: np.ndarray) -> keras.Model:
+    """Makes running statistics those of pictures; without, values of weights of noise die away with depth."""
     norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
     for layer in norms:
         layer.momentum = 0.0
-    model(pixels(64, 64)[..., : model.input_shape[-1]].astype("float32") / 127.5 - 1, training=True)
+    model(pixels.astype("float32") / 127.5 - 1, training=True)
     for layer in norms:  # a channel that is all but constant would blow up rounding
         layer.moving_variance.assign(np.maximum(layer.moving_variance.numpy(), 0.01))
     return model
@@ -262,26 +263,28 @@ def test_every_format_gives_the_logits(tmp_path: Path, pair: Pair) -> None:
     if "contrast" in heads:
         heads["contrast"] = {"name": "pixel_contrast"}
     config = tiny_config(tmp_path, f"model={_options(pair)}", f"loss={heads}".replace("'", ""))
-    trained = load_trained(saved(_settled(lively(build_model(config))), config, tmp_path), config)
+    pictures = partial(random_tiles, config.dataset.spec)
+    model = _settled(lively(build_model(config)), pictures(Size(64, 64), 16))
+    trained = load_trained(saved(model, config, tmp_path), config)
     exported = export_model(trained, tmp_path / "out", ExportOptions(("savedmodel", "onnx", "tflite")))
     assert exported.folder is not None
     # The last is smaller than the steps in which attention makes its keys coarser.
-    images = [pixels(*size) for size in ((64, 64), _SIZE, (20, 9))]
+    images = [pictures(Size(*size), 2) for size in ((64, 64), _SIZE, (20, 9))]
     expected_of = [trained.predict(image) for image in images]
     for artifact in exported.manifest.artifacts:
         predict = open_predictor(exported.folder / artifact.path).predict
         for image, expected in zip(images, expected_of, strict=True):
             atol = 5e-5 * np.abs(expected).max()
             np.testing.assert_allclose(predict(image), expected, atol=atol, err_msg=artifact.name)
-    calibration = [pixels(64, 64, seed=seed)[0] for seed in range(4)]
+    # Pictures that are compared are among those of the calibration: values beyond what it saw are clipped.
+    image = pictures(Size(64, 64), 8)
     # 16 bits for what attention and GELU compute; depthwise convolutions with weights of noise overflow in them.
     quantizations: tuple[Quantization, ...] = (
         ("int8", "int16x8") if pair[1] in ("mit_b0", "convnext_tiny") else ("int8",)
     )
-    options = ExportOptions(("tflite",), quantizations, Size(64, 64), calibration)
+    options = ExportOptions(("tflite",), quantizations, Size(64, 64), list(image))
     quantized = export_model(trained, tmp_path / "quantized", options)
     assert quantized.folder is not None
-    image = pixels(64, 64, seed=9)
     expected = trained.predict(image)
     for artifact in quantized.manifest.artifacts:
         logits = open_predictor(quantized.folder / artifact.path).predict(image)
