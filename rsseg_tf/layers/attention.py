@@ -3,7 +3,7 @@
 All of them compute similarities and their softmax in float32, whatever the features' dtype.
 
 In 8 bits a softmax is a multiple of 1/256: over thousands of pixels it is all zeros. A graph for such files divides by
-the sum of the exponentials in other places, see `_mixture`.
+the sum of the exponentials in other places, see `_means`.
 """
 
 from __future__ import annotations
