@@ -21,8 +21,6 @@ from rsseg_tf.layers import (
 )
 
 _CHANNELS = 8
-
-
 # Attention of one map (B, H, W, 8), that which comes from somewhere else made of it.
 MIXTURES: dict[str, Callable[[keras.layers.Layer, Any], Any]] = {
     "PositionAttention": lambda layer, x: layer(x, x, x, x),
@@ -31,7 +29,7 @@ MIXTURES: dict[str, Callable[[keras.layers.Layer, Any], Any]] = {
     "AttendRegions": lambda layer, x: layer(x, x[:, :3, :1], x[:, -3:, -1:]),
     "MultiHeadAttention": lambda layer, x: layer(x, x, x),
 }
-LAYERS = {
+LAYERS: dict[str, Callable[[], keras.layers.Layer]] = {
     "PositionAttention": PositionAttention,
     "ChannelAttention": ChannelAttention,
     "GatherRegions": GatherRegions,
