@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -99,6 +99,13 @@ def config_of(name: str, root: Path, work: Path) -> dict[str, Any]:
         model["coarse"] = {**case.model["coarse"], "pretrained": str(coarse)}
         dataset = {"name": "custom", "root": str(root), "classes": list(DUBAI.classes)}
         dataset |= {"palette": [list(colour) for colour in DUBAI.palette], "small_classes": ["road", "building"]}
+    return training_config(dataset, model, case)
+
+
+def training_config(
+    dataset: Mapping[str, Any], model: Mapping[str, Any], case: Case, *, crop: int = 128, batch: int = 8
+) -> dict[str, Any]:
+    """Returns a config for the steps of a case, with random weights at the start."""
     loss = {
         head: {"name": "pixel_contrast" if head == "contrast" else "cross_entropy", "weight": weight}
         for head, weight in case.heads.items()
@@ -108,25 +115,29 @@ def config_of(name: str, root: Path, work: Path) -> dict[str, Any]:
         "model": model,
         "loss": loss,
         "augment": {
-            **{"crop_size": [128, 128], "scale_range": [0.75, 1.25], "flip_vertical": 0.5, "rotate90": 0.5},
+            **{"crop_size": [crop, crop], "scale_range": [0.75, 1.25], "flip_vertical": 0.5, "rotate90": 0.5},
             **{"brightness_range": 0.2, "contrast_range": 0.2, "saturation_range": 0.2, "hue_range": 0},
         },
         "optimizer": {"name": "adamw", "weight_decay": 0.01},
         "lr_schedule": {"name": "poly", "learning_rate": 0.002, "warmup_steps": 10},
-        "train": {"iters": case.steps, "batch_size": 8, "save_interval": case.steps},
+        "train": {"iters": case.steps, "batch_size": batch, "save_interval": case.steps},
     }
 
 
 def train(name: str, root: Path, work: Path) -> Path:
-    """Returns the checkpoint after all steps; trains where there is none."""
-    folder = work / name
-    checkpoint = folder / "training" / f"iter_{CASES[name].steps}"
+    """Returns the checkpoint of a case after all steps; trains where there is none."""
+    return trained_in(work / name, CASES[name].steps, lambda: config_of(name, root, work))
+
+
+def trained_in(folder: Path, steps: int, config: Callable[[], Mapping[str, Any]]) -> Path:
+    """Returns the checkpoint in a folder after all steps of a config; trains where there is none."""
+    checkpoint = folder / "training" / f"iter_{steps}"
     if not checkpoint.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        config = folder / "config.yml"
-        config.write_text(json.dumps(config_of(name, root, work), indent=2), "utf-8")  # JSON is YAML too
+        file = folder / "config.yml"
+        file.write_text(json.dumps(config(), indent=2), "utf-8")  # JSON is YAML too
         save_dir = str(folder / "training")
-        rsseg_tf("train", "--config", str(config), "--save_dir", save_dir, "--overwrite", "--device", "cpu")
+        rsseg_tf("train", "--config", str(file), "--save_dir", save_dir, "--overwrite", "--device", "cpu")
     return checkpoint
 
 

@@ -21,27 +21,20 @@ from rsseg_tf.layers import (
 )
 
 _CHANNELS = 8
-# Attention of one map (B, H, W, 8), that which comes from somewhere else made of it.
-MIXTURES: dict[str, Callable[[keras.layers.Layer, Any], Any]] = {
-    "PositionAttention": lambda layer, x: layer(x, x, x, x),
-    "ChannelAttention": lambda layer, x: layer(x),
-    "GatherRegions": lambda layer, x: layer(x, x[..., :3]),
-    "AttendRegions": lambda layer, x: layer(x, x[:, :3, :1], x[:, -3:, -1:]),
-    "MultiHeadAttention": lambda layer, x: layer(x, x, x),
-}
-LAYERS: dict[str, Callable[[], keras.layers.Layer]] = {
-    "PositionAttention": PositionAttention,
-    "ChannelAttention": ChannelAttention,
-    "GatherRegions": GatherRegions,
-    "AttendRegions": AttendRegions,
-    "MultiHeadAttention": lambda: MultiHeadAttention(2),
+# Each kind, and how it attends in one map (B, H, W, 8): what comes from somewhere else is made of the map.
+LAYERS: dict[str, tuple[Callable[[], keras.layers.Layer], Callable[[keras.layers.Layer, Any], Any]]] = {
+    "PositionAttention": (PositionAttention, lambda layer, x: layer(x, x, x, x)),
+    "ChannelAttention": (ChannelAttention, lambda layer, x: layer(x)),
+    "GatherRegions": (GatherRegions, lambda layer, x: layer(x, x[..., :3])),
+    "AttendRegions": (AttendRegions, lambda layer, x: layer(x, x[:, :3, :1], x[:, -3:, -1:])),
+    "MultiHeadAttention": (lambda: MultiHeadAttention(2), lambda layer, x: layer(x, x, x)),
 }
 _ADDED = ("PositionAttention", "ChannelAttention")  # to the map itself, in which an error would hide
 
 
 def _built(name: str) -> Callable[[Any], Any]:
-    layer = LAYERS[name]()
-    mix = MIXTURES[name]
+    make, mix = LAYERS[name]
+    layer = make()
     mix(layer, tf.zeros((1, 3, 3, _CHANNELS)))
     for variable in layer.weights:  # of DANet's mixtures, 0 at first
         variable.assign([1.0])
